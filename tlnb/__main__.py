@@ -1,0 +1,3 @@
+from tlnb.cli import main
+
+raise SystemExit(main())

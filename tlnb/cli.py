@@ -1,0 +1,107 @@
+"""The command line: `tlnb demo` runs lesson 1 without a browser, `tlnb lessons` opens the course."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tlnb.core.errors import TLError, UsageError
+
+LESSON = "01-twenty-images.ipynb"
+
+
+def lessons_folder() -> Path:
+    """Where the lessons lie: inside the installed package, or beside it in a clone."""
+    package = Path(__file__).parent
+    for folder in (package / "lessons", package.parent / "lessons"):
+        if (folder / LESSON).is_file():
+            return folder
+    raise UsageError("the lessons are missing from this installation: install tlnb again")
+
+
+def demo(out: Path) -> None:
+    """Execute lesson 1, print its comparison, keep the notebook and an HTML page."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+    from nbconvert import HTMLExporter
+    from tqdm import tqdm
+
+    book = nbformat.read(lessons_folder() / LESSON, as_version=4)
+    out.mkdir(parents=True, exist_ok=True)
+    code = [i for i, cell in enumerate(book.cells) if cell.cell_type == "code"]
+    client = NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(out)}})
+    with client.setup_kernel(), tqdm(total=len(code), desc="lesson 1", unit="cell") as bar:
+        for i in code:
+            first = book.cells[i].source.splitlines()[0]
+            bar.set_postfix_str(first[:40])
+            try:
+                client.execute_cell(book.cells[i], i)
+            except CellExecutionError as error:
+                raise UsageError(f"lesson 1 stopped at {first!r}: {str(error.evalue)[:200]}") from None
+            bar.update()
+    page, _ = HTMLExporter().from_notebook_node(book)
+    notebook, html = out / LESSON, out / LESSON.replace(".ipynb", ".html")
+    nbformat.write(book, notebook)
+    html.write_text(page, "utf8")
+    print(_comparison(book))
+    print(f"\nThe executed lesson: {notebook}\nThe same as a page:  {html}")
+    print("To go on: open the lessons with `tlnb lessons`, or type `%load_ext tlnb` in any notebook.")
+
+
+def _comparison(book: Any) -> str:
+    """The last table that the lesson printed as text."""
+    texts = [
+        output.text
+        for cell in book.cells if cell.cell_type == "code"
+        for output in cell.outputs if output.output_type == "stream" and output.name == "stdout"
+    ]  # fmt: skip
+    tables = [text for text in texts if "test accuracy" in text]
+    return str(tables[-1]).rstrip() if tables else "(the lesson printed no comparison)"
+
+
+def lessons(folder: Path, browse: bool) -> None:
+    """Copy the lessons to a writable folder and open JupyterLab there. A learner's copy is never overwritten."""
+    folder.mkdir(parents=True, exist_ok=True)
+    copied = 0
+    for file in sorted(lessons_folder().iterdir()):
+        if file.is_file() and not (folder / file.name).exists():
+            shutil.copy(file, folder / file.name)
+            copied += 1
+    print(f"{copied} files copied to {folder.resolve()}; what was there already stays as it is.")
+    if browse:
+        root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+        subprocess.run(
+            [sys.executable, "-m", "jupyterlab", *root, f"--ServerApp.root_dir={folder.resolve()}"], check=False
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `tlnb`."""
+    parser = argparse.ArgumentParser(prog="tlnb", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    show = commands.add_parser("demo", help="run lesson 1 here, without a browser")
+    show.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the notebook and the page")
+    course = commands.add_parser("lessons", help="copy the lessons and open them in JupyterLab")
+    course.add_argument("folder", type=Path, nargs="?", default=Path("tlnb-lessons"))
+    course.add_argument("--no-browser", action="store_true", help="only copy")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "demo":
+            demo(chosen.out)
+        else:
+            lessons(chosen.folder, not chosen.no_browser)
+    except TLError as error:
+        print(f"tlnb: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

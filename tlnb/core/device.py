@@ -1,0 +1,105 @@
+"""Which device and which precision a run uses."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from tlnb.core.errors import UsageError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a run computes: device (`cpu`, `cuda:0`, `mps`), precision, the hardware's name, threads in use."""
+
+    device: str
+    precision: str
+    name: str
+    threads: int
+
+    def __repr__(self) -> str:
+        return f"Machine: {self.name}, {self.device}, {self.precision}, {self.threads} threads"
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """Reduced precision for the forward pass, or nothing in fp32."""
+        if self.precision == "fp32":
+            return contextlib.nullcontext()
+        dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
+        return torch.autocast(self.device.split(":")[0], dtype=dtype)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was given, so that a clock read now is honest."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+        elif self.device == "mps":
+            torch.mps.synchronize()
+
+
+def machine(device: str | None = None, precision: str = "auto") -> Machine:
+    """The machine for a run.
+
+    Raises:
+        UsageError: a device that is not there, or a precision that it does not have.
+    """
+    device = device or _best_device()
+    _check_device(device)
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is not known: use one of {', '.join(PRECISIONS)}")
+    if precision == "auto":
+        precision = _native_precision(device)
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("precision fp16 needs a GPU: use --precision fp32 here")
+    return Machine(device, precision, _hardware_name(device), torch.get_num_threads())
+
+
+def _best_device() -> str:
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0][:80]
+        raise UsageError(f"device {device!r} cannot be used ({reason}): try --device cpu") from None
+
+
+def _native_precision(device: str) -> str:
+    """bf16 where the hardware computes it, fp16 on older NVIDIA GPUs, fp32 elsewhere."""
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if device == "cpu" and {"avx512_bf16", "amx_bf16"} & _cpu_flags():
+        return "bf16"
+    return "fp32"
+
+
+def _cpuinfo(field: str) -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf8", "replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
+
+
+def _cpu_flags() -> set[str]:
+    return set(_cpuinfo("flags").split())
+
+
+def _hardware_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    if device == "mps":
+        return f"Apple {platform.machine()} GPU"
+    return _cpuinfo("model name") or platform.processor() or platform.machine()

@@ -1,0 +1,51 @@
+"""Default training options by strategy and amount of data: a table, shipped and shown, always overridable.
+
+Found by `python -m benchmarks.recipes` on digits and symbols with the monitor split, never the test split; the head's
+and scratch's alike, so that the baseline is a fair opponent. Figures in BENCHMARKS.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tlnb.core.plan import TrainOptions
+
+WARMUP = TrainOptions(epochs=60, lr=0.01, batch_size=64, weight_decay=0.05, augment="none")
+
+# strategy → (labels per class up to which the row holds, options)
+TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
+    "head": (
+        (9, TrainOptions(epochs=60, lr=0.01, batch_size=64, weight_decay=0.05, augment="light")),
+        (99, TrainOptions(epochs=40, lr=0.01, batch_size=64, weight_decay=0.01, augment="light")),
+        (999, TrainOptions(epochs=20, lr=0.01, batch_size=64, weight_decay=0.01, augment="light")),
+        (float("inf"), TrainOptions(epochs=10, lr=0.005, batch_size=128, weight_decay=0.01, augment="none")),
+    ),
+    "partial": (
+        (9, TrainOptions(epochs=40, lr=0.001, batch_size=16, weight_decay=0.01, augment="light")),
+        (99, TrainOptions(epochs=20, lr=0.002, batch_size=32, weight_decay=0.01, augment="light")),
+        (999, TrainOptions(epochs=12, lr=0.002, batch_size=64, weight_decay=0.01, augment="light")),
+        (float("inf"), TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light")),
+    ),
+    "full": (
+        (9, TrainOptions(epochs=40, lr=0.001, batch_size=16, weight_decay=0.01, augment="light")),
+        (99, TrainOptions(epochs=20, lr=0.001, batch_size=32, weight_decay=0.01, augment="light")),
+        (999, TrainOptions(epochs=12, lr=0.002, batch_size=64, weight_decay=0.01, augment="light")),
+        (float("inf"), TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light")),
+    ),
+    "scratch": (
+        (9, TrainOptions(epochs=80, lr=0.005, batch_size=16, weight_decay=0.05, augment="light")),
+        (99, TrainOptions(epochs=40, lr=0.005, batch_size=32, weight_decay=0.05, augment="light")),
+        (999, TrainOptions(epochs=24, lr=0.005, batch_size=64, weight_decay=0.05, augment="light")),
+        (float("inf"), TrainOptions(epochs=12, lr=0.005, batch_size=128, weight_decay=0.05, augment="light")),
+    ),
+}
+LIKE = {"custom": "partial", "output-frozen": "full"}
+
+
+def recipe(strategy: str, start: str, labels_per_class: float, photos: bool = False) -> TrainOptions:
+    """The default options for a strategy, a start and an amount of data."""
+    row = "scratch" if start == "random" else LIKE.get(strategy, strategy)
+    options = next(o for limit, o in TABLE[row] if labels_per_class <= limit)
+    if photos and options.augment == "light":
+        options = replace(options, augment="photo")
+    return options

@@ -1,0 +1,175 @@
+"""The record of one training. Names and numbers, JSON both ways; only `module()` holds tensors."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from tlnb.core.errors import UsageError
+from tlnb.core.plan import Edit, Plan, TrainOptions
+
+SCHEMA = 1
+Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One pass over the training images. Accuracies are None where the split does not exist."""
+
+    train_loss: float
+    val_accuracy: float | None
+    monitor_accuracy: float | None
+    seconds: float  # of training; evaluating is not in it
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the optimiser did, and what it would have cost otherwise. Warm-up is included; FLOPs without evaluation."""
+
+    full_step: float  # FLOPs of one step for one image with everything trained
+    plan_step: float  # the same as planned, without a cache
+    steps: int
+    images: int  # shown, all epochs together
+    unfrozen_flops: float  # the run's images with everything trained
+    uncached_flops: float  # the run's images as planned, without a cache
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training did, and the proof of what moved."""
+
+    name: str
+    plan: Plan
+    options: TrainOptions
+    data: str
+    fingerprint: str
+    status: str  # finished, stopped, failed
+    accuracy: float  # test
+    interval: tuple[float, float]  # 95%, test
+    balanced_accuracy: float
+    test_images: int
+    epochs: tuple[EpochRecord, ...]
+    best_epoch: int | None  # the epoch whose weights were kept; None: the last
+    seconds: dict[str, float]
+    flops_by_phase: dict[str, float]
+    work: Work
+    energy_wh: float
+    money: float
+    bases: dict[str, str]  # figure → "measured: how" or "assumed: what"
+    device: str
+    hardware: str
+    precision: str
+    moved: tuple[str, ...]
+    baseline_of: str | None = None
+    started_from: str | None = None
+    forecast: None = None
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    _trained: nn.Module | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def flops(self) -> float:
+        """All FLOPs of the run, evaluation included."""
+        return sum(self.flops_by_phase.values())
+
+    @property
+    def training_flops(self) -> float:
+        """FLOPs without evaluation."""
+        return self.flops - self.flops_by_phase.get("evaluating", 0.0)
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds without evaluation and bookkeeping: preparing, caching, warm-up and training."""
+        return sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup", "training"))
+
+    @property
+    def seed(self) -> int:
+        return self.options.seed
+
+    @property
+    def strategy(self) -> str:
+        return self.plan.strategy
+
+    def module(self) -> nn.Module:
+        """The trained network, in eval mode, on the CPU: a copy of one's own.
+
+        Raises:
+            UsageError: the record was read from JSON, which holds no weights.
+        """
+        if self._trained is None:
+            raise UsageError(f"run {self.name!r} was read from a record without weights: train it again")
+        return copy.deepcopy(self._trained).eval()
+
+    def seconds_to(self, target: float) -> float | None:
+        """Seconds until an epoch first reached this accuracy on monitor (else val); None where none did."""
+        spent = sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
+        for epoch in self.epochs:
+            spent += epoch.seconds
+            seen = watched(epoch)
+            if seen is not None and seen >= target:
+                return spent
+        return None
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        seconds = sum(self.seconds.values())
+        return (
+            f"Run {self.name}: {self.strategy} on {self.data}, {self.status}, accuracy {self.accuracy:.1%} "
+            f"[{low:.1%}, {high:.1%}], {len(self.epochs)} epochs in {seconds:.1f} s"
+        )
+
+    def to_json(self) -> str:
+        """The record as JSON text."""
+        values = asdict(replace(self, _trained=None))
+        del values["_trained"]
+        derived = {"strategy": self.strategy, "seed": self.seed, "flops": self.flops}
+        return json.dumps({"schema": SCHEMA, **values, **derived}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Run:
+        """The record back from its JSON, without weights.
+
+        Raises:
+            UsageError: no JSON, another schema, or fields that do not fit.
+        """
+        try:
+            values = json.loads(text)
+            if values.pop("schema") != SCHEMA:
+                raise UsageError(
+                    f"the record has another schema than {SCHEMA}: write it again with this version of tlnb"
+                )
+            for derived in ("strategy", "seed", "flops"):
+                values.pop(derived, None)
+            plan = values.pop("plan")
+            options = _options(values.pop("options"))
+            plan = Plan(**{**plan, **{k: tuple(plan[k]) for k in ("frozen", "trained")},
+                           "edits": tuple(Edit(**e) for e in plan["edits"]), "options": _options(plan["options"])})  # fmt: skip
+            epochs = tuple(EpochRecord(**e) for e in values.pop("epochs"))
+            tuples: dict[str, Any] = {k: tuple(values.pop(k)) for k in ("interval", "moved", "notes")}
+            return cls(plan=plan, options=options, epochs=epochs, work=Work(**values.pop("work")), **tuples, **values)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"this is no run record ({str(error)[:80]}): give the text of run.to_json()") from None
+
+
+def _options(values: dict[str, Any]) -> TrainOptions:
+    return TrainOptions(**{**values, "stage_lr": tuple((s, r) for s, r in values["stage_lr"])})
+
+
+def watched(epoch: EpochRecord) -> float | None:
+    """The accuracy that curves and targets use: monitor where there is one, else val."""
+    return epoch.val_accuracy if epoch.monitor_accuracy is None else epoch.monitor_accuracy
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson, JASA 22, 1927); it stays within 0..1 and is honest for few images."""
+    if not total:
+        return 0.0, 1.0
+    share, z2 = right / total, Z95**2
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    return max(0.0, centre - half), min(1.0, centre + half)

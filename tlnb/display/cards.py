@@ -1,0 +1,345 @@
+"""A card for each type of record: title, the figures as a table, a chart where one helps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tlnb.core.anatomy import Anatomy
+from tlnb.core.cost import Bill, Comparison, Row
+from tlnb.core.data import DataSet
+from tlnb.core.plan import Plan, Strategies
+from tlnb.core.pretrained import Card, Catalogue, PretrainedModel
+from tlnb.core.record import Run
+from tlnb.display import charts
+from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, facts, line, note, picture, safe, table
+from tlnb.display.words import count, flops, interval, percent, seconds, size, small, times
+from tlnb.session import Session
+
+SHOWN = 30
+MEANING = {
+    "head": "a new output layer on a frozen network",
+    "partial": "the last stages and the output layer",
+    "full": "everything, from the pretrained weights",
+    "scratch": "everything, from a random start",
+    "output-frozen": "everything but a random output layer",
+    "custom": "what you froze and unfroze",
+}
+
+
+def data_card(data: DataSet) -> str:
+    counts = data.counts
+    low, high = min(counts.values()), max(counts.values())
+    each = f"{low}" if low == high else f"{low} to {high}"
+    splits = ", ".join(f"{n:,} {split}" for split, n in data.splits.items())
+    used = sum(counts.values())
+    rows = [
+        ("classes", f"{len(data.classes)}: {', '.join(data.classes[:12])}{' …' if len(data.classes) > 12 else ''}"),
+        ("images", splits),
+        ("labels in use", f"{used:,} ({each} in each class)"),
+        (
+            "size verdict",
+            f"{data.size_verdict} (a convention: little < 100 ≤ decent < 1,000 ≤ a lot, images per class)",
+        ),
+        ("kept at", f"{data.edge}×{data.edge} pixels"),
+    ]
+    parts = [facts(rows)]
+    if data.skipped:
+        parts.append(line(f"{len(data.skipped)} files were skipped:"))
+        parts.append(table(["file and reason"], [[s] for s in data.skipped[:SHOWN]]))
+    training = "all training images" if data.splits["train"] <= 120 else "some training images"
+    parts.append(picture(charts.samples(data), f"{training} of {data.name}, a column for each class"))
+    return card(f"{data.name}: {splits}", *parts)
+
+
+def catalogue_card(found: Catalogue) -> str:
+    rows = [
+        [c.name, c.source, percent(c.accuracy), percent(c.chance), count(c.parameters), flops(c.flops), size(c.bytes),
+         "yes" if c.on_disk else "needs a download"] for c in found.cards
+    ]  # fmt: skip
+    head = ["model", "trained on", "its accuracy", "chance", "parameters", "one image", "file", "offline"]
+    return card(f"{len(found.cards)} models, smallest first", table(head, rows, left=2))
+
+
+def model_card(model: PretrainedModel) -> str:
+    c = model.card
+    t = model.transform
+    start = {"none": "random: --weights none", "default": "pretrained"}.get(model.weights, f"from {model.weights}")
+    took = c.training
+    rows = [
+        (
+            "trained on",
+            f"{c.source}: {count(c.source_images)} images, {c.source_classes} classes" if c.source_images else c.source,
+        ),
+        (
+            "accuracy there",
+            f"{percent(c.accuracy)} {c.accuracy_of} (chance: {percent(c.chance)})" if c.accuracy else None,
+        ),
+        ("parameters", f"{c.parameters:,}" if c.parameters else None),
+        ("one image", f"{flops(c.flops)} forward" if c.flops else None),
+        ("input", f"{t.size}×{t.size} pixels, mean {_numbers(t.mean)}, standard deviation {_numbers(t.std)}"),
+        (
+            "its training took",
+            f"{seconds(took['seconds'])} on {took['threads']} core(s), {flops(took['flops'])}, measured"
+            if took
+            else None,
+        ),
+        ("weights", start),
+        ("licence", c.licence),
+    ]
+    return card(f"{model.name}: {c.source}", facts(rows), *(note(n) for n in c.notes))
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{v:g}" for v in values)
+
+
+def anatomy_card(read: Anatomy) -> str:
+    params, work = max(read.params, 1), max(read.flops, 1)
+    if read.detailed:
+        head = ["layer", "stage", "kind", "parameters", "", "output", "FLOPs", "", "in training"]
+        rows = [
+            [x.name, x.stage, x.kind, f"{x.params:,}", bar(x.params / params, BLUE, 60), _shape(x.shape),
+             _work(x.flops), bar(x.flops / work, ORANGE, 60), "frozen" if x.frozen else "trains"] for x in read.layers
+        ]  # fmt: skip
+        return card(repr(read), table(head, rows, left=3))
+    head = ["stage", "layers", "parameters", "", "output", "FLOPs, one image", "", "in training"]
+    rows = [
+        [s.name, str(s.layers), f"{s.params:,}", bar(s.params / params, BLUE), _shape(s.shape), _work(s.flops),
+         bar(s.flops / work, ORANGE), _state(s.frozen, s.layers)] for s in read.stages
+    ]  # fmt: skip
+    return card(
+        f"{read.model}, from input to output",
+        table(head, rows),
+        note(repr(read)),
+        note("%tl_layers --all shows every layer"),
+    )
+
+
+def _work(value: float) -> str:
+    return flops(value) if value else "–"
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "–" if shape is None else "×".join(map(str, shape))
+
+
+def _state(frozen: int, layers: int) -> str:
+    if not frozen:
+        return "trains"
+    return "frozen" if frozen == layers else f"{frozen} of {layers} frozen"
+
+
+def plan_card(made: Plan) -> str:
+    share = made.trainable_params / max(made.total_params, 1)
+    rows = [
+        ("strategy", f"{made.strategy}: {MEANING[made.strategy]}"),
+        ("start", "the pretrained weights" if made.start == "pretrained" else "random"),
+        ("trains", Raw(f"{made.trainable_params:,} of {made.total_params:,} parameters ({share:.1%}) {bar(share)}")),
+        ("layers that train", _some(made.trained)),
+        ("frozen", _some(made.frozen) or "nothing"),
+        ("changes", "; ".join(f"{e.name} becomes {e.code}" for e in made.edits) or "none"),
+    ]
+    return card(f"Plan: {made.strategy}", facts(rows))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:3])} … {names[-1]} ({len(names)} layers)"
+
+
+def strategies_card(found: Strategies) -> str:
+    most = max(found.step_flops)
+    rows = [
+        [p.strategy, MEANING[p.strategy], f"{p.trainable_params:,}", f"{p.trainable_params / p.total_params:.1%}",
+         bar(p.trainable_params / p.total_params), flops(f), bar(f / most, ORANGE),
+         "suggested" if p.strategy == found.suggested else ""] for p, f in zip(found.plans, found.step_flops, strict=True)
+    ]  # fmt: skip
+    head = ["strategy", "trains", "parameters", "share", "", "one image, forward and backward", "", "rule of thumb"]
+    verdict = (
+        f"The rule goes by the amount of data ({found.size_verdict} here); it is a start, not a law."
+        if found.size_verdict
+        else ""
+    )
+    return card(repr(found), table(head, rows, left=2), note(f"FLOPs are counted, nothing cached. {verdict}"))
+
+
+def run_card(run: Run) -> str:
+    phases = [(p, s) for p, s in run.seconds.items() if s >= 0.005]
+    moved = (
+        f"{len(run.moved)} of {len(run.plan.trained) + len(run.plan.frozen)} layers changed: {_some(run.moved)}"
+        if run.moved
+        else "nothing"
+    )
+    rows = [
+        (
+            "test accuracy",
+            Raw(f"<b>{run.accuracy:.1%}</b> (95% interval {interval(run.interval)}%, {run.test_images:,} images)"),
+        ),
+        (
+            "trained",
+            f"{run.plan.trainable_params:,} of {run.plan.total_params:,} parameters, "
+            f"{len(run.epochs)} epochs, {run.work.steps} steps",
+        ),
+        ("seconds", Raw(", ".join(f"{safe(p)} {s:.2f}" for p, s in phases) + " (measured)")),
+        (
+            "FLOPs",
+            f"{flops(run.training_flops)} to train, {flops(run.flops - run.training_flops)} to evaluate (counted)",
+        ),
+        ("energy", f"{small(run.energy_wh, 'Wh')} ({run.bases.get('energy_wh', '')})"),
+        ("money", f"{small(run.money, 'usd')} ({run.bases.get('money', '')})"),
+        ("what really moved", moved),
+        ("options", _options(run)),
+        ("on", f"{run.hardware}, {run.device}, {run.precision}"),
+        ("notes", "; ".join(run.notes)),
+    ]
+    if run.baseline_of:
+        rows.insert(0, ("baseline of", run.baseline_of))
+    parts = [facts(rows)]
+    if charts.has_curve(run):
+        parts.append(
+            picture(
+                charts.learning(run),
+                f"training loss and accuracy of {run.name} by epoch; test accuracy {run.accuracy:.1%}",
+            )
+        )
+    return card(f"Run {run.name}: {run.status}, {run.strategy} on {run.data}", *parts)
+
+
+def _options(run: Run) -> str:
+    o = run.options
+    rate = f"lr {o.lr:g}" + "".join(f", {stage} {value:g}" for stage, value in o.stage_lr)
+    return (
+        f"{rate}, batches of {o.batch_size}, weight decay {o.weight_decay:g}, augmentation {o.augment}, seed {o.seed}"
+    )
+
+
+def comparison_card(found: Comparison) -> str:
+    target = "–" if found.target is None else percent(found.target)
+    head = [
+        "",
+        "what",
+        "test accuracy",
+        "95% interval",
+        "seconds to train",
+        f"to {target}",
+        "FLOPs",
+        "energy",
+        "money",
+        "steps",
+    ]
+    rows = [_row_cells(row, found) for row in found.rows]
+    parts = [_verdict(found), table(head, rows, left=2), *_explained(found)]
+    if any(row.curve for row in found.rows):
+        parts.insert(
+            1,
+            picture(
+                charts.comparison(found),
+                f"accuracy against seconds for {', '.join(r.name for r in found.rows if r.curve)}, and where the seconds went",
+            ),
+        )
+    return card(f"Side by side on {found.data}", *parts)
+
+
+def _row_cells(row: Row, found: Comparison) -> list[object]:
+    reached = (
+        "not reached"
+        if row.seconds_to_target is None and row.curve and found.target
+        else seconds(row.seconds_to_target)
+    )
+    money = small(row.money, found.price.currency)
+    steps = "–" if row.steps is None else f"{row.steps:,}"
+    return [Raw(f"<b>{safe(row.name)}</b>"), row.what, percent(row.accuracy), interval(row.interval) or "–", seconds(row.seconds),
+            reached, flops(row.flops), small(row.wh, "Wh"), money, steps]  # fmt: skip
+
+
+def _verdict(found: Comparison) -> str:
+    if found.run is None or found.baseline is None:
+        return ""
+    by = {row.name: row for row in found.rows}
+    run, baseline = by[found.run], by[found.baseline]
+    gap = (run.accuracy or 0) - (baseline.accuracy or 0)
+    apart = (
+        run.interval
+        and baseline.interval
+        and (run.interval[0] > baseline.interval[1] or baseline.interval[0] > run.interval[1])
+    )
+    how = "" if apart else " (a difference within the 95% intervals: call it small)"
+    words = [
+        f"{run.name} gets {percent(run.accuracy)} of the test images right, {baseline.name} {percent(baseline.accuracy)}: "
+        f"{100 * gap:+.1f} points{how}."
+    ]
+    if found.speedup is not None:
+        least = "at least " if found.speedup_is_bound else ""
+        words.append(f"It reached {percent(found.target)} {least}{times(found.speedup)} sooner.")
+    return line(" ".join(words))
+
+
+def _explained(found: Comparison) -> list[str]:
+    parts: list[str] = []
+    if found.saving is not None:
+        s = found.saving
+        causes = (("fewer steps", s.fewer_steps), ("freezing", s.freezing), ("caching", s.caching))
+        parts.append(
+            line("FLOPs saved against the baseline: " + ", ".join(f"{name} {_signed(v)}" for name, v in causes) + ".")
+        )
+    if found.pays_off_after is not None:
+        parts.append(
+            line(
+                "The pretraining was paid by someone else; counted in seconds, it has paid for itself after "
+                f"{found.pays_off_after:,.0f} such uses."
+            )
+        )
+    price = f"{found.price.per_hour:g} {found.price.currency} an hour ({found.price.basis})"
+    parts.append(
+        note(f"Seconds and FLOPs are measured, without evaluating; energy is assumed; money is seconds at {price}.")
+    )
+    parts.append(
+        note(
+            f"The target is the highest {found.watched_split} accuracy that all runs reached; test images choose nothing."
+        )
+    )
+    parts += [note(n) for n in found.notes]
+    return parts
+
+
+def _signed(value: float) -> str:
+    return flops(value) if value >= 0 else f"−{flops(-value)}"
+
+
+def bill_card(bill: Bill) -> str:
+    charges = [*bill.charges, bill.total]
+    rows = [
+        [c.run, c.phase, seconds(c.seconds), _work(c.flops), small(c.wh, "Wh"), small(c.money, bill.currency), c.basis]
+        for c in charges
+    ]
+    return card(repr(bill), table(["run", "phase", "seconds", "FLOPs", "energy", "money", "basis"], rows, left=2))
+
+
+def session_card(session: Session) -> str:
+    rows = [
+        ("data", repr(session.dataset) if session.dataset else "none yet"),
+        ("model", repr(session.model) if session.model else "none yet"),
+        ("plan", repr(session.plan) if session.plan else "none yet"),
+    ]
+    parts: list[str] = [facts(rows)]
+    if session.runs:
+        runs = [
+            [r.name, r.data, r.strategy, percent(r.accuracy), interval(r.interval), seconds(r.training_seconds)]
+            for r in session.runs
+        ]
+        parts.append(
+            table(["run", "data", "strategy", "test accuracy", "95% interval", "seconds to train"], runs, left=3)
+        )
+    parts.append(line(Raw(f"next: <code>{safe(session.next_line)}</code>")))
+    return card("Where we are", *parts)
+
+
+def card_of_card(found: Card) -> str:
+    return card(found.name, facts((k, v) for k, v in vars(found).items() if not isinstance(v, dict | tuple)))
+
+
+HTML: dict[type, Callable[[Any], str]] = {
+    DataSet: data_card, Catalogue: catalogue_card, PretrainedModel: model_card, Card: card_of_card, Anatomy: anatomy_card,
+    Plan: plan_card, Strategies: strategies_card, Run: run_card, Comparison: comparison_card, Bill: bill_card,
+    Session: session_card,
+}  # fmt: skip

@@ -1,0 +1,129 @@
+"""PNG charts. matplotlib's Figure, never pyplot: nothing global is touched. Markers and dashes beside colours."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from tlnb.core.cost import Comparison, Row
+from tlnb.core.data import DataSet
+from tlnb.core.record import Run, watched
+from tlnb.display.html import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LOOKS = (
+    (BLUE, "-", "o"),
+    (VERMILION, "--", "s"),
+    (GREEN, "-.", "^"),
+    (ORANGE, ":", "D"),
+    (PURPLE, "-", "v"),
+    (SKY, "--", "P"),
+)
+PHASE_COLOURS = {"preparing": GREY, "caching": SKY, "warmup": ORANGE, "training": BLUE}
+MAX_COLUMNS, MAX_ROWS = 20, 6
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), dpi=100, facecolor="white", layout="constrained")
+
+
+def _png(figure: Figure) -> bytes:
+    out = io.BytesIO()
+    figure.savefig(out, format="png")
+    return out.getvalue()
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, alpha=0.25)
+
+
+def samples(data: DataSet) -> bytes:
+    """Training images, a column for each class."""
+    import numpy as np
+
+    labels = data.labels["train"]
+    classes = list(range(min(len(data.classes), MAX_COLUMNS)))
+    rows = min(MAX_ROWS, max(1, int(labels.bincount(minlength=len(data.classes)).max())))
+    figure = _figure(min(9.5, 0.55 * len(classes) + 0.4), 0.55 * rows + 0.35)
+    axes = np.atleast_2d(figure.subplots(rows, len(classes), squeeze=False))
+    for c in classes:
+        mine = data.images["train"][labels == c][:rows]
+        for r in range(rows):
+            axes[r, c].set_axis_off()
+            if r < len(mine):
+                axes[r, c].imshow(mine[r].permute(1, 2, 0).numpy(), interpolation="nearest")
+        title = data.classes[c]
+        axes[0, c].set_title(title if len(title) <= 9 else title[:8] + "…", fontsize=8, parse_math=False)
+    return _png(figure)
+
+
+def learning(run: Run) -> bytes:
+    """Loss, and the watched accuracy, by epoch."""
+    figure = _figure(7.2, 2.6)
+    left, right = figure.subplots(1, 2)
+    epochs = range(1, len(run.epochs) + 1)
+    left.plot(epochs, [e.train_loss for e in run.epochs], color=VERMILION, lw=1.8)
+    left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    curves = (("monitor", [e.monitor_accuracy for e in run.epochs], BLUE, "-"),
+              ("val", [e.val_accuracy for e in run.epochs], GREEN, "--"))  # fmt: skip
+    for name, values, colour, dash in curves:
+        if values and values[0] is not None:
+            right.plot(epochs, [100 * v for v in values if v is not None], dash, color=colour, lw=1.8, label=name)
+    right.axhline(100 * run.accuracy, color=GREY, lw=1, ls=":", label=f"test, at the end: {run.accuracy:.1%}")
+    right.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 101))
+    right.legend(fontsize=8, frameon=False, loc="lower right")
+    for axes in (left, right):
+        _plain(axes)
+    return _png(figure)
+
+
+def comparison(found: Comparison) -> bytes:
+    """Left: accuracy against seconds spent. Right: where the seconds went."""
+    rows = [row for row in found.rows if row.curve]
+    figure = _figure(9.2, 0.32 * len(rows) + 2.6)
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for row, (colour, dash, marker) in zip(rows, LOOKS * (1 + len(rows) // len(LOOKS)), strict=False):
+        x, y = [s for s, _ in row.curve], [100 * a for _, a in row.curve]
+        left.plot(x, y, dash, color=colour, lw=1.6, marker=marker, markevery=max(1, len(x) // 8), ms=5, label=row.name)
+        if row.seconds_to_target is not None:
+            left.plot(row.seconds_to_target, 100 * (found.target or 0), marker="*", ms=13, color=colour, mec="white")
+    if found.target is not None:
+        left.axhline(100 * found.target, color=GREY, lw=1, ls=":")
+        left.annotate(f"target {found.target:.1%}", (0.99, 100 * found.target), xycoords=("axes fraction", "data"),
+                      ha="right", va="bottom", fontsize=8, color="#444444")  # fmt: skip
+    left.set(
+        xscale="log", xlabel="seconds spent (log scale)", ylabel=f"{found.watched_split} accuracy, %", ylim=(0, 102)
+    )
+    if rows:
+        left.legend(fontsize=8, frameon=False, loc="center right" if len(rows) < 3 else "lower right")
+    _plain(left)
+    _phases(right, rows)
+    return _png(figure)
+
+
+def _phases(axes: Any, rows: list[Row]) -> None:
+    names = [row.name for row in rows]
+    start = [0.0] * len(rows)
+    for phase, colour in PHASE_COLOURS.items():
+        widths = [row.phases.get(phase, 0.0) for row in rows]
+        if any(w > 0 for w in widths):
+            axes.barh(names, widths, left=start, color=colour, label=phase, height=0.6)
+            start = [s + w for s, w in zip(start, widths, strict=True)]
+    for name, total in zip(names, start, strict=True):
+        axes.annotate(f" {total:.2g} s", (total, name), va="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.2)
+    axes.set(xlabel="seconds, without evaluating")
+    if rows:
+        axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+    _plain(axes)
+
+
+def has_curve(run: Run) -> bool:
+    """Whether there is anything to draw."""
+    return bool(run.epochs) and (watched(run.epochs[0]) is not None or len(run.epochs) > 1)

@@ -1,0 +1,74 @@
+"""Building blocks of cards. Everything that comes from outside is escaped here, once.
+
+Plain tables, because every front end styles those for its own theme; inline styles only where meaning needs them.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Sequence
+from html import escape
+
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7f7f7f",
+)  # fmt: skip  # Okabe & Ito (2008), told apart with any colour vision
+
+
+class Raw(str):
+    """HTML that is already safe."""
+
+
+def safe(value: object) -> str:
+    return value if isinstance(value, Raw) else escape(str(value))
+
+
+def card(title: str, *parts: str) -> str:
+    """A titled block; each part is safe HTML."""
+    return f'<div class="tlnb"><p style="margin:0 0 .4em"><b>{safe(title)}</b></p>{"".join(parts)}</div>'
+
+
+def line(text: object) -> Raw:
+    return Raw(f'<p style="margin:.3em 0">{safe(text)}</p>')
+
+
+def note(text: object) -> Raw:
+    return Raw(f'<p style="margin:.3em 0;opacity:.75;font-size:90%">{safe(text)}</p>')
+
+
+def table(head: Sequence[object], rows: Iterable[Sequence[object]], left: int = 1) -> Raw:
+    """A table whose first `left` columns are text and the others numbers."""
+
+    def align(i: int) -> str:
+        side = "left" if i < left else "right"
+        return f'style="text-align:{side};vertical-align:top"'
+
+    top = "".join(f"<th {align(i)}>{safe(h)}</th>" for i, h in enumerate(head))
+    body = "".join(
+        "<tr>" + "".join(f"<td {align(i)}>{safe(cell)}</td>" for i, cell in enumerate(row)) + "</tr>" for row in rows
+    )
+    return Raw(f'<table style="margin:.3em 0"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>')
+
+
+def facts(pairs: Iterable[tuple[str, object]]) -> Raw:
+    """Two columns: what, and its value. Pairs without a value are left out."""
+    rows = "".join(
+        f'<tr><td style="text-align:left;vertical-align:top">{safe(k)}</td>'
+        f'<td style="text-align:left">{safe(v)}</td></tr>'
+        for k, v in pairs
+        if v not in (None, "")
+    )
+    return Raw(f'<table style="margin:.3em 0"><tbody>{rows}</tbody></table>')
+
+
+def bar(share: float, colour: str = BLUE, width: int = 90) -> Raw:
+    """A horizontal bar; the number it shows stands beside it in the table."""
+    filled = max(0, min(width, round(share * width)))
+    return Raw(
+        f'<span style="display:inline-block;width:{width}px;text-align:left">'
+        f'<span style="display:inline-block;height:.7em;width:{filled}px;background:{colour}"></span></span>'
+    )
+
+
+def picture(png: bytes, alt: str) -> Raw:
+    data = base64.b64encode(png).decode()
+    return Raw(f'<img alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}" style="max-width:100%">')

@@ -1,0 +1,126 @@
+"""Progress while a call runs: one HTML display in a notebook, tqdm in a terminal, nothing under test.
+
+In a notebook the display ends as one line of text, so that nothing but that line stays in the file.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from tlnb.core.train import Progress
+from tlnb.display.html import BLUE, safe
+
+EVERY = 0.25  # seconds between updates
+WIDTH, HEIGHT = 180, 36
+
+
+def testing() -> bool:
+    """Whether `TLNB_TESTING=1` asks for no live displays and fixed threads."""
+    return os.environ.get("TLNB_TESTING") == "1"
+
+
+class Silent:
+    """Shows nothing."""
+
+    def __call__(self, progress: Progress) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Terminal(Silent):
+    """A tqdm bar for each run."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._key: tuple[str, str] | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        from tqdm import tqdm
+
+        key = (progress.run, progress.phase)
+        if key != self._key:
+            self.close()
+            self._key = key
+            if progress.epochs:
+                unit = "file" if progress.phase == "decoding" else "epoch"
+                self._bar = tqdm(
+                    total=progress.epochs, desc=f"{progress.run}: {progress.phase}", unit=unit, leave=False
+                )
+        if self._bar is not None:
+            self._bar.update(progress.epoch - self._bar.n)
+            if progress.accuracy is not None:
+                self._bar.set_postfix(loss=f"{progress.loss:.3f}", accuracy=f"{progress.accuracy:.1%}", refresh=False)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        self._bar = self._key = None
+
+
+class Notebook(Silent):
+    """One display id: a bar and a small curve, at most four times a second."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+        self._drawn = 0.0
+        self._start = 0.0
+        self._curve: list[float] = []
+        self._last: Progress | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        from IPython.display import HTML, display
+
+        now = time.monotonic()
+        if self._handle is None:
+            self._start = now
+            self._handle = display(HTML(self._html(progress)), display_id=True)
+        if progress.accuracy is not None:
+            self._curve.append(progress.accuracy)
+        self._last = progress
+        if now - self._drawn >= EVERY:
+            self._drawn = now
+            self._handle.update(HTML(self._html(progress)))
+
+    def close(self) -> None:
+        if self._handle is None or self._last is None:
+            return
+        last = self._last
+        of = f"{last.epoch} of {last.epochs} {'files' if last.phase == 'decoding' else 'epochs'}"
+        text = f"{last.run}: {of}, {time.monotonic() - self._start:.1f} s"
+        self._handle.update({"text/plain": text}, raw=True)
+        self._handle = self._last = None
+        self._curve = []
+
+    def _html(self, progress: Progress) -> str:
+        done = progress.epoch / progress.epochs if progress.epochs else 0
+        loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
+        seen = "" if progress.accuracy is None else f", accuracy {progress.accuracy:.1%}"
+        left = self._left(done)
+        words = f"{progress.run}: {progress.phase} {progress.epoch} of {progress.epochs}{loss}{seen}{left}"
+        return f'<div>{safe(words)}</div><progress value="{done:.3f}" max="1" style="width:{WIDTH}px"></progress>{self._svg()}'
+
+    def _left(self, done: float) -> str:
+        if not 0.05 < done < 1:
+            return ""
+        return f", about {(time.monotonic() - self._start) * (1 - done) / done:.0f} s left"
+
+    def _svg(self) -> str:
+        if len(self._curve) < 2:
+            return ""
+        step = WIDTH / (len(self._curve) - 1)
+        points = " ".join(f"{i * step:.1f},{HEIGHT * (1 - a):.1f}" for i, a in enumerate(self._curve))
+        return (
+            f'<svg width="{WIDTH}" height="{HEIGHT}" style="display:block" role="img" aria-label="accuracy so far">'
+            f'<polyline points="{points}" fill="none" stroke="{BLUE}" stroke-width="1.5"/></svg>'
+        )
+
+
+def reporter(shell: Any = None) -> Silent:
+    """The reporter that fits: under test none, in a kernel HTML, else tqdm."""
+    if testing():
+        return Silent()
+    return Notebook() if getattr(shell, "kernel", None) is not None else Terminal()

@@ -1,0 +1,59 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
+
+
+def seconds(value: float | None) -> str:
+    """`0.4 s`, `12 s`, `14 min`, `2.5 h`."""
+    if value is None:
+        return "–"
+    if value < 0.01:
+        return "under 0.01 s"
+    if value < 10:
+        return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
+    if value < 120:
+        return f"{value:.0f} s"
+    return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def flops(value: float | None) -> str:
+    """With the unit that leaves one to three digits before the point."""
+    if value is None:
+        return "–"
+    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return "under 1 MFLOP"
+
+
+def count(value: float | None) -> str:
+    """`1,610`, `560 k`, `11.7 M`."""
+    if value is None:
+        return "–"
+    if value < 100_000:
+        return f"{value:,.0f}"
+    return f"{value / 1e3:.0f} k" if value < 1e6 else f"{value / 1e6:.3g} M"
+
+
+def size(value: float | None) -> str:
+    """Bytes, in powers of ten."""
+    return "–" if value is None else f"{value / 1e6:.1f} MB"
+
+
+def small(value: float | None, unit: str) -> str:
+    """An amount that is not worth more than two decimals."""
+    if value is None:
+        return "–"
+    return f"under 0.01 {unit}" if value < 0.01 else f"{value:,.2f} {unit}"
+
+
+def times(value: float) -> str:
+    return f"{value:.1f}×" if value < 20 else f"{value:.0f}×"
+
+
+def interval(low_high: tuple[float, float] | None) -> str:
+    return "" if low_high is None else f"{low_high[0] * 100:.1f}–{low_high[1] * 100:.1f}"

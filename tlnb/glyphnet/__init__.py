@@ -1,0 +1,57 @@
+"""The embedded pretrained models: a small network, its source images, its weights and its cards.
+
+Everything a learner needs to meet transfer learning offline. Stands by itself: nothing here knows the rest of tlnb.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+from tlnb.glyphnet.network import MEAN, SIZE, STD, GlyphNet
+
+__all__ = ["MEAN", "SIZE", "STD", "DamagedWeights", "GlyphNet", "card", "load", "names"]
+
+
+class DamagedWeights(Exception):
+    """A weights file that is missing or has another hash than its card says."""
+
+
+@lru_cache(maxsize=1)
+def names() -> tuple[str, ...]:
+    """The embedded models, the main one first."""
+    folder = resources.files(__package__).joinpath("cards")
+    found = (p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))
+    return tuple(sorted(found, key=len))
+
+
+@lru_cache
+def card(name: str) -> dict[str, Any]:
+    """The facts of one model: source, accuracy, size, what its training cost, the SHA-256 of its weights."""
+    text = resources.files(__package__).joinpath("cards", f"{name}.json").read_text("utf8")
+    facts: dict[str, Any] = json.loads(text)
+    return facts
+
+
+def load(name: str) -> GlyphNet:
+    """The pretrained network in fp32 and eval mode.
+
+    Raises:
+        DamagedWeights: the file is missing, or its hash is not the card's.
+    """
+    from safetensors.torch import load as read_safetensors
+
+    facts = card(name)
+    try:
+        data = resources.files(__package__).joinpath("weights", f"{name}.safetensors").read_bytes()
+    except OSError as error:
+        raise DamagedWeights("the file is missing") from error
+    found = hashlib.sha256(data).hexdigest()
+    if found != facts["sha256"]:
+        raise DamagedWeights(f"SHA-256 {found[:12]}…, not {facts['sha256'][:12]}…")
+    network = GlyphNet(facts["source_classes"])
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in read_safetensors(data).items()})
+    return network.eval()

@@ -1,0 +1,82 @@
+"""From grey source pictures to the network's training batches: distort, blur, colour, in one go per batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tlnb.glyphnet.network import SIZE
+
+
+def augment(images: Tensor, filled: Tensor, generator: torch.Generator) -> Tensor:
+    """Grey uint8 `(N, 48, 48)`, ink bright → uint8 colour pictures `(N, 3, 32, 32)`, each distorted its own way.
+
+    `filled` `(N,)` says which pictures are textures: they are enlarged, so that no border shows.
+    """
+    ink = images.float().div_(255).unsqueeze(1)  # (N, 1, 48, 48)
+    ink = _stroke(ink, generator)
+    ink = F.grid_sample(ink, _grid(filled, generator), align_corners=False)  # (N, 1, 32, 32)
+    return _colour(_blur(ink, generator), generator)
+
+
+def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(shape, generator=generator) * (high - low) + low
+
+
+def _stroke(ink: Tensor, generator: torch.Generator) -> Tensor:
+    """Thicker or thinner lines: one third is dilated, one sixth eroded, both by a varying share."""
+    n = len(ink)
+    share = torch.rand((n, 1, 1, 1), generator=generator)
+    kind = torch.rand(n, generator=generator)
+    thick, thin = kind < 1 / 3, kind > 5 / 6
+    ink[thick] = ink[thick].lerp(F.max_pool2d(ink[thick], 5, 1, 2), share[thick])
+    ink[thin] = ink[thin].lerp(-F.max_pool2d(-ink[thin], 3, 1, 1), share[thin])
+    return ink
+
+
+def _grid(filled: Tensor, generator: torch.Generator) -> Tensor:
+    """Sampling positions `(N, 32, 32, 2)`: turn, scale, shear, shift, a little perspective, and an elastic field."""
+    n = len(filled)
+    angle = torch.randn(n, generator=generator) * 0.17  # about 10 degrees
+    zoom = _uniform((n, 2), 0.85, 1.5, generator)
+    zoom = zoom * 0.35 + zoom.mean(1, keepdim=True) * 0.65
+    zoom = torch.where(filled[:, None], zoom * 0.6, zoom)
+    shear = torch.randn(n, generator=generator) * 0.15
+    cos, sin = angle.cos(), angle.sin()
+    rows = torch.stack([cos * zoom[:, 0], -sin * zoom[:, 1] + shear, sin * zoom[:, 0], cos * zoom[:, 1]], 1)
+    matrix = rows.view(n, 2, 2)
+    shift = torch.randn((n, 1, 2), generator=generator) * 0.08
+    tilt = torch.randn((n, 2, 1), generator=generator) * 0.08
+    line = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
+    base = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).view(1, -1, 2)  # (1, 1024, 2) as x, y
+    points = (base @ matrix.transpose(1, 2) + shift) / (1 + base @ tilt)
+    knots = torch.randn((n, 2, 4, 4), generator=generator) * _uniform((n, 1, 1, 1), 0, 0.12, generator)
+    elastic = F.interpolate(knots, SIZE, mode="bilinear", align_corners=True)
+    return points.view(n, SIZE, SIZE, 2) + elastic.permute(0, 2, 3, 1)
+
+
+def _blur(ink: Tensor, generator: torch.Generator) -> Tensor:
+    """From sharp to very soft, as if drawn at a lower resolution; a third stays sharp."""
+    kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
+    kernel = (kernel[:, None] * kernel / 256).expand(1, 1, 5, 5)
+    soft = F.conv2d(ink, kernel, padding=2)
+    softer = F.conv2d(F.conv2d(soft, kernel, padding=2), kernel, padding=2)
+    amount = _uniform((len(ink), 1, 1, 1), -1, 2, generator)
+    return ink.lerp(soft, amount.clamp(0, 1)).lerp_(softer, (amount - 1).clamp(0, 1))
+
+
+def _colour(ink: Tensor, generator: torch.Generator) -> Tensor:
+    """Ink and paper of any two tones that differ by a third or more; half of the pictures are grey; some noise."""
+    n = len(ink)
+    paper = torch.rand((n, 3, 1, 1), generator=generator)
+    tone = torch.rand((n, 3, 1, 1), generator=generator)
+    grey = torch.rand((n, 1, 1, 1), generator=generator) < 0.5
+    paper, tone = torch.where(grey, paper[:, :1], paper), torch.where(grey, tone[:, :1], tone)
+    # push too similar tones apart, to the side where there is room
+    close = (tone - paper).abs().mean(1, keepdim=True) < 1 / 3
+    tone = torch.where(close, torch.where(paper < 0.5, paper + 0.5, paper - 0.5), tone)
+    pictures = paper + (tone - paper) * ink
+    level = _uniform((n, 1, 1, 1), -0.06, 0.1, generator).clamp(min=0)
+    pictures = pictures + torch.randn(pictures.shape, generator=generator) * level
+    return pictures.clamp_(0, 1).mul_(255).round_().byte()

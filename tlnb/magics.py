@@ -1,0 +1,350 @@
+"""The magics: split the line into tokens, call the session, return its value. No logic here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from IPython.core.error import UsageError as IPythonUsageError
+from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments
+from torch import nn
+
+from tlnb.core.data import BUNDLED
+from tlnb.core.errors import TLError, UsageError, did_you_mean
+from tlnb.core.plan import ALIASES, AUGMENTATIONS, STRATEGIES
+from tlnb.display.live import reporter, testing
+from tlnb.session import Session
+
+TOKEN = re.compile(r'(?:[^\s"\']|"[^"]*"|\'[^\']*\')+')
+TESTING_THREADS = 2
+
+
+def tokens(line: str) -> tuple[list[str], bool]:
+    """The words of a magic line, and whether a trailing `;` silences it.
+
+    Quotes group and are dropped; backslashes stay (Windows paths); `#` starts a comment at the start or after a space.
+    """
+    words: list[str] = []
+    for found in TOKEN.finditer(line):
+        if found[0].startswith("#"):
+            break
+        words.append(found[0])
+    silent = bool(words) and words[-1].endswith(";")
+    if silent:
+        words[-1] = words[-1].rstrip(";")
+    plain = (re.sub(r'"([^"]*)"|\'([^\']*)\'', lambda m: m[1] if m[1] is not None else m[2], w) for w in words)
+    return [w for w in plain if w], silent
+
+
+def _said(value: Any, silent: bool, cell: Cell) -> Any:
+    """What the magic returns. In a cell of several, each but the last prints one line instead of its card."""
+    if cell.more_to_come() and not silent:
+        print(repr(value))
+    return None if silent else value
+
+
+class Cell:
+    """Which magics the running cell holds, to know which one is its last line."""
+
+    LINE = re.compile(r"^(?P<to>\w[\w\s,]*=\s*)?%tl")
+
+    def __init__(self) -> None:
+        self._waiting: list[bool] = []  # for each magic to come: whether its value is shown as a card
+
+    def begin(self, info: Any) -> None:
+        """IPython's pre_run_cell event."""
+        lines = [
+            line for line in str(getattr(info, "raw_cell", "")).splitlines() if line.strip() and line.strip()[0] != "#"
+        ]
+        found = [(i, m) for i, line in enumerate(lines) if (m := self.LINE.match(line))]
+        self._waiting = [i == len(lines) - 1 or m["to"] is not None for i, m in found]
+
+    def more_to_come(self) -> bool:
+        """Whether the magic that runs now is followed by others, so that IPython will not show its value."""
+        return not self._waiting.pop(0) if self._waiting else False
+
+
+@magics_class
+class TLMagics(Magics):
+    """Each is one call on the session."""
+
+    def __init__(self, shell: Any, session: Session) -> None:
+        super().__init__(shell)
+        self.session = session
+        self.cell = Cell()
+
+    def _run(self, method: Callable[..., Any], line: str, call: Callable[[argparse.Namespace], Any]) -> Any:
+        words, silent = tokens(line)
+        chosen = _parse(method, words)
+        show = reporter(self.shell)
+        self.session.report = show
+        try:
+            value = call(chosen)
+        finally:
+            show.close()
+            self.session.report = None
+        return _said(value, silent, self.cell)
+
+    @line_magic
+    @magic_arguments()
+    def tl(self, line: str) -> Any:
+        """Where we are: data, model, plan, runs, and the likely next line.
+
+        Example: %tl
+        """
+        return self._run(TLMagics.tl, line, lambda _: self.session)
+
+    @line_magic
+    @magic_arguments()
+    @argument("source", help="digits, symbols, or a folder with one folder per class")
+    @argument("--per-class", type=int, metavar="N", help="use N labels of each class, all of them counted")
+    @argument("--limit", type=int, metavar="N", help="use N images in all, classes in equal parts")
+    @argument("--val", type=float, metavar="F", help="share of the labels to choose with")
+    @argument("--test", type=float, metavar="F", help="share of the images to report on")
+    @argument("--size", type=int, metavar="PX", help="the network's input edge in pixels")
+    @argument("--classes", type=int, metavar="K", help="how many classes to draw (symbols)")
+    @argument("--seed", type=int, default=0, metavar="S", help="which images are chosen; default 0")
+    def tl_data(self, line: str) -> Any:
+        """Take a data set.
+
+        Example: %tl_data digits --per-class 2
+        """
+
+        def call(a: argparse.Namespace) -> Any:
+            return self.session.data(
+                a.source,
+                per_class=a.per_class,
+                limit=a.limit,
+                val=a.val,
+                test=a.test,
+                size=a.size,
+                classes=a.classes,
+                seed=a.seed,
+            )
+
+        return self._run(TLMagics.tl_data, line, call)
+
+    @line_magic
+    @magic_arguments()
+    @argument("pattern", nargs="?", help="a glob, or part of a name")
+    def tl_models(self, line: str) -> Any:
+        """What can be loaded, and what is available offline.
+
+        Example: %tl_models resnet*
+        """
+        return self._run(TLMagics.tl_models, line, lambda a: self.session.models(a.pattern))
+
+    @line_magic
+    @magic_arguments()
+    @argument("name", help="a model of %%tl_models, or a variable that holds your own nn.Module or a run")
+    @argument("--weights", default="default", metavar="W", help="default, none (random), or a file")
+    @argument("--mean", metavar="R,G,B", help="replace the preprocessing's mean")
+    @argument("--std", metavar="R,G,B", help="replace the preprocessing's standard deviation")
+    @argument("--size", type=int, metavar="PX", help="replace the input edge")
+    def tl_load(self, line: str) -> Any:
+        """Load a pretrained model.
+
+        Example: %tl_load glyphnet
+        """
+        from tlnb.core.record import Run
+
+        def call(a: argparse.Namespace) -> Any:
+            own = self.shell.user_ns.get(a.name)
+            source = own if isinstance(own, nn.Module | Run) else a.name
+            return self.session.load(source, a.weights, mean=a.mean, std=a.std, size=a.size, called=a.name)
+
+        return self._run(TLMagics.tl_load, line, call)
+
+    @line_magic
+    @magic_arguments()
+    @argument("--all", action="store_true", help="every layer, not only the stages")
+    def tl_layers(self, line: str) -> Any:
+        """The network from input to output: parameters, FLOPs, frozen or trained.
+
+        Example: %tl_layers --all
+        """
+        return self._run(TLMagics.tl_layers, line, lambda a: self.session.layers(a.all))
+
+    @line_magic
+    @magic_arguments()
+    @argument("name", nargs="?", help=f"{', '.join(STRATEGIES)}; also {', '.join(ALIASES)}")
+    @argument("--last", type=int, metavar="N", help="partial only: train the last N stages")
+    def tl_strategy(self, line: str) -> Any:
+        """Set a strategy; without a name, see the three side by side.
+
+        Example: %tl_strategy partial --last 2
+        """
+        return self._run(TLMagics.tl_strategy, line, lambda a: self.session.strategy(a.name, last=a.last))
+
+    @line_magic
+    @magic_arguments()
+    @argument("patterns", nargs="*", metavar="PATTERN", help="a layer, a stage, a glob, or a range a..b")
+    def tl_freeze(self, line: str) -> Any:
+        """Freeze layers too; without a pattern, all but the output layer.
+
+        Example: %tl_freeze stem..layer2
+        """
+        return self._run(TLMagics.tl_freeze, line, lambda a: self.session.freeze(*a.patterns))
+
+    @line_magic
+    @magic_arguments()
+    @argument("patterns", nargs="*", metavar="PATTERN", help="a layer, a stage, a glob, or a range a..b")
+    def tl_unfreeze(self, line: str) -> Any:
+        """Let layers train again.
+
+        Example: %tl_unfreeze layer4
+        """
+        return self._run(TLMagics.tl_unfreeze, line, lambda a: self.session.unfreeze(*a.patterns))
+
+    @line_magic
+    @magic_arguments()
+    @argument("--epochs", type=int, metavar="N", help="passes over the training images")
+    @argument("--lr", metavar="X", help="learning rate, or by stage: layer4=0.001,head=0.01")
+    @argument("--batch-size", type=int, metavar="N", help="images in one step")
+    @argument("--weight-decay", type=float, metavar="X", help="decay of weights, not of biases")
+    @argument("--augment", metavar="HOW", help=", ".join(AUGMENTATIONS))
+    @argument("--scratch", action="store_true", help="the baseline of the last run: same data, same loop, random start")
+    @argument("--from", dest="from_", metavar="RUN", help="go on from a run's weights")
+    @argument("--seed", type=int, metavar="S", help="of new layers, batches, augmentation; default 0")
+    @argument("--name", metavar="NAME", help="what to call the run")
+    @argument("--no-cache", action="store_true", help="compute frozen layers again in every epoch")
+    @argument("--precision", default="auto", metavar="P", help="auto, fp32, bf16, fp16")
+    @argument("--class-weights", action="store_true", help="weigh rare classes up")
+    @argument("--device", metavar="D", help="cpu, cuda, mps; default: the best there is")
+    def tl_train(self, line: str) -> Any:
+        """Train the plan, or its baseline.
+
+        Example: %tl_train --epochs 20
+        """
+
+        def call(a: argparse.Namespace) -> Any:
+            return self.session.train(
+                epochs=a.epochs, lr=a.lr, batch_size=a.batch_size, weight_decay=a.weight_decay, augment=a.augment,
+                scratch=a.scratch, from_=a.from_, seed=a.seed, name=a.name, cache=not a.no_cache, precision=a.precision,
+                class_weights=a.class_weights, device=a.device,
+            )  # fmt: skip
+
+        return self._run(TLMagics.tl_train, line, call)
+
+    @line_magic
+    @magic_arguments()
+    @argument("runs", nargs="*", metavar="RUN", help="names; default: all runs on the current data")
+    @argument("--target", type=float, metavar="ACC", help="accuracy from 0 to 1 to measure the time to")
+    @argument("--price", metavar="X/h", help="what an hour costs, e.g. 0.5usd/h")
+    def tl_compare(self, line: str) -> Any:
+        """Runs side by side: accuracy, time, FLOPs, energy, money.
+
+        Example: %tl_compare --price 0.5usd/h
+        """
+        return self._run(
+            TLMagics.tl_compare, line, lambda a: self.session.compare(*a.runs, target=a.target, price=a.price)
+        )
+
+    @line_magic
+    @magic_arguments()
+    def tl_script(self, line: str) -> Any:
+        """The session as a cell of magics.
+
+        Example: print(tl.script())
+        """
+        return self._run(TLMagics.tl_script, line, lambda _: self.session.script())
+
+    @line_magic
+    @magic_arguments()
+    def tl_reset(self, line: str) -> Any:
+        """A new session: data, model, plan, runs and bill are forgotten.
+
+        Example: %tl_reset
+        """
+        return self._run(TLMagics.tl_reset, line, lambda _: self.session.reset())
+
+
+def _parse(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
+    """argparse's errors become one line with the line that would work."""
+    parser: argparse.ArgumentParser = method.parser  # type: ignore[attr-defined]
+    name = method.__name__
+    try:
+        known = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
+        for word in words:
+            option = word.partition("=")[0]
+            if option.startswith("--") and option not in known:
+                hint = did_you_mean(option, known, f"%{name}? lists what there is")
+                raise UsageError(f"%{name} has no option {option}: {hint}")
+        return parser.parse_args(words)
+    except IPythonUsageError as error:
+        raise UsageError(f"%{name}: {str(error).splitlines()[0]}; %{name}? shows an example") from None
+    except SystemExit:
+        raise UsageError(f"%{name} could not read {' '.join(words)!r}: %{name}? shows an example") from None
+
+
+# ── completion ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def completions(session: Session, variables: dict[str, Any], line: str) -> list[str]:
+    """What Tab offers after a magic: its options, and the names that fit."""
+    head, _, rest = line.lstrip().partition(" ")
+    method = getattr(TLMagics, head.lstrip("%"), None)
+    if method is None or not hasattr(method, "parser"):
+        return []
+    last = rest.split(" ")[-1]
+    if last.startswith("-"):
+        options = [o for action in method.parser._actions for o in action.option_strings if o.startswith("--")]
+        return [o for o in options if o.startswith(last)]
+    return sorted({n for n in _names(session, variables, head.lstrip("%"), rest) if n.startswith(last)})
+
+
+def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -> Iterable[str]:
+    if rest.split()[-1:] == ["--augment"] or re.search(r"--augment \S*$", rest):
+        return AUGMENTATIONS
+    if re.search(r"--from \S*$", rest) or magic == "tl_compare":
+        return [run.name for run in session.runs]
+    if magic == "tl_data":
+        return [*BUNDLED, *(f"{e.name}{os.sep}" for e in os.scandir(".") if e.is_dir() and not e.name.startswith("."))]
+    if magic in ("tl_load", "tl_models"):
+        from tlnb.core.pretrained import names
+
+        return [*names(), *(n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_"))]
+    if magic == "tl_strategy":
+        return [*STRATEGIES, *ALIASES]
+    if magic in ("tl_freeze", "tl_unfreeze") and session.model is not None:
+        read = session.layers()
+        return [*(s.name for s in read.stages), *read.names]
+    return []
+
+
+# ── registration ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def register(shell: Any, session: Session) -> None:
+    """Magics, cards, completion, and the name `tl` unless it is taken."""
+    magics = TLMagics(shell, session)
+    shell.register_magics(magics)
+    shell.events.register("pre_run_cell", magics.cell.begin)
+    shell.user_ns.setdefault("tl", session)
+    _register_cards(shell)
+
+    def offer(_: Any, event: Any) -> list[str]:
+        typed = event.line[: event.line.rfind(event.symbol) + len(event.symbol)]
+        return completions(session, shell.user_ns, typed)
+
+    for name in [*magics.magics["line"]]:
+        shell.set_hook("complete_command", offer, str_key=f"%{name}")
+    if testing():
+        import torch
+
+        torch.set_num_threads(min(TESTING_THREADS, os.cpu_count() or 1))
+
+
+def _register_cards(shell: Any) -> None:
+    from tlnb.display import cards
+
+    html = shell.display_formatter.formatters["text/html"]
+    for kind, make in cards.HTML.items():
+        html.for_type(kind, make)
+
+
+__all__ = ["TLError", "TLMagics", "completions", "register", "tokens"]

@@ -1,0 +1,244 @@
+"""How the embedded models were trained: `python -m tlnb.pretrain [NAME …]`.
+
+Trains a network on the source images of `tlnb.glyphnet`, measures its accuracy on held-out faces, audits what it calls
+real handwritten digits, and writes weights and card. A checkpoint every 100 steps; a second call goes on from there.
+`--audit` only audits the networks that ship. On two cores each model takes about twenty minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as write_safetensors
+from torch import Tensor
+from tqdm import tqdm
+
+from tlnb import glyphnet
+from tlnb.core.anatomy import read_anatomy
+from tlnb.core.data import open_data
+from tlnb.core.device import Machine, machine
+from tlnb.core.meter import energy_basis, energy_wh, step_flops
+from tlnb.core.pretrained import Transform
+from tlnb.core.train import one_cycle, train_epoch
+from tlnb.glyphnet.source import Source, source
+
+TAKES = 0.05  # a class that takes so much of a digit is dropped
+PART = 100  # steps between checkpoints
+HERE = Path(glyphnet.__file__).parent
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One embedded model: which source, how long."""
+
+    name: str
+    describes: str
+    textures: bool = True
+    glyphs: int | None = None  # so many classes of glyphs; None: all
+    faces: int | None = None  # so many pictures of each; None: all
+    steps: int = 2500
+    stop_at: int | None = None
+    batch_size: int = 256
+    lr: float = 0.3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    seed: int = 0
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("glyphnet", "letters and symbols of many scripts, textures and shapes"),
+        Recipe("glyphnet-glyphs", "letters and symbols of many scripts", textures=False),
+        Recipe("glyphnet-early", "letters, symbols, textures and shapes, stopped early", stop_at=200),
+        Recipe(
+            "glyphnet-few", "forty letters and symbols in three faces", textures=False, glyphs=40, faces=3, steps=1500
+        ),
+    )
+}
+
+
+def source_of(recipe: Recipe) -> Source:
+    """The source images of a recipe."""
+    return source(recipe.glyphs, recipe.textures, recipe.faces)
+
+
+def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Train to the recipe's end, or from its checkpoint in `folder` on. Returns the weights and what it took."""
+    images = source_of(recipe)
+    here = machine()
+    normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = glyphnet.GlyphNet(len(images.classes))
+    network = network.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(
+        network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+    )
+    schedule = one_cycle(optimizer, recipe.steps)
+    checkpoint = folder / f"{recipe.name}.pt"
+    done, seconds = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        done, seconds = state["done"], state["seconds"]
+    last = recipe.stop_at or recipe.steps
+
+    def moved(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+        for pictures, labels in batches:
+            yield normalise(pictures.to(here.device)), labels.to(here.device)
+
+    with tqdm(total=last, initial=done, desc=recipe.name, unit="step", mininterval=5) as bar:
+        while done < last:
+            start = time.perf_counter()
+            until = min(done + PART, last)
+            batches = images.batches(recipe.batch_size, until, recipe.seed, done)
+            network.train()
+            loss = train_epoch(
+                network, moved(batches), optimizer, schedule, here, label_smoothing=recipe.label_smoothing
+            )
+            here.synchronize()
+            seconds += time.perf_counter() - start
+            bar.update(until - done)
+            bar.set_postfix(loss=f"{loss:.3f}")
+            done = until
+            _save(checkpoint, {"network": network.state_dict(), "optimizer": optimizer.state_dict(),
+                               "schedule": schedule.state_dict(), "done": done, "seconds": seconds})  # fmt: skip
+    return {k: v.cpu() for k, v in network.state_dict().items()}, _took(network, recipe, here, seconds, last)
+
+
+def _took(network: torch.nn.Module, recipe: Recipe, here: Machine, seconds: float, steps: int) -> dict[str, Any]:
+    example = torch.zeros(2, 3, glyphnet.SIZE, glyphnet.SIZE, device=here.device)
+    shown = steps * recipe.batch_size
+    return {
+        "seconds": round(seconds, 1), "steps": steps, "images": shown, "flops": step_flops(network, example) * shown,
+        "wh": round(energy_wh(here, seconds), 2), "threads": here.threads, "hardware": here.name, "precision": here.precision,
+        "basis": f"seconds and FLOPs measured; energy assumed at {energy_basis(here)}",
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }  # fmt: skip
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    """Through a temporary file, so that a killed process leaves the last checkpoint whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_suffix(".part")
+    torch.save(state, half)
+    half.replace(path)
+
+
+def source_accuracy(network: torch.nn.Module, images: Source) -> float:
+    """Accuracy on the held-out faces, each distorted several ways."""
+    normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
+    network.eval()
+    right = seen = 0
+    with torch.no_grad():
+        for pictures, labels in images.held_out_batches():
+            right += int((network(normalise(pictures)).argmax(1) == labels).sum())
+            seen += len(labels)
+    return right / seen
+
+
+def audit(network: torch.nn.Module, classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """What the network makes of real handwritten digits: digit → the classes that take most of it, with their share.
+
+    A share is the mean probability that the network gives to the class over the pool's images of that digit. (The
+    most probable class alone would tell nothing: some class is always the most probable one.) The pool is what learners
+    train on; the test split is not touched.
+    """
+    data = open_data("digits")
+    images = torch.cat([data.images[s] for s in ("train", "val")])
+    labels = torch.cat([data.labels[s] for s in ("train", "val")])
+    transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
+    network.eval()
+    with torch.no_grad():
+        shares = torch.cat([network(transform(part)).softmax(1) for part in images.split(256)])
+    found = {}
+    for digit in range(10):
+        mean = shares[labels == digit].mean(0)
+        top = mean.topk(5)
+        found[str(digit)] = {classes[int(i)]: round(float(v), 4) for v, i in zip(top.values, top.indices, strict=True)}
+    return found
+
+
+def takers(found: dict[str, dict[str, float]]) -> set[str]:
+    """The classes that take `TAKES` or more of some digit."""
+    return {name for shares in found.values() for name, share in shares.items() if share >= TAKES}
+
+
+def publish(recipe: Recipe, weights: dict[str, Tensor], took: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Write fp16 weights and the card. The accuracy and the audit are those of the weights as they ship."""
+    images = source_of(recipe)
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in weights.items()}
+    data = write_safetensors({k: v.contiguous() for k, v in halves.items()})
+    network = glyphnet.GlyphNet(len(images.classes))
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in halves.items()})
+    anatomy = read_anatomy(network, glyphnet.SIZE)
+    trained_on = int((~images.held_out).sum())
+    card = {
+        "name": recipe.name, "source": recipe.describes, "source_images": trained_on, "source_classes": len(images.classes),
+        "accuracy": round(source_accuracy(network, images), 4), "accuracy_of": "on held-out faces of its source",
+        "parameters": anatomy.params, "flops": anatomy.flops, "bytes": len(data), "size": glyphnet.SIZE,
+        "licence": "weights: MIT as tlnb; pictures drawn from fonts named in NOTICE.md",
+        "recipe": f"python -m tlnb.pretrain {recipe.name}", "training": took, "settings": asdict(recipe),
+        "sha256": hashlib.sha256(data).hexdigest(), "classes": list(images.classes),
+        "audit": audit(network, images.classes),
+    }  # fmt: skip
+    for name, content in ((f"weights/{recipe.name}.safetensors", data), (f"cards/{recipe.name}.json", _json(card))):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return card
+
+
+def _json(card: dict[str, Any]) -> bytes:
+    return (json.dumps(card, ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _report(name: str, found: dict[str, dict[str, float]]) -> None:
+    for digit, shares in found.items():
+        print(f"  {digit}: " + "  ".join(f"{c} {share:.1%}" for c, share in shares.items()))
+    worst = takers(found)
+    print(f"{name}: {len(worst)} classes take {TAKES:.0%} or more of some digit: {sorted(worst)}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", default=[], metavar="NAME", help=f"of {', '.join(RECIPES)}; default: all")
+    parser.add_argument(
+        "--out", type=Path, default=Path("pretrained"), help="folder for checkpoints, weights and cards"
+    )
+    parser.add_argument("--steps", type=int, help="fewer steps, for a try")
+    parser.add_argument("--audit", action="store_true", help="only audit the networks that ship")
+    chosen = parser.parse_args(arguments)
+    unknown = set(chosen.names) - set(RECIPES)
+    if unknown:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(RECIPES)}")
+    for recipe in [RECIPES[n] for n in chosen.names or RECIPES]:
+        if chosen.audit:
+            card = glyphnet.card(recipe.name)
+            _report(recipe.name, audit(glyphnet.load(recipe.name), tuple(card["classes"])))
+            continue
+        if chosen.steps:
+            recipe = replace(recipe, steps=chosen.steps, stop_at=recipe.stop_at and min(recipe.stop_at, chosen.steps))
+        weights, took = pretrain(recipe, chosen.out / "checkpoints")
+        card = publish(recipe, weights, took, chosen.out)
+        print(f"{recipe.name}: source accuracy {card['accuracy']:.1%}, {took['seconds']:.0f} s")
+        _report(recipe.name, card["audit"])
+    print(f"To ship them, copy {chosen.out}/weights and {chosen.out}/cards to {HERE.name}/.")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

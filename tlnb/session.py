@@ -1,0 +1,452 @@
+"""The session: the one object that changes. Every magic and every button is one call on it.
+
+A call computes everything first and assigns last, so that a call that fails leaves the session as it was.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from tlnb.core import anatomy as anatomies
+from tlnb.core import cost, plan, pretrained
+from tlnb.core.anatomy import Anatomy
+from tlnb.core.cost import Bill, Comparison
+from tlnb.core.data import DataRequest, DataSet, open_data
+from tlnb.core.edit import build, new_output_layer
+from tlnb.core.errors import PlanError, UsageError, did_you_mean
+from tlnb.core.meter import step_flops
+from tlnb.core.plan import Plan, Strategies, TrainOptions
+from tlnb.core.pretrained import Catalogue, PretrainedModel
+from tlnb.core.recipes import recipe
+from tlnb.core.record import Run
+from tlnb.core.train import Progress, set_modes, steps_of, train
+
+SMALL_LABELS = 64  # datasets whose images are this small or smaller are drawings, not photos
+
+
+class Session:
+    """What the learner has done so far: `dataset`, `model`, `plan`, `runs`, `bill`."""
+
+    def __init__(self) -> None:
+        self.report: Callable[[Progress], None] | None = None
+        self._clear()
+
+    def _clear(self) -> None:
+        self.dataset: DataSet | None = None
+        self.model: PretrainedModel | None = None
+        self.plan: Plan | None = None
+        self.runs: list[Run] = []
+        self.bill = Bill()
+        self._anatomy: Anatomy | None = None  # of the model with the plan's edits
+        self._edited: nn.Module | None = None
+        self._networks: dict[str, tuple[PretrainedModel, Anatomy]] = {}  # what each run trained
+        self._equal_budget: dict[str, Run] = {}  # by the name of their baseline
+        self._lines: list[str] = []
+
+    # ── data and model ──
+
+    def data(
+        self, source: Any, labels: Any = None, *, per_class: int | None = None, limit: int | None = None,
+        val: float | None = None, test: float | None = None, size: int | None = None, classes: int | None = None,
+        seed: int = 0,
+    ) -> DataSet:  # fmt: skip
+        """Take a data set: `digits`, `symbols`, a folder of class folders, or arrays with labels.
+
+        Args:
+            per_class: use so many labels of each class, all of them counted.
+            limit: use so many images in all, classes in equal parts.
+            val, test: shares to hold out, where the data bring no such split.
+            size: the network's input edge in pixels; overrides the model's.
+            classes: how many classes to draw (`symbols`).
+            seed: which images are chosen.
+
+        Raises:
+            DataError: unknown, missing, empty, too little, or unreadable data.
+            UsageError: an amount that makes no sense.
+        """
+        named = isinstance(source, str)
+        request = DataRequest(str(source) if named else "arrays", per_class, limit, val, test, size, classes, seed)
+        edge = None
+        if self.model is not None:
+            edge = pretrained.resized(self.model, size).transform.resize
+        found = open_data(source, labels, request, edge, self._decoding)
+        prepared = self._prepared(self.model, found, self.plan)
+        self.dataset = found
+        self._set(*prepared)
+        given = {"per-class": per_class, "limit": limit, "val": val, "test": test, "size": size, "classes": classes}
+        line = _line("tl_data", source, **given, seed=seed or None)
+        self._lines.append(line if named else f"tl.data(...)  # {found.name}: from Python")
+        return found
+
+    def models(self, pattern: str | None = None) -> Catalogue:
+        """The models that can be loaded by name, smallest first; `pattern` is a glob or part of a name."""
+        return pretrained.catalogue(pattern)
+
+    def load(
+        self, source: str | nn.Module | Run, weights: str = "default", *, mean: Any = None, std: Any = None,
+        size: int | None = None, called: str | None = None,
+    ) -> PretrainedModel:  # fmt: skip
+        """Load a model by name, or take one's own `nn.Module` or a finished run. Sets strategy `head`.
+
+        Args:
+            weights: `default`, `none` (a random start), or a file.
+            mean, std, size: replace the preprocessing's.
+
+        Raises:
+            ModelError: an unknown name; weights that are missing, damaged, or of another architecture.
+        """
+        if isinstance(source, Run):
+            called = called or source.name
+            source = source.module()
+        found = pretrained.load(source, weights, mean=mean, std=std, size=size, called=called)
+        data = self._decoded_for(found)
+        prepared = self._prepared(found, data, None)
+        self.model, self.dataset = found, data
+        self._set(*prepared)
+        given = {"weights": None if weights == "default" else weights, "mean": mean, "std": std, "size": size}
+        line = _line("tl_load", found.name, **given)
+        own = found.card.family == "own"
+        self._lines.append(f"{line}  # your own module, by its variable's name" if own else line)
+        return found
+
+    def _decoded_for(self, model: PretrainedModel) -> DataSet | None:
+        """The data, decoded again where the files were kept smaller than this model needs."""
+        data = self.dataset
+        if data is None or not data.from_files:
+            return data
+        needed = pretrained.resized(model, data.request.size).transform.resize
+        if data.edge >= needed:
+            return data
+        return open_data(data.request.source, None, data.request, needed, self._decoding)
+
+    def _prepared(
+        self, model: PretrainedModel | None, data: DataSet | None, old: Plan | None
+    ) -> tuple[nn.Module | None, Anatomy | None, Plan | None]:
+        """The edited network, its anatomy and the plan, for this model and data."""
+        if model is None:
+            return None, None, None
+        sized = pretrained.resized(model, data.request.size if data else None)
+        module = model.module
+        own = anatomies.read_anatomy(module, sized.transform.size, model.name)
+        if data is None:
+            return module, own, plan.renewed(old, own, ()) if old else plan.plan_strategy(own, "head")
+        edits = (new_output_layer(module, own.head, len(data.classes)),)
+        edited = build(model, edits, "pretrained", seed=0)
+        read = anatomies.read_anatomy(edited, sized.transform.size, model.name)
+        return edited, read, plan.renewed(old, read, edits) if old else plan.plan_strategy(read, "head", edits)
+
+    def _set(self, edited: nn.Module | None, read: Anatomy | None, made: Plan | None) -> None:
+        self._edited, self._anatomy, self.plan = edited, read, made
+
+    # ── plan ──
+
+    def layers(self, every: bool = False) -> Anatomy:
+        """The network's stages, or with `every` its layers: parameters, output, FLOPs, frozen or not."""
+        _, read, made = self._loaded()
+        return replace(read.with_frozen(made.frozen), detailed=every)
+
+    def strategy(self, name: str | None = None, *, last: int | None = None) -> Plan | Strategies:
+        """Set a strategy; earlier freezes are dropped. Without a name: the three side by side, nothing is set.
+
+        Raises:
+            PlanError: an unknown strategy, or more stages than there are.
+        """
+        _, read, made = self._loaded()
+        if name is None:
+            return self._side_by_side()
+        self.plan = plan.plan_strategy(read, name, made.edits, last)
+        self._lines.append(_line("tl_strategy", name, last=last))
+        return self.plan
+
+    def freeze(self, *patterns: str) -> Plan:
+        """Freeze layers too, by name, stage, glob or range; without a pattern all but the output layer."""
+        _, read, made = self._loaded()
+        if patterns:
+            self.plan = plan.plan_freeze(made, read, patterns)
+        else:
+            self.plan = plan.plan_strategy(read, "head", made.edits)
+        self._lines.append(_line("tl_freeze", *patterns))
+        return self.plan
+
+    def unfreeze(self, *patterns: str) -> Plan:
+        """Let layers train again, by name, stage, glob or range."""
+        _, read, made = self._loaded()
+        if not patterns:
+            raise PlanError(
+                f"nothing to unfreeze was named: %tl_unfreeze {read.stages[-2].name}, or %tl_strategy full for all"
+            )
+        self.plan = plan.plan_unfreeze(made, read, patterns)
+        self._lines.append(_line("tl_unfreeze", *patterns))
+        return self.plan
+
+    def _loaded(self) -> tuple[PretrainedModel, Anatomy, Plan]:
+        if self.model is None or self._anatomy is None or self.plan is None:
+            raise UsageError("no model is loaded: %tl_load glyphnet")
+        return self.model, self._anatomy, self.plan
+
+    def _side_by_side(self) -> Strategies:
+        model, read, made = self._loaded()
+        plans = [plan.plan_strategy(read, name, made.edits) for name in ("head", "partial", "full")]
+        sized = pretrained.resized(model, self.dataset.request.size if self.dataset else None)
+        example = sized.transform.example(2)
+        flops = []
+        for each in plans:
+            network = build(model, each.edits, each.start, 0)
+            set_modes(network, set(each.trained))
+            flops.append(step_flops(network, example))
+        verdict = self.dataset.size_verdict if self.dataset else None
+        return Strategies(tuple(plans), tuple(flops), verdict, plan.FOR_VERDICT.get(verdict or ""))
+
+    # ── training ──
+
+    def train(
+        self, *, epochs: int | None = None, lr: float | str | Mapping[str, float] | None = None,
+        batch_size: int | None = None, weight_decay: float | None = None, augment: str | None = None,
+        scratch: bool = False, from_: str | Run | None = None, seed: int | None = None, name: str | None = None,
+        cache: bool = True, precision: str = "auto", class_weights: bool = False, device: str | None = None,
+    ) -> Run:  # fmt: skip
+        """Train the plan on a copy of the model, or with `scratch` the baseline of the last run.
+
+        Args:
+            lr: one rate for all, or by stage: `layer4=0.001,head=0.01`.
+            from_: go on from a run's weights.
+            cache: compute what is frozen once.
+            seed: of new layers, batches and augmentation; default 0, a baseline takes its run's.
+
+        Raises:
+            UsageError: no data or model yet, an option's value, no run to compare with.
+        """
+        options = self._options(
+            epochs, lr, batch_size, weight_decay, augment, seed, precision, device, cache, class_weights
+        )
+        data = self._data()
+        name = self._new_name(name or ("scratch" if scratch else None))
+        if scratch:
+            if from_ is not None:
+                raise UsageError("--scratch starts at random, --from does not: give one of them")
+            run = self._baseline(data, options, name)
+        else:
+            run = self._ordinary(data, options, name, self._run(from_) if from_ is not None else None)
+        self._keep(run)
+        given = {"epochs": epochs, "lr": _rates_text(lr), "batch-size": batch_size, "weight-decay": weight_decay,
+                 "augment": augment, "scratch": scratch, "from": getattr(from_, "name", from_), "seed": seed, "name": None,
+                 "no-cache": not cache, "precision": None if precision == "auto" else precision,
+                 "class-weights": class_weights, "device": device}  # fmt: skip
+        self._lines.append(_line("tl_train", **given))
+        return run
+
+    def _options(self, epochs: Any, lr: Any, batch_size: Any, weight_decay: Any, augment: Any, seed: int | None,
+                 precision: str, device: str | None, cache: bool, class_weights: bool) -> TrainOptions:  # fmt: skip
+        rate, by_stage = _rates(lr)
+        if by_stage:
+            known = {stage.name for stage in self._loaded()[1].stages}
+            for stage, _ in by_stage:
+                if stage not in known:
+                    hint = did_you_mean(stage, known, f"the stages are {', '.join(sorted(known))}")
+                    raise PlanError(f"--lr names no stage {stage!r}: {hint}")
+        return TrainOptions(
+            epochs,
+            rate,
+            by_stage,
+            batch_size,
+            weight_decay,
+            augment,
+            seed or 0,
+            precision,
+            device,
+            cache,
+            class_weights,
+        )
+
+    def _ordinary(self, data: DataSet, options: TrainOptions, name: str, previous: Run | None) -> Run:
+        model, read, made = self._loaded()
+        if previous is not None and set(self._networks[previous.name][1].names) != set(read.names):
+            raise UsageError(
+                f"run {previous.name!r} trained another network than {model.name}: %tl_load that one first"
+            )
+        name = name or self._new_name(made.strategy)
+        filled = options.filled(recipe(made.strategy, made.start, data.mean_count, photos=data.edge > SMALL_LABELS))
+        run = train(
+            self._sized(model, data), read, data, made, filled, name=name, previous=previous, report=self.report
+        )
+        self._networks[name] = (model, read)
+        return run
+
+    def _baseline(self, data: DataSet, options: TrainOptions, name: str) -> Run:
+        """From scratch, matched to the last run on this data: its network, up to twice its steps."""
+        of = next((r for r in reversed(self._on(data)) if r.baseline_of is None), None)
+        if of is None:
+            raise UsageError("a baseline needs a run to be compared with: %tl_train first, then %tl_train --scratch")
+        model, read = self._networks[of.name]
+        made = plan.plan_strategy(read, "scratch", of.plan.edits)
+        filled = replace(options, seed=options.seed or of.seed)
+        filled = filled.filled(recipe("scratch", "random", data.mean_count, photos=data.edge > SMALL_LABELS))
+        if options.epochs is None:
+            filled = _within(filled, 2 * of.work.steps, len(data.labels["train"]))
+        run = train(
+            self._sized(model, data), read, data, made, filled, name=name, baseline_of=of.name, report=self.report
+        )
+        self._networks[name] = (model, read)
+        return run
+
+    def _sized(self, model: PretrainedModel, data: DataSet) -> PretrainedModel:
+        return pretrained.resized(model, data.request.size)
+
+    def _keep(self, run: Run) -> None:
+        run = cost.priced(run)
+        self.runs.append(run)
+        self.bill = self.bill.with_run(run)
+
+    def _data(self) -> DataSet:
+        if self.dataset is None:
+            raise UsageError("no data yet: %tl_data digits --per-class 2")
+        self._loaded()
+        return self.dataset
+
+    def _on(self, data: DataSet) -> list[Run]:
+        return [run for run in self.runs if run.fingerprint == data.fingerprint]
+
+    def _new_name(self, wanted: str | None) -> str:
+        """A name that no run has; `head`, then `head-2`."""
+        base = wanted or (self.plan.strategy if self.plan else "run")
+        taken = {run.name for run in self.runs}
+        return next(n for k in range(1, len(taken) + 2) if (n := base if k == 1 else f"{base}-{k}") not in taken)
+
+    def _run(self, which: str | Run) -> Run:
+        if isinstance(which, Run):
+            return which
+        by_name = {run.name: run for run in self.runs}
+        if which not in by_name:
+            known = f"the runs are {', '.join(by_name)}" if by_name else "there is none yet, %tl_train first"
+            raise UsageError(f"no run is called {which!r}: {did_you_mean(which, by_name, known)}")
+        return by_name[which]
+
+    # ── comparing ──
+
+    def compare(self, *runs: str | Run, target: float | None = None, price: str | float | None = None) -> Comparison:
+        """Runs side by side, by default all on the current data. Trains the equal-budget baseline where one is missing.
+
+        Args:
+            target: accuracy in 0..1 to measure the time to; default: the highest that all of them reached.
+            price: what an hour costs, `0.5usd/h`.
+
+        Raises:
+            UsageError: no runs, unknown runs, runs on different data, or values that make no sense.
+        """
+        data = self._data()
+        chosen = [self._run(r) for r in runs] if runs else self._on(data)
+        if not chosen:
+            raise UsageError("no run on this data yet: %tl_train")
+        if any(run.fingerprint != data.fingerprint for run in chosen):
+            other = next(run for run in chosen if run.fingerprint != data.fingerprint)
+            raise UsageError(
+                f"run {other.name!r} was on other data than {data.name} as it is now: compare runs on the same data"
+            )
+        if target is not None and not 0 < target <= 1:
+            raise UsageError(f"--target {target} is no accuracy: use a fraction, e.g. --target 0.9")
+        rate = None if price is None else cost.parse_price(price)
+        matched = [run for run in chosen if run.baseline_of]
+        equal = [found for run in matched if (found := self._with_equal_budget(run, data)) is not None]
+        card = next((self._networks[r.name][0].card for r in chosen if not r.baseline_of), None)
+        self._lines.append(_line("tl_compare", *(getattr(r, "name", r) for r in runs), target=target, price=price))
+        return cost.compare(chosen, data, card, equal_budget=equal, target=target, price=rate)
+
+    def _with_equal_budget(self, baseline: Run, data: DataSet) -> Run | None:
+        """The same baseline with just its run's number of steps, trained once and charged; None where it has them anyway."""
+        of = next((run for run in self.runs if run.name == baseline.baseline_of), None)
+        if of is None or baseline.work.steps <= of.work.steps:
+            return None
+        if baseline.name not in self._equal_budget:
+            model, read = self._networks[baseline.name]
+            options = _within(baseline.options, of.work.steps, len(data.labels["train"]))
+            made = train(self._sized(model, data), read, data, baseline.plan, options, name=f"{baseline.name}, equal steps",
+                         baseline_of=of.name, report=self.report)  # fmt: skip
+            made = cost.priced(made)
+            self._equal_budget[baseline.name] = made
+            self.bill = self.bill.with_run(made)
+        return self._equal_budget[baseline.name]
+
+    # ── the session itself ──
+
+    def script(self) -> str:
+        """The session as a cell of magics."""
+        return "\n".join(["%load_ext tlnb", *self._lines])
+
+    def reset(self) -> Session:
+        """Forget everything: a new session."""
+        self._clear()
+        return self
+
+    @property
+    def next_line(self) -> str:
+        """The line that most likely comes next."""
+        if self.dataset is None:
+            return "%tl_data digits --per-class 2"
+        if self.model is None:
+            return "%tl_load glyphnet"
+        runs = self._on(self.dataset)
+        if not runs:
+            return "%tl_train"
+        return "%tl_compare" if any(run.baseline_of for run in runs) else "%tl_train --scratch"
+
+    def __repr__(self) -> str:
+        parts = [
+            f"data: {self.dataset.name}" if self.dataset else "no data yet",
+            f"model: {self.model.name}" if self.model else "no model yet",
+        ]
+        if self.plan:
+            parts.append(f"plan: {self.plan.strategy}")
+        parts.append(f"{len(self.runs)} runs")
+        return f"tlnb session: {', '.join(parts)}; next: {self.next_line}"
+
+    def _decoding(self, done: int, total: int) -> None:
+        if self.report is not None:
+            self.report(Progress("data", "decoding", done, total))
+
+
+def _within(options: TrainOptions, steps: int, images: int) -> TrainOptions:
+    """As many epochs as fit into so many steps, at least one, at most the options' own."""
+    a_pass = math.ceil(images / (options.batch_size or 1))
+    if steps_of(options, images) <= steps:
+        return options
+    return replace(options, epochs=max(1, steps // a_pass))
+
+
+def _rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+    """`0.001`, `"layer4=0.001,head=0.01"` or a mapping → the rate for all, and rates by stage."""
+    if lr is None:
+        return None, ()
+    pairs = lr.items() if isinstance(lr, Mapping) else [p.partition("=")[::2] for p in str(lr).split(",")]
+    rates = []
+    for stage, rate in pairs:
+        stage, rate = (stage, rate) if rate != "" else ("", stage)
+        try:
+            rates.append((stage.strip(), float(rate)))
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"--lr {lr} is no learning rate: write --lr 0.001 or --lr layer4=0.001,head=0.01"
+            ) from None
+    common = [rate for stage, rate in rates if not stage]
+    return (common[-1] if common else None), tuple((s, r) for s, r in rates if s)
+
+
+def _rates_text(lr: Any) -> str | None:
+    if isinstance(lr, Mapping):
+        return ",".join(f"{stage}={rate:g}" for stage, rate in lr.items())
+    return None if lr is None else str(lr)
+
+
+def _line(magic: str, *words: Any, **options: Any) -> str:
+    """A magic as one would type it; options that are None or False are left out."""
+    parts = [f"%{magic}", *(str(w) for w in words)]
+    for option, value in options.items():
+        if value is True:
+            parts.append(f"--{option}")
+        elif value is not None and value is not False:
+            parts.append(f"--{option} {value}")
+    return " ".join(parts)
