@@ -56,14 +56,13 @@ def demo(out: Path) -> None:
 
 
 def _comparison(book: Any) -> str:
-    """The last table that the lesson printed as text."""
+    """The last comparison in the notebook, as text."""
     texts = [
-        output.text
+        output.data["text/plain"]
         for cell in book.cells if cell.cell_type == "code"
-        for output in cell.outputs if output.output_type == "stream" and output.name == "stdout"
+        for output in cell.outputs if "text/plain" in output.get("data", {})
     ]  # fmt: skip
-    tables = [text for text in texts if "test accuracy" in text]
-    return str(tables[-1]).rstrip() if tables else "(the lesson printed no comparison)"
+    return next((str(text) for text in reversed(texts) if "test accuracy" in text), "(the lesson shows no comparison)")
 
 
 def lessons(folder: Path, browse: bool) -> None:

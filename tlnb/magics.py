@@ -340,11 +340,14 @@ def register(shell: Any, session: Session) -> None:
 
 
 def _register_cards(shell: Any) -> None:
+    from tlnb.core.cost import Comparison
     from tlnb.display import cards
+    from tlnb.display.tables import comparison_text
 
-    html = shell.display_formatter.formatters["text/html"]
+    formatters = shell.display_formatter.formatters
     for kind, make in cards.HTML.items():
-        html.for_type(kind, make)
+        formatters["text/html"].for_type(kind, make)
+    formatters["text/plain"].for_type(Comparison, lambda found, printer, _: printer.text(comparison_text(found)))
 
 
 __all__ = ["TLError", "TLMagics", "completions", "register", "tokens"]

@@ -232,7 +232,7 @@ class Session:
             run = self._baseline(data, options, name)
         else:
             run = self._ordinary(data, options, name, self._run(from_) if from_ is not None else None)
-        self._keep(run)
+        run = self._keep(run)
         given = {"epochs": epochs, "lr": _rates_text(lr), "batch-size": batch_size, "weight-decay": weight_decay,
                  "augment": augment, "scratch": scratch, "from": getattr(from_, "name", from_), "seed": seed, "name": None,
                  "no-cache": not cache, "precision": None if precision == "auto" else precision,
@@ -297,10 +297,11 @@ class Session:
     def _sized(self, model: PretrainedModel, data: DataSet) -> PretrainedModel:
         return pretrained.resized(model, data.request.size)
 
-    def _keep(self, run: Run) -> None:
+    def _keep(self, run: Run) -> Run:
         run = cost.priced(run)
         self.runs.append(run)
         self.bill = self.bill.with_run(run)
+        return run
 
     def _data(self) -> DataSet:
         if self.dataset is None:

@@ -10,13 +10,13 @@ from dataclasses import replace
 
 from tlnb.core.plan import TrainOptions
 
-WARMUP = TrainOptions(epochs=60, lr=0.01, batch_size=64, weight_decay=0.05, augment="none")
+WARMUP = TrainOptions(epochs=40, lr=0.01, batch_size=64, weight_decay=0.05, augment="none")
 
 # strategy → (labels per class up to which the row holds, options)
 TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
     "head": (
-        (9, TrainOptions(epochs=60, lr=0.01, batch_size=64, weight_decay=0.05, augment="light")),
-        (99, TrainOptions(epochs=40, lr=0.01, batch_size=64, weight_decay=0.01, augment="light")),
+        (9, TrainOptions(epochs=100, lr=0.01, batch_size=64, weight_decay=0.05, augment="light")),
+        (99, TrainOptions(epochs=60, lr=0.02, batch_size=64, weight_decay=0.01, augment="light")),
         (999, TrainOptions(epochs=20, lr=0.01, batch_size=64, weight_decay=0.01, augment="light")),
         (float("inf"), TrainOptions(epochs=10, lr=0.005, batch_size=128, weight_decay=0.01, augment="none")),
     ),
@@ -33,7 +33,7 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
         (float("inf"), TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light")),
     ),
     "scratch": (
-        (9, TrainOptions(epochs=80, lr=0.005, batch_size=16, weight_decay=0.05, augment="light")),
+        (9, TrainOptions(epochs=100, lr=0.005, batch_size=16, weight_decay=0.05, augment="light")),
         (99, TrainOptions(epochs=40, lr=0.005, batch_size=32, weight_decay=0.05, augment="light")),
         (999, TrainOptions(epochs=24, lr=0.005, batch_size=64, weight_decay=0.05, augment="light")),
         (float("inf"), TrainOptions(epochs=12, lr=0.005, batch_size=128, weight_decay=0.05, augment="light")),

@@ -172,4 +172,5 @@ def wilson_interval(right: int, total: int) -> tuple[float, float]:
     share, z2 = right / total, Z95**2
     centre = (share + z2 / (2 * total)) / (1 + z2 / total)
     half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if right == 0 else low), (1.0 if right == total else high)

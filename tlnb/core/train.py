@@ -34,7 +34,7 @@ CHUNK = 256  # images in one forward pass that needs no gradient
 CACHED_VIEWS = 10  # augmented views of every image that a cache holds
 CACHE_BYTES = 2**30
 RISE = 0.15  # share of the steps in which the learning rate rises; then it falls along a cosine
-EPSILON = 0.05  # of the features' overall spread, added before dividing by each feature's own
+EPSILON = 4.0  # of the features' overall spread, added before dividing by each feature's own: few examples say little
 
 
 @dataclass(frozen=True)
@@ -279,7 +279,7 @@ class _Training:
             self.report(
                 Progress(self.name, phase, epoch + 1, options.epochs or 0, loss, seen.get("monitor", seen.get("val")))
             )
-            if "val" in seen and seen["val"] > best:
+            if "val" in seen and seen["val"] >= best:  # of equally good epochs the last: it has learned longest
                 best, self.best_epoch, best_state = seen["val"], epoch, _state(self.module, trained)
             if not math.isfinite(loss):
                 break

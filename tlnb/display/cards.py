@@ -6,14 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from tlnb.core.anatomy import Anatomy
-from tlnb.core.cost import Bill, Comparison, Row
+from tlnb.core.cost import Bill, Comparison
 from tlnb.core.data import DataSet
 from tlnb.core.plan import Plan, Strategies
 from tlnb.core.pretrained import Card, Catalogue, PretrainedModel
 from tlnb.core.record import Run
 from tlnb.display import charts
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, facts, line, note, picture, safe, table
-from tlnb.display.words import count, flops, interval, percent, seconds, size, small, times
+from tlnb.display.tables import comparison_table, findings, footnotes, verdict
+from tlnb.display.words import count, flops, interval, percent, seconds, size, small
 from tlnb.session import Session
 
 SHOWN = 30
@@ -214,96 +215,16 @@ def _options(run: Run) -> str:
 
 
 def comparison_card(found: Comparison) -> str:
-    target = "–" if found.target is None else percent(found.target)
-    head = [
-        "",
-        "what",
-        "test accuracy",
-        "95% interval",
-        "seconds to train",
-        f"to {target}",
-        "FLOPs",
-        "energy",
-        "money",
-        "steps",
-    ]
-    rows = [_row_cells(row, found) for row in found.rows]
-    parts = [_verdict(found), table(head, rows, left=2), *_explained(found)]
-    if any(row.curve for row in found.rows):
-        parts.insert(
-            1,
-            picture(
-                charts.comparison(found),
-                f"accuracy against seconds for {', '.join(r.name for r in found.rows if r.curve)}, and where the seconds went",
-            ),
-        )
+    head, rows = comparison_table(found)
+    parts: list[str] = [line(verdict(found))]
+    curves = [row.name for row in found.rows if row.curve]
+    if curves:
+        alt = f"accuracy against seconds for {', '.join(curves)}, and where the seconds went"
+        parts.append(picture(charts.comparison(found), alt))
+    parts.append(table(head, [[Raw(f"<b>{safe(name)}</b>"), *rest] for name, *rest in rows], left=2))
+    parts += [line(words) for words in findings(found)]
+    parts += [note(words) for words in footnotes(found)]
     return card(f"Side by side on {found.data}", *parts)
-
-
-def _row_cells(row: Row, found: Comparison) -> list[object]:
-    reached = (
-        "not reached"
-        if row.seconds_to_target is None and row.curve and found.target
-        else seconds(row.seconds_to_target)
-    )
-    money = small(row.money, found.price.currency)
-    steps = "–" if row.steps is None else f"{row.steps:,}"
-    return [Raw(f"<b>{safe(row.name)}</b>"), row.what, percent(row.accuracy), interval(row.interval) or "–", seconds(row.seconds),
-            reached, flops(row.flops), small(row.wh, "Wh"), money, steps]  # fmt: skip
-
-
-def _verdict(found: Comparison) -> str:
-    if found.run is None or found.baseline is None:
-        return ""
-    by = {row.name: row for row in found.rows}
-    run, baseline = by[found.run], by[found.baseline]
-    gap = (run.accuracy or 0) - (baseline.accuracy or 0)
-    apart = (
-        run.interval
-        and baseline.interval
-        and (run.interval[0] > baseline.interval[1] or baseline.interval[0] > run.interval[1])
-    )
-    how = "" if apart else " (a difference within the 95% intervals: call it small)"
-    words = [
-        f"{run.name} gets {percent(run.accuracy)} of the test images right, {baseline.name} {percent(baseline.accuracy)}: "
-        f"{100 * gap:+.1f} points{how}."
-    ]
-    if found.speedup is not None:
-        least = "at least " if found.speedup_is_bound else ""
-        words.append(f"It reached {percent(found.target)} {least}{times(found.speedup)} sooner.")
-    return line(" ".join(words))
-
-
-def _explained(found: Comparison) -> list[str]:
-    parts: list[str] = []
-    if found.saving is not None:
-        s = found.saving
-        causes = (("fewer steps", s.fewer_steps), ("freezing", s.freezing), ("caching", s.caching))
-        parts.append(
-            line("FLOPs saved against the baseline: " + ", ".join(f"{name} {_signed(v)}" for name, v in causes) + ".")
-        )
-    if found.pays_off_after is not None:
-        parts.append(
-            line(
-                "The pretraining was paid by someone else; counted in seconds, it has paid for itself after "
-                f"{found.pays_off_after:,.0f} such uses."
-            )
-        )
-    price = f"{found.price.per_hour:g} {found.price.currency} an hour ({found.price.basis})"
-    parts.append(
-        note(f"Seconds and FLOPs are measured, without evaluating; energy is assumed; money is seconds at {price}.")
-    )
-    parts.append(
-        note(
-            f"The target is the highest {found.watched_split} accuracy that all runs reached; test images choose nothing."
-        )
-    )
-    parts += [note(n) for n in found.notes]
-    return parts
-
-
-def _signed(value: float) -> str:
-    return flops(value) if value >= 0 else f"−{flops(-value)}"
 
 
 def bill_card(bill: Bill) -> str:

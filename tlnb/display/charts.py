@@ -96,14 +96,21 @@ def comparison(found: Comparison) -> bytes:
         left.axhline(100 * found.target, color=GREY, lw=1, ls=":")
         left.annotate(f"target {found.target:.1%}", (0.99, 100 * found.target), xycoords=("axes fraction", "data"),
                       ha="right", va="bottom", fontsize=8, color="#444444")  # fmt: skip
-    left.set(
-        xscale="log", xlabel="seconds spent (log scale)", ylabel=f"{found.watched_split} accuracy, %", ylim=(0, 102)
-    )
+    left.set_xscale("log")
+    left.xaxis.set_major_formatter("{x:g}")
+    left.xaxis.set_minor_formatter(_few_minor_labels)
+    left.tick_params(axis="x", which="minor", labelsize=8)
+    left.set(xlabel="seconds spent (log scale)", ylabel=f"{found.watched_split} accuracy, %", ylim=(0, 102))
     if rows:
         left.legend(fontsize=8, frameon=False, loc="center right" if len(rows) < 3 else "lower right")
     _plain(left)
     _phases(right, rows)
     return _png(figure)
+
+
+def _few_minor_labels(value: float, _: int) -> str:
+    """Between powers of ten only 2 and 5 are named."""
+    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
 def _phases(axes: Any, rows: list[Row]) -> None:

@@ -38,15 +38,18 @@ def note(text: object) -> Raw:
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], left: int = 1) -> Raw:
     """A table whose first `left` columns are text and the others numbers."""
 
-    def align(i: int) -> str:
-        side = "left" if i < left else "right"
-        return f'style="text-align:{side};vertical-align:top"'
+    def cells(tag: str, row: Sequence[object], number: str) -> str:
+        styles = ("text-align:left" if i < left else number for i in range(len(row)))
+        return "".join(
+            f'<{tag} style="{s};vertical-align:top">{safe(c)}</{tag}>' for s, c in zip(styles, row, strict=True)
+        )
 
-    top = "".join(f"<th {align(i)}>{safe(h)}</th>" for i, h in enumerate(head))
-    body = "".join(
-        "<tr>" + "".join(f"<td {align(i)}>{safe(cell)}</td>" for i, cell in enumerate(row)) + "</tr>" for row in rows
+    top = cells("th", head, "text-align:right")
+    body = "".join(f"<tr>{cells('td', row, 'text-align:right;white-space:nowrap')}</tr>" for row in rows)
+    return Raw(
+        f'<div style="overflow-x:auto"><table style="margin:.3em 0"><thead><tr>{top}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
-    return Raw(f'<table style="margin:.3em 0"><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>')
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Raw:

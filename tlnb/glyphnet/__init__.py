@@ -11,9 +11,12 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tlnb.glyphnet.network import MEAN, SIZE, STD, GlyphNet
 
-__all__ = ["MEAN", "SIZE", "STD", "DamagedWeights", "GlyphNet", "card", "load", "names"]
+__all__ = ["MEAN", "SIZE", "STD", "DamagedWeights", "GlyphNet", "card", "load", "names", "pack", "unpack"]
 
 
 class DamagedWeights(Exception):
@@ -53,5 +56,25 @@ def load(name: str) -> GlyphNet:
     if found != facts["sha256"]:
         raise DamagedWeights(f"SHA-256 {found[:12]}…, not {facts['sha256'][:12]}…")
     network = GlyphNet(facts["source_classes"])
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in read_safetensors(data).items()})
+    network.load_state_dict(unpack(read_safetensors(data)))
     return network.eval()
+
+
+def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What a weights file holds: fp16, and the output layer's weight in 8 bits with a scale for each class.
+
+    The source has many classes, and the file should stay small.
+    """
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    weight = state["head.weight"]
+    scale = weight.abs().amax(1) / 127
+    halves["head.scale"] = scale.half()
+    halves["head.weight"] = (weight / scale.half().float()[:, None]).round().clamp(-127, 127).to(torch.int8)
+    return {k: v.contiguous() for k, v in halves.items()}
+
+
+def unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state_dict, in fp32, of what `pack` made."""
+    state = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    state["head.weight"] = state["head.weight"].float() * state.pop("head.scale")[:, None]
+    return state

@@ -1,0 +1,68 @@
+"""Lessons: run without an error, well-formed, committed with outputs, and opened by the command line.
+
+Beside this, nbval compares every lesson's outputs with the recorded ones (`pytest lessons`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+LESSONS = sorted((Path(__file__).parents[1] / "lessons").glob("*.ipynb"))
+IDS = [p.stem for p in LESSONS]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=IDS)
+def test_lesson_runs(path: Path, tmp_path: Path):
+    book = nbformat.read(path, as_version=4)
+    NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    outputs = [o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs]
+    assert not [o for o in outputs if o.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=IDS)
+def test_lesson_is_well_formed(path: Path):
+    text = path.read_text("utf8")
+    book = json.loads(text)
+    nbformat.validate(book)
+    assert book["metadata"]["kernelspec"]["name"] == "python3"
+    assert "widgets" not in book["metadata"] and "application/vnd.jupyter.widget-view" not in text
+    assert not re.search(r"/(home|root|Users|tmp)/", text)
+    code = [c for c in book["cells"] if c["cell_type"] == "code"]
+    assert all(c.get("id") for c in book["cells"])
+    assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
+    sources = ["".join(c["source"]) for c in book["cells"]]
+    for heading in ("**The question.**", "predict", "The same in plain PyTorch", "Summary"):
+        assert any(heading in s for s in sources)
+    plain = next(s for s in sources if "loss.backward()" in s)
+    assert len([line for line in plain.splitlines() if line.strip()]) <= 25
+
+
+def test_lessons_command_never_overwrites(tmp_path: Path):
+    def tlnb(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "tlnb", *arguments], capture_output=True, text=True, check=True, cwd=tmp_path
+        ).stdout
+
+    assert "files copied" in tlnb("lessons", "mine", "--no-browser")
+    copy = tmp_path / "mine" / LESSONS[0].name
+    copy.write_text("my own notes")
+    assert tlnb("lessons", "mine", "--no-browser").startswith("0 files copied")
+    assert copy.read_text() == "my own notes"
+
+
+def test_demo_runs_lesson_one(tmp_path: Path):
+    done = subprocess.run([sys.executable, "-m", "tlnb", "demo"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout and "To go on" in done.stdout
+    out = tmp_path / "demo-output"
+    assert (out / LESSONS[0].name).is_file()
+    page = (out / LESSONS[0].with_suffix(".html").name).read_text("utf8")
+    assert "Side by side on digits" in page and "data:image/png" in page

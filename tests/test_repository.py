@@ -1,0 +1,95 @@
+"""The repository: lint, types, the import rule, the package's size, its public names, what importing it touches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def tool(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, cwd=ROOT, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-m", "ruff", "check"), ("-m", "ruff", "format", "--check"), ("-m", "mypy")], ids=" ".join
+)
+def test_lint_and_types(arguments: tuple[str, ...]):
+    done = tool(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_module_imports_only_from_lower_floors():
+    done = tool("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
+    assert done.returncode == 0, done.stdout
+
+
+def test_public_names():
+    import tlnb
+
+    assert tlnb.__all__ == ["Session", "__version__", "tl"]
+    calls = {
+        "compare",
+        "data",
+        "freeze",
+        "layers",
+        "load",
+        "models",
+        "reset",
+        "script",
+        "strategy",
+        "train",
+        "unfreeze",
+    }
+    public = {n for n, v in vars(tlnb.Session).items() if not n.startswith("_") and callable(v)}
+    assert public == calls
+
+
+def test_importing_touches_neither_network_nor_gpu_and_loads_no_more_than_it_needs():
+    code = """
+import socket, sys
+import torch, torchvision
+socket.socket.connect = None
+torch.cuda.init = torch.cuda._lazy_init = None
+before = set(sys.modules)
+import tlnb
+new = {m.split(".")[0] for m in set(sys.modules) - before}
+print(sorted(new & {"IPython", "matplotlib", "sklearn", "ipywidgets", "PIL", "scipy", "safetensors"}))
+"""
+    assert tool("-c", code).stdout.strip() == "[]"
+
+
+def test_the_wheel_is_small_and_whole(tmp_path: Path):
+    done = tool("-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), ".")
+    assert done.returncode == 0, done.stderr
+    wheel = next(tmp_path.glob("*.whl"))
+    assert wheel.stat().st_size <= 8_000_000
+    names = zipfile.ZipFile(wheel).namelist()
+    for needed in ("tlnb/lessons/01-twenty-images.ipynb", "tlnb/glyphnet/weights/glyphnet.safetensors",
+                   "tlnb/glyphnet/cards/glyphnet.json", "tlnb/glyphnet/excluded.json", "tlnb/py.typed"):  # fmt: skip
+        assert needed in names
+
+
+def test_the_readmes_two_commands_are_one_line_each():
+    blocks = (ROOT / "README.md").read_text("utf8").split("```sh\n")[1:3]
+    assert all(len(block.split("```")[0].strip().splitlines()) == 1 for block in blocks)
+
+
+def test_no_machine_paths_or_widget_state_are_committed():
+    files = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split()
+    for name in files:
+        if Path(name).suffix in (".py", ".md", ".toml", ".ipynb", ".json", ".yml", ""):
+            text = (ROOT / name).read_text("utf8", "replace")
+            for path in ("/ro" + "ot/", "/wo" + "rk/", "/ho" + "me/"):
+                assert path not in text, f"{name} holds {path}"
+
+
+def test_notebook_json_is_valid():
+    for path in (ROOT / "lessons").glob("*.ipynb"):
+        json.loads(path.read_text("utf8"))
