@@ -18,7 +18,9 @@ def run(shell, cell: str):
 
 
 def test_the_seven_lines(shell, capsys):
-    cell = "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_freeze\n%tl_train --epochs 5\n%tl_train --scratch --epochs 2"
+    lines = ["%tl_data digits --per-class 2", "%tl_load glyphnet", "%tl_freeze", "%tl_train --epochs 5",
+             "%tl_train --scratch --epochs 2"]  # fmt: skip
+    cell = "\n".join(lines)
     result = run(shell, cell)
     result.raise_error()
     printed = capsys.readouterr().out
@@ -121,8 +123,17 @@ def test_help_shows_an_example(shell):
 def test_every_value_has_a_card(shell, compared):
     html = shell.display_formatter.formatters["text/html"]
     tl = compared
-    values = [tl, tl.dataset, tl.models("glyph"), tl.model, tl.layers(), tl.layers(True), tl.plan, tl.strategy(), tl.runs[0], tl.bill,
-              tl.compare()]  # fmt: skip
+    made = [
+        tl.dataset,
+        tl.models("glyph"),
+        tl.model,
+        tl.layers(),
+        tl.layers(True),
+        tl.plan,
+        tl.strategy(),
+        tl.compare(),
+    ]
+    values = [tl, tl.runs[0], tl.bill, *made]
     for value in values:
         text = html(value)
         assert text.count("<table") == text.count("</table") >= 1

@@ -221,35 +221,8 @@ class Session:
         Raises:
             UsageError: no data or model yet, an option's value, no run to compare with.
         """
-        options = self._options(
-            epochs, lr, batch_size, weight_decay, augment, seed, precision, device, cache, class_weights
-        )
-        data = self._data()
-        name = self._new_name(name or ("scratch" if scratch else None))
-        if scratch:
-            if from_ is not None:
-                raise UsageError("--scratch starts at random, --from does not: give one of them")
-            run = self._baseline(data, options, name)
-        else:
-            run = self._ordinary(data, options, name, self._run(from_) if from_ is not None else None)
-        run = self._keep(run)
-        given = {"epochs": epochs, "lr": _rates_text(lr), "batch-size": batch_size, "weight-decay": weight_decay,
-                 "augment": augment, "scratch": scratch, "from": getattr(from_, "name", from_), "seed": seed, "name": None,
-                 "no-cache": not cache, "precision": None if precision == "auto" else precision,
-                 "class-weights": class_weights, "device": device}  # fmt: skip
-        self._lines.append(_line("tl_train", **given))
-        return run
-
-    def _options(self, epochs: Any, lr: Any, batch_size: Any, weight_decay: Any, augment: Any, seed: int | None,
-                 precision: str, device: str | None, cache: bool, class_weights: bool) -> TrainOptions:  # fmt: skip
-        rate, by_stage = _rates(lr)
-        if by_stage:
-            known = {stage.name for stage in self._loaded()[1].stages}
-            for stage, _ in by_stage:
-                if stage not in known:
-                    hint = did_you_mean(stage, known, f"the stages are {', '.join(sorted(known))}")
-                    raise PlanError(f"--lr names no stage {stage!r}: {hint}")
-        return TrainOptions(
+        rate, by_stage = self._rates(lr)
+        options = TrainOptions(
             epochs,
             rate,
             by_stage,
@@ -262,6 +235,31 @@ class Session:
             cache,
             class_weights,
         )
+        data = self._data()
+        called, name = name, self._new_name(name or ("scratch" if scratch else None))
+        if scratch:
+            if from_ is not None:
+                raise UsageError("--scratch starts at random, --from does not: give one of them")
+            run = self._baseline(data, options, name, own_seed=seed is not None)
+        else:
+            run = self._ordinary(data, options, name, self._run(from_) if from_ is not None else None)
+        run = self._keep(run)
+        given = {"epochs": epochs, "lr": _rates_text(lr), "batch-size": batch_size, "weight-decay": weight_decay,
+                 "augment": augment, "scratch": scratch, "from": getattr(from_, "name", from_), "seed": seed, "name": called,
+                 "no-cache": not cache, "precision": None if precision == "auto" else precision,
+                 "class-weights": class_weights, "device": device}  # fmt: skip
+        self._lines.append(_line("tl_train", **given))
+        return run
+
+    def _rates(self, lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+        rate, by_stage = _rates(lr)
+        if by_stage:
+            known = [stage.name for stage in self._loaded()[1].stages]
+            for stage, _ in by_stage:
+                if stage not in known:
+                    hint = did_you_mean(stage, known, f"the stages are {', '.join(known)}")
+                    raise PlanError(f"--lr names no stage {stage!r}: {hint}")
+        return rate, by_stage
 
     def _ordinary(self, data: DataSet, options: TrainOptions, name: str, previous: Run | None) -> Run:
         model, read, made = self._loaded()
@@ -269,7 +267,6 @@ class Session:
             raise UsageError(
                 f"run {previous.name!r} trained another network than {model.name}: %tl_load that one first"
             )
-        name = name or self._new_name(made.strategy)
         filled = options.filled(recipe(made.strategy, made.start, data.mean_count, photos=data.edge > SMALL_LABELS))
         run = train(
             self._sized(model, data), read, data, made, filled, name=name, previous=previous, report=self.report
@@ -277,14 +274,14 @@ class Session:
         self._networks[name] = (model, read)
         return run
 
-    def _baseline(self, data: DataSet, options: TrainOptions, name: str) -> Run:
+    def _baseline(self, data: DataSet, options: TrainOptions, name: str, own_seed: bool) -> Run:
         """From scratch, matched to the last run on this data: its network, up to twice its steps."""
         of = next((r for r in reversed(self._on(data)) if r.baseline_of is None), None)
         if of is None:
             raise UsageError("a baseline needs a run to be compared with: %tl_train first, then %tl_train --scratch")
         model, read = self._networks[of.name]
         made = plan.plan_strategy(read, "scratch", of.plan.edits)
-        filled = replace(options, seed=options.seed or of.seed)
+        filled = options if own_seed else replace(options, seed=of.seed)
         filled = filled.filled(recipe("scratch", "random", data.mean_count, photos=data.edge > SMALL_LABELS))
         if options.epochs is None:
             filled = _within(filled, 2 * of.work.steps, len(data.labels["train"]))
@@ -444,10 +441,14 @@ def _rates_text(lr: Any) -> str | None:
 
 def _line(magic: str, *words: Any, **options: Any) -> str:
     """A magic as one would type it; options that are None or False are left out."""
-    parts = [f"%{magic}", *(str(w) for w in words)]
+    parts = [f"%{magic}", *(_quoted(w) for w in words)]
     for option, value in options.items():
         if value is True:
             parts.append(f"--{option}")
         elif value is not None and value is not False:
-            parts.append(f"--{option} {value}")
+            parts.append(f"--{option} {_quoted(value)}")
     return " ".join(parts)
+
+
+def _quoted(word: Any) -> str:
+    return f'"{word}"' if any(c.isspace() for c in str(word)) else str(word)

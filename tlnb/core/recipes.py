@@ -1,7 +1,7 @@
 """Default training options by strategy and amount of data: a table, shipped and shown, always overridable.
 
-Found by `python -m benchmarks.recipes` on digits and symbols with the monitor split, never the test split; the head's
-and scratch's alike, so that the baseline is a fair opponent. Figures in BENCHMARKS.md.
+Chosen on digits by the monitor split, never the test split (`python -m benchmarks.accuracy … --monitor`), for scratch
+with the same care as for the others, so that the baseline is a fair opponent. What was tried is in BENCHMARKS.md.
 """
 
 from __future__ import annotations
