@@ -132,11 +132,11 @@ def test_a_frozen_layer_that_moves_fails_the_run(small: Session, monkeypatch):
 
 
 def test_going_on_from_a_run(small: Session):
-    first = small.train(epochs=2)
+    first = small.train(epochs=30)
     small.strategy("full")
     second = small.train(**QUICK, from_="head")
     assert second.started_from == "head"
-    assert second.epochs[0].train_loss < 2.3 and first.accuracy > 0.1
+    assert second.epochs[0].train_loss < 1 and first.accuracy > 0.5  # it does not begin at chance
     with pytest.raises(UsageError, match="did you mean head"):
         small.train(from_="haed")
 

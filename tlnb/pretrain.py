@@ -62,7 +62,7 @@ RECIPES = {
         Recipe("glyphnet-glyphs", "letters and symbols of many scripts", textures=False),
         Recipe("glyphnet-early", "letters, symbols, textures and shapes, stopped early", stop_at=200),
         Recipe(
-            "glyphnet-few", "forty letters and symbols in three faces", textures=False, glyphs=40, faces=3, steps=1500
+            "glyphnet-few", "forty letters and symbols in three faces", textures=False, glyphs=40, faces=3, steps=600
         ),
     )
 }

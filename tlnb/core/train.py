@@ -214,7 +214,7 @@ class _Training:
         try:
             head_trains = self.anatomy.head in self.plan.trained
             if head_trains:
-                self._standardise()
+                self._standardise(keep=not warm)
             if warm and head_trains and len(self.plan.trained) > 1 and self.plan.edits:
                 warmup = replace(WARMUP, seed=self.options.seed, cache=self.options.cache)
                 self._fit((self.anatomy.head,), warmup, "warmup")
@@ -230,10 +230,11 @@ class _Training:
             return "failed"
         return "finished"
 
-    def _standardise(self) -> None:
+    def _standardise(self, keep: bool) -> None:
         """Let the output layer see features of zero mean and like spread; folded into its weights at the end.
 
         Activations may have any scale, and one learning rate must fit all models. One pass over the training images.
+        With `keep` the layer goes on computing what it computed before.
         """
         head = _layer(self.module, self.anatomy.head)
         if self.plan.start == "random" or not _can_fold(head):
@@ -247,10 +248,12 @@ class _Training:
         handle.remove()
         self._charge("caching", len(self.images["train"]) * self._forward_cost())
         self.scale = _Standardise(head, torch.cat(seen))
+        if keep:
+            self.scale.unfold()
 
     def _fit(self, trained: tuple[str, ...], options: TrainOptions, phase: str) -> None:
         set_modes(self.module, set(trained))
-        inputs = self._inputs(trained, options)
+        inputs = self._inputs(trained, options, WATCHED if phase == "training" else ())
         groups = self._groups(trained, options)
         on_gpu = self.machine.device.startswith("cuda")
         optimizer = torch.optim.AdamW(groups, lr=options.lr or 0.0, weight_decay=0.0, fused=on_gpu)
@@ -319,9 +322,9 @@ class _Training:
 
     # ── what the loop eats ──
 
-    def _inputs(self, trained: tuple[str, ...], options: TrainOptions) -> _Inputs:
+    def _inputs(self, trained: tuple[str, ...], options: TrainOptions, splits: tuple[str, ...]) -> _Inputs:
         cut = self._cut(trained) if options.cache else None
-        watched = {s: self.images[s] for s in WATCHED if s in self.images}
+        watched = {s: self.images[s] for s in splits if s in self.images}
         views = self._views(cut, options) if cut else 0
         if cut is None or not views:
             kind = options.augment or "none"
@@ -438,16 +441,30 @@ class _Standardise:
     def _hook(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (((inputs[0].float() - self.mean) / self.spread),)
 
+    def unfold(self) -> None:
+        """The same function with the hook as before without it."""
+        self._shift(1)
+        weight: Tensor = self.head.weight  # type: ignore[assignment]
+        with torch.no_grad():
+            weight.mul_(self.spread.reshape(_along_inputs(weight)))
+
     def fold(self) -> None:
         """W ← W / spread, b ← b - W·mean: the same function without the hook."""
         self._handle.remove()
         weight: Tensor = self.head.weight  # type: ignore[assignment]
-        bias: Tensor | None = self.head.bias  # type: ignore[assignment]
-        shape = [1, -1] + [1] * (weight.ndim - 2)
         with torch.no_grad():
-            weight.div_(self.spread.reshape(shape))
-            if bias is not None:
-                bias.sub_((weight * self.mean.reshape(shape)).flatten(1).sum(1))
+            weight.div_(self.spread.reshape(_along_inputs(weight)))
+        self._shift(-1)
+
+    def _shift(self, sign: int) -> None:
+        weight: Tensor = self.head.weight  # type: ignore[assignment]
+        bias: Tensor = self.head.bias  # type: ignore[assignment]
+        with torch.no_grad():
+            bias.add_(sign * (weight * self.mean.reshape(_along_inputs(weight))).flatten(1).sum(1))
+
+
+def _along_inputs(weight: Tensor) -> list[int]:
+    return [1, -1] + [1] * (weight.ndim - 2)
 
 
 def _channel_axis(head: nn.Module) -> int:

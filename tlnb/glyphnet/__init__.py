@@ -19,6 +19,10 @@ from tlnb.glyphnet.network import MEAN, SIZE, STD, GlyphNet
 __all__ = ["MEAN", "SIZE", "STD", "DamagedWeights", "GlyphNet", "card", "load", "names", "pack", "unpack"]
 
 
+LARGE = 200_000  # a tensor of more numbers is stored in 8 bits
+SCALE = ".scale"
+
+
 class DamagedWeights(Exception):
     """A weights file that is missing or has another hash than its card says."""
 
@@ -61,20 +65,31 @@ def load(name: str) -> GlyphNet:
 
 
 def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a weights file holds: fp16, and the output layer's weight in 8 bits with a scale for each class.
+    """What a weights file holds: fp16, and the few largest tensors in 8 bits with a scale for each output channel.
 
     The source has many classes, and the file should stay small.
     """
-    halves = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-    weight = state["head.weight"]
-    scale = weight.abs().amax(1) / 127
-    halves["head.scale"] = scale.half()
-    halves["head.weight"] = (weight / scale.half().float()[:, None]).round().clamp(-127, 127).to(torch.int8)
-    return {k: v.contiguous() for k, v in halves.items()}
+    packed = {}
+    for name, tensor in state.items():
+        if tensor.numel() > LARGE:
+            scale = (tensor.flatten(1).abs().amax(1) / 127).half()
+            packed[name + SCALE] = scale
+            packed[name] = (tensor / _by_channel(scale, tensor)).round().clamp(-127, 127).to(torch.int8)
+        else:
+            packed[name] = tensor.half() if tensor.is_floating_point() else tensor
+    return {name: tensor.contiguous() for name, tensor in packed.items()}
 
 
-def unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     """The state_dict, in fp32, of what `pack` made."""
-    state = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
-    state["head.weight"] = state["head.weight"].float() * state.pop("head.scale")[:, None]
+    state = {}
+    for name, tensor in packed.items():
+        if name + SCALE in packed:
+            state[name] = tensor.float() * _by_channel(packed[name + SCALE], tensor)
+        elif not name.endswith(SCALE):
+            state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
+
+
+def _by_channel(scale: Tensor, tensor: Tensor) -> Tensor:
+    return scale.float().view(-1, *[1] * (tensor.ndim - 1))

@@ -27,7 +27,6 @@ DIGIT_LIKENESS = 0.80  # correlation with a rendered digit from which a class co
 TWIN_LIKENESS = 0.90  # correlation from which two characters are one class (A in Latin, Greek and Cyrillic)
 MIN_FACES = 3  # a class needs so many faces: one is held out to measure source accuracy
 MAX_FACES = 12
-MAX_CLASSES = 970  # the output layer is part of a file that must stay small: keep what most faces draw
 DIGITS = "0123456789"
 
 FACES = (
@@ -118,7 +117,7 @@ def glyph_set(excluded: frozenset[str] | None = None) -> GlyphSet:
     excluded = audited() if excluded is None else excluded
     candidates = {c: faces for c in _characters() if not is_number(c) and len(faces := _faces_of(c)) >= MIN_FACES}
     kept = _without_twins(_unlike_digits(candidates))
-    names = tuple(sorted(sorted((c for c in kept if c not in excluded), key=lambda c: -len(kept[c]))[:MAX_CLASSES]))
+    names = tuple(sorted(c for c in kept if c not in excluded))
     images, labels, held_out = [], [], []
     for label, name in enumerate(names):
         faces = kept[name]
