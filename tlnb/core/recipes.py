@@ -33,8 +33,8 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
         (float("inf"), TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light")),
     ),
     "scratch": (
-        (9, TrainOptions(epochs=100, lr=0.005, batch_size=16, weight_decay=0.05, augment="light")),
-        (99, TrainOptions(epochs=40, lr=0.005, batch_size=32, weight_decay=0.05, augment="light")),
+        (9, TrainOptions(epochs=100, lr=0.002, batch_size=16, weight_decay=0.05, augment="light")),
+        (99, TrainOptions(epochs=40, lr=0.003, batch_size=32, weight_decay=0.05, augment="light")),
         (999, TrainOptions(epochs=24, lr=0.005, batch_size=64, weight_decay=0.05, augment="light")),
         (float("inf"), TrainOptions(epochs=12, lr=0.005, batch_size=128, weight_decay=0.05, augment="light")),
     ),

@@ -64,7 +64,7 @@ def findings(found: Comparison) -> list[str]:
     words = []
     if found.saving is not None:
         saved = found.saving
-        causes = (("number of steps", saved.fewer_steps), ("freezing", saved.freezing), ("caching", saved.caching))
+        causes = (("fewer images shown", saved.fewer_steps), ("freezing", saved.freezing), ("caching", saved.caching))
         total = _signed(sum(v for _, v in causes))
         parts = ", ".join(f"{name} {_signed(v)}" for name, v in causes)
         words.append(f"FLOPs saved against the baseline: {total} ({parts}).")
@@ -87,7 +87,9 @@ def footnotes(found: Comparison) -> list[str]:
 
 
 def _signed(value: float) -> str:
-    return flops(value) if value >= 0 else f"−{flops(-value)}"
+    if abs(value) < 1e6:
+        return "none"
+    return flops(value) if value > 0 else f"−{flops(-value)}"
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
