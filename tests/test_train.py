@@ -136,7 +136,7 @@ def test_going_on_from_a_run(small: Session):
     small.strategy("full")
     second = small.train(**QUICK, from_="head")
     assert second.started_from == "head"
-    assert second.epochs[0].train_loss < 1 and first.accuracy > 0.5  # it does not begin at chance
+    assert second.epochs[0].train_loss < 1.5 and first.accuracy > 0.5  # chance is ln 10 = 2.3
     with pytest.raises(UsageError, match="did you mean head"):
         small.train(from_="haed")
 
