@@ -31,7 +31,7 @@ def main() -> None:
     whole = time.perf_counter()
     for line in LINES:
         start = time.perf_counter()
-        result = shell.run_cell(line + ";" if line != LINES[0] else line)
+        result = shell.run_cell(line + " ;" if line != LINES[0] else line)
         result.raise_error()
         print(f"| `{line}` | {time.perf_counter() - start:.2f} s |", flush=True)
     print(f"| the seven lines, {torch.get_num_threads()} threads | {time.perf_counter() - whole:.1f} s |")
