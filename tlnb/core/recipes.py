@@ -1,7 +1,7 @@
 """Default training options by strategy and amount of data: a table, shipped and shown, always overridable.
 
-Chosen on digits by the monitor split, with the test split in view for the head (`python -m benchmarks.accuracy … --monitor`), for scratch
-with the same care as for the others, so that the baseline is a fair opponent. What was tried is in BENCHMARKS.md.
+Chosen on digits by the monitor split, with the test split in view for the head (`python -m benchmarks.accuracy …
+--monitor`). The baseline is meant to be a fair opponent. What was tried is in BENCHMARKS.md.
 """
 
 from __future__ import annotations
