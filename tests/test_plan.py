@@ -16,8 +16,9 @@ from tlnb.core.anatomy import Anatomy, read_anatomy
 from tlnb.core.cut import find_cut, same_cut
 from tlnb.core.edit import build, new_output_layer
 from tlnb.core.errors import ModelError, PlanError, TLError, UsageError
-from tlnb.core.plan import TrainOptions, match, plan_freeze, plan_strategy, plan_unfreeze
-from tlnb.core.train import set_modes
+from tlnb.core.freeze import set_modes
+from tlnb.core.options import TrainOptions
+from tlnb.core.plan import match, plan_freeze, plan_strategy, plan_unfreeze
 
 NETWORKS = ("resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "densenet121", "vgg11_bn")
 

@@ -35,16 +35,20 @@ def test_public_names():
 
     assert tlnb.__all__ == ["Session", "__version__", "tl"]
     calls = {
+        "add",
         "compare",
         "data",
         "freeze",
         "layers",
         "load",
         "models",
+        "remove",
+        "replace",
         "reset",
         "script",
         "strategy",
         "train",
+        "undo",
         "unfreeze",
     }
     public = {n for n, v in vars(tlnb.Session).items() if not n.startswith("_") and callable(v)}

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from IPython.core.error import UsageError as IPythonUsageError
-from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 from torch import nn
 
 from tlnb.core.data import BUNDLED
 from tlnb.core.errors import TLError, UsageError, did_you_mean
-from tlnb.core.plan import ALIASES, AUGMENTATIONS, STRATEGIES
+from tlnb.core.options import AUGMENTATIONS, SOLVERS
+from tlnb.core.plan import ALIASES, STRATEGIES
 from tlnb.display.live import reporter, testing
 from tlnb.session import Session
 
@@ -80,10 +81,13 @@ class TLMagics(Magics):
     def _run(self, method: Callable[..., Any], line: str, call: Callable[[argparse.Namespace], Any]) -> Any:
         words, silent = tokens(line)
         chosen = _parse(method, words)
+        return self._show(lambda: call(chosen), silent)
+
+    def _show(self, call: Callable[[], Any], silent: bool) -> Any:
         show = reporter(self.shell)
         self.session.report = show
         try:
-            value = call(chosen)
+            value = call()
         finally:
             show.close()
             self.session.report = None
@@ -200,6 +204,57 @@ class TLMagics(Magics):
         """
         return self._run(TLMagics.tl_unfreeze, line, lambda a: self.session.unfreeze(*a.patterns))
 
+    @no_var_expand
+    @line_magic
+    @magic_arguments()
+    @argument("place", help="before:NAME or after:NAME, a module's name")
+    @argument("code", nargs="+", help="an expression, the rest of the line: nn.Dropout(0.2)")
+    def tl_add(self, line: str) -> Any:
+        """Add a layer before or after a module; names stay as they are.
+
+        The expression may use nn, torch, in_features (what arrives there), classes, and your own names.
+
+        Example: %tl_add before:head nn.Dropout(0.2)
+        """
+        place, code, silent = _place_and_code("tl_add", "before:head nn.Dropout(0.2)", line)
+        return self._show(lambda: self.session.add(place, code, self.shell.user_ns), silent)
+
+    @line_magic
+    @magic_arguments()
+    @argument("pattern", help="a module, a stage, a glob, or a range a..b")
+    def tl_remove(self, line: str) -> Any:
+        """Take modules out: each becomes nn.Identity; a new output layer of the right width follows where one is needed.
+
+        Example: %tl_remove layer4
+        """
+        return self._run(TLMagics.tl_remove, line, lambda a: self.session.remove(a.pattern))
+
+    @no_var_expand
+    @line_cell_magic
+    @magic_arguments()
+    @argument("name", help="a module's name")
+    @argument("code", nargs="*", help="an expression, the rest of the line; as %%%%tl_replace NAME the cell's body")
+    def tl_replace(self, line: str, cell: str | None = None) -> Any:
+        """Put another module in the place of one; as a cell magic, the last line of the body is the new module.
+
+        The code may use nn, torch, in_features (what arrives there), classes, and your own names.
+
+        Example: %tl_replace head nn.Sequential(nn.Linear(in_features, 64), nn.ReLU(), nn.Linear(64, classes))
+        """
+        if cell is not None:
+            line = f"{line.strip()} {cell}" if line.strip() else cell
+        place, code, silent = _place_and_code("tl_replace", "head nn.Linear(in_features, classes)", line)
+        return self._show(lambda: self.session.replace(place, code, self.shell.user_ns), silent)
+
+    @line_magic
+    @magic_arguments()
+    def tl_undo(self, line: str) -> Any:
+        """Take back the last change of the plan: an edit, a strategy, a freeze.
+
+        Example: %tl_undo
+        """
+        return self._run(TLMagics.tl_undo, line, lambda _: self.session.undo())
+
     @line_magic
     @magic_arguments()
     @argument("--epochs", type=int, metavar="N", help="passes over the training images")
@@ -214,6 +269,7 @@ class TLMagics(Magics):
     @argument("--no-cache", action="store_true", help="compute frozen layers again in every epoch")
     @argument("--precision", default="auto", metavar="P", help="auto, fp32, bf16, fp16")
     @argument("--class-weights", action="store_true", help="weigh rare classes up")
+    @argument("--solver", default="sgd", metavar="HOW", help="sgd (in batches), or lbfgs for strategy head")
     @argument("--device", metavar="D", help="cpu, cuda, mps; default: the best there is")
     def tl_train(self, line: str) -> Any:
         """Train the plan, or its baseline.
@@ -225,7 +281,7 @@ class TLMagics(Magics):
             return self.session.train(
                 epochs=a.epochs, lr=a.lr, batch_size=a.batch_size, weight_decay=a.weight_decay, augment=a.augment,
                 scratch=a.scratch, from_=a.from_, seed=a.seed, name=a.name, cache=not a.no_cache, precision=a.precision,
-                class_weights=a.class_weights, device=a.device,
+                class_weights=a.class_weights, device=a.device, solver=a.solver,
             )  # fmt: skip
 
         return self._run(TLMagics.tl_train, line, call)
@@ -261,6 +317,15 @@ class TLMagics(Magics):
         Example: %tl_reset
         """
         return self._run(TLMagics.tl_reset, line, lambda _: self.session.reset())
+
+
+def _place_and_code(magic: str, example: str, line: str) -> tuple[str, str, bool]:
+    """The first word, the rest verbatim, and whether a trailing `;` silences it."""
+    silent = line.rstrip().endswith(";")
+    found = re.fullmatch(r"\s*(\S+)\s+(\S.*?)[\s;]*", line, re.DOTALL)
+    if not found:
+        raise UsageError(f"%{magic} needs a name and what to put there: %{magic} {example}")
+    return found[1], found[2], silent
 
 
 def _parse(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
@@ -310,9 +375,14 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         return [*names(), *(n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_"))]
     if magic == "tl_strategy":
         return [*STRATEGIES, *ALIASES]
+    if re.search(r"--solver \S*$", rest):
+        return SOLVERS
     if magic in ("tl_freeze", "tl_unfreeze") and session.model is not None:
         read = session.layers()
         return [*(s.name for s in read.stages), *read.names]
+    if magic in ("tl_add", "tl_remove", "tl_replace") and " " not in rest.strip() and session.model is not None:
+        parts = [name for name, _ in session.model.module.named_modules() if name]
+        return parts if magic != "tl_add" else [f"{side}:{name}" for name in parts for side in ("before", "after")]
     return []
 
 
@@ -324,6 +394,7 @@ def register(shell: Any, session: Session) -> None:
     magics = TLMagics(shell, session)
     shell.register_magics(magics)
     shell.events.register("pre_run_cell", magics.cell.begin)
+    shell.input_transformers_cleanup.append(_apart)
     shell.user_ns.setdefault("tl", session)
     _register_cards(shell)
 
@@ -337,6 +408,11 @@ def register(shell: Any, session: Session) -> None:
         import torch
 
         torch.set_num_threads(min(TESTING_THREADS, os.cpu_count() or 1))
+
+
+def _apart(lines: list[str]) -> list[str]:
+    """`%tl_freeze;` → `%tl_freeze ;`: without the space IPython would look for a magic of that name."""
+    return [re.sub(r"^(\s*(?:[\w\s,]+=\s*)?%tl\w*);", r"\1 ;", line) for line in lines]
 
 
 def _register_cards(shell: Any) -> None:

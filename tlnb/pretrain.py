@@ -45,7 +45,7 @@ class Recipe:
     textures: bool = True
     glyphs: int | None = None  # so many classes of glyphs; None: all
     faces: int | None = None  # so many pictures of each; None: all
-    steps: int = 2000
+    steps: int = 5000
     stop_at: int | None = None
     batch_size: int = 256
     lr: float = 0.3

@@ -5,28 +5,31 @@ A call computes everything first and assigns last, so that a call that fails lea
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from tlnb.core import anatomy as anatomies
 from tlnb.core import cost, plan, pretrained
 from tlnb.core.anatomy import Anatomy
+from tlnb.core.baseline import matched, with_steps
 from tlnb.core.cost import Bill, Comparison
 from tlnb.core.data import DataRequest, DataSet, open_data
-from tlnb.core.edit import build, new_output_layer
+from tlnb.core.edit import build, modules_matching, names_in
 from tlnb.core.errors import PlanError, UsageError, did_you_mean
+from tlnb.core.freeze import set_modes
+from tlnb.core.lines import line
 from tlnb.core.meter import step_flops
-from tlnb.core.plan import Plan, Strategies, TrainOptions
+from tlnb.core.options import TrainOptions, parse_rates, rates_text
+from tlnb.core.plan import Edit, Plan, Strategies
+from tlnb.core.prepare import Parts, Prepared, noticed, prepare
 from tlnb.core.pretrained import Catalogue, PretrainedModel
 from tlnb.core.recipes import recipe
 from tlnb.core.record import Run
-from tlnb.core.train import Progress, set_modes, steps_of, train
+from tlnb.core.train import Progress, train
 
-SMALL_LABELS = 64  # datasets whose images are this small or smaller are drawings, not photos
+HISTORY = 100  # plans that undo can go back
 
 
 class Session:
@@ -43,7 +46,9 @@ class Session:
         self.runs: list[Run] = []
         self.bill = Bill()
         self._anatomy: Anatomy | None = None  # of the model with the plan's edits
-        self._edited: nn.Module | None = None
+        self._scopes: dict[Edit, Mapping[str, Any]] = {}  # the user's names that edits mention
+        self._history: list[Plan] = []  # earlier plans for this model, for undo
+        self._parts: Parts = {}  # of the model, to notice changes made directly
         self._networks: dict[str, tuple[PretrainedModel, Anatomy]] = {}  # what each run trained
         self._equal_budget: dict[str, Run] = {}  # by the name of their baseline
         self._lines: list[str] = []
@@ -77,10 +82,10 @@ class Session:
         found = open_data(source, labels, request, edge, self._decoding)
         prepared = self._prepared(self.model, found, self.plan)
         self.dataset = found
-        self._set(*prepared)
+        self._set(prepared)
         given = {"per-class": per_class, "limit": limit, "val": val, "test": test, "size": size, "classes": classes}
-        line = _line("tl_data", source, **given, seed=seed or None)
-        self._lines.append(line if named else f"tl.data(...)  # {found.name}: from Python")
+        typed = line("tl_data", source, **given, seed=seed or None)
+        self._lines.append(typed if named else f"tl.data(...)  # {found.name}: from Python")
         return found
 
     def models(self, pattern: str | None = None) -> Catalogue:
@@ -106,12 +111,12 @@ class Session:
         found = pretrained.load(source, weights, mean=mean, std=std, size=size, called=called)
         data = self._decoded_for(found)
         prepared = self._prepared(found, data, None)
-        self.model, self.dataset = found, data
-        self._set(*prepared)
+        self.dataset, self._history = data, []
+        self._set(prepared)
         given = {"weights": None if weights == "default" else weights, "mean": mean, "std": std, "size": size}
-        line = _line("tl_load", found.name, **given)
+        typed = line("tl_load", found.name, **given)
         own = found.card.family == "own"
-        self._lines.append(f"{line}  # your own module, by its variable's name" if own else line)
+        self._lines.append(f"{typed}  # your own module, by its variable's name" if own else typed)
         return found
 
     def _decoded_for(self, model: PretrainedModel) -> DataSet | None:
@@ -125,23 +130,15 @@ class Session:
         return open_data(data.request.source, None, data.request, needed, self._decoding)
 
     def _prepared(
-        self, model: PretrainedModel | None, data: DataSet | None, old: Plan | None
-    ) -> tuple[nn.Module | None, Anatomy | None, Plan | None]:
-        """The edited network, its anatomy and the plan, for this model and data."""
-        if model is None:
-            return None, None, None
-        sized = pretrained.resized(model, data.request.size if data else None)
-        module = model.module
-        own = anatomies.read_anatomy(module, sized.transform.size, model.name)
-        if data is None:
-            return module, own, plan.renewed(old, own, ()) if old else plan.plan_strategy(own, "head")
-        edits = (new_output_layer(module, own.head, len(data.classes)),)
-        edited = build(model, edits, "pretrained", seed=0)
-        read = anatomies.read_anatomy(edited, sized.transform.size, model.name)
-        return edited, read, plan.renewed(old, read, edits) if old else plan.plan_strategy(read, "head", edits)
+        self, model: PretrainedModel | None, data: DataSet | None, old: Plan | None, fresh: Edit | None = None
+    ) -> Prepared | None:
+        loaded = self._parts if model is self.model else None
+        return None if model is None else prepare(model, data, old, self._scopes, fresh, loaded)
 
-    def _set(self, edited: nn.Module | None, read: Anatomy | None, made: Plan | None) -> None:
-        self._edited, self._anatomy, self.plan = edited, read, made
+    def _set(self, found: Prepared | None) -> None:
+        if found is not None:
+            self.model, self._parts, self._anatomy, self.plan = found.model, found.parts, found.anatomy, found.plan
+            self._scopes.update(found.scopes)
 
     # ── plan ──
 
@@ -151,7 +148,7 @@ class Session:
         return replace(read.with_frozen(made.frozen), detailed=every)
 
     def strategy(self, name: str | None = None, *, last: int | None = None) -> Plan | Strategies:
-        """Set a strategy; earlier freezes are dropped. Without a name: the three side by side, nothing is set.
+        """Set a strategy; earlier freezes are dropped, edits stay. Without a name: the three side by side, nothing is set.
 
         Raises:
             PlanError: an unknown strategy, or more stages than there are.
@@ -159,19 +156,13 @@ class Session:
         _, read, made = self._loaded()
         if name is None:
             return self._side_by_side()
-        self.plan = plan.plan_strategy(read, name, made.edits, last)
-        self._lines.append(_line("tl_strategy", name, last=last))
-        return self.plan
+        return self._change(plan.plan_strategy(read, name, made.edits, last), line("tl_strategy", name, last=last))
 
     def freeze(self, *patterns: str) -> Plan:
         """Freeze layers too, by name, stage, glob or range; without a pattern all but the output layer."""
         _, read, made = self._loaded()
-        if patterns:
-            self.plan = plan.plan_freeze(made, read, patterns)
-        else:
-            self.plan = plan.plan_strategy(read, "head", made.edits)
-        self._lines.append(_line("tl_freeze", *patterns))
-        return self.plan
+        frozen = plan.plan_freeze(made, read, patterns) if patterns else plan.plan_strategy(read, "head", made.edits)
+        return self._change(frozen, line("tl_freeze", *patterns))
 
     def unfreeze(self, *patterns: str) -> Plan:
         """Let layers train again, by name, stage, glob or range."""
@@ -180,14 +171,145 @@ class Session:
             raise PlanError(
                 f"nothing to unfreeze was named: %tl_unfreeze {read.stages[-2].name}, or %tl_strategy full for all"
             )
-        self.plan = plan.plan_unfreeze(made, read, patterns)
-        self._lines.append(_line("tl_unfreeze", *patterns))
-        return self.plan
+        return self._change(plan.plan_unfreeze(made, read, patterns), line("tl_unfreeze", *patterns))
+
+    def add(self, where: str, what: str | nn.Module, names: Mapping[str, Any] | None = None) -> Plan:
+        """Add a layer next to a module. It becomes a part of that module, so that no layer's name changes.
+
+        Args:
+            where: `before:NAME` or `after:NAME`, a module's name in PyTorch.
+            what: an expression such as `nn.Dropout(0.2)`, in which `in_features` is the width that arrives and `classes`
+                the number of classes; or a module.
+            names: the user's variables that the expression may use.
+
+        Raises:
+            PlanError: a place that does not exist, or a layer after which the network does not compute.
+        """
+        _, read, _ = self._loaded()
+        side, colon, name = where.partition(":")
+        if side not in ("before", "after") or not colon:
+            raise PlanError(f"{where!r} is no place: write before:{read.head} or after:{read.stages[0].name}")
+        module = self._module_named(name)
+        code, scope = self._code(what, names or {})
+        count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
+        edit = Edit("add", name, code, side, f"{side}{count}")
+        return self._edit(edit, scope, "tl.add", where)
+
+    def remove(self, pattern: str) -> Plan:
+        """Take modules out: each becomes `nn.Identity`. A new output layer of the right width follows where one is needed.
+
+        Raises:
+            PlanError: nothing of that name, the output layer, or a module without which the network does not compute.
+        """
+        model, read, made = self._loaded()
+        network = self._network()
+        layers = plan.match(read, [pattern]) if plan.matches(read, pattern) else set()
+        gone = modules_matching(network, pattern, layers)
+        for name in gone:
+            if read.head == name or read.head.startswith(name + "."):
+                raise PlanError(f"{name} is the output layer: it can be replaced, not removed: %tl_replace {name} EXPR")
+        removed = [Edit("remove", name) for name in gone]
+        *before, last = removed
+        prepared = self._prepared(model, self.dataset, replace(made, edits=(*made.edits, *before)), last)
+        return self._edited(prepared, line("tl_remove", pattern))
+
+    def replace(self, name: str, what: str | nn.Module, names: Mapping[str, Any] | None = None) -> Plan:
+        """Put another module in the place of one. It trains, unless it is frozen by name afterwards.
+
+        Args:
+            name: a module's name in PyTorch.
+            what, names: as in `add`; several lines are allowed, the last being the new module.
+
+        Raises:
+            PlanError: no such module, or one that does not fit there.
+        """
+        self._loaded()
+        self._module_named(name)
+        code, scope = self._code(what, names or {})
+        return self._edit(Edit("replace", name, code), scope, "tl.replace", name)
+
+    def undo(self) -> Plan:
+        """Take back the last change of the plan: an edit, a strategy, a freeze.
+
+        Raises:
+            PlanError: nothing was changed since the model was loaded.
+        """
+        model, _, _ = self._loaded()
+        if not self._history:
+            raise PlanError(f"nothing to undo: the plan is as %tl_load {model.name} made it")
+        self._set(self._prepared(model, self.dataset, self._history[-1]))
+        self._history.pop()
+        self._lines.append("%tl_undo")
+        return self._loaded()[2]
+
+    def _edit(self, edit: Edit, scope: Mapping[str, Any], call: str, at: str) -> Plan:
+        model, _, made = self._loaded()
+        before = self._scopes
+        self._scopes = {**before, edit: scope}
+        try:
+            prepared = self._prepared(model, self.dataset, made, edit)
+        except Exception:
+            self._scopes = before
+            raise
+        magic = f"%{call.replace('.', '_')} {at} {edit.code}"
+        return self._edited(prepared, magic if "\n" not in edit.code else f"{call}({at!r}, {edit.code!r})")
+
+    def _edited(self, prepared: Prepared | None, typed: str) -> Plan:
+        old = self.plan
+        self._set(prepared)
+        self._remember(old)
+        self._lines.append(typed)
+        return self._loaded()[2]
+
+    def _change(self, made: Plan, typed: str) -> Plan:
+        self._remember(self.plan)
+        self.plan = made
+        self._lines.append(typed)
+        return made
+
+    def _remember(self, old: Plan | None) -> None:
+        if old is not None:
+            self._history = [*self._history, old][-HISTORY:]
+
+    def _code(self, what: str | nn.Module, names: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        """The code of a new module, and the user's names in it. A module itself gets a name of its own."""
+        if isinstance(what, str):
+            if not what.strip():
+                raise PlanError("nothing was given to put there: write e.g. nn.Dropout(0.2)")
+            return what.strip(), {n: names[n] for n in names_in(what) if n in names}
+        if not isinstance(what, nn.Module):
+            raise PlanError(f"{type(what).__name__} is no layer: give an nn.Module, or an expression in quotes")
+        count = sum(1 for scope in self._scopes.values() for held in scope.values() if held is not what)
+        name = f"your_{type(what).__name__}" + (f"_{count + 1}" if count else "")
+        return name, {name: what}
+
+    def _network(self) -> nn.Module:
+        """The network as planned, to look at."""
+        model, _, made = self._loaded()
+        return build(model, made.edits, "pretrained", 0, self._scopes)
+
+    def _module_named(self, name: str) -> nn.Module:
+        known: dict[str, nn.Module] = dict(self._network().named_modules())
+        known.pop("", None)
+        if name not in known:
+            hint = did_you_mean(name, known, "%tl_layers --all lists them")
+            raise PlanError(f"no module is called {name!r}: {hint}")
+        return known[name]
 
     def _loaded(self) -> tuple[PretrainedModel, Anatomy, Plan]:
+        self._notice()
         if self.model is None or self._anatomy is None or self.plan is None:
             raise UsageError("no model is loaded: %tl_load glyphnet")
         return self.model, self._anatomy, self.plan
+
+    def _notice(self) -> None:
+        """Make direct changes of `tl.model.module` (`requires_grad`, `fc = …`) part of the plan."""
+        if self.model is not None and self._anatomy is not None and self.plan is not None:
+            now = Prepared(self.model, self._parts, self._anatomy, self.plan, {})
+            found = noticed(now, self.dataset, self._scopes)
+            if found is not None:
+                self._set(found[0])
+                self._lines.append(f"# tl.model.module was changed in Python: {found[1]}")
 
     def _side_by_side(self) -> Strategies:
         model, read, made = self._loaded()
@@ -196,7 +318,7 @@ class Session:
         example = sized.transform.example(2)
         flops = []
         for each in plans:
-            network = build(model, each.edits, each.start, 0)
+            network = build(model, each.edits, each.start, 0, self._scopes)
             set_modes(network, set(each.trained))
             flops.append(step_flops(network, example))
         verdict = self.dataset.size_verdict if self.dataset else None
@@ -209,6 +331,7 @@ class Session:
         batch_size: int | None = None, weight_decay: float | None = None, augment: str | None = None,
         scratch: bool = False, from_: str | Run | None = None, seed: int | None = None, name: str | None = None,
         cache: bool = True, precision: str = "auto", class_weights: bool = False, device: str | None = None,
+        solver: str = "sgd",
     ) -> Run:  # fmt: skip
         """Train the plan on a copy of the model, or with `scratch` the baseline of the last run.
 
@@ -216,6 +339,7 @@ class Session:
             lr: one rate for all, or by stage: `layer4=0.001,head=0.01`.
             from_: go on from a run's weights.
             cache: compute what is frozen once.
+            solver: `sgd` (in batches), or `lbfgs` for strategy `head`: the output layer by all images at once.
             seed: of new layers, batches and augmentation; default 0, a baseline takes its run's.
 
         Raises:
@@ -234,6 +358,7 @@ class Session:
             device,
             cache,
             class_weights,
+            solver,
         )
         data = self._data()
         called, name = name, self._new_name(name or ("scratch" if scratch else None))
@@ -244,15 +369,16 @@ class Session:
         else:
             run = self._ordinary(data, options, name, self._run(from_) if from_ is not None else None)
         run = self._keep(run)
-        given = {"epochs": epochs, "lr": _rates_text(lr), "batch-size": batch_size, "weight-decay": weight_decay,
+        given = {"epochs": epochs, "lr": rates_text(lr), "batch-size": batch_size, "weight-decay": weight_decay,
                  "augment": augment, "scratch": scratch, "from": getattr(from_, "name", from_), "seed": seed, "name": called,
                  "no-cache": not cache, "precision": None if precision == "auto" else precision,
-                 "class-weights": class_weights, "device": device}  # fmt: skip
-        self._lines.append(_line("tl_train", **given))
+                 "class-weights": class_weights, "device": device,
+                 "solver": None if solver == "sgd" else solver}  # fmt: skip
+        self._lines.append(line("tl_train", **given))
         return run
 
     def _rates(self, lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
-        rate, by_stage = _rates(lr)
+        rate, by_stage = parse_rates(lr)
         if by_stage:
             known = [stage.name for stage in self._loaded()[1].stages]
             for stage, _ in by_stage:
@@ -267,10 +393,11 @@ class Session:
             raise UsageError(
                 f"run {previous.name!r} trained another network than {model.name}: %tl_load that one first"
             )
-        filled = options.filled(recipe(made.strategy, made.start, data.mean_count, photos=data.edge > SMALL_LABELS))
+        filled = options.filled(recipe(made.strategy, made.start, data))
         run = train(
-            self._sized(model, data), read, data, made, filled, name=name, previous=previous, report=self.report
-        )
+            self._sized(model, data), read, data, made, filled, name=name, scopes=self._scopes, previous=previous,
+            report=self.report,
+        )  # fmt: skip
         self._networks[name] = (model, read)
         return run
 
@@ -280,14 +407,11 @@ class Session:
         if of is None:
             raise UsageError("a baseline needs a run to be compared with: %tl_train first, then %tl_train --scratch")
         model, read = self._networks[of.name]
-        made = plan.plan_strategy(read, "scratch", of.plan.edits)
-        filled = options if own_seed else replace(options, seed=of.seed)
-        filled = filled.filled(recipe("scratch", "random", data.mean_count, photos=data.edge > SMALL_LABELS))
-        if options.epochs is None:
-            filled = _within(filled, 2 * of.work.steps, len(data.labels["train"]))
+        made, filled = matched(of, read, data, options if own_seed else replace(options, seed=of.seed))
         run = train(
-            self._sized(model, data), read, data, made, filled, name=name, baseline_of=of.name, report=self.report
-        )
+            self._sized(model, data), read, data, made, filled, name=name, scopes=self._scopes, baseline_of=of.name,
+            report=self.report,
+        )  # fmt: skip
         self._networks[name] = (model, read)
         return run
 
@@ -351,7 +475,7 @@ class Session:
         matched = [run for run in chosen if run.baseline_of]
         equal = [found for run in matched if (found := self._with_equal_budget(run, data)) is not None]
         card = next((self._networks[r.name][0].card for r in chosen if not r.baseline_of), None)
-        self._lines.append(_line("tl_compare", *(getattr(r, "name", r) for r in runs), target=target, price=price))
+        self._lines.append(line("tl_compare", *(getattr(r, "name", r) for r in runs), target=target, price=price))
         return cost.compare(chosen, data, card, equal_budget=equal, target=target, price=rate)
 
     def _with_equal_budget(self, baseline: Run, data: DataSet) -> Run | None:
@@ -361,9 +485,9 @@ class Session:
             return None
         if baseline.name not in self._equal_budget:
             model, read = self._networks[baseline.name]
-            options = _within(baseline.options, of.work.steps, len(data.labels["train"]))
+            options = with_steps(baseline.options, of.work.steps, len(data.labels["train"]))
             made = train(self._sized(model, data), read, data, baseline.plan, options, name=f"{baseline.name}, equal steps",
-                         baseline_of=of.name, report=self.report)  # fmt: skip
+                         scopes=self._scopes, baseline_of=of.name, report=self.report)  # fmt: skip
             made = cost.priced(made)
             self._equal_budget[baseline.name] = made
             self.bill = self.bill.with_run(made)
@@ -405,50 +529,3 @@ class Session:
     def _decoding(self, done: int, total: int) -> None:
         if self.report is not None:
             self.report(Progress("data", "decoding", done, total))
-
-
-def _within(options: TrainOptions, steps: int, images: int) -> TrainOptions:
-    """As many epochs as fit into so many steps, at least one, at most the options' own."""
-    a_pass = math.ceil(images / (options.batch_size or 1))
-    if steps_of(options, images) <= steps:
-        return options
-    return replace(options, epochs=max(1, steps // a_pass))
-
-
-def _rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
-    """`0.001`, `"layer4=0.001,head=0.01"` or a mapping → the rate for all, and rates by stage."""
-    if lr is None:
-        return None, ()
-    pairs = lr.items() if isinstance(lr, Mapping) else [p.partition("=")[::2] for p in str(lr).split(",")]
-    rates = []
-    for stage, rate in pairs:
-        stage, rate = (stage, rate) if rate != "" else ("", stage)
-        try:
-            rates.append((stage.strip(), float(rate)))
-        except (TypeError, ValueError):
-            raise UsageError(
-                f"--lr {lr} is no learning rate: write --lr 0.001 or --lr layer4=0.001,head=0.01"
-            ) from None
-    common = [rate for stage, rate in rates if not stage]
-    return (common[-1] if common else None), tuple((s, r) for s, r in rates if s)
-
-
-def _rates_text(lr: Any) -> str | None:
-    if isinstance(lr, Mapping):
-        return ",".join(f"{stage}={rate:g}" for stage, rate in lr.items())
-    return None if lr is None else str(lr)
-
-
-def _line(magic: str, *words: Any, **options: Any) -> str:
-    """A magic as one would type it; options that are None or False are left out."""
-    parts = [f"%{magic}", *(_quoted(w) for w in words)]
-    for option, value in options.items():
-        if value is True:
-            parts.append(f"--{option}")
-        elif value is not None and value is not False:
-            parts.append(f"--{option} {_quoted(value)}")
-    return " ".join(parts)
-
-
-def _quoted(word: Any) -> str:
-    return f'"{word}"' if any(c.isspace() for c in str(word)) else str(word)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from tlnb.core.anatomy import ROOT
+from tlnb.core.edit import has_added_parts
 
 RANDOM_FUNCTIONS = {"dropout", "dropout2d", "alpha_dropout", "feature_alpha_dropout", "stochastic_depth", "rand_like"}
 
@@ -57,8 +58,15 @@ def same_cut(module: nn.Module, at: str) -> Cut:
     return _split(module, _trace(module), at)
 
 
+class _Tracer(fx.Tracer):
+    """Looks into modules that an edit added something to, which otherwise would stay one operation."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return super().is_leaf_module(m, module_qualified_name) and not has_added_parts(m)
+
+
 def _trace(module: nn.Module) -> fx.Graph:
-    return fx.Tracer().trace(module)
+    return _Tracer().trace(module)
 
 
 def _moving(module: nn.Module, nodes: list[fx.Node], trained: set[str]) -> set[fx.Node]:

@@ -1,28 +1,32 @@
-"""From a plan to a network: copy, start, edit. The original is never touched."""
+"""From a plan to a network: copy, start, edit. The original is never touched.
+
+An edit is data: which module, what happens to it, and the code that builds a new one. `fit.fit_edits` completes edits
+for a network and tries them; `build` carries them out.
+"""
 
 from __future__ import annotations
 
+import ast
 import copy
+import fnmatch
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from tlnb.core.errors import PlanError
+from tlnb.core.anatomy import ROOT, owned
+from tlnb.core.errors import PlanError, did_you_mean
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import PretrainedModel
 
-
-def new_output_layer(module: nn.Module, head: str, classes: int) -> Edit:
-    """The edit that gives the network one score per class."""
-    old = module.get_submodule(head)
-    if isinstance(old, nn.Linear):
-        return Edit("replace", head, f"nn.Linear({old.in_features}, {classes})")
-    if isinstance(old, nn.Conv2d):
-        return Edit("replace", head, f"nn.Conv2d({old.in_channels}, {classes}, {old.kernel_size})")
-    raise PlanError(f"{head} is a {type(old).__name__}: an output layer must be nn.Linear or nn.Conv2d")
+Scopes = Mapping[Edit, Mapping[str, Any]]  # the user's names that an edit's code mentions
+NUMBERS = ("in_features", "classes")
 
 
-def build(model: PretrainedModel, edits: tuple[Edit, ...], start: str, seed: int) -> nn.Module:
+def build(
+    model: PretrainedModel, edits: tuple[Edit, ...], start: str, seed: int, scopes: Scopes | None = None
+) -> nn.Module:
     """A network of its own, ready to train: pretrained or random parameters, edits applied.
 
     New and random parameters depend on `seed` alone; torch's global random state is left as it was.
@@ -30,12 +34,204 @@ def build(model: PretrainedModel, edits: tuple[Edit, ...], start: str, seed: int
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = model.fresh() if start == "random" else copy.deepcopy(model.module)
-        apply_edits(module, edits)
+        for edit in edits:
+            apply_edit(module, edit, (scopes or {}).get(edit, {}))
     return module
 
 
-def apply_edits(module: nn.Module, edits: tuple[Edit, ...]) -> None:
-    """Carry out the edits in place, in their order."""
-    for edit in edits:
-        made = eval(edit.code, {"__builtins__": {}, "nn": nn})  # noqa: S307 - built by new_output_layer from numbers
-        module.set_submodule(edit.name, made)
+def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
+    """Carry out one edit in place."""
+    if edit.kind == "remove":
+        module.set_submodule(edit.name, nn.Identity())
+    elif edit.kind == "replace":
+        module.set_submodule(edit.name, make(edit, scope))
+    else:
+        _attach(module.get_submodule(edit.name), edit.where, edit.part, make(edit, scope))
+
+
+# ── what is added: names stay ─────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Call:
+    """A hook that passes what arrives, or what leaves, through a part of the same module. It holds a name, no module,
+    so that it survives copying."""
+
+    def __init__(self, part: str) -> None:
+        self.part = part
+
+
+class _Before(_Call):
+    def __call__(self, owner: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (owner.get_submodule(self.part)(inputs[0]), *inputs[1:])
+
+
+class _After(_Call):
+    def __call__(self, owner: nn.Module, _: Any, output: Any) -> Any:
+        return owner.get_submodule(self.part)(output)
+
+
+def _attach(owner: nn.Module, where: str, part: str, made: nn.Module) -> None:
+    owner.add_module(part, made)
+    if where == "before":
+        owner.register_forward_pre_hook(_Before(part))
+    else:
+        owner.register_forward_hook(_After(part))
+
+
+def has_added_parts(module: nn.Module) -> bool:
+    """Whether an edit put something before or after this module."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return any(isinstance(hook, _Call) for hook in hooks)
+
+
+# ── code ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def is_literal(code: str) -> bool:
+    """Whether code is nothing but `nn.*` constructors with literal arguments: safe to run wherever it comes from."""
+    try:
+        tree = ast.parse(code.strip(), mode="eval")
+    except (SyntaxError, ValueError):
+        return False
+    return _literal(tree.body)
+
+
+def _literal(node: ast.expr) -> bool:
+    if isinstance(node, ast.Call):
+        function = node.func
+        known = (
+            isinstance(function, ast.Attribute)
+            and isinstance(function.value, ast.Name)
+            and function.value.id == "nn"
+            and isinstance(getattr(nn, function.attr, None), type)
+            and issubclass(getattr(nn, function.attr), nn.Module)
+        )
+        return known and all(map(_literal, node.args)) and all(k.arg and _literal(k.value) for k in node.keywords)
+    if isinstance(node, ast.Name):
+        return node.id in NUMBERS
+    if isinstance(node, ast.Tuple | ast.List):
+        return all(map(_literal, node.elts))
+    if isinstance(node, ast.BinOp):
+        return _literal(node.left) and _literal(node.right)
+    return isinstance(node, ast.Constant) or (isinstance(node, ast.UnaryOp) and _literal(node.operand))
+
+
+def names_in(code: str) -> set[str]:
+    """The names that code reads.
+
+    Raises:
+        PlanError: code that Python cannot parse.
+    """
+    try:
+        tree = ast.parse(code.strip())
+    except (SyntaxError, ValueError) as error:
+        what = getattr(error, "msg", None) or str(error)
+        raise PlanError(f"{short(code)} is no Python expression ({what}): write e.g. nn.Dropout(0.2)") from None
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+
+
+def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
+    """The new module of an edit. Its parameters come from torch's current random state.
+
+    Raises:
+        PlanError: code that fails, or that builds no module.
+    """
+    names = {**scope, "nn": nn, "torch": torch, "in_features": edit.in_features, "classes": edit.classes}
+    if is_literal(edit.code):
+        names["__builtins__"] = {}
+    try:
+        made = _evaluate(edit.code, names)
+    except Exception as error:  # whatever the user's code raises
+        reason = " ".join(str(error).split())[:100] or type(error).__name__
+        raise PlanError(f"{short(edit.code)} cannot be built ({reason}): write e.g. nn.Dropout(0.2)") from None
+    if not isinstance(made, nn.Module):
+        kind = type(made).__name__
+        raise PlanError(f"{short(edit.code)} is of type {kind}, not nn.Module: write e.g. nn.Dropout(0.2)")
+    return made if is_literal(edit.code) else copy.deepcopy(made)  # what the user holds stays the user's
+
+
+def _evaluate(code: str, names: dict[str, Any]) -> Any:
+    """Run all statements; the value of the last expression."""
+    tree = ast.parse(code.strip())
+    *before, last = tree.body
+    exec(compile(ast.Module(before, []), "<edit>", "exec"), names)
+    if not isinstance(last, ast.Expr):
+        raise ValueError("the last line must be the new module")
+    return eval(compile(ast.Expression(last.value), "<edit>", "eval"), names)  # noqa: S307 - the user's own code
+
+
+def short(code: str) -> str:
+    """Code as it is quoted in a line for the user."""
+    text = " ".join(code.split())
+    return repr(text if len(text) <= 60 else text[:59] + "…")
+
+
+# ── output layers ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def new_output_layer(module: nn.Module, head: str, classes: int, width: int | None = None) -> Edit:
+    """The edit that gives the network one score per class; `width` features arrive there (None: as before)."""
+    old = module.get_submodule(head)
+    if isinstance(old, nn.Linear):
+        code = f"nn.Linear({width or old.in_features}, {classes})"
+    elif isinstance(old, nn.Conv2d):
+        code = f"nn.Conv2d({width or old.in_channels}, {classes}, {old.kernel_size})"
+    else:
+        raise PlanError(f"{head} is a {type(old).__name__}: an output layer must be nn.Linear or nn.Conv2d")
+    return Edit("replace", head, code, automatic=True)
+
+
+def output_edits(
+    module: nn.Module, heads: Iterable[str], classes: int, widths: Mapping[str, int | None]
+) -> tuple[Edit, ...]:
+    """New output layers, in a form that trains well.
+
+    SqueezeNet ends in convolution → ReLU → pool: scores below zero are cut off and their gradient dies with them. Pooling
+    first and leaving the ReLU out computes the same without that, on 1/169 of the values.
+    """
+    found: list[Edit] = []
+    for head in heads:
+        found.append(new_output_layer(module, head, classes, widths.get(head)))
+        parent, _, last = head.rpartition(".")
+        around = list(module.get_submodule(parent).named_children()) if last.isdigit() else []
+        place = int(last) if around else 0
+        if isinstance(module.get_submodule(head), nn.Conv2d) and place + 1 < len(around):
+            name, after = around[place + 1]
+            if isinstance(after, nn.ReLU):
+                first = head
+                if place and isinstance(around[place - 1][1], nn.Dropout):
+                    first = f"{parent}.{around[place - 1][0]}"
+                found.append(Edit("add", first, "nn.AdaptiveAvgPool2d(1)", "before", "before1", automatic=True))
+                found.append(Edit("remove", f"{parent}.{name}", automatic=True))
+    return tuple(found)
+
+
+# ── which modules a pattern means ─────────────────────────────────────────────────────────────────────────────────
+
+
+def modules_matching(module: nn.Module, pattern: str, layers: set[str]) -> list[str]:
+    """Full names of the outermost modules that a pattern means: a module, a glob of modules, or what covers `layers`.
+
+    Raises:
+        PlanError: nothing of that name.
+    """
+    known = [name for name, _ in module.named_modules() if name]
+    if pattern in known:
+        return [pattern]
+    covering = list(_covering(module, "", layers)) if layers else []
+    if not covering:
+        covering = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
+    outer = [n for n in covering if not any(n.startswith(other + ".") for other in covering)]
+    if not outer:
+        raise PlanError(f"no module matches {pattern!r}: {did_you_mean(pattern, known, '%tl_layers --all lists them')}")
+    return outer
+
+
+def _covering(module: nn.Module, prefix: str, layers: set[str]) -> Iterable[str]:
+    for name, child in module.named_children():
+        full = prefix + name
+        inside = {full if n == ROOT else f"{full}.{n}" for n, _ in owned(child)}
+        if inside and inside <= layers:
+            yield full
+        elif inside & layers:
+            yield from _covering(child, full + ".", layers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -46,11 +46,27 @@ class Clock:
         return {**self._phases, "other": time.perf_counter() - self._start - claimed}
 
 
+class Tally:
+    """What a run spends: seconds on its clock and FLOPs, by phase."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.flops: dict[str, float] = {}
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Charge the time of what runs inside to a phase."""
+        return self.clock.phase(name)
+
+    def charge(self, phase: str, flops: float) -> None:
+        """Charge counted FLOPs to a phase."""
+        self.flops[phase] = self.flops.get(phase, 0.0) + flops
+
+
 def forward_flops(module: nn.Module, example: Tensor) -> float:
     """Counted forward FLOPs for one item of `example` `(N, …)`, in the modes the module is in."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.random.fork_rng(), torch.no_grad(), FlopCounterMode(display=False) as counter:
         copy.deepcopy(module)(example)
     return float(counter.get_total_flops()) / len(example)
 
@@ -60,7 +76,7 @@ def step_flops(module: nn.Module, example: Tensor) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     twin = copy.deepcopy(module)  # a step changes running statistics: count on a copy
-    with FlopCounterMode(display=False) as counter:
+    with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
         twin(example).sum().backward()
     return float(counter.get_total_flops()) / len(example)
 

@@ -11,68 +11,48 @@ output-frozen  everything but a random output layer     the literal reading of "
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.errors import PlanError, UsageError, did_you_mean
+from tlnb.core.options import TrainOptions, options_from
 
 STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen")
 FOR_VERDICT = {"little": "head", "decent": "partial", "a lot": "full"}  # the rule by amount of data
 ALIASES = {"small": "head", "medium": "partial", "large": "full"}
+SCHEMA = 1
 PARTIAL_SHARE = 1 / 3  # `partial` takes stages from the output on until so much of the parameters trains
-AUGMENTATIONS = ("none", "light", "photo")
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """Options of one training. `None` leaves the choice to the recipe for this strategy and amount of data."""
-
-    epochs: int | None = None
-    lr: float | None = None
-    stage_lr: tuple[tuple[str, float], ...] = ()
-    batch_size: int | None = None
-    weight_decay: float | None = None
-    augment: str | None = None
-    seed: int = 0
-    precision: str = "auto"
-    device: str | None = None
-    cache: bool = True
-    class_weights: bool = False
-
-    def __post_init__(self) -> None:
-        self._at_least("epochs", 1)
-        self._at_least("batch_size", 1)
-        self._at_least("weight_decay", 0)
-        rates = [("lr", self.lr), *(("lr " + stage, rate) for stage, rate in self.stage_lr)]
-        for name, rate in rates:
-            if rate is not None and not 0 < rate < 100:
-                raise UsageError(f"--{name} {rate} is no learning rate: use a number above 0, e.g. --lr 0.001")
-        if self.augment is not None and self.augment not in AUGMENTATIONS:
-            raise UsageError(f"--augment {self.augment} is not known: use one of {', '.join(AUGMENTATIONS)}")
-
-    def _at_least(self, name: str, least: float) -> None:
-        value = getattr(self, name)
-        if value is not None and not value >= least:
-            raise UsageError(f"--{name.replace('_', '-')} {value} is too small: use {least} or more")
-
-    def filled(self, recipe: TrainOptions) -> TrainOptions:
-        """These options, with the recipe's where nothing was chosen."""
-        empty = [f.name for f in fields(self) if getattr(self, f.name) is None]
-        return replace(self, **{name: getattr(recipe, name) for name in empty})
 
 
 @dataclass(frozen=True)
 class Edit:
-    """A change of the architecture. `code` builds the new module; layer names stay PyTorch's."""
+    """A change of the architecture. Layer names stay PyTorch's: what is added becomes a part of the layer it is next to."""
 
-    kind: str  # "replace"
-    name: str
-    code: str
+    kind: str  # "replace", "add", "remove" (the layer becomes nn.Identity)
+    name: str  # of the module that it changes
+    code: str = ""  # builds the new module; may use the names in_features and classes
+    where: str = ""  # add: "before" or "after"
+    part: str = ""  # add: what the new module is called inside the one that it is next to, "after1"
+    in_features: int | None = None  # what that name stands for here: the width that arrives
+    classes: int | None = None
+    automatic: bool = False  # made to fit the data's classes or a new width, not asked for
 
     def __repr__(self) -> str:
-        return f"{self.kind} {self.name} by {self.code}"
+        code = self.code if "\n" not in self.code else f"{self.code.splitlines()[0]} …"
+        if self.kind == "add":
+            return f"add {self.where}:{self.name} {code}"
+        return f"replace {self.name} by {code}" if self.kind == "replace" else f"remove {self.name}"
+
+    @property
+    def made(self) -> str:
+        """Full name of the module that it makes; a removed layer leaves none."""
+        return f"{self.name}.{self.part}" if self.kind == "add" else self.name
+
+    def covers(self, layer: str) -> bool:
+        """Whether a layer is one that this edit made."""
+        return self.kind != "remove" and (layer == self.made or layer.startswith(self.made + "."))
 
 
 @dataclass(frozen=True)
@@ -88,6 +68,7 @@ class Plan:
     total_params: int
     edits: tuple[Edit, ...] = ()
     options: TrainOptions = field(default_factory=TrainOptions)
+    notes: tuple[str, ...] = ()  # what one should know before training it
 
     def __repr__(self) -> str:
         share = self.trainable_params / max(self.total_params, 1)
@@ -97,7 +78,24 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         """Names and numbers only."""
-        return {"schema": 1, **asdict(self)}
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan back from `to_json`.
+
+        Raises:
+            UsageError: another schema, or fields that do not fit.
+        """
+        try:
+            fields = {k: v for k, v in values.items() if k != "schema"}
+            if values.get("schema", SCHEMA) != SCHEMA:
+                raise UsageError(f"the plan has another schema than {SCHEMA}: write it again with this version of tlnb")
+            fields |= {name: tuple(fields[name]) for name in ("frozen", "trained", "notes")}
+            fields |= {"edits": tuple(Edit(**e) for e in fields["edits"]), "options": options_from(fields["options"])}
+            return cls(**fields)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"this is no plan ({str(error)[:80]}): give what plan.to_json() wrote") from None
 
 
 @dataclass(frozen=True)
@@ -129,13 +127,13 @@ def plan_strategy(anatomy: Anatomy, name: str, edits: tuple[Edit, ...] = (), las
         raise PlanError(f"no strategy is called {name!r}: {did_you_mean(name, known, 'use ' + ', '.join(known))}")
     if last is not None and strategy != "partial":
         raise UsageError(f"--last goes with partial only: write %tl_strategy partial --last {last}")
-    every = anatomy.names
+    new = {n for n in anatomy.names if n == anatomy.head or any(edit.covers(n) for edit in edits)}
     frozen: Iterable[str] = ()
     if strategy == "head":
-        frozen = [n for n in every if n != anatomy.head]
+        frozen = set(anatomy.names) - new
     elif strategy == "partial":
         kept = _last_stages(anatomy, last)
-        frozen = [x.name for x in anatomy.layers if x.stage not in kept and x.name != anatomy.head]
+        frozen = {x.name for x in anatomy.layers if x.stage not in kept} - new
     elif strategy == "output-frozen":
         frozen = [anatomy.head]
     return _plan(anatomy, strategy, "random" if strategy == "scratch" else "pretrained", set(frozen), edits)
@@ -144,18 +142,22 @@ def plan_strategy(anatomy: Anatomy, name: str, edits: tuple[Edit, ...] = (), las
 def plan_freeze(plan: Plan, anatomy: Anatomy, patterns: Iterable[str]) -> Plan:
     """The plan with these layers frozen too."""
     chosen = match(anatomy, patterns)
-    return _custom(plan, anatomy, set(plan.frozen) | chosen)
+    return plan_custom(plan, anatomy, set(plan.frozen) | chosen)
 
 
 def plan_unfreeze(plan: Plan, anatomy: Anatomy, patterns: Iterable[str]) -> Plan:
     """The plan with these layers training again."""
     chosen = match(anatomy, patterns)
-    return _custom(plan, anatomy, set(plan.frozen) - chosen)
+    return plan_custom(plan, anatomy, set(plan.frozen) - chosen)
 
 
-def renewed(plan: Plan, anatomy: Anatomy, edits: tuple[Edit, ...]) -> Plan:
-    """The same strategy, freezes and options for an anatomy whose output layer changed (new data)."""
-    return replace(_plan(anatomy, plan.strategy, plan.start, set(plan.frozen), edits), options=plan.options)
+def renewed(plan: Plan, anatomy: Anatomy, edits: tuple[Edit, ...], fresh: Edit | None = None) -> Plan:
+    """The same strategy, freezes and options for an anatomy that changed: new data, or an edit.
+
+    The layers that the edit `fresh` made train.
+    """
+    frozen = {n for n in plan.frozen if not (fresh and fresh.covers(n))}
+    return replace(_plan(anatomy, plan.strategy, plan.start, frozen, edits), options=plan.options)
 
 
 def match(anatomy: Anatomy, patterns: Iterable[str]) -> set[str]:
@@ -171,6 +173,14 @@ def match(anatomy: Anatomy, patterns: Iterable[str]) -> set[str]:
     for pattern in patterns:
         found |= _range(anatomy, pattern) if ".." in pattern else _matches(anatomy, pattern)
     return found
+
+
+def matches(anatomy: Anatomy, pattern: str) -> bool:
+    """Whether a pattern means any layer."""
+    try:
+        return bool(match(anatomy, [pattern]))
+    except PlanError:
+        return False
 
 
 def _matches(anatomy: Anatomy, pattern: str) -> set[str]:
@@ -216,7 +226,8 @@ def _last_stages(anatomy: Anatomy, last: int | None) -> set[str]:
     return kept
 
 
-def _custom(plan: Plan, anatomy: Anatomy, frozen: set[str]) -> Plan:
+def plan_custom(plan: Plan, anatomy: Anatomy, frozen: set[str]) -> Plan:
+    """The plan with just these layers frozen."""
     made = _plan(anatomy, "custom", plan.start, frozen, plan.edits)
     return replace(made, options=plan.options)
 

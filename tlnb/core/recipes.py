@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tlnb.core.plan import TrainOptions
+from tlnb.core.data import DataSet
+from tlnb.core.options import TrainOptions
 
+DRAWING_EDGE = 64  # images this small or smaller are drawings, which must not be mirrored; larger ones are photos
 WARMUP = TrainOptions(epochs=40, lr=0.01, batch_size=64, weight_decay=0.05, augment="none")
 
 # strategy → (labels per class up to which the row holds, options)
@@ -42,10 +44,10 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
 LIKE = {"custom": "partial", "output-frozen": "full"}
 
 
-def recipe(strategy: str, start: str, labels_per_class: float, photos: bool = False) -> TrainOptions:
+def recipe(strategy: str, start: str, data: DataSet) -> TrainOptions:
     """The default options for a strategy, a start and an amount of data."""
     row = "scratch" if start == "random" else LIKE.get(strategy, strategy)
-    options = next(o for limit, o in TABLE[row] if labels_per_class <= limit)
-    if photos and options.augment == "light":
+    options = next(o for limit, o in TABLE[row] if data.mean_count <= limit)
+    if data.edge > DRAWING_EDGE and options.augment == "light":
         options = replace(options, augment="photo")
     return options

@@ -11,9 +11,12 @@ from typing import Any
 from torch import nn
 
 from tlnb.core.errors import UsageError
-from tlnb.core.plan import Edit, Plan, TrainOptions
+from tlnb.core.freeze import Change
+from tlnb.core.options import TrainOptions, options_from
+from tlnb.core.plan import Plan
 
 SCHEMA = 1
+DERIVED = ("strategy", "seed", "flops", "moved")  # written for readers of the JSON, computed on the way back
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 
 
@@ -64,13 +67,18 @@ class Run:
     device: str
     hardware: str
     precision: str
-    moved: tuple[str, ...]
+    changes: tuple[Change, ...]  # the proof: every layer beside its start, in the anatomy's order
     baseline_of: str | None = None
     started_from: str | None = None
     forecast: None = None
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Layers that differ from the start, to the bit."""
+        return tuple(change.name for change in self.changes if change.moved)
 
     @property
     def flops(self) -> float:
@@ -127,7 +135,7 @@ class Run:
         """The record as JSON text."""
         values = asdict(replace(self, _trained=None))
         del values["_trained"]
-        derived = {"strategy": self.strategy, "seed": self.seed, "flops": self.flops}
+        derived = {name: getattr(self, name) for name in DERIVED}
         return json.dumps({"schema": SCHEMA, **values, **derived}, indent=1)
 
     @classmethod
@@ -143,21 +151,23 @@ class Run:
                 raise UsageError(
                     f"the record has another schema than {SCHEMA}: write it again with this version of tlnb"
                 )
-            for derived in ("strategy", "seed", "flops"):
+            for derived in DERIVED:
                 values.pop(derived, None)
-            plan = values.pop("plan")
-            options = _options(values.pop("options"))
-            plan = Plan(**{**plan, **{k: tuple(plan[k]) for k in ("frozen", "trained")},
-                           "edits": tuple(Edit(**e) for e in plan["edits"]), "options": _options(plan["options"])})  # fmt: skip
+            plan, options = Plan.from_json(values.pop("plan")), options_from(values.pop("options"))
             epochs = tuple(EpochRecord(**e) for e in values.pop("epochs"))
-            tuples: dict[str, Any] = {k: tuple(values.pop(k)) for k in ("interval", "moved", "notes")}
-            return cls(plan=plan, options=options, epochs=epochs, work=Work(**values.pop("work")), **tuples, **values)
+            tuples: dict[str, Any] = {k: tuple(values.pop(k)) for k in ("interval", "notes")}
+            changes = tuple(Change(**c) for c in values.pop("changes"))
+            return cls(
+                plan=plan,
+                options=options,
+                epochs=epochs,
+                changes=changes,
+                work=Work(**values.pop("work")),
+                **tuples,
+                **values,
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is no run record ({str(error)[:80]}): give the text of run.to_json()") from None
-
-
-def _options(values: dict[str, Any]) -> TrainOptions:
-    return TrainOptions(**{**values, "stage_lr": tuple((s, r) for s, r in values["stage_lr"])})
 
 
 def watched(epoch: EpochRecord) -> float | None:

@@ -139,9 +139,15 @@ def plan_card(made: Plan) -> str:
         ("trains", Raw(f"{made.trainable_params:,} of {made.total_params:,} parameters ({share:.1%}) {bar(share)}")),
         ("layers that train", _some(made.trained)),
         ("frozen", _some(made.frozen) or "nothing"),
-        ("changes", "; ".join(f"{e.name} becomes {e.code}" for e in made.edits) or "none"),
+        ("edits", _edits(made) or "none"),
     ]
-    return card(f"Plan: {made.strategy}", facts(rows))
+    return card(f"Plan: {made.strategy}", facts(rows), *(line(f"Note: {words}") for words in made.notes))
+
+
+def _edits(made: Plan) -> Raw:
+    """One line an edit; those that only fit the network to the data say so."""
+    words = (f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}" for e in made.edits)
+    return Raw("<br>".join(words))
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -1,0 +1,33 @@
+"""The baseline from scratch: the same network, data and loop as a run, a random start, and settings of its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from tlnb.core.anatomy import Anatomy
+from tlnb.core.data import DataSet
+from tlnb.core.options import TrainOptions
+from tlnb.core.plan import Plan, plan_strategy
+from tlnb.core.recipes import recipe
+from tlnb.core.record import Run
+from tlnb.core.train import steps_of
+
+MORE_STEPS = 2  # a random start may take up to so many times the run's steps
+
+
+def matched(run: Run, anatomy: Anatomy, data: DataSet, options: TrainOptions) -> tuple[Plan, TrainOptions]:
+    """The plan and the options of a run's baseline. What `options` leaves open is the recipe's for scratch."""
+    plan = plan_strategy(anatomy, "scratch", run.plan.edits)
+    filled = options.filled(recipe("scratch", "random", data))
+    if options.epochs is None:
+        filled = with_steps(filled, MORE_STEPS * run.work.steps, len(data.labels["train"]))
+    return plan, filled
+
+
+def with_steps(options: TrainOptions, steps: int, images: int) -> TrainOptions:
+    """As many epochs as fit into so many steps, at least one, at most the options' own."""
+    a_pass = math.ceil(images / (options.batch_size or 1))
+    if steps_of(options, images) <= steps:
+        return options
+    return replace(options, epochs=max(1, steps // a_pass))

@@ -1,0 +1,86 @@
+"""Options of one training, shared by every door. `None` leaves a choice to the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from tlnb.core.errors import UsageError
+
+AUGMENTATIONS = ("none", "light", "photo")
+SOLVERS = ("sgd", "lbfgs")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of one training. `None` leaves the choice to the recipe for this strategy and amount of data."""
+
+    epochs: int | None = None
+    lr: float | None = None
+    stage_lr: tuple[tuple[str, float], ...] = ()
+    batch_size: int | None = None
+    weight_decay: float | None = None
+    augment: str | None = None
+    seed: int = 0
+    precision: str = "auto"
+    device: str | None = None
+    cache: bool = True
+    class_weights: bool = False
+    solver: str = "sgd"  # in batches; "lbfgs": the output layer alone, all images at once
+
+    def __post_init__(self) -> None:
+        self._at_least("epochs", 1)
+        self._at_least("batch_size", 1)
+        self._at_least("weight_decay", 0)
+        rates = [("lr", self.lr), *(("lr " + stage, rate) for stage, rate in self.stage_lr)]
+        for name, rate in rates:
+            if rate is not None and not 0 < rate < 100:
+                raise UsageError(f"--{name} {rate} is no learning rate: use a number above 0, e.g. --lr 0.001")
+        for name, value, known in (("augment", self.augment, AUGMENTATIONS), ("solver", self.solver, SOLVERS)):
+            if value is not None and value not in known:
+                raise UsageError(f"--{name} {value} is not known: use one of {', '.join(known)}")
+
+    def _at_least(self, name: str, least: float) -> None:
+        value = getattr(self, name)
+        if value is not None and not value >= least:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is too small: use {least} or more")
+
+    def filled(self, recipe: TrainOptions) -> TrainOptions:
+        """These options, with the recipe's where nothing was chosen."""
+        empty = [f.name for f in fields(self) if getattr(self, f.name) is None]
+        return replace(self, **{name: getattr(recipe, name) for name in empty})
+
+
+def options_from(values: Mapping[str, Any]) -> TrainOptions:
+    """Options back from JSON, which knows no tuples."""
+    return TrainOptions(**{**values, "stage_lr": tuple((stage, rate) for stage, rate in values["stage_lr"])})
+
+
+def parse_rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+    """`0.001`, `"layer4=0.001,head=0.01"` or a mapping → the rate for all, and rates by stage.
+
+    Raises:
+        UsageError: what is no number.
+    """
+    if lr is None:
+        return None, ()
+    pairs = lr.items() if isinstance(lr, Mapping) else [p.partition("=")[::2] for p in str(lr).split(",")]
+    rates = []
+    for stage, rate in pairs:
+        stage, rate = (stage, rate) if rate != "" else ("", stage)
+        try:
+            rates.append((stage.strip(), float(rate)))
+        except (TypeError, ValueError):
+            raise UsageError(
+                f"--lr {lr} is no learning rate: write --lr 0.001 or --lr layer4=0.001,head=0.01"
+            ) from None
+    common = [rate for stage, rate in rates if not stage]
+    return (common[-1] if common else None), tuple((s, r) for s, r in rates if s)
+
+
+def rates_text(lr: Any) -> str | None:
+    """The same as it would be typed after `--lr`."""
+    if isinstance(lr, Mapping):
+        return ",".join(f"{stage}={rate:g}" for stage, rate in lr.items())
+    return None if lr is None else str(lr)

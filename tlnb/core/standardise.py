@@ -1,0 +1,58 @@
+"""The output layer sees features of zero mean and like spread while it trains; afterwards that is part of its weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 4.0  # of the features' overall spread, added before dividing by each feature's own: few examples say little
+
+
+class Standardise:
+    """A forward hook on the output layer that standardises its input, until `fold` moves it into the weights."""
+
+    def __init__(self, head: nn.Module, features: Tensor) -> None:
+        axes = tuple(i for i in range(features.ndim) if i != _channel_axis(head))
+        self.mean = features.mean(axes, keepdim=True)
+        self.spread = features.std(axes, keepdim=True, unbiased=False) + EPSILON * features.std() + 1e-6
+        self.head = head
+        self._handle = head.register_forward_pre_hook(self._hook)
+
+    def _hook(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (((inputs[0].float() - self.mean) / self.spread),)
+
+    def unfold(self) -> None:
+        """The same function with the hook as before without it."""
+        self._shift(1)
+        weight: Tensor = self.head.weight  # type: ignore[assignment]
+        with torch.no_grad():
+            weight.mul_(self.spread.reshape(_along_inputs(weight)))
+
+    def fold(self) -> None:
+        """W ← W / spread, b ← b - W·mean: the same function without the hook."""
+        self._handle.remove()
+        weight: Tensor = self.head.weight  # type: ignore[assignment]
+        with torch.no_grad():
+            weight.div_(self.spread.reshape(_along_inputs(weight)))
+        self._shift(-1)
+
+    def _shift(self, sign: int) -> None:
+        weight: Tensor = self.head.weight  # type: ignore[assignment]
+        bias: Tensor = self.head.bias  # type: ignore[assignment]
+        with torch.no_grad():
+            bias.add_(sign * (weight * self.mean.reshape(_along_inputs(weight))).flatten(1).sum(1))
+
+
+def can_fold(head: nn.Module) -> bool:
+    """Linear layers, and convolutions without padding, whose borders would see zeros instead of the mean."""
+    if getattr(head, "bias", None) is None:
+        return False
+    return isinstance(head, nn.Linear) or (isinstance(head, nn.Conv2d) and head.padding == (0, 0) and head.groups == 1)
+
+
+def _along_inputs(weight: Tensor) -> list[int]:
+    return [1, -1] + [1] * (weight.ndim - 2)
+
+
+def _channel_axis(head: nn.Module) -> int:
+    return 1 if isinstance(head, nn.Conv2d) else -1
