@@ -108,6 +108,18 @@ def test_flops_agree_with_a_count_by_hand(small: Session):
     assert run.flops_by_phase["caching"] == pytest.approx(images * trunk + images * (trunk + head), rel=0.01)
 
 
+def test_lbfgs_solves_the_output_layer(small: Session):
+    run = small.train(solver="lbfgs", augment="none", epochs=4)
+    losses = [e.train_loss for e in run.epochs]
+    assert run.moved == ("head",) and losses == sorted(losses, reverse=True) and losses[-1] < 0.5
+    again = small.train(solver="lbfgs", augment="none", epochs=4, cache=True)
+    assert [e.train_loss for e in again.epochs] == losses
+    assert run.accuracy > 0.5 and run.flops_by_phase["training"] > 0
+    small.strategy("partial")
+    with pytest.raises(UsageError, match="%tl_strategy head first"):
+        small.train(solver="lbfgs")
+
+
 def test_interrupt_keeps_everything(small: Session):
     small.strategy("full")
 

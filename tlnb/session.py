@@ -393,7 +393,12 @@ class Session:
             raise UsageError(
                 f"run {previous.name!r} trained another network than {model.name}: %tl_load that one first"
             )
-        filled = options.filled(recipe(made.strategy, made.start, data))
+        if options.solver == "lbfgs" and made.trained != (read.head,):
+            layers = f"{len(made.trained)} layers" if len(made.trained) > 1 else made.trained[0]
+            raise UsageError(
+                f"--solver lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
+            )
+        filled = options.filled(recipe(made.strategy, made.start, data, options.solver))
         run = train(
             self._sized(model, data), read, data, made, filled, name=name, scopes=self._scopes, previous=previous,
             report=self.report,

@@ -43,6 +43,7 @@ class Inputs:
     teaches: nn.Module  # what trains
     judges: nn.Module  # the same in eval mode
     cost: Cost
+    views: int = 0  # how many cached ones `train` cycles through; 0: nothing is cached
     note: str = ""  # how it was done, where the run should say so
 
 
@@ -62,7 +63,7 @@ class Kitchen:
         return Inputs(
             lambda _: self.images["train"], lambda x, g: self.transform.normalise(augment(x, kind, g)),
             {s: self.images[s] for s in watched if s in self.images}, self.transform.normalise, self.module, self.module,
-            cost, note,
+            cost, note=note,
         )  # fmt: skip
 
     def inputs(self, trained: tuple[str, ...], options: TrainOptions, watched: tuple[str, ...]) -> Inputs:
@@ -102,7 +103,7 @@ class Kitchen:
         set_modes(self.module, set(trained))
         note = f"trained on {views} cached views of each image" if kind != "none" else ""
         return Inputs(
-            lambda epoch: cached[epoch % views], lambda x, _: x, seen, lambda x: x, cut.suffix, judge, cost, note
+            lambda epoch: cached[epoch % views], lambda x, _: x, seen, lambda x: x, cut.suffix, judge, cost, views, note
         )
 
     def _views(self, cut: Cut, kind: str, epochs: int) -> int:

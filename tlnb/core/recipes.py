@@ -41,13 +41,16 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
         (float("inf"), TrainOptions(epochs=12, lr=0.005, batch_size=128, weight_decay=0.05, augment="light")),
     ),
 }
+LBFGS = TrainOptions(epochs=20, lr=1.0, batch_size=1, weight_decay=0.01)  # its line search finds the rates
 LIKE = {"custom": "partial", "output-frozen": "full"}
 
 
-def recipe(strategy: str, start: str, data: DataSet) -> TrainOptions:
+def recipe(strategy: str, start: str, data: DataSet, solver: str = "sgd") -> TrainOptions:
     """The default options for a strategy, a start and an amount of data."""
     row = "scratch" if start == "random" else LIKE.get(strategy, strategy)
     options = next(o for limit, o in TABLE[row] if data.mean_count <= limit)
+    if solver == "lbfgs":
+        options = replace(LBFGS, batch_size=len(data.labels["train"]), augment=options.augment)
     if data.edge > DRAWING_EDGE and options.augment == "light":
         options = replace(options, augment="photo")
     return options

@@ -19,6 +19,7 @@ from tlnb.core.anatomy import Anatomy
 from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, machine
 from tlnb.core.edit import Scopes, build
+from tlnb.core.errors import UsageError
 from tlnb.core.freeze import Change, hashes, layer_of, relative_change, set_modes, state_of
 from tlnb.core.inputs import CHUNK, Inputs, Kitchen
 from tlnb.core.meter import Clock, Tally, energy_basis, energy_wh, forward_flops
@@ -31,6 +32,7 @@ from tlnb.core.standardise import Standardise, can_fold
 
 WATCHED: tuple[str, ...] = ("val", "monitor")
 RISE = 0.15  # share of the steps in which the learning rate rises; then it falls along a cosine
+LBFGS_STEPS = 5  # iterations that count as one epoch
 STRIDE = 1_000_003  # a prime between the seeds of runs, so that epochs of neighbouring seeds never share one
 
 
@@ -47,6 +49,7 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+Epoch = Callable[[int], tuple[float, int, int]]  # an epoch's number → its loss, steps, images
 
 
 def train_epoch(
@@ -233,24 +236,16 @@ class _Training:
         inputs = self.kitchen.inputs(trained, options, WATCHED if phase == "training" else ())
         if inputs.note:
             self.notes.append(inputs.note)
-        on_gpu = self.machine.device.startswith("cuda")
-        optimizer = torch.optim.AdamW(
-            self._groups(trained, options), lr=options.lr or 0.0, weight_decay=0.0, fused=on_gpu
-        )
-        schedule = one_cycle(optimizer, steps_of(options, len(self.labels["train"])))
-        scaler = torch.amp.GradScaler(enabled=self.machine.precision == "fp16")
+        lbfgs = options.solver == "lbfgs" and phase == "training"
+        one_epoch = self._all_at_once(inputs, options) if lbfgs else self._in_batches(inputs, trained, options)
         best, best_state = -1.0, None
         for epoch in range(options.epochs or 0):
             set_modes(self.module, set(trained))
             torch.manual_seed(options.seed * STRIDE + epoch)  # dropout: the same whatever ran before
             before = self.tally.clock.of(phase)
             with self.tally.phase(phase):
-                batches = self._batches(inputs, options, epoch)
-                loss = train_epoch(
-                    inputs.teaches, batches, optimizer, schedule, self.machine,
-                    scaler=scaler, class_weights=self.class_weights,
-                )  # fmt: skip
-            self._count_epoch(inputs, options, phase)
+                loss, steps, images = one_epoch(epoch)
+            self._count(inputs, steps, images, phase)
             if phase != "training":
                 self.report(Progress(self.name, phase, epoch + 1, options.epochs or 0, loss))
                 continue
@@ -267,6 +262,57 @@ class _Training:
                 break
         if best_state is not None:
             self.module.load_state_dict(best_state, strict=False)
+
+    def _in_batches(self, inputs: Inputs, trained: tuple[str, ...], options: TrainOptions) -> Epoch:
+        """AdamW with one-cycle rates, a step for each batch."""
+        on_gpu = self.machine.device.startswith("cuda")
+        groups = self._groups(trained, options)
+        optimizer = torch.optim.AdamW(groups, lr=options.lr or 0.0, weight_decay=0.0, fused=on_gpu)
+        images = len(self.labels["train"])
+        schedule = one_cycle(optimizer, steps_of(options, images))
+        scaler = torch.amp.GradScaler(enabled=self.machine.precision == "fp16")
+
+        def one_epoch(epoch: int) -> tuple[float, int, int]:
+            batches = self._batches(inputs, options, epoch)
+            loss = train_epoch(
+                inputs.teaches,
+                batches,
+                optimizer,
+                schedule,
+                self.machine,
+                scaler=scaler,
+                class_weights=self.class_weights,
+            )
+            return loss, math.ceil(images / (options.batch_size or 1)), images
+
+        return one_epoch
+
+    def _all_at_once(self, inputs: Inputs, options: TrainOptions) -> Epoch:
+        """L-BFGS on the output layer: logistic regression by all cached views of all images in every evaluation."""
+        if not inputs.views:
+            raise UsageError("--solver lbfgs needs cached features, and this network cannot be cut: leave it out")
+        features = torch.cat([inputs.train(view) for view in range(inputs.views)])
+        labels = self.labels["train"].repeat(inputs.views)
+        head = layer_of(self.module, self.anatomy.head)
+        weight: Tensor = head.weight  # type: ignore[assignment]
+        optimizer = torch.optim.LBFGS(head.parameters(), max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
+        evaluations: list[float] = []
+
+        def evaluate() -> Tensor:
+            optimizer.zero_grad(set_to_none=True)
+            # in eval mode: a line search needs the same loss for the same weights, which dropout would not give
+            loss = F.cross_entropy(inputs.judges(features), labels, self.class_weights)
+            evaluations.append(float(loss.detach()))
+            (loss + 0.5 * (options.weight_decay or 0.0) * weight.square().sum()).backward()
+            return loss
+
+        def one_epoch(_: int) -> tuple[float, int, int]:
+            evaluations.clear()
+            self.module.eval()
+            optimizer.step(evaluate)
+            return evaluations[-1], len(evaluations), len(evaluations) * len(labels)
+
+        return one_epoch
 
     def _groups(self, trained: tuple[str, ...], options: TrainOptions) -> list[dict[str, object]]:
         """Parameters by learning rate and decay. Biases and normalisation do not decay."""
@@ -311,10 +357,10 @@ class _Training:
         self.module.eval()
         return forward_flops(self.module, self.kitchen.example())
 
-    def _count_epoch(self, inputs: Inputs, options: TrainOptions, phase: str) -> None:
-        cost, images, old = inputs.cost, len(self.labels["train"]), self.done
+    def _count(self, inputs: Inputs, steps: int, images: int, phase: str) -> None:
+        cost, old = inputs.cost, self.done
         self.done = Work(
-            cost.full, cost.planned, old.steps + math.ceil(images / (options.batch_size or 1)), old.images + images,
+            cost.full, cost.planned, old.steps + steps, old.images + images,
             old.unfrozen_flops + images * cost.full, old.uncached_flops + images * cost.planned,
         )  # fmt: skip
         self.tally.charge(phase, images * cost.done)

@@ -78,6 +78,7 @@ def learning(run: Run) -> bytes:
     right.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 101))
     right.legend(fontsize=8, frameon=False, loc="lower right")
     for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
         _plain(axes)
     return _png(figure)
 
