@@ -18,7 +18,11 @@ from tlnb.core.options import TrainOptions
 from tlnb.core.pretrained import Transform
 
 CHUNK = 256  # images in one forward pass that needs no gradient
-CACHED_VIEWS = 10  # augmented views of every image that a cache holds
+CACHED_VIEWS = 10  # views of every image that a cache holds: the image itself, the others augmented
+FEW_VIEWS = (
+    "trained without augmentation: caching more views takes too much computing (--no-cache augments every batch)"
+)
+VIEW_FLOPS = 1e12  # for all views together; about ten seconds of two CPU cores
 CACHE_BYTES = 2**30
 
 
@@ -81,16 +85,17 @@ class Kitchen:
             return self.raw(kind, watched, f"trained without a cache: the network cannot be traced ({reason})")
         if cut is None:
             return self.raw(kind, watched)
-        views = self._views(cut, kind, options.epochs or 1)
+        cost = forward_flops(cut.prefix, self.example())
+        views = self._views(cut, kind, options.epochs or 1, cost)
         if not views:
             return self.raw(kind, watched, "trained without a cache: the activations would not fit in memory")
-        return self._cached(cut, trained, options, views, watched)
+        return self._cached(cut, trained, options, views, watched, cost)
 
     def _cached(
-        self, cut: Cut, trained: tuple[str, ...], options: TrainOptions, views: int, watched: tuple[str, ...]
-    ) -> Inputs:
+        self, cut: Cut, trained: tuple[str, ...], options: TrainOptions, views: int, watched: tuple[str, ...],
+        look_cost: float,
+    ) -> Inputs:  # fmt: skip
         kind = options.augment or "none"
-        look_cost = forward_flops(cut.prefix, self.example())
         with self.tally.phase("caching"):
             cached = [self._through(cut.prefix, self.images["train"], kind, options.seed, v) for v in range(views)]
         self.tally.charge("caching", views * len(cached[0]) * look_cost)
@@ -101,20 +106,25 @@ class Kitchen:
         self.module.eval()
         judge = same_cut(self.module, cut.at).suffix
         set_modes(self.module, set(trained))
-        note = f"trained on {views} cached views of each image" if kind != "none" else ""
+        note = ""
+        if kind != "none":
+            note = f"trained on {views} cached views of each image" if views > 1 else FEW_VIEWS
         return Inputs(
             lambda epoch: cached[epoch % views], lambda x, _: x, seen, lambda x: x, cut.suffix, judge, cost, views, note
         )
 
-    def _views(self, cut: Cut, kind: str, epochs: int) -> int:
-        """How many augmented views to cache: fixed before step one, from bytes, never from the clock."""
+    def _views(self, cut: Cut, kind: str, epochs: int, cost: float) -> int:
+        """How many views to cache: fixed before step one, from bytes and counted FLOPs, never from the clock."""
         with torch.no_grad():
             row = cut.prefix(self.example())[0]
-        fits = CACHE_BYTES // (row.numel() * row.element_size() * len(self.images["train"]))
-        return int(min(fits, 1 if kind == "none" else min(CACHED_VIEWS, epochs)))
+        images = len(self.images["train"])
+        fits = CACHE_BYTES // (row.numel() * row.element_size() * images)
+        worth = 1 if kind == "none" else max(1, min(CACHED_VIEWS, epochs, VIEW_FLOPS // (images * max(cost, 1.0))))
+        return int(min(fits, worth))
 
     def _through(self, prefix: nn.Module, images: Tensor, kind: str = "none", seed: int = 0, view: int = 0) -> Tensor:
-        """The frozen prefix over images, in one augmented view or as they are."""
+        """The frozen prefix over images: view 0 is the images as they are, the others are augmented."""
+        kind = kind if view else "none"
         generator = torch.Generator().manual_seed(seed * 1_000_003 + 500_009 + view)
         with torch.no_grad(), self.machine.autocast():
             parts = [prefix(self.transform.normalise(augment(x, kind, generator))).float() for x in images.split(CHUNK)]
