@@ -193,9 +193,10 @@ class _Training:
         """Warm-up where it helps, then the plan. `finished`, or `stopped` on an interrupt."""
         try:
             head_trains = self.anatomy.head in self.plan.trained
+            warm = warm and any(edit.covers(self.anatomy.head) for edit in self.plan.edits)  # only a new one
             if head_trains:
                 self._standardise(keep=not warm)
-            if warm and head_trains and len(self.plan.trained) > 1 and self.plan.edits:
+            if warm and head_trains and len(self.plan.trained) > 1:
                 warmup = replace(WARMUP, seed=self.options.seed, cache=self.options.cache)
                 self._fit((self.anatomy.head,), warmup, "warmup")
             self._fit(self.plan.trained, self.options, "training")
