@@ -123,9 +123,11 @@ def embedded_card(name: str) -> Card:
 
 
 def torchvision_weights(name: str) -> dict[str, Any]:
-    """The weights that torchvision has for a model, by name, the default ones first."""
+    """The weights that torchvision has for a model, by name, the default ones first; none for a model that is not its."""
     from torchvision import models
 
+    if name not in models.list_models(module=models):
+        return {}
     found = models.get_model_weights(name)
     return {w.name: w for w in sorted(found, key=lambda w: w is not found.DEFAULT)}
 
@@ -149,7 +151,7 @@ def _card_of(name: str, weights: Any) -> Card:
         name, TORCHVISION, dataset, TRAINING_IMAGES.get(dataset), len(meta["categories"] or ()) or None,
         accuracy=top1, accuracy_of=f"top-1 on {dataset}", top5=top5, parameters=meta["num_params"],
         flops=meta["_ops"] * 2e9,  # torchvision counts a multiply-add as one
-        bytes=int(meta["_file_size"] * 1e6), size=weights.transforms().crop_size[0], min_size=max(meta["min_size"]),
+        bytes=round(meta["_file_size"] * 2**20), size=weights.transforms().crop_size[0], min_size=max(meta["min_size"]),
         licence=meta.get("license") or _code_licence(), recipe=meta["recipe"], about=_plain(meta.get("_docs", "")),
         on_disk=cached_file(weights.url).is_file(), weights=weights.name,
     )  # fmt: skip

@@ -234,7 +234,7 @@ class _Original:
 
 
 def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedModel:
-    known = {} if name in glyphnet.names() else torchvision_weights(name)
+    known = torchvision_weights(name)
     kind = _chosen(name, weights, known)
     given: Any = known.get(kind) or next(iter(known.values()), None)
     original = _embedded(name) if given is None else _torchvision(name, given)
