@@ -302,11 +302,11 @@ def _today(state: State, name: str) -> State:
 def _from_file(state: State, make: Callable[[int], nn.Module], classes: int, name: str) -> tuple[nn.Module, int]:
     """The network with a file's numbers, and its number of classes: the file's, where only the output layer differs."""
     module = outline(partial(make, classes))
-    shapes = different(module, state).values()
-    counts = {found[0] for found, own in shapes if own[:1] == (classes,) and found[1:] == own[1:]}
-    if len(counts) == 1 and all(own[:1] == (classes,) for _, own in shapes):
-        classes = counts.pop()
-        module = outline(partial(make, classes))
+    counts = {found[0] for found, own in different(module, state).values() if (classes, *found[1:]) == own}
+    if len(counts) == 1:
+        other = outline(partial(make, *counts))
+        if not different(other, state):
+            module, classes = other, counts.pop()
     fill(module, state, name)
     return module, classes
 

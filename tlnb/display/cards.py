@@ -64,20 +64,13 @@ ORDERS = {
 
 
 def catalogue_card(found: Catalogue) -> str:
-    largest = {k: max(getattr(c, k) or 0 for c in found.cards) or 1 for k in ("parameters", "flops")}
-
-    def drawn(order: str, share: float | None) -> list[object]:
-        return [bar(share or 0, ORANGE if order == "fast" else BLUE, 60)] if order == found.sort else []
-
     rows = [
-        [c.name, c.source, count(c.source_classes), percent(c.accuracy), *drawn("accurate", c.accuracy), percent(c.top5),
-         count(c.parameters), *drawn("small", (c.parameters or 0) / largest["parameters"]),
-         flops(c.flops), *drawn("fast", (c.flops or 0) / largest["flops"]), size(c.bytes),
-         _edges(c), _whose(c), "yes" if c.on_disk else "no", _links(c)] for c in found.cards
+        [c.name, _wide(c.source), count(c.source_classes), percent(c.accuracy), bar(c.accuracy or 0, BLUE, 60), percent(c.top5),
+         count(c.parameters), flops(c.flops), size(c.bytes), _edge(c.size), _edge(c.min_size),
+         "yes" if c.on_disk else "no", _links(c)] for c in found.cards
     ]  # fmt: skip
-    head: list[object] = ["model", "trained on", "classes", "top-1", "top-5", "parameters", "one image", "file", "input",
-                          "weights", "on disk", "more"]  # fmt: skip
-    head.insert({"small": 6, "accurate": 4, "fast": 7}[found.sort], "")
+    head = ["model", "trained on", "classes", "top-1", "", "top-5", "parameters", "one image", "file", "input", "at least",
+            "on disk", "more"]  # fmt: skip
     many = "model" if len(found.cards) == 1 else "models"
     return card(
         f"{len(found.cards)} {many}, {found.sort} first",
@@ -85,26 +78,25 @@ def catalogue_card(found: Catalogue) -> str:
         note(
             f"Order: {ORDERS[found.sort]}. Figures are those of the weights that load by default, measured by who trained "
             "them, not here. An accuracy holds for its own data: compare it within one source; chance is one in so many "
-            "classes. FLOPs are forward, a multiply-add counts as two. Input is the edge in pixels."
+            "classes. One image is one forward pass, a multiply-add counted as two. Input is the image's edge in pixels, "
+            "as trained and at least."
         ),
-        line(Raw(f"next: <code>%tl_load {safe(found.cards[0].name)}</code>")),
+        note("%tl_load NAME loads one; its card lists its other weights. %tl_models --sort accurate, or fast"),
     )
 
 
-def _edges(c: Card) -> str:
-    """The input edge, and the smallest that the network takes where that is worth saying."""
-    if c.size is None:
-        return "–"
-    return f"{c.size} (min {c.min_size})" if c.min_size and c.min_size > 1 else f"{c.size}"
+def _wide(text: str) -> Raw:
+    """Room for a few words on a line."""
+    return Raw(f'<span style="display:inline-block;min-width:9em">{safe(text)}</span>')
 
 
-def _whose(c: Card) -> str:
-    return c.weights or c.family
+def _edge(pixels: int | None) -> str:
+    return f"{pixels or '–'}"
 
 
 def _links(c: Card) -> Raw:
     found = (link(url, text) for text, url in (("recipe", c.recipe), ("licence", c.licence)) if url.startswith("http"))
-    return Raw(" ".join(found) or "–")
+    return Raw(", ".join(found) or "–")
 
 
 def model_card(model: PretrainedModel) -> str:
@@ -125,7 +117,7 @@ def model_card(model: PretrainedModel) -> str:
     ]
     parts = [facts(rows), *(note(n) for n in c.notes)]
     if c.others:
-        parts.append(line(f"Other weights for {c.name}:"))
+        parts.append(line(Raw(f"Other weights, by <code>%tl_load {safe(c.name)} --weights NAME</code>:")))
         parts.append(_others(c))
     return card(f"{model.name}: {c.source}", *parts)
 
@@ -141,7 +133,8 @@ def _accuracies(c: Card) -> str | None:
     if c.accuracy is None:
         return None
     five = f", top-5 {percent(c.top5)}" if c.top5 is not None else ""
-    return f"{percent(c.accuracy)} {c.accuracy_of}{five} (chance: {percent(c.chance)}), as stated by who trained it"
+    whose = "measured by the run" if c.family == "run" else "as stated by who trained it"
+    return f"{percent(c.accuracy)} {c.accuracy_of}{five} (chance: {percent(c.chance)}), {whose}"
 
 
 def _input(t: Transform) -> str:
@@ -150,10 +143,10 @@ def _input(t: Transform) -> str:
 
 
 def _output(model: PretrainedModel) -> str:
-    has = f"{model.card.source_classes:,} classes" if model.card.source_classes else "as it came"
+    has = f"{model.card.source_classes:,} classes" if model.card.source_classes else "its own"
     if model.target_classes is None:
         return f"{has}; kept until there are data, then replaced for their classes"
-    return f"{has}; replaced by {model.target_classes:,} classes when the data came"
+    return f"{has}; replaced by a new one for {model.target_classes:,} classes when the data came"
 
 
 def _took(c: Card) -> str | None:
@@ -169,16 +162,18 @@ def _weights(model: PretrainedModel) -> str:
         return "random: --weights none"
     if c.weights:
         return f"{c.weights} ({'the default, ' if model.weights == 'default' else ''}{size(c.bytes)})"
-    return "pretrained" if model.weights == "default" else f"from {model.weights}"
+    if model.weights != "default":
+        return f"from {model.weights}"
+    return {"own": "as your module holds them", "run": "the run's"}.get(c.family, f"embedded ({size(c.bytes)})")
 
 
 def _others(c: Card) -> Raw:
     rows = [
         [o.weights, o.about, percent(o.accuracy), percent(o.top5), flops(o.flops), str(o.size), size(o.bytes),
-         "yes" if o.on_disk else "no", Raw(f"<code>%tl_load {safe(c.name)} --weights {safe(o.weights)}</code>")]
+         "yes" if o.on_disk else "no"]
         for o in c.others
     ]  # fmt: skip
-    head = ["weights", "what they are", "top-1", "top-5", "one image", "input", "file", "on disk", "to load them"]
+    head = ["weights", "what they are", "top-1", "top-5", "one image", "input", "file", "on disk"]
     return table(head, rows, left=2)
 
 
@@ -377,8 +372,11 @@ def card_of_card(found: Card) -> str:
         ("accuracy there", _accuracies(found)),
         ("parameters", f"{found.parameters:,}" if found.parameters else None),
         ("one image", f"{flops(found.flops)} forward" if found.flops else None),
-        ("input", _edges(found)),
-        ("weights", f"{_whose(found)}, {size(found.bytes)}, {'on disk' if found.on_disk else 'not on disk yet'}"),
+        ("input", f"{_edge(found.size)} pixels, at least {_edge(found.min_size)}"),
+        (
+            "weights",
+            f"{found.weights or found.family}, {size(found.bytes)}, {'on disk' if found.on_disk else 'not on disk yet'}",
+        ),
         ("what they are", found.about),
         ("licence", link(found.licence, found.licence) if found.licence else None),
     ]
