@@ -5,6 +5,7 @@ A call computes everything first and assigns last, so that a call that fails lea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -575,9 +576,9 @@ class Session:
         return f"tlnb session: {', '.join(parts)}; next: {self.next_line}"
 
     def _downloading(self, name: str, done: int, total: int) -> None:
-        """In megabytes; a total of 0 is not known."""
+        """In megabytes, rounded up; a total of 0 is not known."""
         if self.report is not None:
-            self.report(Progress(name, "downloading", done // 1_000_000, -(-total // 1_000_000)))
+            self.report(Progress(name, "downloading", *(math.ceil(size / 1e6) for size in (done, total))))
 
     def _decoding(self, done: int, total: int) -> None:
         if self.report is not None:
