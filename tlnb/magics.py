@@ -13,6 +13,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from torch import nn
 
+from tlnb.core.catalogue import SORTS, names, torchvision_weights
 from tlnb.core.data import BUNDLED
 from tlnb.core.errors import TLError, UsageError, did_you_mean
 from tlnb.core.options import AUGMENTATIONS, SOLVERS
@@ -135,17 +136,20 @@ class TLMagics(Magics):
     @line_magic
     @magic_arguments()
     @argument("pattern", nargs="?", help="a glob, or part of a name")
+    @argument("--sort", metavar="ORDER", help=f"what comes first: {', '.join(SORTS)}; default {SORTS[0]}")
     def tl_models(self, line: str) -> Any:
         """What can be loaded, and what is available offline.
 
-        Example: %tl_models resnet*
+        Example: %tl_models resnet* --sort accurate
         """
-        return self._run(TLMagics.tl_models, line, lambda a: self.session.models(a.pattern))
+        return self._run(TLMagics.tl_models, line, lambda a: self.session.models(a.pattern, a.sort))
 
     @line_magic
     @magic_arguments()
     @argument("name", help="a model of %%tl_models, or a variable that holds your own nn.Module or a run")
-    @argument("--weights", default="default", metavar="W", help="default, none (random), or a file")
+    @argument(
+        "--weights", default="default", metavar="W", help="default, none (random), a name of torchvision's, or a file"
+    )
     @argument("--mean", metavar="R,G,B", help="replace the preprocessing's mean")
     @argument("--std", metavar="R,G,B", help="replace the preprocessing's standard deviation")
     @argument("--size", type=int, metavar="PX", help="replace the input edge")
@@ -153,6 +157,12 @@ class TLMagics(Magics):
         """Load a pretrained model.
 
         Example: %tl_load glyphnet
+
+        Example: %tl_load resnet50 --weights IMAGENET1K_V1
+
+        Example: %tl_load squeezenet1_0 --weights my-weights.safetensors
+
+        Example: %tl_load my_network --mean 0.5,0.5,0.5 --std 0.25,0.25,0.25 --size 64
         """
         from tlnb.core.record import Run
 
@@ -369,10 +379,13 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         return [run.name for run in session.runs]
     if magic == "tl_data":
         return [*BUNDLED, *(f"{e.name}{os.sep}" for e in os.scandir(".") if e.is_dir() and not e.name.startswith("."))]
+    if re.search(r"--sort \S*$", rest):
+        return SORTS
+    if magic == "tl_load" and re.search(r"--weights \S*$", rest):
+        return ["default", "none", *torchvision_weights(rest.split()[0])]
     if magic in ("tl_load", "tl_models"):
-        from tlnb.core.pretrained import names
-
-        return [*names(), *(n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_"))]
+        own = [n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_")]
+        return [*names(), *own, *(run.name for run in session.runs if magic == "tl_load")]
     if magic == "tl_strategy":
         return [*STRATEGIES, *ALIASES]
     if re.search(r"--solver \S*$", rest):

@@ -5,8 +5,10 @@ A call computes everything first and assigns last, so that a call that fails lea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -16,7 +18,7 @@ from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
 from tlnb.core.cost import Bill, Comparison
 from tlnb.core.data import DataRequest, DataSet, open_data
-from tlnb.core.edit import build, modules_matching, names_in
+from tlnb.core.edit import apply_edit, build, modules_matching, names_in
 from tlnb.core.errors import PlanError, UsageError, did_you_mean
 from tlnb.core.freeze import set_modes
 from tlnb.core.lines import line
@@ -50,6 +52,7 @@ class Session:
         self._history: list[Plan] = []  # earlier plans for this model, for undo
         self._parts: Parts = {}  # of the model, to notice changes made directly
         self._networks: dict[str, tuple[PretrainedModel, Anatomy]] = {}  # what each run trained
+        self._classes: dict[str, tuple[str, ...]] = {}  # of each run's data
         self._equal_budget: dict[str, Run] = {}  # by the name of their baseline
         self._lines: list[str] = []
 
@@ -88,27 +91,43 @@ class Session:
         self._lines.append(typed if named else f"tl.data(...)  # {found.name}: from Python")
         return found
 
-    def models(self, pattern: str | None = None) -> Catalogue:
-        """The models that can be loaded by name, smallest first; `pattern` is a glob or part of a name."""
-        return pretrained.catalogue(pattern)
+    def models(self, pattern: str | None = None, sort: str | None = None) -> Catalogue:
+        """The models that can be loaded by name, by default the smallest first.
+
+        Args:
+            pattern: a glob, or part of a name.
+            sort: `small`, `accurate` or `fast` first.
+
+        Raises:
+            ModelError: no model matches.
+            UsageError: an unknown order.
+        """
+        return pretrained.catalogue(pattern, sort)
 
     def load(
-        self, source: str | nn.Module | Run, weights: str = "default", *, mean: Any = None, std: Any = None,
+        self, source: str | nn.Module | Run, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
         size: int | None = None, called: str | None = None,
     ) -> PretrainedModel:  # fmt: skip
         """Load a model by name, or take one's own `nn.Module` or a finished run. Sets strategy `head`.
 
         Args:
-            weights: `default`, `none` (a random start), or a file.
+            source: a name of `tl.models()`, a module, a run or its name.
+            weights: `default`, a name of torchvision's (`IMAGENET1K_V1`), `none` (a random start), or a file.
             mean, std, size: replace the preprocessing's.
 
         Raises:
-            ModelError: an unknown name; weights that are missing, damaged, or of another architecture.
+            ModelError: an unknown name; weights that are unknown, missing, damaged, of another architecture, or cannot
+                be downloaded.
+            UsageError: weights for a run, which has its own; a size, mean or standard deviation that makes no sense.
         """
-        if isinstance(source, Run):
-            called = called or source.name
-            source = source.module()
-        found = pretrained.load(source, weights, mean=mean, std=std, size=size, called=called)
+        run = self._run_meant(source)
+        if run is not None and str(weights) != "default":
+            raise UsageError(f"run {run.name!r} has its own weights: leave out --weights {weights}")
+        taken: Any = source if run is None else self._retrained(run)
+        found = pretrained.load(
+            taken, weights, mean=mean, std=std, size=size, called=called,
+            progress=lambda done, total: self._downloading(str(source), done, total),
+        )  # fmt: skip
         data = self._decoded_for(found)
         prepared = self._prepared(found, data, None)
         self.dataset, self._history = data, []
@@ -117,7 +136,31 @@ class Session:
         typed = line("tl_load", found.name, **given)
         own = found.card.family == "own"
         self._lines.append(f"{typed}  # your own module, by its variable's name" if own else typed)
-        return found
+        return self._loaded()[0]
+
+    def _run_meant(self, source: str | nn.Module | Run) -> Run | None:
+        """The run that is meant, if one is; a name of the catalogue means the model."""
+        if isinstance(source, Run):
+            return source
+        if not isinstance(source, str) or source in pretrained.names():
+            return None
+        return next((run for run in self.runs if run.name == source), None)
+
+    def _retrained(self, run: Run) -> PretrainedModel | nn.Module:
+        """What the run made of its model; of a run of another session no more is known than its network."""
+        if run.name not in self._networks or run.name not in self._classes:
+            return run.module()
+        model, _ = self._networks[run.name]
+
+        def architecture() -> nn.Module:
+            module = model.fresh()
+            for edit in run.plan.edits:
+                apply_edit(module, edit, self._scopes.get(edit, {}))
+            return module
+
+        return pretrained.retrained(
+            model, run.module(), run.name, run.data, self._classes[run.name], run.accuracy, architecture
+        )
 
     def _decoded_for(self, model: PretrainedModel) -> DataSet | None:
         """The data, decoded again where the files were kept smaller than this model needs."""
@@ -403,7 +446,7 @@ class Session:
             self._sized(model, data), read, data, made, filled, name=name, scopes=self._scopes, previous=previous,
             report=self.report,
         )  # fmt: skip
-        self._networks[name] = (model, read)
+        self._networks[name] = (self._sized(model, data), read)
         return run
 
     def _baseline(self, data: DataSet, options: TrainOptions, name: str, own_seed: bool) -> Run:
@@ -417,7 +460,7 @@ class Session:
             self._sized(model, data), read, data, made, filled, name=name, scopes=self._scopes, baseline_of=of.name,
             report=self.report,
         )  # fmt: skip
-        self._networks[name] = (model, read)
+        self._networks[name] = (self._sized(model, data), read)
         return run
 
     def _sized(self, model: PretrainedModel, data: DataSet) -> PretrainedModel:
@@ -425,6 +468,7 @@ class Session:
 
     def _keep(self, run: Run) -> Run:
         run = cost.priced(run)
+        self._classes[run.name] = self._data().classes
         self.runs.append(run)
         self.bill = self.bill.with_run(run)
         return run
@@ -530,6 +574,11 @@ class Session:
             parts.append(f"plan: {self.plan.strategy}")
         parts.append(f"{len(self.runs)} runs")
         return f"tlnb session: {', '.join(parts)}; next: {self.next_line}"
+
+    def _downloading(self, name: str, done: int, total: int) -> None:
+        """In megabytes, rounded up; a total of 0 is not known."""
+        if self.report is not None:
+            self.report(Progress(name, "downloading", *(math.ceil(size / 1e6) for size in (done, total))))
 
     def _decoding(self, done: int, total: int) -> None:
         if self.report is not None:

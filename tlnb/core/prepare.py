@@ -12,7 +12,7 @@ from tlnb.core.data import DataSet
 from tlnb.core.edit import Scopes
 from tlnb.core.fit import fit_edits
 from tlnb.core.plan import Edit, Plan, plan_custom, plan_strategy, renewed
-from tlnb.core.pretrained import PretrainedModel, resized
+from tlnb.core.pretrained import PretrainedModel, facing, resized
 
 Parts = Mapping[
     str, tuple[int, tuple[bool, ...]]
@@ -50,10 +50,11 @@ def prepare(
     own = read_anatomy(model.module, size, model.name)
     wanted = [*(old.edits if old else ()), *([fresh] if fresh else [])]
     classes = len(data.classes) if data else None
-    edits, module, found = fit_edits(model, _to_replace(model, own, classes, loaded), wanted, classes, size, scopes)
+    replaced = _to_replace(model, own, classes, loaded)
+    edits, module, found = fit_edits(model, replaced, wanted, classes, size, scopes)
     read = read_anatomy(module, size, model.name) if edits else own
     plan = renewed(old, read, edits, edits[-1] if fresh else None) if old else plan_strategy(read, "head", edits)
-    return Prepared(model, parts_of(model.module), read, plan, found)
+    return Prepared(facing(model, classes if replaced else None), parts_of(model.module), read, plan, found)
 
 
 def _to_replace(model: PretrainedModel, own: Anatomy, classes: int | None, loaded: Parts | None) -> list[str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import fnmatch
-import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,26 @@ import torch
 from torch import Tensor, nn
 
 from tlnb import glyphnet
+from tlnb.core.catalogue import (
+    EMBEDDED,
+    Card,
+    Catalogue,
+    catalogue,
+    embedded_card,
+    names,
+    torchvision_card,
+    torchvision_weights,
+)  # fmt: skip
 from tlnb.core.errors import ModelError, UsageError, did_you_mean
+from tlnb.core.fetch import Progress, fetch
+from tlnb.core.weights import State, different, fill, outline, read_state
+
+__all__ = [
+    "EMBEDDED", "Card", "Catalogue", "PretrainedModel", "Transform", "catalogue", "facing", "load", "names", "resized",
+    "retrained",
+]  # fmt: skip
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-EMBEDDED = "embedded"
 
 
 @dataclass(frozen=True)
@@ -29,17 +44,20 @@ class Transform:
     resize: int  # the shorter side is brought to this before the middle `size` is cut out
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: str = "bilinear"  # or "bicubic"; always with antialiasing
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.normalise(self.fit(images))
 
     def fit(self, images: Tensor) -> Tensor:
         """Bring uint8 images to the network's input edge."""
+        from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as F
 
         edge = images.shape[-1]
         if edge not in (self.size, self.resize):
-            images = F.resize(images, [self.resize, self.resize], antialias=True)
+            how = InterpolationMode(self.interpolation)
+            images = F.resize(images, [self.resize, self.resize], how, antialias=True)
             edge = self.resize
         return images if edge == self.size else F.center_crop(images, [self.size, self.size])
 
@@ -55,38 +73,6 @@ class Transform:
 
 
 @dataclass(frozen=True)
-class Card:
-    """What is known of a model. `None` means not known. Accuracies are fractions, sizes bytes, FLOPs for one image."""
-
-    name: str
-    family: str
-    source: str
-    source_images: int | None = None
-    source_classes: int | None = None
-    accuracy: float | None = None
-    accuracy_of: str = ""
-    parameters: int | None = None
-    flops: float | None = None
-    bytes: int | None = None
-    size: int | None = None
-    licence: str = ""
-    recipe: str = ""
-    training: dict[str, Any] = field(default_factory=dict)  # seconds, cores, flops, hardware, basis
-    on_disk: bool = False
-    notes: tuple[str, ...] = ()
-
-    @property
-    def chance(self) -> float | None:
-        """Accuracy of guessing among the source's classes."""
-        return 1 / self.source_classes if self.source_classes else None
-
-    def __repr__(self) -> str:
-        if self.accuracy is None:
-            return f"Card {self.name}: {self.source}"
-        return f"Card {self.name}: {self.source}, {self.accuracy:.1%} {self.accuracy_of}"
-
-
-@dataclass(frozen=True)
 class PretrainedModel:
     """A network with its preprocessing and card. `fresh()` gives the same architecture with random parameters."""
 
@@ -96,103 +82,88 @@ class PretrainedModel:
     card: Card
     weights: str = "default"
     architecture: Callable[[], nn.Module] | None = field(default=None, repr=False)
+    classes: tuple[str, ...] | None = field(default=None, repr=False)  # of the source, in the order of the scores
+    target_classes: int | None = None  # of the data at hand, for which a new output layer takes the place of the old
 
     def fresh(self) -> nn.Module:
         """The architecture at a random start, drawn from torch's current random state."""
         if self.architecture is not None:
             return self.architecture()
-        module = copy.deepcopy(self.module)
-        for layer in module.modules():
-            reset = getattr(layer, "reset_parameters", None)
-            if callable(reset):
-                reset()
-        return module
+        return _reset(copy.deepcopy(self.module))
 
     def __repr__(self) -> str:
-        count = sum(p.numel() for p in self.module.parameters())
-        return f"PretrainedModel {self.name}: {count:,} parameters, trained on {self.card.source}"
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """What can be loaded, smallest first."""
-
-    cards: tuple[Card, ...]
-    pattern: str = "*"
-
-    def __len__(self) -> int:
-        return len(self.cards)
-
-    def __repr__(self) -> str:
-        offline = sum(card.on_disk for card in self.cards)
-        return f"Catalogue: {len(self.cards)} models match {self.pattern!r}, {offline} of them available offline"
-
-
-def names() -> list[str]:
-    """Every model that `load` knows by name: the embedded ones, then torchvision's classifiers."""
-    from torchvision import models
-
-    return [*glyphnet.names(), *models.list_models(module=models)]
-
-
-def catalogue(pattern: str | None = None) -> Catalogue:
-    """The models whose name matches a glob, or contains a plain word.
-
-    Raises:
-        ModelError: nothing matches.
-    """
-    known = names()
-    glob = pattern or "*"
-    glob = glob if any(c in glob for c in "*?[") else f"*{glob}*"
-    found = [n for n in known if fnmatch.fnmatchcase(n.lower(), glob.lower())]
-    if not found:
-        hint = did_you_mean(pattern or "", known, "%tl_models lists all")
-        raise ModelError(f"no model matches {pattern!r}: {hint}")
-    embedded = set(glyphnet.names())
-    cards = [_embedded_card(n) if n in embedded else _torchvision_card(n) for n in found]
-    cards.sort(key=lambda c: (c.family != EMBEDDED, c.parameters or 0))
-    return Catalogue(tuple(cards), pattern or "*")
+        return f"PretrainedModel {self.name}: {_count(self.module):,} parameters, trained on {self.card.source}"
 
 
 def load(
-    source: str | nn.Module, weights: str = "default", *, mean: Any = None, std: Any = None, size: int | None = None,
-    called: str | None = None,
+    source: str | nn.Module | PretrainedModel, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
+    size: int | None = None, called: str | None = None, progress: Progress | None = None,
 ) -> PretrainedModel:  # fmt: skip
     """Load a model by name, or wrap one's own module.
 
     Args:
-        source: a name from `names()`, or an `nn.Module`.
-        weights: `default`, `none` (random), or a file: safetensors, or a state_dict read with `weights_only=True`.
+        source: a name from `names()`, an `nn.Module`, or a model already at hand.
+        weights: `default`, one of torchvision's names (`IMAGENET1K_V1`), `none` (random), or a file: safetensors, or a
+            state_dict read with `weights_only=True`. A file may have another number of classes than the original.
         mean, std, size: replace the preprocessing's; one's own module is assumed to take ImageNet's.
         called: the name to show for one's own module.
+        progress: called with (bytes done, bytes in all) during a download.
 
     Raises:
-        ModelError: an unknown name; weights that are missing, damaged, or of another architecture.
+        ModelError: an unknown name; weights that are unknown, missing, damaged, of another architecture, or cannot be
+            downloaded.
+        UsageError: a size, mean or standard deviation that makes no sense.
     """
-    if isinstance(source, nn.Module):
-        model = _own(source, called or type(source).__name__)
-    elif source in glyphnet.names():
-        model = _embedded(source, weights)
+    weights = str(weights)
+    if isinstance(source, PretrainedModel):
+        model = source
+    elif isinstance(source, nn.Module):
+        model = _own(source, called or type(source).__name__, weights, {"mean": mean, "std": std, "size": size})
     elif source in names():
-        model = _torchvision(source, weights)
+        model = _by_name(source, weights, progress)
     else:
         raise ModelError(f"no model is called {source!r}: {did_you_mean(source, names(), '%tl_models lists all')}")
-    if weights not in ("default", "none"):
-        _load_file(model.module, Path(weights).expanduser(), model.name)
-        model = replace(model, weights=weights, card=replace(model.card, notes=(f"weights from {weights}",)))
     model.module.eval()
-    return replace(model, transform=_changed(model.transform, mean, std, size))
+    return replace(model, transform=_changed(model, mean, std, size))
 
 
 def resized(model: PretrainedModel, size: int | None) -> PretrainedModel:
-    """The model with another input edge; None changes nothing."""
-    return replace(model, transform=_changed(model.transform, None, None, size))
+    """The model with another input edge; None changes nothing.
+
+    Raises:
+        UsageError: an edge that is smaller than the network takes.
+    """
+    return replace(model, transform=_changed(model, None, None, size))
 
 
-def _changed(transform: Transform, mean: Any, std: Any, size: int | None) -> Transform:
+def retrained(
+    model: PretrainedModel, module: nn.Module, name: str, data: str, classes: tuple[str, ...], accuracy: float,
+    architecture: Callable[[], nn.Module],
+) -> PretrainedModel:  # fmt: skip
+    """What a run made of a model: its network and the classes of its data, with the model's preprocessing.
+
+    Args:
+        name, data, accuracy: the run's; the accuracy is that on the test split.
+        architecture: the network with the run's edits at a random start.
+    """
+    card = Card(
+        name, "run", f"{data}, starting from {model.name}", source_classes=len(classes), accuracy=accuracy,
+        accuracy_of=f"on the test images of {data}", parameters=_count(module), size=model.transform.size,
+        min_size=model.card.min_size, on_disk=True, notes=(f"preprocessing as for {model.name}",),
+    )  # fmt: skip
+    return PretrainedModel(name, module, model.transform, card, architecture=architecture, classes=classes)
+
+
+def facing(model: PretrainedModel, classes: int | None) -> PretrainedModel:
+    """The model with data of so many classes at hand; None: with no data."""
+    return replace(model, target_classes=classes)
+
+
+def _changed(model: PretrainedModel, mean: Any, std: Any, size: int | None) -> Transform:
+    transform, least = model.transform, max(16, model.card.min_size or 0)
     if size is not None:
-        if size < 16:
-            raise UsageError(f"--size {size} is too small: use 16 pixels or more")
+        if size < least:
+            raise UsageError(f"--size {size} is too small for {model.name}: use {least} pixels or more")
         transform = replace(transform, size=size, resize=round(size * transform.resize / transform.size))
     if mean is not None:
         transform = replace(transform, mean=_three("mean", mean))
@@ -212,130 +183,189 @@ def _three(name: str, values: Any) -> tuple[float, float, float]:
     return r, g, b
 
 
-# ── embedded ──────────────────────────────────────────────────────────────────────────────────────────────────────
+def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
+    """`default`, `none`, `file`, or one of the `known` names of weights, which may be written in full or in small letters."""
+    if weights in ("default", "none"):
+        return weights
+    by_lower = {w.lower(): w for w in known}
+    plain = weights.rpartition("_Weights.")[2].lower()
+    if plain in by_lower:
+        return by_lower[plain]
+    path = Path(weights).expanduser()
+    if path.suffix or path.exists() or any(c in weights for c in "/\\"):
+        return "file"
+    ways = ["default", "none", *by_lower.values()]
+    hint = did_you_mean(weights, ways)
+    raise ModelError(f"{name} has no weights {weights!r}: use {', '.join(ways)} or a file{'; ' + hint if hint else ''}")
 
 
-def _embedded_card(name: str) -> Card:
-    facts = glyphnet.card(name)
-    known = {k: v for k, v in facts.items() if k in Card.__dataclass_fields__}
-    return Card(**{**known, "family": EMBEDDED, "on_disk": True, "notes": tuple(facts.get("notes", ()))})
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
 
 
-def _embedded(name: str, weights: str) -> PretrainedModel:
-    card = _embedded_card(name)
-    classes = card.source_classes or 1
+def _at_random(make: Callable[[], nn.Module]) -> nn.Module:
+    """The same random start each time; torch's global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
 
-    def architecture() -> nn.Module:
-        return glyphnet.GlyphNet(classes)
 
+# ── by name ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # heads that only helped training
+NO_AUXILIARY = "auxiliary heads, which only help to train from scratch, are left out"
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # `norm.1` in the files, `norm1` in the network
+
+
+@dataclass(frozen=True)
+class _Original:
+    """A model of the catalogue before it gets its weights."""
+
+    card: Card
+    transform: Transform
+    classes: tuple[str, ...]  # none where the weights have no output layer that is worth anything
+    count: int  # of the scores that its output layer gives
+    make: Callable[[int], nn.Module] = field(repr=False)  # the network for a number of classes
+
+    def with_weights(self, module: nn.Module, weights: str, card: Card, count: int) -> PretrainedModel:
+        card = replace(card, parameters=_count(module))
+        classes = self.classes if card.source_classes == len(self.classes) else None
+        return PretrainedModel(card.name, module, self.transform, card, weights, partial(self.make, count), classes)
+
+
+def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedModel:
+    known = torchvision_weights(name)
+    kind = _chosen(name, weights, known)
+    given: Any = known.get(kind) or next(iter(known.values()), None)
+    original = _embedded(name) if given is None else _torchvision(name, given)
+    count = original.count
+    if kind == "none":
+        module = _at_random(partial(original.make, count))
+        return original.with_weights(module, kind, _untrained(original.card), count)
+    if given is None and kind == "default":
+        return original.with_weights(_embedded_module(name), kind, original.card, count)
+    path = Path(weights).expanduser() if kind == "file" else fetch(given.url, name, progress)
+    state = _today(read_state(path), name)
+    module, count = _from_file(state, original.make, count, name)
+    if kind == "file":
+        card = _from_elsewhere(original.card, state, count, path.stat().st_size)
+        return original.with_weights(module, weights, card, count)
+    card = replace(original.card, on_disk=True, notes=(*original.card.notes, *state.notes))
+    return original.with_weights(module, kind, card, count)
+
+
+def _embedded(name: str) -> _Original:
+    transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
+    classes = tuple(glyphnet.card(name)["classes"])
+    return _Original(embedded_card(name), transform, classes, len(classes), glyphnet.GlyphNet)
+
+
+def _embedded_module(name: str) -> nn.Module:
     try:
-        module = glyphnet.load(name) if weights == "default" else architecture()
+        return glyphnet.load(name)
     except glyphnet.DamagedWeights as error:
         raise ModelError(f"the weights of {name} are damaged ({error}): install tlnb again") from None
-    transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
-    return PretrainedModel(name, module, transform, card, weights, architecture)
 
 
-# ── torchvision ───────────────────────────────────────────────────────────────────────────────────────────────────
+def _torchvision(name: str, weights: Any) -> _Original:
+    preset, card = weights.transforms(), torchvision_card(name, weights.name)
+    transform = Transform(
+        preset.crop_size[0], preset.resize_size[0], tuple(preset.mean), tuple(preset.std), preset.interpolation.value
+    )
+    if name in AUXILIARY:
+        card = replace(card, notes=(*card.notes, NO_AUXILIARY))
+    classes, scores = (w.meta["categories"] or () for w in (weights, type(weights).DEFAULT))
+    return _Original(card, transform, tuple(classes), len(scores), partial(_network, name, weights))
 
 
-def _torchvision_weights(name: str) -> Any:
+def _network(name: str, weights: Any, classes: int) -> nn.Module:
+    """The architecture at random, as torchvision's builder sets it up for these weights, but without auxiliary heads."""
     from torchvision import models
 
-    return models.get_model_weights(name).DEFAULT
+    settings: dict[str, Any] = {"num_classes": classes}
+    if name in AUXILIARY:
+        settings |= {"transform_input": True, "aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):
+        settings["image_size"] = weights.meta["min_size"][0]
+    elif name.startswith("maxvit"):
+        settings["input_size"] = weights.meta["min_size"]
+    module: nn.Module = models.get_model(name, weights=None, **settings)
+    return module
 
 
-def _torchvision_card(name: str) -> Card:
-    """From torchvision's own metadata; nothing is typed in here."""
-    weights = _torchvision_weights(name)
-    meta = weights.meta
-    dataset, metrics = next(iter(meta["_metrics"].items()))
-    return Card(
-        name, "torchvision", dataset, source_classes=len(meta["categories"]), accuracy=metrics["acc@1"] / 100,
-        accuracy_of=f"top-1 on {dataset}", parameters=meta["num_params"], flops=meta["_ops"] * 2e9,
-        bytes=int(meta["_file_size"] * 1e6), size=weights.transforms().crop_size[0], recipe=meta["recipe"],
-        licence="BSD-3-Clause (torchvision)", on_disk=_cached_file(weights.url).exists(),
+def _today(state: State, name: str) -> State:
+    """The state with the names that today's network has, without auxiliary heads."""
+    dropped = AUXILIARY.get(name, ())
+    return state.renamed(lambda key: None if key.startswith(dropped) else OLD_DENSENET.sub(r"\1\2.", key))
+
+
+def _from_file(state: State, make: Callable[[int], nn.Module], classes: int, name: str) -> tuple[nn.Module, int]:
+    """The network with a file's numbers, and its number of classes: the file's, where only the output layer differs."""
+    module = outline(partial(make, classes))
+    counts = {found[0] for found, own in different(module, state).values() if (classes, *found[1:]) == own}
+    if len(counts) == 1:
+        other = outline(partial(make, *counts))
+        if not different(other, state):
+            module, classes = other, counts.pop()
+    fill(module, state, name)
+    return module, classes
+
+
+def _from_elsewhere(card: Card, state: State, classes: int, size: int) -> Card:
+    """The card of the same network with weights of which nothing is known but what the file holds."""
+    if classes == card.source_classes:
+        also = f"{classes:,} classes, assumed to be those of {card.source} in their order"
+    else:
+        also = f"the output layer has {classes:,} classes of unknown names, the original has {card.source_classes:,}"
+    return replace(
+        _untrained(card), source=f"unknown data (weights from {state.file})", source_classes=classes, bytes=size,
+        notes=(*card.notes, *state.notes, also),
     )  # fmt: skip
 
 
-def _cached_file(url: str) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
-
-
-def _torchvision(name: str, weights: str) -> PretrainedModel:
-    from torchvision import models
-
-    best = _torchvision_weights(name)
-    preset = best.transforms()
-
-    def architecture() -> nn.Module:
-        module: nn.Module = models.get_model(name, weights=None)
-        return module
-
-    try:
-        module = models.get_model(name, weights=best if weights == "default" else None)
-    except (OSError, RuntimeError) as error:  # no network, a 404, a hash that differs
-        reason = str(error).splitlines()[0][:100]
-        raise ModelError(
-            f"the weights of {name} could not be downloaded ({reason}): "
-            f"try %tl_load {name} --weights FILE, or %tl_load glyphnet, which needs no network"
-        ) from None
-    transform = Transform(preset.crop_size[0], preset.resize_size[0], tuple(preset.mean), tuple(preset.std))
-    return PretrainedModel(name, module, transform, _torchvision_card(name), weights, architecture)
+def _untrained(card: Card) -> Card:
+    """The card of the same network at a random start."""
+    others = (replace(card, others=()), *card.others) if card.weights else ()
+    return replace(
+        card, source="nothing (a random start)", source_images=None, source_classes=None, accuracy=None, accuracy_of="",
+        top5=None, bytes=None, licence="", recipe="", about="", training={}, on_disk=True, weights="", others=others,
+    )  # fmt: skip
 
 
 # ── one's own ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _own(module: nn.Module, called: str) -> PretrainedModel:
-    count = sum(p.numel() for p in module.parameters())
-    if not count:
+def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any]) -> PretrainedModel:
+    """One's own module, on a copy.
+
+    Args:
+        given: the parts of the preprocessing by name; those that are None are assumed.
+    """
+    if not _count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
-    notes = (
-        "preprocessing assumed: ImageNet's mean and standard deviation at 224 pixels (mean=, std=, size= change it)",
-    )
-    card = Card(called, "own", "unknown data (your own module)", parameters=count, on_disk=True, notes=notes)
-    transform = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD)
-    return PretrainedModel(called, copy.deepcopy(module), transform, card)
+    notes: tuple[str, ...] = ()
+    assumed = [part for part, value in given.items() if value is None]
+    if assumed:
+        ways = ", ".join(f"{part}=" for part in assumed)
+        notes += (f"preprocessing assumed to be ImageNet's: {', '.join(assumed)} ({ways} change it)",)
+    if called in names():
+        notes += (f"your variable {called}, not the model of that name in %tl_models",)
+    source, kind, module = "unknown data (your own module)", _chosen(called, weights), copy.deepcopy(module)
+    if kind == "none":
+        source = "nothing (a random start)"
+        module = _at_random(partial(_reset, module))
+    elif kind == "file":
+        state = read_state(Path(weights).expanduser())
+        fill(module, state, called)
+        source, notes = f"unknown data (weights from {state.file})", (*notes, *state.notes)
+    card = Card(called, "own", source, parameters=_count(module), on_disk=True, notes=notes)
+    return PretrainedModel(called, module, Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD), card, weights)
 
 
-# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _load_file(module: nn.Module, path: Path, name: str) -> None:
-    """Read a state_dict into `module`, completely or not at all."""
-    if not path.is_file():
-        raise ModelError(f"no weights file {str(path)!r}: give default, none, or a file that exists")
-    state = _read_state(path)
-    own = module.state_dict()
-    wrong = [f"{k} is {tuple(state[k].shape)}, {name} has {tuple(own[k].shape)}"
-             for k in own if k in state and state[k].shape != own[k].shape]  # fmt: skip
-    wrong += [f"{k} is missing" for k in own if k not in state and not k.endswith("num_batches_tracked")]
-    wrong += [f"{k} is not part of {name}" for k in state if k not in own]
-    if wrong:
-        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
-        raise ModelError(f"{path.name} does not fit {name}: {'; '.join(wrong[:3])}{more}")
-    module.load_state_dict(state, strict=False)
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    data = path.read_bytes()
-    promised = re.search(r"-([0-9a-f]{8,64})\.", path.name)  # torch.hub's way of naming checkpoints
-    found = hashlib.sha256(data).hexdigest()
-    if promised and not found.startswith(promised[1]):
-        raise ModelError(f"{path.name} has the wrong hash ({found[:8]}, not {promised[1]}): download it again")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load as read_safetensors
-
-            state: dict[str, Tensor] = read_safetensors(data)
-        else:
-            import io
-
-            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # both readers raise many types for a damaged file
-        reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise ModelError(f"{path.name} is damaged, or no state_dict ({reason}): give another file") from None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise ModelError(f"{path.name} holds no state_dict of tensors: save model.state_dict() and give that file")
-    return state
+def _reset(module: nn.Module) -> nn.Module:
+    """The module with random parameters wherever its layers know how to draw them."""
+    for layer in module.modules():
+        reset = getattr(layer, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return module

@@ -35,8 +35,26 @@ def note(text: object) -> Raw:
     return Raw(f'<p style="margin:.3em 0;opacity:.75;font-size:90%">{safe(text)}</p>')
 
 
-def table(head: Sequence[object], rows: Iterable[Sequence[object]], left: int = 1) -> Raw:
-    """A table whose first `left` columns are text and the others numbers."""
+def link(url: str, text: str) -> Raw:
+    """A link to a page; anything but a web address stays text."""
+    if not url.startswith(("https://", "http://")):
+        return Raw(escape(text))
+    return Raw(f'<a href="{escape(url, quote=True)}" target="_blank" rel="noopener">{escape(text)}</a>')
+
+
+# Opaque in light and dark: the front end's own colours, else the browser's pair, which goes together.
+STUCK = (
+    ";position:sticky;top:0;background:var(--jp-layout-color0,var(--vscode-editor-background,Canvas))"
+    ";color:var(--jp-content-font-color1,var(--vscode-editor-foreground,CanvasText))"
+)
+
+
+def table(head: Sequence[object], rows: Iterable[Sequence[object]], left: int = 1, height: str = "") -> Raw:
+    """A table whose first `left` columns are text and the others numbers.
+
+    Args:
+        height: of a long table that scrolls under its head, `26em`.
+    """
 
     def cells(tag: str, row: Sequence[object], number: str) -> str:
         styles = ("text-align:left" if i < left else number for i in range(len(row)))
@@ -45,9 +63,12 @@ def table(head: Sequence[object], rows: Iterable[Sequence[object]], left: int = 
         )
 
     top = cells("th", head, "text-align:right")
+    if height:
+        top = top.replace(";vertical-align:top", f";vertical-align:bottom{STUCK}")
     body = "".join(f"<tr>{cells('td', row, 'text-align:right;white-space:nowrap')}</tr>" for row in rows)
+    scroll = f"overflow:auto;max-height:{height}" if height else "overflow-x:auto"
     return Raw(
-        f'<div style="overflow-x:auto"><table style="margin:.3em 0"><thead><tr>{top}</tr></thead>'
+        f'<div style="{scroll}"><table style="margin:.3em 0"><thead><tr>{top}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 

@@ -14,6 +14,11 @@ from tlnb.display.html import BLUE, safe
 
 EVERY = 0.25  # seconds between updates
 WIDTH, HEIGHT = 180, 36
+UNITS = {"decoding": "files", "downloading": "MB"}  # what a phase counts; otherwise epochs
+
+
+def _unit(progress: Progress) -> str:
+    return UNITS.get(progress.phase, "epochs")
 
 
 def testing() -> bool:
@@ -46,7 +51,7 @@ class Terminal(Silent):
             self.close()
             self._key = key
             if progress.epochs:
-                unit = "file" if progress.phase == "decoding" else "epoch"
+                unit = _unit(progress).removesuffix("s")
                 self._bar = tqdm(
                     total=progress.epochs, desc=f"{progress.run}: {progress.phase}", unit=unit, leave=False
                 )
@@ -89,7 +94,7 @@ class Notebook(Silent):
         if self._handle is None or self._last is None:
             return
         last = self._last
-        of = f"{last.epoch} of {last.epochs} {'files' if last.phase == 'decoding' else 'epochs'}"
+        of = f"{last.epoch} of {last.epochs} {_unit(last)}"
         text = f"{last.run}: {of}, {time.monotonic() - self._start:.1f} s"
         self._handle.update({"text/plain": text}, raw=True)
         self._handle = self._last = None
@@ -100,7 +105,7 @@ class Notebook(Silent):
         loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
         seen = "" if progress.accuracy is None else f", accuracy {progress.accuracy:.1%}"
         left = self._left(done)
-        words = f"{progress.run}: {progress.phase} {progress.epoch} of {progress.epochs}{loss}{seen}{left}"
+        words = f"{progress.run}: {progress.phase} {progress.epoch} of {progress.epochs} {_unit(progress)}{loss}{seen}{left}"
         return f'<div>{safe(words)}</div><progress value="{done:.3f}" max="1" style="width:{WIDTH}px"></progress>{self._svg()}'
 
     def _left(self, done: float) -> str:

@@ -41,7 +41,9 @@ def count(value: float | None) -> str:
 
 def size(value: float | None) -> str:
     """Bytes, in powers of ten."""
-    return "–" if value is None else f"{value / 1e6:.1f} MB"
+    if value is None:
+        return "–"
+    return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
 
 
 def small(value: float | None, unit: str) -> str:
