@@ -125,7 +125,7 @@ class Session:
             raise UsageError(f"run {run.name!r} has its own weights: leave out --weights {weights}")
         taken: Any = source if run is None else self._retrained(run)
         found = pretrained.load(
-            taken, weights, mean=mean, std=std, size=size, called=called,
+            taken, weights, mean=mean, std=std, size=size, called=called or (run.name if run else None),
             progress=lambda done, total: self._downloading(str(source), done, total),
         )  # fmt: skip
         data = self._decoded_for(found)

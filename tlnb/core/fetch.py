@@ -13,7 +13,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,15 @@ def fetch(url: str, name: str, progress: Progress | None = None) -> Path:
         ModelError: no network, an error answer, silence, a wrong hash, a folder that cannot be written or is full.
     """
     file = cached_file(url)
-    there = file.is_file()
-    if there and file_hash(file).startswith(promised_hash(file.name)):
+    promised, there = promised_hash(file.name), file.is_file()
+    if there and (not promised or file_hash(file).startswith(promised)):
         return file
     bar = _Bar(progress)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         _sweep(file)
         with _time_limit(), _instead_of_tqdm(bar):
-            torch.hub.download_url_to_file(url, str(file), promised_hash(file.name) or None, progress=True)
+            torch.hub.download_url_to_file(url, str(file), promised or None, progress=True)
         if bar.short:  # only a name without a hash lets this pass
             file.unlink()
             raise RuntimeError
@@ -132,8 +132,9 @@ def _time_limit() -> Iterator[None]:
 def _sweep(file: Path) -> None:
     """Remove what killed kernels left of this file; a download that lives writes all the time."""
     for left in file.parent.glob(f"{file.name}.*.partial"):
-        if time.time() - left.stat().st_mtime > LEFTOVER:
-            left.unlink(missing_ok=True)
+        with suppress(OSError):  # another process may sweep too
+            if time.time() - left.stat().st_mtime > LEFTOVER:
+                left.unlink()
 
 
 def _why(error: Exception, url: str, file: Path, bar: _Bar, name: str) -> str:

@@ -245,7 +245,7 @@ def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedMo
     if given is None and kind == "default":
         return original.with_weights(_embedded_module(name), kind, original.card, count)
     path = Path(weights).expanduser() if kind == "file" else fetch(given.url, name, progress)
-    state = _today(read_state(path), name)
+    state = _today(read_state(path, checked=kind != "file"), name)
     module, count = _from_file(state, original.make, count, name)
     if kind == "file":
         card = _from_elsewhere(original.card, state, count, path.stat().st_size)
@@ -302,7 +302,8 @@ def _today(state: State, name: str) -> State:
 def _from_file(state: State, make: Callable[[int], nn.Module], classes: int, name: str) -> tuple[nn.Module, int]:
     """The network with a file's numbers, and its number of classes: the file's, where only the output layer differs."""
     module = outline(partial(make, classes))
-    counts = {found[0] for found, own in different(module, state).values() if (classes, *found[1:]) == own}
+    counts = {found[0] for found, own in different(module, state).values()
+              if found and (classes, *found[1:]) == own}  # fmt: skip
     if len(counts) == 1:
         other = outline(partial(make, *counts))
         if not different(other, state):
