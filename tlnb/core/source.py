@@ -1,0 +1,97 @@
+"""What a network still knows of its own source: its accuracy there before and after a run, with its old output layer.
+
+Target accuracy hides forgetting, and hides statistics that drift in a trunk left in training mode; this shows both.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from tlnb import glyphnet
+from tlnb.core.meter import forward_flops
+from tlnb.core.plan import Plan
+from tlnb.core.pretrained import EMBEDDED, PretrainedModel, Transform
+from tlnb.core.record import Run
+from tlnb.glyphnet import held_out
+
+CHUNK = 256
+
+
+@dataclass(frozen=True)
+class SourceAccuracy:
+    """Fractions of the source's held-out pictures that are right; `flops` is what measuring took this time."""
+
+    before: float
+    after: float
+    pictures: int
+    flops: float
+
+    def __repr__(self) -> str:
+        return f"SourceAccuracy: {self.before:.1%} before, {self.after:.1%} after, {self.pictures} pictures"
+
+
+# by network: its tensors' versions, which count changes made in place, and its accuracy
+_known: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], float]] = WeakKeyDictionary()
+
+
+def source_accuracy(
+    model: PretrainedModel, plan: Plan, trained: nn.Module, head: str, moved: Sequence[str], previous: Run | None = None
+) -> SourceAccuracy | None:
+    """The network's accuracy on its own source before and after a run.
+
+    Both are of a trunk with the model's *own* output layer, so that they compare trunks alone. Where nothing but the
+    output layer moved, nothing needs measuring afterwards: the run's proof says that the trunk is the same to the bit.
+
+    Args:
+        trained: the run's network; it is not changed.
+        head: the name of its output layer.
+        moved: layers that changed.
+        previous: the run whose weights it started from.
+
+    Returns:
+        None where the source is not at hand, the trunk did not come from it, or layers other than the output changed.
+    """
+    if not _at_hand(model, plan, head) or (previous and (not previous.source_accuracy or previous.plan.model != model.name)):
+        return None
+    images, labels = held_out.pictures(tuple(glyphnet.card(model.name)["classes"]))
+    before, spent = _before(model.module, images, labels)
+    after = previous.source_accuracy[1] if previous and previous.source_accuracy else before
+    if set(moved) - {head}:
+        twin = copy.deepcopy(trained)
+        twin.set_submodule(head, copy.deepcopy(model.module.get_submodule(head)).to(next(trained.parameters()).device))
+        after, more = _accuracy(twin, images, labels)
+        spent += more
+    return SourceAccuracy(before, after, len(labels), spent)
+
+
+def _at_hand(model: PretrainedModel, plan: Plan, head: str) -> bool:
+    """Whether it is an embedded network as it ships, with no layer but the output layer changed."""
+    pretrained = model.card.family == EMBEDDED and model.weights == "default" and plan.start == "pretrained"
+    return pretrained and all(edit.kind == "replace" and edit.name == head for edit in plan.edits)
+
+
+def _before(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The pretrained network's accuracy, measured once for each loaded model, and the FLOPs it took now."""
+    versions = tuple(t._version for t in network.state_dict().values())
+    if network in _known and _known[network][0] == versions:
+        return _known[network][1], 0.0
+    found, flops = _accuracy(copy.deepcopy(network), images, labels)
+    _known[network] = versions, found
+    return found, flops
+
+
+def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Share of right answers in fp32 and eval mode, at the source's own size and normalisation; and its FLOPs."""
+    network.eval()
+    device = next(network.parameters()).device
+    normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
+    with torch.no_grad():
+        guesses = torch.cat([network(normalise(part.to(device))).argmax(1).cpu() for part in images.split(CHUNK)])
+    flops = forward_flops(network, normalise(images[:2].to(device))) * len(labels)
+    return int((guesses == labels).sum()) / len(labels), flops
