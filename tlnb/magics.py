@@ -312,6 +312,28 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
+    @argument("--run", metavar="NAME", help="which run; default: the last that is no baseline")
+    def tl_errors(self, line: str) -> Any:
+        """What a run gets wrong: confusion matrix, accuracy by class, the most confident mistakes.
+
+        Example: %tl_errors --run head
+        """
+        return self._run(TLMagics.tl_errors, line, lambda a: self.session.errors(a.run))
+
+    @line_magic
+    @magic_arguments()
+    @argument("files", nargs="+", metavar="FILE", help="image files, globs, or folders of images")
+    @argument("--run", metavar="NAME", help="which run; default: the last that is no baseline, else the loaded model")
+    @argument("--top", type=int, default=3, metavar="K", help="how many classes to give for each image; default 3")
+    def tl_predict(self, line: str) -> Any:
+        """Labels with probabilities for new images.
+
+        Example: %tl_predict photos/*.jpg --top 5
+        """
+        return self._run(TLMagics.tl_predict, line, lambda a: self.session.predict(*a.files, run=a.run, top=a.top))
+
+    @line_magic
+    @magic_arguments()
     def tl_script(self, line: str) -> Any:
         """The session as a cell of magics.
 
@@ -375,7 +397,7 @@ def completions(session: Session, variables: dict[str, Any], line: str) -> list[
 def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -> Iterable[str]:
     if rest.split()[-1:] == ["--augment"] or re.search(r"--augment \S*$", rest):
         return AUGMENTATIONS
-    if re.search(r"--from \S*$", rest) or magic == "tl_compare":
+    if re.search(r"--(from|run) \S*$", rest) or magic == "tl_compare":
         return [run.name for run in session.runs]
     if magic == "tl_data":
         return [*BUNDLED, *(f"{e.name}{os.sep}" for e in os.scandir(".") if e.is_dir() and not e.name.startswith("."))]

@@ -213,7 +213,9 @@ def write_held_out() -> int:
     sources = {name: source_of(RECIPES[name]) for name in glyphnet.names()}
     stale = [n for n, found in sources.items() if list(found.classes) != glyphnet.card(n)["classes"]]
     if stale:
-        raise ValueError(f"the sources of {', '.join(stale)} have other classes than their cards: train them again first")
+        raise ValueError(
+            f"the sources of {', '.join(stale)} have other classes than their cards: train them again first"
+        )
     data = held_out.packed(sources)
     (HERE / held_out.FILE).write_bytes(data)
     return len(data)
@@ -257,7 +259,9 @@ def main(arguments: list[str] | None = None) -> int:
         card = publish(recipe, weights, took, chosen.out)
         print(f"{recipe.name}: source accuracy {card['accuracy']:.1%}, {took['seconds']:.0f} s")
         _report(recipe.name, card["audit"])
-    print(f"To ship them, copy {chosen.out}/weights and {chosen.out}/cards to {HERE.name}/, then run it with --held-out.")
+    print(
+        f"To ship them, copy {chosen.out}/weights and {chosen.out}/cards to {HERE.name}/, then run it with --held-out."
+    )
     return 0
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from tlnb.core import cost, plan, pretrained
+from tlnb.core import cost, judge, plan, pretrained
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
 from tlnb.core.cost import Bill, Comparison
@@ -22,6 +22,7 @@ from tlnb.core.edit import apply_edit, build, modules_matching, names_in
 from tlnb.core.errors import PlanError, UsageError, did_you_mean
 from tlnb.core.freeze import set_modes
 from tlnb.core.lines import line
+from tlnb.core.judge import Errors, Judge, Predictions
 from tlnb.core.meter import step_flops
 from tlnb.core.options import TrainOptions, parse_rates, rates_text
 from tlnb.core.plan import Edit, Plan, Strategies
@@ -496,6 +497,56 @@ class Session:
             known = f"the runs are {', '.join(by_name)}" if by_name else "there is none yet, %tl_train first"
             raise UsageError(f"no run is called {which!r}: {did_you_mean(which, by_name, known)}")
         return by_name[which]
+
+    # ── judging ──
+
+    def errors(self, run: str | Run | None = None) -> Errors:
+        """What a run, by default the last that is no baseline, gets wrong on its test split, and how sure it was.
+
+        Raises:
+            UsageError: no such run, or one whose record does not hold its answers.
+        """
+        found = judge.errors(self._last_run(run), self.dataset)
+        self._lines.append(line("tl_errors", run=getattr(run, "name", run)))
+        return found
+
+    def predict(self, *images: Any, run: str | Run | None = None, top: int = 3) -> Predictions:
+        """Labels with probabilities for new images, by a run (default: the last that is no baseline) or the loaded model.
+
+        Args:
+            images: files, folders, globs; PIL images; uint8 arrays `(H, W)`, `(H, W, 3)`, `(3, H, W)`.
+            top: how many classes to give for each.
+
+        Raises:
+            DataError: an image that is missing or cannot be read; then none is predicted.
+            UsageError: no image, no run, and no model that knows its classes.
+        """
+        found = judge.predict(self._judge(run), images, top)
+        named = all(isinstance(each, str | Path) for each in images)
+        text = line("tl_predict", *images, run=getattr(run, "name", run), top=None if top == 3 else top)
+        self._lines.append(text if named else "tl.predict(...)  # images from Python")
+        return found
+
+    def _judge(self, which: str | Run | None) -> Judge:
+        """A run's network; where there is no run, the loaded model with its own output layer."""
+        if which is None and not any(run.baseline_of is None for run in self.runs):
+            classes = getattr(self.model, "classes", None)
+            if self.model is None or not classes:
+                why = "no model is loaded" if self.model is None else f"{self.model.name} does not name its classes"
+                raise UsageError(f"no run yet, and {why}: %tl_train first, or load a model that knows its classes")
+            transform = self.model.transform
+            return Judge(self.model.name, None, self.model.module, classes, transform, transform.resize)
+        run = self._last_run(which)
+        return Judge(run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge)
+
+    def _last_run(self, which: str | Run | None = None) -> Run:
+        """The run that is meant; by default the last that is not a baseline."""
+        if which is not None:
+            return self._run(which)
+        found = next((run for run in reversed(self.runs) if run.baseline_of is None), None)
+        if found is None:
+            raise UsageError("no run yet: %tl_train")
+        return found
 
     # ── comparing ──
 

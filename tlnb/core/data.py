@@ -303,6 +303,7 @@ def _list_files(folder: Path) -> tuple[dict[str, dict[str, list[Path]]], list[st
 
 
 def extensions() -> tuple[str, ...]:
+    """How the names of image files end."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     return tuple(IMG_EXTENSIONS)

@@ -57,7 +57,9 @@ def source_accuracy(
     Returns:
         None where the source is not at hand, the trunk did not come from it, or layers other than the output changed.
     """
-    if not _at_hand(model, plan, head) or (previous and (not previous.source_accuracy or previous.plan.model != model.name)):
+    if not _at_hand(model, plan, head) or (
+        previous and (not previous.source_accuracy or previous.plan.model != model.name)
+    ):
         return None
     images, labels = held_out.pictures(tuple(glyphnet.card(model.name)["classes"]))
     before, spent = _before(model.module, images, labels)

@@ -11,6 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def packed(sources: Mapping[str, Source]) -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _read() -> dict[str, NDArray[np.generic]]:
+def _read() -> dict[str, NDArray[Any]]:
     path = resources.files(__package__).joinpath(FILE)
     with np.load(io.BytesIO(path.read_bytes())) as file:
         return {name: file[name] for name in file.files}
@@ -81,11 +82,14 @@ def pictures(classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     return images, torch.tensor([label_of[c] for c in classes_of.tolist()])
 
 
-def _rows(found: Mapping[str, NDArray[np.generic]], ours: Sequence[int]) -> NDArray[np.int64]:
+def _rows(found: Mapping[str, NDArray[Any]], ours: Sequence[int]) -> NDArray[np.int64]:
     """Which pictures: at most `PICTURES`, evenly spread over the classes, letters and textures in the source's proportion."""
     mine = np.isin(found["labels"], ours)
     filled = found["filled"][found["labels"]].astype(bool)
-    totals = {kind: int(found["totals"][[c for c in ours if bool(found["filled"][c]) is kind]].sum()) for kind in (False, True)}
+    totals = {
+        kind: int(found["totals"][[c for c in ours if bool(found["filled"][c]) is kind]].sum())
+        for kind in (False, True)
+    }
     chosen = []
     for kind, total in totals.items():
         rows = np.flatnonzero(mine & (filled == kind))
