@@ -334,6 +334,17 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
+    @argument("what", nargs="*", metavar="WHAT", help="features (the default), evidence, or image files to look into")
+    @argument("--run", metavar="NAME", help="whose network; evidence: default the last run that is no baseline")
+    def tl_look(self, line: str) -> Any:
+        """What the network sees: the data by its features beside a random start; where in an image the evidence lies.
+
+        Example: %tl_look features
+        """
+        return self._run(TLMagics.tl_look, line, lambda a: self.session.look(*a.what, run=a.run))
+
+    @line_magic
+    @magic_arguments()
     def tl_script(self, line: str) -> Any:
         """The session as a cell of magics.
 
@@ -408,6 +419,8 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
     if magic in ("tl_load", "tl_models"):
         own = [n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_")]
         return [*names(), *own, *(run.name for run in session.runs if magic == "tl_load")]
+    if magic in ("tl_predict", "tl_look"):
+        return [*(("features", "evidence") if magic == "tl_look" else ()), *_files(rest.split(" ")[-1])]
     if magic == "tl_strategy":
         return [*STRATEGIES, *ALIASES]
     if re.search(r"--solver \S*$", rest):
@@ -419,6 +432,19 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         parts = [name for name, _ in session.model.module.named_modules() if name]
         return parts if magic != "tl_add" else [f"{side}:{name}" for name in parts for side in ("before", "after")]
     return []
+
+
+def _files(typed: str) -> list[str]:
+    """Image files and folders that go on from what was typed."""
+    from tlnb.core.data import extensions
+
+    folder = typed[: max(typed.rfind("/"), typed.rfind(os.sep)) + 1]
+    try:
+        found = [e for e in os.scandir(folder or ".") if not e.name.startswith(".")]
+    except OSError:
+        return []
+    return [f"{folder}{e.name}{os.sep if e.is_dir() else ''}" for e in found
+            if e.is_dir() or e.name.lower().endswith(extensions())]  # fmt: skip
 
 
 # ── registration ──────────────────────────────────────────────────────────────────────────────────────────────────

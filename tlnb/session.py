@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 
 from tlnb.core import cost, judge, plan, pretrained
+from tlnb.core import look as looking
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
 from tlnb.core.cost import Bill, Comparison
@@ -23,6 +24,7 @@ from tlnb.core.errors import PlanError, UsageError, did_you_mean
 from tlnb.core.freeze import set_modes
 from tlnb.core.lines import line
 from tlnb.core.judge import Errors, Judge, Predictions
+from tlnb.core.look import Look, Seer
 from tlnb.core.meter import step_flops
 from tlnb.core.options import TrainOptions, parse_rates, rates_text
 from tlnb.core.plan import Edit, Plan, Strategies
@@ -527,11 +529,45 @@ class Session:
         self._lines.append(text if named else "tl.predict(...)  # images from Python")
         return found
 
-    def _judge(self, which: str | Run | None) -> Judge:
+    def look(self, *what: Any, run: str | Run | None = None) -> Look:
+        """What a network sees: the data by its features, or where in an image the evidence for its answer lies.
+
+        Args:
+            what: nothing or `features`: the data by the features of the pretrained network, of the same network at a
+                random start, and of `run`. `evidence`: some images of the data. Else images, as in `predict`.
+            run: whose network; for evidence default the last that is no baseline, else the loaded model.
+
+        Raises:
+            DataError: an image that is missing or cannot be read.
+            UsageError: no data or model, too many images, or Captum missing (evidence needs it).
+        """
+        if what in ((), ("features",)):
+            found = looking.features(*self._seers(None if run is None else self._run(run)))
+        else:
+            images = () if what == ("evidence",) else what
+            found = looking.evidence(self._judge(run, nameless=True), images, self.dataset, self._looking)
+        named = all(isinstance(each, str | Path) for each in what)
+        text = line("tl_look", *what, run=getattr(run, "name", run))
+        self._lines.append(text if named else "tl.look(...)  # images from Python")
+        return found
+
+    def _seers(self, run: Run | None) -> tuple[str, DataSet, list[Seer], str | None]:
+        """The networks whose features are compared: as loaded, at a random start, and the run's."""
+        data = self._data()
+        model, read, made = self._loaded()
+        sized = self._sized(model, data)
+        called = "pretrained" if model.weights != "none" and model.card.family != "own" else "as loaded"
+        starts = {called: "pretrained", "random start": "random"}
+        seers = [Seer(of, build(sized, made.edits, s, seed=0), read.head, sized.transform) for of, s in starts.items()]
+        if run is not None:
+            seers.append(Seer(f"run {run.name}", run.module(), self._networks[run.name][1].head, run.transform()))
+        return model.name, data, seers, run.name if run else None
+
+    def _judge(self, which: str | Run | None, nameless: bool = False) -> Judge:
         """A run's network; where there is no run, the loaded model with its own output layer."""
         if which is None and not any(run.baseline_of is None for run in self.runs):
-            classes = getattr(self.model, "classes", None)
-            if self.model is None or not classes:
+            classes = getattr(self.model, "classes", None) or ()
+            if self.model is None or not (classes or nameless):
                 why = "no model is loaded" if self.model is None else f"{self.model.name} does not name its classes"
                 raise UsageError(f"no run yet, and {why}: %tl_train first, or load a model that knows its classes")
             transform = self.model.transform
@@ -630,6 +666,10 @@ class Session:
         """In megabytes, rounded up; a total of 0 is not known."""
         if self.report is not None:
             self.report(Progress(name, "downloading", *(math.ceil(size / 1e6) for size in (done, total))))
+
+    def _looking(self, done: int, total: int) -> None:
+        if self.report is not None:
+            self.report(Progress("look", "looking", done, total))
 
     def _decoding(self, done: int, total: int) -> None:
         if self.report is not None:
