@@ -151,13 +151,12 @@ def _drawn(data: DataSet) -> tuple[Tensor, Tensor, tuple[tuple[str, int], ...]]:
 
 
 def _examples(labels: Tensor) -> tuple[int, ...]:
-    """The first image of some classes, spread over all that have two images or more."""
-    counts = labels.bincount()
-    able = [c for c, n in enumerate(counts.tolist()) if n > 1]
-    if not able:
-        return (0,)
-    chosen = np.linspace(0, len(able) - 1, min(EXAMPLES, len(able))).round().astype(int)
-    return tuple(int((labels == able[i]).nonzero()[0]) for i in chosen)
+    """Some images, spread over the classes that have two or more; of a few classes several each."""
+    counts = labels.bincount().tolist()
+    able = [c for c, n in enumerate(counts) if n > 1] or [int(labels[0])]
+    chosen = [able[i] for i in np.linspace(0, len(able) - 1, min(EXAMPLES, len(able))).round().astype(int)]
+    each = EXAMPLES // len(chosen)
+    return tuple(int(i) for c in chosen for i in (labels == c).nonzero().flatten()[:each])
 
 
 def features_of(seer: Seer, images: Tensor) -> Tensor:
@@ -298,8 +297,9 @@ def map_layer(module: nn.Module, edge: int) -> str | None:
     anatomy = read_anatomy(module, edge)
     met = _calls(module, edge)
     before = [name for name, _ in met][: [name for name, _ in met].index(anatomy.head)]
-    maps = [(i, shape[-1]) for i, (_, shape) in enumerate(met[: len(before)])
-            if len(shape) == 3 and shape[1] == shape[2] > 1]  # fmt: skip
+    same = (nn.Identity, nn.modules.dropout._DropoutNd)
+    maps = [(i, shape[-1]) for i, (name, shape) in enumerate(met[: len(before)])
+            if len(shape) == 3 and shape[1] == shape[2] > 1 and not isinstance(module.get_submodule(name), same)]  # fmt: skip
     if not maps or maps[-1][1] < MAP_EDGE:
         return None
     last = maps[-1][0]

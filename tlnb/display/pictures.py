@@ -126,7 +126,13 @@ def matrix(found: Errors) -> bytes:
     figure = figure_of(edge + 0.3, edge)
     axes = figure.subplots()
     axes.imshow(colours, interpolation="nearest")
-    axes.set_xticks(ticks, names[::every], rotation=90 if longest > 2 else 0, fontsize=size, parse_math=False)
+    axes.set_xticks(
+        ticks,
+        names[::every],
+        rotation=90 if 0.08 * longest > max(cell, 1.6 / n) * every else 0,
+        fontsize=size,
+        parse_math=False,
+    )
     axes.set_yticks(ticks, names[::every], fontsize=size, parse_math=False)
     axes.set(xlabel="said", ylabel="true class")
     axes.tick_params(length=0)
