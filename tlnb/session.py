@@ -22,8 +22,8 @@ from tlnb.core.data import DataRequest, DataSet, open_data
 from tlnb.core.edit import apply_edit, build, modules_matching, names_in
 from tlnb.core.errors import PlanError, UsageError, did_you_mean
 from tlnb.core.freeze import set_modes
-from tlnb.core.lines import line
 from tlnb.core.judge import Errors, Judge, Predictions
+from tlnb.core.lines import line
 from tlnb.core.look import Look, Seer
 from tlnb.core.meter import step_flops
 from tlnb.core.options import TrainOptions, parse_rates, rates_text
@@ -558,7 +558,10 @@ class Session:
         sized = self._sized(model, data)
         called = "pretrained" if model.weights != "none" and model.card.family != "own" else "as loaded"
         starts = {called: "pretrained", "random start": "random"}
-        seers = [Seer(of, build(sized, made.edits, s, seed=0), read.head, sized.transform) for of, s in starts.items()]
+        scopes = self._scopes
+        seers = [
+            Seer(of, build(sized, made.edits, s, 0, scopes), read.head, sized.transform) for of, s in starts.items()
+        ]
         if run is not None:
             seers.append(Seer(f"run {run.name}", run.module(), self._networks[run.name][1].head, run.transform()))
         return model.name, data, seers, run.name if run else None

@@ -21,6 +21,7 @@ from tlnb.core.record import Run
 from tlnb.glyphnet import held_out
 
 CHUNK = 256
+OUTPUT = "head"  # what the embedded networks call their output layer
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ _known: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], float]] = WeakKeyDic
 
 
 def source_accuracy(
-    model: PretrainedModel, plan: Plan, trained: nn.Module, head: str, moved: Sequence[str], previous: Run | None = None
+    model: PretrainedModel, plan: Plan, trained: nn.Module, moved: Sequence[str], previous: Run | None = None
 ) -> SourceAccuracy | None:
     """The network's accuracy on its own source before and after a run.
 
@@ -50,32 +51,38 @@ def source_accuracy(
 
     Args:
         trained: the run's network; it is not changed.
-        head: the name of its output layer.
         moved: layers that changed.
         previous: the run whose weights it started from.
 
     Returns:
-        None where the source is not at hand, the trunk did not come from it, or layers other than the output changed.
+        None where the source is not at hand, the trunk did not come from it, or layers before the output were edited.
     """
-    if not _at_hand(model, plan, head) or (
-        previous and (not previous.source_accuracy or previous.plan.model != model.name)
-    ):
+    since = previous.source_accuracy if previous else None
+    if not _at_hand(model, plan) or (previous and (since is None or previous.plan.model != model.name)):
         return None
     images, labels = held_out.pictures(tuple(glyphnet.card(model.name)["classes"]))
     before, spent = _before(model.module, images, labels)
-    after = previous.source_accuracy[1] if previous and previous.source_accuracy else before
-    if set(moved) - {head}:
+    after = since[1] if since else before
+    if any(not _of_output(layer) for layer in moved):
         twin = copy.deepcopy(trained)
-        twin.set_submodule(head, copy.deepcopy(model.module.get_submodule(head)).to(next(trained.parameters()).device))
+        device = next(trained.parameters()).device
+        twin.set_submodule(OUTPUT, copy.deepcopy(model.module.get_submodule(OUTPUT)).to(device))
         after, more = _accuracy(twin, images, labels)
         spent += more
     return SourceAccuracy(before, after, len(labels), spent)
 
 
-def _at_hand(model: PretrainedModel, plan: Plan, head: str) -> bool:
-    """Whether it is an embedded network as it ships, with no layer but the output layer changed."""
-    pretrained = model.card.family == EMBEDDED and model.weights == "default" and plan.start == "pretrained"
-    return pretrained and all(edit.kind == "replace" and edit.name == head for edit in plan.edits)
+def _at_hand(model: PretrainedModel, plan: Plan) -> bool:
+    """Whether it is an embedded network as it ships, its own output layer kept, and only that edited by the plan."""
+    if model.card.family != EMBEDDED or model.weights != "default" or plan.start != "pretrained":
+        return False
+    own = getattr(model.module, OUTPUT, None)
+    whole = isinstance(own, nn.Linear) and own.out_features == model.card.source_classes
+    return whole and all(_of_output(edit.name) for edit in plan.edits)
+
+
+def _of_output(layer: str) -> bool:
+    return layer == OUTPUT or layer.startswith(OUTPUT + ".")
 
 
 def _before(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -127,7 +127,7 @@ def train(
     changes = work.changes()
     with clock.phase("evaluating"):
         moved = [c.name for c in changes if c.moved]
-        source = source_accuracy(model, plan, work.module, anatomy.head, moved, previous)
+        source = source_accuracy(model, plan, work.module, moved, previous)
     work.tally.charge("evaluating", source.flops if source else 0.0)
     notes = list(work.notes)
     broken = [c.name for c in changes if c.frozen and c.moved]
