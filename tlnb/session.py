@@ -541,12 +541,12 @@ class Session:
             DataError: an image that is missing or cannot be read.
             UsageError: no data or model, too many images, or Captum missing (evidence needs it).
         """
-        if what in ((), ("features",)):
+        named = all(isinstance(each, str | Path) for each in what)  # arrays cannot be compared with a word
+        if not what or (named and what == ("features",)):
             found = looking.features(*self._seers(None if run is None else self._run(run)))
         else:
-            images = () if what == ("evidence",) else what
+            images = () if named and what == ("evidence",) else what
             found = looking.evidence(self._judge(run, nameless=True), images, self.dataset, self._looking)
-        named = all(isinstance(each, str | Path) for each in what)
         text = line("tl_look", *what, run=getattr(run, "name", run))
         self._lines.append(text if named else "tl.look(...)  # images from Python")
         return found

@@ -42,7 +42,7 @@ def on_its_source(run: Run) -> str:
         return ""
     before, after = run.source_accuracy
     how = f"{run.source_pictures:,} held-out pictures, measured"
-    if before == after and not {layer for layer in run.moved if not any(e.covers(layer) for e in run.plan.edits)}:
+    if before == after and all(any(e.covers(layer) for e in run.plan.edits) for layer in run.moved):
         return f"with its old output layer {percent(before)}, as before: only the output layer moved ({how})"
     intervals = [wilson_interval(round(a * run.source_pictures), run.source_pictures) for a in (before, after)]
     apart = intervals[0][0] > intervals[1][1] or intervals[1][0] > intervals[0][1]
