@@ -17,7 +17,6 @@ from tlnb import glyphnet
 from tlnb.core import train as training
 from tlnb.core.errors import DataError, UsageError
 from tlnb.core.judge import Judge, errors, predict
-from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.record import Answers, Run
 from tlnb.display import pictures as drawn
 from tlnb.display.cards import HTML
@@ -202,18 +201,26 @@ def test_without_a_run_the_models_own_classes_answer(session: Session):
         with pytest.raises(UsageError, match="no run yet"):
             ask()
 
-    class Named(PretrainedModel):
-        classes = ("dim", "lit")
-
     network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
     torch.nn.init.zeros_(network[2].bias)
     with torch.no_grad():
         network[2].weight.copy_(torch.tensor([[-1.0] * 3, [1.0] * 3]))
     model = session.load(network, size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
-    session.model = Named(**{name: getattr(model, name) for name in PretrainedModel.__dataclass_fields__})
+    with pytest.raises(UsageError, match="does not name its classes"):
+        session.predict(np.zeros((8, 8), np.uint8))
+    session.model = replace(model, classes=("dim", "lit"))
     found = session.predict(np.full((20, 30), 250, np.uint8), np.zeros((20, 30), np.uint8))
     assert [p.label for p in found.images] == ["lit", "dim"] and found.run is None
     assert "its own output layer" in HTML[type(found)](found)
+
+
+def test_an_embedded_network_names_its_own_pictures(session: Session):
+    session.load("glyphnet")
+    classes = tuple(glyphnet.card("glyphnet")["classes"])
+    images, labels = held_out.pictures(classes)
+    found = session.predict(*images[::20].numpy())
+    right = [p.label == classes[c] for p, c in zip(found.images, labels[::20].tolist(), strict=True)]
+    assert np.mean(right) > 0.6 and found.classes == len(classes) and found.model == "glyphnet"
 
 
 def test_many_images_keep_few_pictures(compared: Session):

@@ -569,7 +569,7 @@ class Session:
     def _judge(self, which: str | Run | None, nameless: bool = False) -> Judge:
         """A run's network; where there is no run, the loaded model with its own output layer."""
         if which is None and not any(run.baseline_of is None for run in self.runs):
-            classes = getattr(self.model, "classes", None) or ()
+            classes = self.model.classes or () if self.model else ()
             if self.model is None or not (classes or nameless):
                 why = "no model is loaded" if self.model is None else f"{self.model.name} does not name its classes"
                 raise UsageError(f"no run yet, and {why}: %tl_train first, or load a model that knows its classes")

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from tlnb import glyphnet
+from tlnb.core.catalogue import EMBEDDED
 from tlnb.core.meter import forward_flops
 from tlnb.core.plan import Plan
-from tlnb.core.pretrained import EMBEDDED, PretrainedModel, Transform
+from tlnb.core.pretrained import PretrainedModel, Transform
 from tlnb.core.record import Run
 from tlnb.glyphnet import held_out
 
