@@ -312,6 +312,39 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
+    @argument("--run", metavar="NAME", help="which run; default: the last that is no baseline")
+    def tl_errors(self, line: str) -> Any:
+        """What a run gets wrong: confusion matrix, accuracy by class, the most confident mistakes.
+
+        Example: %tl_errors --run head
+        """
+        return self._run(TLMagics.tl_errors, line, lambda a: self.session.errors(a.run))
+
+    @line_magic
+    @magic_arguments()
+    @argument("files", nargs="+", metavar="FILE", help="image files, globs, or folders of images")
+    @argument("--run", metavar="NAME", help="which run; default: the last that is no baseline, else the loaded model")
+    @argument("--top", type=int, default=3, metavar="K", help="how many classes to give for each image; default 3")
+    def tl_predict(self, line: str) -> Any:
+        """Labels with probabilities for new images.
+
+        Example: %tl_predict photos/*.jpg --top 5
+        """
+        return self._run(TLMagics.tl_predict, line, lambda a: self.session.predict(*a.files, run=a.run, top=a.top))
+
+    @line_magic
+    @magic_arguments()
+    @argument("what", nargs="*", metavar="WHAT", help="features (the default), evidence, or image files to look into")
+    @argument("--run", metavar="NAME", help="whose network; evidence: default the last run that is no baseline")
+    def tl_look(self, line: str) -> Any:
+        """What the network sees: the data by its features beside a random start; where in an image the evidence lies.
+
+        Example: %tl_look features
+        """
+        return self._run(TLMagics.tl_look, line, lambda a: self.session.look(*a.what, run=a.run))
+
+    @line_magic
+    @magic_arguments()
     def tl_script(self, line: str) -> Any:
         """The session as a cell of magics.
 
@@ -375,7 +408,7 @@ def completions(session: Session, variables: dict[str, Any], line: str) -> list[
 def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -> Iterable[str]:
     if rest.split()[-1:] == ["--augment"] or re.search(r"--augment \S*$", rest):
         return AUGMENTATIONS
-    if re.search(r"--from \S*$", rest) or magic == "tl_compare":
+    if re.search(r"--(from|run) \S*$", rest) or magic == "tl_compare":
         return [run.name for run in session.runs]
     if magic == "tl_data":
         return [*BUNDLED, *(f"{e.name}{os.sep}" for e in os.scandir(".") if e.is_dir() and not e.name.startswith("."))]
@@ -386,6 +419,8 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
     if magic in ("tl_load", "tl_models"):
         own = [n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_")]
         return [*names(), *own, *(run.name for run in session.runs if magic == "tl_load")]
+    if magic in ("tl_predict", "tl_look"):
+        return [*(("features", "evidence") if magic == "tl_look" else ()), *_files(rest.split(" ")[-1])]
     if magic == "tl_strategy":
         return [*STRATEGIES, *ALIASES]
     if re.search(r"--solver \S*$", rest):
@@ -397,6 +432,19 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         parts = [name for name, _ in session.model.module.named_modules() if name]
         return parts if magic != "tl_add" else [f"{side}:{name}" for name in parts for side in ("before", "after")]
     return []
+
+
+def _files(typed: str) -> list[str]:
+    """Image files and folders that go on from what was typed."""
+    from tlnb.core.data import extensions
+
+    folder = typed[: max(typed.rfind("/"), typed.rfind(os.sep)) + 1]
+    try:
+        found = [e for e in os.scandir(folder or ".") if not e.name.startswith(".")]
+    except OSError:
+        return []
+    return [f"{folder}{e.name}{os.sep if e.is_dir() else ''}" for e in found
+            if e.is_dir() or e.name.lower().endswith(extensions())]  # fmt: skip
 
 
 # ── registration ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,8 @@
 
 Trains a network on the source images of `tlnb.glyphnet`, measures its accuracy on held-out faces, audits what it calls
 real handwritten digits, and writes weights and card. A checkpoint every 100 steps; a second call goes on from there.
-`--audit` only audits the networks that ship. On two cores each model takes about twenty minutes.
+`--audit` only audits the networks that ship; `--held-out` writes the held-out pictures of their sources, which ship too and
+must be written again whenever a class changes. On two cores each model takes about twenty minutes.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from tlnb.core.device import Machine, machine
 from tlnb.core.meter import energy_basis, energy_wh, step_flops
 from tlnb.core.pretrained import Transform
 from tlnb.core.train import one_cycle, train_epoch
+from tlnb.glyphnet import held_out
 from tlnb.glyphnet.source import Source, source
 
 TAKES = 0.05  # a class that takes so much of a digit is dropped
@@ -202,6 +204,23 @@ def publish(recipe: Recipe, weights: dict[str, Tensor], took: dict[str, Any], fo
     return card
 
 
+def write_held_out() -> int:
+    """Write the held-out pictures of all networks that ship, beside their weights. Returns the file's bytes.
+
+    Raises:
+        ValueError: a card whose classes are not those of its recipe's source: train that network again first.
+    """
+    sources = {name: source_of(RECIPES[name]) for name in glyphnet.names()}
+    stale = [n for n, found in sources.items() if list(found.classes) != glyphnet.card(n)["classes"]]
+    if stale:
+        raise ValueError(
+            f"the sources of {', '.join(stale)} have other classes than their cards: train them again first"
+        )
+    data = held_out.packed(sources)
+    (HERE / held_out.FILE).write_bytes(data)
+    return len(data)
+
+
 def _json(card: dict[str, Any]) -> bytes:
     return (json.dumps(card, ensure_ascii=False, indent=1) + "\n").encode()
 
@@ -221,7 +240,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--steps", type=int, help="fewer steps, for a try")
     parser.add_argument("--audit", action="store_true", help="only audit the networks that ship")
+    parser.add_argument("--held-out", action="store_true", help="only write the held-out pictures of those that ship")
     chosen = parser.parse_args(arguments)
+    if chosen.held_out:
+        print(f"{held_out.FILE}: {write_held_out():,} bytes")
+        return 0
     unknown = set(chosen.names) - set(RECIPES)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(RECIPES)}")
@@ -236,7 +259,9 @@ def main(arguments: list[str] | None = None) -> int:
         card = publish(recipe, weights, took, chosen.out)
         print(f"{recipe.name}: source accuracy {card['accuracy']:.1%}, {took['seconds']:.0f} s")
         _report(recipe.name, card["audit"])
-    print(f"To ship them, copy {chosen.out}/weights and {chosen.out}/cards to {HERE.name}/.")
+    print(
+        f"To ship them, copy {chosen.out}/weights and {chosen.out}/cards to {HERE.name}/, then run it with --held-out."
+    )
     return 0
 
 

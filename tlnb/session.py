@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from tlnb.core import cost, plan, pretrained
+from tlnb.core import cost, judge, plan, pretrained
+from tlnb.core import look as looking
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
 from tlnb.core.cost import Bill, Comparison
@@ -21,7 +22,9 @@ from tlnb.core.data import DataRequest, DataSet, open_data
 from tlnb.core.edit import apply_edit, build, modules_matching, names_in
 from tlnb.core.errors import PlanError, UsageError, did_you_mean
 from tlnb.core.freeze import set_modes
+from tlnb.core.judge import Errors, Judge, Predictions
 from tlnb.core.lines import line
+from tlnb.core.look import Look, Seer
 from tlnb.core.meter import step_flops
 from tlnb.core.options import TrainOptions, parse_rates, rates_text
 from tlnb.core.plan import Edit, Plan, Strategies
@@ -497,6 +500,93 @@ class Session:
             raise UsageError(f"no run is called {which!r}: {did_you_mean(which, by_name, known)}")
         return by_name[which]
 
+    # ── judging ──
+
+    def errors(self, run: str | Run | None = None) -> Errors:
+        """What a run, by default the last that is no baseline, gets wrong on its test split, and how sure it was.
+
+        Raises:
+            UsageError: no such run, or one whose record does not hold its answers.
+        """
+        found = judge.errors(self._last_run(run), self.dataset)
+        self._lines.append(line("tl_errors", run=getattr(run, "name", run)))
+        return found
+
+    def predict(self, *images: Any, run: str | Run | None = None, top: int = 3) -> Predictions:
+        """Labels with probabilities for new images, by a run (default: the last that is no baseline) or the loaded model.
+
+        Args:
+            images: files, folders, globs; PIL images; uint8 arrays `(H, W)`, `(H, W, 3)`, `(3, H, W)`.
+            top: how many classes to give for each.
+
+        Raises:
+            DataError: an image that is missing or cannot be read; then none is predicted.
+            UsageError: no image, no run, and no model that knows its classes.
+        """
+        found = judge.predict(self._judge(run), images, top)
+        named = all(isinstance(each, str | Path) for each in images)
+        text = line("tl_predict", *images, run=getattr(run, "name", run), top=None if top == 3 else top)
+        self._lines.append(text if named else "tl.predict(...)  # images from Python")
+        return found
+
+    def look(self, *what: Any, run: str | Run | None = None) -> Look:
+        """What a network sees: the data by its features, or where in an image the evidence for its answer lies.
+
+        Args:
+            what: nothing or `features`: the data by the features of the pretrained network, of the same network at a
+                random start, and of `run`. `evidence`: some images of the data. Else images, as in `predict`.
+            run: whose network; for evidence default the last that is no baseline, else the loaded model.
+
+        Raises:
+            DataError: an image that is missing or cannot be read.
+            UsageError: no data or model, too many images, or Captum missing (evidence needs it).
+        """
+        named = all(isinstance(each, str | Path) for each in what)  # arrays cannot be compared with a word
+        if not what or (named and what == ("features",)):
+            found = looking.features(*self._seers(None if run is None else self._run(run)))
+        else:
+            images = () if named and what == ("evidence",) else what
+            found = looking.evidence(self._judge(run, nameless=True), images, self.dataset, self._looking)
+        text = line("tl_look", *what, run=getattr(run, "name", run))
+        self._lines.append(text if named else "tl.look(...)  # images from Python")
+        return found
+
+    def _seers(self, run: Run | None) -> tuple[str, DataSet, list[Seer], str | None]:
+        """The networks whose features are compared: as loaded, at a random start, and the run's."""
+        data = self._data()
+        model, read, made = self._loaded()
+        sized = self._sized(model, data)
+        called = "pretrained" if model.weights != "none" and model.card.family != "own" else "as loaded"
+        starts = {called: "pretrained", "random start": "random"}
+        scopes = self._scopes
+        seers = [
+            Seer(of, build(sized, made.edits, s, 0, scopes), read.head, sized.transform) for of, s in starts.items()
+        ]
+        if run is not None:
+            seers.append(Seer(f"run {run.name}", run.module(), self._networks[run.name][1].head, run.transform()))
+        return model.name, data, seers, run.name if run else None
+
+    def _judge(self, which: str | Run | None, nameless: bool = False) -> Judge:
+        """A run's network; where there is no run, the loaded model with its own output layer."""
+        if which is None and not any(run.baseline_of is None for run in self.runs):
+            classes = self.model.classes or () if self.model else ()
+            if self.model is None or not (classes or nameless):
+                why = "no model is loaded" if self.model is None else f"{self.model.name} does not name its classes"
+                raise UsageError(f"no run yet, and {why}: %tl_train first, or load a model that knows its classes")
+            transform = self.model.transform
+            return Judge(self.model.name, None, self.model.module, classes, transform, transform.resize)
+        run = self._last_run(which)
+        return Judge(run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge)
+
+    def _last_run(self, which: str | Run | None = None) -> Run:
+        """The run that is meant; by default the last that is not a baseline."""
+        if which is not None:
+            return self._run(which)
+        found = next((run for run in reversed(self.runs) if run.baseline_of is None), None)
+        if found is None:
+            raise UsageError("no run yet: %tl_train")
+        return found
+
     # ── comparing ──
 
     def compare(self, *runs: str | Run, target: float | None = None, price: str | float | None = None) -> Comparison:
@@ -579,6 +669,10 @@ class Session:
         """In megabytes, rounded up; a total of 0 is not known."""
         if self.report is not None:
             self.report(Progress(name, "downloading", *(math.ceil(size / 1e6) for size in (done, total))))
+
+    def _looking(self, done: int, total: int) -> None:
+        if self.report is not None:
+            self.report(Progress("look", "looking", done, total))
 
     def _decoding(self, done: int, total: int) -> None:
         if self.report is not None:

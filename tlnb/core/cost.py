@@ -146,6 +146,7 @@ class Row:
     phases: dict[str, float] = field(default_factory=dict)
     curve: tuple[tuple[float, float], ...] = ()  # (seconds, watched accuracy) by epoch
     basis: str = "measured"
+    source_accuracy: tuple[float, float] | None = None  # on the network's own source, with its old head: before, after
 
 
 @dataclass(frozen=True)
@@ -267,7 +268,7 @@ def _row(run: Run, target: float | None, kind: str | None) -> Row:
         run.accuracy, run.interval, _best_watched(run), run.training_seconds,
         None if target is None else run.seconds_to(target), run.seconds.get("evaluating", 0.0), run.training_flops,
         run.energy_wh * share, run.money * share, run.work.steps, run.plan.trainable_params, dict(run.seconds), tuple(curve),
-        "measured; energy and money assumed",
+        "measured; energy and money assumed", run.source_accuracy,
     )  # fmt: skip
 
 

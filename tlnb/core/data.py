@@ -12,12 +12,16 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tlnb.core.errors import DataError, UsageError, did_you_mean, listed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
 MIN_FOR_VAL = 20  # labels in the smallest class from which a fifth is held out to choose with
@@ -291,14 +295,15 @@ def _list_files(folder: Path) -> tuple[dict[str, dict[str, list[Path]]], list[st
     for split, top in parts.items():
         for sub in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
             found = [p for p in sorted(sub.rglob("*")) if p.is_file()]
-            good = [p for p in found if p.suffix.lower() in _extensions() and not p.name.startswith(".")]
+            good = [p for p in found if p.suffix.lower() in extensions() and not p.name.startswith(".")]
             skipped += [f"{p.relative_to(folder)}: {_why_not(p)}" for p in found if p not in set(good)]
             if good:
                 files.setdefault(split, {})[sub.name] = good
     return files, skipped
 
 
-def _extensions() -> tuple[str, ...]:
+def extensions() -> tuple[str, ...]:
+    """How the names of image files end."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     return tuple(IMG_EXTENSIONS)
@@ -316,7 +321,7 @@ def _decode_all(paths: list[Path], edge: int, progress: Progress | None) -> tupl
     kept: list[int] = []
     unreadable: list[str] = []
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
-        for i, result in enumerate(pool.map(lambda p: _decode(p, edge), paths)):
+        for i, result in enumerate(pool.map(lambda p: decode(p, edge), paths)):
             if isinstance(result, str):
                 unreadable.append(f"{Path(*paths[i].parts[-2:])}: {result}")
             else:
@@ -329,20 +334,27 @@ def _decode_all(paths: list[Path], edge: int, progress: Progress | None) -> tupl
     return torch.stack(decoded), kept, unreadable
 
 
-def _decode(path: Path, edge: int) -> Tensor | str:
-    """One file as (3, edge, edge) uint8: upright, RGB, the shorter side scaled to `edge`, cut to the middle square."""
-    from PIL import Image, ImageOps
+def decode(path: Path, edge: int) -> Tensor | str:
+    """One file as (3, edge, edge) uint8, or in words why it cannot be read. Every image file goes this way."""
+    from PIL import Image
 
     try:
         with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 return f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}"
             image.draft("RGB", (edge, edge))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
-            square = ImageOps.fit(upright, (edge, edge), Image.Resampling.BILINEAR)
-            return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+            return squared(image, edge)
     except Exception as error:  # decoders raise anything on damaged files; the file is listed with the reason
         return f"cannot be read ({str(error)[:80] or type(error).__name__})"
+
+
+def squared(image: Image, edge: int) -> Tensor:
+    """A PIL image as (3, edge, edge) uint8: upright, RGB, the shorter side scaled to `edge`, cut to the middle square."""
+    from PIL import Image, ImageOps
+
+    upright = ImageOps.exif_transpose(image).convert("RGB")
+    square = ImageOps.fit(upright, (edge, edge), Image.Resampling.BILINEAR)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1)
 
 
 # ── splits ────────────────────────────────────────────────────────────────────────────────────────────────────────

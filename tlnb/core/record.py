@@ -8,12 +8,13 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tlnb.core.errors import UsageError
 from tlnb.core.freeze import Change
 from tlnb.core.options import TrainOptions, options_from
 from tlnb.core.plan import Plan
+from tlnb.core.pretrained import Transform
 
 SCHEMA = 1
 DERIVED = ("strategy", "seed", "flops", "moved")  # written for readers of the JSON, computed on the way back
@@ -40,6 +41,19 @@ class Work:
     images: int  # shown, all epochs together
     unfrozen_flops: float  # the run's images with everything trained
     uncached_flops: float  # the run's images as planned, without a cache
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a trained network said about the test split, kept because that split is read once. One entry an image."""
+
+    truths: Tensor  # (N,) int64 class numbers
+    guesses: Tensor  # (N,) int64
+    sure: Tensor  # (N,) float32 probability of the guess
+    sure_of_truth: Tensor  # (N,) float32 probability of the true class
+
+    def __repr__(self) -> str:
+        return f"Answers: {len(self.truths)} images, {int((self.truths == self.guesses).sum())} right"
 
 
 @dataclass(frozen=True)
@@ -73,7 +87,13 @@ class Run:
     forecast: None = None
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    edge: int = 0  # pixels at which the data kept its images
+    source_accuracy: tuple[float, float] | None = None  # on the network's own source, with its old head: before, after
+    source_pictures: int = 0  # how many of the source's pictures that was measured on
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
+    _answers: Answers | None = field(default=None, repr=False, compare=False)
+    _transform: Transform | None = field(default=None, repr=False, compare=False)
 
     @property
     def moved(self) -> tuple[str, ...]:
@@ -113,6 +133,26 @@ class Run:
             raise UsageError(f"run {self.name!r} was read from a record without weights: train it again")
         return copy.deepcopy(self._trained).eval()
 
+    def answers(self) -> Answers:
+        """What the network said about the test images.
+
+        Raises:
+            UsageError: the record was read from JSON, which holds none.
+        """
+        if self._answers is None:
+            raise UsageError(f"run {self.name!r} was read from a record without its answers: train it again")
+        return self._answers
+
+    def transform(self) -> Transform:
+        """The preprocessing that the network was trained with.
+
+        Raises:
+            UsageError: the record was read from JSON, which holds none.
+        """
+        if self._transform is None:
+            raise UsageError(f"run {self.name!r} was read from a record without its preprocessing: train it again")
+        return self._transform
+
     def seconds_to(self, target: float) -> float | None:
         """Seconds until an epoch first reached this accuracy on monitor (else val); None where none did."""
         spent = sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
@@ -133,8 +173,9 @@ class Run:
 
     def to_json(self) -> str:
         """The record as JSON text."""
-        values = asdict(replace(self, _trained=None))
-        del values["_trained"]
+        values = asdict(replace(self, _trained=None, _answers=None, _transform=None))
+        for private in ("_trained", "_answers", "_transform"):
+            del values[private]
         derived = {name: getattr(self, name) for name in DERIVED}
         return json.dumps({"schema": SCHEMA, **values, **derived}, indent=1)
 
@@ -156,6 +197,8 @@ class Run:
             plan, options = Plan.from_json(values.pop("plan")), options_from(values.pop("options"))
             epochs = tuple(EpochRecord(**e) for e in values.pop("epochs"))
             tuples: dict[str, Any] = {k: tuple(values.pop(k)) for k in ("interval", "notes")}
+            tuples["classes"] = tuple(values.pop("classes", ()))  # records of earlier versions have neither
+            tuples["source_accuracy"] = tuple(values.pop("source_accuracy", None) or ()) or None
             changes = tuple(Change(**c) for c in values.pop("changes"))
             return cls(
                 plan=plan,

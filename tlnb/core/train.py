@@ -27,7 +27,8 @@ from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.recipes import WARMUP
-from tlnb.core.record import EpochRecord, Run, Work, wilson_interval
+from tlnb.core.record import Answers, EpochRecord, Run, Work, wilson_interval
+from tlnb.core.source import source_accuracy
 from tlnb.core.standardise import Standardise, can_fold
 
 WATCHED: tuple[str, ...] = ("val", "monitor")
@@ -122,14 +123,19 @@ def train(
             start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
             work.prepare(start)
         status = work.run(warm=plan.start == "pretrained" and previous is None)
-        right, by_class = work.test()
+        answers = work.test()
     changes = work.changes()
+    with clock.phase("evaluating"):
+        moved = [c.name for c in changes if c.moved]
+        source = source_accuracy(model, plan, work.module, moved, previous)
+    work.tally.charge("evaluating", source.flops if source else 0.0)
     notes = list(work.notes)
     broken = [c.name for c in changes if c.frozen and c.moved]
     if broken:
         status = "failed"
         notes.append(f"frozen layers moved: {', '.join(broken)}")
     seconds = clock.seconds()
+    right, by_class = scores(answers)
     tested = len(data.labels["test"])
     return Run(
         name=name, plan=plan, options=options, data=data.name, fingerprint=data.fingerprint, status=status,
@@ -140,8 +146,18 @@ def train(
                "energy_wh": f"assumed: {energy_basis(here)}"},
         device=here.device, hardware=here.name, precision=here.precision, changes=changes, baseline_of=baseline_of,
         started_from=previous.name if previous else None, notes=tuple(notes),
-        versions={"torch": torch.__version__, "torchvision": torchvision.__version__}, _trained=work.result(),
+        versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
+        classes=data.classes, edge=data.edge, source_accuracy=(source.before, source.after) if source else None,
+        source_pictures=source.pictures if source else 0,
+        _trained=work.result(), _answers=answers, _transform=model.transform,
     )  # fmt: skip
+
+
+def scores(answers: Answers) -> tuple[int, float]:
+    """How many are right, and the mean of the accuracies by class."""
+    right = (answers.guesses == answers.truths).float()
+    by_class = [float(right[answers.truths == c].mean()) for c in answers.truths.unique()]
+    return int(right.sum()), sum(by_class) / len(by_class)
 
 
 @dataclass
@@ -368,15 +384,16 @@ class _Training:
 
     # ── the end ──
 
-    def test(self) -> tuple[int, float]:
-        """Images of the test split that are right, and the mean of the accuracies by class. Read once."""
+    def test(self) -> Answers:
+        """What the network says about the test split, which is read once."""
         self.report(Progress(self.name, "evaluating", len(self.epochs), self.options.epochs or 0))
         with self.tally.phase("evaluating"):
-            scores = self._scores(self.module, self.kitchen.images["test"], self.model.transform.normalise)
-        self.tally.charge("evaluating", len(scores) * self._forward_cost())
-        right = (scores.argmax(1) == self.labels["test"]).float()
-        by_class = [float(right[self.labels["test"] == c].mean()) for c in self.labels["test"].unique()]
-        return int(right.sum()), sum(by_class) / len(by_class)
+            logits = self._scores(self.module, self.kitchen.images["test"], self.model.transform.normalise)
+            truths, guesses, probabilities = self.labels["test"], logits.argmax(1), logits.float().softmax(1)
+            sure, of_truth = (probabilities.gather(1, c[:, None])[:, 0] for c in (guesses, truths))
+            answers = Answers(truths.cpu(), guesses.cpu(), sure.cpu(), of_truth.cpu())
+        self.tally.charge("evaluating", len(logits) * self._forward_cost())
+        return answers
 
     def changes(self) -> tuple[Change, ...]:
         """What each layer is beside what it was at the start, in the anatomy's order: the proof."""

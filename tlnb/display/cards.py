@@ -13,9 +13,9 @@ from tlnb.core.freeze import Change
 from tlnb.core.plan import Plan, Strategies
 from tlnb.core.pretrained import PretrainedModel, Transform
 from tlnb.core.record import Run
-from tlnb.display import charts
+from tlnb.display import charts, pictures
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, facts, line, link, note, picture, safe, table
-from tlnb.display.tables import comparison_table, findings, footnotes, verdict
+from tlnb.display.tables import comparison_table, findings, footnotes, on_its_source, verdict
 from tlnb.display.words import count, flops, interval, percent, seconds, size, small
 from tlnb.session import Session
 
@@ -275,6 +275,7 @@ def run_card(run: Run) -> str:
         ),
         ("energy", f"{small(run.energy_wh, 'Wh')} ({run.bases.get('energy_wh', '')})"),
         ("money", f"{small(run.money, 'usd')} ({run.bases.get('money', '')})"),
+        ("on its own source", on_its_source(run)),
         ("options", _options(run)),
         ("on", f"{run.hardware}, {run.device}, {run.precision}"),
         ("notes", "; ".join(run.notes)),
@@ -386,5 +387,5 @@ def card_of_card(found: Card) -> str:
 HTML: dict[type, Callable[[Any], str]] = {
     DataSet: data_card, Catalogue: catalogue_card, PretrainedModel: model_card, Card: card_of_card, Anatomy: anatomy_card,
     Plan: plan_card, Strategies: strategies_card, Run: run_card, Comparison: comparison_card, Bill: bill_card,
-    Session: session_card,
+    Session: session_card, **pictures.HTML,
 }  # fmt: skip

@@ -25,13 +25,13 @@ PHASE_COLOURS = {"preparing": GREY, "caching": SKY, "warmup": ORANGE, "training"
 MAX_COLUMNS, MAX_ROWS = 20, 6
 
 
-def _figure(width: float, height: float) -> Figure:
+def figure_of(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=100, facecolor="white", layout="constrained")
 
 
-def _png(figure: Figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
     out = io.BytesIO()
     figure.savefig(out, format="png")
     return out.getvalue()
@@ -49,7 +49,7 @@ def samples(data: DataSet) -> bytes:
     labels = data.labels["train"]
     classes = list(range(min(len(data.classes), MAX_COLUMNS)))
     rows = min(MAX_ROWS, max(1, int(labels.bincount(minlength=len(data.classes)).max())))
-    figure = _figure(min(9.5, 0.55 * len(classes) + 0.4), 0.55 * rows + 0.35)
+    figure = figure_of(min(9.5, 0.55 * len(classes) + 0.4), 0.55 * rows + 0.35)
     axes = np.atleast_2d(figure.subplots(rows, len(classes), squeeze=False))
     for c in classes:
         mine = data.images["train"][labels == c][:rows]
@@ -59,12 +59,12 @@ def samples(data: DataSet) -> bytes:
                 axes[r, c].imshow(mine[r].permute(1, 2, 0).numpy(), interpolation="nearest")
         title = data.classes[c]
         axes[0, c].set_title(title if len(title) <= 9 else title[:8] + "…", fontsize=8, parse_math=False)
-    return _png(figure)
+    return png_of(figure)
 
 
 def learning(run: Run) -> bytes:
     """Loss, and the watched accuracy, by epoch."""
-    figure = _figure(7.2, 2.6)
+    figure = figure_of(7.2, 2.6)
     left, right = figure.subplots(1, 2)
     epochs = range(1, len(run.epochs) + 1)
     left.plot(epochs, [e.train_loss for e in run.epochs], color=VERMILION, lw=1.8)
@@ -80,13 +80,13 @@ def learning(run: Run) -> bytes:
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
         _plain(axes)
-    return _png(figure)
+    return png_of(figure)
 
 
 def comparison(found: Comparison) -> bytes:
     """Left: accuracy against seconds spent. Right: where the seconds went."""
     rows = [row for row in found.rows if row.curve]
-    figure = _figure(9.2, 0.32 * len(rows) + 2.6)
+    figure = figure_of(9.2, 0.32 * len(rows) + 2.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for row, (colour, dash, marker) in zip(rows, LOOKS * (1 + len(rows) // len(LOOKS)), strict=False):
         x, y = [s for s, _ in row.curve], [100 * a for _, a in row.curve]
@@ -106,7 +106,7 @@ def comparison(found: Comparison) -> bytes:
         left.legend(fontsize=8, frameon=False, loc="center right" if len(rows) < 3 else "lower right")
     _plain(left)
     _phases(right, rows)
-    return _png(figure)
+    return png_of(figure)
 
 
 def _few_minor_labels(value: float, _: int) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tlnb.core.cost import Comparison, Row
+from tlnb.core.record import Run, wilson_interval
 from tlnb.display.words import flops, interval, percent, seconds, small, times
 
 
 def comparison_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and rows."""
     target = "target" if found.target is None else percent(found.target)
+    source = any(row.source_accuracy for row in found.rows)
     head = [
         "",
         "what",
@@ -22,8 +24,32 @@ def comparison_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
         "energy",
         "money",
         "steps",
+        *(["on its own source"] if source else []),
     ]
-    return head, [_cells(row, found) for row in found.rows]
+    return head, [[*_cells(row, found), *([_on_source(row)] if source else [])] for row in found.rows]
+
+
+def _on_source(row: Row) -> str:
+    if row.source_accuracy is None:
+        return "–"
+    before, after = row.source_accuracy
+    return percent(before) if before == after else f"{percent(before)} → {percent(after)}"
+
+
+def on_its_source(run: Run) -> str:
+    """What became of the network's accuracy on what it was pretrained on; empty where that is not at hand."""
+    if run.source_accuracy is None:
+        return ""
+    before, after = run.source_accuracy
+    how = f"{run.source_pictures:,} held-out pictures, measured"
+    if before == after and all(any(e.covers(layer) for e in run.plan.edits) for layer in run.moved):
+        return f"with its old output layer {percent(before)}, as before: only the output layer moved ({how})"
+    intervals = [wilson_interval(round(a * run.source_pictures), run.source_pictures) for a in (before, after)]
+    apart = intervals[0][0] > intervals[1][1] or intervals[1][0] > intervals[0][1]
+    words = (
+        ("it forgot" if after < before else "it gained") if apart else "a small difference, within the 95% intervals"
+    )
+    return f"with its old output layer {percent(before)} before, {percent(after)} after: {words} ({how})"
 
 
 def _cells(row: Row, found: Comparison) -> list[str]:
@@ -79,9 +105,15 @@ def findings(found: Comparison) -> list[str]:
 def footnotes(found: Comparison) -> list[str]:
     """What was measured and what was assumed."""
     price = f"{found.price.per_hour:g} {found.price.currency} an hour ({found.price.basis})"
+    source = any(row.source_accuracy for row in found.rows)
     return [
         f"Seconds and FLOPs are measured, without evaluating; energy is assumed; money is seconds at {price}.",
         f"The target is read on {found.watched_split}; test images choose nothing.",
+        *(
+            ["On its own source: held-out pictures, the old output layer on what became of the other layers."]
+            if source
+            else []
+        ),
         *found.notes,
     ]
 

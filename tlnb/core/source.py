@@ -1,0 +1,107 @@
+"""What a network still knows of its own source: its accuracy there before and after a run, with its old output layer.
+
+Target accuracy hides forgetting, and hides statistics that drift in a trunk left in training mode; this shows both.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from tlnb import glyphnet
+from tlnb.core.catalogue import EMBEDDED
+from tlnb.core.meter import forward_flops
+from tlnb.core.plan import Plan
+from tlnb.core.pretrained import PretrainedModel, Transform
+from tlnb.core.record import Run
+from tlnb.glyphnet import held_out
+
+CHUNK = 256
+OUTPUT = "head"  # what the embedded networks call their output layer
+
+
+@dataclass(frozen=True)
+class SourceAccuracy:
+    """Fractions of the source's held-out pictures that are right; `flops` is what measuring took this time."""
+
+    before: float
+    after: float
+    pictures: int
+    flops: float
+
+    def __repr__(self) -> str:
+        return f"SourceAccuracy: {self.before:.1%} before, {self.after:.1%} after, {self.pictures} pictures"
+
+
+# by network: its tensors' versions, which count changes made in place, and its accuracy
+_known: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], float]] = WeakKeyDictionary()
+
+
+def source_accuracy(
+    model: PretrainedModel, plan: Plan, trained: nn.Module, moved: Sequence[str], previous: Run | None = None
+) -> SourceAccuracy | None:
+    """The network's accuracy on its own source before and after a run.
+
+    Both are of a trunk with the model's *own* output layer, so that they compare trunks alone. Where nothing but the
+    output layer moved, nothing needs measuring afterwards: the run's proof says that the trunk is the same to the bit.
+
+    Args:
+        trained: the run's network; it is not changed.
+        moved: layers that changed.
+        previous: the run whose weights it started from.
+
+    Returns:
+        None where the source is not at hand, the trunk did not come from it, or layers before the output were edited.
+    """
+    since = previous.source_accuracy if previous else None
+    if not _at_hand(model, plan) or (previous and (since is None or previous.plan.model != model.name)):
+        return None
+    images, labels = held_out.pictures(tuple(glyphnet.card(model.name)["classes"]))
+    before, spent = _before(model.module, images, labels)
+    after = since[1] if since else before
+    if any(not _of_output(layer) for layer in moved):
+        twin = copy.deepcopy(trained)
+        device = next(trained.parameters()).device
+        twin.set_submodule(OUTPUT, copy.deepcopy(model.module.get_submodule(OUTPUT)).to(device))
+        after, more = _accuracy(twin, images, labels)
+        spent += more
+    return SourceAccuracy(before, after, len(labels), spent)
+
+
+def _at_hand(model: PretrainedModel, plan: Plan) -> bool:
+    """Whether it is an embedded network as it ships, its own output layer kept, and only that edited by the plan."""
+    if model.card.family != EMBEDDED or model.weights != "default" or plan.start != "pretrained":
+        return False
+    own = getattr(model.module, OUTPUT, None)
+    whole = isinstance(own, nn.Linear) and own.out_features == model.card.source_classes
+    return whole and all(_of_output(edit.name) for edit in plan.edits)
+
+
+def _of_output(layer: str) -> bool:
+    return layer == OUTPUT or layer.startswith(OUTPUT + ".")
+
+
+def _before(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The pretrained network's accuracy, measured once for each loaded model, and the FLOPs it took now."""
+    versions = tuple(t._version for t in network.state_dict().values())
+    if network in _known and _known[network][0] == versions:
+        return _known[network][1], 0.0
+    found, flops = _accuracy(copy.deepcopy(network), images, labels)
+    _known[network] = versions, found
+    return found, flops
+
+
+def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Share of right answers in fp32 and eval mode, at the source's own size and normalisation; and its FLOPs."""
+    network.eval()
+    device = next(network.parameters()).device
+    normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
+    with torch.no_grad():
+        guesses = torch.cat([network(normalise(part.to(device))).argmax(1).cpu() for part in images.split(CHUNK)])
+    flops = forward_flops(network, normalise(images[:2].to(device))) * len(labels)
+    return int((guesses == labels).sum()) / len(labels), flops
