@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -359,13 +360,11 @@ class Session:
         plans = [plan.plan_strategy(read, name, made.edits) for name in ("head", "partial", "full")]
         sized = pretrained.resized(model, self.dataset.request.size if self.dataset else None)
         example = sized.transform.example(2)
-        flops = []
-        for each in plans:
-            network = build(model, each.edits, each.start, 0, self._scopes)
-            set_modes(network, set(each.trained))
-            flops.append(step_flops(network, example))
+        network = build(model, made.edits, "pretrained", 0, self._scopes)
+        flops = [step_flops(network, example, partial(set_modes, trained=set(p.trained))) for p in plans]
         verdict = self.dataset.size_verdict if self.dataset else None
-        return Strategies(tuple(plans), tuple(flops), verdict, plan.FOR_VERDICT.get(verdict or ""))
+        stages = tuple(read.stages_of(p.trained) for p in plans)
+        return Strategies(tuple(plans), tuple(flops), stages, verdict, plan.FOR_VERDICT.get(verdict or ""))
 
     # ── training ──
 

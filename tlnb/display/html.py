@@ -84,13 +84,19 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Raw:
     return Raw(f'<table style="margin:.3em 0"><tbody>{rows}</tbody></table>')
 
 
-def bar(share: float, colour: str = BLUE, width: int = 90) -> Raw:
-    """A horizontal bar; the number it shows stands beside it in the table."""
+def bar(share: float, colour: str = BLUE, width: int = 90, pale: float = 0.0) -> Raw:
+    """A horizontal bar, the last `pale` of its share in a pale tone; the number it shows stands beside it in the table."""
+
+    def piece(pixels: int, opacity: str = "") -> str:
+        if not pixels:
+            return ""
+        return f'<span style="display:inline-block;height:.7em;width:{pixels}px;background:{colour}{opacity}"></span>'
+
     filled = max(0, min(width, round(share * width)))
-    return Raw(
-        f'<span style="display:inline-block;width:{width}px;text-align:left">'
-        f'<span style="display:inline-block;height:.7em;width:{filled}px;background:{colour}"></span></span>'
-    )
+    filled = max(filled, 1) if share > 0 else 0
+    light = filled if pale >= share else min(filled, round(pale * width))
+    pieces = piece(filled - light) + piece(light, ";opacity:.35")
+    return Raw(f'<span style="display:inline-block;width:{width}px;text-align:left;white-space:nowrap">{pieces}</span>')
 
 
 def picture(png: bytes, alt: str) -> Raw:

@@ -1,0 +1,126 @@
+"""Cards about a network: its anatomy, and the three strategies side by side."""
+
+from __future__ import annotations
+
+from tlnb.core.anatomy import UNUSED, Anatomy, Layer, Stage
+from tlnb.core.plan import Plan, Strategies
+from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, line, note, safe, table
+from tlnb.display.words import flops, percent
+
+TALL = 40  # rows from which a table scrolls
+MEANING = {
+    "head": "a new output layer on a frozen network",
+    "partial": "the last stages and the output layer",
+    "full": "everything, from the pretrained weights",
+    "scratch": "everything, from a random start",
+    "output-frozen": "everything but a random output layer",
+    "custom": "what you froze and unfroze",
+}
+MADE_FOR = {"head": "little data", "partial": "a decent amount", "full": "a lot"}
+
+
+def anatomy_card(read: Anatomy) -> str:
+    """Stages, or with `detailed` every layer below its stage: where the parameters and the work are, what is frozen."""
+    statistics = any(x.running_stats for x in read.layers)
+    head = ["stage", "layers", "parameters", "", "output", "FLOPs", "", "in training"]
+    if statistics:
+        head.append("statistics")
+    rows: list[list[object]] = []
+    for stage in read.stages:
+        rows.append(_stage_row(stage, read, statistics))
+        if read.detailed:
+            rows += [_layer_row(x, read, statistics) for x in read.layers if x.stage == stage.name]
+    if read.detailed:
+        head[:2] = ["stage, layer", "kind"]
+    parts: list[str] = [table(head, rows, left=2, height="34em" if len(rows) > TALL else "")]
+    if read.softmax_after_head:
+        parts.append(line(
+            f"A softmax comes after {read.head}: cross-entropy applies its own, and two of them learn badly. "
+            "Remove it before training."
+        ))  # fmt: skip
+    parts += [note(words) for words in _notes(read, statistics)]
+    return card(f"{read.model}, from input to output", *parts)
+
+
+def _stage_row(stage: Stage, read: Anatomy, statistics: bool) -> list[object]:
+    name, layers = Raw(f"<b>{safe(stage.name)}</b>"), f"{stage.layers} layer{'s' if stage.layers != 1 else ''}"
+    row: list[object] = [
+        name, layers, f"{stage.params:,}", _bar(stage.params, stage.frozen_params, read.params, BLUE),
+        _shape(stage.shape), work(stage.flops), _bar(stage.flops, stage.frozen_flops, read.flops, ORANGE),
+        _state(stage),
+    ]  # fmt: skip
+    return [*row, f"in {stage.running_stats}" if stage.running_stats else ""] if statistics else row
+
+
+def _layer_row(x: Layer, read: Anatomy, statistics: bool) -> list[object]:
+    state = "unused" if not x.used else "frozen" if x.frozen else "trains"
+    row: list[object] = [
+        Raw(f'<span style="padding-left:1em">{safe(x.name)}</span>'), x.kind, f"{x.params:,}" if x.params else "–",
+        _bar(x.params, x.params * x.frozen, read.params, BLUE), _shape(x.shape), work(x.flops),
+        _bar(x.flops, x.flops * x.frozen, read.flops, ORANGE), state,
+    ]  # fmt: skip
+    return [*row, "holds" if x.running_stats else ""] if statistics else row
+
+
+def _bar(value: int, frozen: int, whole: int, colour: str) -> Raw:
+    return bar(value / max(whole, 1), colour, pale=frozen / max(whole, 1))
+
+
+def _notes(read: Anatomy, statistics: bool) -> list[str]:
+    heads = " and ".join(read.heads)
+    words = [repr(read), f"Output layer: {heads}{', which count as one' if len(read.heads) > 1 else ''}."]
+    words[1] += " Bars are shares of the whole network; pale is frozen."
+    words.append("Parameters and FLOPs are counted (measured): one image, forward, a multiply-add as two.")
+    if statistics:
+        words.append(
+            "Statistics: running means and variances (BatchNorm). They move where a layer trains, and only there."
+        )
+    if any(not x.used for x in read.layers):
+        words.append(f"Stage {UNUSED}: layers that no score depends on, in evaluation.")
+    if not read.detailed:
+        words.append("%tl_layers --all shows every layer.")
+    return words
+
+
+def work(value: float) -> str:
+    return flops(value) if value else "–"
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "–" if shape is None else "×".join(map(str, shape))
+
+
+def _state(stage: Stage) -> str:
+    return frozen_of(stage.frozen, stage.layers) if stage.used else "unused"
+
+
+def frozen_of(frozen: int, layers: int) -> str:
+    """How much of a stage is frozen."""
+    if not frozen:
+        return "trains"
+    return "frozen" if frozen == layers else f"{frozen} of {layers} frozen"
+
+
+def strategies_card(found: Strategies) -> str:
+    """What each trains, what a step costs, what it is made for."""
+    most = max(found.step_flops)
+    head = ["strategy", "trains", "made for", "parameters", "", "", "a step's FLOPs", "", ""]
+    rows = [
+        _strategy_row(plan, stages, cost, most, found.suggested)
+        for plan, stages, cost in zip(found.plans, found.stages, found.step_flops, strict=True)
+    ]
+    words = ["FLOPs are counted (measured): one image, forward and backward, nothing cached."]
+    if found.size_verdict:
+        words.append(f"The rule goes by the amount of data ({found.size_verdict} here); it is a start, not a law.")
+    words.append("%tl_strategy partial --last 2 trains the last two stages instead; %tl_layers shows them.")
+    return card(repr(found), table(head, rows, left=3), *(note(w) for w in words))
+
+
+def _strategy_row(plan: Plan, stages: tuple[str, ...], cost: float, most: float, suggested: str | None) -> list[object]:
+    share = plan.trainable_params / max(plan.total_params, 1)
+    where = f" ({', '.join(stages)})" if plan.strategy == "partial" else ""
+    name = Raw(f"<b>{safe(plan.strategy)}</b>{' ← suggested' if plan.strategy == suggested else ''}")
+    return [
+        name, MEANING[plan.strategy] + where, MADE_FOR.get(plan.strategy, ""), f"{plan.trainable_params:,}",
+        percent(share), bar(share), flops(cost), percent(cost / most), bar(cost / most, ORANGE),
+    ]  # fmt: skip
