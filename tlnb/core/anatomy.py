@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from tlnb.core.errors import ModelError
 from tlnb.core.stages import ROOT, UNUSED, name_stages
@@ -146,11 +147,16 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
         params = [p for p in layers[name]._parameters.values() if p is not None and id(p) not in counted]
         counted.update(id(p) for p in params)
         found.append(Layer(
-            name, stages.get(name, UNUSED), type(layers[name]).__name__, sum(p.numel() for p in params),
+            name, stages.get(name, UNUSED), _kind(layers[name]), sum(p.numel() for p in params),
             _shape(seen, name), work.get(name, 0), running_stats="running_mean" in layers[name]._buffers,
             used=name in stages,
         ))  # fmt: skip
     return Anatomy(model, tuple(found), heads[0], heads, softmax_after_head=softmax)
+
+
+def _kind(part: nn.Module) -> str:
+    """The class; attention's output is an nn.Linear by another name."""
+    return "Linear" if type(part) is NonDynamicallyQuantizableLinear else type(part).__name__
 
 
 def _met(seen: Watched) -> dict[str, int]:

@@ -166,6 +166,8 @@ class _Eye(TorchDispatchMode):
 
     def _leave(self, part: nn.Module, _: Any, output: Any) -> None:
         self._calls.pop()
+        if isinstance(output, tuple) and output:  # attention gives its weights too
+            output = output[0]
         if isinstance(output, Tensor):
             self.shapes.setdefault(self._names[part], tuple(output.shape[1:]))
 

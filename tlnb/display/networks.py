@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlnb.core.anatomy import UNUSED, Anatomy, Layer, Stage
+from tlnb.core.anatomy import UNUSED, Anatomy, Stage
 from tlnb.core.plan import Plan, Strategies
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, line, note, safe, table
 from tlnb.display.words import flops, percent
@@ -23,16 +23,15 @@ def anatomy_card(read: Anatomy) -> str:
     """Stages, or with `detailed` every layer below its stage: where the parameters and the work are, what is frozen."""
     statistics = any(x.running_stats for x in read.layers)
     head = ["stage", "layers", "parameters", "", "output", "FLOPs", "", "in training"]
-    if statistics:
-        head.append("statistics")
-    rows: list[list[object]] = []
-    for stage in read.stages:
-        rows.append(_stage_row(stage, read, statistics))
-        if read.detailed:
-            rows += [_layer_row(x, read, statistics) for x in read.layers if x.stage == stage.name]
     if read.detailed:
         head[:2] = ["stage, layer", "kind"]
-    parts: list[str] = [table(head, rows, left=2, height="34em" if len(rows) > TALL else "")]
+    rows = [row for stage in read.stages for row in _rows(stage, read)]
+    width = len(head) + statistics
+    head.append("running statistics")
+    cut = [row[:width] for row in rows]
+    parts: list[str] = [
+        table(head[:width], cut, left=2 if read.detailed else 1, height="34em" if len(rows) > TALL else "")
+    ]
     if read.softmax_after_head:
         parts.append(line(
             f"A softmax comes after {read.head}: cross-entropy applies its own, and two of them learn badly. "
@@ -42,41 +41,49 @@ def anatomy_card(read: Anatomy) -> str:
     return card(f"{read.model}, from input to output", *parts)
 
 
-def _stage_row(stage: Stage, read: Anatomy, statistics: bool) -> list[object]:
-    name, layers = Raw(f"<b>{safe(stage.name)}</b>"), f"{stage.layers} layer{'s' if stage.layers != 1 else ''}"
-    row: list[object] = [
-        name, layers, f"{stage.params:,}", _bar(stage.params, stage.frozen_params, read.params, BLUE),
-        _shape(stage.shape), work(stage.flops), _bar(stage.flops, stage.frozen_flops, read.flops, ORANGE),
-        _state(stage),
-    ]  # fmt: skip
-    return [*row, f"in {stage.running_stats}" if stage.running_stats else ""] if statistics else row
+def _rows(stage: Stage, read: Anatomy) -> list[list[object]]:
+    """A stage's row; with `detailed` its layers' rows too, and the bars are theirs."""
+    layers = read.layers if read.detailed else ()
+    most_params = max((x.params for x in layers or read.stages), default=0)
+    most_flops = max((x.flops for x in layers or read.stages), default=0)
+    count = f"{stage.layers} layer{'s' if stage.layers != 1 else ''}"
+    rows: list[list[object]] = [[
+        Raw(f"<b>{safe(stage.name)}</b>"), count if read.detailed else stage.layers, f"{stage.params:,}",
+        "" if read.detailed else _bar(stage.params, stage.frozen_params, most_params, BLUE), _shape(stage.shape),
+        work(stage.flops), "" if read.detailed else _bar(stage.flops, stage.frozen_flops, most_flops, ORANGE),
+        frozen_of(stage.frozen, stage.layers) if stage.used else "unused",
+        f"{stage.running_stats} layer{'s' if stage.running_stats != 1 else ''}" if stage.running_stats else "",
+    ]]  # fmt: skip
+    for x in layers:
+        if x.stage == stage.name:
+            rows.append([
+                Raw(f'<span style="padding-left:1em">{safe(x.name)}</span>'), x.kind, f"{x.params:,}" if x.params else "–",
+                _bar(x.params, x.params * x.frozen, most_params, BLUE), _shape(x.shape), work(x.flops),
+                _bar(x.flops, x.flops * x.frozen, most_flops, ORANGE),
+                ("frozen" if x.frozen else "trains") if x.used else "unused", "yes" if x.running_stats else "",
+            ])  # fmt: skip
+    return rows
 
 
-def _layer_row(x: Layer, read: Anatomy, statistics: bool) -> list[object]:
-    state = "unused" if not x.used else "frozen" if x.frozen else "trains"
-    row: list[object] = [
-        Raw(f'<span style="padding-left:1em">{safe(x.name)}</span>'), x.kind, f"{x.params:,}" if x.params else "–",
-        _bar(x.params, x.params * x.frozen, read.params, BLUE), _shape(x.shape), work(x.flops),
-        _bar(x.flops, x.flops * x.frozen, read.flops, ORANGE), state,
-    ]  # fmt: skip
-    return [*row, "holds" if x.running_stats else ""] if statistics else row
-
-
-def _bar(value: int, frozen: int, whole: int, colour: str) -> Raw:
-    return bar(value / max(whole, 1), colour, pale=frozen / max(whole, 1))
+def _bar(value: int, frozen: int, most: int, colour: str) -> Raw:
+    return bar(value / max(most, 1), colour, hollow=frozen / max(most, 1))
 
 
 def _notes(read: Anatomy, statistics: bool) -> list[str]:
-    heads = " and ".join(read.heads)
-    words = [repr(read), f"Output layer: {heads}{', which count as one' if len(read.heads) > 1 else ''}."]
-    words[1] += " Bars are shares of the whole network; pale is frozen."
-    words.append("Parameters and FLOPs are counted (measured): one image, forward, a multiply-add as two.")
+    heads = " and ".join(read.heads) + (", which count as one" if len(read.heads) > 1 else "")
+    words = [
+        repr(read),
+        f"Output layer: {heads}. Bars: the longest is the largest {'layer' if read.detailed else 'stage'}; "
+        "an outline is frozen.",
+        "Parameters and FLOPs are counted (measured): one image, forward, a multiply-add as two.",
+    ]
     if statistics:
         words.append(
-            "Statistics: running means and variances (BatchNorm). They move where a layer trains, and only there."
+            "Running statistics: the means and variances that BatchNorm keeps. They move where a layer trains, "
+            "and only there."
         )
     if any(not x.used for x in read.layers):
-        words.append(f"Stage {UNUSED}: layers that no score depends on, in evaluation.")
+        words.append(f"{UNUSED}: layers that no score depends on.")
     if not read.detailed:
         words.append("%tl_layers --all shows every layer.")
     return words
@@ -88,10 +95,6 @@ def work(value: float) -> str:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "–" if shape is None else "×".join(map(str, shape))
-
-
-def _state(stage: Stage) -> str:
-    return frozen_of(stage.frozen, stage.layers) if stage.used else "unused"
 
 
 def frozen_of(frozen: int, layers: int) -> str:
