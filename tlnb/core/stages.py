@@ -67,7 +67,7 @@ def name_stages(
         return [part(path, names) for path, names in found.items()]
 
     parts = inside(part("", layers))
-    while (at := _to_open(module, parts)) is not None:
+    while (at := _to_open(module, parts, set(heads))) is not None:
         parts[at : at + 1] = inside(parts[at])
     groups, blocks = _groups(parts, set(heads))
     names = _names(module, groups, blocks)
@@ -82,7 +82,7 @@ def _below(layer: str, path: str) -> str:
     return f"{path}.{rest.partition('.')[0]}".lstrip(".")
 
 
-def _to_open(module: nn.Module, parts: list[Part]) -> int | None:
+def _to_open(module: nn.Module, parts: list[Part], heads: set[str]) -> int | None:
     """Which part gives way to what is inside it, if any."""
     sizes = [p.matrices if set(p.layers) != {p.path} else 0 for p in parts]
     most = max(sizes, default=0)
@@ -91,7 +91,7 @@ def _to_open(module: nn.Module, parts: list[Part]) -> int | None:
     at = sizes.index(most)
     if most > DOMINANT * sum(p.matrices for p in parts):
         return at
-    few = sum(p.matrices > 0 for p in parts) < MIN_STAGES
+    few = sum(p.matrices > 0 and not heads & set(p.layers) for p in parts) + 1 < MIN_STAGES
     listed = isinstance(module.get_submodule(parts[at].path), nn.Sequential | nn.ModuleList)
     return at if few and (most >= MIN_STAGES or (most > 1 and listed)) else None
 
@@ -112,7 +112,7 @@ def _groups(parts: list[Part], heads: set[str]) -> tuple[list[Group], bool]:
             groups = groups[:1] + _by_resolution(groups[1:])
     else:
         groups = _by_resolution(trunk)
-    if 0 < len(groups) + 1 < MIN_STAGES:
+    if groups and len(groups) + 1 < MIN_STAGES:
         groups = _divided(groups)
     return ([*groups, end] if end else groups), blocks
 
