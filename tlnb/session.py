@@ -213,7 +213,7 @@ class Session:
         _, read, made = self._loaded()
         if not patterns:
             raise PlanError(
-                f"nothing to unfreeze was named: %tl_unfreeze {read.stages[-2].name}, or %tl_strategy full for all"
+                f"nothing to unfreeze was named: %tl_unfreeze {read.stages[-2:][0].name}, or %tl_strategy full for all"
             )
         return self._change(plan.plan_unfreeze(made, read, patterns), line("tl_unfreeze", *patterns))
 
@@ -232,7 +232,7 @@ class Session:
         _, read, _ = self._loaded()
         side, colon, name = where.partition(":")
         if side not in ("before", "after") or not colon:
-            raise PlanError(f"{where!r} is no place: write before:{read.head} or after:{read.stages[0].name}")
+            raise PlanError(f"{where!r} is no place: write before:{read.head} or after:{read.names[0]}")
         module = self._module_named(name)
         code, scope = self._code(what, names or {})
         count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
@@ -250,7 +250,7 @@ class Session:
         layers = plan.match(read, [pattern]) if plan.matches(read, pattern) else set()
         gone = modules_matching(network, pattern, layers)
         for name in gone:
-            if read.head == name or read.head.startswith(name + "."):
+            if any(head == name or head.startswith(name + ".") for head in read.heads):
                 raise PlanError(f"{name} is the output layer: it can be replaced, not removed: %tl_replace {name} EXPR")
         removed = [Edit("remove", name) for name in gone]
         *before, last = removed

@@ -192,8 +192,8 @@ def _matches(anatomy: Anatomy, pattern: str) -> set[str]:
         inside = {n for n in anatomy.names if fnmatch.fnmatchcase(n, pattern)}
     if not inside:
         parts = [".".join(n.split(".")[:k]) for n in anatomy.names for k in range(1, n.count(".") + 2)]
-        stages = ", ".join(s.name for s in anatomy.stages)
-        hint = did_you_mean(pattern, parts, f"the stages are {stages}")
+        stages = [s.name for s in anatomy.stages]
+        hint = did_you_mean(pattern, [*stages, *parts], f"the stages are {', '.join(stages)}")
         raise PlanError(f"no layer matches {pattern!r}: {hint}")
     return inside
 
