@@ -102,8 +102,7 @@ def test_patterns(anatomy: Anatomy):
 
 
 @given(st.lists(st.sampled_from(["stem", "layer1", "layer2", "layer3", "layer4"]), min_size=1))
-def test_unfreezing_undoes_freezing(stages):
-    anatomy = read_anatomy(pretrained.load("glyphnet").module, 32, "glyphnet")
+def test_unfreezing_undoes_freezing(anatomy: Anatomy, stages):
     full = plan_strategy(anatomy, "full")
     there = plan_freeze(full, anatomy, stages)
     assert set(there.frozen) | set(there.trained) == set(anatomy.names) and there.strategy == "custom"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,7 @@ class Session:
         _, read, made = self._loaded()
         if not patterns:
             raise PlanError(
-                f"nothing to unfreeze was named: %tl_unfreeze {read.stages[-2].name}, or %tl_strategy full for all"
+                f"nothing to unfreeze was named: %tl_unfreeze {read.stages[-2:][0].name}, or %tl_strategy full for all"
             )
         return self._change(plan.plan_unfreeze(made, read, patterns), line("tl_unfreeze", *patterns))
 
@@ -234,7 +235,7 @@ class Session:
         _, read, _ = self._loaded()
         side, colon, name = where.partition(":")
         if side not in ("before", "after") or not colon:
-            raise PlanError(f"{where!r} is no place: write before:{read.head} or after:{read.stages[0].name}")
+            raise PlanError(f"{where!r} is no place: write before:{read.head} or after:{read.names[0]}")
         module = self._module_named(name)
         code, scope = self._code(what, names or {})
         count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
@@ -252,7 +253,7 @@ class Session:
         layers = plan.match(read, [pattern]) if plan.matches(read, pattern) else set()
         gone = modules_matching(network, pattern, layers)
         for name in gone:
-            if read.head == name or read.head.startswith(name + "."):
+            if any(head == name or head.startswith(name + ".") for head in read.heads):
                 raise PlanError(f"{name} is the output layer: it can be replaced, not removed: %tl_replace {name} EXPR")
         removed = [Edit("remove", name) for name in gone]
         *before, last = removed
@@ -362,13 +363,11 @@ class Session:
         plans = [plan.plan_strategy(read, name, made.edits) for name in ("head", "partial", "full")]
         sized = pretrained.resized(model, self.dataset.request.size if self.dataset else None)
         example = sized.transform.example(2)
-        flops = []
-        for each in plans:
-            network = build(model, each.edits, each.start, 0, self._scopes)
-            set_modes(network, set(each.trained))
-            flops.append(step_flops(network, example))
+        network = build(model, made.edits, "pretrained", 0, self._scopes)
+        flops = [step_flops(network, example, partial(set_modes, trained=set(p.trained))) for p in plans]
         verdict = self.dataset.size_verdict if self.dataset else None
-        return Strategies(tuple(plans), tuple(flops), verdict, plan.FOR_VERDICT.get(verdict or ""))
+        stages = tuple(read.stages_of(p.trained) for p in plans)
+        return Strategies(tuple(plans), tuple(flops), stages, verdict, plan.FOR_VERDICT.get(verdict or ""))
 
     # ── training ──
 

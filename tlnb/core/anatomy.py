@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from tlnb.core.errors import ModelError
+from tlnb.core.stages import ROOT, UNUSED, name_stages
+from tlnb.core.watch import IMAGE, Watched, watch
 
-ROOT = "(root)"  # the layer that holds what the model itself owns
-MIN_STAGES = 4
+__all__ = ["ROOT", "UNUSED", "Anatomy", "Layer", "Stage", "evaluating", "owned", "read_anatomy"]
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,15 @@ class Layer:
     name: str
     stage: str
     kind: str
-    params: int
+    params: int  # a shared parameter counts for the first of its layers that data meets
     shape: tuple[int, ...] | None  # output for one image, without the batch; None where it was not called
     flops: int  # forward, one image; a multiply-add counts as two
     frozen: bool = False
     running_stats: bool = False
+    used: bool = True  # whether the scores depend on it
 
     def __repr__(self) -> str:
-        state = "frozen" if self.frozen else "trains"
+        state = "unused" if not self.used else "frozen" if self.frozen else "trains"
         return f"Layer {self.name}: {self.kind}, {self.params:,} parameters, {state}"
 
 
@@ -44,16 +45,22 @@ class Stage:
     shape: tuple[int, ...] | None
     layers: int
     frozen: int  # how many of its layers are frozen
+    running_stats: int = 0  # how many of its layers hold running statistics
+    frozen_params: int = 0
+    frozen_flops: int = 0  # forward FLOPs of its frozen layers
+    used: bool = True
 
 
 @dataclass(frozen=True)
 class Anatomy:
-    """The layers in the order in which data meets them."""
+    """The layers in the order in which data meets them; what the scores do not depend on comes last."""
 
     model: str
     layers: tuple[Layer, ...]
     head: str  # name of the output layer
+    heads: tuple[str, ...]  # all output layers, where the scores are put together from several; else just `head`
     detailed: bool = False  # show every layer, not only stages
+    softmax_after_head: bool = False  # what comes out are probabilities: wrong before cross-entropy, which wants logits
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,6 +90,11 @@ class Anatomy:
         frozen = set(names)
         return replace(self, layers=tuple(replace(x, frozen=x.name in frozen) for x in self.layers))
 
+    def stages_of(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The stages that hold any of these layers, input to output."""
+        wanted = set(names)
+        return tuple(dict.fromkeys(layer.stage for layer in self.layers if layer.name in wanted))
+
     def __repr__(self) -> str:
         frozen = sum(layer.frozen for layer in self.layers)
         return (
@@ -93,9 +105,11 @@ class Anatomy:
 
 def _stage(name: str, layers: list[Layer]) -> Stage:
     shapes = [layer.shape for layer in layers if layer.shape]
+    frozen = [layer for layer in layers if layer.frozen]
     return Stage(
         name, sum(x.params for x in layers), sum(x.flops for x in layers), shapes[-1] if shapes else None,
-        len(layers), sum(x.frozen for x in layers),
+        len(layers), len(frozen), sum(x.running_stats for x in layers), sum(x.params for x in frozen),
+        sum(x.flops for x in frozen), any(x.used for x in layers),
     )  # fmt: skip
 
 
@@ -109,52 +123,126 @@ def owned(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
     """Run one blank image `(1, 3, size, size)` through the module and note what it meets.
 
+    The pass is made on a twin without numbers (`watch`): the module stays as it is, and size costs nothing. FLOPs are
+    torch's counts of matrix products and convolutions; what has no weights of its own (attention's products) counts
+    for the layer that it happens in, else for the one before it.
+
     Raises:
-        ModelError: the module does not take such an image, or gives no scores `(1, classes)`.
+        ModelError: the module does not take such an image, gives no scores `(1, classes)`, or has no output layer
+            that could be replaced.
     """
-    calls, flops = _one_pass(module, size)
+    seen = watch(module, size)
     layers = dict(owned(module))
-    order = [n for n in calls if n in layers] + [n for n in layers if n not in calls]
-    seen: set[int] = set()
-    stages = _stage_names(module)
+    met = _met(seen)
+    used = [n for n in met if n in layers]
+    rest = [n for n in layers if n not in met]
+    heads, softmax = _heads(seen, layers, met)
+    work = _work(seen, layers)
+    stages = name_stages(module, used, heads, work, seen.shapes)
+    order = list(dict.fromkeys(stages.values()))
+    used.sort(key=lambda n: order.index(stages[n]))
+    counted: set[int] = set()
     found = []
-    for name in order:
-        params = [p for p in layers[name]._parameters.values() if p is not None and id(p) not in seen]
-        seen.update(id(p) for p in params)
+    for name in [*used, *rest]:
+        params = [p for p in layers[name]._parameters.values() if p is not None and id(p) not in counted]
+        counted.update(id(p) for p in params)
         found.append(Layer(
-            name, stages(name), type(layers[name]).__name__, sum(p.numel() for p in params), calls.get(name),
-            flops.get(name, 0), running_stats="running_mean" in layers[name]._buffers,
+            name, stages.get(name, UNUSED), _kind(layers[name]), sum(p.numel() for p in params),
+            _shape(seen, name), work.get(name, 0), running_stats="running_mean" in layers[name]._buffers,
+            used=name in stages,
         ))  # fmt: skip
-    return Anatomy(model, tuple(found), _head(module, found, calls[""]))
+    return Anatomy(model, tuple(found), heads[0], heads, softmax_after_head=softmax)
 
 
-def _one_pass(module: nn.Module, size: int) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
-    """Output shape of every module called, in the order of completion; forward FLOPs by module."""
-    from torch.utils.flop_counter import FlopCounterMode
+def _kind(part: nn.Module) -> str:
+    """The class; attention's output is an nn.Linear by another name."""
+    return "Linear" if type(part) is NonDynamicallyQuantizableLinear else type(part).__name__
 
-    shapes: dict[str, tuple[int, ...]] = {}
-    names = {part: name for name, part in module.named_modules()}
 
-    def note(part: nn.Module, _: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            shapes.setdefault(names[part], tuple(output.shape[1:]))
+def _met(seen: Watched) -> dict[str, int]:
+    """The layers that the scores depend on, in the order in which data meets them, with the step of the meeting."""
+    needed = seen.needed()
+    whole = IMAGE not in needed  # the way back is lost (through NumPy, say): then everything that ran counts
+    met: dict[str, int] = {}
+    for i, step in enumerate(seen.steps):
+        if whole or i in needed:
+            for name in step.layers:
+                met.setdefault(name or ROOT, i)
+    return met
 
-    handles = [part.register_forward_hook(note) for part in names]
-    parameter = next(module.parameters())
-    try:
-        with evaluating(module), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            module(torch.zeros(1, 3, size, size, device=parameter.device))
-    except Exception as error:  # whatever a foreign module raises on a foreign input
-        reason = " ".join(str(error).split())[:120]
-        raise ModelError(f"the network does not take an image (1, 3, {size}, {size}): {reason}") from None
-    finally:
-        for handle in handles:
-            handle.remove()
-    if len(shapes.get("", ())) != 1:
-        raise ModelError(f"the network gives {shapes.get('', 'no tensor')}: it must give scores (N, classes)")
-    prefix = type(module).__name__ + "."
-    counts = counter.get_flop_counts()
-    return shapes, {n.removeprefix(prefix): sum(c.values()) for n, c in counts.items() if n.startswith(prefix)}
+
+def _shape(seen: Watched, name: str) -> tuple[int, ...] | None:
+    """A module's output; of what was not called as one, the result of the first operation that used it."""
+    if name in seen.shapes:
+        return seen.shapes[name]
+    inner = "" if name == ROOT else name
+    return next((step.shape[1:] for step in seen.steps if inner in step.layers), None)
+
+
+def _work(seen: Watched, layers: dict[str, nn.Module]) -> dict[str, int]:
+    """FLOPs by layer; they sum to those of the pass."""
+    work: dict[str, int] = {}
+    before, waiting = None, 0
+    for step in seen.steps:
+        names = [n or ROOT for n in step.layers]
+        inner = step.module or ROOT
+        if inner in (names or layers):
+            target: str | None = inner
+        else:
+            target = names[0] if names else before
+        before = target if names else before
+        if target is None:
+            waiting += step.flops
+        elif step.flops or waiting:
+            work[target] = work.get(target, 0) + step.flops + waiting
+            waiting = 0
+    return work
+
+
+# ── the output layer ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _heads(seen: Watched, layers: dict[str, nn.Module], met: dict[str, int]) -> tuple[tuple[str, ...], bool]:
+    """The layers that give the scores, and whether a softmax comes after them.
+
+    The way back from the scores, through everything that has no matrix (pooling, activations, means of several), ends
+    at the layers that made them.
+    """
+    ends, softmax = _way_back(seen)
+    if IMAGE not in seen.needed():
+        ends = [n for n in reversed(met) if _fits(layers[n], seen.scores)][:1]
+    heads = tuple(n for n in met if n in ends and _fits(layers[n], seen.scores))
+    if heads:
+        return heads, softmax
+    last = f"the last layer, {ends[0]}, is a {type(layers[ends[0]]).__name__}: it" if ends else "the last layer"
+    raise ModelError(f"no output layer was found: {last} must be nn.Linear or nn.Conv2d with one score per class")
+
+
+def _way_back(seen: Watched) -> tuple[list[str], bool]:
+    ends: list[str] = []
+    softmax = False
+    open_ends, been = [(seen.output, False)], {IMAGE}
+    while open_ends:
+        i, logged = open_ends.pop()
+        if i in been:
+            continue
+        been.add(i)
+        step = seen.steps[i]
+        if step.flops and step.layers:
+            ends.append(step.layers[0] or ROOT)
+            continue
+        softmax |= step.name == "_softmax" and not logged  # its logarithm is log_softmax, which does no harm
+        open_ends += [(j, logged or step.name == "log") for j in step.inputs]
+    return ends, softmax
+
+
+def _fits(part: nn.Module, scores: int) -> bool:
+    if isinstance(part, nn.Linear):
+        return part.out_features == scores
+    return isinstance(part, nn.Conv2d) and part.out_channels == scores
+
+
+# ── modes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
@@ -167,44 +255,3 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part, mode in modes.items():
             part.training = mode
-
-
-def _head(module: nn.Module, layers: list[Layer], output: tuple[int, ...]) -> str:
-    """The last linear or convolution layer whose output has one channel per score."""
-    for layer in reversed(layers):
-        part = module.get_submodule(layer.name) if layer.name != ROOT else module
-        if isinstance(part, nn.Linear | nn.Conv2d) and layer.shape and output[0] in (layer.shape[0], layer.shape[-1]):
-            return layer.name
-    raise ModelError(
-        "no output layer was found: the last layer must be nn.Linear or nn.Conv2d with one score per class"
-    )
-
-
-def _stage_names(module: nn.Module) -> Any:
-    """A function from layer name to stage.
-
-    A stage is a child of the network. While there are fewer than `MIN_STAGES`, the one with most parameters is opened
-    where it holds several parts, so that `features` or `encoder` gives way to its blocks.
-    """
-    stages = [name for name, part in module.named_children() if _size(part)]
-    while len(stages) < MIN_STAGES:
-        largest = max(stages, key=lambda n: _size(module.get_submodule(n)), default=None)
-        if largest is None:
-            break
-        inner = [f"{largest}.{n}" for n, part in module.get_submodule(largest).named_children() if _size(part)]
-        if not inner:
-            break
-        at = stages.index(largest)
-        stages[at : at + 1] = inner
-
-    def stage_of(layer: str) -> str:
-        for stage in stages:
-            if layer == stage or layer.startswith(stage + "."):
-                return stage
-        return layer.split(".")[0]
-
-    return stage_of
-
-
-def _size(part: nn.Module) -> int:
-    return sum(p.numel() for p in part.parameters())

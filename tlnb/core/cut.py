@@ -6,15 +6,32 @@ The frozen prefix becomes one module, the rest another; both share their layers 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 
 from tlnb.core.anatomy import ROOT
 from tlnb.core.edit import has_added_parts
+from tlnb.core.watch import Counter, blank
 
-RANDOM_FUNCTIONS = {"dropout", "dropout2d", "alpha_dropout", "feature_alpha_dropout", "stochastic_depth", "rand_like"}
+RANDOM = {"rand", "randn", "randint", "randperm", "rand_like", "randn_like", "bernoulli", "normal", "multinomial", "dropout",
+          "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu", "gumbel_softmax", "stochastic_depth"}  # fmt: skip
+RANDOM_IN_PLACE = {
+    "bernoulli_",
+    "cauchy_",
+    "exponential_",
+    "geometric_",
+    "log_normal_",
+    "normal_",
+    "random_",
+    "uniform_",
+}
+ROWS = 7  # images to try a prefix with: a number that shapes do not have by chance
 
 
 @dataclass(frozen=True)
@@ -29,10 +46,14 @@ class Cut:
         return f"Cut after {self.at}"
 
 
-def find_cut(module: nn.Module, trained: Sequence[str]) -> Cut | None:
+def find_cut(module: nn.Module, trained: Sequence[str], example: Tensor | None = None) -> Cut | None:
     """The last cut such that everything left of it is frozen, deterministic and in eval mode.
 
     Call it with the modes set as for training. None where no such place exists, the first operations train, say.
+
+    Args:
+        example: images `(N, 3, H, W)`; with it, the value at the cut is sure to be one tensor with a row for each image
+            (inside attention over windows, say, a row is a window).
 
     Raises:
         Exception: whatever torch.fx raises on a network that it cannot trace.
@@ -41,16 +62,33 @@ def find_cut(module: nn.Module, trained: Sequence[str]) -> Cut | None:
     nodes = list(graph.nodes)
     moving = _moving(module, nodes, set(trained))
     last_use = _last_use(nodes)
-    best = None
+    places: list[str] = []
     open_ends: set[fx.Node] = set()
     for i, node in enumerate(nodes):
         if node.op == "output" or node in moving:
             break
         if node.op != "get_attr":
             open_ends = {n for n in open_ends if last_use[n] > i} | {node}
-            if open_ends == {node} and node.op != "placeholder":
-                best = i
-    return None if best is None else _split(module, graph, nodes[best].name)
+            if open_ends == {node} and node.op != "placeholder" and not _taken_apart(node):
+                places.append(node.name)
+    cuts = (_split(module, graph, at) for at in reversed(places))
+    return next((cut for cut in cuts if example is None or _one_row_each(cut.prefix, example)), None)
+
+
+def _taken_apart(node: fx.Node) -> bool:
+    """Whether a value is a tuple, as `chunk` gives one: its items are taken by number."""
+    return any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
+
+
+def _one_row_each(prefix: nn.Module, example: Tensor) -> bool:
+    images = example[:1].expand(ROWS, *example.shape[1:])
+    with torch.no_grad():
+        try:
+            with Counter():  # makes constants fit
+                value = blank(prefix)(images.to("meta"))
+        except Exception:  # a prefix that needs numbers
+            value = prefix(images.clone())
+    return isinstance(value, Tensor) and value.is_floating_point() and value.shape[:1] == (ROWS,)
 
 
 def same_cut(module: nn.Module, at: str) -> Cut:
@@ -83,9 +121,33 @@ def _moves(node: fx.Node, parts: dict[str, nn.Module], trained: set[str]) -> boo
         return bool(inside & trained) or (part.training and not _ignores_mode(part))
     if node.op == "get_attr":
         return (target.rpartition(".")[0] or ROOT) in trained
-    if node.op == "call_function" and getattr(node.target, "__name__", "") in RANDOM_FUNCTIONS:
-        return bool(node.kwargs.get("training", True) and node.kwargs.get("p", 1.0))
-    return False
+    if node.op == "call_method":
+        return target in RANDOM_IN_PLACE
+    return node.op == "call_function" and _random(node)
+
+
+def _random(node: fx.Node) -> bool:
+    """Whether a function draws at random or uses batch statistics: told by its name, its shares and its mode."""
+    given = _arguments(node)
+    shares = [v for name, v in given.items() if (name == "p" or "drop" in name) and isinstance(v, int | float)]
+    if shares and not any(shares):
+        return False
+    mode = given.get("training", given.get("train"))
+    if mode is not None:
+        return bool(mode)
+    return bool(shares) or getattr(node.target, "__name__", "") in RANDOM
+
+
+def _arguments(node: fx.Node) -> Mapping[str, Any]:
+    """A call's arguments by name, defaults included; of a function of torch's C++ part only those given by name."""
+    if not callable(node.target):
+        return node.kwargs
+    try:
+        given = inspect.signature(node.target).bind(*node.args, **node.kwargs)
+    except (TypeError, ValueError):
+        return node.kwargs
+    given.apply_defaults()
+    return given.arguments
 
 
 def _ignores_mode(part: nn.Module) -> bool:

@@ -16,6 +16,7 @@ from tlnb.core.edit import Scopes, apply_edit, names_in, new_output_layer, outpu
 from tlnb.core.errors import PlanError
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import PretrainedModel
+from tlnb.core.watch import Counter, blank
 
 
 def fit_edits(
@@ -93,35 +94,43 @@ def _takes(module: nn.Module, head: str) -> int | None:
 
 def _arriving(module: nn.Module, name: str, size: int) -> int | None:
     """How many features arrive at a module; None where the pass does not get there."""
-    part = module.get_submodule(name)
-    return _width(module, size, part, lambda note: part.register_forward_pre_hook(lambda _, x: note(x[0])))
+    return _width(module, name, size, lambda part, note: part.register_forward_pre_hook(lambda _, x: note(x[0])))
 
 
 def _leaving(module: nn.Module, name: str, size: int) -> int | None:
-    part = module.get_submodule(name)
-    return _width(module, size, part, lambda note: part.register_forward_hook(lambda _, __, y: note(y)))
+    return _width(module, name, size, lambda part, note: part.register_forward_hook(lambda _, __, y: note(y)))
 
 
 def _width(
-    module: nn.Module, size: int, part: nn.Module, hook: Callable[[Callable[[Any], None]], Any]
+    module: nn.Module, name: str, size: int, hook: Callable[[nn.Module, Callable[[Any], None]], Any]
 ) -> int | None:  # fmt: skip
     seen: list[int] = []
-    last = isinstance(part, nn.Linear | nn.LayerNorm)  # these take features in the last place, whatever the shape
+    last = isinstance(module.get_submodule(name), nn.Linear | nn.LayerNorm)  # features last, whatever the shape
 
     def note(value: Any) -> None:
         if isinstance(value, Tensor):
             seen.append(value.shape[1] if value.ndim == 4 and not last else value.shape[-1])
 
-    handle = hook(note)
-    with contextlib.suppress(Exception):  # where it fails is found by _try; here it matters how far data came
-        _pass(module, size)
-    handle.remove()
-    return seen[0] if seen else None
+    for copied in (blank, _itself):  # without numbers first: that costs nothing, however large the network
+        with contextlib.suppress(Exception):  # where it fails is found by _try; here it matters how far data came
+            twin = copied(module)
+            handle = hook(twin.get_submodule(name), note)
+            try:
+                _pass(twin, size)
+            finally:
+                handle.remove()
+        if seen:
+            return seen[0]
+    return None
+
+
+def _itself(module: nn.Module) -> nn.Module:
+    return module
 
 
 def _pass(module: nn.Module, size: int) -> Any:
     parameter = next(module.parameters())
-    with evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad(), Counter():  # which lets constants meet what has no numbers
         return module(torch.zeros(1, 3, size, size, device=parameter.device))
 
 
@@ -138,10 +147,14 @@ def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, size: in
         shape = tuple(inputs[0].shape) if inputs and isinstance(inputs[0], Tensor) else "no tensor"
         entered.append((names[part], shape))
 
-    handles = [part.register_forward_pre_hook(enter) for part in names]
     last = edits[-1] if edits else "the network"
+    handles = []
     try:
-        output = _pass(module, size)
+        try:
+            output = _pass(blank(module), size)
+        except Exception:  # it does not fit, or needs numbers: see which, and where
+            handles = [part.register_forward_pre_hook(enter) for part in names]
+            output = _pass(module, size)
     except Exception as error:  # whatever modules raise on inputs that do not fit
         where, shape = entered[-1] if entered else (ROOT, "nothing")
         kind = type(module if where == ROOT else module.get_submodule(where)).__name__

@@ -79,7 +79,7 @@ class Kitchen:
         if not options.cache:
             return self.raw(kind, watched)
         try:
-            cut = find_cut(self.module, trained)
+            cut = find_cut(self.module, trained, self.example())
         except Exception as error:  # torch.fx raises many types on what it cannot trace
             reason = " ".join(str(error).split())[:80]
             return self.raw(kind, watched, f"trained without a cache: the network cannot be traced ({reason})")

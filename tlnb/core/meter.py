@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from tlnb.core.device import Machine
+from tlnb.core.watch import Counter, blank, countable
 
 PHASES = ("preparing", "caching", "warmup", "training", "evaluating", "other")
+NUMBERS_COST_LITTLE = 2e10  # parameters times input values, below which a real step is the faster way to count one
 WATTS_PER_CPU_THREAD = 8.0  # assumed: a server core under load, with its share of the package
 WATTS_PER_GPU = 250.0  # assumed: a data-centre GPU under load
 
@@ -64,21 +66,44 @@ class Tally:
 
 def forward_flops(module: nn.Module, example: Tensor) -> float:
     """Counted forward FLOPs for one item of `example` `(N, …)`, in the modes the module is in."""
-    from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.random.fork_rng(), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        copy.deepcopy(module)(example)
-    return float(counter.get_total_flops()) / len(example)
+    def forward(twin: nn.Module, blanks: Tensor) -> None:
+        with torch.no_grad():
+            twin(blanks)
+
+    return _counted(module, example, forward)
 
 
-def step_flops(module: nn.Module, example: Tensor) -> float:
-    """Counted forward and backward FLOPs for one item of `example`; what is frozen costs no gradient."""
-    from torch.utils.flop_counter import FlopCounterMode
+def step_flops(module: nn.Module, example: Tensor, prepare: Callable[[nn.Module], None] | None = None) -> float:
+    """Counted forward and backward FLOPs for one item of `example`; what is frozen costs no gradient.
 
-    twin = copy.deepcopy(module)  # a step changes running statistics: count on a copy
-    with torch.random.fork_rng(), FlopCounterMode(display=False) as counter:
-        twin(example).sum().backward()
-    return float(counter.get_total_flops()) / len(example)
+    Args:
+        prepare: called with the copy of the module that is counted on, to set its modes, say.
+    """
+
+    def step(twin: nn.Module, blanks: Tensor) -> None:
+        if prepare is not None:
+            prepare(twin)
+        twin(blanks).sum().backward()
+
+    return _counted(module, example, step)
+
+
+def _counted(module: nn.Module, example: Tensor, work: Callable[[nn.Module, Tensor], None]) -> float:
+    """FLOPs of `work` on a copy of the module, for one item: without numbers, unless they cost less than to do without."""
+    tries: list[tuple[Callable[[nn.Module], nn.Module], Tensor]]
+    tries = [(blank, example.to("meta")), (copy.deepcopy, example)]
+    if sum(p.numel() for p in module.parameters()) * example.numel() < NUMBERS_COST_LITTLE:
+        tries.reverse()
+    for copied, inputs in tries:
+        try:
+            with torch.random.fork_rng(), countable(), Counter() as counter:
+                work(copied(module), inputs)
+            break
+        except Exception:  # without numbers a foreign module may raise anything; with them it means it
+            if copied is tries[-1][0]:
+                raise
+    return float(counter.total) / len(example)
 
 
 def energy_wh(machine: Machine, seconds: float) -> float:

@@ -23,7 +23,7 @@ STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen")
 FOR_VERDICT = {"little": "head", "decent": "partial", "a lot": "full"}  # the rule by amount of data
 ALIASES = {"small": "head", "medium": "partial", "large": "full"}
 SCHEMA = 1
-PARTIAL_SHARE = 1 / 3  # `partial` takes stages from the output on until so much of the parameters trains
+PARTIAL_SHARE = 1 / 3  # of the parameters before the output layer: what `partial` comes closest to
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Strategies:
 
     plans: tuple[Plan, ...]
     step_flops: tuple[float, ...]  # forward and backward for one image, nothing cached
+    stages: tuple[tuple[str, ...], ...]  # those in which anything trains
     size_verdict: str | None = None
     suggested: str | None = None  # by the rule of thumb for this amount of data
 
@@ -127,15 +128,14 @@ def plan_strategy(anatomy: Anatomy, name: str, edits: tuple[Edit, ...] = (), las
         raise PlanError(f"no strategy is called {name!r}: {did_you_mean(name, known, 'use ' + ', '.join(known))}")
     if last is not None and strategy != "partial":
         raise UsageError(f"--last goes with partial only: write %tl_strategy partial --last {last}")
-    new = {n for n in anatomy.names if n == anatomy.head or any(edit.covers(n) for edit in edits)}
+    new = {n for n in anatomy.names if n in anatomy.heads or any(edit.covers(n) for edit in edits)}
     frozen: Iterable[str] = ()
     if strategy == "head":
         frozen = set(anatomy.names) - new
     elif strategy == "partial":
-        kept = _last_stages(anatomy, last)
-        frozen = {x.name for x in anatomy.layers if x.stage not in kept} - new
+        frozen = set(anatomy.names) - _last_stages(anatomy, last) - new
     elif strategy == "output-frozen":
-        frozen = [anatomy.head]
+        frozen = anatomy.heads
     return _plan(anatomy, strategy, "random" if strategy == "scratch" else "pretrained", set(frozen), edits)
 
 
@@ -192,8 +192,8 @@ def _matches(anatomy: Anatomy, pattern: str) -> set[str]:
         inside = {n for n in anatomy.names if fnmatch.fnmatchcase(n, pattern)}
     if not inside:
         parts = [".".join(n.split(".")[:k]) for n in anatomy.names for k in range(1, n.count(".") + 2)]
-        stages = ", ".join(s.name for s in anatomy.stages)
-        hint = did_you_mean(pattern, parts, f"the stages are {stages}")
+        stages = [s.name for s in anatomy.stages]
+        hint = did_you_mean(pattern, [*stages, *parts], f"the stages are {', '.join(stages)}")
         raise PlanError(f"no layer matches {pattern!r}: {hint}")
     return inside
 
@@ -209,21 +209,32 @@ def _range(anatomy: Anatomy, pattern: str) -> set[str]:
 
 
 def _last_stages(anatomy: Anatomy, last: int | None) -> set[str]:
-    stages = anatomy.stages
+    """The layers that `partial` trains: those of the last stages, the output layer's own stage included.
+
+    Without `last` it takes at least one stage before the output layer's and never the first, and among those choices
+    the one that brings the share of parameters closest to a third. The output layer itself does not count: its size
+    follows from the number of classes. So a ResNet trains layer4, a transformer the last quarter of its blocks, VGG
+    the last convolutions with the classifier, although that alone holds most of the parameters.
+    """
+    stages = [s.name for s in anatomy.stages if s.used]
     if last is not None:
         if not 1 <= last <= len(stages):
             raise PlanError(
                 f"--last {last} does not fit: {anatomy.model} has {len(stages)} stages, use 1 to {len(stages)}"
             )
-        return {s.name for s in stages[-last:]}
-    kept: set[str] = set()
-    params = 0
-    for stage in reversed(stages):
-        kept.add(stage.name)
-        params += stage.params
-        if len(kept) > 1 and params >= PARTIAL_SHARE * anatomy.params:
-            break
-    return kept
+        return {x.name for x in anatomy.layers if x.stage in stages[-last:]}
+    used = [x for x in anatomy.layers if x.used]
+    if len(stages) < 3:  # too small to take stages: the later half of the layers
+        return {x.name for x in used[(len(used) + 1) // 2 :]}
+    before = [x for x in used if x.name not in anatomy.heads]
+    total = sum(x.params for x in before) or 1
+
+    def off(count: int) -> float:
+        share = sum(x.params for x in before if x.stage in stages[-count:]) / total
+        return abs(share - PARTIAL_SHARE)
+
+    best = min(range(2, len(stages)), key=off)
+    return {x.name for x in used if x.stage in stages[-best:]}
 
 
 def plan_custom(plan: Plan, anatomy: Anatomy, frozen: set[str]) -> Plan:

@@ -59,9 +59,13 @@ def prepare(
 
 def _to_replace(model: PretrainedModel, own: Anatomy, classes: int | None, loaded: Parts | None) -> list[str]:
     """The output layers that new data replace: all but one that the user made for just so many classes."""
-    head = model.module.get_submodule(own.head)
-    users = loaded is not None and loaded.get(own.head, (None,))[0] != id(head)
-    return [] if users and getattr(head, "out_features", None) == classes else [own.head]
+
+    def users(name: str) -> bool:
+        head = model.module.get_submodule(name)
+        new = loaded is not None and loaded.get(name, (None,))[0] != id(head)
+        return new and getattr(head, "out_features", None) == classes
+
+    return [head for head in own.heads if not users(head)]
 
 
 def parts_of(module: nn.Module) -> Parts:

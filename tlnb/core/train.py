@@ -212,9 +212,9 @@ class _Training:
             warm = warm and any(edit.covers(self.anatomy.head) for edit in self.plan.edits)  # only a new one
             if head_trains:
                 self._standardise(keep=not warm)
-            if warm and head_trains and len(self.plan.trained) > 1:
+            if warm and head_trains and set(self.plan.trained) - set(self.anatomy.heads):
                 warmup = replace(WARMUP, seed=self.options.seed, cache=self.options.cache)
-                self._fit((self.anatomy.head,), warmup, "warmup")
+                self._fit(self.anatomy.heads, warmup, "warmup")
             self._fit(self.plan.trained, self.options, "training")
         except KeyboardInterrupt:
             self.notes.append(f"stopped after epoch {len(self.epochs)} of {self.options.epochs}")

@@ -14,20 +14,13 @@ from tlnb.core.plan import Plan, Strategies
 from tlnb.core.pretrained import PretrainedModel, Transform
 from tlnb.core.record import Run
 from tlnb.display import charts, pictures
-from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, facts, line, link, note, picture, safe, table
+from tlnb.display.html import BLUE, Raw, bar, card, facts, line, link, note, picture, safe, table
+from tlnb.display.networks import MEANING, anatomy_card, frozen_of, strategies_card, work
 from tlnb.display.tables import comparison_table, findings, footnotes, on_its_source, verdict
 from tlnb.display.words import count, flops, interval, percent, seconds, size, small
 from tlnb.session import Session
 
 SHOWN = 30
-MEANING = {
-    "head": "a new output layer on a frozen network",
-    "partial": "the last stages and the output layer",
-    "full": "everything, from the pretrained weights",
-    "scratch": "everything, from a random start",
-    "output-frozen": "everything but a random output layer",
-    "custom": "what you froze and unfroze",
-}
 
 
 def data_card(data: DataSet) -> str:
@@ -181,42 +174,6 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{v:g}" for v in values)
 
 
-def anatomy_card(read: Anatomy) -> str:
-    params, work = max(read.params, 1), max(read.flops, 1)
-    if read.detailed:
-        head = ["layer", "stage", "kind", "parameters", "", "output", "FLOPs", "", "in training"]
-        rows = [
-            [x.name, x.stage, x.kind, f"{x.params:,}", bar(x.params / params, BLUE, 60), _shape(x.shape),
-             _work(x.flops), bar(x.flops / work, ORANGE, 60), "frozen" if x.frozen else "trains"] for x in read.layers
-        ]  # fmt: skip
-        return card(repr(read), table(head, rows, left=3))
-    head = ["stage", "layers", "parameters", "", "output", "FLOPs, one image", "", "in training"]
-    rows = [
-        [s.name, str(s.layers), f"{s.params:,}", bar(s.params / params, BLUE), _shape(s.shape), _work(s.flops),
-         bar(s.flops / work, ORANGE), _state(s.frozen, s.layers)] for s in read.stages
-    ]  # fmt: skip
-    return card(
-        f"{read.model}, from input to output",
-        table(head, rows),
-        note(repr(read)),
-        note("%tl_layers --all shows every layer"),
-    )
-
-
-def _work(value: float) -> str:
-    return flops(value) if value else "–"
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "–" if shape is None else "×".join(map(str, shape))
-
-
-def _state(frozen: int, layers: int) -> str:
-    if not frozen:
-        return "trains"
-    return "frozen" if frozen == layers else f"{frozen} of {layers} frozen"
-
-
 def plan_card(made: Plan) -> str:
     share = made.trainable_params / max(made.total_params, 1)
     rows = [
@@ -238,22 +195,6 @@ def _edits(made: Plan) -> Raw:
 
 def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:3])} … {names[-1]} ({len(names)} layers)"
-
-
-def strategies_card(found: Strategies) -> str:
-    most = max(found.step_flops)
-    rows = [
-        [p.strategy, MEANING[p.strategy], f"{p.trainable_params:,}", f"{p.trainable_params / p.total_params:.1%}",
-         bar(p.trainable_params / p.total_params), flops(f), bar(f / most, ORANGE),
-         "suggested" if p.strategy == found.suggested else ""] for p, f in zip(found.plans, found.step_flops, strict=True)
-    ]  # fmt: skip
-    head = ["strategy", "trains", "parameters", "share", "", "one image, forward and backward", "", "rule of thumb"]
-    verdict = (
-        f"The rule goes by the amount of data ({found.size_verdict} here); it is a start, not a law."
-        if found.size_verdict
-        else ""
-    )
-    return card(repr(found), table(head, rows, left=2), note(f"FLOPs are counted, nothing cached. {verdict}"))
 
 
 def run_card(run: Run) -> str:
@@ -303,7 +244,7 @@ def proof(run: Run) -> Raw:
         moved = [c for c in layers if c.moved]
         weights = [c.weights for c in moved if c.weights is not None]
         statistics = [c.statistics for c in moved if c.statistics is not None]
-        planned = _state(sum(c.frozen for c in layers), len(layers))
+        planned = frozen_of(sum(c.frozen for c in layers), len(layers))
         found = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, to the bit"
         rows.append([stage, planned, found, _shares(weights), bar(max(weights, default=0.0)), _shares(statistics)])
     head = ["stage", "planned", "what really moved", "weights, ‖Δw‖ / ‖w‖", "", "running statistics"]
@@ -342,7 +283,7 @@ def comparison_card(found: Comparison) -> str:
 def bill_card(bill: Bill) -> str:
     charges = [*bill.charges, bill.total]
     rows = [
-        [c.run, c.phase, seconds(c.seconds), _work(c.flops), small(c.wh, "Wh"), small(c.money, bill.currency), c.basis]
+        [c.run, c.phase, seconds(c.seconds), work(c.flops), small(c.wh, "Wh"), small(c.money, bill.currency), c.basis]
         for c in charges
     ]
     return card(repr(bill), table(["run", "phase", "seconds", "FLOPs", "energy", "money", "basis"], rows, left=2))

@@ -84,13 +84,18 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Raw:
     return Raw(f'<table style="margin:.3em 0"><tbody>{rows}</tbody></table>')
 
 
-def bar(share: float, colour: str = BLUE, width: int = 90) -> Raw:
-    """A horizontal bar; the number it shows stands beside it in the table."""
+def bar(share: float, colour: str = BLUE, width: int = 90, hollow: float = 0.0) -> Raw:
+    """A horizontal bar, the last `hollow` of its share an outline; the number it shows stands beside it in the table."""
+
+    def piece(pixels: int, fill: str) -> str:
+        box = f"display:inline-block;box-sizing:border-box;height:.75em;width:{pixels}px;border:1px solid {colour}"
+        return f'<span style="{box};background:{fill}"></span>' if pixels else ""
+
     filled = max(0, min(width, round(share * width)))
-    return Raw(
-        f'<span style="display:inline-block;width:{width}px;text-align:left">'
-        f'<span style="display:inline-block;height:.7em;width:{filled}px;background:{colour}"></span></span>'
-    )
+    filled = max(filled, 1) if share > 0 else 0
+    outline = filled if hollow >= share else min(filled, round(hollow * width))
+    pieces = piece(filled - outline, colour) + piece(outline, "transparent")
+    return Raw(f'<span style="display:inline-block;width:{width}px;text-align:left;white-space:nowrap">{pieces}</span>')
 
 
 def picture(png: bytes, alt: str) -> Raw:

@@ -1,0 +1,433 @@
+"""Anatomy of any network: torchvision's families, and modules of one's own that do what networks may do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import namedtuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision import models
+
+from tlnb.core.anatomy import ROOT, UNUSED, Anatomy, read_anatomy
+from tlnb.core.cut import find_cut, same_cut
+from tlnb.core.edit import apply_edit, output_edits
+from tlnb.core.errors import ModelError, PlanError
+from tlnb.core.freeze import set_modes
+from tlnb.core.meter import forward_flops, step_flops
+from tlnb.core.plan import match, plan_strategy
+from tlnb.core.watch import blank, countable, watch
+from tlnb.display.cards import HTML
+from tlnb.session import Session
+
+FAMILIES = {
+    "convnext_tiny": "features.0 features.1 features.2-3 features.4-5 features.6-7 classifier",
+    "densenet121": "stem denseblock1 transition1-denseblock2 transition2-denseblock3 transition3-denseblock4 classifier",
+    "efficientnet_b0": "features.0 features.1 features.2 features.3 features.4 features.5 features.6 features.7-8 "
+                       "classifier",
+    "googlenet": "stem inception3a-b inception4a-e inception5a-b fc",
+    "inception_v3": "stem Mixed_5b-d Mixed_6a-e Mixed_7a-c fc",
+    "maxvit_t": "stem blocks.0 blocks.1 blocks.2 blocks.3 classifier",
+    "mnasnet0_5": "stem layers.8 layers.9 layers.10 layers.11 layers.12 layers.13-14 classifier",
+    "mobilenet_v2": "features.0 features.1 features.2-3 features.4-6 features.7-13 features.14-18 classifier",
+    "regnet_y_400mf": "stem block1 block2 block3 block4 fc",
+    "resnet18": "stem layer1 layer2 layer3 layer4 fc",
+    "shufflenet_v2_x0_5": "conv1 stage2 stage3 stage4-conv5 fc",
+    "squeezenet1_0": "features.0 features.3-5 features.7-10 features.12 classifier",
+    "swin_t": "features.0 features.1 features.2-3 features.4-5 features.6-7 head",
+    "vgg16_bn": "features.0-3 features.7-10 features.14-20 features.24-30 features.34-40 classifier",
+    "vit_b_32": "stem encoder_layer_0-2 encoder_layer_3-5 encoder_layer_6-8 encoder_layer_9-11 heads",
+}  # fmt: skip
+PARTIAL = {
+    "resnet18": "layer4 fc", "vgg16_bn": "features.34-40 classifier", "vit_b_32": "encoder_layer_9-11 heads",
+    "efficientnet_b0": "features.7-8 classifier", "densenet121": "transition3-denseblock4 classifier",
+}  # fmt: skip
+SMALL = ("densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "regnet_y_400mf", "resnet18",
+         "shufflenet_v2_x0_5", "squeezenet1_0")  # fmt: skip  # quick with numbers
+
+
+def without_numbers(name: str) -> nn.Module:
+    options = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    with contextlib.nullcontext() if name.startswith("regnet") else torch.device("meta"):
+        return blank(models.get_model(name, weights=None, **options))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_torchvisions_families(name: str):
+    module = without_numbers(name)
+    weights = models.get_model_weights(name).DEFAULT
+    size = weights.transforms().crop_size[0]
+    read = read_anatomy(module, size, name)
+    assert " ".join(s.name for s in read.stages) == FAMILIES[name]
+    assert read.params == sum(p.numel() for p in module.parameters())
+    assert read.flops == pytest.approx(2e9 * weights.meta["_ops"], rel=0.02)
+    assert all(x.used and x.shape for x in read.layers)
+    head, partial, full = (plan_strategy(read, s) for s in ("head", "partial", "full"))
+    assert {read.head} == set(head.trained) < set(partial.trained) < set(full.trained) == set(read.names)
+    assert full.trainable_params == read.params
+    assert " ".join(read.stages_of(partial.trained)) == PARTIAL.get(name, " ".join(read.stages_of(partial.trained)))
+    stages = [s.name for s in read.stages]
+    assert match(read, [f"{stages[0]}..{stages[2]}"]) == {x.name for x in read.layers if x.stage in stages[:3]}
+    images = torch.zeros(2, 3, size, size, device="meta")
+    set_modes(module, set(partial.trained))
+    assert find_cut(module, partial.trained, images) is not None
+    for edit in output_edits(module, read.heads, 10, {}):
+        apply_edit(module, edit, {})
+    assert blank(module).eval()(images).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_two_halves_make_the_whole(name: str):
+    torch.manual_seed(0)
+    options = {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
+    module = models.get_model(name, weights=None, num_classes=5, **options)
+    module.aux_logits = False
+    size = 96 if name == "inception_v3" else 64
+    halves(module, size)
+
+
+def test_two_halves_of_transformers():
+    torch.manual_seed(0)
+    halves(models.VisionTransformer(32, 8, 4, 2, 16, 32, dropout=0.1, num_classes=5), 32)
+    halves(models.SwinTransformer([4, 4], 8, [1, 1, 2, 1], [1, 1, 2, 2], [4, 4], num_classes=5), 64)
+    halves(models.MaxVit((64, 64), 8, 2, [8, 8, 8, 8], [1, 1, 1, 1], 4, 0.5, num_classes=5), 64)
+    halves(models.ConvNeXt([models.convnext.CNBlockConfig(8, 16, 2), models.convnext.CNBlockConfig(16, None, 2)],
+                           stochastic_depth_prob=0.5, num_classes=5), 32)  # fmt: skip
+
+
+def halves(module: nn.Module, size: int) -> None:
+    images = torch.randn(3, 3, size, size)
+    plan = plan_strategy(read_anatomy(module, size), "partial")
+    set_modes(module, set(plan.trained))
+    cut = find_cut(module, plan.trained, images)
+    assert cut is not None
+    module.eval()
+    cut = same_cut(module, cut.at)
+    with torch.no_grad():
+        assert torch.allclose(cut.suffix(cut.prefix(images)), module(images), atol=1e-5)
+
+
+# ── counting ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def small_vit() -> nn.Module:
+    return models.VisionTransformer(32, 8, 4, 2, 16, 32, num_classes=5)
+
+
+@pytest.mark.parametrize("make", [small_vit, lambda: models.squeezenet1_1(num_classes=5), lambda: LeViT()])
+def test_flops_are_torchs(make):
+    module = make().eval()
+    images = torch.randn(2, 3, 32, 32)
+    read = read_anatomy(module, 32)
+    with torch.no_grad(), countable(), FlopCounterMode(display=False) as counter:
+        module(images)
+    assert read.flops == counter.get_total_flops() / 2 == forward_flops(module, images)
+    with countable(), FlopCounterMode(display=False) as counter:
+        module(images).sum().backward()
+    assert step_flops(module, images) == counter.get_total_flops() / 2
+
+
+def test_attention_is_counted_whole_and_belongs_to_a_layer():
+    before = torch.backends.mha.get_fastpath_enabled()
+    read = read_anatomy(without_numbers("vit_b_16"), 224)
+    assert torch.backends.mha.get_fastpath_enabled() == before
+    assert read.flops == pytest.approx(35.1e9, rel=0.01)
+    tokens, width = 197, 768
+    attention = next(x for x in read.layers if x.name.endswith("encoder_layer_0.self_attention"))
+    assert attention.flops == 2 * tokens * width * 3 * width + 2 * 2 * tokens * tokens * width
+    assert (attention.shape, attention.params) == ((tokens, width), 3 * width * (width + 1))
+    output = next(x for x in read.layers if x.name.endswith("encoder_layer_0.self_attention.out_proj"))
+    assert (output.flops, output.used) == (2 * tokens * width * width, True)
+
+
+def test_a_convolution_in_groups_costs_its_own_gradient_and_no_more():
+    module = nn.Sequential(
+        nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)
+    )
+    images = torch.zeros(1, 16, 8, 8)
+    forward = 2 * 8 * 8 * 16 * 9
+    assert step_flops(module, images) == 2 * forward + 3 * 2 * 16 * 2  # the image wants no gradient
+    assert step_flops(module, images, lambda twin: set_modes(twin, {"3"})) == forward + 2 * 2 * 16 * 2
+    assert module[0].weight.requires_grad
+
+
+# ── what networks may do ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+class LeViT(nn.Module):
+    """Two output layers, their mean gives the scores; both are defined before what feeds them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.head_dist = nn.Linear(8, 5), nn.Linear(8, 5)
+        self.embed = nn.Conv2d(3, 8, 8, stride=8)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(4))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images).flatten(2).transpose(1, 2)
+        for block in self.blocks:
+            tokens = tokens + (tokens @ tokens.transpose(1, 2)).softmax(-1) @ block(tokens)
+        features = tokens.mean(1)
+        return (self.head(features) + self.head_dist(features)) / 2
+
+
+def test_averaged_heads_count_as_one(session: Session):
+    read = read_anatomy(LeViT(), 32)
+    assert (read.head, read.heads) == ("head", ("head", "head_dist"))
+    assert not read.softmax_after_head  # the one in attention is none
+    assert [s.name for s in read.stages] == ["embed", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
+    assert (
+        set(plan_strategy(read, "head").trained) == set(plan_strategy(read, "output-frozen").frozen) == set(read.heads)
+    )
+    session.data("digits", per_class=2)
+    session.load(LeViT(), size=32, called="levit")
+    assert [e.name for e in session.plan.edits] == ["head", "head_dist"]
+    assert session.train(epochs=2).moved == ("head", "head_dist")
+    assert "head and head_dist, which count as one" in HTML[Anatomy](session.layers())
+
+
+class Aux(nn.Module):
+    """An auxiliary output in training mode, a layer that is never called, one that is called and leads nowhere."""
+
+    Outputs = namedtuple("Outputs", "logits aux")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.conv2 = nn.Conv2d(4, 4, 3)
+        self.fc = nn.Linear(4, 5)
+        self.aux = nn.Linear(4, 5)
+        self.never, self.nowhere = nn.Linear(7, 7), nn.Linear(4, 4)
+
+    def forward(self, images: Tensor):
+        features = self.conv2(self.conv1(images)).mean((2, 3))
+        self.nowhere(features)
+        if self.training:
+            return self.Outputs(self.fc(features), self.aux(features))
+        return self.fc(features)
+
+
+def test_unused_layers_come_last():
+    module = Aux().train()
+    read = read_anatomy(module, 16)
+    assert module.training and not list(module.fc._forward_hooks)
+    assert [x.name for x in read.layers] == ["conv1", "conv2", "fc", "aux", "never", "nowhere"]
+    assert [x.name for x in read.layers if not x.used] == ["aux", "never", "nowhere"]
+    assert next(x for x in read.layers if x.name == "never").shape is None
+    assert (read.head, read.stages[-1].name, read.params) == ("fc", UNUSED, sum(p.numel() for p in module.parameters()))
+    assert plan_strategy(read, "partial", last=1).trained == ("fc",)
+    with pytest.raises(PlanError, match="has 3 stages"):
+        plan_strategy(read, "partial", last=4)
+    head, partial, full = (set(plan_strategy(read, s).trained) for s in ("head", "partial", "full"))
+    assert head < partial < full == set(read.names)
+    assert "no score depends on" in HTML[Anatomy](read)
+
+
+class Shared(nn.Module):
+    """A layer called three times, two layers with the same weights, and a parameter and a buffer of the model itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3, 1, 1))
+        self.register_buffer("shift", torch.zeros(3, 1, 1))
+        self.second = nn.Conv2d(3, 3, 1, bias=False)
+        self.first = nn.Conv2d(3, 3, 1, bias=False)
+        self.second.weight = self.first.weight
+        self.again = nn.Conv2d(3, 3, 1)
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.second(self.first(images * self.scale + self.shift))
+        for _ in range(3):
+            x = self.again(x).relu_()
+        return self.fc(x.mean((2, 3)))
+
+
+def test_what_is_shared_counts_once():
+    module = Shared()
+    read = read_anatomy(module, 8)
+    assert read.names == (ROOT, "first", "second", "again", "fc")
+    params = {x.name: x.params for x in read.layers}
+    assert params == {ROOT: 3, "first": 9, "second": 0, "again": 12, "fc": 20}
+    assert read.params == sum(p.numel() for p in module.parameters())
+    once = 2 * 8 * 8 * 9
+    assert [x.flops for x in read.layers] == [0, once, once, 3 * once, 2 * 15]
+    assert all(x.used for x in read.layers) and read.layers[0].shape == (3, 8, 8)
+
+
+class Ends(nn.Module):
+    """The same scores, put through something."""
+
+    def __init__(self, last) -> None:
+        super().__init__()
+        self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.decoy = nn.Linear(5, 5)
+        self.body = nn.Conv2d(3, 4, 3)
+        self.last = last
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images + self.decoy(images.mean((2, 3)).repeat(1, 2)[:, :5]).mean()
+        return self.last(self.classifier(self.body(x)).flatten(1))
+
+
+@pytest.mark.parametrize(
+    ("last", "softmax"),
+    [(nn.Softmax(1), True), (nn.Identity(), False), (nn.LogSoftmax(1), False), (lambda x: x.softmax(1).log(), False)],
+)
+def test_the_output_layer_is_found_by_data_flow(last, softmax: bool):
+    read = read_anatomy(Ends(last), 16)
+    assert (read.head, read.softmax_after_head, read.names[0]) == ("classifier.1", softmax, "decoy")
+    assert ("A softmax comes after classifier.1" in HTML[Anatomy](read)) == softmax
+
+
+class NeedsNumbers(nn.Sequential):
+    """Its way depends on what it sees."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images if float(images.sum()) < 1 else -images)
+
+
+class MakesConstants(nn.Sequential):
+    """Tensors made on the way, and one that is no buffer."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__(*parts)
+        self.plain = torch.ones(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        flipped = images[..., torch.arange(images.shape[-1] - 1, -1, -1)]
+        return super().forward(flipped * self.plain + torch.zeros(1))
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, NeedsNumbers, MakesConstants])
+def test_own_modules_of_any_kind(kind):
+    module = kind(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+                  nn.Flatten(), nn.Linear(8 * 25, 16), nn.ReLU(), nn.Linear(16, 5))  # fmt: skip
+    read = read_anatomy(module, 16)
+    assert [s.name for s in read.stages] == ["0", "3", "7", "9"] and read.head == "9"
+    assert [x.running_stats for x in read.layers] == [False, False, True, False, False]
+    assert int(module[4].num_batches_tracked) == 0 and module.training
+    assert plan_strategy(read, "partial").trained == ("7", "9")
+    assert step_flops(module, torch.zeros(2, 3, 16, 16)) > 2 * read.flops
+
+
+def test_a_deep_chain_has_few_stages():
+    layers = [part for _ in range(30) for part in (nn.Linear(16, 16), nn.ReLU())]
+    read = read_anatomy(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 16), *layers, nn.Linear(16, 5)), 8)
+    assert [s.name for s in read.stages] == ["1-14", "16-30", "32-44", "46-60", "62"]
+
+
+def test_networks_too_small_for_stages():
+    one = read_anatomy(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5)), 8)
+    assert plan_strategy(one, "head").trained == plan_strategy(one, "partial").trained == one.names == ("1",)
+    two = read_anatomy(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 7), nn.Linear(7, 5)), 8)
+    assert plan_strategy(two, "partial").trained == ("2",)
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (
+            nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.PReLU(), nn.Bilinear(5, 5, 5)),
+            "take",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(3, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.GLU()),
+            "the last layer, 0, is a",
+        ),
+        (nn.Sequential(nn.Conv2d(3, 5, 3)), "it must give scores"),
+        (Aux.__new__(nn.Flatten), "must be nn.Linear"),
+    ],
+)
+def test_networks_that_cannot_be_used_are_one_line(module: nn.Module, words: str):
+    if type(module) is nn.Flatten:
+        module.__init__()
+    with pytest.raises(ModelError, match=words) as error:
+        read_anatomy(module, 16)
+    assert "\n" not in str(error.value)
+
+
+def test_the_largest_needs_no_memory():
+    seen = watch(without_numbers("vit_h_14"), 224)
+    assert seen.scores == 1000 and sum(step.flops for step in seen.steps) > 3e11
+
+
+# ── cuts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Random(nn.Module):
+    def __init__(self, draw) -> None:
+        super().__init__()
+        self.body, self.fc, self.draw = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), draw
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.draw(self.body(images)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("draw", "at"),
+    [
+        (lambda x: F.dropout(x, 0.5, False), "mean"), (lambda x: F.dropout(x, 0.5), "body"),
+        (lambda x: F.dropout(x, 0.0), "mean"), (lambda x: x + torch.rand_like(x), "body"),
+        (lambda x: x * x.new_ones(1).bernoulli_(0.5), "body"), (lambda x: torch.cat(x.chunk(2, 1), 1), "mean"),
+    ],
+)  # fmt: skip
+def test_nothing_random_is_cached(draw, at: str):
+    module = Random(draw)
+    set_modes(module, {"fc"})
+    cut = find_cut(module, ("fc",), torch.zeros(2, 3, 8, 8))
+    assert cut is not None and cut.at == at
+
+
+class Windows(nn.Module):
+    """Between the two layers a row is a quarter of an image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.inner, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 4), nn.Linear(4, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.body(images).flatten(2).transpose(1, 2)
+        windows = x.reshape(-1, x.shape[1] // 4, 4)
+        return self.fc(self.inner(windows).reshape(x.shape[0], -1, 4).mean(1))
+
+
+def test_a_cut_has_a_row_for_each_image():
+    module = Windows()
+    set_modes(module, {"inner", "fc"})
+    images = torch.randn(3, 3, 8, 8)
+    cut = find_cut(module, ("inner", "fc"), images)
+    assert cut is None or len(cut.prefix(images)) == 3
+
+
+# ── cards ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_layers_show_what_is_frozen(small: Session):
+    small.strategy("partial")
+    read = small.layers()
+    assert {s.name: s.frozen_params for s in read.stages if s.frozen} == {
+        s.name: s.params for s in read.stages if s.name not in ("layer4", "head")
+    }
+    html = HTML[Anatomy](small.layers(every=True))
+    assert all(name in html for name in read.names) and "running statistics" in html
+    assert html.count("frozen</td>") == 18 + 4  # layers and their stages
+
+
+def test_strategies_say_what_each_trains_and_costs(small: Session):
+    found = small.strategy()
+    assert found.stages == (("head",), ("layer4", "head"), tuple(s.name for s in small.layers().stages))
+    assert [f / 1e6 for f in found.step_flops] == pytest.approx([17.0, 21.9, 50.6], abs=0.1)
+    html = HTML[type(found)](found)
+    assert "<b>head</b> ← suggested" in html and "(layer4, head)" in html and "measured" in html
+
+
+def test_names_are_escaped():
+    module = nn.Sequential()
+    module.add_module("<b>", nn.Flatten())
+    module.add_module("<i>", nn.Linear(3 * 64, 5))
+    html = HTML[Anatomy](read_anatomy(module, 8, "<script>"))
+    assert "<i>" not in html and "<script>" not in html and "&lt;i&gt;" in html

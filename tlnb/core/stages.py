@@ -1,0 +1,232 @@
+"""Stages: the few groups of layers, from input to output, that people think of a network in.
+
+The tree of modules is opened until it shows parts that stand side by side: blocks, or single layers. Then
+
+* what has no matrix of its own (normalisation, tokens, position embeddings) goes with the part before it;
+* everything from the output layer's part on is one stage, the last;
+* single layers before the first block are the stem; between blocks they go with the block after them (a transition, a
+  downsampling), after the last with the last;
+* where that makes too many stages, or where all is single layers (VGG), neighbours of the same resolution are one stage;
+* where it makes too few (a transformer keeps one resolution throughout), the largest is divided into equal parts.
+
+A stage that is one module has that module's name; one of several is called by its first and last, `features.4-6`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import nn
+
+ROOT = "(root)"  # the layer that holds what the model itself owns
+UNUSED = "unused"  # the stage of layers that the scores do not depend on
+MIN_STAGES, MAX_STAGES = 4, 9
+QUARTERS = 4  # so many parts a stage is divided into where there are too few
+DOMINANT = 0.85  # a part with more of the network's matrices is opened
+FEW_SINGLE = 1 / 3  # with fewer of its matrices in single layers a network is made of blocks
+COARSER = 1.5  # so many times fewer positions is another resolution
+
+
+@dataclass(frozen=True)
+class Part:
+    """A module, or a container's own parameters, with the layers inside it in the order in which data meets them."""
+
+    path: str
+    layers: tuple[str, ...]
+    matrices: int  # layers that multiply
+    positions: int | None  # pixels or tokens of its output; None where that is not known
+
+
+Group = list[Part]
+
+
+def name_stages(
+    module: nn.Module, layers: Sequence[str], heads: Sequence[str], work: Mapping[str, int],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, str]:  # fmt: skip
+    """The stage of every layer.
+
+    Args:
+        layers: names in the order in which data meets them.
+        heads: those of them that give the scores.
+        work: FLOPs by layer; what does work has a matrix.
+        shapes: output of every module called, without the batch.
+    """
+
+    def part(path: str, inside: Sequence[str]) -> Part:
+        shape = shapes.get(path, shapes.get(inside[-1]))
+        return Part(path, tuple(inside), sum(work.get(n, 0) > 0 for n in inside), _positions(shape))
+
+    def inside(whole: Part) -> list[Part]:
+        found: dict[str, list[str]] = {}
+        for name in whole.layers:
+            found.setdefault(_below(name, whole.path), []).append(name)
+        return [part(path, names) for path, names in found.items()]
+
+    parts = inside(part("", layers))
+    while (at := _to_open(module, parts, set(heads))) is not None:
+        parts[at : at + 1] = inside(parts[at])
+    groups, blocks = _groups(parts, set(heads))
+    names = _names(module, groups, blocks)
+    return {layer: name for name, group in zip(names, groups, strict=True) for p in group for layer in p.layers}
+
+
+def _below(layer: str, path: str) -> str:
+    """The path one step from `path` towards the layer; the path itself for what it owns."""
+    if layer in (path, ROOT):
+        return layer
+    rest = layer.removeprefix(path + ".") if path else layer
+    return f"{path}.{rest.partition('.')[0]}".lstrip(".")
+
+
+def _to_open(module: nn.Module, parts: list[Part], heads: set[str]) -> int | None:
+    """Which part gives way to what is inside it, if any."""
+    sizes = [p.matrices if set(p.layers) != {p.path} else 0 for p in parts]
+    most = max(sizes, default=0)
+    if not most:
+        return None
+    at = sizes.index(most)
+    if most > DOMINANT * sum(p.matrices for p in parts):
+        return at
+    few = sum(p.matrices > 0 and not heads & set(p.layers) for p in parts) + 1 < MIN_STAGES
+    listed = isinstance(module.get_submodule(parts[at].path), nn.Sequential | nn.ModuleList)
+    return at if few and (most >= MIN_STAGES or (most > 1 and listed)) else None
+
+
+# ── grouping ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _groups(parts: list[Part], heads: set[str]) -> tuple[list[Group], bool]:
+    """The stages' parts, and whether the network is made of blocks."""
+    first = next((i for i, p in enumerate(parts) if heads & set(p.layers)), len(parts))
+    trunk, end = _with_matrices(parts[:first]), parts[first:]
+    total = sum(_matrices(g) for g in trunk)
+    single = sum(_matrices(g) for g in trunk if _matrices(g) == 1)
+    blocks = single < FEW_SINGLE * total
+    if blocks:
+        groups = _around_blocks(trunk)
+        if len(groups) + 1 > MAX_STAGES:
+            groups = groups[:1] + _by_resolution(groups[1:])
+    else:
+        groups = _by_resolution(trunk)
+    if groups and len(groups) + 1 < MIN_STAGES:
+        groups = _divided(groups)
+    return ([*groups, end] if end else groups), blocks
+
+
+def _matrices(group: Group) -> int:
+    return sum(p.matrices for p in group)
+
+
+def _with_matrices(parts: list[Part]) -> list[Group]:
+    """Every part with a matrix, followed by those without; what comes before the first goes with it."""
+    groups: list[Group] = []
+    for p in parts:
+        if groups and not (p.matrices and _matrices(groups[-1])):
+            groups[-1].append(p)
+        else:
+            groups.append([p])
+    return groups
+
+
+def _around_blocks(trunk: list[Group]) -> list[Group]:
+    """Single layers joined: the stem, then with the block after them, at the end with the one before."""
+    groups: list[Group] = []
+    waiting: Group = []
+    for group in trunk:
+        waiting = [*waiting, *group]
+        if _matrices(group) == 1:
+            continue
+        stem = len(waiting) - len(group)
+        if not groups and stem:
+            groups.append(waiting[:stem])
+            waiting = waiting[stem:]
+        groups.append(waiting)
+        waiting = []
+    groups[-1].extend(waiting)
+    return groups
+
+
+def _by_resolution(groups: list[Group]) -> list[Group]:
+    joined = [list(g) for g in groups[:1]]
+    for before, group in pairwise(groups):
+        if _coarser(before, group):
+            joined.append(list(group))
+        else:
+            joined[-1].extend(group)
+    return joined
+
+
+def _coarser(before: Group, after: Group) -> bool:
+    one, other = before[-1].positions, after[-1].positions
+    return one is not None and other is not None and max(one, other) >= COARSER * min(one, other)
+
+
+def _divided(groups: list[Group]) -> list[Group]:
+    """The group with most matrices in up to four equal parts."""
+    sizes = [_matrices(g) for g in groups]
+    at = sizes.index(max(sizes))
+    inside = _with_matrices(groups[at])
+    count = min(QUARTERS, len(inside))
+    edges = [round(i * len(inside) / count) for i in range(count + 1)]
+    pieces = [[p for group in inside[a:b] for p in group] for a, b in pairwise(edges)]
+    return [*groups[:at], *pieces, *groups[at + 1 :]]
+
+
+def _positions(shape: tuple[int, ...] | None) -> int | None:
+    """Pixels or tokens of an output: (C, H, W), (H, W, C), (tokens, C) or (C,)."""
+    if shape is None or not 1 <= len(shape) <= 3:
+        return None
+    if len(shape) < 3:
+        return shape[0] if len(shape) == 2 else 1
+    a, b, c = shape
+    return a * b if a == b != c else b * c
+
+
+# ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _names(module: nn.Module, groups: list[Group], blocks: bool) -> list[str]:
+    """A name for each group: unique, and that of another module never."""
+    modules = {name for name, _ in module.named_modules()}
+    paths = [p.path for group in groups for p in group]
+    names: list[str] = []
+    for i, group in enumerate(groups):
+        ends = [p for p in group if p.matrices] or group
+        first, last = (_short(p.path, paths, modules) for p in (ends[0], ends[-1]))
+        options = [first] if len(ends) == 1 else [f"{first}-{_rest(first, last)}"]
+        if i == 0 and blocks and len(group) > 1 and "stem" not in modules:
+            options.insert(0, "stem")
+        if i == len(groups) - 1 and len(ends) > 1 and "head" not in modules - set(paths):
+            options.insert(0, "head")
+        names.append(next((n for n in options if n not in names), f"stage{i + 1}"))
+    return names
+
+
+def _short(path: str, paths: list[str], modules: set[str]) -> str:
+    """The end of a path from its last word on (`features.3`), where only this part can be meant; else all of it."""
+    steps = path.split(".")
+    words = [i for i, step in enumerate(steps) if not step.isdigit()]
+    for start in range(words[-1] if words else 0, 0, -1):
+        name = ".".join(steps[start:])
+        others = Counter(p.endswith("." + name) for p in paths)[True]
+        if others == 1 and name not in modules:
+            return name
+    return path
+
+
+def _rest(first: str, last: str) -> str:
+    """What `last` adds to the beginning that it shares with `first`, numbers and words kept whole."""
+    shared = 0
+    while shared < min(len(first), len(last)) and first[shared] == last[shared]:
+        shared += 1
+    while shared and _one_piece(last[shared - 1], last[shared : shared + 1]):
+        shared -= 1
+    return last[shared:] or last
+
+
+def _one_piece(before: str, after: str) -> bool:
+    return (before.isdigit() and after.isdigit()) or (before.isalpha() and after.isalpha()) or not after
