@@ -146,13 +146,14 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("name", help="a model of %%tl_models, or a variable that holds your own nn.Module or a run")
+    @argument("name", help="a model of %%tl_models, a variable that holds your own nn.Module or a run, or a saved file")
     @argument(
         "--weights", default="default", metavar="W", help="default, none (random), a name of torchvision's, or a file"
     )
     @argument("--mean", metavar="R,G,B", help="replace the preprocessing's mean")
     @argument("--std", metavar="R,G,B", help="replace the preprocessing's standard deviation")
     @argument("--size", type=int, metavar="PX", help="replace the input edge")
+    @argument("--trust", action="store_true", help="run code in a saved file that is more than nn.* constructors")
     def tl_load(self, line: str) -> Any:
         """Load a pretrained model.
 
@@ -169,7 +170,8 @@ class TLMagics(Magics):
         def call(a: argparse.Namespace) -> Any:
             own = self.shell.user_ns.get(a.name)
             source = own if isinstance(own, nn.Module | Run) else a.name
-            return self.session.load(source, a.weights, mean=a.mean, std=a.std, size=a.size, called=a.name)
+            given = {"mean": a.mean, "std": a.std, "size": a.size, "called": a.name}
+            return self.session.load(source, a.weights, **given, trust=a.trust, names=self.shell.user_ns)
 
         return self._run(TLMagics.tl_load, line, call)
 
@@ -295,6 +297,19 @@ class TLMagics(Magics):
             )  # fmt: skip
 
         return self._run(TLMagics.tl_train, line, call)
+
+    @line_magic
+    @magic_arguments()
+    @argument(
+        "file", nargs="?", help="ending in .safetensors, .pt2 (torch.export) or .onnx; default: by the run's name"
+    )
+    @argument("--run", metavar="RUN", help="default: the last run that is no baseline")
+    def tl_save(self, line: str) -> Any:
+        """Write a run's network with its plan, classes, preprocessing and record; %tl_load FILE takes it back.
+
+        Example: %tl_save digits.safetensors
+        """
+        return self._run(TLMagics.tl_save, line, lambda a: self.session.save(a.file, a.run))
 
     @line_magic
     @magic_arguments()

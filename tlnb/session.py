@@ -6,6 +6,7 @@ A call computes everything first and assigns last, so that a call that fails lea
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -21,7 +22,7 @@ from tlnb.core.baseline import matched, with_steps
 from tlnb.core.cost import Bill, Comparison
 from tlnb.core.data import DataRequest, DataSet, open_data
 from tlnb.core.edit import apply_edit, build, modules_matching, names_in
-from tlnb.core.errors import PlanError, UsageError, did_you_mean
+from tlnb.core.errors import ModelError, PlanError, UsageError, did_you_mean
 from tlnb.core.freeze import set_modes
 from tlnb.core.judge import Errors, Judge, Predictions
 from tlnb.core.lines import line
@@ -33,6 +34,7 @@ from tlnb.core.prepare import Parts, Prepared, noticed, prepare
 from tlnb.core.pretrained import Catalogue, PretrainedModel
 from tlnb.core.recipes import recipe
 from tlnb.core.record import Run
+from tlnb.core.save import Header, Saved, read_header, restore, save
 from tlnb.core.train import Progress, train
 
 HISTORY = 100  # plans that undo can go back
@@ -56,7 +58,6 @@ class Session:
         self._history: list[Plan] = []  # earlier plans for this model, for undo
         self._parts: Parts = {}  # of the model, to notice changes made directly
         self._networks: dict[str, tuple[PretrainedModel, Anatomy]] = {}  # what each run trained
-        self._classes: dict[str, tuple[str, ...]] = {}  # of each run's data
         self._equal_budget: dict[str, Run] = {}  # by the name of their baseline
         self._lines: list[str] = []
 
@@ -110,12 +111,14 @@ class Session:
 
     def load(
         self, source: str | nn.Module | Run, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
-        size: int | None = None, called: str | None = None,
+        size: int | None = None, called: str | None = None, trust: bool = False,
+        names: Mapping[str, Any] | None = None,
     ) -> PretrainedModel:  # fmt: skip
-        """Load a model by name, or take one's own `nn.Module` or a finished run. Sets strategy `head`.
+        """Load a model by name, or take one's own `nn.Module`, a finished run or a saved one. Sets strategy `head`.
 
         Args:
-            source: a name of `tl.models()`, a module, a run or its name.
+            source: a name of `tl.models()`, a module, a run or its name, a file that `tl.save` wrote.
+            trust: run code in a saved file that is more than `nn.*` constructors; it may use `names`.
             weights: `default`, a name of torchvision's (`IMAGENET1K_V1`), `none` (a random start), or a file.
             mean, std, size: replace the preprocessing's.
 
@@ -128,8 +131,11 @@ class Session:
         if run is not None and str(weights) != "default":
             raise UsageError(f"run {run.name!r} has its own weights: leave out --weights {weights}")
         taken: Any = source if run is None else self._retrained(run)
+        file, header = self._saved(source, weights)
+        if header is not None:
+            taken, weights = self._restored(file, header, source, called, trust, names), "default"
         found = pretrained.load(
-            taken, weights, mean=mean, std=std, size=size, called=called or (run.name if run else None),
+            taken, weights, mean=mean, std=std, size=size, called=called,
             progress=lambda done, total: self._downloading(str(source), done, total),
         )  # fmt: skip
         data = self._decoded_for(found)
@@ -137,10 +143,30 @@ class Session:
         self.dataset, self._history = data, []
         self._set(prepared)
         given = {"weights": None if weights == "default" else weights, "mean": mean, "std": std, "size": size}
-        typed = line("tl_load", found.name, **given)
-        own = found.card.family == "own"
+        typed = line("tl_load", file if header is not None else found.name, **given, trust=trust)
+        own = isinstance(source, nn.Module)
         self._lines.append(f"{typed}  # your own module, by its variable's name" if own else typed)
         return self._loaded()[0]
+
+    def _saved(self, source: Any, weights: str | Path) -> tuple[Path, Header | None]:
+        """The file of a saved run that is meant, as the model itself or as the weights of one's own module."""
+        own = isinstance(source, nn.Module)
+        if own or (isinstance(source, str | Path) and str(source) not in pretrained.names()):
+            file = Path(weights if own else str(source)).expanduser()
+            return file, read_header(file)
+        return Path(), None
+
+    def _restored(
+        self, file: Path, header: Header, source: Any, called: str | None, trust: bool, names: Mapping[str, Any] | None
+    ) -> PretrainedModel:
+        origin = header.origin
+        if isinstance(source, nn.Module):
+            return restore(file, header, pretrained.load(source, called=called), trust, names)
+        if origin.family == "own":
+            raise ModelError(
+                f"{file} was made from your own module {origin.name!r}: build that, then %tl_load {origin.name} --weights {file}"
+            )
+        return restore(file, header, pretrained.bare(origin.name, origin.scores), trust, names)
 
     def _run_meant(self, source: str | nn.Module | Run) -> Run | None:
         """The run that is meant, if one is; a name of the catalogue means the model."""
@@ -152,7 +178,7 @@ class Session:
 
     def _retrained(self, run: Run) -> PretrainedModel | nn.Module:
         """What the run made of its model; of a run of another session no more is known than its network."""
-        if run.name not in self._networks or run.name not in self._classes:
+        if run.name not in self._networks:
             return run.module()
         model, _ = self._networks[run.name]
 
@@ -162,8 +188,9 @@ class Session:
                 apply_edit(module, edit, self._scopes.get(edit, {}))
             return module
 
+        origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
         return pretrained.retrained(
-            model, run.module(), run.name, run.data, self._classes[run.name], run.accuracy, architecture
+            model, run.module(), run.name, run.data, run.classes, run.accuracy, architecture, origin
         )
 
     def _decoded_for(self, model: PretrainedModel) -> DataSet | None:
@@ -470,7 +497,6 @@ class Session:
 
     def _keep(self, run: Run) -> Run:
         run = cost.priced(run)
-        self._classes[run.name] = self._data().classes
         self.runs.append(run)
         self.bill = self.bill.with_run(run)
         return run
@@ -585,6 +611,25 @@ class Session:
         if found is None:
             raise UsageError("no run yet: %tl_train")
         return found
+
+    def save(self, file: str | Path | None = None, run: str | Run | None = None) -> Saved:
+        """Write a run, by default the last that is no baseline, to a file: its network, plan, classes, preprocessing, record.
+
+        Args:
+            file: ending in `.safetensors` (`%tl_load` takes it back), `.pt2` (torch.export) or `.onnx`; default: by the
+                run's name, here.
+
+        Raises:
+            UsageError: no run, another ending, a folder that cannot be written to, a package that is missing.
+        """
+        found = self._last_run(run)
+        if found.name not in self._networks:
+            raise UsageError(f"run {found.name!r} is not of this session: its file has to be written there")
+        safe = re.sub(r"[^\w.-]+", "-", found.name).strip("-.") or "run"
+        path = Path(file or f"{safe}.safetensors").expanduser()
+        written = save(found, replace(self._networks[found.name][0], transform=found.transform()), path)
+        self._lines.append(line("tl_save", file, run=getattr(run, "name", run)) if file else "%tl_save")
+        return written
 
     # ── comparing ──
 

@@ -50,20 +50,25 @@ def prepare(
     own = read_anatomy(model.module, size, model.name)
     wanted = [*(old.edits if old else ()), *([fresh] if fresh else [])]
     classes = len(data.classes) if data else None
-    replaced = _to_replace(model, own, classes, loaded)
+    replaced = _to_replace(model, own, data, loaded)
     edits, module, found = fit_edits(model, replaced, wanted, classes, size, scopes)
     read = read_anatomy(module, size, model.name) if edits else own
     plan = renewed(old, read, edits, edits[-1] if fresh else None) if old else plan_strategy(read, "head", edits)
     return Prepared(facing(model, classes if replaced else None), parts_of(model.module), read, plan, found)
 
 
-def _to_replace(model: PretrainedModel, own: Anatomy, classes: int | None, loaded: Parts | None) -> list[str]:
-    """The output layers that new data replace: all but one that the user made for just so many classes."""
+def _to_replace(model: PretrainedModel, own: Anatomy, data: DataSet | None, loaded: Parts | None) -> list[str]:
+    """The output layers that new data replace: all but those that are for just these classes.
+
+    Such are a run's, on data of the same classes, and one that the user made for so many.
+    """
+    if data is None or model.classes == data.classes:
+        return [] if data else list(own.heads)
 
     def users(name: str) -> bool:
         head = model.module.get_submodule(name)
         new = loaded is not None and loaded.get(name, (None,))[0] != id(head)
-        return new and getattr(head, "out_features", None) == classes
+        return new and getattr(head, "out_features", None) == len(data.classes)
 
     return [head for head in own.heads if not users(head)]
 
@@ -86,7 +91,8 @@ def noticed(now: Prepared, data: DataSet | None, scopes: Scopes) -> tuple[Prepar
         return None
     changed = [name for name, (part, _) in parts.items() if before.get(name, (None,))[0] != part]
     if changed or before.keys() - parts.keys():  # another architecture than the one that `fresh` would build
-        model = replace(now.model, architecture=None)
+        own = replace(now.model.origin, family="own")
+        model = replace(now.model, architecture=None, origin=own)
         after = prepare(model, data, now.plan, scopes, loaded=before)
     else:
         after = replace(now, parts=parts)

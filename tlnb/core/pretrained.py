@@ -29,7 +29,8 @@ from tlnb.core.fetch import Progress, fetch
 from tlnb.core.weights import State, different, fill, outline, read_state
 
 __all__ = [
-    "EMBEDDED", "Card", "Catalogue", "PretrainedModel", "Transform", "catalogue", "facing", "load", "names", "resized",
+    "EMBEDDED", "Card", "Catalogue", "Origin", "PretrainedModel", "Transform", "bare", "catalogue", "facing", "load",
+    "names", "resized",
     "retrained",
 ]  # fmt: skip
 
@@ -73,6 +74,19 @@ class Transform:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """How to build a model's architecture again: where it comes from, its number of scores there, and edits since."""
+
+    name: str
+    family: str  # embedded, torchvision; own: the user has to give the network
+    scores: int = 0
+    edits: tuple[Any, ...] = ()  # of type plan.Edit, which stands on a higher floor
+
+    def __repr__(self) -> str:
+        return f"Origin {self.family} {self.name}, {len(self.edits)} edits"
+
+
+@dataclass(frozen=True)
 class PretrainedModel:
     """A network with its preprocessing and card. `fresh()` gives the same architecture with random parameters."""
 
@@ -83,6 +97,7 @@ class PretrainedModel:
     weights: str = "default"
     architecture: Callable[[], nn.Module] | None = field(default=None, repr=False)
     classes: tuple[str, ...] | None = field(default=None, repr=False)  # of the source, in the order of the scores
+    origin: Origin = field(default=Origin("", "own"), repr=False)
     target_classes: int | None = None  # of the data at hand, for which a new output layer takes the place of the old
 
     def fresh(self) -> nn.Module:
@@ -138,20 +153,36 @@ def resized(model: PretrainedModel, size: int | None) -> PretrainedModel:
 
 def retrained(
     model: PretrainedModel, module: nn.Module, name: str, data: str, classes: tuple[str, ...], accuracy: float,
-    architecture: Callable[[], nn.Module],
+    architecture: Callable[[], nn.Module], origin: Origin,
 ) -> PretrainedModel:  # fmt: skip
     """What a run made of a model: its network and the classes of its data, with the model's preprocessing.
 
     Args:
         name, data, accuracy: the run's; the accuracy is that on the test split.
         architecture: the network with the run's edits at a random start.
+        origin: the same as data.
     """
     card = Card(
         name, "run", f"{data}, starting from {model.name}", source_classes=len(classes), accuracy=accuracy,
         accuracy_of=f"on the test images of {data}", parameters=_count(module), size=model.transform.size,
         min_size=model.card.min_size, on_disk=True, notes=(f"preprocessing as for {model.name}",),
     )  # fmt: skip
-    return PretrainedModel(name, module, model.transform, card, architecture=architecture, classes=classes)
+    return PretrainedModel(
+        name, module, model.transform, card, architecture=architecture, classes=classes, origin=origin
+    )
+
+
+def bare(name: str, scores: int) -> PretrainedModel:
+    """A model of the catalogue at a random start, with so many scores.
+
+    Raises:
+        ModelError: no such model.
+    """
+    if name not in names():
+        raise ModelError(f"no model is called {name!r}: {did_you_mean(name, names(), '%tl_models lists all')}")
+    given = next(iter(torchvision_weights(name).values()), None)
+    original = _embedded(name) if given is None else _torchvision(name, given)
+    return original.with_weights(_at_random(partial(original.make, scores)), "none", _untrained(original.card), scores)
 
 
 def facing(model: PretrainedModel, classes: int | None) -> PretrainedModel:
@@ -230,7 +261,10 @@ class _Original:
     def with_weights(self, module: nn.Module, weights: str, card: Card, count: int) -> PretrainedModel:
         card = replace(card, parameters=_count(module))
         classes = self.classes if card.source_classes == len(self.classes) else None
-        return PretrainedModel(card.name, module, self.transform, card, weights, partial(self.make, count), classes)
+        origin = Origin(card.name, card.family, count)
+        return PretrainedModel(
+            card.name, module, self.transform, card, weights, partial(self.make, count), classes, origin
+        )  # fmt: skip
 
 
 def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedModel:
@@ -360,7 +394,8 @@ def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any])
         fill(module, state, called)
         source, notes = f"unknown data (weights from {state.file})", (*notes, *state.notes)
     card = Card(called, "own", source, parameters=_count(module), on_disk=True, notes=notes)
-    return PretrainedModel(called, module, Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD), card, weights)
+    transform, origin = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD), Origin(called, "own")
+    return PretrainedModel(called, module, transform, card, weights, origin=origin)
 
 
 def _reset(module: nn.Module) -> nn.Module:

@@ -208,10 +208,10 @@ class _Training:
     def run(self, warm: bool) -> str:
         """Warm-up where it helps, then the plan. `finished`, or `stopped` on an interrupt."""
         try:
-            head_trains = self.anatomy.head in self.plan.trained
-            warm = warm and any(edit.covers(self.anatomy.head) for edit in self.plan.edits)  # only a new one
-            if head_trains:
-                self._standardise(keep=not warm)
+            heads = [h for h in self.anatomy.heads if h in self.plan.trained]
+            head_trains = bool(heads)
+            warm = warm and any(edit.covers(h) for edit in self.plan.edits for h in heads)  # only new ones
+            self._standardise(heads, keep=not warm)
             if warm and head_trains and set(self.plan.trained) - set(self.anatomy.heads):
                 warmup = replace(WARMUP, seed=self.options.seed, cache=self.options.cache)
                 self._fit(self.anatomy.heads, warmup, "warmup")
@@ -227,26 +227,29 @@ class _Training:
             return "failed"
         return "finished"
 
-    def _standardise(self, keep: bool) -> None:
-        """Let the output layer see features of zero mean and like spread; folded into its weights at the end.
+    def _standardise(self, heads: list[str], keep: bool) -> None:
+        """Let output layers see features of zero mean and like spread; folded into their weights at the end.
 
         Activations may have any scale, and one learning rate must fit all models. One pass over the training images.
-        With `keep` the layer goes on computing what it computed before.
+        With `keep` they go on computing what they computed before.
         """
-        head = layer_of(self.module, self.anatomy.head)
-        if self.plan.start == "random" or not can_fold(head):
+        layers = [head for name in heads if can_fold(head := layer_of(self.module, name))]
+        if self.plan.start == "random" or not layers:
             return
-        seen: list[Tensor] = []
-        handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach().float()))
+        seen: dict[nn.Module, list[Tensor]] = {head: [] for head in layers}
+        handles = [
+            head.register_forward_pre_hook(lambda h, x: seen[h].append(x[0].detach().float())) for head in layers
+        ]
         self.module.eval()
         with self.tally.phase("caching"), torch.no_grad():
             for part in self.kitchen.images["train"].split(CHUNK):
                 self.module(self.model.transform.normalise(part))
-        handle.remove()
+        for handle in handles:
+            handle.remove()
         self.tally.charge("caching", len(self.labels["train"]) * self._forward_cost())
-        self.scales = [Standardise(head, torch.cat(seen))]
-        if keep:
-            self.scales[0].unfold()
+        self.scales = [Standardise(head, torch.cat(features)) for head, features in seen.items()]
+        for scale in self.scales if keep else ():
+            scale.unfold()
 
     def _fit(self, trained: tuple[str, ...], options: TrainOptions, phase: str) -> None:
         set_modes(self.module, set(trained))

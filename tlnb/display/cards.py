@@ -13,6 +13,7 @@ from tlnb.core.freeze import Change
 from tlnb.core.plan import Plan, Strategies
 from tlnb.core.pretrained import PretrainedModel, Transform
 from tlnb.core.record import Run
+from tlnb.core.save import Saved
 from tlnb.display import charts, pictures
 from tlnb.display.html import BLUE, Raw, bar, card, facts, line, link, note, picture, safe, table
 from tlnb.display.networks import MEANING, anatomy_card, frozen_of, strategies_card, work
@@ -308,6 +309,16 @@ def session_card(session: Session) -> str:
     return card("Where we are", *parts)
 
 
+def saved_card(saved: Saved) -> str:
+    rows = [
+        ("file", saved.path),
+        ("size", size(saved.bytes)),
+        ("takes", saved.takes),
+        ("use it", Raw(f"<code>{safe(saved.use)}</code>")),
+    ]
+    return card(f"Run {saved.run}, saved", facts(rows))
+
+
 def card_of_card(found: Card) -> str:
     rows = [
         ("trained on", _source(found)),
@@ -328,5 +339,5 @@ def card_of_card(found: Card) -> str:
 HTML: dict[type, Callable[[Any], str]] = {
     DataSet: data_card, Catalogue: catalogue_card, PretrainedModel: model_card, Card: card_of_card, Anatomy: anatomy_card,
     Plan: plan_card, Strategies: strategies_card, Run: run_card, Comparison: comparison_card, Bill: bill_card,
-    Session: session_card, **pictures.HTML,
+    Saved: saved_card, Session: session_card, **pictures.HTML,
 }  # fmt: skip
