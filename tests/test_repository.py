@@ -79,7 +79,8 @@ def test_the_wheel_is_small_and_whole(tmp_path: Path):
     assert wheel.stat().st_size <= 8_000_000
     names = zipfile.ZipFile(wheel).namelist()
     for needed in ("tlnb/lessons/01-twenty-images.ipynb", "tlnb/glyphnet/weights/glyphnet.safetensors",
-                   "tlnb/glyphnet/cards/glyphnet.json", "tlnb/glyphnet/excluded.json", "tlnb/glyphnet/held_out.npz", "tlnb/py.typed"):  # fmt: skip
+                   "tlnb/glyphnet/cards/glyphnet.json", "tlnb/glyphnet/excluded.json", "tlnb/glyphnet/held_out.npz",
+                   "tlnb/py.typed"):  # fmt: skip
         assert needed in names
 
 
