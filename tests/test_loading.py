@@ -387,7 +387,7 @@ def test_auxiliary_heads_are_left_out_and_said(tmp_path, name):
     assert any("auxiliary heads" in n for n in model.card.notes)
     assert model.module.transform_input  # as with torchvision's own weights
     model.module.train()
-    assert isinstance(model.module(torch.zeros(2, 3, 96, 96)), torch.Tensor)
+    assert isinstance(model.module(torch.zeros(2, 3, 80, 80)), torch.Tensor)
     assert model.card.parameters == sum(p.numel() for p in model.module.parameters())
 
 
@@ -514,7 +514,7 @@ def test_preprocessing_is_torchvisions(name):
 def test_real_weights_know_real_photos(real_data):
     model = pretrained.load("squeezenet1_0", real_data / "squeezenet1_0_imagenet.safetensors")
     data = open_data(str(real_data / "ants_bees" / "val"), edge=model.transform.resize)
-    images, labels = (torch.cat(list(part.values())) for part in (data.images, data.labels))
+    images, labels = (torch.cat(list(part.values()))[::2] for part in (data.images, data.labels))  # half is enough
     assert model.classes is not None
     wanted = torch.tensor([model.classes.index({"ants": "ant", "bees": "bee"}[c]) for c in data.classes])
     with torch.inference_mode():

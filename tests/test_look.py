@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,14 @@ from tlnb.display.cards import HTML
 from tlnb.session import Session
 
 PLAIN = Transform(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick() -> Iterator[None]:
+    """As few steps of t-SNE as it takes: the tests ask for no beautiful map."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(looking, "TSNE_STEPS", 250)
+        yield
 
 
 # ── features ──
@@ -44,13 +53,14 @@ def test_pretrained_features_tell_digits_apart_before_any_training(seen: tuple[S
     assert session.look() == found  # nothing in it depends on chance
 
 
-def test_test_images_are_never_looked_at(seen: tuple[Session, Look]):
+def test_test_images_are_never_looked_at(seen: tuple[Session, Look], monkeypatch):
     session, found = seen
     allowed = {i.numpy().tobytes() for s in ("train", "monitor") for i in session.dataset.images[s]}
     assert all(image.numpy().tobytes() in allowed for image in found._pictures)
     data = session.dataset
     ruined = replace(data, images={**data.images, "test": torch.zeros_like(data.images["test"])})
     seer = Seer("x", session.model.module, "head", session.model.transform)
+    monkeypatch.setattr(looking, "AT_MOST", 40)
     assert features("m", ruined, [seer]).views == features("m", data, [seer]).views
 
 
