@@ -3,7 +3,7 @@
 Trains a network on the source images of `tlnb.glyphnet`, measures its accuracy on held-out faces, audits what it calls
 real handwritten digits, and writes weights and card. A checkpoint every 100 steps; a second call goes on from there.
 `--audit` only audits the networks that ship; `--held-out` writes the held-out pictures of their sources, which ship too and
-must be written again whenever a class changes. On two cores each model takes about twenty minutes.
+must be written again whenever a class changes. On one core `glyphnet` takes about 25 minutes, all four together about an hour.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
 
     with tqdm(total=last, initial=done, desc=recipe.name, unit="step", mininterval=5) as bar:
         while done < last:
-            start = time.perf_counter()
+            start = _now(here)
             until = min(done + PART, last)
             batches = images.batches(recipe.batch_size, until, recipe.seed, done)
             network.train()
@@ -112,7 +112,7 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
                 network, moved(batches), optimizer, schedule, here, label_smoothing=recipe.label_smoothing
             )
             here.synchronize()
-            seconds += time.perf_counter() - start
+            seconds += _now(here) - start
             bar.update(until - done)
             bar.set_postfix(loss=f"{loss:.3f}")
             done = until
@@ -121,13 +121,18 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
     return {k: v.cpu() for k, v in network.state_dict().items()}, _took(network, recipe, here, seconds, last)
 
 
+def _now(here: Machine) -> float:
+    """Seconds. On a CPU the processor's own, by thread: other work on the machine must not make the card dearer."""
+    return time.process_time() / here.threads if here.on_cpu else time.perf_counter()
+
+
 def _took(network: torch.nn.Module, recipe: Recipe, here: Machine, seconds: float, steps: int) -> dict[str, Any]:
     example = torch.zeros(2, 3, glyphnet.SIZE, glyphnet.SIZE, device=here.device)
     shown = steps * recipe.batch_size
     return {
         "seconds": round(seconds, 1), "steps": steps, "images": shown, "flops": step_flops(network, example) * shown,
         "wh": round(energy_wh(here, seconds), 2), "threads": here.threads, "hardware": here.name, "precision": here.precision,
-        "basis": f"seconds and FLOPs measured; energy assumed at {energy_basis(here)}",
+        "basis": f"{'processor ' if here.on_cpu else ''}seconds and FLOPs measured; energy assumed at {energy_basis(here)}",
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }  # fmt: skip
 
