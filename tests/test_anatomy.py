@@ -274,13 +274,16 @@ class Ends(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("last", "softmax"),
-    [(nn.Softmax(1), True), (nn.Identity(), False), (nn.LogSoftmax(1), False), (lambda x: x.softmax(1).log(), False)],
-)
-def test_the_output_layer_is_found_by_data_flow(last, softmax: bool):
+    ("last", "remedy"),
+    [(nn.Softmax(1), "%tl_remove last"), (lambda x: x.softmax(1), "forward"), (nn.Identity(), None),
+     (nn.LogSoftmax(1), None), (lambda x: x.softmax(1).log(), None)],
+)  # fmt: skip
+def test_the_output_layer_is_found_by_data_flow(last, remedy: str | None):
     read = read_anatomy(Ends(last), 16)
-    assert (read.head, read.softmax_after_head, read.names[0]) == ("classifier.1", softmax, "decoy")
-    assert ("A softmax comes after classifier.1" in HTML[Anatomy](read)) == softmax
+    assert (read.head, read.softmax_after_head, read.names[0]) == ("classifier.1", remedy is not None, "decoy")
+    notes = plan_strategy(read, "head").notes
+    assert len(notes) == (remedy is not None) and all(note.endswith(remedy) for note in notes)
+    assert ("a softmax comes after the output layer classifier.1" in HTML[Anatomy](read)) == bool(notes)
 
 
 class NeedsNumbers(nn.Sequential):

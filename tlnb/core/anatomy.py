@@ -61,6 +61,7 @@ class Anatomy:
     heads: tuple[str, ...]  # all output layers, where the scores are put together from several; else just `head`
     detailed: bool = False  # show every layer, not only stages
     softmax_after_head: bool = False  # what comes out are probabilities: wrong before cross-entropy, which wants logits
+    softmax: str | None = None  # the nn.Softmax that does it, where it is a module
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -89,6 +90,17 @@ class Anatomy:
         """The same anatomy with just these layers frozen."""
         frozen = set(names)
         return replace(self, layers=tuple(replace(x, frozen=x.name in frozen) for x in self.layers))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is amiss before any training, a sentence each."""
+        if not self.softmax_after_head:
+            return ()
+        remedy = f"%tl_remove {self.softmax}" if self.softmax else "take it out of the network's forward"
+        return (
+            f"a softmax comes after the output layer {self.head}; the loss (cross-entropy) applies one itself, and two in a "
+            f"row learn slowly and badly: {remedy}",
+        )
 
     def stages_of(self, names: Iterable[str]) -> tuple[str, ...]:
         """The stages that hold any of these layers, input to output."""
@@ -137,6 +149,7 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
     used = [n for n in met if n in layers]
     rest = [n for n in layers if n not in met]
     heads, softmax = _heads(seen, layers, met)
+    last = softmax if isinstance(dict(module.named_modules()).get(softmax or ROOT), nn.Softmax) else None
     work = _work(seen, layers)
     stages = name_stages(module, used, heads, work, seen.shapes)
     order = list(dict.fromkeys(stages.values()))
@@ -151,7 +164,7 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
             _shape(seen, name), work.get(name, 0), running_stats="running_mean" in layers[name]._buffers,
             used=name in stages,
         ))  # fmt: skip
-    return Anatomy(model, tuple(found), heads[0], heads, softmax_after_head=softmax)
+    return Anatomy(model, tuple(found), heads[0], heads, softmax_after_head=softmax is not None, softmax=last)
 
 
 def _kind(part: nn.Module) -> str:
@@ -202,8 +215,8 @@ def _work(seen: Watched, layers: dict[str, nn.Module]) -> dict[str, int]:
 # ── the output layer ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _heads(seen: Watched, layers: dict[str, nn.Module], met: dict[str, int]) -> tuple[tuple[str, ...], bool]:
-    """The layers that give the scores, and whether a softmax comes after them.
+def _heads(seen: Watched, layers: dict[str, nn.Module], met: dict[str, int]) -> tuple[tuple[str, ...], str | None]:
+    """The layers that give the scores, and the module in which a softmax comes after them.
 
     The way back from the scores, through everything that has no matrix (pooling, activations, means of several), ends
     at the layers that made them.
@@ -218,9 +231,9 @@ def _heads(seen: Watched, layers: dict[str, nn.Module], met: dict[str, int]) -> 
     raise ModelError(f"no output layer was found: {last} must be nn.Linear or nn.Conv2d with one score per class")
 
 
-def _way_back(seen: Watched) -> tuple[list[str], bool]:
+def _way_back(seen: Watched) -> tuple[list[str], str | None]:
     ends: list[str] = []
-    softmax = False
+    softmax = None
     open_ends, been = [(seen.output, False)], {IMAGE}
     while open_ends:
         i, logged = open_ends.pop()
@@ -231,7 +244,8 @@ def _way_back(seen: Watched) -> tuple[list[str], bool]:
         if step.flops and step.layers:
             ends.append(step.layers[0] or ROOT)
             continue
-        softmax |= step.name == "_softmax" and not logged  # its logarithm is log_softmax, which does no harm
+        if step.name == "_softmax" and not logged:  # its logarithm is log_softmax, which does no harm
+            softmax = step.module
         open_ends += [(j, logged or step.name == "log") for j in step.inputs]
     return ends, softmax
 

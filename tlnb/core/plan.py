@@ -22,10 +22,6 @@ from tlnb.core.options import TrainOptions, options_from
 STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen")
 FOR_VERDICT = {"little": "head", "decent": "partial", "a lot": "full"}  # the rule by amount of data
 ALIASES = {"small": "head", "medium": "partial", "large": "full"}
-SOFTMAX = (
-    "a softmax comes after the output layer; the loss (cross-entropy) applies one itself, and two in a row learn slowly "
-    "and badly: let the network end with the output layer's scores"
-)
 SCHEMA = 1
 PARTIAL_SHARE = 1 / 3  # of the parameters before the output layer: what `partial` comes closest to
 
@@ -255,5 +251,5 @@ def _plan(anatomy: Anatomy, strategy: str, start: str, frozen: set[str], edits: 
     return Plan(
         anatomy.model, strategy, start, tuple(n for n in anatomy.names if n in frozen),
         tuple(x.name for x in trained), params, anatomy.params, edits,
-        notes=(SOFTMAX,) if anatomy.softmax_after_head else (),
+        notes=anatomy.warnings,
     )  # fmt: skip

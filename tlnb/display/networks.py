@@ -32,11 +32,7 @@ def anatomy_card(read: Anatomy) -> str:
     parts: list[str] = [
         table(head[:width], cut, left=2 if read.detailed else 1, height="34em" if len(rows) > TALL else "")
     ]
-    if read.softmax_after_head:
-        parts.append(line(
-            f"A softmax comes after {read.head}: cross-entropy applies its own, and two of them learn badly. "
-            "Remove it before training."
-        ))  # fmt: skip
+    parts += [line(f"Note: {words}.") for words in read.warnings]
     parts += [note(words) for words in _notes(read, statistics)]
     return card(f"{read.model}, from input to output", *parts)
 
