@@ -360,10 +360,20 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
+    @argument("--run", metavar="NAME", help="default: the last run that is not a baseline; without runs the plan")
+    def tl_code(self, line: str) -> Any:
+        """A run as a plain PyTorch script with no tlnb in it.
+
+        Example: %tl_code --run head
+        """
+        return self._run(TLMagics.tl_code, line, lambda a: self.session.code(a.run))
+
+    @line_magic
+    @magic_arguments()
     def tl_script(self, line: str) -> Any:
         """The session as a cell of magics.
 
-        Example: print(tl.script())
+        Example: %tl_script
         """
         return self._run(TLMagics.tl_script, line, lambda _: self.session.script())
 
@@ -492,6 +502,7 @@ def _apart(lines: list[str]) -> list[str]:
 
 
 def _register_cards(shell: Any) -> None:
+    from tlnb.core.code import Script
     from tlnb.core.cost import Comparison
     from tlnb.display import cards
     from tlnb.display.tables import comparison_text
@@ -500,6 +511,7 @@ def _register_cards(shell: Any) -> None:
     for kind, make in cards.HTML.items():
         formatters["text/html"].for_type(kind, make)
     formatters["text/plain"].for_type(Comparison, lambda found, printer, _: printer.text(comparison_text(found)))
+    formatters["text/plain"].for_type(Script, lambda script, printer, _: printer.text(str.__str__(script)))
 
 
 __all__ = ["TLError", "TLMagics", "completions", "register", "tokens"]

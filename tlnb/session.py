@@ -19,8 +19,10 @@ from tlnb.core import cost, judge, plan, pretrained
 from tlnb.core import look as looking
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
+from tlnb.core.code import Case, Script, write_script
 from tlnb.core.cost import Bill, Comparison
-from tlnb.core.data import DataRequest, DataSet, open_data
+from tlnb.core.data import DataFacts, DataRequest, DataSet, open_data
+from tlnb.core.device import machine
 from tlnb.core.edit import apply_edit, build, modules_matching, names_in
 from tlnb.core.errors import ModelError, PlanError, UsageError, did_you_mean
 from tlnb.core.freeze import set_modes
@@ -58,6 +60,7 @@ class Session:
         self._history: list[Plan] = []  # earlier plans for this model, for undo
         self._parts: Parts = {}  # of the model, to notice changes made directly
         self._networks: dict[str, tuple[PretrainedModel, Anatomy]] = {}  # what each run trained
+        self._facts: dict[str, DataFacts] = {}  # of each run's data
         self._equal_budget: dict[str, Run] = {}  # by the name of their baseline
         self._lines: list[str] = []
 
@@ -497,6 +500,7 @@ class Session:
 
     def _keep(self, run: Run) -> Run:
         run = cost.priced(run)
+        self._facts[run.name] = self._data().facts
         self.runs.append(run)
         self.bill = self.bill.with_run(run)
         return run
@@ -678,9 +682,41 @@ class Session:
 
     # ── the session itself ──
 
-    def script(self) -> str:
+    def script(self) -> Script:
         """The session as a cell of magics."""
-        return "\n".join(["%load_ext tlnb", *self._lines])
+        return Script("\n".join(["%load_ext tlnb", *self._lines]))
+
+    def code(self, run: str | Run | None = None) -> Script:
+        """A run as a plain PyTorch script with no tlnb in it; without runs the current plan.
+
+        Args:
+            run: default: the last that is not a baseline. The script's first lines say which it is.
+
+        Raises:
+            UsageError: no run has that name; no data, model or plan yet; a way of training that no script does.
+        """
+        if run is None and not any(r.baseline_of is None for r in self.runs):
+            return self._planned()
+        chosen = self._last_run(run)
+        if chosen.name not in self._facts:
+            raise UsageError(f"run {chosen.name!r} was not trained in this session: %tl_code works for those that were")
+        model, read = self._networks[chosen.name]
+        facts = self._facts[chosen.name]
+        return self._script_of(model, read, facts, chosen.plan, chosen.options, chosen.precision, chosen)
+
+    def _planned(self) -> Script:
+        data = self._data()
+        model, read, made = self._loaded()
+        options = made.options.filled(recipe(made.strategy, made.start, data, made.options.solver))
+        precision = machine(options.device, options.precision).precision
+        return self._script_of(self._sized(model, data), read, data.facts, made, options, precision)
+
+    def _script_of(
+        self, model: PretrainedModel, read: Anatomy, data: DataFacts, made: Plan, options: TrainOptions, precision: str,
+        run: Run | None = None,
+    ) -> Script:  # fmt: skip
+        network = build(model, made.edits, "pretrained", 0, self._scopes)
+        return write_script(Case(model, network, read, data, made, options, precision, run, self._scopes))
 
     def reset(self) -> Session:
         """Forget everything: a new session."""

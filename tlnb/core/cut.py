@@ -118,7 +118,7 @@ def _moves(node: fx.Node, parts: dict[str, nn.Module], trained: set[str]) -> boo
     if node.op == "call_module":
         part = parts[target]
         inside = {f"{target}.{name}" if name else target for name, _ in part.named_modules()}
-        return bool(inside & trained) or (part.training and not _ignores_mode(part))
+        return bool(inside & trained) or (part.training and not ignores_mode(part))
     if node.op == "get_attr":
         return (target.rpartition(".")[0] or ROOT) in trained
     if node.op == "call_method":
@@ -150,7 +150,7 @@ def _arguments(node: fx.Node) -> Mapping[str, Any]:
     return given.arguments
 
 
-def _ignores_mode(part: nn.Module) -> bool:
+def ignores_mode(part: nn.Module) -> bool:
     """Whether training mode changes nothing: neither random nor with running statistics, as in pooling or ReLU."""
     kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU)
     return not any(isinstance(p, kinds) for p in part.modules()) and type(part).__module__.startswith("torch.nn")

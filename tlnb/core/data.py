@@ -48,6 +48,26 @@ class DataRequest:
 
 
 @dataclass(frozen=True)
+class DataFacts:
+    """What is known of a data set without its images: enough to read the same again."""
+
+    name: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, int]
+    edge: int  # of the decoded images, in pixels
+    request: DataRequest
+    folders: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def from_files(self) -> bool:
+        """Whether the images were decoded from files, and can be decoded again at another size."""
+        return self.request.source not in (*BUNDLED, "arrays")
+
+    def __repr__(self) -> str:
+        return f"DataFacts of {self.name}: {len(self.classes)} classes, {sum(self.splits.values())} images"
+
+
+@dataclass(frozen=True)
 class DataSet:
     """Images and labels by split. `train` teaches, `val` chooses, `test` is reported, `monitor` only draws curves."""
 
@@ -57,6 +77,7 @@ class DataSet:
     labels: Mapping[str, Tensor] = field(repr=False)  # split → (N,) int64
     request: DataRequest
     skipped: tuple[str, ...] = ()
+    folders: tuple[tuple[str, str], ...] = ()  # split → the folder it was read from, where a folder brings its own
 
     @property
     def splits(self) -> dict[str, int]:
@@ -83,7 +104,7 @@ class DataSet:
     @property
     def from_files(self) -> bool:
         """Whether the images were decoded from files, and can be decoded again at another size."""
-        return self.request.source not in (*BUNDLED, "arrays")
+        return self.facts.from_files
 
     @property
     def size_verdict(self) -> str:
@@ -94,6 +115,35 @@ class DataSet:
     def edge(self) -> int:
         """Edge of the decoded images in pixels."""
         return int(self.images["train"].shape[-1])
+
+    @property
+    def facts(self) -> DataFacts:
+        """Everything but the images."""
+        return DataFacts(self.name, self.classes, self.splits, self.edge, self.request, self.folders)
+
+    def save(self, path: str | Path) -> Path:
+        """Write images and labels of every split to a `.npz` file that NumPy reads; returns its path.
+
+        It holds `train_images` `(N, 3, E, E)` uint8, `train_labels` `(N,)` int64, the same for the other splits, and
+        `classes`. The file appears whole or not at all.
+        """
+        target = Path(path).expanduser()
+        arrays = {"classes": np.array(self.classes)}
+        for split in self.splits:
+            arrays[f"{split}_images"] = self.images[split].numpy()
+            arrays[f"{split}_labels"] = self.labels[split].numpy()
+        unfinished = target.with_name(target.name + ".part")
+        try:
+            with unfinished.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            unfinished.replace(target)
+        except OSError as error:
+            raise DataError(
+                f"{str(target)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+            ) from None
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return target
 
     @cached_property
     def fingerprint(self) -> str:
@@ -248,7 +298,8 @@ def _as_images(source: object) -> Tensor:
 
 def _from_folder(folder: Path, request: DataRequest, edge: int, progress: Progress | None) -> DataSet:
     _check_folder(folder)
-    files, skipped = _list_files(folder)
+    parts = _split_folders(folder)
+    files, skipped = _list_files(folder, parts)
     request = replace(request, source=str(folder))
     trained = files.get("train", files.get("", {}))
     classes = tuple(sorted(trained))
@@ -260,10 +311,12 @@ def _from_folder(folder: Path, request: DataRequest, edge: int, progress: Progre
     labels = torch.tensor([chosen[i][2] for i in kept])
     fixed = {s: np.flatnonzero(where == s) for s in ("val", "test") if (where == s).any()}
     if "val" in fixed and "test" not in fixed:  # train/ and val/ alone: as in the well-known tutorial, val is the test
-        fixed["test"] = fixed.pop("val")
+        fixed["test"], parts["test"] = fixed.pop("val"), parts["val"]
     used = np.flatnonzero((where == "train") | (where == ""))
     name = folder.resolve().name
-    return _assemble(name, classes, images, labels, request, used, fixed, skipped=tuple(skipped + unreadable))
+    found = _assemble(name, classes, images, labels, request, used, fixed, skipped=tuple(skipped + unreadable))
+    own = tuple((split, parts[split].name) for split in ("train", *fixed) if "train" in parts)
+    return replace(found, folders=own)
 
 
 def _check_folder(folder: Path) -> None:
@@ -283,13 +336,16 @@ def _check_classes(what: str, classes: Sequence[str]) -> None:
         raise DataError(f"{what} has {found}: at least two classes are needed, one folder each")
 
 
-def _list_files(folder: Path) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
-    """Image files by split and class; the split of a flat folder is the empty string."""
+def _split_folders(folder: Path) -> dict[str, Path]:
+    """The folder of each split; the split of a flat folder is the empty string."""
     names = {p.name.lower(): p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
     split_of = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
     parts = {split_of[n]: p for n, p in names.items() if n in split_of}
-    if "train" not in parts or len(parts) < len(names):
-        parts = {"": folder}
+    return {"": folder} if "train" not in parts or len(parts) < len(names) else parts
+
+
+def _list_files(folder: Path, parts: Mapping[str, Path]) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
+    """Image files by split and class, and what else lies there."""
     files: dict[str, dict[str, list[Path]]] = {}
     skipped: list[str] = []
     for split, top in parts.items():

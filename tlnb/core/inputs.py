@@ -24,6 +24,7 @@ FEW_VIEWS = (
 )
 VIEW_FLOPS = 1e12  # for all views together; about ten seconds of two CPU cores
 CACHE_BYTES = 2**30
+VIEW_SEED = 500_009  # added to the seeds of views, which must not be those of epochs
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ class Kitchen:
     def _through(self, prefix: nn.Module, images: Tensor, kind: str = "none", seed: int = 0, view: int = 0) -> Tensor:
         """The frozen prefix over images: view 0 is the images as they are, the others are augmented."""
         kind = kind if view else "none"
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + 500_009 + view)
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
         with torch.no_grad(), self.machine.autocast():
             parts = [prefix(self.transform.normalise(augment(x, kind, generator))).float() for x in images.split(CHUNK)]
         return torch.cat(parts)

@@ -12,7 +12,7 @@ class Standardise:
     """A forward hook on the output layer that standardises its input, until `fold` moves it into the weights."""
 
     def __init__(self, head: nn.Module, features: Tensor) -> None:
-        axes = tuple(i for i in range(features.ndim) if i != _channel_axis(head))
+        axes = feature_axes(head, features.ndim)
         self.mean = features.mean(axes, keepdim=True)
         self.spread = features.std(axes, keepdim=True, unbiased=False) + EPSILON * features.std() + 1e-6
         self.head = head
@@ -48,6 +48,11 @@ def can_fold(head: nn.Module) -> bool:
     if getattr(head, "bias", None) is None:
         return False
     return isinstance(head, nn.Linear) or (isinstance(head, nn.Conv2d) and head.padding == (0, 0) and head.groups == 1)
+
+
+def feature_axes(head: nn.Module, ndim: int) -> tuple[int, ...]:
+    """The axes of the output layer's input `(N, …)` that mean and spread are taken over."""
+    return tuple(i for i in range(ndim) if i != _channel_axis(head))
 
 
 def _along_inputs(weight: Tensor) -> list[int]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.catalogue import Card, Catalogue
+from tlnb.core.code import Script
 from tlnb.core.cost import Bill, Comparison
 from tlnb.core.data import DataSet
 from tlnb.core.freeze import Change
@@ -319,6 +320,13 @@ def saved_card(saved: Saved) -> str:
     return card(f"Run {saved.run}, saved", facts(rows))
 
 
+def script_card(script: Script) -> str:
+    # as tall as a screen, then it scrolls; select all of it with a triple click, or print(tl.code())
+    style = "max-height:36em;overflow:auto;margin:.3em 0;padding:.6em .8em;border:1px solid #7f7f7f80;border-radius:4px"
+    code = f'<pre style="{style};line-height:1.35;white-space:pre">{safe(str(script))}</pre>'
+    return card(f"{len(script.splitlines())} lines, without tlnb", Raw(code))
+
+
 def card_of_card(found: Card) -> str:
     rows = [
         ("trained on", _source(found)),
@@ -339,5 +347,5 @@ def card_of_card(found: Card) -> str:
 HTML: dict[type, Callable[[Any], str]] = {
     DataSet: data_card, Catalogue: catalogue_card, PretrainedModel: model_card, Card: card_of_card, Anatomy: anatomy_card,
     Plan: plan_card, Strategies: strategies_card, Run: run_card, Comparison: comparison_card, Bill: bill_card,
-    Saved: saved_card, Session: session_card, **pictures.HTML,
+    Saved: saved_card, Session: session_card, Script: script_card, **pictures.HTML,
 }  # fmt: skip
