@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tlnb.core import train as training
 from tlnb.core.augment import augment
@@ -14,6 +15,7 @@ from tlnb.core.cost import Bill, parse_price
 from tlnb.core.errors import ModelError, PlanError, UsageError
 from tlnb.core.meter import PHASES
 from tlnb.core.record import Run, wilson_interval
+from tlnb.core.standardise import Standardise
 from tlnb.session import Session
 
 QUICK = {"epochs": 2, "batch_size": 8}
@@ -106,6 +108,23 @@ def test_flops_agree_with_a_count_by_hand(small: Session):
     images = 20
     assert run.flops_by_phase["training"] == pytest.approx(3 * images * 2 * head, rel=0.01)  # forward, weight gradient
     assert run.flops_by_phase["caching"] == pytest.approx(images * trunk + images * (trunk + head), rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("head", "shape"), [(nn.Linear(6, 3), (50, 6)), (nn.Linear(6, 3), (50, 4, 6)), (nn.Conv2d(6, 3, 1), (50, 6, 2, 2))]
+)
+def test_each_feature_is_standardised_and_folding_changes_nothing(head: nn.Module, shape: tuple[int, ...]):
+    torch.manual_seed(0)
+    features = torch.randn(shape) * 3 + 7
+    axis = 1 if isinstance(head, nn.Conv2d) else len(shape) - 1
+    features.select(axis, 2).add_(100.0)  # one feature lies far off
+    scale = Standardise(head, features)
+    seen: list[torch.Tensor] = []
+    head.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
+    before = head(features)
+    assert seen[0].movedim(axis, 0).flatten(1).mean(1).abs().max() < 1e-4
+    scale.fold()
+    assert torch.allclose(head(features), before, atol=1e-4)
 
 
 def test_lbfgs_solves_the_output_layer(small: Session):

@@ -51,13 +51,10 @@ def can_fold(head: nn.Module) -> bool:
 
 
 def feature_axes(head: nn.Module, ndim: int) -> tuple[int, ...]:
-    """The axes of the output layer's input `(N, …)` that mean and spread are taken over."""
-    return tuple(i for i in range(ndim) if i != _channel_axis(head))
+    """The axes of the output layer's input `(N, …)` that mean and spread are taken over: all but the features'."""
+    features = 1 if isinstance(head, nn.Conv2d) else ndim - 1
+    return tuple(i for i in range(ndim) if i != features)
 
 
 def _along_inputs(weight: Tensor) -> list[int]:
     return [1, -1] + [1] * (weight.ndim - 2)
-
-
-def _channel_axis(head: nn.Module) -> int:
-    return 1 if isinstance(head, nn.Conv2d) else -1
