@@ -192,7 +192,7 @@ def test_the_output_layer_alone_learns_from_features_computed_once(scripts: Scri
     assert "VIEWS = 10 " in head.text and "views[epoch % len(views)]" in head.text
     assert 'load_state_dict(torch.load("head.pt"' in again.text and "class_weights" in again.text
     assert "torch.optim.LBFGS" in lbfgs.text and "one_cycle" not in lbfgs.text
-    assert "fit(nn.Sequential(model.head[0], model.head[1]), views, labels, val)" in dropout.text
+    assert "fit(nn.Sequential(model.head[0], model.head[1]), seen, labels, val)" in dropout.text
     for script in (head, again, lbfgs):
         script.check_weights()
     dropout.check_logits()
@@ -202,7 +202,7 @@ def augmented(scripts: Scripts, _: Path) -> None:
     session = on_digits(per_class=20)
     session.strategy("partial")
     for cache in (True, False):
-        session.train(epochs=6, precision="fp32", cache=cache)
+        session.train(epochs=4, precision="fp32", cache=cache)
         scripts.add("augmented", session)
 
 
@@ -426,7 +426,7 @@ def test_nothing_is_in_it_that_the_plan_does_not_need(small: Session):
         "tlnb",
     ):
         assert word not in code, word
-    assert len(code.splitlines()) <= 175  # the embedded network's class takes 50 of these
+    assert len(code.splitlines()) <= 185  # the embedded network's class takes 50 of these
 
 
 def test_the_header_says_which_run_and_what_it_reached(small: Session):

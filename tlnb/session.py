@@ -684,7 +684,7 @@ class Session:
 
     def script(self) -> Script:
         """The session as a cell of magics."""
-        return Script("\n".join(["%load_ext tlnb", *self._lines]))
+        return Script("\n".join(["%load_ext tlnb", *self._lines]), "the session as magics")
 
     def code(self, run: str | Run | None = None) -> Script:
         """A run as a plain PyTorch script with no tlnb in it; without runs the current plan.

@@ -321,10 +321,9 @@ def saved_card(saved: Saved) -> str:
 
 
 def script_card(script: Script) -> str:
-    # as tall as a screen, then it scrolls; select all of it with a triple click, or print(tl.code())
     style = "max-height:36em;overflow:auto;margin:.3em 0;padding:.6em .8em;border:1px solid #7f7f7f80;border-radius:4px"
     code = f'<pre style="{style};line-height:1.35;white-space:pre">{safe(str(script))}</pre>'
-    return card(f"{len(script.splitlines())} lines, without tlnb", Raw(code))
+    return card(repr(script), Raw(code))
 
 
 def card_of_card(found: Card) -> str:

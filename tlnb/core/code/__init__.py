@@ -61,7 +61,8 @@ def write_script(case: Case) -> Script:
         raise UsageError(f"no script is written for --solver {solver} with this network: %tl_train --solver sgd")
     parts = [_settings(case), *data_sections(case), *network_sections(case), *training_sections(case)]
     body = "\n\n\n".join(part.strip("\n") for part in parts)
-    return Script(f"{_docstring(case)}\n\n{_imports(case, body)}\n\n{body}\n")
+    what = f"run {case.run.name}" if case.run else f"the plan ({case.plan.strategy})"
+    return Script(f"{_docstring(case)}\n\n{_imports(case, body)}\n\n{body}\n", f"{what} as plain PyTorch")
 
 
 def _docstring(case: Case) -> str:
@@ -109,8 +110,11 @@ def _settings(case: Case) -> str:
         lines.append(
             f"VIEWS = {case.views}  # of each image: the first is the image itself, the others are moved a little"
         )
+    chance = (
+        "new layers, the order of images and augmentation" if case.augmented else "new layers and the order of images"
+    )
     lines += [
-        f"SEED = {o.seed}  # of new layers, the order of the images{' and augmentation' if case.augmented else ''}",
+        f"SEED = {o.seed}  # of {chance}",
         'DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")',
         "Data = dict[str, tuple[Tensor, Tensor]]  # split: images (N, 3, edge, edge) uint8, labels (N,)",
     ]

@@ -27,11 +27,15 @@ from tlnb.core.standardise import can_fold
 class Script(str):
     """Code as text: readable where it is shown, a plain string everywhere else."""
 
-    __slots__ = ()
+    about: str
+
+    def __new__(cls, text: str, about: str = "") -> Script:
+        script = super().__new__(cls, text)
+        script.about = about
+        return script
 
     def __repr__(self) -> str:
-        lines = self.splitlines()
-        return f"Script of {len(lines)} lines: {lines[0] if lines else ''}"
+        return f"Script: {self.about or 'code'}, {len(self.splitlines())} lines"
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ def _loop_words(case: Case) -> dict[str, object]:
         "warm_decay": f"{WARMUP.weight_decay:g}", "warmup": ", warmup=True" if _flags(case)["twice"] else "",
         "what": "Train what learns" if case.parted else "Train the network",
         "best": ", and keep the epoch that val likes best" if case.chooses else "",
-        "val_argument": ", val" if case.chooses else "",
+        "val_argument": ", val" if case.chooses else "", "fed": "views: list[Tensor]" if case.augmented else "inputs: Tensor",
+        "features": "views" if case.augmented else "seen", "targets": "targets" if case.augmented else "labels",
     }  # fmt: skip
 
 
@@ -194,16 +195,12 @@ $groups
 '''
 
 ONE_CYCLE = '''
-def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
-    """The rates rise for the first steps, while the weights are far off, then fall along a cosine."""
+def one_cycle(step: int, steps: int) -> float:
+    """The share of the learning rate: it rises while the weights are far off, then falls along a cosine."""
     rise = max(1, round($rise * steps))
-
-    def factor(step: int) -> float:
-        if step < rise:
-            return (step + 1) / rise
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 '''
 
 FIT = '''
@@ -215,7 +212,8 @@ $fit
     optimizer = torch.optim.AdamW(parameter_groups(model))  #? modes !warm
     optimizer = torch.optim.AdamW(parameter_groups(model), lr=LEARNING_RATE)  #? !modes
     batches = math.ceil(len(labels) / $batch_size)
-    schedule = one_cycle(optimizer, $epochs * batches)
+    steps = $epochs * batches
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
     scaler = torch.amp.GradScaler()  # half precision has no room for small gradients  #? fp16
     counts = labels.bincount(minlength=$count).float()  #? weighted
     class_weights = counts.sum() / (len(counts) * counts)  # rare classes count as much as common ones  #? weighted
@@ -254,15 +252,16 @@ $fit
 '''
 
 FIT_LAYER = '''
-def fit(layer: nn.Module, views: list[Tensor], labels: Tensor) -> None:  #? !val
-def fit(layer: nn.Module, views: list[Tensor], labels: Tensor, val: tuple[Tensor, Tensor]) -> None:  #? val
+def fit(layer: nn.Module, $fed, labels: Tensor) -> None:  #? !val
+def fit(layer: nn.Module, $fed, labels: Tensor, val: tuple[Tensor, Tensor]) -> None:  #? val
     """Train the output layer on its features in batches$best."""
     weights = [p for p in layer.parameters() if p.ndim > 1]
     bias = [p for p in layer.parameters() if p.ndim == 1]
     groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": bias, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
     batches = math.ceil(len(labels) / BATCH_SIZE)
-    schedule = one_cycle(optimizer, EPOCHS * batches)
+    steps = EPOCHS * batches
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
     counts = labels.bincount(minlength=$count).float()  #? weighted
     class_weights = counts.sum() / (len(counts) * counts)  # rare classes count as much as common ones  #? weighted
     best, kept = -1.0, copy.deepcopy(layer.state_dict())  #? val
@@ -270,7 +269,8 @@ def fit(layer: nn.Module, views: list[Tensor], labels: Tensor, val: tuple[Tensor
         layer.train()  #? dropout
         torch.manual_seed(SEED * $stride + epoch)  # dropout: the same whatever ran before  #? dropout
         generator = torch.Generator().manual_seed(SEED * $stride + epoch)
-        inputs, total = views[epoch % len(views)], 0.0
+        inputs, total = views[epoch % len(views)], 0.0  #? views
+        total = 0.0  #? !views
         for rows in torch.randperm(len(labels), generator=generator).tensor_split(batches):
             rows = rows.to(DEVICE)
             optimizer.zero_grad()
@@ -287,10 +287,10 @@ def fit(layer: nn.Module, views: list[Tensor], labels: Tensor, val: tuple[Tensor
 '''
 
 FIT_AT_ONCE = '''
-def fit(head: nn.Module, views: list[Tensor], labels: Tensor) -> None:  #? !val
-def fit(head: nn.Module, views: list[Tensor], labels: Tensor, val: tuple[Tensor, Tensor]) -> None:  #? val
+def fit(head: nn.Module, $fed, labels: Tensor) -> None:  #? !val
+def fit(head: nn.Module, $fed, labels: Tensor, val: tuple[Tensor, Tensor]) -> None:  #? val
     """Fit the output layer to all features at once: logistic regression$best."""
-    inputs, targets = torch.cat(views), labels.repeat(len(views))
+    inputs, targets = torch.cat(views), labels.repeat(len(views))  #? views
     optimizer = torch.optim.LBFGS(head.parameters(), max_iter=$iterations, line_search_fn="strong_wolfe")
     counts = labels.bincount(minlength=$count).float()  #? weighted
     class_weights = counts.sum() / (len(counts) * counts)  # rare classes count as much as common ones  #? weighted
@@ -298,7 +298,7 @@ def fit(head: nn.Module, views: list[Tensor], labels: Tensor, val: tuple[Tensor,
 
     def evaluate() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(head(inputs)$flat, targets$weights)
+        loss = F.cross_entropy(head(inputs)$flat, $targets$weights)
         (loss + 0.5 * WEIGHT_DECAY * head.weight.square().sum()).backward()
         return loss
 
@@ -348,7 +348,7 @@ def main() -> None:
     head = $head.requires_grad_(True)  # but for its output layer  #? apart
     images, labels = data["train"]  #? apart
     seen = features(model, images)  #? apart
-    views = [seen]  #? apart
+    views = [seen]  #? views
     for view in range(1, VIEWS):  #? views
         generator = torch.Generator().manual_seed(SEED * $stride + $view_seed + view)  #? views
         views.append(features(model, images, generator))  #? views
@@ -365,8 +365,8 @@ def main() -> None:
     fit(model, data, $alone, $warm_epochs, $warm_batch, $warm_decay$warmup)  #? warm
     fit(model, data, LEARNING_RATES, EPOCHS, BATCH_SIZE, WEIGHT_DECAY)  #? warm
     fit(model, data)  #? whole !warm
-    fit($layer, views, labels$val_argument)  #? apart !lbfgs
-    fit(head, views, labels$val_argument)  #? lbfgs
+    fit($layer, $features, labels$val_argument)  #? apart !lbfgs
+    fit(head, $features, labels$val_argument)  #? lbfgs
     hook.remove()  #? standardised
     with torch.no_grad():  # from now on the scale is part of the layer  #? standardised
         head.weight /= spread  #? standardised
