@@ -142,7 +142,7 @@ def test_a_truncated_file_is_one_line(trained: Session, tmp_path: Path):
 
 
 def test_saving_where_it_cannot_be(trained: Session, tmp_path: Path):
-    for name, words in (("mine.pkl", "no known ending"), ("missing/mine.safetensors", "cannot be written")):
+    for name, words in (("mine.pkl", "no known ending"), ("missing/mine.safetensors", "no folder")):
         with pytest.raises(UsageError, match=words):
             trained.save(tmp_path / name)
     with pytest.raises(UsageError, match="%tl_train"):

@@ -93,18 +93,23 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
     Raises:
         UsageError: another ending, a folder that is missing or full, a package that is missing.
     """
+    from safetensors import SafetensorError
+
     writers: dict[str, Callable[[Run, PretrainedModel, Path], None]] = {
         ".safetensors": _safetensors, ".pt2": _program, ".onnx": _onnx,
     }  # fmt: skip
     write = writers.get(path.suffix)
     if write is None:
         raise UsageError(f"{path.name!r} has no known ending: use {', '.join(FORMATS)}, e.g. {run.name}.safetensors")
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {str(path.parent)!r}: give a file in one that exists")
     half = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         write(run, model, half)
         half.replace(path)
-    except OSError as error:
-        raise UsageError(f"{str(path)!r} cannot be written ({error.strerror or error}): give another file") from None
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk: each writer has its own word for it
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
+        raise UsageError(f"{str(path)!r} cannot be written ({reason}): give another file") from None
     finally:
         half.unlink(missing_ok=True)
     t = model.transform
