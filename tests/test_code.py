@@ -122,7 +122,8 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
         for module in (training, code_training):
             patch.setattr(module, "WARMUP", short)
         for module, name in ((inputs, "step_flops"), (inputs, "forward_flops"), (training, "forward_flops")):
-            patch.setattr(module, name, lambda *_: 1.0)  # counting takes longer than training here, and tells nothing
+            patch.setattr(module, name, lambda *_: 1.0)  # counting takes longer than training here, and tells nothing,
+        patch.setattr(training, "source_accuracy", lambda *_: None)  # like looking back at the source's pictures
         for write in (every_strategy, on_features, augmented, folders, amounts, own_modules, plans, edits):
             write(made, tmp_path_factory.mktemp("data"))
         made.execute()
@@ -298,6 +299,19 @@ class Net(nn.Module):
         x = self.trunk(x).mean((2, 3))
         return self.out(F.dropout(x, 0.5, training=self.training))
 """
+TWINS = """
+from torch import nn
+
+class Twins(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.left, self.right = nn.Linear(8, 5), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.trunk(x)
+        return (self.left(x) + self.right(x)) / 2
+"""
 ATTENTION = """
 from torch import nn
 
@@ -310,6 +324,7 @@ def make_network():
 def own_modules(scripts: Scripts, _: Path) -> None:
     made: dict[str, Any] = {}
     exec(NET, made)
+    exec(TWINS, made)
     exec(ATTENTION, made)
     session = Session()
     session.data(*tones(), size=32)
@@ -318,6 +333,11 @@ def own_modules(scripts: Scripts, _: Path) -> None:
         session.strategy(strategy)
         session.train(**EXACT)
         scripts.add("own", session, your_module=NET)
+    session.load(made["Twins"](), size=32)
+    for strategy in ("head", "full"):
+        session.strategy(strategy)
+        session.train(**EXACT)
+        scripts.add("own", session, your_module=TWINS)
     session.load(made["make_network"](), size=32)
     session.strategy("full")
     session.freeze("2.self_attn.out_proj", "0")
@@ -326,9 +346,11 @@ def own_modules(scripts: Scripts, _: Path) -> None:
 
 
 def test_ones_own_module_is_asked_for_and_trained_the_same(scripts: Scripts):
-    """With dropout in its `forward`, and with a layer (attention) that trains around one that is frozen."""
-    head, _, attention = scripts.groups["own"]
+    """Dropout in a `forward`, two output layers whose scores are averaged, a layer (attention) that trains around one
+    that is frozen."""
+    head, _, twins, _, attention = scripts.groups["own"]
     assert "from your_module import Net  # CHANGE" in head.text and "model = Net()  # CHANGE" in head.text
+    assert "for head in (model.left, model.right):" in twins.text
     assert "model.training = True" in head.text and "parameters(recurse=False)" in attention.text
     for script in scripts.groups["own"]:
         script.check_weights()

@@ -53,17 +53,18 @@ class Case:
     scopes: Mapping[Edit, Mapping[str, Any]] = field(default_factory=dict)  # the user's names that edits mention
 
     @property
+    def scaled(self) -> list[str]:
+        """Output layers that see standardised features while they train; in nearly all networks one or none."""
+        trained = [h for h in self.anatomy.heads if h in self.plan.trained and self.plan.start == "pretrained"]
+        return [h for h in trained if can_fold(self.network.get_submodule(h))]
+
+    @property
     def head(self) -> nn.Module:
-        return self.network.get_submodule(self.anatomy.head)
+        return self.network.get_submodule(self.head_name)
 
     @property
-    def head_trains(self) -> bool:
-        return self.anatomy.head in self.plan.trained
-
-    @property
-    def standardised(self) -> bool:
-        """Whether the output layer sees standardised features while it trains."""
-        return self.head_trains and self.plan.start == "pretrained" and can_fold(self.head)
+    def head_name(self) -> str:
+        return next(iter(self.scaled), self.anatomy.head)
 
     @property
     def came_from(self) -> str | None:
@@ -73,13 +74,14 @@ class Case:
     @property
     def fresh(self) -> bool:
         """Whether the output layer starts anew on pretrained layers."""
-        new = any(edit.covers(self.anatomy.head) for edit in self.plan.edits)
+        heads = set(self.anatomy.heads) & set(self.plan.trained)
+        new = any(edit.covers(head) for edit in self.plan.edits for head in heads)
         return self.plan.start == "pretrained" and self.came_from is None and new
 
     @property
     def warm(self) -> bool:
         """Whether the new output layer trains alone first."""
-        return self.fresh and self.head_trains and len(self.plan.trained) > 1
+        return self.fresh and bool(set(self.plan.trained) - set(self.anatomy.heads))
 
     @property
     def parted(self) -> bool:
@@ -112,7 +114,7 @@ class Case:
     @cached_property
     def apart(self) -> bool:
         """Whether the script trains the output layer alone, on features that are computed once."""
-        alone = self.plan.trained == (self.anatomy.head,) and self.standardised and self.options.cache
+        alone = list(self.plan.trained) == self.scaled == [self.anatomy.head] and self.options.cache
         return (
             alone
             and not self.askers
@@ -138,8 +140,8 @@ class Case:
     @property
     def dropouts(self) -> list[str]:
         """Dropout that acts while the output layer trains."""
-        rates = self.rates_of([self.anatomy.head], 1.0)
-        return [name for name, rate in rates.items() if rate is not None and name != self.anatomy.head]
+        rates = self.rates_of(self.anatomy.heads, 1.0)
+        return [name for name, rate in rates.items() if rate is not None and name not in self.anatomy.heads]
 
     @property
     def _notes(self) -> tuple[str, ...]:

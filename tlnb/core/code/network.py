@@ -209,7 +209,7 @@ def _from_file(case: Case) -> Iterator[str]:
 
 def _replace(case: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
     *before, made = _made(case, edit)
-    note = "  # one score per class; the softmax is part of the loss" if edit.name == case.anatomy.head else ""
+    note = "  # one score per class; the softmax is part of the loss" if edit.name in case.anatomy.heads else ""
     yield from before
     yield f"{path(place(edit.name, earlier, whole=True))} = {made}{note}"
 

@@ -31,7 +31,7 @@ def training_sections(case: Case) -> Iterator[str]:
 def rates(case: Case) -> list[str]:
     """The setting of what learns: a dictionary, or one rate where there is one."""
     if case.apart:
-        return [f"LEARNING_RATE = {case.rates_of(case.plan.trained)[case.anatomy.head]:g}"]
+        return [f"LEARNING_RATE = {case.rates_of(case.plan.trained)[case.head_name]:g}"]
     if not case.parted:
         return [f"LEARNING_RATE = {case.options.lr:g}"]
     found = case.learning(case.plan.trained)
@@ -53,7 +53,8 @@ def _flags(case: Case) -> dict[str, bool]:
     twice = case.warm and (case.augmented or case.chooses)
     return {
         "apart": case.apart, "warm": case.warm, "fresh": case.fresh, "parted": case.parted,
-        "modes": case.parted and not case.apart, "single": case.one_by_one, "standardised": case.standardised,
+        "modes": case.parted and not case.apart, "single": case.one_by_one,
+        "standardised": bool(case.scaled), "several": len(case.scaled) > 1, "one": len(case.scaled) == 1,
         "val": case.chooses, "augmented": case.augmented, "twice": twice, "weighted": case.options.class_weights,
         "half": case.precision != "fp32", "fp16": case.precision == "fp16", "dropout": bool(case.dropouts),
         "lbfgs": case.options.solver == "lbfgs", "views": case.apart and case.augmented,
@@ -81,7 +82,7 @@ def _loop_words(case: Case) -> dict[str, object]:
         arguments += ["learning: dict[str, float]", "epochs: int", "batch_size: int", "weight_decay: float"]
         arguments += ["warmup: bool = False"] if _flags(case)["twice"] else []
         groups += ["learning: dict[str, float]", "weight_decay: float"]
-    alone = {_in_script(case, n): rate for n, rate in case.learning([case.anatomy.head], WARMUP.lr).items()}
+    alone = {_in_script(case, n): rate for n, rate in case.learning(case.anatomy.heads, WARMUP.lr).items()}
     return {
         **settings, "fit": signature("fit", arguments, "None"), "groups": signature("parameter_groups", groups, "list[dict]"),
         "stride": f"{STRIDE:_}", "view_seed": f"{VIEW_SEED:_}", "rise": RISE, "iterations": LBFGS_STEPS, "chunk": CHUNK,
@@ -97,12 +98,14 @@ def _loop_words(case: Case) -> dict[str, object]:
 def _layer_words(case: Case) -> dict[str, object]:
     """How the output layer is named, fed and rescaled."""
     edits, conv = case.plan.edits, isinstance(case.head, nn.Conv2d)
-    head = path(place(case.anatomy.head, edits))
+    head = path(place(case.head_name, edits))
     layers = [*(path(place(n, edits)) for n in case.dropouts), head]
     axes, back = _feature_axes(case)
     dot = "head.weight @ mean" if axes else "head.weight.sum(1) * mean"
     return {
-        "head": head, "layer": f"nn.Sequential({', '.join(layers)})" if len(layers) > 1 else "head",
+        "heads": ", ".join(path(place(name, edits)) for name in case.scaled),
+        "head": head, "hooked": "head" if len(case.scaled) > 1 else head,
+        "layer": f"nn.Sequential({', '.join(layers)})" if len(layers) > 1 else "head",
         "axes": axes, "own_axes": f"{axes}, " if axes else "", "back": back, "epsilon": f"{EPSILON:g}",
         "dot": "(head.weight * mean).sum((1, 2, 3))" if conv else dot,
         "flat": ".flatten(1)" if conv else "", "eval": ".eval()" if case.dropouts else "",
@@ -134,7 +137,7 @@ def _feature_axes(case: Case) -> tuple[str, str]:
     """Over what mean and spread are taken, and what brings them back to the shape of the features."""
     if isinstance(case.head, nn.Conv2d):
         return "(0, 2, 3)", ".view(-1, 1, 1)"
-    shape = next(layer.shape for layer in case.anatomy.layers if layer.name == case.anatomy.head)
+    shape = next(layer.shape for layer in case.anatomy.layers if layer.name == case.head_name)
     ndim = 1 + len(shape or (1,))
     axes = feature_axes(case.head, ndim)
     if len(axes) == ndim:
@@ -159,12 +162,14 @@ def set_modes(model: nn.Module, learning: dict[str, float]) -> None:
 
 FEATURES = '''
 @torch.no_grad()
-def features(model: nn.Module, images: Tensor) -> Tensor:  #? !views
+def features(model: nn.Module, images: Tensor) -> Tensor:  #? !views one
+def features(model: nn.Module, head: nn.Module, images: Tensor) -> Tensor:  #? several
 def features(model: nn.Module, images: Tensor, generator: torch.Generator | None = None) -> Tensor:  #? views
-    """What reaches the output layer."""  #? !apart
+    """What reaches the output layer."""  #? !apart one
+    """What reaches one of the output layers."""  #? several
     """What reaches the output layer: all before it is frozen, so computing it once is enough."""  #? apart
     seen: list[Tensor] = []
-    hook = $head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]$float))
+    hook = $hooked.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]$float))
     model.eval()
     for part in images.split($chunk):
         if generator is not None:  #? views
@@ -344,7 +349,7 @@ def main() -> None:
     data = {split: (fit_size(images).to(DEVICE), y.to(DEVICE)) for split, (images, y) in load_data().items()}  #? sized
     model = build_model()
     model.requires_grad_(False)  # frozen: no gradient, and features() puts it in eval mode  #? apart
-    head = $head  #? standardised !apart
+    head = $head  #? one !apart
     head = $head.requires_grad_(True)  # but for its output layer  #? apart
     images, labels = data["train"]  #? apart
     seen = features(model, images)  #? apart
@@ -353,24 +358,39 @@ def main() -> None:
         generator = torch.Generator().manual_seed(SEED * $stride + $view_seed + view)  #? views
         views.append(features(model, images, generator))  #? views
     val = features(model, data["val"][0]), data["val"][1]  #? apart val
-    # one learning rate suits any network if the output layer sees features of zero mean and like spread  #? standardised
-    seen = features(model, data["train"][0])  #? standardised !apart
-    mean = seen.mean($axes)$back  #? standardised
-    spread = seen.std(${own_axes}unbiased=False)$back + $epsilon * seen.std() + 1e-6  #? standardised
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0]$float - mean) / spread)  #? standardised
-    with torch.no_grad():  # the layer goes on computing what it computed before  #? standardised !fresh
-        head.bias += $dot  #? standardised !fresh
-        head.weight *= spread  #? standardised !fresh
+    # one learning rate suits any network if output layers see features of zero mean and like spread  #? standardised
+    seen = features(model, data["train"][0])  #? one !apart
+    mean = seen.mean($axes)$back  #? one
+    spread = seen.std(${own_axes}unbiased=False)$back + $epsilon * seen.std() + 1e-6  #? one
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0]$float - mean) / spread)  #? one
+    with torch.no_grad():  # the layer goes on computing what it computed before  #? one !fresh
+        head.bias += $dot  #? one !fresh
+        head.weight *= spread  #? one !fresh
+    scales = []  #? several
+    for head in ($heads):  #? several
+        seen = features(model, head, data["train"][0])  #? several
+        mean = seen.mean($axes)$back  #? several
+        spread = seen.std(${own_axes}unbiased=False)$back + $epsilon * seen.std() + 1e-6  #? several
+        hook = head.register_forward_pre_hook(lambda _, x, mean=mean, spread=spread: (x[0]$float - mean) / spread)  #? several
+        scales.append((head, mean, spread, hook))  #? several
+        with torch.no_grad():  # the layer goes on computing what it computed before  #? several !fresh
+            head.bias += $dot  #? several !fresh
+            head.weight *= spread  #? several !fresh
     # the new output layer alone first: what it sends back while it is random would spoil the others  #? warm
     fit(model, data, $alone, $warm_epochs, $warm_batch, $warm_decay$warmup)  #? warm
     fit(model, data, LEARNING_RATES, EPOCHS, BATCH_SIZE, WEIGHT_DECAY)  #? warm
     fit(model, data)  #? whole !warm
     fit($layer, $features, labels$val_argument)  #? apart !lbfgs
     fit(head, $features, labels$val_argument)  #? lbfgs
-    hook.remove()  #? standardised
-    with torch.no_grad():  # from now on the scale is part of the layer  #? standardised
-        head.weight /= spread  #? standardised
-        head.bias -= $dot  #? standardised
+    hook.remove()  #? one
+    with torch.no_grad():  # from now on the scale is part of the layer  #? one
+        head.weight /= spread  #? one
+        head.bias -= $dot  #? one
+    for head, mean, spread, hook in scales:  #? several
+        hook.remove()  #? several
+        with torch.no_grad():  # from now on the scale is part of the layer  #? several
+            head.weight /= spread  #? several
+            head.bias -= $dot  #? several
     print(f"test accuracy {accuracy(model, *data['test']):.1%}")
     torch.save(model.state_dict(), "model.pt")
 
