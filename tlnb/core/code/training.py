@@ -101,13 +101,12 @@ def _layer_words(case: Case) -> dict[str, object]:
     head = path(place(case.head_name, edits))
     layers = [*(path(place(n, edits)) for n in case.dropouts), head]
     axes, back = _feature_axes(case)
-    dot = "head.weight @ mean" if axes else "head.weight.sum(1) * mean"
     return {
         "heads": ", ".join(path(place(name, edits)) for name in case.scaled),
         "head": head, "hooked": "head" if len(case.scaled) > 1 else head,
         "layer": f"nn.Sequential({', '.join(layers)})" if len(layers) > 1 else "head",
-        "axes": axes, "own_axes": f"{axes}, " if axes else "", "back": back, "epsilon": f"{EPSILON:g}",
-        "dot": "(head.weight * mean).sum((1, 2, 3))" if conv else dot,
+        "axes": axes, "back": back, "epsilon": f"{EPSILON:g}",
+        "dot": "(head.weight * mean).sum((1, 2, 3))" if conv else "head.weight @ mean",
         "flat": ".flatten(1)" if conv else "", "eval": ".eval()" if case.dropouts else "",
     }  # fmt: skip
 
@@ -135,14 +134,10 @@ def _in_script(case: Case, name: str) -> str:
 
 def _feature_axes(case: Case) -> tuple[str, str]:
     """Over what mean and spread are taken, and what brings them back to the shape of the features."""
-    if isinstance(case.head, nn.Conv2d):
-        return "(0, 2, 3)", ".view(-1, 1, 1)"
-    shape = next(layer.shape for layer in case.anatomy.layers if layer.name == case.head_name)
-    ndim = 1 + len(shape or (1,))
-    axes = feature_axes(case.head, ndim)
-    if len(axes) == ndim:
-        return "", ""
-    return (str(axes[0]) if len(axes) == 1 else str(axes)), ""
+    shape = next(layer.shape for layer in case.anatomy.layers if layer.name == case.head_name) or (1,)
+    axes = feature_axes(case.head, 1 + len(shape))
+    back = ".view(-1, 1, 1)" if isinstance(case.head, nn.Conv2d) else ""
+    return (str(axes[0]) if len(axes) == 1 else str(axes)), back
 
 
 # ── freezing ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -361,7 +356,7 @@ def main() -> None:
     # one learning rate suits any network if output layers see features of zero mean and like spread  #? standardised
     seen = features(model, data["train"][0])  #? one !apart
     mean = seen.mean($axes)$back  #? one
-    spread = seen.std(${own_axes}unbiased=False)$back + $epsilon * seen.std() + 1e-6  #? one
+    spread = seen.std($axes, unbiased=False)$back + $epsilon * seen.std() + 1e-6  #? one
     hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0]$float - mean) / spread)  #? one
     with torch.no_grad():  # the layer goes on computing what it computed before  #? one !fresh
         head.bias += $dot  #? one !fresh
@@ -370,7 +365,7 @@ def main() -> None:
     for head in ($heads):  #? several
         seen = features(model, head, data["train"][0])  #? several
         mean = seen.mean($axes)$back  #? several
-        spread = seen.std(${own_axes}unbiased=False)$back + $epsilon * seen.std() + 1e-6  #? several
+        spread = seen.std($axes, unbiased=False)$back + $epsilon * seen.std() + 1e-6  #? several
         hook = head.register_forward_pre_hook(lambda _, x, mean=mean, spread=spread: (x[0]$float - mean) / spread)  #? several
         scales.append((head, mean, spread, hook))  #? several
         with torch.no_grad():  # the layer goes on computing what it computed before  #? several !fresh
