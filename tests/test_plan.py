@@ -13,7 +13,7 @@ from torch import nn
 
 from tlnb.core import pretrained
 from tlnb.core.anatomy import Anatomy, read_anatomy
-from tlnb.core.cut import find_cut, same_cut
+from tlnb.core.cut import cut_at, places
 from tlnb.core.edit import build, new_output_layer
 from tlnb.core.errors import ModelError, PlanError, TLError, UsageError
 from tlnb.core.freeze import set_modes
@@ -59,20 +59,20 @@ def test_a_cut_changes_nothing(name: str, strategy: str):
     module = torchvision.models.get_model(name, weights=None, num_classes=5)
     plan = plan_strategy(read_anatomy(module, 64, name), strategy)
     set_modes(module, set(plan.trained))
-    cut = find_cut(module, plan.trained)
-    assert cut is not None
+    images = torch.randn(3, 3, 64, 64)
+    last = places(module, plan.trained, images)[-1]
+    cut = cut_at(module, last)
     trained = {id(p) for n in plan.trained for p in module.get_submodule(n).parameters()}
     assert not trained & {id(p) for p in cut.prefix.parameters() if p.requires_grad}
-    images = torch.randn(3, 3, 64, 64)
     module.eval()
-    whole, halves = same_cut(module, cut.at), module(images)
+    whole, halves = cut_at(module, last), module(images)
     assert torch.allclose(whole.suffix(whole.prefix(images)), halves, atol=1e-5)
 
 
 def test_no_cut_where_everything_trains(anatomy: Anatomy):
     module = pretrained.load("glyphnet").module
     set_modes(module, set(anatomy.names))
-    assert find_cut(module, anatomy.names) is None
+    assert places(module, anatomy.names, torch.zeros(2, 3, 32, 32)) == []
 
 
 def test_frozen_means_eval_mode_and_no_gradient(anatomy: Anatomy):

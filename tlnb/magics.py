@@ -313,6 +313,21 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
+    @argument("where", nargs="?", metavar="FOLDER", help="of an earlier session; default: the last of this notebook")
+    @argument("--trust", action="store_true", help="run code of yours that the session holds")
+    def tl_resume(self, line: str) -> Any:
+        """Go on with a stopped run; after a restart of the kernel, with the session and the run that it cut off.
+
+        Example: %tl_resume
+        """
+
+        def call(a: argparse.Namespace) -> Any:
+            return self.session.resume(a.where, trust=a.trust, names=self.shell.user_ns)
+
+        return self._run(TLMagics.tl_resume, line, call)
+
+    @line_magic
+    @magic_arguments()
     @argument("runs", nargs="*", metavar="RUN", help="names; default: all runs on the current data")
     @argument("--target", type=float, metavar="ACC", help="accuracy from 0 to 1 to measure the time to")
     @argument("--price", metavar="X/h", help="what an hour costs, e.g. 0.5usd/h")

@@ -19,6 +19,7 @@ from tlnb.core import cost, judge, plan, pretrained
 from tlnb.core import look as looking
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
+from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.code import Case, Script, write_script
 from tlnb.core.cost import Bill, Comparison
 from tlnb.core.data import DataFacts, DataRequest, DataSet, open_data
@@ -37,7 +38,10 @@ from tlnb.core.pretrained import Catalogue, PretrainedModel
 from tlnb.core.recipes import recipe
 from tlnb.core.record import Run
 from tlnb.core.save import Header, Saved, read_header, restore, save
+from tlnb.core.store import Store
 from tlnb.core.train import Progress, train
+from tlnb.keeper import Job, Keeper, job_of
+from tlnb.keeper import restore as restore_session
 
 HISTORY = 100  # plans that undo can go back
 
@@ -47,6 +51,7 @@ class Session:
 
     def __init__(self) -> None:
         self.report: Callable[[Progress], None] | None = None
+        self._keeper = Keeper()
         self._clear()
 
     def _clear(self) -> None:
@@ -63,6 +68,10 @@ class Session:
         self._facts: dict[str, DataFacts] = {}  # of each run's data
         self._equal_budget: dict[str, Run] = {}  # by the name of their baseline
         self._lines: list[str] = []
+        self._asked: dict[str, Any] = {}  # how the model was loaded
+        self._store = Store()  # what was computed once, for later runs
+        self._keeper.close()
+        self._keeper = Keeper()
 
     # ── data and model ──
 
@@ -133,6 +142,7 @@ class Session:
         run = self._run_meant(source)
         if run is not None and str(weights) != "default":
             raise UsageError(f"run {run.name!r} has its own weights: leave out --weights {weights}")
+        asked_weights = weights
         taken: Any = source if run is None else self._retrained(run)
         file, header = self._saved(source, weights)
         if header is not None:
@@ -145,9 +155,13 @@ class Session:
         prepared = self._prepared(found, data, None)
         self.dataset, self._history = data, []
         self._set(prepared)
+        own = isinstance(source, nn.Module)
+        self._asked = {
+            "source": called or found.name if own else getattr(source, "name", str(source)), "own": own,
+            "weights": str(weights if header is None else asked_weights), "mean": mean, "std": std, "size": size,
+        }  # fmt: skip
         given = {"weights": None if weights == "default" else weights, "mean": mean, "std": std, "size": size}
         typed = line("tl_load", file if header is not None else found.name, **given, trust=trust)
-        own = isinstance(source, nn.Module)
         self._lines.append(f"{typed}  # your own module, by its variable's name" if own else typed)
         return self._loaded()[0]
 
@@ -450,6 +464,7 @@ class Session:
                  "class-weights": class_weights, "device": device,
                  "solver": None if solver == "sgd" else solver}  # fmt: skip
         self._lines.append(line("tl_train", **given))
+        self._keeper.end(self, run)
         return run
 
     def _rates(self, lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
@@ -474,12 +489,9 @@ class Session:
                 f"--solver lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
             )
         filled = options.filled(recipe(made.strategy, made.start, data, options.solver))
-        run = train(
-            self._sized(model, data), read, data, made, filled, name=name, scopes=self._scopes, previous=previous,
-            report=self.report,
-        )  # fmt: skip
-        self._networks[name] = (self._sized(model, data), read)
-        return run
+        return self._carry_out(
+            Job(name, made, filled, self._sized(model, data), read, self._asked, data, None, previous)
+        )
 
     def _baseline(self, data: DataSet, options: TrainOptions, name: str, own_seed: bool) -> Run:
         """From scratch, matched to the last run on this data: its network, up to twice its steps."""
@@ -488,11 +500,64 @@ class Session:
             raise UsageError("a baseline needs a run to be compared with: %tl_train first, then %tl_train --scratch")
         model, read = self._networks[of.name]
         made, filled = matched(of, read, data, options if own_seed else replace(options, seed=of.seed))
-        run = train(
-            self._sized(model, data), read, data, made, filled, name=name, scopes=self._scopes, baseline_of=of.name,
-            report=self.report,
+        asked = self._keeper.jobs[of.name].asked
+        return self._carry_out(Job(name, made, filled, self._sized(model, data), read, asked, data, of.name))
+
+    def _carry_out(self, job: Job, resume: Checkpoint | None = None) -> Run:
+        """Train, keeping every epoch on disk."""
+        if resume is None:
+            self._keeper.begin(self, job)
+        self._networks[job.name] = (job.model, job.anatomy)
+        return train(
+            job.model, job.anatomy, job.data, job.plan, job.options, name=job.name, scopes=self._scopes,
+            baseline_of=job.baseline_of, previous=job.previous, report=self.report, store=self._store,
+            keep=partial(self._keeper.keep, job), resume=resume,
         )  # fmt: skip
-        self._networks[name] = (self._sized(model, data), read)
+
+    def resume(
+        self, where: str | Path | None = None, *, trust: bool = False, names: Mapping[str, Any] | None = None
+    ) -> Run | Session:
+        """Go on with a run that was stopped; in an empty session, with an earlier session and the run that its end cut off.
+
+        Args:
+            where: a session's folder or a file in it; default: the last session of this notebook, else the last of all.
+            trust: run code in it that is more than `nn.*` constructors; it may use `names`.
+
+        Returns:
+            The run, which is what it would have been without the interruption; without one, the session.
+
+        Raises:
+            UsageError: nothing to go on with; data, weights or a module that are no longer there.
+        """
+        if where is None and self.runs:
+            if not self._keeper.unfinished:
+                raise UsageError("no run of this session was stopped: %tl_train --from RUN trains one further")
+            return self._go_on(self._keeper.unfinished[-1])
+        if self.runs:
+            raise UsageError("this session has runs, which an earlier one would replace: %tl_reset first")
+        other = Session()
+        other.report = self.report
+        try:
+            name = restore_session(other, where, trust, names or {}, self.dataset)
+        except BaseException:
+            other._keeper.close()
+            raise
+        self._keeper.close()
+        vars(self).update({k: v for k, v in vars(other).items() if k != "report"})
+        return self if name is None else self._go_on(name)
+
+    def _go_on(self, name: str) -> Run:
+        job = job_of(self, name)
+        before = [run for run in self.runs if run.name == name]
+        found = self._keeper.checkpoint_of(name)
+        if found is None:
+            self._keeper.begin(self, job)
+        run = cost.priced(self._carry_out(job, found))
+        self.bill = replace(self.bill, charges=tuple(c for c in self.bill.charges if c.run != name)).with_run(run)
+        self._facts[name] = job.data.facts
+        self.runs = [run if r.name == name else r for r in self.runs] if before else [*self.runs, run]
+        self._lines.append("%tl_resume")
+        self._keeper.end(self, run)
         return run
 
     def _sized(self, model: PretrainedModel, data: DataSet) -> PretrainedModel:
@@ -505,11 +570,21 @@ class Session:
         self.bill = self.bill.with_run(run)
         return run
 
-    def _data(self) -> DataSet:
+    def _read_at(self, edge: int) -> DataSet:
+        """The data, decoded at another edge."""
+        data = self._data_now()
+        self.dataset = open_data(data.request.source, None, data.request, edge, self._decoding)
+        return self.dataset
+
+    def _data_now(self) -> DataSet:
         if self.dataset is None:
             raise UsageError("no data yet: %tl_data digits --per-class 2")
-        self._loaded()
         return self.dataset
+
+    def _data(self) -> DataSet:
+        data = self._data_now()
+        self._loaded()
+        return data
 
     def _on(self, data: DataSet) -> list[Run]:
         return [run for run in self.runs if run.fingerprint == data.fingerprint]
@@ -674,7 +749,7 @@ class Session:
             model, read = self._networks[baseline.name]
             options = with_steps(baseline.options, of.work.steps, len(data.labels["train"]))
             made = train(self._sized(model, data), read, data, baseline.plan, options, name=f"{baseline.name}, equal steps",
-                         scopes=self._scopes, baseline_of=of.name, report=self.report)  # fmt: skip
+                         scopes=self._scopes, baseline_of=of.name, report=self.report, store=self._store)  # fmt: skip
             made = cost.priced(made)
             self._equal_budget[baseline.name] = made
             self.bill = self.bill.with_run(made)

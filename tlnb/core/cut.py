@@ -9,15 +9,15 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from tlnb.core.anatomy import ROOT
+from tlnb.core.chain import Cut, Place, chain_cut
 from tlnb.core.edit import has_added_parts
-from tlnb.core.watch import Counter, blank
+from tlnb.core.watch import Counter, blank, countable
 
 RANDOM = {"rand", "randn", "randint", "randperm", "rand_like", "randn_like", "bernoulli", "normal", "multinomial", "dropout",
           "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu", "gumbel_softmax", "stochastic_depth"}  # fmt: skip
@@ -34,35 +34,41 @@ RANDOM_IN_PLACE = {
 ROWS = 7  # images to try a prefix with: a number that shapes do not have by chance
 
 
-@dataclass(frozen=True)
-class Cut:
-    """A network in two parts: `suffix(prefix(x)) == network(x)`."""
+def places(module: nn.Module, trained: Sequence[str], example: Tensor) -> list[Place]:
+    """Every place such that all left of it is frozen, deterministic and in eval mode, from the input on.
 
-    at: str  # name of the operation after which the network is cut
-    prefix: nn.Module
-    suffix: nn.Module
-
-    def __repr__(self) -> str:
-        return f"Cut after {self.at}"
-
-
-def find_cut(module: nn.Module, trained: Sequence[str], example: Tensor | None = None) -> Cut | None:
-    """The last cut such that everything left of it is frozen, deterministic and in eval mode.
-
-    Call it with the modes set as for training. None where no such place exists, the first operations train, say.
+    Call it with the modes set as for training. Empty where the first operations train, say.
 
     Args:
-        example: images `(N, 3, H, W)`; with it, the value at the cut is sure to be one tensor with a row for each image
-            (inside attention over windows, say, a row is a window).
+        example: inputs `(N, …)`. The value at a place is sure to be one tensor with a row for each of them (inside
+            attention over windows, say, a row is a window).
 
     Raises:
         Exception: whatever torch.fx raises on a network that it cannot trace.
     """
     graph = _trace(module)
+    names = _places_in(module, graph, set(trained))
+    if not names:
+        return []
+    images = example[:1].expand(ROWS, *example.shape[1:])
+    last = _split(module, graph, names[-1]).prefix
+    try:
+        seen = _Surveyor(blank(last), names).survey(images.to("meta"))
+    except Exception:  # a prefix that needs numbers
+        seen = _Surveyor(last, names).survey(images.clone())
+    return [Place(at, shape[1:], flops / ROWS) for at, (shape, flops) in seen.items() if shape[:1] == (ROWS,)]
+
+
+def cut_at(module: nn.Module, place: Place) -> Cut:
+    """The network cut there, in the modes that it is in now (tracing bakes modes in)."""
+    return _split(module, _trace(module), place.at) if place.traced else chain_cut(module, place.at)
+
+
+def _places_in(module: nn.Module, graph: fx.Graph, trained: set[str]) -> list[str]:
     nodes = list(graph.nodes)
-    moving = _moving(module, nodes, set(trained))
+    moving = _moving(module, nodes, trained)
     last_use = _last_use(nodes)
-    places: list[str] = []
+    found: list[str] = []
     open_ends: set[fx.Node] = set()
     for i, node in enumerate(nodes):
         if node.op == "output" or node in moving:
@@ -70,9 +76,28 @@ def find_cut(module: nn.Module, trained: Sequence[str], example: Tensor | None =
         if node.op != "get_attr":
             open_ends = {n for n in open_ends if last_use[n] > i} | {node}
             if open_ends == {node} and node.op != "placeholder" and not _taken_apart(node):
-                places.append(node.name)
-    cuts = (_split(module, graph, at) for at in reversed(places))
-    return next((cut for cut in cuts if example is None or _one_row_each(cut.prefix, example)), None)
+                found.append(node.name)
+    return found
+
+
+class _Surveyor(fx.Interpreter):
+    """Runs a graph and notes shape and FLOPs so far at some of its operations."""
+
+    def __init__(self, prefix: nn.Module, names: Sequence[str]) -> None:
+        super().__init__(prefix)
+        self._names, self._counter = set(names), Counter()
+        self._seen: dict[str, tuple[tuple[int, ...], float]] = {}
+
+    def survey(self, images: Tensor) -> dict[str, tuple[tuple[int, ...], float]]:
+        with torch.no_grad(), countable(), self._counter:
+            self.run(images)
+        return self._seen
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n.name in self._names and isinstance(value, Tensor) and value.is_floating_point():
+            self._seen[n.name] = tuple(value.shape), float(self._counter.total)
+        return value
 
 
 def _taken_apart(node: fx.Node) -> bool:
@@ -80,27 +105,15 @@ def _taken_apart(node: fx.Node) -> bool:
     return any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
 
 
-def _one_row_each(prefix: nn.Module, example: Tensor) -> bool:
-    images = example[:1].expand(ROWS, *example.shape[1:])
-    with torch.no_grad():
-        try:
-            with Counter():  # makes constants fit
-                value = blank(prefix)(images.to("meta"))
-        except Exception:  # a prefix that needs numbers
-            value = prefix(images.clone())
-    return isinstance(value, Tensor) and value.is_floating_point() and value.shape[:1] == (ROWS,)
-
-
-def same_cut(module: nn.Module, at: str) -> Cut:
-    """The same cut in the modes that the module is in now (tracing bakes modes in)."""
-    return _split(module, _trace(module), at)
-
-
 class _Tracer(fx.Tracer):
-    """Looks into modules that an edit added something to, which otherwise would stay one operation."""
+    """Looks into frozen modules that an edit added something to, which otherwise would stay one operation.
+
+    Those that train stay one: they lie right of any cut, and hooks on them go on working.
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) and not has_added_parts(m)
+        trains = any(p is not None and p.requires_grad for p in m._parameters.values())
+        return super().is_leaf_module(m, module_qualified_name) and (trains or not has_added_parts(m))
 
 
 def _trace(module: nn.Module) -> fx.Graph:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from tlnb.core.errors import UsageError
+from tlnb.core.errors import MemoryLimit, UsageError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -37,12 +40,62 @@ class Machine:
         dtype = torch.bfloat16 if self.precision == "bf16" else torch.float16
         return torch.autocast(self.device.split(":")[0], dtype=dtype)
 
+    @property
+    def bytes_per_number(self) -> int:
+        """Of activations in this precision."""
+        return 4 if self.precision == "fp32" else 2
+
+    def free_bytes(self) -> int | None:
+        """Free memory of the device; None where it is the computer's own."""
+        return int(torch.cuda.mem_get_info(self.device)[0]) if self.device.startswith("cuda") else None
+
+    def fits(self, size: int) -> bool:
+        """Whether so many bytes may lie on the device all the time: up to half of what is free."""
+        free = self.free_bytes()
+        return free is None or size <= free // 2
+
     def synchronize(self) -> None:
         """Wait until the device has done what it was given, so that a clock read now is honest."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
         elif self.device == "mps":
             torch.mps.synchronize()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or in the computer itself."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        w in text for w in ("out of memory", "can't allocate memory", "not enough memory")
+    )
+
+
+def free_memory() -> None:
+    """Give back what is no longer referred to."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def in_chunks(work: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
+    """`work` on all rows, `size` at a time; where memory runs out, on half as many.
+
+    Raises:
+        MemoryLimit: not even one row fits.
+    """
+    while True:
+        try:
+            return torch.cat([work(part) for part in rows.split(size)]) if size < len(rows) else work(rows)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # outside of `except`: the traceback, and all tensors that its frames hold, are gone here
+        free_memory()
+        if size == 1:
+            raise MemoryLimit("not even one image fits in memory: a smaller --size, or a smaller model")
+        size = (min(size, len(rows)) + 1) // 2
 
 
 def machine(device: str | None = None, precision: str = "auto") -> Machine:

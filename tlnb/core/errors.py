@@ -4,7 +4,8 @@
     ├── DataError     data that is missing, unknown, too little, unreadable
     ├── ModelError    an unknown model, damaged or foreign weights
     ├── PlanError     an unknown strategy or layer, an edit that does not fit, nothing left to train
-    └── UsageError    a call out of order, an option that does not exist or has a bad value
+    ├── UsageError    a call out of order, an option that does not exist or has a bad value
+    └── MemoryLimit   not even the smallest piece of the work fits in memory
 
 Anything else that is raised is a bug of ours and keeps its traceback.
 """
@@ -36,6 +37,10 @@ class PlanError(TLError):
 
 class UsageError(TLError):
     """The call cannot be made now, or not with this value."""
+
+
+class MemoryLimit(TLError):
+    """Memory ran out, and smaller pieces of the work do not help."""
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:

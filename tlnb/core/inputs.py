@@ -3,28 +3,44 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from tlnb.core.augment import augment
-from tlnb.core.cut import Cut, find_cut, same_cut
-from tlnb.core.device import Machine
+from tlnb.core.chain import Cut, Place, chain_places
+from tlnb.core.cut import cut_at, places
+from tlnb.core.data import DataSet
+from tlnb.core.device import Machine, in_chunks
 from tlnb.core.freeze import set_modes
+from tlnb.core.memory import cache_folder, disk_budget, memory_budget
 from tlnb.core.meter import Tally, forward_flops, step_flops
 from tlnb.core.options import TrainOptions
 from tlnb.core.pretrained import Transform
+from tlnb.core.record import Cache
+from tlnb.core.store import Store, key_of
 
-CHUNK = 256  # images in one forward pass that needs no gradient
+CHUNK = 256  # images in one forward pass that needs no gradient, at most
+CHUNK_NUMBERS = 8 * 3 * 224 * 224  # and numbers in the images of one: more do not fit a core's cache and are slower
 CACHED_VIEWS = 10  # views of every image that a cache holds: the image itself, the others augmented
 FEW_VIEWS = (
     "trained without augmentation: caching more views takes too much computing (--no-cache augments every batch)"
 )
 VIEW_FLOPS = 1e12  # for all views together; about ten seconds of two CPU cores
-CACHE_BYTES = 2**30
 VIEW_SEED = 500_009  # added to the seeds of views, which must not be those of epochs
+PRICE = {"memory": 1.0, "disk": 50.0}  # of reading a byte of cache, in FLOPs that take as long; rough, and fixed
+FIXED = ("val", "monitor", "test")
+
+_unique = itertools.count()
+
+
+def chunk_of(edge: int, on_cpu: bool) -> int:
+    """Images in one forward pass that needs no gradient."""
+    return max(8, min(CHUNK, CHUNK_NUMBERS // (3 * edge**2))) if on_cpu else CHUNK
 
 
 @dataclass(frozen=True)
@@ -39,101 +55,266 @@ class Cost:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Training and watched images in the form that the training module takes."""
+    """Images in the form that the training module takes."""
 
     train: Callable[[int], Tensor]  # epoch → all training inputs, or the raw images
     make: Callable[[Tensor, torch.Generator], Tensor]  # one batch of those → the module's input
-    watched: dict[str, Tensor]  # val and monitor
-    look: Callable[[Tensor], Tensor]  # the same for these
+    seen: Callable[[str], Tensor]  # split → inputs to judge by
+    look: Callable[[Tensor], Tensor]  # a batch of those → the module's input
     teaches: nn.Module  # what trains
     judges: nn.Module  # the same in eval mode
     cost: Cost
     views: int = 0  # how many cached ones `train` cycles through; 0: nothing is cached
     note: str = ""  # how it was done, where the run should say so
+    cache: Cache | None = None
 
 
 @dataclass(frozen=True)
-class Kitchen:
-    """What inputs are made from: the network, its preprocessing, the images on the device."""
+class Choice:
+    """Where to cut, how many views to keep, and where."""
 
-    module: nn.Module
-    transform: Transform
-    images: dict[str, Tensor]  # split → (N, 3, E, E) uint8
-    machine: Machine
-    tally: Tally
+    place: Place
+    views: int
+    where: str  # memory, disk
+    bytes: int  # of everything that is kept
 
-    def raw(self, kind: str, watched: tuple[str, ...], note: str = "") -> Inputs:
-        """Images as they are, augmented batch by batch, through the whole network."""
-        cost = self._cost(self.module, self.example(), cached=False)
-        return Inputs(
-            lambda _: self.images["train"], lambda x, g: self.transform.normalise(augment(x, kind, g)),
-            {s: self.images[s] for s in watched if s in self.images}, self.transform.normalise, self.module, self.module,
-            cost, note=note,
-        )  # fmt: skip
+    @property
+    def price(self) -> float:
+        """Of reading the training images once, in FLOPs that take as long."""
+        return PRICE[self.where] * self.place.numbers * 4
 
-    def inputs(self, trained: tuple[str, ...], options: TrainOptions, watched: tuple[str, ...]) -> Inputs:
-        """Cached activations where the plan leaves a frozen prefix that fits in memory, else raw images.
 
-        Call it with the modes set as for training.
-        """
-        kind = options.augment or "none"
-        if not options.cache:
-            return self.raw(kind, watched)
-        try:
-            cut = find_cut(self.module, trained, self.example())
-        except Exception as error:  # torch.fx raises many types on what it cannot trace
-            reason = " ".join(str(error).split())[:80]
-            return self.raw(kind, watched, f"trained without a cache: the network cannot be traced ({reason})")
-        if cut is None:
-            return self.raw(kind, watched)
-        cost = forward_flops(cut.prefix, self.example())
-        views = self._views(cut, kind, options.epochs or 1, cost)
-        if not views:
-            return self.raw(kind, watched, "trained without a cache: the activations would not fit in memory")
-        return self._cached(cut, trained, options, views, watched, cost)
+class Source:
+    """Where inputs come from: the network, its preprocessing, the images, and what was computed before."""
 
-    def _cached(
-        self, cut: Cut, trained: tuple[str, ...], options: TrainOptions, views: int, watched: tuple[str, ...],
-        look_cost: float,
-    ) -> Inputs:  # fmt: skip
-        kind = options.augment or "none"
-        with self.tally.phase("caching"):
-            cached = [self._through(cut.prefix, self.images["train"], kind, options.seed, v) for v in range(views)]
-        self.tally.charge("caching", views * len(cached[0]) * look_cost)
-        cost = self._cost(cut.suffix, cached[0][:2], cached=True)
-        with self.tally.phase("evaluating"):
-            seen = {s: self._through(cut.prefix, self.images[s]) for s in watched if s in self.images}
-        self.tally.charge("evaluating", sum(map(len, seen.values())) * look_cost)
-        self.module.eval()
-        judge = same_cut(self.module, cut.at).suffix
-        set_modes(self.module, set(trained))
-        note = ""
-        if kind != "none":
-            note = f"trained on {views} cached views of each image" if views > 1 else FEW_VIEWS
-        return Inputs(
-            lambda epoch: cached[epoch % views], lambda x, _: x, seen, lambda x: x, cut.suffix, judge, cost, views, note
-        )
+    def __init__(
+        self, module: nn.Module, transform: Transform, data: DataSet, machine: Machine, tally: Tally, store: Store
+    ) -> None:
+        self.module, self.transform, self.data = module, transform, data
+        self.machine, self.tally, self.store = machine, tally, store
+        self._fitted: dict[str, Tensor] = {}
 
-    def _views(self, cut: Cut, kind: str, epochs: int, cost: float) -> int:
-        """How many views to cache: fixed before step one, from bytes and counted FLOPs, never from the clock."""
-        with torch.no_grad():
-            row = cut.prefix(self.example())[0]
-        images = len(self.images["train"])
-        fits = CACHE_BYTES // (row.numel() * row.element_size() * images)
-        worth = 1 if kind == "none" else max(1, min(CACHED_VIEWS, epochs, VIEW_FLOPS // (images * max(cost, 1.0))))
-        return int(min(fits, worth))
+    # ── images ──
 
-    def _through(self, prefix: nn.Module, images: Tensor, kind: str = "none", seed: int = 0, view: int = 0) -> Tensor:
-        """The frozen prefix over images: view 0 is the images as they are, the others are augmented."""
-        kind = kind if view else "none"
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
-        with torch.no_grad(), self.machine.autocast():
-            parts = [prefix(self.transform.normalise(augment(x, kind, generator))).float() for x in images.split(CHUNK)]
-        return torch.cat(parts)
+    def images(self, split: str) -> Tensor:
+        """A split's images at the network's edge `(N, 3, E, E)` uint8, on the device where they fit."""
+        if split not in self._fitted:
+            fitted = self.transform.fit(self.data.images[split])
+            self._fitted[split] = fitted.to(self.machine.device) if self.machine.fits(fitted.nbytes) else fitted
+        return self._fitted[split]
 
     def example(self) -> Tensor:
         """Two training images as the network takes them, to measure with."""
-        return self.transform.normalise(self.images["train"][:2])
+        first = self.transform.fit(self.data.images["train"][:2])
+        return self.transform.normalise(first.to(self.machine.device))
+
+    def forget(self) -> None:
+        """Let go of images."""
+        self._fitted.clear()
+
+    def raw(self, kind: str, note: str = "") -> Inputs:
+        """Images as they are, augmented batch by batch, through the whole network."""
+        to, device = self.transform.normalise, self.machine.device
+        return Inputs(
+            lambda _: self.images("train"), lambda x, g: to(augment(x, kind, g)), self.images,
+            lambda x: to(x.to(device)), self.module, self.module, self._cost(self.module, self.example(), cached=False),
+            note=note,
+        )  # fmt: skip
+
+    # ── where to cut ──
+
+    def inputs(self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None) -> Inputs:
+        """Cached activations where the plan leaves a frozen prefix worth keeping, else raw images.
+
+        Call it with the modes set as for training.
+
+        Args:
+            before: what an interrupted run had chosen, which is chosen again.
+        """
+        kind = options.augment or "none"
+        if not options.cache:
+            return self.raw(kind)
+        found, why = self.places(self.module, trained, self.example())
+        if not found:
+            return self.raw(kind, f"trained without a cache: {why}" if why else "")
+        choice = self._chosen(found, kind, options.epochs or 1, before)
+        if choice is None:
+            return self.raw(kind, "trained without a cache: the activations fit neither in memory nor on the disk")
+        try:
+            return self._cached(choice, trained, options)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            return self.raw(kind, f"trained without a cache: it could not be written ({reason})")
+
+    def places(self, module: nn.Module, trained: Sequence[str], example: Tensor) -> tuple[list[Place], str]:
+        """Where the module can be cut, and where torch.fx cannot trace it and no chain helps, why not."""
+        try:
+            return places(module, trained, example), ""
+        except Exception as error:  # torch.fx raises many types on what it cannot trace
+            reason = " ".join(str(error).split())[:80]
+        try:
+            found = chain_places(module, trained, example)
+        except Exception:  # nor is a foreign forward bound to take what we try
+            found = []
+        return found, "" if found else f"the network cannot be traced ({reason}) and is no chain of modules"
+
+    def _chosen(self, found: list[Place], kind: str, epochs: int, before: Cache | None) -> Choice | None:
+        """The cheapest place by bytes read and FLOPs computed again: fixed before step one, never by the clock."""
+        if before is not None:
+            found = [place for place in found if place.at == before.at] or found
+        last = found[-1].flops
+        images = len(self.data.labels["train"])
+        choices = [c for place in found for c in self._ways(place, kind, epochs, before)]
+
+        def cost(choice: Choice) -> tuple[float, int]:  # of equals the last: what costs no FLOPs takes time too
+            again = epochs * images * (last - choice.place.flops)
+            return again + epochs * images * choice.price, -found.index(choice.place)
+
+        best = min(choices, key=cost, default=None)
+        uncached = epochs * images * last
+        return best if best is not None and (before or cost(best)[0] < uncached) else None
+
+    def _ways(self, place: Place, kind: str, epochs: int, before: Cache | None) -> Iterator[Choice]:
+        counts = self.data.splits
+        images = counts["train"]
+        wanted = int(max(1, min(CACHED_VIEWS, epochs, VIEW_FLOPS // (images * max(place.flops, 1.0)))))
+        wanted = before.views if before else (1 if kind == "none" else wanted)
+        one = place.numbers * self.machine.bytes_per_number
+        fixed = sum(counts.get(split, 0) for split in FIXED) * one
+        memory, disk = self._room(), disk_budget(cache_folder())
+        for where, room in (("memory", memory), ("disk", disk)):
+            if wanted * images * one + fixed <= room:
+                yield Choice(place, wanted, where, wanted * images * one + fixed)
+                return
+        fewer = int((memory - fixed) // (images * one))
+        if 1 <= fewer < wanted:
+            yield Choice(place, fewer, "memory", fewer * images * one + fixed)
+
+    def _room(self) -> int:
+        free = self.machine.free_bytes()
+        return memory_budget() if free is None else min(free // 2, memory_budget())
+
+    # ── what is cached ──
+
+    def _cached(self, choice: Choice, trained: tuple[str, ...], options: TrainOptions) -> Inputs:
+        kind, place = options.augment or "none", choice.place
+        cut = cut_at(self.module, place)
+        who = self.identity(cut)
+        look_cost = place.flops or forward_flops(cut.prefix, self.example())
+        was: list[bool] = []
+
+        def kept(split: str, view: int, phase: str) -> Tensor:
+            key = key_of(who, self._data_key(split, kind if view else "none", options.seed, view))
+            parts = self._through(cut.prefix, split, kind if view else "none", options.seed, view)
+            value, found = self._kept(key, len(self.data.labels[split]), parts, choice.where, look_cost, phase)
+            was.append(found)
+            return value
+
+        train = [kept("train", view, "caching") for view in range(choice.views)]
+        held: dict[str, Tensor] = {}
+
+        def seen(split: str) -> Tensor:
+            if split not in held:
+                self.module.eval()
+                held[split] = kept(split, 0, "evaluating")
+            return held[split]
+
+        cost = self._cost(cut.suffix, self.placed(train[0][:2]), cached=True)
+        self.module.eval()
+        judge = cut_at(self.module, place).suffix
+        set_modes(self.module, set(trained))
+        note = ""
+        if kind != "none":
+            note = f"trained on {choice.views} cached views of each image" if choice.views > 1 else FEW_VIEWS
+        facts = Cache(place.at, choice.views, choice.bytes, choice.where, str(train[0].dtype).removeprefix("torch."),
+                      all(was))  # fmt: skip
+        return Inputs(lambda epoch: train[epoch % choice.views], lambda x, _: self.placed(x), seen, self.placed,
+                      cut.suffix, judge, cost, choice.views, note, facts)  # fmt: skip
+
+    def placed(self, rows: Tensor) -> Tensor:
+        """Rows on the device."""
+        return rows.to(self.machine.device)
+
+    def _kept(
+        self, key: str, count: int, parts: Iterator[Tensor], where: str, flops: float, phase: str
+    ) -> tuple[Tensor, bool]:
+        """A value from the store, or computed and charged; and whether it was there."""
+        with self.tally.phase(phase):
+            found = self.store.get(key, self.machine.device)
+            if found is not None:
+                return found, True
+            value = self.store.keep(key, count, parts, where, count * flops)
+        self.tally.charge(phase, count * flops)
+        return value, False
+
+    def _through(self, prefix: nn.Module, split: str, kind: str, seed: int, view: int) -> Iterator[Tensor]:
+        """The frozen prefix over a split: view 0 is the images as they are, the others are augmented."""
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
+        for part in self.images(split).split(self.chunk()):
+            ready = self.transform.normalise(augment(part.to(self.machine.device), kind, generator))
+            yield self.pass_through(prefix, ready)
+
+    def pass_through(self, module: nn.Module, ready: Tensor) -> Tensor:
+        """A forward pass without gradients; in smaller pieces where memory runs out."""
+        with torch.no_grad(), self.machine.autocast():
+            return in_chunks(module, ready, len(ready))
+
+    def chunk(self) -> int:
+        """Images in one forward pass."""
+        return chunk_of(self.transform.size, self.machine.on_cpu)
+
+    # ── the output layer's features ──
+
+    def head_inputs(self, heads: tuple[str, ...], base: Inputs) -> tuple[Tensor, Cut] | None:
+        """What reaches the output layers' cut for each training image as it is, and that cut; None where there is none.
+
+        They come from what is cached already, as far as there is something; else from the images. Leaves the modes set
+        for training the output layers alone.
+        """
+        set_modes(self.module, set(heads))
+        if base.cache is not None and not isinstance(base.teaches, fx.GraphModule):
+            base = replace(base, cache=None)  # a chain of modules is cut from the images on
+        inner, example, before = self.module, self.example(), ""
+        if base.cache is not None:
+            outer = Place(base.cache.at, (), 0.0)
+            example, before = self.placed(base.train(0)[:2]), base.cache.at
+            cut = cut_at(self.module, outer)
+            inner, before = cut.suffix, self.identity(cut)
+        found, _ = self.places(inner, heads, example)
+        if not found:
+            return (base.train(0), Cut("", nn.Identity(), inner)) if base.cache is not None else None
+        cut = cut_at(inner, found[-1])
+        count = len(self.data.labels["train"])
+        key = key_of(before, self.identity(cut), self._data_key("train", "none", 0, 0))
+        if base.cache is None:
+            parts, flops = self._through(cut.prefix, "train", "none", 0, 0), found[-1].flops
+            flops = flops or forward_flops(cut.prefix, example)
+        else:
+            rows = base.train(0).split(self.chunk())
+            parts = (self.pass_through(cut.prefix, self.placed(part).clone()) for part in rows)
+            flops = found[-1].flops
+        return self._kept(key, count, parts, "memory", flops, "caching")[0], cut
+
+    # ── keys and costs ──
+
+    def identity(self, cut: Cut) -> str:
+        """Everything that a prefix's values depend on. One whose code cannot be read is like no other."""
+        prefix = cut.prefix
+        hooked = any(p._forward_hooks or p._forward_pre_hooks for p in prefix.modules())
+        if not isinstance(prefix, fx.GraphModule) or hooked:
+            return f"unique {next(_unique)}"
+        digest = hashlib.blake2b(digest_size=16)
+        kinds = [(name, repr(part)) for name, part in prefix.named_modules() if not any(part.children())]
+        digest.update(repr((prefix.code, kinds)).encode())
+        for name, tensor in prefix.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
+        drawn = (kind, seed, view) if view else ()
+        where = (self.machine.device.split(":")[0], self.machine.precision, torch.__version__)
+        return (self.data.fingerprint, split, drawn, repr(self.transform), self.chunk(), where)
 
     def _cost(self, teaches: nn.Module, example: Tensor, cached: bool) -> Cost:
         done = step_flops(teaches, example)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
@@ -22,10 +22,10 @@ WATTS_PER_GPU = 250.0  # assumed: a data-centre GPU under load
 class Clock:
     """Wall time by phase. Phases do not nest; what no phase claims is `other`, so that all sum to the whole."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, earlier: Mapping[str, float] | None = None) -> None:
         self._machine = machine
-        self._start = time.perf_counter()
-        self._phases = dict.fromkeys(PHASES, 0.0)
+        self._start = time.perf_counter() - sum((earlier or {}).values())
+        self._phases = {**dict.fromkeys(PHASES, 0.0), **(earlier or {})}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -43,7 +43,7 @@ class Clock:
         return self._phases[name]
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase until now; their sum is the wall time since the clock was made."""
+        """Seconds by phase until now; their sum is the wall time since the clock was made, with what came earlier."""
         claimed = sum(self._phases.values()) - self._phases["other"]
         return {**self._phases, "other": time.perf_counter() - self._start - claimed}
 
@@ -51,9 +51,9 @@ class Clock:
 class Tally:
     """What a run spends: seconds on its clock and FLOPs, by phase."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, earlier: Mapping[str, float] | None = None) -> None:
         self.clock = clock
-        self.flops: dict[str, float] = {}
+        self.flops: dict[str, float] = dict(earlier or {})
 
     def phase(self, name: str) -> AbstractContextManager[None]:
         """Charge the time of what runs inside to a phase."""
@@ -98,7 +98,7 @@ def _counted(module: nn.Module, example: Tensor, work: Callable[[nn.Module, Tens
     for copied, inputs in tries:
         try:
             with torch.random.fork_rng(), countable(), Counter() as counter:
-                work(copied(module), inputs)
+                work(copied(module), inputs.clone())  # which layers may change in place
             break
         except Exception:  # without numbers a foreign module may raise anything; with them it means it
             if copied is tries[-1][0]:

@@ -44,6 +44,22 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Cache:
+    """What a run computed once instead of in every epoch: the outputs of everything left of the cut."""
+
+    at: str  # the operation after which the network was cut
+    views: int  # of every training image
+    bytes: int  # of all that was kept
+    place: str  # memory, disk
+    dtype: str
+    reused: bool  # whether all of it was there from an earlier run
+
+    def __repr__(self) -> str:
+        reused = ", from an earlier run" if self.reused else ""
+        return f"Cache after {self.at}: {self.views} views, {self.bytes / 1e6:.1f} MB in {self.place}{reused}"
+
+
+@dataclass(frozen=True)
 class Answers:
     """What a trained network said about the test split, kept because that split is read once. One entry an image."""
 
@@ -90,6 +106,7 @@ class Run:
     classes: tuple[str, ...] = ()
     edge: int = 0  # pixels at which the data kept its images
     source_accuracy: tuple[float, float] | None = None  # on the network's own source, with its old head: before, after
+    cache: Cache | None = None  # None: every epoch computed everything
     source_pictures: int = 0  # how many of the source's pictures that was measured on
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
     _answers: Answers | None = field(default=None, repr=False, compare=False)
@@ -200,12 +217,14 @@ class Run:
             tuples["classes"] = tuple(values.pop("classes", ()))  # records of earlier versions have neither
             tuples["source_accuracy"] = tuple(values.pop("source_accuracy", None) or ()) or None
             changes = tuple(Change(**c) for c in values.pop("changes"))
+            cache = values.pop("cache", None)
             return cls(
                 plan=plan,
                 options=options,
                 epochs=epochs,
                 changes=changes,
                 work=Work(**values.pop("work")),
+                cache=Cache(**cache) if cache else None,
                 **tuples,
                 **values,
             )

@@ -11,12 +11,16 @@ EPSILON = 4.0  # of the features' overall spread, added before dividing by each 
 class Standardise:
     """A forward hook on the output layer that standardises its input, until `fold` moves it into the weights."""
 
-    def __init__(self, head: nn.Module, features: Tensor) -> None:
-        axes = feature_axes(head, features.ndim)
-        self.mean = features.mean(axes, keepdim=True)
-        self.spread = features.std(axes, keepdim=True, unbiased=False) + EPSILON * features.std() + 1e-6
-        self.head = head
+    def __init__(self, head: nn.Module, mean: Tensor, spread: Tensor) -> None:
+        self.head, self.mean, self.spread = head, mean, spread
         self._handle = head.register_forward_pre_hook(self._hook)
+
+    @classmethod
+    def of(cls, head: nn.Module, features: Tensor) -> Standardise:
+        """By the mean and spread of these features `(N, …)`, as they reach the output layer."""
+        axes = feature_axes(head, features.ndim)
+        spread = features.std(axes, keepdim=True, unbiased=False) + EPSILON * features.std() + 1e-6
+        return cls(head, features.mean(axes, keepdim=True), spread)
 
     def _hook(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (((inputs[0].float() - self.mean) / self.spread),)

@@ -16,20 +16,23 @@ import torchvision
 from torch import Tensor, nn
 
 from tlnb.core.anatomy import Anatomy
+from tlnb.core.chain import Cut
+from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
-from tlnb.core.device import Machine, machine
+from tlnb.core.device import Machine, free_memory, machine, out_of_memory
 from tlnb.core.edit import Scopes, build
-from tlnb.core.errors import UsageError
+from tlnb.core.errors import MemoryLimit, UsageError
 from tlnb.core.freeze import Change, hashes, layer_of, relative_change, set_modes, state_of
-from tlnb.core.inputs import CHUNK, Inputs, Kitchen
-from tlnb.core.meter import Clock, Tally, energy_basis, energy_wh, forward_flops
+from tlnb.core.inputs import Cost, Inputs, Source
+from tlnb.core.meter import Clock, Tally, energy_basis, energy_wh, forward_flops, step_flops
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
-from tlnb.core.recipes import WARMUP
-from tlnb.core.record import Answers, EpochRecord, Run, Work, wilson_interval
+from tlnb.core.recipes import WARMUP, recipe
+from tlnb.core.record import Answers, Cache, EpochRecord, Run, Work, wilson_interval
 from tlnb.core.source import source_accuracy
 from tlnb.core.standardise import Standardise, can_fold
+from tlnb.core.store import Store
 
 WATCHED: tuple[str, ...] = ("val", "monitor")
 RISE = 0.15  # share of the steps in which the learning rate rises; then it falls along a cosine
@@ -53,29 +56,76 @@ Report = Callable[[Progress], None]
 Epoch = Callable[[int], tuple[float, int, int]]  # an epoch's number → its loss, steps, images
 
 
+@dataclass
+class Pieces:
+    """Into how many pieces a batch is split, each by itself in memory, gradients added up. Grows when memory runs out."""
+
+    count: int = 1
+
+
 def train_epoch(
     module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler, machine: Machine, *, scaler: torch.amp.GradScaler | None = None,
-    class_weights: Tensor | None = None, label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None, label_smoothing: float = 0.0, pieces: Pieces | None = None,
 ) -> float:  # fmt: skip
     """One optimiser step for each batch of inputs and labels; the mean loss over all items.
 
     The modes, and what needs gradients, are the caller's business; so is a gradient scaler for fp16, which must
-    outlive the epoch.
+    outlive the epoch, and `pieces`, which grows when memory runs out.
+
+    Raises:
+        MemoryLimit: not even one item fits in memory.
     """
     total, seen = torch.zeros((), device=machine.device), 0
-    scaler = scaler or torch.amp.GradScaler(enabled=False)
-    for inputs, labels in batches:
-        optimizer.zero_grad(set_to_none=True)
+    scaler, pieces = scaler or torch.amp.GradScaler(enabled=False), pieces or Pieces()
+
+    def loss_of(inputs: Tensor, labels: Tensor) -> Tensor:
         with machine.autocast():
-            loss = F.cross_entropy(module(inputs), labels, class_weights, label_smoothing=label_smoothing)
-        scaler.scale(loss).backward()
+            return F.cross_entropy(module(inputs), labels, class_weights, label_smoothing=label_smoothing)
+
+    for inputs, labels in batches:
+        loss = _gradients(loss_of, inputs, labels, optimizer, scaler, class_weights, pieces)
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
-        total += loss.detach() * len(labels)
+        total += loss * len(labels)
         seen += len(labels)
     return float(total) / seen
+
+
+def _gradients(
+    loss_of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler, class_weights: Tensor | None, pieces: Pieces,
+) -> Tensor:  # fmt: skip
+    """The batch's mean loss, its gradients in place: whole, or piece by piece where memory demands it."""
+
+    def weight(some: Tensor) -> Tensor | int:  # a mean over classes that weigh differently divides by their weights
+        return len(some) if class_weights is None else class_weights[some].sum()
+
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        try:
+            if pieces.count == 1:
+                loss = loss_of(inputs, labels)
+                scaler.scale(loss).backward()
+                return loss.detach()
+            total = torch.zeros((), device=labels.device)
+            for some, theirs in zip(inputs.tensor_split(pieces.count), labels.tensor_split(pieces.count), strict=True):
+                loss = loss_of(some, theirs) * (weight(theirs) / weight(labels))
+                scaler.scale(loss).backward()
+                total += loss.detach()
+            return total
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        # outside of `except`: the traceback, and all tensors that its frames hold, are gone here
+        optimizer.zero_grad(set_to_none=True)
+        free_memory()
+        if pieces.count >= len(labels):
+            raise MemoryLimit(
+                "not even one image fits in memory for training: a smaller --size, or fewer layers to train"
+            )
+        pieces.count = min(2 * pieces.count, len(labels))
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -90,14 +140,36 @@ def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sc
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
+def go_on(
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, scaler: torch.amp.GradScaler,
+    found: Checkpoint,
+) -> None:  # fmt: skip
+    """Put optimiser, schedule and scaler where they were."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in found.part("optimizer").items():
+        number, _, name = key.partition("/")
+        state.setdefault(int(number), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    schedule.last_epoch = found.steps
+    factors = schedule.lr_lambdas  # type: ignore[attr-defined]
+    for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, factors, strict=True):
+        group["lr"] = base * factor(found.steps)
+    if found.scaler:
+        scaler.load_state_dict(found.scaler)
+
+
 def steps_of(options: TrainOptions, images: int) -> int:
     """Optimiser steps that filled-in options mean for so many training images."""
     return (options.epochs or 0) * math.ceil(images / (options.batch_size or 1))
 
 
+Keep = Callable[[Checkpoint], None]
+
+
 def train(
     model: PretrainedModel, anatomy: Anatomy, data: DataSet, plan: Plan, options: TrainOptions, *, name: str,
     scopes: Scopes | None = None, baseline_of: str | None = None, previous: Run | None = None, report: Report | None = None,
+    store: Store | None = None, keep: Keep | None = None, resume: Checkpoint | None = None,
 ) -> Run:  # fmt: skip
     """Carry out a plan on a copy of the model.
 
@@ -107,21 +179,28 @@ def train(
         scopes: the user's names that the plan's edits mention.
         previous: start from this run's weights instead of the plan's start.
         report: called with a `Progress` as the run goes on.
+        store: what earlier runs computed, to be used and added to.
+        keep: called with a `Checkpoint` after every epoch; it may raise `OSError`, which the run notes.
+        resume: go on from here; all else must be as it was.
 
     Returns:
         The record. An interrupt ends it early with status `stopped`; everything so far is kept.
 
     Raises:
         UsageError: a device or precision that this machine does not have.
+        MemoryLimit: not even one image fits in memory.
     """
     here = machine(options.device, options.precision)
-    clock = Clock(here)
+    clock = Clock(here, resume.seconds if resume else None)
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if here.device.startswith("cuda") else []):
         torch.manual_seed(options.seed)
-        work = _Training(model, anatomy, data, plan, options, here, Tally(clock), name, report or (lambda _: None))
+        tally = Tally(clock, resume.flops if resume else None)
+        work = _Training(
+            model, anatomy, data, plan, options, here, tally, name, report or (lambda _: None), keep, resume
+        )
         with clock.phase("preparing"):
             start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
-            work.prepare(start)
+            work.prepare(start, store or Store())
         status = work.run(warm=plan.start == "pretrained" and previous is None)
         answers = work.test()
     changes = work.changes()
@@ -148,7 +227,7 @@ def train(
         started_from=previous.name if previous else None, notes=tuple(notes),
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
         classes=data.classes, edge=data.edge, source_accuracy=(source.before, source.after) if source else None,
-        source_pictures=source.pictures if source else 0,
+        source_pictures=source.pictures if source else 0, cache=work.cache,
         _trained=work.result(), _answers=answers, _transform=model.transform,
     )  # fmt: skip
 
@@ -158,6 +237,17 @@ def scores(answers: Answers) -> tuple[int, float]:
     right = (answers.guesses == answers.truths).float()
     by_class = [float(right[answers.truths == c].mean()) for c in answers.truths.unique()]
     return int(right.sum()), sum(by_class) / len(by_class)
+
+
+def advice_for_nan(options: TrainOptions, usual: float | None, precision: str) -> str:
+    """What is most likely to help when a loss is no longer a number."""
+    rates = [options.lr or 0.0, *(rate for _, rate in options.stage_lr)]
+    highest = max(rates)
+    if usual and highest > usual:
+        return f"--lr {highest:g} is {highest / usual:.3g} times what is usual here: try --lr {usual:g}"
+    if precision == "fp16":
+        return "fp16 overflows where activations are large: try --precision fp32"
+    return f"try a smaller rate, --lr {highest / 10:g}, and look at the images with %tl_data: are they as the model expects?"
 
 
 @dataclass
@@ -173,22 +263,27 @@ class _Training:
     tally: Tally
     name: str
     report: Report
+    keep: Keep | None = None
+    resume: Checkpoint | None = None
     epochs: list[EpochRecord] = field(default_factory=list)
     best_epoch: int | None = None
     notes: list[str] = field(default_factory=list)
     done: Work = field(default_factory=lambda: Work(0, 0, 0, 0, 0, 0))
+    cache: Cache | None = None
 
     # ── preparing ──
 
-    def prepare(self, network: nn.Module) -> None:
-        """Bring network, images and labels to the device; note every layer's hash and what trained layers hold."""
+    def prepare(self, network: nn.Module, store: Store) -> None:
+        """Bring the network to the device; note every layer's hash and what trained layers hold."""
         self.report(Progress(self.name, "preparing"))
         self.module = network.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        fit = self.model.transform.fit
-        images = {s: fit(x).to(self.machine.device) for s, x in self.data.images.items()}
         self.labels = {s: y.to(self.machine.device) for s, y in self.data.labels.items()}
-        self.kitchen = Kitchen(self.module, self.model.transform, images, self.machine, self.tally)
+        self.source = Source(self.module, self.model.transform, self.data, self.machine, self.tally, store)
         self.scales: list[Standardise] = []
+        self.inputs: Inputs | None = None
+        self.pieces = Pieces()
+        self.best, self.best_state = -1.0, dict[str, Tensor]()
+        self.last_state = dict[str, Tensor]()
         self.start, self.start_hashes = state_of(self.module, self.plan.trained), hashes(self.module)
         self._check_count()
         self.class_weights: Tensor | None = None
@@ -206,84 +301,189 @@ class _Training:
     # ── training ──
 
     def run(self, warm: bool) -> str:
-        """Warm-up where it helps, then the plan. `finished`, or `stopped` on an interrupt."""
+        """Warm-up where it helps, then the plan. `finished`, `stopped` on an interrupt, `failed` without a loss."""
         try:
-            heads = [h for h in self.anatomy.heads if h in self.plan.trained]
-            head_trains = bool(heads)
-            warm = warm and any(edit.covers(h) for edit in self.plan.edits for h in heads)  # only new ones
-            self._standardise(heads, keep=not warm)
-            if warm and head_trains and set(self.plan.trained) - set(self.anatomy.heads):
-                warmup = replace(WARMUP, seed=self.options.seed, cache=self.options.cache)
-                self._fit(self.anatomy.heads, warmup, "warmup")
-            self._fit(self.plan.trained, self.options, "training")
+            set_modes(self.module, set(self.plan.trained))
+            before = self.resume.cache if self.resume else None
+            self.inputs = self.source.inputs(self.plan.trained, self.options, before)
+            self.cache = self.inputs.cache
+            if self.resume:
+                self._restore(self.resume)
+            else:
+                self.notes += [self.inputs.note] if self.inputs.note else []
+                self._begin(warm)
+            self._fit()
         except KeyboardInterrupt:
-            self.notes.append(f"stopped after epoch {len(self.epochs)} of {self.options.epochs}")
+            self.notes.append(f"stopped after epoch {len(self.epochs)} of {self.options.epochs}: %tl_resume goes on")
             return "stopped"
         finally:
+            if self.best_state:
+                self.module.load_state_dict(self.best_state, strict=False)
             for scale in self.scales:
                 scale.fold()
-        if self.epochs and not math.isfinite(self.epochs[-1].train_loss):
-            self.notes.append("the loss is not a number: try a smaller --lr")
-            return "failed"
-        return "finished"
+        return "failed" if self.epochs and not math.isfinite(self.epochs[-1].train_loss) else "finished"
 
-    def _standardise(self, heads: list[str], keep: bool) -> None:
+    def _begin(self, warm: bool) -> None:
+        """The output layers before the first epoch: what reaches them standardised, new ones trained alone for a while."""
+        heads = tuple(h for h in self.anatomy.heads if h in self.plan.trained)
+        layers = [head for name in heads if can_fold(head := layer_of(self.module, name))]
+        scaled = bool(layers) and self.plan.start != "random"
+        new = warm and any(edit.covers(h) for edit in self.plan.edits for h in heads)
+        warm = new and bool(set(self.plan.trained) - set(self.anatomy.heads))
+        if self.inputs is None or not (scaled or warm):
+            return
+        found = self.source.head_inputs(heads, self.inputs)
+        if scaled:
+            self._standardise(layers, found, keep=not new)
+        if warm:
+            self._warm_up(heads, found)
+
+    def _standardise(self, layers: list[nn.Module], found: tuple[Tensor, Cut] | None, keep: bool) -> None:
         """Let output layers see features of zero mean and like spread; folded into their weights at the end.
 
-        Activations may have any scale, and one learning rate must fit all models. One pass over the training images.
-        With `keep` they go on computing what they computed before.
+        Activations may have any scale, and one learning rate must fit all models. With `keep` the layers go on computing
+        what they computed before.
         """
-        layers = [head for name in heads if can_fold(head := layer_of(self.module, name))]
-        if self.plan.start == "random" or not layers:
-            return
         seen: dict[nn.Module, list[Tensor]] = {head: [] for head in layers}
         handles = [
             head.register_forward_pre_hook(lambda h, x: seen[h].append(x[0].detach().float())) for head in layers
         ]
+        modes = {part: part.training for part in self.module.modules()}
         self.module.eval()
-        with self.tally.phase("caching"), torch.no_grad():
-            for part in self.kitchen.images["train"].split(CHUNK):
-                self.module(self.model.transform.normalise(part))
+        look = self.source
+        rest = self.module if found is None else found[1].suffix
+        with self.tally.phase("caching"), torch.no_grad(), self.machine.autocast():
+            for part in (look.images("train") if found is None else found[0]).split(look.chunk()):
+                rest(self.model.transform.normalise(look.placed(part)) if found is None else look.placed(part).clone())
         for handle in handles:
             handle.remove()
-        self.tally.charge("caching", len(self.labels["train"]) * self._forward_cost())
-        self.scales = [Standardise(head, torch.cat(features)) for head, features in seen.items()]
+        example = look.example() if found is None else look.placed(found[0][:2])
+        self.tally.charge("caching", len(self.labels["train"]) * forward_flops(rest, example))
+        for part, mode in modes.items():
+            part.training = mode
+        self.scales = [Standardise.of(head, torch.cat(features)) for head, features in seen.items()]
         for scale in self.scales if keep else ():
             scale.unfold()
 
-    def _fit(self, trained: tuple[str, ...], options: TrainOptions, phase: str) -> None:
-        set_modes(self.module, set(trained))
-        inputs = self.kitchen.inputs(trained, options, WATCHED if phase == "training" else ())
-        if inputs.note:
-            self.notes.append(inputs.note)
-        lbfgs = options.solver == "lbfgs" and phase == "training"
-        one_epoch = self._all_at_once(inputs, options) if lbfgs else self._in_batches(inputs, trained, options)
-        best, best_state = -1.0, None
+    def _warm_up(self, heads: tuple[str, ...], found: tuple[Tensor, Cut] | None) -> None:
+        """New output layers alone, on what reaches them, so that their first gradients do not spoil what is pretrained."""
+        options = replace(WARMUP, seed=self.options.seed)
+        set_modes(self.module, set(heads))
+        inputs = self.source.raw("none")
+        if found is not None:
+            features, cut = found
+            example = self.source.placed(features[:2])
+            cost = replace(inputs.cost, done=step_flops(cut.suffix, example), look=0.0)
+            inputs = replace(inputs, train=lambda _: features, make=lambda x, _: self.source.placed(x), teaches=cut.suffix,
+                             cost=cost)  # fmt: skip
+        one_epoch = self._in_batches(inputs, heads, options)
         for epoch in range(options.epochs or 0):
+            set_modes(self.module, set(heads))
+            torch.manual_seed(options.seed * STRIDE + epoch)
+            with self.tally.phase("warmup"):
+                loss, steps, images = one_epoch(epoch)
+            self._count(inputs.cost, steps, images, "warmup")
+            self.report(Progress(self.name, "warmup", epoch + 1, options.epochs or 0, loss))
+
+    def _fit(self) -> None:
+        inputs, options, trained = self.inputs, self.options, self.plan.trained
+        assert inputs is not None
+        set_modes(self.module, set(trained))
+        lbfgs = options.solver == "lbfgs"
+        said = self.resume.pieces if self.resume else 1
+        one_epoch = (
+            self._all_at_once(inputs, options) if lbfgs else self._in_batches(inputs, trained, options, self.resume)
+        )
+        for epoch in range(len(self.epochs), options.epochs or 0):
             set_modes(self.module, set(trained))
             torch.manual_seed(options.seed * STRIDE + epoch)  # dropout: the same whatever ran before
-            before = self.tally.clock.of(phase)
-            with self.tally.phase(phase):
+            before = self.tally.clock.of("training")
+            with self.tally.phase("training"):
                 loss, steps, images = one_epoch(epoch)
-            self._count(inputs, steps, images, phase)
-            if phase != "training":
-                self.report(Progress(self.name, phase, epoch + 1, options.epochs or 0, loss))
-                continue
+            self._count(inputs.cost, steps, images, "training")
+            if self.pieces.count > said:
+                self._note_pieces()
+                said = self.pieces.count
             seen = self._watch(inputs)
-            self.epochs.append(
-                EpochRecord(loss, seen.get("val"), seen.get("monitor"), self.tally.clock.of(phase) - before)
-            )
-            self.report(
-                Progress(self.name, phase, epoch + 1, options.epochs or 0, loss, seen.get("monitor", seen.get("val")))
-            )
-            if "val" in seen and seen["val"] >= best:  # of equally good epochs the last: it has learned longest
-                best, self.best_epoch, best_state = seen["val"], epoch, state_of(self.module, trained)
+            seconds = self.tally.clock.of("training") - before
+            self.epochs.append(EpochRecord(loss, seen.get("val"), seen.get("monitor"), seconds))
+            accuracy = seen.get("monitor", seen.get("val"))
             if not math.isfinite(loss):
-                break
-        if best_state is not None:
-            self.module.load_state_dict(best_state, strict=False)
+                self._note_nan()
+                return
+            if "val" in seen and seen["val"] >= self.best:  # of equally good epochs the last: it has learned longest
+                self.best, self.best_epoch, self.best_state = seen["val"], epoch, state_of(self.module, trained)
+            self.last_state = state_of(self.module, trained)
+            if not lbfgs:  # which takes less time than it would to go on with it
+                self._keep()
+            self.report(Progress(self.name, "training", epoch + 1, options.epochs or 0, loss, accuracy))
 
-    def _in_batches(self, inputs: Inputs, trained: tuple[str, ...], options: TrainOptions) -> Epoch:
+    def _note_pieces(self) -> None:
+        batch_statistics = any(
+            isinstance(p, nn.modules.batchnorm._BatchNorm) and p.training for p in self.module.modules()
+        )
+        same = (
+            "; batch statistics are of the pieces, so the result differs from whole batches" if batch_statistics else ""
+        )
+        self.notes.append(f"memory ran out: batches are split into {self.pieces.count} pieces{same}")
+
+    def _note_nan(self) -> None:
+        """The loss is no number: back to the last epoch that had one, with the advice that fits."""
+        if self.last_state:
+            self.module.load_state_dict(self.last_state, strict=False)
+            kept = f"weights are those of epoch {len(self.epochs) - 1}"
+        else:
+            self.module.load_state_dict(self.start, strict=False)
+            kept = "weights are those at the start"
+        usual = recipe(self.plan.strategy, self.plan.start, self.data, self.options.solver).lr
+        advice = advice_for_nan(self.options, usual, self.machine.precision)
+        self.notes.append(f"the loss is not a number in epoch {len(self.epochs)}; {kept}; {advice}")
+
+    # ── keeping ──
+
+    def _keep(self) -> None:
+        if self.keep is None:
+            return
+        state = self.optimizer.state_dict()["state"]
+        tensors = {
+            **{f"last/{k}": t for k, t in self.last_state.items()},
+            **{f"best/{k}": t for k, t in self.best_state.items()},
+            **{f"optimizer/{i}/{k}": t for i, held in state.items() for k, t in held.items()},
+            **{f"scale/{i}/{k}": getattr(s, k) for i, s in enumerate(self.scales) for k in ("mean", "spread")},
+        }
+        found = Checkpoint(
+            tuple(self.epochs), self.best, self.best_epoch, self.tally.clock.seconds(), dict(self.tally.flops), self.done,
+            self.schedule.last_epoch, self.cache, tuple(self.notes), self.pieces.count, self.scaler.state_dict(), tensors,
+        )  # fmt: skip
+        try:
+            self.keep(found)
+        except OSError as error:
+            self.keep = None
+            reason = error.strerror or type(error).__name__
+            self.notes.append(
+                f"no checkpoint from epoch {len(self.epochs)} on ({reason}): %tl_resume goes back to before that"
+            )
+
+    def _restore(self, found: Checkpoint) -> None:
+        self.epochs, self.best, self.best_epoch = list(found.epochs), found.best, found.best_epoch
+        self.done, self.notes, self.pieces.count = found.work, list(found.notes), found.pieces
+        device = self.machine.device
+        self.last_state, self.best_state = (
+            {k: t.to(device) for k, t in found.part(p).items()} for p in ("last", "best")
+        )
+        heads = [layer_of(self.module, h) for h in self.anatomy.heads if h in self.plan.trained]
+        kept = {k: t.to(device) for k, t in found.part("scale").items()}
+        self.scales = [
+            Standardise(head, kept[f"{i}/mean"], kept[f"{i}/spread"])
+            for i, head in enumerate(filter(can_fold, heads)) if f"{i}/mean" in kept
+        ]  # fmt: skip
+        self.module.load_state_dict(self.last_state, strict=False)
+
+    # ── an epoch ──
+
+    def _in_batches(
+        self, inputs: Inputs, trained: tuple[str, ...], options: TrainOptions, resume: Checkpoint | None = None
+    ) -> Epoch:
         """AdamW with one-cycle rates, a step for each batch."""
         on_gpu = self.machine.device.startswith("cuda")
         groups = self._groups(trained, options)
@@ -291,18 +491,15 @@ class _Training:
         images = len(self.labels["train"])
         schedule = one_cycle(optimizer, steps_of(options, images))
         scaler = torch.amp.GradScaler(enabled=self.machine.precision == "fp16")
+        self.optimizer, self.schedule, self.scaler = optimizer, schedule, scaler
+        if resume is not None:
+            go_on(optimizer, schedule, scaler, resume)
 
         def one_epoch(epoch: int) -> tuple[float, int, int]:
-            batches = self._batches(inputs, options, epoch)
             loss = train_epoch(
-                inputs.teaches,
-                batches,
-                optimizer,
-                schedule,
-                self.machine,
-                scaler=scaler,
-                class_weights=self.class_weights,
-            )
+                inputs.teaches, self._batches(inputs, options, epoch), optimizer, schedule, self.machine, scaler=scaler,
+                class_weights=self.class_weights, pieces=self.pieces,
+            )  # fmt: skip
             return loss, math.ceil(images / (options.batch_size or 1)), images
 
         return one_epoch
@@ -311,7 +508,7 @@ class _Training:
         """L-BFGS on the output layer: logistic regression by all cached views of all images in every evaluation."""
         if not inputs.views:
             raise UsageError("--solver lbfgs needs cached features, and this network cannot be cut: leave it out")
-        features = torch.cat([inputs.train(view) for view in range(inputs.views)])
+        features = self.source.placed(torch.cat([inputs.train(view) for view in range(inputs.views)]))
         labels = self.labels["train"].repeat(inputs.views)
         head = layer_of(self.module, self.anatomy.head)
         weight: Tensor = head.weight  # type: ignore[assignment]
@@ -355,30 +552,28 @@ class _Training:
         source, labels = inputs.train(epoch), self.labels["train"]
         order = torch.randperm(len(labels), generator=generator)
         for rows in order.tensor_split(math.ceil(len(labels) / (options.batch_size or 1))):
-            rows = rows.to(labels.device)
-            yield inputs.make(source[rows], generator), labels[rows]
+            picked = source[rows.to(source.device)].to(labels.device)
+            yield inputs.make(picked, generator), labels[rows.to(labels.device)]
 
     def _watch(self, inputs: Inputs) -> Mapping[str, float]:
         """Accuracy on val and monitor, where there are such splits."""
+        here = [s for s in WATCHED if s in self.data.splits]
+        seen = {s: inputs.seen(s) for s in here}
         with self.tally.phase("evaluating"):
-            self.tally.charge("evaluating", sum(map(len, inputs.watched.values())) * inputs.cost.look)
-            guesses = {s: self._scores(inputs.judges, x, inputs.look).argmax(1) for s, x in inputs.watched.items()}
+            guesses = {s: self._scores(inputs, x).argmax(1) for s, x in seen.items()}
+            self.tally.charge("evaluating", sum(map(len, seen.values())) * inputs.cost.look)
             return {s: float((found == self.labels[s]).float().mean()) for s, found in guesses.items()}
 
-    def _scores(self, module: nn.Module, source: Tensor, look: Callable[[Tensor], Tensor]) -> Tensor:
+    def _scores(self, inputs: Inputs, rows: Tensor) -> Tensor:
         """Logits `(N, classes)`, in eval mode."""
         self.module.eval()
-        with torch.no_grad(), self.machine.autocast():
-            return torch.cat([module(look(part.clone())) for part in source.split(CHUNK)])
+        size = self.source.chunk()
+        return torch.cat([self.source.pass_through(inputs.judges, inputs.look(x.clone())) for x in rows.split(size)])
 
     # ── counting ──
 
-    def _forward_cost(self) -> float:
-        self.module.eval()
-        return forward_flops(self.module, self.kitchen.example())
-
-    def _count(self, inputs: Inputs, steps: int, images: int, phase: str) -> None:
-        cost, old = inputs.cost, self.done
+    def _count(self, cost: Cost, steps: int, images: int, phase: str) -> None:
+        old = self.done
         self.done = Work(
             cost.full, cost.planned, old.steps + steps, old.images + images,
             old.unfrozen_flops + images * cost.full, old.uncached_flops + images * cost.planned,
@@ -390,12 +585,14 @@ class _Training:
     def test(self) -> Answers:
         """What the network says about the test split, which is read once."""
         self.report(Progress(self.name, "evaluating", len(self.epochs), self.options.epochs or 0))
+        inputs = self.inputs or self.source.raw("none")
+        rows = inputs.seen("test")
         with self.tally.phase("evaluating"):
-            logits = self._scores(self.module, self.kitchen.images["test"], self.model.transform.normalise)
+            logits = self._scores(inputs, rows)
             truths, guesses, probabilities = self.labels["test"], logits.argmax(1), logits.float().softmax(1)
             sure, of_truth = (probabilities.gather(1, c[:, None])[:, 0] for c in (guesses, truths))
             answers = Answers(truths.cpu(), guesses.cpu(), sure.cpu(), of_truth.cpu())
-        self.tally.charge("evaluating", len(logits) * self._forward_cost())
+        self.tally.charge("evaluating", len(logits) * inputs.cost.look)
         return answers
 
     def changes(self) -> tuple[Change, ...]:
@@ -413,7 +610,8 @@ class _Training:
 
     def result(self) -> nn.Module:
         """The trained network, on the CPU, everything trainable again."""
-        self.kitchen.images.clear()
+        self.source.forget()
+        self.inputs = None
         self.module.requires_grad_(True)
         trained: nn.Module = self.module.cpu()
         return trained.eval()

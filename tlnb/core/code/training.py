@@ -10,10 +10,15 @@ from tlnb.core.code.case import Case
 from tlnb.core.code.data import count
 from tlnb.core.code.network import path, place
 from tlnb.core.code.template import assigned, fill, literal, signature
-from tlnb.core.inputs import CHUNK, VIEW_SEED
+from tlnb.core.inputs import VIEW_SEED, chunk_of
 from tlnb.core.recipes import WARMUP
 from tlnb.core.standardise import EPSILON, feature_axes
 from tlnb.core.train import LBFGS_STEPS, RISE, STRIDE
+
+
+def _chunk(case: Case) -> int:
+    device = case.run.device if case.run else case.options.device or "cpu"
+    return chunk_of(case.model.transform.size, on_cpu=device == "cpu")
 
 
 def training_sections(case: Case) -> Iterator[str]:
@@ -85,7 +90,7 @@ def _loop_words(case: Case) -> dict[str, object]:
     alone = {_in_script(case, n): rate for n, rate in case.learning(case.anatomy.heads, WARMUP.lr).items()}
     return {
         **settings, "fit": signature("fit", arguments, "None"), "groups": signature("parameter_groups", groups, "list[dict]"),
-        "stride": f"{STRIDE:_}", "view_seed": f"{VIEW_SEED:_}", "rise": RISE, "iterations": LBFGS_STEPS, "chunk": CHUNK,
+        "stride": f"{STRIDE:_}", "view_seed": f"{VIEW_SEED:_}", "rise": RISE, "iterations": LBFGS_STEPS, "chunk": _chunk(case),
         "alone": literal(alone), "warm_epochs": WARMUP.epochs, "warm_batch": WARMUP.batch_size,
         "warm_decay": f"{WARMUP.weight_decay:g}", "warmup": ", warmup=True" if _flags(case)["twice"] else "",
         "what": "Train what learns" if case.parted else "Train the network",

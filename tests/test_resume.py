@@ -1,0 +1,321 @@
+"""Going on: after an interrupt, after a killed kernel, with a full disk, with too little memory."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tlnb.core import checkpoint, home
+from tlnb.core.device import machine
+from tlnb.core.errors import MemoryLimit, UsageError
+from tlnb.core.record import Run
+from tlnb.core.train import Pieces, one_cycle, train_epoch
+from tlnb.session import Session
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TLNB_HOME", str(tmp_path / "home"))
+
+
+def begun(per_class: int = 2, strategy: str = "full") -> Session:
+    session = Session()
+    session.data("digits", per_class=per_class)
+    session.load("glyphnet")
+    session.strategy(strategy)
+    return session
+
+
+def stop_after(session: Session, epoch: int, run: str | None = None) -> None:
+    def report(progress):
+        if progress.phase == "training" and progress.epoch == epoch:
+            raise KeyboardInterrupt
+
+    session.report = report
+
+
+def same(one: Run, other: Run) -> None:
+    assert [e.train_loss for e in one.epochs] == [e.train_loss for e in other.epochs]
+    assert one.accuracy == other.accuracy and one.best_epoch == other.best_epoch and one.moved == other.moved
+    pairs = zip(one.module().state_dict().values(), other.module().state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("strategy", "per_class"), [("head", 2), ("partial", 20), ("full", 2), ("scratch", 2)])
+def test_a_resumed_run_equals_an_uninterrupted_one(strategy: str, per_class: int):
+    whole = begun(per_class, strategy).train(epochs=5)
+    session = begun(per_class, strategy)
+    stop_after(session, 2)
+    stopped = session.train(epochs=5)
+    assert stopped.status == "stopped" and len(stopped.epochs) == 2 and "%tl_resume" in stopped.notes[-1]
+    session.report = None
+    resumed = session.resume()
+    assert session.runs == [resumed] and resumed.status == "finished"
+    same(resumed, whole)
+    assert sum(c.seconds for c in session.bill.charges) == pytest.approx(sum(resumed.seconds.values()))
+    assert resumed.work == whole.work
+    with pytest.raises(UsageError, match="no run of this session was stopped"):
+        session.resume()
+
+
+def test_a_later_kernel_goes_on_where_an_earlier_one_ended(monkeypatch):
+    first = begun(strategy="head")
+    first.train(epochs=3, name="done")
+    first.strategy("partial")
+    first.freeze("layer4.bn1")
+    stop_after(first, 1)
+    first.train(epochs=4, from_="done")
+    first._keeper.close()  # as the end of its kernel does
+    later = Session()
+    resumed = later.resume()
+    assert isinstance(resumed, Run) and resumed.status == "finished" and resumed.started_from == "done"
+    assert [r.name for r in later.runs] == ["done", "custom"] and later.plan == first.plan
+    same(later.runs[0], first.runs[0])
+    assert later.script().count("%tl_train") == 2 and "%tl_load glyphnet" in later.script()
+    uninterrupted = begun(strategy="head")
+    uninterrupted.train(epochs=3, name="done")
+    uninterrupted.strategy("partial")
+    uninterrupted.freeze("layer4.bn1")
+    same(resumed, uninterrupted.train(epochs=4, from_="done"))
+    assert later.undo().strategy == "partial"
+    assert later.errors("done").run == "done"
+
+
+def test_a_session_without_a_stopped_run_comes_back_as_it_was():
+    first = begun(strategy="head")
+    first.train(epochs=2)
+    first.train(scratch=True, epochs=2)
+    first._keeper.close()
+    later = Session()
+    assert later.resume() is later
+    assert [r.name for r in later.runs] == ["head", "scratch"] and later.bill.total.seconds == first.bill.total.seconds
+    assert later.runs[1].baseline_of == "head"
+    assert later.compare().speedup is None or later.compare().speedup > 0
+    with pytest.raises(UsageError, match="%tl_reset first"):
+        later.resume(home.home_folder())
+
+
+def test_a_running_kernel_keeps_its_session_to_itself():
+    first = begun(strategy="head")
+    first.train(epochs=1)
+    with pytest.raises(UsageError, match="kernels that are running"):
+        Session().resume()
+
+
+def test_data_from_python_and_own_modules_are_asked_for():
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (24, 16, 16), dtype=np.uint8), ["a", "b"] * 12
+
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 2))
+
+    first = Session()
+    first.data(images, labels)
+    first.load(net(), size=16, called="net")
+    first.strategy("full")
+    stop_after(first, 1)
+    first.train(epochs=3)
+    first._keeper.close()
+    later = Session()
+    with pytest.raises(UsageError, match=r"tl\.data\(images, labels\) first"):
+        later.resume()
+    later.data(images, labels)
+    with pytest.raises(UsageError, match="your own module 'net'"):
+        later.resume()
+    assert later.runs == [] and later.model is None
+    resumed = later.resume(names={"net": net()})
+    assert resumed.status == "finished" and len(resumed.epochs) == 3
+
+
+def test_code_of_ones_own_is_not_run_without_trust():
+    first = begun(strategy="head")
+    first.add("before:head", "make()", {"make": lambda: nn.Dropout(0.1)})
+    first.train(epochs=1)
+    first._keeper.close()
+    with pytest.raises(UsageError, match="--trust"):
+        Session().resume()
+    later = Session()
+    later.resume(trust=True, names={"make": lambda: nn.Dropout(0.1)})
+    assert later.plan == first.plan
+
+
+@pytest.mark.parametrize("where", [0, 20, -2000, -1])
+def test_a_damaged_checkpoint_is_never_read_as_good(tmp_path: Path, where: int):
+    session = begun(strategy="partial")
+    stop_after(session, 1)
+    session.train(epochs=3)
+    path = session._keeper.home.run_file("partial")
+    content = bytearray(path.read_bytes())
+    content[where] ^= 0x41
+    path.write_bytes(bytes(content))
+    with pytest.raises(UsageError, match="partial.safetensors"):
+        session.resume()
+    assert len(session.runs) == 1
+
+
+def test_a_full_disk_stops_no_run(monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    session = begun(strategy="head")
+    monkeypatch.setattr(checkpoint, "write", full)
+    run = session.train(epochs=3)
+    assert run.status == "finished" and len(run.epochs) == 3
+    assert "no checkpoint from epoch 1 on (No space left on device)" in run.notes[-1]
+
+
+def test_a_home_that_cannot_be_written_stops_no_run(tmp_path: Path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TLNB_HOME", str(tmp_path / "file" / "home"))
+    run = begun(strategy="head").train(epochs=2)
+    assert run.status == "finished" and "no checkpoint from epoch 1 on" in run.notes[-1]
+
+
+# ── a real kernel, killed ─────────────────────────────────────────────────────────────────────────────────────────
+
+TRAIN = """
+import torch
+torch.set_num_threads(1)
+from tlnb import tl
+tl.data("digits", per_class=2); tl.load("glyphnet"); tl.strategy("partial")
+print("ready", flush=True)
+tl.report = lambda p: print(p.phase, p.epoch, flush=True)
+tl.train(epochs=6)
+"""
+
+
+def killed(seconds: float) -> int:
+    """A process that trains, killed so long after it began to; the last epoch that it said had ended."""
+    process = subprocess.Popen([sys.executable, "-c", TRAIN], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    time.sleep(seconds)
+    process.send_signal(signal.SIGKILL)
+    said = process.stdout.read().split("\n")
+    process.wait()
+    return max((int(line.split()[1]) for line in said[:-1] if line.startswith("training")), default=0)
+
+
+def test_a_killed_process_loses_at_most_the_epoch_in_progress():
+    torch.set_num_threads(1)
+    try:
+        whole = begun(strategy="partial").train(epochs=6)
+    finally:
+        torch.set_num_threads(2)
+    draw = random.Random(0)
+    for _ in range(4):  # `python -m benchmarks.kills` does it to real kernels, fifty times
+        ended = killed(draw.uniform(0.05, 0.6))
+        later = Session()
+        folder = home.find_session(None)
+        kept = folder / "runs" / "partial.safetensors"
+        epochs = len(checkpoint.read(kept)[1].epochs) if kept.exists() else 0
+        assert epochs >= ended
+        resumed = later.resume()
+        if isinstance(resumed, Session):  # it had finished
+            resumed = later.runs[-1]
+        assert resumed.status == "finished" and len(resumed.epochs) == 6
+        assert np.allclose([e.train_loss for e in resumed.epochs], [e.train_loss for e in whole.epochs], atol=1e-4)
+        later._keeper.close()
+        for path in sorted(folder.rglob("*"), reverse=True):
+            path.unlink() if path.is_file() else path.rmdir()
+        folder.rmdir()
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Hungry(nn.Module):
+    """Linear, and out of memory for more than so many rows."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.layer, self.most = nn.Linear(6, 3), most
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        if len(rows) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+        return self.layer(rows)
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 5.0])])
+def test_out_of_memory_gives_the_same_result_in_pieces(weights):
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randn(13, 6, generator=generator), torch.randint(0, 3, (13,), generator=generator)) for _ in range(4)
+    ]
+    found = []
+    for most in (100, 3):
+        torch.manual_seed(1)
+        module, pieces = Hungry(most), Pieces()
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+        loss = train_epoch(
+            module,
+            batches,
+            optimizer,
+            one_cycle(optimizer, 4),
+            machine("cpu", "fp32"),
+            class_weights=weights,
+            pieces=pieces,
+        )
+        found.append((loss, module.layer.weight.detach().clone(), pieces.count))
+    assert found[0][2] == 1 and found[1][2] == 8
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
+    assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
+
+
+def test_a_run_that_runs_out_of_memory_goes_on_in_pieces_and_says_so(monkeypatch):
+    session = begun(strategy="partial")
+    plain = session.train(epochs=2, batch_size=20, augment="none")
+    real = torch.nn.functional.cross_entropy
+
+    def greedy(scores, labels, *args, **kwargs):
+        if len(labels) > 6:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(scores, labels, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", greedy)
+    run = session.train(epochs=2, batch_size=20, augment="none")
+    assert run.status == "finished" and "4 pieces; batch statistics are of the pieces" in " ".join(run.notes)
+    assert len(run.epochs) == len(plain.epochs)
+
+    def never(*_, **__):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", never)
+    runs = list(session.runs)
+    with pytest.raises(MemoryLimit, match="not even one image fits"):
+        session.train(epochs=2)
+    assert session.runs == runs
+
+
+def test_a_loss_that_is_no_number_stops_with_the_advice_that_fits():
+    session = Session()
+    session.data("digits", per_class=2)
+    deep = [part for _ in range(20) for part in (nn.Linear(64, 64), nn.ReLU())]
+    session.load(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 64), *deep, nn.Linear(64, 10)), size=32)
+    session.strategy("full")
+    run = session.train(epochs=6, lr=90.0, batch_size=4, augment="none")
+    assert run.status == "failed" and len(run.epochs) < 6
+    assert "--lr 90 is 9e+04 times what is usual here: try --lr 0.001" in run.notes[-1]
+    assert "weights are those" in run.notes[-1]
+    assert all(torch.isfinite(t).all() for t in run.module().state_dict().values())
+
+
+def test_global_random_state_stays_as_it_was(monkeypatch):
+    session = begun(strategy="full")
+    torch.manual_seed(3)
+    random.seed(3)
+    np.random.seed(3)
+    before = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    session.train(epochs=1)
+    after = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
+    assert torch.equal(before[0], after[0]) and before[1:] == after[1:]

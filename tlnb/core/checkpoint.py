@@ -1,0 +1,112 @@
+"""A run as it stands at the end of an epoch, in a file: enough to go on as if nothing had happened.
+
+The file is in the safetensors format: tensors, and names and numbers as JSON in its header. It appears whole or not at
+all, and a checksum says whether it is still what was written. No pickle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tlnb.core.errors import UsageError
+from tlnb.core.record import Cache, EpochRecord, Work
+
+SCHEMA = 1
+KEY = "tlnb_checkpoint"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run at the end of an epoch. Random numbers need no room: each epoch draws its own from seed and number."""
+
+    epochs: tuple[EpochRecord, ...]
+    best: float  # val accuracy of the best epoch so far; -1 without val
+    best_epoch: int | None
+    seconds: dict[str, float]  # by phase
+    flops: dict[str, float]
+    work: Work
+    steps: int  # of the schedule
+    cache: Cache | None
+    notes: tuple[str, ...]
+    pieces: int  # into which batches are split since memory ran out; 1: whole
+    scaler: dict[str, float] = field(default_factory=dict)  # of fp16's gradients
+    # "last/…" and "best/…" by full name, "optimizer/3/exp_avg" by parameter, "scale/0/mean" by output layer
+    tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors of `last`, `best`, `optimizer` or `scale`, without that prefix."""
+        start = name + "/"
+        return {k.removeprefix(start): t for k, t in self.tensors.items() if k.startswith(start)}
+
+
+def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:
+    """Write a checkpoint, and `about`, which says what run it is of.
+
+    Raises:
+        OSError: a full disk, a folder that cannot be written to.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {k: t.detach().cpu().contiguous() for k, t in found.tensors.items()}
+    values = {f: getattr(found, f) for f in found.__dataclass_fields__ if f != "tensors"}
+    values |= {"epochs": [asdict(e) for e in found.epochs], "work": asdict(found.work),
+               "cache": asdict(found.cache) if found.cache else None}  # fmt: skip
+    text = json.dumps({"schema": SCHEMA, "about": about, "state": values}, ensure_ascii=False)
+    header = {KEY: text, "crc32": str(_checksum(text, tensors))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(tensors, half, metadata=header)
+        half.replace(path)
+    except SafetensorError as error:  # its word for a full disk
+        raise OSError(28, " ".join(str(error).split())[:100]) from None
+    finally:
+        with contextlib.suppress(OSError):
+            half.unlink(missing_ok=True)
+
+
+def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
+    """What run a checkpoint is of, and the checkpoint.
+
+    Raises:
+        UsageError: no checkpoint, damaged, or of another version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as opened:
+            header = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no mapping
+        text = header[KEY]
+        if int(header["crc32"]) != _checksum(text, tensors):
+            raise UsageError(f"{path.name} is damaged (its checksum differs): train that run again")
+        values = json.loads(text)
+        if values["schema"] != SCHEMA:
+            raise UsageError(f"{path.name} has schema {values['schema']}, not {SCHEMA}: train that run again")
+        state = values["state"]
+        state["epochs"] = tuple(EpochRecord(**e) for e in state["epochs"])
+        state["work"], state["notes"] = Work(**state["work"]), tuple(state["notes"])
+        state["cache"] = Cache(**state["cache"]) if state["cache"] else None
+        return values["about"], Checkpoint(**state, tensors=tensors)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise UsageError(f"{path.name} is no checkpoint, or damaged ({reason}): train that run again") from None
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
+    found = zlib.crc32(text.encode())
+    for key in sorted(tensors):
+        found = zlib.crc32(key.encode(), found)
+        found = zlib.crc32(tensors[key].reshape(-1).view(torch.uint8).numpy().data, found)
+    return found

@@ -1,0 +1,115 @@
+"""Runs to files and back: what a run changed, beside all that is needed to make its network again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tlnb.core.checkpoint import Checkpoint
+from tlnb.core.cost import Bill, Charge
+from tlnb.core.data import DataFacts, DataRequest
+from tlnb.core.edit import Scopes, build, is_literal, names_in
+from tlnb.core.errors import UsageError, listed
+from tlnb.core.freeze import hashes, state_of
+from tlnb.core.plan import Edit, Plan
+from tlnb.core.pretrained import PretrainedModel
+from tlnb.core.record import Answers, Run, Work
+
+ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
+
+
+def finished(run: Run) -> Checkpoint:
+    """A run that has ended: what it changed, what it said of the test images."""
+    module = run.module()
+    tensors = {f"last/{k}": t for k, t in state_of(module, tuple(run.moved)).items()}
+    answers = run.answers()
+    tensors |= {f"answers/{name}": getattr(answers, name) for name in ANSWERS}
+    return Checkpoint(run.epochs, -1.0, run.best_epoch, run.seconds, run.flops_by_phase, run.work, 0, run.cache, run.notes,
+                      1, {}, tensors)  # fmt: skip
+
+
+def end_hashes(run: Run) -> dict[str, str]:
+    """Every layer's hash in the trained network."""
+    return hashes(run.module())
+
+
+def restored(
+    about: Mapping[str, Any], found: Checkpoint, model: PretrainedModel, scopes: Scopes, previous: Run | None
+) -> Run:
+    """A run that has ended, with its network, from its file.
+
+    Args:
+        model: what it started from.
+        previous: the run it went on from.
+
+    Raises:
+        UsageError: the network is not the one that was trained: other weights, other code.
+    """
+    run = Run.from_json(about["record"])
+    plan = run.plan
+    module = previous.module() if previous else build(model, plan.edits, plan.start, run.seed, scopes)
+    _fill(module, found.part("last"), run.name)
+    if hashes(module) != about["hashes"]:
+        raise UsageError(
+            f"run {run.name!r} was trained from other weights than {model.name} has now: load those, or train it again"
+        )
+    held = found.part("answers")
+    answers = Answers(*(held[name] for name in ANSWERS))
+    return replace(run, _trained=module.eval(), _answers=answers, _transform=model.transform)
+
+
+def _fill(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    own = module.state_dict()
+    if any(key not in own or own[key].shape != tensor.shape for key, tensor in state.items()):
+        raise UsageError(f"run {name!r} changed a network of another shape than the one loaded now: train it again")
+    module.load_state_dict(dict(state), strict=False)
+
+
+def scopes_of(plan: Plan, trust: bool, names: Mapping[str, Any]) -> dict[Edit, Mapping[str, Any]]:
+    """The user's names that a plan's edits mention.
+
+    Raises:
+        UsageError: code that would be run and is not trusted.
+    """
+    foreign = [e.code for e in plan.edits if e.code and not is_literal(e.code)]
+    if foreign and not trust:
+        raise UsageError(
+            f"the session holds code that would be run ({listed(foreign, 1)}): if you trust it, %tl_resume --trust"
+        )
+    return {e: {n: names[n] for n in names_in(e.code) if n in names} for e in plan.edits if e.code in foreign}
+
+
+def plan_to(plan: Plan) -> Any:
+    """A plan as JSON's values."""
+    return asdict(plan)
+
+
+def facts_from(values: Mapping[str, Any]) -> DataFacts:
+    """What is known of a data set, back from JSON."""
+    plain = dict(values)
+    request = DataRequest(**plain.pop("request"))
+    folders = tuple((split, folder) for split, folder in plain.pop("folders"))
+    return DataFacts(classes=tuple(plain.pop("classes")), request=request, folders=folders, **plain)
+
+
+def facts_to(facts: DataFacts) -> dict[str, Any]:
+    """The same as JSON's values."""
+    return {**asdict(replace(facts, splits=dict(facts.splits)))}
+
+
+def bill_from(values: Mapping[str, Any]) -> Bill:
+    """A bill back from JSON."""
+    charges = []
+    for charge in values["charges"]:
+        bases = {figure: (kind, how) for figure, (kind, how) in charge["bases"].items()}
+        charges.append(Charge(**{**charge, "bases": bases}))
+    return Bill(tuple(charges), values["currency"])
+
+
+def nothing_yet() -> Checkpoint:
+    """A run before its first epoch."""
+    return Checkpoint((), -1.0, None, {}, {}, Work(0, 0, 0, 0, 0, 0), 0, None, (), 1, {}, {"none": torch.zeros(1)})

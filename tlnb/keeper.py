@@ -1,0 +1,262 @@
+"""What a session keeps on disk as it goes on, and a session back from there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlnb.core import checkpoint, resume
+from tlnb.core.anatomy import Anatomy, read_anatomy
+from tlnb.core.checkpoint import Checkpoint
+from tlnb.core.data import DataSet
+from tlnb.core.edit import Scopes, build
+from tlnb.core.errors import TLError, UsageError
+from tlnb.core.home import Home, find_session, notebook, read_session
+from tlnb.core.options import TrainOptions, options_from
+from tlnb.core.plan import Plan
+from tlnb.core.pretrained import PretrainedModel
+from tlnb.core.record import Run
+
+if TYPE_CHECKING:
+    from tlnb.session import Session
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training, with all that is needed to begin it again or to go on with it."""
+
+    name: str
+    plan: Plan
+    options: TrainOptions
+    model: PretrainedModel
+    anatomy: Anatomy
+    asked: Mapping[str, Any]  # what was asked of `Session.load`
+    data: DataSet
+    baseline_of: str | None = None
+    previous: Run | None = None
+
+    def about(self, run: Run | None = None) -> dict[str, Any]:
+        """As JSON's values; with the record once the run has ended."""
+        values = {
+            "run": self.name, "plan": asdict(self.plan), "options": asdict(self.options), "asked": dict(self.asked),
+            "facts": resume.facts_to(self.data.facts), "fingerprint": self.data.fingerprint,
+            "baseline_of": self.baseline_of, "previous": self.previous.name if self.previous else None,
+        }  # fmt: skip
+        if run is not None:
+            values |= {"record": run.to_json(), "hashes": resume.end_hashes(run)}
+        return values
+
+
+class Keeper:
+    """Writes what a session is. On a disk that cannot be written to it stops, and the run says so."""
+
+    def __init__(self) -> None:
+        self.home: Home | None = None
+        self.jobs: dict[str, Job] = {}
+        self.unfinished: list[str] = []  # runs that stopped and can go on, oldest first
+
+    def begin(self, session: Session, job: Job) -> None:
+        """Before a training: what is going to run."""
+        self.jobs[job.name] = job
+        try:
+            self.home = self.home or Home.fresh()
+            self.home.run_file(job.name).unlink(missing_ok=True)
+            self._write(session, job)
+        except OSError:
+            self.home = None  # `keep` says so in the run
+
+    def keep(self, job: Job, found: Checkpoint) -> None:
+        """After an epoch.
+
+        Raises:
+            OSError: the disk is full, or cannot be written to.
+        """
+        if self.home is None:
+            self.home = Home.fresh()
+        self.home.write_run(job.name, job.about(), found)
+
+    def end(self, session: Session, run: Run) -> None:
+        """After a training."""
+        job = self.jobs[run.name]
+        self.unfinished = [name for name in self.unfinished if name != run.name]
+        if run.status == "stopped":
+            self.unfinished.append(run.name)
+        if self.home is None:
+            return
+        try:
+            if run.status != "stopped" or not self.home.run_file(run.name).exists():
+                self.home.write_run(run.name, job.about(run), resume.finished(run))
+            self._write(session)
+        except OSError:
+            self.home = None
+
+    def checkpoint_of(self, name: str) -> Checkpoint | None:
+        """Where a run stands; None before the end of its first epoch."""
+        if self.home is None or not self.home.run_file(name).exists():
+            return None
+        about, found = checkpoint.read(self.home.run_file(name))
+        return None if "record" in about else found
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self.home is not None:
+            self.home.close()
+
+    def _write(self, session: Session, running: Job | None = None) -> None:
+        assert self.home is not None
+        data, plan = session.dataset, session.plan
+        self.home.write_session({
+            "notebook": notebook(), "data": resume.facts_to(data.facts) if data else None,
+            "fingerprint": data.fingerprint if data else None, "asked": dict(session._asked),
+            "plan": asdict(plan) if plan else None, "history": [asdict(p) for p in session._history],
+            "runs": [r.name for r in session.runs], "lines": list(session._lines), "bill": asdict(session.bill),
+            "unfinished": self.unfinished, "running": running.about() if running else None,
+        })  # fmt: skip
+
+
+# ── and back ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def restore(
+    session: Session, where: str | Path | None, trust: bool, names: Mapping[str, Any], current: DataSet | None
+) -> str | None:
+    """Fill an empty session with an earlier one; the name of the run to go on with, if one was in progress.
+
+    Args:
+        current: data at hand, used where they are the ones that are needed (arrays cannot be read again).
+
+    Raises:
+        UsageError: no such session, or one that cannot be made again; the line says what is missing.
+    """
+    folder = find_session(where)
+    values = read_session(folder)
+    try:
+        return _Restoring(session, folder, values, trust, names, current).all()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = f"{type(error).__name__}: {error}"[:80]
+        raise UsageError(f"the session in {folder} is damaged ({reason}): start a new one") from None
+
+
+@dataclass
+class _Restoring:
+    session: Session
+    folder: Path
+    values: dict[str, Any]
+    trust: bool
+    names: Mapping[str, Any]
+    current: DataSet | None
+
+    def all(self) -> str | None:
+        """Data, model, runs, plan, bill; in this order, since each needs what came before."""
+        session, values = self.session, self.values
+        try:
+            session._keeper.home = Home(self.folder)
+        except OSError as error:
+            raise UsageError(
+                f"{self.folder} cannot be written to ({error.strerror}): %tl_resume in another folder"
+            ) from None
+        data = self._data(values["data"], values["fingerprint"])
+        for name in values["runs"]:
+            self._run(name, data)
+        if values["asked"]:
+            self._load(values["asked"])
+        if values["plan"] is not None:
+            plan = Plan.from_json(values["plan"])
+            session._scopes.update(resume.scopes_of(plan, self.trust, self.names))
+            session._set(session._prepared(session.model, data, plan))
+            session._history = [Plan.from_json(p) for p in values["history"]]
+        session._lines, session.bill = list(values["lines"]), resume.bill_from(values["bill"])
+        session._keeper.unfinished = [n for n in values["unfinished"] if n in values["runs"]]
+        running = values["running"]
+        if running is not None:
+            self._job(running, data)
+            return str(running["run"])
+        return session._keeper.unfinished[-1] if session._keeper.unfinished else None
+
+    def _data(self, facts: Mapping[str, Any] | None, fingerprint: str | None) -> DataSet | None:
+        if facts is None:
+            return None
+        if self.current is not None and self.current.fingerprint == fingerprint:
+            self.session.dataset = self.current
+            return self.current
+        request = resume.facts_from(facts).request
+        if request.source == "arrays":
+            raise UsageError("the session's data came from Python: tl.data(images, labels) first, then %tl_resume")
+        given = {k: v for k, v in asdict(request).items() if k != "source"}
+        found = self.session.data(request.source, **given)
+        if found.edge != facts["edge"]:
+            found = self.session._read_at(int(facts["edge"]))
+        if found.fingerprint != fingerprint:
+            raise UsageError(
+                f"{request.source!r} holds other images than when the session was left: %tl_data starts anew"
+            )
+        return found
+
+    def _load(self, asked: Mapping[str, Any]) -> PretrainedModel:
+        given = dict(asked)
+        source = given.pop("source")
+        if given.pop("own"):
+            if source not in self.names:
+                raise UsageError(f"the session used your own module {source!r}: build that again, then %tl_resume")
+            source, given["called"] = self.names[source], source
+        return self.session.load(source, **given, trust=self.trust, names=self.names)
+
+    def _job(self, about: Mapping[str, Any], data: DataSet | None) -> Job:
+        """What a run was to do, with its model and anatomy."""
+        session, asked = self.session, about["asked"]
+        same = next((j for j in session._keeper.jobs.values() if dict(j.asked) == asked), None)
+        plan = Plan.from_json(about["plan"])
+        scopes = resume.scopes_of(plan, self.trust, self.names)
+        session._scopes.update(scopes)
+        model = same.model if same else self._sized(self._load(asked), about)
+        anatomy = _anatomy(model, plan, session._scopes)
+        if data is None or about["fingerprint"] != data.fingerprint:
+            data = DataSet("other data", (), {}, {}, resume.facts_from(about["facts"]).request)
+        previous = next((r for r in session.runs if r.name == about["previous"]), None)
+        job = Job(about["run"], plan, options_from(about["options"]), model, anatomy, asked, data, about["baseline_of"],
+                  previous)  # fmt: skip
+        session._keeper.jobs[job.name] = job
+        session._networks[job.name] = (model, anatomy)
+        session._facts[job.name] = resume.facts_from(about["facts"])
+        return job
+
+    def _sized(self, model: PretrainedModel, about: Mapping[str, Any]) -> PretrainedModel:
+        from tlnb.core.pretrained import resized
+
+        return resized(model, about["facts"]["request"]["size"])
+
+    def _run(self, name: str, data: DataSet | None) -> None:
+        session = self.session
+        assert session._keeper.home is not None
+        path = session._keeper.home.run_file(name)
+        about, found = checkpoint.read(path)
+        job = self._job(about, data)
+        if "record" in about:
+            session.runs.append(resume.restored(about, found, job.model, session._scopes, job.previous))
+
+
+def _anatomy(model: PretrainedModel, plan: Plan, scopes: Scopes) -> Anatomy:
+    network = build(model, plan.edits, "pretrained", 0, scopes)
+    return read_anatomy(network, model.transform.size, model.name)
+
+
+def job_of(session: Session, name: str) -> Job:
+    """The training that a stopped or interrupted run is to go on with.
+
+    Raises:
+        UsageError: its data are not at hand.
+    """
+    job = session._keeper.jobs[name]
+    data = session.dataset
+    if data is not None and data.fingerprint == job.data.fingerprint:
+        return replace(job, data=data)
+    if not job.data.images:
+        raise UsageError(
+            f"run {name!r} was on other data than the session's: load those with %tl_data, then %tl_resume"
+        )
+    return job
+
+
+__all__ = ["Job", "Keeper", "TLError", "job_of", "restore"]
