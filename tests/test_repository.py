@@ -49,6 +49,7 @@ def test_public_names():
         "remove",
         "replace",
         "reset",
+        "resume",
         "save",
         "script",
         "strategy",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from tlnb.core.anatomy import Anatomy, read_anatomy
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
 from tlnb.core.edit import Scopes, build
-from tlnb.core.errors import TLError, UsageError
+from tlnb.core.errors import UsageError
 from tlnb.core.home import Home, find_session, notebook, read_session
 from tlnb.core.options import TrainOptions, options_from
 from tlnb.core.plan import Plan
@@ -39,14 +40,16 @@ class Job:
 
     def about(self, run: Run | None = None) -> dict[str, Any]:
         """As JSON's values; with the record once the run has ended."""
-        values = {
+        ended = {} if run is None else {"record": run.to_json(), "hashes": run.hashes()}
+        return {**self._about, **ended}
+
+    @cached_property
+    def _about(self) -> dict[str, Any]:
+        return {
             "run": self.name, "plan": asdict(self.plan), "options": asdict(self.options), "asked": dict(self.asked),
             "facts": resume.facts_to(self.data.facts), "fingerprint": self.data.fingerprint,
             "baseline_of": self.baseline_of, "previous": self.previous.name if self.previous else None,
         }  # fmt: skip
-        if run is not None:
-            values |= {"record": run.to_json(), "hashes": resume.end_hashes(run)}
-        return values
 
 
 class Keeper:
@@ -257,6 +260,3 @@ def job_of(session: Session, name: str) -> Job:
             f"run {name!r} was on other data than the session's: load those with %tl_data, then %tl_resume"
         )
     return job
-
-
-__all__ = ["Job", "Keeper", "TLError", "job_of", "restore"]

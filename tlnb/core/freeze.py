@@ -78,11 +78,11 @@ def hashes(module: nn.Module) -> dict[str, str]:
     """A hash of every layer's own parameters and buffers, to the bit."""
     found = {}
     for name, part in owned(module):
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.sha256()  # processors have an instruction for it
         for tensor in [*part._parameters.values(), *part._buffers.values()]:
             if tensor is not None:
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        found[name] = digest.hexdigest()
+        found[name] = digest.hexdigest()[:32]
     return found
 
 

@@ -66,6 +66,7 @@ class Inputs:
     cost: Cost
     views: int = 0  # how many cached ones `train` cycles through; 0: nothing is cached
     note: str = ""  # how it was done, where the run should say so
+    chunk: int = 8  # rows in one forward pass that needs no gradient
     cache: Cache | None = None
 
 
@@ -118,7 +119,7 @@ class Source:
         return Inputs(
             lambda _: self.images("train"), lambda x, g: to(augment(x, kind, g)), self.images,
             lambda x: to(x.to(device)), self.module, self.module, self._cost(self.module, self.example(), cached=False),
-            note=note,
+            note=note, chunk=self.chunk(),
         )  # fmt: skip
 
     # ── where to cut ──
@@ -219,7 +220,7 @@ class Source:
                 held[split] = kept(split, 0, "evaluating")
             return held[split]
 
-        cost = self._cost(cut.suffix, self.placed(train[0][:2]), cached=True)
+        cost = self._cost(cut.suffix, self.placed(train[0][:2]), cached=True, known=who)
         self.module.eval()
         judge = cut_at(self.module, place).suffix
         set_modes(self.module, set(trained))
@@ -228,8 +229,9 @@ class Source:
             note = f"trained on {choice.views} cached views of each image" if choice.views > 1 else FEW_VIEWS
         facts = Cache(place.at, choice.views, choice.bytes, choice.where, str(train[0].dtype).removeprefix("torch."),
                       all(was))  # fmt: skip
+        chunk = self.chunk() * max(1, self.example_numbers // max(1, place.numbers))
         return Inputs(lambda epoch: train[epoch % choice.views], lambda x, _: self.placed(x), seen, self.placed,
-                      cut.suffix, judge, cost, choice.views, note, facts)  # fmt: skip
+                      cut.suffix, judge, cost, choice.views, note, chunk, facts)  # fmt: skip
 
     def placed(self, rows: Tensor) -> Tensor:
         """Rows on the device."""
@@ -259,6 +261,11 @@ class Source:
         with torch.no_grad(), self.machine.autocast():
             return in_chunks(module, ready, len(ready))
 
+    @property
+    def example_numbers(self) -> int:
+        """Numbers in one image."""
+        return 3 * self.transform.size**2
+
     def chunk(self) -> int:
         """Images in one forward pass."""
         return chunk_of(self.transform.size, self.machine.on_cpu)
@@ -274,18 +281,17 @@ class Source:
         set_modes(self.module, set(heads))
         if base.cache is not None and not isinstance(base.teaches, fx.GraphModule):
             base = replace(base, cache=None)  # a chain of modules is cut from the images on
-        inner, example, before = self.module, self.example(), ""
+        inner, example, outer = self.module, self.example(), None
         if base.cache is not None:
-            outer = Place(base.cache.at, (), 0.0)
-            example, before = self.placed(base.train(0)[:2]), base.cache.at
-            cut = cut_at(self.module, outer)
-            inner, before = cut.suffix, self.identity(cut)
+            example = self.placed(base.train(0)[:2])
+            outer = cut_at(self.module, Place(base.cache.at, (), 0.0))
+            inner = outer.suffix
         found, _ = self.places(inner, heads, example)
         if not found:
             return (base.train(0), Cut("", nn.Identity(), inner)) if base.cache is not None else None
         cut = cut_at(inner, found[-1])
         count = len(self.data.labels["train"])
-        key = key_of(before, self.identity(cut), self._data_key("train", "none", 0, 0))
+        key = key_of(self.identity(outer) if outer else "", self.identity(cut), self._data_key("train", "none", 0, 0))
         if base.cache is None:
             parts, flops = self._through(cut.prefix, "train", "none", 0, 0), found[-1].flops
             flops = flops or forward_flops(cut.prefix, example)
@@ -303,21 +309,28 @@ class Source:
         hooked = any(p._forward_hooks or p._forward_pre_hooks for p in prefix.modules())
         if not isinstance(prefix, fx.GraphModule) or hooked:
             return f"unique {next(_unique)}"
-        digest = hashlib.blake2b(digest_size=16)
+        digest = hashlib.sha256()
         kinds = [(name, repr(part)) for name, part in prefix.named_modules() if not any(part.children())]
         digest.update(repr((prefix.code, kinds)).encode())
         for name, tensor in prefix.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return digest.hexdigest()[:32]
 
     def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
         drawn = (kind, seed, view) if view else ()
         where = (self.machine.device.split(":")[0], self.machine.precision, torch.__version__)
         return (self.data.fingerprint, split, drawn, repr(self.transform), self.chunk(), where)
 
-    def _cost(self, teaches: nn.Module, example: Tensor, cached: bool) -> Cost:
+    def _cost(self, teaches: nn.Module, example: Tensor, cached: bool, known: str = "") -> Cost:
+        """Counted, or looked up: what is counted once for a prefix, shapes and what trains is so for ever."""
+        shapes = [(n, tuple(p.shape), p.requires_grad) for n, p in self.module.named_parameters()]
+        key = key_of(known, getattr(teaches, "code", ""), shapes, tuple(example.shape))
+        if known and key in self.store.costs:
+            return Cost(*self.store.costs[key])
         done = step_flops(teaches, example)
         planned = step_flops(self.module, self.example()) if cached else done
         unfrozen = copy.deepcopy(self.module).train().requires_grad_(True)
-        return Cost(done, planned, step_flops(unfrozen, self.example()), forward_flops(teaches, example))
+        cost = Cost(done, planned, step_flops(unfrozen, self.example()), forward_flops(teaches, example))
+        self.store.costs[key] = (cost.done, cost.planned, cost.full, cost.look)
+        return cost

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tlnb.core.errors import UsageError
-from tlnb.core.freeze import Change
+from tlnb.core.freeze import Change, hashes
 from tlnb.core.options import TrainOptions, options_from
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import Transform
@@ -109,6 +109,7 @@ class Run:
     cache: Cache | None = None  # None: every epoch computed everything
     source_pictures: int = 0  # how many of the source's pictures that was measured on
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
+    _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)  # of every layer at the end
     _answers: Answers | None = field(default=None, repr=False, compare=False)
     _transform: Transform | None = field(default=None, repr=False, compare=False)
 
@@ -146,9 +147,21 @@ class Run:
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
         """
+        return copy.deepcopy(self.network()).eval()
+
+    def network(self) -> nn.Module:
+        """The trained network itself, to be read and never changed; `module()` gives a copy.
+
+        Raises:
+            UsageError: the record was read from JSON, which holds no weights.
+        """
         if self._trained is None:
             raise UsageError(f"run {self.name!r} was read from a record without weights: train it again")
-        return copy.deepcopy(self._trained).eval()
+        return self._trained
+
+    def hashes(self) -> dict[str, str]:
+        """The hash of every layer in the trained network."""
+        return self._hashes or hashes(self.network())
 
     def answers(self) -> Answers:
         """What the network said about the test images.
@@ -190,9 +203,11 @@ class Run:
 
     def to_json(self) -> str:
         """The record as JSON text."""
-        values = asdict(replace(self, _trained=None, _answers=None, _transform=None))
-        for private in ("_trained", "_answers", "_transform"):
-            del values[private]
+        private = ("_trained", "_hashes", "_answers", "_transform")
+        nothing: dict[str, Any] = dict.fromkeys(private)
+        values = asdict(replace(self, **nothing))
+        for name in private:
+            del values[name]
         derived = {name: getattr(self, name) for name in DERIVED}
         return json.dumps({"schema": SCHEMA, **values, **derived}, indent=1)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tlnb.core.checkpoint import Checkpoint
@@ -17,24 +16,18 @@ from tlnb.core.errors import UsageError, listed
 from tlnb.core.freeze import hashes, state_of
 from tlnb.core.plan import Edit, Plan
 from tlnb.core.pretrained import PretrainedModel
-from tlnb.core.record import Answers, Run, Work
+from tlnb.core.record import Answers, Run
 
 ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
 
 
 def finished(run: Run) -> Checkpoint:
     """A run that has ended: what it changed, what it said of the test images."""
-    module = run.module()
-    tensors = {f"last/{k}": t for k, t in state_of(module, tuple(run.moved)).items()}
+    tensors = {f"last/{k}": t for k, t in state_of(run.network(), tuple(run.moved)).items()}
     answers = run.answers()
     tensors |= {f"answers/{name}": getattr(answers, name) for name in ANSWERS}
     return Checkpoint(run.epochs, -1.0, run.best_epoch, run.seconds, run.flops_by_phase, run.work, 0, run.cache, run.notes,
                       1, {}, tensors)  # fmt: skip
-
-
-def end_hashes(run: Run) -> dict[str, str]:
-    """Every layer's hash in the trained network."""
-    return hashes(run.module())
 
 
 def restored(
@@ -83,11 +76,6 @@ def scopes_of(plan: Plan, trust: bool, names: Mapping[str, Any]) -> dict[Edit, M
     return {e: {n: names[n] for n in names_in(e.code) if n in names} for e in plan.edits if e.code in foreign}
 
 
-def plan_to(plan: Plan) -> Any:
-    """A plan as JSON's values."""
-    return asdict(plan)
-
-
 def facts_from(values: Mapping[str, Any]) -> DataFacts:
     """What is known of a data set, back from JSON."""
     plain = dict(values)
@@ -108,8 +96,3 @@ def bill_from(values: Mapping[str, Any]) -> Bill:
         bases = {figure: (kind, how) for figure, (kind, how) in charge["bases"].items()}
         charges.append(Charge(**{**charge, "bases": bases}))
     return Bill(tuple(charges), values["currency"])
-
-
-def nothing_yet() -> Checkpoint:
-    """A run before its first epoch."""
-    return Checkpoint((), -1.0, None, {}, {}, Work(0, 0, 0, 0, 0, 0), 0, None, (), 1, {}, {"none": torch.zeros(1)})

@@ -32,6 +32,7 @@ class Store:
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, Tensor] = OrderedDict()
+        self.costs: dict[str, tuple[float, float, float, float]] = {}  # counted FLOPs, by a key of what was counted
 
     def get(self, key: str, device: str = "cpu") -> Tensor | None:
         """The tensor of this key, or None. One from a file is checked against its hash."""
@@ -105,7 +106,7 @@ def _write(key: str, count: int, parts: Iterable[Tensor]) -> Tensor:
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True)
     target, half = folder / f"{key}.npy", folder / f".{key}.{os.getpid()}.npy"
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()
     mapped: Any = None
     dtype, at, layout = torch.float32, 0, False
     try:
@@ -173,7 +174,7 @@ def _opened(path: Path, facts: dict[str, Any]) -> Tensor:
 
 
 def _hash(value: Tensor, layout: bool) -> str:
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.sha256()
     step = max(1, HASHED // max(1, value[0].numel() * value.element_size()))
     for part in value.split(step):
         digest.update(_rows(part, layout).tobytes())

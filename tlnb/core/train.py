@@ -228,7 +228,7 @@ def train(
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
         classes=data.classes, edge=data.edge, source_accuracy=(source.before, source.after) if source else None,
         source_pictures=source.pictures if source else 0, cache=work.cache,
-        _trained=work.result(), _answers=answers, _transform=model.transform,
+        _trained=work.result(), _hashes=work.end_hashes, _answers=answers, _transform=model.transform,
     )  # fmt: skip
 
 
@@ -567,8 +567,8 @@ class _Training:
     def _scores(self, inputs: Inputs, rows: Tensor) -> Tensor:
         """Logits `(N, classes)`, in eval mode."""
         self.module.eval()
-        size = self.source.chunk()
-        return torch.cat([self.source.pass_through(inputs.judges, inputs.look(x.clone())) for x in rows.split(size)])
+        parts = rows.split(inputs.chunk)
+        return torch.cat([self.source.pass_through(inputs.judges, inputs.look(x.clone())) for x in parts])
 
     # ── counting ──
 
@@ -598,6 +598,7 @@ class _Training:
     def changes(self) -> tuple[Change, ...]:
         """What each layer is beside what it was at the start, in the anatomy's order: the proof."""
         end, frozen = hashes(self.module), set(self.plan.frozen)
+        self.end_hashes = end
         found = []
         for layer in self.anatomy.layers:
             moved = end[layer.name] != self.start_hashes[layer.name]
