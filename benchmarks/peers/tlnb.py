@@ -1,0 +1,45 @@
+"""tlnb, through the calls that its magics make."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from benchmarks.laps import Outcome
+from benchmarks.work import Task
+from tlnb.core.record import Run
+from tlnb.session import Session
+
+
+def run(task: Task) -> Outcome:
+    """Data, strategy, train; if asked for, train again in the same session."""
+    job = task.job
+    session = Session()
+    session.load(job.model, job.weights, size=job.size)
+    start = time.perf_counter()
+    session.data(job.data)
+    decoding = time.perf_counter() - start
+    session.strategy(job.strategy)
+    done = _train(session, task)
+    total = time.perf_counter() - start
+    seconds = [epoch.seconds for epoch in done.epochs]  # of training; the rest is in the fixed part
+    images = len(seconds) * len(session.dataset.labels["train"])
+    parts = {"loading": decoding, **done.seconds}
+    outcome = Outcome(total - sum(seconds), tuple(seconds), parts, images, done.accuracy)
+    return replace(outcome, again=_again(session, task)) if job.again else outcome
+
+
+def _train(session: Session, task: Task) -> Run:
+    """A run synchronises the device before it ends."""
+    job = task.job
+    return session.train(
+        epochs=job.epochs, batch_size=job.batch_size, augment=None if job.augment == "recipe" else job.augment,
+        seed=job.seed, device=job.device,
+    )  # fmt: skip
+
+
+def _again(session: Session, task: Task) -> float:
+    """Seconds of the same training once more."""
+    start = time.perf_counter()
+    _train(session, task)
+    return time.perf_counter() - start

@@ -1,0 +1,178 @@
+"""The work that all peers do: the same files, the same network, the same layers to train. Nothing here is timed."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from benchmarks.laps import Laps
+from tlnb.core.data import BUNDLED, DataRequest, open_data
+from tlnb.core.device import Machine, machine
+from tlnb.core.edit import build
+from tlnb.core.freeze import set_modes
+from tlnb.core.meter import step_flops
+from tlnb.core.pretrained import Transform
+from tlnb.session import Session
+
+WEIGHTS_FILES = {"squeezenet1_0": "squeezenet1_0_imagenet.safetensors"}  # in the folder $TLNB_REAL_DATA
+PHOTO = (500, 375)  # pixels, as photos of ants and bees mostly are
+KINDS = {"coarse": (5, (120, 96, 60)), "fine": (24, (84, 112, 72))}  # class → cells along an edge, colour
+SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One measurement: plain values, which another process can be given."""
+
+    peer: str
+    label: str  # its row
+    strategy: str
+    model: str
+    data: str  # a folder with train/ and val/, or a bundled set in memory
+    weights: str  # as for `Session.load`
+    epochs: int
+    batch_size: int
+    augment: str  # recipe: the peer's own way; none
+    size: int | None  # edge of the network's input in pixels; None: the model's own
+    device: str
+    threads: int
+    seed: int
+    again: bool = False  # tlnb: train once more in the same session
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job made ready, up to where the clock starts."""
+
+    job: Job
+    network: nn.Module  # on the device, with a new output layer; what is frozen needs no gradient and is in eval mode
+    trained: tuple[str, ...]  # names of the layers that train, by tlnb's plan
+    transform: Transform
+    machine: Machine
+    flops: float  # of a training step, for one image
+    laps: Laps
+
+    @property
+    def mirror(self) -> bool:
+        """Whether augmentation may mirror: photos yes, drawings of digits no."""
+        return self.job.model != "glyphnet"
+
+
+def prepare(job: Job) -> Task:
+    """Everything random seeded, the network built and its layers frozen as tlnb's plan says."""
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(job.seed)
+    session = Session()
+    session.load(job.model, job.weights, size=job.size)
+    count = len(classes(job.data))
+    session.data(
+        np.zeros((4 * count, 32, 32), np.uint8), [i % count for i in range(4 * count)]
+    )  # only to be planned for
+    plan = session.strategy(job.strategy)
+    network = build(session.model, plan.edits, plan.start, job.seed).to(job.device)
+    set_modes(network, set(plan.trained))
+    edge = session.model.transform.size
+    flops = step_flops(network, torch.zeros(2, 3, edge, edge, device=job.device))
+    laps = Laps(job.device, job.epochs)
+    return Task(job, network, plan.trained, session.model.transform, machine(job.device), flops, laps)
+
+
+def classes(data: str) -> list[str]:
+    """The classes of a folder or a bundled set."""
+    if data in BUNDLED:
+        return list(open_data(data).classes)
+    return sorted(p.name for p in Path(data, "train").iterdir() if p.is_dir())
+
+
+# ── data and weights ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def real() -> Path | None:
+    """The folder with real photos and weights, if there is one."""
+    folder = os.environ.get("TLNB_REAL_DATA")
+    return Path(folder) if folder else None
+
+
+def weights_of(model: str) -> str:
+    """The embedded model's own, a file's where it is at hand, otherwise a random start: time does not depend on them."""
+    folder = real()
+    if model == "glyphnet":
+        return "default"
+    if folder and model in WEIGHTS_FILES and (folder / WEIGHTS_FILES[model]).exists():
+        return str(folder / WEIGHTS_FILES[model])
+    return "none"
+
+
+def make_data(model: str, folder: Path, per_class: int | None, edge: int | None) -> str:
+    """A folder with train/ and val/ for this model: digits for glyphnet, otherwise photos, real ones where there are some.
+
+    Args:
+        per_class: training images; half as many to test. None: all that there are, or as many as ants and bees have.
+        edge: of generated photos in pixels; None: full size, or real ones.
+    """
+    found = real()
+    if model == "glyphnet":
+        return str(draw_digits(folder / "digits", per_class))
+    if found and edge is None:
+        return str(copy_photos(found / "ants_bees", folder / "ants_bees", per_class))
+    size = PHOTO if edge is None else (edge, edge)
+    return str(draw_photos(folder / "photos", per_class or 122, size))
+
+
+def draw_photos(folder: Path, per_class: int, size: tuple[int, int] = PHOTO, seed: int = 0) -> Path:
+    """Generated JPEGs of two classes that differ in texture and colour, and about as large as photos.
+
+    Args:
+        per_class: training images; half as many to test.
+        size: width and height in pixels.
+    """
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", per_class), ("val", max(1, per_class // 2))):
+        for name, (cells, colour) in KINDS.items():
+            target = folder / split / name
+            target.mkdir(parents=True, exist_ok=True)
+            for i in range(count):
+                _photo(rng, cells, colour, size).save(target / f"{i:04}.jpg", quality=90)
+    return folder
+
+
+def _photo(rng: np.random.Generator, cells: int, colour: tuple[int, int, int], size: tuple[int, int]) -> Image.Image:
+    """Smooth patches in a colour that varies, with grain: grain is what makes a photo slow to decode."""
+    patches = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
+    tint = np.array(colour) + rng.normal(0, 25, 3)
+    grain = rng.normal(0, 8, (size[1], size[0], 1))
+    pixels = tint + 0.6 * (np.asarray(patches, np.float64) - 128) + grain
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def draw_digits(folder: Path, per_class: int | None) -> Path:
+    """tlnb's digits as PNG files of 32×32 pixels."""
+    data = open_data("digits", request=DataRequest("digits", per_class=per_class, val=0))
+    for split, target in (("train", "train"), ("test", "val")):
+        for i, (image, label) in enumerate(zip(data.images[split], data.labels[split].tolist(), strict=True)):
+            place = folder / target / data.classes[label]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{i:04}.png")
+    return folder
+
+
+def copy_photos(source: Path, folder: Path, per_class: int | None) -> Path:
+    """Real photos without what lies between them that not every peer takes for an image."""
+    for split, share in (("train", 1.0), ("val", 0.5)):
+        for place in sorted(p for p in (source / split).iterdir() if p.is_dir()):
+            target = folder / split / place.name
+            target.mkdir(parents=True, exist_ok=True)
+            photos = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
+            for photo in photos[: None if per_class is None else max(1, int(per_class * share))]:
+                shutil.copy(photo, target)
+    return folder
