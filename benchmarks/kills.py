@@ -92,7 +92,7 @@ def main() -> None:
     kept, cut, worst = [], 0, 0.0
     for i in range(chosen.times):
         strategy = strategies[i % len(strategies)]
-        losses, status, said = once(strategy, chosen.epochs, draw.uniform(0.02, 0.9))
+        losses, status, said = once(strategy, chosen.epochs, draw.uniform(0.02, 2.5))
         difference = max(abs(a - b) for a, b in zip(losses, whole[strategy], strict=True))
         assert status == "finished", status
         worst, cut = max(worst, difference), cut + (said < chosen.epochs)

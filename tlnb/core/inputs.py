@@ -71,6 +71,15 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class HeadInputs:
+    """What reaches the output layers for each training image, and what is right of there."""
+
+    features: Tensor  # (N, …)
+    teaches: nn.Module  # to train the output layers alone
+    judges: nn.Module  # the same in eval mode
+
+
+@dataclass(frozen=True)
 class Choice:
     """Where to cut, how many views to keep, and where."""
 
@@ -272,34 +281,38 @@ class Source:
 
     # ── the output layer's features ──
 
-    def head_inputs(self, heads: tuple[str, ...], base: Inputs) -> tuple[Tensor, Cut] | None:
-        """What reaches the output layers' cut for each training image as it is, and that cut; None where there is none.
+    def head_inputs(self, heads: tuple[str, ...], base: Inputs) -> HeadInputs | None:
+        """What reaches the output layers, for each training image as it is; None where the network cannot be cut there.
 
-        They come from what is cached already, as far as there is something; else from the images. Leaves the modes set
+        It comes from what is cached already, as far as there is something; else from the images. Leaves the modes set
         for training the output layers alone.
         """
-        set_modes(self.module, set(heads))
         if base.cache is not None and not isinstance(base.teaches, fx.GraphModule):
             base = replace(base, cache=None)  # a chain of modules is cut from the images on
-        inner, example, outer = self.module, self.example(), None
-        if base.cache is not None:
-            example = self.placed(base.train(0)[:2])
-            outer = cut_at(self.module, Place(base.cache.at, (), 0.0))
-            inner = outer.suffix
-        found, _ = self.places(inner, heads, example)
+        start = None if base.cache is None else Place(base.cache.at, (), 0.0)
+        example = self.example() if start is None else self.placed(base.train(0)[:2])
+        set_modes(self.module, set(heads))
+        outer = cut_at(self.module, start) if start else Cut("", nn.Identity(), self.module)
+        found, _ = self.places(outer.suffix, heads, example)
+        if not found and start is None:
+            return None
+        self.module.eval()  # tracing bakes modes in
+        judges = cut_at(self.module, start).suffix if start else self.module
+        judges = cut_at(judges, found[-1]).suffix if found else judges
+        set_modes(self.module, set(heads))
         if not found:
-            return (base.train(0), Cut("", nn.Identity(), inner)) if base.cache is not None else None
-        cut = cut_at(inner, found[-1])
+            return HeadInputs(base.train(0), outer.suffix, judges)
+        cut = cut_at(outer.suffix, found[-1])
         count = len(self.data.labels["train"])
-        key = key_of(self.identity(outer) if outer else "", self.identity(cut), self._data_key("train", "none", 0, 0))
-        if base.cache is None:
-            parts, flops = self._through(cut.prefix, "train", "none", 0, 0), found[-1].flops
-            flops = flops or forward_flops(cut.prefix, example)
+        flops = found[-1].flops or forward_flops(cut.prefix, example)
+        key = key_of(self.identity(outer) if start else "", self.identity(cut), self._data_key("train", "none", 0, 0))
+        if start is None:
+            parts = self._through(cut.prefix, "train", "none", 0, 0)
         else:
             rows = base.train(0).split(self.chunk())
             parts = (self.pass_through(cut.prefix, self.placed(part).clone()) for part in rows)
-            flops = found[-1].flops
-        return self._kept(key, count, parts, "memory", flops, "caching")[0], cut
+        features, _ = self._kept(key, count, parts, "memory", flops, "caching")
+        return HeadInputs(features, cut.suffix, judges)
 
     # ── keys and costs ──
 

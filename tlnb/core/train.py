@@ -16,14 +16,13 @@ import torchvision
 from torch import Tensor, nn
 
 from tlnb.core.anatomy import Anatomy
-from tlnb.core.chain import Cut
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, free_memory, machine, out_of_memory
 from tlnb.core.edit import Scopes, build
 from tlnb.core.errors import MemoryLimit, UsageError
 from tlnb.core.freeze import Change, hashes, layer_of, relative_change, set_modes, state_of
-from tlnb.core.inputs import Cost, Inputs, Source
+from tlnb.core.inputs import Cost, HeadInputs, Inputs, Source
 from tlnb.core.meter import Clock, Tally, energy_basis, energy_wh, forward_flops, step_flops
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
@@ -338,7 +337,7 @@ class _Training:
         if warm:
             self._warm_up(heads, found)
 
-    def _standardise(self, layers: list[nn.Module], found: tuple[Tensor, Cut] | None, keep: bool) -> None:
+    def _standardise(self, layers: list[nn.Module], found: HeadInputs | None, keep: bool) -> None:
         """Let output layers see features of zero mean and like spread; folded into their weights at the end.
 
         Activations may have any scale, and one learning rate must fit all models. With `keep` the layers go on computing
@@ -351,13 +350,13 @@ class _Training:
         modes = {part: part.training for part in self.module.modules()}
         self.module.eval()
         look = self.source
-        rest = self.module if found is None else found[1].suffix
+        rest = self.module if found is None else found.judges
         with self.tally.phase("caching"), torch.no_grad(), self.machine.autocast():
-            for part in (look.images("train") if found is None else found[0]).split(look.chunk()):
+            for part in (look.images("train") if found is None else found.features).split(look.chunk()):
                 rest(self.model.transform.normalise(look.placed(part)) if found is None else look.placed(part).clone())
         for handle in handles:
             handle.remove()
-        example = look.example() if found is None else look.placed(found[0][:2])
+        example = look.example() if found is None else look.placed(found.features[:2])
         self.tally.charge("caching", len(self.labels["train"]) * forward_flops(rest, example))
         for part, mode in modes.items():
             part.training = mode
@@ -365,17 +364,16 @@ class _Training:
         for scale in self.scales if keep else ():
             scale.unfold()
 
-    def _warm_up(self, heads: tuple[str, ...], found: tuple[Tensor, Cut] | None) -> None:
+    def _warm_up(self, heads: tuple[str, ...], found: HeadInputs | None) -> None:
         """New output layers alone, on what reaches them, so that their first gradients do not spoil what is pretrained."""
         options = replace(WARMUP, seed=self.options.seed)
         set_modes(self.module, set(heads))
         inputs = self.source.raw("none")
         if found is not None:
-            features, cut = found
-            example = self.source.placed(features[:2])
-            cost = replace(inputs.cost, done=step_flops(cut.suffix, example), look=0.0)
-            inputs = replace(inputs, train=lambda _: features, make=lambda x, _: self.source.placed(x), teaches=cut.suffix,
-                             cost=cost)  # fmt: skip
+            example = self.source.placed(found.features[:2])
+            cost = replace(inputs.cost, done=step_flops(found.teaches, example), look=0.0)
+            inputs = replace(inputs, train=lambda _: found.features, make=lambda x, _: self.source.placed(x),
+                             teaches=found.teaches, cost=cost)  # fmt: skip
         one_epoch = self._in_batches(inputs, heads, options)
         for epoch in range(options.epochs or 0):
             set_modes(self.module, set(heads))
