@@ -216,6 +216,7 @@ def run_card(run: Run) -> str:
             "FLOPs",
             f"{flops(run.training_flops)} to train, {flops(run.flops - run.training_flops)} to evaluate (counted)",
         ),
+        ("computed once", _cached(run)),
         ("energy", f"{small(run.energy_wh, 'Wh')} ({run.bases.get('energy_wh', '')})"),
         ("money", f"{small(run.money, 'usd')} ({run.bases.get('money', '')})"),
         ("on its own source", on_its_source(run)),
@@ -259,6 +260,17 @@ def _shares(values: list[float]) -> str:
         return "–"
     low, high = (f"{v:.2%}" if v < 0.1 else f"{v:.0%}" for v in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
+
+
+def _cached(run: Run) -> str | None:
+    """What the run did not compute in every epoch."""
+    found = run.cache
+    if found is None:
+        return None
+    views = f"{found.views} views of each image" if found.views > 1 else "each image"
+    size = f"{found.bytes / 1e6:,.1f} MB" if found.bytes >= 1e5 else f"{found.bytes / 1e3:,.0f} kB"
+    reused = "; found from an earlier run, which paid for it" if found.reused else ""
+    return f"everything up to {found.at}, for {views}: {size} in {'memory' if found.place == 'memory' else 'a file'}{reused}"
 
 
 def _options(run: Run) -> str:
