@@ -1,7 +1,7 @@
 """The same transfer learning through tlnb and through others, timed.
 
     python -m benchmarks [head|partial|full|scratch|overhead|peak ...] [--models …] [--peers …] [--epochs 5 25] …
-    python -m benchmarks --quick        about two minutes: does every peer work?
+    python -m benchmarks --quick        two to three minutes: does every peer work?
 
 `head` and `partial` time whole runs, decoding included; imports and building the model are not in it. `full` and `scratch`
 time the training itself. `overhead` compares tlnb's loop with a plain one on the same images in memory; `peak` is the

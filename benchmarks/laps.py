@@ -48,7 +48,9 @@ class Laps:
         self._images = 0
 
     def start(self) -> None:
-        """From now on everything counts."""
+        """From now on everything counts, memory too."""
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats()
         self._begin = self._mark = self._epoch_begin = self._now()
 
     def lap(self, part: str, images: int = 0) -> None:

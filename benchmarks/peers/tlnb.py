@@ -16,6 +16,8 @@ def run(task: Task) -> Outcome:
     job = task.job
     session = Session()
     session.load(job.model, job.weights, size=job.size)
+    task.network.cpu()  # tlnb makes its own: this one would only take memory
+    task.laps.start()
     start = time.perf_counter()
     session.data(job.data)
     decoding = time.perf_counter() - start

@@ -1,0 +1,91 @@
+"""The benchmarks' tables and generated photos. The peers themselves: `python -m benchmarks --quick`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from benchmarks.laps import Laps, Outcome
+from benchmarks.measure import Result
+from benchmarks.table import overhead_table, runs_table, spread, steps_table
+from benchmarks.work import PHOTO, Job, draw_photos
+
+JOB = Job("tutorial", "tutorial", "head", "resnet18", "", "none", 2, 16, "recipe", None, "cpu", 1, 0)
+PEER = Outcome(1.0, (10.0, 12.0), {"training": 4.0}, 100, 0.9)
+OURS = Outcome(5.0, (0.1,) * 5, {"training": 2.0}, 100, 0.925, again=0.5)
+
+
+def result(name: str, outcome: Outcome | None, **job: object) -> Result:
+    return Result(
+        replace(JOB, peer=name, label=name, **job), outcome, "" if outcome else "not installed (keras)", flops=1e9
+    )
+
+
+def cells(table: str, row: str) -> list[str]:
+    return next(
+        [c.strip() for c in line.split("|")[2:-1]] for line in table.splitlines() if line.startswith(f"| {row} |")
+    )
+
+
+def test_whole_runs_are_extrapolated_unless_measured():
+    found = [result("tutorial", PEER), result("keras", None), result("tlnb", OURS, epochs=5)]
+    table = runs_table(found, [5], {})
+    assert cells(table, "tutorial") == ["56", "×1", "90.0% after 2", "extrapolated from 2 epochs"]
+    assert cells(table, "keras")[0] == "not installed (keras)"
+    assert cells(table, "tlnb") == ["5.5", "×10.2", "92.5% after 5", "in full"]
+    assert cells(table, "tlnb again") == ["0.5", "×112", "the same", "in full"]
+
+
+def test_steps_say_what_share_of_the_peak_they_reach():
+    found = [result("tutorial", PEER), result("raw", PEER), result("tlnb", OURS)]
+    table = steps_table(found, [5], {"fp32": 100.0})
+    assert cells(table, "tutorial")[:4] == ["40", "×1", "25.0", "25%"]
+    assert cells(table, "tlnb")[:4] == ["20", "×2", "50.0", "50%"]
+    assert overhead_table(found, [5], {}).endswith("tlnb takes -50.0% of the raw loop's time.")
+
+
+def test_gpus_get_a_table_of_their_own():
+    table = runs_table([result("raw", PEER, device="cuda")], [2], {})
+    assert cells(table.partition("\n\n")[2], "raw") == ["25", "training 4.00", "0.00"]
+
+
+@pytest.mark.parametrize("values, text", [([], "–"), ([2.0], "2"), ([3.0, 1.0, 2.5], "2.5 (1–3)"), ([123.4], "123")])
+def test_spread(values: list[float], text: str):
+    assert spread(values) == text
+
+
+def test_laps_sum_to_the_whole():
+    laps = Laps("cpu", 1)
+    laps.start()
+    laps.lap("loading")
+    laps.epoch_starts()
+    laps.lap("training", images=3)
+    laps.epoch_ends()
+    outcome = laps.outcome(1.0)
+    assert set(outcome.parts) == {"loading", "training"} and outcome.images == 3 and len(outcome.epochs) == 1
+    assert outcome.seconds(1) >= sum(outcome.parts.values())
+
+
+def test_on_a_gpu_the_last_epoch_is_taken_apart_and_does_not_count(monkeypatch: pytest.MonkeyPatch):
+    for name in ("synchronize", "reset_peak_memory_stats"):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda: None)
+    laps = Laps("cuda", 3)
+    laps.start()
+    for _ in range(3):
+        laps.epoch_starts()
+        laps.lap("training", images=4)
+        laps.epoch_ends()
+    outcome = laps.outcome(1.0)
+    assert len(outcome.epochs) == 2 and outcome.images == 4
+
+
+def test_generated_photos_are_photos_and_the_same_each_time(tmp_path: Path):
+    first, second = (draw_photos(tmp_path / name, 2) for name in ("a", "b"))
+    files = sorted(p.relative_to(first) for p in first.rglob("*.jpg"))
+    assert [str(p.parent) for p in files].count(str(Path("train", "fine"))) == 2 and len(files) == 6
+    assert all((first / p).read_bytes() == (second / p).read_bytes() for p in files)
+    with Image.open(first / files[0]) as photo:
+        assert photo.size == PHOTO
