@@ -149,8 +149,10 @@ def test_a_convolution_in_groups_costs_its_own_gradient_and_no_more():
     images = torch.zeros(1, 16, 8, 8)
     forward = 2 * 8 * 8 * 16 * 9
     assert step_flops(module, images) == 2 * forward + 3 * 2 * 16 * 2  # the image wants no gradient
-    assert step_flops(module, images, lambda twin: set_modes(twin, {"3"})) == forward + 2 * 2 * 16 * 2
-    assert module[0].weight.requires_grad
+    assert module[0].weight.requires_grad and module[0].weight.grad is None
+    set_modes(module, {"3"})
+    assert step_flops(module, images) == forward + 2 * 2 * 16 * 2
+    assert step_flops(module, images, everything=True) == 2 * forward + 3 * 2 * 16 * 2
 
 
 # ── what networks may do ──────────────────────────────────────────────────────────────────────────────────────────

@@ -408,7 +408,10 @@ class Session:
         sized = pretrained.resized(model, self.dataset.request.size if self.dataset else None)
         example = sized.transform.example(2)
         network = build(model, made.edits, "pretrained", 0, self._scopes)
-        flops = [step_flops(network, example, partial(set_modes, trained=set(p.trained))) for p in plans]
+        flops = []
+        for each in plans:
+            set_modes(network, set(each.trained))
+            flops.append(step_flops(network, example))
         verdict = self.dataset.size_verdict if self.dataset else None
         stages = tuple(read.stages_of(p.trained) for p in plans)
         return Strategies(tuple(plans), tuple(flops), stages, verdict, plan.FOR_VERDICT.get(verdict or ""))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from dataclasses import replace
 
@@ -12,14 +14,20 @@ from tlnb.session import Session
 
 
 def run(task: Task) -> Outcome:
-    """Data, strategy, train; if asked for, train again in the same session."""
+    """Data, strategy, train; if asked for, train again in the same session. Nothing is left over from earlier processes."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TLNB_CACHE"], os.environ["TLNB_HOME"] = f"{folder}/cache", f"{folder}/home"
+        return _timed(task)
+
+
+def _timed(task: Task) -> Outcome:
     job = task.job
     session = Session()
     session.load(job.model, job.weights, size=job.size)
     task.network.cpu()  # tlnb makes its own: this one would only take memory
     task.laps.start()
     start = time.perf_counter()
-    session.data(job.data)
+    session.data(job.data, val=0.0)  # all training images teach, as in the others
     decoding = time.perf_counter() - start
     session.strategy(job.strategy)
     done = _train(session, task)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +102,7 @@ class Source:
         self.module, self.transform, self.data = module, transform, data
         self.machine, self.tally, self.store = machine, tally, store
         self._fitted: dict[str, Tensor] = {}
+        self._full = 0.0  # FLOPs of a step for one image with everything trained, once counted
 
     # ── images ──
 
@@ -343,7 +343,7 @@ class Source:
             return Cost(*self.store.costs[key])
         done = step_flops(teaches, example)
         planned = step_flops(self.module, self.example()) if cached else done
-        unfrozen = copy.deepcopy(self.module).train().requires_grad_(True)
-        cost = Cost(done, planned, step_flops(unfrozen, self.example()), forward_flops(teaches, example))
+        self._full = self._full or step_flops(self.module, self.example(), everything=True)
+        cost = Cost(done, planned, self._full, forward_flops(teaches, example))
         self.store.costs[key] = (cost.done, cost.planned, cost.full, cost.look)
         return cost

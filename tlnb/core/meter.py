@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from tlnb.core.device import Machine
-from tlnb.core.watch import Counter, blank, countable
+from tlnb.core.watch import Counter, countable
 
 PHASES = ("preparing", "caching", "warmup", "training", "evaluating", "other")
 NUMBERS_COST_LITTLE = 2e10  # parameters times input values, below which a real step is the faster way to count one
@@ -64,46 +64,63 @@ class Tally:
         self.flops[phase] = self.flops.get(phase, 0.0) + flops
 
 
+Call = Callable[[Tensor], Tensor]  # a module's forward on twins of its parameters
+
+
 def forward_flops(module: nn.Module, example: Tensor) -> float:
     """Counted forward FLOPs for one item of `example` `(N, …)`, in the modes the module is in."""
 
-    def forward(twin: nn.Module, blanks: Tensor) -> None:
+    def forward(call: Call, inputs: Tensor) -> None:
         with torch.no_grad():
-            twin(blanks)
+            call(inputs)
 
     return _counted(module, example, forward)
 
 
-def step_flops(module: nn.Module, example: Tensor, prepare: Callable[[nn.Module], None] | None = None) -> float:
+def step_flops(module: nn.Module, example: Tensor, everything: bool = False) -> float:
     """Counted forward and backward FLOPs for one item of `example`; what is frozen costs no gradient.
 
     Args:
-        prepare: called with the copy of the module that is counted on, to set its modes, say.
+        everything: as if nothing were frozen.
     """
 
-    def step(twin: nn.Module, blanks: Tensor) -> None:
-        if prepare is not None:
-            prepare(twin)
-        twin(blanks).sum().backward()
+    def step(call: Call, inputs: Tensor) -> None:
+        call(inputs).sum().backward()
 
-    return _counted(module, example, step)
+    return _counted(module, example, step, everything)
 
 
-def _counted(module: nn.Module, example: Tensor, work: Callable[[nn.Module, Tensor], None]) -> float:
-    """FLOPs of `work` on a copy of the module, for one item: without numbers, unless they cost less than to do without."""
-    tries: list[tuple[Callable[[nn.Module], nn.Module], Tensor]]
-    tries = [(blank, example.to("meta")), (copy.deepcopy, example)]
+def _counted(
+    module: nn.Module, example: Tensor, work: Callable[[Call, Tensor], None], everything: bool = False
+) -> float:
+    """FLOPs of `work` on twins of the module's parameters, for one item: without numbers, unless those cost less."""
+    tries = [("meta", example.to("meta")), ("", example)]
     if sum(p.numel() for p in module.parameters()) * example.numel() < NUMBERS_COST_LITTLE:
         tries.reverse()
-    for copied, inputs in tries:
+    for device, inputs in tries:
+        twins = {name: _twin(tensor, device, everything) for name, tensor in _held(module)}
         try:
             with torch.random.fork_rng(), countable(), Counter() as counter:
-                work(copied(module), inputs.clone())  # which layers may change in place
+                # a layer may change its input in place
+                work(lambda x, twins=twins: functional_call(module, twins, (x,)), inputs.clone())  # type: ignore[misc]
             break
         except Exception:  # without numbers a foreign module may raise anything; with them it means it
-            if copied is tries[-1][0]:
+            if device == tries[-1][0]:
                 raise
     return float(counter.total) / len(example)
+
+
+def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=True)
+    yield from module.named_buffers(remove_duplicate=True)
+
+
+def _twin(tensor: Tensor, device: str, everything: bool) -> Tensor:
+    """The same shape, and for parameters the same wish for a gradient: on the meta device, or with the same numbers."""
+    is_parameter = isinstance(tensor, nn.Parameter)
+    own = tensor.detach() if is_parameter else tensor.detach().clone()  # buffers change in place
+    twin = torch.empty_like(tensor, device=device) if device else own
+    return twin.requires_grad_(is_parameter and tensor.is_floating_point() and (everything or tensor.requires_grad))
 
 
 def energy_wh(machine: Machine, seconds: float) -> float:
