@@ -11,25 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from tlnb.core import cost, judge, plan, pretrained
-from tlnb.core import look as looking
+from tlnb.core import cost, plan, pretrained
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
 from tlnb.core.checkpoint import Checkpoint
-from tlnb.core.code import Case, Script, write_script
 from tlnb.core.cost import Bill, Comparison
 from tlnb.core.data import DataFacts, DataRequest, DataSet, open_data
 from tlnb.core.device import machine
 from tlnb.core.edit import apply_edit, build, modules_matching, names_in
 from tlnb.core.errors import ModelError, PlanError, UsageError, did_you_mean
 from tlnb.core.freeze import set_modes
-from tlnb.core.judge import Errors, Judge, Predictions
 from tlnb.core.lines import line
-from tlnb.core.look import Look, Seer
 from tlnb.core.meter import step_flops
 from tlnb.core.options import TrainOptions, parse_rates, rates_text
 from tlnb.core.plan import Edit, Plan, Strategies
@@ -37,11 +33,16 @@ from tlnb.core.prepare import Parts, Prepared, noticed, prepare
 from tlnb.core.pretrained import Catalogue, PretrainedModel
 from tlnb.core.recipes import recipe
 from tlnb.core.record import Run
-from tlnb.core.save import Header, Saved, read_header, restore, save
 from tlnb.core.store import Store
 from tlnb.core.train import Progress, train
 from tlnb.keeper import Job, Keeper, job_of
 from tlnb.keeper import restore as restore_session
+
+if TYPE_CHECKING:  # at run time where they are used: loading the extension should take no time
+    from tlnb.core.code import Script
+    from tlnb.core.judge import Errors, Judge, Predictions
+    from tlnb.core.look import Look, Seer
+    from tlnb.core.save import Header, Saved
 
 HISTORY = 100  # plans that undo can go back
 
@@ -170,12 +171,16 @@ class Session:
         own = isinstance(source, nn.Module)
         if own or (isinstance(source, str | Path) and str(source) not in pretrained.names()):
             file = Path(weights if own else str(source)).expanduser()
+            from tlnb.core.save import read_header
+
             return file, read_header(file)
         return Path(), None
 
     def _restored(
         self, file: Path, header: Header, source: Any, called: str | None, trust: bool, names: Mapping[str, Any] | None
     ) -> PretrainedModel:
+        from tlnb.core.save import restore
+
         origin = header.origin
         if isinstance(source, nn.Module):
             return restore(file, header, pretrained.load(source, called=called), trust, names)
@@ -615,6 +620,8 @@ class Session:
         Raises:
             UsageError: no such run, or one whose record does not hold its answers.
         """
+        from tlnb.core import judge
+
         found = judge.errors(self._last_run(run), self.dataset)
         self._lines.append(line("tl_errors", run=getattr(run, "name", run)))
         return found
@@ -630,6 +637,8 @@ class Session:
             DataError: an image that is missing or cannot be read; then none is predicted.
             UsageError: no image, no run, and no model that knows its classes.
         """
+        from tlnb.core import judge
+
         found = judge.predict(self._judge(run), images, top)
         named = all(isinstance(each, str | Path) for each in images)
         text = line("tl_predict", *images, run=getattr(run, "name", run), top=None if top == 3 else top)
@@ -648,6 +657,8 @@ class Session:
             DataError: an image that is missing or cannot be read.
             UsageError: no data or model, too many images, or Captum missing (evidence needs it).
         """
+        from tlnb.core import look as looking
+
         named = all(isinstance(each, str | Path) for each in what)  # arrays cannot be compared with a word
         if not what or (named and what == ("features",)):
             found = looking.features(*self._seers(None if run is None else self._run(run)))
@@ -666,6 +677,8 @@ class Session:
         called = "pretrained" if model.weights != "none" and model.card.family != "own" else "as loaded"
         starts = {called: "pretrained", "random start": "random"}
         scopes = self._scopes
+        from tlnb.core.look import Seer
+
         seers = [
             Seer(of, build(sized, made.edits, s, 0, scopes), read.head, sized.transform) for of, s in starts.items()
         ]
@@ -675,6 +688,8 @@ class Session:
 
     def _judge(self, which: str | Run | None, nameless: bool = False) -> Judge:
         """A run's network; where there is no run, the loaded model with its own output layer."""
+        from tlnb.core.judge import Judge
+
         if which is None and not any(run.baseline_of is None for run in self.runs):
             classes = self.model.classes or () if self.model else ()
             if self.model is None or not (classes or nameless):
@@ -704,6 +719,8 @@ class Session:
         Raises:
             UsageError: no run, another ending, a folder that cannot be written to, a package that is missing.
         """
+        from tlnb.core.save import save
+
         found = self._last_run(run)
         if found.name not in self._networks:
             raise UsageError(f"run {found.name!r} is not of this session: its file has to be written there")
@@ -762,6 +779,8 @@ class Session:
 
     def script(self) -> Script:
         """The session as a cell of magics."""
+        from tlnb.core.code import Script
+
         return Script("\n".join(["%load_ext tlnb", *self._lines]), "the session as magics")
 
     def code(self, run: str | Run | None = None) -> Script:
@@ -794,6 +813,8 @@ class Session:
         run: Run | None = None,
     ) -> Script:  # fmt: skip
         network = build(model, made.edits, "pretrained", 0, self._scopes)
+        from tlnb.core.code import Case, write_script
+
         return write_script(Case(model, network, read, data, made, options, precision, run, self._scopes))
 
     def reset(self) -> Session:

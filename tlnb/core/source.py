@@ -19,7 +19,6 @@ from tlnb.core.meter import forward_flops
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel, Transform
 from tlnb.core.record import Run
-from tlnb.glyphnet import held_out
 
 CHUNK = 256
 OUTPUT = "head"  # what the embedded networks call their output layer
@@ -61,6 +60,8 @@ def source_accuracy(
     since = previous.source_accuracy if previous else None
     if not _at_hand(model, plan) or (previous and (since is None or previous.plan.model != model.name)):
         return None
+    from tlnb.glyphnet import held_out
+
     images, labels = held_out.pictures(tuple(glyphnet.card(model.name)["classes"]))
     before, spent = _before(model.module, images, labels)
     after = since[1] if since else before
