@@ -121,8 +121,15 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
         short = replace(recipes.WARMUP, epochs=2)  # two epochs of warm-up show as much as forty
         for module in (training, code_training):
             patch.setattr(module, "WARMUP", short)
-        for module, name in ((inputs, "step_flops"), (inputs, "forward_flops"), (training, "forward_flops")):
-            patch.setattr(module, name, lambda *_: 1.0)  # counting takes longer than training here, and tells nothing,
+        for module, name in (
+            (inputs, "step_flops"),
+            (inputs, "forward_flops"),
+            (training, "forward_flops"),
+            (training, "step_flops"),
+        ):
+            patch.setattr(
+                module, name, lambda *_, **__: 1.0
+            )  # counting takes longer than training here, and tells nothing,
         patch.setattr(training, "source_accuracy", lambda *_: None)  # like looking back at the source's pictures
         for write in (every_strategy, on_features, augmented, folders, amounts, own_modules, plans, edits):
             write(made, tmp_path_factory.mktemp("data"))
