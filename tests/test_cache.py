@@ -16,6 +16,7 @@ from tlnb.core.chain import chain_places
 from tlnb.core.cut import cut_at, places
 from tlnb.core.freeze import set_modes
 from tlnb.core.store import Store, key_of
+from tlnb.core.stream import is_mapped
 from tlnb.session import Session
 
 ARCHITECTURES = {  # ten families; small versions where torchvision has constructors for them
@@ -259,3 +260,17 @@ def test_the_least_recently_used_goes_first(monkeypatch):
     assert store.get("a") is None and store.get("b") is not None
     store.keep("d", 10, [torch.randn(10, 1000)], "memory")
     assert store.get("c") is None and store.get("b") is not None
+
+
+def test_images_in_a_file_train_as_those_in_memory(folder: Path, monkeypatch):
+    losses = []
+    for memory in ("1GB", "1kB"):
+        monkeypatch.setenv("TLNB_MEMORY", memory)
+        session = Session()
+        session.data(str(folder), size=32)
+        session.load("glyphnet")
+        session.strategy("full")
+        run = session.train(epochs=2, batch_size=4)
+        assert is_mapped(session.dataset.images["train"]) == (memory == "1kB")
+        losses.append([e.train_loss for e in run.epochs])
+    assert losses[0] == losses[1]

@@ -9,10 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.conftest import picture
-from tlnb.core.data import DataRequest, digits_pixels, open_data, size_verdict
+from tlnb.core.bundled import digits_pixels
+from tlnb.core.data import open_data, size_verdict
+from tlnb.core.decoding import decode
 from tlnb.core.errors import DataError, UsageError
+from tlnb.core.request import DataRequest
 
 
 def digits(**amounts: object):
@@ -131,6 +135,66 @@ def test_bad_folders_are_one_line(tmp_path: Path, folder: Path):
         open_data(tmp_path / "one")
     with pytest.raises(DataError, match="is a file"):
         open_data(folder / "dark" / "notes.txt")
+
+
+def test_every_kind_of_file_is_upright_rgb_and_the_middle_square(tmp_path: Path):
+    """Left half red, right half blue, as the viewer sees it; the outer quarters are cut off."""
+    seen = np.zeros((20, 40, 3), dtype=np.uint8)
+    seen[:, :20, 0] = seen[:, 20:, 2] = 250
+    upright, turned, orientation = Image.fromarray(seen), Image.fromarray(np.rot90(seen).copy()), Image.Exif()
+    orientation[0x0112] = 6  # a camera held upright: to be shown turned a quarter clockwise
+    turned.save(tmp_path / "turned.jpg", exif=orientation, subsampling=0)
+    upright.save(tmp_path / "plain.jpg", subsampling=0)
+    upright.convert("CMYK").save(tmp_path / "cmyk.jpg", subsampling=0)
+    upright.quantize(4).save(tmp_path / "palette.png")
+    upright.convert("RGBA").save(tmp_path / "alpha.png")
+    upright.resize((1600, 800), Image.Resampling.NEAREST).save(tmp_path / "large.jpg", subsampling=0)
+    for path in sorted(tmp_path.iterdir()):
+        found = decode(path, 16)
+        assert isinstance(found, torch.Tensor) and found.shape == (3, 16, 16) and found.is_contiguous(), found
+        left, right = found[:, :, :6].float().mean((1, 2)), found[:, :, 10:].float().mean((1, 2))
+        assert (left - torch.tensor([250.0, 0, 0])).abs().max() < 12, path.name
+        assert (right - torch.tensor([0.0, 0, 250])).abs().max() < 12, path.name
+
+
+def test_photos_are_resized_as_the_presets_do(tmp_path: Path):
+    from torchvision.transforms._presets import ImageClassification
+
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (30, 47, 3), dtype=np.uint8)).resize(
+        (470, 301), Image.Resampling.BICUBIC
+    )
+    noise.save(tmp_path / "1.jpg")
+    with Image.open(tmp_path / "1.jpg") as photo:
+        preset = ImageClassification(crop_size=224, mean=(0.0,) * 3, std=(1.0,) * 3)(photo)
+    found = decode(tmp_path / "1.jpg", 256)
+    assert isinstance(found, torch.Tensor)
+    assert (found[:, 16:240, 16:240] / 255 - preset).abs().max() < 1.5 / 255  # one level at most
+
+
+def test_sizes_that_are_refused_or_would_explode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Image.new("L", (30_000, 2)).save(tmp_path / "line.png")
+    found = decode(tmp_path / "line.png", 64)
+    assert isinstance(found, torch.Tensor) and found.shape == (3, 64, 64)
+    monkeypatch.setattr("tlnb.core.decoding.MAX_PIXELS", 50_000)
+    assert decode(tmp_path / "line.png", 64) == "30000x2 pixels are more than 50,000"
+    picture(tmp_path / "cut.jpg", 90)
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "cut.jpg").read_bytes()[:-40])
+    assert "cannot be read" in decode(tmp_path / "cut.jpg", 64)
+
+
+def test_thousands_of_files(tmp_path: Path):
+    """More than wait to be taken at a time: every one arrives, in its place."""
+    for c in range(2):
+        (tmp_path / str(c)).mkdir()
+        for i in range(1500):
+            Image.new("L", (4, 4), i % 256).save(tmp_path / str(c) / f"{i:04}.png")
+    steps: list[tuple[int, int]] = []
+    data = open_data(tmp_path, edge=4, progress=lambda *step: steps.append(step))
+    assert data.splits == {"train": 1920, "val": 480, "test": 600}
+    assert steps == [(i + 1, 3000) for i in range(3000)]
+    tones = torch.cat([images[:, 0, 0, 0] for images in data.images.values()])
+    assert torch.equal(tones.bincount(), torch.tensor([i % 256 for i in range(1500)] * 2).bincount())
 
 
 def test_size_verdict_is_the_convention():

@@ -13,8 +13,8 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from torch import nn
 
+from tlnb.core.bundled import BUNDLED
 from tlnb.core.catalogue import SORTS, names, torchvision_weights
-from tlnb.core.data import BUNDLED
 from tlnb.core.errors import TLError, UsageError, did_you_mean
 from tlnb.core.options import AUGMENTATIONS, SOLVERS
 from tlnb.core.plan import ALIASES, STRATEGIES
@@ -476,7 +476,7 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
 
 def _files(typed: str) -> list[str]:
     """Image files and folders that go on from what was typed."""
-    from tlnb.core.data import extensions
+    from tlnb.core.decoding import extensions
 
     folder = typed[: max(typed.rfind("/"), typed.rfind(os.sep)) + 1]
     try:

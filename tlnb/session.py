@@ -20,7 +20,7 @@ from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.cost import Bill, Comparison
-from tlnb.core.data import DataFacts, DataRequest, DataSet, open_data
+from tlnb.core.data import DataFacts, DataSet, open_data
 from tlnb.core.device import machine
 from tlnb.core.edit import apply_edit, build, modules_matching, names_in
 from tlnb.core.errors import ModelError, PlanError, UsageError, did_you_mean
@@ -33,6 +33,7 @@ from tlnb.core.prepare import Parts, Prepared, noticed, prepare
 from tlnb.core.pretrained import Catalogue, PretrainedModel
 from tlnb.core.recipes import recipe
 from tlnb.core.record import Run
+from tlnb.core.request import DataRequest
 from tlnb.core.store import Store
 from tlnb.core.train import Progress, train
 from tlnb.keeper import Job, Keeper, job_of

@@ -7,7 +7,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from tlnb.core.data import DataSet, digits_pixels
+from tlnb.core.bundled import digits_pixels
+from tlnb.core.data import DataSet
 from tlnb.core.errors import UsageError
 from tlnb.core.meter import PHASES
 from tlnb.core.pretrained import Card

@@ -22,6 +22,7 @@ from tlnb.core.options import TrainOptions
 from tlnb.core.pretrained import Transform
 from tlnb.core.record import Cache
 from tlnb.core.store import Store, key_of
+from tlnb.core.stream import is_mapped
 
 CHUNK = 256  # images in one forward pass that needs no gradient, at most
 CHUNK_NUMBERS = 8 * 3 * 224 * 224  # and numbers in the images of one: more do not fit a core's cache and are slower
@@ -107,8 +108,13 @@ class Source:
     # ── images ──
 
     def images(self, split: str) -> Tensor:
-        """A split's images at the network's edge `(N, 3, E, E)` uint8, on the device where they fit."""
+        """A split's images at the network's edge `(N, 3, E, E)` uint8, on the device where they fit.
+
+        Those in a file stay there, as large as they are: batches of them are brought to the edge.
+        """
         if split not in self._fitted:
+            if is_mapped(self.data.images[split]):
+                return self.data.images[split]
             fitted = self.transform.fit(self.data.images[split])
             self._fitted[split] = fitted.to(self.machine.device) if self.machine.fits(fitted.nbytes) else fitted
         return self._fitted[split]
@@ -124,10 +130,10 @@ class Source:
 
     def raw(self, kind: str, note: str = "") -> Inputs:
         """Images as they are, augmented batch by batch, through the whole network."""
-        to, device = self.transform.normalise, self.machine.device
+        to, device, fit = self.transform.normalise, self.machine.device, self.transform.fit
         return Inputs(
-            lambda _: self.images("train"), lambda x, g: to(augment(x, kind, g)), self.images,
-            lambda x: to(x.to(device)), self.module, self.module, self._cost(self.module, self.example(), cached=False),
+            lambda _: self.images("train"), lambda x, g: to(augment(fit(x), kind, g)), self.images,
+            lambda x: to(fit(x.to(device))), self.module, self.module, self._cost(self.module, self.example(), cached=False),
             note=note, chunk=self.chunk(),
         )  # fmt: skip
 
@@ -262,7 +268,8 @@ class Source:
         """The frozen prefix over a split: view 0 is the images as they are, the others are augmented."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
         for part in self.images(split).split(self.chunk()):
-            ready = self.transform.normalise(augment(part.to(self.machine.device), kind, generator))
+            fitted = self.transform.fit(part.to(self.machine.device))
+            ready = self.transform.normalise(augment(fitted, kind, generator))
             yield self.pass_through(prefix, ready)
 
     def pass_through(self, module: nn.Module, ready: Tensor) -> Tensor:

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tlnb.core.data import DataSet, decode, extensions, squared
+from tlnb.core.data import DataSet
+from tlnb.core.decoding import decode, extensions, squared
 from tlnb.core.errors import DataError, UsageError, did_you_mean
 from tlnb.core.pretrained import Transform
 from tlnb.core.record import Run, wilson_interval

@@ -146,7 +146,9 @@ def _drawn(data: DataSet) -> tuple[Tensor, Tensor, tuple[tuple[str, int], ...]]:
         turn[mine] = torch.arange(int(mine.sum()))
     rows = turn.argsort(stable=True)[:AT_MOST].sort().values
     counts = np.bincount(origin[rows.numpy()], minlength=len(splits)).tolist()
-    images = torch.cat([data.images[s] for s in splits])[rows]
+    starts = np.cumsum([0, *(len(data.labels[s]) for s in splits)]).tolist()
+    chosen = zip(splits, rows.split(counts), starts, strict=False)
+    images = torch.cat([data.images[s][part - start] for s, part, start in chosen])  # the others stay where they lie
     return images, labels[rows], tuple((s, n) for s, n in zip(splits, counts, strict=True) if n)
 
 

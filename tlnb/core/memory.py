@@ -1,80 +1,132 @@
-"""How much memory and disk may be used for what could be computed again, and where that lies."""
+"""How much memory and disk may be used, and where files that can be made again are kept.
+
+Three environment variables change the defaults, each read when it is needed: `TLNB_MEMORY` and `TLNB_DISK` (amounts
+such as `500MB` or `2GB`) and `TLNB_CACHE` (a folder).
+"""
 
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 from tlnb.core.errors import UsageError
 
-UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-MEMORY_SHARE, DISK_SHARE = 3, 5  # a third of what is available, a fifth of what is free
-UNKNOWN_MEMORY = 6 * 10**9  # where the system does not say
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]i?|)b?\s*", re.IGNORECASE | re.ASCII)
+MEMORY_SHARE = 3  # a third of the available memory: networks, activations and other programs need the rest
+ASSUMED_AVAILABLE = 6 * 10**9  # where the system does not say: two gigabytes may then be used
+DISK_SHARE = 5
 DISK_MOST = 20 * 10**9
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def parse_bytes(text: str) -> int:
-    """`500MB`, `2 GB`, `1.5GiB`, `4096` → bytes.
+    """`500MB` → 500,000,000 bytes. Units: `KB`, `MB`, `GB`, `TB` (thousands), `KiB` … `TiB` (1,024s), none for bytes.
 
     Raises:
         UsageError: anything else.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
-    if not found or found[2].upper() not in UNITS:
-        raise UsageError(f"{text!r} is no amount of memory: write e.g. 500MB or 2GB")
-    return int(float(found[1]) * UNITS[found[2].upper()])
+    found = AMOUNT.fullmatch(text)
+    if not found:
+        raise UsageError(f"{text!r} is no number of bytes: write a number and a unit, e.g. 500MB or 2GB")
+    return int(Decimal(found[1]) * UNITS[found[2].lower()])
 
 
 def memory_budget() -> int:
-    """Bytes that one thing kept in memory may take: `TLNB_MEMORY`, else a third of what is available now."""
-    given = os.environ.get("TLNB_MEMORY")
-    return parse_bytes(given) if given else _available() // MEMORY_SHARE
+    """Bytes of main memory that data may take now: `TLNB_MEMORY`, or a third of what is available.
+
+    Raises:
+        UsageError: `TLNB_MEMORY` is no number of bytes.
+    """
+    asked = _asked("TLNB_MEMORY")
+    return _available() // MEMORY_SHARE if asked is None else asked
 
 
 def disk_budget(folder: Path) -> int:
-    """Bytes that our cache may take on this disk: `TLNB_DISK`, else a fifth of what is free, at most 20 GB."""
-    given = os.environ.get("TLNB_DISK")
-    if given:
-        return parse_bytes(given)
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    return min(DISK_MOST, shutil.disk_usage(there).free // DISK_SHARE)
+    """Bytes that kept files may take in `folder`: `TLNB_DISK`, or a fifth of what is free there, at most 20 GB.
+
+    The folder need not exist yet.
+
+    Raises:
+        UsageError: `TLNB_DISK` is no number of bytes.
+    """
+    asked = _asked("TLNB_DISK")
+    if asked is not None:
+        return asked
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    return min(shutil.disk_usage(there).free // DISK_SHARE, DISK_MOST)
 
 
 def cache_folder() -> Path:
-    """Where what could be computed again lies: `TLNB_CACHE`, else in the user's cache folder. Not made by asking."""
-    given = os.environ.get("TLNB_CACHE")
-    if given:
-        return Path(given).expanduser()
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "tlnb"
+    """Where files that can be made again are kept: `TLNB_CACHE`, or `tlnb` in the user's cache folder. Not created."""
+    asked = os.environ.get("TLNB_CACHE")
+    return Path(asked).expanduser() if asked else _user_caches() / "tlnb"
+
+
+def _user_caches() -> Path:
+    if platform.system() == "Darwin":
+        return Path.home() / "Library" / "Caches"
+    name, usual = ("LOCALAPPDATA", "AppData/Local") if platform.system() == "Windows" else ("XDG_CACHE_HOME", ".cache")
+    return Path(os.environ.get(name) or Path.home() / usual)
+
+
+def _asked(variable: str) -> int | None:
+    text = os.environ.get(variable)
+    if not text:
+        return None
+    try:
+        return parse_bytes(text)
+    except UsageError as error:
+        raise UsageError(f"{variable}: {error}") from None
 
 
 def _available() -> int:
-    found = [n for n in (_from_meminfo(), _from_cgroup()) if n is not None]
-    return min(found) if found else UNKNOWN_MEMORY
-
-
-def _from_meminfo() -> int | None:
+    """Bytes that can be had without swapping, as far as the system says."""
+    if platform.system() == "Linux":
+        return min(_free_in_system(), *_free_in_groups())
     try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+        import psutil
+    except ImportError:
+        return ASSUMED_AVAILABLE
+    return int(psutil.virtual_memory().available)
+
+
+def _free_in_system() -> int:
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text(Path("/proc/meminfo")), re.MULTILINE)
+    return int(found[1]) * 1024 if found else ASSUMED_AVAILABLE
+
+
+def _free_in_groups() -> Iterator[int]:
+    """What control groups leave: in a container the limit lies far below the machine's memory."""
+    own = re.search(r"^0::/(.*)$", _text(Path("/proc/self/cgroup")), re.MULTILINE)
+    folder = CGROUPS / own[1] if own else CGROUPS
+    for group in (folder, *folder.parents):
+        if group.is_relative_to(CGROUPS):
+            yield _left(group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file")
+    old = CGROUPS / "memory"  # the first version of control groups
+    yield _left(
+        old / "memory.limit_in_bytes", old / "memory.usage_in_bytes", old / "memory.stat", "total_inactive_file"
+    )
+
+
+def _left(limit: Path, usage: Path, statistics: Path, reclaimable: str) -> int:
+    """A group's limit less what it uses; files that are only kept in memory for speed do not count."""
+    most, used = _text(limit).strip(), _text(usage).strip()
+    if not (most.isdigit() and used.isdigit()):
+        return sys.maxsize
+    spare = re.search(rf"^{reclaimable} (\d+)$", _text(statistics), re.MULTILINE)
+    return max(0, int(most) - int(used) + (int(spare[1]) if spare else 0))
+
+
+def _text(file: Path) -> str:
+    """A file of the system's, empty where there is none."""
+    try:
+        return file.read_text()
     except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
-
-
-def _from_cgroup() -> int | None:
-    """What a container leaves: its limit less what it uses."""
-    folder = Path("/sys/fs/cgroup")
-    try:
-        limit, used = ((folder / f"memory.{name}").read_text("ascii").strip() for name in ("max", "current"))
-        return max(0, int(limit) - int(used))
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
+        return ""

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.cost import Bill, Charge
-from tlnb.core.data import DataFacts, DataRequest
+from tlnb.core.data import DataFacts
 from tlnb.core.edit import Scopes, build, is_literal, names_in
 from tlnb.core.errors import UsageError, listed
 from tlnb.core.freeze import hashes, state_of
 from tlnb.core.plan import Edit, Plan
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.record import Answers, Run
+from tlnb.core.request import DataRequest
 
 ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
 

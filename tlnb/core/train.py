@@ -32,6 +32,7 @@ from tlnb.core.record import Answers, Cache, EpochRecord, Run, Work, wilson_inte
 from tlnb.core.source import source_accuracy
 from tlnb.core.standardise import Standardise, can_fold
 from tlnb.core.store import Store
+from tlnb.core.stream import batches, is_mapped
 
 WATCHED: tuple[str, ...] = ("val", "monitor")
 RISE = 0.15  # share of the steps in which the learning rate rises; then it falls along a cosine
@@ -353,7 +354,7 @@ class _Training:
         rest = self.module if found is None else found.judges
         with self.tally.phase("caching"), torch.no_grad(), self.machine.autocast():
             for part in (look.images("train") if found is None else found.features).split(look.chunk()):
-                rest(self.model.transform.normalise(look.placed(part)) if found is None else look.placed(part).clone())
+                rest(self.model.transform(look.placed(part)) if found is None else look.placed(part).clone())
         for handle in handles:
             handle.remove()
         example = look.example() if found is None else look.placed(found.features[:2])
@@ -549,9 +550,17 @@ class _Training:
         generator = torch.Generator().manual_seed(options.seed * STRIDE + epoch)
         source, labels = inputs.train(epoch), self.labels["train"]
         order = torch.randperm(len(labels), generator=generator)
-        for rows in order.tensor_split(math.ceil(len(labels) / (options.batch_size or 1))):
-            picked = source[rows.to(source.device)].to(labels.device)
-            yield inputs.make(picked, generator), labels[rows.to(labels.device)]
+        groups = list(order.tensor_split(math.ceil(len(labels) / (options.batch_size or 1))))
+        if source.device.type == "cpu":  # in memory, or in a file that is read as it is needed
+            here = labels.cpu()
+            in_memory = ((source[rows], here[rows]) for rows in groups)
+            pairs = batches(source, here, groups, pin=labels.is_cuda) if is_mapped(source) else in_memory
+            for some, theirs in pairs:
+                yield inputs.make(some.to(labels.device, non_blocking=True), generator), theirs.to(labels.device)
+            return
+        for rows in groups:
+            rows = rows.to(source.device)
+            yield inputs.make(source[rows], generator), labels[rows]
 
     def _watch(self, inputs: Inputs) -> Mapping[str, float]:
         """Accuracy on val and monitor, where there are such splits."""

@@ -52,7 +52,7 @@ def samples(data: DataSet) -> bytes:
     figure = figure_of(min(9.5, 0.55 * len(classes) + 0.4), 0.55 * rows + 0.35)
     axes = np.atleast_2d(figure.subplots(rows, len(classes), squeeze=False))
     for c in classes:
-        mine = data.images["train"][labels == c][:rows]
+        mine = data.images["train"][(labels == c).nonzero()[:rows, 0]]
         for r in range(rows):
             axes[r, c].set_axis_off()
             if r < len(mine):

@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable, Iterator
 
 from tlnb.core.augment import CONTRAST, SHEAR, SHIFT, TURN, ZOOM
+from tlnb.core.bundled import DIGITS_TEST
 from tlnb.core.code.case import Case
 from tlnb.core.code.template import WIDTH, fill, noted, quoted
-from tlnb.core.data import DIGITS_TEST, MAX_PIXELS, TEST_SHARE, VAL_SHARE
+from tlnb.core.decoding import FINER, MAX_PIXELS
+from tlnb.core.splits import TEST_SHARE, VAL_SHARE
 
 
 def data_settings(case: Case) -> list[str]:
@@ -103,7 +105,7 @@ def _values(case: Case) -> dict[str, object]:
         "count": count(case), "edge": case.data.edge, "chosen": ", ".join(chosen), "splits": ", ".join(map(quoted, splits)),
         "arrays": f"tuple[{', '.join(['np.ndarray'] * len(chosen))}]" if len(chosen) > 1 else "np.ndarray",
         "rows": " and ".join(filter(None, [", ".join(chosen[:-1]), chosen[-1]])), "digits_test": DIGITS_TEST,
-        "max_pixels": f"{MAX_PIXELS // 2:_}", "resize": t.resize,
+        "max_pixels": f"{MAX_PIXELS // 2:_}", "finer": FINER, "resize": t.resize,
         "interpolation": "" if how == "bilinear" else f"TF.InterpolationMode.{how.upper()}, ",
         "turn": f"{math.degrees(TURN):g}", "shear": SHEAR, "zoom": ZOOM, "shift": 2 * SHIFT, "contrast": CONTRAST,
         "train_folder": "", "val_folder": "", "test_folder": "", **folders,
@@ -167,10 +169,10 @@ def read(path: Path) -> Tensor | None:
     """One photo (3, EDGE, EDGE): upright, RGB, the middle square; None if it cannot be read."""
     try:
         with Image.open(path) as image:
-            image.draft("RGB", (EDGE, EDGE))  # a JPEG decodes faster when it may decode smaller
+            image.draft("RGB", ($finer * EDGE, $finer * EDGE))  # a large JPEG decodes faster when it may decode smaller
             upright = ImageOps.exif_transpose(image).convert("RGB")
-            square = ImageOps.fit(upright, (EDGE, EDGE), Image.Resampling.BILINEAR)
-            return torch.from_numpy(np.array(square)).permute(2, 0, 1)
+            pixels = torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+            return TF.center_crop(TF.resize(pixels, [EDGE], antialias=True), [EDGE, EDGE])
     except Exception as error:  # damaged files raise many types
         print(f"skipped {path}: {error}")
         return None

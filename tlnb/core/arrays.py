@@ -1,0 +1,49 @@
+"""Data that come as arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlnb.core.errors import DataError, UsageError
+from tlnb.core.request import DataRequest
+from tlnb.core.splits import Parts, check_classes, divide
+
+
+def from_arrays(source: object, labels: object, request: DataRequest) -> Parts:
+    """Images in any of the usual shapes, and class numbers or names `(N,)`.
+
+    Raises:
+        DataError: another shape or range; fewer than two classes; another number of labels than of images.
+        UsageError: no labels.
+    """
+    if labels is None:
+        raise UsageError("arrays need labels: tl.data(images, labels)")
+    images = _as_images(source)
+    names = [str(y) for y in np.asarray(labels).ravel()]
+    if len(names) != len(images):
+        raise DataError(f"{len(images)} images but {len(names)} labels: give one label an image")
+    numeric = all(n.lstrip("-").isdigit() for n in names)
+    classes = tuple(sorted(set(names), key=int if numeric else str))
+    where = {name: i for i, name in enumerate(classes)}
+    targets = torch.tensor([where[n] for n in names])
+    check_classes("the arrays", classes)
+    return divide("arrays", classes, images, targets, request, np.arange(len(names)), {})
+
+
+def _as_images(source: object) -> Tensor:
+    images = torch.as_tensor(np.asarray(source))
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4:
+        raise DataError(f"images have shape {tuple(images.shape)}: give (N, H, W), (N, H, W, 3) or (N, 3, H, W)")
+    if images.shape[1] not in (1, 3):
+        images = images.movedim(-1, 1)
+    if images.shape[1] not in (1, 3):
+        raise DataError(f"images have {images.shape[1]} channels: give grey (1) or RGB (3)")
+    if images.is_floating_point():
+        if float(images.min()) < 0 or float(images.max()) > 1:
+            raise DataError("float images must lie in 0..1: divide by 255, or give uint8")
+        images = images.mul(255).round()
+    return images.byte().expand(-1, 3, -1, -1)  # splitting copies

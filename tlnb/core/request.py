@@ -1,0 +1,42 @@
+"""What the user asked for when opening data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlnb.core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class DataRequest:
+    """What the user asked for: everything needed to read the same data again."""
+
+    source: str
+    per_class: int | None = None
+    limit: int | None = None
+    val: float | None = None
+    test: float | None = None
+    size: int | None = None
+    classes: int | None = None
+    seed: int = 0
+
+
+def check_request(request: DataRequest) -> None:
+    """Raises `UsageError` where an amount makes no sense."""
+    for name, least in (("per_class", 1), ("limit", 2), ("size", 8), ("classes", 2)):
+        value = getattr(request, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is too small: use {least} or more")
+    for name in ("val", "test"):
+        share = getattr(request, name)
+        if share is not None and not 0 <= share < 1:
+            raise UsageError(f"--{name} {share} is no share: use a fraction from 0 to below 1, e.g. --{name} 0.2")
+    if request.per_class and request.limit:
+        raise UsageError("--per-class and --limit exclude each other: give one of them")
+
+
+def refuse(request: DataRequest, name: str, **reasons: str) -> None:
+    """Raises `UsageError` where an option is given that the data set `name` does not take, for the reason given."""
+    for option, reason in reasons.items():
+        if getattr(request, option) is not None:
+            raise UsageError(f"{name} {reason}: leave out --{option.replace('_', '-')}")

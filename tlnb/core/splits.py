@@ -1,0 +1,123 @@
+"""Which images are used, and which are held out: decided from labels alone, before any image is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlnb.core.errors import DataError, listed
+from tlnb.core.request import DataRequest
+
+MIN_FOR_VAL = 20  # labels in the smallest class from which a fifth is held out to choose with
+VAL_SHARE = TEST_SHARE = 0.2
+SPLITS = ("train", "val", "monitor", "test")
+
+Rows = dict[str, np.ndarray]  # split → (n,) int64
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a data set is made of: images `(N, 3, E, E)` uint8 and labels `(N,)` int64 by split."""
+
+    name: str
+    classes: tuple[str, ...]
+    images: Mapping[str, Tensor]
+    labels: Mapping[str, Tensor]
+    skipped: tuple[str, ...] = ()
+    folders: tuple[tuple[str, str], ...] = ()
+
+
+def divide(
+    name: str, classes: tuple[str, ...], images: Tensor, labels: Tensor, request: DataRequest,
+    pool: np.ndarray, fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0,
+) -> Parts:  # fmt: skip
+    """Images in memory, divided as `split_rows` says."""
+    found = split_rows(name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor)
+    rows = {split: torch.from_numpy(part) for split, part in found.items()}
+    return Parts(
+        name, classes, {s: images[r].contiguous() for s, r in rows.items()}, {s: labels[r] for s, r in rows.items()}
+    )
+
+
+def split_rows(
+    name: str, classes: tuple[str, ...], y: np.ndarray, request: DataRequest, pool: np.ndarray,
+    fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0,
+) -> Rows:  # fmt: skip
+    """Choose what is used from `pool`, then hold out test and val as the rules say. `fixed` splits stay as they are.
+
+    Args:
+        y: the class number of every row, `(N,)`.
+        pool: the rows to choose from.
+        fixed: splits that the data bring.
+        spare_to_monitor: how many rows that are not used become the split `monitor`.
+
+    Raises:
+        DataError: fewer images than asked for, or nothing left for a class or to test on.
+    """
+    rng = np.random.default_rng(request.seed)
+    parts = dict(fixed)
+    pool = _by_turns(pool, y, rng)
+    if "test" not in parts:
+        pool, parts["test"] = _held_out(pool, y, TEST_SHARE if request.test is None else request.test)
+    used = _amount(pool, y, classes, request)
+    if spare_to_monitor:
+        parts["monitor"] = np.setdiff1d(pool, used, assume_unique=True)[:spare_to_monitor]
+    smallest = int(np.bincount(y[used], minlength=len(classes)).min())
+    if not smallest:
+        missing = [c for i, c in enumerate(classes) if i not in set(y[used].tolist())]
+        raise DataError(f"nothing is left to train on for {listed(missing)}: ask for more images, or leave out --test")
+    if "val" not in parts and (request.val is not None or smallest >= MIN_FOR_VAL):
+        used, parts["val"] = _held_out(used, y, VAL_SHARE if request.val is None else request.val)
+    rows = {split: part for split, part in {"train": used, **parts}.items() if len(part)}
+    if "test" not in rows:
+        raise DataError(f"{name} leaves no test images: give more images, or a larger --test")
+    return rows
+
+
+def check_classes(what: str, classes: Sequence[str]) -> None:
+    """Raises `DataError` where there are fewer than two."""
+    if len(classes) < 2:
+        found = f"one class ({classes[0]})" if classes else "no class folder with images"
+        raise DataError(f"{what} has {found}: at least two classes are needed, one folder each")
+
+
+def _by_turns(pool: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shuffled so that classes take turns: any first part is stratified, and larger parts contain smaller ones."""
+    shuffled = rng.permutation(pool)
+    turn = np.empty(len(shuffled), dtype=np.int64)
+    for c in np.unique(y[shuffled]):
+        mine = y[shuffled] == c
+        turn[mine] = np.arange(mine.sum())
+    return np.asarray(shuffled[np.argsort(turn, kind="stable")])
+
+
+def _held_out(rows: np.ndarray, y: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The last `share` of every class, at least one where the class has two."""
+    held = []
+    for c in np.unique(y[rows]):
+        mine = rows[y[rows] == c]
+        count = min(len(mine) - 1, max(1, round(share * len(mine)))) if share else 0
+        held.append(mine[len(mine) - count :])
+    out = np.concatenate(held)
+    return rows[~np.isin(rows, out)], out
+
+
+def _amount(pool: np.ndarray, y: np.ndarray, classes: tuple[str, ...], request: DataRequest) -> np.ndarray:
+    if request.limit:
+        if request.limit < len(classes):
+            raise DataError(f"--limit {request.limit} is less than one image for each of {len(classes)} classes")
+        return pool[: request.limit]
+    if not request.per_class:
+        return pool
+    counts = np.bincount(y[pool], minlength=len(classes))
+    if counts.min() < request.per_class:
+        poorest = int(counts.argmin())
+        raise DataError(
+            f"class {classes[poorest]!r} has {counts[poorest]} images, fewer than --per-class {request.per_class}: "
+            f"use --per-class {counts[poorest]} or less"
+        )
+    return np.concatenate([pool[y[pool] == c][: request.per_class] for c in range(len(classes))])
