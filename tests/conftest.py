@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ["TLNB_TESTING"] = "1"
-_own = tempfile.TemporaryDirectory(prefix="tlnb-tests-")  # nothing of the user's is read or written
-os.environ["TLNB_HOME"], os.environ["TLNB_CACHE"] = f"{_own.name}/home", f"{_own.name}/cache"
+import hypothesis
+import numpy as np
+import pytest
+from PIL import Image
 
-import hypothesis  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from PIL import Image  # noqa: E402
-
-from tlnb.session import Session  # noqa: E402
+from tlnb.session import Session
 
 hypothesis.settings.register_profile("tlnb", deadline=None)  # speed is for benchmarks
 hypothesis.settings.load_profile("tlnb")
