@@ -87,7 +87,7 @@ def facts_from(values: Mapping[str, Any]) -> DataFacts:
 
 def facts_to(facts: DataFacts) -> dict[str, Any]:
     """The same as JSON's values."""
-    return {**asdict(replace(facts, splits=dict(facts.splits)))}
+    return asdict(facts)
 
 
 def bill_from(values: Mapping[str, Any]) -> Bill:

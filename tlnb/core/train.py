@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from tlnb.core.anatomy import Anatomy
+from tlnb.core.anatomy import Anatomy, evaluating
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, free_memory, machine, out_of_memory
@@ -348,19 +348,15 @@ class _Training:
         handles = [
             head.register_forward_pre_hook(lambda h, x: seen[h].append(x[0].detach().float())) for head in layers
         ]
-        modes = {part: part.training for part in self.module.modules()}
-        self.module.eval()
         look = self.source
         rest = self.module if found is None else found.judges
-        with self.tally.phase("caching"), torch.no_grad(), self.machine.autocast():
+        with evaluating(self.module), self.tally.phase("caching"), torch.no_grad(), self.machine.autocast():
             for part in (look.images("train") if found is None else found.features).split(look.chunk()):
                 rest(self.model.transform(look.placed(part)) if found is None else look.placed(part).clone())
         for handle in handles:
             handle.remove()
         example = look.example() if found is None else look.placed(found.features[:2])
         self.tally.charge("caching", len(self.labels["train"]) * forward_flops(rest, example))
-        for part, mode in modes.items():
-            part.training = mode
         self.scales = [Standardise.of(head, torch.cat(features)) for head, features in seen.items()]
         for scale in self.scales if keep else ():
             scale.unfold()
