@@ -45,6 +45,7 @@ def test_public_names():
         "load",
         "look",
         "models",
+        "panel",
         "predict",
         "remove",
         "replace",
@@ -52,10 +53,13 @@ def test_public_names():
         "resume",
         "save",
         "script",
+        "stop",
         "strategy",
         "train",
         "undo",
         "unfreeze",
+        "wait",
+        "watch",
     }
     public = {n for n, v in vars(tlnb.Session).items() if not n.startswith("_") and callable(v)}
     assert public == calls
