@@ -17,6 +17,7 @@ from tlnb.display.words import percent
 WIDE, TALL = 760, 150  # of the network, in units that scale with the page
 NAMED = 16  # stages up to which each has its name below
 POINTS = 160  # of a curve
+HATCH = 7  # between two lines
 PLOT_WIDE, PLOT_TALL = 340, 120
 
 
@@ -43,7 +44,7 @@ def network(read: Anatomy) -> Raw:
     stages = read.stages
     widths = _scaled([s.params for s in stages], WIDE - 90 - 8 * len(stages))
     heights = [18 + 92 * (s.flops / max(1, *(t.flops for t in stages))) ** 0.5 for s in stages]
-    parts = [_HATCH, _text(20, 68, "image"), _arrow(38)]
+    parts = [_text(20, 68, "image"), _arrow(38)]
     x = 48.0
     for i, (stage, width, height) in enumerate(zip(stages, widths, heights, strict=True)):
         parts.append(_box(stage, x, width, height))
@@ -53,12 +54,6 @@ def network(read: Anatomy) -> Raw:
     parts += [_arrow(x - 4), _text(x + 8, 68, "scores", "start")]
     said = ", ".join(f"{s.name} {frozen_of(s.frozen, s.layers)}" for s in stages[:60])
     return _svg(WIDE, TALL, f"{read.model} from input to output: {said}", *parts)
-
-
-_HATCH = (
-    '<defs><pattern id="tlnb-frozen" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-    '<path d="M0 0V6" stroke="currentColor" stroke-width="1.6" opacity=".45"/></pattern></defs>'
-)
 
 
 def _scaled(values: Sequence[int], room: float) -> list[float]:
@@ -72,13 +67,24 @@ def _scaled(values: Sequence[int], room: float) -> list[float]:
 def _box(stage: Stage, x: float, width: float, height: float) -> str:
     share = 1 - stage.frozen_params / stage.params if stage.params else float(stage.frozen < stage.layers)
     top, filled = 62 - height / 2, height * share
-    outline = f'<rect x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" rx="2"'
     tip = f"<title>{safe(stage.name)}: {stage.params:,} parameters, {frozen_of(stage.frozen, stage.layers)}</title>"
+    outline = f'x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" rx="2"'
     return (
-        f'<g>{tip}{outline} fill="url(#tlnb-frozen)"/>'
+        f'<g>{tip}<path d="{_hatch(x, top, width, height - filled)}" stroke="currentColor" stroke-width="1" opacity=".45"/>'
         f'<rect x="{x:.1f}" y="{top + height - filled:.1f}" width="{width:.1f}" height="{filled:.1f}" rx="2" fill="{BLUE}"/>'
-        f'{outline} fill="none" stroke="currentColor" stroke-width="1"/></g>'
+        f'<rect {outline} fill="none" stroke="currentColor" stroke-width="1"/></g>'
     )
+
+
+def _hatch(x: float, y: float, width: float, height: float) -> str:
+    """Diagonal lines in a box. A pattern would do, were it not for copies of a drawing in tabs that are not shown."""
+    if width <= 0 or height <= 0:
+        return ""
+    lines = []
+    for k in range(HATCH, int(width + height), HATCH):
+        start = f"M{x + max(0.0, k - height):.1f} {y + min(k, height):.1f}"
+        lines.append(f"{start}L{x + min(k, width):.1f} {y + max(0.0, k - width):.1f}")
+    return "".join(lines)
 
 
 def _arrow(x: float) -> str:

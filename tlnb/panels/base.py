@@ -6,7 +6,6 @@ changed it. Nothing that is raised reaches the front end as a traceback; what is
 
 from __future__ import annotations
 
-import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,7 @@ from tlnb.display.html import VERMILION, Raw, safe
 from tlnb.display.live import counted
 from tlnb.session import Session
 
-FIELD = "17em"
+FIELD, WIDE = "17em", "22em"
 LABEL = "7.5em"
 LONGEST = 400  # characters of an error
 _drawing = threading.RLock()  # panels are filled by one thread at a time
@@ -55,6 +54,14 @@ def row(*parts: Any) -> Any:
 def heading(text: str) -> Any:
     """A line above a group of controls."""
     return w.HTML(f'<div style="font-weight:600;margin:.5em 0 .1em">{safe(text)}</div>')
+
+
+STYLE = "<style>.tlnb-view td,.tlnb-view th{padding:.15em .7em .15em .2em}.tlnb-view{line-height:1.4}</style>"
+
+
+def shown(html: str) -> str:
+    """A card in an HTML control, where the front end's own style of tables does not reach by itself."""
+    return f'{STYLE}<div class="jp-RenderedHTMLCommon tlnb-view" style="padding:0">{html}</div>' if html else ""
 
 
 def whole(text: str, name: str) -> int | None:
@@ -184,13 +191,18 @@ class Panel:
 
     # ── showing ──
 
-    def refresh(self) -> None:
-        """Show the session as it is. Called after every change, by whoever and on whichever thread."""
+    def refresh(self, keep_line: bool = False) -> None:
+        """Show the session as it is. Called after every change, by whoever and on whichever thread.
+
+        Args:
+            keep_line: of an action that has not ended; the session does not know it yet.
+        """
         if self._session() is None:
             return
         with _drawing, self.filling():
             try:
-                self._show_last()
+                if not keep_line:
+                    self._show_last()
                 self.fill()
             except TLError as error:
                 self.say(str(error), bad=True)
@@ -218,7 +230,7 @@ class Panel:
     def once(self, what: str, key: Any, draw: Callable[[], str], view: Any) -> None:
         """Draw into an HTML control unless it shows that already."""
         if self._drawn.get(what) != key or what not in self._drawn:
-            view.value = draw()
+            view.value = shown(draw())
             self._drawn[what] = key
 
     def _show_last(self) -> None:
@@ -259,17 +271,17 @@ def _inside(box: Any) -> list[Any]:
     return [part for child in getattr(box, "children", ()) for part in _inside(child)] + [box]
 
 
-def safely(call: Callable[..., None]) -> Callable[..., None]:
-    """For what a panel does at a click outside of `act`: errors become its line."""
-
-    @functools.wraps(call)
-    def guarded(self: Panel, *values: Any) -> None:
-        try:
-            call(self, *values)
-        except Exception as error:
-            self.fail(error)
-
-    return guarded
-
-
-__all__ = ["FIELD", "Panel", "Raw", "button", "decimal", "field", "heading", "row", "safely", "user_names", "whole"]
+__all__ = [
+    "FIELD",
+    "WIDE",
+    "Panel",
+    "Raw",
+    "button",
+    "decimal",
+    "field",
+    "heading",
+    "row",
+    "shown",
+    "user_names",
+    "whole",
+]

@@ -50,8 +50,9 @@ class ComparePanel(Panel):
         self.on(self.tuning, self.refresh)
         return [
             self.runs,
-            row(self.own, self.target),
-            row(self.price, self.tuning, self.go),
+            row(self.target, self.own),
+            row(self.price, self.tuning),
+            row(self.go),
             self.bill,
             self.stale,
             self.view,
@@ -110,7 +111,7 @@ class ComparePanel(Panel):
             before, known = set(self.runs.value), {name for _, name in self.runs.options}
             self.runs.options = options
             self.runs.value = tuple(name for _, name in options if name in before or name not in known)
-        self.runs.rows = max(2, min(8, len(options)))
+        self.runs.rows = max(3, min(8, len(options) + 1))
 
     def _fill_view(self, here: list[Run]) -> None:
         training = self.session.turn.training

@@ -12,7 +12,7 @@ from tlnb.core.bundled import BUNDLED
 from tlnb.core.data import DataSet
 from tlnb.display import cards
 from tlnb.display.html import Raw, bar, line, table
-from tlnb.panels.base import Panel, button, field, row
+from tlnb.panels.base import WIDE, Panel, button, field, row, shown
 
 AMOUNTS = (("labels of each class", "per_class"), ("images in all", "limit"), ("all there are", "all"))
 OTHER = "another folder"
@@ -26,11 +26,11 @@ class DataPanel(Panel):
     title: ClassVar[str] = "Data"
 
     def parts(self) -> list[Any]:
-        self.source = field(w.Dropdown, "source", "Where the images come from", options=sources(), value="digits")
+        self.source = field(w.Dropdown, "source", "Where the images come from", WIDE, options=sources(), value="digits")
         self.folder = field(
-            w.Text, "folder", "A folder with one folder of images for each class", placeholder="path/to/photos"
+            w.Text, "folder", "A folder with one folder of images for each class", WIDE, placeholder="path/to/photos"
         )
-        self.amount = field(w.Dropdown, "use", "How much of it to use", options=AMOUNTS, value="per_class")
+        self.amount = field(w.Dropdown, "use", "How much of it to use", WIDE, options=AMOUNTS, value="per_class")
         self.number = field(w.BoundedIntText, "how many", "Labels of each class, or images in all", value=2, min=1,
                             max=10_000_000)  # fmt: skip
         self.seed = field(w.BoundedIntText, "seed", "Which images are chosen", value=0, min=0, max=2**31 - 1)
@@ -70,7 +70,7 @@ class DataPanel(Panel):
         self.seed.value = asked.seed
         self._switch()
         if self._drawn.get("view") != data.fingerprint:  # figures at once, pictures when they are drawn
-            self.view.value = line(repr(data))
+            self.view.value = shown(line(repr(data)))
         self.once("view", data.fingerprint, partial(_seen, data), self.view)
 
 

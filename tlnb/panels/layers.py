@@ -13,7 +13,7 @@ from tlnb.display import cards, drawings
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, line, safe
 from tlnb.display.networks import MEANING, anatomy_card, frozen_of, work
 from tlnb.display.words import count, percent, seconds
-from tlnb.panels.base import Panel, button, field, heading, row, user_names
+from tlnb.panels.base import WIDE, Panel, button, field, heading, row, user_names
 
 STAGES = 60  # that have a button each
 NAMES = 400  # of modules that are offered
@@ -34,15 +34,19 @@ class LayersPanel(Panel):
         self.buttons: list[Any] = []
         self.bars: list[Any] = []
         self.pattern = field(
-            w.Text, "layers", "A layer, a stage, a glob such as *.bn1, or a range a..b", placeholder="stem..layer2"
+            w.Text,
+            "layers",
+            "A layer, a stage, a glob such as *.bn1, or a range a..b",
+            WIDE,
+            placeholder="stem..layer2",
         )
         self.freeze = button("Freeze", "Freeze what matches (%tl_freeze)", partial(self.by_pattern, True), "lock")
         self.unfreeze = button(
             "Unfreeze", "Let what matches train (%tl_unfreeze)", partial(self.by_pattern, False), "unlock"
         )
         self.kind = field(w.Dropdown, "change", "What to do with a part of the network", options=EDITS, value="after")
-        self.part = field(w.Combobox, "part", "The part's name in PyTorch", options=[], placeholder="layer4")
-        self.code = field(w.Text, "new part", "What to put there: an expression that makes a layer",
+        self.part = field(w.Combobox, "part", "The part's name in PyTorch", WIDE, options=[], placeholder="layer4")
+        self.code = field(w.Text, "new part", "What to put there: an expression that makes a layer", WIDE,
                           placeholder="nn.Dropout(0.2)")  # fmt: skip
         self.apply = button("Do it", "Change the network (%tl_add, %tl_remove, %tl_replace)", self.edit, "wrench")
         self.undo = button("Undo", "Take back the last change (%tl_undo)", self.take_back, "undo")
@@ -52,7 +56,7 @@ class LayersPanel(Panel):
         self.on(self.kind, self._switch)
         self._detailed = False
         return [
-            self.drawing, row(*self.strategies.values(), self.last), self.shares,
+            row(*self.strategies.values(), self.last), self.shares, self.drawing,
             heading("Stages, from input to output: click to freeze or to train"), self.stages,
             row(self.pattern, self.freeze, self.unfreeze, self.undo),
             heading("Other parts"), row(self.kind, self.part, self.code, self.apply), self.notes,
@@ -166,6 +170,7 @@ class LayersPanel(Panel):
     def _shares(self, read: Anatomy, plan: Plan) -> str:
         step, whole = read.step_flops, read.with_frozen(()).step_flops
         rows = [
+            drawings.meter("strategy", None, f"{plan.strategy}: {MEANING[plan.strategy]}"),
             drawings.meter("parameters", plan.trainable_params / max(1, plan.total_params),
                            f"{count(plan.trainable_params)} of {count(plan.total_params)} train"),
             drawings.meter("a step's FLOPs", step / max(1, whole),
@@ -202,7 +207,7 @@ def stage_bars(stage: Stage, most_params: int, most_flops: int) -> Raw:
     """Parameters and FLOPs of a stage beside the largest stage's; an outline is frozen."""
     params = bar(stage.params / most_params, BLUE, hollow=stage.frozen_params / most_params)
     flops = bar(stage.flops / most_flops, ORANGE, hollow=stage.frozen_flops / most_flops)
-    cell = '<span style="display:inline-block;min-width:15em;white-space:nowrap">'
+    cell = '<span style="display:inline-block;width:17em;max-width:100%;white-space:nowrap">'
     return Raw(
         f'<div style="line-height:1.5">{cell}{params} {count(stage.params)} parameters</span> '
         f"{cell}{flops} {safe(work(stage.flops))}</span></div>"

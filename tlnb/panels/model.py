@@ -14,7 +14,7 @@ from tlnb.core.lines import line as magic
 from tlnb.display import cards
 from tlnb.display.html import Raw, line
 from tlnb.display.words import count, flops, percent, size
-from tlnb.panels.base import Panel, button, field, row, user_names
+from tlnb.panels.base import WIDE, Panel, button, field, row, user_names
 
 OWN, RUN, NAME = "own", "run", "name"
 ROWS = 8
@@ -31,11 +31,11 @@ class ModelPanel(Panel):
         self.cards: dict[str, Card] = {}
         self.asked: tuple[str, str] | None = None
         self.find = field(w.Text, "find", "Part of a name, or a glob such as resnet*", placeholder="resnet*")
-        self.sort = field(w.Dropdown, "order", "What comes first", options=ORDERS, value=SORTS[0])
+        self.sort = field(w.Dropdown, "order", "What comes first", WIDE, options=ORDERS, value=SORTS[0])
         self.list = field(
-            w.Select, "networks", "What can be loaded: choose one to read its card", "54em", rows=ROWS, options=[]
+            w.Select, "networks", "What can be loaded: choose one to read its card", "64em", rows=ROWS, options=[]
         )
-        self.weights = field(w.Dropdown, "weights", "Which parameters to start from", options=["default", "none"])
+        self.weights = field(w.Dropdown, "weights", "Which parameters to start from", WIDE, options=["default", "none"])
         self.go = button("Load", "Load this network (%tl_load)", self.load, "check", "primary")
         self.now, self.view = w.HTML(), w.HTML()
         self.on(self.find, self.search)
@@ -125,7 +125,7 @@ class ModelPanel(Panel):
             self.list.value = named
         self._drawn["model"] = model
         self._choose()
-        words = f"loaded: {model!r}" if model else "nothing is loaded yet: choose a network and load it"
+        words = f"Loaded: {model.name}" if model else "Nothing is loaded yet: choose a network and load it."
         self.now.value = line(words)
 
 
@@ -136,9 +136,9 @@ def own_modules() -> dict[str, nn.Module]:
 
 def _words(card: Card) -> str:
     """One line of the list."""
-    accuracy = f"{percent(card.accuracy)} on {card.source}" if card.accuracy is not None else card.source
+    accuracy = f"{percent(card.accuracy)} · " if card.accuracy is not None else ""
     place = "on disk" if card.on_disk else f"{size(card.bytes)} to download"
-    return f"{card.name}: {accuracy} · {count(card.parameters)} parameters · {flops(card.flops)} · {place}"
+    return f"{card.name}: {accuracy}{count(card.parameters)} parameters · {flops(card.flops)} · {place} · {card.source}"
 
 
 __all__ = ["ModelPanel", "own_modules"]

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import ipywidgets as w
 
 from tlnb.background import Training, on_colab
+from tlnb.core.lines import line as magic
 from tlnb.core.options import AUGMENTATIONS, SOLVERS, TrainOptions
 from tlnb.core.recipes import recipe
 from tlnb.display import cards, drawings
 from tlnb.display.html import line
 from tlnb.display.live import counted
 from tlnb.display.words import percent, seconds
-from tlnb.panels.base import Panel, button, decimal, field, row, whole
+from tlnb.panels.base import WIDE, Panel, button, decimal, field, row, whole
 
 USUAL = "as the recipe says"
 
@@ -34,7 +35,9 @@ class TrainPanel(Panel):
             w.Dropdown,
             "augmentation",
             "How images are varied",
-            options=[(USUAL, None), *((a, a) for a in AUGMENTATIONS)],
+            WIDE,
+            options=[(USUAL, ""), *((a, a) for a in AUGMENTATIONS)],
+            value="",
         )
         self.solver = field(w.Dropdown, "solver", "lbfgs: the output layer alone, all images at once", options=SOLVERS)
         self.seed = field(
@@ -59,9 +62,7 @@ class TrainPanel(Panel):
             "Forecast", "What it would cost, before the first step (%tl_forecast)", self.forecast, "clock-o"
         )
         self.plan, self.live, self.curve, self.view = w.HTML(), w.HTML(), w.HTML(), w.HTML()
-        self.done = w.FloatProgress(
-            min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="54em", visibility="hidden")
-        )
+        self.done = w.FloatProgress(min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="54em", display="none"))
         self._follow: list[Callable[[], None]] = [self.session.turn.progressed.add(self.follow)]
         return [
             self.plan, row(self.epochs, self.lr, self.augment), self.more,
@@ -80,36 +81,46 @@ class TrainPanel(Panel):
         found = {
             "epochs": whole(self.epochs.value, "epochs"), "lr": self.lr.value.strip() or None,
             "batch_size": whole(self.batch.value, "batch size"), "weight_decay": decimal(self.decay.value, "weight decay"),
-            "augment": self.augment.value, "name": self.name.value.strip() or None, "seed": self.seed.value or None,
+            "augment": self.augment.value or None, "name": self.name.value.strip() or None, "seed": self.seed.value or None,
             "class_weights": self.weigh.value or None, "solver": None if self.solver.value == "sgd" else self.solver.value,
         }  # fmt: skip
         return {name: value for name, value in found.items() if value is not None}
 
     def train(self) -> None:
         """Train the plan."""
-        self._begin("the training", lambda chosen: self.session.train(**chosen))
+        self._begin("the training", lambda chosen: self.session.train(**chosen), self.typed)
 
     def baseline(self) -> None:
         """Train the last run's baseline. It has a recipe of its own: only epochs and seed are taken from the controls."""
-        kept = ("epochs", "seed")
-        self._begin("the baseline's training", lambda chosen: self.session.train(
-            scratch=True, **{k: v for k, v in chosen.items() if k in kept}))  # fmt: skip
+
+        def chosen() -> dict[str, Any]:
+            return {"scratch": True} | {k: v for k, v in self.typed().items() if k in ("epochs", "seed")}
+
+        self._begin("the baseline's training", lambda options: self.session.train(**options), chosen)
 
     def go_on(self) -> None:
         """Go on with the run that was stopped."""
-        self._begin("the training", lambda _: self.session.resume())
+        self._begin("the training", lambda _: self.session.resume(), dict, "tl_resume")
 
-    def _begin(self, name: str, call: Callable[[dict[str, Any]], Any]) -> None:
+    def _begin(
+        self,
+        name: str,
+        call: Callable[[dict[str, Any]], Any],
+        options: Callable[[], dict[str, Any]],
+        typed: str = "tl_train",
+    ) -> None:
         """On a thread, so that the panels go on answering; on Colab here and now."""
 
         def start() -> Training:
-            chosen = self.typed()
-            return self.session.turn.start(name, lambda: call(chosen))
+            chosen = options()
+            begun = self.session.turn.start(name, lambda: call(chosen))
+            if begun.running:
+                self.show_line(magic(typed, **{k.replace("_", "-"): v for k, v in chosen.items()}))
+            return begun
 
         wait = "training; to stop it, interrupt the kernel" if on_colab() else ""
-        training = self.act(start, wait)
-        if training is not None:
-            self.refresh()
+        if self.act(start, wait) is not None:
+            self.refresh(keep_line=True)
 
     def halt(self) -> None:
         """Ask the training to stop, and do not wait for it: the panel must go on answering."""
@@ -196,7 +207,7 @@ class TrainPanel(Panel):
         self.stop.disabled = running is None or running.stopping
         self.ask.disabled = not (ready and hasattr(session, "forecast"))
         self.ask.layout.display = "" if hasattr(session, "forecast") else "none"
-        self.done.layout.visibility = "visible" if running is not None else "hidden"
+        self.done.layout.display = "" if running is not None else "none"
 
     def close(self) -> None:
         """Let go of the training too."""
