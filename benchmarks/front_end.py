@@ -95,6 +95,7 @@ class Page:
         page.wait_for_timeout(2500)  # until the kernel is there
         for button in page.locator(".jp-Dialog button.jp-mod-accept").all():
             button.click()
+        self.problems.clear()  # what the front end itself had to say while it opened
 
     def _heard(self, message: Any) -> None:
         if message.type == "error" and not any(words in message.text for words in HARMLESS):
