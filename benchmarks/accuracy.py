@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from tlnb.core.cost import pixels_row
+from tlnb.core.compare import pixels_row
 from tlnb.session import Session
 
 

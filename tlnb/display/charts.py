@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from tlnb.core.cost import Comparison, Row
+from tlnb.core.compare import BreakEven, Comparison, Row
 from tlnb.core.data import DataSet
 from tlnb.core.record import Run, watched
 from tlnb.display.html import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
@@ -130,6 +130,26 @@ def _phases(axes: Any, rows: list[Row]) -> None:
     if rows:
         axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     _plain(axes)
+
+
+def break_even(found: BreakEven) -> bytes:
+    """What uses cost in all: from scratch, and with the pretraining paid first."""
+    uses = found.uses or 1.0
+    most = max(4.0, 2 * uses)
+    figure = figure_of(5.6, 2.4)
+    axes = figure.subplots()
+    lines = (("from scratch every time", 0.0, found.baseline, VERMILION, "--"),
+             ("pretraining once, then this run", found.once, found.run, BLUE, "-"))  # fmt: skip
+    for name, once, each, colour, dash in lines:
+        axes.plot([0, most], [once, once + most * each], dash, color=colour, lw=1.8, label=name)
+    axes.plot(uses, uses * found.baseline, "o", color=GREY, ms=7)
+    axes.annotate(
+        f"{uses:,.0f} uses", (uses, uses * found.baseline), xytext=(6, -12), textcoords="offset points", fontsize=8
+    )
+    axes.set(xlabel="uses", ylabel=f"{found.unit} in all", xlim=(0, most), ylim=(0, None))
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    _plain(axes)
+    return png_of(figure)
 
 
 def has_curve(run: Run) -> bool:
