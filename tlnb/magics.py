@@ -323,6 +323,26 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
+    @argument("--trials", type=int, default=20, metavar="N", help="sets of hyperparameters to try; default 20")
+    @argument("--budget", metavar="B", help="5min, or 0.1usd: no trial begins that is likely to exceed it")
+    @argument("--scratch", action="store_true", help="tune the baseline of the last run")
+    @argument("--storage", metavar="URL", help="a file for the journal, or sqlite:///tuning.db; processes may share it")
+    @argument("--epochs", type=int, metavar="N", help="of each trial; default: the recipe's")
+    @argument("--seed", type=int, default=0, metavar="S", help="of what is tried, and of the trainings; default 0")
+    def tl_tune(self, line: str) -> Any:
+        """Search learning rate, weight decay, augmentation and how many stages train; the best go into the plan.
+
+        Example: %tl_tune --trials 30 --budget 5min
+        """
+
+        def call(a: argparse.Namespace) -> Any:
+            return self.session.tune(trials=a.trials, budget=a.budget, scratch=a.scratch, storage=a.storage,
+                                     epochs=a.epochs, seed=a.seed)  # fmt: skip
+
+        return self._run(TLMagics.tl_tune, line, call)
+
+    @line_magic
+    @magic_arguments()
     @argument("--price", metavar="X/h", help="what an hour costs, from now on: 0.5usd/h")
     def tl_cost(self, line: str) -> Any:
         """The whole bill: every charge of the session by phase, and what someone else paid for the model.

@@ -48,6 +48,7 @@ if TYPE_CHECKING:  # at run time where they are used: loading the extension shou
     from tlnb.core.judge import Errors, Judge, Predictions
     from tlnb.core.look import Look, Seer
     from tlnb.core.save import Header, Saved
+    from tlnb.core.tune import Tuning
 
 HISTORY = 100  # plans that undo can go back
 TUNING = ("apart", "in")
@@ -502,6 +503,53 @@ class Session:
                                 previous=job.previous, store=self._store, price=self.bill.price)  # fmt: skip
         self._forecasts = [f for f in self._forecasts if not _same(f, found)] + [found]
         self._charge("forecasting", job.name, spent, self._price(job.options))
+        return found
+
+    def tune(
+        self, *, trials: int = 20, budget: str | float | None = None, scratch: bool = False, storage: str | None = None,
+        epochs: int | None = None, seed: int = 0,
+    ) -> Tuning:  # fmt: skip
+        """Search learning rate, weight decay, augmentation and how many stages train; the best go into the plan.
+
+        Trials are judged by held-out labels, else by cross-validation on the training labels; never by test images. The
+        whole search is charged as tuning. `undo` takes its values back.
+
+        Args:
+            trials: to try, in addition to what the study has.
+            budget: time or money, `5min`, `0.1usd`: no trial begins that is likely to exceed it.
+            scratch: tune the baseline of the last run instead; the next one uses what is found.
+            storage: a file for Optuna's journal, or a database's URL, which several processes may share.
+            epochs: of each trial; default: the recipe's.
+            seed: of what is tried, and of the trainings.
+
+        Raises:
+            UsageError: Optuna missing, no data or model, too few labels to choose by, storage that cannot be used.
+        """
+        from tlnb.core.tune import Task, tune
+
+        job = self._job(Asked(scratch=scratch, epochs=epochs, seed=seed))
+        old = self._loaded()[2]
+        if scratch and (old.model, old.edits) != (job.plan.model, job.plan.edits):
+            raise UsageError(
+                f"the last run trained {job.plan.model}, not what is loaded: %tl_load {job.plan.model} first"
+            )
+        allowed = None if budget is None else parse_budget(budget, self._price(job.options))
+        task = Task(job.model, job.anatomy, job.data, job.plan, job.options, self._scopes)
+        found, runs = tune(
+            task, trials, seconds=allowed, storage=storage, seed=seed, store=self._store, report=self.report
+        )
+        charge = cost.charge_of_runs("tuning", found.name, runs, found.seconds, self._price(job.options))
+        self.bill = self.bill.with_charge(charge)
+        if scratch:
+            best = found.plan
+            found = replace(
+                found, plan=replace(old, baseline_options=best.baseline_options, baseline_tuned=best.baseline_tuned)
+            )
+        if found.best is not None:
+            typed = line("tl_tune", trials=None if trials == 20 else trials, budget=budget, scratch=scratch, storage=storage,
+                         epochs=epochs, seed=seed or None)  # fmt: skip
+            self._change(found.plan, typed)
+        self._keeper.write(self)
         return found
 
     def _within(self, job: Job, budget: str | float) -> Job:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from tlnb.core.meter import FLOPS_BASIS, PHASES, SECONDS_BASIS, Tally
@@ -145,6 +145,19 @@ def charge_of(kind: str, what: str, spent: Tally, price: Price) -> Charge:
              "money": _basis(price_basis(price))}  # fmt: skip
     wh = sum(spent.clock.wh().values())
     return Charge(kind, seconds, sum(spent.flops.values()), wh, price.of(seconds), bases, what, kind)
+
+
+def charge_of_runs(kind: str, what: str, runs: Sequence[Run], seconds: float, price: Price) -> Charge:
+    """Runs that are no runs of the session, as one charge.
+
+    Args:
+        seconds: of everything, what was between the runs included.
+    """
+    wh_basis = runs[0].bases["energy_wh"] if runs else "measured: nothing ran"
+    bases = {"seconds": _basis(SECONDS_BASIS), "flops": _basis(FLOPS_BASIS), "wh": _basis(wh_basis),
+             "money": _basis(price_basis(price))}  # fmt: skip
+    flops, wh = math.fsum(r.flops for r in runs), math.fsum(r.energy_wh for r in runs)
+    return Charge(kind, seconds, flops, wh, price.of(seconds), bases, what, kind)
 
 
 def _basis(text: str) -> tuple[str, str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from tlnb.core.cost import Bill, Charge
 from tlnb.core.pretraining import Pretraining
 from tlnb.core.record import Forecast
-from tlnb.display.html import Raw, bar, card, facts, line, note, safe, table
+from tlnb.core.tune import Trial, Tuning
+from tlnb.display import charts
+from tlnb.display.html import Raw, bar, card, facts, line, note, picture, safe, table
 from tlnb.display.networks import work
-from tlnb.display.words import clock, flops, memory, money, seconds, small
+from tlnb.display.words import clock, flops, memory, money, percent, seconds, small
 
 KINDS = {
     "run": "runs", "baseline": "baselines, from scratch", "equal budget": "baselines with equal steps",
@@ -83,6 +85,51 @@ def forecast_card(found: Forecast) -> str:
     ]
     title = f"Forecast of {found.name}: {seconds(found.seconds)}, {flops(found.flops)}"
     return card(title, table(["phase", "seconds", "", "FLOPs"], rows), facts(about))
+
+
+def tuning_card(found: Tuning) -> str:
+    """The best values, how long it took to come close to them, every trial, and the best so far against time."""
+    best, close = found.best, found.until_close()
+    about: list[tuple[str, object]] = [
+        ("best", f"trial {best.number}: {percent(best.accuracy)} ({_values(best)})" if best else "no trial finished"),
+        ("within a point of it", f"after {close[0]} trials, {seconds(close[1])}" if close else None),
+        ("judged by", found.judged_by + "; test images choose nothing"),
+        ("searched", "; ".join(found.space)),
+        ("this call took", f"{seconds(found.seconds)}, {flops(found.flops)}, which is on the bill as tuning"),
+        ("kept in", found.storage),
+    ]
+    names = list(dict.fromkeys(name for t in found.trials for name in t.values))
+    head = ["trial", "status", *(WORDS.get(n, n) for n in names), "accuracy", "seconds", "FLOPs"]
+    order = sorted(found.trials, key=lambda t: (t.status != "finished", -(t.accuracy or 0.0), t.number))
+    rows = [
+        [
+            t.number,
+            t.status,
+            *(_value(t.values.get(n)) for n in names),
+            percent(t.accuracy),
+            seconds(t.seconds),
+            work(t.flops),
+        ]
+        for t in order
+    ]
+    parts: list[str] = [facts(about)]
+    if best:
+        alt = f"best accuracy so far against seconds of tuning; {percent(best.accuracy)} in the end"
+        parts.append(picture(charts.tuning(found), alt))
+    parts.append(table(head, rows, left=2, height="22em" if len(rows) > 16 else ""))
+    return card(f"Tuning for {found.strategy} on {found.data}: {len(found.trials)} trials ({found.status})", *parts)
+
+
+WORDS = {"lr": "learning rate", "weight_decay": "weight decay", "augment": "augmentation", "last": "stages that train",
+         "batch_size": "batch size"}  # fmt: skip
+
+
+def _values(trial: Trial) -> str:
+    return ", ".join(f"{WORDS.get(name, name)} {_value(value)}" for name, value in trial.values.items())
+
+
+def _value(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
 def forecast_score(found: Forecast) -> str:
