@@ -105,7 +105,7 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("source", help="digits, symbols, or a folder with one folder per class")
+    @argument("source", help="digits, symbols, textures, faces, or a folder with one folder per class")
     @argument("--per-class", type=int, metavar="N", help="use N labels of each class, all of them counted")
     @argument("--limit", type=int, metavar="N", help="use N images in all, classes in equal parts")
     @argument("--val", type=float, metavar="F", help="share of the labels to choose with")

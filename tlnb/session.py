@@ -89,7 +89,7 @@ class Session:
         val: float | None = None, test: float | None = None, size: int | None = None, classes: int | None = None,
         seed: int = 0,
     ) -> DataSet:  # fmt: skip
-        """Take a data set: `digits`, `symbols`, a folder of class folders, or arrays with labels.
+        """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, or arrays with labels.
 
         Args:
             per_class: use so many labels of each class, all of them counted.

@@ -46,7 +46,7 @@ def data_card(data: DataSet) -> str:
         ),
         ("kept at", f"{data.edge}×{data.edge} pixels"),
     ]
-    parts = [facts(rows)]
+    parts = [facts(rows), *(note(words) for words in data.notes)]
     if data.skipped:
         parts.append(line(f"{len(data.skipped)} files were skipped:"))
         parts.append(table(["file and reason"], [[s] for s in data.skipped[:SHOWN]]))
