@@ -15,7 +15,7 @@ import time
 
 import torch
 
-from tlnb.core.cost import pixels_row
+from tlnb.core.compare import pixels_row
 from tlnb.session import Session
 
 
@@ -35,7 +35,7 @@ def one(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", choices=["digits", "symbols"])
+    parser.add_argument("data", choices=["digits", "symbols", "textures", "faces"])
     parser.add_argument("--model", default="glyphnet")
     parser.add_argument("--per-class", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50, 100])
     parser.add_argument("--classes", type=int)

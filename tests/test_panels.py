@@ -596,3 +596,38 @@ def test_the_magics(shell, capsys):
     tl = shell.user_ns["tl"]
     tl.turn.start("the training", lambda: tl.train(epochs=2))
     assert shell.run_cell("%tl_wait").result is tl.runs[0]
+
+
+# ── forecasts and tuning ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_forecast_is_shown_and_belongs_to_its_plan(small: Session):
+    layers, train = panel_of(small, "layers"), panel_of(small, "train")
+    assert "not predicted for this plan" in layers.shares.value
+    layers.predict.click()
+    assert "in all (forecast)" in layers.shares.value and lines(small)[-1] == "%tl_forecast"
+    layers.strategies["full"].click()
+    assert "not predicted for this plan" in layers.shares.value
+    layers.strategies["head"].click()
+    assert "in all (forecast)" in layers.shares.value
+    train.epochs.value = "3"
+    train.ask.click()
+    assert "orecast" in train.live.value and lines(small)[-1] == "%tl_forecast --epochs 3"
+    assert train.error.value == ""
+
+
+def test_tuning_counts_in_or_out(small: Session):
+    from tlnb.core.cost import Charge
+
+    small.train(epochs=1)
+    panel = panel_of(small, "compare")
+    assert panel.tuning.disabled
+    small.bill = small.bill.with_charge(Charge("training", 7200.0, 0.0, 0.0, 0.0, run="tuning", kind="tuning"))
+    panel.refresh()
+    assert not panel.tuning.disabled and "with tuning" in panel.bill.value and "2.0 h" in panel.bill.value
+    panel.tuning.value = False
+    assert "2.0 h" not in panel.bill.value
+    panel.tuning.value = True
+    panel.go.click()
+    ended(small)
+    assert lines(small)[-1] == "%tl_compare --tuning in"

@@ -11,9 +11,10 @@ from torch import nn
 
 from tlnb.core import train as training
 from tlnb.core.augment import augment
-from tlnb.core.cost import Bill, parse_price
+from tlnb.core.cost import Bill
 from tlnb.core.errors import ModelError, PlanError, UsageError
 from tlnb.core.meter import PHASES
+from tlnb.core.prices import parse_price
 from tlnb.core.record import Run, wilson_interval
 from tlnb.core.standardise import Standardise
 from tlnb.session import Session

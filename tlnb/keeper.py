@@ -37,6 +37,8 @@ class Job:
     data: DataSet
     baseline_of: str | None = None
     previous: Run | None = None
+    note: str = ""  # what the run should say about how it came about
+    group: str = ""  # of runs that differ in nothing but their seeds, the first's name
 
     def about(self, run: Run | None = None) -> dict[str, Any]:
         """As JSON's values; with the record once the run has ended."""
@@ -49,6 +51,7 @@ class Job:
             "run": self.name, "plan": asdict(self.plan), "options": asdict(self.options), "asked": dict(self.asked),
             "facts": resume.facts_to(self.data.facts), "fingerprint": self.data.fingerprint,
             "baseline_of": self.baseline_of, "previous": self.previous.name if self.previous else None,
+            "note": self.note, "group": self.group,
         }  # fmt: skip
 
 
@@ -94,6 +97,19 @@ class Keeper:
             self._write(session)
         except OSError:
             self.home = None
+
+    def write(self, session: Session) -> None:
+        """After anything else that should be found again: the bill, a plan."""
+        if self.home is not None:
+            try:
+                self._write(session)
+            except OSError:
+                self.home = None
+
+    def failed(self, session: Session, job: Job) -> None:
+        """After a training that could not be carried out: there is nothing to go on with."""
+        self.jobs.pop(job.name, None)
+        self.write(session)
 
     def checkpoint_of(self, name: str) -> Checkpoint | None:
         """Where a run stands; None before the end of its first epoch."""
@@ -219,7 +235,7 @@ class _Restoring:
             data = DataSet("other data", (), {}, {}, resume.facts_from(about["facts"]).request)
         previous = next((r for r in session.runs if r.name == about["previous"]), None)
         job = Job(about["run"], plan, options_from(about["options"]), model, anatomy, asked, data, about["baseline_of"],
-                  previous)  # fmt: skip
+                  previous, about["note"], about["group"])  # fmt: skip
         session._keeper.jobs[job.name] = job
         session._networks[job.name] = (model, anatomy)
         session._facts[job.name] = resume.facts_from(about["facts"])

@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from IPython.core.error import UsageError as IPythonUsageError
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
@@ -16,7 +16,7 @@ from torch import nn
 from tlnb.core.bundled import BUNDLED
 from tlnb.core.catalogue import SORTS, names, torchvision_weights
 from tlnb.core.errors import TLError, UsageError, did_you_mean
-from tlnb.core.options import AUGMENTATIONS, SOLVERS
+from tlnb.core.options import AUGMENTATIONS, SOLVERS, Asked
 from tlnb.core.plan import ALIASES, STRATEGIES
 from tlnb.display.live import reporter, testing
 from tlnb.session import PANELS, Session
@@ -105,7 +105,7 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("source", help="digits, symbols, or a folder with one folder per class")
+    @argument("source", help="digits, symbols, textures, faces, or a folder with one folder per class")
     @argument("--per-class", type=int, metavar="N", help="use N labels of each class, all of them counted")
     @argument("--limit", type=int, metavar="N", help="use N images in all, classes in equal parts")
     @argument("--val", type=float, metavar="F", help="share of the labels to choose with")
@@ -277,7 +277,11 @@ class TLMagics(Magics):
     @argument("--scratch", action="store_true", help="the baseline of the last run: same data, same loop, random start")
     @argument("--from", dest="from_", metavar="RUN", help="go on from a run's weights")
     @argument("--seed", type=int, metavar="S", help="of new layers, batches, augmentation; default 0")
+    @argument(
+        "--seeds", type=int, default=1, metavar="N", help="train N times, each with the next seed; shows the spread"
+    )
     @argument("--name", metavar="NAME", help="what to call the run")
+    @argument("--budget", metavar="B", help="2min, or 0.5usd: fewer epochs where the forecast says they exceed it")
     @argument("--no-cache", action="store_true", help="compute frozen layers again in every epoch")
     @argument("--precision", default="auto", metavar="P", help="auto, fp32, bf16, fp16")
     @argument("--class-weights", action="store_true", help="weigh rare classes up")
@@ -290,13 +294,62 @@ class TLMagics(Magics):
         """
 
         def call(a: argparse.Namespace) -> Any:
-            return self.session.train(
-                epochs=a.epochs, lr=a.lr, batch_size=a.batch_size, weight_decay=a.weight_decay, augment=a.augment,
-                scratch=a.scratch, from_=a.from_, seed=a.seed, name=a.name, cache=not a.no_cache, precision=a.precision,
-                class_weights=a.class_weights, device=a.device, solver=a.solver,
-            )  # fmt: skip
+            return self.session.train(**_asked(a), seeds=a.seeds, budget=a.budget)
 
         return self._run(TLMagics.tl_train, line, call)
+
+    @line_magic
+    @magic_arguments()
+    @argument("--epochs", type=int, metavar="N", help="as for %%tl_train, like all options here")
+    @argument("--lr", metavar="X", help="learning rate, or by stage")
+    @argument("--batch-size", type=int, metavar="N", help="images in one step")
+    @argument("--weight-decay", type=float, metavar="X", help="decay of weights")
+    @argument("--augment", metavar="HOW", help=", ".join(AUGMENTATIONS))
+    @argument("--scratch", action="store_true", help="the baseline of the last run")
+    @argument("--from", dest="from_", metavar="RUN", help="go on from a run's weights")
+    @argument("--seed", type=int, metavar="S", help="default 0")
+    @argument("--name", metavar="NAME", help="what the run would be called")
+    @argument("--no-cache", action="store_true", help="compute frozen layers again in every epoch")
+    @argument("--precision", default="auto", metavar="P", help="auto, fp32, bf16, fp16")
+    @argument("--class-weights", action="store_true", help="weigh rare classes up")
+    @argument("--solver", default="sgd", metavar="HOW", help="sgd, or lbfgs for strategy head")
+    @argument("--device", metavar="D", help="cpu, cuda, mps")
+    def tl_forecast(self, line: str) -> Any:
+        """What %tl_train with the same options will take: time, FLOPs, energy, money, memory. Nothing is trained.
+
+        Example: %tl_forecast --epochs 50
+        """
+        return self._run(TLMagics.tl_forecast, line, lambda a: self.session.forecast(**_asked(a)))
+
+    @line_magic
+    @magic_arguments()
+    @argument("--trials", type=int, default=20, metavar="N", help="sets of hyperparameters to try; default 20")
+    @argument("--budget", metavar="B", help="5min, or 0.1usd: no trial begins that is likely to exceed it")
+    @argument("--scratch", action="store_true", help="tune the baseline of the last run")
+    @argument("--storage", metavar="URL", help="a file for the journal, or sqlite:///tuning.db; processes may share it")
+    @argument("--epochs", type=int, metavar="N", help="of each trial; default: the recipe's")
+    @argument("--seed", type=int, default=0, metavar="S", help="of what is tried, and of the trainings; default 0")
+    def tl_tune(self, line: str) -> Any:
+        """Search learning rate, weight decay, augmentation and how many stages train; the best go into the plan.
+
+        Example: %tl_tune --trials 30 --budget 5min
+        """
+
+        def call(a: argparse.Namespace) -> Any:
+            return self.session.tune(trials=a.trials, budget=a.budget, scratch=a.scratch, storage=a.storage,
+                                     epochs=a.epochs, seed=a.seed)  # fmt: skip
+
+        return self._run(TLMagics.tl_tune, line, call)
+
+    @line_magic
+    @magic_arguments()
+    @argument("--price", metavar="X/h", help="what an hour costs, from now on: 0.5usd/h")
+    def tl_cost(self, line: str) -> Any:
+        """The whole bill: every charge of the session by phase, and what someone else paid for the model.
+
+        Example: %tl_cost --price 0.5eur/h
+        """
+        return self._run(TLMagics.tl_cost, line, lambda a: self.session.cost(a.price))
 
     @line_magic
     @magic_arguments()
@@ -331,14 +384,19 @@ class TLMagics(Magics):
     @argument("runs", nargs="*", metavar="RUN", help="names; default: all runs on the current data")
     @argument("--target", type=float, metavar="ACC", help="accuracy from 0 to 1 to measure the time to")
     @argument("--price", metavar="X/h", help="what an hour costs, e.g. 0.5usd/h")
+    @argument(
+        "--tuning", default="apart", metavar="HOW", help="apart (in rows of its own), or in (counted in with the runs)"
+    )
     def tl_compare(self, line: str) -> Any:
         """Runs side by side: accuracy, time, FLOPs, energy, money.
 
         Example: %tl_compare --price 0.5usd/h
         """
-        return self._run(
-            TLMagics.tl_compare, line, lambda a: self.session.compare(*a.runs, target=a.target, price=a.price)
-        )
+
+        def call(a: argparse.Namespace) -> Any:
+            return self.session.compare(*a.runs, target=a.target, price=a.price, tuning=a.tuning)
+
+        return self._run(TLMagics.tl_compare, line, call)
 
     @line_magic
     @magic_arguments()
@@ -428,6 +486,12 @@ class TLMagics(Magics):
         Example: %tl_reset
         """
         return self._run(TLMagics.tl_reset, line, lambda _: self.session.reset())
+
+
+def _asked(a: argparse.Namespace) -> Asked:
+    """The options of a training."""
+    values = {name: value for name, value in vars(a).items() if name in Asked.__annotations__}
+    return cast(Asked, {**values, "cache": not a.no_cache})
 
 
 def _place_and_code(magic: str, example: str, line: str) -> tuple[str, str, bool]:
@@ -548,7 +612,7 @@ def _apart(lines: list[str]) -> list[str]:
 
 def _register_cards(shell: Any) -> None:
     from tlnb.core.code import Script
-    from tlnb.core.cost import Comparison
+    from tlnb.core.compare import Comparison
     from tlnb.display import cards
     from tlnb.display.tables import comparison_text
 

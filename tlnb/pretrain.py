@@ -27,7 +27,8 @@ from tlnb import glyphnet
 from tlnb.core.anatomy import read_anatomy
 from tlnb.core.data import open_data
 from tlnb.core.device import Machine, machine
-from tlnb.core.meter import energy_basis, energy_wh, step_flops
+from tlnb.core.energy import WATTS_PER_CPU_THREAD, WATTS_PER_GPU
+from tlnb.core.meter import step_flops
 from tlnb.core.pretrained import Transform
 from tlnb.core.train import one_cycle, train_epoch
 from tlnb.glyphnet import held_out
@@ -129,10 +130,11 @@ def _now(here: Machine) -> float:
 def _took(network: torch.nn.Module, recipe: Recipe, here: Machine, seconds: float, steps: int) -> dict[str, Any]:
     example = torch.zeros(2, 3, glyphnet.SIZE, glyphnet.SIZE, device=here.device)
     shown = steps * recipe.batch_size
+    watts = WATTS_PER_CPU_THREAD * here.threads if here.on_cpu else WATTS_PER_GPU
     return {
         "seconds": round(seconds, 1), "steps": steps, "images": shown, "flops": step_flops(network, example) * shown,
-        "wh": round(energy_wh(here, seconds), 2), "threads": here.threads, "hardware": here.name, "precision": here.precision,
-        "basis": f"{'processor ' if here.on_cpu else ''}seconds and FLOPs measured; energy assumed at {energy_basis(here)}",
+        "wh": round(watts * seconds / 3600, 2), "threads": here.threads, "hardware": here.name, "precision": here.precision,
+        "basis": f"{'processor ' if here.on_cpu else ''}seconds and FLOPs measured; energy assumed at {watts:g} W",
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }  # fmt: skip
 

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import nn
 
@@ -21,20 +22,23 @@ from tlnb.core import cost, plan, pretrained
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
 from tlnb.core.checkpoint import Checkpoint
-from tlnb.core.cost import Bill, Comparison
+from tlnb.core.compare import Comparison, compare
+from tlnb.core.cost import Bill
 from tlnb.core.data import DataFacts, DataSet, open_data
 from tlnb.core.device import machine
 from tlnb.core.edit import apply_edit, build, modules_matching, names_in
-from tlnb.core.errors import ModelError, PlanError, UsageError, did_you_mean
+from tlnb.core.errors import ModelError, PlanError, TLError, UsageError, did_you_mean
 from tlnb.core.freeze import set_modes
-from tlnb.core.lines import line
-from tlnb.core.meter import step_flops
-from tlnb.core.options import TrainOptions, parse_rates, rates_text
+from tlnb.core.lines import line, train_line
+from tlnb.core.meter import Tally, step_flops
+from tlnb.core.options import Asked, TrainOptions, parse_rates
 from tlnb.core.plan import Edit, Plan, Strategies
 from tlnb.core.prepare import Parts, Prepared, noticed, prepare
 from tlnb.core.pretrained import Catalogue, PretrainedModel
+from tlnb.core.pretraining import pretraining_of
+from tlnb.core.prices import Price, list_price, parse_budget, parse_price
 from tlnb.core.recipes import recipe
-from tlnb.core.record import Run
+from tlnb.core.record import Forecast, Run
 from tlnb.core.request import DataRequest
 from tlnb.core.store import Store
 from tlnb.core.train import Progress, train
@@ -46,9 +50,11 @@ if TYPE_CHECKING:  # at run time where they are used: loading the extension shou
     from tlnb.core.judge import Errors, Judge, Predictions
     from tlnb.core.look import Look, Seer
     from tlnb.core.save import Header, Saved
+    from tlnb.core.tune import Tuning
 
 PANELS = ("data", "model", "layers", "train", "compare")
 HISTORY = 100  # plans that undo can go back
+TUNING = ("apart", "in")
 
 
 class Session:
@@ -84,6 +90,7 @@ class Session:
         self._lines: list[str] = []
         self._asked: dict[str, Any] = {}  # how the model was loaded
         self._store = Store()  # what was computed once, for later runs
+        self._forecasts: list[Forecast] = []
         self._keeper.close()
         self._keeper = Keeper()
 
@@ -95,7 +102,7 @@ class Session:
         val: float | None = None, test: float | None = None, size: int | None = None, classes: int | None = None,
         seed: int = 0,
     ) -> DataSet:  # fmt: skip
-        """Take a data set: `digits`, `symbols`, a folder of class folders, or arrays with labels.
+        """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, or arrays with labels.
 
         Args:
             per_class: use so many labels of each class, all of them counted.
@@ -449,54 +456,170 @@ class Session:
     def train(
         self, *, epochs: int | None = None, lr: float | str | Mapping[str, float] | None = None,
         batch_size: int | None = None, weight_decay: float | None = None, augment: str | None = None,
-        scratch: bool = False, from_: str | Run | None = None, seed: int | None = None, name: str | None = None,
-        cache: bool = True, precision: str = "auto", class_weights: bool = False, device: str | None = None,
-        solver: str = "sgd",
+        scratch: bool = False, from_: str | Run | None = None, seed: int | None = None, seeds: int = 1,
+        name: str | None = None, budget: str | float | None = None, cache: bool = True, precision: str = "auto",
+        class_weights: bool = False, device: str | None = None, solver: str = "sgd",
     ) -> Run:  # fmt: skip
         """Train the plan on a copy of the model, or with `scratch` the baseline of the last run.
 
         Args:
             lr: one rate for all, or by stage: `layer4=0.001,head=0.01`.
             from_: go on from a run's weights.
+            seed: of new layers, batches and augmentation; default 0, a baseline takes its run's.
+            seeds: train so many times, each with the next seed; the last run is returned, and knows of the others.
+            budget: time or money, `2min`, `0.5usd`: fewer epochs where the forecast says that they take longer.
             cache: compute what is frozen once.
             solver: `sgd` (in batches), or `lbfgs` for strategy `head`: the output layer by all images at once.
-            seed: of new layers, batches and augmentation; default 0, a baseline takes its run's.
 
         Raises:
-            UsageError: no data or model yet, an option's value, no run to compare with.
+            UsageError: no data or model yet, an option's value, no run to compare with, a budget that one epoch exceeds.
         """
-        rate, by_stage = self._rates(lr)
-        options = TrainOptions(
-            epochs,
-            rate,
-            by_stage,
-            batch_size,
-            weight_decay,
-            augment,
-            seed or 0,
-            precision,
-            device,
-            cache,
-            class_weights,
-            solver,
-        )
-        data = self._data()
-        called, name = name, self._new_name(name or ("scratch" if scratch else None))
-        if scratch:
-            if from_ is not None:
-                raise UsageError("--scratch starts at random, --from does not: give one of them")
-            run = self._baseline(data, options, name, own_seed=seed is not None)
-        else:
-            run = self._ordinary(data, options, name, self._run(from_) if from_ is not None else None)
-        run = self._keep(run)
-        given = {"epochs": epochs, "lr": rates_text(lr), "batch-size": batch_size, "weight-decay": weight_decay,
-                 "augment": augment, "scratch": scratch, "from": getattr(from_, "name", from_), "seed": seed, "name": called,
-                 "no-cache": not cache, "precision": None if precision == "auto" else precision,
-                 "class-weights": class_weights, "device": device,
-                 "solver": None if solver == "sgd" else solver}  # fmt: skip
-        self._lines.append(line("tl_train", **given))
-        self._keeper.end(self, run)
+        began = time.perf_counter()
+        asked = Asked(
+            epochs=epochs, lr=lr, batch_size=batch_size, weight_decay=weight_decay, augment=augment, scratch=scratch,
+            from_=from_, seed=seed, name=name, cache=cache, precision=precision, class_weights=class_weights, device=device,
+            solver=solver,
+        )  # fmt: skip
+        if seeds < 1:
+            raise UsageError(f"--seeds {seeds} trains nothing: use 1 or more")
+        job = self._job(asked)
+        if budget is not None:
+            job = self._within(job, budget)
+        typed = train_line(asked, seeds=None if seeds == 1 else seeds, budget=budget)
+        for each in self._with_seeds(job, seeds):
+            run = self._keep(self._timed(self._carry_out(each), began), each)
+            self._lines += [typed] if each.options.seed == job.options.seed else []
+            self._keeper.end(self, run)
+            began = time.perf_counter()
+            if run.status == "stopped":
+                break
         return run
+
+    def _with_seeds(self, job: Job, seeds: int) -> Iterator[Job]:
+        """The job, and again with the next seeds; each gets its name when its turn comes."""
+        for seed in range(job.options.seed, job.options.seed + seeds):
+            name = job.name if seed == job.options.seed else self._new_name(f"{job.name}-seed{seed}")
+            yield replace(job, name=name, options=replace(job.options, seed=seed), group=job.name if seeds > 1 else "")
+
+    def _timed(self, run: Run, began: float) -> Run:
+        """What the call took beside the training itself is `other`."""
+        rest = time.perf_counter() - began - sum(run.seconds.values())
+        return replace(run, seconds={**run.seconds, "other": run.seconds["other"] + max(0.0, rest)})
+
+    @changing
+    def forecast(self, **asked: Unpack[Asked]) -> Forecast:
+        """What `train` with the same options will take: seconds by phase, FLOPs, energy, money, memory. Nothing is trained.
+
+        Some steps are timed on a copy of the network, which is charged. The run that follows says how far it was off.
+
+        Raises:
+            UsageError: as `train` does.
+        """
+        found = self._forecast_of(self._job(asked))
+        self._lines.append(train_line(asked, "tl_forecast"))
+        return found
+
+    def _forecast_of(self, job: Job) -> Forecast:
+        from tlnb.core.forecast import forecast
+
+        found, spent = forecast(job.model, job.anatomy, job.data, job.plan, job.options, name=job.name, scopes=self._scopes,
+                                previous=job.previous, store=self._store, price=self.bill.price)  # fmt: skip
+        self._forecasts = [f for f in self._forecasts if not _same(f, found)] + [found]
+        self._charge("forecasting", job.name, spent, self._price(job.options))
+        return found
+
+    @changing
+    def tune(
+        self, *, trials: int = 20, budget: str | float | None = None, scratch: bool = False, storage: str | None = None,
+        epochs: int | None = None, seed: int = 0,
+    ) -> Tuning:  # fmt: skip
+        """Search learning rate, weight decay, augmentation and how many stages train; the best go into the plan.
+
+        Trials are judged by held-out labels, else by cross-validation on the training labels; never by test images. The
+        whole search is charged as tuning. `undo` takes its values back.
+
+        Args:
+            trials: to try, in addition to what the study has.
+            budget: time or money, `5min`, `0.1usd`: no trial begins that is likely to exceed it.
+            scratch: tune the baseline of the last run instead; the next one uses what is found.
+            storage: a file for Optuna's journal, or a database's URL, which several processes may share.
+            epochs: of each trial; default: the recipe's.
+            seed: of what is tried, and of the trainings.
+
+        Raises:
+            UsageError: Optuna missing, no data or model, too few labels to choose by, storage that cannot be used.
+        """
+        from tlnb.core.tune import Task, tune
+
+        job = self._job(Asked(scratch=scratch, epochs=epochs, seed=seed))
+        old = self._loaded()[2]
+        if scratch and (old.model, old.edits) != (job.plan.model, job.plan.edits):
+            raise UsageError(
+                f"the last run trained {job.plan.model}, not what is loaded: %tl_load {job.plan.model} first"
+            )
+        allowed = None if budget is None else parse_budget(budget, self._price(job.options))
+        task = Task(job.model, job.anatomy, job.data, job.plan, job.options, self._scopes)
+        found, runs = tune(
+            task, trials, seconds=allowed, storage=storage, seed=seed, store=self._store, report=self.report
+        )
+        charge = cost.charge_of_runs("tuning", found.name, runs, found.seconds, self._price(job.options))
+        self.bill = self.bill.with_charge(charge)
+        if scratch:
+            best = found.plan
+            found = replace(
+                found, plan=replace(old, baseline_options=best.baseline_options, baseline_tuned=best.baseline_tuned)
+            )
+        if found.best is not None:
+            typed = line("tl_tune", trials=None if trials == 20 else trials, budget=budget, scratch=scratch, storage=storage,
+                         epochs=epochs, seed=seed or None)  # fmt: skip
+            self._change(found.plan, typed)
+        self._keeper.write(self)
+        return found
+
+    def _within(self, job: Job, budget: str | float) -> Job:
+        """The job with no more epochs than the budget allows."""
+        allowed = parse_budget(budget, self._price(job.options))
+        found = self._forecast_of(job)
+        wanted, fit = job.options.epochs or 0, found.epochs_within(allowed)
+        if fit < 1:
+            one = found.seconds - (wanted - 1) * found.per_epoch
+            raise UsageError(
+                f"--budget {budget}: one epoch is forecast to take {one:.1f} s; give more, or freeze more layers"
+            )
+        if fit >= wanted:
+            return replace(job, note=f"all {wanted} epochs were forecast to fit into {budget}")
+        options = replace(job.options, epochs=fit)
+        self._forecast_of(replace(job, options=options))
+        return replace(job, options=options, note=f"{fit} of {wanted} epochs: more were forecast to exceed {budget}")
+
+    def _price(self, options: TrainOptions) -> Price:
+        """Of an hour where a training with these options runs."""
+        if self.bill.price is not None:
+            return self.bill.price
+        here = machine(options.device, options.precision)
+        return list_price(here.device, here.name, here.threads)
+
+    def _charge(self, kind: str, what: str, spent: Tally, price: Price) -> None:
+        """Put work that is no run on the bill."""
+        self.bill = self.bill.with_charge(cost.charge_of(kind, what, spent, price))
+        self._keeper.write(self)
+
+    def _job(self, asked: Asked) -> Job:
+        """What `train` is to do, as data: nothing is done yet."""
+        rate, by_stage = self._rates(asked.get("lr"))
+        seed, scratch, from_ = asked.get("seed"), asked.get("scratch", False), asked.get("from_")
+        options = TrainOptions(
+            asked.get("epochs"), rate, by_stage, asked.get("batch_size"), asked.get("weight_decay"), asked.get("augment"),
+            seed or 0, asked.get("precision", "auto"), asked.get("device"), asked.get("cache", True),
+            asked.get("class_weights", False), asked.get("solver", "sgd"),
+        )  # fmt: skip
+        data = self._data()
+        name = self._new_name(asked.get("name") or ("scratch" if scratch else None))
+        if not scratch:
+            return self._ordinary(data, options, name, self._run(from_) if from_ is not None else None)
+        if from_ is not None:
+            raise UsageError("--scratch starts at random, --from does not: give one of them")
+        return self._baseline(data, options, name, own_seed=seed is not None)
 
     def _rates(self, lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
         rate, by_stage = parse_rates(lr)
@@ -508,7 +631,7 @@ class Session:
                     raise PlanError(f"--lr names no stage {stage!r}: {hint}")
         return rate, by_stage
 
-    def _ordinary(self, data: DataSet, options: TrainOptions, name: str, previous: Run | None) -> Run:
+    def _ordinary(self, data: DataSet, options: TrainOptions, name: str, previous: Run | None) -> Job:
         model, read, made = self._loaded()
         if previous is not None and set(self._networks[previous.name][1].names) != set(read.names):
             raise UsageError(
@@ -519,31 +642,51 @@ class Session:
             raise UsageError(
                 f"--solver lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
             )
-        filled = options.filled(recipe(made.strategy, made.start, data, options.solver))
-        return self._carry_out(
-            Job(name, made, filled, self._sized(model, data), read, self._asked, data, None, previous)
-        )
+        filled = options.filled(made.options).filled(recipe(made.strategy, made.start, data, options.solver))
+        return Job(name, made, filled, self._sized(model, data), read, self._asked, data, None, previous)
 
-    def _baseline(self, data: DataSet, options: TrainOptions, name: str, own_seed: bool) -> Run:
+    def _baseline(self, data: DataSet, options: TrainOptions, name: str, own_seed: bool) -> Job:
         """From scratch, matched to the last run on this data: its network, up to twice its steps."""
         of = next((r for r in reversed(self._on(data)) if r.baseline_of is None), None)
         if of is None:
             raise UsageError("a baseline needs a run to be compared with: %tl_train first, then %tl_train --scratch")
         model, read = self._networks[of.name]
-        made, filled = matched(of, read, data, options if own_seed else replace(options, seed=of.seed))
+        now = self.plan
+        same = now is not None and (now.model, now.edits) == (of.plan.model, of.plan.edits)
+        options = options if own_seed else replace(options, seed=of.seed)
+        made, filled = matched(of, read, data, options, now if same else None)
         asked = self._keeper.jobs[of.name].asked
-        return self._carry_out(Job(name, made, filled, self._sized(model, data), read, asked, data, of.name))
+        return Job(name, made, filled, self._sized(model, data), read, asked, data, of.name)
 
     def _carry_out(self, job: Job, resume: Checkpoint | None = None) -> Run:
         """Train, keeping every epoch on disk."""
         if resume is None:
             self._keeper.begin(self, job)
         self._networks[job.name] = (job.model, job.anatomy)
-        return train(
-            job.model, job.anatomy, job.data, job.plan, job.options, name=job.name, scopes=self._scopes,
-            baseline_of=job.baseline_of, previous=job.previous, report=self.report, store=self._store,
-            keep=partial(self._keeper.keep, job), resume=resume, stop=self.turn.interrupted,
-        )  # fmt: skip
+        try:
+            run = train(
+                job.model, job.anatomy, job.data, job.plan, job.options, name=job.name, scopes=self._scopes,
+                baseline_of=job.baseline_of, previous=job.previous, report=self.report, store=self._store,
+                keep=partial(self._keeper.keep, job), resume=resume, stop=self.turn.interrupted,
+            )  # fmt: skip
+        except TLError:
+            self._keeper.failed(self, job)
+            raise
+        return self._noted(run, job)
+
+    def _noted(self, run: Run, job: Job) -> Run:
+        """The run with what the session knows of it: its money, its forecast, its siblings by seed."""
+        siblings = [r for r in self.runs if job.group and r.group == job.group and r.name != run.name]
+        repeats = tuple((r.seed, r.accuracy) for r in (*siblings, run)) if job.group else ()
+        notes = (job.note, *run.notes) if job.note and job.note not in run.notes else run.notes
+        return replace(run, notes=notes, group=job.group, repeats=repeats)
+
+    def _scored(self, run: Run) -> Run:
+        """The run with the last forecast for the same plan, options and data, and what became of it."""
+        found = next((f for f in reversed(self._forecasts) if _same(f, run)), None)
+        if found is None or run.status != "finished":
+            return run if found is None else replace(run, forecast=found)
+        return replace(run, forecast=replace(found, measured=sum(run.seconds.values()), measured_flops=run.flops))
 
     @changing
     def resume(
@@ -584,8 +727,8 @@ class Session:
         found = self._keeper.checkpoint_of(name)
         if found is None:
             self._keeper.begin(self, job)
-        run = cost.priced(self._carry_out(job, found))
-        self.bill = replace(self.bill, charges=tuple(c for c in self.bill.charges if c.run != name)).with_run(run)
+        run = self._scored(cost.priced(self._carry_out(job, found), self.bill.price))
+        self.bill = self.bill.without(name).with_run(run)
         self._facts[name] = job.data.facts
         self.runs = [run if r.name == name else r for r in self.runs] if before else [*self.runs, run]
         self._lines.append("%tl_resume")
@@ -595,9 +738,9 @@ class Session:
     def _sized(self, model: PretrainedModel, data: DataSet) -> PretrainedModel:
         return pretrained.resized(model, data.request.size)
 
-    def _keep(self, run: Run) -> Run:
-        run = cost.priced(run)
-        self._facts[run.name] = self._data().facts
+    def _keep(self, run: Run, job: Job) -> Run:
+        run = self._scored(cost.priced(run, self.bill.price))
+        self._facts[run.name] = job.data.facts
         self.runs.append(run)
         self.bill = self.bill.with_run(run)
         return run
@@ -756,12 +899,15 @@ class Session:
 
     # ── comparing ──
 
-    def compare(self, *runs: str | Run, target: float | None = None, price: str | float | None = None) -> Comparison:
+    def compare(
+        self, *runs: str | Run, target: float | None = None, price: str | float | None = None, tuning: str = "apart"
+    ) -> Comparison:
         """Runs side by side, by default all on the current data. Trains the equal-budget baseline where one is missing.
 
         Args:
             target: accuracy in 0..1 to measure the time to; default: the highest that all of them reached.
-            price: what an hour costs, `0.5usd/h`.
+            price: what an hour costs, `0.5usd/h`; default: the one given before, else the list price.
+            tuning: `apart`, in rows of its own, or `in`, counted in with the runs that use what it found.
 
         Raises:
             UsageError: no runs, unknown runs, runs on different data, or values that make no sense.
@@ -777,12 +923,36 @@ class Session:
             )
         if target is not None and not 0 < target <= 1:
             raise UsageError(f"--target {target} is no accuracy: use a fraction, e.g. --target 0.9")
-        rate = None if price is None else cost.parse_price(price)
+        if tuning not in TUNING:
+            raise UsageError(f"--tuning {tuning} is not known: use {' or '.join(TUNING)}")
+        rate = self.bill.price if price is None else parse_price(price)
         matched = [run for run in chosen if run.baseline_of]
         equal = [found for run in matched if (found := self._with_equal_budget(run, data)) is not None]
         card = next((self._networks[r.name][0].card for r in chosen if not r.baseline_of), None)
-        self._lines.append(line("tl_compare", *(getattr(r, "name", r) for r in runs), target=target, price=price))
-        return cost.compare(chosen, data, card, equal_budget=equal, target=target, price=rate)
+        tunings = self.bill.of("tuning", {run.plan.tuned for run in chosen})
+        self._lines.append(line("tl_compare", *(getattr(r, "name", r) for r in runs), target=target, price=price,
+                                tuning=None if tuning == "apart" else tuning))  # fmt: skip
+        return compare(chosen, data, pretraining_of(card) if card else None, equal_budget=equal, target=target, price=rate,
+                       tunings=tunings, tuning_in=tuning == "in")  # fmt: skip
+
+    def cost(self, price: str | float | None = None) -> Bill:
+        """The whole bill: every charge by phase, what someone else paid for the model, each figure with its basis.
+
+        Args:
+            price: what an hour costs, `0.5usd/h`; from then on it holds for everything, instead of the list price.
+
+        Raises:
+            UsageError: a price that is none.
+        """
+        if price is not None:
+            rate = parse_price(price)
+            with self.turn.taken():
+                self.bill = self.bill.at(rate)
+                self.runs = [cost.priced(run, rate) for run in self.runs]
+                self._equal_budget = {name: cost.priced(run, rate) for name, run in self._equal_budget.items()}
+            self._keeper.write(self)
+        self._lines.append(line("tl_cost", price=price))
+        return replace(self.bill, unpaid=pretraining_of(self.model.card) if self.model else None)
 
     def _with_equal_budget(self, baseline: Run, data: DataSet) -> Run | None:
         """The same baseline with just its run's number of steps, trained once and charged; None where it has them anyway."""
@@ -802,9 +972,9 @@ class Session:
                      stop=self.turn.interrupted)  # fmt: skip
         if made.status == "stopped":
             raise UsageError("stopped before the baseline of equal steps was trained: %tl_compare begins it again")
-        made = cost.priced(made)
+        made = cost.priced(made, self.bill.price)
         self._equal_budget[baseline.name] = made
-        self.bill = self.bill.with_run(made)
+        self.bill = self.bill.with_run(made, "equal budget")
 
     # ── panels ──
 
@@ -918,3 +1088,8 @@ class Session:
     def _decoding(self, done: int, total: int) -> None:
         if self.report is not None:
             self.report(Progress("data", "decoding", done, total))
+
+
+def _same(one: Forecast, other: Forecast | Run) -> bool:
+    """Whether a forecast is of this training."""
+    return (one.plan, one.options, one.fingerprint) == (other.plan, other.options, other.fingerprint)

@@ -16,10 +16,18 @@ from tlnb.core.train import steps_of
 MORE_STEPS = 2  # a random start may take up to so many times the run's steps
 
 
-def matched(run: Run, anatomy: Anatomy, data: DataSet, options: TrainOptions) -> tuple[Plan, TrainOptions]:
-    """The plan and the options of a run's baseline. What `options` leaves open is the recipe's for scratch."""
-    plan = plan_strategy(anatomy, "scratch", run.plan.edits)
-    filled = options.filled(recipe("scratch", "random", data))
+def matched(
+    run: Run, anatomy: Anatomy, data: DataSet, options: TrainOptions, found: Plan | None = None
+) -> tuple[Plan, TrainOptions]:
+    """The plan and the options of a run's baseline.
+
+    Args:
+        options: what was asked for; what it leaves open is what tuning found, else the recipe's for scratch.
+        found: a plan for the same network that holds what tuning found for the baseline; default: the run's.
+    """
+    found = found or run.plan
+    plan = replace(plan_strategy(anatomy, "scratch", run.plan.edits), tuned=found.baseline_tuned)
+    filled = options.filled(found.baseline_options).filled(recipe("scratch", "random", data))
     if options.epochs is None:
         filled = with_steps(filled, MORE_STEPS * run.work.steps, len(data.labels["train"]))
     return plan, filled

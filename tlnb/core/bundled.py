@@ -1,8 +1,9 @@
-"""Data sets that need no files: `digits` and `symbols`."""
+"""Data sets that need no files: `digits`, `symbols`, `textures` and `faces`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from tlnb.core.splits import Parts, divide
 
 DIGITS_TEST = 700
 DIGITS_MONITOR = 200
+FACES_MONITOR = 40
 
 
 def digits(request: DataRequest) -> Parts:
@@ -52,4 +54,27 @@ def symbols(request: DataRequest) -> Parts:
     return divide("symbols", symbol_names(classes), images, labels, request, used, fixed)
 
 
-BUNDLED: dict[str, Callable[[DataRequest], Parts]] = {"digits": digits, "symbols": symbols}
+def textures(request: DataRequest) -> Parts:
+    """Grey patches of twelve materials; test and monitor patches come from other strips of the same pictures."""
+    from tlnb.core.pictures import MATERIALS, texture_patches
+
+    refuse(request, "textures", classes="has twelve classes", test="has its own test split (strips of their own)")
+    images, labels, rows = texture_patches()
+    fixed = {split: rows[split] for split in ("monitor", "test")}
+    return divide("textures", tuple(MATERIALS), images, labels, request, rows["pool"], fixed)
+
+
+def faces(request: DataRequest) -> Parts:
+    """Faces and backgrounds. Test is the last thirty of each by file order."""
+    from tlnb.core.pictures import NO_NAMES, face_pictures
+
+    refuse(request, "faces", classes="has two classes", test="has its own test split (the last 30 of each class)")
+    images, labels, rows = face_pictures()
+    fixed = {"test": rows["test"]}
+    parts = divide("faces", ("background", "face"), images, labels, request, rows["pool"], fixed, FACES_MONITOR)
+    return replace(parts, notes=(NO_NAMES,))
+
+
+BUNDLED: dict[str, Callable[[DataRequest], Parts]] = {
+    "digits": digits, "symbols": symbols, "textures": textures, "faces": faces,
+}  # fmt: skip

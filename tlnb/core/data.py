@@ -62,6 +62,7 @@ class DataSet:
     request: DataRequest
     skipped: tuple[str, ...] = ()
     folders: tuple[tuple[str, str], ...] = ()  # split → the folder it was read from, where a folder brings its own
+    notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
 
     @property
     def splits(self) -> dict[str, int]:
@@ -159,8 +160,8 @@ def open_data(
     """Read a data set.
 
     Args:
-        source: `digits`, `symbols`, a folder of class folders, or images `(N, H, W)`, `(N, H, W, 3)` or `(N, 3, H, W)`
-            (uint8, or floats in 0..1).
+        source: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, or images `(N, H, W)`,
+            `(N, H, W, 3)` or `(N, 3, H, W)` (uint8, or floats in 0..1).
         labels: `(N,)` class numbers or names, with arrays only.
         request: amounts, splits, seed.
         edge: decode photos to this edge in pixels.
@@ -184,4 +185,4 @@ def open_data(
 
 def _data_set(parts: Parts, request: DataRequest) -> DataSet:
     images, labels = MappingProxyType(parts.images), MappingProxyType(parts.labels)
-    return DataSet(parts.name, parts.classes, images, labels, request, parts.skipped, parts.folders)
+    return DataSet(parts.name, parts.classes, images, labels, request, parts.skipped, parts.folders, parts.notes)

@@ -45,12 +45,16 @@ def chunk_of(edge: int, on_cpu: bool) -> int:
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs for one image: a step as done, as planned without a cache, with everything trained; and a look."""
+    """FLOPs for one image: a step as done, as planned without a cache, with everything trained; and a look.
+
+    `whole` is a look through the whole network, what is cached included.
+    """
 
     done: float
     planned: float
     full: float
     look: float
+    whole: float
 
 
 @dataclass(frozen=True)
@@ -149,20 +153,28 @@ class Source:
         Args:
             before: what an interrupted run had chosen, which is chosen again.
         """
+        choice, note = self.choose(trained, options, before)
         kind = options.augment or "none"
-        if not options.cache:
-            return self.raw(kind)
-        found, why = self.places(self.module, trained, self.example())
-        if not found:
-            return self.raw(kind, f"trained without a cache: {why}" if why else "")
-        choice = self._chosen(found, kind, options.epochs or 1, before)
         if choice is None:
-            return self.raw(kind, "trained without a cache: the activations fit neither in memory nor on the disk")
+            return self.raw(kind, note)
         try:
             return self._cached(choice, trained, options)
         except OSError as error:
             reason = error.strerror or type(error).__name__
             return self.raw(kind, f"trained without a cache: it could not be written ({reason})")
+
+    def choose(
+        self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
+    ) -> tuple[Choice | None, str]:
+        """Where to cut; where nothing is to be cached None, and why not if the run should say so."""
+        if not options.cache:
+            return None, ""
+        found, why = self.places(self.module, trained, self.example())
+        if not found:
+            return None, f"trained without a cache: {why}" if why else ""
+        choice = self._chosen(found, options.augment or "none", options.epochs or 1, before)
+        full = "trained without a cache: the activations fit neither in memory nor on the disk"
+        return choice, "" if choice else full
 
     def places(self, module: nn.Module, trained: Sequence[str], example: Tensor) -> tuple[list[Place], str]:
         """Where the module can be cut, and where torch.fx cannot trace it and no chain helps, why not."""
@@ -224,7 +236,7 @@ class Source:
         def kept(split: str, view: int, phase: str) -> Tensor:
             key = key_of(who, self._data_key(split, kind if view else "none", options.seed, view))
             parts = self._through(cut.prefix, split, kind if view else "none", options.seed, view)
-            value, found = self._kept(key, len(self.data.labels[split]), parts, choice.where, look_cost, phase)
+            value, found = self._kept(key, split, parts, choice.where, look_cost, phase, "prefix")
             was.append(found)
             return value
 
@@ -255,15 +267,16 @@ class Source:
         return rows.to(self.machine.device)
 
     def _kept(
-        self, key: str, count: int, parts: Iterator[Tensor], where: str, flops: float, phase: str
+        self, key: str, split: str, parts: Iterator[Tensor], where: str, flops: float, phase: str, part: str
     ) -> tuple[Tensor, bool]:
         """A value from the store, or computed and charged; and whether it was there."""
-        with self.tally.phase(phase):
+        count = len(self.data.labels[split])
+        with self.tally.phase(phase, part):
             found = self.store.get(key, self.machine.device)
             if found is not None:
                 return found, True
             value = self.store.keep(key, count, parts, where, count * flops)
-        self.tally.charge(phase, count * flops)
+        self.tally.charge(phase, count * flops, part)
         return value, False
 
     def _through(self, prefix: nn.Module, split: str, kind: str, seed: int, view: int) -> Iterator[Tensor]:
@@ -313,7 +326,6 @@ class Source:
         if not found:
             return HeadInputs(base.train(0), outer.suffix, judges)
         cut = cut_at(outer.suffix, found[-1])
-        count = len(self.data.labels["train"])
         flops = found[-1].flops or forward_flops(cut.prefix, example)
         key = key_of(self.identity(outer) if start else "", self.identity(cut), self._data_key("train", "none", 0, 0))
         if start is None:
@@ -321,7 +333,7 @@ class Source:
         else:
             rows = base.train(0).split(self.chunk())
             parts = (self.pass_through(cut.prefix, self.placed(part).clone()) for part in rows)
-        features, _ = self._kept(key, count, parts, "memory", flops, "caching")
+        features, _ = self._kept(key, "train", parts, "memory", flops, "caching", "features")
         return HeadInputs(features, cut.suffix, judges)
 
     # ── keys and costs ──
@@ -351,9 +363,9 @@ class Source:
         key = key_of(known, getattr(teaches, "code", ""), shapes, tuple(example.shape))
         if known and key in self.store.costs:
             return Cost(*self.store.costs[key])
-        done = step_flops(teaches, example)
+        done, look = step_flops(teaches, example), forward_flops(teaches, example)
         planned = step_flops(self.module, self.example()) if cached else done
         self._full = self._full or step_flops(self.module, self.example(), everything=True)
-        cost = Cost(done, planned, self._full, forward_flops(teaches, example))
-        self.store.costs[key] = (cost.done, cost.planned, cost.full, cost.look)
-        return cost
+        whole = forward_flops(self.module, self.example()) if cached else look
+        self.store.costs[key] = (done, planned, self._full, look, whole)
+        return Cost(*self.store.costs[key])

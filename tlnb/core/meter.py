@@ -1,10 +1,12 @@
-"""Measuring: FLOPs, synchronised clocks, energy."""
+"""Measuring: FLOPs, and synchronised clocks that read an energy meter too."""
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,32 +14,38 @@ from torch.func import functional_call
 
 from tlnb.core.alone import alone
 from tlnb.core.device import Machine
+from tlnb.core.energy import Meter, meter_of
 from tlnb.core.watch import Counter, countable
 
 PHASES = ("preparing", "caching", "warmup", "training", "evaluating", "other")
+SECONDS_BASIS, FLOPS_BASIS = "measured: synchronised wall clock", "measured: counted by torch on the modules that ran"
 NUMBERS_COST_LITTLE = 2e10  # parameters times input values, below which a real step is the faster way to count one
-WATTS_PER_CPU_THREAD = 8.0  # assumed: a server core under load, with its share of the package
-WATTS_PER_GPU = 250.0  # assumed: a data-centre GPU under load
 
 
 class Clock:
-    """Wall time by phase. Phases do not nest; what no phase claims is `other`, so that all sum to the whole."""
+    """Wall time and energy by phase. Phases do not nest; what no phase claims is `other`, so that all sum to the whole."""
 
-    def __init__(self, machine: Machine, earlier: Mapping[str, float] | None = None) -> None:
-        self._machine = machine
+    def __init__(
+        self, machine: Machine, earlier: Mapping[str, float] | None = None, earlier_wh: Mapping[str, float] | None = None,
+        meter: Meter | None = None,
+    ) -> None:  # fmt: skip
+        self._machine, self.meter = machine, meter or meter_of(machine)
         self._start = time.perf_counter() - sum((earlier or {}).values())
         self._phases = {**dict.fromkeys(PHASES, 0.0), **(earlier or {})}
+        self._wh = {**dict.fromkeys(PHASES, 0.0), **(earlier_wh or {})}
+        self._earlier_wh = sum((earlier_wh or {}).values())
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Charge what runs inside to a phase, the device synchronised before and after."""
         self._machine.synchronize()
-        start = time.perf_counter()
+        start, joules = time.perf_counter(), self.meter.joules()
         try:
             yield
         finally:
             self._machine.synchronize()
             self._phases[name] += time.perf_counter() - start
+            self._wh[name] += (self.meter.joules() - joules) / 3600
 
     def of(self, name: str) -> float:
         """Seconds charged to a phase so far."""
@@ -45,24 +53,49 @@ class Clock:
 
     def seconds(self) -> dict[str, float]:
         """Seconds by phase until now; their sum is the wall time since the clock was made, with what came earlier."""
-        claimed = sum(self._phases.values()) - self._phases["other"]
-        return {**self._phases, "other": time.perf_counter() - self._start - claimed}
+        return _with_rest(self._phases, time.perf_counter() - self._start)
+
+    def wh(self) -> dict[str, float]:
+        """Watt-hours by phase until now; `meter.basis` says where they come from."""
+        return _with_rest(self._wh, self._earlier_wh + self.meter.joules() / 3600)
+
+
+def _with_rest(claimed: Mapping[str, float], whole: float) -> dict[str, float]:
+    """By phase; what none claims is `other`."""
+    rest = whole - sum(claimed.values()) + claimed["other"]
+    return {**claimed, "other": max(0.0, rest)}
+
+
+@dataclass
+class Part:
+    """One kind of work within a phase: what it took so far."""
+
+    seconds: float = 0.0
+    flops: float = 0.0
 
 
 class Tally:
-    """What a run spends: seconds on its clock and FLOPs, by phase."""
+    """What a run spends: seconds on its clock and FLOPs, by phase; and by the kind of work within, from which it is forecast."""
 
     def __init__(self, clock: Clock, earlier: Mapping[str, float] | None = None) -> None:
         self.clock = clock
         self.flops: dict[str, float] = dict(earlier or {})
+        self.parts: defaultdict[tuple[str, str], Part] = defaultdict(Part)
 
-    def phase(self, name: str) -> AbstractContextManager[None]:
+    @contextmanager
+    def phase(self, name: str, part: str = "") -> Iterator[None]:
         """Charge the time of what runs inside to a phase."""
-        return self.clock.phase(name)
+        start = time.perf_counter()
+        try:
+            with self.clock.phase(name):
+                yield
+        finally:
+            self.parts[name, part].seconds += time.perf_counter() - start
 
-    def charge(self, phase: str, flops: float) -> None:
+    def charge(self, phase: str, flops: float, part: str = "") -> None:
         """Charge counted FLOPs to a phase."""
         self.flops[phase] = self.flops.get(phase, 0.0) + flops
+        self.parts[phase, part].flops += flops
 
 
 Call = Callable[[Tensor], Tensor]  # a module's forward on twins of its parameters
@@ -122,16 +155,3 @@ def _twin(tensor: Tensor, device: str, everything: bool) -> Tensor:
     own = tensor.detach() if is_parameter else tensor.detach().clone()  # buffers change in place
     twin = torch.empty_like(tensor, device=device) if device else own
     return twin.requires_grad_(is_parameter and tensor.is_floating_point() and (everything or tensor.requires_grad))
-
-
-def energy_wh(machine: Machine, seconds: float) -> float:
-    """Watt-hours, assumed from the device's kind: no meter is read yet."""
-    watts = WATTS_PER_CPU_THREAD * machine.threads if machine.on_cpu else WATTS_PER_GPU
-    return watts * seconds / 3600
-
-
-def energy_basis(machine: Machine) -> str:
-    """Where `energy_wh` comes from, in words."""
-    if machine.on_cpu:
-        return f"{WATTS_PER_CPU_THREAD:g} W a thread, {machine.threads} threads"
-    return f"{WATTS_PER_GPU:g} W for the GPU"

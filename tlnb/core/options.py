@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from tlnb.core.errors import UsageError
 
@@ -50,6 +50,25 @@ class TrainOptions:
         """These options, with the recipe's where nothing was chosen."""
         empty = [f.name for f in fields(self) if getattr(self, f.name) is None]
         return replace(self, **{name: getattr(recipe, name) for name in empty})
+
+
+class Asked(TypedDict, total=False):
+    """What one may ask of a training, by the names of `Session.train`."""
+
+    epochs: int | None
+    lr: float | str | Mapping[str, float] | None
+    batch_size: int | None
+    weight_decay: float | None
+    augment: str | None
+    scratch: bool
+    from_: Any  # a run, or its name
+    seed: int | None
+    name: str | None
+    cache: bool
+    precision: str
+    class_weights: bool
+    device: str | None
+    solver: str
 
 
 def options_from(values: Mapping[str, Any]) -> TrainOptions:

@@ -69,6 +69,9 @@ class Plan:
     edits: tuple[Edit, ...] = ()
     options: TrainOptions = field(default_factory=TrainOptions)
     notes: tuple[str, ...] = ()  # what one should know before training it
+    tuned: str = ""  # the study that found its options
+    baseline_options: TrainOptions = field(default_factory=TrainOptions)  # found for its baseline; None: the recipe's
+    baseline_tuned: str = ""  # the study that found those
 
     def __repr__(self) -> str:
         share = self.trainable_params / max(self.total_params, 1)
@@ -93,6 +96,8 @@ class Plan:
                 raise UsageError(f"the plan has another schema than {SCHEMA}: write it again with this version of tlnb")
             fields |= {name: tuple(fields[name]) for name in ("frozen", "trained", "notes")}
             fields |= {"edits": tuple(Edit(**e) for e in fields["edits"]), "options": options_from(fields["options"])}
+            if "baseline_options" in fields:
+                fields["baseline_options"] = options_from(fields["baseline_options"])
             return cls(**fields)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is no plan ({str(error)[:80]}): give what plan.to_json() wrote") from None

@@ -60,6 +60,61 @@ class Cache:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """What a training is expected to take, from a few timed steps on a copy; after the run, how far that was off."""
+
+    name: str  # what would run
+    fingerprint: str  # of the data
+    plan: Plan
+    options: TrainOptions  # filled in
+    phases: dict[str, float]  # seconds
+    flops_by_phase: dict[str, float]
+    per_epoch: float  # seconds of one more epoch
+    wh: float
+    money: float
+    currency: str
+    peak_bytes: int  # of tensors, at the fullest moment
+    bases: dict[str, str]  # figure → "measured: how" or "assumed: what"
+    sample: int  # training images that it timed
+    took: float  # seconds for the forecast itself
+    notes: tuple[str, ...] = ()
+    measured: float | None = None  # the run's seconds, once it has run to its end
+    measured_flops: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """All phases."""
+        return sum(self.phases.values())
+
+    @property
+    def flops(self) -> float:
+        """All phases."""
+        return sum(self.flops_by_phase.values())
+
+    @property
+    def error(self) -> float | None:
+        """|forecast − measured| / measured seconds; None before the run."""
+        return None if not self.measured else abs(self.seconds - self.measured) / self.measured
+
+    @property
+    def flops_error(self) -> float | None:
+        """The same for FLOPs."""
+        return None if not self.measured_flops else abs(self.flops - self.measured_flops) / self.measured_flops
+
+    def epochs_within(self, seconds: float) -> int:
+        """How many epochs fit into so many seconds; 0 where not even one does."""
+        fixed = self.seconds - self.per_epoch * (self.options.epochs or 0)
+        return max(0, int((seconds - fixed) / self.per_epoch)) if self.per_epoch > 0 else self.options.epochs or 0
+
+    def __repr__(self) -> str:
+        off = "" if self.error is None else f"; it took {self.measured:.2f} s, {self.error:.0%} off"
+        return (
+            f"Forecast {self.name}: {self.seconds:.2f} s, {self.flops / 1e9:.1f} GFLOP, {self.wh:.3f} Wh, "
+            f"{self.money:.4f} {self.currency}{off}"
+        )
+
+
+@dataclass(frozen=True)
 class Answers:
     """What a trained network said about the test split, kept because that split is read once. One entry an image."""
 
@@ -100,7 +155,7 @@ class Run:
     changes: tuple[Change, ...]  # the proof: every layer beside its start, in the anatomy's order
     baseline_of: str | None = None
     started_from: str | None = None
-    forecast: None = None
+    forecast: Forecast | None = None  # the last for the same plan, options and data
     notes: tuple[str, ...] = ()
     versions: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
@@ -108,6 +163,12 @@ class Run:
     source_accuracy: tuple[float, float] | None = None  # on the network's own source, with its old head: before, after
     cache: Cache | None = None  # None: every epoch computed everything
     source_pictures: int = 0  # how many of the source's pictures that was measured on
+    wh_by_phase: dict[str, float] = field(default_factory=dict)
+    currency: str = "usd"  # of its money
+    threads: int = 1  # of the processor
+    inference_flops: float = 0.0  # of the whole trained network, for one image
+    group: str = ""  # the first of several runs that differ in nothing but their seeds
+    repeats: tuple[tuple[int, float], ...] = ()  # (seed, test accuracy) of that group so far, this run included
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
     _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)  # of every layer at the end
     _answers: Answers | None = field(default=None, repr=False, compare=False)
@@ -127,6 +188,11 @@ class Run:
     def training_flops(self) -> float:
         """FLOPs without evaluation."""
         return self.flops - self.flops_by_phase.get("evaluating", 0.0)
+
+    @property
+    def watched(self) -> float | None:
+        """The best accuracy on monitor (else val) of any epoch."""
+        return max((w for e in self.epochs if (w := watched(e)) is not None), default=None)
 
     @property
     def training_seconds(self) -> float:
@@ -208,7 +274,9 @@ class Run:
         values = asdict(replace(self, **nothing))
         for name in private:
             del values[name]
-        derived = {name: getattr(self, name) for name in DERIVED}
+        derived: dict[str, Any] = {name: getattr(self, name) for name in DERIVED}
+        if self.forecast is not None:
+            values["forecast"] |= {"seconds": self.forecast.seconds, "error": self.forecast.error}
         return json.dumps({"schema": SCHEMA, **values, **derived}, indent=1)
 
     @classmethod
@@ -232,7 +300,8 @@ class Run:
             tuples["classes"] = tuple(values.pop("classes", ()))  # records of earlier versions have neither
             tuples["source_accuracy"] = tuple(values.pop("source_accuracy", None) or ()) or None
             changes = tuple(Change(**c) for c in values.pop("changes"))
-            cache = values.pop("cache", None)
+            cache, forecast = values.pop("cache", None), values.pop("forecast", None)
+            tuples["repeats"] = tuple((seed, accuracy) for seed, accuracy in values.pop("repeats", ()))
             return cls(
                 plan=plan,
                 options=options,
@@ -240,11 +309,18 @@ class Run:
                 changes=changes,
                 work=Work(**values.pop("work")),
                 cache=Cache(**cache) if cache else None,
+                forecast=_forecast_from(forecast) if forecast else None,
                 **tuples,
                 **values,
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is no run record ({str(error)[:80]}): give the text of run.to_json()") from None
+
+
+def _forecast_from(values: dict[str, Any]) -> Forecast:
+    known = {k: v for k, v in values.items() if k not in ("seconds", "error", "plan", "options", "notes")}
+    plan, options = Plan.from_json(values["plan"]), options_from(values["options"])
+    return Forecast(plan=plan, options=options, notes=tuple(values["notes"]), **known)
 
 
 def watched(epoch: EpochRecord) -> float | None:

@@ -16,6 +16,7 @@ from tlnb.core.errors import UsageError, listed
 from tlnb.core.freeze import hashes, state_of
 from tlnb.core.plan import Edit, Plan
 from tlnb.core.pretrained import PretrainedModel
+from tlnb.core.prices import Price
 from tlnb.core.record import Answers, Run
 from tlnb.core.request import DataRequest
 
@@ -28,7 +29,7 @@ def finished(run: Run) -> Checkpoint:
     answers = run.answers()
     tensors |= {f"answers/{name}": getattr(answers, name) for name in ANSWERS}
     return Checkpoint(run.epochs, -1.0, run.best_epoch, run.seconds, run.flops_by_phase, run.work, 0, run.cache, run.notes,
-                      1, {}, tensors)  # fmt: skip
+                      1, {}, run.wh_by_phase, tensors)  # fmt: skip
 
 
 def restored(
@@ -96,4 +97,4 @@ def bill_from(values: Mapping[str, Any]) -> Bill:
     for charge in values["charges"]:
         bases = {figure: (kind, how) for figure, (kind, how) in charge["bases"].items()}
         charges.append(Charge(**{**charge, "bases": bases}))
-    return Bill(tuple(charges), values["currency"])
+    return Bill(tuple(charges), Price(**values["price"]) if values["price"] else None)

@@ -29,6 +29,7 @@ class Parts:
     labels: Mapping[str, Tensor]
     skipped: tuple[str, ...] = ()
     folders: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
 
 
 def divide(

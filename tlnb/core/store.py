@@ -32,7 +32,9 @@ class Store:
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, Tensor] = OrderedDict()
-        self.costs: dict[str, tuple[float, float, float, float]] = {}  # counted FLOPs, by a key of what was counted
+        self.costs: dict[
+            str, tuple[float, float, float, float, float]
+        ] = {}  # counted FLOPs, by a key of what was counted
 
     def get(self, key: str, device: str = "cpu") -> Tensor | None:
         """The tensor of this key, or None. One from a file is checked against its hash."""
@@ -44,6 +46,10 @@ class Store:
             found = found.clone().to(device)
             self._hold(key, found)
         return found
+
+    def __contains__(self, key: str) -> bool:
+        """Whether `get` would find it, short of damage."""
+        return key in self._held or (_folder() / f"{key}.npy").is_file()
 
     def keep(self, key: str, count: int, parts: Iterable[Tensor], place: str, flops: float = 0.0) -> Tensor:
         """All rows of `parts` as one tensor of `count` rows, kept under this key.

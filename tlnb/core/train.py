@@ -7,7 +7,8 @@ test once → compare with the start. What each part took is charged to its phas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -24,19 +25,20 @@ from tlnb.core.edit import Scopes, build
 from tlnb.core.errors import MemoryLimit, UsageError
 from tlnb.core.freeze import Change, hashes, layer_of, relative_change, set_modes, state_of
 from tlnb.core.inputs import Cost, HeadInputs, Inputs, Source
-from tlnb.core.meter import Clock, Tally, energy_basis, energy_wh, forward_flops, step_flops
+from tlnb.core.meter import FLOPS_BASIS, SECONDS_BASIS, Clock, Tally, forward_flops, step_flops
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.recipes import WARMUP, recipe
 from tlnb.core.record import Answers, Cache, EpochRecord, Run, Work, wilson_interval
-from tlnb.core.source import source_accuracy
+from tlnb.core.source import SourceAccuracy, source_accuracy
 from tlnb.core.standardise import Standardise, can_fold
 from tlnb.core.store import Store
 from tlnb.core.stream import batches, is_mapped
 
 WATCHED: tuple[str, ...] = ("val", "monitor")
 RISE = 0.15  # share of the steps in which the learning rate rises; then it falls along a cosine
+STATISTICS_ROWS = 256  # cached features in one look at what reaches the output layer
 LBFGS_STEPS = 5  # iterations that count as one epoch
 STRIDE = 1_000_003  # a prime between the seeds of runs, so that epochs of neighbouring seeds never share one
 
@@ -194,48 +196,53 @@ def train(
         MemoryLimit: not even one image fits in memory.
     """
     here = machine(options.device, options.precision)
-    clock = Clock(here, resume.seconds if resume else None)
-    with (
-        alone(),
-        torch.random.fork_rng(devices=[torch.cuda.current_device()] if here.device.startswith("cuda") else []),
-    ):
-        torch.manual_seed(options.seed)
+    clock = Clock(here, resume.seconds if resume else None, resume.wh if resume else None)
+    with seeded(options.seed, here):
         tally = Tally(clock, resume.flops if resume else None)
-        work = _Training(
+        work = Training(
             model, anatomy, data, plan, options, here, tally, name, report or (lambda _: None), keep, resume, stop
         )
-        with clock.phase("preparing"):
+        with tally.phase("preparing"):
             start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
             work.prepare(start, store or Store())
         status = work.run(warm=plan.start == "pretrained" and previous is None)
         answers = work.test()
     changes = work.changes()
-    with clock.phase("evaluating"):
-        moved = [c.name for c in changes if c.moved]
-        source = source_accuracy(model, plan, work.module, moved, previous)
-    work.tally.charge("evaluating", source.flops if source else 0.0)
+    source = work.on_its_source([c.name for c in changes if c.moved], previous)
     notes = list(work.notes)
     broken = [c.name for c in changes if c.frozen and c.moved]
     if broken:
         status = "failed"
         notes.append(f"frozen layers moved: {', '.join(broken)}")
-    seconds = clock.seconds()
+    inference = work.inference_flops
+    trained = work.result()
+    seconds, wh = clock.seconds(), clock.wh()
     right, by_class = scores(answers)
     tested = len(data.labels["test"])
     return Run(
         name=name, plan=plan, options=options, data=data.name, fingerprint=data.fingerprint, status=status,
         accuracy=right / tested, interval=wilson_interval(right, tested), balanced_accuracy=by_class, test_images=tested,
-        epochs=tuple(work.epochs), best_epoch=work.best_epoch, seconds=seconds, flops_by_phase=dict(work.tally.flops),
-        work=work.done, energy_wh=energy_wh(here, sum(seconds.values())), money=0.0,
-        bases={"seconds": "measured: synchronised wall clock", "flops": "measured: counted by torch on the modules that ran",
-               "energy_wh": f"assumed: {energy_basis(here)}"},
-        device=here.device, hardware=here.name, precision=here.precision, changes=changes, baseline_of=baseline_of,
-        started_from=previous.name if previous else None, notes=tuple(notes),
+        epochs=tuple(work.epochs), best_epoch=work.best_epoch, seconds=seconds, flops_by_phase=dict(tally.flops),
+        work=work.done, energy_wh=sum(wh.values()), money=0.0, wh_by_phase=wh,
+        bases={"seconds": SECONDS_BASIS, "flops": FLOPS_BASIS, "energy_wh": clock.meter.basis},
+        device=here.device, hardware=here.name, threads=here.threads, precision=here.precision, changes=changes,
+        baseline_of=baseline_of, started_from=previous.name if previous else None, notes=tuple(notes),
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
         classes=data.classes, edge=data.edge, source_accuracy=(source.before, source.after) if source else None,
-        source_pictures=source.pictures if source else 0, cache=work.cache,
-        _trained=work.result(), _hashes=work.end_hashes, _answers=answers, _transform=model.transform,
+        source_pictures=source.pictures if source else 0, cache=work.cache, inference_flops=inference,
+        _trained=trained, _hashes=work.end_hashes, _answers=answers, _transform=model.transform,
     )  # fmt: skip
+
+
+@contextmanager
+def seeded(seed: int, here: Machine) -> Iterator[None]:
+    """Random numbers from this seed inside; afterwards they go on as if nothing had been drawn."""
+    with (
+        alone(),
+        torch.random.fork_rng(devices=[torch.cuda.current_device()] if here.device.startswith("cuda") else []),
+    ):
+        torch.manual_seed(seed)
+        yield
 
 
 def scores(answers: Answers) -> tuple[int, float]:
@@ -257,7 +264,7 @@ def advice_for_nan(options: TrainOptions, usual: float | None, precision: str) -
 
 
 @dataclass
-class _Training:
+class Training:
     """The working state of one run."""
 
     model: PretrainedModel
@@ -287,6 +294,7 @@ class _Training:
         self.labels = {s: y.to(self.machine.device) for s, y in self.data.labels.items()}
         self.source = Source(self.module, self.model.transform, self.data, self.machine, self.tally, store, self._pause)
         self.scales: list[Standardise] = []
+        self.inference_flops = 0.0
         self.inputs: Inputs | None = None
         self.pieces = Pieces()
         self.best, self.best_state = -1.0, dict[str, Tensor]()
@@ -303,6 +311,10 @@ class _Training:
         give_way()
         if self.stop is not None and self.stop():
             raise KeyboardInterrupt
+
+    def set_modes(self) -> None:
+        """As the plan says: what trains in training mode, what is frozen in eval mode."""
+        set_modes(self.module, set(self.plan.trained))
 
     def _check_count(self) -> None:
         """What trains must be what the plan promises; a parameter that layers share counts once."""
@@ -364,13 +376,19 @@ class _Training:
         ]
         look = self.source
         rest = self.module if found is None else found.judges
-        with evaluating(self.module), self.tally.phase("caching"), torch.no_grad(), self.machine.autocast():
-            for part in (look.images("train") if found is None else found.features).split(look.chunk()):
+        rows = look.images("train") if found is None else found.features
+        with (
+            evaluating(self.module),
+            self.tally.phase("caching", "statistics"),
+            torch.no_grad(),
+            self.machine.autocast(),
+        ):
+            for part in rows.split(look.chunk() if found is None else STATISTICS_ROWS):
                 rest(self.model.transform(look.placed(part)) if found is None else look.placed(part).clone())
         for handle in handles:
             handle.remove()
         example = look.example() if found is None else look.placed(found.features[:2])
-        self.tally.charge("caching", len(self.labels["train"]) * forward_flops(rest, example))
+        self.tally.charge("caching", len(self.labels["train"]) * forward_flops(rest, example), "statistics")
         self.scales = [Standardise.of(head, torch.cat(features)) for head, features in seen.items()]
         for scale in self.scales if keep else ():
             scale.unfold()
@@ -379,20 +397,26 @@ class _Training:
         """New output layers alone, on what reaches them, so that their first gradients do not spoil what is pretrained."""
         options = replace(WARMUP, seed=self.options.seed)
         set_modes(self.module, set(heads))
-        inputs = self.source.raw("none")
-        if found is not None:
-            example = self.source.placed(found.features[:2])
-            cost = replace(inputs.cost, done=step_flops(found.teaches, example), look=0.0)
-            inputs = replace(inputs, train=lambda _: found.features, make=lambda x, _: self.source.placed(x),
-                             teaches=found.teaches, cost=cost)  # fmt: skip
+        assert self.inputs is not None
+        inputs = self.source.raw("none") if found is None else replace(
+            self.inputs, train=lambda _: found.features, make=lambda x, _: self.source.placed(x), teaches=found.teaches,
+            cost=self._warm_up_cost(found),
+        )  # fmt: skip
         one_epoch = self._in_batches(inputs, heads, options)
         for epoch in range(options.epochs or 0):
             set_modes(self.module, set(heads))
             torch.manual_seed(options.seed * STRIDE + epoch)
-            with self.tally.phase("warmup"):
+            with self.tally.phase("warmup", "steps"):
                 loss, steps, images = one_epoch(epoch)
             self._count(inputs.cost, steps, images, "warmup")
             self.report(Progress(self.name, "warmup", epoch + 1, options.epochs or 0, loss))
+
+    def _warm_up_cost(self, found: HeadInputs) -> Cost:
+        """FLOPs for one image; what the modes are now is what a step without a cache would have cost."""
+        example = self.source.placed(found.features[:2])
+        planned = step_flops(self.module, self.source.example())
+        whole = self.inputs.cost if self.inputs else None
+        return Cost(step_flops(found.teaches, example), planned, whole.full if whole else planned, 0.0, 0.0)
 
     def _fit(self) -> None:
         inputs, options, trained = self.inputs, self.options, self.plan.trained
@@ -407,7 +431,7 @@ class _Training:
             set_modes(self.module, set(trained))
             torch.manual_seed(options.seed * STRIDE + epoch)  # dropout: the same whatever ran before
             before = self.tally.clock.of("training")
-            with self.tally.phase("training"):
+            with self.tally.phase("training", "steps"):
                 loss, steps, images = one_epoch(epoch)
             self._count(inputs.cost, steps, images, "training")
             if self.pieces.count > said:
@@ -424,7 +448,8 @@ class _Training:
                 self.best, self.best_epoch, self.best_state = seen["val"], epoch, state_of(self.module, trained)
             self.last_state = state_of(self.module, trained)
             if not lbfgs:  # which takes less time than it would to go on with it
-                self._keep()
+                with self.tally.phase("other", "keep"):
+                    self._keep()
             self.report(Progress(self.name, "training", epoch + 1, options.epochs or 0, loss, accuracy))
 
     def _note_pieces(self) -> None:
@@ -462,7 +487,8 @@ class _Training:
         }
         found = Checkpoint(
             tuple(self.epochs), self.best, self.best_epoch, self.tally.clock.seconds(), dict(self.tally.flops), self.done,
-            self.schedule.last_epoch, self.cache, tuple(self.notes), self.pieces.count, self.scaler.state_dict(), tensors,
+            self.schedule.last_epoch, self.cache, tuple(self.notes), self.pieces.count, self.scaler.state_dict(),
+            self.tally.clock.wh(), tensors,
         )  # fmt: skip
         try:
             self.keep(found)
@@ -578,9 +604,9 @@ class _Training:
         """Accuracy on val and monitor, where there are such splits."""
         here = [s for s in WATCHED if s in self.data.splits]
         seen = {s: inputs.seen(s) for s in here}
-        with self.tally.phase("evaluating"):
+        with self.tally.phase("evaluating", "look"):
             guesses = {s: self._scores(inputs, x).argmax(1) for s, x in seen.items()}
-            self.tally.charge("evaluating", sum(map(len, seen.values())) * inputs.cost.look)
+            self.tally.charge("evaluating", sum(map(len, seen.values())) * inputs.cost.look, "look")
             return {s: float((found == self.labels[s]).float().mean()) for s, found in guesses.items()}
 
     def _scores(self, inputs: Inputs, rows: Tensor) -> Tensor:
@@ -597,7 +623,7 @@ class _Training:
             cost.full, cost.planned, old.steps + steps, old.images + images,
             old.unfrozen_flops + images * cost.full, old.uncached_flops + images * cost.planned,
         )  # fmt: skip
-        self.tally.charge(phase, images * cost.done)
+        self.tally.charge(phase, images * cost.done, "steps")
 
     # ── the end ──
 
@@ -606,12 +632,13 @@ class _Training:
         self.report(Progress(self.name, "evaluating", len(self.epochs), self.options.epochs or 0))
         inputs = self.inputs or self.source.raw("none")
         rows = inputs.seen("test")
-        with self.tally.phase("evaluating"):
+        with self.tally.phase("evaluating", "look"):
             logits = self._scores(inputs, rows)
             truths, guesses, probabilities = self.labels["test"], logits.argmax(1), logits.float().softmax(1)
             sure, of_truth = (probabilities.gather(1, c[:, None])[:, 0] for c in (guesses, truths))
             answers = Answers(truths.cpu(), guesses.cpu(), sure.cpu(), of_truth.cpu())
-        self.tally.charge("evaluating", len(logits) * inputs.cost.look)
+        self.inference_flops = inputs.cost.whole
+        self.tally.charge("evaluating", len(logits) * inputs.cost.look, "look")
         return answers
 
     def changes(self) -> tuple[Change, ...]:
@@ -627,6 +654,13 @@ class _Training:
             found.append(Change(layer.name, layer.stage, layer.params, layer.name in frozen, moved,
                                 weights if layer.params else None, statistics if layer.running_stats else None))  # fmt: skip
         return tuple(found)
+
+    def on_its_source(self, moved: Sequence[str], previous: Run | None) -> SourceAccuracy | None:
+        """What the network still knows of its own source, where that is at hand."""
+        with self.tally.phase("evaluating", "source"):
+            found = source_accuracy(self.model, self.plan, self.module, moved, previous)
+        self.tally.charge("evaluating", found.flops if found else 0.0, "source")
+        return found
 
     def result(self) -> nn.Module:
         """The trained network, on the CPU, everything trainable again."""

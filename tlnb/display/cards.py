@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 from typing import Any
 
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.catalogue import Card, Catalogue
 from tlnb.core.code import Script
-from tlnb.core.cost import Bill, Comparison
+from tlnb.core.compare import Comparison
+from tlnb.core.cost import Bill
 from tlnb.core.data import DataSet
 from tlnb.core.freeze import Change
 from tlnb.core.plan import Plan, Strategies
 from tlnb.core.pretrained import PretrainedModel, Transform
-from tlnb.core.record import Run
+from tlnb.core.pretraining import pretraining_of
+from tlnb.core.record import Forecast, Run
 from tlnb.core.save import Saved
+from tlnb.core.tune import Tuning
 from tlnb.display import charts, pictures
+from tlnb.display.bills import bill_card, forecast_card, forecast_score, pretraining_facts, tuning_card
 from tlnb.display.html import BLUE, Raw, bar, card, facts, line, link, note, picture, safe, table
-from tlnb.display.networks import MEANING, anatomy_card, frozen_of, strategies_card, work
+from tlnb.display.networks import MEANING, anatomy_card, frozen_of, strategies_card
 from tlnb.display.tables import comparison_table, findings, footnotes, on_its_source, verdict
 from tlnb.display.words import count, flops, interval, percent, seconds, size, small
 from tlnb.session import Session
@@ -41,7 +46,7 @@ def data_card(data: DataSet) -> str:
         ),
         ("kept at", f"{data.edge}×{data.edge} pixels"),
     ]
-    parts = [facts(rows)]
+    parts = [facts(rows), *(note(words) for words in data.notes)]
     if data.skipped:
         parts.append(line(f"{len(data.skipped)} files were skipped:"))
         parts.append(table(["file and reason"], [[s] for s in data.skipped[:SHOWN]]))
@@ -104,7 +109,7 @@ def model_card(model: PretrainedModel) -> str:
         ("input", _input(t)),
         ("", f"mean {_numbers(t.mean)}; standard deviation {_numbers(t.std)}"),
         ("output layer", _output(model)),
-        ("its training took", _took(c)),
+        ("the bill you did not pay", _took(c)),
         ("weights", _weights(model)),
         ("what they are", c.about),
         ("recipe", link(c.recipe, c.recipe) if c.recipe else None),
@@ -144,11 +149,12 @@ def _output(model: PretrainedModel) -> str:
     return f"{has}; replaced by a new one for {model.target_classes:,} classes when the data came"
 
 
-def _took(c: Card) -> str | None:
-    took = c.training
-    if not took:
-        return None
-    return f"{seconds(took['seconds'])} on {took['threads']} core(s), {flops(took['flops'])}, measured"
+def _took(c: Card) -> Raw | None:
+    found = pretraining_of(c)
+    if found is None:
+        return None if c.family in ("own", "run") else Raw("not known: no recipe of it is published")
+    lines = (f"{safe(name)}: {safe(text)}" for name, text in pretraining_facts(found) if text)
+    return Raw("<br>".join(lines))
 
 
 def _weights(model: PretrainedModel) -> str:
@@ -218,7 +224,9 @@ def run_card(run: Run) -> str:
         ),
         ("computed once", _cached(run)),
         ("energy", f"{small(run.energy_wh, 'Wh')} ({run.bases.get('energy_wh', '')})"),
-        ("money", f"{small(run.money, 'usd')} ({run.bases.get('money', '')})"),
+        ("money", f"{small(run.money, run.currency)} ({run.bases.get('money', '')})"),
+        ("forecast", forecast_score(run.forecast) if run.forecast else None),
+        ("over seeds", _repeats(run)),
         ("on its own source", on_its_source(run)),
         ("options", _options(run)),
         ("on", f"{run.hardware}, {run.device}, {run.precision}"),
@@ -235,6 +243,15 @@ def run_card(run: Run) -> str:
             )
         )
     return card(f"Run {run.name}: {run.status}, {run.strategy} on {run.data}", *parts)
+
+
+def _repeats(run: Run) -> str | None:
+    """Mean and spread of the test accuracies of runs that differ in nothing but their seeds."""
+    if len(run.repeats) < 2:
+        return None
+    found = [accuracy for _, accuracy in run.repeats]
+    each = ", ".join(f"{accuracy:.1%} (seed {seed})" for seed, accuracy in run.repeats)
+    return f"{statistics.fmean(found):.1%} ± {100 * statistics.stdev(found):.1f} points: {each}"
 
 
 def proof(run: Run) -> Raw:
@@ -290,17 +307,11 @@ def comparison_card(found: Comparison) -> str:
         parts.append(picture(charts.comparison(found), alt))
     parts.append(table(head, [[Raw(f"<b>{safe(name)}</b>"), *rest] for name, *rest in rows], left=2))
     parts += [line(words) for words in findings(found)]
+    if found.break_even is not None and found.break_even.uses is not None:
+        alt = f"what uses cost in all, from scratch and with pretraining paid; equal after {found.break_even.uses:,.0f} uses"
+        parts.append(picture(charts.break_even(found.break_even), alt))
     parts += [note(words) for words in footnotes(found)]
     return card(f"Side by side on {found.data}", *parts)
-
-
-def bill_card(bill: Bill) -> str:
-    charges = [*bill.charges, bill.total]
-    rows = [
-        [c.run, c.phase, seconds(c.seconds), work(c.flops), small(c.wh, "Wh"), small(c.money, bill.currency), c.basis]
-        for c in charges
-    ]
-    return card(repr(bill), table(["run", "phase", "seconds", "FLOPs", "energy", "money", "basis"], rows, left=2))
 
 
 def session_card(session: Session) -> str:
@@ -358,5 +369,5 @@ def card_of_card(found: Card) -> str:
 HTML: dict[type, Callable[[Any], str]] = {
     DataSet: data_card, Catalogue: catalogue_card, PretrainedModel: model_card, Card: card_of_card, Anatomy: anatomy_card,
     Plan: plan_card, Strategies: strategies_card, Run: run_card, Comparison: comparison_card, Bill: bill_card,
-    Saved: saved_card, Session: session_card, Script: script_card, **pictures.HTML,
+    Forecast: forecast_card, Tuning: tuning_card, Saved: saved_card, Session: session_card, Script: script_card, **pictures.HTML,
 }  # fmt: skip

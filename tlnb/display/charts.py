@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from tlnb.core.cost import Comparison, Row
+from tlnb.core.compare import BreakEven, Comparison, Row
 from tlnb.core.data import DataSet
 from tlnb.core.record import Run, watched
+from tlnb.core.tune import Tuning
 from tlnb.display.html import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 
 if TYPE_CHECKING:
@@ -130,6 +131,49 @@ def _phases(axes: Any, rows: list[Row]) -> None:
     if rows:
         axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
     _plain(axes)
+
+
+def break_even(found: BreakEven) -> bytes:
+    """What uses cost in all: from scratch, and with the pretraining paid first."""
+    uses = found.uses or 1.0
+    most = max(4.0, 2 * uses)
+    figure = figure_of(5.6, 2.4)
+    axes = figure.subplots()
+    lines = (("from scratch every time", 0.0, found.baseline, VERMILION, "--"),
+             ("pretraining once, then this run", found.once, found.run, BLUE, "-"))  # fmt: skip
+    for name, once, each, colour, dash in lines:
+        axes.plot([0, most], [once, once + most * each], dash, color=colour, lw=1.8, label=name)
+    axes.plot(uses, uses * found.baseline, "o", color=GREY, ms=7)
+    axes.annotate(
+        f"{uses:,.0f} uses", (uses, uses * found.baseline), xytext=(6, -12), textcoords="offset points", fontsize=8
+    )
+    axes.set(xlabel="uses", ylabel=f"{found.unit} in all", xlim=(0, most), ylim=(0, None))
+    axes.legend(fontsize=8, frameon=False, loc="upper left")
+    _plain(axes)
+    return png_of(figure)
+
+
+def tuning(found: Tuning) -> bytes:
+    """Every trial's accuracy against the seconds spent, and the best so far."""
+    spent, best, at, tops = 0.0, 0.0, [], []
+    for trial in found.trials:
+        spent += trial.seconds
+        best = max(best, trial.accuracy or 0.0) if trial.status == "finished" else best
+        at.append(spent)
+        tops.append(100 * best)
+    figure = figure_of(6.4, 2.4)
+    axes = figure.subplots()
+    looks = (("finished", BLUE, "o"), ("pruned", ORANGE, "x"))
+    for status, colour, marker in looks:
+        mine = [(x, 100 * t.accuracy) for x, t in zip(at, found.trials, strict=True)
+                if t.status == status and t.accuracy is not None]  # fmt: skip
+        if mine:
+            axes.plot(*zip(*mine, strict=True), marker, color=colour, ms=5, label=f"a trial, {status}")
+    axes.step(at, tops, where="post", color=VERMILION, lw=1.6, label="the best so far")
+    axes.set(xlabel="seconds of tuning", ylabel="accuracy, %", ylim=(None, 101))
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    _plain(axes)
+    return png_of(figure)
 
 
 def has_curve(run: Run) -> bool:

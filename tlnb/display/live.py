@@ -14,7 +14,12 @@ from tlnb.display.html import BLUE, safe
 
 EVERY = 0.25  # seconds between updates
 WIDTH, HEIGHT = 180, 36
-UNITS = {"decoding": "files", "downloading": "MB", "looking": "images"}  # what a phase counts; otherwise epochs
+UNITS = {
+    "decoding": "files",
+    "downloading": "MB",
+    "looking": "images",
+    "tuning": "trials",
+}  # what a phase counts; otherwise epochs
 
 
 def _unit(progress: Progress) -> str:
@@ -64,7 +69,8 @@ class Terminal(Silent):
         if self._bar is not None:
             self._bar.update(progress.epoch - self._bar.n)
             if progress.accuracy is not None:
-                self._bar.set_postfix(loss=f"{progress.loss:.3f}", accuracy=f"{progress.accuracy:.1%}", refresh=False)
+                loss = {} if progress.loss is None else {"loss": f"{progress.loss:.3f}"}
+                self._bar.set_postfix(**loss, accuracy=f"{progress.accuracy:.1%}", refresh=False)
 
     def close(self) -> None:
         if self._bar is not None:

@@ -4,29 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tlnb.core.cost import Comparison, Row
+from tlnb.core.compare import BreakEven, Comparison, Row
 from tlnb.core.record import Run, wilson_interval
-from tlnb.display.words import flops, interval, percent, seconds, small, times
+from tlnb.display.words import clock, flops, interval, money, percent, seconds, small, times
 
 
 def comparison_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Head and rows."""
+    """Head and rows. Columns that say nothing here are left out."""
     target = "target" if found.target is None else percent(found.target)
-    source = any(row.source_accuracy for row in found.rows)
-    head = [
-        "",
-        "what",
-        "test accuracy",
-        "95% interval",
-        "to train",
-        f"to {target}",
-        "FLOPs",
-        "energy",
-        "money",
-        "steps",
-        *(["on its own source"] if source else []),
+    columns = [
+        ("", lambda row: row.name, True),
+        ("what", lambda row: row.what, True),
+        ("test accuracy", _accuracy, True),
+        ("95% interval", lambda row: interval(row.interval) or "–", True),
+        ("balanced", lambda row: percent(row.balanced_accuracy), found.skewed),
+        ("to train", lambda row: clock(row.seconds), True),
+        (f"to {target}", lambda row: _until(row, found), found.target is not None),
+        ("FLOPs", lambda row: flops(row.flops), True),
+        (f"to {target}", lambda row: flops(row.to_target.flops), found.target is not None),
+        ("energy", lambda row: small(row.wh, "Wh"), True),
+        ("money", lambda row: money(row.money, found.price.currency), True),
+        (f"to {target}", lambda row: money(row.to_target.money, found.price.currency), found.target is not None),
+        ("steps", lambda row: "–" if row.steps is None else f"{row.steps:,}", True),
+        ("an image later", lambda row: flops(row.inference_flops), True),
+        ("on its own source", _on_source, any(row.source_accuracy for row in found.rows)),
     ]
-    return head, [[*_cells(row, found), *([_on_source(row)] if source else [])] for row in found.rows]
+    shown = [(head, cell) for head, cell, wanted in columns if wanted]
+    return [head for head, _ in shown], [[cell(row) for _, cell in shown] for row in found.rows]
+
+
+def _accuracy(row: Row) -> str:
+    if row.spread is None:
+        return percent(row.accuracy)
+    return f"{percent(row.accuracy)} ± {100 * row.spread:.1f} ({row.seeds} seeds)"
+
+
+def _until(row: Row, found: Comparison) -> str:
+    missed = row.seconds_to_target is None and row.curve and found.target is not None
+    return "not reached" if missed else seconds(row.seconds_to_target)
 
 
 def _on_source(row: Row) -> str:
@@ -52,26 +67,18 @@ def on_its_source(run: Run) -> str:
     return f"with its old output layer {percent(before)} before, {percent(after)} after: {words} ({how})"
 
 
-def _cells(row: Row, found: Comparison) -> list[str]:
-    missed = row.seconds_to_target is None and row.curve and found.target is not None
-    return [
-        row.name, row.what, percent(row.accuracy), interval(row.interval) or "–", seconds(row.seconds),
-        "not reached" if missed else seconds(row.seconds_to_target), flops(row.flops), small(row.wh, "Wh"),
-        small(row.money, found.price.currency), "–" if row.steps is None else f"{row.steps:,}",
-    ]  # fmt: skip
-
-
 def verdict(found: Comparison) -> str:
     """The pair in two sentences; small differences are called small."""
     if found.run is None or found.baseline is None:
         return "No baseline yet: %tl_train --scratch trains one."
     by = {row.name: row for row in found.rows}
     run, baseline = by[found.run], by[found.baseline]
+    several = " (means over seeds)" if run.seeds > 1 or baseline.seeds > 1 else ""
     gap = 100 * ((run.accuracy or 0) - (baseline.accuracy or 0))
     small_gap = "" if _apart(run, baseline) else " (within the 95% intervals: call it small)"
     words = [
         f"{run.name} gets {percent(run.accuracy)} of the test images right, {baseline.name} {percent(baseline.accuracy)}: "
-        f"{gap:+.1f} points{small_gap}."
+        f"{gap:+.1f} points{several or small_gap}."
     ]
     if found.speedup is not None:
         least = "at least " if found.speedup_is_bound else ""
@@ -94,20 +101,25 @@ def findings(found: Comparison) -> list[str]:
         total = _signed(sum(v for _, v in causes))
         parts = ", ".join(f"{name} {_signed(v)}" for name, v in causes)
         words.append(f"FLOPs saved against the baseline: {total} ({parts}).")
-    if found.pays_off_after is not None:
-        words.append(
-            "The pretraining was paid by someone else; counted in seconds, it has paid for itself after "
-            f"{found.pays_off_after:,.0f} such uses."
-        )
+    if found.break_even is not None:
+        words.append(_break_even(found.break_even))
     return words
+
+
+def _break_even(found: BreakEven) -> str:
+    paid = f"The pretraining was paid by someone else; counted in {'seconds' if found.unit == 'seconds' else 'money'}, "
+    if found.uses is None:
+        return paid + "it never pays for itself here: this use cost no less than starting from scratch."
+    return paid + f"it has paid for itself after {found.uses:,.0f} such uses."
 
 
 def footnotes(found: Comparison) -> list[str]:
     """What was measured and what was assumed."""
     price = f"{found.price.per_hour:g} {found.price.currency} an hour ({found.price.basis})"
     source = any(row.source_accuracy for row in found.rows)
+    energy = sorted({row.basis.split(",")[0] for row in found.rows if row.kind in ("run", "baseline")})
     return [
-        f"Seconds and FLOPs are measured, without evaluating; energy is assumed; money is seconds at {price}.",
+        f"Seconds and FLOPs are measured, without evaluating; {' and '.join(energy)}; money is seconds at {price}.",
         f"The target is read on {found.watched_split}; test images choose nothing.",
         *(
             ["On its own source: held-out pictures, the old output layer on what became of the other layers."]

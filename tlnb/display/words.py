@@ -20,6 +20,13 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
+def clock(value: float | None) -> str:
+    """Seconds of a computer's work, up to GPU-years: as `seconds`, and days above two."""
+    if value is None or value < 2 * 86_400:
+        return seconds(value)
+    return f"{value / 86_400:,.0f} days"
+
+
 def flops(value: float | None) -> str:
     """With the unit that leaves one to three digits before the point."""
     if value is None:
@@ -51,6 +58,18 @@ def small(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
     return f"under 0.01 {unit}" if value < 0.01 else f"{value:,.2f} {unit}"
+
+
+def money(value: float | None, currency: str) -> str:
+    """Two decimals, and none for large sums."""
+    if value is None:
+        return "–"
+    return small(value, currency) if value < 1000 else f"{value:,.0f} {currency}"
+
+
+def memory(value: float) -> str:
+    """Bytes, in powers of ten, two digits."""
+    return f"{value / 1e6:,.0f} MB" if value < 1e9 else f"{value / 1e9:.1f} GB"
 
 
 def times(value: float) -> str:

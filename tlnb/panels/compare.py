@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import ipywidgets as w
 
-from tlnb.core.cost import Comparison
+from tlnb.core.compare import Comparison
 from tlnb.core.record import Run
 from tlnb.display import cards
 from tlnb.display.html import line, note
@@ -28,14 +28,19 @@ class ComparePanel(Panel):
             w.SelectMultiple, "runs", "Which runs to compare; Ctrl or Shift for several", "54em", rows=5, options=[]
         )
         self.own = field(
-            w.Checkbox, "target of my own", "Measure the time to an accuracy that you choose", value=False, indent=False
+            w.Checkbox,
+            "target of my own",
+            "Measure the time to an accuracy that you choose",
+            "auto",
+            value=False,
+            indent=False,
         )
         self.target = field(w.FloatSlider, "target", "Accuracy to measure the time to", "27em", value=0.9, min=0.01, max=1.0,
                             step=0.01, readout_format=".0%", continuous_update=False, disabled=True)  # fmt: skip
         self.price = field(w.Text, "an hour costs", "A price for an hour, e.g. 0.5usd/h", placeholder="0.09usd/h",
                            continuous_update=False)  # fmt: skip
         self.tuning = field(
-            w.Checkbox, "count tuning", "Whether the search for options is in the sum", value=True, indent=False
+            w.Checkbox, "count tuning", "Whether the search for options is in the sum", "auto", value=True, indent=False
         )
         self.go = button(
             "Compare", "Lay the chosen runs side by side (%tl_compare)", self.compare, "bar-chart", "primary"
@@ -47,7 +52,7 @@ class ComparePanel(Panel):
         for control in (self.own, self.target, self.price):
             self.on(control, self.again)
         self.on(self.runs, self.again)
-        self.on(self.tuning, self.refresh)
+        self.on(self.tuning, self._counted)
         return [
             self.runs,
             row(self.target, self.own),
@@ -57,6 +62,11 @@ class ComparePanel(Panel):
             self.stale,
             self.view,
         ]
+
+    def _counted(self) -> None:
+        """Sum and chart follow."""
+        self.refresh()
+        self.again()
 
     def _switch(self) -> None:
         self.target.disabled = not self.own.value
@@ -79,7 +89,8 @@ class ComparePanel(Panel):
         names = [name for name in self.runs.value if name in {r.name for r in self._here()}]
         names = [] if len(names) == len(self._here()) else names
         target = self.target.value if self.own.value else None
-        found = self.session.compare(*names, target=target, price=self.price.value.strip() or None)
+        tuning = "in" if self.tuning.value and not self.tuning.disabled else "apart"
+        found = self.session.compare(*names, target=target, price=self.price.value.strip() or None, tuning=tuning)
         self.found = self._key(), found
         return found
 
@@ -98,7 +109,7 @@ class ComparePanel(Panel):
         running = self.session.turn.running
         self._fill_runs(here)
         self.go.disabled = not here or running is not None
-        charged = any(charge.phase == TUNING for charge in self.session.bill.charges)
+        charged = any(charge.kind == TUNING for charge in self.session.bill.charges)
         self.tuning.disabled = not charged
         self.bill.value = self._bill() if self.session.bill.charges else ""
         if self.found is not None and not set(self.found[0]) <= set(self._key()):
@@ -142,7 +153,7 @@ class ComparePanel(Panel):
         self.once("view", found, lambda: cards.comparison_card(found), self.view)
 
     def _bill(self) -> str:
-        charges = [c for c in self.session.bill.charges if self.tuning.value or c.phase != TUNING]
+        charges = [c for c in self.session.bill.charges if self.tuning.value or c.kind != TUNING]
         total = [sum(getattr(c, figure) for c in charges) for figure in ("seconds", "flops", "wh", "money")]
         tuned = " with tuning" if self.tuning.value and not self.tuning.disabled else ""
         words = (f"Everything so far{tuned}: {seconds(total[0])}, {work(total[1])}, {small(total[2], 'Wh')}, "

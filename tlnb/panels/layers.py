@@ -52,15 +52,15 @@ class LayersPanel(Panel):
         self.undo = button("Undo", "Take back the last change (%tl_undo)", self.take_back, "undo")
         self.every = button("Every layer", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list")
         self.predict = button("Predict seconds", "What this plan would take (%tl_forecast)", self.forecast, "clock-o")
-        self.predicted: tuple[Plan, float] | None = None
+        self.predicted: dict[tuple[str, Plan], float] = {}
         self.on(self.kind, self._switch)
         self._detailed = False
         return [
-            row(*self.strategies.values(), self.last), self.shares, self.drawing,
+            row(*self.strategies.values(), self.last, self.predict), self.shares, self.drawing,
             heading("Stages, from input to output: click to freeze or to train"), self.stages,
             row(self.pattern, self.freeze, self.unfreeze, self.undo),
             heading("Other parts"), row(self.kind, self.part, self.code, self.apply), self.notes,
-            row(self.every, self.predict), self.detail,
+            row(self.every), self.detail,
         ]  # fmt: skip
 
     # ── what a click does ──
@@ -103,11 +103,11 @@ class LayersPanel(Panel):
         self.act(self.session.undo)
 
     def forecast(self) -> None:
-        """Ask the session what the plan would take."""
-        plan = self.session.plan
-        found = self.act(self.session.forecast, "measuring …")  # type: ignore[attr-defined]
-        if found is not None and plan is not None:
-            self.predicted = plan, float(found.seconds)
+        """Ask the session what the plan would take; it is remembered as long as the data are the same."""
+        plan, data = self.session.plan, self.session.dataset
+        found = self.act(self.session.forecast, "measuring …")
+        if found is not None and plan is not None and data is not None:
+            self.predicted[data.fingerprint, plan] = found.seconds
             self.refresh()
 
     def toggle_detail(self) -> None:
@@ -131,7 +131,7 @@ class LayersPanel(Panel):
             control.disabled = not loaded
         self.code.disabled = not loaded or self.kind.value == "remove"
         self.undo.disabled = not session._history
-        self.predict.layout.display = "" if loaded and hasattr(session, "forecast") else "none"
+        self.predict.disabled = not loaded or session.dataset is None
         plan = session.plan
         if read is None or plan is None:
             self.drawing.value = line("no network yet: load one, in the panel before this one or with %tl_load")
@@ -178,8 +178,10 @@ class LayersPanel(Panel):
                            + (f"; {percent(read.once_flops / read.flops)} of the way forward is computed once, then cached"
                               if read.once_flops and read.flops else "")),
         ]  # fmt: skip
-        if self.predicted is not None and self.predicted[0] == plan:
-            rows.append(drawings.meter("seconds", None, f"about {seconds(self.predicted[1])} (forecast)"))
+        data = self.session.dataset
+        known = self.predicted.get((data.fingerprint, plan)) if data else None
+        words = f"about {seconds(known)} in all (forecast)" if known is not None else "not predicted for this plan yet"
+        rows.append(drawings.meter("seconds", None, words))
         return f'<div role="status">{"".join(rows)}</div>'
 
     def _fill_names(self, read: Anatomy) -> None:

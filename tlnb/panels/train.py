@@ -11,11 +11,12 @@ from tlnb.background import Training, on_colab
 from tlnb.core.lines import line as magic
 from tlnb.core.options import AUGMENTATIONS, SOLVERS, TrainOptions
 from tlnb.core.recipes import recipe
+from tlnb.core.record import Forecast
 from tlnb.display import cards, drawings
 from tlnb.display.html import line
 from tlnb.display.live import counted
 from tlnb.display.words import percent, seconds
-from tlnb.panels.base import WIDE, Panel, button, decimal, field, row, whole
+from tlnb.panels.base import WIDE, Panel, button, decimal, field, row, shown, whole
 
 USUAL = "as the recipe says"
 
@@ -45,7 +46,12 @@ class TrainPanel(Panel):
         )
         self.name = field(w.Text, "name", "What to call the run; empty: by its strategy", placeholder="by its strategy")
         self.weigh = field(
-            w.Checkbox, "weigh rare classes up", "Rare classes count more in the loss", value=False, indent=False
+            w.Checkbox,
+            "weigh rare classes up",
+            "Rare classes count more in the loss",
+            "auto",
+            value=False,
+            indent=False,
         )
         self.more = w.VBox([row(self.batch, self.decay, self.solver), row(self.seed, self.name, self.weigh)],
                            layout=w.Layout(width="100%", display="none"))  # fmt: skip
@@ -132,11 +138,11 @@ class TrainPanel(Panel):
             self.show_line("%tl_stop")
 
     def forecast(self) -> None:
-        """Ask the session for a forecast."""
-        session: Any = self.session
-        found = self.act(lambda: session.forecast(**self.typed()), "measuring …")
+        """What training with these options would take."""
+        call: Callable[..., Forecast] = self.session.forecast
+        found = self.act(lambda: call(**self.typed()), "measuring …")
         if found is not None:
-            self.say(repr(found))
+            self.live.value = shown(cards.HTML[Forecast](found))
 
     def toggle_more(self) -> None:
         """Show the rarer options, or hide them."""
@@ -205,8 +211,7 @@ class TrainPanel(Panel):
         self.scratch.disabled = not (ready and any(r.baseline_of is None for r in mine))
         self.resume.disabled = running is not None or not session._keeper.unfinished
         self.stop.disabled = running is None or running.stopping
-        self.ask.disabled = not (ready and hasattr(session, "forecast"))
-        self.ask.layout.display = "" if hasattr(session, "forecast") else "none"
+        self.ask.disabled = not ready
         self.done.layout.display = "" if running is not None else "none"
 
     def close(self) -> None:

@@ -1,0 +1,95 @@
+"""Forecasts: what they promise, what they leave alone, and what became of them. Seconds are for benchmarks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tlnb.core.errors import UsageError
+from tlnb.core.freeze import hashes
+from tlnb.core.record import Run
+from tlnb.display.cards import HTML
+from tlnb.session import Session
+
+
+@pytest.mark.parametrize("strategy", ["head", "partial", "full", "scratch", "output-frozen"])
+def test_flops_are_forecast_to_the_last_image(small: Session, strategy: str):
+    small.strategy(strategy)
+    found = small.forecast(epochs=7, batch_size=8)
+    run = small.train(epochs=7, batch_size=8)
+    assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+    assert found.flops_by_phase == pytest.approx(run.flops_by_phase)
+    assert found.measured is None and run.forecast.measured == sum(run.seconds.values())
+    assert run.forecast.error == abs(found.seconds - run.forecast.measured) / run.forecast.measured
+
+
+def test_what_is_cached_already_is_not_forecast_again(session: Session):
+    session.data("digits", per_class=20)
+    session.load("glyphnet")
+    session.strategy("partial")
+    first = session.forecast(epochs=3, augment="none")
+    session.train(epochs=3, augment="none")
+    again = session.forecast(epochs=3, augment="none", seed=1)
+    run = session.train(epochs=3, augment="none", seed=1)
+    assert again.flops_by_phase["caching"] < first.flops_by_phase["caching"]
+    assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_forecast_leaves_everything_as_it_was_but_the_bill(small: Session):
+    before = hashes(small.model.module)
+    plan, random = small.plan, torch.random.get_rng_state()
+    found = small.forecast()
+    assert hashes(small.model.module) == before and small.plan is plan and small.runs == []
+    assert torch.equal(torch.random.get_rng_state(), random)
+    charge = small.bill.charges[-1]
+    assert (charge.kind, charge.run) == ("forecasting", "head") and charge.seconds > 0 and charge.flops > 0
+    assert found.seconds == pytest.approx(sum(found.phases.values())) and found.money > 0 and found.peak_bytes > 0
+
+
+def test_a_run_carries_only_a_forecast_of_itself(small: Session):
+    small.forecast(epochs=2)
+    assert small.train(epochs=3).forecast is None
+    run = small.train(epochs=2)
+    assert run.forecast is not None and Run.from_json(run.to_json()).forecast == run.forecast
+    assert "off in time" in HTML[Run](run)
+
+
+def test_the_baseline_is_forecast_too(small: Session):
+    small.train(epochs=2)
+    found = small.forecast(scratch=True, epochs=3)
+    run = small.train(scratch=True, epochs=3)
+    assert found.name == "scratch" and run.forecast is not None
+    assert run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_budget_means_fewer_epochs_and_the_run_says_so(small: Session):
+    small.strategy("full")
+    whole = small.forecast(epochs=400)
+    run = small.train(epochs=400, budget=f"{whole.seconds / 4:.3f}s")
+    assert 1 <= len(run.epochs) < 400 and run.options.epochs == len(run.epochs)
+    assert "epochs: more were forecast to exceed" in run.notes[0]
+    assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+    with pytest.raises(UsageError, match="one epoch is forecast to take"):
+        small.train(budget="0.0001s")
+    assert len(small.runs) == 1
+    plenty = small.train(epochs=2, budget="1h")
+    assert len(plenty.epochs) == 2 and "forecast to fit into 1h" in plenty.notes[0]
+
+
+def test_a_forecast_that_is_interrupted_leaves_no_trace(small: Session, monkeypatch: pytest.MonkeyPatch):
+    from tlnb.core import forecast
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(forecast.Rehearsal, "_kept", stop)
+    with pytest.raises(KeyboardInterrupt):
+        small.forecast()
+    assert small.bill.charges == () and small._forecasts == []
+
+
+def test_the_card_shows_phases_and_says_what_was_assumed(small: Session):
+    found = small.forecast()
+    card = HTML[type(found)](found)
+    for words in ("caching", "training", "memory at most", "training images timed", "which is on the bill"):
+        assert words in card

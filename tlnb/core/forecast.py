@@ -1,0 +1,345 @@
+"""What a training will take, before its first step: the real loop on a small sample of the images, timed, then scaled.
+
+FLOPs need no sample: each kind of work costs the same for every image, so that counts are exact short of early ends.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from tlnb.core import checkpoint
+from tlnb.core.anatomy import Anatomy
+from tlnb.core.checkpoint import Checkpoint
+from tlnb.core.data import DataSet
+from tlnb.core.device import Machine, machine
+from tlnb.core.edit import Scopes, build
+from tlnb.core.freeze import hashes
+from tlnb.core.home import home_folder
+from tlnb.core.inputs import FIXED, Choice, Source
+from tlnb.core.meter import PHASES, Clock, Tally, step_flops
+from tlnb.core.options import TrainOptions
+from tlnb.core.plan import Plan
+from tlnb.core.pretrained import PretrainedModel
+from tlnb.core.prices import Price, list_price
+from tlnb.core.record import Cache, Forecast, Run
+from tlnb.core.source import source_accuracy
+from tlnb.core.store import Store
+from tlnb.core.train import WATCHED, Training, seeded
+
+LEAST_SECONDS = 1.0  # that a forecast may take, however short the run
+SHARE = 0.05  # of the run's seconds that it may take otherwise
+FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tenths of a second
+BATCHES = 6  # that a rehearsal times at most
+QUICK = 0.1  # seconds up to which a checkpoint is written again
+EPOCHS = 2  # of a rehearsal; the last is timed
+
+Part = tuple[str, str]  # a phase, a kind of work in it
+
+
+def forecast(
+    model: PretrainedModel, anatomy: Anatomy, data: DataSet, plan: Plan, options: TrainOptions, *, name: str,
+    scopes: Scopes | None = None, previous: Run | None = None, store: Store | None = None, price: Price | None = None,
+) -> tuple[Forecast, Tally]:  # fmt: skip
+    """What `train` with the same arguments will take, and what finding that out took.
+
+    Nothing but a copy of the network is touched; the sample never holds test images' answers to anything.
+
+    Raises:
+        UsageError: a device or precision that this machine does not have.
+    """
+    here = machine(options.device, options.precision)
+    clock = Clock(here)
+    spent = Tally(clock)
+    began = time.perf_counter()
+    with seeded(options.seed, here):
+        whole = _Whole.begin(model, anatomy, data, plan, options, here, spent, name, scopes, previous, store or Store())
+        count = whole.first_count()
+        rehearsal = whole.rehearse(count)
+        until = max(LEAST_SECONDS, SHARE * sum(whole.scaled(rehearsal).values()))
+        left = 0.8 * (until - (time.perf_counter() - began))
+        more = whole.next_count(count, left / max(1e-3, rehearsal.took))
+        if more > count:
+            rehearsal = whole.rehearse(more)
+    phases, flops = whole.scaled(rehearsal), whole.flops(rehearsal)
+    seconds = sum(phases.values())
+    watts = sum(clock.wh().values()) / sum(clock.seconds().values())
+    own = price or list_price(here.device, here.name, here.threads)
+    sampled = f"assumed: {rehearsal.sample} of {whole.images} training images timed, the rest scaled"
+    found = Forecast(
+        name, data.fingerprint, plan, options, phases, flops, whole.per_epoch(rehearsal), seconds * watts, own.of(seconds),
+        own.currency, whole.peak_bytes(rehearsal),
+        {"seconds": sampled, "flops": "measured: counted, times the number of images", "wh": f"assumed: the forecast's "
+         f"own power for so many seconds ({clock.meter.basis})", "money": f"{own.basis}, {own.per_hour:g} {own.currency} an hour",
+         "peak_bytes": "assumed: the sizes of the tensors that are held at once"},
+        rehearsal.sample, time.perf_counter() - began,
+    )  # fmt: skip
+    return found, spent
+
+
+class Rehearsal(Source):
+    """A source over a sample: it computes every kind of activation once, and notes which the real run would find."""
+
+    def __init__(self, real: Source, sample: DataSet, choice: tuple[Choice | None, str], tally: Tally) -> None:
+        super().__init__(real.module, real.transform, sample, real.machine, tally, Store())
+        self._real, self._choice, self._full = real, choice, real._full
+        self._first: Tensor | None = None
+        self.store.costs = real.store.costs
+        self.missing: dict[Part, float] = {}  # images that the real run computes
+
+    def choose(
+        self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
+    ) -> tuple[Choice | None, str]:
+        return self._choice
+
+    def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
+        return self._real._data_key(split, kind, seed, view)
+
+    def _kept(
+        self, key: str, split: str, parts: Iterator[Tensor], where: str, flops: float, phase: str, part: str
+    ) -> tuple[Tensor, bool]:
+        known = key in self._real.store
+        images = 0 if known else len(self._real.data.labels[split])
+        self.missing[phase, part] = self.missing.get((phase, part), 0.0) + images
+        train = split == "train" and part == "prefix"
+        if train and self._first is not None:
+            return self._first, known  # further views take as long as the first
+        found = super()._kept(key, split, parts, "memory", flops, phase, part)
+        if train:
+            self._first = found[0]
+        return found
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal took, by kind of work, and how much of each kind it did."""
+
+    sample: int  # training images
+    splits: Mapping[str, int]
+    seconds: dict[Part, float]
+    flops: dict[Part, float]
+    missing: dict[Part, float]  # images that the real run sends through what is frozen
+    other: float  # seconds of what does not grow with images or epochs
+    keeping: float  # seconds of one checkpoint
+    saved_bytes: float  # that a batch of one image keeps for its backward pass
+    took: float
+
+
+@dataclass
+class _Whole:
+    """The training as it would be."""
+
+    training: Training
+    options: TrainOptions
+    warm: bool
+    tally: Tally
+    choice: tuple[Choice | None, str]
+    other: float
+
+    @classmethod
+    def begin(
+        cls, model: PretrainedModel, anatomy: Anatomy, data: DataSet, plan: Plan, options: TrainOptions, here: Machine,
+        tally: Tally, name: str, scopes: Scopes | None, previous: Run | None, store: Store,
+    ) -> _Whole:  # fmt: skip
+        """Prepare a copy, as the run would; choose where to cut it."""
+        training = Training(model, anatomy, data, plan, options, here, tally, name, lambda _: None)
+        with tally.phase("preparing"):
+            start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
+            training.prepare(start, store)
+        training.set_modes()
+        began = time.perf_counter()
+        choice = training.source.choose(plan.trained, options)
+        found = cls(training, options, plan.start == "pretrained" and previous is None, tally, choice, 0.0)
+        found.other = time.perf_counter() - began + found._proof_seconds()
+        found._source(previous)
+        return found
+
+    def _proof_seconds(self) -> float:
+        began = time.perf_counter()
+        hashes(self.training.module)
+        return time.perf_counter() - began
+
+    def _source(self, previous: Run | None) -> None:
+        """The network's accuracy on its own source costs the same whatever the data: done once, for real."""
+        work = self.training
+        before = source_accuracy(work.model, work.plan, work.module, (), previous)  # known afterwards, to the run too
+        self.tally.charge("evaluating", before.flops if before else 0.0, "before")
+        work.on_its_source(work.plan.trained, previous)
+
+    @property
+    def images(self) -> int:
+        return len(self.training.labels["train"])
+
+    # ── rehearsing ──
+
+    def first_count(self) -> int:
+        """Images of the first rehearsal: few of a large network."""
+        step = step_flops(self.training.module, self.training.source.example())
+        threads = max(1, torch.get_num_threads())
+        return max(2, min(self.images, 256, int(FIRST_FLOPS * threads / max(step, 1.0))))
+
+    def next_count(self, done: int, times: float) -> int:
+        """Images of the second: so many times the first, at most some batches, whole ones where there is time for one."""
+        batch = self.options.batch_size or 1
+        most = min(self.images, max(BATCHES * batch, 256))
+        count = int(min(most, done * times))
+        return count if count < batch or count >= self.images else count // batch * batch
+
+    def rehearse(self, count: int) -> Rehearsed:
+        """The training on a sample, two epochs of it, and what each kind of work took."""
+        began = time.perf_counter()
+        tally = Tally(Clock(self.training.machine, meter=self.tally.clock.meter))
+        sample = _sample(self.training.data, count)
+        work = copy.copy(self.training)
+        batch = min(self.options.batch_size or 1, len(sample.labels["train"]))
+        work.options = replace(self.options, epochs=EPOCHS, batch_size=batch)
+        work.data, work.tally, work.epochs, work.notes, work.keep = sample, tally, [], [], None
+        work.labels = {s: y.to(work.machine.device) for s, y in sample.labels.items()}
+        source = Rehearsal(self.training.source, sample, self.choice, tally)
+        work.source = source
+        writes = _Writes()
+        work.keep = writes.keep
+        try:
+            if work.run(self.warm) == "stopped":
+                raise KeyboardInterrupt
+        finally:
+            writes.close()
+        work.test()
+        for (phase, part), cost in tally.parts.items():  # what the rehearsal computed is charged to the forecast
+            self.tally.charge(phase, cost.flops, part)
+        seconds = {part: cost.seconds for part, cost in tally.parts.items()}
+        if work.epochs:
+            seconds["training", "steps"] = EPOCHS * work.epochs[-1].seconds
+        other = tally.clock.seconds()["other"] - seconds.pop(("other", "keep"), 0.0)
+        flops = {part: cost.flops for part, cost in tally.parts.items()}
+        return Rehearsed(
+            len(sample.labels["train"]), sample.splits, seconds, flops, source.missing, max(0.0, other), writes.seconds,
+            _saved_bytes(work), time.perf_counter() - began,
+        )  # fmt: skip
+
+    # ── scaling ──
+
+    def factors(self, done: Rehearsed) -> dict[Part, float]:
+        """How many times the rehearsal's work of each kind the run does."""
+        real, sample = self.training.data.splits, done.splits
+        epochs = self.options.epochs or 0
+        watched_real, watched = (sum(n.get(s, 0) for s in WATCHED) for n in (real, sample))
+        grow = real["train"] / sample["train"]
+        looks = EPOCHS * watched + sample["test"]
+        return {
+            ("caching", "prefix"): done.missing.get(("caching", "prefix"), 0.0) / sample["train"],
+            ("caching", "features"): done.missing.get(("caching", "features"), 0.0) / sample["train"],
+            ("caching", "statistics"): grow,
+            ("warmup", "steps"): grow,
+            ("training", "steps"): grow * epochs / EPOCHS,
+            ("evaluating", "prefix"): done.missing.get(("evaluating", "prefix"), 0.0)
+            / max(1, sum(sample.get(s, 0) for s in FIXED)),
+            ("evaluating", "look"): (epochs * watched_real + real["test"]) / looks,
+        }
+
+    def scaled(self, done: Rehearsed) -> dict[str, float]:
+        """Seconds by phase."""
+        phases = dict.fromkeys(PHASES, 0.0)
+        for part, factor in self.factors(done).items():
+            phases[part[0]] += factor * done.seconds.get(part, 0.0)
+        mine = self.tally.parts
+        phases["preparing"] += mine["preparing", ""].seconds
+        phases["evaluating"] += mine["evaluating", "source"].seconds
+        phases["other"] += self.other + done.other + done.keeping * self._keeps
+        return phases
+
+    @property
+    def _keeps(self) -> int:
+        return 0 if self.options.solver == "lbfgs" else self.options.epochs or 0
+
+    def flops(self, done: Rehearsed) -> dict[str, float]:
+        """FLOPs by phase."""
+        found: dict[str, float] = {}
+        for part, factor in self.factors(done).items():
+            found[part[0]] = found.get(part[0], 0.0) + factor * done.flops.get(part, 0.0)
+        found["evaluating"] += self.tally.parts["evaluating", "source"].flops
+        return {phase: flops for phase, flops in found.items() if flops}
+
+    def per_epoch(self, done: Rehearsed) -> float:
+        """Seconds of one more epoch."""
+        one = replace(self, options=replace(self.options, epochs=1))
+        two = replace(self, options=replace(self.options, epochs=2))
+        return sum(two.scaled(done).values()) - sum(one.scaled(done).values())
+
+    def peak_bytes(self, done: Rehearsed) -> int:
+        """Parameters, their gradients and moments, two copies of what trains; a batch's activations; images; what is cached."""
+        module, data = self.training.module, self.training.data
+        held = sum(t.nbytes for t in module.state_dict().values())
+        trains = 4 * self.training.plan.trainable_params
+        batch = done.saved_bytes * min(self.options.batch_size or 1, self.images)
+        images = sum(t.nbytes for t in data.images.values())
+        cached = self.choice[0].bytes if self.choice[0] else 0
+        return int(held + 5 * trains + batch + images + cached)
+
+
+def _sample(data: DataSet, count: int) -> DataSet:
+    """The first images of every split; as many as that of the training images, spread over them."""
+    picked = {split: _spread(len(labels), count) for split, labels in data.labels.items()}
+    images = MappingProxyType({split: data.images[split][rows] for split, rows in picked.items()})
+    labels = MappingProxyType({split: data.labels[split][rows] for split, rows in picked.items()})
+    return replace(data, images=images, labels=labels)
+
+
+def _spread(length: int, count: int) -> Tensor:
+    return torch.linspace(0, length - 1, min(length, count)).round().long()
+
+
+class _Writes:
+    """Checkpoints to a folder that goes away; the time of one, which varies, is the mean of several where they are quick."""
+
+    def __init__(self) -> None:
+        home = home_folder()
+        writable = home.is_dir() and os.access(home, os.W_OK)
+        self._folder = tempfile.TemporaryDirectory(dir=home if writable else None)
+        self._took: list[float] = []
+
+    def keep(self, found: Checkpoint) -> None:
+        """Write it, more than once if that is soon done."""
+        while not self._took or (len(self._took) < 2 * EPOCHS and self._took[-1] < QUICK):
+            began = time.perf_counter()
+            checkpoint.write(Path(self._folder.name) / "rehearsal.safetensors", {}, found)
+            self._took.append(time.perf_counter() - began)
+
+    @property
+    def seconds(self) -> float:
+        return sum(self._took) / max(1, len(self._took))
+
+    def close(self) -> None:
+        self._folder.cleanup()
+
+
+def _saved_bytes(work: Training) -> float:
+    """Bytes that one image's forward pass keeps for the backward pass, parameters not counted; by autograd's own hook."""
+    inputs = work.inputs
+    if inputs is None:
+        return 0.0
+    own = {p.untyped_storage().data_ptr() for p in work.module.state_dict().values()}
+    seen: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        at = tensor.untyped_storage().data_ptr()
+        if at not in own:
+            seen[at] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    work.set_modes()
+    rows = inputs.train(0)[:2]
+    ready = inputs.make(rows, torch.Generator().manual_seed(0))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), work.machine.autocast():
+        inputs.teaches(ready).sum()
+    return math.fsum(seen.values()) / len(rows)

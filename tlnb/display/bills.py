@@ -1,0 +1,140 @@
+"""Cards of what things cost: the bill, a forecast, what someone else paid."""
+
+from __future__ import annotations
+
+from tlnb.core.cost import Bill, Charge
+from tlnb.core.pretraining import Pretraining
+from tlnb.core.record import Forecast
+from tlnb.core.tune import Trial, Tuning
+from tlnb.display import charts
+from tlnb.display.html import Raw, bar, card, facts, line, note, picture, safe, table
+from tlnb.display.networks import work
+from tlnb.display.words import clock, flops, memory, money, percent, seconds, small
+
+KINDS = {
+    "run": "runs", "baseline": "baselines, from scratch", "equal budget": "baselines with equal steps",
+    "tuning": "tuning", "forecasting": "forecasting", "advising": "advising",
+}  # fmt: skip
+HEAD = ["what", "phase", "seconds", "FLOPs", "energy", "money", "basis"]
+
+
+def bill_card(bill: Bill) -> str:
+    """Every charge, sums by kind, the total, and the bill that was not paid."""
+    rows: list[list[object]] = []
+    for kind, total in bill.kinds.items():
+        charges = [c for c in bill.charges if c.kind == kind]
+        rows += [_row(c.run, c.phase, c, bill) for c in charges]
+        rows.append(_row(Raw(f"<b>{safe(KINDS[kind])}</b>"), "sum", total, bill))
+    rows.append(_row(Raw("<b>total</b>"), "", bill.total, bill))
+    parts = [table(HEAD, rows, left=2, height="30em" if len(rows) > 24 else "")]
+    parts += _unpaid(bill.unpaid) if bill.unpaid else []
+    parts += [note(text) for text in _bases(bill.total)]
+    return card(repr(bill), *parts)
+
+
+def _row(what: object, phase: str, c: Charge, bill: Bill) -> list[object]:
+    return [what, phase, seconds(c.seconds), work(c.flops), small(c.wh, "Wh"), money(c.money, bill.currency), c.basis]
+
+
+def _bases(total: Charge) -> list[str]:
+    names = {"seconds": "Seconds", "flops": "FLOPs", "wh": "Energy", "money": "Money"}
+    return [f"{names[k]}: {kind}, {how}." for k, (kind, how) in total.bases.items() if k in names]
+
+
+def _unpaid(found: Pretraining) -> list[Raw]:
+    title = Raw(f"<b>The bill you did not pay</b>: pretraining {safe(found.model)}, by someone else, once")
+    return [line(title), facts(pretraining_facts(found))]
+
+
+def pretraining_facts(found: Pretraining) -> list[tuple[str, object]]:
+    """What pretraining took, figure by figure, each with its basis."""
+    return [
+        ("time", f"{clock(found.seconds)} on {found.hardware} ({_why(found, 'seconds')})"),
+        ("FLOPs", f"{flops(found.flops)} ({_why(found, 'flops')})"),
+        ("energy", f"{_wh(found.wh)} ({_why(found, 'wh')})" if found.wh is not None else None),
+        ("money", f"{money(found.money, found.price.currency)} ({found.price.basis})"),
+    ]
+
+
+def _why(found: Pretraining, figure: str) -> str:
+    kind, how = found.bases[figure]
+    return f"{'estimate' if kind == 'assumed' else kind}: {how}"
+
+
+def _wh(value: float) -> str:
+    return small(value, "Wh") if value < 1000 else f"{value / 1000:,.0f} kWh"
+
+
+def forecast_card(found: Forecast) -> str:
+    """Seconds by phase with bars, the other figures, and after the run how far it was off."""
+    phases = {phase: s for phase, s in found.phases.items() if s >= 0.005}
+    longest = max(phases.values(), default=1.0)
+    rows = [
+        [phase, seconds(s), bar(s / longest), work(found.flops_by_phase.get(phase, 0.0))] for phase, s in phases.items()
+    ]
+    rows.append([Raw("<b>all</b>"), seconds(found.seconds), "", flops(found.flops)])
+    about = [
+        ("epochs", f"{found.options.epochs}, each about {seconds(found.per_epoch)}"),
+        ("energy", f"{small(found.wh, 'Wh')} ({found.bases['wh']})"),
+        ("money", f"{money(found.money, found.currency)} ({found.bases['money']})"),
+        ("memory at most", f"{memory(found.peak_bytes)} ({found.bases['peak_bytes']})"),
+        ("how", f"{found.bases['seconds']}; FLOPs {found.bases['flops']}"),
+        ("this forecast took", f"{seconds(found.took)}, which is on the bill"),
+        ("afterwards", forecast_score(found)),
+        ("notes", "; ".join(found.notes)),
+    ]
+    title = f"Forecast of {found.name}: {seconds(found.seconds)}, {flops(found.flops)}"
+    return card(title, table(["phase", "seconds", "", "FLOPs"], rows), facts(about))
+
+
+def tuning_card(found: Tuning) -> str:
+    """The best values, how long it took to come close to them, every trial, and the best so far against time."""
+    best, close = found.best, found.until_close()
+    about: list[tuple[str, object]] = [
+        ("best", f"trial {best.number}: {percent(best.accuracy)} ({_values(best)})" if best else "no trial finished"),
+        ("within a point of it", f"after {close[0]} trials, {seconds(close[1])}" if close else None),
+        ("judged by", found.judged_by + "; test images choose nothing"),
+        ("searched", "; ".join(found.space)),
+        ("this call took", f"{seconds(found.seconds)}, {flops(found.flops)}, which is on the bill as tuning"),
+        ("kept in", found.storage),
+    ]
+    names = list(dict.fromkeys(name for t in found.trials for name in t.values))
+    head = ["trial", "status", *(WORDS.get(n, n) for n in names), "accuracy", "seconds", "FLOPs"]
+    order = sorted(found.trials, key=lambda t: (t.status != "finished", -(t.accuracy or 0.0), t.number))
+    rows = [
+        [
+            t.number,
+            t.status,
+            *(_value(t.values.get(n)) for n in names),
+            percent(t.accuracy),
+            seconds(t.seconds),
+            work(t.flops),
+        ]
+        for t in order
+    ]
+    parts: list[str] = [facts(about)]
+    if best:
+        alt = f"best accuracy so far against seconds of tuning; {percent(best.accuracy)} in the end"
+        parts.append(picture(charts.tuning(found), alt))
+    parts.append(table(head, rows, left=2, height="22em" if len(rows) > 16 else ""))
+    return card(f"Tuning for {found.strategy} on {found.data}: {len(found.trials)} trials ({found.status})", *parts)
+
+
+WORDS = {"lr": "learning rate", "weight_decay": "weight decay", "augment": "augmentation", "last": "stages that train",
+         "batch_size": "batch size"}  # fmt: skip
+
+
+def _values(trial: Trial) -> str:
+    return ", ".join(f"{WORDS.get(name, name)} {_value(value)}" for name, value in trial.values.items())
+
+
+def _value(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def forecast_score(found: Forecast) -> str:
+    """How far a forecast was off; empty before the run."""
+    if found.error is None:
+        return ""
+    of_flops = f", {found.flops_error:.1%} in FLOPs" if found.flops_error is not None else ""
+    return f"forecast {seconds(found.seconds)}, took {seconds(found.measured)}: {found.error:.0%} off in time{of_flops}"
