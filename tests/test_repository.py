@@ -36,6 +36,7 @@ def test_public_names():
     assert tlnb.__all__ == ["Session", "__version__", "tl"]
     calls = {
         "add",
+        "advise",
         "code",
         "compare",
         "cost",

@@ -323,6 +323,16 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
+    @argument("--budget", metavar="B", help="what the training may take: 5min, or 2usd")
+    def tl_advise(self, line: str) -> Any:
+        """Which strategy, and why: the rule by amount of data, and evidence measured now.
+
+        Example: %tl_advise --budget 5min
+        """
+        return self._run(TLMagics.tl_advise, line, lambda a: self.session.advise(budget=a.budget))
+
+    @line_magic
+    @magic_arguments()
     @argument("--trials", type=int, default=20, metavar="N", help="sets of hyperparameters to try; default 20")
     @argument("--budget", metavar="B", help="5min, or 0.1usd: no trial begins that is likely to exceed it")
     @argument("--scratch", action="store_true", help="tune the baseline of the last run")

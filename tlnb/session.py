@@ -46,6 +46,7 @@ from tlnb.keeper import Job, Keeper, job_of
 from tlnb.keeper import restore as restore_session
 
 if TYPE_CHECKING:  # at run time where they are used: loading the extension should take no time
+    from tlnb.core.advise import Advice
     from tlnb.core.code import Script
     from tlnb.core.judge import Errors, Judge, Predictions
     from tlnb.core.look import Look, Seer
@@ -574,6 +575,30 @@ class Session:
                          epochs=epochs, seed=seed or None)  # fmt: skip
             self._change(found.plan, typed)
         self._keeper.write(self)
+        return found
+
+    @changing
+    def advise(self, *, budget: str | float | None = None) -> Advice:
+        """Which strategy, and why: the rule by amount of data, and evidence measured now on the labels in use.
+
+        Nothing is set; test images are not read. What it takes is charged.
+
+        Args:
+            budget: time or money that the training may take, `5min`, `2usd`.
+
+        Raises:
+            UsageError: no data or model, or a budget that is none.
+        """
+        from tlnb.core.advise import Case, advise
+
+        data = self._data()
+        model, read, made = self._loaded()
+        price = self._price(TrainOptions())
+        allowed = None if budget is None else parse_budget(budget, price)
+        case = Case(self._sized(model, data), read, data, made.edits, self._scopes, self._store)
+        found, spent = advise(case, budget=allowed, budget_text=str(budget), price=self.bill.price, report=self.report)
+        self._charge("advising", found.strategy, spent, price)
+        self._lines.append(line("tl_advise", budget=budget))
         return found
 
     def _within(self, job: Job, budget: str | float) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tlnb.core.advise import Advice
 from tlnb.core.cost import Bill, Charge
 from tlnb.core.pretraining import Pretraining
 from tlnb.core.record import Forecast
@@ -85,6 +86,38 @@ def forecast_card(found: Forecast) -> str:
     ]
     title = f"Forecast of {found.name}: {seconds(found.seconds)}, {flops(found.flops)}"
     return card(title, table(["phase", "seconds", "", "FLOPs"], rows), facts(about))
+
+
+def advice_card(found: Advice) -> str:
+    """The verdict, the three strategies with their evidence, what each stage knows, and the rule of thumb."""
+    head = ["strategy", "tried on these labels", "gain", "expected above head", "it would take", "money", ""]
+    rows = []
+    for tried in found.evidence:
+        name = Raw(f"<b>{tried.strategy}</b>") if tried.strategy == found.strategy else tried.strategy
+        gain = "–" if tried.gain is None else f"{100 * tried.gain:+.1f} ± {100 * (tried.error or 0):.1f}"
+        expected = "–" if tried.strategy == "head" else f"{100 * tried.expected:+.1f} ± {100 * tried.sd:.1f}"
+        cost = tried.forecast
+        note_ = tried.why_not if tried.affordable else "over the budget"
+        rows.append([name, percent(tried.accuracy), gain, expected, seconds(cost.seconds),
+                     money(cost.money, cost.currency), note_])  # fmt: skip
+    parts: list[str] = [line(Raw(f"<b>{found.strategy}</b>: {safe(found.reason)}")), table(head, rows)]
+    parts += [line(Raw(f"<b>Note</b>: {safe(flag)}.")) for flag in found.flags]
+    about: list[tuple[str, object]] = [
+        ("the rule of thumb", f"{found.rule}, for {found.per_class:,.0f} images in each of {found.classes} classes (little < "
+         "100 ≤ decent < 1,000 ≤ a lot, a convention); few changes first, unless data and budget are very large"),
+        ("how sure", found.sure),
+        ("half of the labels", f"a probe gets {percent(found.fractions[0][1])}, with all {percent(found.fractions[1][1])}"
+         if found.fractions else None),
+        ("measured by", "cross-validation on the labels in use; gains image by image, ± one standard error; test images "
+         "are not read"),
+        ("this advice took", f"{seconds(found.seconds)}, which is on the bill"),
+    ]  # fmt: skip
+    parts.append(facts(about))
+    if found.probes:
+        probes = [[p.stage, percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy)] for p in found.probes]
+        parts.append(line("What each frozen stage knows already (a logistic regression on its output):"))
+        parts.append(table(["stage", "accuracy", "", ""], probes))
+    return card(f"Advice for {found.model} on {found.data}: {found.strategy}", *parts)
 
 
 def tuning_card(found: Tuning) -> str:

@@ -14,12 +14,9 @@ from tlnb.display.html import BLUE, safe
 
 EVERY = 0.25  # seconds between updates
 WIDTH, HEIGHT = 180, 36
-UNITS = {
-    "decoding": "files",
-    "downloading": "MB",
-    "looking": "images",
-    "tuning": "trials",
-}  # what a phase counts; otherwise epochs
+UNITS = {  # what a phase counts; otherwise epochs
+    "decoding": "files", "downloading": "MB", "looking": "images", "tuning": "trials", "advising": "steps",
+}  # fmt: skip
 
 
 def _unit(progress: Progress) -> str:

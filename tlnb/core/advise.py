@@ -1,0 +1,407 @@
+"""Which strategy, why, and how sure: the rule by amount of data, and evidence measured in seconds on the labels in use.
+
+What is weighed is accuracy gained against changes made: the strategy with the fewest changes whose expected accuracy is
+within a point of the best. Expectations start from a rule that was fixed on a few settings (`REMOVED`, see BENCHMARKS.md)
+and move with what cross-validated trainings on these very labels show, as far as those can tell. Test images, and those
+that only draw curves, are not read.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from torch import Tensor, nn
+
+from tlnb.core.anatomy import Anatomy
+from tlnb.core.data import DataSet
+from tlnb.core.device import machine
+from tlnb.core.edit import Scopes, build
+from tlnb.core.forecast import forecast
+from tlnb.core.inputs import chunk_of
+from tlnb.core.meter import Clock, Tally, forward_flops
+from tlnb.core.options import TrainOptions
+from tlnb.core.plan import FOR_VERDICT, Edit, plan_strategy
+from tlnb.core.pretrained import PretrainedModel
+from tlnb.core.prices import Price
+from tlnb.core.recipes import recipe
+from tlnb.core.record import Forecast, Run
+from tlnb.core.store import Store
+from tlnb.core.train import Progress, Report, train
+
+STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
+FOLDS = 3
+AT_MOST = 600  # images that evidence is measured on
+GRID = 2  # a stage's output is averaged to at most so many by so many cells
+CLOSE = 0.01  # a point of accuracy, for which no further changes are made
+ALLOWANCE = 20.0  # seconds for trial trainings, unless a larger budget allows more
+OF_BUDGET = 0.1  # of the budget, that advice may take
+
+# The share of a frozen network's mistakes that training the last stages removed, by labels a class: a straight line in the
+# logarithm through digits and symbols (BENCHMARKS.md). Half of it is the expectation's standard deviation.
+REMOVED = (0.08, 0.15)  # at one label a class, and for every factor of ten
+FURTHER = 0.01  # standard deviation of what training all layers gains over that, expected to be nothing
+LEAST_SD = 0.005
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A logistic regression on one stage's output, frozen: how much of the answer is there already."""
+
+    stage: str
+    accuracy: float  # cross-validated
+    error: float  # standard error
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A strategy trained on part of the labels and judged by the rest."""
+
+    strategy: str
+    accuracy: float | None  # cross-validated; None: not tried
+    gain: float | None  # over the strategy before it
+    error: float | None  # standard error of that gain, image by image
+    expected: float  # accuracy above `head`, expectation and trial together
+    sd: float  # of that expectation
+    forecast: Forecast
+    affordable: bool
+    why_not: str = ""  # tried
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Which strategy, and why."""
+
+    strategy: str
+    reason: str
+    rule: str  # what the rule by amount of data says
+    model: str
+    data: str
+    per_class: float
+    classes: int
+    evidence: tuple[Tried, ...]
+    probes: tuple[Probe, ...]
+    fractions: tuple[tuple[float, float], ...]  # (share of the labels, accuracy of the last probe)
+    sure: str  # how sure, in words
+    seconds: float
+    flags: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Advice: {self.strategy} for {self.model} on {self.data}. {self.reason}"
+
+
+@dataclass
+class Case:
+    """What advice is for."""
+
+    model: PretrainedModel
+    anatomy: Anatomy
+    data: DataSet
+    edits: tuple[Edit, ...] = ()
+    scopes: Scopes | None = None
+    store: Store | None = None
+
+    def task(self, strategy: str, data: DataSet | None = None) -> tuple[Any, TrainOptions]:
+        """Plan and options of a strategy, as `train` would take them for all the data."""
+        plan = plan_strategy(self.anatomy, strategy, self.edits)
+        return plan, TrainOptions().filled(recipe(plan.strategy, plan.start, data or self.data))
+
+
+def advise(
+    case: Case, *, budget: float | None = None, budget_text: str = "", price: Price | None = None,
+    report: Report | None = None, flags: Sequence[str] = (),
+) -> tuple[Advice, Tally]:  # fmt: skip
+    """Measure, and say which strategy.
+
+    Args:
+        budget: seconds that the training may take.
+        flags: what else should be known, such as target images from the source's own data.
+
+    Returns:
+        The advice, and what finding it took.
+    """
+    spent, began = Tally(Clock(machine())), time.perf_counter()
+    tell = report or (lambda _: None)
+    used = labels_in_use(case.data)
+    folds = min(FOLDS, used.per_class)
+    steps = 2 + 2 * len(STRATEGIES)
+
+    def said(step: int) -> None:
+        tell(Progress("advice", "advising", step, steps))
+
+    said(0)
+    probes, fractions = _probed(case, used, folds, spent) if folds > 1 else ((), ())
+    forecasts = {}
+    for step, strategy in enumerate(STRATEGIES, 1):
+        plan, options = case.task(strategy)
+        forecasts[strategy], tally = forecast(case.model, case.anatomy, case.data, plan, options, name=strategy,
+                                              scopes=case.scopes, store=case.store, price=price)  # fmt: skip
+        spent.charge("advising", sum(tally.flops.values()))
+        said(step)
+    allowance = max(ALLOWANCE, OF_BUDGET * (budget or 0.0))
+    right, why_not = _trials(case, used, folds, forecasts, allowance, spent, lambda k: said(1 + len(STRATEGIES) + k))
+    tried = _weighed(case, used, probes, right, why_not, forecasts, budget)
+    chosen = next(
+        t for t in tried if t.affordable and t.expected >= max(x.expected for x in tried if x.affordable) - CLOSE
+    )
+    found = Advice(
+        chosen.strategy, _reason(chosen, tried, budget_text), FOR_VERDICT[case.data.size_verdict], case.model.name,
+        case.data.name, case.data.mean_count, len(case.data.classes), tried, probes, fractions, _sure(chosen, tried),
+        time.perf_counter() - began, (*flags, *_differs(probes)),
+    )  # fmt: skip
+    return found, spent
+
+
+def labels_in_use(data: DataSet) -> DataSet:
+    """`train` and `val` as one, at most so many, classes in equal parts; all that evidence may look at."""
+    splits = [s for s in ("train", "val") if s in data.splits]
+    labels = torch.cat([data.labels[s] for s in splits])
+    rows = _evenly(labels, AT_MOST)
+    ends = np.cumsum([0, *(len(data.labels[s]) for s in splits)])
+    parts = []
+    for split, start, end in zip(splits, ends, ends[1:], strict=False):
+        mine = rows[(rows >= start) & (rows < end)] - int(start)
+        parts.append(data.images[split][mine])
+    images = {"train": torch.cat(parts), "test": torch.cat(parts)[:0]}
+    held = {"train": labels[rows], "test": labels[rows][:0]}
+    return replace(data, images=MappingProxyType(images), labels=MappingProxyType(held))
+
+
+def _evenly(labels: Tensor, most: int) -> Tensor:
+    """Rows, in order; classes take turns until there are enough."""
+    if len(labels) <= most:
+        return torch.arange(len(labels))
+    turn = torch.empty_like(labels)
+    for c in labels.unique():
+        mine = (labels == c).nonzero()[:, 0]
+        turn[mine] = torch.arange(len(mine))
+    return torch.argsort(turn, stable=True)[:most].sort().values
+
+
+# ── probes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _probed(
+    case: Case, used: DataSet, folds: int, spent: Tally
+) -> tuple[tuple[Probe, ...], tuple[tuple[float, float], ...]]:
+    """Each stage's output as features; and the last one's with half of the labels."""
+    stages = stage_features(case, used.images["train"], spent)
+    labels = used.labels["train"].numpy()
+    probes = [
+        Probe(stage, float(right.mean()), _standard_error(right))
+        for stage, features in stages.items()
+        for right in [_cross_validated(features, labels, folds)]
+    ]
+    last = list(stages.values())[-1]
+    half = _cross_validated(last, labels, folds, share=0.5) if used.per_class >= 2 * folds else None
+    fractions = ((0.5, float(half.mean())), (1.0, probes[-1].accuracy)) if half is not None else ()
+    return tuple(probes), fractions
+
+
+def stage_features(case: Case, images: Tensor, spent: Tally | None = None) -> dict[str, np.ndarray]:
+    """What each stage before the output layer gives for images `(N, 3, E, E)`: `(N, features)`, averaged to a small grid."""
+    module = build(case.model, case.edits, "pretrained", 0, case.scopes).eval()
+    transform = case.model.transform
+    watched = _watched(module, case.anatomy)
+    held: dict[str, list[Tensor]] = {stage: [] for stage in watched}
+    handles = [part.register_forward_hook(_keeper(held[stage])) for stage, part in watched.items()]
+    try:
+        with torch.no_grad():
+            for part in images.split(chunk_of(transform.size, on_cpu=True)):
+                module(transform(part))
+    finally:
+        for handle in handles:
+            handle.remove()
+    if spent is not None:
+        spent.charge("advising", len(images) * forward_flops(module, transform(images[:2])))
+    return {stage: torch.cat(found).numpy() for stage, found in held.items() if found}
+
+
+def _watched(module: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
+    """A module for each stage but the output layer's: the one of that name, else the last layer in it."""
+    parts = dict(module.named_modules())
+    head = {layer.stage for layer in anatomy.layers if layer.name in anatomy.heads}
+    last = {layer.stage: layer.name for layer in anatomy.layers if layer.name in parts and layer.stage not in head}
+    return {stage: parts[stage if stage in parts else name] for stage, name in last.items()}
+
+
+def _keeper(held: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
+    def keep(_: nn.Module, __: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            held.append(_pooled(output).float())
+
+    return keep
+
+
+def _pooled(output: Tensor) -> Tensor:
+    """`(N, C, H, W)` averaged to a grid, `(N, tokens, C)` to one; `(N, features)` as they are."""
+    if output.ndim == 4:
+        edge = min(GRID, output.shape[-1])
+        return torch.nn.functional.adaptive_avg_pool2d(output, edge).flatten(1)
+    return output.mean(1) if output.ndim == 3 else output.flatten(1)
+
+
+def _cross_validated(features: np.ndarray, labels: np.ndarray, folds: int, share: float = 1.0) -> np.ndarray:
+    """Which images a logistic regression gets right that has not seen them `(N,)`, with a share of the others to learn from."""
+    right = np.zeros(len(labels))
+    for rows, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(features, labels):
+        if share < 1:
+            rows = rows[_evenly(torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))).numpy()]
+        mean, spread = features[rows].mean(0), features[rows].std(0)
+        scale = spread + 0.1 * spread.mean() + 1e-6
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it says when it stops early; then it is good enough here
+            found = LogisticRegression(C=0.01, max_iter=200).fit((features[rows] - mean) / scale, labels[rows])
+        right[held] = found.predict((features[held] - mean) / scale) == labels[held]
+    return right
+
+
+def _standard_error(values: np.ndarray) -> float:
+    """Of a mean; one value more on either side keeps few images from looking certain."""
+    count = len(values)
+    return math.sqrt(float(values.var()) / count + 1 / count**2)
+
+
+# ── trials ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _trials(
+    case: Case, used: DataSet, folds: int, forecasts: Mapping[str, Forecast], allowance: float, spent: Tally,
+    said: Callable[[int], None],
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:  # fmt: skip
+    """Which held-out images each strategy gets right; those that take too long are left out, and why."""
+    right: dict[str, np.ndarray] = {}
+    why_not: dict[str, str] = {}
+    whole = sum(case.data.splits.get(s, 0) for s in ("train", "val"))
+    left = allowance
+    for step, strategy in enumerate(STRATEGIES):
+        said(step)
+        share = (folds - 1) / max(folds, 1) * len(used.labels["train"]) / whole
+        takes = folds * share * forecasts[strategy].seconds
+        if folds < 2:
+            why_not[strategy] = "one label in a class: none can be held out"
+        elif takes > left:
+            why_not[strategy] = f"trying it would take about {takes:.0f} s"
+            break
+        else:
+            right[strategy] = _tried(case, used, strategy, folds, spent)
+            left -= takes
+    return right, why_not
+
+
+def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: Tally) -> np.ndarray:
+    plan, options = case.task(strategy)
+    labels = used.labels["train"]
+    right = np.zeros(len(labels))
+    for rows, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(labels, labels):
+        taken = {"train": torch.from_numpy(rows), "test": torch.from_numpy(held)}
+        images = MappingProxyType({s: used.images["train"][at] for s, at in taken.items()})
+        part = replace(used, images=images, labels=MappingProxyType({s: labels[at] for s, at in taken.items()}))
+        run = train(case.model, case.anatomy, part, plan, options, name=f"advice: {strategy}", scopes=case.scopes,
+                    store=case.store)  # fmt: skip
+        if run.status == "stopped":
+            raise KeyboardInterrupt
+        spent.charge("advising", run.flops)
+        right[held] = _right(run)
+    return right
+
+
+def _right(run: Run) -> np.ndarray:
+    answers = run.answers()
+    return (answers.guesses == answers.truths).numpy()
+
+
+# ── the verdict ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _weighed(
+    case: Case, used: DataSet, probes: Sequence[Probe], right: Mapping[str, np.ndarray], why_not: Mapping[str, str],
+    forecasts: Mapping[str, Forecast], budget: float | None,
+) -> tuple[Tried, ...]:  # fmt: skip
+    """For each strategy what is expected above `head`: the rule, moved by what trials showed."""
+    head = float(right["head"].mean()) if "head" in right else (probes[-1].accuracy if probes else None)
+    wrong = 1 - head if head is not None else 0.0
+    removed = REMOVED[0] + REMOVED[1] * math.log10(max(1.0, case.data.mean_count))
+    expected = {
+        "head": (0.0, 0.0),
+        "partial": (removed * wrong, max(LEAST_SD, removed * wrong / 2)),
+        "full": (0.0, FURTHER),
+    }
+    mean, variance, found = 0.0, 0.0, list[Tried]()
+    for strategy, before in zip(STRATEGIES, ("", *STRATEGIES), strict=False):
+        gain = error = None
+        if strategy in right and before in right:
+            difference = right[strategy] - right[before]
+            gain, error = float(difference.mean()), _standard_error(difference)
+        step, sd = _together(*expected[strategy], gain, error)
+        mean, variance = mean + step, variance + sd**2
+        accuracy = float(right[strategy].mean()) if strategy in right else None
+        affordable = budget is None or strategy == "head" or forecasts[strategy].seconds <= budget
+        skipped = why_not.get(strategy, "" if accuracy is not None else "a shallower one already took too long to try")
+        found.append(
+            Tried(strategy, accuracy, gain, error, mean, math.sqrt(variance), forecasts[strategy], affordable, skipped)
+        )
+    return tuple(found)
+
+
+def _together(mean: float, sd: float, measured: float | None, error: float | None) -> tuple[float, float]:
+    """An expectation and a measurement, each by its precision (the normal distribution's conjugate update)."""
+    if measured is None or not error or not sd:
+        return mean, sd
+    weights = 1 / sd**2, 1 / error**2
+    return (mean * weights[0] + measured * weights[1]) / sum(weights), math.sqrt(1 / sum(weights))
+
+
+def _reason(chosen: Tried, tried: Sequence[Tried], budget: str) -> str:
+    """In two sentences."""
+    best = max((t for t in tried if t.affordable), key=lambda t: t.expected)
+    if chosen.strategy == "head" and chosen.accuracy is None and best.sd == 0:
+        words = "Nothing can be held out to compare with, so the fewest changes it is."
+    elif best is chosen and chosen.strategy != "head":
+        words = f"{100 * chosen.expected:.1f} points more than head are expected, ± {100 * chosen.sd:.1f}."
+    elif best is chosen:
+        words = "More changes are not expected to gain anything."
+    else:
+        words = (
+            f"{best.strategy} is expected to gain {100 * (best.expected - chosen.expected):.1f} points more, ± "
+            f"{100 * best.sd:.1f}: too little for more changes."
+        )
+    dear = [t.strategy for t in tried if not t.affordable]
+    over = f" {' and '.join(dear)} would exceed {budget}." if dear else ""
+    return words + over
+
+
+def _sure(chosen: Tried, tried: Sequence[Tried]) -> str:
+    """How likely it is that no other strategy is more than a point better."""
+    rivals = [t for t in tried if t is not chosen and t.affordable]
+    chance = min(
+        (_below(chosen.expected - t.expected + CLOSE, abs(t.sd**2 - chosen.sd**2)) for t in rivals), default=1.0
+    )
+    return f"that no other is more than a point better: {chance:.0%}, by the expectations above"
+
+
+def _below(margin: float, variance: float) -> float:
+    """Chance that a normal deviate of this variance stays below a margin."""
+    return 0.5 * (1 + math.erf(margin / math.sqrt(2 * variance))) if variance > 0 else float(margin >= 0)
+
+
+def _differs(probes: Sequence[Probe]) -> tuple[str, ...]:
+    """A different problem: an earlier stage's features say more than the last one's."""
+    if len(probes) < 2:
+        return ()
+    best, last = max(probes, key=lambda p: p.accuracy), probes[-1]
+    if best.accuracy - last.accuracy <= best.error + last.error:
+        return ()
+    return (
+        f"a different problem: features of {best.stage} tell the classes apart better than those of {last.stage} "
+        f"({best.accuracy:.1%} and {last.accuracy:.1%})",
+    )
