@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from conftest import picture
+from tests.conftest import picture
 from tlnb import background
 from tlnb.core.alone import alone, give_way
 from tlnb.core.errors import PlanError, UsageError
@@ -532,6 +532,17 @@ def test_the_card_says_the_same_without_widgets(compared: Session, name, monkeyp
     monkeypatch.setenv("TLNB_TESTING", "1")
     still = open_panel(compared, name)._repr_mimebundle_()
     assert VIEW not in still and still["text/html"] == bundle["text/html"] and "\n" not in still["text/plain"]
+
+
+def test_a_page_made_of_a_notebook_holds_the_card(compared: Session):
+    from nbconvert import HTMLExporter
+
+    output = nbformat.v4.new_output(
+        "execute_result", open_panel(compared, "layers")._repr_mimebundle_(), execution_count=1
+    )
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("%tl_panel layers", outputs=[output])])
+    page, _ = HTMLExporter().from_notebook_node(book)
+    assert "glyphnet, from input to output" in page and "widget-view" not in page
 
 
 def test_without_ipywidgets_there_is_a_card(small: Session, monkeypatch):

@@ -6,10 +6,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from benchmarks.front_end import FRONT_ENDS, Page, browser, dress, missing, server, write
+from tlnb.panels.card import VIEW
 
+GIVEN = {"text/plain": "Panel all", "text/html": "<p>the session as a card</p>",
+         VIEW: {"version_major": 2, "version_minor": 0, "model_id": "long gone"}}  # fmt: skip
 KEYS = ("source", "use", "how many", "seed", "Take these images", "you just did", "Session as a cell")
 NAME = """(e => (e.labels?.length ? e.labels[0] : e).innerText.trim())(document.activeElement)"""
 
@@ -26,6 +30,10 @@ def place(request, tmp_path_factory) -> Iterator[tuple[str, Path, Path, str]]:
     write(folder / "keys.ipynb", ["%load_ext tlnb\n%tl_panel"])
     write(folder / "dark.ipynb", ["%load_ext tlnb\n%tl_data digits --per-class 2 ;\n%tl_load glyphnet ;\n%tl_train --epochs 3 ;",
                                   "%tl_panel layers", "%tl_panel train", "tl.panel('data')"])  # fmt: skip
+    given = nbformat.v4.new_output("execute_result", GIVEN, execution_count=1)
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("%tl_panel", outputs=[given])])
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(book, folder / "given.ipynb")
     with server(folder, top, request.param) as address:
         yield address, folder, top, request.param
 
@@ -108,12 +116,19 @@ def test_keys_reach_every_control_in_the_order_of_the_work(place):
         assert seen.red() == [] and seen.problems == []
 
 
+def test_a_notebook_from_someone_else_shows_the_card(place):
+    with browser() as chromium:
+        seen = Page(chromium.new_page(), f"{place[0]}/given.ipynb")
+        seen.sees("the session as a card")
+        assert seen.red() == []
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_in_both_themes_and_in_a_narrow_page(place, shots: Path, theme: str):
     address, _, top, _ = place
     dress(top, theme)
     try:
-        with browser(700, 2600) as chromium:
+        with browser(560, 3200) as chromium:  # as at 200% zoom
             seen = Page(chromium.new_page(), f"{address}/dark.ipynb", shots)
             for cell in range(4):
                 seen.run(cell)
