@@ -306,6 +306,9 @@ def test_a_thousand_classes(session: Session):
     session.load("glyphnet")
     assert data.error.value == layers.error.value == "" and "and 700 more classes" in data.view.value
     assert len(data.view.value) < 1_000_000
+    assert data.source.value == "arrays" and data.take.disabled  # they come from a cell
+    data.source.value = "digits"
+    assert not data.take.disabled
 
 
 def test_an_error_is_no_longer_there_after_the_next_action(session: Session):

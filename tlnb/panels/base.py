@@ -60,8 +60,12 @@ STYLE = "<style>.tlnb-view td,.tlnb-view th{padding:.15em .7em .15em .2em}.tlnb-
 
 
 def shown(html: str) -> str:
-    """A card in an HTML control, where the front end's own style of tables does not reach by itself."""
-    return f'{STYLE}<div class="jp-RenderedHTMLCommon tlnb-view" style="padding:0">{html}</div>' if html else ""
+    """A card in an HTML control, where the front end's own style of tables does not reach by itself.
+
+    It takes the width that there is and asks for none, so that a wide table scrolls and a wide picture shrinks.
+    """
+    style = "padding:0;width:0;min-width:100%"
+    return f'{STYLE}<div class="jp-RenderedHTMLCommon tlnb-view" style="{style}">{html}</div>' if html else ""
 
 
 def whole(text: str, name: str) -> int | None:

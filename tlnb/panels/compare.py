@@ -37,7 +37,7 @@ class ComparePanel(Panel):
         )
         self.target = field(w.FloatSlider, "target", "Accuracy to measure the time to", "27em", value=0.9, min=0.01, max=1.0,
                             step=0.01, readout_format=".0%", continuous_update=False, disabled=True)  # fmt: skip
-        self.price = field(w.Text, "an hour costs", "A price for an hour, e.g. 0.5usd/h", placeholder="0.09usd/h",
+        self.price = field(w.Text, "an hour costs", "A price for an hour, e.g. 0.5usd/h", placeholder="the list price",
                            continuous_update=False)  # fmt: skip
         self.tuning = field(
             w.Checkbox, "count tuning", "Whether the search for options is in the sum", "auto", value=True, indent=False

@@ -15,7 +15,7 @@ from tlnb.display.html import Raw, bar, line, table
 from tlnb.panels.base import WIDE, Panel, button, field, row, shown
 
 AMOUNTS = (("labels of each class", "per_class"), ("images in all", "limit"), ("all there are", "all"))
-OTHER = "another folder"
+OTHER, PYTHON = "another folder", "arrays"
 FOLDERS = 20  # offered
 COUNTED = 300  # classes whose counts are listed
 
@@ -45,6 +45,7 @@ class DataPanel(Panel):
         """What does not go with the choice is not there to be filled in."""
         self.folder.layout.display = "" if self.source.value == OTHER else "none"
         self.number.disabled = self.amount.value == "all"
+        self.take.disabled = self.source.value == PYTHON  # arrays can be taken again in a cell only
 
     def load(self) -> None:
         """Take the data set that the controls describe."""
@@ -57,14 +58,15 @@ class DataPanel(Panel):
 
     def fill(self) -> None:
         data = self.session.dataset
-        self.source.options = sources()
+        arrays = [("arrays, from Python", PYTHON)] if data is not None and data.request.source == PYTHON else []
+        self.source.options = [*arrays, *sources()]
         if data is None:
             self.once("view", None, lambda: line("no data yet: choose a source and take it"), self.view)
             return
         asked = data.request
         known = [value for _, value in self.source.options]
         self.source.value = asked.source if asked.source in known else OTHER
-        self.folder.value = "" if asked.source in (*known, "arrays") else asked.source
+        self.folder.value = "" if asked.source in known else asked.source
         self.amount.value = "limit" if asked.limit else "per_class" if asked.per_class else "all"
         self.number.value = asked.limit or asked.per_class or self.number.value
         self.seed.value = asked.seed
