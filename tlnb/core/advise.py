@@ -47,10 +47,14 @@ ALLOWANCE = 20.0  # seconds for trial trainings, unless a larger budget allows m
 OF_BUDGET = 0.1  # of the budget, that advice may take
 
 # The share of a frozen network's mistakes that training the last stages removed, by labels a class: a straight line in the
-# logarithm through digits and symbols (BENCHMARKS.md). Half of it is the expectation's standard deviation.
+# logarithm through digits and symbols (BENCHMARKS.md). Where twice the labels help the frozen features little, as on
+# textures, they have little to do with the task, and as much less is expected. Half of it is the standard deviation.
 REMOVED = (0.08, 0.15)  # at one label a class, and for every factor of ten
-FURTHER = 0.01  # standard deviation of what training all layers gains over that, expected to be nothing
+BY_DOUBLING = 0.25  # of its mistakes that a frozen network of relevant features loses with twice the labels
+LEAST_RELEVANCE = 0.2
+FURTHER = 0.1  # of the mistakes: standard deviation of what training all layers gains over that, expected to be nothing
 LEAST_SD = 0.005
+REPEATS = 3  # cross-validations of a probe, each dealt anew
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def advise(
         said(step)
     allowance = max(ALLOWANCE, OF_BUDGET * (budget or 0.0))
     right, why_not = _trials(case, used, folds, forecasts, allowance, spent, lambda k: said(1 + len(STRATEGIES) + k))
-    tried = _weighed(case, used, probes, right, why_not, forecasts, budget)
+    tried = _weighed(case, probes, fractions, right, why_not, forecasts, budget)
     chosen = next(
         t for t in tried if t.affordable and t.expected >= max(x.expected for x in tried if x.affordable) - CLOSE
     )
@@ -202,7 +206,8 @@ def _probed(
         for right in [_cross_validated(features, labels, folds)]
     ]
     last = list(stages.values())[-1]
-    half = _cross_validated(last, labels, folds, share=0.5) if used.per_class >= 2 * folds else None
+    enough = used.per_class * (folds - 1) / folds / 2 >= 1  # half of a fold's labels: one in each class
+    half = _cross_validated(last, labels, folds, share=0.5) if enough else None
     fractions = ((0.5, float(half.mean())), (1.0, probes[-1].accuracy)) if half is not None else ()
     return tuple(probes), fractions
 
@@ -251,18 +256,19 @@ def _pooled(output: Tensor) -> Tensor:
 
 
 def _cross_validated(features: np.ndarray, labels: np.ndarray, folds: int, share: float = 1.0) -> np.ndarray:
-    """Which images a logistic regression gets right that has not seen them `(N,)`, with a share of the others to learn from."""
+    """How often a logistic regression is right of images it has not seen `(N,)`, with a share of the others to learn from."""
     right = np.zeros(len(labels))
-    for rows, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(features, labels):
-        if share < 1:
-            rows = rows[_evenly(torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))).numpy()]
-        mean, spread = features[rows].mean(0), features[rows].std(0)
-        scale = spread + 0.1 * spread.mean() + 1e-6
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says when it stops early; then it is good enough here
-            found = LogisticRegression(C=0.01, max_iter=200).fit((features[rows] - mean) / scale, labels[rows])
-        right[held] = found.predict((features[held] - mean) / scale) == labels[held]
-    return right
+    for seed in range(REPEATS):
+        for rows, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels):
+            if share < 1:
+                rows = rows[_evenly(torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))).numpy()]
+            mean, spread = features[rows].mean(0), features[rows].std(0)
+            scale = spread + 0.1 * spread.mean() + 1e-6
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it says when it stops early; then it is good enough here
+                found = LogisticRegression(C=0.01, max_iter=200).fit((features[rows] - mean) / scale, labels[rows])
+            right[held] += found.predict((features[held] - mean) / scale) == labels[held]
+    return right / REPEATS
 
 
 def _standard_error(values: np.ndarray) -> float:
@@ -324,8 +330,8 @@ def _right(run: Run) -> np.ndarray:
 
 
 def _weighed(
-    case: Case, used: DataSet, probes: Sequence[Probe], right: Mapping[str, np.ndarray], why_not: Mapping[str, str],
-    forecasts: Mapping[str, Forecast], budget: float | None,
+    case: Case, probes: Sequence[Probe], fractions: Sequence[tuple[float, float]], right: Mapping[str, np.ndarray],
+    why_not: Mapping[str, str], forecasts: Mapping[str, Forecast], budget: float | None,
 ) -> tuple[Tried, ...]:  # fmt: skip
     """For each strategy what is expected above `head`: the rule, moved by what trials showed."""
     head = float(right["head"].mean()) if "head" in right else (probes[-1].accuracy if probes else None)
@@ -351,6 +357,15 @@ def _weighed(
             Tried(strategy, accuracy, gain, error, mean, math.sqrt(variance), forecasts[strategy], affordable, skipped)
         )
     return tuple(found)
+
+
+def _relevance(fractions: Sequence[tuple[float, float]]) -> float:
+    """From little to 1: how much the frozen features have to do with the task, by what twice the labels do for them."""
+    if not fractions:
+        return 1.0
+    (_, half), (_, whole) = fractions
+    gone = (whole - half) / (1 - half) if half < 1 else BY_DOUBLING
+    return min(1.0, max(LEAST_RELEVANCE, gone / BY_DOUBLING))
 
 
 def _together(mean: float, sd: float, measured: float | None, error: float | None) -> tuple[float, float]:
