@@ -36,15 +36,19 @@ def test_public_names():
     assert tlnb.__all__ == ["Session", "__version__", "tl"]
     calls = {
         "add",
+        "advise",
         "code",
         "compare",
+        "cost",
         "data",
         "errors",
+        "forecast",
         "freeze",
         "layers",
         "load",
         "look",
         "models",
+        "panel",
         "predict",
         "remove",
         "replace",
@@ -52,10 +56,14 @@ def test_public_names():
         "resume",
         "save",
         "script",
+        "stop",
         "strategy",
         "train",
+        "tune",
         "undo",
         "unfreeze",
+        "wait",
+        "watch",
     }
     public = {n for n, v in vars(tlnb.Session).items() if not n.startswith("_") and callable(v)}
     assert public == calls

@@ -19,7 +19,7 @@ from tlnb.core.errors import TLError, UsageError, did_you_mean
 from tlnb.core.options import AUGMENTATIONS, SOLVERS, Asked
 from tlnb.core.plan import ALIASES, STRATEGIES
 from tlnb.display.live import reporter, testing
-from tlnb.session import Session
+from tlnb.session import PANELS, Session
 
 TOKEN = re.compile(r'(?:[^\s"\']|"[^"]*"|\'[^\']*\')+')
 TESTING_THREADS = 2
@@ -462,6 +462,34 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
+    @argument("name", nargs="?", help="data, model, layers, train or compare; default: all of them")
+    def tl_panel(self, line: str) -> Any:
+        """The same with the mouse; each click shows the magic that it ran.
+
+        Example: %tl_panel layers
+        """
+        return self._run(TLMagics.tl_panel, line, lambda a: self.session.panel(a.name))
+
+    @line_magic
+    @magic_arguments()
+    def tl_stop(self, line: str) -> Any:
+        """Stop the training that a panel started; what it has so far is kept.
+
+        Example: %tl_stop
+        """
+        return self._run(TLMagics.tl_stop, line, lambda _: self.session.stop())
+
+    @line_magic
+    @magic_arguments()
+    def tl_wait(self, line: str) -> Any:
+        """Wait for the training that a panel started, and show its run.
+
+        Example: %tl_wait
+        """
+        return self._run(TLMagics.tl_wait, line, lambda _: self.session.wait())
+
+    @line_magic
+    @magic_arguments()
     def tl_reset(self, line: str) -> Any:
         """A new session: data, model, plan, runs and bill are forgotten.
 
@@ -535,6 +563,8 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         return [*names(), *own, *(run.name for run in session.runs if magic == "tl_load")]
     if magic in ("tl_predict", "tl_look"):
         return [*(("features", "evidence") if magic == "tl_look" else ()), *_files(rest.split(" ")[-1])]
+    if magic == "tl_panel":
+        return PANELS
     if magic == "tl_strategy":
         return [*STRATEGIES, *ALIASES]
     if re.search(r"--solver \S*$", rest):

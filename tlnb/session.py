@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import nn
 
+from tlnb.background import Turn, changing
 from tlnb.core import cost, plan, pretrained
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
@@ -51,6 +53,7 @@ if TYPE_CHECKING:  # at run time where they are used: loading the extension shou
     from tlnb.core.save import Header, Saved
     from tlnb.core.tune import Tuning
 
+PANELS = ("data", "model", "layers", "train", "compare")
 HISTORY = 100  # plans that undo can go back
 TUNING = ("apart", "in")
 
@@ -59,9 +62,18 @@ class Session:
     """What the learner has done so far: `dataset`, `model`, `plan`, `runs`, `bill`."""
 
     def __init__(self) -> None:
-        self.report: Callable[[Progress], None] | None = None
+        self.turn = Turn()
         self._keeper = Keeper()
         self._clear()
+
+    @property
+    def report(self) -> Callable[[Progress], None] | None:
+        """Who is told of progress: each thread has its own."""
+        return self.turn.report
+
+    @report.setter
+    def report(self, report: Callable[[Progress], None] | None) -> None:
+        self.turn.report = report
 
     def _clear(self) -> None:
         self.dataset: DataSet | None = None
@@ -85,6 +97,7 @@ class Session:
 
     # ── data and model ──
 
+    @changing
     def data(
         self, source: Any, labels: Any = None, *, per_class: int | None = None, limit: int | None = None,
         val: float | None = None, test: float | None = None, size: int | None = None, classes: int | None = None,
@@ -131,6 +144,7 @@ class Session:
         """
         return pretrained.catalogue(pattern, sort)
 
+    @changing
     def load(
         self, source: str | nn.Module | Run, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
         size: int | None = None, called: str | None = None, trust: bool = False,
@@ -261,14 +275,17 @@ class Session:
         _, read, made = self._loaded()
         if name is None:
             return self._side_by_side()
-        return self._change(plan.plan_strategy(read, name, made.edits, last), line("tl_strategy", name, last=last))
+        with self.turn.taken():
+            return self._change(plan.plan_strategy(read, name, made.edits, last), line("tl_strategy", name, last=last))
 
+    @changing
     def freeze(self, *patterns: str) -> Plan:
         """Freeze layers too, by name, stage, glob or range; without a pattern all but the output layer."""
         _, read, made = self._loaded()
         frozen = plan.plan_freeze(made, read, patterns) if patterns else plan.plan_strategy(read, "head", made.edits)
         return self._change(frozen, line("tl_freeze", *patterns))
 
+    @changing
     def unfreeze(self, *patterns: str) -> Plan:
         """Let layers train again, by name, stage, glob or range."""
         _, read, made = self._loaded()
@@ -278,6 +295,7 @@ class Session:
             )
         return self._change(plan.plan_unfreeze(made, read, patterns), line("tl_unfreeze", *patterns))
 
+    @changing
     def add(self, where: str, what: str | nn.Module, names: Mapping[str, Any] | None = None) -> Plan:
         """Add a layer next to a module. It becomes a part of that module, so that no layer's name changes.
 
@@ -300,6 +318,7 @@ class Session:
         edit = Edit("add", name, code, side, f"{side}{count}")
         return self._edit(edit, scope, "tl.add", where)
 
+    @changing
     def remove(self, pattern: str) -> Plan:
         """Take modules out: each becomes `nn.Identity`. A new output layer of the right width follows where one is needed.
 
@@ -318,6 +337,7 @@ class Session:
         prepared = self._prepared(model, self.dataset, replace(made, edits=(*made.edits, *before)), last)
         return self._edited(prepared, line("tl_remove", pattern))
 
+    @changing
     def replace(self, name: str, what: str | nn.Module, names: Mapping[str, Any] | None = None) -> Plan:
         """Put another module in the place of one. It trains, unless it is frozen by name afterwards.
 
@@ -333,6 +353,7 @@ class Session:
         code, scope = self._code(what, names or {})
         return self._edit(Edit("replace", name, code), scope, "tl.replace", name)
 
+    @changing
     def undo(self) -> Plan:
         """Take back the last change of the plan: an edit, a strategy, a freeze.
 
@@ -432,6 +453,7 @@ class Session:
 
     # ── training ──
 
+    @changing
     def train(
         self, *, epochs: int | None = None, lr: float | str | Mapping[str, float] | None = None,
         batch_size: int | None = None, weight_decay: float | None = None, augment: str | None = None,
@@ -485,6 +507,7 @@ class Session:
         rest = time.perf_counter() - began - sum(run.seconds.values())
         return replace(run, seconds={**run.seconds, "other": run.seconds["other"] + max(0.0, rest)})
 
+    @changing
     def forecast(self, **asked: Unpack[Asked]) -> Forecast:
         """What `train` with the same options will take: seconds by phase, FLOPs, energy, money, memory. Nothing is trained.
 
@@ -506,6 +529,7 @@ class Session:
         self._charge("forecasting", job.name, spent, self._price(job.options))
         return found
 
+    @changing
     def tune(
         self, *, trials: int = 20, budget: str | float | None = None, scratch: bool = False, storage: str | None = None,
         epochs: int | None = None, seed: int = 0,
@@ -553,6 +577,7 @@ class Session:
         self._keeper.write(self)
         return found
 
+    @changing
     def advise(self, *, budget: str | float | None = None) -> Advice:
         """Which strategy, and why: the rule by amount of data, and evidence measured now on the labels in use.
 
@@ -667,7 +692,7 @@ class Session:
             run = train(
                 job.model, job.anatomy, job.data, job.plan, job.options, name=job.name, scopes=self._scopes,
                 baseline_of=job.baseline_of, previous=job.previous, report=self.report, store=self._store,
-                keep=partial(self._keeper.keep, job), resume=resume,
+                keep=partial(self._keeper.keep, job), resume=resume, stop=self.turn.interrupted,
             )  # fmt: skip
         except TLError:
             self._keeper.failed(self, job)
@@ -688,6 +713,7 @@ class Session:
             return run if found is None else replace(run, forecast=found)
         return replace(run, forecast=replace(found, measured=sum(run.seconds.values()), measured_flops=run.flops))
 
+    @changing
     def resume(
         self, where: str | Path | None = None, *, trust: bool = False, names: Mapping[str, Any] | None = None
     ) -> Run | Session:
@@ -717,7 +743,7 @@ class Session:
             other._keeper.close()
             raise
         self._keeper.close()
-        vars(self).update({k: v for k, v in vars(other).items() if k != "report"})
+        vars(self).update({k: v for k, v in vars(other).items() if k != "turn"})
         return self if name is None else self._go_on(name)
 
     def _go_on(self, name: str) -> Run:
@@ -945,9 +971,10 @@ class Session:
         """
         if price is not None:
             rate = parse_price(price)
-            self.bill = self.bill.at(rate)
-            self.runs = [cost.priced(run, rate) for run in self.runs]
-            self._equal_budget = {name: cost.priced(run, rate) for name, run in self._equal_budget.items()}
+            with self.turn.taken():
+                self.bill = self.bill.at(rate)
+                self.runs = [cost.priced(run, rate) for run in self.runs]
+                self._equal_budget = {name: cost.priced(run, rate) for name, run in self._equal_budget.items()}
             self._keeper.write(self)
         self._lines.append(line("tl_cost", price=price))
         return replace(self.bill, unpaid=pretraining_of(self.model.card) if self.model else None)
@@ -958,14 +985,51 @@ class Session:
         if of is None or baseline.work.steps <= of.work.steps:
             return None
         if baseline.name not in self._equal_budget:
-            model, read = self._networks[baseline.name]
-            options = with_steps(baseline.options, of.work.steps, len(data.labels["train"]))
-            made = train(self._sized(model, data), read, data, baseline.plan, options, name=f"{baseline.name}, equal steps",
-                         scopes=self._scopes, baseline_of=of.name, report=self.report, store=self._store)  # fmt: skip
-            made = cost.priced(made, self.bill.price)
-            self._equal_budget[baseline.name] = made
-            self.bill = self.bill.with_run(made, "equal budget")
+            with self.turn.taken():
+                self._train_equal_budget(baseline, of, data)
         return self._equal_budget[baseline.name]
+
+    def _train_equal_budget(self, baseline: Run, of: Run, data: DataSet) -> None:
+        model, read = self._networks[baseline.name]
+        options = with_steps(baseline.options, of.work.steps, len(data.labels["train"]))
+        made = train(self._sized(model, data), read, data, baseline.plan, options, name=f"{baseline.name}, equal steps",
+                     scopes=self._scopes, baseline_of=of.name, report=self.report, store=self._store,
+                     stop=self.turn.interrupted)  # fmt: skip
+        if made.status == "stopped":
+            raise UsageError("stopped before the baseline of equal steps was trained: %tl_compare begins it again")
+        made = cost.priced(made, self.bill.price)
+        self._equal_budget[baseline.name] = made
+        self.bill = self.bill.with_run(made, "equal budget")
+
+    # ── panels ──
+
+    def panel(self, name: str | None = None) -> Any:
+        """The same with the mouse: all panels, or one of `data`, `model`, `layers`, `train`, `compare`.
+
+        Raises:
+            UsageError: there is no such panel.
+        """
+        return import_module("tlnb.panels").open_panel(self, name)  # found by name: what shows lies above what is shown
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Be called after every call that changed the session. Methods are held weakly; what is returned ends it."""
+        return self.turn.changed.add(callback)
+
+    def stop(self) -> Run:
+        """Stop the training that a panel started, and wait until it has ended. What it has so far is kept.
+
+        Raises:
+            UsageError: there is none.
+        """
+        return self.turn.ended(stop=True)  # type: ignore[no-any-return]
+
+    def wait(self) -> Run:
+        """Wait for the training that a panel started.
+
+        Raises:
+            UsageError: there was none.
+        """
+        return self.turn.ended(stop=False)  # type: ignore[no-any-return]
 
     # ── the session itself ──
 
@@ -1009,6 +1073,7 @@ class Session:
 
         return write_script(Case(model, network, read, data, made, options, precision, run, self._scopes))
 
+    @changing
     def reset(self) -> Session:
         """Forget everything: a new session."""
         self._clear()

@@ -79,6 +79,25 @@ class Anatomy:
         return sum(layer.flops for layer in self.layers)
 
     @property
+    def step_flops(self) -> int:
+        """FLOPs of a training step for one image, nothing cached, from the forward ones.
+
+        The gradient of a layer's weights costs as much as its forward pass, and so does that of its input, which is
+        needed where something before it trains.
+        """
+        total, needed = self.flops, False
+        for layer in self.layers:
+            total += layer.flops * (needed + (not layer.frozen))
+            needed = needed or not layer.frozen
+        return total
+
+    @property
+    def once_flops(self) -> int:
+        """Forward FLOPs of all before the first layer that trains: what need be computed only once for each image."""
+        first = next((i for i, layer in enumerate(self.layers) if not layer.frozen), len(self.layers))
+        return sum(layer.flops for layer in self.layers[:first])
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages, input to output."""
         found: dict[str, list[Layer]] = {}

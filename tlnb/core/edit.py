@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tlnb.core.alone import alone
 from tlnb.core.anatomy import ROOT, owned
 from tlnb.core.errors import PlanError, did_you_mean
 from tlnb.core.plan import Edit
@@ -31,7 +32,7 @@ def build(
 
     New and random parameters depend on `seed` alone; torch's global random state is left as it was.
     """
-    with torch.random.fork_rng(devices=[]):
+    with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = model.fresh() if start == "random" else copy.deepcopy(model.module)
         for edit in edits:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tlnb.core.alone import alone
 from tlnb.core.anatomy import ROOT, evaluating
 from tlnb.core.edit import Scopes, apply_edit, names_in, new_output_layer, output_edits, short
 from tlnb.core.errors import PlanError
@@ -48,7 +49,7 @@ def _apply(
     model: PretrainedModel, heads: list[str], own: list[Edit], classes: int | None, size: int, scopes: Scopes,
     widths: Mapping[str, int | None],
 ) -> tuple[tuple[Edit, ...], nn.Module, Scopes]:  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
+    with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = copy.deepcopy(model.module)
         if classes is None:

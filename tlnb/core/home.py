@@ -39,7 +39,7 @@ class Home:
 
         self.folder = folder
         (folder / "runs").mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / "lock")
+        self._lock = FileLock(folder / "lock", thread_local=False)  # training takes it on a thread, reset lets it go
         self._lock.acquire(timeout=0)
 
     @classmethod

@@ -102,10 +102,12 @@ class Source:
     """Where inputs come from: the network, its preprocessing, the images, and what was computed before."""
 
     def __init__(
-        self, module: nn.Module, transform: Transform, data: DataSet, machine: Machine, tally: Tally, store: Store
-    ) -> None:
+        self, module: nn.Module, transform: Transform, data: DataSet, machine: Machine, tally: Tally, store: Store,
+        pause: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self.module, self.transform, self.data = module, transform, data
         self.machine, self.tally, self.store = machine, tally, store
+        self._pause = pause  # called between passes
         self._fitted: dict[str, Tensor] = {}
         self._full = 0.0  # FLOPs of a step for one image with everything trained, once counted
 
@@ -281,6 +283,7 @@ class Source:
         """The frozen prefix over a split: view 0 is the images as they are, the others are augmented."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
         for part in self.images(split).split(self.chunk()):
+            self._pause()
             fitted = self.transform.fit(part.to(self.machine.device))
             ready = self.transform.normalise(augment(fitted, kind, generator))
             yield self.pass_through(prefix, ready)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tlnb.core.alone import alone
 from tlnb.core.device import Machine
 from tlnb.core.energy import Meter, meter_of
 from tlnb.core.watch import Counter, countable
@@ -133,7 +134,7 @@ def _counted(
     for device, inputs in tries:
         twins = {name: _twin(tensor, device, everything) for name, tensor in _held(module)}
         try:
-            with torch.random.fork_rng(), countable(), Counter() as counter:
+            with alone(), torch.random.fork_rng(), countable(), Counter() as counter:
                 # a layer may change its input in place
                 work(lambda x, twins=twins: functional_call(module, twins, (x,)), inputs.clone())  # type: ignore[misc]
             break

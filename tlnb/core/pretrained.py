@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tlnb import glyphnet
+from tlnb.core.alone import alone
 from tlnb.core.catalogue import (
     EMBEDDED,
     Card,
@@ -236,7 +237,7 @@ def _count(module: nn.Module) -> int:
 
 def _at_random(make: Callable[[], nn.Module]) -> nn.Module:
     """The same random start each time; torch's global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
+    with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return make()
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tlnb.core.alone import alone
 from tlnb.core.edit import apply_edit, is_literal
 from tlnb.core.errors import ModelError, UsageError, listed
 from tlnb.core.plan import Edit
@@ -198,7 +199,7 @@ def restore(
             apply_edit(module, edit, names or {})
         return module
 
-    with torch.random.fork_rng(devices=[]):
+    with alone(), torch.random.fork_rng(devices=[]):
         module = architecture()
     fill(module, read_state(path), path.name)
     run = header.run

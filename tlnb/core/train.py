@@ -16,6 +16,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from tlnb.core.alone import alone, give_way
 from tlnb.core.anatomy import Anatomy, evaluating
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
@@ -172,6 +173,7 @@ def train(
     model: PretrainedModel, anatomy: Anatomy, data: DataSet, plan: Plan, options: TrainOptions, *, name: str,
     scopes: Scopes | None = None, baseline_of: str | None = None, previous: Run | None = None, report: Report | None = None,
     store: Store | None = None, keep: Keep | None = None, resume: Checkpoint | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Run:  # fmt: skip
     """Carry out a plan on a copy of the model.
 
@@ -184,6 +186,7 @@ def train(
         store: what earlier runs computed, to be used and added to.
         keep: called with a `Checkpoint` after every epoch; it may raise `OSError`, which the run notes.
         resume: go on from here; all else must be as it was.
+        stop: asked before every step; once it says yes, the run ends as by an interrupt.
 
     Returns:
         The record. An interrupt ends it early with status `stopped`; everything so far is kept.
@@ -197,7 +200,7 @@ def train(
     with seeded(options.seed, here):
         tally = Tally(clock, resume.flops if resume else None)
         work = Training(
-            model, anatomy, data, plan, options, here, tally, name, report or (lambda _: None), keep, resume
+            model, anatomy, data, plan, options, here, tally, name, report or (lambda _: None), keep, resume, stop
         )
         with tally.phase("preparing"):
             start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
@@ -234,7 +237,10 @@ def train(
 @contextmanager
 def seeded(seed: int, here: Machine) -> Iterator[None]:
     """Random numbers from this seed inside; afterwards they go on as if nothing had been drawn."""
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if here.device.startswith("cuda") else []):
+    with (
+        alone(),
+        torch.random.fork_rng(devices=[torch.cuda.current_device()] if here.device.startswith("cuda") else []),
+    ):
         torch.manual_seed(seed)
         yield
 
@@ -272,6 +278,7 @@ class Training:
     report: Report
     keep: Keep | None = None
     resume: Checkpoint | None = None
+    stop: Callable[[], bool] | None = None
     epochs: list[EpochRecord] = field(default_factory=list)
     best_epoch: int | None = None
     notes: list[str] = field(default_factory=list)
@@ -285,7 +292,7 @@ class Training:
         self.report(Progress(self.name, "preparing"))
         self.module = network.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.labels = {s: y.to(self.machine.device) for s, y in self.data.labels.items()}
-        self.source = Source(self.module, self.model.transform, self.data, self.machine, self.tally, store)
+        self.source = Source(self.module, self.model.transform, self.data, self.machine, self.tally, store, self._pause)
         self.scales: list[Standardise] = []
         self.inference_flops = 0.0
         self.inputs: Inputs | None = None
@@ -298,6 +305,12 @@ class Training:
         if self.options.class_weights:
             counts = torch.bincount(self.labels["train"], minlength=len(self.data.classes)).float()
             self.class_weights = counts.sum() / (len(counts) * counts)
+
+    def _pause(self) -> None:
+        """Between two steps: other threads may have their turn, and whoever asked to stop is heard."""
+        give_way()
+        if self.stop is not None and self.stop():
+            raise KeyboardInterrupt
 
     def set_modes(self) -> None:
         """As the plan says: what trains in training mode, what is frozen in eval mode."""
@@ -329,6 +342,7 @@ class Training:
             self.notes.append(f"stopped after epoch {len(self.epochs)} of {self.options.epochs}: %tl_resume goes on")
             return "stopped"
         finally:
+            self.stop = None  # testing comes, which a stopped run is owed too
             if self.best_state:
                 self.module.load_state_dict(self.best_state, strict=False)
             for scale in self.scales:
@@ -578,9 +592,11 @@ class Training:
             in_memory = ((source[rows], here[rows]) for rows in groups)
             pairs = batches(source, here, groups, pin=labels.is_cuda) if is_mapped(source) else in_memory
             for some, theirs in pairs:
+                self._pause()
                 yield inputs.make(some.to(labels.device, non_blocking=True), generator), theirs.to(labels.device)
             return
         for rows in groups:
+            self._pause()
             rows = rows.to(source.device)
             yield inputs.make(source[rows], generator), labels[rows]
 

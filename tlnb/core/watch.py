@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tlnb.core.alone import alone
 from tlnb.core.errors import ModelError
 
 IMAGE = -1  # the step that stands for the image itself
@@ -69,13 +70,14 @@ def countable() -> Iterator[None]:
     """Attention computed by operations that can be counted: its fast path and its fused kernels are off."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
+    with alone():
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
 
 
 def watch(module: nn.Module, size: int) -> Watched:

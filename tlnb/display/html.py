@@ -6,6 +6,7 @@ Plain tables, because every front end styles those for its own theme; inline sty
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -91,6 +92,7 @@ def bar(share: float, colour: str = BLUE, width: int = 90, hollow: float = 0.0) 
         box = f"display:inline-block;box-sizing:border-box;height:.75em;width:{pixels}px;border:1px solid {colour}"
         return f'<span style="{box};background:{fill}"></span>' if pixels else ""
 
+    share = share if math.isfinite(share) else 0.0  # a run whose weights are no numbers any more has a card too
     filled = max(0, min(width, round(share * width)))
     filled = max(filled, 1) if share > 0 else 0
     outline = filled if hollow >= share else min(filled, round(hollow * width))

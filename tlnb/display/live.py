@@ -23,7 +23,7 @@ def _unit(progress: Progress) -> str:
     return UNITS.get(progress.phase, "epochs")
 
 
-def _counted(progress: Progress) -> str:
+def counted(progress: Progress) -> str:
     """`2 of 5 MB`; a server may not say how many there are."""
     of = f" of {progress.epochs}" if progress.epochs else ""
     return f"{progress.epoch}{of} {_unit(progress)}"
@@ -103,7 +103,7 @@ class Notebook(Silent):
         if self._handle is None or self._last is None:
             return
         last = self._last
-        text = f"{last.run}: {_counted(last)}, {time.monotonic() - self._start:.1f} s"
+        text = f"{last.run}: {counted(last)}, {time.monotonic() - self._start:.1f} s"
         self._handle.update({"text/plain": text}, raw=True)
         self._handle = self._last = None
         self._curve = []
@@ -113,7 +113,7 @@ class Notebook(Silent):
         loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
         seen = "" if progress.accuracy is None else f", accuracy {progress.accuracy:.1%}"
         left = self._left(done)
-        words = f"{progress.run}: {progress.phase} {_counted(progress)}{loss}{seen}{left}"
+        words = f"{progress.run}: {progress.phase} {counted(progress)}{loss}{seen}{left}"
         return f'<div>{safe(words)}</div><progress value="{done:.3f}" max="1" style="width:{WIDTH}px"></progress>{self._svg()}'
 
     def _left(self, done: float) -> str:

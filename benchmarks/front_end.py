@@ -1,0 +1,155 @@
+"""JupyterLab and Notebook 7 as a person has them: a server of their own, a page in Debian's Chromium, nothing red."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+FRONT_ENDS = {"lab": ("jupyterlab", "doc/tree"), "notebook": ("notebook", "notebooks")}
+RED = '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
+HARMLESS = (
+    "favicon",
+    "Failed to load resource",
+    "net::ERR",
+)  # of the front end itself: what lies outside of this machine
+
+
+def missing(front_end: str) -> str:
+    """What is not here to show a notebook in this front end; empty where all is."""
+    if shutil.which("chromium") is None:
+        return "no Chromium on this machine"
+    packages = ("playwright", FRONT_ENDS[front_end][0])
+    return next(
+        (f"{package} is not installed" for package in packages if importlib.util.find_spec(package) is None), ""
+    )
+
+
+def write(path: Path, cells: Sequence[str]) -> None:
+    """A notebook that asks nothing when it is opened."""
+    book = nbformat.v4.new_notebook()
+    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
+    nbformat.write(book, path)
+
+
+def dress(top: Path, theme: str) -> None:
+    """Choose the theme that pages opened from now on have."""
+    settings = top / "settings" / "@jupyterlab" / "apputils-extension"
+    settings.mkdir(parents=True, exist_ok=True)
+    (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
+    (settings / "themes.jupyterlab-settings").write_text(f'{{"theme": "JupyterLab {theme.title()}"}}')
+
+
+@contextmanager
+def server(folder: Path, top: Path, front_end: str = "lab") -> Iterator[str]:
+    """The address at which a server shows the folder's notebooks. What it writes goes to `top`."""
+    dress(top, "light")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    env = dict(os.environ, JUPYTER_CONFIG_DIR=str(top / "config"), JUPYTERLAB_SETTINGS_DIR=str(top / "settings"),
+               JUPYTERLAB_WORKSPACES_DIR=str(top / "workspaces"), JUPYTER_RUNTIME_DIR=str(top / "runtime"))  # fmt: skip
+    env.pop("TLNB_TESTING", None)  # as a user has it: with live progress and widgets
+    module, path = FRONT_ENDS[front_end]
+    command = [sys.executable, "-m", module, "--no-browser", "--allow-root", f"--ServerApp.port={port}",
+               "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    with (top / f"{front_end}.log").open("w") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
+    try:
+        for _ in range(120):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}/{path}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+class Page:
+    """One notebook in a browser, with what went wrong in its console."""
+
+    def __init__(self, page: Any, address: str, shots: Path | None = None) -> None:
+        self.page, self.shots = page, shots
+        self.problems: list[str] = []
+        self.clicks = 0
+        page.on("pageerror", lambda error: self.problems.append(str(error)))
+        page.on("console", self._heard)
+        page.goto(address)
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
+        page.locator(".jp-Toolbar-kernelName, .jp-KernelName").first.wait_for(timeout=60_000)
+        page.wait_for_timeout(2500)  # until the kernel is there
+        for button in page.locator(".jp-Dialog button.jp-mod-accept").all():
+            button.click()
+        self.problems.clear()  # what the front end itself had to say while it opened
+
+    def _heard(self, message: Any) -> None:
+        if message.type == "error" and not any(words in message.text for words in HARMLESS):
+            self.problems.append(message.text)
+
+    def run(self, cell: int = 0) -> None:
+        """Run a cell by the toolbar's button, the cell chosen first where it is not the first."""
+        if cell:
+            self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-editor").nth(cell).click()
+        self.page.locator('[data-jp-item-name="run"] button, [data-jp-item-name="run"] jp-button').first.click()
+        self.clicks += 1
+
+    def button(self, words: str) -> Any:
+        """The button with these words that can be seen."""
+        return self.page.locator("button.jupyter-button:visible", has_text=words).first
+
+    def click(self, words: str) -> None:
+        """Click a button once it can be."""
+        self.button(words).click(timeout=30_000)
+        self.clicks += 1
+
+    def tab(self, words: str) -> None:
+        """Choose a tab of the panels."""
+        self.page.locator(
+            ".widget-tab .lm-TabBar-tab, .jupyter-widget-tab .lm-TabBar-tab", has_text=words
+        ).first.click()
+        self.clicks += 1
+
+    def sees(self, words: str, timeout: int = 60_000) -> None:
+        """Wait until these words can be seen."""
+        self.page.get_by_text(words).locator("visible=true").first.wait_for(timeout=timeout)
+
+    def field(self, label: str) -> Any:
+        """The control with this label that can be seen."""
+        return self.page.get_by_label(label, exact=True).locator("visible=true").first
+
+    def shoot(self, name: str) -> None:
+        """Keep a picture of the page."""
+        if self.shots is not None:
+            self.page.screenshot(path=self.shots / f"{name}.png")
+
+    def red(self) -> list[str]:
+        """Outputs that a front end shows in red, and widgets that could not be shown."""
+        broken = self.page.get_by_text("Error displaying widget").all_inner_texts()
+        return [*self.page.locator(RED).all_inner_texts(), *broken]
+
+
+@contextmanager
+def browser(width: int = 1100, height: int = 1500) -> Iterator[Any]:
+    """Chromium; `new_page` gives pages."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        found = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        context = found.new_context(viewport={"width": width, "height": height})
+        yield context
+        found.close()

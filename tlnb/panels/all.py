@@ -1,0 +1,36 @@
+"""All panels as tabs, in the order of the work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import ipywidgets as w
+
+from tlnb.panels.base import Panel
+from tlnb.panels.compare import ComparePanel
+from tlnb.panels.data import DataPanel
+from tlnb.panels.layers import LayersPanel
+from tlnb.panels.model import ModelPanel
+from tlnb.panels.train import TrainPanel
+from tlnb.session import Session
+
+KINDS: dict[str, type[Panel]] = {
+    "data": DataPanel, "model": ModelPanel, "layers": LayersPanel, "train": TrainPanel, "compare": ComparePanel,
+}  # fmt: skip
+
+
+class AllPanels(Panel):
+    """Tabs of the session's panels; it holds nothing of its own."""
+
+    def __init__(self, session: Session, panels: Sequence[Panel]) -> None:
+        self.panels = panels
+        self.box = w.Tab(children=[panel.box for panel in panels], layout=w.Layout(width="100%"))
+        for i, panel in enumerate(panels):
+            self.box.set_title(i, f"{i + 1} {panel.title}")
+        self.box.tlnb_panel = self
+
+    def close(self) -> None:
+        """Close the tabs and what is in them."""
+        for panel in self.panels:
+            panel.close()
+        self.box.close()

@@ -1,0 +1,59 @@
+"""What a panel is where there are no widgets: the same information as a card that any front end shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tlnb.display import cards
+from tlnb.display.html import card, line, note
+from tlnb.display.networks import anatomy_card
+from tlnb.session import Session
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+SAYS = {
+    "all": "%tl shows where we are",
+    "data": "%tl_data NAME takes a data set",
+    "model": "%tl_load NAME loads a network, %tl_models lists them",
+    "layers": "%tl_freeze and %tl_unfreeze say what trains",
+    "train": "%tl_train trains the plan",
+    "compare": "%tl_compare lays runs side by side",
+}
+
+
+class Shown:
+    """What `tl.panel` returns: widgets where the front end has them, else a card."""
+
+    def __init__(self, name: str, html: str, box: Any = None) -> None:
+        self.name, self.html, self.box = name, html, box
+
+    def __repr__(self) -> str:
+        where = "" if self.box is not None else " (no widgets here)"
+        return f"Panel {self.name}{where}: {SAYS[self.name]}"
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        found: dict[str, Any] = {"text/plain": repr(self), "text/html": self.html}
+        if self.box is not None:
+            found[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        return found
+
+
+def static(session: Session, name: str) -> str:
+    """The session as the panel of that name would show it."""
+    return card(f"Panel: {name}", *_parts(session, name), note(f"Without the mouse: {SAYS[name]}."))
+
+
+def _parts(session: Session, name: str) -> list[str]:
+    if name == "data" and session.dataset is not None:
+        return [cards.data_card(session.dataset)]
+    if name == "model" and session.model is not None:
+        return [cards.model_card(session.model)]
+    if name == "layers" and session.plan is not None:
+        return [anatomy_card(session.layers()), cards.plan_card(session.plan)]
+    if name == "train" and session.runs:
+        return [cards.run_card(session.runs[-1])]
+    if name in ("all", "train", "compare"):
+        return [cards.session_card(session)]
+    return [line(f"nothing yet; next: {session.next_line}")]
