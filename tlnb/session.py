@@ -80,9 +80,10 @@ class Session:
     def data(
         self, source: Any, labels: Any = None, *, per_class: int | None = None, limit: int | None = None,
         val: float | None = None, test: float | None = None, size: int | None = None, classes: int | None = None,
-        seed: int = 0,
+        seed: int = 0, group: Any = None, root: str | Path | None = None,
     ) -> DataSet:  # fmt: skip
-        """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, or arrays with labels.
+        """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, a zip or CSV file, a data set of
+        torchvision's, or arrays with labels.
 
         Args:
             per_class: use so many labels of each class, all of them counted.
@@ -91,22 +92,30 @@ class Session:
             size: the network's input edge in pixels; overrides the model's.
             classes: how many classes to draw (`symbols`).
             seed: which images are chosen.
+            group: what is kept on one side of every split: an expression that finds the group in a file's path, a CSV file of
+                paths and groups, or with arrays one group an image.
+            root: the folder of torchvision's data sets.
 
         Raises:
             DataError: unknown, missing, empty, too little, or unreadable data.
             UsageError: an amount that makes no sense.
         """
-        named = isinstance(source, str)
-        request = DataRequest(str(source) if named else "arrays", per_class, limit, val, test, size, classes, seed)
+        named = isinstance(source, str | Path)
+        amounts = (per_class, limit, val, test, size, classes, seed)
+        of_files = isinstance(group, str | Path)
+        request = DataRequest(
+            str(source) if named else "arrays", *amounts, str(group) if of_files else None, str(root) if root else None
+        )
         edge = None
         if self.model is not None:
             edge = pretrained.resized(self.model, size).transform.resize
-        found = open_data(source, labels, request, edge, self._decoding)
+        found = open_data(source, labels, request, edge, self._decoding, self._fetching, None if of_files else group)
         prepared = self._prepared(self.model, found, self.plan)
         self.dataset = found
         self._set(prepared)
         given = {"per-class": per_class, "limit": limit, "val": val, "test": test, "size": size, "classes": classes}
-        typed = line("tl_data", source, **given, seed=seed or None)
+        where = {"group": request.group, "root": request.root}
+        typed = line("tl_data", str(source) if named else source, **given, **where, seed=seed or None)
         self._lines.append(typed if named else f"tl.data(...)  # {found.name}: from Python")
         return found
 
@@ -224,7 +233,7 @@ class Session:
         needed = pretrained.resized(model, data.request.size).transform.resize
         if data.edge >= needed:
             return data
-        return open_data(data.request.source, None, data.request, needed, self._decoding)
+        return open_data(data.request.source, None, data.request, needed, self._decoding, self._fetching)
 
     def _prepared(
         self, model: PretrainedModel | None, data: DataSet | None, old: Plan | None, fresh: Edit | None = None
@@ -582,7 +591,7 @@ class Session:
     def _read_at(self, edge: int) -> DataSet:
         """The data, decoded at another edge."""
         data = self._data_now()
-        self.dataset = open_data(data.request.source, None, data.request, edge, self._decoding)
+        self.dataset = open_data(data.request.source, None, data.request, edge, self._decoding, self._fetching)
         return self.dataset
 
     def _data_now(self) -> DataSet:
@@ -853,6 +862,10 @@ class Session:
     def _looking(self, done: int, total: int) -> None:
         if self.report is not None:
             self.report(Progress("look", "looking", done, total))
+
+    def _fetching(self, done: int, total: int) -> None:
+        if self.report is not None:
+            self.report(Progress("data", "downloading", done, total))
 
     def _decoding(self, done: int, total: int) -> None:
         if self.report is not None:

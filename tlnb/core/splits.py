@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -29,15 +30,17 @@ class Parts:
     labels: Mapping[str, Tensor]
     skipped: tuple[str, ...] = ()
     folders: tuple[tuple[str, str], ...] = ()
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # split → the names of its images
+    groups: int | None = None  # how many, where images are kept together
     notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
 
 
 def divide(
     name: str, classes: tuple[str, ...], images: Tensor, labels: Tensor, request: DataRequest,
-    pool: np.ndarray, fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0,
+    pool: np.ndarray, fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0, groups: np.ndarray | None = None,
 ) -> Parts:  # fmt: skip
     """Images in memory, divided as `split_rows` says."""
-    found = split_rows(name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor)
+    found = split_rows(name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor, groups)
     rows = {split: torch.from_numpy(part) for split, part in found.items()}
     return Parts(
         name, classes, {s: images[r].contiguous() for s, r in rows.items()}, {s: labels[r] for s, r in rows.items()}
@@ -46,7 +49,7 @@ def divide(
 
 def split_rows(
     name: str, classes: tuple[str, ...], y: np.ndarray, request: DataRequest, pool: np.ndarray,
-    fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0,
+    fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0, groups: np.ndarray | None = None,
 ) -> Rows:  # fmt: skip
     """Choose what is used from `pool`, then hold out test and val as the rules say. `fixed` splits stay as they are.
 
@@ -55,15 +58,17 @@ def split_rows(
         pool: the rows to choose from.
         fixed: splits that the data bring.
         spare_to_monitor: how many rows that are not used become the split `monitor`.
+        groups: the group of every row, `(N,)`: each is kept on one side of every split that is made here.
 
     Raises:
-        DataError: fewer images than asked for, or nothing left for a class or to test on.
+        DataError: too few groups to hold some out; fewer images than asked for, or nothing left for a class or to test on.
     """
     rng = np.random.default_rng(request.seed)
     parts = dict(fixed)
     pool = _by_turns(pool, y, rng)
     if "test" not in parts:
-        pool, parts["test"] = _held_out(pool, y, TEST_SHARE if request.test is None else request.test)
+        share = TEST_SHARE if request.test is None else request.test
+        pool, parts["test"] = _hold_out(pool, y, share, groups, request.seed)
     used = _amount(pool, y, classes, request)
     if spare_to_monitor:
         parts["monitor"] = np.setdiff1d(pool, used, assume_unique=True)[:spare_to_monitor]
@@ -72,7 +77,7 @@ def split_rows(
         missing = [c for i, c in enumerate(classes) if i not in set(y[used].tolist())]
         raise DataError(f"nothing is left to train on for {listed(missing)}: ask for more images, or leave out --test")
     if "val" not in parts and (request.val is not None or smallest >= MIN_FOR_VAL):
-        used, parts["val"] = _held_out(used, y, VAL_SHARE if request.val is None else request.val)
+        used, parts["val"] = _hold_out(used, y, VAL_SHARE if request.val is None else request.val, groups, request.seed)
     rows = {split: part for split, part in {"train": used, **parts}.items() if len(part)}
     if "test" not in rows:
         raise DataError(f"{name} leaves no test images: give more images, or a larger --test")
@@ -105,6 +110,48 @@ def _held_out(rows: np.ndarray, y: np.ndarray, share: float) -> tuple[np.ndarray
         held.append(mine[len(mine) - count :])
     out = np.concatenate(held)
     return rows[~np.isin(rows, out)], out
+
+
+def _hold_out(
+    rows: np.ndarray, y: np.ndarray, share: float, groups: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if groups is None or not share:
+        return _held_out(rows, y, share)
+    return _held_out_groups(rows, y, share, groups, seed)
+
+
+def _held_out_groups(
+    rows: np.ndarray, y: np.ndarray, share: float, groups: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """About a `share` of the rows in whole groups: of scikit-learn's folds the one that leaves every class in both parts.
+
+    Raises:
+        DataError: no fold leaves every class to train on.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    count = len(np.unique(groups[rows]))
+    folds = max(2, min(round(1 / share), count))
+    best: tuple[float, np.ndarray] | None = None
+    if count > 1 and np.bincount(y[rows]).max() >= folds:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # classes with fewer images than folds
+            found = list(
+                StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, y[rows], groups[rows])
+            )
+        for kept, held in found:
+            lost = set(y[rows].tolist()) - set(y[rows[kept]].tolist())
+            unseen = len(set(y[rows].tolist()) - set(y[rows[held]].tolist()))
+            score = unseen + abs(len(held) / len(rows) - share)
+            if not lost and len(held) and (best is None or score < best[0]):
+                best = score, held
+    if best is None:
+        raise DataError(
+            f"{count} groups cannot be divided so that every class is left to train on: give a finer --group, or --val 0 --test 0"
+        )
+    inside = np.zeros(len(rows), dtype=bool)
+    inside[best[1]] = True
+    return rows[~inside], rows[inside]
 
 
 def _amount(pool: np.ndarray, y: np.ndarray, classes: tuple[str, ...], request: DataRequest) -> np.ndarray:
