@@ -7,6 +7,7 @@ import shutil
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -433,6 +434,19 @@ def test_images_that_may_be_imagenets_are_hinted_at(tmp_path: Path, classes, fil
     data = opened(tmp_path)
     assert words in data.source_hint and bool(data.source_hint) == bool(words)
     assert any("learned from these very images" in words_ for words_ in data.notes) == bool(words)
+
+
+def test_a_run_says_that_its_network_may_have_seen_the_images(session, tmp_path: Path):
+    for name in ("n01440764", "n02102040"):
+        for i in range(4):
+            picture(tmp_path / name / f"{i}.png", 40 + i)
+    session.data(str(tmp_path))
+    session.load("squeezenet1_1", weights="none", size=64)
+    assert not any("very images" in words for words in session.train(epochs=1).notes)
+    card = replace(session.model.card, source="ImageNet-1K")
+    session.model = replace(session.model, card=card)
+    assert any("very images" in words for words in session.train(epochs=1).notes)
+    assert not any("very images" in words for words in session.train(epochs=1, scratch=True).notes)
 
 
 def test_the_card_shows_what_was_noticed(tmp_path: Path, shell):

@@ -28,6 +28,7 @@ from tlnb.core.freeze import set_modes
 from tlnb.core.lines import line
 from tlnb.core.meter import step_flops
 from tlnb.core.options import TrainOptions, parse_rates, rates_text
+from tlnb.core.origins import seen_by
 from tlnb.core.plan import Edit, Plan, Strategies
 from tlnb.core.prepare import Parts, Prepared, noticed, prepare
 from tlnb.core.pretrained import Catalogue, PretrainedModel
@@ -582,7 +583,10 @@ class Session:
         return pretrained.resized(model, data.request.size)
 
     def _keep(self, run: Run) -> Run:
-        run = cost.priced(run)
+        seen = (
+            seen_by(self._loaded()[0].card.source, self._data().source_hint) if run.plan.start == "pretrained" else ""
+        )
+        run = cost.priced(replace(run, notes=(*run.notes, seen)) if seen else run)
         self._facts[run.name] = self._data().facts
         self.runs.append(run)
         self.bill = self.bill.with_run(run)

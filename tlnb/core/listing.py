@@ -54,7 +54,8 @@ class Listing:
 
 def shown(path: Path, top: Path) -> str:
     """A path below `top` in short; the end of it where it lies elsewhere."""
-    words = os.fspath(path.relative_to(top) if path.is_relative_to(top) else Path(*path.parts[-2:]))
+    words, start = os.fspath(path), f"{top}{os.sep}"  # as text: there may be many
+    words = words[len(start) :] if words.startswith(start) else f"{path.parent.name}{os.sep}{path.name}"
     clean = words.encode(errors="replace").decode()  # names need not be valid text
     return clean if len(clean) <= LONGEST_NAME else f"{clean[: LONGEST_NAME // 2]}…{clean[-LONGEST_NAME // 2 :]}"
 
@@ -192,9 +193,7 @@ def _why_not(path: Path, endings: Sequence[str]) -> str:
     if _hidden(path):
         return "hidden file"
     if path.suffix.lower() in endings:
-        if not path.exists():
-            return "a link to nothing"
-        return "" if path.is_file() else "not a regular file"
+        return "" if path.is_file() else "not a regular file" if path.exists() else "a link to nothing"
     kind = _kind(path)
     return f"not an image type ({path.suffix or 'no extension'}){f': {kind}' if kind else ''}"
 

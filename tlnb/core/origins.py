@@ -38,3 +38,10 @@ def seen_note(hint: str) -> str:
         f"Perhaps seen before: {hint}. A network pretrained on ImageNet may have learned from these very images, so that "
         "its accuracy here says little about new ones. A hint by names, not a proof."
     )
+
+
+def seen_by(source: str, hint: str) -> str:
+    """What a run's reader should know, where a network from this source may have seen these images; else empty."""
+    if not hint or "imagenet" not in source.lower():
+        return ""
+    return f"the network's source may hold these very images ({hint}): its accuracy here says little about new ones"
