@@ -99,11 +99,12 @@ def fashion(server: Server, monkeypatch) -> Server:
 
 
 def test_a_set_is_downloaded_once_with_progress(fashion: Server, tmp_path: Path):
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[str, int, int]] = []
     request = DataRequest("fashion-mnist", root=str(tmp_path))
-    data = open_data("fashion-mnist", request=request, fetching=lambda *s: steps.append(s))
+    data = open_data("fashion-mnist", request=request, telling=lambda *s: steps.append(s))
     assert data.name == "FashionMNIST" and data.splits == {"train": 60, "test": 20} and len(data.classes) == 10
-    assert data.images["test"].shape == (20, 3, 28, 28) and data.classes[0] == "T-shirt/top" and steps
+    assert data.images["test"].shape == (20, 3, 28, 28) and data.classes[0] == "T-shirt/top"
+    assert {step[0] for step in steps} == {"downloading"}
     assert not data.from_files and any("the data set's own" in words for words in data.notes)
     before = len(fashion.asked)
     assert open_data("FashionMNIST", request=request).fingerprint == data.fingerprint

@@ -340,6 +340,27 @@ def test_groups_between_splits_that_the_folder_brings_are_told(tmp_path: Path):
     assert "2 groups lie in more than one" in " ".join(opened(tmp_path, group=r"(\d+)\.png").notes)
 
 
+def test_too_few_groups_for_val_leave_it_out_unless_asked_for(tmp_path: Path):
+    for name in "ab":
+        for group in range(2):
+            for i in range(25):
+                picture(tmp_path / name / f"{name}{group}_{i}.png", 40 + 60 * group + i, (8, 8))
+    data = opened(tmp_path, edge=8, group="([^/]+)_")
+    assert data.splits == {"train": 50, "test": 50}
+    with pytest.raises(DataError, match="2 groups cannot be divided"):
+        opened(tmp_path, edge=8, group="([^/]+)_", val=0.2)
+
+
+def test_braces_reach_the_pattern_where_they_are_doubled(tmp_path: Path, shell):
+    for name in "ab":
+        for i in range(12):
+            picture(tmp_path / name / f"{i // 3:02}{i:02}.png", 10 * i, (8, 8))
+    data = shell.run_line_magic("tl_data", f"{tmp_path} --group /(..)")
+    assert data.groups == 4
+    shell.run_cell(f"%tl_data {tmp_path} --group ([0-9]{{{{2}}}})[0-9]+").raise_error()
+    assert shell.user_ns["tl"].dataset.groups == 4
+
+
 def test_arrays_take_groups(session):
     images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
     data = session.data(images, [0, 1] * 20, group=np.repeat(np.arange(10), 4))

@@ -116,7 +116,9 @@ class TLMagics(Magics):
     @argument("--test", type=float, metavar="F", help="share of the images to report on")
     @argument("--size", type=int, metavar="PX", help="the network's input edge in pixels")
     @argument("--classes", type=int, metavar="K", help="how many classes to draw (symbols)")
-    @argument("--group", metavar="REGEX-or-CSV", help="what is kept on one side of every split, e.g. ([^/]+)_")
+    @argument(
+        "--group", metavar="REGEX-or-CSV", help="what is kept on one side of every split, e.g. ([^/]+)_ ({ as {{)"
+    )
     @argument("--root", metavar="DIR", help="where torchvision's data sets lie, or are downloaded to")
     @argument("--seed", type=int, default=0, metavar="S", help="which images are chosen; default 0")
     def tl_data(self, line: str) -> Any:

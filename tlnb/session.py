@@ -110,7 +110,7 @@ class Session:
         edge = None
         if self.model is not None:
             edge = pretrained.resized(self.model, size).transform.resize
-        found = open_data(source, labels, request, edge, self._decoding, self._fetching, None if of_files else group)
+        found = open_data(source, labels, request, edge, self._decoding, self._telling, None if of_files else group)
         prepared = self._prepared(self.model, found, self.plan)
         self.dataset = found
         self._set(prepared)
@@ -234,7 +234,7 @@ class Session:
         needed = pretrained.resized(model, data.request.size).transform.resize
         if data.edge >= needed:
             return data
-        return open_data(data.request.source, None, data.request, needed, self._decoding, self._fetching)
+        return open_data(data.request.source, None, data.request, needed, self._decoding, self._telling)
 
     def _prepared(
         self, model: PretrainedModel | None, data: DataSet | None, old: Plan | None, fresh: Edit | None = None
@@ -595,7 +595,7 @@ class Session:
     def _read_at(self, edge: int) -> DataSet:
         """The data, decoded at another edge."""
         data = self._data_now()
-        self.dataset = open_data(data.request.source, None, data.request, edge, self._decoding, self._fetching)
+        self.dataset = open_data(data.request.source, None, data.request, edge, self._decoding, self._telling)
         return self.dataset
 
     def _data_now(self) -> DataSet:
@@ -867,9 +867,9 @@ class Session:
         if self.report is not None:
             self.report(Progress("look", "looking", done, total))
 
-    def _fetching(self, done: int, total: int) -> None:
+    def _telling(self, what: str, done: int, total: int) -> None:
         if self.report is not None:
-            self.report(Progress("data", "downloading", done, total))
+            self.report(Progress("data", what, done, total))
 
     def _decoding(self, done: int, total: int) -> None:
         if self.report is not None:

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from tlnb.core.decoding import Progress
+from tlnb.core.decoding import Telling
 from tlnb.core.errors import DataError
 from tlnb.core.memory import cache_folder, disk_budget
 
@@ -19,7 +19,7 @@ MANY = 10**6  # entries
 NAME_BYTES = 255
 
 
-def unpacked(file: Path, progress: Progress | None = None) -> tuple[Path, list[str]]:
+def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str]]:
     """The folder with what a zip file holds, and the entries that are not taken, with the reason.
 
     Raises:
@@ -33,7 +33,7 @@ def unpacked(file: Path, progress: Progress | None = None) -> tuple[Path, list[s
             good, refused = _entries(archive)
             if not target.is_dir():
                 _check_room(file, good, target.parent)
-                _unpack(archive, good, target, progress)
+                _unpack(archive, good, target, telling)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
         raise DataError(f"{file.name} cannot be unpacked ({error}): unpack it yourself and give the folder") from None
     except OSError as error:
@@ -81,7 +81,7 @@ def _check_room(file: Path, entries: list[zipfile.ZipInfo], folder: Path) -> Non
         )
 
 
-def _unpack(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], target: Path, progress: Progress | None) -> None:
+def _unpack(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], target: Path, telling: Telling | None) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".part", dir=target.parent))
     try:
@@ -89,8 +89,8 @@ def _unpack(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], target: Pa
             out = unfinished.joinpath(*PurePosixPath(info.filename).parts)
             out.parent.mkdir(parents=True, exist_ok=True)
             _copy(archive, info, out)
-            if progress:
-                progress(number, len(entries))
+            if telling:
+                telling("unpacking", number, len(entries))
         unfinished.replace(target)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tlnb.core.arrays import from_arrays
 from tlnb.core.bundled import BUNDLED
-from tlnb.core.decoding import Progress
+from tlnb.core.decoding import Progress, Telling
 from tlnb.core.errors import DataError, UsageError, did_you_mean
 from tlnb.core.folders import list_files, read_files
 from tlnb.core.leaks import Leak, find_leaks, series_note
@@ -163,7 +163,8 @@ class DataSet:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{count} {split}" for split, count in self.splits.items())
         skipped = f", {len(self.skipped)} files skipped" if self.skipped else ""
-        return f"DataSet {self.name}: {len(self.classes)} classes, {sizes} ({self.size_verdict} data){skipped}"
+        twice = f", {len(self.leaks)} images in two splits" if self.leaks else ""
+        return f"DataSet {self.name}: {len(self.classes)} classes, {sizes} ({self.size_verdict} data){skipped}{twice}"
 
 
 def size_verdict(images_per_class: float) -> str:
@@ -175,7 +176,7 @@ def size_verdict(images_per_class: float) -> str:
 
 def open_data(
     source: object, labels: object = None, request: DataRequest | None = None, edge: int | None = None,
-    progress: Progress | None = None, fetching: Progress | None = None, groups: object = None,
+    progress: Progress | None = None, telling: Telling | None = None, groups: object = None,
 ) -> DataSet:  # fmt: skip
     """Read a data set.
 
@@ -187,7 +188,7 @@ def open_data(
         request: amounts, splits, seed.
         edge: decode photos to this edge in pixels.
         progress: called with (done, total) while files are decoded.
-        fetching: called with (megabytes, megabytes in all) while files are downloaded.
+        telling: called with (`downloading` or `unpacking`, how much is done, of how much).
         groups: `(N,)` groups, with arrays only.
 
     Raises:
@@ -206,12 +207,12 @@ def open_data(
     path, name = Path(source).expanduser(), library_name(str(source))
     if name is not None and not path.exists():
         _refuse(request, name, "group", "classes")
-        parts = read_library(name, request, edge or PHOTO_EDGE, progress, fetching)
+        parts = read_library(name, request, edge or PHOTO_EDGE, progress, telling)
         return _looked_through(parts, replace(request, source=name), photos=name not in ARRAYS)
     if not path.exists():
         raise DataError(f"no data set and no folder is called {str(source)!r}: {_instead(str(source))}")
     _refuse(request, path.name, "root", "classes")
-    found = list_files(path, progress)
+    found = list_files(path, telling)
     where = found.top if path.is_dir() else path
     where = where.absolute() if library_name(str(where)) else where  # else it would be taken for torchvision's
     return _looked_through(

@@ -28,7 +28,8 @@ AHEAD = 64  # images decoded and not yet taken: bounds the memory where they are
 SMALL = 32  # pixels of edge at which a suspicious file is decoded to see whether it can be
 TAIL = 64  # bytes
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], None]  # done, of how many
+Telling = Callable[[str, int, int], None]  # what is being done (`downloading`, `unpacking`), and how far it is
 
 
 def extensions() -> tuple[str, ...]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core.archive import unpacked
-from tlnb.core.decoding import Progress, decode_each, look_over
+from tlnb.core.decoding import Progress, Telling, decode_each, look_over
 from tlnb.core.errors import DataError, listed
 from tlnb.core.groups import group_files, group_numbers
 from tlnb.core.image_cache import Decoded, ImageCache, Unreadable, image_cache
@@ -27,7 +27,7 @@ from tlnb.core.request import DataRequest
 from tlnb.core.splits import Parts, Rows, split_rows
 
 
-def list_files(source: Path, progress: Progress | None = None) -> Listing:
+def list_files(source: Path, telling: Telling | None = None) -> Listing:
     """The image files of a folder, of a zip file, or that a CSV file names.
 
     Raises:
@@ -39,7 +39,7 @@ def list_files(source: Path, progress: Progress | None = None) -> Listing:
         return list_table(source)
     if source.suffix.lower() != ".zip":
         raise DataError(f"{str(source)!r} is a file: give a folder with one folder per class, a .zip of one, or a .csv")
-    folder, refused = unpacked(source, progress)
+    folder, refused = unpacked(source, telling)
     found = list_folder(folder)
     found.name, found.skipped = source.stem, [*refused, *found.skipped]
     return found

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core.arrays import as_images
-from tlnb.core.decoding import Progress, squared
+from tlnb.core.decoding import Progress, Telling, squared
 from tlnb.core.errors import DataError, did_you_mean
 from tlnb.core.folders import read_files
 from tlnb.core.listing import Listing
@@ -68,20 +68,21 @@ def similar_names(text: str) -> str:
 
 
 def read_library(
-    name: str, request: DataRequest, edge: int, progress: Progress | None = None, fetching: Progress | None = None
+    name: str, request: DataRequest, edge: int, progress: Progress | None = None, telling: Telling | None = None
 ) -> Parts:
     """Images and labels of a data set of torchvision's, in its own splits.
 
     Args:
         name: as in `LIBRARY`.
         edge: at which files are decoded, in pixels; sets that come as arrays keep their own size.
-        progress, fetching: called with (done, total): files decoded, and megabytes downloaded.
+        progress: called with (done, total) while files are decoded.
+        telling: called with (`downloading`, megabytes, of how many).
 
     Raises:
         DataError: it is not there and cannot be downloaded, or is damaged; no room.
     """
     root = Path(request.root).expanduser() if request.root else cache_folder() / "datasets"
-    found = {split: _opened(name, root, options, fetching) for split, options in LIBRARY[name].items()}
+    found = {split: _opened(name, root, options, telling) for split, options in LIBRARY[name].items()}
     first = next(iter(found.values()))
     files = {split: _files(data) for split, data in found.items()}
     if all(paths is not None for paths in files.values()):
@@ -97,7 +98,7 @@ def read_library(
 # ── opening ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _opened(name: str, root: Path, options: Mapping[str, Any], fetching: Progress | None) -> Any:
+def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling | None) -> Any:
     from torchvision import datasets
 
     kind = getattr(datasets, name)
@@ -114,7 +115,7 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], fetching: Progres
     written: list[Path] = []
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _our_download(written, fetching), redirect_stdout(io.StringIO()):
+        with _our_download(written, telling), redirect_stdout(io.StringIO()):
             return kind(root, **options, download=True)
     except (OSError, HTTPException, RuntimeError, EOFError) as error:
         if "orrupted" in str(error) or isinstance(error, EOFError):
@@ -126,7 +127,7 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], fetching: Progres
 
 
 @contextmanager
-def _our_download(written: list[Path], fetching: Progress | None) -> Iterator[None]:
+def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None]:
     """torchvision's own writes into the final file, prints a bar, waits for ever, and falls back to unsafe connections."""
     from torchvision.datasets import utils
 
@@ -139,7 +140,7 @@ def _our_download(written: list[Path], fetching: Progress | None) -> Iterator[No
         if url.replace("http:", "https:", 1) in failed:
             raise failed[url.replace("http:", "https:", 1)]
         try:
-            _download(url, Path(filename), fetching)
+            _download(url, Path(filename), telling)
         except Exception as error:
             failed[url] = error
             raise
@@ -154,7 +155,7 @@ def _our_download(written: list[Path], fetching: Progress | None) -> Iterator[No
         socket.setdefaulttimeout(before)
 
 
-def _download(url: str, file: Path, fetching: Progress | None) -> None:
+def _download(url: str, file: Path, telling: Telling | None) -> None:
     unfinished = file.with_name(file.name + ".part")
     try:
         asked = urllib.request.Request(url, headers={"User-Agent": "tlnb"})
@@ -163,8 +164,8 @@ def _download(url: str, file: Path, fetching: Progress | None) -> None:
             while piece := answer.read(PIECE):
                 out.write(piece)
                 done += len(piece)
-                if fetching:
-                    fetching(round(done / 1e6), round(total / 1e6))
+                if telling:
+                    telling("downloading", round(done / 1e6), round(total / 1e6))
         if done < total:
             raise OSError(f"{done:,} of {total:,} bytes came")
         unfinished.replace(file)

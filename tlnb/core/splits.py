@@ -77,7 +77,14 @@ def split_rows(
         missing = [c for i, c in enumerate(classes) if i not in set(y[used].tolist())]
         raise DataError(f"nothing is left to train on for {listed(missing)}: ask for more images, or leave out --test")
     if "val" not in parts and (request.val is not None or smallest >= MIN_FOR_VAL):
-        used, parts["val"] = _hold_out(used, y, VAL_SHARE if request.val is None else request.val, groups, request.seed)
+        share = VAL_SHARE if request.val is None else request.val
+        try:
+            used, parts["val"] = _hold_out(used, y, share, groups, request.seed)
+        except (
+            DataError
+        ):  # too few groups to hold some out a second time: the schedule is then fixed, as with little data
+            if request.val is not None:
+                raise
     rows = {split: part for split, part in {"train": used, **parts}.items() if len(part)}
     if "test" not in rows:
         raise DataError(f"{name} leaves no test images: give more images, or a larger --test")
@@ -123,35 +130,42 @@ def _hold_out(
 def _held_out_groups(
     rows: np.ndarray, y: np.ndarray, share: float, groups: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """About a `share` of the rows in whole groups: of scikit-learn's folds the one that leaves every class in both parts.
+    """About a `share` of the rows in whole groups, every class in both parts where that can be.
 
     Raises:
         DataError: no fold leaves every class to train on.
     """
-    from sklearn.model_selection import StratifiedGroupKFold
-
     count = len(np.unique(groups[rows]))
-    folds = max(2, min(round(1 / share), count))
-    best: tuple[float, np.ndarray] | None = None
-    if count > 1 and np.bincount(y[rows]).max() >= folds:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # classes with fewer images than folds
-            found = list(
-                StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(rows, y[rows], groups[rows])
-            )
-        for kept, held in found:
-            lost = set(y[rows].tolist()) - set(y[rows[kept]].tolist())
-            unseen = len(set(y[rows].tolist()) - set(y[rows[held]].tolist()))
-            score = unseen + abs(len(held) / len(rows) - share)
-            if not lost and len(held) and (best is None or score < best[0]):
-                best = score, held
+    best: tuple[int, float, np.ndarray] | None = None  # classes that are not held out, distance from the share, what is
+    for folds in range(max(2, min(round(1 / share), count)), 1, -1):  # larger parts where small ones miss a class
+        for kept, held in _folds(rows, y, groups, folds, seed):
+            classes = [set(y[rows[part]].tolist()) for part in (kept, held)]
+            missed, distance = len(classes[0] - classes[1]), abs(len(held) / len(rows) - share)
+            if classes[0] >= classes[1] and len(held) and (best is None or (missed, distance) < best[:2]):
+                best = missed, distance, held
+        if best is not None and not best[0]:
+            break
     if best is None:
         raise DataError(
-            f"{count} groups cannot be divided so that every class is left to train on: give a finer --group, or --val 0 --test 0"
+            f"{count} groups cannot be divided so that every class is left to train on: "
+            "give a finer --group, or leave it out"
         )
     inside = np.zeros(len(rows), dtype=bool)
-    inside[best[1]] = True
+    inside[best[2]] = True
     return rows[~inside], rows[inside]
+
+
+def _folds(
+    rows: np.ndarray, y: np.ndarray, groups: np.ndarray, count: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """scikit-learn's stratified folds of whole groups: (kept, held out) places in `rows`."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if len(np.unique(groups[rows])) < count or np.bincount(y[rows]).max() < count:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes with fewer images than folds
+        return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(rows, y[rows], groups[rows]))
 
 
 def _amount(pool: np.ndarray, y: np.ndarray, classes: tuple[str, ...], request: DataRequest) -> np.ndarray:

@@ -14,7 +14,12 @@ from tlnb.display.html import BLUE, safe
 
 EVERY = 0.25  # seconds between updates
 WIDTH, HEIGHT = 180, 36
-UNITS = {"decoding": "files", "downloading": "MB", "looking": "images"}  # what a phase counts; otherwise epochs
+UNITS = {
+    "decoding": "files",
+    "unpacking": "files",
+    "downloading": "MB",
+    "looking": "images",
+}  # what a phase counts; otherwise epochs
 
 
 def _unit(progress: Progress) -> str:
