@@ -4,7 +4,8 @@
 
 The decoder's own speed is that of `tlnb.core.decoding.decode` in as many threads as torch uses, on the same files, nothing
 else being done: neither listed, divided, kept nor compared. Photos are generated (500×375 JPEGs) unless `--folder` names some.
-Both are run in turns, after one run of each that is not counted (the system then holds the files in memory).
+Both are run in turns, after one run of each that is not counted (the system then holds the files in memory). Beside the
+seconds by the clock stand the processors' seconds, which do not depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
+from PIL import Image
 
-from benchmarks.work import draw_photos
+from benchmarks.work import PHOTO
 from tlnb.core.data import PHOTO_EDGE, DataSet, open_data
 from tlnb.core.decoding import decode
 from tlnb.core.listing import list_folder
 from tlnb.core.request import DataRequest
-
-DRAWN = 400  # pictures that differ; the others are further names of the same files, and are decoded as slowly
 
 
 def main() -> None:
@@ -42,47 +43,45 @@ def main() -> None:
         paths = list_folder(folder).paths
         alone(paths[:200]), opened(folder, 200)
         rounds = [(alone(paths), *opened(folder, None)) for _ in range(given.times)]
-    decoding, opening = (median(r[i] for r in rounds) for i in (0, 1))
+    decoding, opening = (median(r[i][0] for r in rounds) for i in (0, 1))
+    work, work_opening = (median(r[i][1] for r in rounds) for i in (0, 1))
     data, speed = rounds[0][2], len(paths) / decoding
-    print(f"{len(paths):,} photos, {torch.get_num_threads()} threads on {os.cpu_count()} processors, edge {PHOTO_EDGE}")
+    threads, share, left = torch.get_num_threads(), decoding / opening, sum(data.splits.values()) + len(data.skipped)
+    print(f"{len(paths):,} photos, {threads} threads on {os.cpu_count()} processors, edge {PHOTO_EDGE}")
     print(f"the decoder alone: {decoding:.2f} s, {speed:,.0f} photos/s")
-    print(
-        f"opened: {opening:.2f} s, {len(paths) / opening:,.0f} photos/s, {decoding / opening:.1%} of the decoder's speed"
-    )
-    print(
-        f"{data!r}; {len(data.leaks)} twins; {len(paths) - sum(data.splits.values()) - len(data.skipped)} photos unaccounted for"
-    )
+    print(f"opened: {opening:.2f} s, {len(paths) / opening:,.0f} photos/s, {share:.1%} of the decoder's speed")
+    print(f"processors' seconds: {work:.2f} and {work_opening:.2f}, {work / work_opening:.1%}")
+    print(f"{data!r}; {len(paths) - left} photos unaccounted for")
 
 
-def alone(paths: list[Path]) -> float:
-    """Seconds to decode all of them, each image dropped at once."""
-    start = time.perf_counter()
+def alone(paths: list[Path]) -> tuple[float, float]:
+    """Seconds, and processors' seconds, to decode all of them, each image dropped at once."""
+    start = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for _ in pool.map(lambda path: decode(path, PHOTO_EDGE) is None, paths):
             pass
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
-def opened(folder: Path, limit: int | None) -> tuple[float, DataSet]:
-    """Seconds from a folder's name to a data set, and that."""
+def opened(folder: Path, limit: int | None) -> tuple[tuple[float, float], DataSet]:
+    """Seconds, and processors' seconds, from a folder's name to a data set, and that."""
     shutil.rmtree(os.environ["TLNB_CACHE"], ignore_errors=True)  # nothing is found again
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
     data = open_data(folder, request=DataRequest(str(folder), limit=limit))
-    return time.perf_counter() - start, data
+    return (time.perf_counter() - start[0], time.process_time() - start[1]), data
 
 
 def make(folder: Path, count: int) -> Path:
-    """So many photos in two classes."""
-    drawn = draw_photos(folder.with_name("drawn"), DRAWN // 2)
-    for name in ("a", "b"):
-        (folder / name).mkdir(parents=True)
-    for split in ("val",):
-        shutil.rmtree(drawn / split)
-    kinds = sorted((drawn / "train").iterdir())
-    sources = [sorted(kind.iterdir()) for kind in kinds]
+    """So many photos in two classes, no two alike: smooth patches of their own, with grain from one field."""
+    rng = np.random.default_rng(0)
+    grain = rng.normal(0, 8, (PHOTO[1], PHOTO[0], 1)).astype(np.float32)
     for i in range(count):
-        source = sources[i % 2][(i // 2) % len(sources[i % 2])]
-        os.link(source, folder / "ab"[i % 2] / f"{i:06}.jpg")
+        file = folder / "ab"[i % 2] / f"{i:06}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cells = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        patches = np.asarray(cells.resize(PHOTO, Image.Resampling.BICUBIC), np.float32)
+        pixels = patches * 0.8 + 20 + np.roll(grain, int(rng.integers(PHOTO[0])), axis=1)
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=90)
     return folder
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000  # larger images are refused by what their header says, before decoding
 FINER = 2  # a JPEG is decoded at no less than so many times the edge: the last step must be the networks' own resizing
 LONGEST = 3  # times the shorter side: what lies further out is cut off before resizing, which would enlarge it too
+TOGETHER = 8  # images that a thread decodes before it hands them over: each handing over costs time
 AHEAD = 64  # images decoded and not yet taken: bounds the memory where they are written to a slower disk
 SMALL = 32  # pixels of edge at which a suspicious file is decoded to see whether it can be
 TAIL = 64  # bytes
@@ -45,14 +46,20 @@ def decode_each(paths: Sequence[Path], edge: int, progress: Progress | None = No
 
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what decoders warn of is listed with the file, or does no harm
-        waiting: deque[Future[Tensor | str]] = deque()
+        waiting: deque[Future[list[Tensor | str]]] = deque()
         todo, done = iter(paths), 0
         while done < len(paths):
-            waiting.extend(pool.submit(decode, path, edge) for path in islice(todo, AHEAD - len(waiting)))
-            yield waiting.popleft().result()
-            done += 1
-            if progress:
-                progress(done, len(paths))
+            while len(waiting) < AHEAD // TOGETHER and (some := list(islice(todo, TOGETHER))):
+                waiting.append(pool.submit(_decode_some, some, edge))
+            for found in waiting.popleft().result():
+                yield found
+                done += 1
+                if progress:
+                    progress(done, len(paths))
+
+
+def _decode_some(paths: Sequence[Path], edge: int) -> list[Tensor | str]:
+    return [decode(path, edge) for path in paths]
 
 
 def decode(path: Path, edge: int) -> Tensor | str:
