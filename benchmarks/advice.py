@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tlnb.core.advise import STRATEGIES
+from tlnb.core.advise import STRATEGIES, Tried, verdict
 from tlnb.session import Session
 
 # the rule was fixed on these: their tables in BENCHMARKS.md, by eye
@@ -82,6 +82,12 @@ def measured(setting: str, seed: int) -> dict[str, Any]:
     }
 
 
+def decided(row: dict[str, Any]) -> str:
+    """The verdict of the rule as it is now on what was measured then."""
+    tried = [Tried(s, None, None, None, e[0] / 100, e[1] / 100, None, True) for s, e in row["expected"].items()]  # type: ignore[arg-type]
+    return verdict(tried).strategy
+
+
 def table(rows: list[dict[str, Any]], settings: list[str]) -> str:
     """Means over seeds, and how often the advice came within a point."""
     lines = [
@@ -135,7 +141,7 @@ def main() -> None:
             if chosen.log:
                 with chosen.log.open("a") as file:
                     file.write(json.dumps(rows[-1]) + "\n")
-    print(table(rows, chosen.settings))
+    print(table([{**row, "advised": decided(row)} for row in rows], chosen.settings))
 
 
 if __name__ == "__main__":

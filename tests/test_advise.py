@@ -89,6 +89,23 @@ def test_expectation_and_measurement_count_by_their_precision():
     assert _together(0.05, 0.02, -0.05, 0.0001)[0] == pytest.approx(-0.05, abs=1e-4)
 
 
+def test_few_changes_are_preferred_unless_more_are_clearly_better():
+    from dataclasses import replace
+
+    base = advising.Tried("head", None, None, None, 0.0, 0.0, None, True)  # type: ignore[arg-type]
+
+    def chosen(*others: tuple[float, float]) -> str:
+        more = [replace(base, strategy=s, expected=e, sd=d)
+                for s, (e, d) in zip(("partial", "full"), others, strict=False)]  # fmt: skip
+        return advising.verdict([base, *more]).strategy
+
+    assert chosen((0.03, 0.01), (0.03, 0.01)) == "partial"
+    assert chosen((0.009, 0.001), (0.0095, 0.001)) == "head"  # within a point
+    assert chosen((0.03, 0.10), (0.03, 0.10)) == "head"  # who knows
+    assert chosen((0.03, 0.01), (0.07, 0.02)) == "full"
+    assert chosen((0.03, 0.01), (0.07, 0.20)) == "partial"
+
+
 def test_features_that_twice_the_labels_help_little_promise_little():
     assert advising._relevance(()) == 1 and advising._relevance(((0.5, 0.8), (1.0, 0.9))) == 1
     assert advising._relevance(((0.5, 0.60), (1.0, 0.62))) == pytest.approx(0.2)

@@ -1,7 +1,7 @@
 """Which strategy, why, and how sure: the rule by amount of data, and evidence measured in seconds on the labels in use.
 
-What is weighed is accuracy gained against changes made: the strategy with the fewest changes whose expected accuracy is
-within a point of the best. Expectations start from a rule that was fixed on a few settings (`REMOVED`, see BENCHMARKS.md)
+What is weighed is accuracy gained against changes made: the strategy with the fewest changes that no other is expected to
+beat by more than a point, with half a standard deviation to spare. Expectations start from a rule that was fixed on a few settings (`REMOVED`, see BENCHMARKS.md)
 and move with what cross-validated trainings on these very labels show, as far as those can tell. Test images, and those
 that only draw curves, are not read.
 """
@@ -43,6 +43,7 @@ FOLDS = 3
 AT_MOST = 600  # images that evidence is measured on
 GRID = 2  # a stage's output is averaged to at most so many by so many cells
 CLOSE = 0.01  # a point of accuracy, for which no further changes are made
+CAUTION = 0.5  # standard deviations by which a gain must exceed that: few changes are preferred
 ALLOWANCE = 20.0  # seconds for trial trainings, unless a larger budget allows more
 OF_BUDGET = 0.1  # of the budget, that advice may take
 
@@ -359,6 +360,16 @@ def _weighed(
     return tuple(found)
 
 
+def verdict(tried: Sequence[Tried]) -> Tried:
+    """The fewest changes that no further ones are expected to beat by more than a point, with something to spare."""
+
+    def beaten(one: Tried, other: Tried) -> bool:
+        spread = math.sqrt(max(0.0, other.sd**2 - one.sd**2))
+        return other.expected - one.expected - CAUTION * spread > CLOSE
+
+    return next(t for i, t in enumerate(tried) if not any(beaten(t, other) for other in tried[i + 1 :]))
+
+
 def _relevance(fractions: Sequence[tuple[float, float]]) -> float:
     """From little to 1: how much the frozen features have to do with the task, by what twice the labels do for them."""
     if not fractions:
@@ -386,10 +397,9 @@ def _reason(chosen: Tried, tried: Sequence[Tried], budget: str) -> str:
     elif best is chosen:
         words = "More changes are not expected to gain anything."
     else:
-        words = (
-            f"{best.strategy} is expected to gain {100 * (best.expected - chosen.expected):.1f} points more, ± "
-            f"{100 * best.sd:.1f}: too little for more changes."
-        )
+        more, sd = best.expected - chosen.expected, math.sqrt(max(0.0, best.sd**2 - chosen.sd**2))
+        few = "too little" if more <= CLOSE else "too unsure"
+        words = f"{best.strategy} is expected to gain {100 * more:.1f} points more, ± {100 * sd:.1f}: {few} for more changes."
     dear = [t.strategy for t in tried if not t.affordable]
     over = f" {' and '.join(dear)} would exceed {budget}." if dear else ""
     return words + over
