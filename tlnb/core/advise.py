@@ -1,9 +1,9 @@
 """Which strategy, why, and how sure: the rule by amount of data, and evidence measured in seconds on the labels in use.
 
 What is weighed is accuracy gained against changes made: the strategy with the fewest changes that no other is expected to
-beat by more than a point, with half a standard deviation to spare. Expectations start from a rule that was fixed on a few settings (`REMOVED`, see BENCHMARKS.md)
-and move with what cross-validated trainings on these very labels show, as far as those can tell. Test images, and those
-that only draw curves, are not read.
+beat by more than a point, with half a standard deviation to spare. Expectations start from a rule that was fixed on a few
+settings (`REMOVED`, see BENCHMARKS.md) and move with what cross-validated trainings on these very labels show, as far as
+those can tell. Test images, and those that only draw curves, are not read.
 """
 
 from __future__ import annotations
