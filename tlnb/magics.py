@@ -16,6 +16,7 @@ from torch import nn
 from tlnb.core.bundled import BUNDLED
 from tlnb.core.catalogue import SORTS, names, torchvision_weights
 from tlnb.core.errors import TLError, UsageError, did_you_mean
+from tlnb.core.library import LIBRARY
 from tlnb.core.options import AUGMENTATIONS, SOLVERS, Asked
 from tlnb.core.plan import ALIASES, STRATEGIES
 from tlnb.display.live import reporter, testing
@@ -105,13 +106,20 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("source", help="digits, symbols, textures, faces, or a folder with one folder per class")
+    @argument(
+        "source",
+        help="digits, symbols, textures, faces; a folder with one folder per class, a .zip, a .csv; CIFAR10, …",
+    )
     @argument("--per-class", type=int, metavar="N", help="use N labels of each class, all of them counted")
     @argument("--limit", type=int, metavar="N", help="use N images in all, classes in equal parts")
     @argument("--val", type=float, metavar="F", help="share of the labels to choose with")
     @argument("--test", type=float, metavar="F", help="share of the images to report on")
     @argument("--size", type=int, metavar="PX", help="the network's input edge in pixels")
     @argument("--classes", type=int, metavar="K", help="how many classes to draw (symbols)")
+    @argument(
+        "--group", metavar="REGEX-or-CSV", help="what is kept on one side of every split, e.g. ([^/]+)_ ({ as {{)"
+    )
+    @argument("--root", metavar="DIR", help="where torchvision's data sets lie, or are downloaded to")
     @argument("--seed", type=int, default=0, metavar="S", help="which images are chosen; default 0")
     def tl_data(self, line: str) -> Any:
         """Take a data set.
@@ -129,6 +137,8 @@ class TLMagics(Magics):
                 size=a.size,
                 classes=a.classes,
                 seed=a.seed,
+                group=a.group,
+                root=a.root,
             )
 
         return self._run(TLMagics.tl_data, line, call)
@@ -553,7 +563,11 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
     if re.search(r"--(from|run) \S*$", rest) or magic == "tl_compare":
         return [run.name for run in session.runs]
     if magic == "tl_data":
-        return [*BUNDLED, *(f"{e.name}{os.sep}" for e in os.scandir(".") if e.is_dir() and not e.name.startswith("."))]
+        return [
+            *BUNDLED,
+            *LIBRARY,
+            *(f"{e.name}{os.sep}" for e in os.scandir(".") if e.is_dir() and not e.name.startswith(".")),
+        ]
     if re.search(r"--sort \S*$", rest):
         return SORTS
     if magic == "tl_load" and re.search(r"--weights \S*$", rest):

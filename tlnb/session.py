@@ -32,6 +32,7 @@ from tlnb.core.freeze import set_modes
 from tlnb.core.lines import line, train_line
 from tlnb.core.meter import Tally, step_flops
 from tlnb.core.options import Asked, TrainOptions, parse_rates
+from tlnb.core.origins import seen_by
 from tlnb.core.plan import Edit, Plan, Strategies
 from tlnb.core.prepare import Parts, Prepared, noticed, prepare
 from tlnb.core.pretrained import Catalogue, PretrainedModel
@@ -101,9 +102,10 @@ class Session:
     def data(
         self, source: Any, labels: Any = None, *, per_class: int | None = None, limit: int | None = None,
         val: float | None = None, test: float | None = None, size: int | None = None, classes: int | None = None,
-        seed: int = 0,
+        seed: int = 0, group: Any = None, root: str | Path | None = None,
     ) -> DataSet:  # fmt: skip
-        """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, or arrays with labels.
+        """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, a zip or CSV file, a data set of
+        torchvision's, or arrays with labels.
 
         Args:
             per_class: use so many labels of each class, all of them counted.
@@ -112,22 +114,30 @@ class Session:
             size: the network's input edge in pixels; overrides the model's.
             classes: how many classes to draw (`symbols`).
             seed: which images are chosen.
+            group: what is kept on one side of every split: an expression that finds the group in a file's path, a CSV file of
+                paths and groups, or with arrays one group an image.
+            root: the folder of torchvision's data sets.
 
         Raises:
             DataError: unknown, missing, empty, too little, or unreadable data.
             UsageError: an amount that makes no sense.
         """
-        named = isinstance(source, str)
-        request = DataRequest(str(source) if named else "arrays", per_class, limit, val, test, size, classes, seed)
+        named = isinstance(source, str | Path)
+        amounts = (per_class, limit, val, test, size, classes, seed)
+        of_files = isinstance(group, str | Path)
+        request = DataRequest(
+            str(source) if named else "arrays", *amounts, str(group) if of_files else None, str(root) if root else None
+        )
         edge = None
         if self.model is not None:
             edge = pretrained.resized(self.model, size).transform.resize
-        found = open_data(source, labels, request, edge, self._decoding)
+        found = open_data(source, labels, request, edge, self._decoding, self._telling, None if of_files else group)
         prepared = self._prepared(self.model, found, self.plan)
         self.dataset = found
         self._set(prepared)
         given = {"per-class": per_class, "limit": limit, "val": val, "test": test, "size": size, "classes": classes}
-        typed = line("tl_data", source, **given, seed=seed or None)
+        where = {"group": request.group, "root": request.root}
+        typed = line("tl_data", str(source) if named else source, **given, **where, seed=seed or None)
         self._lines.append(typed if named else f"tl.data(...)  # {found.name}: from Python")
         return found
 
@@ -246,7 +256,7 @@ class Session:
         needed = pretrained.resized(model, data.request.size).transform.resize
         if data.edge >= needed:
             return data
-        return open_data(data.request.source, None, data.request, needed, self._decoding)
+        return open_data(data.request.source, None, data.request, needed, self._decoding, self._telling)
 
     def _prepared(
         self, model: PretrainedModel | None, data: DataSet | None, old: Plan | None, fresh: Edit | None = None
@@ -596,7 +606,9 @@ class Session:
         price = self._price(TrainOptions())
         allowed = None if budget is None else parse_budget(budget, price)
         case = Case(self._sized(model, data), read, data, made.edits, self._scopes, self._store)
-        found, spent = advise(case, budget=allowed, budget_text=str(budget), price=self.bill.price, report=self.report)
+        seen = seen_by(model.card.source, data.source_hint)
+        found, spent = advise(case, budget=allowed, budget_text=str(budget), price=self.bill.price, report=self.report,
+                              flags=[seen] if seen else [])  # fmt: skip
         self._charge("advising", found.strategy, spent, price)
         self._lines.append(line("tl_advise", budget=budget))
         return found
@@ -703,7 +715,9 @@ class Session:
         """The run with what the session knows of it: its money, its forecast, its siblings by seed."""
         siblings = [r for r in self.runs if job.group and r.group == job.group and r.name != run.name]
         repeats = tuple((r.seed, r.accuracy) for r in (*siblings, run)) if job.group else ()
-        notes = (job.note, *run.notes) if job.note and job.note not in run.notes else run.notes
+        pretrained_on = job.model.card.source if job.plan.start == "pretrained" else ""
+        seen = seen_by(pretrained_on, job.data.source_hint) if pretrained_on else ""
+        notes = tuple(dict.fromkeys(note for note in (job.note, *run.notes, seen) if note))
         return replace(run, notes=notes, group=job.group, repeats=repeats)
 
     def _scored(self, run: Run) -> Run:
@@ -773,7 +787,7 @@ class Session:
     def _read_at(self, edge: int) -> DataSet:
         """The data, decoded at another edge."""
         data = self._data_now()
-        self.dataset = open_data(data.request.source, None, data.request, edge, self._decoding)
+        self.dataset = open_data(data.request.source, None, data.request, edge, self._decoding, self._telling)
         return self.dataset
 
     def _data_now(self) -> DataSet:
@@ -1109,6 +1123,10 @@ class Session:
     def _looking(self, done: int, total: int) -> None:
         if self.report is not None:
             self.report(Progress("look", "looking", done, total))
+
+    def _telling(self, what: str, done: int, total: int) -> None:
+        if self.report is not None:
+            self.report(Progress("data", what, done, total))
 
     def _decoding(self, done: int, total: int) -> None:
         if self.report is not None:

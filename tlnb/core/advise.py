@@ -1,9 +1,9 @@
 """Which strategy, why, and how sure: the rule by amount of data, and evidence measured in seconds on the labels in use.
 
-What is weighed is accuracy gained against changes made: the strategy with the fewest changes whose expected accuracy is
-within a point of the best. Expectations start from a rule that was fixed on a few settings (`REMOVED`, see BENCHMARKS.md)
-and move with what cross-validated trainings on these very labels show, as far as those can tell. Test images, and those
-that only draw curves, are not read.
+What is weighed is accuracy gained against changes made: the strategy with the fewest changes that no other is expected to
+beat by more than a point, with half a standard deviation to spare. Expectations start from a rule that was fixed on a few
+settings (`REMOVED`, see BENCHMARKS.md) and move with what cross-validated trainings on these very labels show, as far as
+those can tell. Test images, and those that only draw curves, are not read.
 """
 
 from __future__ import annotations
@@ -43,14 +43,19 @@ FOLDS = 3
 AT_MOST = 600  # images that evidence is measured on
 GRID = 2  # a stage's output is averaged to at most so many by so many cells
 CLOSE = 0.01  # a point of accuracy, for which no further changes are made
+CAUTION = 0.5  # standard deviations by which a gain must exceed that: few changes are preferred
 ALLOWANCE = 20.0  # seconds for trial trainings, unless a larger budget allows more
 OF_BUDGET = 0.1  # of the budget, that advice may take
 
 # The share of a frozen network's mistakes that training the last stages removed, by labels a class: a straight line in the
-# logarithm through digits and symbols (BENCHMARKS.md). Half of it is the expectation's standard deviation.
+# logarithm through digits and symbols (BENCHMARKS.md). Where twice the labels help the frozen features little, as on
+# textures, they have little to do with the task, and as much less is expected. Half of it is the standard deviation.
 REMOVED = (0.08, 0.15)  # at one label a class, and for every factor of ten
-FURTHER = 0.01  # standard deviation of what training all layers gains over that, expected to be nothing
+BY_DOUBLING = 0.25  # of its mistakes that a frozen network of relevant features loses with twice the labels
+LEAST_RELEVANCE = 0.2
+FURTHER = 0.1  # of the mistakes: standard deviation of what training all layers gains over that, expected to be nothing
 LEAST_SD = 0.005
+REPEATS = 3  # cross-validations of a probe, each dealt anew
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ def advise(
         said(step)
     allowance = max(ALLOWANCE, OF_BUDGET * (budget or 0.0))
     right, why_not = _trials(case, used, folds, forecasts, allowance, spent, lambda k: said(1 + len(STRATEGIES) + k))
-    tried = _weighed(case, used, probes, right, why_not, forecasts, budget)
+    tried = _weighed(case, probes, fractions, right, why_not, forecasts, budget)
     chosen = next(
         t for t in tried if t.affordable and t.expected >= max(x.expected for x in tried if x.affordable) - CLOSE
     )
@@ -202,7 +207,8 @@ def _probed(
         for right in [_cross_validated(features, labels, folds)]
     ]
     last = list(stages.values())[-1]
-    half = _cross_validated(last, labels, folds, share=0.5) if used.per_class >= 2 * folds else None
+    enough = used.per_class * (folds - 1) / folds / 2 >= 1  # half of a fold's labels: one in each class
+    half = _cross_validated(last, labels, folds, share=0.5) if enough else None
     fractions = ((0.5, float(half.mean())), (1.0, probes[-1].accuracy)) if half is not None else ()
     return tuple(probes), fractions
 
@@ -251,18 +257,19 @@ def _pooled(output: Tensor) -> Tensor:
 
 
 def _cross_validated(features: np.ndarray, labels: np.ndarray, folds: int, share: float = 1.0) -> np.ndarray:
-    """Which images a logistic regression gets right that has not seen them `(N,)`, with a share of the others to learn from."""
+    """How often a logistic regression is right of images it has not seen `(N,)`, with a share of the others to learn from."""
     right = np.zeros(len(labels))
-    for rows, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(features, labels):
-        if share < 1:
-            rows = rows[_evenly(torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))).numpy()]
-        mean, spread = features[rows].mean(0), features[rows].std(0)
-        scale = spread + 0.1 * spread.mean() + 1e-6
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it says when it stops early; then it is good enough here
-            found = LogisticRegression(C=0.01, max_iter=200).fit((features[rows] - mean) / scale, labels[rows])
-        right[held] = found.predict((features[held] - mean) / scale) == labels[held]
-    return right
+    for seed in range(REPEATS):
+        for rows, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels):
+            if share < 1:
+                rows = rows[_evenly(torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))).numpy()]
+            mean, spread = features[rows].mean(0), features[rows].std(0)
+            scale = spread + 0.1 * spread.mean() + 1e-6
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it says when it stops early; then it is good enough here
+                found = LogisticRegression(C=0.01, max_iter=200).fit((features[rows] - mean) / scale, labels[rows])
+            right[held] += found.predict((features[held] - mean) / scale) == labels[held]
+    return right / REPEATS
 
 
 def _standard_error(values: np.ndarray) -> float:
@@ -324,8 +331,8 @@ def _right(run: Run) -> np.ndarray:
 
 
 def _weighed(
-    case: Case, used: DataSet, probes: Sequence[Probe], right: Mapping[str, np.ndarray], why_not: Mapping[str, str],
-    forecasts: Mapping[str, Forecast], budget: float | None,
+    case: Case, probes: Sequence[Probe], fractions: Sequence[tuple[float, float]], right: Mapping[str, np.ndarray],
+    why_not: Mapping[str, str], forecasts: Mapping[str, Forecast], budget: float | None,
 ) -> tuple[Tried, ...]:  # fmt: skip
     """For each strategy what is expected above `head`: the rule, moved by what trials showed."""
     head = float(right["head"].mean()) if "head" in right else (probes[-1].accuracy if probes else None)
@@ -353,6 +360,25 @@ def _weighed(
     return tuple(found)
 
 
+def verdict(tried: Sequence[Tried]) -> Tried:
+    """The fewest changes that no further ones are expected to beat by more than a point, with something to spare."""
+
+    def beaten(one: Tried, other: Tried) -> bool:
+        spread = math.sqrt(max(0.0, other.sd**2 - one.sd**2))
+        return other.expected - one.expected - CAUTION * spread > CLOSE
+
+    return next(t for i, t in enumerate(tried) if not any(beaten(t, other) for other in tried[i + 1 :]))
+
+
+def _relevance(fractions: Sequence[tuple[float, float]]) -> float:
+    """From little to 1: how much the frozen features have to do with the task, by what twice the labels do for them."""
+    if not fractions:
+        return 1.0
+    (_, half), (_, whole) = fractions
+    gone = (whole - half) / (1 - half) if half < 1 else BY_DOUBLING
+    return min(1.0, max(LEAST_RELEVANCE, gone / BY_DOUBLING))
+
+
 def _together(mean: float, sd: float, measured: float | None, error: float | None) -> tuple[float, float]:
     """An expectation and a measurement, each by its precision (the normal distribution's conjugate update)."""
     if measured is None or not error or not sd:
@@ -371,10 +397,9 @@ def _reason(chosen: Tried, tried: Sequence[Tried], budget: str) -> str:
     elif best is chosen:
         words = "More changes are not expected to gain anything."
     else:
-        words = (
-            f"{best.strategy} is expected to gain {100 * (best.expected - chosen.expected):.1f} points more, ± "
-            f"{100 * best.sd:.1f}: too little for more changes."
-        )
+        more, sd = best.expected - chosen.expected, math.sqrt(max(0.0, best.sd**2 - chosen.sd**2))
+        few = "too little" if more <= CLOSE else "too unsure"
+        words = f"{best.strategy} is expected to gain {100 * more:.1f} points more, ± {100 * sd:.1f}: {few} for more changes."
     dear = [t.strategy for t in tried if not t.affordable]
     over = f" {' and '.join(dear)} would exceed {budget}." if dear else ""
     return words + over

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,8 +13,8 @@ from tlnb.core.request import DataRequest
 from tlnb.core.splits import Parts, check_classes, divide
 
 
-def from_arrays(source: object, labels: object, request: DataRequest) -> Parts:
-    """Images in any of the usual shapes, and class numbers or names `(N,)`.
+def from_arrays(source: object, labels: object, request: DataRequest, groups: object = None) -> Parts:
+    """Images in any of the usual shapes, and class numbers or names `(N,)`; maybe groups `(N,)`.
 
     Raises:
         DataError: another shape or range; fewer than two classes; another number of labels than of images.
@@ -20,7 +22,7 @@ def from_arrays(source: object, labels: object, request: DataRequest) -> Parts:
     """
     if labels is None:
         raise UsageError("arrays need labels: tl.data(images, labels)")
-    images = _as_images(source)
+    images = as_images(source)
     names = [str(y) for y in np.asarray(labels).ravel()]
     if len(names) != len(images):
         raise DataError(f"{len(images)} images but {len(names)} labels: give one label an image")
@@ -29,10 +31,20 @@ def from_arrays(source: object, labels: object, request: DataRequest) -> Parts:
     where = {name: i for i, name in enumerate(classes)}
     targets = torch.tensor([where[n] for n in names])
     check_classes("the arrays", classes)
-    return divide("arrays", classes, images, targets, request, np.arange(len(names)), {})
+    numbers = None if groups is None else _group_numbers(groups, len(names))
+    parts = divide("arrays", classes, images, targets, request, np.arange(len(names)), {}, groups=numbers)
+    return parts if numbers is None else replace(parts, groups=len(np.unique(numbers)))
 
 
-def _as_images(source: object) -> Tensor:
+def _group_numbers(groups: object, count: int) -> np.ndarray:
+    names = np.asarray(groups).ravel()
+    if len(names) != count:
+        raise DataError(f"{count} images but {len(names)} groups: give one group an image")
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def as_images(source: object) -> Tensor:
+    """Images in any of the usual shapes as `(N, 3, H, W)` uint8; a view where they are grey."""
     images = torch.as_tensor(np.asarray(source))
     if images.ndim == 3:
         images = images[..., None]

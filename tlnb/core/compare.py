@@ -312,7 +312,7 @@ def pixels_row(data: DataSet) -> Row:
 
 
 def _tuning_row(name: str, charge: Charge) -> Row:
-    what = "finding hyperparameters, paid once"
+    what = "finding hyperparameters"
     return Row(name, "tuning", what, seconds=charge.seconds, flops=charge.flops, wh=charge.wh, money=charge.money,
                basis=charge.basis)  # fmt: skip
 
@@ -321,7 +321,7 @@ def _pretraining_row(found: Pretraining, price: Price | None) -> Row:
     own = price is not None and not found.hardware.startswith("one ")  # a price of one's own is for one's own machine
     money = price.of(found.seconds) if price and own else found.money
     return Row(
-        "pretraining", "pretraining", f"{found.model}, paid by someone else, once ({found.hardware})", seconds=found.seconds,
+        "pretraining", "pretraining", f"{found.model}, by someone else, {found.hardware}", seconds=found.seconds,
         flops=found.flops, wh=found.wh, money=money, steps=found.steps, basis=found.basis,
     )  # fmt: skip
 

@@ -20,10 +20,13 @@ from torch import Tensor
 
 from tlnb.core.arrays import from_arrays
 from tlnb.core.bundled import BUNDLED
-from tlnb.core.decoding import Progress
-from tlnb.core.errors import DataError, UsageError
-from tlnb.core.folders import read_folder
-from tlnb.core.request import DataRequest, check_request
+from tlnb.core.decoding import Progress, Telling
+from tlnb.core.errors import DataError, UsageError, did_you_mean
+from tlnb.core.folders import list_files, read_files
+from tlnb.core.leaks import Leak, find_leaks, series_note
+from tlnb.core.library import ARRAYS, LIBRARY, library_name, read_library
+from tlnb.core.origins import imagenet_hint, seen_note
+from tlnb.core.request import DataRequest, check_request, refuse
 from tlnb.core.splits import SPLITS, Parts
 
 LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
@@ -45,7 +48,13 @@ class DataFacts:
     @property
     def from_files(self) -> bool:
         """Whether the images were decoded from files, and can be decoded again at another size."""
-        return self.request.source not in (*BUNDLED, "arrays")
+        return self.request.source not in (*BUNDLED, *ARRAYS, "arrays")
+
+    @property
+    def plain_folder(self) -> bool:
+        """Whether the images lie in class folders and were divided from their labels alone."""
+        lists = self.request.source.lower().endswith((".csv", ".zip"))
+        return self.from_files and not lists and self.request.source not in LIBRARY and self.request.group is None
 
     def __repr__(self) -> str:
         return f"DataFacts of {self.name}: {len(self.classes)} classes, {sum(self.splits.values())} images"
@@ -63,6 +72,12 @@ class DataSet:
     skipped: tuple[str, ...] = ()
     folders: tuple[tuple[str, str], ...] = ()  # split → the folder it was read from, where a folder brings its own
     notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
+    files: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict, repr=False
+    )  # split → the images' files, in order
+    groups: int | None = None  # how many, where the images of each are kept on one side
+    leaks: tuple[Leak, ...] = ()  # images of val and test that are, or nearly are, in a split before
+    source_hint: str = ""  # why a network pretrained on ImageNet may have seen these images
 
     @property
     def splits(self) -> dict[str, int]:
@@ -80,6 +95,11 @@ class DataSet:
     def per_class(self) -> int:
         """Labels in use in the smallest class."""
         return min(self.counts.values())
+
+    @property
+    def imbalance(self) -> float:
+        """How many times more labels the largest class has than the smallest."""
+        return max(self.counts.values()) / max(1, self.per_class)
 
     @property
     def mean_count(self) -> float:
@@ -143,7 +163,8 @@ class DataSet:
     def __repr__(self) -> str:
         sizes = ", ".join(f"{count} {split}" for split, count in self.splits.items())
         skipped = f", {len(self.skipped)} files skipped" if self.skipped else ""
-        return f"DataSet {self.name}: {len(self.classes)} classes, {sizes} ({self.size_verdict} data){skipped}"
+        twice = f", {len(self.leaks)} images in two splits" if self.leaks else ""
+        return f"DataSet {self.name}: {len(self.classes)} classes, {sizes} ({self.size_verdict} data){skipped}{twice}"
 
 
 def size_verdict(images_per_class: float) -> str:
@@ -155,34 +176,88 @@ def size_verdict(images_per_class: float) -> str:
 
 def open_data(
     source: object, labels: object = None, request: DataRequest | None = None, edge: int | None = None,
-    progress: Progress | None = None,
+    progress: Progress | None = None, telling: Telling | None = None, groups: object = None,
 ) -> DataSet:  # fmt: skip
     """Read a data set.
 
     Args:
-        source: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, or images `(N, H, W)`,
-            `(N, H, W, 3)` or `(N, 3, H, W)` (uint8, or floats in 0..1).
+        source: `digits`, `symbols`, `textures`, `faces`; a folder of class folders, a zip file of one, a CSV file of paths and
+            labels; the name of a data set of torchvision's; or images `(N, H, W)`, `(N, H, W, 3)` or `(N, 3, H, W)`
+            (uint8, or floats in 0..1).
         labels: `(N,)` class numbers or names, with arrays only.
         request: amounts, splits, seed.
         edge: decode photos to this edge in pixels.
         progress: called with (done, total) while files are decoded.
+        telling: called with (`downloading` or `unpacking`, how much is done, of how much).
+        groups: `(N,)` groups, with arrays only.
 
     Raises:
-        DataError: unknown, missing, empty, too little, or unreadable data; no room for it.
+        DataError: unknown, missing, empty, too little, or unreadable data; no room for it; a download that failed.
         UsageError: an amount or a budget that makes no sense.
     """
     request = request or DataRequest(source if isinstance(source, str) else "arrays")
     check_request(request)
     if not isinstance(source, str | Path):
-        return _data_set(from_arrays(source, labels, request), request)
-    if labels is not None:
-        raise UsageError("labels go with arrays only: leave them out for a name or a folder")
+        return _looked_through(from_arrays(source, labels, request, groups), request)
+    if labels is not None or groups is not None:
+        raise UsageError("labels and groups go with arrays only: leave them out for a name or a folder")
     if str(source) in BUNDLED:
+        _refuse(request, str(source), "group", "root")
         return _data_set(BUNDLED[str(source)](request), request)
-    folder = Path(source).expanduser()
-    return _data_set(read_folder(folder, request, edge or PHOTO_EDGE, progress), replace(request, source=str(folder)))
+    path, name = Path(source).expanduser(), library_name(str(source))
+    if name is not None and not path.exists():
+        _refuse(request, name, "group", "classes")
+        parts = read_library(name, request, edge or PHOTO_EDGE, progress, telling)
+        return _looked_through(parts, replace(request, source=name), photos=name not in ARRAYS)
+    if not path.exists():
+        raise DataError(f"no data set and no folder is called {str(source)!r}: {_instead(str(source))}")
+    _refuse(request, path.name, "root", "classes")
+    found = list_files(path, telling)
+    where = found.top if path.is_dir() else path
+    where = where.absolute() if library_name(str(where)) else where  # else it would be taken for torchvision's
+    return _looked_through(
+        read_files(found, request, edge or PHOTO_EDGE, progress), replace(request, source=str(where))
+    )
+
+
+def _refuse(request: DataRequest, name: str, *options: str) -> None:
+    reasons = {
+        "group": "has no files to group",
+        "root": "is no data set of torchvision's",
+        "classes": "has its own classes",
+    }
+    refuse(request, name, **{option: reasons[option] for option in options})
+
+
+def _instead(text: str) -> str:
+    others = f"give one of {', '.join(BUNDLED)}, a folder with one folder per class, or a data set of torchvision's"
+    return did_you_mean(text, [*BUNDLED, *LIBRARY], others)
+
+
+def _looked_through(parts: Parts, request: DataRequest, photos: bool = True) -> DataSet:
+    """The data set with what was noticed: images in two splits, series that a random split cuts, images of ImageNet's."""
+    data = _data_set(parts, request)
+    files = parts.files or {s: tuple(f"image {i} of {s}" for i in range(n)) for s, n in data.splits.items()}
+    leaks = find_leaks(parts.images, files)
+    notes = list(parts.notes)
+    if photos and not parts.folders and parts.groups is None:
+        notes.append(series_note(leaks, data.splits["test"]))
+    hint = imagenet_hint(parts.name, parts.classes, [f for names in parts.files.values() for f in names])
+    notes.append(seen_note(hint) if hint else "")
+    return replace(data, notes=tuple(filter(None, notes)), leaks=leaks, source_hint=hint)
 
 
 def _data_set(parts: Parts, request: DataRequest) -> DataSet:
     images, labels = MappingProxyType(parts.images), MappingProxyType(parts.labels)
-    return DataSet(parts.name, parts.classes, images, labels, request, parts.skipped, parts.folders, parts.notes)
+    return DataSet(
+        parts.name,
+        parts.classes,
+        images,
+        labels,
+        request,
+        parts.skipped,
+        parts.folders,
+        parts.notes,
+        parts.files,
+        parts.groups,
+    )

@@ -1,185 +1,202 @@
-"""Data from a folder of class folders: what lies there, decoded once, in memory or, where that is too small, in files.
+"""Data from image files: decoded once, in memory or, where that is too small, in a file.
 
 The splits are decided before anything is decoded, as if every file could be read, so that the images of a split are
-written next to each other in the first place. Only where some file turns out to be unreadable, or another choice of the
-same files was decoded earlier, are images moved.
+written next to each other in the first place, and only files that are used are decoded. Where not all are used, or they
+go to a file, files that are plainly no images are found by their first and last bytes before. Where a file turns
+out to be unreadable only when it is decoded, the splits are decided anew without it and the images change places.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tlnb.core.bundled import BUNDLED
-from tlnb.core.decoding import Progress, decode_each, extensions
-from tlnb.core.errors import DataError, did_you_mean, listed
+from tlnb.core.archive import unpacked
+from tlnb.core.decoding import Progress, Telling, decode_each, look_over
+from tlnb.core.errors import DataError, listed
+from tlnb.core.groups import group_files, group_numbers
 from tlnb.core.image_cache import Decoded, ImageCache, Unreadable, image_cache
+from tlnb.core.leaks import shared_groups
+from tlnb.core.listing import Listing, list_folder, list_table
 from tlnb.core.memory import memory_budget
 from tlnb.core.request import DataRequest
-from tlnb.core.splits import Parts, Rows, check_classes, split_rows
-
-SPARSE = 2  # images that are not used are dropped from memory where they are more than one in so many
+from tlnb.core.splits import Parts, Rows, split_rows
 
 
-@dataclass
-class _Listing:
-    """The image files of a folder: their paths, splits and class numbers, and what else lies there."""
+def list_files(source: Path, telling: Telling | None = None) -> Listing:
+    """The image files of a folder, of a zip file, or that a CSV file names.
 
-    folder: Path
-    parts: dict[str, Path]
-    classes: tuple[str, ...]
-    skipped: list[str]
-    paths: list[Path] = field(default_factory=list)
-    split_of: list[str] = field(default_factory=list)
-    class_of: list[int] = field(default_factory=list)
+    Raises:
+        DataError: another kind of file, a damaged archive, no classes.
+    """
+    if source.is_dir():
+        return list_folder(source)
+    if source.suffix.lower() == ".csv":
+        return list_table(source)
+    if source.suffix.lower() != ".zip":
+        raise DataError(f"{str(source)!r} is a file: give a folder with one folder per class, a .zip of one, or a .csv")
+    folder, refused = unpacked(source, telling)
+    found = list_folder(folder)
+    found.name, found.skipped = source.stem, [*refused, *found.skipped]
+    return found
 
 
-def read_folder(folder: Path, request: DataRequest, edge: int, progress: Progress | None) -> Parts:
-    """Images and labels of a folder, or of its `train`, `val` and `test` folders where it has those.
+def read_files(found: Listing, request: DataRequest, edge: int, progress: Progress | None = None) -> Parts:
+    """Images and labels of the files in a listing.
 
     Args:
         edge: of the decoded images, in pixels.
         progress: called with (done, total) while files are decoded.
 
     Raises:
-        DataError: a missing or empty folder, one class, too few images, none that can be read, no room on the disk.
-        UsageError: a budget in `TLNB_MEMORY` or `TLNB_DISK` that makes no sense.
+        DataError: too few images, none that can be read, too few groups, no room on the disk.
+        UsageError: a budget in `TLNB_MEMORY` or `TLNB_DISK`, or a pattern of groups, that makes no sense.
     """
-    found = _listing(folder)
-    rows = _rows(found, request, {})
-    order = _order(rows, np.arange(len(found.paths)), {})
-    budget = memory_budget()
-    cache = image_cache(found.paths, edge) if len(order) * 3 * edge**2 > budget else None
-    decoded = _decoded(found.paths, order, edge, cache, progress)
-    unreadable = decoded.unreadable
-    reasons = [f"{Path(*found.paths[i].parts[-2:])}: {why}" for i, why in sorted(unreadable.items())]
-    if len(reasons) == len(found.paths):
-        raise DataError(f"none of the {len(reasons)} images could be read: {listed(reasons, 1)}")
-    if unreadable:
+    if request.group is not None:
+        found = group_files(found, request.group)
+    unreadable: Unreadable = {}
+    rows = _rows(found, request, unreadable)
+    cached = _count(rows) * 3 * edge**2 > memory_budget()
+    if cached or _count(rows) < len(found.paths):
+        unreadable |= look_over(found.paths)
         rows = _rows(found, request, unreadable)
+    if cached:
+        rows, images = _in_file(found, request, rows, edge, unreadable, progress)
+    else:
+        rows, images = _in_memory(found, request, rows, edge, unreadable, progress)
     labels = torch.tensor(found.class_of)
     return Parts(
-        folder.resolve().name, found.classes, _divided(decoded, rows, cache, budget),
-        {split: labels[torch.from_numpy(part)] for split, part in rows.items()},
-        (*found.skipped, *reasons), _folders(found, unreadable),
+        found.name, found.classes, images, {split: labels[torch.from_numpy(part)] for split, part in rows.items()},
+        (*found.skipped, *_reasons(found, unreadable)), _folders(found, rows),
+        {split: tuple(found.shown(i) for i in part.tolist()) for split, part in rows.items()},
+        None if found.group_of is None else len(set(found.group_of)), _notes(found, rows),
     )  # fmt: skip
 
 
-# ── what lies there ───────────────────────────────────────────────────────────────────────────────────────────────
+def _count(rows: Rows) -> int:
+    return sum(map(len, rows.values()))
 
 
-def _listing(folder: Path) -> _Listing:
-    _check_folder(folder)
-    parts = _split_folders(folder)
-    files, skipped = _list_files(folder, parts)
-    classes = tuple(sorted(files.get("train", files.get("", {}))))
-    check_classes(f"folder {str(folder)!r}", classes)
-    found = _Listing(folder, parts, classes, skipped)
-    for split, by_class in files.items():
-        for name in filter(classes.__contains__, by_class):
-            found.paths += by_class[name]
-            found.split_of += [split] * len(by_class[name])
-            found.class_of += [classes.index(name)] * len(by_class[name])
-    return found
+def _reasons(found: Listing, unreadable: Unreadable) -> list[str]:
+    return [f"{found.shown(i)}: {why}" for i, why in sorted(unreadable.items())]
 
 
-def _check_folder(folder: Path) -> None:
-    if folder.is_dir():
-        return
-    if folder.exists():
-        raise DataError(f"{str(folder)!r} is a file: give the folder that holds one folder per class")
-    near = did_you_mean(
-        str(folder), BUNDLED, f"give one of {', '.join(BUNDLED)}, or a folder with one folder per class"
-    )
-    raise DataError(f"no data set and no folder is called {str(folder)!r}: {near}")
-
-
-def _split_folders(folder: Path) -> dict[str, Path]:
-    """The folder of each split; the split of a flat folder is the empty string."""
-    names = {p.name.lower(): p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
-    split_of = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-    parts = {split_of[n]: p for n, p in names.items() if n in split_of}
-    return {"": folder} if "train" not in parts or len(parts) < len(names) else parts
-
-
-def _list_files(folder: Path, parts: Mapping[str, Path]) -> tuple[dict[str, dict[str, list[Path]]], list[str]]:
-    """Image files by split and class, and what else lies there."""
-    files: dict[str, dict[str, list[Path]]] = {}
-    skipped: list[str] = []
-    endings = extensions()
-    for split, top in parts.items():
-        for sub in sorted(p for p in top.iterdir() if p.is_dir() and not p.name.startswith(".")):
-            found = [p for p in sorted(sub.rglob("*")) if p.is_file()]
-            good = [p for p in found if p.suffix.lower() in endings and not p.name.startswith(".")]
-            others = set(found) - set(good)
-            skipped += [f"{p.relative_to(folder)}: {_why_not(p)}" for p in found if p in others]
-            if good:
-                files.setdefault(split, {})[sub.name] = good
-    return files, skipped
-
-
-def _why_not(path: Path) -> str:
-    return "hidden file" if path.name.startswith(".") else f"not an image type ({path.suffix or 'no extension'})"
+def _notes(found: Listing, rows: Rows) -> tuple[str, ...]:
+    if found.group_of is None:
+        return tuple(found.notes)
+    shared = shared_groups(rows, group_numbers(found.group_of))
+    between = [f"{shared} groups lie in more than one of the splits that the data bring"] if shared else []
+    return (*found.notes, *between)
 
 
 # ── which images go where ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _rows(found: _Listing, request: DataRequest, unreadable: Unreadable) -> Rows:
+def _rows(found: Listing, request: DataRequest, unreadable: Unreadable) -> Rows:
     """The numbers of the files of each split, chosen from the readable ones."""
+    if len(unreadable) == len(found.paths):
+        reasons = _reasons(found, unreadable)
+        raise DataError(f"none of the {len(reasons)} images could be read: {listed(reasons, 1)}")
     fixed = _brought(found, unreadable)
     pool = fixed.pop("train")
-    return split_rows(found.folder.resolve().name, found.classes, np.array(found.class_of), request, pool, fixed)
+    groups = None if found.group_of is None else group_numbers(found.group_of)
+    return split_rows(found.name, found.classes, np.array(found.class_of), request, pool, fixed, groups=groups)
 
 
-def _brought(found: _Listing, unreadable: Unreadable) -> Rows:
-    """The readable files of each split that the folder brings; all of a flat folder may be trained on."""
+def _brought(found: Listing, unreadable: Unreadable) -> Rows:
+    """The readable files of each split that the data bring; all of those without a split may be trained on."""
     where = np.array(found.split_of)
     readable = ~np.isin(np.arange(len(where)), list(unreadable))
     rows = {"train": np.flatnonzero(((where == "train") | (where == "")) & readable)}
     rows |= {s: np.flatnonzero((where == s) & readable) for s in ("val", "test") if (readable & (where == s)).any()}
-    if "val" in rows and "test" not in rows:  # train/ and val/ alone: as in the well-known tutorial, val is the test
+    if "val" in rows and "test" not in rows:  # train and val alone: as in the well-known tutorial, val is the test
         rows["test"] = rows.pop("val")
     return rows
 
 
-def _folders(found: _Listing, unreadable: Unreadable) -> tuple[tuple[str, str], ...]:
+def _folders(found: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
     """Split → the folder it was read from, where a folder brings its own."""
+    where = {split: found.split_of[part[0]] for split, part in rows.items()}
     if "train" not in found.parts:
         return ()
-    brought = _brought(found, unreadable).items()
-    return tuple((split, found.parts[found.split_of[rows[0]]].name) for split, rows in brought)
+    own = {"train": "train"} | {s: w for s, w in where.items() if w != "train"}
+    return tuple((split, found.parts[folder].name) for split, folder in own.items())
 
 
-def _order(rows: Rows, files: np.ndarray, unreadable: Unreadable) -> np.ndarray:
-    """The readable ones of `files`, those of a split next to each other, unused ones last."""
-    used = np.concatenate(list(rows.values()))
-    rest = files[~np.isin(files, [*used, *unreadable])]
-    return np.concatenate([used, rest]).astype(np.int64)
+# ── decoding ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-# ── decoding and dividing ─────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _decoded(
-    paths: Sequence[Path], order: np.ndarray, edge: int, cache: ImageCache | None, progress: Progress | None
-) -> Decoded:
-    """All files, in memory, or with a cache in a file, where they may lie already."""
-    if cache is not None and (known := cache.find(order)):
-        return known
-    unreadable: Unreadable = {}
-    images = _images(paths, order, edge, progress, unreadable)
-    if cache is not None:
-        return cache.write(order, edge, images, unreadable)
+def _in_memory(
+    found: Listing, request: DataRequest, rows: Rows, edge: int, unreadable: Unreadable, progress: Progress | None
+) -> tuple[Rows, dict[str, Tensor]]:
+    """The splits and their images, views of one tensor. What cannot be read is added to `unreadable`."""
+    order = _order(rows)
     held = torch.empty((len(order), 3, edge, edge), dtype=torch.uint8)
-    for row, image in enumerate(images):
+    for row, image in enumerate(_images(found.paths, order, edge, progress, unreadable)):
         held[row] = image
-    return Decoded(held, order, unreadable)
+    if not np.isin(order, list(unreadable)).any():
+        return rows, _views(held, rows)
+    while np.isin(_order(rows), list(unreadable)).any():
+        rows = _rows(found, request, unreadable)
+        missing = np.setdiff1d(_order(rows), order)
+        if len(missing):
+            more = list(_images(found.paths, missing, edge, None, unreadable))
+            order, held = np.concatenate([order, missing]), torch.cat([held, torch.stack(more)])
+    _move(held, order, _order(rows))
+    return rows, _views(held, rows)
+
+
+def _move(held: Tensor, order: np.ndarray, wanted: np.ndarray) -> None:
+    """Bring rows into the wanted order, those that are not wanted behind, without a second copy of them all."""
+    behind = order[~np.isin(order, wanted)]
+    place = {number: row for row, number in enumerate(order.tolist())}
+    source = [place[number] for number in [*wanted.tolist(), *behind.tolist()]]
+    for start in range(len(source)):
+        if source[start] == start:
+            continue
+        first, row = held[start].clone(), start
+        while source[row] != start:
+            held[row] = held[source[row]]
+            source[row], row = row, source[row]
+        held[row], source[row] = first, row
+
+
+def _in_file(
+    found: Listing, request: DataRequest, rows: Rows, edge: int, unreadable: Unreadable, progress: Progress | None
+) -> tuple[Rows, dict[str, Tensor]]:
+    """The same with images that lie in a file, where they may lie already."""
+    cache = image_cache(found.paths, edge)
+    decoded = _written(found.paths, _order(rows), edge, cache, unreadable, progress)
+    while np.isin(_order(rows), list(unreadable)).any():
+        rows = _rows(found, request, unreadable)
+        decoded = _written(found.paths, _order(rows), edge, cache, unreadable, None, decoded)
+    return rows, _views(decoded.images, rows)
+
+
+def _written(
+    paths: Sequence[Path], order: np.ndarray, edge: int, cache: ImageCache, unreadable: Unreadable,
+    progress: Progress | None, earlier: Decoded | None = None,
+) -> Decoded:  # fmt: skip
+    """A file with the images in this order, copied from another file of the same images where there is one."""
+    known = cache.find(order, just_this=earlier is not None) or earlier
+    if known is not None:
+        unreadable |= known.unreadable
+        if np.array_equal(known.order, order):
+            return known
+    place = {} if known is None else {number: row for row, number in enumerate(known.order.tolist())}
+    missing = np.array([number for number in order.tolist() if number not in place], dtype=np.int64)
+    found: Unreadable = (
+        {} if known is None else {n: why for n, why in known.unreadable.items() if n in set(order.tolist())}
+    )
+    fresh = _images(paths, missing, edge, progress, found)
+    images = (known.images[place[n]] if known is not None and n in place else next(fresh) for n in order.tolist())
+    decoded = cache.write(order, edge, images, found)
+    unreadable |= found
+    return decoded
 
 
 def _images(
@@ -194,37 +211,11 @@ def _images(
             yield image
 
 
-def _divided(decoded: Decoded, rows: Rows, cache: ImageCache | None, budget: int) -> dict[str, Tensor]:
-    """The images of each split: views of what was decoded where they lie side by side, else copies in memory."""
-    used = sum(map(len, rows.values()))
-    size = decoded.images[0].numel()
-    if cache is not None and used * size > budget:
-        decoded = _side_by_side(decoded, rows, cache)
-        return _views(decoded, rows)
-    if cache is None and _lies_side_by_side(decoded, rows) and used * SPARSE >= len(decoded.order):
-        return _views(decoded, rows)
-    return {split: decoded.images[torch.from_numpy(part)] for split, part in _places(decoded, rows).items()}
+def _order(rows: Rows) -> np.ndarray:
+    """The files that are used, those of a split next to each other."""
+    return np.concatenate(list(rows.values())).astype(np.int64)
 
 
-def _side_by_side(decoded: Decoded, rows: Rows, cache: ImageCache) -> Decoded:
-    """The same images in a file in which those of a split lie side by side."""
-    if _lies_side_by_side(decoded, rows):
-        return decoded
-    order = _order(rows, np.sort(decoded.order), decoded.unreadable)
-    moved = (decoded.images[place] for place in _places(decoded, {"": order})[""].tolist())
-    return cache.find(order, just_this=True) or cache.write(order, decoded.images.shape[-1], moved, decoded.unreadable)
-
-
-def _lies_side_by_side(decoded: Decoded, rows: Rows) -> bool:
-    return all((np.diff(places) == 1).all() for places in _places(decoded, rows).values())
-
-
-def _views(decoded: Decoded, rows: Rows) -> dict[str, Tensor]:
-    return {s: decoded.images[places[0] : places[-1] + 1] for s, places in _places(decoded, rows).items()}
-
-
-def _places(decoded: Decoded, rows: Rows) -> Rows:
-    """Where the images of these files lie."""
-    place = np.empty(decoded.order.max() + 1, dtype=np.int64)
-    place[decoded.order] = np.arange(len(decoded.order))
-    return {split: place[part] for split, part in rows.items()}
+def _views(images: Tensor, rows: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    ends = np.cumsum([len(part) for part in rows.values()]).tolist()
+    return {split: images[end - len(part) : end] for (split, part), end in zip(rows.items(), ends, strict=True)}

@@ -13,21 +13,22 @@ import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tlnb.core.errors import DataError
 from tlnb.core.memory import cache_folder, disk_budget
 from tlnb.core.stream import map_file
 
-VERSION = 1  # of how files are decoded: what another version decoded is not found again
-WHOLE = 64 * 10**6  # bytes up to which all of a file is hashed; of larger ones some blocks
-BLOCKS, BLOCK = 64, 2**16
+VERSION = 2  # of how files are decoded: what another version decoded is not found again
+PIECE = 2**25  # bytes that are hashed at a time, in as many threads as torch uses
 LEFTOVER = 3600  # seconds after which an unfinished file belongs to nobody
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -91,8 +92,16 @@ class ImageCache:
 
 def image_cache(paths: Sequence[Path], edge: int) -> ImageCache:
     """The cache of these files as they are now: of their paths, sizes and times, at an edge in pixels."""
-    states = [(str(path.absolute()), stat.st_size, stat.st_mtime_ns) for path in paths for stat in [path.stat()]]
+    states = [(str(path.absolute()), *_state(path)) for path in paths]
     return ImageCache(cache_folder() / "images", _hash(json.dumps([VERSION, edge, states]).encode()))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:  # it cannot be read, which is said when it is decoded
+        return -1, 0
+    return stat.st_size, stat.st_mtime_ns
 
 
 # ── one file ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -136,14 +145,21 @@ def _read(file: Path) -> Decoded | None:
 
 
 def _checked(file: BinaryIO, end: int, about: object) -> str:
-    """Hash of what a file says about itself, its length, and what it holds up to `end`: all, or some blocks."""
-    digest = hashlib.blake2b(json.dumps([end, about]).encode(), digest_size=16)
-    starts = range(0, end, BLOCK) if end <= WHOLE else np.linspace(0, end - BLOCK, BLOCKS).astype(int).tolist()
-    for start in starts:
-        file.seek(start)
-        digest.update(file.read(min(BLOCK, end - start)))
+    """Hash of what a file says about itself, its length, and all that it holds up to `end`."""
+    file.flush()
+    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
+        parts = pool.map(lambda start: _piece(file.name, start, min(PIECE, end - start)), range(0, end, PIECE))
+        digest = hashlib.blake2b(json.dumps([end, about]).encode(), digest_size=16)
+        for part in parts:
+            digest.update(part)
     file.seek(end)
     return digest.hexdigest()
+
+
+def _piece(file: str, start: int, size: int) -> bytes:
+    with Path(file).open("rb", buffering=0) as part:
+        part.seek(start)
+        return hashlib.blake2b(part.read(size)).digest()
 
 
 def _hash(data: bytes) -> str:

@@ -73,8 +73,9 @@ class Pretraining:
         return "assumed" if "assumed" in kinds else "measured"
 
     def __repr__(self) -> str:
+        hours = self.seconds / 3600
         return (
-            f"Pretraining of {self.model}: {self.seconds / 3600:,.2g} hours on {self.hardware}, {self.flops:.2g} FLOP "
+            f"Pretraining of {self.model}: {hours:,.{0 if hours >= 10 else 1}f} hours on {self.hardware}, {self.flops:.2g} FLOP "
             f"({self.basis})"
         )
 

@@ -19,6 +19,8 @@ class DataRequest:
     size: int | None = None
     classes: int | None = None
     seed: int = 0
+    group: str | None = None  # a regular expression, a CSV file, or a column of the table
+    root: str | None = None  # where torchvision's data sets lie
 
 
 def check_request(request: DataRequest) -> None:

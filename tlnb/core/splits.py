@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -29,15 +30,17 @@ class Parts:
     labels: Mapping[str, Tensor]
     skipped: tuple[str, ...] = ()
     folders: tuple[tuple[str, str], ...] = ()
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # split → the names of its images
+    groups: int | None = None  # how many, where images are kept together
     notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
 
 
 def divide(
     name: str, classes: tuple[str, ...], images: Tensor, labels: Tensor, request: DataRequest,
-    pool: np.ndarray, fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0,
+    pool: np.ndarray, fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0, groups: np.ndarray | None = None,
 ) -> Parts:  # fmt: skip
     """Images in memory, divided as `split_rows` says."""
-    found = split_rows(name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor)
+    found = split_rows(name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor, groups)
     rows = {split: torch.from_numpy(part) for split, part in found.items()}
     return Parts(
         name, classes, {s: images[r].contiguous() for s, r in rows.items()}, {s: labels[r] for s, r in rows.items()}
@@ -46,7 +49,7 @@ def divide(
 
 def split_rows(
     name: str, classes: tuple[str, ...], y: np.ndarray, request: DataRequest, pool: np.ndarray,
-    fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0,
+    fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0, groups: np.ndarray | None = None,
 ) -> Rows:  # fmt: skip
     """Choose what is used from `pool`, then hold out test and val as the rules say. `fixed` splits stay as they are.
 
@@ -55,15 +58,17 @@ def split_rows(
         pool: the rows to choose from.
         fixed: splits that the data bring.
         spare_to_monitor: how many rows that are not used become the split `monitor`.
+        groups: the group of every row, `(N,)`: each is kept on one side of every split that is made here.
 
     Raises:
-        DataError: fewer images than asked for, or nothing left for a class or to test on.
+        DataError: too few groups to hold some out; fewer images than asked for, or nothing left for a class or to test on.
     """
     rng = np.random.default_rng(request.seed)
     parts = dict(fixed)
     pool = _by_turns(pool, y, rng)
     if "test" not in parts:
-        pool, parts["test"] = _held_out(pool, y, TEST_SHARE if request.test is None else request.test)
+        share = TEST_SHARE if request.test is None else request.test
+        pool, parts["test"] = _hold_out(pool, y, share, groups, request.seed)
     used = _amount(pool, y, classes, request)
     if spare_to_monitor:
         parts["monitor"] = np.setdiff1d(pool, used, assume_unique=True)[:spare_to_monitor]
@@ -72,7 +77,14 @@ def split_rows(
         missing = [c for i, c in enumerate(classes) if i not in set(y[used].tolist())]
         raise DataError(f"nothing is left to train on for {listed(missing)}: ask for more images, or leave out --test")
     if "val" not in parts and (request.val is not None or smallest >= MIN_FOR_VAL):
-        used, parts["val"] = _held_out(used, y, VAL_SHARE if request.val is None else request.val)
+        share = VAL_SHARE if request.val is None else request.val
+        try:
+            used, parts["val"] = _hold_out(used, y, share, groups, request.seed)
+        except (
+            DataError
+        ):  # too few groups to hold some out a second time: the schedule is then fixed, as with little data
+            if request.val is not None:
+                raise
     rows = {split: part for split, part in {"train": used, **parts}.items() if len(part)}
     if "test" not in rows:
         raise DataError(f"{name} leaves no test images: give more images, or a larger --test")
@@ -105,6 +117,55 @@ def _held_out(rows: np.ndarray, y: np.ndarray, share: float) -> tuple[np.ndarray
         held.append(mine[len(mine) - count :])
     out = np.concatenate(held)
     return rows[~np.isin(rows, out)], out
+
+
+def _hold_out(
+    rows: np.ndarray, y: np.ndarray, share: float, groups: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if groups is None or not share:
+        return _held_out(rows, y, share)
+    return _held_out_groups(rows, y, share, groups, seed)
+
+
+def _held_out_groups(
+    rows: np.ndarray, y: np.ndarray, share: float, groups: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """About a `share` of the rows in whole groups, every class in both parts where that can be.
+
+    Raises:
+        DataError: no fold leaves every class to train on.
+    """
+    count = len(np.unique(groups[rows]))
+    best: tuple[int, float, np.ndarray] | None = None  # classes that are not held out, distance from the share, what is
+    for folds in range(max(2, min(round(1 / share), count)), 1, -1):  # larger parts where small ones miss a class
+        for kept, held in _folds(rows, y, groups, folds, seed):
+            classes = [set(y[rows[part]].tolist()) for part in (kept, held)]
+            missed, distance = len(classes[0] - classes[1]), abs(len(held) / len(rows) - share)
+            if classes[0] >= classes[1] and len(held) and (best is None or (missed, distance) < best[:2]):
+                best = missed, distance, held
+        if best is not None and not best[0]:
+            break
+    if best is None:
+        raise DataError(
+            f"{count} groups cannot be divided so that every class is left to train on: "
+            "give a finer --group, or leave it out"
+        )
+    inside = np.zeros(len(rows), dtype=bool)
+    inside[best[2]] = True
+    return rows[~inside], rows[inside]
+
+
+def _folds(
+    rows: np.ndarray, y: np.ndarray, groups: np.ndarray, count: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """scikit-learn's stratified folds of whole groups: (kept, held out) places in `rows`."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if len(np.unique(groups[rows])) < count or np.bincount(y[rows]).max() < count:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes with fewer images than folds
+        return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(rows, y[rows], groups[rows]))
 
 
 def _amount(pool: np.ndarray, y: np.ndarray, classes: tuple[str, ...], request: DataRequest) -> np.ndarray:

@@ -14,6 +14,7 @@ from tlnb.core.compare import Comparison
 from tlnb.core.cost import Bill
 from tlnb.core.data import DataSet
 from tlnb.core.freeze import Change
+from tlnb.core.leaks import Leak
 from tlnb.core.plan import Plan, Strategies
 from tlnb.core.pretrained import PretrainedModel, Transform
 from tlnb.core.pretraining import pretraining_of
@@ -28,7 +29,8 @@ from tlnb.display.tables import comparison_table, findings, footnotes, on_its_so
 from tlnb.display.words import count, flops, interval, percent, seconds, size, small
 from tlnb.session import Session
 
-SHOWN = 30
+SHOWN = 1000  # rows of a list
+SKEWED = 3.0  # times more labels in the largest class than in the smallest: it is said
 
 
 def data_card(data: DataSet) -> str:
@@ -47,13 +49,38 @@ def data_card(data: DataSet) -> str:
         ),
         ("kept at", f"{data.edge}×{data.edge} pixels"),
     ]
+    if data.imbalance >= SKEWED:
+        few, many = (next(c for c, n in counts.items() if n == amount) for amount in (low, high))
+        skew = f"{many} has {data.imbalance:.3g} times as many labels as {few}: see balanced accuracy, or train --class-weights"
+        rows.append(("imbalance", skew))
+    if data.groups is not None:
+        rows.append(("groups", f"{data.groups:,}, each on one side of every split made here"))
     parts = [facts(rows), *(note(words) for words in data.notes)]
+    if data.leaks:
+        same = sum(leak.same for leak in data.leaks)
+        parts.append(
+            line(f"{len(data.leaks)} images are in two splits ({same} the same, {len(data.leaks) - same} nearly):")
+        )
+        parts.append(
+            _list(["image", "repeats"], [[f"{k.image} ({k.split})", _repeated(k)] for k in data.leaks], left=2)
+        )
     if data.skipped:
         parts.append(line(f"{len(data.skipped)} files were skipped:"))
-        parts.append(table(["file and reason"], [[s] for s in data.skipped[:SHOWN]]))
+        parts.append(_list(["file and reason"], [[s] for s in data.skipped]))
     training = "all training images" if data.splits["train"] <= 120 else "some training images"
     parts.append(picture(charts.samples(data), f"{training} of {data.name}, a column for each class"))
     return card(f"{data.name}: {splits}", *parts)
+
+
+def _repeated(leak: Leak) -> str:
+    return f"{leak.other} ({leak.other_split}), {'pixel for pixel' if leak.same else 'nearly'}"
+
+
+def _list(head: list[str], rows: list[list[str]], left: int = 1) -> Raw:
+    """All rows, scrolled where there are many; of thousands the first ones, and how many more there are."""
+    more = f"and {len(rows) - SHOWN:,} more: tl.dataset.skipped, tl.dataset.leaks" if len(rows) > SHOWN else ""
+    rest = [[more, *[""] * (len(head) - 1)]] if more else []
+    return table(head, [*rows[:SHOWN], *rest], left=left, height="28em" if len(rows) > FEW else "")
 
 
 FEW = 12  # rows that are shown without scrolling

@@ -87,7 +87,7 @@ def learning(run: Run) -> bytes:
 def comparison(found: Comparison) -> bytes:
     """Left: accuracy against seconds spent. Right: where the seconds went."""
     rows = [row for row in found.rows if row.curve]
-    figure = figure_of(9.2, 0.32 * len(rows) + 2.6)
+    figure = figure_of(8.6, 0.32 * len(rows) + 2.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for row, (colour, dash, marker) in zip(rows, LOOKS * (1 + len(rows) // len(LOOKS)), strict=False):
         x, y = [s for s, _ in row.curve], [100 * a for _, a in row.curve]

@@ -102,4 +102,6 @@ def bar(share: float, colour: str = BLUE, width: int = 90, hollow: float = 0.0) 
 
 def picture(png: bytes, alt: str) -> Raw:
     data = base64.b64encode(png).decode()
-    return Raw(f'<img alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}" style="max-width:100%">')
+    return Raw(
+        f'<img alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}" style="max-width:100%;height:auto">'
+    )

@@ -15,7 +15,7 @@ from tlnb.display.html import BLUE, safe
 EVERY = 0.25  # seconds between updates
 WIDTH, HEIGHT = 180, 36
 UNITS = {  # what a phase counts; otherwise epochs
-    "decoding": "files", "downloading": "MB", "looking": "images", "tuning": "trials", "advising": "steps",
+    "decoding": "files", "unpacking": "files", "downloading": "MB", "looking": "images", "tuning": "trials", "advising": "steps",
 }  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from tlnb.display.words import clock, flops, interval, money, percent, seconds, 
 def comparison_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and rows. Columns that say nothing here are left out."""
     target = "target" if found.target is None else percent(found.target)
+    later = {row.inference_flops for row in found.rows if row.inference_flops}
     columns = [
         ("", lambda row: row.name, True),
         ("what", lambda row: row.what, True),
@@ -21,12 +22,11 @@ def comparison_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
         ("to train", lambda row: clock(row.seconds), True),
         (f"to {target}", lambda row: _until(row, found), found.target is not None),
         ("FLOPs", lambda row: flops(row.flops), True),
-        (f"to {target}", lambda row: flops(row.to_target.flops), found.target is not None),
+        (f"FLOPs to {target}", lambda row: flops(row.to_target.flops), found.target is not None),
         ("energy", lambda row: small(row.wh, "Wh"), True),
         ("money", lambda row: money(row.money, found.price.currency), True),
-        (f"to {target}", lambda row: money(row.to_target.money, found.price.currency), found.target is not None),
         ("steps", lambda row: "–" if row.steps is None else f"{row.steps:,}", True),
-        ("an image later", lambda row: flops(row.inference_flops), True),
+        ("an image later", lambda row: flops(row.inference_flops), len(later) > 1),
         ("on its own source", _on_source, any(row.source_accuracy for row in found.rows)),
     ]
     shown = [(head, cell) for head, cell, wanted in columns if wanted]
@@ -121,6 +121,7 @@ def footnotes(found: Comparison) -> list[str]:
     return [
         f"Seconds and FLOPs are measured, without evaluating; {' and '.join(energy)}; money is seconds at {price}.",
         f"The target is read on {found.watched_split}; test images choose nothing.",
+        *_later(found),
         *(
             ["On its own source: held-out pictures, the old output layer on what became of the other layers."]
             if source
@@ -128,6 +129,14 @@ def footnotes(found: Comparison) -> list[str]:
         ),
         *found.notes,
     ]
+
+
+def _later(found: Comparison) -> list[str]:
+    """What using a trained network costs, where it is the same for all."""
+    later = {row.inference_flops for row in found.rows if row.inference_flops}
+    return (
+        [f"Using the trained network takes {flops(later.pop())} an image, whichever it is."] if len(later) == 1 else []
+    )
 
 
 def _signed(value: float) -> str:

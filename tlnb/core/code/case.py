@@ -107,7 +107,7 @@ class Case:
         """How the script reads the data: `digits`, `folder` or `file`."""
         if self.data.request.source == "digits":
             return "digits"
-        return "folder" if self.data.from_files else "file"
+        return "folder" if self.data.plain_folder else "file"
 
     # ── the output layer alone ──
 

@@ -184,7 +184,8 @@ def read_photos(folder: Path) -> tuple[Tensor, Tensor]:
     images, labels = [], []
     for label, name in enumerate(CLASSES):
         for path in sorted((folder / name).rglob("*")):
-            if path.suffix.lower() in IMG_EXTENSIONS and not path.name.startswith("."):
+            hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+            if path.suffix.lower() in IMG_EXTENSIONS and not hidden:
                 image = read(path)
                 if image is not None:
                     images.append(image)

@@ -1,0 +1,107 @@
+"""A zip file of photos, unpacked once into the cache folder: nothing outside it is written, and no more than fits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from tlnb.core.decoding import Telling
+from tlnb.core.errors import DataError
+from tlnb.core.memory import cache_folder, disk_budget
+
+PIECE = 2**20
+MANY = 10**6  # entries
+NAME_BYTES = 255
+
+
+def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str]]:
+    """The folder with what a zip file holds, and the entries that are not taken, with the reason.
+
+    Raises:
+        DataError: damaged, encrypted, more than the disk budget, or no room.
+    """
+    state = file.stat()
+    told = f"{file.absolute()}|{state.st_size}|{state.st_mtime_ns}"
+    target = cache_folder() / "archives" / hashlib.blake2b(told.encode(errors="replace"), digest_size=8).hexdigest()
+    try:
+        with zipfile.ZipFile(file) as archive:
+            good, refused = _entries(archive)
+            if not target.is_dir():
+                _check_room(file, good, target.parent)
+                _unpack(archive, good, target, telling)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+        raise DataError(f"{file.name} cannot be unpacked ({error}): unpack it yourself and give the folder") from None
+    except OSError as error:
+        raise DataError(
+            f"{file.name} cannot be unpacked in {target.parent} ({error.strerror or error}): set TLNB_CACHE to a folder with room"
+        ) from None
+    os.utime(target)
+    return target, refused
+
+
+def _entries(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], list[str]]:
+    good, refused = [], []
+    infos = [info for info in archive.infolist() if not info.is_dir()]
+    if len(infos) > MANY:
+        raise ValueError(f"{len(infos):,} entries")
+    for info in infos:
+        why = _why_not(info)
+        if why:
+            refused.append(f"{info.filename[:80]}: {why}")
+        else:
+            good.append(info)
+    return good, refused
+
+
+def _why_not(info: zipfile.ZipInfo) -> str:
+    """Why an entry is not taken; empty for a good one."""
+    path = PurePosixPath(info.filename)
+    windows = PureWindowsPath(info.filename)
+    if path.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        return "leads out of the archive"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "a link"
+    if info.flag_bits & 1:
+        return "encrypted"
+    return "name too long" if any(len(part.encode(errors="replace")) > NAME_BYTES for part in path.parts) else ""
+
+
+def _check_room(file: Path, entries: list[zipfile.ZipInfo], folder: Path) -> None:
+    """By what the entries say; that they keep to it is seen to while unpacking."""
+    size, budget = sum(info.file_size for info in entries), disk_budget(folder)
+    if size > budget:
+        raise DataError(
+            f"{file.name} unpacks to {size / 1e9:,.2f} GB, and {budget / 1e9:,.2f} GB are allowed: "
+            f"set TLNB_DISK={size // 10**9 + 1}GB"
+        )
+
+
+def _unpack(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], target: Path, telling: Telling | None) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".part", dir=target.parent))
+    try:
+        for number, info in enumerate(entries, start=1):
+            out = unfinished.joinpath(*PurePosixPath(info.filename).parts)
+            out.parent.mkdir(parents=True, exist_ok=True)
+            _copy(archive, info, out)
+            if telling:
+                telling("unpacking", number, len(entries))
+        unfinished.replace(target)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, out: Path) -> None:
+    """One entry, up to the size it says: a bomb says less than it holds."""
+    left = info.file_size
+    with archive.open(info) as source, out.open("xb") as file:
+        while piece := source.read(PIECE):
+            left -= len(piece)
+            if left < 0:
+                raise ValueError(f"{info.filename[:80]} holds more than it says")
+            file.write(piece)

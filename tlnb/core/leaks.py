@@ -1,0 +1,150 @@
+"""Images that lie in two splits: the same, or nearly the same (scaled, compressed again, lighter, the next of a series).
+
+Each image becomes a 64-bit hash, the signs of the 8×8 lowest frequencies of its cosine transform (what is called pHash),
+and a grey thumbnail of 16×16. Two images are alike where few bits differ and the thumbnails correlate. Both come from the
+decoded images, so that no file is read twice, and are computed for all images at once: libraries that hash one picture
+at a time take longer than decoding does. Hashes alone would call two empty skies the same, thumbnails alone two portraits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FINE, COARSE, FREQUENCIES = 32, 16, 8
+NEAR_FROM = 64  # pixels of edge from which images are compared for likeness: smaller ones only for equality
+BITS = 10  # of 64: at most so many differ
+CORRELATION = 0.93  # at least, of the thumbnails
+FLAT = 2.0  # grey levels: a picture whose thumbnail varies less has nothing to be recognised by
+CHUNK = 512
+SPLITS = ("train", "val", "test")
+SERIES = 0.02  # share of the test images with a near-duplicate from which a random split is called into question
+
+
+@dataclass(frozen=True)
+class Leak:
+    """An image of a later split, and the one that it repeats."""
+
+    split: str
+    image: str
+    other_split: str
+    other: str
+    same: bool  # pixel for pixel
+
+    def __str__(self) -> str:
+        how = "the same as" if self.same else "nearly the same as"
+        return f"{self.image} ({self.split}) is {how} {self.other} ({self.other_split})"
+
+
+@dataclass(frozen=True)
+class _Looks:
+    """What images look like: `(N, 64)` signs ±1, `(N, 256)` standardised thumbnails, and which are not flat."""
+
+    bits: Tensor
+    thumbnails: Tensor
+    varied: Tensor
+    keys: list[bytes]
+
+
+def find_leaks(images: Mapping[str, Tensor], files: Mapping[str, Sequence[str]]) -> tuple[Leak, ...]:
+    """For every image of `val` and `test` the closest one in the splits before, if it is the same or nearly.
+
+    Args:
+        images: split → `(N, 3, E, E)` uint8.
+        files: split → the images' names.
+    """
+    splits = [s for s in SPLITS if s in images]
+    looks = {s: _looks(images[s]) for s in splits}
+    near = next(iter(images.values())).shape[-1] >= NEAR_FROM
+    found: dict[tuple[str, int], Leak] = {}
+    for before, after in combinations(splits, 2):
+        matches = {i: (j, True) for i, j in _same(images[before], images[after], looks[before], looks[after])}
+        if near:
+            matches = {i: (j, False) for i, j in _alike(looks[before], looks[after])} | matches
+        for i, (j, same) in matches.items():
+            found.setdefault((after, i), Leak(after, files[after][i], before, files[before][j], same))
+    return tuple(found[key] for key in sorted(found))
+
+
+def series_note(leaks: Sequence[Leak], tested: int) -> str:
+    """A warning where a random split cut through series of photos; else empty."""
+    near = sum(leak.split == "test" for leak in leaks)
+    if near < max(2, SERIES * tested):
+        return ""
+    return (
+        f"{near} of {tested} test images have a twin among the labels in use: the photos come in series, and a random split cuts "
+        "through them, so that accuracy is overstated. Keep each series on one side: --group REGEX-or-CSV"
+    )
+
+
+def _looks(images: Tensor) -> _Looks:
+    thumbnails, signs = [], []
+    basis = _cosines()
+    for part in images.split(CHUNK):
+        fine = _fine(part)
+        spectrum = (basis @ fine @ basis.T).flatten(1)[:, 1:]  # without the mean
+        signs.append(torch.where(spectrum > spectrum.median(1, keepdim=True).values, 1.0, -1.0))
+        thumbnails.append(torch.nn.functional.avg_pool2d(fine[:, None], FINE // COARSE).flatten(1))
+    coarse = torch.cat(thumbnails)
+    deviation = coarse.std(1, keepdim=True)
+    standard = (coarse - coarse.mean(1, keepdim=True)) / deviation.clamp(min=1e-6) / (coarse.shape[1] - 1) ** 0.5
+    keys = [row.tobytes() for row in coarse.mul(16).round().short().numpy()]
+    return _Looks(torch.cat(signs), standard, deviation[:, 0] > FLAT, keys)
+
+
+def _fine(images: Tensor) -> Tensor:
+    """`(n, 32, 32)` grey. Of large images some rows and columns of green will do: they are smooth at this scale."""
+    step = max(1, images.shape[-1] // (2 * FINE))
+    green = images[:, 1:2, ::step, ::step].float()
+    size = green.shape[-1]
+    pooled = torch.nn.functional.avg_pool2d(green, size // FINE) if size >= FINE else green
+    return (
+        pooled[:, 0]
+        if pooled.shape[-1] == FINE
+        else torch.nn.functional.interpolate(pooled, FINE, mode="bilinear")[:, 0]
+    )
+
+
+def _cosines() -> Tensor:
+    """The lowest frequencies, `(8, 32)`."""
+    at = (torch.arange(FINE) + 0.5) * torch.pi / FINE
+    return torch.cos(torch.arange(FREQUENCIES)[:, None] * at)
+
+
+def _same(before: Tensor, after: Tensor, one: _Looks, two: _Looks) -> Iterator[tuple[int, int]]:
+    """Pairs (row in `after`, row in `before`) that are equal pixel for pixel."""
+    where: dict[bytes, list[int]] = {}
+    for j, key in enumerate(one.keys):
+        where.setdefault(key, []).append(j)
+    for i, key in enumerate(two.keys):
+        equal = (j for j in where.get(key, ())[:CHUNK] if torch.equal(before[j], after[i]))
+        first = next(equal, None)
+        if first is not None:
+            yield i, first
+
+
+def _alike(one: _Looks, two: _Looks) -> Iterator[tuple[int, int]]:
+    """Pairs (row in `two`, its closest row in `one`) that are nearly the same."""
+    least = two.bits.shape[1] - 2 * BITS  # product of two rows of signs: 63 less twice the bits that differ
+    for start in range(0, len(two.bits), CHUNK):
+        rows = slice(start, start + CHUNK)
+        close = two.bits[rows] @ one.bits.T >= least
+        close &= two.varied[rows, None] & one.varied
+        hits = close.nonzero()
+        alike = (two.thumbnails[rows][hits[:, 0]] * one.thumbnails[hits[:, 1]]).sum(1)
+        best: dict[int, tuple[float, int]] = {}
+        for (i, j), value in zip(hits.tolist(), alike.tolist(), strict=True):
+            if value >= CORRELATION and value > best.get(i, (0.0, 0))[0]:
+                best[i] = (value, j)
+        yield from ((start + i, j) for i, (_, j) in best.items())
+
+
+def shared_groups(rows: Mapping[str, np.ndarray], groups: np.ndarray) -> int:
+    """How many groups lie in more than one of the splits."""
+    inside = [set(groups[part].tolist()) for part in rows.values()]
+    return len(set().union(*(a & b for a, b in combinations(inside, 2)))) if len(inside) > 1 else 0

@@ -1,0 +1,301 @@
+"""What lies in a folder or is named in a table: image files with their splits, classes and groups. Nothing is decoded.
+
+Whatever is not used is listed with the reason: hidden files, other types, links to nothing, folders that cannot be read,
+files outside any class folder, class folders without images, classes that are never trained on.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tlnb.core.decoding import extensions
+from tlnb.core.errors import DataError, listed
+from tlnb.core.splits import check_classes
+
+SPLIT_FOLDERS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+COLUMNS = {
+    "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img"),
+    "label": ("label", "class", "class_name", "target", "category", "species", "y"),
+    "split": ("split", "set", "subset", "partition"),
+}
+KINDS = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF",
+}  # fmt: skip
+LONGEST_NAME = 80  # of what is shown
+
+
+@dataclass
+class Listing:
+    """Image files: their paths, splits (empty where there are none), class numbers, and what is not used."""
+
+    name: str
+    top: Path  # what file names are shown relative to
+    classes: tuple[str, ...]
+    paths: list[Path] = field(default_factory=list)
+    split_of: list[str] = field(default_factory=list)
+    class_of: list[int] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    parts: dict[str, Path] = field(default_factory=dict)  # split → its folder, where a folder brings its own
+    group_of: list[str] | None = None
+    columns: dict[str, list[str]] = field(default_factory=dict)  # of a table: what else it says of each file
+    notes: list[str] = field(default_factory=list)
+
+    def shown(self, number: int) -> str:
+        """A file's name as it is shown: relative to the folder."""
+        return shown(self.paths[number], self.top)
+
+
+def shown(path: Path, top: Path) -> str:
+    """A path below `top` in short; the end of it where it lies elsewhere."""
+    words, start = os.fspath(path), f"{top}{os.sep}"  # as text: there may be many
+    words = words[len(start) :] if words.startswith(start) else f"{path.parent.name}{os.sep}{path.name}"
+    clean = words.encode(errors="replace").decode()  # names need not be valid text
+    return clean if len(clean) <= LONGEST_NAME else f"{clean[: LONGEST_NAME // 2]}…{clean[-LONGEST_NAME // 2 :]}"
+
+
+# ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def list_folder(folder: Path) -> Listing:
+    """The image files of a folder of class folders, or of its `train`, `val` and `test` folders where it has those.
+
+    Raises:
+        DataError: fewer than two classes.
+    """
+    top = inner_folder(folder)
+    parts, skipped = _split_folders(top)
+    files = {split: _by_class(part, top, skipped) for split, part in parts.items()}
+    trained = files.get("train", files.get("", {}))
+    classes = tuple(sorted(name for name, found in trained.items() if found))
+    check_classes(f"folder {str(folder)!r}", classes)
+    found = Listing(top.resolve().name, top, classes, skipped=skipped, parts={} if "" in parts else parts)
+    for split, by_class in files.items():
+        for name, paths in by_class.items():
+            _add(found, split, name, paths)
+    return found
+
+
+def inner_folder(folder: Path) -> Path:
+    """The folder itself, or the only one in it, where that holds folders (as in `photos/photos/train/…`)."""
+    inside = [p for p in _entries(folder) if not _hidden(p)]
+    if len(inside) == 1 and inside[0].is_dir() and sum(p.is_dir() for p in _entries(inside[0]) if not _hidden(p)) > 1:
+        return inner_folder(inside[0])
+    return folder
+
+
+def _add(found: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
+    if name not in found.classes:
+        what = f"{len(paths)} images of a class that is not in train" if paths else "a class folder without images"
+        found.skipped.append(f"{shown(found.parts.get(split, found.top) / name, found.top)}: {what}")
+        return
+    found.paths += paths
+    found.split_of += [split] * len(paths)
+    found.class_of += [found.classes.index(name)] * len(paths)
+
+
+def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The folder of each split, and what lies beside them; the split of a flat folder is the empty string."""
+    folders = [p for p in _entries(folder) if p.is_dir() and not _hidden(p)]
+    parts: dict[str, Path] = {}
+    others = []
+    for path in folders:
+        split = SPLIT_FOLDERS.get(path.name.lower())
+        if split and split not in parts:
+            parts[split] = path
+        else:
+            others.append(path)
+    deep = "train" in parts and sum(p.is_dir() for p in _entries(parts["train"]) if not _hidden(p)) > 1
+    if "train" not in parts or (others and not (deep and len(parts) > 1)):
+        return {"": folder}, []
+    stray = [f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}" for p in others]
+    return parts, stray + _stray(folder, folder, set(folders))
+
+
+def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]]:
+    """Image files by class folder; what else lies there is added to `skipped`."""
+    endings = extensions()
+    folders = [p for p in _entries(part) if p.is_dir() and not _hidden(p)]
+    skipped += _stray(part, top, set(folders))
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        good: list[Path] = []
+        for path in _walk(folder, top, skipped):
+            why = _why_not(path, endings)
+            if why:
+                skipped.append(f"{shown(path, top)}: {why}")
+            else:
+                good.append(path)
+        found[folder.name] = sorted(good)
+    return found
+
+
+def _stray(part: Path, top: Path, known: set[Path]) -> list[str]:
+    """What lies beside the class folders."""
+    reasons = []
+    for path in _entries(part):
+        if path in known:
+            continue
+        if path.is_dir():
+            reasons += _hidden_files(path, top)
+        else:
+            reasons.append(f"{shown(path, top)}: {'hidden file' if _hidden(path) else 'not in a class folder'}")
+    return reasons
+
+
+def _hidden_files(folder: Path, top: Path) -> list[str]:
+    """A line about a hidden folder, where it holds anything."""
+    count = sum(len(files) for _, _, files in os.walk(folder))
+    return [f"{shown(folder, top)}: hidden folder ({count} files)"] if count else []
+
+
+def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[Path]:
+    """All files below a folder, through links too, but into no folder twice."""
+    seen: set[tuple[int, int]] = set()
+
+    def unreadable(error: OSError) -> None:
+        skipped.append(f"{shown(Path(error.filename), top)}: cannot be opened ({error.strerror})")
+
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
+        here = Path(place)
+        state = here.stat()
+        if (state.st_dev, state.st_ino) in seen and state.st_ino:
+            skipped.append(f"{shown(here, top)}: a link to a folder that is read already")
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        for name in sorted(folders):
+            if name.startswith("."):
+                skipped += _hidden_files(here / name, top)
+        folders[:] = sorted(n for n in folders if not n.startswith("."))
+        yield from (here / name for name in sorted(files))
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def _why_not(path: Path, endings: Sequence[str]) -> str:
+    """Why a file is not used, as far as can be told without decoding it; empty for an image."""
+    if _hidden(path):
+        return "hidden file"
+    if path.suffix.lower() in endings:
+        return "" if path.is_file() else "not a regular file" if path.exists() else "a link to nothing"
+    kind = _kind(path)
+    return f"not an image type ({path.suffix or 'no extension'}){f': {kind}' if kind else ''}"
+
+
+def _kind(path: Path) -> str:
+    """For an image under another name, what to do with it."""
+    if not path.is_file():
+        return ""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return ""
+    kind = next((k for magic, k in KINDS.items() if start.startswith(magic)), "")
+    if kind == "GIF":
+        return "save it as .png to use it"
+    return f"it is a {kind}, rename it to .{kind.lower()} to use it" if kind in ("JPEG", "PNG", "TIFF") else ""
+
+
+# ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def list_table(file: Path) -> Listing:
+    """The image files that a CSV file names: a column of paths (relative to it), one of labels, and maybe one of splits.
+
+    Raises:
+        DataError: no such columns, fewer than two classes, another split than train, val and test.
+    """
+    rows = read_table(file)
+    head = {name.strip().lower(): i for i, name in enumerate(rows[0])} if rows else {}
+    where = {what: next((head[n] for n in names if n in head), None) for what, names in COLUMNS.items()}
+    path_at, label_at, split_at = where["path"], where["label"], where["split"]
+    if path_at is None or label_at is None:
+        raise DataError(
+            f"{file.name} has no columns path and label (it has {listed(head) or 'nothing'}): name them in its first line, "
+            "e.g. path,label or path,label,split"
+        )
+    found = Listing(file.stem, file.parent, ())
+    kept: list[tuple[str, str, list[str]]] = []
+    for number, row in enumerate(rows[1:], start=2):
+        if len(row) != len(rows[0]):
+            found.skipped.append(f"line {number}: {len(row)} fields instead of {len(rows[0])}")
+            continue
+        path, why = _named(file.parent, row[path_at])
+        if why:
+            found.skipped.append(f"line {number}, {row[path_at][:LONGEST_NAME]}: {why}")
+            continue
+        split = _split(row[split_at], file, number) if split_at is not None else ""
+        found.paths.append(path)
+        found.split_of.append(split)
+        kept.append((row[label_at].strip(), split, row))
+    numeric = all(label.lstrip("-").isdigit() for label, _, _ in kept)
+    trained = {label for label, split, _ in kept if split in ("", "train")}
+    found.classes = tuple(sorted(trained, key=int if numeric else str))
+    check_classes(file.name, found.classes)
+    return _labelled(found, kept, rows[0])
+
+
+def _labelled(found: Listing, kept: Sequence[tuple[str, str, list[str]]], head: Sequence[str]) -> Listing:
+    """Class numbers, without the classes that are never trained on, and the other columns."""
+    number = {name: i for i, name in enumerate(found.classes)}
+    use = [i for i, (label, _, _) in enumerate(kept) if label in number]
+    dropped = Counter(label for label, _, _ in kept if label not in number)
+    found.skipped += [f"{label}: {n} images of a class that is not in train" for label, n in sorted(dropped.items())]
+    found.paths, found.split_of = [found.paths[i] for i in use], [found.split_of[i] for i in use]
+    found.class_of = [number[kept[i][0]] for i in use]
+    found.columns = {name.strip(): [kept[i][2][k] for i in use] for k, name in enumerate(head)}
+    return found
+
+
+def read_table(file: Path) -> list[list[str]]:
+    """The rows of a CSV file with commas, semicolons or tabs.
+
+    Raises:
+        DataError: it cannot be read, or is no text.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        first = text.partition("\n")[0]
+        separator = max(",;\t", key=first.count)
+        return [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(map(str.strip, row))]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{str(file)!r} cannot be read as a table ({error}): give a CSV file in UTF-8") from None
+
+
+def _named(top: Path, text: str) -> tuple[Path, str]:
+    path = top / text.strip()
+    try:
+        if not path.exists():
+            return path, "no such file"
+        return path, "" if path.is_file() else "not a regular file"
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
+        return path, f"no file's name ({getattr(error, 'strerror', None) or error})"
+
+
+def _split(text: str, file: Path, number: int) -> str:
+    name = text.strip().lower()
+    if name not in SPLIT_FOLDERS:
+        raise DataError(f"{file.name}, line {number}: split {text!r} is none of train, val and test")
+    return SPLIT_FOLDERS[name]
+
+
+def folder_names(parts: Mapping[str, Path]) -> dict[str, str]:
+    """Split → its folder's name."""
+    return {split: path.name for split, path in parts.items()}
