@@ -224,3 +224,15 @@ def test_removing_from_torchvisions_networks(session: Session, name: str, size: 
     assert any(n.startswith(gone + ".") for n in names(session))
     session.remove(pattern)
     assert not any(n.startswith(gone + ".") for n in names(session))
+
+
+def test_a_dropout_with_something_added_still_drops():
+    from tlnb.core.edit import _attach
+    from tlnb.core.freeze import set_modes
+
+    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    _attach(network[1], "after", "after1", torch.nn.Identity())
+    set_modes(network, {"2"})
+    assert network[1].training and not network[0].training  # it goes with the next layer, as without the addition
+    set_modes(network, {"0"})
+    assert not network[1].training

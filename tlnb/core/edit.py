@@ -81,8 +81,17 @@ def _attach(owner: nn.Module, where: str, part: str, made: nn.Module) -> None:
 
 def has_added_parts(module: nn.Module) -> bool:
     """Whether an edit put something before or after this module."""
-    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
-    return any(isinstance(hook, _Call) for hook in hooks)
+    return bool(_added(module))
+
+
+def has_own_parts(module: nn.Module) -> bool:
+    """Whether a module has parts besides those that edits put before or after it."""
+    return any(name not in _added(module) for name, _ in module.named_children())
+
+
+def _added(module: nn.Module) -> set[str]:
+    hooks: tuple[Any, ...] = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return {hook.part for hook in hooks if isinstance(hook, _Call)}
 
 
 # ── code ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tlnb.core.anatomy import ROOT, owned
+from tlnb.core.edit import has_own_parts
 
 
 def layer_of(module: nn.Module, name: str) -> nn.Module:
@@ -31,7 +32,7 @@ def set_modes(module: nn.Module, trained: set[str]) -> None:
             for affected in [part, *waiting]:
                 affected.training = trains
             waiting.clear()
-        elif any(True for _ in part.children()):
+        elif has_own_parts(part):
             part.training = any(n.startswith(inside) for n in trained)
         else:
             waiting.append(part)

@@ -16,25 +16,32 @@ KINDS = {
     "run": "runs", "baseline": "baselines, from scratch", "equal budget": "baselines with equal steps",
     "tuning": "tuning", "forecasting": "forecasting", "advising": "advising",
 }  # fmt: skip
-HEAD = ["what", "phase", "seconds", "FLOPs", "energy", "money", "basis"]
+HEAD = ["seconds", "FLOPs", "energy", "money", "basis"]
 
 
 def bill_card(bill: Bill) -> str:
     """Every charge, sums by kind, the total, and the bill that was not paid."""
-    rows: list[list[object]] = []
-    for kind, total in bill.kinds.items():
-        charges = [c for c in bill.charges if c.kind == kind]
-        rows += [_row(c.run, c.phase, c, bill) for c in charges]
-        rows.append(_row(Raw(f"<b>{safe(KINDS[kind])}</b>"), "sum", total, bill))
-    rows.append(_row(Raw("<b>total</b>"), "", bill.total, bill))
-    parts = [table(HEAD, rows, left=2, height="30em" if len(rows) > 24 else "")]
+    kinds = [[KINDS[kind], *_figures(total, bill)] for kind, total in bill.kinds.items()]
+    kinds.append([Raw("<b>total</b>"), *_figures(bill.total, bill)])
+    rows = [
+        [KINDS[c.kind], c.run, c.phase, *_figures(c, bill)]
+        for kind in bill.kinds
+        for c in bill.charges
+        if c.kind == kind
+    ]
+    parts: list[str] = [table(["for", *HEAD], kinds)]
     parts += _unpaid(bill.unpaid) if bill.unpaid else []
     parts += [note(text) for text in _bases(bill.total)]
+    if rows:
+        parts += [
+            line("Every charge:"),
+            table(["for", "what", "phase", *HEAD], rows, left=3, height="22em" if len(rows) > 14 else ""),
+        ]
     return card(repr(bill), *parts)
 
 
-def _row(what: object, phase: str, c: Charge, bill: Bill) -> list[object]:
-    return [what, phase, seconds(c.seconds), work(c.flops), small(c.wh, "Wh"), money(c.money, bill.currency), c.basis]
+def _figures(c: Charge, bill: Bill) -> list[object]:
+    return [seconds(c.seconds), work(c.flops), small(c.wh, "Wh"), money(c.money, bill.currency), c.basis]
 
 
 def _bases(total: Charge) -> list[str]:
