@@ -7,13 +7,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from tlnb.core.catalogue import catalogue, embedded_card, torchvision_card
 from tlnb.core.compare import BreakEven, Spent, compare, to_target
 from tlnb.core.device import Machine
 from tlnb.core.energy import WATTS_PER_CPU_THREAD, Assumed, Rapl, meter_of
 from tlnb.core.errors import UsageError
-from tlnb.core.meter import PHASES, Clock
+from tlnb.core.meter import PHASES, Clock, forward_flops, step_flops
 from tlnb.core.pretraining import GPU_PEAK, GPU_USE, pretraining_of
 from tlnb.core.prices import Price, list_price, parse_budget
 from tlnb.core.record import Run
@@ -147,6 +149,37 @@ def test_a_record_keeps_energy_by_phase(small: Session):
     again = Run.from_json(run.to_json())
     assert again.wh_by_phase == run.wh_by_phase and sum(run.wh_by_phase.values()) == pytest.approx(run.energy_wh)
     assert json.loads(run.to_json())["inference_flops"] == run.inference_flops > 0
+
+
+# ── FLOPs, by hand ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_perceptron_by_hand():
+    network = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
+    forward = 2 * (10 * 20 + 20 * 5)
+    backward = 2 * (10 * 20 + 20 * 5) + 2 * 20 * 5  # of every weight; of the second layer's input, not of the images
+    assert forward_flops(network, torch.zeros(2, 10)) == pytest.approx(forward, rel=0.01)
+    assert step_flops(network, torch.zeros(2, 10)) == pytest.approx(forward + backward, rel=0.01)
+    network[0].requires_grad_(False)
+    assert step_flops(network, torch.zeros(2, 10)) == pytest.approx(forward + 2 * 20 * 5, rel=0.01)
+
+
+def test_convolutions_in_groups_by_hand():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1, groups=8), nn.Conv2d(8, 16, 1))
+    forward = 2 * (8 * 3 * 9 * 16 * 16 + 8 * 9 * 8 * 8 + 16 * 8 * 8 * 8)
+    assert forward_flops(network, torch.zeros(2, 3, 16, 16)) == pytest.approx(forward, rel=0.01)
+
+
+def test_a_vision_transformer_by_hand():
+    from torchvision.models import VisionTransformer
+
+    network = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=64, mlp_dim=128, num_classes=10).eval()
+    tokens, width = 17, 64  # 4 × 4 patches, and the class token
+    patches = 2 * 16 * width * 3 * 8 * 8
+    attention = 2 * tokens * width * 3 * width + 2 * 2 * tokens * tokens * width + 2 * tokens * width * width
+    perceptron = 2 * 2 * tokens * width * 128
+    forward = patches + 2 * (attention + perceptron) + 2 * width * 10
+    assert forward_flops(network, torch.zeros(2, 3, 32, 32)) == pytest.approx(forward, rel=0.01)
 
 
 # ── what others paid ──────────────────────────────────────────────────────────────────────────────────────────────
