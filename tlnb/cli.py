@@ -1,4 +1,4 @@
-"""The command line: `tlnb demo` runs lesson 1 without a browser, `tlnb lessons` opens the course."""
+"""The command line: `tlnb demo` runs lesson 1 without a browser, `tlnb lessons` opens the course, `tlnb train` does a job."""
 
 from __future__ import annotations
 
@@ -81,6 +81,21 @@ def lessons(folder: Path, browse: bool) -> None:
         )
 
 
+def train(job: Path, out: Path, trust: bool) -> None:
+    """Carry out a job file; the record and the network end up in a folder."""
+    from tlnb.display.live import Terminal
+    from tlnb.jobs import NETWORK, RECORD, carry_out
+    from tlnb.session import Session
+
+    session, show = Session(), Terminal()
+    session.report = show
+    try:
+        run = carry_out(session, job, out, trust)
+    finally:
+        show.close()
+    print(f"{run!r}\nThe record: {out / RECORD}\nThe network: {out / NETWORK}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `tlnb`."""
     parser = argparse.ArgumentParser(prog="tlnb", description=__doc__)
@@ -90,10 +105,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     course = commands.add_parser("lessons", help="copy the lessons and open them in JupyterLab")
     course.add_argument("folder", type=Path, nargs="?", default=Path("tlnb-lessons"))
     course.add_argument("--no-browser", action="store_true", help="only copy")
+    work = commands.add_parser("train", help="carry out a job file that %tl_save --job wrote".replace("%", "%%"))
+    work.add_argument("job", type=Path)
+    work.add_argument("--out", type=Path, default=Path("tlnb-run"), help="folder for run.json and the network")
+    work.add_argument("--trust", action="store_true", help="run code in the job that is more than nn.* constructors")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "demo":
             demo(chosen.out)
+        elif chosen.command == "train":
+            train(chosen.job, chosen.out, chosen.trust)
         else:
             lessons(chosen.folder, not chosen.no_browser)
     except TLError as error:

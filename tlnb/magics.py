@@ -71,6 +71,31 @@ class Cell:
         return not self._waiting.pop(0) if self._waiting else False
 
 
+def _of_training(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of a training, which several magics take."""
+    options = (
+        argument("--epochs", type=int, metavar="N", help="passes over the training images"),
+        argument("--lr", metavar="X", help="learning rate, or by stage: layer4=0.001,head=0.01"),
+        argument("--batch-size", type=int, metavar="N", help="images in one step"),
+        argument("--weight-decay", type=float, metavar="X", help="decay of weights, not of biases"),
+        argument("--augment", metavar="HOW", help=", ".join(AUGMENTATIONS)),
+        argument(
+            "--scratch", action="store_true", help="the baseline of the last run: same data, same loop, random start"
+        ),
+        argument("--from", dest="from_", metavar="RUN", help="go on from a run's weights"),
+        argument("--seed", type=int, metavar="S", help="of new layers, batches, augmentation; default 0"),
+        argument("--name", metavar="NAME", help="what to call the run"),
+        argument("--no-cache", action="store_true", help="compute frozen layers again in every epoch"),
+        argument("--precision", default="auto", metavar="P", help="auto, fp32, bf16, fp16"),
+        argument("--class-weights", action="store_true", help="weigh rare classes up"),
+        argument("--solver", default="sgd", metavar="HOW", help="sgd (in batches), or lbfgs for strategy head"),
+        argument("--device", metavar="D", help="cpu, cuda, mps; default: the best there is"),
+    )
+    for option in reversed(options):
+        method = option(method)
+    return method
+
+
 @magics_class
 class TLMagics(Magics):
     """Each is one call on the session."""
@@ -279,24 +304,11 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("--epochs", type=int, metavar="N", help="passes over the training images")
-    @argument("--lr", metavar="X", help="learning rate, or by stage: layer4=0.001,head=0.01")
-    @argument("--batch-size", type=int, metavar="N", help="images in one step")
-    @argument("--weight-decay", type=float, metavar="X", help="decay of weights, not of biases")
-    @argument("--augment", metavar="HOW", help=", ".join(AUGMENTATIONS))
-    @argument("--scratch", action="store_true", help="the baseline of the last run: same data, same loop, random start")
-    @argument("--from", dest="from_", metavar="RUN", help="go on from a run's weights")
-    @argument("--seed", type=int, metavar="S", help="of new layers, batches, augmentation; default 0")
+    @_of_training
     @argument(
         "--seeds", type=int, default=1, metavar="N", help="train N times, each with the next seed; shows the spread"
     )
-    @argument("--name", metavar="NAME", help="what to call the run")
     @argument("--budget", metavar="B", help="2min, or 0.5usd: fewer epochs where the forecast says they exceed it")
-    @argument("--no-cache", action="store_true", help="compute frozen layers again in every epoch")
-    @argument("--precision", default="auto", metavar="P", help="auto, fp32, bf16, fp16")
-    @argument("--class-weights", action="store_true", help="weigh rare classes up")
-    @argument("--solver", default="sgd", metavar="HOW", help="sgd (in batches), or lbfgs for strategy head")
-    @argument("--device", metavar="D", help="cpu, cuda, mps; default: the best there is")
     def tl_train(self, line: str) -> Any:
         """Train the plan, or its baseline.
 
@@ -310,20 +322,7 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("--epochs", type=int, metavar="N", help="as for %%tl_train, like all options here")
-    @argument("--lr", metavar="X", help="learning rate, or by stage")
-    @argument("--batch-size", type=int, metavar="N", help="images in one step")
-    @argument("--weight-decay", type=float, metavar="X", help="decay of weights")
-    @argument("--augment", metavar="HOW", help=", ".join(AUGMENTATIONS))
-    @argument("--scratch", action="store_true", help="the baseline of the last run")
-    @argument("--from", dest="from_", metavar="RUN", help="go on from a run's weights")
-    @argument("--seed", type=int, metavar="S", help="default 0")
-    @argument("--name", metavar="NAME", help="what the run would be called")
-    @argument("--no-cache", action="store_true", help="compute frozen layers again in every epoch")
-    @argument("--precision", default="auto", metavar="P", help="auto, fp32, bf16, fp16")
-    @argument("--class-weights", action="store_true", help="weigh rare classes up")
-    @argument("--solver", default="sgd", metavar="HOW", help="sgd, or lbfgs for strategy head")
-    @argument("--device", metavar="D", help="cpu, cuda, mps")
+    @_of_training
     def tl_forecast(self, line: str) -> Any:
         """What %tl_train with the same options will take: time, FLOPs, energy, money, memory. Nothing is trained.
 
@@ -377,12 +376,18 @@ class TLMagics(Magics):
         "file", nargs="?", help="ending in .safetensors, .pt2 (torch.export) or .onnx; default: by the run's name"
     )
     @argument("--run", metavar="RUN", help="default: the last run that is no baseline")
+    @argument("--job", metavar="FILE", help="write what %%tl_train with these options would do instead; needs no run")
+    @_of_training
     def tl_save(self, line: str) -> Any:
         """Write a run's network with its plan, classes, preprocessing and record; %tl_load FILE takes it back.
 
         Example: %tl_save digits.safetensors
+
+        Example: %tl_save --job job.json --epochs 50
+
+        The second is for: python -m tlnb train job.json --out DIR
         """
-        return self._run(TLMagics.tl_save, line, lambda a: self.session.save(a.file, a.run))
+        return self._run(TLMagics.tl_save, line, lambda a: self.session.save(a.file, a.run, job=a.job, **_asked(a)))
 
     @line_magic
     @magic_arguments()

@@ -498,12 +498,17 @@ class Session:
             job = self._within(job, budget)
         typed = train_line(asked, seeds=None if seeds == 1 else seeds, budget=budget)
         for each in self._with_seeds(job, seeds):
-            run = self._keep(self._timed(self._carry_out(each), began), each)
-            self._lines += [typed] if each.options.seed == job.options.seed else []
-            self._keeper.end(self, run)
+            run = self._done(each, began, typed if each.options.seed == job.options.seed else "")
             began = time.perf_counter()
             if run.status == "stopped":
                 break
+        return run
+
+    def _done(self, job: Job, began: float, typed: str) -> Run:
+        """Carry a job out; its run belongs to the session from then on."""
+        run = self._keep(self._timed(self._carry_out(job), began), job)
+        self._lines += [typed] if typed else []
+        self._keeper.end(self, run)
         return run
 
     def _with_seeds(self, job: Job, seeds: int) -> Iterator[Job]:
@@ -915,18 +920,28 @@ class Session:
             raise UsageError("no run yet: %tl_train")
         return found
 
-    def save(self, file: str | Path | None = None, run: str | Run | None = None) -> Saved:
+    def save(
+        self, file: str | Path | None = None, run: str | Run | None = None, *, job: str | Path | None = None,
+        **asked: Unpack[Asked],
+    ) -> Saved:  # fmt: skip
         """Write a run, by default the last that is no baseline, to a file: its network, plan, classes, preprocessing, record.
 
         Args:
             file: ending in `.safetensors` (`%tl_load` takes it back), `.pt2` (torch.export) or `.onnx`; default: by the
                 run's name, here.
+            job: write what `train` with the options `asked` would do to this file instead, for
+                `python -m tlnb train FILE --out DIR`; it needs no run.
 
         Raises:
-            UsageError: no run, another ending, a folder that cannot be written to, a package that is missing.
+            UsageError: no run, another ending, a folder that cannot be written to, a package that is missing; for a job
+                data or a module from Python.
         """
         from tlnb.core.save import save
 
+        if job is not None:
+            return self._saved_job(Path(job).expanduser(), file is None and run is None, asked)
+        if train_line(asked) != "%tl_train":
+            raise UsageError("options of a training go with --job FILE: a run has its own")
         found = self._last_run(run)
         if found.name not in self._networks:
             raise UsageError(f"run {found.name!r} is not of this session: its file has to be written there")
@@ -934,6 +949,15 @@ class Session:
         path = Path(file or f"{safe}.safetensors").expanduser()
         written = save(found, replace(self._networks[found.name][0], transform=found.transform()), path)
         self._lines.append(line("tl_save", file, run=getattr(run, "name", run)) if file else "%tl_save")
+        return written
+
+    def _saved_job(self, path: Path, alone: bool, asked: Asked) -> Saved:
+        from tlnb.jobs import write_job
+
+        if not alone:
+            raise UsageError(f"--job {path} is a file of its own: give no other, and no run")
+        written = write_job(self._job(asked), path)
+        self._lines.append(train_line(asked, "tl_save", job=path))
         return written
 
     # ── comparing ──

@@ -1,0 +1,124 @@
+"""A training as a file: written in a session, carried out anywhere by `python -m tlnb train job.json --out DIR`."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tlnb.core import resume
+from tlnb.core.anatomy import read_anatomy
+from tlnb.core.edit import build, is_literal
+from tlnb.core.errors import UsageError, listed
+from tlnb.core.options import options_from
+from tlnb.core.plan import Plan
+from tlnb.core.record import Run
+from tlnb.core.save import Saved
+from tlnb.keeper import Job
+
+if TYPE_CHECKING:
+    from tlnb.session import Session
+
+SCHEMA = 1
+RECORD, NETWORK = "run.json", "run.safetensors"
+
+
+def write_job(job: Job, path: Path) -> Saved:
+    """Write what a training needs: data request and fingerprint, model, plan, options. It holds no images and no weights.
+
+    Raises:
+        UsageError: data or a module from Python, which a file cannot name; a folder that cannot be written to.
+    """
+    if job.data.request.source == "arrays":
+        raise UsageError("a job file cannot hold data from Python: use a folder, or data by name")
+    if job.asked["own"]:
+        raise UsageError(
+            f"a job file cannot hold your own module {job.asked['source']!r}: load a model by name or file"
+        )
+    if job.previous is not None:
+        raise UsageError(f"a job begins from the plan's start, not from run {job.previous.name!r}: leave out --from")
+    text = json.dumps({"schema": SCHEMA, **job.about()}, ensure_ascii=False, indent=1)
+    _whole(path, text)
+    use = f"python -m tlnb train {path} --out DIR"
+    return Saved(str(path), job.name, "job", len(text.encode()), "nothing: it names data, model, plan and options", use)
+
+
+def read_job(path: Path) -> dict[str, Any]:
+    """A job file's content.
+
+    Raises:
+        UsageError: none, damaged, or of another version.
+    """
+    try:
+        values = json.loads(path.read_text("utf8"))
+        if values["schema"] != SCHEMA:
+            raise UsageError(f"{path} has schema {values['schema']}, not {SCHEMA}: write it again with %tl_save --job")
+        return {k: values[k] for k in ("run", "plan", "options", "asked", "facts", "fingerprint", "baseline_of")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise UsageError(f"{path} is no job file ({reason}): %tl_save --job {path.name} writes one") from None
+
+
+def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> Run:
+    """Do what a job file says; leave `run.json` (the record) and `run.safetensors` (the network) in a folder.
+
+    Args:
+        session: an empty one.
+        trust: run code in the plan that is more than `nn.*` constructors.
+
+    Raises:
+        UsageError: no job file; data that are not what they were; code that is not trusted; a folder that cannot be written to.
+    """
+    values = read_job(path)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out} cannot be made ({error.strerror}): --out with a folder of yours") from None
+    os.environ.setdefault("TLNB_HOME", str(out / "session"))  # where it goes on from when it is cut off
+    try:
+        job = _job(session, values, trust)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged ({str(error)[:80]}): write it again with %tl_save --job") from None
+    run = session._done(job, time.perf_counter(), f"# tlnb train {path}")
+    session.save(out / NETWORK, run.name)
+    _whole(out / RECORD, run.to_json())
+    return run
+
+
+def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
+    plan, options = Plan.from_json(values["plan"]), options_from(values["options"])
+    foreign = [e.code for e in plan.edits if e.code and not is_literal(e.code)]
+    if foreign and not trust:
+        raise UsageError(f"the job holds code that would be run ({listed(foreign, 1)}): if you trust it, --trust")
+    request = resume.facts_from(values["facts"]).request
+    given = {k: v for k, v in asdict(request).items() if k != "source"}
+    data = session.data(request.source, **given)
+    asked = dict(values["asked"])
+    source, _ = asked.pop("source"), asked.pop("own")
+    session.load(source, **asked, trust=trust)
+    data = session.dataset or data  # decoded again where the model needs more pixels
+    if data.fingerprint != values["fingerprint"]:
+        raise UsageError(f"{request.source!r} holds other images than when the job was written: write it again")
+    scopes = resume.scopes_of(plan, trust, {})
+    session._scopes.update(scopes)
+    assert session.model is not None
+    model = session._sized(session.model, data)
+    network = build(model, plan.edits, "pretrained", 0, scopes)
+    anatomy = read_anatomy(network, model.transform.size, model.name)
+    return Job(values["run"], plan, options, model, anatomy, values["asked"], data, values["baseline_of"])
+
+
+def _whole(path: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        half.write_text(text, "utf8")
+        half.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written ({error.strerror}): give a file in a folder of yours") from None
+    finally:
+        half.unlink(missing_ok=True)
