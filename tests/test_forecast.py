@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from tlnb.core import forecast as forecasting
+from tlnb.core import store
 from tlnb.core.errors import UsageError
 from tlnb.core.freeze import hashes
+from tlnb.core.memory import cache_folder
 from tlnb.core.record import Run
 from tlnb.display.cards import HTML
 from tlnb.session import Session
@@ -32,6 +37,24 @@ def test_what_is_cached_already_is_not_forecast_again(session: Session):
     again = session.forecast(epochs=3, augment="none", seed=1)
     run = session.train(epochs=3, augment="none", seed=1)
     assert again.flops_by_phase["caching"] < first.flops_by_phase["caching"]
+    assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_sample_is_neither_taken_from_cached_files_nor_kept_in_them(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TLNB_CACHE", str(tmp_path))
+    monkeypatch.setattr(store, "WORTH_A_FILE", 0.0)  # everything goes to a file
+    monkeypatch.setattr(forecasting, "FIRST_FLOPS", 1.0)  # and the sample is small
+    session.data("digits", per_class=5)
+    session.load("glyphnet")
+    session.strategy("partial")
+    session.forecast(epochs=3)
+    assert list(cache_folder().glob("activations/*.npy")) == []
+    session.train(epochs=3)
+    assert list(cache_folder().glob("activations/*.npy"))
+    session.forecast(epochs=3, seed=1)
+    run = session.train(epochs=3, seed=1)
     assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
 
 
@@ -77,12 +100,10 @@ def test_a_budget_means_fewer_epochs_and_the_run_says_so(small: Session):
 
 
 def test_a_forecast_that_is_interrupted_leaves_no_trace(small: Session, monkeypatch: pytest.MonkeyPatch):
-    from tlnb.core import forecast
-
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(forecast.Rehearsal, "_kept", stop)
+    monkeypatch.setattr(forecasting.Rehearsal, "_kept", stop)
     with pytest.raises(KeyboardInterrupt):
         small.forecast()
     assert small.bill.charges == () and small._forecasts == []
