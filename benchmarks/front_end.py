@@ -90,8 +90,9 @@ class Page:
         page.on("pageerror", lambda error: self.problems.append(str(error)))
         page.on("console", self._heard)
         page.goto(address)
-        page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=60_000)
-        page.locator(".jp-Toolbar-kernelName, .jp-KernelName").first.wait_for(timeout=60_000)
+        page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=120_000)
+        kernel = page.locator(".jp-Toolbar-kernelName, .jp-KernelName").first  # a narrow page hides it
+        kernel.wait_for(state="attached", timeout=60_000)
         page.wait_for_timeout(2500)  # until the kernel is there
         for button in page.locator(".jp-Dialog button.jp-mod-accept").all():
             button.click()
