@@ -40,3 +40,17 @@ def test_links_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf8")):
             if not target.startswith(("http://", "https://")):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_there_is_one_repository_address():
+    import tomllib
+
+    home = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]["urls"]["Repository"]
+    name = home.removeprefix("https://github.com/")
+    colab, binder = f"colab.research.google.com/github/{name}/blob/main/lessons/", f"mybinder.org/v2/gh/{name}/main"
+    readme = (ROOT / "README.md").read_text("utf8")
+    assert colab in readme and binder in readme
+    for path in sorted((ROOT / "lessons").glob("*.ipynb")):
+        text = path.read_text("utf8")
+        assert f"{colab}{path.name}" in text and f"lessons/{path.name}" in text.partition(binder)[2]
+        assert set(re.findall(r"github\.com/[\w-]+/tlnb", text)) == {f"github.com/{name}"}

@@ -77,8 +77,9 @@ class Check:
             return f"Check {self.name}: not tried yet ({self.title})"
         if self.passed:
             return f"Check {self.name}: passed. {self.learned}".rstrip()
-        hint = f" Hint: {self.hints[-1]}" if self.hints else ""
-        return f"Check {self.name}: not yet; missing: {self.asked}. {_sentence(self.missing)}{hint}".rstrip()
+        found = f"; found: {self.missing}" if self.missing else ""
+        hint = f"; hint: {self.hints[-1]}" if self.hints else ""
+        return f"Check {self.name}: not yet; missing: {self.asked}{found}{hint}"
 
 
 @dataclass(frozen=True)
@@ -179,10 +180,6 @@ def write_grades(path: Path, text: str) -> None:
         path.write_text(text, "utf8")
     except OSError as error:
         raise UsageError(f"{path} cannot be written ({error.strerror}): give a file in a folder of yours") from None
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "?", "!", ")")) or not text else ".")
 
 
 # ── what many checks ask for ──
