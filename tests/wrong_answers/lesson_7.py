@@ -27,19 +27,15 @@ WRONG = {
     ],
     "7.2": [
         ("", "nothing was trained yet"),
-        (HUNDRED + "%tl_train --epochs 1", "moved only head"),
-        (HUNDRED + "%tl_strategy full\n%tl_train --epochs 3", "BatchNorm layers moved"),
-        (HUNDRED + "%tl_unfreeze layer4\n%tl_train --epochs 1 --lr 0.000001", "run 'custom'"),
+        ("%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_train --epochs 1", "is not like that"),
+        (HUNDRED + "%tl_train --epochs 1", "did not, stem.conv first"),
+        (HUNDRED + "%tl_unfreeze layer4\n%tl_train --epochs 1", "did not, stem.conv first"),
+        (HUNDRED + "%tl_strategy full\n%tl_train --epochs 3 --lr 0.0001", "BatchNorm layers moved"),
         (
-            HUNDRED + "%tl_unfreeze layer4\n%tl_train --epochs 5 --lr layer4=0.0001,head=0.01",
-            "3 BatchNorm layers moved",
-        ),
-        (
-            HUNDRED
-            + "%tl_unfreeze layer4\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 10 --lr layer4=0.01,head=0.01",
+            HUNDRED + "%tl_strategy full\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 4 --lr 0.001",
             "its weights moved far",
         ),
-        ("%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_train --epochs 1", "is not like that"),
+        (HUNDRED + "%tl_strategy full\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 2 --lr 0.1", "run 'custom'"),
     ],
     "7.3": [
         ("", "there is none of that name"),

@@ -14,7 +14,7 @@ from tlnb.core.record import Run
 from tlnb.session import Session
 
 MENDED = 0.93  # test accuracy that tells a right preprocessing from a wrong one, on ten images of each digit
-ENOUGH, KEPT = 0.93, 0.65  # exercise 7.2: accuracy on the target, and on the source
+ENOUGH, KEPT = 0.93, 0.75  # exercise 7.2: accuracy on the target, and on the source
 
 
 def _hundred(run: Run, data: DataFacts) -> bool:
@@ -73,18 +73,18 @@ def without_forgetting(tl: Session) -> Steps:
     run = yield from a_run(
         tl, where=_hundred, like="it was trained on ten images of each digit", line="%tl_data digits --per-class 10"
     )
-    moved = [c for c in run.changes if c.moved and c.weights]
+    still = [c.name for c in run.changes if _is_convolution(run, c.name) and not c.moved]
     yield Step(
-        "the last stage moved as well as the output layer",
-        {"head"} < {c.stage for c in moved} and any(c.stage == "layer4" for c in moved),
-        f"run {run.name!r} moved only {', '.join(dict.fromkeys(c.stage for c in moved)) or 'nothing'}",
-        "%tl_unfreeze layer4",
+        "every convolution moved",
+        not still,
+        f"run {run.name!r}: {len(still)} convolutions did not, {still[0] if still else ''} first",
+        "%tl_strategy full",
     )
     known = run.source_accuracy
     yield Step("accuracy on its source is known", known, "this network's source is not at hand", "%tl_load glyphnet")
     assert known is not None
     yield Step(f"at least {ENOUGH:.0%} of the test images are right", run.accuracy >= ENOUGH,
-               f"run {run.name!r}: {run.accuracy:.1%}", "the output layer learns fast: --lr layer4=0.0001,head=0.01")  # fmt: skip
+               f"run {run.name!r}: {run.accuracy:.1%}", "a few more epochs")  # fmt: skip
     norms = [c.name for c in run.changes if c.moved and c.statistics]
     why = f": the running statistics of {len(norms)} BatchNorm layers moved" if norms else ": its weights moved far"
     yield Step(
@@ -92,7 +92,7 @@ def without_forgetting(tl: Session) -> Steps:
         known[1] >= KEPT,
         f"run {run.name!r}: {known[0]:.1%} before, {known[1]:.1%} after{why}",
         "statistics do not follow the learning rate: freeze the BatchNorm layers, %tl_freeze *bn* *downsample.1",
-        "then a small rate for what is pretrained: --lr layer4=0.0001,head=0.01",
+        "and a small rate, so that weights stay near where they were: --lr 0.0001",
     )
     return f"{run.accuracy:.1%} on your digits, {known[1]:.1%} on its source (before: {known[0]:.1%})."
 
@@ -137,6 +137,10 @@ def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
         "nn.Module.train() calls train() of every child: override it where the trunk lies",
     )
     return "The loop may call what it likes. tlnb does the same in one place, and proves it after every run."
+
+
+def _is_convolution(run: Run, name: str) -> bool:
+    return isinstance(run.network().get_submodule(name), nn.Conv2d)
 
 
 def _tried(network: nn.Module) -> tuple[int, ...] | str:
