@@ -79,7 +79,7 @@ class Pieces:
 
 
 def train_epoch(
-    module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer,
+    module: nn.Module, batches: Iterable[Batch | tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler, machine: Machine, *, scaler: torch.amp.GradScaler | None = None,
     class_weights: Tensor | None = None, label_smoothing: float = 0.0, pieces: Pieces | None = None,
     ranks: Ranks = ALONE,
