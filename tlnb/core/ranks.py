@@ -8,24 +8,39 @@ answer without a word to anyone.
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 import platform
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
 
 from tlnb.core.errors import TLError, UsageError
 
 PATIENCE = timedelta(seconds=10)  # with the process that tells of an error
-APART = 7_368_787  # a prime between the seeds of ranks, whose dropout should not be the same
+APART = 7_368_787  # a prime between the seeds of ranks
+# of DistributedDataParallel; torch renamed it in 2.14
+SYNCHRONISED = next(
+    n for n in ("forward_sync_buffers", "broadcast_buffers")
+    if n in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+)  # fmt: skip
 
 T = TypeVar("T")
+
+
+@dataclass
+class Draws:
+    """What is drawn at random for a whole batch, by every process alike, so that each can take its rows."""
+
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    of: int = 0  # items of the batch at hand
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ class Ranks:
     count: int = 1
     local: int = 0  # which of those on this machine
     here: int = 1  # how many of them are on this machine
+    draws: Draws = field(default_factory=Draws, compare=False, repr=False)
 
     @property
     def writes(self) -> bool:
@@ -51,6 +67,11 @@ class Ranks:
         start = rank * each + min(rank, more)
         return slice(start, start + each + (rank < more))
 
+    @staticmethod
+    def busy(part: slice) -> slice:
+        """The part, or for a process that has no rows the first: it does what the others do, and it counts for nothing."""
+        return part if part.start < part.stop else slice(0, 1)
+
     def shared(self, rows: Tensor, size: int, work: Callable[[Tensor, slice], Tensor]) -> Iterator[Tensor]:
         """`work(some, mine)` on all rows `(N, …)`, at most `size` at a time in a process; what all made of them, in order.
 
@@ -59,10 +80,8 @@ class Ranks:
         """
         for some in rows.split(size * self.count):
             mine = self.part(len(some))
-            if mine.start < mine.stop:
-                yield self.joined(work(some, mine), len(some))
-            else:  # what a result looks like has to be known even where there is none
-                yield self.joined(work(some, slice(0, 1))[:0], len(some))
+            found = work(some, self.busy(mine))
+            yield self.joined(found if mine.start < mine.stop else found[:0], len(some))
 
     def joined(self, mine: Tensor, total: int) -> Tensor:
         """All `total` rows, of which each process holds its part, in order, on every process."""
@@ -174,7 +193,8 @@ class Ranks:
         """The module as it trains among processes: gradients are averaged over them, rank 0's parameters are everybody's.
 
         On GPUs batch statistics are taken over all processes (SyncBatchNorm, which has no version for processors); else
-        each process takes its own, and running statistics are rank 0's.
+        each process takes its own, and running statistics are rank 0's. Modules of dropout and stochastic depth draw on a
+        processor as one process with the whole batch would; on GPUs, and in functions, each process draws its own.
 
         Args:
             module: in the modes for training; it stays as it is, and shares its tensors with what is returned.
@@ -183,14 +203,19 @@ class Ranks:
         if self.count == 1:
             return module
         twin = _sharing(module)
+        for name, part in list(twin.named_modules()):
+            if name and part.training and isinstance(part, nn.Dropout | StochasticDepth):
+                twin.set_submodule(name, _Drop(part, self))
         own = uses_batch_statistics(twin)
         if own and next(module.parameters()).is_cuda:
             twin, own = nn.SyncBatchNorm.convert_sync_batchnorm(twin), False
-        return nn.parallel.DistributedDataParallel(twin, broadcast_buffers=own, find_unused_parameters=unused)
+        how: dict[str, Any] = {SYNCHRONISED: own, "find_unused_parameters": unused}
+        return nn.parallel.DistributedDataParallel(twin, **how)
 
-    def seed(self, seed: int) -> int:
-        """For random numbers that should differ from process to process."""
-        return seed + self.rank * APART
+    def seed(self, seed: int) -> None:
+        """Begin random numbers anew: torch's, which are each process's own, and those that all draw alike."""
+        torch.manual_seed(seed + self.rank * APART)
+        self.draws.generator.manual_seed(seed)
 
 
 ALONE = Ranks()
@@ -199,6 +224,32 @@ ALONE = Ranks()
 def uses_batch_statistics(module: nn.Module) -> bool:
     """Whether a layer normalises by the batch at hand, so that a result depends on what else is in it."""
     return any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in module.modules())
+
+
+class _Drop(nn.Module):
+    """Dropout, or stochastic depth, by what is drawn for the whole batch."""
+
+    def __init__(self, of: nn.Dropout | StochasticDepth, ranks: Ranks) -> None:
+        super().__init__()
+        self.of, self.ranks = of, ranks
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the module makes of `(n, …)`, this process's rows."""
+        count, keep = self.ranks.draws.of, 1 - self.of.p
+        part = Ranks.busy(self.ranks.part(count))
+        if x.device.type != "cpu" or len(x) != part.stop - part.start or not 0 < keep < 1:
+            found: Tensor = self.of(x)
+            return found
+        if isinstance(self.of, nn.Dropout):
+            shape: tuple[int, ...] = (count, *x.shape[1:])
+        else:
+            shape = (count if self.of.mode == "row" else 1, *[1] * (x.ndim - 1))
+        last = x.ndim == 4 and len(shape) == x.ndim and x.is_contiguous(memory_format=torch.channels_last)
+        whole = torch.empty(
+            shape, dtype=x.dtype, memory_format=torch.channels_last if last else torch.contiguous_format
+        )
+        drawn = whole.bernoulli_(keep, generator=self.ranks.draws.generator).div_(keep)
+        return x * (drawn if len(drawn) == 1 else drawn[part])
 
 
 def _sharing(module: nn.Module) -> nn.Module:

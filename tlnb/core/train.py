@@ -102,11 +102,11 @@ def train_epoch(
 
     for inputs, labels, share, of in (Batch(*batch) for batch in batches):
         scale = None if ranks.count == 1 else share * ranks.count  # since a mean of gradients is to be their sum
+        items = ranks.draws.of = of or len(labels)
         loss = _gradients(loss_of, inputs, labels, optimizer, scaler, class_weights, pieces, scale)
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
-        items = of or len(labels)
         total += loss * (share * items)
         seen += items
     return float(ranks.sum(total)) / seen
@@ -444,7 +444,7 @@ class Training:
         one_epoch = self._in_batches(inputs, heads, options)
         for epoch in range(options.epochs or 0):
             set_modes(self.module, set(heads))
-            torch.manual_seed(self.ranks.seed(options.seed * STRIDE + epoch))
+            self.ranks.seed(options.seed * STRIDE + epoch)
             with self.tally.phase("warmup", "steps"):
                 loss, steps, images = one_epoch(epoch)
             self._count(inputs.cost, steps, images, "warmup")
@@ -468,7 +468,7 @@ class Training:
         )
         for epoch in range(len(self.epochs), options.epochs or 0):
             set_modes(self.module, set(trained))
-            torch.manual_seed(self.ranks.seed(options.seed * STRIDE + epoch))  # dropout: the same whatever ran before
+            self.ranks.seed(options.seed * STRIDE + epoch)  # dropout: the same whatever ran before
             before = self.tally.clock.of("training")
             with self.tally.phase("training", "steps"):
                 loss, steps, images = one_epoch(epoch)
@@ -611,8 +611,8 @@ class Training:
         weight: Tensor = head.weight  # type: ignore[assignment]
         optimizer = torch.optim.LBFGS(head.parameters(), max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
         evaluations: list[float] = []
-        mine = self.ranks.part(len(labels))
-        share = _share(labels[mine], labels, self.class_weights)
+        part = self.ranks.part(len(labels))
+        mine, share = self.ranks.busy(part), _share(labels[part], labels, self.class_weights)
 
         def evaluate() -> Tensor:
             optimizer.zero_grad(set_to_none=True)
@@ -660,24 +660,22 @@ class Training:
         order = torch.randperm(len(labels), generator=generator)
         groups = list(order.tensor_split(math.ceil(len(labels) / (options.batch_size or 1))))
         parts = [self.ranks.part(len(rows)) for rows in groups]
-        none = [part.start == part.stop for part in parts]
-        parts = [slice(0, 1) if empty else part for part, empty in zip(parts, none, strict=True)]
-        mine = [rows[part] for rows, part in zip(groups, parts, strict=True)]
+        mine = [rows[self.ranks.busy(part)] for rows, part in zip(groups, parts, strict=True)]
         if source.device.type == "cpu":  # in memory, or in a file that is read as it is needed
             here = labels.cpu()
             in_memory = ((source[rows], here[rows]) for rows in mine)
             pairs = batches(source, here, mine, pin=labels.is_cuda) if is_mapped(source) else in_memory
         else:
             pairs = ((source[rows], labels[rows]) for rows in (rows.to(source.device) for rows in mine))
-        for rows, part, empty, (some, theirs) in zip(groups, parts, none, pairs, strict=True):
+        for rows, part, (some, theirs) in zip(groups, parts, pairs, strict=True):
             self._pause()
-            numbers = draw(len(rows), inputs.augment, generator)[:, part]
+            numbers = draw(len(rows), inputs.augment, generator)[:, self.ranks.busy(part)]
             ready, theirs = inputs.make(some.to(labels.device, non_blocking=True), numbers), theirs.to(labels.device)
             if self.ranks.count == 1:
                 yield Batch(ready, theirs)
             else:
-                share = 0.0 if empty else _share(theirs, labels[rows.to(labels.device)], self.class_weights)
-                yield Batch(ready, theirs, share, len(rows))
+                whole = labels[rows.to(labels.device)]
+                yield Batch(ready, theirs, _share(whole[part], whole, self.class_weights), len(rows))
 
     def _watch(self, inputs: Inputs) -> Mapping[str, float]:
         """Accuracy on val and monitor, where there are such splits."""
