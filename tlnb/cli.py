@@ -161,6 +161,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TLError as error:
         ranks.tell(f"tlnb: {error}")
         return 1
+    except RuntimeError as error:
+        if not ranks.lost(error):
+            raise
+        ranks.tell("tlnb: another process is gone; the same line goes on from the end of the last epoch")
+        return 1
     except KeyboardInterrupt:
         ranks.tell("tlnb: interrupted: the same line goes on from the end of the last epoch")
         return 130

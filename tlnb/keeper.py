@@ -89,11 +89,13 @@ class Keeper:
             raise UsageError(
                 f"{folder} cannot be used ({error.strerror or 'another process is at work there'}): give another --out"
             ) from None
-        if not (folder / "session.json").is_file():
+        for half in folder.rglob(".*.part"):  # of a process that was killed: nobody else is at work here
+            half.unlink(missing_ok=True)
+        file = self.home.run_file(job.name)
+        if not file.exists():
             return None
-        self.jobs[job.name] = job
-        about = json.loads(json.dumps(job.about()))
-        return self.checkpoint_of(job.name) if read_session(folder)["running"] == about else None
+        about, found = checkpoint.read(file)
+        return found if {**about, "note": job.note} == json.loads(json.dumps(job.about())) else None
 
     def keep(self, job: Job, found: Checkpoint) -> None:
         """After an epoch.

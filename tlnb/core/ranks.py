@@ -7,11 +7,15 @@ answer without a word to anyone.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import os
 import platform
 import sys
+import time
+import uuid
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -24,6 +28,7 @@ from torchvision.ops import StochasticDepth
 
 from tlnb.core.errors import TLError, UsageError
 
+POLL = 0.02  # seconds between two looks at who is there
 PATIENCE = timedelta(seconds=10)  # with the process that tells of an error
 APART = 7_368_787  # a prime between the seeds of ranks
 # of DistributedDataParallel; torch renamed it in 2.14
@@ -282,7 +287,8 @@ def join() -> Ranks:
 
     local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     on_gpu = torch.cuda.is_available()
-    _store, rank, count = next(rendezvous("env://"))
+    store, rank, count = next(rendezvous("env://"))
+    _store = dist.PrefixStore(_start(store, rank, count), store)  # type: ignore[attr-defined]
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=_store, rank=rank, world_size=count)
     _now = Ranks(rank, count, local, here)
     if on_gpu:
@@ -291,6 +297,23 @@ def join() -> Ranks:
             raise UsageError(f"{here} processes on this machine and {gpus} GPUs: torchrun --nproc-per-node {gpus}")
         torch.cuda.set_device(local)
     return _now
+
+
+def _start(store: Any, rank: int, count: int) -> str:
+    """A name that the processes of this start alone know. torchrun's store outlives its restarts, and where a process that
+    was killed listened is still written there."""
+    mine = uuid.uuid4().hex
+    if rank:
+        store.set(f"here/{rank}", mine)
+        name: str = store.get(f"start/{mine}").decode()  # waits for it
+        store.add(f"heard/{name}", 1)
+        return name
+    while store.add(f"heard/{mine}", 0) < count - 1:
+        for other in range(1, count):
+            if store.check([f"here/{other}"]):  # perhaps by one that is gone: then its successor writes there yet
+                store.set(f"start/{store.get(f'here/{other}').decode()}", mine)
+        time.sleep(POLL)
+    return mine
 
 
 def leave() -> None:
@@ -302,19 +325,28 @@ def leave() -> None:
 
 
 def tell(line: str) -> None:
-    """Print an error's line: of several processes that stop for the same reason one prints, the first that comes here."""
-    first = True
-    try:
-        if _now.count > 1:
-            first = _store.add("told", 1) == 1
-            if not first:
-                _store.wait(["said"], PATIENCE)  # leaving now might end the one that is about to speak
-    except (RuntimeError, ValueError):  # whoever keeps the store is gone, or the one that was to speak
-        first = not first
-    if first:
+    """Print an error's line: of several processes that stop for the same reason the first that comes here does, once.
+
+    torchrun may start all of them again only to meet the same error: what was said then is not said again.
+    """
+    if _now.count == 1:
         print(line, file=sys.stderr, flush=True)
-        if _now.count > 1:
-            try:
-                _store.set("said", "")
-            except RuntimeError:
-                return
+        return
+    try:
+        if _store.add("told", 1) > 1:
+            _store.wait(["said"], PATIENCE)  # leaving now might end the one that is about to speak
+            return
+        again = _store.underlying_store.add(f"told/{zlib.crc32(line.encode())}", 1) > 1
+    except (RuntimeError, ValueError):  # whoever keeps the store is gone, or the one that was to speak
+        again = False
+    if not again:
+        print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(RuntimeError):
+        _store.set("said", "")
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process is gone."""
+    return _now.count > 1 and isinstance(error, RuntimeError) and (
+        isinstance(error, dist.DistError) or "gloo" in str(error)
+    )  # fmt: skip
