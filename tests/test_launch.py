@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
 }
 
 
+@cache
 def trained(case: str) -> Run:
     network, strategy, per_class, options = CASES[case]
     session = Session()
@@ -108,7 +110,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("together")
     command = torchrun(__file__, folder / "found.json")
     done = subprocess.run(command, env=surroundings(folder), capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-2000:]
     return dict(json.loads((folder / "found.json").read_text()))
 
 
@@ -163,7 +165,7 @@ def test_parts_are_nearly_equal_and_together_the_whole(count: int, length: int):
 
 def job(tmp_path: Path, **options: Any) -> Path:
     session = Session()
-    session.data("digits", per_class=3)
+    session.data("digits", per_class=2)
     session.load("glyphnet")
     session.save(job=tmp_path / "job.json", **{"batch_size": 8, "precision": "fp32", "augment": "none", **options})
     return tmp_path / "job.json"
@@ -171,7 +173,7 @@ def job(tmp_path: Path, **options: Any) -> Path:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_a_training_whose_processes_are_killed_goes_on_by_itself(tmp_path: Path):
-    file, out = job(tmp_path, epochs=400), tmp_path / "out"
+    file, out = job(tmp_path, epochs=200), tmp_path / "out"
     command = torchrun("-m", "tlnb", "train", file, "--out", out, restarts=3)
     with (tmp_path / "log").open("w") as log:
         agent = subprocess.Popen(command, env=surroundings(tmp_path), stdout=log, stderr=log, cwd=tmp_path)
@@ -184,13 +186,13 @@ def test_a_training_whose_processes_are_killed_goes_on_by_itself(tmp_path: Path)
     finally:
         agent.terminate()
     run = Run.from_json((out / "run.json").read_text())
-    assert run.status == "finished" and len(run.epochs) == 400 and run.processes == 2
+    assert run.status == "finished" and len(run.epochs) == 200 and run.processes == 2
     assert any("cut off after epoch" in note and "went on" in note for note in run.notes)
     assert not list(out.rglob("*.part"))
     session = Session()
-    session.data("digits", per_class=3)
+    session.data("digits", per_class=2)
     session.load("glyphnet")
-    same_losses(session.train(epochs=400, batch_size=8, precision="fp32", augment="none"), run)
+    same_losses(session.train(epochs=200, batch_size=8, precision="fp32", augment="none"), run)
     assert (
         "<title>Run head</title>" in (out / "card.html").read_text()
         and "2 processes" in (out / "card.html").read_text()
@@ -224,18 +226,6 @@ def workers(agent: int) -> list[int]:
                 rank = [int(v.removeprefix(b"RANK=")) for v in said if v.startswith(b"RANK=")]
                 found.update({r: int(folder.name) for r in rank})
     return [found[rank] for rank in sorted(found)] if len(found) == 2 else []
-
-
-def test_a_job_done_by_one_process_goes_on_in_a_notebook(tmp_path: Path):
-    file, out = job(tmp_path, epochs=3), tmp_path / "out"
-    command = [sys.executable, "-m", "tlnb", "train", str(file), "--out", str(out)]
-    done = subprocess.run(command, env=surroundings(tmp_path), capture_output=True, text=True, timeout=TIMEOUT)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert f"%tl_resume {out}" in done.stdout and (out / "card.html").read_text().startswith("<!DOCTYPE html>")
-    session = Session()
-    session.resume(out)
-    assert [r.name for r in session.runs] == ["head"] and session.runs[0].processes == 1
-    assert session.train(epochs=1, from_="head").started_from == "head"
 
 
 # ── what goes wrong ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -282,7 +272,7 @@ def of_another_version(folder: Path) -> str:
 def test_what_is_wrong_on_one_rank_stops_all_with_one_line(apart: Path, spoil: Any):
     words = spoil(apart / "1")
     command = torchrun(apart / "start.py", "train", "job.json", "--out", apart / "out")
-    done = subprocess.run(command, env=surroundings(apart), capture_output=True, text=True, timeout=TIMEOUT)
+    done = subprocess.run(command, env=surroundings(apart), capture_output=True, text=True, timeout=TIMEOUT, cwd=apart)
     said = [line for line in (done.stdout + done.stderr).splitlines() if "tlnb: " in line]
     assert done.returncode != 0 and len(said) == 1 and words in said[0], done.stderr[-3000:]
     assert "Traceback (most recent call last)" not in done.stderr.split("torch.distributed.elastic", 1)[0]
@@ -294,7 +284,7 @@ def test_what_is_wrong_on_one_rank_stops_all_with_one_line(apart: Path, spoil: A
 
 def test_workers_share_a_study_and_a_killed_one_takes_no_finished_trial_with_it(tmp_path: Path):
     pytest.importorskip("optuna")
-    file, storage, best = job(tmp_path, epochs=2), tmp_path / "study.log", tmp_path / "best.json"
+    file, storage, best = job(tmp_path, epochs=1), tmp_path / "study.log", tmp_path / "best.json"
     command = [sys.executable, "-m", "tlnb", "tune", str(file), "--storage", str(storage), "--trials"]
 
     def start(trials: int, *more: str) -> subprocess.Popen[str]:
@@ -303,18 +293,18 @@ def test_workers_share_a_study_and_a_killed_one_takes_no_finished_trial_with_it(
             text=True, cwd=tmp_path,
         )  # fmt: skip
 
-    killed, other = start(10_000), start(3)
+    killed, other = start(10_000), start(2)
     said, wrong = other.communicate(timeout=TIMEOUT)
     killed.kill()
     killed.communicate()
     assert other.returncode == 0, wrong[-2000:]
     finished = trials_in(storage)
-    assert len(finished) >= 3 and sum(t.params["lr"] == pytest.approx(0.01) for t in finished) <= 1
-    last = start(2, "--best", str(best))
+    assert len(finished) >= 2 and sum(t.params["lr"] == pytest.approx(0.01) for t in finished) <= 1
+    last = start(1, "--best", str(best))
     said, wrong = last.communicate(timeout=TIMEOUT)
     assert last.returncode == 0, wrong[-2000:]
     after = trials_in(storage)
-    assert len(after) == len(finished) + 2 and after[: len(finished)] == finished
+    assert len(after) == len(finished) + 1 and after[: len(finished)] == finished
     drawn = [tuple(t.params.values()) for t in after]
     assert len(set(drawn)) == len(drawn)  # no two workers drew the same
     chosen = json.loads(best.read_text())

@@ -96,6 +96,7 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
         found = group.given(
             group.together(lambda: session._keeper.settle(_made(out) / OF_JOB, job) if group.writes else None)
         )
+        session._keeper.jobs[job.name] = job
         if found is not None:
             job = replace(job, note=f"cut off after epoch {len(found.epochs)}, and went on from there")
         run = session._done(job, began, f"# tlnb train {path}", found)
