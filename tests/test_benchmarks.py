@@ -10,6 +10,7 @@ from PIL import Image
 
 from benchmarks.laps import Laps, Outcome
 from benchmarks.measure import Result
+from benchmarks.scaling import Network, comm_seconds, efficiency, on_paper
 from benchmarks.table import overhead_table, runs_table, spread, steps_table
 from benchmarks.work import PHOTO, Job, draw_photos
 
@@ -89,3 +90,13 @@ def test_generated_photos_are_photos_and_the_same_each_time(tmp_path: Path):
     assert all((first / p).read_bytes() == (second / p).read_bytes() for p in files)
     with Image.open(first / files[0]) as photo:
         assert photo.size == PHOTO
+
+
+def test_predicted_efficiency_falls_with_devices_and_messages_and_hidden_ones_cost_nothing():
+    network = Network("some", 1e9, 0.0)
+    assert comm_seconds(1e9, 2, network) == pytest.approx(1.0)  # half to the other, half back
+    assert efficiency(1.0, 1e9, 2, network, overlap=0.0) == pytest.approx(0.5)
+    assert efficiency(1.0, 1e9, 2, network, overlap=1.0) == 1.0
+    found = [efficiency(1.0, 1e9, n, Network("slow", 1e9, 1e-3), normalised=20) for n in (2, 8, 64)]
+    assert found == sorted(found, reverse=True) and 0 < found[-1] < found[0] < 1
+    assert all(row.count("|") == 8 for row in on_paper())

@@ -33,6 +33,15 @@ def test_a_job_done_elsewhere_is_the_run_that_it_would_have_been_here(small: Ses
     later = Session()
     later.data("digits", per_class=2)
     assert later.load(tmp_path / "out" / "run.safetensors").card.family == "run"
+    card = (tmp_path / "out" / "card.html").read_text("utf8")
+    assert (
+        card.startswith("<!DOCTYPE html>") and "<title>Run partial</title>" in card and f"{there.accuracy:.1%}" in card
+    )
+    back = Session()
+    back.resume(tmp_path / "out")
+    assert [r.epochs for r in back.runs] == [there.epochs] and back.runs[0].processes == 1
+    assert back.errors("partial").accuracy == there.accuracy
+    assert back.train(epochs=1, from_="partial").started_from == "partial"
 
 
 def test_options_go_with_a_job_and_files_with_a_run(small: Session, tmp_path: Path):

@@ -1,4 +1,5 @@
-"""The command line: `tlnb demo` runs lesson 1 without a browser, `tlnb lessons` opens the course, `tlnb train` does a job."""
+"""The command line: `tlnb demo` runs lesson 1 without a browser, `tlnb lessons` opens the course, `tlnb train` does a job,
+`tlnb tune` searches hyperparameters for one."""
 
 from __future__ import annotations
 
@@ -13,8 +14,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from tlnb.core import ranks
 from tlnb.core.errors import TLError, UsageError
 
+CARD = "card.html"
 LESSON = "01-twenty-images.ipynb"
 
 
@@ -116,18 +119,44 @@ def _free(file: Path) -> Path:
 
 
 def train(job: Path, out: Path, trust: bool) -> None:
-    """Carry out a job file; the record and the network end up in a folder."""
-    from tlnb.display.live import Terminal
-    from tlnb.jobs import NETWORK, RECORD, carry_out
+    """Carry out a job file, alone or as one of torchrun's processes; record, network and card end up in a folder."""
+    from tlnb.display.cards import run_card
+    from tlnb.display.html import page
+    from tlnb.display.live import Silent, Terminal
+    from tlnb.jobs import NETWORK, RECORD, carry_out, write_whole
     from tlnb.session import Session
 
-    session, show = Session(), Terminal()
+    group = ranks.join()
+    session, show = Session(), Terminal() if group.writes else Silent()
     session.report = show
     try:
         run = carry_out(session, job, out, trust)
     finally:
         show.close()
-    print(f"{run!r}\nThe record: {out / RECORD}\nThe network: {out / NETWORK}")
+    if group.writes:
+        write_whole(out / CARD, page(f"Run {run.name}", run_card(run)))
+        print(f"{run!r}\nThe record: {out / RECORD}\nThe network: {out / NETWORK}\nThe card: {out / CARD}")
+        print(f"In a notebook: %tl_resume {out}")
+
+
+def tune(job: Path, storage: str, trials: int, best: Path | None, trust: bool) -> None:
+    """Add trials to the study of a job, which others may be doing at the same time."""
+    from tlnb.display.live import Terminal
+    from tlnb.jobs import search
+    from tlnb.session import Session
+
+    session, show = Session(), Terminal()
+    session.report = show
+    try:
+        found = search(session, job, storage, trials, best, trust)
+    finally:
+        show.close()
+    print(repr(found))
+    if found.best is not None:
+        values = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.best.values.items())
+        print(f"The best, trial {found.best.number}: {values}")
+        if best is not None:
+            print(f"The job with it: python -m tlnb train {best} --out DIR")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,21 +174,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     work = commands.add_parser("train", help="carry out a job file that %tl_save --job wrote".replace("%", "%%"))
     work.add_argument("job", type=Path)
-    work.add_argument("--out", type=Path, default=Path("tlnb-run"), help="folder for run.json and the network")
-    work.add_argument("--trust", action="store_true", help="run code in the job that is more than nn.* constructors")
+    work.add_argument(
+        "--out", type=Path, default=Path("tlnb-run"), help="folder for the record, the network and the card"
+    )
+    seek = commands.add_parser("tune", help="search hyperparameters for a job file; several may share one storage")
+    seek.add_argument("job", type=Path)
+    seek.add_argument("--storage", required=True, help="a file for Optuna's journal, or a database's URL")
+    seek.add_argument("--trials", type=int, default=20, help="to add to what the study has")
+    seek.add_argument("--best", type=Path, metavar="FILE", help="write the job with the best values to this file")
+    for command in (work, seek):
+        command.add_argument(
+            "--trust", action="store_true", help="run code in the job that is more than nn.* constructors"
+        )
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "demo":
             demo(chosen.out)
         elif chosen.command == "train":
             train(chosen.job, chosen.out, chosen.trust)
+        elif chosen.command == "tune":
+            tune(chosen.job, chosen.storage, chosen.trials, chosen.best, chosen.trust)
         elif chosen.reset:
             reset_lessons(chosen.folder, chosen.yes)
         else:
             lessons(chosen.folder, not chosen.no_browser)
     except TLError as error:
-        print(f"tlnb: {error}", file=sys.stderr)
+        ranks.tell(f"tlnb: {error}")
         return 1
+    except RuntimeError as error:
+        if not ranks.lost(error):
+            raise
+        ranks.tell("tlnb: another process is gone; the same line goes on from the end of the last epoch")
+        return 1
+    except KeyboardInterrupt:
+        ranks.tell("tlnb: interrupted: the same line goes on from the end of the last epoch")
+        return 130
+    finally:
+        ranks.leave()
     return 0
 
 

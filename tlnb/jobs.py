@@ -1,26 +1,36 @@
-"""A training as a file: written in a session, carried out anywhere by `python -m tlnb train job.json --out DIR`."""
+"""A training as a file: written in a session, carried out anywhere by `python -m tlnb train job.json --out DIR`.
+
+torchrun starts that in several processes, which do the same job together. All read job and data, and begin only if all
+could and have the same; the first writes. Cut off, the same line goes on from the last epoch's end, by itself under
+`torchrun --max-restarts`. A search over the job's hyperparameters is shared by as many `python -m tlnb tune` as there are.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tlnb.core import resume
 from tlnb.core.anatomy import read_anatomy
+from tlnb.core.device import machine
 from tlnb.core.edit import build, is_literal
 from tlnb.core.errors import UsageError, listed
+from tlnb.core.home import OF_JOB
 from tlnb.core.options import options_from
 from tlnb.core.plan import Plan
+from tlnb.core.ranks import Ranks, ranks
 from tlnb.core.record import Run
 from tlnb.core.save import Saved
 from tlnb.keeper import Job
 
 if TYPE_CHECKING:
+    from tlnb.core.tune import Tuning
     from tlnb.session import Session
 
 SCHEMA = 1
@@ -42,7 +52,7 @@ def write_job(job: Job, path: Path) -> Saved:
     if job.previous is not None:
         raise UsageError(f"a job begins from the plan's start, not from run {job.previous.name!r}: leave out --from")
     text = json.dumps({"schema": SCHEMA, **job.about()}, ensure_ascii=False, indent=1)
-    _whole(path, text)
+    write_whole(path, text)
     use = f"python -m tlnb train {path} --out DIR"
     return Saved(str(path), job.name, "job", len(text.encode()), "nothing: it names data, model, plan and options", use)
 
@@ -64,29 +74,98 @@ def read_job(path: Path) -> dict[str, Any]:
 
 
 def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> Run:
-    """Do what a job file says; leave `run.json` (the record) and `run.safetensors` (the network) in a folder.
+    """Do what a job file says; leave `run.json` (the record), `run.safetensors` (the network) and the session in a folder.
+
+    Where the same job was cut off there it goes on from the end of its last epoch. Several processes that have joined
+    (`core.ranks`) do it together.
 
     Args:
         session: an empty one.
         trust: run code in the plan that is more than `nn.*` constructors.
 
     Raises:
-        UsageError: no job file; data that are not what they were; code that is not trusted; a folder that cannot be written to.
+        UsageError: no job file; data that are not what they were; code that is not trusted; a folder that cannot be
+            written to; processes that do not have the same.
+    """
+    group = ranks()
+    began = time.perf_counter()
+    job = group.together(lambda: prepared(session, path, trust))
+    group.agree(_facts(job, group))
+    session._keeper.writes = group.writes
+    try:
+        found = group.given(
+            group.together(lambda: session._keeper.settle(_made(out) / OF_JOB, job) if group.writes else None)
+        )
+        session._keeper.jobs[job.name] = job
+        if found is not None:
+            job = replace(job, note=f"cut off after epoch {len(found.epochs)}, and went on from there")
+        run = session._done(job, began, f"# tlnb train {path}", found)
+        group.together(lambda: _leave(session, run, out) if group.writes else None)
+    finally:
+        session._keeper.close()
+    return run
+
+
+def search(
+    session: Session, path: Path, storage: str, trials: int, best: Path | None = None, trust: bool = False
+) -> Tuning:
+    """Search hyperparameters for a job, together with all others that use the same storage.
+
+    Args:
+        session: an empty one.
+        storage: a file for Optuna's journal, or a database's URL.
+        trials: to add to what the study has.
+        best: write the job with the best values so far to this file.
+
+    Raises:
+        UsageError: as `carry_out` and `core.tune.tune` do.
+    """
+    from tlnb.core.tune import Task, tune
+
+    job = prepared(session, path, trust)
+    task = Task(job.model, job.anatomy, job.data, job.plan, job.options, session._scopes)
+    found, _ = tune(task, trials, storage=storage, seed=job.options.seed, store=session._store, report=session.report)
+    if best is not None and found.best is not None:
+        plan, options = task.planned(found.best.values)
+        write_job(replace(job, plan=replace(plan, tuned=found.name), options=options), best)
+    return found
+
+
+def prepared(session: Session, path: Path, trust: bool = False) -> Job:
+    """A job file's job, its data and model in the session. Nothing is written.
+
+    Raises:
+        UsageError: no job file; data that are not what they were; code that is not trusted.
     """
     values = read_job(path)
+    try:
+        return _job(session, values, trust)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UsageError(f"{path} is damaged ({str(error)[:80]}): write it again with %tl_save --job") from None
+
+
+def _facts(job: Job, group: Ranks) -> dict[str, str]:
+    """What all processes that do a job together must have alike."""
+    device = job.options.device or ""
+    if group.here > 1 and ":" in device:
+        raise UsageError(f"--device {device} cannot be shared by {group.here} processes: write the job without it")
+    text = json.dumps({**job.about(), "facts": None}, sort_keys=True)
+    here = machine(job.options.device, job.options.precision)
+    return {"the job": hashlib.sha256(text.encode()).hexdigest()[:8], "the data": job.data.fingerprint,
+            "the precision": here.precision, "the device": here.device.split(":")[0]}  # fmt: skip
+
+
+def _made(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{out} cannot be made ({error.strerror}): --out with a folder of yours") from None
-    os.environ.setdefault("TLNB_HOME", str(out / "session"))  # where it goes on from when it is cut off
-    try:
-        job = _job(session, values, trust)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} is damaged ({str(error)[:80]}): write it again with %tl_save --job") from None
-    run = session._done(job, time.perf_counter(), f"# tlnb train {path}")
+    return out
+
+
+def _leave(session: Session, run: Run, out: Path) -> None:
     session.save(out / NETWORK, run.name)
-    _whole(out / RECORD, run.to_json())
-    return run
+    write_whole(out / RECORD, run.to_json())
 
 
 def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
@@ -112,7 +191,7 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     return Job(values["run"], plan, options, model, anatomy, values["asked"], data, values["baseline_of"])
 
 
-def _whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """The file appears whole or not at all."""
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

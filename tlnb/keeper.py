@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -58,7 +59,8 @@ class Job:
 class Keeper:
     """Writes what a session is. On a disk that cannot be written to it stops, and the run says so."""
 
-    def __init__(self) -> None:
+    def __init__(self, writes: bool = True) -> None:
+        self.writes = writes  # of several processes that train together one does
         self.home: Home | None = None
         self.jobs: dict[str, Job] = {}
         self.unfinished: list[str] = []  # runs that stopped and can go on, oldest first
@@ -66,12 +68,34 @@ class Keeper:
     def begin(self, session: Session, job: Job) -> None:
         """Before a training: what is going to run."""
         self.jobs[job.name] = job
+        if not self.writes:
+            return
         try:
             self.home = self.home or Home.fresh()
             self.home.run_file(job.name).unlink(missing_ok=True)
             self._write(session, job)
         except OSError:
             self.home = None  # `keep` says so in the run
+
+    def settle(self, folder: Path, job: Job) -> Checkpoint | None:
+        """Keep the session in this folder. Where the same job was cut off there, where it stood after its last epoch.
+
+        Raises:
+            UsageError: another process is at work there, or it cannot be written to.
+        """
+        try:
+            self.home = Home(folder)
+        except OSError as error:
+            raise UsageError(
+                f"{folder} cannot be used ({error.strerror or 'another process is at work there'}): give another --out"
+            ) from None
+        for half in folder.rglob(".*.part"):  # of a process that was killed: nobody else is at work here
+            half.unlink(missing_ok=True)
+        file = self.home.run_file(job.name)
+        if not file.exists():
+            return None
+        about, found = checkpoint.read(file)
+        return found if {**about, "note": job.note} == json.loads(json.dumps(job.about())) else None
 
     def keep(self, job: Job, found: Checkpoint) -> None:
         """After an epoch.

@@ -508,9 +508,10 @@ class Session:
                 break
         return run
 
-    def _done(self, job: Job, began: float, typed: str) -> Run:
-        """Carry a job out; its run belongs to the session from then on."""
-        run = self._keep(self._timed(self._carry_out(job), began), job)
+    def _done(self, job: Job, began: float, typed: str, resume: Checkpoint | None = None) -> Run:
+        """Carry a job out, from where it was cut off; its run belongs to the session from then on."""
+        before = sum(resume.seconds.values()) if resume else 0.0
+        run = self._keep(self._timed(self._carry_out(job, resume), began - before), job)
         self._lines += [typed] if typed else []
         self._keeper.end(self, run)
         return run

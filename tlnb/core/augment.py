@@ -10,6 +10,7 @@ from torch import Tensor
 
 TURN, ZOOM, SHIFT, SHEAR = math.radians(10), 0.1, 0.08, 0.1
 CONTRAST = 0.2
+NUMBERS = {"none": 0, "light": 6, "photo": 9}  # drawn for each image
 
 
 def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
@@ -18,31 +19,47 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     `none` changes nothing. `light` turns up to 10°, scales by 10%, shears, shifts by 8%. `photo` also mirrors half of the
     images and varies contrast and brightness: right for photos, wrong for letters.
     """
+    return changed(images, kind, draw(len(images), kind, generator))
+
+
+def draw(count: int, kind: str, generator: torch.Generator) -> Tensor:
+    """What is to happen to so many images, `(K, count)` in 0..1, a column each.
+
+    Drawn for a whole batch, whoever changes which of its images: so what becomes of an image does not depend on how many
+    processes share the batch.
+    """
+    rows = [torch.rand(count, generator=generator) for _ in range(NUMBERS[kind])]
+    return torch.stack(rows) if rows else torch.empty(0, count)
+
+
+def changed(images: Tensor, kind: str, numbers: Tensor) -> Tensor:
+    """As `augment`, with the numbers `(K, N)` that `draw` gave for these images."""
     floats = images.float()
     if kind == "none":
         return floats
-    floats = _warp(floats, generator, mirror=kind == "photo")
-    return _tone(floats, generator) if kind == "photo" else floats
+    floats = _warp(floats, numbers, mirror=kind == "photo")
+    return _tone(floats, *numbers[-2:]) if kind == "photo" else floats
 
 
-def _spread(n: int, limit: float, generator: torch.Generator) -> Tensor:
-    return (torch.rand(n, generator=generator) * 2 - 1) * limit
+def _spread(numbers: Tensor, limit: float) -> Tensor:
+    return (numbers * 2 - 1) * limit
 
 
-def _warp(floats: Tensor, generator: torch.Generator, mirror: bool) -> Tensor:
+def _warp(floats: Tensor, numbers: Tensor, mirror: bool) -> Tensor:
     n = len(floats)
-    angle, shear = _spread(n, TURN, generator), _spread(n, SHEAR, generator)
-    zoom_x, zoom_y = 1 + _spread(n, ZOOM, generator), 1 + _spread(n, ZOOM, generator)
+    angle, shear = _spread(numbers[0], TURN), _spread(numbers[1], SHEAR)
+    zoom_x, zoom_y = 1 + _spread(numbers[2], ZOOM), 1 + _spread(numbers[3], ZOOM)
     if mirror:
-        zoom_x = torch.where(torch.rand(n, generator=generator) < 0.5, -zoom_x, zoom_x)
-    rows = [angle.cos() * zoom_x, shear - angle.sin(), _spread(n, 2 * SHIFT, generator),
-            angle.sin(), angle.cos() * zoom_y, _spread(n, 2 * SHIFT, generator)]  # fmt: skip
+        zoom_x = torch.where(numbers[4] < 0.5, -zoom_x, zoom_x)
+    right, down = numbers[5:7] if mirror else numbers[4:6]
+    rows = [angle.cos() * zoom_x, shear - angle.sin(), _spread(right, 2 * SHIFT),
+            angle.sin(), angle.cos() * zoom_y, _spread(down, 2 * SHIFT)]  # fmt: skip
     matrix = torch.stack(rows, 1).view(n, 2, 3).to(floats.device)
     grid = F.affine_grid(matrix, list(floats.shape), align_corners=False)
     return F.grid_sample(floats, grid, padding_mode="border", align_corners=False)
 
 
-def _tone(floats: Tensor, generator: torch.Generator) -> Tensor:
-    contrast = (1 + _spread(len(floats), CONTRAST, generator)).view(-1, 1, 1, 1).to(floats.device)
-    brightness = (_spread(len(floats), CONTRAST, generator) * 128).view(-1, 1, 1, 1).to(floats.device)
+def _tone(floats: Tensor, for_contrast: Tensor, for_brightness: Tensor) -> Tensor:
+    contrast = (1 + _spread(for_contrast, CONTRAST)).view(-1, 1, 1, 1).to(floats.device)
+    brightness = (_spread(for_brightness, CONTRAST) * 128).view(-1, 1, 1, 1).to(floats.device)
     return ((floats - 128) * contrast + 128 + brightness).clamp(0, 255)

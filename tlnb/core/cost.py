@@ -27,6 +27,7 @@ class Charge:
     bases: dict[str, tuple[str, str]] = field(default_factory=dict)
     run: str = ""  # what it was spent on
     kind: str = "run"
+    devices: int = 1  # that were in use at the same time: money is for so many times the seconds
 
     @property
     def basis(self) -> str:
@@ -85,9 +86,7 @@ class Bill:
 
     def at(self, price: Price) -> Bill:
         """The same at another price, which also holds for what comes."""
-        basis = _basis(price_basis(price))
-        again = (replace(c, money=price.of(c.seconds), bases={**c.bases, "money": basis}) for c in self.charges)
-        return replace(self, charges=tuple(again), price=price)
+        return replace(self, charges=tuple(_priced(charge, price) for charge in self.charges), price=price)
 
     def __repr__(self) -> str:
         total = self.total
@@ -95,6 +94,11 @@ class Bill:
             f"Bill: {len(self.charges)} charges, {total.seconds:.1f} s, {total.flops / 1e9:.1f} GFLOP, {total.wh:.2f} Wh, "
             f"{total.money:.4f} {self.currency}"
         )
+
+
+def _priced(charge: Charge, price: Price) -> Charge:
+    bases = {**charge.bases, "money": _basis(price_basis(price, charge.devices))}
+    return replace(charge, money=price.of(charge.seconds * charge.devices), bases=bases)
 
 
 def summed(charges: Iterable[Charge], name: str) -> Charge:
@@ -114,16 +118,18 @@ def price_for(run: Run, own: Price | None) -> Price:
     return own or list_price(run.device, run.hardware, run.threads)
 
 
-def price_basis(price: Price) -> str:
+def price_basis(price: Price, devices: int = 1) -> str:
     """Where money comes from, in words."""
-    return f"{price.basis}, {price.per_hour:g} {price.currency} an hour"
+    each = f" for each of {devices} processes" if devices > 1 else ""
+    return f"{price.basis}, {price.per_hour:g} {price.currency} an hour{each}"
 
 
 def priced(run: Run, own: Price | None = None) -> Run:
-    """The run with its money: all its seconds at the user's price, else at the list price."""
+    """The run with its money: all its seconds, on each of its devices, at the user's price, else at the list price."""
     price = price_for(run, own)
-    money = price.of(sum(run.seconds.values()))
-    return replace(run, money=money, currency=price.currency, bases={**run.bases, "money": price_basis(price)})
+    money = price.of(sum(run.seconds.values()) * run.processes)
+    bases = {**run.bases, "money": price_basis(price, run.processes)}
+    return replace(run, money=money, currency=price.currency, bases=bases)
 
 
 def charges_of(run: Run, kind: str | None = None) -> list[Charge]:
@@ -133,7 +139,7 @@ def charges_of(run: Run, kind: str | None = None) -> list[Charge]:
     kind = kind or ("baseline" if run.baseline_of else "run")
     return [
         Charge(phase, seconds, run.flops_by_phase.get(phase, 0.0), run.wh_by_phase.get(phase, 0.0),
-               run.money * seconds / whole, bases, run.name, kind)
+               run.money * seconds / whole, bases, run.name, kind, run.processes)
         for phase in PHASES if (seconds := run.seconds.get(phase, 0.0)) > 0
     ]  # fmt: skip
 

@@ -25,6 +25,8 @@ POWERCAP = Path("/sys/class/powercap")
 class Meter(Protocol):
     """Counts energy from when it was made."""
 
+    shared: bool  # whether it counts what all processes of the machine use, and not this one's alone
+
     def joules(self) -> float:
         """Since then; never less than the last time."""
 
@@ -40,6 +42,7 @@ class Assumed:
     machine: Machine
     busy: Callable[[], float] = time.process_time  # seconds that all threads together were busy
     wall: Callable[[], float] = time.perf_counter
+    shared: bool = False
 
     def __post_init__(self) -> None:
         self._start = self._seconds()
@@ -64,6 +67,7 @@ class Nvml:
 
     library: Any
     handle: Any
+    shared: bool = False
 
     def __post_init__(self) -> None:
         self._start = self._millijoules()
@@ -86,6 +90,7 @@ class Rapl:
     packages: list[Path]
     otherwise: Assumed
     clock: Callable[[], float] = time.monotonic
+    shared: bool = True
     _total: float = field(default=0.0, init=False)
     _lost: bool = field(default=False, init=False)
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from tlnb.core import checkpoint
 from tlnb.core.anatomy import Anatomy
+from tlnb.core.augment import draw
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, machine
@@ -341,7 +342,7 @@ def _saved_bytes(work: Training) -> float:
 
     work.set_modes()
     rows = inputs.train(0)[:2]
-    ready = inputs.make(rows, torch.Generator().manual_seed(0))
+    ready = inputs.make(rows, draw(len(rows), inputs.augment, torch.Generator().manual_seed(0)))
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), work.machine.autocast():
         inputs.teaches(ready).sum()
     return math.fsum(seen.values()) / len(rows)

@@ -23,6 +23,7 @@ from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.errors import UsageError
 
 SCHEMA = 1
+OF_JOB = "session"  # the folder that a job's session is in, in the job's own
 SESSIONS_KEPT = 20  # the oldest go when a new one begins
 
 
@@ -95,7 +96,7 @@ def find_session(where: str | Path | None) -> Path:
     """
     if where is not None:
         path = Path(where).expanduser()
-        for folder in (path, path.parent, path.parent.parent):
+        for folder in (path / OF_JOB, path, path.parent, path.parent.parent):
             if (folder / "session.json").is_file():
                 return folder
         if not (path / "sessions").is_dir():

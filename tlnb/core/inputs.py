@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, fx, nn
 
-from tlnb.core.augment import augment
+from tlnb.core.augment import changed, draw
 from tlnb.core.chain import Cut, Place, chain_places
 from tlnb.core.cut import cut_at, places
 from tlnb.core.data import DataSet
@@ -20,6 +20,7 @@ from tlnb.core.memory import cache_folder, disk_budget, memory_budget
 from tlnb.core.meter import Tally, forward_flops, step_flops
 from tlnb.core.options import TrainOptions
 from tlnb.core.pretrained import Transform
+from tlnb.core.ranks import ALONE, Ranks
 from tlnb.core.record import Cache
 from tlnb.core.store import Store, key_of
 from tlnb.core.stream import is_mapped
@@ -62,7 +63,7 @@ class Inputs:
     """Images in the form that the training module takes."""
 
     train: Callable[[int], Tensor]  # epoch → all training inputs, or the raw images
-    make: Callable[[Tensor, torch.Generator], Tensor]  # one batch of those → the module's input
+    make: Callable[[Tensor, Tensor], Tensor]  # a batch of those and what `draw` gave for it → the module's input
     seen: Callable[[str], Tensor]  # split → inputs to judge by
     look: Callable[[Tensor], Tensor]  # a batch of those → the module's input
     teaches: nn.Module  # what trains
@@ -72,6 +73,7 @@ class Inputs:
     note: str = ""  # how it was done, where the run should say so
     chunk: int = 8  # rows in one forward pass that needs no gradient
     cache: Cache | None = None
+    augment: str = "none"  # of each batch
 
 
 @dataclass(frozen=True)
@@ -103,8 +105,9 @@ class Source:
 
     def __init__(
         self, module: nn.Module, transform: Transform, data: DataSet, machine: Machine, tally: Tally, store: Store,
-        pause: Callable[[], None] = lambda: None,
+        pause: Callable[[], None] = lambda: None, ranks: Ranks = ALONE,
     ) -> None:  # fmt: skip
+        self.ranks = ranks  # who share the passes without gradients
         self.module, self.transform, self.data = module, transform, data
         self.machine, self.tally, self.store = machine, tally, store
         self._pause = pause  # called between passes
@@ -138,9 +141,9 @@ class Source:
         """Images as they are, augmented batch by batch, through the whole network."""
         to, device, fit = self.transform.normalise, self.machine.device, self.transform.fit
         return Inputs(
-            lambda _: self.images("train"), lambda x, g: to(augment(fit(x), kind, g)), self.images,
+            lambda _: self.images("train"), lambda x, numbers: to(changed(fit(x), kind, numbers)), self.images,
             lambda x: to(fit(x.to(device))), self.module, self.module, self._cost(self.module, self.example(), cached=False),
-            note=note, chunk=self.chunk(),
+            note=note, chunk=self.chunk(), augment=kind,
         )  # fmt: skip
 
     # ── where to cut ──
@@ -194,7 +197,8 @@ class Source:
             found = [place for place in found if place.at == before.at] or found
         last = found[-1].flops
         images = len(self.data.labels["train"])
-        choices = [c for place in found for c in self._ways(place, kind, epochs, before)]
+        room = self._room()
+        choices = [c for place in found for c in self._ways(place, kind, epochs, before, room)]
 
         def cost(choice: Choice) -> tuple[float, int]:  # of equals the last: what costs no FLOPs takes time too
             again = epochs * images * (last - choice.place.flops)
@@ -204,25 +208,29 @@ class Source:
         uncached = epochs * images * last
         return best if best is not None and (before or cost(best)[0] < uncached) else None
 
-    def _ways(self, place: Place, kind: str, epochs: int, before: Cache | None) -> Iterator[Choice]:
+    def _ways(
+        self, place: Place, kind: str, epochs: int, before: Cache | None, room: tuple[int, int]
+    ) -> Iterator[Choice]:
         counts = self.data.splits
         images = counts["train"]
         wanted = int(max(1, min(CACHED_VIEWS, epochs, VIEW_FLOPS // (images * max(place.flops, 1.0)))))
         wanted = before.views if before else (1 if kind == "none" else wanted)
         one = place.numbers * self.machine.bytes_per_number
         fixed = sum(counts.get(split, 0) for split in FIXED) * one
-        memory, disk = self._room(), disk_budget(cache_folder())
-        for where, room in (("memory", memory), ("disk", disk)):
-            if wanted * images * one + fixed <= room:
+        memory, disk = room
+        for where, most in (("memory", memory), ("disk", disk)):
+            if wanted * images * one + fixed <= most:
                 yield Choice(place, wanted, where, wanted * images * one + fixed)
                 return
         fewer = int((memory - fixed) // (images * one))
         if 1 <= fewer < wanted:
             yield Choice(place, fewer, "memory", fewer * images * one + fixed)
 
-    def _room(self) -> int:
-        free = self.machine.free_bytes()
-        return memory_budget() if free is None else min(free // 2, memory_budget())
+    def _room(self) -> tuple[int, int]:
+        """Bytes in memory and on the disk for what is cached; processes share a machine's, and all must decide alike."""
+        free, memory = self.machine.free_bytes(), memory_budget() // self.ranks.here
+        memory = memory if free is None else min(free // 2, memory)
+        return self.ranks.least(memory), self.ranks.least(disk_budget(cache_folder()))
 
     # ── what is cached ──
 
@@ -273,20 +281,47 @@ class Source:
         count = len(self.data.labels[split])
         with self.tally.phase(phase, part):
             found = self.store.get(key, self.machine.device)
-            if found is not None:
+            if self.ranks.every(found is not None):
+                assert found is not None
                 return found, True
-            value = self.store.keep(key, count, parts, where, count * flops)
-        self.tally.charge(phase, count * flops, part)
+            value = self._computed(key, count, parts, where, count * flops)
+        self.tally.charge(phase, count * flops / self.ranks.count, part)
         return value, False
+
+    def _computed(self, key: str, count: int, parts: Iterator[Tensor], where: str, flops: float) -> Tensor:
+        """All rows of `parts`, kept; a file is written by one process of each machine.
+
+        Raises:
+            OSError: on every process, where one of them could not write.
+        """
+        value, problem = None, None
+        if where == "memory" or self.ranks.local == 0:
+            try:
+                value = self.store.keep(key, count, parts, where, flops)
+            except OSError as error:
+                if self.ranks.count == 1:
+                    raise
+                problem = error
+        for _ in parts:  # its share of what the others write
+            pass
+        if not self.ranks.every(problem is None):
+            raise problem or OSError(5, "another process could not write it")
+        value = value if value is not None else self.store.get(key, self.machine.device)
+        if value is None:
+            raise OSError(5, "what another process wrote cannot be read")
+        return value
 
     def _through(self, prefix: nn.Module, split: str, kind: str, seed: int, view: int) -> Iterator[Tensor]:
         """The frozen prefix over a split: view 0 is the images as they are, the others are augmented."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
-        for part in self.images(split).split(self.chunk()):
+
+        def pass_some(some: Tensor, mine: slice) -> Tensor:
             self._pause()
-            fitted = self.transform.fit(part.to(self.machine.device))
-            ready = self.transform.normalise(augment(fitted, kind, generator))
-            yield self.pass_through(prefix, ready)
+            numbers = torch.cat([draw(len(part), kind, generator) for part in some.split(self.chunk())], 1)
+            fitted = self.transform.fit(some[mine].to(self.machine.device))
+            return self.pass_through(prefix, self.transform.normalise(changed(fitted, kind, numbers[:, mine])))
+
+        return self.ranks.shared(self.images(split), self.chunk(), pass_some)
 
     def pass_through(self, module: nn.Module, ready: Tensor) -> Tensor:
         """A forward pass without gradients; in smaller pieces where memory runs out."""
@@ -331,8 +366,9 @@ class Source:
         if start is None:
             parts = self._through(cut.prefix, "train", "none", 0, 0)
         else:
-            rows = base.train(0).split(self.chunk())
-            parts = (self.pass_through(cut.prefix, self.placed(part).clone()) for part in rows)
+            parts = self.ranks.shared(
+                base.train(0), self.chunk(), lambda x, mine: self.pass_through(cut.prefix, self.placed(x[mine]).clone())
+            )
         features, _ = self._kept(key, "train", parts, "memory", flops, "caching", "features")
         return HeadInputs(features, cut.suffix, judges)
 

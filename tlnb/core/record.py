@@ -169,6 +169,9 @@ class Run:
     inference_flops: float = 0.0  # of the whole trained network, for one image
     group: str = ""  # the first of several runs that differ in nothing but their seeds
     repeats: tuple[tuple[int, float], ...] = ()  # (seed, test accuracy) of that group so far, this run included
+    processes: int = (
+        1  # that trained together, each on a device of the kind named; FLOPs and energy are theirs together
+    )
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
     _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)  # of every layer at the end
     _answers: Answers | None = field(default=None, repr=False, compare=False)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from tlnb.core.alone import alone, give_way
 from tlnb.core.anatomy import Anatomy, evaluating
+from tlnb.core.augment import draw
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, free_memory, machine, out_of_memory
@@ -25,10 +27,11 @@ from tlnb.core.edit import Scopes, build
 from tlnb.core.errors import MemoryLimit, UsageError
 from tlnb.core.freeze import Change, hashes, layer_of, relative_change, set_modes, state_of
 from tlnb.core.inputs import Cost, HeadInputs, Inputs, Source
-from tlnb.core.meter import FLOPS_BASIS, SECONDS_BASIS, Clock, Tally, forward_flops, step_flops
+from tlnb.core.meter import FLOPS_BASIS, PHASES, SECONDS_BASIS, Clock, Tally, forward_flops, step_flops
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
+from tlnb.core.ranks import ALONE, Ranks, ranks, uses_batch_statistics
 from tlnb.core.recipes import WARMUP, recipe
 from tlnb.core.record import Answers, Cache, EpochRecord, Run, Work, wilson_interval
 from tlnb.core.source import SourceAccuracy, source_accuracy
@@ -59,6 +62,15 @@ Report = Callable[[Progress], None]
 Epoch = Callable[[int], tuple[float, int, int]]  # an epoch's number → its loss, steps, images
 
 
+class Batch(NamedTuple):
+    """What one process has of a batch."""
+
+    inputs: Tensor
+    labels: Tensor
+    share: Tensor | float = 1  # of the whole batch's weight in the loss
+    of: int = 0  # items of the whole batch; 0: these are all
+
+
 @dataclass
 class Pieces:
     """Into how many pieces a batch is split, each by itself in memory, gradients added up. Grows when memory runs out."""
@@ -67,14 +79,16 @@ class Pieces:
 
 
 def train_epoch(
-    module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer,
+    module: nn.Module, batches: Iterable[Batch | tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler, machine: Machine, *, scaler: torch.amp.GradScaler | None = None,
     class_weights: Tensor | None = None, label_smoothing: float = 0.0, pieces: Pieces | None = None,
+    ranks: Ranks = ALONE,
 ) -> float:  # fmt: skip
     """One optimiser step for each batch of inputs and labels; the mean loss over all items.
 
     The modes, and what needs gradients, are the caller's business; so is a gradient scaler for fp16, which must
-    outlive the epoch, and `pieces`, which grows when memory runs out.
+    outlive the epoch, and `pieces`, which grows when memory runs out. Several processes take one step together: each has
+    its share of every batch (a `Batch`), and a module that averages gradients over them (`Ranks.wrapped`).
 
     Raises:
         MemoryLimit: not even one item fits in memory.
@@ -86,41 +100,47 @@ def train_epoch(
         with machine.autocast():
             return F.cross_entropy(module(inputs), labels, class_weights, label_smoothing=label_smoothing)
 
-    for inputs, labels in batches:
-        loss = _gradients(loss_of, inputs, labels, optimizer, scaler, class_weights, pieces)
+    for inputs, labels, share, of in (Batch(*batch) for batch in batches):
+        scale = None if ranks.count == 1 else share * ranks.count  # since a mean of gradients is to be their sum
+        items = ranks.draws.of = of or len(labels)
+        loss = _gradients(loss_of, inputs, labels, optimizer, scaler, class_weights, pieces, scale)
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
-        total += loss * len(labels)
-        seen += len(labels)
-    return float(total) / seen
+        total += loss * (share * items)
+        seen += items
+    return float(ranks.sum(total)) / seen
 
 
 def _gradients(
     loss_of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler, class_weights: Tensor | None, pieces: Pieces,
+    scaler: torch.amp.GradScaler, class_weights: Tensor | None, pieces: Pieces, scale: Tensor | float | None = None,
 ) -> Tensor:  # fmt: skip
-    """The batch's mean loss, its gradients in place: whole, or piece by piece where memory demands it."""
+    """The batch's mean loss, its gradients in place: whole, or piece by piece where memory demands it.
 
-    def weight(some: Tensor) -> Tensor | int:  # a mean over classes that weigh differently divides by their weights
-        return len(some) if class_weights is None else class_weights[some].sum()
-
+    Args:
+        scale: of a process among several, whose backward pass meets the others': it cannot be begun again in pieces.
+    """
     while True:
         optimizer.zero_grad(set_to_none=True)
         try:
             if pieces.count == 1:
                 loss = loss_of(inputs, labels)
-                scaler.scale(loss).backward()
+                scaler.scale(loss if scale is None else loss * scale).backward()
                 return loss.detach()
             total = torch.zeros((), device=labels.device)
             for some, theirs in zip(inputs.tensor_split(pieces.count), labels.tensor_split(pieces.count), strict=True):
-                loss = loss_of(some, theirs) * (weight(theirs) / weight(labels))
+                loss = loss_of(some, theirs) * _share(theirs, labels, class_weights)
                 scaler.scale(loss).backward()
                 total += loss.detach()
             return total
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
+        if scale is not None:
+            raise MemoryLimit(
+                f"{len(labels)} images do not fit in a process's memory: a smaller --batch-size, or more processes"
+            )
         # outside of `except`: the traceback, and all tensors that its frames hold, are gone here
         optimizer.zero_grad(set_to_none=True)
         free_memory()
@@ -129,6 +149,13 @@ def _gradients(
                 "not even one image fits in memory for training: a smaller --size, or fewer layers to train"
             )
         pieces.count = min(2 * pieces.count, len(labels))
+
+
+def _share(some: Tensor, of: Tensor, class_weights: Tensor | None) -> Tensor | float:
+    """What some labels weigh in the mean over others that they are among: classes may weigh differently."""
+    if class_weights is None:
+        return len(some) / len(of)
+    return class_weights[some].sum() / class_weights[of].sum()
 
 
 def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
@@ -188,6 +215,9 @@ def train(
         resume: go on from here; all else must be as it was.
         stop: asked before every step; once it says yes, the run ends as by an interrupt.
 
+    Where several processes have joined (`core.ranks`) all of them call it alike, and have the same record; `keep` is called
+    by the one that writes. FLOPs and energy are those of all, seconds are that one's, and an interrupt goes through.
+
     Returns:
         The record. An interrupt ends it early with status `stopped`; everything so far is kept.
 
@@ -195,13 +225,15 @@ def train(
         UsageError: a device or precision that this machine does not have.
         MemoryLimit: not even one image fits in memory.
     """
-    here = machine(options.device, options.precision)
-    clock = Clock(here, resume.seconds if resume else None, resume.wh if resume else None)
+    here, group = machine(options.device, options.precision), ranks()
+    paid = resume if group.writes else None  # what was spent before is counted by one process
+    clock = Clock(here, resume.seconds if resume else None, paid.wh if paid else None)
     with seeded(options.seed, here):
-        tally = Tally(clock, resume.flops if resume else None)
+        tally = Tally(clock, paid.flops if paid else None)
         work = Training(
-            model, anatomy, data, plan, options, here, tally, name, report or (lambda _: None), keep, resume, stop
-        )
+            model, anatomy, data, plan, options, here, tally, name, report or (lambda _: None), keep, resume, stop,
+            ranks=group,
+        )  # fmt: skip
         with tally.phase("preparing"):
             start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
             work.prepare(start, store or Store())
@@ -216,13 +248,13 @@ def train(
         notes.append(f"frozen layers moved: {', '.join(broken)}")
     inference = work.inference_flops
     trained = work.result()
-    seconds, wh = clock.seconds(), clock.wh()
+    seconds, (flops, wh) = clock.seconds(), work.spent()
     right, by_class = scores(answers)
     tested = len(data.labels["test"])
     return Run(
         name=name, plan=plan, options=options, data=data.name, fingerprint=data.fingerprint, status=status,
         accuracy=right / tested, interval=wilson_interval(right, tested), balanced_accuracy=by_class, test_images=tested,
-        epochs=tuple(work.epochs), best_epoch=work.best_epoch, seconds=seconds, flops_by_phase=dict(tally.flops),
+        epochs=tuple(work.epochs), best_epoch=work.best_epoch, seconds=seconds, flops_by_phase=flops,
         work=work.done, energy_wh=sum(wh.values()), money=0.0, wh_by_phase=wh,
         bases={"seconds": SECONDS_BASIS, "flops": FLOPS_BASIS, "energy_wh": clock.meter.basis},
         device=here.device, hardware=here.name, threads=here.threads, precision=here.precision, changes=changes,
@@ -230,6 +262,7 @@ def train(
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
         classes=data.classes, edge=data.edge, source_accuracy=(source.before, source.after) if source else None,
         source_pictures=source.pictures if source else 0, cache=work.cache, inference_flops=inference,
+        processes=group.count,
         _trained=trained, _hashes=work.end_hashes, _answers=answers, _transform=model.transform,
     )  # fmt: skip
 
@@ -284,6 +317,7 @@ class Training:
     notes: list[str] = field(default_factory=list)
     done: Work = field(default_factory=lambda: Work(0, 0, 0, 0, 0, 0))
     cache: Cache | None = None
+    ranks: Ranks = ALONE
 
     # ── preparing ──
 
@@ -292,7 +326,9 @@ class Training:
         self.report(Progress(self.name, "preparing"))
         self.module = network.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.labels = {s: y.to(self.machine.device) for s, y in self.data.labels.items()}
-        self.source = Source(self.module, self.model.transform, self.data, self.machine, self.tally, store, self._pause)
+        self.source = Source(
+            self.module, self.model.transform, self.data, self.machine, self.tally, store, self._pause, self.ranks
+        )
         self.scales: list[Standardise] = []
         self.inference_flops = 0.0
         self.inputs: Inputs | None = None
@@ -339,6 +375,8 @@ class Training:
                 self._begin(warm)
             self._fit()
         except KeyboardInterrupt:
+            if self.ranks.count > 1:  # the others may be anywhere: what is left is the last checkpoint
+                raise
             self.notes.append(f"stopped after epoch {len(self.epochs)} of {self.options.epochs}: %tl_resume goes on")
             return "stopped"
         finally:
@@ -390,6 +428,7 @@ class Training:
         example = look.example() if found is None else look.placed(found.features[:2])
         self.tally.charge("caching", len(self.labels["train"]) * forward_flops(rest, example), "statistics")
         self.scales = [Standardise.of(head, torch.cat(features)) for head, features in seen.items()]
+        self.ranks.same(t for scale in self.scales for t in (scale.mean, scale.spread))
         for scale in self.scales if keep else ():
             scale.unfold()
 
@@ -400,12 +439,12 @@ class Training:
         assert self.inputs is not None
         inputs = self.source.raw("none") if found is None else replace(
             self.inputs, train=lambda _: found.features, make=lambda x, _: self.source.placed(x), teaches=found.teaches,
-            cost=self._warm_up_cost(found),
+            cost=self._warm_up_cost(found), augment="none",
         )  # fmt: skip
         one_epoch = self._in_batches(inputs, heads, options)
         for epoch in range(options.epochs or 0):
             set_modes(self.module, set(heads))
-            torch.manual_seed(options.seed * STRIDE + epoch)
+            self.ranks.seed(options.seed * STRIDE + epoch)
             with self.tally.phase("warmup", "steps"):
                 loss, steps, images = one_epoch(epoch)
             self._count(inputs.cost, steps, images, "warmup")
@@ -429,7 +468,7 @@ class Training:
         )
         for epoch in range(len(self.epochs), options.epochs or 0):
             set_modes(self.module, set(trained))
-            torch.manual_seed(options.seed * STRIDE + epoch)  # dropout: the same whatever ran before
+            self.ranks.seed(options.seed * STRIDE + epoch)  # dropout: the same whatever ran before
             before = self.tally.clock.of("training")
             with self.tally.phase("training", "steps"):
                 loss, steps, images = one_epoch(epoch)
@@ -437,6 +476,7 @@ class Training:
             if self.pieces.count > said:
                 self._note_pieces()
                 said = self.pieces.count
+            self.ranks.same(self.module.buffers())
             seen = self._watch(inputs)
             seconds = self.tally.clock.of("training") - before
             self.epochs.append(EpochRecord(loss, seen.get("val"), seen.get("monitor"), seconds))
@@ -453,9 +493,7 @@ class Training:
             self.report(Progress(self.name, "training", epoch + 1, options.epochs or 0, loss, accuracy))
 
     def _note_pieces(self) -> None:
-        batch_statistics = any(
-            isinstance(p, nn.modules.batchnorm._BatchNorm) and p.training for p in self.module.modules()
-        )
+        batch_statistics = uses_batch_statistics(self.module)
         same = (
             "; batch statistics are of the pieces, so the result differs from whole batches" if batch_statistics else ""
         )
@@ -476,7 +514,10 @@ class Training:
     # ── keeping ──
 
     def _keep(self) -> None:
-        if self.keep is None:
+        if self.ranks.every(self.keep is None):
+            return
+        flops, wh = self.spent()
+        if self.keep is None or not self.ranks.writes:
             return
         state = self.optimizer.state_dict()["state"]
         tensors = {
@@ -486,9 +527,9 @@ class Training:
             **{f"scale/{i}/{k}": getattr(s, k) for i, s in enumerate(self.scales) for k in ("mean", "spread")},
         }
         found = Checkpoint(
-            tuple(self.epochs), self.best, self.best_epoch, self.tally.clock.seconds(), dict(self.tally.flops), self.done,
+            tuple(self.epochs), self.best, self.best_epoch, self.tally.clock.seconds(), flops, self.done,
             self.schedule.last_epoch, self.cache, tuple(self.notes), self.pieces.count, self.scaler.state_dict(),
-            self.tally.clock.wh(), tensors,
+            wh, tensors,
         )  # fmt: skip
         try:
             self.keep(found)
@@ -529,15 +570,36 @@ class Training:
         self.optimizer, self.schedule, self.scaler = optimizer, schedule, scaler
         if resume is not None:
             go_on(optimizer, schedule, scaler, resume)
+        teaches = self._taught_together(inputs.teaches, images, options)
 
         def one_epoch(epoch: int) -> tuple[float, int, int]:
             loss = train_epoch(
-                inputs.teaches, self._batches(inputs, options, epoch), optimizer, schedule, self.machine, scaler=scaler,
-                class_weights=self.class_weights, pieces=self.pieces,
+                teaches, self._batches(inputs, options, epoch), optimizer, schedule, self.machine, scaler=scaler,
+                class_weights=self.class_weights, pieces=self.pieces, ranks=self.ranks,
             )  # fmt: skip
             return loss, math.ceil(images / (options.batch_size or 1)), images
 
         return one_epoch
+
+    def _taught_together(self, teaches: nn.Module, images: int, options: TrainOptions) -> nn.Module:
+        """The module as several processes train it.
+
+        Raises:
+            UsageError: some would have too few images for batch statistics.
+        """
+        count = self.ranks.count
+        if count > 1 and uses_batch_statistics(teaches):
+            least = images // math.ceil(images / (options.batch_size or 1)) // count
+            synchronised = self.machine.device.startswith("cuda")
+            if least < (1 if synchronised else 2):
+                raise UsageError(
+                    f"batches of {options.batch_size} on {count} processes leave some {least} images, too few for batch "
+                    "statistics: fewer processes, a larger --batch-size, or %tl_freeze the BatchNorm layers"
+                )
+            whose = "over all processes (SyncBatchNorm)" if synchronised else "each process's own"
+            note = f"{count} processes shared every batch: batch statistics are {whose}"
+            self.notes += [note] if note not in self.notes else []
+        return self.ranks.wrapped(teaches, unused=not all(layer.used for layer in self.anatomy.layers))
 
     def _all_at_once(self, inputs: Inputs, options: TrainOptions) -> Epoch:
         """L-BFGS on the output layer: logistic regression by all cached views of all images in every evaluation."""
@@ -549,13 +611,20 @@ class Training:
         weight: Tensor = head.weight  # type: ignore[assignment]
         optimizer = torch.optim.LBFGS(head.parameters(), max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
         evaluations: list[float] = []
+        part = self.ranks.part(len(labels))
+        mine, share = self.ranks.busy(part), _share(labels[part], labels, self.class_weights)
 
         def evaluate() -> Tensor:
             optimizer.zero_grad(set_to_none=True)
             # in eval mode: a line search needs the same loss for the same weights, which dropout would not give
-            loss = F.cross_entropy(inputs.judges(features), labels, self.class_weights)
-            evaluations.append(float(loss.detach()))
-            (loss + 0.5 * (options.weight_decay or 0.0) * weight.square().sum()).backward()
+            loss = F.cross_entropy(inputs.judges(features[mine]), labels[mine], self.class_weights) * share
+            penalty = 0.5 * (options.weight_decay or 0.0) * weight.square().sum() / self.ranks.count
+            (loss + penalty).backward()
+            for parameter in head.parameters():
+                if parameter.grad is not None:
+                    self.ranks.sum(parameter.grad)
+            loss = self.ranks.sum(loss.detach())
+            evaluations.append(float(loss))
             return loss
 
         def one_epoch(_: int) -> tuple[float, int, int]:
@@ -581,24 +650,32 @@ class Training:
         decay = options.weight_decay or 0.0
         return [{"params": p, "lr": rate, "weight_decay": decay * decays} for (rate, decays), p in groups.items()]
 
-    def _batches(self, inputs: Inputs, options: TrainOptions, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of nearly equal size: no last batch of one image, which batch statistics could not bear."""
+    def _batches(self, inputs: Inputs, options: TrainOptions, epoch: int) -> Iterator[Batch]:
+        """Batches of nearly equal size: no last batch of one image, which batch statistics could not bear.
+
+        Of each, this process's rows. One that has none takes part with a row that weighs nothing, so that gradients meet.
+        """
         generator = torch.Generator().manual_seed(options.seed * STRIDE + epoch)
         source, labels = inputs.train(epoch), self.labels["train"]
         order = torch.randperm(len(labels), generator=generator)
         groups = list(order.tensor_split(math.ceil(len(labels) / (options.batch_size or 1))))
+        parts = [self.ranks.part(len(rows)) for rows in groups]
+        mine = [rows[self.ranks.busy(part)] for rows, part in zip(groups, parts, strict=True)]
         if source.device.type == "cpu":  # in memory, or in a file that is read as it is needed
             here = labels.cpu()
-            in_memory = ((source[rows], here[rows]) for rows in groups)
-            pairs = batches(source, here, groups, pin=labels.is_cuda) if is_mapped(source) else in_memory
-            for some, theirs in pairs:
-                self._pause()
-                yield inputs.make(some.to(labels.device, non_blocking=True), generator), theirs.to(labels.device)
-            return
-        for rows in groups:
+            in_memory = ((source[rows], here[rows]) for rows in mine)
+            pairs = batches(source, here, mine, pin=labels.is_cuda) if is_mapped(source) else in_memory
+        else:
+            pairs = ((source[rows], labels[rows]) for rows in (rows.to(source.device) for rows in mine))
+        for rows, part, (some, theirs) in zip(groups, parts, pairs, strict=True):
             self._pause()
-            rows = rows.to(source.device)
-            yield inputs.make(source[rows], generator), labels[rows]
+            numbers = draw(len(rows), inputs.augment, generator)[:, self.ranks.busy(part)]
+            ready, theirs = inputs.make(some.to(labels.device, non_blocking=True), numbers), theirs.to(labels.device)
+            if self.ranks.count == 1:
+                yield Batch(ready, theirs)
+            else:
+                whole = labels[rows.to(labels.device)]
+                yield Batch(ready, theirs, _share(whole[part], whole, self.class_weights), len(rows))
 
     def _watch(self, inputs: Inputs) -> Mapping[str, float]:
         """Accuracy on val and monitor, where there are such splits."""
@@ -606,14 +683,18 @@ class Training:
         seen = {s: inputs.seen(s) for s in here}
         with self.tally.phase("evaluating", "look"):
             guesses = {s: self._scores(inputs, x).argmax(1) for s, x in seen.items()}
-            self.tally.charge("evaluating", sum(map(len, seen.values())) * inputs.cost.look, "look")
+            looks = sum(map(len, seen.values())) / self.ranks.count
+            self.tally.charge("evaluating", looks * inputs.cost.look, "look")
             return {s: float((found == self.labels[s]).float().mean()) for s, found in guesses.items()}
 
     def _scores(self, inputs: Inputs, rows: Tensor) -> Tensor:
-        """Logits `(N, classes)`, in eval mode."""
+        """Logits `(N, classes)`, in eval mode; processes share the rows."""
         self.module.eval()
-        parts = rows.split(inputs.chunk)
-        return torch.cat([self.source.pass_through(inputs.judges, inputs.look(x.clone())) for x in parts])
+
+        def look(some: Tensor, mine: slice) -> Tensor:
+            return self.source.pass_through(inputs.judges, inputs.look(some[mine].clone()))
+
+        return torch.cat(list(self.ranks.shared(rows, inputs.chunk, look)))
 
     # ── counting ──
 
@@ -623,7 +704,13 @@ class Training:
             cost.full, cost.planned, old.steps + steps, old.images + images,
             old.unfrozen_flops + images * cost.full, old.uncached_flops + images * cost.planned,
         )  # fmt: skip
-        self.tally.charge(phase, images * cost.done, "steps")
+        self.tally.charge(phase, images * cost.done / self.ranks.count, "steps")
+
+    def spent(self) -> tuple[dict[str, float], dict[str, float]]:
+        """FLOPs and watt-hours by phase, of all processes."""
+        wh, one_speaks = self.tally.clock.wh(), self.tally.clock.meter.shared and self.ranks.local > 0
+        flops = self.ranks.totals(self.tally.flops, PHASES)
+        return flops, self.ranks.totals(dict.fromkeys(wh, 0.0) if one_speaks else wh, PHASES)
 
     # ── the end ──
 
@@ -638,7 +725,7 @@ class Training:
             sure, of_truth = (probabilities.gather(1, c[:, None])[:, 0] for c in (guesses, truths))
             answers = Answers(truths.cpu(), guesses.cpu(), sure.cpu(), of_truth.cpu())
         self.inference_flops = inputs.cost.whole
-        self.tally.charge("evaluating", len(logits) * inputs.cost.look, "look")
+        self.tally.charge("evaluating", len(logits) * inputs.cost.look / self.ranks.count, "look")
         return answers
 
     def changes(self) -> tuple[Change, ...]:
@@ -656,7 +743,9 @@ class Training:
         return tuple(found)
 
     def on_its_source(self, moved: Sequence[str], previous: Run | None) -> SourceAccuracy | None:
-        """What the network still knows of its own source, where that is at hand."""
+        """What the network still knows of its own source, where that is at hand; one process's work."""
+        if not self.ranks.writes:
+            return None
         with self.tally.phase("evaluating", "source"):
             found = source_accuracy(self.model, self.plan, self.module, moved, previous)
         self.tally.charge("evaluating", found.flops if found else 0.0, "source")

@@ -8,6 +8,7 @@ several processes can share it.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,6 +40,7 @@ DECAYS = (1e-4, 0.5)
 BATCHES = (16, 32, 64, 128)  # searched for a random start
 DEEPER = ("head", "partial", "full")  # strategies within which the depth of freezing is searched
 STARTUP = 5  # trials that are drawn at random before the search learns, and before any is pruned
+OPENING = (0.1, 0.3, 1.0)  # seconds before a study that could not be opened is tried again
 CLOSE = 0.01  # accuracy within which a trial is as good as the best
 
 
@@ -207,8 +209,7 @@ def tune(
     place = storage or _default_storage(task)
     name = f"{'scratch' if task.scratch else 'tuned'}-{task.plan.model}-{task.key}"
     study = study_of(name, place, seed, task.options.epochs or 1)
-    if not study.trials:
-        study.enqueue_trial(task.start())
+    sampler, expected = study.sampler, len(study.trials)
     runs, status, tell, held = list[Run](), "finished", report or (lambda _: None), store or Store()
     began = time.perf_counter()
     for count in range(trials):
@@ -218,6 +219,9 @@ def tune(
         try:
             tell(Progress(name, "tuning", count, trials, None, best))
             trial = study.ask()
+            if trial.number != expected:  # others add trials too: by its number each draws what none of them draws
+                sampler = _sampler(seed + trial.number)
+            study.sampler, expected = sampler if trial.number else _recipe(task, sampler), trial.number + 1
             mine = _try(task, trial, parts, held)
         except KeyboardInterrupt:  # between trials: within one it ends the training, which is charged
             status = "stopped"
@@ -343,8 +347,10 @@ def _optuna() -> tuple[Callable[[str, str, int, int], optuna.Study], Any, Any]:
     def study_of(name: str, place: str, seed: int, epochs: int) -> optuna.Study:
         try:
             storage = _storage(place)
-            study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-            study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), n_startup_trials=STARTUP)
+            study = _opened(
+                lambda: optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+            )
+            study.sampler = _sampler(seed + len(study.trials))
             study.pruner = optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=max(1, epochs // 4))
             return study
         except Exception as error:  # a file, a database, its driver: each raises its own
@@ -354,6 +360,32 @@ def _optuna() -> tuple[Callable[[str, str, int, int], optuna.Study], Any, Any]:
             ) from None
 
     return study_of, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL
+
+
+def _opened(open_study: Callable[[], optuna.Study]) -> optuna.Study:
+    """The study; one that several processes make at the same moment is there at the next look."""
+    for wait in OPENING:
+        try:
+            return open_study()
+        except Exception:  # each storage has its own words for what another process did a moment before
+            time.sleep(wait)
+    return open_study()
+
+
+def _recipe(task: Task, otherwise: Any) -> Any:
+    """The sampler of a study's first trial: the recipe's values, so that tuning never ends below them."""
+    from optuna.exceptions import ExperimentalWarning
+    from optuna.samplers import PartialFixedSampler
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # it has been that since 2.4
+        return PartialFixedSampler(task.start(), otherwise)
+
+
+def _sampler(seed: int) -> Any:
+    from optuna.samplers import TPESampler
+
+    return TPESampler(seed=seed, n_startup_trials=STARTUP)
 
 
 def _storage(place: str) -> Any:

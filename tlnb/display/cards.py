@@ -259,7 +259,7 @@ def run_card(run: Run) -> str:
         ("over seeds", _repeats(run)),
         ("on its own source", on_its_source(run)),
         ("options", _options(run)),
-        ("on", f"{run.hardware}, {run.device}, {run.precision}"),
+        ("on", f"{run.hardware}, {run.device}, {run.precision}" + _together(run)),
         ("notes", "; ".join(run.notes)),
     ]
     if run.baseline_of:
@@ -273,6 +273,10 @@ def run_card(run: Run) -> str:
             )
         )
     return card(f"Run {run.name}: {run.status}, {run.strategy} on {run.data}", *parts)
+
+
+def _together(run: Run) -> str:
+    return f", {run.processes} processes together" if run.processes > 1 else ""
 
 
 def _repeats(run: Run) -> str | None:

@@ -28,6 +28,13 @@ def card(title: str, *parts: str) -> str:
     return f'<div class="tlnb"><p style="margin:0 0 .4em"><b>{safe(title)}</b></p>{"".join(parts)}</div>'
 
 
+def page(title: str, *cards: str) -> str:
+    """Cards as a file that a browser opens by itself."""
+    head = f'<meta charset="utf-8"><title>{safe(title)}</title>'
+    style = "font-family:sans-serif;max-width:70em;margin:1em auto"
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body style="{style}">{"".join(cards)}</body></html>\n'
+
+
 def line(text: object) -> Raw:
     return Raw(f'<p style="margin:.3em 0">{safe(text)}</p>')
 
