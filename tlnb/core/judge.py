@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from tlnb.core.data import DataSet
 from tlnb.core.decoding import decode, extensions, squared
-from tlnb.core.errors import DataError, UsageError, did_you_mean
+from tlnb.core.errors import DataError, UsageError, did_you_mean, one_line
+from tlnb.core.paths import user_path
 from tlnb.core.pretrained import Transform
 from tlnb.core.record import Run, wilson_interval
 
@@ -248,7 +249,7 @@ def found_images(given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _files(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
+    path = user_path(pattern)
     if path.is_file():
         return [path]
     if path.is_dir():
@@ -269,7 +270,7 @@ def _images(paths: Iterable[Path]) -> list[Path]:
 
 
 def _short(path: Path) -> str:
-    return str(Path(*path.parts[-2:]))
+    return one_line(str(Path(*path.parts[-2:])))
 
 
 def read_image(source: Any, edge: int) -> Tensor:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlnb.core.decoding import extensions
-from tlnb.core.errors import DataError, listed
+from tlnb.core.errors import DataError, listed, one_line
 from tlnb.core.splits import check_classes
 
 SPLIT_FOLDERS = {
@@ -29,6 +30,8 @@ KINDS = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF",
 }  # fmt: skip
 LONGEST_NAME = 80  # of what is shown
+NUMBER = re.compile(r"-?[0-9]{1,18}")
+ODD_NAME = "its name holds a line end, a control character, or what is no valid text"
 
 
 @dataclass
@@ -56,7 +59,7 @@ def shown(path: Path, top: Path) -> str:
     """A path below `top` in short; the end of it where it lies elsewhere."""
     words, start = os.fspath(path), f"{top}{os.sep}"  # as text: there may be many
     words = words[len(start) :] if words.startswith(start) else f"{path.parent.name}{os.sep}{path.name}"
-    clean = words.encode(errors="replace").decode()  # names need not be valid text
+    clean = one_line(words)  # names need not be valid text
     return clean if len(clean) <= LONGEST_NAME else f"{clean[: LONGEST_NAME // 2]}…{clean[-LONGEST_NAME // 2 :]}"
 
 
@@ -75,7 +78,7 @@ def list_folder(folder: Path) -> Listing:
     trained = files.get("train", files.get("", {}))
     classes = tuple(sorted(name for name, found in trained.items() if found))
     check_classes(f"folder {str(folder)!r}", classes)
-    found = Listing(top.resolve().name, top, classes, skipped=skipped, parts={} if "" in parts else parts)
+    found = Listing(one_line(top.resolve().name), top, classes, skipped=skipped, parts={} if "" in parts else parts)
     for split, by_class in files.items():
         for name, paths in by_class.items():
             _add(found, split, name, paths)
@@ -126,6 +129,9 @@ def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]
     found: dict[str, list[Path]] = {}
     for folder in folders:
         good: list[Path] = []
+        if one_line(folder.name) != folder.name:  # it would be the class's name
+            skipped.append(f"{shown(folder, top)}: {ODD_NAME}, rename the folder")
+            continue
         for path in _walk(folder, top, skipped):
             why = _why_not(path, endings)
             if why:
@@ -208,9 +214,7 @@ def _kind(path: Path) -> str:
     except OSError:
         return ""
     kind = next((k for magic, k in KINDS.items() if start.startswith(magic)), "")
-    if kind == "GIF":
-        return "save it as .png to use it"
-    return f"it is a {kind}, rename it to .{kind.lower()} to use it" if kind in ("JPEG", "PNG", "TIFF") else ""
+    return f"it is a {kind}, rename it to .{kind.lower()} to use it" if kind else ""
 
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +235,7 @@ def list_table(file: Path) -> Listing:
             f"{file.name} has no columns path and label (it has {listed(head) or 'nothing'}): name them in its first line, "
             "e.g. path,label or path,label,split"
         )
-    found = Listing(file.stem, file.parent, ())
+    found = Listing(one_line(file.stem), file.parent, ())
     kept: list[tuple[str, str, list[str]]] = []
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(rows[0]):
@@ -239,17 +243,26 @@ def list_table(file: Path) -> Listing:
             continue
         path, why = _named(file.parent, row[path_at])
         if why:
-            found.skipped.append(f"line {number}, {row[path_at][:LONGEST_NAME]}: {why}")
+            found.skipped.append(f"line {number}, {one_line(row[path_at])[:LONGEST_NAME]}: {why}")
+            continue
+        label = row[label_at].strip()
+        if not label or one_line(label) != label:
+            found.skipped.append(f"line {number}: {ODD_NAME if label else 'no label'}")
             continue
         split = _split(row[split_at], file, number) if split_at is not None else ""
         found.paths.append(path)
         found.split_of.append(split)
-        kept.append((row[label_at].strip(), split, row))
-    numeric = all(label.lstrip("-").isdigit() for label, _, _ in kept)
-    trained = {label for label, split, _ in kept if split in ("", "train")}
-    found.classes = tuple(sorted(trained, key=int if numeric else str))
+        kept.append((label, split, row))
+    found.classes = in_order({label for label, split, _ in kept if split in ("", "train")})
     check_classes(file.name, found.classes)
     return _labelled(found, kept, rows[0])
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Class names sorted: by value where all of them are numbers."""
+    names = list(labels)
+    numeric = all(NUMBER.fullmatch(name) for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numeric else 0, name)))
 
 
 def _labelled(found: Listing, kept: Sequence[tuple[str, str, list[str]]], head: Sequence[str]) -> Listing:
@@ -276,7 +289,9 @@ def read_table(file: Path) -> list[list[str]]:
         separator = max(",;\t", key=first.count)
         return [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{str(file)!r} cannot be read as a table ({error}): give a CSV file in UTF-8") from None
+        raise DataError(
+            f"{str(file)!r} cannot be read as a table ({str(error)[:80]}): give a CSV file in UTF-8"
+        ) from None
 
 
 def _named(top: Path, text: str) -> tuple[Path, str]:

@@ -24,6 +24,7 @@ from tlnb.core.errors import ModelError, UsageError, listed
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import Origin, PretrainedModel, Transform, retrained
 from tlnb.core.record import Run
+from tlnb.core.values import parse, typed
 from tlnb.core.weights import fill, read_state
 
 SCHEMA = 1
@@ -59,7 +60,7 @@ class Header:
         """Names and numbers only."""
         origin = {**asdict(self.origin), "edits": [asdict(e) for e in self.origin.edits]}
         values = {"schema": SCHEMA, "origin": origin, "transform": asdict(self.transform), "classes": self.classes}
-        return json.dumps({**values, "run": json.loads(self.run.to_json())}, ensure_ascii=False)
+        return json.dumps({**values, "run": json.loads(self.run.to_json())})
 
     @classmethod
     def from_json(cls, text: str, file: str) -> Header:
@@ -69,17 +70,15 @@ class Header:
             ModelError: no such JSON, or another schema.
         """
         try:
-            values = json.loads(text)
+            values = parse(text)
             if values["schema"] != SCHEMA:
                 raise ModelError(f"{file} has schema {values['schema']}, not {SCHEMA}: save it again with this tlnb")
-            origin = dict(values["origin"])
-            origin["edits"] = tuple(Edit(**e) for e in origin["edits"])
-            transform: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in values["transform"].items()
-            }
+            edits = typed(tuple[Edit, ...], values["origin"].pop("edits"), "edits")
+            origin = replace(typed(Origin, values["origin"], "origin"), edits=edits)
             run = Run.from_json(json.dumps(values["run"]))
-            return cls(Origin(**origin), Transform(**transform), tuple(map(str, values["classes"])), run)
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError, RecursionError) as error:
+            classes = typed(tuple[str, ...], values["classes"], "classes")
+            return cls(origin, typed(Transform, values["transform"], "transform"), classes, run)
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             reason = " ".join(str(error).split())[:80]
             raise ModelError(f"the header of {file} is damaged ({reason}): save the run again") from None
 
