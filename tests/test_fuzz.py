@@ -57,8 +57,8 @@ fuzz = settings(
 )  # fmt: skip
 
 NASTY = (
-    "", " ", "\0", "\n", "a\nb", "\r", "\x1b[2J", "\u2028", "\ud800", "{}", "{0}", "%s", "%n", "$x", "${x}", "'", '"', '"""', "\\",
-    "\\N{x}", "-", "--", "-rf", "..", "../x", "/", "~", "~nobody", ".", "*", "[", "[z-a]", "(", "<script>alert(1)</script>",
+    "", " ", "\0", "\n", "a\nb", "\r", "\x1b[2J", "\u2028", "\ud800", "{}", "{0}", "%s", "%n", "$x", "${x}", "'", '"', '"""',
+    "\\", "\\N{x}", "-", "--", "-rf", "..", "../x", "/", "~", "~nobody", ".", "*", "[", "[z-a]", "(", "<script>alert(1)</script>",
     "<img src=x onerror=alert(1)>", "$\\frac$", "=", ";", "#", "?", "!ls", "; import os", "aux", "x" * 300, "é" * 200, "١٢", "²",
     "--5", "1e999", "nan", "-inf", "9" * 5000, "digits", "head", "layer1", "layer1..layer3", "none",
 )  # fmt: skip
@@ -227,8 +227,8 @@ OPTIONS = sorted({o for n in vars(TLMagics) if n.startswith("tl") and hasattr(va
 MAGICS = sorted(n for n in vars(TLMagics) if n.startswith("tl"))
 HEAVY = {"tl_models"}  # right, and slow: a case in twenty
 words = st.one_of(st.sampled_from(OPTIONS), text, number.map(str), st.sampled_from(
-    ["digits", "symbols", "glyphnet", "head", "partial", "layer2", "before:head", "after:layer1", "nn.Dropout(0.2)", "nn.Identity()", "none",
-     "light", "2", "3", "0.1", "layer4=0.01", "fp32", "sgd", "small"]))  # fmt: skip
+    ["digits", "symbols", "glyphnet", "head", "partial", "layer2", "before:head", "after:layer1", "nn.Dropout(0.2)",
+     "nn.Identity()", "none", "light", "2", "3", "0.1", "layer4=0.01", "fp32", "sgd", "small"]))  # fmt: skip
 
 
 @fuzz
@@ -237,8 +237,8 @@ words = st.one_of(st.sampled_from(OPTIONS), text, number.map(str), st.sampled_fr
 @example(magic="tl_save", typed=["--job", "\0"], more=0)
 @example(magic="tl_train", typed=["--budget", "9" * 400 + "h"], more=0)
 def test_magic_lines(trained: Session, place: Path, magic: str, typed: list[str], more: int):
-    if magic in HEAVY and more:
-        return
+    if (magic in HEAVY and more) or any("/" in word and not word.strip("/.~") for word in typed):
+        return  # not the whole disk
     session, shell = Session(), Shell()
     if more > 3:
         for name in ("dataset", "model", "plan", "_anatomy", "_parts"):
@@ -360,8 +360,9 @@ def test_weight_files(place: Path, data: st.DataObject):
         content = struct.pack("<Q", len(header)) + header + whole[8 + size :]
     else:
         out = io.BytesIO()
-        held = {1: torch.zeros(2), "big": torch.zeros(1).expand(10**13), "sparse": torch.eye(3).to_sparse(), "none": None, "text": "x",
-                "list": [torch.zeros(1)], "half": torch.zeros(2).half(), "complex": torch.zeros(2, dtype=torch.complex64)}  # fmt: skip
+        held: dict[Any, Any] = {1: torch.zeros(2), "big": torch.zeros(1).expand(10**13), "sparse": torch.eye(3).to_sparse(),
+                                "none": None, "text": "x", "list": [torch.zeros(1)], "half": torch.zeros(2).half(),
+                                "complex": torch.zeros(2, dtype=torch.complex64)}  # fmt: skip
         chosen = (
             {k: held[k] for k in data.draw(st.lists(st.sampled_from(list(held)), max_size=2))}
             if kind == "objects"
@@ -408,14 +409,16 @@ def picture_bytes(kind: str, mode: str = "RGB") -> bytes:
 
 
 PICTURES = {f"x.{end}": picture_bytes(kind, mode) for end, kind, mode in (
-    ("png", "PNG", "RGB"), ("jpg", "JPEG", "CMYK"), ("gif", "GIF", "P"), ("bmp", "BMP", "L"), ("tif", "TIFF", "RGBA"), ("webp", "WEBP", "RGB"),
-    ("ppm", "PPM", "RGB"))}  # fmt: skip
+    ("png", "PNG", "RGB"), ("jpg", "JPEG", "CMYK"), ("gif", "GIF", "P"), ("bmp", "BMP", "L"), ("tif", "TIFF", "RGBA"),
+    ("webp", "WEBP", "RGB"), ("ppm", "PPM", "RGB"))}  # fmt: skip
 
 
 @fuzz
 @given(name=st.sampled_from(list(PICTURES)), data=st.data())
 def test_image_files(place: Path, name: str, data: st.DataObject):
     file = place / name
+    file.write_bytes(PICTURES[name])
+    assert isinstance(decode(file, 16), torch.Tensor)
     file.write_bytes(damaged(data.draw, PICTURES[name]))
     found = decode(file, 16)
     assert found.shape == (3, 16, 16) if isinstance(found, torch.Tensor) else one_line(found) == found != ""
@@ -433,6 +436,7 @@ def test_folder_names(place: Path, names: list[str], inner: str, extra: str):
             made += _laid(os.fsencode(top) + b"/" + _as_name(name), _as_name(f"{i}{inner}.png"), PICTURES["x.png"])
         _laid(os.fsencode(top) + b"/" + _as_name(name), _as_name(extra), b"<script>alert(1)</script>")
     data = one_line_or(lambda: open_data(top, request=DataRequest(str(top)), edge=8))
+    assert data is not None or set(names) & {"good", "better", "train"} or made < 6
     if data is not None:
         assert all(one_line(name) == name for name in (data.name, *data.classes))
         shown = cards.HTML[type(data)](data) if made < 12 else ""
@@ -449,19 +453,22 @@ def _as_name(name: str) -> bytes:
 def _laid(folder: bytes, name: bytes, content: bytes) -> int:
     """A file, where the system allows such a name."""
     try:
-        os.makedirs(folder, exist_ok=True)
-        with open(folder + b"/" + name, "wb") as file:  # noqa: PTH123 - names need not be text
+        os.makedirs(folder, exist_ok=True)  # noqa: PTH103 - names need not be text
+        with open(folder + b"/" + name, "wb") as file:  # noqa: PTH123
             file.write(content)
         return 1
     except (OSError, ValueError):
         return 0
 
 
+cells = st.one_of(text, st.sampled_from(["path", "label", "split", "x.png", "a", "b", "train", "1", "²"]))
+rows = st.lists(st.lists(cells, max_size=4), max_size=6).map(
+    lambda found: "\n".join(",".join(row) for row in [["path", "label"], *found])
+)
+
+
 @fuzz
-@given(table=st.one_of(
-    st.lists(st.lists(st.one_of(text, st.sampled_from(["path", "label", "split", "x.png", "a", "b", "train", "1", "²"])), max_size=4), max_size=6)
-      .map(lambda rows: "\n".join(",".join(row) for row in [["path", "label"], *rows])),
-    st.text(",;\t\"\npathlbeo.1²-\r\0", max_size=40), text))  # fmt: skip
+@given(table=st.one_of(rows, st.text(',;\t"\npathlbeo.1²-\r\0', max_size=40), text))
 @example(table="path,label\nx.png,²\nx.png,1")
 @example(table="path,label\nx.png,--5\nx.png,3")
 def test_tables(place: Path, table: str):
@@ -488,19 +495,15 @@ def test_zip_files(place: Path, data: st.DataObject):
         for name in ("a/0.png", "a/1.png", "b/0.png"):
             file.writestr(name, PICTURES["x.png"])
     content = out.getvalue()
-    archive = place / "x.zip"
+    archive, before = place / "x.zip", {"x.zip", *(p.name for p in place.iterdir())}
     archive.write_bytes(damaged(data.draw, content) if data.draw(st.booleans()) else content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLNB_CACHE", str(place / "cache"))
         found = one_line_or(lambda: unpacked(archive))
     if found is not None:
         assert all(p.resolve().is_relative_to(place.resolve() / "cache") for p in found[0].rglob("*"))
-    assert {p.name for p in place.iterdir()} <= KNOWN
+    assert {p.name for p in place.iterdir()} <= before | {"cache"}
     shutil.rmtree(place / "cache", ignore_errors=True)
-
-
-KNOWN = {"x.zip", "cache", "job.json", "spoilt.json", "out", "session", "w.safetensors", "w.pth", *PICTURES, "folder", "t.csv", "p.toml",
-         "kept.npy", "run.safetensors", ".tlnb"}  # fmt: skip
 
 
 @fuzz
@@ -508,9 +511,13 @@ KNOWN = {"x.zip", "cache", "job.json", "spoilt.json", "out", "session", "w.safet
 def test_tables_of_prices(place: Path, data: st.DataObject):
     whole = '[[price]]\ndevice = "cpu"\nper = "thread"\nper_hour = 0.5\nas_of = 2026-01-01\nsource = "x"\n'
     deep = st.sampled_from(["price = " + "[" * 5000, "price = 3", "price = [3]", "price = {}", "[price]", "[[price]]"])
-    changed = st.builds(lambda key, v: "\n".join(f"{key} = {v}" if row.startswith(key) else row for row in whole.splitlines()),
-                        st.sampled_from(["device", "per", "per_hour", "as_of", "source"]),
-                        st.sampled_from(["3", "inf", "nan", "true", "[]", '"("', "{}", "1e999", "-1", "9" * 4000, '"""\n"""']))  # fmt: skip
+    keys, odd = st.sampled_from(["device", "per", "per_hour", "as_of", "source"]), st.sampled_from(
+        ["3", "inf", "nan", "true", "[]", '"("', "{}", "1e999", "-1", "9" * 4000, '"""\n"""'])  # fmt: skip
+    changed = st.builds(
+        lambda key, v: "\n".join(f"{key} = {v}" if r.startswith(f"{key} ") else r for r in whole.splitlines()),
+        keys,
+        odd,
+    )
     file = place / "p.toml"
     file.write_text(
         data.draw(st.one_of(deep, changed, text, st.builds(lambda t: whole + t, text))), "utf8", "surrogatepass"

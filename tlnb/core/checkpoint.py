@@ -65,7 +65,7 @@ def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:
     values |= {"epochs": [asdict(e) for e in found.epochs], "work": asdict(found.work),
                "cache": asdict(found.cache) if found.cache else None}  # fmt: skip
     text = json.dumps({"schema": SCHEMA, "about": about, "state": values})
-    header = {KEY: text, "crc32": str(_checksum(text, tensors))}
+    header = {KEY: text, "crc32": str(checksum(text, tensors))}
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -94,7 +94,7 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
         values = parse(text)
         if values["schema"] != SCHEMA:
             raise UsageError(f"{path.name} has schema {values['schema']}, not {SCHEMA}: train that run again")
-        if int(header["crc32"]) != _checksum(text, tensors):
+        if int(header["crc32"]) != checksum(text, tensors):
             raise UsageError(f"{path.name} is damaged (its checksum differs): train that run again")
         about = typed(dict[str, Any], values["about"], "about")
         return about, replace(typed(Checkpoint, values["state"], "state"), tensors=tensors)
@@ -103,9 +103,10 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
         raise UsageError(f"{path.name} is no checkpoint, or damaged ({reason}): train that run again") from None
 
 
-def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of a text and of tensors on the CPU: their names, types, shapes and numbers."""
     found = zlib.crc32(text.encode())
     for key in sorted(tensors):
         found = zlib.crc32(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode(), found)
-        found = zlib.crc32(tensors[key].reshape(-1).view(torch.uint8).numpy().data, found)
+        found = zlib.crc32(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
     return found

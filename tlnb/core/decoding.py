@@ -35,8 +35,8 @@ Progress = Callable[[int, int], None]  # done, of how many
 Telling = Callable[[str, int, int], None]  # what is being done (`downloading`, `unpacking`), and how far it is
 
 
-# Named, since Pillow goes by content: others run programs (EPS calls Ghostscript), or are no photos. MPO is a phone's JPEG.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+# Named, since Pillow goes by content: others run programs (EPS calls Ghostscript), or are no photos.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
 
 
 def extensions() -> tuple[str, ...]:

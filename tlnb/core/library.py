@@ -12,7 +12,7 @@ import re
 import socket
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from http.client import HTTPException
 from inspect import signature
@@ -110,8 +110,13 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
         return kind(**options)
     takes = signature(kind.__init__).parameters
     quiet = {"download": False} if "download" in takes else {}
-    with suppress(RuntimeError, OSError):
+    try:
         return kind(root, **options, **quiet)
+    except (RuntimeError, OSError):
+        pass  # not there, or not whole
+    except Exception as error:  # each set has a parser of its own
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise DataError(f"{name} in {str(root)!r} is damaged ({reason}): remove it there, and load it again") from None
     if ("download" not in takes and "kwargs" not in takes) or name == "ImageNet":
         raise DataError(
             f"{name} is not in {str(root)!r} and may not be downloaded by programs: fetch it and give --root FOLDER"

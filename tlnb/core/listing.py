@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tlnb.core.decoding import extensions
 from tlnb.core.errors import DataError, listed, one_line
+from tlnb.core.paths import is_file, is_folder, is_there
 from tlnb.core.splits import check_classes
 
 SPLIT_FOLDERS = {
@@ -88,7 +89,11 @@ def list_folder(folder: Path) -> Listing:
 def inner_folder(folder: Path) -> Path:
     """The folder itself, or the only one in it, where that holds folders (as in `photos/photos/train/…`)."""
     inside = [p for p in _entries(folder) if not _hidden(p)]
-    if len(inside) == 1 and inside[0].is_dir() and sum(p.is_dir() for p in _entries(inside[0]) if not _hidden(p)) > 1:
+    if (
+        len(inside) == 1
+        and is_folder(inside[0])
+        and sum(is_folder(p) for p in _entries(inside[0]) if not _hidden(p)) > 1
+    ):
         return inner_folder(inside[0])
     return folder
 
@@ -105,7 +110,7 @@ def _add(found: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
 
 def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The folder of each split, and what lies beside them; the split of a flat folder is the empty string."""
-    folders = [p for p in _entries(folder) if p.is_dir() and not _hidden(p)]
+    folders = [p for p in _entries(folder) if is_folder(p) and not _hidden(p)]
     parts: dict[str, Path] = {}
     others = []
     for path in folders:
@@ -114,7 +119,7 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
             parts[split] = path
         else:
             others.append(path)
-    deep = "train" in parts and sum(p.is_dir() for p in _entries(parts["train"]) if not _hidden(p)) > 1
+    deep = "train" in parts and sum(is_folder(p) for p in _entries(parts["train"]) if not _hidden(p)) > 1
     if "train" not in parts or (others and not (deep and len(parts) > 1)):
         return {"": folder}, []
     stray = [f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}" for p in others]
@@ -124,7 +129,7 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
 def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]]:
     """Image files by class folder; what else lies there is added to `skipped`."""
     endings = extensions()
-    folders = [p for p in _entries(part) if p.is_dir() and not _hidden(p)]
+    folders = [p for p in _entries(part) if is_folder(p) and not _hidden(p)]
     skipped += _stray(part, top, set(folders))
     found: dict[str, list[Path]] = {}
     for folder in folders:
@@ -148,7 +153,7 @@ def _stray(part: Path, top: Path, known: set[Path]) -> list[str]:
     for path in _entries(part):
         if path in known:
             continue
-        if path.is_dir():
+        if is_folder(path):
             reasons += _hidden_files(path, top)
         else:
             reasons.append(f"{shown(path, top)}: {'hidden file' if _hidden(path) else 'not in a class folder'}")
@@ -199,14 +204,16 @@ def _why_not(path: Path, endings: Sequence[str]) -> str:
     if _hidden(path):
         return "hidden file"
     if path.suffix.lower() in endings:
-        return "" if path.is_file() else "not a regular file" if path.exists() else "a link to nothing"
+        if is_file(path):
+            return ""
+        return "not a regular file" if is_there(path) else "a link to nothing, or a folder that may not be entered"
     kind = _kind(path)
     return f"not an image type ({path.suffix or 'no extension'}){f': {kind}' if kind else ''}"
 
 
 def _kind(path: Path) -> str:
     """For an image under another name, what to do with it."""
-    if not path.is_file():
+    if not is_file(path):
         return ""
     try:
         with path.open("rb") as file:
@@ -299,7 +306,7 @@ def _named(top: Path, text: str) -> tuple[Path, str]:
     try:
         if not path.exists():
             return path, "no such file"
-        return path, "" if path.is_file() else "not a regular file"
+        return path, "" if is_file(path) else "not a regular file"
     except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
         return path, f"no file's name ({getattr(error, 'strerror', None) or error})"
 

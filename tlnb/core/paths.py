@@ -10,6 +10,21 @@ from tlnb.core.errors import UsageError, one_line
 SHOWN = 80  # characters
 
 
+def is_file(path: Path) -> bool:
+    """Whether a file is there, as far as one may look: where not, pathlib raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_there(path: Path) -> bool:
+    """The same for anything."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_folder(path: Path) -> bool:
+    """The same for a folder."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
 def user_path(text: str | os.PathLike[str]) -> Path:
     """The path that is meant; whether anything is there is for the caller to see.
 

@@ -11,7 +11,7 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from tlnb.core.alone import alone
+from tlnb.core.checkpoint import checksum
 from tlnb.core.edit import apply_edit, is_literal
 from tlnb.core.errors import ModelError, UsageError, listed
 from tlnb.core.plan import Edit
@@ -27,8 +28,8 @@ from tlnb.core.record import Run
 from tlnb.core.values import parse, typed
 from tlnb.core.weights import fill, read_state
 
-SCHEMA = 1
-KEY = "tlnb"  # of our entry in a safetensors header
+SCHEMA = 2
+KEY, CRC = "tlnb", "crc32"  # of our entries in a safetensors header
 FORMATS = (".safetensors", ".pt2", ".onnx")
 
 
@@ -55,6 +56,7 @@ class Header:
     transform: Transform
     classes: tuple[str, ...]
     run: Run
+    checked: str = field(default="", repr=False)  # the file's checksum and the text that it is of
 
     def to_json(self) -> str:
         """Names and numbers only."""
@@ -131,7 +133,8 @@ def _safetensors(run: Run, model: PretrainedModel, path: Path) -> None:
     from safetensors.torch import save_file
 
     state = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in run.module().state_dict().items()}
-    save_file(state, path, metadata={KEY: _header(run, model).to_json()})
+    text = _header(run, model).to_json()
+    save_file(state, path, metadata={KEY: text, CRC: str(checksum(text, state))})
 
 
 def _program(run: Run, model: PretrainedModel, path: Path) -> None:
@@ -171,7 +174,9 @@ def read_header(path: Path) -> Header | None:
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:80]
         raise ModelError(f"{path.name} is damaged ({reason}): give another file") from None
-    return Header.from_json(metadata[KEY], path.name) if KEY in metadata else None
+    if KEY not in metadata:
+        return None
+    return replace(Header.from_json(metadata[KEY], path.name), checked=f"{metadata.get(CRC)} {metadata[KEY]}")
 
 
 def restore(
@@ -200,7 +205,11 @@ def restore(
 
     with alone(), torch.random.fork_rng(devices=[]):
         module = architecture()
-    fill(module, read_state(path), path.name)
+    state = read_state(path)
+    promised, _, text = header.checked.partition(" ")
+    if promised != str(checksum(text, state)):
+        raise ModelError(f"{path.name} is damaged (its checksum differs): save the run again")
+    fill(module, state, path.name)
     run = header.run
     sized = replace(base, transform=header.transform, origin=header.origin)
     return retrained(sized, module, path.stem, run.data, header.classes, run.accuracy, architecture, header.origin)
