@@ -8,7 +8,7 @@ changed, cut off or overwritten with zeros. Then another process goes on: `resum
 it cannot, the training anew. What must hold: the result is to the bit that of a training that nothing happened to; no
 epoch that had been said to be over is done again; nothing ends in anything but one line.
 
-Every training is a process of its own, forked from one that has imported torch and done nothing else.
+Every training is a process of its own, forked from one that has done it once, with one thread.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def main() -> None:
 def faults(top: Path, times: int, draw: random.Random) -> dict[str, Count]:
     """So many faults, kinds taking turns; what came of them by kind."""
     photos(top / "photos")
+    run(first, top / "warm", _Nobody())  # so that forked processes need not import everything again
     whole, stopped = top / "whole", top / "stopped"
     reference = finished(whole, first)
     finished(stopped, halfway)
@@ -215,7 +216,14 @@ def finished(place: Path, what: Callable[[Path, Say], Outcome]) -> Outcome:
     return outcome
 
 
-def run(what: Callable[[Path, Say], Outcome], place: Path, there: Connection) -> None:
+class _Nobody:
+    """Hears nothing."""
+
+    def send(self, _: object) -> None:
+        pass
+
+
+def run(what: Callable[[Path, Say], Outcome], place: Path, there: Connection | _Nobody) -> None:
     """In the new process."""
     place.mkdir(exist_ok=True)
     os.environ |= {
