@@ -8,6 +8,7 @@ onnx          for other engines; needs the packages onnx and onnxscript
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -140,7 +141,9 @@ def _safetensors(run: Run, model: PretrainedModel, path: Path) -> None:
 def _program(run: Run, model: PretrainedModel, path: Path) -> None:
     batch = torch.export.Dim("batch")
     program = torch.export.export(run.module(), (model.transform.example(2),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, path, extra_files={f"{KEY}.json": _header(run, model).to_json()})
+    held = io.BytesIO()  # torch's own way into a file ends the process where the disk is full
+    torch.export.save(program, held, extra_files={f"{KEY}.json": _header(run, model).to_json()})
+    path.write_bytes(held.getbuffer())
 
 
 def _onnx(run: Run, model: PretrainedModel, path: Path) -> None:
