@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.conftest import picture
-from tlnb.core import decoding, image_cache, memory
+from tlnb.core import decoding, kept, memory
 from tlnb.core.data import DataSet, open_data
 from tlnb.core.errors import DataError, UsageError
 from tlnb.core.memory import cache_folder, disk_budget, memory_budget, parse_bytes
@@ -115,9 +115,9 @@ def test_data_in_a_file_are_the_same_data(folder, little_memory, monkeypatch, am
         (folder / "dark" / "broken.jpg").unlink()
     data = opened(folder, **amounts)
     monkeypatch.setenv("TLNB_MEMORY", "1GB")
-    kept = opened(folder, **amounts)
-    assert same(data, kept) and data.fingerprint == kept.fingerprint
-    assert all_mapped(data) and not any(map(is_mapped, kept.images.values()))
+    held = opened(folder, **amounts)
+    assert same(data, held) and data.fingerprint == held.fingerprint
+    assert all_mapped(data) and not any(map(is_mapped, held.images.values()))
     assert all(images.is_contiguous() for images in data.images.values())
     assert not list(little_memory.glob("*.part"))
 
@@ -185,7 +185,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(folder, little_
         if len(written) > 5:
             raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(image_cache, "_append", full)
+    monkeypatch.setattr(kept, "_append", full)
     with pytest.raises(DataError, match=words) as error:
         opened(folder)
     assert "\n" not in str(error.value) and len(written) == 6

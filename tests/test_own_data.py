@@ -70,7 +70,7 @@ def test_every_file_is_used_or_listed_with_the_reason(tmp_path: Path):
     (a / "bomb.png").write_bytes(png_header(60_000, 60_000))
     (a / "cut.png").write_bytes((a / "0.png").read_bytes()[:-300])
     (a / "photo").write_bytes((a / "0.png").read_bytes())
-    Image.new("L", (4, 4)).save(a / "moving.gif")
+    (a / "moving.jp2").write_bytes(b"GIF89a")
     (a / ".ipynb_checkpoints").mkdir()
     (a / ".ipynb_checkpoints" / "0.png").write_bytes((a / "0.png").read_bytes())
     (top / "empty").mkdir()
@@ -84,7 +84,7 @@ def test_every_file_is_used_or_listed_with_the_reason(tmp_path: Path):
         "a/bomb.png": "3,600,000,000 pixels are more than 100,000,000",
         "a/cut.png": found["a/cut.png"],
         "a/photo": "not an image type (no extension): it is a PNG, rename it to .png to use it",
-        "a/moving.gif": "not an image type (.gif): save it as .png to use it",
+        "a/moving.jp2": "not an image type (.jp2): it is a GIF, rename it to .gif to use it",
         "a/.ipynb_checkpoints": "hidden folder (1 files)",
         "empty": "a class folder without images",
     }
@@ -93,7 +93,7 @@ def test_every_file_is_used_or_listed_with_the_reason(tmp_path: Path):
 
 
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "CMYK", "1", "I;16", "F"])
-@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif", "webp"])
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif", "webp", "gif"])
 def test_formats_and_modes_are_read_as_seen(tmp_path: Path, mode: str, ending: str):
     seen = np.zeros((40, 40), dtype=np.uint8)
     seen[:, 20:] = 250
@@ -107,11 +107,38 @@ def test_formats_and_modes_are_read_as_seen(tmp_path: Path, mode: str, ending: s
         image = Image.fromarray(seen).convert(mode)
     try:
         image.save(tmp_path / f"x.{ending}")
-    except (OSError, KeyError):
+    except (OSError, KeyError, ValueError):
         pytest.skip(f"no {mode} in {ending}")
     found = decode(tmp_path / f"x.{ending}", 20)
     assert isinstance(found, torch.Tensor), found
     assert found[:, :, :8].float().mean() < 12 and found[:, :, 12:].float().mean() > 235
+
+
+def test_of_a_moving_gif_the_first_picture_counts(tmp_path: Path):
+    frames = [Image.new("L", (30, 30), tone) for tone in (200, 10, 90)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert decode(tmp_path / "x.gif", 8).float().mean() > 190
+    assert not look_over([tmp_path / "x.gif"])
+
+
+def test_no_program_is_run_for_a_picture(tmp_path: Path):
+    """Pillow would open PostScript under any name, and call Ghostscript for it."""
+    (tmp_path / "x.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n")
+    assert decode(tmp_path / "x.jpg", 8) == "cannot be read (it holds no image)"
+    assert look_over([tmp_path / "x.jpg"]) == {0: "cannot be read (it holds no image)"}
+
+
+def test_names_that_are_no_text_are_listed(tmp_path: Path):
+    top = two_classes(tmp_path / "photos")
+    for name in (b"a\nb", b"\xff\xfe", b"\x1b[31mred"):
+        try:
+            Path(os.fsdecode(os.fsencode(top) + b"/" + name)).mkdir()
+        except OSError:
+            pytest.skip("no such names here")
+        (Path(os.fsdecode(os.fsencode(top) + b"/" + name)) / "0.png").write_bytes((top / "a" / "0.png").read_bytes())
+    data = opened(top)
+    assert data.classes == ("a", "b") and len(data.skipped) == 3
+    assert all("rename the folder" in words and words.isprintable() for words in data.skipped)
 
 
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Training", "valid", "testing")])
@@ -148,7 +175,8 @@ def test_links_are_followed_once_and_broken_ones_listed(tmp_path: Path):
     data = opened(top)
     assert sum(data.splits.values()) == 15
     assert reasons(data) == {
-        "a/round": "a link to a folder that is read already", "b/gone.jpg": "a link to nothing",
+        "a/round": "a link to a folder that is read already",
+        "b/gone.jpg": "a link to nothing, or a folder that may not be entered",
     }  # fmt: skip
 
 
@@ -297,6 +325,25 @@ def test_zip_bombs_and_damaged_zips_are_one_line(tmp_path: Path, monkeypatch):
     with pytest.raises(DataError, match="cannot be unpacked"):
         opened(tmp_path / "cut.zip")
     assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+def test_what_unpacks_to_a_hundred_times_its_size_is_no_archive_of_photos(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TLNB_DISK", "100GB")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/0.png", bytes(110_000_000))
+    with pytest.raises(DataError, match="times its size: that is no archive of photos"):
+        opened(tmp_path / "bomb.zip")
+    assert not list((tmp_path / "cache").rglob("*"))
+
+
+def test_a_photo_damaged_after_unpacking_is_unpacked_again(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
+    file = zipped(two_classes(tmp_path / "photos"), tmp_path / "p.zip")
+    before = opened(file).fingerprint
+    photo = next((tmp_path / "cache").rglob("3.png"))
+    photo.write_bytes((photo.parent / "4.png").read_bytes())
+    assert opened(file).fingerprint == before
 
 
 # ── groups ────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import subprocess
 import sys
 import time
+import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +151,67 @@ def test_code_of_ones_own_is_not_run_without_trust():
     later = Session()
     later.resume(trust=True, names={"make": lambda: nn.Dropout(0.1)})
     assert later.plan == first.plan
+
+
+def rewritten(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """A session's file changed by someone who gets the checksum right."""
+    outer = json.loads((folder / "session.json").read_text())
+    values = json.loads(outer["session"])
+    change(values)
+    text = json.dumps(values)
+    outer |= {"session": text, "crc32": zlib.crc32(text.encode())}
+    (folder / "session.json").write_text(json.dumps(outer))
+
+
+def with_code(plan: dict[str, Any], mark: Path) -> dict[str, Any]:
+    code = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+    edit = {"kind": "add", "name": "head", "code": code, "where": "before", "part": "before1"}
+    return {**plan, "edits": [*plan["edits"], edit]}
+
+
+def test_code_is_found_wherever_it_stands(tmp_path: Path):
+    """In the plan that undo would go back to; in the record of a run whose own plan is harmless."""
+    mark = tmp_path / "it-ran"
+    first = begun(strategy="head")
+    first.train(epochs=1)
+    first._keeper.close()
+    folder = first._keeper.home.folder
+    whole = (folder / "session.json").read_text()
+    rewritten(folder, lambda values: values["history"].append(with_code(values["plan"], mark)))
+    with pytest.raises(UsageError, match="--trust"):
+        Session().resume()
+    (folder / "session.json").write_text(whole)
+    file = folder / "runs" / "head.safetensors"
+    about, found = checkpoint.read(file)
+    record = json.loads(about["record"])
+    record["plan"] = with_code(record["plan"], mark)
+    checkpoint.write(file, {**about, "record": json.dumps(record)}, found)
+    with pytest.raises(UsageError, match="of another plan"):
+        Session().resume()
+    assert not mark.exists()
+
+
+def test_lines_that_no_magic_writes_are_refused():
+    first = begun(strategy="head")
+    first.train(epochs=1)
+    first._keeper.close()
+    rewritten(first._keeper.home.folder, lambda values: values["lines"].append("%tl_train\n!touch pwned"))
+    with pytest.raises(UsageError, match="is damaged .*a line that no magic writes"):
+        Session().resume()
+
+
+def test_a_damaged_session_does_not_hide_the_one_before():
+    for name in ("early", "late"):
+        session = begun(strategy="head")
+        session.train(epochs=1, name=name)
+        session._keeper.close()
+        time.sleep(1.1)  # folders are called by the second
+    file = session._keeper.home.folder / "session.json"
+    file.write_text(file.read_text().replace("late", "lame"))
+    later = Session()
+    assert later.resume() is later and [r.name for r in later.runs] == ["early"]
+    with pytest.raises(UsageError, match="its checksum differs"):
+        Session().resume(file.parent)
 
 
 @pytest.mark.parametrize("where", [0, 20, -2000, -1])

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.test_edit import Twice
+from tlnb.core.checkpoint import checksum
 from tlnb.core.errors import ModelError, UsageError
 from tlnb.session import Session
 
@@ -118,17 +119,34 @@ def test_code_in_a_file_runs_only_when_trusted(small: Session, tmp_path: Path):
         (lambda h: {**h, "origin": {**h["origin"], "edits": []}}, "does not fit"),
         (lambda h: {**h, "origin": {**h["origin"], "edits": [{"kind": "replace", "name": "head", "code": "__import__('os')"}]}},
          "holds code that would be run"),
+        (lambda h: {**h, "transform": {**h["transform"], "mean": "0); import os; (0"}}, "header of bad.safetensors"),
+        (lambda h: {**h, "transform": {**h["transform"], "interpolation": "x\nimport os"}}, "header of bad.safetensors"),
+        (lambda h: {**h, "origin": {**h["origin"], "edits": [{"kind": "remove", "name": "x", "code": "nn.Linear(9**9**9, 1)"}]}},
+         "holds code that would be run"),
+        (lambda h: {**h, "origin": {**h["origin"], "edits": [{"kind": "add", "name": "head", "code": "nn.ReLU()",
+                                                              "where": "after", "part": "x; import os"}]}}, "is damaged"),
     ],
 )  # fmt: skip
 def test_a_damaged_file_is_one_line_and_changes_nothing(trained: Session, tmp_path: Path, spoil, words):
     trained.save(tmp_path / "mine.safetensors")
     with safe_open(tmp_path / "mine.safetensors", framework="pt") as opened:
         header = spoil(json.loads(opened.metadata()["tlnb"]))
-    save_file(load_file(tmp_path / "mine.safetensors"), tmp_path / "bad.safetensors", {"tlnb": json.dumps(header)})
+    tensors, text = load_file(tmp_path / "mine.safetensors"), json.dumps(header)
+    save_file(tensors, tmp_path / "bad.safetensors", {"tlnb": text, "crc32": str(checksum(text, tensors))})
     before = (trained.model, trained.plan, trained.script())
     with pytest.raises(ModelError, match=words) as error:
         trained.load(tmp_path / "bad.safetensors")
     assert "\n" not in str(error.value) and (trained.model, trained.plan, trained.script()) == before
+
+
+def test_a_changed_number_is_noticed(trained: Session, tmp_path: Path):
+    file = tmp_path / "mine.safetensors"
+    trained.save(file)
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 1  # a weight, a little
+    file.write_bytes(bytes(content))
+    with pytest.raises(ModelError, match="damaged .its checksum differs"):
+        Session().load(file)
 
 
 def test_a_truncated_file_is_one_line(trained: Session, tmp_path: Path):

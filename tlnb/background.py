@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
-from tlnb.core.errors import UsageError
+from tlnb.core.device import free_memory, out_of_memory
+from tlnb.core.errors import MemoryLimit, UsageError
 from tlnb.core.train import Progress, Report
 
 EVERY = 0.2  # seconds between two reports of a training
@@ -251,7 +252,16 @@ def changing(call: Callable[P, R]) -> Callable[P, R]:
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
         session: Any = args[0]
         with session.turn.taken():
-            return call(*args, **kwargs)
+            try:
+                return call(*args, **kwargs)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+        # outside of `except`: the traceback, and all that its frames hold, are gone here
+        free_memory()
+        raise MemoryLimit(
+            f"memory ran out in tl.{call.__name__}: give a smaller --size, fewer images (--limit) or a smaller model"
+        )
 
     return guarded
 

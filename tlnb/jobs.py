@@ -27,6 +27,7 @@ from tlnb.core.plan import Plan
 from tlnb.core.ranks import Ranks, ranks
 from tlnb.core.record import Run
 from tlnb.core.save import Saved
+from tlnb.core.values import parse, typed
 from tlnb.keeper import Job
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def write_job(job: Job, path: Path) -> Saved:
         )
     if job.previous is not None:
         raise UsageError(f"a job begins from the plan's start, not from run {job.previous.name!r}: leave out --from")
-    text = json.dumps({"schema": SCHEMA, **job.about()}, ensure_ascii=False, indent=1)
+    text = json.dumps({"schema": SCHEMA, **job.about()}, indent=1)
     write_whole(path, text)
     use = f"python -m tlnb train {path} --out DIR"
     return Saved(str(path), job.name, "job", len(text.encode()), "nothing: it names data, model, plan and options", use)
@@ -64,11 +65,11 @@ def read_job(path: Path) -> dict[str, Any]:
         UsageError: none, damaged, or of another version.
     """
     try:
-        values = json.loads(path.read_text("utf8"))
+        values = parse(path.read_text("utf8"))
         if values["schema"] != SCHEMA:
             raise UsageError(f"{path} has schema {values['schema']}, not {SCHEMA}: write it again with %tl_save --job")
         return {k: values[k] for k in ("run", "plan", "options", "asked", "facts", "fingerprint", "baseline_of")}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UsageError(f"{path} is no job file ({reason}): %tl_save --job {path.name} writes one") from None
 
@@ -188,7 +189,8 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     model = session._sized(session.model, data)
     network = build(model, plan.edits, "pretrained", 0, scopes)
     anatomy = read_anatomy(network, model.transform.size, model.name)
-    return Job(values["run"], plan, options, model, anatomy, values["asked"], data, values["baseline_of"])
+    name, of = typed(str, values["run"], "run"), typed(str | None, values["baseline_of"], "baseline_of")  # type: ignore[arg-type]
+    return Job(name, plan, options, model, anatomy, values["asked"], data, of)
 
 
 def write_whole(path: Path, text: str) -> None:

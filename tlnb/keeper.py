@@ -14,12 +14,13 @@ from tlnb.core.anatomy import Anatomy, read_anatomy
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
 from tlnb.core.edit import Scopes, build
-from tlnb.core.errors import UsageError
+from tlnb.core.errors import UsageError, one_line
 from tlnb.core.home import Home, find_session, notebook, read_session
 from tlnb.core.options import TrainOptions, options_from
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.record import Run
+from tlnb.core.values import typed
 
 if TYPE_CHECKING:
     from tlnb.session import Session
@@ -177,7 +178,7 @@ def restore(
     values = read_session(folder)
     try:
         return _Restoring(session, folder, values, trust, names, current).all()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"{type(error).__name__}: {error}"[:80]
         raise UsageError(f"the session in {folder} is damaged ({reason}): start a new one") from None
 
@@ -201,16 +202,15 @@ class _Restoring:
                 f"{self.folder} cannot be written to ({error.strerror}): %tl_resume in another folder"
             ) from None
         data = self._data(values["data"], values["fingerprint"])
-        for name in values["runs"]:
+        for name in typed(tuple[str, ...], values["runs"], "runs"):
             self._run(name, data)
         if values["asked"]:
             self._load(values["asked"])
         if values["plan"] is not None:
-            plan = Plan.from_json(values["plan"])
-            session._scopes.update(resume.scopes_of(plan, self.trust, self.names))
+            plan = self._checked(values["plan"])
             session._set(session._prepared(session.model, data, plan))
-            session._history = [Plan.from_json(p) for p in values["history"]]
-        session._lines, session.bill = list(values["lines"]), resume.bill_from(values["bill"])
+            session._history = [self._checked(p) for p in values["history"]]
+        session._lines, session.bill = _lines(values["lines"]), resume.bill_from(values["bill"])
         session._keeper.unfinished = [n for n in values["unfinished"] if n in values["runs"]]
         running = values["running"]
         if running is not None:
@@ -250,20 +250,26 @@ class _Restoring:
         """What a run was to do, with its model and anatomy."""
         session, asked = self.session, about["asked"]
         same = next((j for j in session._keeper.jobs.values() if dict(j.asked) == asked), None)
-        plan = Plan.from_json(about["plan"])
-        scopes = resume.scopes_of(plan, self.trust, self.names)
-        session._scopes.update(scopes)
+        plan = self._checked(about["plan"])
         model = same.model if same else self._sized(self._load(asked), about)
         anatomy = _anatomy(model, plan, session._scopes)
         if data is None or about["fingerprint"] != data.fingerprint:
             data = DataSet("other data", (), {}, {}, resume.facts_from(about["facts"]).request)
         previous = next((r for r in session.runs if r.name == about["previous"]), None)
-        job = Job(about["run"], plan, options_from(about["options"]), model, anatomy, asked, data, about["baseline_of"],
-                  previous, about["note"], about["group"])  # fmt: skip
+        texts = {k: typed(str, about[k], k) for k in ("run", "note", "group")}
+        of = typed(str | None, about["baseline_of"], "baseline_of")  # type: ignore[arg-type]
+        options = options_from(about["options"])
+        job = Job(texts["run"], plan, options, model, anatomy, asked, data, of, previous, texts["note"], texts["group"])
         session._keeper.jobs[job.name] = job
         session._networks[job.name] = (model, anatomy)
         session._facts[job.name] = resume.facts_from(about["facts"])
         return job
+
+    def _checked(self, values: Mapping[str, Any]) -> Plan:
+        """A plan, once its code is known to be harmless or is trusted: also one that only undo would go back to."""
+        plan = Plan.from_json(values)
+        self.session._scopes.update(resume.scopes_of(plan, self.trust, self.names))
+        return plan
 
     def _sized(self, model: PretrainedModel, about: Mapping[str, Any]) -> PretrainedModel:
         from tlnb.core.pretrained import resized
@@ -277,7 +283,16 @@ class _Restoring:
         about, found = checkpoint.read(path)
         job = self._job(about, data)
         if "record" in about:
-            session.runs.append(resume.restored(about, found, job.model, session._scopes, job.previous))
+            session.runs.append(resume.restored(about, found, job.model, job.plan, session._scopes, job.previous))
+
+
+def _lines(values: Any) -> list[str]:
+    """What was typed: lines of magics, calls and comments, which `%tl_script` shows again."""
+    lines = typed(list[str], values, "lines")
+    strange = [text for text in lines if one_line(text) != text or not text.startswith(("%tl_", "tl.", "#"))]
+    if strange:
+        raise ValueError(f"a line that no magic writes: {strange[0]!r}")
+    return lines
 
 
 def _anatomy(model: PretrainedModel, plan: Plan, scopes: Scopes) -> Anatomy:

@@ -16,7 +16,7 @@ from torch import nn
 from tlnb.checking import Checks
 from tlnb.core.bundled import BUNDLED
 from tlnb.core.catalogue import SORTS, names, torchvision_weights
-from tlnb.core.errors import TLError, UsageError, did_you_mean
+from tlnb.core.errors import TLError, UsageError, did_you_mean, one_line
 from tlnb.core.library import LIBRARY
 from tlnb.core.options import AUGMENTATIONS, SOLVERS, Asked
 from tlnb.core.plan import ALIASES, STRATEGIES
@@ -47,7 +47,7 @@ def tokens(line: str) -> tuple[list[str], bool]:
 def _said(value: Any, silent: bool, cell: Cell) -> Any:
     """What the magic returns. In a cell of several, each but the last prints one line instead of its card."""
     if cell.more_to_come() and not silent:
-        print(repr(value))
+        print(one_line(repr(value)))
     return None if silent else value
 
 

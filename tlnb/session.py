@@ -27,14 +27,15 @@ from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.compare import Comparison, compare
 from tlnb.core.cost import Bill
 from tlnb.core.data import DataFacts, DataSet, open_data
-from tlnb.core.device import machine
+from tlnb.core.device import device_lost, machine
 from tlnb.core.edit import apply_edit, build, modules_matching, names_in
-from tlnb.core.errors import ModelError, PlanError, TLError, UsageError, did_you_mean
+from tlnb.core.errors import DeviceLost, ModelError, PlanError, TLError, UsageError, did_you_mean, one_line
 from tlnb.core.freeze import set_modes
 from tlnb.core.lines import line, train_line
 from tlnb.core.meter import Tally, step_flops
 from tlnb.core.options import Asked, TrainOptions, parse_rates
 from tlnb.core.origins import seen_by
+from tlnb.core.paths import user_path
 from tlnb.core.plan import Edit, Plan, Strategies
 from tlnb.core.prepare import Parts, Prepared, noticed, prepare
 from tlnb.core.pretrained import Catalogue, PretrainedModel
@@ -58,6 +59,7 @@ if TYPE_CHECKING:  # at run time where they are used: loading the extension shou
 
 PANELS = ("data", "model", "layers", "train", "compare")
 HISTORY = 100  # plans that undo can go back
+LONGEST_NAME = 100  # characters of a run's
 TUNING = ("apart", "in")
 
 
@@ -207,7 +209,7 @@ class Session:
         """The file of a saved run that is meant, as the model itself or as the weights of one's own module."""
         own = isinstance(source, nn.Module)
         if own or (isinstance(source, str | Path) and str(source) not in pretrained.names()):
-            file = Path(weights if own else str(source)).expanduser()
+            file = user_path(weights if own else str(source))
             from tlnb.core.save import read_header
 
             return file, read_header(file)
@@ -392,7 +394,8 @@ class Session:
             self._scopes = before
             raise
         magic = f"%{call.replace('.', '_')} {at} {edit.code}"
-        return self._edited(prepared, magic if "\n" not in edit.code else f"{call}({at!r}, {edit.code!r})")
+        typed = one_line(magic) == magic and not re.search(r"\s", at) and not magic.endswith((";", "?", "\\"))
+        return self._edited(prepared, magic if typed else f"{call}({at!r}, {edit.code!r})")
 
     def _edited(self, prepared: Prepared | None, typed: str) -> Plan:
         old = self.plan
@@ -719,6 +722,14 @@ class Session:
         except TLError:
             self._keeper.failed(self, job)
             raise
+        except RuntimeError as error:
+            if not device_lost(error):
+                raise
+            reason = one_line(str(error).splitlines()[0])[:100]
+            kept = "%tl_resume goes on from the last epoch's end" if self._keeper.home else "load data and model again"
+            raise DeviceLost(
+                f"{job.options.device or 'the GPU'} does not answer any more ({reason}): restart the kernel, then {kept}"
+            ) from None
         return self._noted(run, job)
 
     def _noted(self, run: Run, job: Job) -> Run:
@@ -816,6 +827,10 @@ class Session:
     def _new_name(self, wanted: str | None) -> str:
         """A name that no run has; `head`, then `head-2`."""
         base = wanted or (self.plan.strategy if self.plan else "run")
+        if one_line(base) != base or base != base.strip() or len(base) > LONGEST_NAME:
+            raise UsageError(
+                f"--name {base[:80]!r} is no name: use up to {LONGEST_NAME} characters in one line, e.g. --name first"
+            )
         taken = {run.name for run in self.runs}
         return next(n for k in range(1, len(taken) + 2) if (n := base if k == 1 else f"{base}-{k}") not in taken)
 
@@ -944,14 +959,14 @@ class Session:
         from tlnb.core.save import save
 
         if job is not None:
-            return self._saved_job(Path(job).expanduser(), file is None and run is None, asked)
+            return self._saved_job(user_path(job), file is None and run is None, asked)
         if train_line(asked) != "%tl_train":
             raise UsageError("options of a training go with --job FILE: a run has its own")
         found = self._last_run(run)
         if found.name not in self._networks:
             raise UsageError(f"run {found.name!r} is not of this session: its file has to be written there")
         safe = re.sub(r"[^\w.-]+", "-", found.name).strip("-.") or "run"
-        path = Path(file or f"{safe}.safetensors").expanduser()
+        path = user_path(file or f"{safe}.safetensors")
         written = save(found, replace(self._networks[found.name][0], transform=found.transform()), path)
         self._lines.append(line("tl_save", file, run=getattr(run, "name", run)) if file else "%tl_save")
         return written

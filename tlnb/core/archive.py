@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import shutil
 import stat
+import struct
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tlnb.core.decoding import Telling
@@ -17,6 +20,9 @@ from tlnb.core.memory import cache_folder, disk_budget
 PIECE = 2**20
 MANY = 10**6  # entries
 NAME_BYTES = 255
+RATIO, FREE = 100, 10**8  # no photos unpack to so many times the file, once that is more than so many bytes
+BAD = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, lzma.LZMAError, struct.error, LookupError,
+       OverflowError, MemoryError)  # fmt: skip  # what a damaged archive raises
 
 
 def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str]]:
@@ -31,10 +37,13 @@ def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str
     try:
         with zipfile.ZipFile(file) as archive:
             good, refused = _entries(archive)
-            if not target.is_dir():
+            if not _is_whole(target, good):
+                shutil.rmtree(target, ignore_errors=True)
                 _check_room(file, good, target.parent)
                 _unpack(archive, good, target, telling)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+    except FileExistsError:
+        raise DataError(f"{file.name} holds two entries of one name: unpack it yourself and give the folder") from None
+    except BAD as error:
         raise DataError(f"{file.name} cannot be unpacked ({error}): unpack it yourself and give the folder") from None
     except OSError as error:
         raise DataError(
@@ -68,17 +77,33 @@ def _why_not(info: zipfile.ZipInfo) -> str:
         return "a link"
     if info.flag_bits & 1:
         return "encrypted"
+    if not path.parts:
+        return "without a name"
     return "name too long" if any(len(part.encode(errors="replace")) > NAME_BYTES for part in path.parts) else ""
 
 
 def _check_room(file: Path, entries: list[zipfile.ZipInfo], folder: Path) -> None:
     """By what the entries say; that they keep to it is seen to while unpacking."""
     size, budget = sum(info.file_size for info in entries), disk_budget(folder)
+    if size > FREE and size > RATIO * file.stat().st_size:
+        raise DataError(
+            f"{file.name} unpacks to {size // file.stat().st_size:,} times its size: that is no archive of photos"
+        )
     if size > budget:
         raise DataError(
             f"{file.name} unpacks to {size / 1e9:,.2f} GB, and {budget / 1e9:,.2f} GB are allowed: "
             f"set TLNB_DISK={size // 10**9 + 1}GB"
         )
+
+
+def _is_whole(target: Path, entries: list[zipfile.ZipInfo]) -> bool:
+    """Whether all was unpacked before and still is what the archive says, by its own checksums."""
+    if not target.is_dir():
+        return False
+    try:
+        return all(zlib.crc32((target / info.filename).read_bytes()) == info.CRC for info in entries)
+    except OSError:
+        return False
 
 
 def _unpack(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], target: Path, telling: Telling | None) -> None:
@@ -91,7 +116,11 @@ def _unpack(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo], target: Pa
             _copy(archive, info, out)
             if telling:
                 telling("unpacking", number, len(entries))
-        unfinished.replace(target)
+        try:
+            unfinished.replace(target)
+        except OSError:
+            if not _is_whole(target, entries):  # another kernel unpacked the same
+                raise
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
 

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlnb.core.errors import DataError, UsageError
+from tlnb.core.errors import DataError, UsageError, one_line
+from tlnb.core.listing import in_order
 from tlnb.core.request import DataRequest
 from tlnb.core.splits import Parts, check_classes, divide
 
@@ -23,11 +24,10 @@ def from_arrays(source: object, labels: object, request: DataRequest, groups: ob
     if labels is None:
         raise UsageError("arrays need labels: tl.data(images, labels)")
     images = as_images(source)
-    names = [str(y) for y in np.asarray(labels).ravel()]
+    names = [one_line(str(y)) for y in np.asarray(labels).ravel()]
     if len(names) != len(images):
         raise DataError(f"{len(images)} images but {len(names)} labels: give one label an image")
-    numeric = all(n.lstrip("-").isdigit() for n in names)
-    classes = tuple(sorted(set(names), key=int if numeric else str))
+    classes = in_order(set(names))
     where = {name: i for i, name in enumerate(classes)}
     targets = torch.tensor([where[n] for n in names])
     check_classes("the arrays", classes)

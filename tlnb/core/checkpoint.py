@@ -11,7 +11,7 @@ import json
 import os
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from torch import Tensor
 
 from tlnb.core.errors import UsageError
 from tlnb.core.record import Cache, EpochRecord, Work
+from tlnb.core.values import parse, typed
 
-SCHEMA = 1
+SCHEMA = 2
 KEY = "tlnb_checkpoint"
 
 
@@ -63,8 +64,8 @@ def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:
     values = {f: getattr(found, f) for f in found.__dataclass_fields__ if f != "tensors"}
     values |= {"epochs": [asdict(e) for e in found.epochs], "work": asdict(found.work),
                "cache": asdict(found.cache) if found.cache else None}  # fmt: skip
-    text = json.dumps({"schema": SCHEMA, "about": about, "state": values}, ensure_ascii=False)
-    header = {KEY: text, "crc32": str(_checksum(text, tensors))}
+    text = json.dumps({"schema": SCHEMA, "about": about, "state": values})
+    header = {KEY: text, "crc32": str(checksum(text, tensors))}
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -90,24 +91,22 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
             header = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no mapping
         text = header[KEY]
-        if int(header["crc32"]) != _checksum(text, tensors):
-            raise UsageError(f"{path.name} is damaged (its checksum differs): train that run again")
-        values = json.loads(text)
+        values = parse(text)
         if values["schema"] != SCHEMA:
             raise UsageError(f"{path.name} has schema {values['schema']}, not {SCHEMA}: train that run again")
-        state = values["state"]
-        state["epochs"] = tuple(EpochRecord(**e) for e in state["epochs"])
-        state["work"], state["notes"] = Work(**state["work"]), tuple(state["notes"])
-        state["cache"] = Cache(**state["cache"]) if state["cache"] else None
-        return values["about"], Checkpoint(**state, tensors=tensors)
+        if int(header["crc32"]) != checksum(text, tensors):
+            raise UsageError(f"{path.name} is damaged (its checksum differs): train that run again")
+        about = typed(dict[str, Any], values["about"], "about")
+        return about, replace(typed(Checkpoint, values["state"], "state"), tensors=tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UsageError(f"{path.name} is no checkpoint, or damaged ({reason}): train that run again") from None
 
 
-def _checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
+    """CRC-32 of a text and of tensors on the CPU: their names, types, shapes and numbers."""
     found = zlib.crc32(text.encode())
     for key in sorted(tensors):
-        found = zlib.crc32(key.encode(), found)
-        found = zlib.crc32(tensors[key].reshape(-1).view(torch.uint8).numpy().data, found)
+        found = zlib.crc32(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode(), found)
+        found = zlib.crc32(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
     return found

@@ -26,6 +26,7 @@ from tlnb.core.folders import list_files, read_files
 from tlnb.core.leaks import Leak, find_leaks, series_note
 from tlnb.core.library import ARRAYS, LIBRARY, library_name, read_library
 from tlnb.core.origins import imagenet_hint, seen_note
+from tlnb.core.paths import user_path
 from tlnb.core.request import DataRequest, check_request, refuse
 from tlnb.core.splits import SPLITS, Parts
 
@@ -132,7 +133,7 @@ class DataSet:
         It holds `train_images` `(N, 3, E, E)` uint8, `train_labels` `(N,)` int64, the same for the other splits, and
         `classes`. The file appears whole or not at all.
         """
-        target = Path(path).expanduser()
+        target = user_path(path)
         arrays = {"classes": np.array(self.classes)}
         for split in self.splits:
             arrays[f"{split}_images"] = self.images[split].numpy()
@@ -204,7 +205,7 @@ def open_data(
     if str(source) in BUNDLED:
         _refuse(request, str(source), "group", "root")
         return _data_set(BUNDLED[str(source)](request), request)
-    path, name = Path(source).expanduser(), library_name(str(source))
+    path, name = user_path(source), library_name(str(source))
     if name is not None and not path.exists():
         _refuse(request, name, "group", "classes")
         parts = read_library(name, request, edge or PHOTO_EDGE, progress, telling)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tlnb.core.errors import one_line
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
@@ -33,11 +35,15 @@ Progress = Callable[[int, int], None]  # done, of how many
 Telling = Callable[[str, int, int], None]  # what is being done (`downloading`, `unpacking`), and how far it is
 
 
+# Named, since Pillow goes by content: others run programs (EPS calls Ghostscript), or are no photos.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+
+
 def extensions() -> tuple[str, ...]:
-    """How the names of image files end."""
+    """How the names of image files end. Of a moving GIF the first picture counts."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    return tuple(IMG_EXTENSIONS)
+    return (*IMG_EXTENSIONS, ".gif")
 
 
 def decode_each(paths: Sequence[Path], edge: int, progress: Progress | None = None) -> Iterator[Tensor | str]:
@@ -67,7 +73,7 @@ def decode(path: Path, edge: int) -> Tensor | str:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             why = _too_large(image)
             if why:
                 return why
@@ -91,7 +97,7 @@ def _look_over(path: Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             why, whole = _too_large(image), _ends_well(path, image.format)
     except Exception as error:
         return _why(error, path)
@@ -106,7 +112,8 @@ def _ends_well(path: Path, kind: str | None) -> bool:
     with path.open("rb") as file:
         file.seek(-min(TAIL, path.stat().st_size), os.SEEK_END)
         tail = file.read()
-    return {"JPEG": tail.rstrip(b"\0").endswith(b"\xff\xd9"), "PNG": b"IEND" in tail}.get(kind or "", False)
+    ends = {"JPEG": tail.rstrip(b"\0").endswith(b"\xff\xd9"), "PNG": b"IEND" in tail, "GIF": tail.endswith(b";")}
+    return ends.get(kind or "", False)
 
 
 def _too_large(image: Image) -> str:
@@ -129,7 +136,7 @@ def _why(error: Exception, path: Path) -> str:
             return "cannot be read (an empty file)"
     if isinstance(error, UnidentifiedImageError):
         return f"cannot be read ({_instead(path)})"
-    return f"cannot be read ({str(error)[:80] or type(error).__name__})"
+    return f"cannot be read ({one_line(str(error))[:80] or type(error).__name__})"
 
 
 def _instead(path: Path) -> str:

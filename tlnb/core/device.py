@@ -72,6 +72,13 @@ def out_of_memory(error: BaseException) -> bool:
     )
 
 
+def device_lost(error: BaseException) -> bool:
+    """Whether an error says that a GPU fell away or faulted: from then on every call to it fails in this process."""
+    accelerator = getattr(torch, "AcceleratorError", None)  # newer versions of torch have a type for it
+    said = str(error).startswith(("CUDA error", "HIP error", "MPS backend", "cuDNN error", "CUDA driver error"))
+    return not out_of_memory(error) and (said or (accelerator is not None and isinstance(error, accelerator)))
+
+
 def free_memory() -> None:
     """Give back what is no longer referred to."""
     gc.collect()

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from tlnb.core.alone import alone
 from tlnb.core.anatomy import ROOT, owned
@@ -23,6 +24,9 @@ from tlnb.core.pretrained import PretrainedModel
 
 Scopes = Mapping[Edit, Mapping[str, Any]]  # the user's names that an edit's code mentions
 NUMBERS = ("in_features", "classes")
+MOST_PARAMETERS = 10**9  # of one edit
+ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
+DEEP = (SyntaxError, ValueError, RecursionError, MemoryError)  # what Python's parser raises
 
 
 def build(
@@ -101,9 +105,9 @@ def is_literal(code: str) -> bool:
     """Whether code is nothing but `nn.*` constructors with literal arguments: safe to run wherever it comes from."""
     try:
         tree = ast.parse(code.strip(), mode="eval")
-    except (SyntaxError, ValueError):
+        return _literal(tree.body)
+    except DEEP:
         return False
-    return _literal(tree.body)
 
 
 def _literal(node: ast.expr) -> bool:
@@ -121,9 +125,18 @@ def _literal(node: ast.expr) -> bool:
         return node.id in NUMBERS
     if isinstance(node, ast.Tuple | ast.List):
         return all(map(_literal, node.elts))
+    return isinstance(node, ast.Constant) or _number(node)
+
+
+def _number(node: ast.expr) -> bool:
+    """Sums and products of numbers. No powers, no repeated texts or lists: a short line could fill the memory."""
     if isinstance(node, ast.BinOp):
-        return _literal(node.left) and _literal(node.right)
-    return isinstance(node, ast.Constant) or (isinstance(node, ast.UnaryOp) and _literal(node.operand))
+        return isinstance(node.op, ARITHMETIC) and _number(node.left) and _number(node.right)
+    if isinstance(node, ast.UnaryOp):
+        return _number(node.operand)
+    if isinstance(node, ast.Name):
+        return node.id in NUMBERS
+    return isinstance(node, ast.Constant) and type(node.value) in (bool, int, float)
 
 
 def names_in(code: str) -> set[str]:
@@ -134,10 +147,10 @@ def names_in(code: str) -> set[str]:
     """
     try:
         tree = ast.parse(code.strip())
-    except (SyntaxError, ValueError) as error:
+        return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    except DEEP as error:
         what = getattr(error, "msg", None) or str(error)
         raise PlanError(f"{short(code)} is no Python expression ({what}): write e.g. nn.Dropout(0.2)") from None
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
 
 
 def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
@@ -150,6 +163,8 @@ def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
     if is_literal(edit.code):
         names["__builtins__"] = {}
     try:
+        if is_literal(edit.code):
+            _check_size(edit.code, names)
         made = _evaluate(edit.code, names)
     except Exception as error:  # whatever the user's code raises
         reason = " ".join(str(error).split())[:100] or type(error).__name__
@@ -158,6 +173,15 @@ def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
         kind = type(made).__name__
         raise PlanError(f"{short(edit.code)} is of type {kind}, not nn.Module: write e.g. nn.Dropout(0.2)")
     return made if is_literal(edit.code) else copy.deepcopy(made)  # what the user holds stays the user's
+
+
+def _check_size(code: str, names: dict[str, Any]) -> None:
+    """Raises `ValueError` where code that may have come with a file asks for an absurd amount of memory; it allocates none."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        made = _evaluate(code, dict(names))
+    count = sum(p.numel() for p in made.parameters() if not is_lazy(p))
+    if count > MOST_PARAMETERS:
+        raise ValueError(f"{count:,} parameters")
 
 
 def _evaluate(code: str, names: dict[str, Any]) -> Any:

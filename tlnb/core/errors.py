@@ -5,7 +5,8 @@
     ├── ModelError    an unknown model, damaged or foreign weights
     ├── PlanError     an unknown strategy or layer, an edit that does not fit, nothing left to train
     ├── UsageError    a call out of order, an option that does not exist or has a bad value
-    └── MemoryLimit   not even the smallest piece of the work fits in memory
+    ├── MemoryLimit   not even the smallest piece of the work fits in memory
+    └── DeviceLost    a GPU that no longer answers: the kernel has to be started again
 
 Anything else that is raised is a bug of ours and keeps its traceback.
 """
@@ -13,11 +14,18 @@ Anything else that is raised is a bug of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
+
+LONGEST = 1000  # characters of an error
 
 
 class TLError(Exception):
-    """One line for the user. IPython shows just that line, and nbval still sees a failed cell."""
+    """One line for the user, whatever is quoted in it. IPython shows just that line, and nbval still sees a failed cell."""
+
+    def __str__(self) -> str:
+        text = one_line(super().__str__())
+        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
 
     def _render_traceback_(self, *_: object) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
@@ -41,6 +49,21 @@ class UsageError(TLError):
 
 class MemoryLimit(TLError):
     """Memory ran out, and smaller pieces of the work do not help."""
+
+
+class DeviceLost(TLError):
+    """The device does not answer any more; what was kept on disk is still there."""
+
+
+def one_line(text: str) -> str:
+    """The text with line ends, control characters and what is no valid text written as escapes (`\\n`)."""
+    if text.isprintable():
+        return text
+    return "".join(c if _printable(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+def _printable(character: str) -> bool:
+    return character.isprintable() or unicodedata.category(character) == "Zs"  # spaces of other widths
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:

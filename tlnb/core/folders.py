@@ -17,7 +17,7 @@ from torch import Tensor
 
 from tlnb.core.archive import unpacked
 from tlnb.core.decoding import Progress, Telling, decode_each, look_over
-from tlnb.core.errors import DataError, listed
+from tlnb.core.errors import DataError, listed, one_line
 from tlnb.core.groups import group_files, group_numbers
 from tlnb.core.image_cache import Decoded, ImageCache, Unreadable, image_cache
 from tlnb.core.leaks import shared_groups
@@ -41,7 +41,7 @@ def list_files(source: Path, telling: Telling | None = None) -> Listing:
         raise DataError(f"{str(source)!r} is a file: give a folder with one folder per class, a .zip of one, or a .csv")
     folder, refused = unpacked(source, telling)
     found = list_folder(folder)
-    found.name, found.skipped = source.stem, [*refused, *found.skipped]
+    found.name, found.skipped = one_line(source.stem), [*refused, *found.skipped]
     return found
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from tlnb.core.errors import DataError, UsageError, listed
 from tlnb.core.listing import Listing, read_table
+from tlnb.core.paths import user_path
 
 
 def group_files(found: Listing, asked: str) -> Listing:
@@ -27,7 +28,7 @@ def group_files(found: Listing, asked: str) -> Listing:
     if asked in found.columns:
         groups: list[str | None] = [g.strip() or None for g in found.columns[asked]]
     elif asked.lower().endswith(".csv"):
-        groups = _from_table(Path(asked).expanduser(), names)
+        groups = _from_table(user_path(asked), names)
     else:
         groups = _by_pattern(asked, names)
     alone = [i for i, g in enumerate(groups) if g is None]
@@ -53,7 +54,7 @@ def group_numbers(groups: Sequence[str]) -> np.ndarray:
 def _by_pattern(pattern: str, names: Sequence[str]) -> list[str | None]:
     try:
         found = re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"--group {pattern} is no regular expression ({error}): {_example(names)}") from None
     matches = [found.search(name) for name in names]
     return [None if m is None else m[1 if found.groups and m[1] is not None else 0] for m in matches]

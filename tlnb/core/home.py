@@ -14,22 +14,26 @@ import os
 import re
 import shutil
 import time
+import zlib
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 from tlnb.core import checkpoint
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.errors import UsageError
+from tlnb.core.paths import user_path
+from tlnb.core.values import parse, typed
 
-SCHEMA = 1
+SCHEMA = 2
 OF_JOB = "session"  # the folder that a job's session is in, in the job's own
 SESSIONS_KEPT = 20  # the oldest go when a new one begins
 
 
 def home_folder() -> Path:
     """Where sessions lie. Not made by asking."""
-    return Path(os.environ.get("TLNB_HOME") or ".tlnb").expanduser()
+    return user_path(os.environ.get("TLNB_HOME") or ".tlnb")
 
 
 class Home:
@@ -74,8 +78,9 @@ class Home:
         """
         target = self.folder / "session.json"
         half = target.with_name(f".session.{os.getpid()}.part")
+        text = json.dumps(values)
         try:
-            half.write_text(json.dumps({"schema": SCHEMA, **values}, ensure_ascii=False), "utf8")
+            half.write_text(json.dumps({"schema": SCHEMA, "crc32": zlib.crc32(text.encode()), "session": text}), "utf8")
             half.replace(target)
         finally:
             with contextlib.suppress(OSError):
@@ -95,20 +100,28 @@ def find_session(where: str | Path | None) -> Path:
         UsageError: there is none.
     """
     if where is not None:
-        path = Path(where).expanduser()
+        path = user_path(where)
         for folder in (path / OF_JOB, path, path.parent, path.parent.parent):
             if (folder / "session.json").is_file():
                 return folder
         if not (path / "sessions").is_dir():
             raise UsageError(f"{str(where)!r} holds no session of tlnb: give the folder that has a session.json")
-    top = (home_folder() if where is None else Path(where).expanduser()) / "sessions"
+    top = (home_folder() if where is None else user_path(where)) / "sessions"
     found = sorted((f.parent for f in top.glob("*/session.json")), key=lambda f: f.name, reverse=True)
     free = [folder for folder in found if not in_use(folder)]
     if not free:
         busy = " but those of kernels that are running" if found else ""
         raise UsageError(f"no earlier session in {top}{busy}: %tl_data and %tl_load begin one")
-    mine = [folder for folder in free if read_session(folder).get("notebook") == notebook() != ""]
-    return (mine or free)[0]
+    mine = [folder for folder in free if notebook() and _notebook_of(folder) == notebook()]
+    return next((folder for folder in mine or free if _notebook_of(folder) is not None), free[0])
+
+
+def _notebook_of(folder: Path) -> object:
+    """The notebook that a session is of; None for a session that cannot be read."""
+    try:
+        return read_session(folder).get("notebook", "")
+    except UsageError:
+        return None
 
 
 def read_session(folder: Path) -> dict[str, Any]:
@@ -118,13 +131,15 @@ def read_session(folder: Path) -> dict[str, Any]:
         UsageError: damaged, or of another version.
     """
     try:
-        values = json.loads((folder / "session.json").read_text("utf8"))
+        values = parse((folder / "session.json").read_text("utf8"))
         if values["schema"] != SCHEMA:
             raise UsageError(f"the session in {folder} has schema {values['schema']}, not {SCHEMA}: start a new one")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        if zlib.crc32(values["session"].encode()) != values["crc32"]:
+            raise ValueError("its checksum differs")
+        return typed(dict[str, Any], parse(values["session"]), "the session")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UsageError(f"the session in {folder} cannot be read ({reason}): start a new one") from None
-    return dict(values)
 
 
 def in_use(folder: Path) -> bool:
@@ -145,8 +160,8 @@ def notebook() -> str:
 
 def _safe(name: str) -> str:
     """A run's name as a file's: what no file system minds, and different for different names."""
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:60]
-    return plain if plain == name else f"{plain}-{name.encode().hex()[:40]}"
+    plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:60]
+    return plain if plain == name else f"{plain}-{blake2b(name.encode(errors='replace'), digest_size=8).hexdigest()}"
 
 
 def _prune(top: Path) -> None:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from tlnb.core.data import DataSet
 from tlnb.core.decoding import decode, extensions, squared
-from tlnb.core.errors import DataError, UsageError, did_you_mean
+from tlnb.core.errors import DataError, UsageError, did_you_mean, one_line
+from tlnb.core.paths import is_file, is_folder, user_path
 from tlnb.core.pretrained import Transform
 from tlnb.core.record import Run, wilson_interval
 
@@ -248,15 +249,15 @@ def found_images(given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _files(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    if path.is_file():
+    path = user_path(pattern)
+    if is_file(path):
         return [path]
-    if path.is_dir():
+    if is_folder(path):
         found = _images(p for p in path.rglob("*") if not any(q.startswith(".") for q in p.relative_to(path).parts))
     elif glob.has_magic(pattern):
         found = _images(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - an absolute glob too
     else:
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = [p.name for p in path.parent.iterdir()] if is_folder(path.parent) else []
         hint = did_you_mean(path.name, near, "give an image file, a folder of images, or a glob such as photos/*.jpg")
         raise DataError(f"no file {pattern!r}: {hint}")
     if not found:
@@ -265,11 +266,11 @@ def _files(pattern: str) -> list[Path]:
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.is_file() and p.suffix.lower() in extensions())
+    return sorted(p for p in paths if is_file(p) and p.suffix.lower() in extensions())
 
 
 def _short(path: Path) -> str:
-    return str(Path(*path.parts[-2:]))
+    return one_line(str(Path(*path.parts[-2:])))
 
 
 def read_image(source: Any, edge: int) -> Tensor:

@@ -7,21 +7,24 @@ limit, files that appear whole or not at all, and one line for each thing that c
 from __future__ import annotations
 
 import io
+import os
 import re
 import socket
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from http.client import HTTPException
 from inspect import signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlparse
 
 import numpy as np
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from tlnb.core.arrays import as_images
@@ -30,6 +33,7 @@ from tlnb.core.errors import DataError, did_you_mean
 from tlnb.core.folders import read_files
 from tlnb.core.listing import Listing
 from tlnb.core.memory import cache_folder, memory_budget
+from tlnb.core.paths import user_path
 from tlnb.core.request import DataRequest
 from tlnb.core.splits import Parts, divide
 
@@ -81,7 +85,7 @@ def read_library(
     Raises:
         DataError: it is not there and cannot be downloaded, or is damaged; no room.
     """
-    root = Path(request.root).expanduser() if request.root else cache_folder() / "datasets"
+    root = user_path(request.root) if request.root else cache_folder() / "datasets"
     found = {split: _opened(name, root, options, telling) for split, options in LIBRARY[name].items()}
     first = next(iter(found.values()))
     files = {split: _files(data) for split, data in found.items()}
@@ -106,8 +110,13 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
         return kind(**options)
     takes = signature(kind.__init__).parameters
     quiet = {"download": False} if "download" in takes else {}
-    with suppress(RuntimeError, OSError):
+    try:
         return kind(root, **options, **quiet)
+    except (RuntimeError, OSError):
+        pass  # not there, or not whole
+    except Exception as error:  # each set has a parser of its own
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise DataError(f"{name} in {str(root)!r} is damaged ({reason}): remove it there, and load it again") from None
     if ("download" not in takes and "kwargs" not in takes) or name == "ImageNet":
         raise DataError(
             f"{name} is not in {str(root)!r} and may not be downloaded by programs: fetch it and give --root FOLDER"
@@ -115,8 +124,8 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
     written: list[Path] = []
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _our_download(written, telling), redirect_stdout(io.StringIO()):
-            return kind(root, **options, download=True)
+        with FileLock(root / f".{name}.lock"), _our_download(written, telling), redirect_stdout(io.StringIO()):
+            return kind(root, **options, download=True)  # which finds what another kernel downloaded meanwhile
     except (OSError, HTTPException, RuntimeError, EOFError) as error:
         if "orrupted" in str(error) or isinstance(error, EOFError):
             for path in written[-1:]:
@@ -128,11 +137,15 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
 
 @contextmanager
 def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None]:
-    """torchvision's own writes into the final file, prints a bar, waits for ever, and falls back to unsafe connections."""
+    """torchvision's own writes into the final file, prints a bar, waits for ever, and falls back to unsafe connections.
+
+    It also unpacks in place, and takes a folder that is half unpacked for a whole one.
+    """
     from torchvision.datasets import utils
 
     module: Any = utils
     theirs: Callable[..., None] = module._urlretrieve
+    unpack: Callable[..., Any] = module.extract_archive
     before = socket.getdefaulttimeout()
     failed: dict[str, Exception] = {}
 
@@ -146,17 +159,35 @@ def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None
             raise
         written.append(Path(filename))
 
-    module._urlretrieve = ours
+    def unpacked(from_path: Any, to_path: Any = None, remove_finished: bool = False) -> Any:
+        target = Path(to_path or Path(from_path).parent)
+        target.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as part:
+            found = unpack(from_path, part, remove_finished)
+            _move_into(Path(part), target)
+        return str(target / Path(found).relative_to(part))
+
+    module._urlretrieve, module.extract_archive = ours, unpacked
     socket.setdefaulttimeout(TIMEOUT if before is None else before)
     try:
         yield
     finally:
-        module._urlretrieve = theirs
+        module._urlretrieve, module.extract_archive = theirs, unpack
         socket.setdefaulttimeout(before)
 
 
+def _move_into(source: Path, target: Path) -> None:
+    """Folders and files appear whole; what is there as a folder already gets what is new."""
+    for entry in source.iterdir():
+        there = target / entry.name
+        if entry.is_dir() and there.is_dir():
+            _move_into(entry, there)
+        else:
+            entry.replace(there)
+
+
 def _download(url: str, file: Path, telling: Telling | None) -> None:
-    unfinished = file.with_name(file.name + ".part")
+    unfinished = file.with_name(f"{file.name}.{os.urandom(4).hex()}.part")
     try:
         asked = urllib.request.Request(url, headers={"User-Agent": "tlnb"})
         with urllib.request.urlopen(asked) as answer, unfinished.open("wb") as out:

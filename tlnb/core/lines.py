@@ -1,21 +1,30 @@
-"""Calls as the magic lines that one would type."""
+"""Calls as the lines that one would type: what is read back is what was called, whatever the names in it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from tlnb.core.errors import one_line
 from tlnb.core.options import rates_text
+
+# Stands for itself in a magic's line: no space, quote, comment, `{x}`, `$x`, and at its end neither `;`, `?` nor `\`.
+PLAIN = re.compile(r"(?!-)(?:[^\s\"'#{}$;?`]*[^\s\"'#{}$;?`\\])")
 
 
 def line(magic: str, *words: Any, **options: Any) -> str:
-    """A magic as one would type it; options that are None or False are left out."""
-    parts = [f"%{magic}", *(_quoted(w) for w in words)]
-    for option, value in options.items():
-        if value is True:
-            parts.append(f"--{option}")
-        elif value is not None and value is not False:
-            parts.append(f"--{option} {_quoted(value)}")
+    """A magic as one would type it; options that are None or False are left out.
+
+    What no magic line can hold (a file's name with a brace, a line end) becomes the same call in Python.
+    """
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    quoted = [_quoted(w) for w in words] + [_quoted(v) for v in given.values() if v is not True]
+    if None in quoted:
+        return _call(magic, words, given)
+    parts = [f"%{magic}", *(str(_quoted(w)) for w in words)]
+    for option, value in given.items():
+        parts.append(f"--{option}" if value is True else f"--{option} {_quoted(value)}")
     return " ".join(parts)
 
 
@@ -29,5 +38,22 @@ def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -
     return line(magic, **given, **more)
 
 
-def _quoted(word: Any) -> str:
-    return f'"{word}"' if any(c.isspace() for c in str(word)) else str(word)
+def _quoted(word: Any) -> str | None:
+    """The word as a magic's line holds it; None where none can."""
+    text = str(word)
+    if PLAIN.fullmatch(text) and one_line(text) == text:
+        return text
+    if not text or text.startswith("-") or set(text) & set("{}$") or one_line(text) != text:
+        return None
+    return next((f"{quote}{text}{quote}" for quote in "\"'" if quote not in text), None)
+
+
+def _call(magic: str, words: tuple[Any, ...], given: Mapping[str, Any]) -> str:
+    named = {"no-cache": ("cache", False), "from": ("from_", given.get("from"))}
+    pairs = [named.get(name, (name.replace("-", "_"), value)) for name, value in given.items()]
+    arguments = [_python(word) for word in words] + [f"{name}={_python(value)}" for name, value in pairs]
+    return f"{magic.replace('_', '.', 1)}({', '.join(arguments)})"
+
+
+def _python(value: Any) -> str:
+    return repr(value if isinstance(value, bool | int | float) else str(value))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tlnb.core.decoding import extensions
-from tlnb.core.errors import DataError, listed
+from tlnb.core.errors import DataError, listed, one_line
+from tlnb.core.paths import is_file, is_folder, is_there
 from tlnb.core.splits import check_classes
 
 SPLIT_FOLDERS = {
@@ -29,6 +31,8 @@ KINDS = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF",
 }  # fmt: skip
 LONGEST_NAME = 80  # of what is shown
+NUMBER = re.compile(r"-?[0-9]{1,18}")
+ODD_NAME = "its name holds a line end, a control character, or what is no valid text"
 
 
 @dataclass
@@ -56,7 +60,7 @@ def shown(path: Path, top: Path) -> str:
     """A path below `top` in short; the end of it where it lies elsewhere."""
     words, start = os.fspath(path), f"{top}{os.sep}"  # as text: there may be many
     words = words[len(start) :] if words.startswith(start) else f"{path.parent.name}{os.sep}{path.name}"
-    clean = words.encode(errors="replace").decode()  # names need not be valid text
+    clean = one_line(words)  # names need not be valid text
     return clean if len(clean) <= LONGEST_NAME else f"{clean[: LONGEST_NAME // 2]}…{clean[-LONGEST_NAME // 2 :]}"
 
 
@@ -75,7 +79,7 @@ def list_folder(folder: Path) -> Listing:
     trained = files.get("train", files.get("", {}))
     classes = tuple(sorted(name for name, found in trained.items() if found))
     check_classes(f"folder {str(folder)!r}", classes)
-    found = Listing(top.resolve().name, top, classes, skipped=skipped, parts={} if "" in parts else parts)
+    found = Listing(one_line(top.resolve().name), top, classes, skipped=skipped, parts={} if "" in parts else parts)
     for split, by_class in files.items():
         for name, paths in by_class.items():
             _add(found, split, name, paths)
@@ -85,7 +89,11 @@ def list_folder(folder: Path) -> Listing:
 def inner_folder(folder: Path) -> Path:
     """The folder itself, or the only one in it, where that holds folders (as in `photos/photos/train/…`)."""
     inside = [p for p in _entries(folder) if not _hidden(p)]
-    if len(inside) == 1 and inside[0].is_dir() and sum(p.is_dir() for p in _entries(inside[0]) if not _hidden(p)) > 1:
+    if (
+        len(inside) == 1
+        and is_folder(inside[0])
+        and sum(is_folder(p) for p in _entries(inside[0]) if not _hidden(p)) > 1
+    ):
         return inner_folder(inside[0])
     return folder
 
@@ -102,7 +110,7 @@ def _add(found: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
 
 def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The folder of each split, and what lies beside them; the split of a flat folder is the empty string."""
-    folders = [p for p in _entries(folder) if p.is_dir() and not _hidden(p)]
+    folders = [p for p in _entries(folder) if is_folder(p) and not _hidden(p)]
     parts: dict[str, Path] = {}
     others = []
     for path in folders:
@@ -111,7 +119,7 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
             parts[split] = path
         else:
             others.append(path)
-    deep = "train" in parts and sum(p.is_dir() for p in _entries(parts["train"]) if not _hidden(p)) > 1
+    deep = "train" in parts and sum(is_folder(p) for p in _entries(parts["train"]) if not _hidden(p)) > 1
     if "train" not in parts or (others and not (deep and len(parts) > 1)):
         return {"": folder}, []
     stray = [f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}" for p in others]
@@ -121,11 +129,14 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
 def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]]:
     """Image files by class folder; what else lies there is added to `skipped`."""
     endings = extensions()
-    folders = [p for p in _entries(part) if p.is_dir() and not _hidden(p)]
+    folders = [p for p in _entries(part) if is_folder(p) and not _hidden(p)]
     skipped += _stray(part, top, set(folders))
     found: dict[str, list[Path]] = {}
     for folder in folders:
         good: list[Path] = []
+        if one_line(folder.name) != folder.name:  # it would be the class's name
+            skipped.append(f"{shown(folder, top)}: {ODD_NAME}, rename the folder")
+            continue
         for path in _walk(folder, top, skipped):
             why = _why_not(path, endings)
             if why:
@@ -142,7 +153,7 @@ def _stray(part: Path, top: Path, known: set[Path]) -> list[str]:
     for path in _entries(part):
         if path in known:
             continue
-        if path.is_dir():
+        if is_folder(path):
             reasons += _hidden_files(path, top)
         else:
             reasons.append(f"{shown(path, top)}: {'hidden file' if _hidden(path) else 'not in a class folder'}")
@@ -193,14 +204,16 @@ def _why_not(path: Path, endings: Sequence[str]) -> str:
     if _hidden(path):
         return "hidden file"
     if path.suffix.lower() in endings:
-        return "" if path.is_file() else "not a regular file" if path.exists() else "a link to nothing"
+        if is_file(path):
+            return ""
+        return "not a regular file" if is_there(path) else "a link to nothing, or a folder that may not be entered"
     kind = _kind(path)
     return f"not an image type ({path.suffix or 'no extension'}){f': {kind}' if kind else ''}"
 
 
 def _kind(path: Path) -> str:
     """For an image under another name, what to do with it."""
-    if not path.is_file():
+    if not is_file(path):
         return ""
     try:
         with path.open("rb") as file:
@@ -208,9 +221,7 @@ def _kind(path: Path) -> str:
     except OSError:
         return ""
     kind = next((k for magic, k in KINDS.items() if start.startswith(magic)), "")
-    if kind == "GIF":
-        return "save it as .png to use it"
-    return f"it is a {kind}, rename it to .{kind.lower()} to use it" if kind in ("JPEG", "PNG", "TIFF") else ""
+    return f"it is a {kind}, rename it to .{kind.lower()} to use it" if kind else ""
 
 
 # ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -231,7 +242,7 @@ def list_table(file: Path) -> Listing:
             f"{file.name} has no columns path and label (it has {listed(head) or 'nothing'}): name them in its first line, "
             "e.g. path,label or path,label,split"
         )
-    found = Listing(file.stem, file.parent, ())
+    found = Listing(one_line(file.stem), file.parent, ())
     kept: list[tuple[str, str, list[str]]] = []
     for number, row in enumerate(rows[1:], start=2):
         if len(row) != len(rows[0]):
@@ -239,17 +250,26 @@ def list_table(file: Path) -> Listing:
             continue
         path, why = _named(file.parent, row[path_at])
         if why:
-            found.skipped.append(f"line {number}, {row[path_at][:LONGEST_NAME]}: {why}")
+            found.skipped.append(f"line {number}, {one_line(row[path_at])[:LONGEST_NAME]}: {why}")
+            continue
+        label = row[label_at].strip()
+        if not label or one_line(label) != label:
+            found.skipped.append(f"line {number}: {ODD_NAME if label else 'no label'}")
             continue
         split = _split(row[split_at], file, number) if split_at is not None else ""
         found.paths.append(path)
         found.split_of.append(split)
-        kept.append((row[label_at].strip(), split, row))
-    numeric = all(label.lstrip("-").isdigit() for label, _, _ in kept)
-    trained = {label for label, split, _ in kept if split in ("", "train")}
-    found.classes = tuple(sorted(trained, key=int if numeric else str))
+        kept.append((label, split, row))
+    found.classes = in_order({label for label, split, _ in kept if split in ("", "train")})
     check_classes(file.name, found.classes)
     return _labelled(found, kept, rows[0])
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Class names sorted: by value where all of them are numbers."""
+    names = list(labels)
+    numeric = all(NUMBER.fullmatch(name) for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numeric else 0, name)))
 
 
 def _labelled(found: Listing, kept: Sequence[tuple[str, str, list[str]]], head: Sequence[str]) -> Listing:
@@ -276,7 +296,9 @@ def read_table(file: Path) -> list[list[str]]:
         separator = max(",;\t", key=first.count)
         return [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{str(file)!r} cannot be read as a table ({error}): give a CSV file in UTF-8") from None
+        raise DataError(
+            f"{str(file)!r} cannot be read as a table ({str(error)[:80]}): give a CSV file in UTF-8"
+        ) from None
 
 
 def _named(top: Path, text: str) -> tuple[Path, str]:
@@ -284,7 +306,7 @@ def _named(top: Path, text: str) -> tuple[Path, str]:
     try:
         if not path.exists():
             return path, "no such file"
-        return path, "" if path.is_file() else "not a regular file"
+        return path, "" if is_file(path) else "not a regular file"
     except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
         return path, f"no file's name ({getattr(error, 'strerror', None) or error})"
 

@@ -16,6 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from tlnb.core.errors import UsageError
+from tlnb.core.paths import user_path
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]i?|)b?\s*", re.IGNORECASE | re.ASCII)
@@ -66,7 +67,7 @@ def disk_budget(folder: Path) -> int:
 def cache_folder() -> Path:
     """Where files that can be made again are kept: `TLNB_CACHE`, or `tlnb` in the user's cache folder. Not created."""
     asked = os.environ.get("TLNB_CACHE")
-    return Path(asked).expanduser() if asked else _user_caches() / "tlnb"
+    return user_path(asked) if asked else _user_caches() / "tlnb"
 
 
 def _user_caches() -> Path:

@@ -7,9 +7,12 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, TypedDict
 
 from tlnb.core.errors import UsageError
+from tlnb.core.values import typed
 
 AUGMENTATIONS = ("none", "light", "photo")
 SOLVERS = ("sgd", "lbfgs")
+MOST_EPOCHS, MOST_IMAGES, MOST_DECAY = 10**6, 10**6, 1000  # far beyond what is of use: a slip of the finger
+MOST_SEED = 2**31 - 1  # random generators take no larger one times the prime between seeds
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,10 @@ class TrainOptions:
     solver: str = "sgd"  # in batches; "lbfgs": the output layer alone, all images at once
 
     def __post_init__(self) -> None:
-        self._at_least("epochs", 1)
-        self._at_least("batch_size", 1)
-        self._at_least("weight_decay", 0)
+        self._between("epochs", 1, MOST_EPOCHS)
+        self._between("batch_size", 1, MOST_IMAGES)
+        self._between("weight_decay", 0, MOST_DECAY)
+        self._between("seed", 0, MOST_SEED)
         rates = [("lr", self.lr), *(("lr " + stage, rate) for stage, rate in self.stage_lr)]
         for name, rate in rates:
             if rate is not None and not 0 < rate < 100:
@@ -41,15 +45,21 @@ class TrainOptions:
             if value is not None and value not in known:
                 raise UsageError(f"--{name} {value} is not known: use one of {', '.join(known)}")
 
-    def _at_least(self, name: str, least: float) -> None:
+    def _between(self, name: str, least: float, most: float) -> None:
         value = getattr(self, name)
-        if value is not None and not value >= least:
-            raise UsageError(f"--{name.replace('_', '-')} {value} is too small: use {least} or more")
+        if value is not None and not least <= value <= most:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {value} is too {_side(value, most)}: use {least:,} to {most:,}"
+            )
 
     def filled(self, recipe: TrainOptions) -> TrainOptions:
         """These options, with the recipe's where nothing was chosen."""
         empty = [f.name for f in fields(self) if getattr(self, f.name) is None]
         return replace(self, **{name: getattr(recipe, name) for name in empty})
+
+
+def _side(value: float, most: float) -> str:
+    return "large" if value > most else "small"
 
 
 class Asked(TypedDict, total=False):
@@ -72,8 +82,12 @@ class Asked(TypedDict, total=False):
 
 
 def options_from(values: Mapping[str, Any]) -> TrainOptions:
-    """Options back from JSON, which knows no tuples."""
-    return TrainOptions(**{**values, "stage_lr": tuple((stage, rate) for stage, rate in values["stage_lr"])})
+    """Options back from JSON.
+
+    Raises:
+        ValueError: a value of another type.
+    """
+    return typed(TrainOptions, dict(values), "options")
 
 
 def parse_rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:

@@ -11,13 +11,15 @@ output-frozen  everything but a random output layer     the literal reading of "
 from __future__ import annotations
 
 import fnmatch
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.errors import PlanError, UsageError, did_you_mean
-from tlnb.core.options import TrainOptions, options_from
+from tlnb.core.options import TrainOptions
+from tlnb.core.values import typed
 
 STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen")
 FOR_VERDICT = {"little": "head", "decent": "partial", "a lot": "full"}  # the rule by amount of data
@@ -38,6 +40,13 @@ class Edit:
     in_features: int | None = None  # what that name stands for here: the width that arrives
     classes: int | None = None
     automatic: bool = False  # made to fit the data's classes or a new width, not asked for
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("replace", "add", "remove"):
+            raise ValueError(f"an edit of kind {self.kind!r}")
+        known = self.where in ("before", "after") and re.fullmatch(f"{self.where}[0-9]+", self.part)
+        if self.kind == "add" and not known:
+            raise ValueError(f"an added part called {self.part!r}")
 
     def __repr__(self) -> str:
         code = self.code if "\n" not in self.code else f"{self.code.splitlines()[0]} …"
@@ -73,6 +82,10 @@ class Plan:
     baseline_options: TrainOptions = field(default_factory=TrainOptions)  # found for its baseline; None: the recipe's
     baseline_tuned: str = ""  # the study that found those
 
+    def __post_init__(self) -> None:
+        if self.strategy not in (*STRATEGIES, "custom") or self.start not in ("pretrained", "random"):
+            raise ValueError(f"a plan of strategy {self.strategy!r} from a start called {self.start!r}")
+
     def __repr__(self) -> str:
         share = self.trainable_params / max(self.total_params, 1)
         layers = f"{len(self.trained)} of {len(self.trained) + len(self.frozen)} layers"
@@ -94,11 +107,7 @@ class Plan:
             fields = {k: v for k, v in values.items() if k != "schema"}
             if values.get("schema", SCHEMA) != SCHEMA:
                 raise UsageError(f"the plan has another schema than {SCHEMA}: write it again with this version of tlnb")
-            fields |= {name: tuple(fields[name]) for name in ("frozen", "trained", "notes")}
-            fields |= {"edits": tuple(Edit(**e) for e in fields["edits"]), "options": options_from(fields["options"])}
-            if "baseline_options" in fields:
-                fields["baseline_options"] = options_from(fields["baseline_options"])
-            return cls(**fields)
+            return typed(cls, fields, "the plan")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is no plan ({str(error)[:80]}): give what plan.to_json() wrote") from None
 

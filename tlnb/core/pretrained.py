@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from tlnb.core.catalogue import (
 )  # fmt: skip
 from tlnb.core.errors import ModelError, UsageError, did_you_mean
 from tlnb.core.fetch import Progress, fetch
+from tlnb.core.paths import user_path
 from tlnb.core.weights import State, different, fill, outline, read_state
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "retrained",
 ]  # fmt: skip
 
+MOST_PIXELS = 4096  # of a network's input edge: more is a slip of the finger, and no memory holds it
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -47,6 +50,14 @@ class Transform:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bilinear"  # or "bicubic"; always with antialiasing
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in ("bilinear", "bicubic", "nearest"):
+            raise ValueError(f"an interpolation called {self.interpolation!r}")
+        if not 1 <= self.size <= MOST_PIXELS or not 1 <= self.resize <= 2 * MOST_PIXELS:
+            raise ValueError(f"images of {self.size} pixels, resized to {self.resize}")
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ValueError(f"a mean of {self.mean} and a standard deviation of {self.std}")
 
     def __call__(self, images: Tensor) -> Tensor:
         return self.normalise(self.fit(images))
@@ -196,6 +207,8 @@ def _changed(model: PretrainedModel, mean: Any, std: Any, size: int | None) -> T
     if size is not None:
         if size < least:
             raise UsageError(f"--size {size} is too small for {model.name}: use {least} pixels or more")
+        if size > MOST_PIXELS:
+            raise UsageError(f"--size {size} is too large for any network here: use {MOST_PIXELS} pixels or fewer")
         transform = replace(transform, size=size, resize=round(size * transform.resize / transform.size))
     if mean is not None:
         transform = replace(transform, mean=_three("mean", mean))
@@ -210,6 +223,8 @@ def _three(name: str, values: Any) -> tuple[float, float, float]:
         r, g, b = (float(v) for v in parts)
     except (TypeError, ValueError):
         raise UsageError(f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5") from None
+    if not all(map(math.isfinite, (r, g, b))):
+        raise UsageError(f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5")
     if name == "std" and min(r, g, b) <= 0:
         raise UsageError(f"--std {values} must be above zero: write --std 0.25,0.25,0.25")
     return r, g, b
@@ -223,7 +238,7 @@ def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
     plain = weights.rpartition("_Weights.")[2].lower()
     if plain in by_lower:
         return by_lower[plain]
-    path = Path(weights).expanduser()
+    path = user_path(weights)
     if path.suffix or path.exists() or any(c in weights for c in "/\\"):
         return "file"
     ways = ["default", "none", *by_lower.values()]
@@ -279,7 +294,7 @@ def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedMo
         return original.with_weights(module, kind, _untrained(original.card), count)
     if given is None and kind == "default":
         return original.with_weights(_embedded_module(name), kind, original.card, count)
-    path = Path(weights).expanduser() if kind == "file" else fetch(given.url, name, progress)
+    path = user_path(weights) if kind == "file" else fetch(given.url, name, progress)
     state = _today(read_state(path, checked=kind != "file"), name)
     module, count = _from_file(state, original.make, count, name)
     if kind == "file":
@@ -391,7 +406,7 @@ def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any])
         source = "nothing (a random start)"
         module = _at_random(partial(_reset, module))
     elif kind == "file":
-        state = read_state(Path(weights).expanduser())
+        state = read_state(user_path(weights))
         fill(module, state, called)
         source, notes = f"unknown data (weights from {state.file})", (*notes, *state.notes)
     card = Card(called, "own", source, parameters=_count(module), on_disk=True, notes=notes)

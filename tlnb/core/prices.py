@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import tomllib
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from tlnb.core.errors import UsageError
+from tlnb.core.paths import user_path
+from tlnb.core.values import typed
 
 TABLE = Path(__file__).with_name("prices.toml")
 OWN_TABLE = "TLNB_PRICES"
@@ -42,6 +45,8 @@ def parse_price(text: str | float) -> Price:
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*(?:/\s*h(?:our)?)?\s*", str(text))
     if not found:
         raise UsageError(f"--price {text} is no price: write --price 0.5usd/h")
+    if not math.isfinite(float(found[1])):
+        raise UsageError(f"--price {str(text)[:40]} … is no price: write --price 0.5usd/h")
     return Price(float(found[1]), found[2].lower() or "usd", "assumed: your figure")
 
 
@@ -53,7 +58,7 @@ def parse_budget(text: str | float, price: Price) -> float:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*", str(text))
     unit = found[2].lower() if found else ""
-    if not found or (unit not in UNITS and unit != price.currency) or not float(found[1]):
+    if not found or (unit not in UNITS and unit != price.currency) or not 0 < float(found[1]) < math.inf:
         raise UsageError(f"--budget {text} is no budget: write --budget 2min, or money as --budget 0.5{price.currency}")
     if unit in UNITS:
         return float(found[1]) * UNITS[unit]
@@ -81,7 +86,7 @@ def list_price(device: str, hardware: str = "", threads: int = 1) -> Price:
 
 def _entries() -> list[dict[str, Any]]:
     own = os.environ.get(OWN_TABLE)
-    return [*(_read(Path(own).expanduser()) if own else []), *_read(TABLE)]
+    return [*(_read(user_path(own)) if own else []), *_read(TABLE)]
 
 
 @cache
@@ -90,9 +95,20 @@ def _read(path: Path) -> list[dict[str, Any]]:
         found = tomllib.loads(path.read_text("utf8"))["price"]
         for entry in found:
             re.compile(entry["device"])
-            if not (entry["per_hour"] >= 0 and entry["per"] in ("thread", "device")):
+            if not (0 <= float(entry["per_hour"]) < math.inf and entry["per"] in ("thread", "device")):
                 raise ValueError(f"{entry['device']}: per_hour or per")
+            typed(str, entry.get("currency", "usd"), "currency")
             entry["as_of"], entry["source"]
         return list(found)
-    except (OSError, KeyError, TypeError, ValueError, re.error) as error:
-        raise UsageError(f"{OWN_TABLE}: {path} is no table of prices ({error}): see {TABLE}") from None
+    except (
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        re.error,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        reason = str(error)[:100]
+        raise UsageError(f"{OWN_TABLE}: {path} is no table of prices ({reason}): see {TABLE}") from None

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from tlnb.core.errors import UsageError
 from tlnb.core.freeze import Change, hashes
-from tlnb.core.options import TrainOptions, options_from
+from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import Transform
+from tlnb.core.values import parse, typed
 
 SCHEMA = 1
 DERIVED = ("strategy", "seed", "flops", "moved")  # written for readers of the JSON, computed on the way back
@@ -290,40 +291,18 @@ class Run:
             UsageError: no JSON, another schema, or fields that do not fit.
         """
         try:
-            values = json.loads(text)
+            values = parse(text)
             if values.pop("schema") != SCHEMA:
                 raise UsageError(
                     f"the record has another schema than {SCHEMA}: write it again with this version of tlnb"
                 )
             for derived in DERIVED:
                 values.pop(derived, None)
-            plan, options = Plan.from_json(values.pop("plan")), options_from(values.pop("options"))
-            epochs = tuple(EpochRecord(**e) for e in values.pop("epochs"))
-            tuples: dict[str, Any] = {k: tuple(values.pop(k)) for k in ("interval", "notes")}
-            tuples["classes"] = tuple(values.pop("classes", ()))  # records of earlier versions have neither
-            tuples["source_accuracy"] = tuple(values.pop("source_accuracy", None) or ()) or None
-            changes = tuple(Change(**c) for c in values.pop("changes"))
-            cache, forecast = values.pop("cache", None), values.pop("forecast", None)
-            tuples["repeats"] = tuple((seed, accuracy) for seed, accuracy in values.pop("repeats", ()))
-            return cls(
-                plan=plan,
-                options=options,
-                epochs=epochs,
-                changes=changes,
-                work=Work(**values.pop("work")),
-                cache=Cache(**cache) if cache else None,
-                forecast=_forecast_from(forecast) if forecast else None,
-                **tuples,
-                **values,
-            )
+            for derived in ("seconds", "error") if values.get("forecast") else ():
+                values["forecast"].pop(derived, None)
+            return typed(cls, values, "the record")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is no run record ({str(error)[:80]}): give the text of run.to_json()") from None
-
-
-def _forecast_from(values: dict[str, Any]) -> Forecast:
-    known = {k: v for k, v in values.items() if k not in ("seconds", "error", "plan", "options", "notes")}
-    plan, options = Plan.from_json(values["plan"]), options_from(values["options"])
-    return Forecast(plan=plan, options=options, notes=tuple(values["notes"]), **known)
 
 
 def watched(epoch: EpochRecord) -> float | None:

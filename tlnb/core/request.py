@@ -6,6 +6,14 @@ from dataclasses import dataclass
 
 from tlnb.core.errors import UsageError
 
+BOUNDS = {
+    "per_class": (1, 10**7),
+    "limit": (2, 10**9),
+    "size": (8, 4096),
+    "classes": (2, 10_000),
+    "seed": (0, 2**31 - 1),
+}
+
 
 @dataclass(frozen=True)
 class DataRequest:
@@ -25,10 +33,11 @@ class DataRequest:
 
 def check_request(request: DataRequest) -> None:
     """Raises `UsageError` where an amount makes no sense."""
-    for name, least in (("per_class", 1), ("limit", 2), ("size", 8), ("classes", 2)):
+    for name, (least, most) in BOUNDS.items():
         value = getattr(request, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name.replace('_', '-')} {value} is too small: use {least} or more")
+        if value is not None and not least <= value <= most:
+            side = "large" if value > most else "small"
+            raise UsageError(f"--{name.replace('_', '-')} {value} is too {side}: use {least} to {most:,}")
     for name in ("val", "test"):
         share = getattr(request, name)
         if share is not None and not 0 <= share < 1:

@@ -9,16 +9,16 @@ from typing import Any
 from torch import Tensor, nn
 
 from tlnb.core.checkpoint import Checkpoint
-from tlnb.core.cost import Bill, Charge
+from tlnb.core.cost import Bill
 from tlnb.core.data import DataFacts
 from tlnb.core.edit import Scopes, build, is_literal, names_in
 from tlnb.core.errors import UsageError, listed
 from tlnb.core.freeze import hashes, state_of
 from tlnb.core.plan import Edit, Plan
 from tlnb.core.pretrained import PretrainedModel
-from tlnb.core.prices import Price
 from tlnb.core.record import Answers, Run
-from tlnb.core.request import DataRequest
+from tlnb.core.request import check_request
+from tlnb.core.values import typed
 
 ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
 
@@ -33,19 +33,26 @@ def finished(run: Run) -> Checkpoint:
 
 
 def restored(
-    about: Mapping[str, Any], found: Checkpoint, model: PretrainedModel, scopes: Scopes, previous: Run | None
+    about: Mapping[str, Any],
+    found: Checkpoint,
+    model: PretrainedModel,
+    plan: Plan,
+    scopes: Scopes,
+    previous: Run | None,
 ) -> Run:
     """A run that has ended, with its network, from its file.
 
     Args:
         model: what it started from.
+        plan: what it was to do, whose code has been looked at.
         previous: the run it went on from.
 
     Raises:
         UsageError: the network is not the one that was trained: other weights, other code.
     """
     run = Run.from_json(about["record"])
-    plan = run.plan
+    if run.plan != plan:
+        raise UsageError(f"the record of run {run.name!r} is of another plan: train it again")
     module = previous.module() if previous else build(model, plan.edits, plan.start, run.seed, scopes)
     _fill(module, found.part("last"), run.name)
     if hashes(module) != about["hashes"]:
@@ -80,10 +87,9 @@ def scopes_of(plan: Plan, trust: bool, names: Mapping[str, Any]) -> dict[Edit, M
 
 def facts_from(values: Mapping[str, Any]) -> DataFacts:
     """What is known of a data set, back from JSON."""
-    plain = dict(values)
-    request = DataRequest(**plain.pop("request"))
-    folders = tuple((split, folder) for split, folder in plain.pop("folders"))
-    return DataFacts(classes=tuple(plain.pop("classes")), request=request, folders=folders, **plain)
+    facts = typed(DataFacts, dict(values), "the data")
+    check_request(facts.request)
+    return facts
 
 
 def facts_to(facts: DataFacts) -> dict[str, Any]:
@@ -93,8 +99,4 @@ def facts_to(facts: DataFacts) -> dict[str, Any]:
 
 def bill_from(values: Mapping[str, Any]) -> Bill:
     """A bill back from JSON."""
-    charges = []
-    for charge in values["charges"]:
-        bases = {figure: (kind, how) for figure, (kind, how) in charge["bases"].items()}
-        charges.append(Charge(**{**charge, "bases": bases}))
-    return Bill(tuple(charges), Price(**values["price"]) if values["price"] else None)
+    return replace(typed(Bill, dict(values), "the bill"), unpaid=None)

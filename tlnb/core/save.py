@@ -8,10 +8,11 @@ onnx          for other engines; needs the packages onnx and onnxscript
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,17 @@ import torch
 from torch import nn
 
 from tlnb.core.alone import alone
+from tlnb.core.checkpoint import checksum
 from tlnb.core.edit import apply_edit, is_literal
 from tlnb.core.errors import ModelError, UsageError, listed
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import Origin, PretrainedModel, Transform, retrained
 from tlnb.core.record import Run
+from tlnb.core.values import parse, typed
 from tlnb.core.weights import fill, read_state
 
-SCHEMA = 1
-KEY = "tlnb"  # of our entry in a safetensors header
+SCHEMA = 2
+KEY, CRC = "tlnb", "crc32"  # of our entries in a safetensors header
 FORMATS = (".safetensors", ".pt2", ".onnx")
 
 
@@ -54,12 +57,13 @@ class Header:
     transform: Transform
     classes: tuple[str, ...]
     run: Run
+    checked: str = field(default="", repr=False)  # the file's checksum and the text that it is of
 
     def to_json(self) -> str:
         """Names and numbers only."""
         origin = {**asdict(self.origin), "edits": [asdict(e) for e in self.origin.edits]}
         values = {"schema": SCHEMA, "origin": origin, "transform": asdict(self.transform), "classes": self.classes}
-        return json.dumps({**values, "run": json.loads(self.run.to_json())}, ensure_ascii=False)
+        return json.dumps({**values, "run": json.loads(self.run.to_json())})
 
     @classmethod
     def from_json(cls, text: str, file: str) -> Header:
@@ -69,17 +73,15 @@ class Header:
             ModelError: no such JSON, or another schema.
         """
         try:
-            values = json.loads(text)
+            values = parse(text)
             if values["schema"] != SCHEMA:
                 raise ModelError(f"{file} has schema {values['schema']}, not {SCHEMA}: save it again with this tlnb")
-            origin = dict(values["origin"])
-            origin["edits"] = tuple(Edit(**e) for e in origin["edits"])
-            transform: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in values["transform"].items()
-            }
+            edits = typed(tuple[Edit, ...], values["origin"].pop("edits"), "edits")
+            origin = replace(typed(Origin, values["origin"], "origin"), edits=edits)
             run = Run.from_json(json.dumps(values["run"]))
-            return cls(Origin(**origin), Transform(**transform), tuple(map(str, values["classes"])), run)
-        except (KeyError, TypeError, ValueError, AttributeError, UsageError, RecursionError) as error:
+            classes = typed(tuple[str, ...], values["classes"], "classes")
+            return cls(origin, typed(Transform, values["transform"], "transform"), classes, run)
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             reason = " ".join(str(error).split())[:80]
             raise ModelError(f"the header of {file} is damaged ({reason}): save the run again") from None
 
@@ -132,13 +134,16 @@ def _safetensors(run: Run, model: PretrainedModel, path: Path) -> None:
     from safetensors.torch import save_file
 
     state = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in run.module().state_dict().items()}
-    save_file(state, path, metadata={KEY: _header(run, model).to_json()})
+    text = _header(run, model).to_json()
+    save_file(state, path, metadata={KEY: text, CRC: str(checksum(text, state))})
 
 
 def _program(run: Run, model: PretrainedModel, path: Path) -> None:
     batch = torch.export.Dim("batch")
     program = torch.export.export(run.module(), (model.transform.example(2),), dynamic_shapes=({0: batch},))
-    torch.export.save(program, path, extra_files={f"{KEY}.json": _header(run, model).to_json()})
+    held = io.BytesIO()  # torch's own way into a file ends the process where the disk is full
+    torch.export.save(program, held, extra_files={f"{KEY}.json": _header(run, model).to_json()})
+    path.write_bytes(held.getbuffer())
 
 
 def _onnx(run: Run, model: PretrainedModel, path: Path) -> None:
@@ -172,7 +177,9 @@ def read_header(path: Path) -> Header | None:
     except (SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:80]
         raise ModelError(f"{path.name} is damaged ({reason}): give another file") from None
-    return Header.from_json(metadata[KEY], path.name) if KEY in metadata else None
+    if KEY not in metadata:
+        return None
+    return replace(Header.from_json(metadata[KEY], path.name), checked=f"{metadata.get(CRC)} {metadata[KEY]}")
 
 
 def restore(
@@ -201,7 +208,11 @@ def restore(
 
     with alone(), torch.random.fork_rng(devices=[]):
         module = architecture()
-    fill(module, read_state(path), path.name)
+    state = read_state(path)
+    promised, _, text = header.checked.partition(" ")
+    if promised != str(checksum(text, state)):
+        raise ModelError(f"{path.name} is damaged (its checksum differs): save the run again")
+    fill(module, state, path.name)
     run = header.run
     sized = replace(base, transform=header.transform, origin=header.origin)
     return retrained(sized, module, path.stem, run.data, header.classes, run.accuracy, architecture, header.origin)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tlnb.core import kept
 from tlnb.core.memory import cache_folder, disk_budget, memory_budget
 
 WORTH_A_FILE = 1e11  # FLOPs from which a value in memory is written to a file too: a second or more
 SMALL = 256 * 2**20  # bytes up to which it is
-HASHED = 2**24  # bytes at a time
-STORED = {torch.bfloat16: "int16"}  # NumPy has no such type
+STORED = (torch.bfloat16,)  # as int16: NumPy has no such type
 
 
 class Store:
@@ -108,38 +107,16 @@ def _folder() -> Path:
 
 
 def _write(key: str, count: int, parts: Iterable[Tensor]) -> Tensor:
-    """A memory-mapped file, filled part by part; it appears whole or not at all."""
-    folder = _folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    target, half = folder / f"{key}.npy", folder / f".{key}.{os.getpid()}.npy"
-    digest = hashlib.sha256()
-    mapped: Any = None
-    dtype, at, layout = torch.float32, 0, False
-    try:
-        for part in parts:
-            if mapped is None:
-                dtype = part.dtype
-                layout = part.ndim == 4 and part.is_contiguous(memory_format=torch.channels_last)
-            rows = _rows(part, layout)
-            if mapped is None:
-                shape = (count, *rows.shape[1:])
-                _check_room(half, int(np.prod(shape)) * rows.itemsize)
-                mapped = np.lib.format.open_memmap(half, "w+", rows.dtype, shape)
-            mapped[at : at + len(rows)] = rows
-            digest.update(rows.tobytes())
-            at += len(rows)
-        mapped.flush()
-        del mapped
-        facts = {"dtype": str(dtype).removeprefix("torch."), "hash": digest.hexdigest(), "channels_last": layout}
-        note = half.with_suffix(".json")
-        note.write_text(json.dumps(facts), "utf8")
-        half.replace(target)
-        note.replace(target.with_suffix(".json"))
-    finally:
-        half.unlink(missing_ok=True)
-        half.with_suffix(".json").unlink(missing_ok=True)
-    _prune(folder, spare=target)
-    return _opened(target, facts)
+    """A file, filled part by part, and mapped."""
+    coming = iter(parts)
+    first = next(coming)
+    layout = first.ndim == 4 and first.is_contiguous(memory_format=torch.channels_last)
+    facts = {"dtype": str(first.dtype).removeprefix("torch."), "channels_last": layout}
+    row, file = _rows(first[:1], layout), _folder() / f"{key}.npy"
+    kept.make_room(file.parent, count * row.nbytes)
+    rows = (_rows(part, layout) for part in chain([first], coming))
+    kept.write(file, (count, *row.shape[1:]), row.dtype, rows, lambda: facts)
+    return _opened(file, facts)
 
 
 def _rows(part: Tensor, layout: bool) -> Any:
@@ -150,58 +127,17 @@ def _rows(part: Tensor, layout: bool) -> Any:
     return (plain.view(torch.int16) if plain.dtype in STORED else plain).numpy()
 
 
-def _check_room(path: Path, size: int) -> None:
-    """A mapped file on a full disk ends the process without a word: look first.
-
-    Raises:
-        OSError: it would not fit.
-    """
-    if size > disk_budget(path.parent):
-        raise OSError(28, "not enough room on the disk")
-
-
 def _read(key: str) -> Tensor | None:
-    path = _folder() / f"{key}.npy"
+    """None where it is not there, or damaged: then it is computed again."""
+    file = _folder() / f"{key}.npy"
+    facts = kept.read(file)
     try:
-        facts = json.loads(path.with_suffix(".json").read_text("utf8"))
-        value = _opened(path, facts)
-        if _hash(value, bool(facts["channels_last"])) == facts["hash"]:
-            os.utime(path)
-            return value
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        pass  # not there, or damaged: it is computed again
-    return None
+        return None if facts is None else _opened(file, facts)
+    except (OSError, ValueError, KeyError):  # removed meanwhile; another version's
+        return None
 
 
 def _opened(path: Path, facts: dict[str, Any]) -> Tensor:
     raw = torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
-    value = raw.view(getattr(torch, facts["dtype"])) if raw.dtype == torch.int16 else raw
+    value = raw.view(torch.bfloat16) if facts["dtype"] == "bfloat16" else raw
     return value.permute(0, 3, 1, 2) if facts["channels_last"] else value
-
-
-def _hash(value: Tensor, layout: bool) -> str:
-    digest = hashlib.sha256()
-    step = max(1, HASHED // max(1, value[0].numel() * value.element_size()))
-    for part in value.split(step):
-        digest.update(_rows(part, layout).tobytes())
-    return digest.hexdigest()
-
-
-def _prune(folder: Path, spare: Path) -> None:
-    """The least recently used files go until the rest fits the budget."""
-    files = sorted(_sizes(folder, spare), key=lambda f: f[0])
-    total, limit = sum(size for _, size, _ in files), disk_budget(folder) - spare.stat().st_size
-    for _, size, path in files:
-        if total <= limit:
-            return
-        with contextlib.suppress(OSError):  # another kernel may use it, or have removed it
-            path.unlink()
-            path.with_suffix(".json").unlink()
-            total -= size
-
-
-def _sizes(folder: Path, spare: Path) -> Iterator[tuple[float, int, Path]]:
-    for path in folder.glob("*.npy"):
-        with contextlib.suppress(OSError):
-            if path != spare:
-                yield path.stat().st_mtime, path.stat().st_size, path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import get_ident
@@ -58,7 +59,18 @@ def read_state(path: Path, checked: bool = False) -> State:
     tensors = content[wrapper] if wrapper else content
     if not isinstance(tensors, Mapping) or not tensors or not all(isinstance(v, Tensor) for v in tensors.values()):
         raise ModelError(f"{path.name} holds no state_dict of tensors: save model.state_dict() and give that file")
+    odd = next((k for k, v in tensors.items() if not isinstance(k, str) or not _plain(v)), None)
+    if odd is not None:
+        raise ModelError(
+            f"{path.name} is no usual state_dict (see {str(odd)[:80]!r}): save model.state_dict() and give that file"
+        )
     return _stripped(tensors, path.name, (f"{path.name}: taken from its {wrapper!r}",) if wrapper else ())
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether a tensor is dense and holds all the numbers that it shows: a few bytes can pretend to be terabytes."""
+    dense = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def _content(path: Path) -> Any:
@@ -66,6 +78,10 @@ def _content(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
+    if zipfile.is_zipfile(path):  # torch compresses nothing: what unpacks to more than the file is a bomb
+        with zipfile.ZipFile(path) as parts:
+            if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
+                raise ValueError("it unpacks to more than it is")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -38,6 +38,11 @@ def png_of(figure: Figure) -> bytes:
     return out.getvalue()
 
 
+def words(text: str) -> str:
+    """A name as it is: `$` begins no formula, `_` at its start hides nothing from the legend."""
+    return (" " if text.startswith("_") else "") + text.replace("$", "\\$")
+
+
 def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, alpha=0.25)
@@ -91,7 +96,9 @@ def comparison(found: Comparison) -> bytes:
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for row, (colour, dash, marker) in zip(rows, LOOKS * (1 + len(rows) // len(LOOKS)), strict=False):
         x, y = [s for s, _ in row.curve], [100 * a for _, a in row.curve]
-        left.plot(x, y, dash, color=colour, lw=1.6, marker=marker, markevery=max(1, len(x) // 8), ms=5, label=row.name)
+        left.plot(
+            x, y, dash, color=colour, lw=1.6, marker=marker, markevery=max(1, len(x) // 8), ms=5, label=words(row.name)
+        )
         if row.seconds_to_target is not None:
             left.plot(row.seconds_to_target, 100 * (found.target or 0), marker="*", ms=13, color=colour, mec="white")
     if found.target is not None:
@@ -116,7 +123,7 @@ def _few_minor_labels(value: float, _: int) -> str:
 
 
 def _phases(axes: Any, rows: list[Row]) -> None:
-    names = [row.name for row in rows]
+    names = [words(row.name) for row in rows]
     start = [0.0] * len(rows)
     for phase, colour in PHASE_COLOURS.items():
         widths = [row.phases.get(phase, 0.0) for row in rows]

@@ -20,7 +20,9 @@ class Raw(str):
 
 
 def safe(value: object) -> str:
-    return value if isinstance(value, Raw) else escape(str(value))
+    return (
+        value if isinstance(value, Raw) else escape(str(value).encode(errors="replace").decode())
+    )  # valid text, as JSON wants
 
 
 def card(title: str, *parts: str) -> str:

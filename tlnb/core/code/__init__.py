@@ -62,7 +62,8 @@ def write_script(case: Case) -> Script:
     parts = [_settings(case), *data_sections(case), *network_sections(case), *training_sections(case)]
     body = "\n\n\n".join(part.strip("\n") for part in parts)
     what = f"run {case.run.name}" if case.run else f"the plan ({case.plan.strategy})"
-    return Script(f"{_docstring(case)}\n\n{_imports(case, body)}\n\n{body}\n", f"{what} as plain PyTorch")
+    whole = f"{_docstring(case)}\n\n{_imports(case, body)}\n\n{body}\n"
+    return Script(whole.encode(errors="replace").decode(), f"{what} as plain PyTorch")  # names need not be valid text
 
 
 def _docstring(case: Case) -> str:

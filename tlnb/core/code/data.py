@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator
 
 from tlnb.core.augment import CONTRAST, SHEAR, SHIFT, TURN, ZOOM
 from tlnb.core.bundled import DIGITS_TEST
 from tlnb.core.code.case import Case
 from tlnb.core.code.template import WIDTH, fill, noted, quoted
-from tlnb.core.decoding import FINER, MAX_PIXELS
+from tlnb.core.decoding import FINER, FORMATS, MAX_PIXELS
 from tlnb.core.splits import TEST_SHARE, VAL_SHARE
 
 
@@ -48,8 +49,8 @@ def _folder_settings(case: Case) -> list[str]:
 
 
 def _file_settings(case: Case) -> list[str]:
-    name = case.data.name
-    return [f'FILE = "{name}.npz"  # written by: tl.dataset.save("{name}.npz")', f"CLASSES = {len(case.data.classes)}"]
+    file = quoted(re.sub(r"[^\w.-]+", "-", case.data.name) + ".npz")
+    return [f"FILE = {file}  # written by: tl.dataset.save({file})", f"CLASSES = {len(case.data.classes)}"]
 
 
 SETTINGS: dict[str, Callable[[Case], list[str]]] = {
@@ -105,7 +106,7 @@ def _values(case: Case) -> dict[str, object]:
         "count": count(case), "edge": case.data.edge, "chosen": ", ".join(chosen), "splits": ", ".join(map(quoted, splits)),
         "arrays": f"tuple[{', '.join(['np.ndarray'] * len(chosen))}]" if len(chosen) > 1 else "np.ndarray",
         "rows": " and ".join(filter(None, [", ".join(chosen[:-1]), chosen[-1]])), "digits_test": DIGITS_TEST,
-        "max_pixels": f"{MAX_PIXELS // 2:_}", "finer": FINER, "resize": t.resize,
+        "max_pixels": f"{MAX_PIXELS // 2:_}", "finer": FINER, "formats": str(FORMATS).replace("'", '"'), "resize": t.resize,
         "interpolation": "" if how == "bilinear" else f"TF.InterpolationMode.{how.upper()}, ",
         "turn": f"{math.degrees(TURN):g}", "shear": SHEAR, "zoom": ZOOM, "shift": 2 * SHIFT, "contrast": CONTRAST,
         "train_folder": "", "val_folder": "", "test_folder": "", **folders,
@@ -168,7 +169,7 @@ Image.MAX_IMAGE_PIXELS = $max_pixels  # photos of more than twice as many are re
 def read(path: Path) -> Tensor | None:
     """One photo (3, EDGE, EDGE): upright, RGB, the middle square; None if it cannot be read."""
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=$formats) as image:
             image.draft("RGB", ($finer * EDGE, $finer * EDGE))  # a large JPEG decodes faster when it may decode smaller
             upright = ImageOps.exif_transpose(image).convert("RGB")
             pixels = torch.from_numpy(np.array(upright)).permute(2, 0, 1)
@@ -185,7 +186,7 @@ def read_photos(folder: Path) -> tuple[Tensor, Tensor]:
     for label, name in enumerate(CLASSES):
         for path in sorted((folder / name).rglob("*")):
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if path.suffix.lower() in IMG_EXTENSIONS and not hidden:
+            if path.suffix.lower() in (*IMG_EXTENSIONS, ".gif") and not hidden:
                 image = read(path)
                 if image is not None:
                     images.append(image)

@@ -85,7 +85,7 @@ def path(name: str) -> str:
 def _what(case: Case) -> str:
     start = "The architecture at a random start" if case.plan.start == "random" else "The pretrained network"
     if case.came_from is not None:
-        start = f'The network of run "{case.came_from}"'.replace('"', "'")
+        start = f'The network of run "{case.came_from}"'.replace('"', "'").replace("\\", "\\\\")
     if not case.plan.edits:
         return start
     changed = "with an output layer for our classes" if len(case.plan.edits) == 1 else "changed for our task"
@@ -235,8 +235,9 @@ def _made(case: Case, edit: Edit) -> list[str]:
     code = _with_numbers(case, edit, textwrap.dedent(edit.code).strip())
     constants = [f"{name} = {value!r}" for name, value in _constants(case, edit).items()]
     lines = code.split("\n")
-    start = ast.parse(code).body[-1].lineno - 1
-    return [*constants, *lines[:start], "\n".join(lines[start:])]
+    last = ast.parse(code).body[-1]
+    made = ast.get_source_segment(code, last) or ""  # without a comment behind it: more code may follow there
+    return [*constants, *lines[: last.lineno - 1], made]
 
 
 def _constants(case: Case, edit: Edit) -> dict[str, object]:

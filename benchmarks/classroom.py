@@ -1,0 +1,165 @@
+"""A class at once: kernels on one machine do the seven lines of lesson 1 at the same time, with one cache folder for all.
+
+    python -m benchmarks.classroom [--kernels 30] [--epochs 5] [--memory 100kB]
+
+What must hold: every line succeeds in every kernel, all of them get the same result, and what they leave in the shared
+folder is sound. Memory is what the system says of each kernel's process at its end: PSS counts a page that kernels share in
+equal parts, USS only pages of its own (Linux). `--memory` is each kernel's budget for activations: a small one sends them to
+the shared folder, as large networks do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jupyter_client.manager import KernelManager
+
+from tlnb.core import kept
+
+LINES = """
+%load_ext tlnb
+%tl_data digits --per-class 2
+%tl_load glyphnet
+%tl_freeze
+%tl_train --epochs {epochs}
+%tl_train --scratch --epochs {epochs}
+%tl_compare
+"""
+RESULT = """import json, os
+print(json.dumps([os.getpid(), [[r.name, r.status, r.accuracy] for r in tl.runs], tl.runs[0].cache is not None]))
+"""
+PATIENCE = 900  # seconds for one line in one kernel: thirty share the processor
+
+
+@dataclass(frozen=True)
+class Seat:
+    """What became of one kernel."""
+
+    failed: str  # the first line that failed and how; empty where none did
+    runs: tuple[tuple[str, str, float], ...] = ()  # name, status, test accuracy
+    cached: bool = False
+    rss: int = 0  # bytes
+    pss: int = 0
+    uss: int = 0
+    seconds: float = 0.0  # for the seven lines
+
+
+@dataclass(frozen=True)
+class Class:
+    """What became of all of them."""
+
+    seats: tuple[Seat, ...]
+    files: int  # in the shared folder
+    damaged: int
+    leftovers: int
+
+    @property
+    def failed(self) -> list[str]:
+        """How kernels failed."""
+        return [seat.failed for seat in self.seats if seat.failed]
+
+    def __repr__(self) -> str:
+        results = {seat.runs for seat in self.seats}
+        memory = ", ".join(
+            f"{name} {_middle([getattr(s, name.lower()) for s in self.seats])}" for name in ("PSS", "USS", "RSS")
+        )
+        seconds = statistics.median(seat.seconds for seat in self.seats)
+        return (
+            f"{len(self.seats)} kernels, {len(self.failed)} failed, {len(results)} different results; "
+            f"{self.files} shared files, {self.damaged} damaged, {self.leftovers} left half done; "
+            f"memory of a kernel, median (least to most): {memory}; seven lines took {seconds:.0f} s (median)"
+        )
+
+
+def _middle(values: list[int]) -> str:
+    return f"{statistics.median(values) / 1e6:.0f} MB ({min(values) / 1e6:.0f} to {max(values) / 1e6:.0f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", type=int, default=30)
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--memory", default="100kB")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tlnb-class-") as top:
+        found = class_of(Path(top), chosen.kernels, chosen.epochs, chosen.memory)
+    print(*found.failed, repr(found), sep="\n")
+
+
+def class_of(top: Path, kernels: int, epochs: int = 5, memory: str = "100kB") -> Class:
+    """Start so many kernels, let them do the lines together, look at what they leave."""
+    cache = top / "cache"
+    settings = {**os.environ, "TLNB_CACHE": str(cache), "TLNB_MEMORY": memory, "TLNB_TESTING": "1", "OMP_NUM_THREADS": "1",
+                "OMP_WAIT_POLICY": "passive"}  # fmt: skip
+    settings.pop("TLNB_HOME", None)
+    folders = [top / f"seat{i}" for i in range(kernels)]
+    managers = []
+    for folder in folders:
+        folder.mkdir()
+        manager = KernelManager(kernel_name="python3")
+        manager.start_kernel(cwd=str(folder), env=settings)
+        managers.append(manager)
+    try:
+        with ThreadPoolExecutor(kernels) as pool:
+            seats = tuple(pool.map(lambda m: seat_of(m, epochs), managers))
+    finally:
+        for manager in managers:
+            manager.shutdown_kernel(now=True)
+    files = sorted(cache.rglob("*.npy"))
+    leftovers = [p for p in cache.rglob("*") if p.name.endswith(".part")]
+    return Class(seats, len(files), sum(kept.read(file) is None for file in files), len(leftovers))
+
+
+def seat_of(manager: Any, epochs: int) -> Seat:
+    """One kernel's lines, one after the other."""
+    client = manager.blocking_client()
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=PATIENCE)
+        began = time.perf_counter()
+        for line in LINES.format(epochs=epochs).strip().splitlines():
+            failed, _ = executed(client, line)
+            if failed:
+                return Seat(f"{line}: {failed}")
+        seconds = time.perf_counter() - began
+        _, said = executed(client, RESULT)
+        pid, runs, cached = json.loads(said)
+        return Seat("", tuple(map(tuple, runs)), cached, *memory_of(pid), seconds)
+    finally:
+        client.stop_channels()
+
+
+def executed(client: Any, code: str) -> tuple[str, str]:
+    """How a cell failed, if it did, and what it printed."""
+    said: list[str] = []
+
+    def hook(message: dict[str, Any]) -> None:
+        if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
+            said.append(message["content"]["text"])
+
+    reply = client.execute_interactive(code, output_hook=hook, timeout=PATIENCE)["content"]
+    return ("" if reply["status"] == "ok" else f"{reply.get('ename')}: {reply.get('evalue')}"), "".join(said)
+
+
+def memory_of(pid: int) -> tuple[int, int, int]:
+    """RSS, PSS and USS of a process in bytes; zeros where the system does not say."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0, 0, 0
+    found = {name: int(kilobytes) * 1024 for name, kilobytes in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    return found["Rss"], found["Pss"], found["Private_Clean"] + found["Private_Dirty"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+"""Random faults in a small training, counted: what was read as good and was not, what was lost, what ended in a traceback.
+
+    python -m benchmarks.faults [--times 200] [--seed 0]
+
+A fault is one of: SIGKILL at a random moment while photos are decoded into their file, while activations are cached, while
+the network trains, while a run is saved; or a kept file (checkpoint, session, activations, images, saved network) with bytes
+changed, cut off or overwritten with zeros. Then another process goes on: `resume`, and where that says in one line that
+it cannot, the training anew. What must hold: the result is to the bit that of a training that nothing happened to; no
+epoch that had been said to be over is done again; nothing ends in anything but one line.
+
+Every training is a process of its own, forked from one that has done it once, with one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import multiprocessing
+import os
+import random
+import shutil
+import tempfile
+import time
+import traceback
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from tlnb.core import checkpoint, home
+from tlnb.core.errors import TLError
+from tlnb.core.record import Run
+from tlnb.session import Session
+
+EPOCHS = 5
+PHOTOS, EDGE = 20, 100  # of each of two classes; pixels
+KILLS = ("decoding", "caching", "training", "saving")  # by the phase
+FILES = {"checkpoint": "home/sessions/*/runs/*.safetensors", "session": "home/sessions/*/session.json",
+         "activations": "cache/activations/*.npy", "images": "cache/images/*.npy", "network": "net.safetensors"}  # fmt: skip
+WAYS = ("bytes", "cut", "zeros")
+LATEST = 0.12  # seconds after a phase's beginning at which it is killed
+fork = multiprocessing.get_context("fork")
+
+
+@dataclass
+class Outcome:
+    """What a process found and made."""
+
+    fingerprint: str = ""  # of the data
+    losses: tuple[float, ...] = ()
+    weights: str = ""  # hash
+    saved: str = ""  # the same of the file
+    had: int = 0  # epochs that were on disk when it began
+    lines: list[str] = field(default_factory=list)  # refusals
+    traceback: str = ""
+
+    def same(self, other: Outcome) -> bool:
+        """Whether data and network are the same to the bit."""
+        return (self.fingerprint, self.losses, self.weights, self.saved) == (
+            other.fingerprint, other.losses, other.weights, other.saved,
+        )  # fmt: skip
+
+
+@dataclass
+class Count:
+    """Faults of one kind."""
+
+    times: int = 0
+    corrupt: int = 0  # another result than without the fault
+    lost: int = 0  # epochs that had been over and were done again, at most by any fault
+    tracebacks: int = 0
+    refused: int = 0  # one line, and the training anew
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="tlnb-faults-") as top:
+        found = faults(Path(top), chosen.times, random.Random(chosen.seed))
+    print(table(found))
+    print(f"{time.perf_counter() - began:.0f} s in all")
+
+
+def faults(top: Path, times: int, draw: random.Random) -> dict[str, Count]:
+    """So many faults, kinds taking turns; what came of them by kind."""
+    photos(top / "photos")
+    run(first, top / "warm", _Nobody())  # so that forked processes need not import everything again
+    whole, stopped = top / "whole", top / "stopped"
+    reference = finished(whole, first)
+    finished(stopped, halfway)
+    if reference.traceback:
+        raise RuntimeError(reference.traceback)
+    kinds = [f"killed while {phase}" for phase in KILLS] + [f"{file}: {way}" for file in FILES for way in WAYS]
+    found: dict[str, Count] = defaultdict(Count)
+    for i in range(times):
+        kind = kinds[i % len(kinds)]
+        place = top / f"fault{i}"
+        said = 0
+        if kind.startswith("killed"):
+            place.mkdir()
+            said = killed(place, kind.split()[-1], draw)
+        else:
+            file, way = kind.split(": ")
+            shutil.copytree(stopped if file in ("checkpoint", "session") else whole, place)
+            damage(draw.choice(sorted(place.glob(FILES[file]))), way, draw)
+        note(found[kind], finished(place, again), reference, said)
+        shutil.rmtree(place)
+    return dict(found)
+
+
+def note(count: Count, outcome: Outcome, reference: Outcome, said: int) -> None:
+    """One fault more."""
+    count.times += 1
+    count.tracebacks += bool(outcome.traceback) or any("\n" in words for words in outcome.lines)
+    count.corrupt += not outcome.traceback and not outcome.same(reference)
+    count.refused += bool(outcome.lines)
+    count.lost = max(count.lost, said - outcome.had)
+    if outcome.traceback:
+        print(outcome.traceback)
+
+
+def table(found: dict[str, Count]) -> str:
+    """A row a kind, and the sums."""
+    rows = [
+        "| fault | times | corrupt reads | epochs lost, at most | tracebacks | refused in one line |",
+        "|---|---|---|---|---|---|",
+    ]
+    total = Count()
+    for kind, c in found.items():
+        rows.append(f"| {kind} | {c.times} | {c.corrupt} | {c.lost} | {c.tracebacks} | {c.refused} |")
+        total = Count(total.times + c.times, total.corrupt + c.corrupt, max(total.lost, c.lost),
+                      total.tracebacks + c.tracebacks, total.refused + c.refused)  # fmt: skip
+    return "\n".join(
+        [*rows, f"| all | {total.times} | {total.corrupt} | {total.lost} | {total.tracebacks} | {total.refused} |"]
+    )
+
+
+# ── faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def killed(place: Path, phase: str, draw: random.Random) -> int:
+    """A first training, killed a random while after it said to be in this phase; the last epoch that it said was over."""
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=run, args=(first, place, there))
+    process.start()
+    there.close()
+    wanted, ended = draw.randrange(EPOCHS) if phase == "training" else 0, 0
+    deadline = None
+    try:
+        while deadline is None or (left := deadline - time.monotonic()) > 0:
+            if deadline is not None and not here.poll(left):
+                break
+            message = here.recv()
+            if isinstance(message, Outcome):
+                break
+            now, epoch = message
+            ended = max(ended, epoch if now == "training" else 0)
+            if deadline is None and now == phase and epoch >= wanted:
+                deadline = time.monotonic() + draw.uniform(0.0, LATEST)
+    except EOFError:
+        pass
+    process.kill()
+    while here.poll():  # what it had said and was not heard yet
+        try:
+            message = here.recv()
+        except EOFError:
+            break
+        ended = max(ended, message[1] if isinstance(message, tuple) and message[0] == "training" else 0)
+    process.join()
+    return ended
+
+
+def damage(file: Path, way: str, draw: random.Random) -> None:
+    """A file as a bad disk leaves it."""
+    content = bytearray(file.read_bytes())
+    at = draw.randrange(len(content))
+    if way == "cut":
+        del content[at:]
+    elif way == "zeros":
+        content[at : at + 512] = bytes(len(content[at : at + 512]))
+    else:
+        for _ in range(draw.randint(1, 4)):
+            content[draw.randrange(len(content))] ^= draw.randint(1, 255)
+    file.write_bytes(bytes(content))
+
+
+# ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+Say = Callable[[tuple[str, int]], None]
+
+
+def finished(place: Path, what: Callable[[Path, Say], Outcome]) -> Outcome:
+    """What a process of its own made."""
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=run, args=(what, place, there))
+    process.start()
+    there.close()
+    outcome = Outcome(traceback="the process ended without a word")
+    try:
+        while not isinstance(message := here.recv(), Outcome):
+            pass
+        outcome = message
+    except EOFError:
+        pass
+    process.join()
+    return outcome
+
+
+class _Nobody:
+    """Hears nothing."""
+
+    def send(self, _: object) -> None:
+        pass
+
+
+def run(what: Callable[[Path, Say], Outcome], place: Path, there: Connection | _Nobody) -> None:
+    """In the new process."""
+    place.mkdir(exist_ok=True)
+    os.environ |= {
+        "TLNB_HOME": str(place / "home"),
+        "TLNB_CACHE": str(place / "cache"),
+        "TLNB_MEMORY": "1kB",
+        "TLNB_DISK": "1GB",
+    }
+    try:
+        there.send(what(place, there.send))
+    except BaseException:
+        there.send(Outcome(traceback=traceback.format_exc()))
+
+
+def prepared(place: Path, say: Say) -> Session:
+    """Photos in a file, a network, a plan whose activations go to files."""
+    session = Session()
+    session.report = lambda p: say((p.phase, p.epoch))
+    session.data(place.parent / "photos", size=32)
+    session.load("glyphnet", "none")  # of pretrained weights the accuracy on their own source would be measured too
+    session.strategy("partial")
+    return session
+
+
+def trained(session: Session, say: Say) -> Run:
+    """The training."""
+    say(("caching", 0))
+    return session.train(epochs=EPOCHS, augment="none", precision="fp32")
+
+
+def first(place: Path, say: Say) -> Outcome:
+    """All of it, when nothing happens."""
+    session = prepared(place, say)
+    return ended(session, trained(session, say), place, say, Outcome())
+
+
+def halfway(place: Path, say: Say) -> Outcome:
+    """A training that is interrupted in the middle."""
+    session = prepared(place, say)
+
+    def report(progress: Any) -> None:
+        if progress.phase == "training" and progress.epoch == EPOCHS // 2:
+            raise KeyboardInterrupt
+
+    session.report = report
+    trained(session, say)
+    return Outcome()
+
+
+def again(place: Path, say: Say) -> Outcome:
+    """After a fault: go on, or where that is refused begin anew."""
+    outcome = Outcome(had=epochs_on_disk())
+    session = Session()
+    try:
+        session.resume()
+    except TLError as error:
+        outcome.lines.append(str(error))
+        session._keeper.close()
+        session = Session()
+    if not session.runs or session.runs[-1].status != "finished":
+        session = prepared(place, say)
+        trained(session, say)
+    run = session.runs[-1]
+    session._networks.setdefault(run.name, (session.model, session._anatomy))  # type: ignore[arg-type]
+    return ended(session, run, place, say, outcome)
+
+
+def epochs_on_disk() -> int:
+    """Of the run in progress."""
+    try:
+        runs = sorted((home.find_session(None) / "runs").glob("*.safetensors"))
+        return len(checkpoint.read(runs[0])[1].epochs) if runs else 0
+    except TLError:
+        return 0
+
+
+def ended(session: Session, run: Run, place: Path, say: Say, outcome: Outcome) -> Outcome:
+    """The run saved, where a sound file is not there yet; and the file read back."""
+    file = place / "net.safetensors"
+    found = ""
+    if file.exists():
+        try:
+            found = hashed(Session().load(file).module)
+        except TLError as error:
+            outcome.lines.append(str(error))
+    if not found:
+        say(("saving", 0))
+        session.save(file, run)
+        found = hashed(Session().load(file).module)
+    outcome.saved, outcome.weights = found, hashed(run.network())
+    outcome.losses = tuple(e.train_loss for e in run.epochs)
+    outcome.fingerprint = run.fingerprint
+    return outcome
+
+
+def hashed(module: torch.nn.Module) -> str:
+    """Of all parameters and buffers."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def photos(top: Path) -> None:
+    """Two classes of noisy pictures."""
+    draw = np.random.default_rng(0)
+    for name, tone in (("bright", 170), ("dark", 80)):
+        (top / name).mkdir(parents=True)
+        for i in range(PHOTOS):
+            pixels = draw.normal(tone, 40, (EDGE, EDGE, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(top / name / f"{i}.png")
+
+
+if __name__ == "__main__":
+    main()

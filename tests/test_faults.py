@@ -1,0 +1,265 @@
+"""Faults, injected for real: what is lost, what is said, that nothing damaged is read as good."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.classroom import class_of
+from tests.test_resume import begun, same
+from tlnb.core import kept
+from tlnb.core.errors import DeviceLost
+from tlnb.core.memory import cache_folder
+from tlnb.session import Session
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(code: str, *arguments: object, **settings: str) -> subprocess.Popen[str]:
+    """A process of its own, with one thread."""
+    own = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **settings}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def test_no_fault_is_read_as_good_and_none_ends_in_a_traceback():
+    """One of each kind; `python -m benchmarks.faults` injects two hundred."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.faults", "--times", "19"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [
+        [cell.strip() for cell in row.strip("|").split("|")] for row in done.stdout.splitlines() if row.startswith("| ")
+    ]
+    assert rows[-1][:2] == ["all", "19"] and len(rows) == 21
+    assert all(row[2] == row[4] == "0" and int(row[3]) <= 0 for row in rows[1:]), done.stdout
+
+
+# ── a full disk ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from tlnb import tl
+from tlnb.core.errors import TLError
+from tlnb.core.store import Store
+import torch
+top = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+def tried(call):
+    try:
+        return call()
+    except TLError as error:
+        print("TLError", error)
+tl.data("digits", per_class=2)
+tl.load("glyphnet")
+tl.strategy("full")
+run = tl.train(epochs=2)
+print(run.status, len(run.epochs), "|".join(run.notes))
+tried(lambda: tl.save(top / "net.safetensors"))
+tried(lambda: tl.save(top / "net.pt2"))
+tried(lambda: tl.dataset.save(top / "data.npz"))
+try:
+    Store().keep("k", 100, [torch.zeros(100, 5000)], "disk")
+except OSError as error:
+    print("OSError", error.strerror)
+left = [p for p in top.rglob("*") if p.is_file()]
+print([p.name for p in left if p.name.endswith(".part") or p.stat().st_size > 190_000])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a limit of the system's")
+def test_a_file_that_may_not_grow_is_a_line_or_a_note_and_leaves_nothing(tmp_path: Path):
+    """The limit of a file's size is where a full disk is, for whoever writes."""
+    process = python(FULL, tmp_path, TLNB_HOME=str(tmp_path / "home"), TLNB_CACHE=str(tmp_path / "cache"))
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+    lines = said.splitlines()
+    assert lines[0].startswith("finished 2 ") and "no checkpoint from epoch 1 on" in lines[0]
+    assert [words.split()[0] for words in lines[1:5]] == ["TLError"] * 3 + ["OSError"], said
+    assert lines[-1] == "[]", said
+
+
+def test_a_disk_that_fills_up_while_activations_are_written(tmp_path: Path):
+    """A real one, of two megabytes, where it may be mounted. Through a mapping it would end the process."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("no disk can be mounted here")
+    try:
+        code = """
+import torch
+from tlnb.core.store import Store
+try:
+    Store().keep("k", 100, [torch.zeros(50, 20_000)] * 2, "disk")
+except OSError as error:
+    print(error.strerror)
+"""
+        process = python(code, TLNB_CACHE=str(disk), TLNB_DISK="1GB")
+        said, errors = process.communicate(timeout=120)
+        assert process.returncode == 0 and said == "No space left on device\n", errors
+        assert not [p for p in disk.rglob("*") if p.is_file()]
+        run = python(
+            "from tlnb import tl; tl.data('digits', per_class=2); tl.load('glyphnet'); r = tl.train(epochs=3, augment='none');"
+            "print(r.status, r.cache, r.notes[0])", TLNB_CACHE=str(disk), TLNB_MEMORY="1kB", TLNB_DISK="1GB",
+            TLNB_HOME=str(_filled(disk) / "home"),
+        )  # fmt: skip
+        said, errors = run.communicate(timeout=120)
+        assert run.returncode == 0 and said.startswith(
+            "finished None trained without a cache: it could not be written"
+        ), errors
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def _filled(disk: Path) -> Path:
+    """The disk with next to no room left."""
+    with (disk / "other").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+        while file.write(bytes(4096)):
+            pass
+    return disk
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SHORT = """
+import re, resource
+from pathlib import Path
+from tlnb import tl
+from tlnb.core.errors import MemoryLimit
+tl.data("digits", per_class=2)
+tl.load("glyphnet")
+before = tl.train(epochs=1)
+now = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (now + 100_000_000,) * 2)
+data = tl.dataset
+for call in (lambda: tl.data("symbols", classes=1000, per_class=500), lambda: tl.load("vgg16", "none")):
+    try:
+        print("took it", call())
+    except MemoryLimit as error:
+        print("MemoryLimit", error)
+print(tl.dataset is data, tl.model.name, tl.train(epochs=2).status)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit of the system's")
+def test_memory_that_runs_out_is_one_line_and_the_session_goes_on(tmp_path: Path):
+    process = python(SHORT, TLNB_HOME=str(tmp_path), TLNB_MEMORY="100GB")
+    said, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors[-2000:]
+    lines = said.splitlines()
+    assert [words.split()[0] for words in lines[:2]] == ["MemoryLimit"] * 2 and "memory ran out in tl.data" in lines[0]
+    assert lines[2] == "True glyphnet finished"
+
+
+# ── a GPU that falls away ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_gpu_that_is_gone_is_one_line_and_a_later_kernel_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TLNB_HOME", str(tmp_path / "home"))
+    whole = begun(strategy="partial").train(epochs=5)
+    first, epochs = begun(strategy="partial"), []
+    first.report = lambda p: epochs.append(p.epoch) if p.phase == "training" else None
+    real = torch.nn.functional.cross_entropy
+
+    def gone(*values: object, **options: object) -> object:
+        if epochs and epochs[-1] == 3:
+            raise RuntimeError(
+                "CUDA error: unspecified launch failure\nCUDA kernel errors might be asynchronously reported"
+            )
+        return real(*values, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "cross_entropy", gone)
+        with pytest.raises(
+            DeviceLost, match="unspecified launch failure.: restart the kernel, then %tl_resume"
+        ) as error:
+            first.train(epochs=5)
+    assert "\n" not in str(error.value) and first.runs == []
+    first._keeper.close()
+    later = Session()
+    same(later.resume(), whole)
+
+
+# ── downloads ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+FETCH = """
+import sys
+from tlnb.core.fetch import fetch
+print(fetch(sys.argv[1], "it", lambda done, total: print("done", done, flush=True)).stat().st_size)
+"""
+
+
+def test_a_download_that_is_killed_is_done_again(tmp_path: Path):
+    content, killed = os.urandom(3_000_000), threading.Event()
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[:1_000_000])
+            self.wfile.flush()
+            killed.wait(120)
+            self.wfile.write(content[1_000_000:])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        server.handle_error = lambda *_: None  # type: ignore[method-assign, assignment]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url, settings = (
+            f"http://127.0.0.1:{server.server_port}/net.pth",
+            {"TORCH_HOME": str(tmp_path), "no_proxy": "127.0.0.1"},
+        )
+        first = python(FETCH, url, **settings)
+        while first.stdout is not None and int(first.stdout.readline().split()[1]) < 900_000:
+            pass
+        first.kill()
+        first.communicate()
+        assert not list(tmp_path.rglob("net.pth"))
+        killed.set()
+        said, errors = python(FETCH, url, **settings).communicate(timeout=120)
+        assert said.splitlines()[-1] == "3000000", errors
+        server.shutdown()
+    assert next(tmp_path.rglob("net.pth")).read_bytes() == content
+
+
+# ── a shared cache ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_class_shares_its_cache(tmp_path: Path):
+    """Three kernels; `python -m benchmarks.classroom` takes thirty."""
+    found = class_of(tmp_path, 3, epochs=2)
+    assert found.failed == [] and len({seat.runs for seat in found.seats}) == 1, found
+    assert [status for _, status, _ in found.seats[0].runs] == ["finished"] * 2
+    assert found.files > 0 and found.damaged == found.leftovers == 0
+    assert all(seat.cached for seat in found.seats)
+
+
+def test_processes_that_write_the_same_file_leave_a_whole_one(tmp_path: Path):
+    code = """
+import torch
+from tlnb.core.store import Store
+rows = torch.arange(200_000.0).view(1000, 200)
+for i in range(15):
+    kept = Store().keep(f"k{i % 3}", 1000, rows.split(100), "disk")
+    assert torch.equal(kept, rows)
+    found = Store().get(f"k{(i + 1) % 3}")
+    assert found is None or torch.equal(found, rows)
+"""
+    running = [python(code, TLNB_CACHE=str(tmp_path), TLNB_DISK="1.7MB") for _ in range(3)]  # two files fit
+    for process in running:
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors[-2000:]
+    assert cache_folder() != tmp_path and not list(tmp_path.rglob("*.part"))
+    assert all(kept.read(file) is not None for file in tmp_path.rglob("*.npy"))

@@ -1,0 +1,116 @@
+"""JSON as typed values: what is read from a file is what its type says, or it is refused.
+
+Python's dataclasses take whatever they are given; a text where a number belongs would be noticed only where it is used,
+or end up in a script that is written from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+def parse(text: str) -> Any:
+    """JSON's values.
+
+    Raises:
+        ValueError: no JSON, a number of thousands of digits, or nested deeper than Python goes.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def typed(kind: type[T], value: Any, what: str = "") -> T:
+    """A JSON value as one of this type: a number, text, `None`, a tuple, a list, a dictionary, a union, a dataclass of those.
+
+    Fields of a dataclass that have a default may be missing; those that begin with an underscore are not JSON's.
+
+    Args:
+        what: the field's name, for the error.
+
+    Raises:
+        ValueError: a value of another type, a field that is missing or unknown.
+    """
+    found: T = _typed(kind, value, what or getattr(kind, "__name__", "value"))
+    return found
+
+
+def _typed(kind: Any, value: Any, what: str) -> Any:
+    origin, inside = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _one_of(inside, value, what)
+    if dataclasses.is_dataclass(kind):
+        return _record(kind, value, what)
+    if origin is tuple and isinstance(value, list | tuple):
+        return _tuple(inside, value, what)
+    if origin is list and isinstance(value, list):
+        return [_typed(inside[0], each, what) for each in value]
+    if origin in (dict, Mapping) and isinstance(value, dict):
+        return {_typed(inside[0], k, what): _typed(inside[1], v, f"{what} of {k}") for k, v in value.items()}
+    return _plain(kind, value, what)
+
+
+def _plain(kind: Any, value: Any, what: str) -> Any:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        try:
+            float(value)
+            return value
+        except OverflowError:
+            raise ValueError(f"{what} is too large") from None
+    if kind is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    exact = kind is None or kind is types.NoneType
+    if (value is None) if exact else isinstance(kind, type) and type(value) is kind:
+        return value
+    raise ValueError(f"{what} is {type(value).__name__}, not {getattr(kind, '__name__', kind)}")
+
+
+def _one_of(kinds: tuple[Any, ...], value: Any, what: str) -> Any:
+    if value is None and types.NoneType in kinds:
+        return None
+    rest = [kind for kind in kinds if kind is not types.NoneType]
+    for kind in rest[:-1]:
+        try:
+            return _typed(kind, value, what)
+        except ValueError:
+            continue
+    return _typed(rest[-1], value, what)
+
+
+def _tuple(inside: tuple[Any, ...], value: list[Any] | tuple[Any, ...], what: str) -> tuple[Any, ...]:
+    if inside[-1] is Ellipsis:
+        return tuple(_typed(inside[0], each, what) for each in value)
+    if len(value) != len(inside):
+        raise ValueError(f"{what} has {len(value)} parts, not {len(inside)}")
+    return tuple(_typed(kind, each, what) for kind, each in zip(inside, value, strict=True))
+
+
+def _record(kind: Any, value: Any, what: str) -> Any:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {type(value).__name__}, not a record")
+    hints, needed = _fields(kind)
+    unknown, missing = value.keys() - hints.keys(), needed - value.keys()
+    if unknown or missing:
+        name = sorted(unknown or missing)[0]
+        raise ValueError(f"{what} has {'a field' if unknown else 'no'} {name!r}")
+    return kind(**{name: _typed(hints[name], each, name) for name, each in value.items()})
+
+
+@cache
+def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
+    """The fields that JSON may have with their types, and those that it must have."""
+    hints = get_type_hints(kind)
+    fields = [f for f in dataclasses.fields(kind) if not f.name.startswith("_")]
+    none = dataclasses.MISSING
+    needed = frozenset(f.name for f in fields if f.default is none and f.default_factory is none)
+    return {f.name: hints[f.name] for f in fields}, needed
