@@ -58,6 +58,28 @@ def test_lessons_command_never_overwrites(tmp_path: Path):
     assert copy.read_text() == "my own notes"
 
 
+def test_reset_says_what_it_would_do_and_keeps_what_it_replaces(tmp_path: Path):
+    def tlnb(*arguments: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "tlnb", "lessons", *arguments],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=tmp_path,
+        ).stdout
+
+    tlnb("mine", "--no-browser")
+    assert "Nothing to reset" in tlnb("mine", "--reset")
+    copy = tmp_path / "mine" / LESSONS[0].name
+    fresh = copy.read_bytes()
+    copy.write_text("my own notes")
+    said = tlnb("mine", "--reset")
+    assert LESSONS[0].name in said and "Nothing was done" in said and copy.read_text() == "my own notes"
+    tlnb("mine", "--reset", "--yes")
+    assert copy.read_bytes() == fresh
+    assert copy.with_suffix(".mine.ipynb").read_text() == "my own notes"
+
+
 def test_demo_runs_lesson_one(tmp_path: Path):
     done = subprocess.run([sys.executable, "-m", "tlnb", "demo"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -37,10 +37,12 @@ def test_public_names():
     calls = {
         "add",
         "advise",
+        "check",
         "code",
         "compare",
         "cost",
         "data",
+        "data_of",
         "errors",
         "forecast",
         "freeze",

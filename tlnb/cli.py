@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from filecmp import cmp
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +72,12 @@ def _comparison(book: Any) -> str:
 
 def lessons(folder: Path, browse: bool) -> None:
     """Copy the lessons to a writable folder and open JupyterLab there. A learner's copy is never overwritten."""
-    folder.mkdir(parents=True, exist_ok=True)
     copied = 0
-    for file in sorted(lessons_folder().iterdir()):
-        if file.is_file() and not (folder / file.name).exists():
-            shutil.copy(file, folder / file.name)
+    for file in _shipped():
+        own = folder / file
+        if not own.exists():
+            own.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(lessons_folder() / file, own)
             copied += 1
     print(f"{copied} files copied to {folder.resolve()}; what was there already stays as it is.")
     if browse:
@@ -82,6 +85,37 @@ def lessons(folder: Path, browse: bool) -> None:
         subprocess.run(
             [sys.executable, "-m", "jupyterlab", *root, f"--ServerApp.root_dir={folder.resolve()}"], check=False
         )
+
+
+def reset_lessons(folder: Path, sure: bool) -> None:
+    """Say which copies differ from the course as installed; when sure, put those back, keeping each under another name."""
+    edited = [
+        f for f in _shipped() if (folder / f).exists() and not cmp(folder / f, lessons_folder() / f, shallow=False)
+    ]
+    if not edited:
+        print(f"Nothing to reset: what is in {folder.resolve()} is as it came.")
+        return
+    for file in edited:
+        kept = _free(folder / file)
+        print(f"{folder / file} → {kept.name}{'' if sure else ' (would be)'}, and a fresh copy in its place")
+        if sure:
+            (folder / file).rename(kept)
+            shutil.copy(lessons_folder() / file, folder / file)
+    if not sure:
+        print(f"Nothing was done. To do it: tlnb lessons {folder} --reset --yes")
+
+
+def _shipped() -> list[Path]:
+    """The course's files, as paths in their folder; caches and checkpoints are none."""
+    top = lessons_folder()
+    found = (p.relative_to(top) for p in sorted(top.rglob("*")) if p.is_file())
+    return [p for p in found if not any(part.startswith((".", "__")) for part in p.parts)]
+
+
+def _free(file: Path) -> Path:
+    """A name beside a file that is not taken: `01-twenty-images.mine.ipynb`, `….mine-2.ipynb`."""
+    names = (file.with_suffix(f".mine{f'-{k}' if k > 1 else ''}{file.suffix}") for k in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def train(job: Path, out: Path, trust: bool) -> None:
@@ -134,6 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     course = commands.add_parser("lessons", help="copy the lessons and open them in JupyterLab")
     course.add_argument("folder", type=Path, nargs="?", default=Path("tlnb-lessons"))
     course.add_argument("--no-browser", action="store_true", help="only copy")
+    course.add_argument("--reset", action="store_true", help="say which edited copies would be put back as they came")
+    course.add_argument(
+        "--yes", action="store_true", help="with --reset: do it; edited copies are kept under another name"
+    )
     work = commands.add_parser("train", help="carry out a job file that %tl_save --job wrote".replace("%", "%%"))
     work.add_argument("job", type=Path)
     work.add_argument(
@@ -156,6 +194,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train(chosen.job, chosen.out, chosen.trust)
         elif chosen.command == "tune":
             tune(chosen.job, chosen.storage, chosen.trials, chosen.best, chosen.trust)
+        elif chosen.reset:
+            reset_lessons(chosen.folder, chosen.yes)
         else:
             lessons(chosen.folder, not chosen.no_browser)
     except TLError as error:

@@ -13,6 +13,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from torch import nn
 
+from tlnb.checking import Checks
 from tlnb.core.bundled import BUNDLED
 from tlnb.core.catalogue import SORTS, names, torchvision_weights
 from tlnb.core.errors import TLError, UsageError, did_you_mean
@@ -477,6 +478,22 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
+    @argument("name", nargs="?", help="an exercise, e.g. 1.1; default: all, and how far you are")
+    @argument("--export", metavar="FILE", help="write all results to this JSON file")
+    @argument("--learner", metavar="NAME", help="whose results they are")
+    def tl_check(self, line: str) -> Any:
+        """Check an exercise against what the session holds; each further try shows one more hint.
+
+        Example: %tl_check 1.1
+
+        Example: %tl_check --export grades.json --learner Ada
+        """
+        return self._run(
+            TLMagics.tl_check, line, lambda a: self.session.check(a.name, export=a.export, learner=a.learner)
+        )
+
+    @line_magic
+    @magic_arguments()
     @argument("name", nargs="?", help="data, model, layers, train or compare; default: all of them")
     def tl_panel(self, line: str) -> Any:
         """The same with the mouse; each click shows the magic that it ran.
@@ -584,6 +601,8 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         return [*(("features", "evidence") if magic == "tl_look" else ()), *_files(rest.split(" ")[-1])]
     if magic == "tl_panel":
         return PANELS
+    if magic == "tl_check":
+        return [check.name for check in cast(Checks, session.check()).checks]
     if magic == "tl_strategy":
         return [*STRATEGIES, *ALIASES]
     if re.search(r"--solver \S*$", rest):
@@ -620,6 +639,7 @@ def register(shell: Any, session: Session) -> None:
     shell.events.register("pre_run_cell", magics.cell.begin)
     shell.input_transformers_cleanup.append(_apart)
     shell.user_ns.setdefault("tl", session)
+    session.names = shell.user_ns
     _register_cards(shell)
 
     def offer(_: Any, event: Any) -> list[str]:

@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from torch import nn
 
 from tlnb.background import Turn, changing
+from tlnb.checking import EXERCISES, Check, Checks, find, grades, judge, untried, write_grades
 from tlnb.core import cost, plan, pretrained
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.baseline import matched, with_steps
@@ -64,6 +66,8 @@ class Session:
 
     def __init__(self) -> None:
         self.turn = Turn()
+        self.names: Mapping[str, Any] = {}  # the notebook's variables, for checks of exercises
+        self._checks: dict[str, Check] = {}  # kept by a reset: a learner begins anew for each exercise
         self._keeper = Keeper()
         self._clear()
 
@@ -763,7 +767,7 @@ class Session:
             other._keeper.close()
             raise
         self._keeper.close()
-        vars(self).update({k: v for k, v in vars(other).items() if k != "turn"})
+        vars(self).update({k: v for k, v in vars(other).items() if k not in ("turn", "names", "_checks")})
         return self if name is None else self._go_on(name)
 
     def _go_on(self, name: str) -> Run:
@@ -1039,6 +1043,45 @@ class Session:
         made = cost.priced(made, self.bill.price)
         self._equal_budget[baseline.name] = made
         self.bill = self.bill.with_run(made, "equal budget")
+
+    # ── exercises ──
+
+    def check(
+        self, name: str | None = None, *, export: str | Path | None = None, learner: str | None = None
+    ) -> Check | Checks:
+        """Check an exercise against what the session holds; without a name, all exercises and how far you are.
+
+        A step that is still missing shows one more hint each time. Nothing of the session changes.
+
+        Args:
+            export: write all results to this JSON file, under the name of the `learner`.
+
+        Raises:
+            UsageError: no such exercise, a check that fails by itself, a file that cannot be written.
+        """
+        import_module("tlnb.exercises")  # the course's own; those of a teacher register themselves
+        if (export is None) != (learner is None):
+            raise UsageError("results are written with both: %tl_check --export grades.json --learner NAME")
+        found: Check | None = None
+        if name is not None:
+            found = judge(find(name), self, self.names, self._checks.get(name))
+            self._checks[name] = found
+            self._lines.append(line("tl_check", name))
+        every = Checks(tuple(self._checks.get(each) or untried(asked) for each, asked in sorted(EXERCISES.items())))
+        if export is not None:
+            write_grades(Path(export).expanduser(), grades(learner or "", every.checks, self.runs, version("tlnb")))
+        return found or every
+
+    def data_of(self, run: str | Run) -> DataFacts:
+        """What is known of the data that a run was trained on.
+
+        Raises:
+            UsageError: no such run, or one that was not trained in this session.
+        """
+        found = self._run(run)
+        if found.name not in self._facts:
+            raise UsageError(f"run {found.name!r} was not trained in this session: its data are not known")
+        return self._facts[found.name]
 
     # ── panels ──
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
+from tlnb.checking import Check, Checks
 from tlnb.core.advise import Advice
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.catalogue import Card, Catalogue
@@ -23,6 +24,7 @@ from tlnb.core.save import Saved
 from tlnb.core.tune import Tuning
 from tlnb.display import charts, pictures
 from tlnb.display.bills import advice_card, bill_card, forecast_card, forecast_score, pretraining_facts, tuning_card
+from tlnb.display.checks import check_card, checks_card
 from tlnb.display.html import BLUE, Raw, bar, card, facts, line, link, note, picture, safe, table
 from tlnb.display.networks import MEANING, anatomy_card, frozen_of, strategies_card
 from tlnb.display.tables import comparison_table, findings, footnotes, on_its_source, verdict
@@ -402,5 +404,5 @@ HTML: dict[type, Callable[[Any], str]] = {
     DataSet: data_card, Catalogue: catalogue_card, PretrainedModel: model_card, Card: card_of_card, Anatomy: anatomy_card,
     Plan: plan_card, Strategies: strategies_card, Run: run_card, Comparison: comparison_card, Bill: bill_card,
     Forecast: forecast_card, Tuning: tuning_card, Advice: advice_card, Saved: saved_card, Session: session_card,
-    Script: script_card, **pictures.HTML,
+    Script: script_card, Check: check_card, Checks: checks_card, **pictures.HTML,
 }  # fmt: skip

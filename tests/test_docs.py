@@ -1,0 +1,56 @@
+"""The reference: as the code's own help has it, nothing left out."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from tlnb.magics import TLMagics
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def build():
+    spec = importlib.util.spec_from_file_location("build", ROOT / "docs" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_pages_are_what_the_help_says(build, tmp_path: Path):
+    build.write(tmp_path)
+    written = {p.relative_to(tmp_path): p.read_text("utf8") for p in tmp_path.rglob("*.md")}
+    kept = {p: (ROOT / "docs" / p).read_text("utf8") for p in written}
+    assert written == kept, "run: python docs/build.py"
+    assert {p.stem for p in (ROOT / "docs" / "magics").iterdir()} == set(build.magics())
+
+
+def test_no_magic_is_left_out(build):
+    there = {name for name in vars(TLMagics) if name == "tl" or name.startswith("tl_")}
+    assert there == set(build.magics())
+    assert all(re.search(rf"%{name}\b", build.sheet()) for name in there)
+
+
+def test_links_lead_somewhere():
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "lessons").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf8")):
+            if not target.startswith(("http://", "https://")):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_there_is_one_repository_address():
+    import tomllib
+
+    home = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]["urls"]["Repository"]
+    name = home.removeprefix("https://github.com/")
+    colab, binder = f"colab.research.google.com/github/{name}/blob/main/lessons/", f"mybinder.org/v2/gh/{name}/main"
+    readme = (ROOT / "README.md").read_text("utf8")
+    assert colab in readme and binder in readme
+    for path in sorted((ROOT / "lessons").glob("*.ipynb")):
+        text = path.read_text("utf8")
+        assert f"{colab}{path.name}" in text and f"lessons/{path.name}" in text.partition(binder)[2]
+        assert set(re.findall(r"github\.com/[\w-]+/tlnb", text)) == {f"github.com/{name}"}

@@ -1,0 +1,155 @@
+"""Exercises: their solutions pass, likely wrong answers are told apart, hints come one by one, results can be handed in."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import tlnb.exercises  # noqa: F401, the course's own
+from tlnb.checking import EXERCISES, Step, exercise
+from tlnb.core.errors import UsageError
+from tlnb.session import Session
+
+FOLDER = Path(__file__).parent
+LESSONS = sorted((FOLDER.parent / "lessons").glob("*.ipynb"))
+FOLDED = re.compile(r"<details><summary>Solution ([\d.]+)</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
+NAMES = sorted(EXERCISES)
+
+
+def _solutions() -> dict[str, str]:
+    """What the lessons fold away, by exercise."""
+    cells = [cell for path in LESSONS for cell in json.loads(path.read_text("utf8"))["cells"]]
+    return dict(found for cell in cells for found in FOLDED.findall("".join(cell["source"])))
+
+
+def _wrong() -> list[tuple[str, str, str]]:
+    modules = [import_module(f"tests.wrong_answers.{p.stem}") for p in sorted(FOLDER.glob("wrong_answers/lesson_*.py"))]
+    return [(name, code, words) for m in modules for name, cases in m.WRONG.items() for code, words in cases]
+
+
+WRONG = _wrong()
+
+
+def _checked(shell, name: str, code: str):
+    """What the check says after this cell, in a session of its own."""
+    shell.run_cell(code).raise_error()
+    return shell.user_ns["tl"].check(name)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_folded_solution_passes(shell, name: str):
+    found = _checked(shell, name, _solutions()[name])
+    assert found.passed, found
+    assert found.learned
+
+
+@pytest.mark.parametrize(("name", "code", "words"), WRONG, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(WRONG)])
+def test_a_wrong_answer_is_told_what_is_missing(shell, name: str, code: str, words: str):
+    found = _checked(shell, name, code)
+    assert not found.passed
+    assert words in found.missing, found
+    assert found.asked and found.asked not in found.met
+
+
+def test_every_exercise_has_five_wrong_answers_and_a_place_in_its_lesson():
+    text = {path.name[:2].lstrip("0"): path.read_text("utf8") for path in LESSONS}
+    for name in NAMES:
+        assert sum(n == name for n, _, _ in WRONG) >= 5, name
+        assert f"%tl_check {name}" in text[name.partition(".")[0]]
+
+
+def test_hints_come_one_by_one_and_leave_with_their_step(session: Session):
+    first = session.check("1.1")
+    assert not first.hints and first.hints_left
+    assert session.check("1.1").hints == ("%tl_data digits --per-class 1, then %tl_train",)
+    session.data("digits", per_class=1)
+    session.load("glyphnet")
+    session.train(epochs=1)
+    moved_on = session.check("1.1")
+    assert moved_on.asked != first.asked and not moved_on.hints and moved_on.attempts == 3
+
+
+def test_a_check_changes_nothing_and_survives_a_reset(small: Session):
+    before = (small.plan, small.dataset, list(small.runs))
+    small.check("1.2")
+    assert (small.plan, small.dataset, list(small.runs)) == before
+    small.reset()
+    assert small.check("1.2").attempts == 2
+
+
+def test_a_teachers_own_check_is_a_few_lines(shell):
+    shell.run_cell("""
+from tlnb.exercises import Step, exercise
+
+@exercise("mine", "Take five images of each digit")
+def mine(tl):
+    yield Step("there are data", tl.dataset, "none yet", "%tl_data")
+    yield Step("five of each digit", set(tl.dataset.counts.values()) == {5}, f"{min(tl.dataset.counts.values())} of each")
+    return "That is all."
+""").raise_error()
+    try:
+        tl = shell.user_ns["tl"]
+        assert tl.check("mine").missing == "none yet"
+        tl.data("digits", per_class=2)
+        assert tl.check("mine").missing == "2 of each"
+        tl.data("digits", per_class=5)
+        assert tl.check("mine").learned == "That is all."
+    finally:
+        EXERCISES.pop("mine", None)
+
+
+def test_a_check_that_fails_by_itself_is_its_authors_mistake(session: Session):
+    @exercise("broken", "Never")
+    def broken(tl: Session):
+        yield Step("data", tl.dataset.classes)
+
+    try:
+        with pytest.raises(UsageError, match=r"'broken' itself failed \(AttributeError.*author"):
+            session.check("broken")
+    finally:
+        EXERCISES.pop("broken")
+
+
+def test_results_are_handed_in_as_json(small: Session, tmp_path: Path):
+    small.train(epochs=1)
+    small.check("1.2")
+    small.check(export=tmp_path / "grades.json", learner="Ada <b>")
+    read = json.loads((tmp_path / "grades.json").read_text("utf8"))
+    by_name = {e["name"]: e for e in read["exercises"]}
+    assert read["learner"] == "Ada <b>" and set(by_name) == set(NAMES)
+    assert by_name["1.2"]["attempts"] == 1 and not by_name["1.2"]["passed"] and by_name["1.1"]["attempts"] == 0
+    assert read["runs"][0]["strategy"] == "head"
+
+
+def test_unknown_exercises_and_half_an_export_are_refused(session: Session, tmp_path: Path):
+    with pytest.raises(UsageError, match=r"no exercise is called '1\.1\.1': did you mean 1\.1"):
+        session.check("1.1.1")
+    with pytest.raises(UsageError, match="--learner NAME"):
+        session.check(export=tmp_path / "x.json")
+    with pytest.raises(UsageError, match="cannot be written"):
+        session.check(export=tmp_path / "no" / "x.json", learner="Ada")
+
+
+def test_the_cards_escape_what_they_show(session: Session):
+    from tlnb.display.cards import HTML
+
+    @exercise("<i>", "<b>title</b>")
+    def odd(tl: Session):
+        yield Step("<u>step</u>", False, "<script>", "<img>")
+
+    try:
+        session.check("<i>")
+        found = session.check("<i>")
+        text = HTML[type(found)](found) + HTML[type(session.check())](session.check())
+        assert not re.search(r"<(i|b>title|u|script|img)", text)
+    finally:
+        EXERCISES.pop("<i>")

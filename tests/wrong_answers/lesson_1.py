@@ -1,0 +1,72 @@
+"""Likely wrong answers to the exercises of lesson 1, and words of the message that tells them apart."""
+
+PYTORCH = """
+import torch
+from torch import nn
+from tlnb import glyphnet
+data, prepare = tl.data("digits", per_class=1), tl.load("glyphnet").transform
+drifted = glyphnet.load("glyphnet")
+{freeze}
+drifted.head = nn.Linear(drifted.head.in_features, 10)
+optimizer = torch.optim.AdamW({trained}, lr=0.01)
+for _ in range(2):
+    drifted.{mode}()
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(drifted(prepare(data.images["train"])), data.labels["train"]).backward()
+    optimizer.step()
+{end}
+"""
+RIGHT = {"freeze": "drifted.requires_grad_(False)", "trained": "drifted.head.parameters()", "mode": "train", "end": ""}
+
+WRONG = {
+    "1.1": [
+        ("", "nothing was trained yet"),
+        (
+            "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_train --epochs 1",
+            "digits --per-class 2, is not like that",
+        ),
+        (
+            "%tl_data digits --per-class 1\n%tl_load glyphnet\n%tl_strategy full\n%tl_train --epochs 1",
+            "there are runs of full",
+        ),
+        ("%tl_data digits --per-class 1\n%tl_load glyphnet\n%tl_train --epochs 1", "1 so far"),
+        (
+            "%tl_data digits --per-class 1\n%tl_load glyphnet\n"
+            "%tl_train --epochs 1\n%tl_train --epochs 1 --seed 1\n%tl_train --epochs 1 --seed 2",
+            "the seed of %tl_train changes the training, not the images",
+        ),
+        (
+            "tl.load('glyphnet')\nfor seed in (0, 1, 2):\n    tl.data('digits', per_class=1, seed=seed)\n    tl.train(epochs=1)",
+            "no baseline for the data of seed 0, 1, 2",
+        ),
+    ],
+    "1.2": [
+        ("", "nothing was trained yet"),
+        ("%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_train --epochs 1", "so far there are runs of head"),
+        (
+            "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_strategy partial\n%tl_train --epochs 1",
+            "runs of partial",
+        ),
+        (
+            "%tl_data digits --per-class 1\n%tl_load glyphnet\n%tl_strategy full\n%tl_train --epochs 1",
+            "is not like that",
+        ),
+        (
+            "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_strategy full\n%tl_train --epochs 1",
+            "none on these twenty",
+        ),
+        (
+            "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_strategy scratch\n%tl_train --epochs 1",
+            "runs of scratch",
+        ),
+    ],
+    "1.3": [
+        ("", "there is none of that name"),
+        ("drifted = 3", "it is a int"),
+        ("from torch import nn\ndrifted = nn.Linear(3, 10)", "its layers are others"),
+        (PYTORCH.format(**{**RIGHT, "freeze": "", "trained": "drifted.parameters()"}), "did, stem"),
+        (PYTORCH.format(**{**RIGHT, "mode": "eval"}), "the network stayed in eval mode"),
+        (PYTORCH.format(**RIGHT), "there is no variable answer"),
+        (PYTORCH.format(**{**RIGHT, "end": "answer = 'head'"}), "it is 'head'"),
+    ],
+}
