@@ -25,6 +25,7 @@ from tlnb.core.errors import UsageError
 from tlnb.core.prices import list_price
 from tlnb.core.ranks import Ranks
 from tlnb.core.record import Run
+from tlnb.jobs import search
 from tlnb.session import Session
 
 ROOT = Path(__file__).parents[1]
@@ -288,30 +289,27 @@ def test_workers_share_a_study_and_a_killed_one_takes_no_finished_trial_with_it(
     pytest.importorskip("optuna")
     file, storage, best = job(tmp_path, epochs=1), tmp_path / "study.log", tmp_path / "best.json"
     command = [sys.executable, "-m", "tlnb", "tune", str(file), "--storage", str(storage), "--trials"]
-
-    def start(trials: int, *more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [*command, str(trials), *more], env=surroundings(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, cwd=tmp_path,
-        )  # fmt: skip
-
-    killed, other = start(10_000), start(2)
+    workers = [
+        subprocess.Popen(
+            [*command, trials], env=surroundings(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for trials in ("10000", "2")
+    ]
+    killed, other = workers
     said, wrong = other.communicate(timeout=TIMEOUT)
     killed.kill()
     killed.communicate()
-    assert other.returncode == 0, wrong[-2000:]
+    assert other.returncode == 0 and "The best, trial" in said, wrong[-2000:]
     finished = trials_in(storage)
     assert len(finished) >= 2 and sum(t.params["lr"] == pytest.approx(0.01) for t in finished) <= 1
-    last = start(1, "--best", str(best))
-    said, wrong = last.communicate(timeout=TIMEOUT)
-    assert last.returncode == 0, wrong[-2000:]
+    found = search(Session(), file, str(storage), 1, best)
     after = trials_in(storage)
-    assert len(after) == len(finished) + 1 and after[: len(finished)] == finished
+    assert len(after) == len(found.trials) == len(finished) + 1 and after[: len(finished)] == finished
     drawn = [tuple(t.params.values()) for t in after]
     assert len(set(drawn)) == len(drawn)  # no two workers drew the same
     chosen = json.loads(best.read_text())
-    assert f"{len(after)} trials" in said
-    assert chosen["options"]["lr"] in [t.params["lr"] for t in after] and chosen["plan"]["tuned"]
+    assert found.best is not None and chosen["options"]["lr"] == found.best.values["lr"]
+    assert chosen["plan"]["tuned"] == found.name
 
 
 def trials_in(storage: Path) -> list[Any]:
