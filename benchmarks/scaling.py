@@ -94,14 +94,15 @@ def work(options: argparse.Namespace) -> dict[str, Any]:
     shared = {"batch_size": options.batch, "augment": "none", "precision": "fp32"}
     run = session.train(epochs=options.epochs, **shared)
     seconds = [e.seconds for e in run.epochs[1:]]  # the first epoch finds memory
-    steps = run.work.steps / len(run.epochs)
+    images = session.dataset.splits["train"]
+    steps = math.ceil(images / options.batch)
     session.strategy("head")
     cached = session.train(epochs=1, **shared)
     size = 4 * run.plan.trainable_params
     found = {
         "step": statistics.median(seconds) / steps,
         "caching": cached.seconds["caching"],
-        "images": run.work.images // len(run.epochs),
+        "images": images,
         "bytes": size,
         "sum": summed(size) if group.count > 1 else 0.0,
     }
