@@ -9,6 +9,7 @@ from pathlib import Path
 import hypothesis
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from tlnb.session import Session
@@ -45,9 +46,10 @@ def compared() -> Session:
 
 @pytest.fixture
 def shell() -> Iterator[object]:
-    """A real IPython shell with the extension loaded and the session empty."""
+    """A real IPython shell with the extension loaded and the session empty. Under test that fixes torch's threads: until its end."""
     from IPython.core.interactiveshell import InteractiveShell
 
+    threads = torch.get_num_threads()
     InteractiveShell.clear_instance()
     ip = InteractiveShell.instance()
     ip.run_line_magic("load_ext", "tlnb")
@@ -55,6 +57,7 @@ def shell() -> Iterator[object]:
     yield ip
     ip.user_ns["tl"].reset()
     InteractiveShell.clear_instance()
+    torch.set_num_threads(threads)
 
 
 def picture(path: Path, tone: int, size: tuple[int, int] = (40, 30)) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlnb.display import live
+from tlnb.core.errors import UsageError
+from tlnb.display import cards, live
 from tlnb.magics import tokens
 
 
@@ -147,6 +148,19 @@ def test_hostile_names_are_escaped(shell, folder: Path):
     data = shell.user_ns["tl"].data(str(folder))
     text = shell.display_formatter.formatters["text/html"](data)
     assert "<script" not in text and "&lt;script&gt;" in text
+
+
+def test_run_names_are_text_in_charts_and_lines(small):
+    for name in ("$\\frac{", "_hidden", "a b", "-x"):
+        small.train(epochs=1, name=name)
+    shown = cards.comparison_card(small.compare())
+    assert "$\\frac{" in shown and "_hidden" in shown
+    assert small.script().splitlines()[-4:-1] == [
+        "%tl_train --epochs 1 --name _hidden", '%tl_train --epochs 1 --name "a b"', "tl.train(epochs=1, name='-x')",
+    ]  # fmt: skip
+    for name in ("a\nb", "x" * 101, " x"):
+        with pytest.raises(UsageError, match="is no name"):
+            small.train(epochs=1, name=name)
 
 
 @given(

@@ -179,7 +179,8 @@ def _check_size(code: str, names: dict[str, Any]) -> None:
     """Raises `ValueError` where code that may have come with a file asks for an absurd amount of memory; it allocates none."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         made = _evaluate(code, dict(names))
-    count = sum(p.numel() for p in made.parameters() if not is_lazy(p))
+    parameters = made.parameters() if isinstance(made, nn.Module) else ()
+    count = sum(p.numel() for p in parameters if not is_lazy(p))
     if count > MOST_PARAMETERS:
         raise ValueError(f"{count:,} parameters")
 
