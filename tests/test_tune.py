@@ -67,6 +67,25 @@ def test_tuning_is_charged_and_compared_apart_or_in(small: Session):
         small.compare(tuning="never")
 
 
+def test_tuning_counted_in_moves_the_speed_up_and_the_break_even(small: Session):
+    mine = small.tune(trials=1, epochs=1)
+    small.train(epochs=2)
+    theirs = small.tune(scratch=True, trials=1, epochs=1)
+    small.train(scratch=True, epochs=4)
+    charged = small.bill.of("tuning", {mine.name, theirs.name})
+    apart, within = small.compare(tuning="apart"), small.compare(tuning="in")
+    assert apart.break_even and within.break_even
+    assert within.break_even.run == pytest.approx(apart.break_even.run + charged[mine.name].seconds)
+    assert within.break_even.baseline == pytest.approx(apart.break_even.baseline + charged[theirs.name].seconds)
+    by = {row.name: row for row in within.rows}
+    reached = [row.seconds_to_target or row.seconds for row in (by["scratch"], by["head"])]
+    assert within.speedup == pytest.approx(reached[0] / reached[1])
+    assert any("tuning is counted in" in note for note in within.notes)
+    dear = small.compare(price="36eur/h")
+    paid = [row.money for row in dear.rows if row.kind == "tuning"]
+    assert paid == pytest.approx([0.01 * charge.seconds for charge in charged.values()])
+
+
 def test_a_study_goes_on_and_several_processes_share_it(small: Session, tmp_path: Path):
     place = f"sqlite:///{tmp_path / 'tuning.db'}"
     small.tune(trials=2, epochs=2, storage=place)

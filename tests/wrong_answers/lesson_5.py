@@ -46,7 +46,7 @@ WRONG = {
             "none on the images of any run of full",
         ),
         (TEN.format(n=1) + _run("head", 2) + _run("full", 2), "they overlap"),
-        (TEN.format(n=5) + _run("head", 30) + _run("full", 1, " --lr 0.00001"), "head is the better one"),
+        (TEN.format(n=5) + _run("head", 20) + _run("full", 1, " --lr 10"), "head is the better one"),
     ],
     "5.2": [
         ("", "nothing was trained yet"),

@@ -36,6 +36,7 @@ WRONG = {
     ],
     "6.2": [
         ("", "nothing was trained yet"),
+        (DIGITS.format(n=1) + "%tl_train --epochs 1", "on digits --per-class 1, is not like that"),
         (DIGITS.format(n=2) + "%tl_train --epochs 1\n%tl_compare --price 0.2eur/h", "it is at the list price"),
         (DIGITS.format(n=2) + PRICE + "%tl_train --epochs 1\n" + TUNE, "was trained without"),
         (OURS + "%tl_train --epochs 1", "none of run"),

@@ -52,7 +52,11 @@ def within_a_budget(tl: Session) -> Steps:
 
 @exercise("6.2", "Both sides tuned, at your own price")
 def own_bill(tl: Session, names: Mapping[str, Any]) -> Steps:
-    last = yield from a_run(tl, line="%tl_data digits --per-class 2, %tl_load glyphnet, %tl_tune --trials 2 --epochs 3")
+    def two(run: Run, data: DataFacts) -> bool:
+        return data.request.source == "digits" and data.request.per_class == 2
+
+    line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_tune --trials 2 --epochs 3, %tl_train"
+    last = yield from a_run(tl, where=two, like="it was trained on two images of each digit", line=line)
     price = tl.bill.price
     yield Step(
         "the bill has a price of your own",
