@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import shlex
 import statistics
 import sys
@@ -105,7 +106,8 @@ def main() -> None:
         print(f"| {strategy} |" + "".join(cells) + f" {time.perf_counter() - start:.0f} |", flush=True)
     if chosen.record:
         about = {"data": chosen.data, "classes": chosen.classes, "model": chosen.model}
-        command = f"python -m benchmarks.accuracy {shlex.join(sys.argv[1:])}"
+        typed = re.sub(r" ?--record[ =]\S+", "", shlex.join(sys.argv[1:]))
+        command = f"python -m benchmarks.accuracy {typed}"
         chosen.record.write_text(record(command, about, recorded), "utf8")
 
 
