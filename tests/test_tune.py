@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,14 @@ def test_tuning_counted_in_moves_the_speed_up_and_the_break_even(small: Session)
     dear = small.compare(price="36eur/h")
     paid = [row.money for row in dear.rows if row.kind == "tuning"]
     assert paid == pytest.approx([0.01 * charge.seconds for charge in charged.values()])
+
+
+def test_the_card_says_where_trials_are_kept_and_no_more_than_others_may_read(small: Session):
+    found = small.tune(trials=1, epochs=1)
+    text = HTML[Tuning](found)
+    assert f"…/studies/{Path(found.storage).name}" in text and str(Path(found.storage).parent) not in text
+    shared = HTML[Tuning](replace(found, storage="postgresql://ada:secret@host/db"))
+    assert "postgresql://…@host/db" in shared and "secret" not in shared
 
 
 def test_a_study_goes_on_and_several_processes_share_it(small: Session, tmp_path: Path):

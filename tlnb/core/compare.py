@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tlnb.core.bundled import digits_pixels
@@ -166,7 +166,7 @@ def compare(
         pair[0][0].name if pair else None, pair[1][0].name if pair else None, speedup, bound,
         _saving(pair[0][-1], pair[1][-1]) if pair else None,
         _break_even(pair, target, pretraining, price, extra) if pair and pretraining else None,
-        max(counts) >= SKEWED * min(counts), tuple(_notes(groups, bound, extra)),
+        max(counts) >= SKEWED * min(counts), tuple(_notes(groups, bound, [name for name in extra if name not in equal])),
     )  # fmt: skip
 
 
@@ -294,11 +294,12 @@ def _bases(run: Run) -> str:
     return "measured" if set(kinds.values()) == {"measured"} else f"energy {kinds.get('energy_wh')}, money assumed"
 
 
-def _notes(groups: Sequence[Group], bound: bool, extra: Collection[str]) -> list[str]:
+def _notes(groups: Sequence[Group], bound: bool, tuned: Sequence[str]) -> list[str]:
     notes = ["one of the two never reached the target: the speed-up is a bound"] if bound else []
-    if extra:
+    if tuned:
         notes.append(
-            f"tuning is counted in with {', '.join(extra)}: in every sum, the speed-up, and the uses until it pays"
+            f"tuning is counted in with {' and '.join(tuned)}: in what they took, the speed-up, and the uses until it pays; "
+            "FLOPs saved are of training alone"
         )
     found = [group[0].name for group in groups if group[0].cache and group[0].cache.reused]
     if found:
