@@ -4,33 +4,72 @@
 
 Prints a row for each strategy, mean ± standard deviation over seeds in percent. A seed chooses the images and everything
 random in the run. `scratch` is the recipe for scratch with its full number of steps. `--monitor` reads the monitor split
-instead of the test split: that is how recipes are chosen.
+instead of the test split: that is how recipes are chosen. `--record FILE` also writes what was measured as JSON, for
+lessons that show what would take them too long.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
+import re
+import shlex
 import statistics
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 
 import torch
+import torchvision
 
 from tlnb.core.compare import pixels_row
+from tlnb.core.device import machine
 from tlnb.session import Session
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What one run reached, and what it took."""
+
+    accuracy: float  # in 0..1
+    steps: int = 0
+    flops: float = 0.0  # without evaluation
 
 
 def one(
     data: str, model: str, strategy: str, per_class: int, classes: int | None, seed: int, extra: dict, monitor: bool
-) -> float:
-    """Accuracy of one run in percent."""
+) -> Reached:
+    """One run from an empty session."""
     session = Session()
     found = session.data(data, per_class=per_class, classes=classes, seed=seed)
     if strategy == "pixels":
-        return 100 * (pixels_row(found).accuracy or 0)
+        return Reached(pixels_row(found).accuracy or 0)
     session.load(model)
     session.strategy(strategy)
     run = session.train(seed=seed, **extra)
-    return 100 * ((run.epochs[-1].monitor_accuracy or 0) if monitor else run.accuracy)
+    accuracy = (run.epochs[-1].monitor_accuracy or 0) if monitor else run.accuracy
+    return Reached(accuracy, run.work.steps, run.training_flops)
+
+
+def summary(found: Sequence[Reached]) -> tuple[float, float]:
+    """Mean and standard deviation of accuracy in 0..1; one run has a deviation of 0."""
+    values = [reached.accuracy for reached in found]
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def record(command: str, data: dict[str, object], cells: Sequence[dict[str, object]]) -> str:
+    """What was measured as JSON text: on what, when, by which command, and a cell for each strategy and amount."""
+    here = machine()
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}"
+    about = {"schema": SCHEMA, "measured": f"{datetime.now(UTC):%Y-%m-%d}", "command": [command],
+             "hardware": f"{here.name}, {here.threads} threads, {here.precision}", "versions": versions, **data}  # fmt: skip
+    return json.dumps({**about, "cells": list(cells)}, indent=1) + "\n"
 
 
 def main() -> None:
@@ -43,6 +82,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--monitor", action="store_true")
+    parser.add_argument("--record", type=Path)
     for name, kind in (("epochs", int), ("lr", float), ("batch-size", int), ("weight-decay", float), ("augment", str)):
         parser.add_argument(f"--{name}", type=kind)
     chosen = parser.parse_args()
@@ -51,6 +91,7 @@ def main() -> None:
     extra = {n: v for n in names if (v := getattr(chosen, n)) is not None}
     print(f"| {chosen.model}, per class |" + "".join(f" {n} |" for n in chosen.per_class) + " seconds |")
     print("|---|" + "---|" * (len(chosen.per_class) + 1))
+    recorded = []
     for strategy in chosen.strategies:
         start, cells = time.perf_counter(), []
         for n in chosen.per_class:
@@ -58,9 +99,16 @@ def main() -> None:
                 one(chosen.data, chosen.model, strategy, n, chosen.classes, s, extra, chosen.monitor)
                 for s in range(chosen.seeds)
             ]
-            spread = statistics.stdev(found) if len(found) > 1 else 0.0
-            cells.append(f" {statistics.mean(found):.1f} ± {spread:.1f} |")
+            mean, spread = summary(found)
+            cells.append(f" {100 * mean:.1f} ± {100 * spread:.1f} |")
+            recorded.append({"strategy": strategy, "per_class": n, "epochs": chosen.epochs, "accuracy": mean, "sd": spread,
+                             "seeds": chosen.seeds, "steps": found[0].steps, "flops": found[0].flops})  # fmt: skip
         print(f"| {strategy} |" + "".join(cells) + f" {time.perf_counter() - start:.0f} |", flush=True)
+    if chosen.record:
+        about = {"data": chosen.data, "classes": chosen.classes, "model": chosen.model}
+        typed = re.sub(r" ?--record[ =]\S+", "", shlex.join(sys.argv[1:]))
+        command = f"python -m benchmarks.accuracy {typed}"
+        chosen.record.write_text(record(command, about, recorded), "utf8")
 
 
 if __name__ == "__main__":

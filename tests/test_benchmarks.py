@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from benchmarks import accuracy
 from benchmarks.laps import Laps, Outcome
 from benchmarks.measure import Result
 from benchmarks.scaling import Network, comm_seconds, efficiency, on_paper
@@ -100,3 +102,17 @@ def test_predicted_efficiency_falls_with_devices_and_messages_and_hidden_ones_co
     found = [efficiency(1.0, 1e9, n, Network("slow", 1e9, 1e-3), normalised=20) for n in (2, 8, 64)]
     assert found == sorted(found, reverse=True) and 0 < found[-1] < found[0] < 1
     assert all(row.count("|") == 8 for row in on_paper())
+
+
+def test_accuracies_are_recorded_with_what_they_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    file = tmp_path / "digits.json"
+    typed = "digits --per-class 1 --strategies head --seeds 2 --epochs 1 --threads 1"
+    monkeypatch.setattr("sys.argv", ["accuracy", *typed.split(), "--record", str(file)])
+    accuracy.main()
+    found = json.loads(file.read_text("utf8"))
+    assert found["command"] == [f"python -m benchmarks.accuracy {typed}"] and found["data"] == "digits"
+    (cell,) = found["cells"]
+    assert (cell["strategy"], cell["per_class"], cell["epochs"], cell["seeds"], cell["steps"]) == ("head", 1, 1, 2, 1)
+    assert 1.6e8 < cell["flops"] < 1.8e9  # ten images through the network at least once, ten times at most
+    mean, sd = 100 * cell["accuracy"], 100 * cell["sd"]
+    assert f"| head | {mean:.1f} ± {sd:.1f} |" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,33 @@ def test_tuning_is_charged_and_compared_apart_or_in(small: Session):
     assert not any(r.kind == "tuning" for r in within.rows)
     with pytest.raises(UsageError, match="--tuning never"):
         small.compare(tuning="never")
+
+
+def test_tuning_counted_in_moves_the_speed_up_and_the_break_even(small: Session):
+    mine = small.tune(trials=1, epochs=1)
+    small.train(epochs=2)
+    theirs = small.tune(scratch=True, trials=1, epochs=1)
+    small.train(scratch=True, epochs=4)
+    charged = small.bill.of("tuning", {mine.name, theirs.name})
+    apart, within = small.compare(tuning="apart"), small.compare(tuning="in")
+    assert apart.break_even and within.break_even
+    assert within.break_even.run == pytest.approx(apart.break_even.run + charged[mine.name].seconds)
+    assert within.break_even.baseline == pytest.approx(apart.break_even.baseline + charged[theirs.name].seconds)
+    by = {row.name: row for row in within.rows}
+    reached = [row.seconds_to_target or row.seconds for row in (by["scratch"], by["head"])]
+    assert within.speedup == pytest.approx(reached[0] / reached[1])
+    assert any("tuning is counted in" in note for note in within.notes)
+    dear = small.compare(price="36eur/h")
+    paid = [row.money for row in dear.rows if row.kind == "tuning"]
+    assert paid == pytest.approx([0.01 * charge.seconds for charge in charged.values()])
+
+
+def test_the_card_says_where_trials_are_kept_and_no_more_than_others_may_read(small: Session):
+    found = small.tune(trials=1, epochs=1)
+    text = HTML[Tuning](found)
+    assert f"…/studies/{Path(found.storage).name}" in text and str(Path(found.storage).parent) not in text
+    shared = HTML[Tuning](replace(found, storage="postgresql://ada:secret@host/db"))
+    assert "postgresql://…@host/db" in shared and "secret" not in shared
 
 
 def test_a_study_goes_on_and_several_processes_share_it(small: Session, tmp_path: Path):

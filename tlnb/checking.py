@@ -225,5 +225,6 @@ def a_run(
 
 def _data_words(facts: DataFacts) -> str:
     request = facts.request
-    amount = {"--per-class": request.per_class, "--limit": request.limit, "--seed": request.seed or None}
+    amount = {"--per-class": request.per_class, "--limit": request.limit, "--classes": request.classes,
+              "--seed": request.seed or None}  # fmt: skip
     return " ".join([facts.name, *(f"{option} {value}" for option, value in amount.items() if value is not None)])

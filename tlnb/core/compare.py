@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tlnb.core.bundled import digits_pixels
 from tlnb.core.cost import Charge, price_for, priced
@@ -142,23 +142,22 @@ def compare(
         target: accuracy on monitor (else val) to measure the time to; default: the highest that all runs reached.
         price: the user's own; default: the list price of what each ran on.
         tunings: what tuning cost, by the name of the study.
-        tuning_in: count a study in with the runs that use what it found, instead of in a row of its own.
+        tuning_in: count a study in with the runs that use what it found, instead of in a row of its own; then the
+            speed-up and the break-even count it too.
     """
-    tunings = tunings or {}
+    tunings = {name: _at(charge, price) for name, charge in (tunings or {}).items()}
     every = [priced(run, price) for run in (*runs, *equal_budget)]
     equal = {run.name for run in equal_budget}
     groups = grouped(every)
     target = _common_target(runs) if target is None else target
-    rows = []
-    for group in groups:
-        tuned = tunings.get(group[0].plan.tuned) if tuning_in else None
-        rows.append(_row(group, target, "equal budget" if group[0].name in equal else None, tuned))
+    extra = {g[0].name: tunings[g[0].plan.tuned] for g in groups if tuning_in and g[0].plan.tuned in tunings}
+    rows = [_row(g, target, "equal budget" if g[0].name in equal else None, extra.get(g[0].name)) for g in groups]
     if not tuning_in:
         rows += [_tuning_row(name, charge) for name, charge in tunings.items()]
     if data.name == "digits":
         rows.append(pixels_row(data))
     pair = _last_pair(groups)
-    speedup, bound = _speedup(pair, target)
+    speedup, bound = _speedup(pair, target, extra)
     if pair and pretraining is not None:
         rows.append(_pretraining_row(pretraining, price))
     counts = data.counts.values()
@@ -166,8 +165,8 @@ def compare(
         data.name, tuple(rows), target, "monitor" if "monitor" in data.splits else "val", price_for(every[-1], price),
         pair[0][0].name if pair else None, pair[1][0].name if pair else None, speedup, bound,
         _saving(pair[0][-1], pair[1][-1]) if pair else None,
-        _break_even(pair, target, pretraining, price) if pair and pretraining else None,
-        max(counts) >= SKEWED * min(counts), tuple(_notes(groups, bound)),
+        _break_even(pair, target, pretraining, price, extra) if pair and pretraining else None,
+        max(counts) >= SKEWED * min(counts), tuple(_notes(groups, bound, [name for name in extra if name not in equal])),
     )  # fmt: skip
 
 
@@ -193,16 +192,20 @@ def _last_pair(groups: Sequence[Group]) -> tuple[Group, Group] | None:
     return None
 
 
-def _speedup(pair: tuple[Group, Group] | None, target: float | None) -> tuple[float | None, bool]:
-    """How many times sooner the run was at the target; a baseline that missed it gives a bound."""
+def _speedup(
+    pair: tuple[Group, Group] | None, target: float | None, extra: Mapping[str, Charge]
+) -> tuple[float | None, bool]:
+    """How many times sooner the run was at the target, with the tuning in `extra`; a baseline that missed it gives a bound."""
     if pair is None or target is None:
         return None, False
     mine = [run.seconds_to(target) for run in pair[0]]
     if any(seconds is None for seconds in mine):
         return None, False
     theirs = [(run.seconds_to(target), run.training_seconds) for run in pair[1]]
-    took = statistics.fmean(whole if reached is None else reached for reached, whole in theirs)
-    return took / statistics.fmean(s for s in mine if s is not None), any(reached is None for reached, _ in theirs)
+    before = [extra[group[0].name].seconds if group[0].name in extra else 0.0 for group in pair]
+    took = before[1] + statistics.fmean(whole if reached is None else reached for reached, whole in theirs)
+    took_me = before[0] + statistics.fmean(s for s in mine if s is not None)
+    return took / took_me, any(reached is None for reached, _ in theirs)
 
 
 def _saving(run: Run, baseline: Run) -> Saving:
@@ -234,8 +237,7 @@ def _row(group: Group, target: float | None, kind: str | None, tuned: Charge | N
     first = group[0]
     reached = [to_target(run, target) for run in group]
     spent = [_without_evaluation(run) for run in group]
-    extra = Spent(tuned.seconds, tuned.flops, tuned.wh, tuned.money) if tuned else Spent(0.0, 0.0, 0.0, 0.0)
-    whole, until = _plus(_mean(spent), extra), _plus(_mean(reached), extra)
+    whole, until = _plus(_mean(spent), tuned), _plus(_mean(reached), tuned)
     accuracies = [run.accuracy for run in group]
     several = len(group) > 1
     best = [run.watched for run in group if run.watched is not None]
@@ -264,11 +266,16 @@ def _mean(spent: Sequence[Spent]) -> Spent:
     return Spent(*(statistics.fmean(values) for values in zip(*figures, strict=True)))
 
 
-def _plus(one: Spent, other: Spent) -> Spent:
-    if not one.known:
+def _plus(one: Spent, tuned: Charge | None) -> Spent:
+    """With the tuning that came before it."""
+    if not one.known or tuned is None:
         return one
-    pairs = ((one.seconds, other.seconds), (one.flops, other.flops), (one.wh, other.wh), (one.money, other.money))
-    return Spent(*((a or 0.0) + (b or 0.0) for a, b in pairs))
+    pairs = ((one.seconds, tuned.seconds), (one.flops, tuned.flops), (one.wh, tuned.wh), (one.money, tuned.money))
+    return Spent(*((a or 0.0) + b for a, b in pairs))
+
+
+def _at(charge: Charge, price: Price | None) -> Charge:
+    return charge if price is None else replace(charge, money=price.of(charge.seconds))
 
 
 def _curve(run: Run) -> tuple[tuple[float, float], ...]:
@@ -287,8 +294,13 @@ def _bases(run: Run) -> str:
     return "measured" if set(kinds.values()) == {"measured"} else f"energy {kinds.get('energy_wh')}, money assumed"
 
 
-def _notes(groups: Sequence[Group], bound: bool) -> list[str]:
+def _notes(groups: Sequence[Group], bound: bool, tuned: Sequence[str]) -> list[str]:
     notes = ["one of the two never reached the target: the speed-up is a bound"] if bound else []
+    if tuned:
+        notes.append(
+            f"tuning is counted in with {' and '.join(tuned)}: in what they took, the speed-up, and the uses until it pays; "
+            "FLOPs saved are of training alone"
+        )
     found = [group[0].name for group in groups if group[0].cache and group[0].cache.reused]
     if found:
         notes.append(f"{', '.join(found)} found what is frozen computed by an earlier run, which paid for it")
@@ -327,13 +339,15 @@ def _pretraining_row(found: Pretraining, price: Price | None) -> Row:
 
 
 def _break_even(
-    pair: tuple[Group, Group], target: float | None, pretraining: Pretraining, price: Price | None
-) -> BreakEven | None:
+    pair: tuple[Group, Group], target: float | None, pretraining: Pretraining, price: Price | None,
+    extra: Mapping[str, Charge],
+) -> BreakEven | None:  # fmt: skip
     """In seconds where both ran on a processor; else in money, since seconds of unlike machines do not compare."""
 
     def use(group: Group) -> Spent:
         reached = [to_target(run, target) for run in group]
-        return _mean(reached if all(s.known for s in reached) else [_without_evaluation(run) for run in group])
+        spent = _mean(reached if all(s.known for s in reached) else [_without_evaluation(run) for run in group])
+        return _plus(spent, extra.get(group[0].name))
 
     run, baseline = use([priced(r, price) for r in pair[0]]), use([priced(r, price) for r in pair[1]])
     alike = pair[0][0].device == "cpu" and not pretraining.hardware.startswith("one ")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from tlnb.core.advise import Advice
 from tlnb.core.cost import Bill, Charge
 from tlnb.core.pretraining import Pretraining
@@ -136,7 +139,7 @@ def tuning_card(found: Tuning) -> str:
         ("judged by", found.judged_by + "; test images choose nothing"),
         ("searched", "; ".join(found.space)),
         ("this call took", f"{seconds(found.seconds)}, {flops(found.flops)}, which is on the bill as tuning"),
-        ("kept in", found.storage),
+        ("kept in", _place(found.storage)),
     ]
     names = list(dict.fromkeys(name for t in found.trials for name in t.values))
     head = ["trial", "status", *(WORDS.get(n, n) for n in names), "accuracy", "seconds", "FLOPs"]
@@ -162,6 +165,14 @@ def tuning_card(found: Tuning) -> str:
 
 WORDS = {"lr": "learning rate", "weight_decay": "weight decay", "augment": "augmentation", "last": "stages that train",
          "batch_size": "batch size"}  # fmt: skip
+
+
+def _place(storage: str) -> str:
+    """A database's URL without its password, or a file with its folder: others read notebooks too."""
+    if "://" in storage:
+        return re.sub(r"//[^/@]*@", "//…@", storage)
+    parts = Path(storage).parts
+    return storage if len(parts) < 3 else "…/" + "/".join(parts[-2:])
 
 
 def _values(trial: Trial) -> str:

@@ -1,0 +1,78 @@
+"""Likely wrong answers to the exercises of lesson 5, and words of the message that tells them apart."""
+
+TEN = "%tl_data symbols --classes 10 --per-class {n}\n%tl_load glyphnet\n"
+RUN = "%tl_strategy {strategy}\n%tl_train --epochs {epochs}{more}\n"
+
+PYTORCH = """
+import torch
+from torch import nn
+from tlnb import glyphnet
+data, prepare = tl.data("symbols", classes={classes}, per_class=2), tl.load("glyphnet").transform
+network = glyphnet.load("glyphnet").requires_grad_({others}).eval()
+network.head = nn.Linear(network.head.in_features, 10)
+stages = nn.ModuleList([network.layer3, network.layer4]).requires_grad_({free})
+optimizer = torch.optim.AdamW({groups})
+for _ in range(2):
+    {mode}
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(network(prepare(data.images["train"])), data.labels["train"]).backward()
+    optimizer.step()
+"""
+GROUPS = "[{{'params': stages.parameters(), 'lr': {inner}}}, {{'params': network.head.parameters(), 'lr': {head}}}]"
+RIGHT = {
+    "classes": 10,
+    "others": False,
+    "free": True,
+    "groups": GROUPS.format(inner=0.001, head=0.01),
+    "mode": "stages.train()",
+}
+
+
+def _run(strategy: str, epochs: int = 1, more: str = "") -> str:
+    return RUN.format(strategy=strategy, epochs=epochs, more=more)
+
+
+WRONG = {
+    "5.1": [
+        ("", "nothing was trained yet"),
+        (TEN.format(n=1) + _run("head"), "so far there are runs of head"),
+        (TEN.format(n=1) + _run("partial"), "so far there are runs of partial"),
+        (
+            "%tl_data symbols --classes 5 --per-class 1\n%tl_load glyphnet\n" + _run("full"),
+            "on symbols --per-class 1 --classes 5, is not like that",
+        ),
+        (
+            TEN.format(n=1) + _run("head") + "%tl_data symbols --classes 10 --per-class 2\n" + _run("full"),
+            "none on the images of any run of full",
+        ),
+        (TEN.format(n=1) + _run("head", 2) + _run("full", 2), "they overlap"),
+        (TEN.format(n=5) + _run("head", 20) + _run("full", 1, " --lr 10"), "head is the better one"),
+    ],
+    "5.2": [
+        ("", "nothing was trained yet"),
+        (TEN.format(n=1) + _run("full"), "on symbols --per-class 1 --classes 10, is not like that"),
+        (TEN.format(n=20) + _run("partial"), "so far there are runs of partial"),
+        (TEN.format(n=20) + _run("full"), "it had 1, its recipe is 20"),
+        (TEN.format(n=20) + _run("full", 20, " --batch-size 160"), "none so far"),
+        (TEN.format(n=20) + _run("full", 20, " --batch-size 160") + _run("partial", 20), "took 2"),
+        (TEN.format(n=20) + _run("full", 20) + _run("head", 20, " --augment none"), "points behind"),
+    ],
+    "5.3": [
+        ("", "no data yet"),
+        ("%tl_data digits --per-class 1", "the data are digits"),
+        ("%tl_data symbols --classes 10 --per-class 1", "network is a NoneType"),
+        (PYTORCH.format(**{**RIGHT, "classes": 5}), "gives 10 scores for 5 classes"),
+        (PYTORCH.format(**{**RIGHT, "mode": "network.train()"}), "running statistics did"),
+        (
+            PYTORCH.format(**{**RIGHT, "others": True, "groups": "network.parameters(), lr=0.001"}),
+            "weights did, stem",
+        ),
+        (PYTORCH.format(**{**RIGHT, "free": False}), "no weight of layer3 and layer4 moved"),
+        (PYTORCH.format(**{**RIGHT, "groups": "stages.parameters(), lr=0.001"}), "it has none of the output layer"),
+        (
+            PYTORCH.format(**{**RIGHT, "groups": GROUPS.format(inner=0.001, head=0.001)}),
+            "it has 0.001, the stages 0.001",
+        ),
+        (PYTORCH.format(**RIGHT), "it gets "),
+    ],
+}

@@ -1,0 +1,61 @@
+"""Likely wrong answers to the exercises of lesson 6, and words of the message that tells them apart."""
+
+DIGITS = "%tl_data digits --per-class {n}\n%tl_load glyphnet\n"
+FULL = DIGITS.format(n=5) + "%tl_strategy full\n"
+TUNE = "%tl_tune --trials 1 --epochs 1\n"
+PAIR = "%tl_train --epochs 2\n{between}%tl_train --scratch --epochs 4\n"
+PRICE = "%tl_cost --price 0.2eur/h\n"
+OURS = DIGITS.format(n=2) + PRICE + TUNE
+TUNED = OURS + PAIR.format(between="%tl_tune --scratch --trials 1 --epochs 1\n")
+
+PYTORCH = """
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from tlnb import glyphnet
+data, prepare = tl.data("digits", per_class=1), tl.load("glyphnet").transform
+tl.train(epochs=1)
+network = glyphnet.load("glyphnet").requires_grad_({free})
+network.head = nn.Linear(network.head.in_features, 10)
+inputs, labels = prepare(data.images["train"]), data.labels["train"]
+with FlopCounterMode(display=False) as counter:
+    loss = nn.functional.cross_entropy(network(inputs), labels)
+    {backward}
+counted = counter.get_total_flops() {divided}
+"""
+RIGHT = {"free": True, "backward": "loss.backward()", "divided": "/ len(inputs)"}
+
+WRONG = {
+    "6.1": [
+        ("", "nothing was trained yet"),
+        (DIGITS.format(n=5) + "%tl_train --epochs 1", "so far there are runs of head"),
+        (DIGITS.format(n=2) + "%tl_strategy full\n%tl_train --epochs 1", "digits --per-class 2, is not like that"),
+        (FULL + "%tl_train --epochs 1", "was given its number of epochs by hand"),
+        (FULL + "%tl_train --batch-size 50 --augment none", "was given none"),
+        (FULL + "%tl_train --epochs 2 --budget 1h", "2 epochs fitted into it, all that there were"),
+    ],
+    "6.2": [
+        ("", "nothing was trained yet"),
+        (DIGITS.format(n=1) + "%tl_train --epochs 1", "on digits --per-class 1, is not like that"),
+        (DIGITS.format(n=2) + "%tl_train --epochs 1\n%tl_compare --price 0.2eur/h", "it is at the list price"),
+        (DIGITS.format(n=2) + PRICE + "%tl_train --epochs 1\n" + TUNE, "was trained without"),
+        (OURS + "%tl_train --epochs 1", "none of run"),
+        (OURS + PAIR.format(between=""), "has the recipe's settings"),
+        (TUNED, "there is no variable answer"),
+        (TUNED + "answer = 3\n", "it is 3"),
+        (TUNED + "answer = tl.compare().pays_off_after\n", "that is the number without tuning"),
+    ],
+    "6.3": [
+        ("", "nothing was trained yet"),
+        (DIGITS.format(n=1) + "%tl_train --epochs 1", "there is none of that name"),
+        (DIGITS.format(n=1) + "%tl_train --epochs 1\ncounted = 'many'", "it is 'many'"),
+        (PYTORCH.format(**{**RIGHT, "backward": "pass"}), "the forward pass alone"),
+        (PYTORCH.format(**{**RIGHT, "divided": ""}), "divide by the 10 images"),
+        (
+            PYTORCH.format(**{**RIGHT, "divided": "/ len(inputs) / 2"}),
+            "counts a multiplication with its addition as one",
+        ),
+        (PYTORCH.format(**{**RIGHT, "free": False}), "in which layers are frozen"),
+        (PYTORCH.format(**{**RIGHT, "divided": "/ 7"}), "is it the same network"),
+    ],
+}
