@@ -6,7 +6,7 @@ photos of a series show the same leaf in the same place, as a camera's burst doe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ ORIENTATION, SIDEWAYS = 274, 6  # EXIF's tag, and its value for a camera held up
 Array = np.ndarray[Any, Any]
 
 
-def leaf_photos(folder: str | Path, seed: int = 0) -> Path:
+def leaf_photos(folder: str | Path, seed: int = 0, leaves: Mapping[str, int] | None = None) -> Path:
     """Draw the folder where there is none yet; returns its path.
 
     189 photos in three class folders: 63 leaves, three photos each. Beside them lies what lies in real folders: hidden
@@ -37,6 +37,7 @@ def leaf_photos(folder: str | Path, seed: int = 0) -> Path:
 
     Args:
         seed: of the leaves.
+        leaves: how many leaves to draw of `beech`, `birch` and `oak` (five at least); default: 36, 9 and 18.
 
     Raises:
         DataError: scikit-image, whose pictures are the ground, is not installed; the folder cannot be written.
@@ -49,9 +50,9 @@ def leaf_photos(folder: str | Path, seed: int = 0) -> Path:
         return top
     grounds = [_ground(name) for name in GROUND]
     try:
-        for number, (kind, count) in enumerate(LEAVES.items()):
+        for number, kind in enumerate(LEAVES):
             (top / kind).mkdir(parents=True)
-            for leaf in range(1, count + 1):
+            for leaf in range(1, (leaves or LEAVES)[kind] + 1):
                 rng = np.random.default_rng([seed, number, leaf])
                 _write_series(top / kind / f"leaf{leaf:02d}", kind, grounds, rng)
         _add_dirt(top)
