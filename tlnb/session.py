@@ -31,6 +31,7 @@ from tlnb.core.device import device_lost, machine
 from tlnb.core.edit import apply_edit, build, modules_matching, names_in
 from tlnb.core.errors import DeviceLost, ModelError, PlanError, TLError, UsageError, did_you_mean, one_line
 from tlnb.core.freeze import set_modes
+from tlnb.core.leaks import NEAR_FROM
 from tlnb.core.lines import line, train_line
 from tlnb.core.meter import Tally, step_flops
 from tlnb.core.options import Asked, TrainOptions, parse_rates
@@ -136,7 +137,7 @@ class Session:
         )
         edge = None
         if self.model is not None:
-            edge = pretrained.resized(self.model, size).transform.resize
+            edge = max(NEAR_FROM, pretrained.resized(self.model, size).transform.resize)  # smaller, twins go unnoticed
         found = open_data(source, labels, request, edge, self._decoding, self._telling, None if of_files else group)
         prepared = self._prepared(self.model, found, self.plan)
         self.dataset = found

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from tlnb.core.bundled import digits_pixels
 from tlnb.core.cost import Charge, price_for, priced
@@ -128,8 +129,19 @@ class Comparison:
 Group = Sequence[Run]  # runs that differ in nothing but their seeds, oldest first
 
 
+class Compared(Protocol):
+    """What comparing needs to know of the data."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def counts(self) -> Mapping[str, int]: ...  # labels in use by class
+    @property
+    def splits(self) -> Mapping[str, int]: ...  # images by split
+
+
 def compare(
-    runs: Sequence[Run], data: DataSet, pretraining: Pretraining | None = None, *, equal_budget: Sequence[Run] = (),
+    runs: Sequence[Run], data: Compared, pretraining: Pretraining | None = None, *, equal_budget: Sequence[Run] = (),
     target: float | None = None, price: Price | None = None, tunings: Mapping[str, Charge] | None = None,
     tuning_in: bool = False,
 ) -> Comparison:  # fmt: skip
@@ -154,7 +166,7 @@ def compare(
     rows = [_row(g, target, "equal budget" if g[0].name in equal else None, extra.get(g[0].name)) for g in groups]
     if not tuning_in:
         rows += [_tuning_row(name, charge) for name, charge in tunings.items()]
-    if data.name == "digits":
+    if isinstance(data, DataSet) and data.name == "digits":
         rows.append(pixels_row(data))
     pair = _last_pair(groups)
     speedup, bound = _speedup(pair, target, extra)

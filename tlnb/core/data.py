@@ -23,7 +23,7 @@ from tlnb.core.bundled import BUNDLED
 from tlnb.core.decoding import Progress, Telling
 from tlnb.core.errors import DataError, UsageError, did_you_mean
 from tlnb.core.folders import list_files, read_files
-from tlnb.core.leaks import Leak, find_leaks, series_note
+from tlnb.core.leaks import Leak, find_leaks, find_two_labels, series_note, two_labels_note
 from tlnb.core.library import ARRAYS, LIBRARY, library_name, read_library
 from tlnb.core.origins import imagenet_hint, seen_note
 from tlnb.core.paths import user_path
@@ -78,6 +78,7 @@ class DataSet:
     )  # split → the images' files, in order
     groups: int | None = None  # how many, where the images of each are kept on one side
     leaks: tuple[Leak, ...] = ()  # images of val and test that are, or nearly are, in a split before
+    two_labels: tuple[tuple[str, str], ...] = ()  # files of the same image in two classes
     source_hint: str = ""  # why a network pretrained on ImageNet may have seen these images
 
     @property
@@ -240,12 +241,13 @@ def _looked_through(parts: Parts, request: DataRequest, photos: bool = True) -> 
     data = _data_set(parts, request)
     files = parts.files or {s: tuple(f"image {i} of {s}" for i in range(n)) for s, n in data.splits.items()}
     leaks = find_leaks(parts.images, files)
-    notes = list(parts.notes)
+    two_labels = find_two_labels(parts.images, parts.labels, files)
+    notes = [*parts.notes, two_labels_note(two_labels)]
     if photos and not parts.folders and parts.groups is None:
         notes.append(series_note(leaks, data.splits["test"]))
     hint = imagenet_hint(parts.name, parts.classes, [f for names in parts.files.values() for f in names])
     notes.append(seen_note(hint) if hint else "")
-    return replace(data, notes=tuple(filter(None, notes)), leaks=leaks, source_hint=hint)
+    return replace(data, notes=tuple(filter(None, notes)), leaks=leaks, two_labels=two_labels, source_hint=hint)
 
 
 def _data_set(parts: Parts, request: DataRequest) -> DataSet:

@@ -73,7 +73,7 @@ def read_files(found: Listing, request: DataRequest, edge: int, progress: Progre
         found.name, found.classes, images, {split: labels[torch.from_numpy(part)] for split, part in rows.items()},
         (*found.skipped, *_reasons(found, unreadable)), _folders(found, rows),
         {split: tuple(found.shown(i) for i in part.tolist()) for split, part in rows.items()},
-        None if found.group_of is None else len(set(found.group_of)), _notes(found, rows),
+        _groups(found, unreadable), _notes(found, rows),
     )  # fmt: skip
 
 
@@ -83,6 +83,13 @@ def _count(rows: Rows) -> int:
 
 def _reasons(found: Listing, unreadable: Unreadable) -> list[str]:
     return [f"{found.shown(i)}: {why}" for i, why in sorted(unreadable.items())]
+
+
+def _groups(found: Listing, unreadable: Unreadable) -> int | None:
+    """How many groups the files make that can be read; None where they are not grouped."""
+    if found.group_of is None:
+        return None
+    return len({group for number, group in enumerate(found.group_of) if number not in unreadable})
 
 
 def _notes(found: Listing, rows: Rows) -> tuple[str, ...]:

@@ -71,6 +71,40 @@ def find_leaks(images: Mapping[str, Tensor], files: Mapping[str, Sequence[str]])
     return tuple(found[key] for key in sorted(found))
 
 
+def find_two_labels(
+    images: Mapping[str, Tensor], labels: Mapping[str, Tensor], files: Mapping[str, Sequence[str]]
+) -> tuple[tuple[str, str], ...]:
+    """Pairs of images that are the same, pixel for pixel, under two labels: one of the two is wrong.
+
+    Args:
+        images, files: as in `find_leaks`.
+        labels: split → `(N,)` class numbers.
+    """
+    seen: dict[bytes, list[tuple[str, int]]] = {}
+    found = []
+    for split in (s for s in SPLITS if s in images):
+        step = max(1, images[split].shape[-1] // FREQUENCIES)
+        for start in range(0, len(images[split]), CHUNK):
+            keys = images[split][start : start + CHUNK, 1, ::step, ::step].contiguous().numpy()
+            for row, key in enumerate(keys, start):
+                same = seen.setdefault(key.tobytes(), [])
+                other = next((o for o in same[:CHUNK] if torch.equal(images[o[0]][o[1]], images[split][row])), None)
+                if other is None:
+                    same.append((split, row))
+                elif labels[other[0]][other[1]] != labels[split][row]:
+                    found.append((files[other[0]][other[1]], files[split][row]))
+    return tuple(found)
+
+
+def two_labels_note(pairs: Sequence[tuple[str, str]]) -> str:
+    """What to do about them; empty where there are none."""
+    if not pairs:
+        return ""
+    shown = "; ".join(f"{one} and {other}" for one, other in pairs[:3]) + (" …" if len(pairs) > 3 else "")
+    many = "One image lies" if len(pairs) == 1 else f"{len(pairs)} images lie"
+    return f"{many} in two classes ({shown}): at least one of the labels is wrong. Delete the wrong file."
+
+
 def series_note(leaks: Sequence[Leak], tested: int) -> str:
     """A warning where a random split cut through series of photos; else empty."""
     near = sum(leak.split == "test" for leak in leaks)

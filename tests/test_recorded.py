@@ -1,0 +1,70 @@
+"""Runs recorded elsewhere: read back whole, side by side, said to be recorded; damaged files are refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tlnb.cli import lessons_folder
+from tlnb.core.errors import UsageError
+from tlnb.core.recorded import SCHEMA, read_recorded
+from tlnb.session import Session
+
+RECORDS = sorted((lessons_folder() / "records").glob("*.json"))
+
+
+@pytest.fixture
+def file(small: Session, tmp_path: Path) -> Path:
+    small.train(epochs=2)
+    small.train(epochs=2, scratch=True)
+    data = small.dataset
+    values = {
+        "schema": SCHEMA, "recorded": "2026-01-31", "typed": ["%tl_train"], "notes": ["drawn, not photographed"],
+        "data": {"name": data.name, "counts": data.counts, "splits": data.splits, "skipped": []}, "model": "glyphnet",
+        "runs": [json.loads(run.to_json()) for run in small.runs],
+    }  # fmt: skip
+    (tmp_path / "record.json").write_text(json.dumps(values))
+    return tmp_path / "record.json"
+
+
+def test_a_record_is_compared_like_ones_own_runs_and_says_that_it_is_one(file: Path, small: Session):
+    small.train(epochs=2)
+    small.train(epochs=2, scratch=True)
+    found, own = read_recorded(file).compare(), small.compare(*(run.name for run in small.runs[:2]))
+    assert [(row.name, row.accuracy, row.flops) for row in found.rows if row.kind in ("run", "baseline")] == [
+        (row.name, row.accuracy, row.flops) for row in own.rows if row.kind in ("run", "baseline")
+    ]
+    assert found.data == "digits" and "recorded on 2026-01-31, not measured here" in found.notes[0]
+    assert "drawn, not photographed" in found.notes
+    assert "2026-01-31" in repr(read_recorded(file))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": 99}, "another schema"), ({"runs": []}, "no recorded runs"), ({"runs": [{}]}, "no run record"),
+        ({"data": None}, "no recorded runs"), ({"notes": 3}, "no recorded runs"),
+    ],
+)  # fmt: skip
+def test_what_is_no_record_is_refused(file: Path, change: dict[str, object], words: str):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(UsageError, match=words):
+        read_recorded(file)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_recorded(file.with_name("nowhere.json"))
+    file.write_text("<html>")
+    with pytest.raises(UsageError, match="no recorded runs"):
+        read_recorded(file)
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_the_lessons_records_say_what_a_reader_must_know(path: Path):
+    found = read_recorded(path)
+    assert all(run.status == "finished" and run.hardware and run.versions for run in found.runs)
+    assert any(run.plan.start == "pretrained" for run in found.runs) and any(run.baseline_of for run in found.runs)
+    assert any("ImageNet" in note for note in found.notes) and found.typed and len(found.when) == 10
+    assert sum(found.data.counts.values()) == found.data.splits["train"] + found.data.splits["val"]
+    assert all(run.test_images == found.data.splits["test"] for run in found.runs)
+    assert path.stat().st_size < 200_000
