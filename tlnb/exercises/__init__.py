@@ -1,6 +1,6 @@
 """The course's exercises, by lesson. A teacher's own are written the same way, in a cell or a module: lessons/TEACHING.md."""
 
 from tlnb.checking import Check, Checks, Step, Steps, a_run, exercise, some_data
-from tlnb.exercises import lesson_1, lesson_2
+from tlnb.exercises import lesson_1, lesson_2, lesson_4
 
-__all__ = ["Check", "Checks", "Step", "Steps", "a_run", "exercise", "lesson_1", "lesson_2", "some_data"]
+__all__ = ["Check", "Checks", "Step", "Steps", "a_run", "exercise", "lesson_1", "lesson_2", "lesson_4", "some_data"]
