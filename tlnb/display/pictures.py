@@ -343,7 +343,7 @@ def _stages_card(found: Look) -> str:
         table(head, rows),
         note(f"Measured on {len(found.labels)} labels in use, none of test: {found.method} on each stage's output, averaged "
              "to a grid of 2×2."),
-        note("± is one standard error. All networks see the same images: a stage's rows differ by less chance than that."),
+        note("± is one standard error. The same images, in the same parts, for every stage and network."),
     )  # fmt: skip
 
 
