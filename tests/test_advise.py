@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from tlnb.core import advise as advising
-from tlnb.core.advise import Advice, Case, _together, labels_in_use, stage_features
+from tlnb.core import probes
+from tlnb.core.advise import Advice, Case, _together
 from tlnb.core.errors import UsageError
+from tlnb.core.probes import labels_in_use, stage_features
 from tlnb.display.cards import HTML
 from tlnb.session import Session
 
@@ -33,14 +35,14 @@ def test_only_labels_in_use_are_read(session: Session):
 
 
 def test_of_much_data_some_are_read_classes_in_equal_parts(session: Session, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(advising, "AT_MOST", 50)
+    monkeypatch.setattr(probes, "AT_MOST", 50)
     used = labels_in_use(session.data("digits", per_class=20))
     assert torch.bincount(used.labels["train"]).tolist() == [5] * 10
 
 
 def test_every_stage_but_the_output_layer_is_looked_at(small: Session):
     images = small.dataset.images["train"][:3]
-    found = stage_features(Case(small.model, small.layers(), small.dataset), images)
+    found = stage_features(small.model.module, small.layers(), small.model.transform, images)
     assert list(found) == ["stem", "layer1", "layer2", "layer3", "layer4"]
     assert all(len(features) == 3 and np.isfinite(features).all() for features in found.values())
 

@@ -136,6 +136,66 @@ def test_features_of_a_convolution_head_are_averaged_over_places():
         assert torch.allclose(found, network.features(inputs).mean((2, 3)), atol=1e-5)
 
 
+# ── stages ──
+
+
+class TwoStages(nn.Module):
+    """The first stage keeps the brightness, which is the class; the second forgets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 2, 1)
+        self.second = nn.Conv2d(2, 2, 1)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(2, 2)
+        with torch.no_grad():
+            self.second.weight.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.pool(self.second(self.first(x))).flatten(1))
+
+
+def _bright_or_dark(each: int = 12) -> DataSet:
+    rng, labels = np.random.default_rng(0), np.repeat([0, 1], each)
+    tones = np.where(labels, 180, 60)[:, None, None, None]
+    images = np.clip(rng.normal(tones, 20, (2 * each, 12, 12, 3)), 0, 255).astype(np.uint8)
+    return Session().data(images, labels, test=0.25)
+
+
+def test_stages_show_where_the_answer_gets_lost():
+    seer = Seer("toy", TwoStages().eval(), "head", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))
+    found = looking.stages("toy", _bright_or_dark(), [seer])
+    first, second = found.depths[0].probes[:2]
+    assert (first.stage, second.stage) == ("first", "second")
+    assert first.accuracy == 1 and second.accuracy <= 0.6 and found.depths[0].best is first
+    assert first.features == 8 and first.error > 0
+    assert HTML[Look](found).count("data:image/png") == 1
+
+
+def test_stages_read_the_labels_in_use_alone(small: Session):
+    found = small.look("stages")
+    assert [d.of for d in found.depths] == ["pretrained", "random start"]
+    assert [p.stage for p in found.depths[0].probes] == [s.name for s in small.layers().stages][:-1]
+    assert len(found.labels) == 20 and small.script().splitlines()[-1] == "%tl_look stages"
+    data = small.dataset
+    ruined = {s: images if s == "train" else torch.zeros_like(images) for s, images in data.images.items()}
+    small.dataset = replace(data, images=ruined)
+    assert small.look("stages") == found and "pretrained" in HTML[Look](found)
+
+
+def test_stages_need_a_label_to_hold_out(session: Session):
+    session.data("digits", per_class=1)
+    session.load("glyphnet")
+    with pytest.raises(UsageError, match="--per-class 2$"):
+        session.look("stages")
+
+
+def test_stages_follow_the_plans_edits(small: Session):
+    small.remove("layer4")
+    found = small.look("stages")
+    assert [p.stage for p in found.depths[0].probes] == ["stem", "layer1", "layer2", "layer3"]
+
+
 # ── evidence ──
 
 

@@ -57,6 +57,20 @@ def test_strips_are_a_patch_apart():
     assert middle["test"].min() - half >= middle["monitor"].max() + half + 32
 
 
+def test_sliding_windows_overlap_within_an_end_and_not_across():
+    for name, material in pictures.MATERIALS.items():
+        one, other = pictures.sliding_windows(name)
+        assert one.shape == other.shape == (64, 3, 32, 32) and one.dtype == torch.uint8
+        width = pictures._grey(material).shape[-1]
+        assert 2 * (material.patch + 7 * (material.patch // 4)) < width - material.patch  # the ends lie apart
+
+
+def test_windows_beside_each_other_share_three_quarters():
+    one, _ = pictures.sliding_windows("brick")  # its patches are not scaled: a quarter on is eight pixels
+    first, second = one[0, 0].double(), one[1, 0].double()
+    assert np.corrcoef(first[:, 8:].flatten(), second[:, :-8].flatten())[0, 1] > 0.99
+
+
 def test_patches_are_of_one_brightness():
     images = opened("textures").images["test"][:, 0].float()
     assert (images.mean((1, 2)) - pictures.TONE).abs().median() < 2

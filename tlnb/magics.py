@@ -448,10 +448,12 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("what", nargs="*", metavar="WHAT", help="features (the default), evidence, or image files to look into")
+    @argument(
+        "what", nargs="*", metavar="WHAT", help="features (the default), stages, evidence, or image files to look into"
+    )
     @argument("--run", metavar="NAME", help="whose network; evidence: default the last run that is no baseline")
     def tl_look(self, line: str) -> Any:
-        """What the network sees: the data by its features beside a random start; where in an image the evidence lies.
+        """What the network sees: the data by its features or by stage, beside a random start; where in an image it looks.
 
         Example: %tl_look features
         """
@@ -598,7 +600,7 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         own = [n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_")]
         return [*names(), *own, *(run.name for run in session.runs if magic == "tl_load")]
     if magic in ("tl_predict", "tl_look"):
-        return [*(("features", "evidence") if magic == "tl_look" else ()), *_files(rest.split(" ")[-1])]
+        return [*(("features", "stages", "evidence") if magic == "tl_look" else ()), *_files(rest.split(" ")[-1])]
     if magic == "tl_panel":
         return PANELS
     if magic == "tl_check":

@@ -878,22 +878,24 @@ class Session:
         return found
 
     def look(self, *what: Any, run: str | Run | None = None) -> Look:
-        """What a network sees: the data by its features, or where in an image the evidence for its answer lies.
+        """What a network sees: the data by its features, by stage, or where in an image the evidence for its answer lies.
 
         Args:
             what: nothing or `features`: the data by the features of the pretrained network, of the same network at a
-                random start, and of `run`. `evidence`: some images of the data. Else images, as in `predict`.
+                random start, and of `run`. `stages`: by how much of the answer each stage's output holds, of the same
+                networks. `evidence`: some images of the data. Else images, as in `predict`.
             run: whose network; for evidence default the last that is no baseline, else the loaded model.
 
         Raises:
             DataError: an image that is missing or cannot be read.
-            UsageError: no data or model, too many images, or Captum missing (evidence needs it).
+            UsageError: no data or model, too many images, one label a class (stages), or Captum missing (evidence needs it).
         """
         from tlnb.core import look as looking
 
         named = all(isinstance(each, str | Path) for each in what)  # arrays cannot be compared with a word
-        if not what or (named and what == ("features",)):
-            found = looking.features(*self._seers(None if run is None else self._run(run)))
+        if not what or (named and what in (("features",), ("stages",))):
+            view = looking.stages if what == ("stages",) else looking.features
+            found = view(*self._seers(None if run is None else self._run(run)))
         else:
             images = () if named and what == ("evidence",) else what
             found = looking.evidence(self._judge(run, nameless=True), images, self.dataset, self._looking)

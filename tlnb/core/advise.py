@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -18,30 +17,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
-from torch import Tensor, nn
 
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.data import DataSet
 from tlnb.core.device import machine
 from tlnb.core.edit import Scopes, build
 from tlnb.core.forecast import forecast
-from tlnb.core.inputs import chunk_of
 from tlnb.core.meter import Clock, Tally, forward_flops
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import FOR_VERDICT, Edit, plan_strategy
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.prices import Price
+from tlnb.core.probes import FOLDS, Probe, cross_validated, labels_in_use, probe, stage_features, standard_error
 from tlnb.core.recipes import recipe
 from tlnb.core.record import Forecast, Run
 from tlnb.core.store import Store
 from tlnb.core.train import Progress, Report, train
 
 STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
-FOLDS = 3
-AT_MOST = 600  # images that evidence is measured on
-GRID = 2  # a stage's output is averaged to at most so many by so many cells
 CLOSE = 0.01  # a point of accuracy, for which no further changes are made
 CAUTION = 0.5  # standard deviations by which a gain must exceed that: few changes are preferred
 ALLOWANCE = 20.0  # seconds for trial trainings, unless a larger budget allows more
@@ -55,16 +49,6 @@ BY_DOUBLING = 0.25  # of its mistakes that a frozen network of relevant features
 LEAST_RELEVANCE = 0.2
 FURTHER = 0.1  # of the mistakes: standard deviation of what training all layers gains over that, expected to be nothing
 LEAST_SD = 0.005
-REPEATS = 3  # cross-validations of a probe, each dealt anew
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A logistic regression on one stage's output, frozen: how much of the answer is there already."""
-
-    stage: str
-    accuracy: float  # cross-validated
-    error: float  # standard error
 
 
 @dataclass(frozen=True)
@@ -166,32 +150,6 @@ def advise(
     return found, spent
 
 
-def labels_in_use(data: DataSet) -> DataSet:
-    """`train` and `val` as one, at most so many, classes in equal parts; all that evidence may look at."""
-    splits = [s for s in ("train", "val") if s in data.splits]
-    labels = torch.cat([data.labels[s] for s in splits])
-    rows = _evenly(labels, AT_MOST)
-    ends = np.cumsum([0, *(len(data.labels[s]) for s in splits)])
-    parts = []
-    for split, start, end in zip(splits, ends, ends[1:], strict=False):
-        mine = rows[(rows >= start) & (rows < end)] - int(start)
-        parts.append(data.images[split][mine])
-    images = {"train": torch.cat(parts), "test": torch.cat(parts)[:0]}
-    held = {"train": labels[rows], "test": labels[rows][:0]}
-    return replace(data, images=MappingProxyType(images), labels=MappingProxyType(held))
-
-
-def _evenly(labels: Tensor, most: int) -> Tensor:
-    """Rows, in order; classes take turns until there are enough."""
-    if len(labels) <= most:
-        return torch.arange(len(labels))
-    turn = torch.empty_like(labels)
-    for c in labels.unique():
-        mine = (labels == c).nonzero()[:, 0]
-        turn[mine] = torch.arange(len(mine))
-    return torch.argsort(turn, stable=True)[:most].sort().values
-
-
 # ── probes ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -199,83 +157,16 @@ def _probed(
     case: Case, used: DataSet, folds: int, spent: Tally
 ) -> tuple[tuple[Probe, ...], tuple[tuple[float, float], ...]]:
     """Each stage's output as features; and the last one's with half of the labels."""
-    stages = stage_features(case, used.images["train"], spent)
-    labels = used.labels["train"].numpy()
-    probes = [
-        Probe(stage, float(right.mean()), _standard_error(right))
-        for stage, features in stages.items()
-        for right in [_cross_validated(features, labels, folds)]
-    ]
+    images, labels = used.images["train"], used.labels["train"].numpy()
+    module = build(case.model, case.edits, "pretrained", 0, case.scopes)
+    stages = stage_features(module, case.anatomy, case.model.transform, images)
+    spent.charge("advising", len(images) * forward_flops(module, case.model.transform(images[:2])))
+    probes = probe(stages, labels, folds)
     last = list(stages.values())[-1]
     enough = used.per_class * (folds - 1) / folds / 2 >= 1  # half of a fold's labels: one in each class
-    half = _cross_validated(last, labels, folds, share=0.5) if enough else None
+    half = cross_validated(last, labels, folds, share=0.5) if enough else None
     fractions = ((0.5, float(half.mean())), (1.0, probes[-1].accuracy)) if half is not None else ()
-    return tuple(probes), fractions
-
-
-def stage_features(case: Case, images: Tensor, spent: Tally | None = None) -> dict[str, np.ndarray]:
-    """What each stage before the output layer gives for images `(N, 3, E, E)`: `(N, features)`, averaged to a small grid."""
-    module = build(case.model, case.edits, "pretrained", 0, case.scopes).eval()
-    transform = case.model.transform
-    watched = _watched(module, case.anatomy)
-    held: dict[str, list[Tensor]] = {stage: [] for stage in watched}
-    handles = [part.register_forward_hook(_keeper(held[stage])) for stage, part in watched.items()]
-    try:
-        with torch.no_grad():
-            for part in images.split(chunk_of(transform.size, on_cpu=True)):
-                module(transform(part))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if spent is not None:
-        spent.charge("advising", len(images) * forward_flops(module, transform(images[:2])))
-    return {stage: torch.cat(found).numpy() for stage, found in held.items() if found}
-
-
-def _watched(module: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
-    """A module for each stage but the output layer's: the one of that name, else the last layer in it."""
-    parts = dict(module.named_modules())
-    head = {layer.stage for layer in anatomy.layers if layer.name in anatomy.heads}
-    last = {layer.stage: layer.name for layer in anatomy.layers if layer.name in parts and layer.stage not in head}
-    return {stage: parts[stage if stage in parts else name] for stage, name in last.items()}
-
-
-def _keeper(held: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
-    def keep(_: nn.Module, __: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            held.append(_pooled(output).float())
-
-    return keep
-
-
-def _pooled(output: Tensor) -> Tensor:
-    """`(N, C, H, W)` averaged to a grid, `(N, tokens, C)` to one; `(N, features)` as they are."""
-    if output.ndim == 4:
-        edge = min(GRID, output.shape[-1])
-        return torch.nn.functional.adaptive_avg_pool2d(output, edge).flatten(1)
-    return output.mean(1) if output.ndim == 3 else output.flatten(1)
-
-
-def _cross_validated(features: np.ndarray, labels: np.ndarray, folds: int, share: float = 1.0) -> np.ndarray:
-    """How often a logistic regression is right of images it has not seen `(N,)`, with a share of the others to learn from."""
-    right = np.zeros(len(labels))
-    for seed in range(REPEATS):
-        for rows, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels):
-            if share < 1:
-                rows = rows[_evenly(torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))).numpy()]
-            mean, spread = features[rows].mean(0), features[rows].std(0)
-            scale = spread + 0.1 * spread.mean() + 1e-6
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it says when it stops early; then it is good enough here
-                found = LogisticRegression(C=0.01, max_iter=200).fit((features[rows] - mean) / scale, labels[rows])
-            right[held] += found.predict((features[held] - mean) / scale) == labels[held]
-    return right / REPEATS
-
-
-def _standard_error(values: np.ndarray) -> float:
-    """Of a mean; one value more on either side keeps few images from looking certain."""
-    count = len(values)
-    return math.sqrt(float(values.var()) / count + 1 / count**2)
+    return probes, fractions
 
 
 # ── trials ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -348,7 +239,7 @@ def _weighed(
         gain = error = None
         if strategy in right and before in right:
             difference = right[strategy] - right[before]
-            gain, error = float(difference.mean()), _standard_error(difference)
+            gain, error = float(difference.mean()), standard_error(difference)
         step, sd = _together(*expected[strategy], gain, error)
         mean, variance = mean + step, variance + sd**2
         accuracy = float(right[strategy].mean()) if strategy in right else None

@@ -6,6 +6,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from tlnb.core.errors import PlanError
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.watch import Counter, blank
+
+LONGEST_REASON = 140  # characters: torch's line about channels fits
 
 
 def fit_edits(
@@ -159,7 +162,7 @@ def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, size: in
     except Exception as error:  # whatever modules raise on inputs that do not fit
         where, shape = entered[-1] if entered else (ROOT, "nothing")
         kind = type(module if where == ROOT else module.get_submodule(where)).__name__
-        reason = " ".join(str(error).split())[:90]
+        reason = shorten(str(error), LONGEST_REASON, placeholder=" …")
         raise PlanError(
             f"{last!r} does not fit: {where} ({kind}) cannot take {shape} ({reason}): remove or replace "
             "that layer first, or choose another"

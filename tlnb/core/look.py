@@ -1,4 +1,5 @@
-"""What a network sees: the data by its features before any training, and where in an image the evidence lies."""
+"""What a network sees: the data by its features before any training, what each stage knows of the answer, and where in an
+image the evidence lies."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from tlnb.core.data import DataSet
 from tlnb.core.errors import UsageError
 from tlnb.core.judge import Judge, found_images, read_image
 from tlnb.core.pretrained import Transform
+from tlnb.core.probes import FOLDS, Probe, labels_in_use, probe, stage_features
 
 AT_MOST = 500  # images on a map
 NEIGHBOURS = 5
@@ -50,6 +52,22 @@ class View:
 
 
 @dataclass(frozen=True)
+class Depth:
+    """How much of the answer each stage's output holds, from input to output."""
+
+    of: str  # pretrained, random start, or a run
+    probes: tuple[Probe, ...]
+
+    @property
+    def best(self) -> Probe:
+        """The stage whose output tells most; of equals the first."""
+        return max(self.probes, key=lambda p: p.accuracy)
+
+    def __repr__(self) -> str:
+        return f"Depth {self.of}: {', '.join(f'{p.stage} {p.accuracy:.1%}' for p in self.probes)}"
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Where in one image the evidence for the predicted class lies."""
 
@@ -66,7 +84,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Look:
-    """What a network sees. `kind` is `features` or `evidence`; the other kind's fields are empty."""
+    """What a network sees. `kind` is `features`, `stages` or `evidence`; the other kinds' fields are empty."""
 
     kind: str
     model: str
@@ -80,6 +98,7 @@ class Look:
     views: tuple[View, ...] = ()
     pixels: float | None = None  # the same share for raw pixels
     chance: float | None = None  # and for a neighbour drawn at random
+    depths: tuple[Depth, ...] = ()  # of `stages`, one a network
     images: tuple[Evidence, ...] = ()
     _pictures: Tensor | None = field(default=None, repr=False, compare=False)  # (N, 3, E, E) uint8
     _heat: Tensor | None = field(default=None, repr=False, compare=False)  # (N, E, E) positive evidence, largest 1
@@ -90,6 +109,9 @@ class Look:
             shares = [e.border for e in self.images if e.border is not None]
             mean = f"{sum(shares) / len(shares):.0%}" if shares else "none"
             return f"Look at {len(self.images)} images by {by}: {mean} of the evidence in the border ({self.method})"
+        if self.kind == "stages":
+            best = (f"{d.of} {d.best.accuracy:.1%} at {d.best.stage}" for d in self.depths)
+            return f"Look at the stages of {self.model} with {self.data}: a linear layer gets {', '.join(best)}"
         parts = [f"{view.of} {view.share:.1%}" for view in self.views]
         return (
             f"Look at {len(self.labels)} images of {self.data} by {self.model}: nearest image of the same class for "
@@ -218,6 +240,30 @@ def _two_dimensions(rows: Tensor) -> tuple[tuple[float, float], ...]:
         perplexity = min(PERPLEXITY, (len(unit) - 1) / 3)
         flat = TSNE(2, perplexity=perplexity, init="pca", max_iter=TSNE_STEPS, random_state=0).fit_transform(flat)
     return tuple((float(x), float(y)) for x, y in flat)
+
+
+# ── stages ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def stages(model: str, data: DataSet, seers: Sequence[Seer], run: str | None = None) -> Look:
+    """How much of the answer each stage's output holds: the accuracy of a linear layer on it, by each network.
+
+    Cross-validated on the labels in use (`train` and `val`), at most `probes.AT_MOST` of them.
+
+    Raises:
+        UsageError: a class has one label, so that none can be held out.
+    """
+    used = labels_in_use(data)
+    if used.per_class < 2:
+        raise UsageError("one label in a class: none can be held out to judge by; give two or more, --per-class 2")
+    folds = min(FOLDS, used.per_class)
+    images, labels = used.images["train"], used.labels["train"].numpy()
+    depths = []
+    for seer in seers:
+        seen = stage_features(seer.module, read_anatomy(seer.module, seer.transform.size), seer.transform, images)
+        depths.append(Depth(seer.of, probe(seen, labels, folds)))
+    method = f"logistic regression, {folds}-fold cross-validation"
+    return Look("stages", model, run, data.name, data.classes, method, tuple(labels.tolist()), depths=tuple(depths))
 
 
 # ── evidence ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -26,6 +26,8 @@ MONITOR_EACH, TEST_EACH = 16, 32  # patches a class
 MONITOR_SHARE, TEST_SHARE = 8, 5  # a picture's strips: one patch in so many along its longer side
 TONE, CONTRAST, LEAST = 128.0, 44.0, 6.0  # grey levels: mean, standard deviation, least deviation that is stretched
 
+WINDOWS, OVERLAP = 8, 4  # rows and columns of overlapping windows; each a quarter of a patch on from the one before
+
 FACES_TEST = 30  # of each class, the last by file order
 ALIKE = 0.9  # correlation of two pictures from which one is not trained on where the other is tested on
 SAME_TONE = 0.02  # mean difference of two pictures in 0..1, likewise
@@ -66,6 +68,26 @@ def texture_patches() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
             start += len(patches)
     together = {strip: np.concatenate(parts) for strip, parts in rows.items()}
     return torch.cat(images).expand(-1, 3, -1, -1), torch.cat(labels), together
+
+
+def sliding_windows(material: str) -> tuple[Tensor, Tensor]:
+    """Windows of one material that overlap by three quarters, from one end of its picture and from the other.
+
+    What not to split at random: a window in a test split then shares most of its pixels with some that are trained on.
+
+    Returns:
+        Twice `(64, 3, 32, 32)` uint8, as evened out as the patches are.
+
+    Raises:
+        DataError: scikit-image is not installed.
+    """
+    found = MATERIALS[material]
+    grey, step = _grey(found), found.patch // OVERLAP
+    wide = found.patch + (WINDOWS - 1) * step
+    ends = (grey[..., :wide, :wide], grey[..., :wide, -wide:])
+    cut = (end.unfold(2, found.patch, step).unfold(3, found.patch, step).flatten(0, 3) for end in ends)
+    one, other = (_even(_scaled(windows)).expand(-1, 3, -1, -1) for windows in cut)
+    return one, other
 
 
 def face_pictures() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:

@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from tlnb.core.judge import ClassScore, Errors, Predictions
-from tlnb.core.look import BORDER, NEIGHBOURS, Evidence, Look, View
+from tlnb.core.look import BORDER, NEIGHBOURS, Depth, Evidence, Look, View
+from tlnb.display.charts import LOOKS as LINES
 from tlnb.display.charts import figure_of, png_of
 from tlnb.display.html import (
     BLUE,
@@ -213,7 +214,8 @@ def _thumbnail(pixels: Tensor, edge: int = 72) -> bytes:
 
 
 def look_card(found: Look) -> str:
-    return _evidence_card(found) if found.kind == "evidence" else _features_card(found)
+    kinds = {"evidence": _evidence_card, "stages": _stages_card, "features": _features_card}
+    return kinds[found.kind](found)
 
 
 def _features_card(found: Look) -> str:
@@ -325,6 +327,45 @@ def _neighbours_text(found: Look) -> str:
         near = (f"{v.of}: {', '.join(found.classes[found.labels[i]] for i in v.neighbours[row])}" for v in found.views)
         words.append(f"{mine} is nearest to {'; '.join(near)}")
     return ". ".join(words)
+
+
+def _stages_card(found: Look) -> str:
+    head = ["stage", "features", *(words for depth in found.depths for words in (depth.of, "", ""))]
+    rows = [
+        [stages[0].stage, f"{stages[0].features:,}",
+         *(cell for p in stages for cell in (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy)))]
+        for stages in zip(*(depth.probes for depth in found.depths), strict=False)
+    ]  # fmt: skip
+    alt = "; ".join(repr(depth) for depth in found.depths)
+    return card(
+        f"What each stage of {found.model} knows about {found.data}" + (f", and run {found.run}" if found.run else ""),
+        picture(depths(found), alt),
+        table(head, rows),
+        note(f"Measured on {len(found.labels)} labels in use, none of test: {found.method} on each stage's output, averaged "
+             "to a grid of 2×2."),
+        note("± is one standard error. The same images, in the same parts, for every stage and network."),
+    )  # fmt: skip
+
+
+def depths(found: Look) -> bytes:
+    """Accuracy by stage, a line a network."""
+    figure = figure_of(6.4, 2.8)
+    axes = figure.subplots()
+    chance = 100 * max(found.labels.count(c) for c in set(found.labels)) / len(found.labels)
+    for depth, (colour, dash, marker) in zip(found.depths, LINES, strict=False):
+        _depth(axes, depth, colour, dash, marker)
+    axes.axhline(chance, color=GREY, lw=1, ls=":", label="always the most frequent class")
+    axes.set(ylabel="accuracy, %", ylim=(0, 102))
+    axes.legend(fontsize=8, frameon=False, loc="best")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, alpha=0.25)
+    return png_of(figure)
+
+
+def _depth(axes: Any, depth: Depth, colour: str, dash: str, marker: str) -> None:
+    values, errors = [100 * p.accuracy for p in depth.probes], [100 * p.error for p in depth.probes]
+    axes.errorbar([p.stage for p in depth.probes], values, errors, color=colour, ls=dash, marker=marker, ms=5, lw=1.8,
+                  elinewidth=1, capsize=3, label=depth.of)  # fmt: skip
 
 
 def _evidence_card(found: Look) -> str:
