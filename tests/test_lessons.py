@@ -39,10 +39,21 @@ def test_lesson_is_well_formed(path: Path):
     assert all(c.get("id") for c in book["cells"])
     assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
     sources = ["".join(c["source"]) for c in book["cells"]]
-    for heading in ("**The question.**", "predict", "The same in plain PyTorch", "Summary"):
+    for heading in ("**The question.**", "predict", "The same in plain PyTorch", "## Summary", "## Further reading"):
         assert any(heading in s for s in sources)
     plain = next(s for s in sources if "loss.backward()" in s)
     assert len([line for line in plain.splitlines() if line.strip()]) <= 25
+
+
+def test_every_statement_leads_to_a_section_that_is_there():
+    table = re.findall(r"^\| .+ \| (\d) \| (.+) \|$", (LESSONS[0].parent / "README.md").read_text("utf8"), re.MULTILINE)
+    assert {number for number, _ in table} == {str(n) for n in range(1, 10)}
+    for number, section in table:
+        (path,) = LESSONS[0].parent.glob(f"0{number}-*.ipynb")
+        heads = {
+            line for c in json.loads(path.read_text("utf8"))["cells"] for line in "".join(c["source"]).splitlines()
+        }
+        assert f"## {section}" in heads, (number, section)
 
 
 def test_lessons_command_never_overwrites(tmp_path: Path):
