@@ -46,7 +46,7 @@ def compared() -> Session:
 
 @pytest.fixture
 def shell() -> Iterator[object]:
-    """A real IPython shell with the extension loaded and the session empty. That fixes torch's threads until its end."""
+    """A real IPython shell with the extension loaded and the session empty; torch has its threads back afterwards."""
     from IPython.core.interactiveshell import InteractiveShell
 
     threads = torch.get_num_threads()

@@ -15,7 +15,7 @@ from tlnb.core.code.data import data_sections, data_settings
 from tlnb.core.code.network import network_sections, own_names
 from tlnb.core.code.template import OURS, WIDTH
 from tlnb.core.code.training import LOOPS, rates, training_sections
-from tlnb.core.errors import UsageError
+from tlnb.core.errors import UsageError, one_line
 from tlnb.core.record import Run
 
 __all__ = ["Case", "Script", "write_script"]
@@ -63,7 +63,8 @@ def write_script(case: Case) -> Script:
     body = "\n\n\n".join(part.strip("\n") for part in parts)
     what = f"run {case.run.name}" if case.run else f"the plan ({case.plan.strategy})"
     whole = f"{_docstring(case)}\n\n{_imports(case, body)}\n\n{body}\n"
-    return Script(whole.encode(errors="replace").decode(), f"{what} as plain PyTorch")  # names need not be valid text
+    lines = map(one_line, whole.split("\n"))  # names in the docstring need not be valid text
+    return Script("\n".join(lines), f"{what} as plain PyTorch")
 
 
 def _docstring(case: Case) -> str:
