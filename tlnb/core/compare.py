@@ -253,7 +253,7 @@ def _row(group: Group, target: float | None, kind: str | None, tuned: Charge | N
     accuracies = [run.accuracy for run in group]
     several = len(group) > 1
     best = [run.watched for run in group if run.watched is not None]
-    with_tuning = ", its tuning counted in" if tuned else ""
+    with_tuning = " + tuning" if tuned else ""
     return Row(
         first.name, kind or ("baseline" if first.baseline_of else "run"), f"{first.plan.model}, {first.strategy}{with_tuning}",
         statistics.fmean(accuracies), None if several else first.interval, statistics.stdev(accuracies) if several else None,

@@ -10,6 +10,7 @@ from tlnb.core.data import DataSet
 from tlnb.core.record import Run, watched
 from tlnb.core.tune import Tuning
 from tlnb.display.html import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
+from tlnb.display.words import seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -131,7 +132,7 @@ def _phases(axes: Any, rows: list[Row]) -> None:
             axes.barh(names, widths, left=start, color=colour, label=phase, height=0.6)
             start = [s + w for s, w in zip(start, widths, strict=True)]
     for name, total in zip(names, start, strict=True):
-        axes.annotate(f" {total:.2g} s", (total, name), va="center", fontsize=8)
+        axes.annotate(f" {seconds(total)}", (total, name), va="center", fontsize=8)
     axes.invert_yaxis()
     axes.margins(x=0.2)
     axes.set(xlabel="seconds, without evaluating")

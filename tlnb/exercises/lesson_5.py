@@ -62,7 +62,7 @@ def by_more_than_chance(tl: Session) -> Steps:
     )
 
 
-@exercise("5.2", "Within two points of full, for a fifth of its FLOPs")
+@exercise("5.2", "Within three points of full, for a fifth of its FLOPs")
 def for_a_fifth(tl: Session) -> Steps:
     def twenty(run: Run, data: DataFacts) -> bool:
         return _ten(run, data) and data.request.per_class == 20
@@ -103,8 +103,8 @@ def for_a_fifth(tl: Session) -> Steps:
     )
     best = max(few, key=lambda r: r.accuracy)
     yield Step(
-        "it is within two points of full",
-        whole.accuracy - best.accuracy <= 0.02 + 1e-9,
+        "it is within three points of full",
+        whole.accuracy - best.accuracy <= 0.03 + 1e-9,
         f"{best.name!r} is {100 * (whole.accuracy - best.accuracy):.1f} points behind",
         "a new output layer alone cannot do it: more has to train",
         "but not for long",
