@@ -95,6 +95,15 @@ def test_the_card_says_where_trials_are_kept_and_no_more_than_others_may_read(sm
     assert "postgresql://…@host/db" in shared and "secret" not in shared
 
 
+def test_trials_pay_for_no_more_than_what_they_are_judged_by(small: Session):
+    """A training of all layers for one epoch, twice: what it shows the network, and nothing of the network's own source."""
+    small.strategy("full")
+    found = small.tune(trials=1, epochs=1)
+    shown = 2 * 10 * small.train(epochs=1).work.full_step
+    assert found.flops < 3 * shown  # the source's held-out pictures alone would be five times as much
+    assert small.runs[-1].source_accuracy is not None
+
+
 def test_a_study_goes_on_and_several_processes_share_it(small: Session, tmp_path: Path):
     place = f"sqlite:///{tmp_path / 'tuning.db'}"
     small.tune(trials=2, epochs=2, storage=place)

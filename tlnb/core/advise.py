@@ -205,7 +205,7 @@ def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: Tally) -
         images = MappingProxyType({s: used.images["train"][at] for s, at in taken.items()})
         part = replace(used, images=images, labels=MappingProxyType({s: labels[at] for s, at in taken.items()}))
         run = train(case.model, case.anatomy, part, plan, options, name=f"advice: {strategy}", scopes=case.scopes,
-                    store=case.store)  # fmt: skip
+                    store=case.store, trial=True)  # fmt: skip
         if run.status == "stopped":
             raise KeyboardInterrupt
         spent.charge("advising", run.flops)

@@ -200,7 +200,7 @@ def train(
     model: PretrainedModel, anatomy: Anatomy, data: DataSet, plan: Plan, options: TrainOptions, *, name: str,
     scopes: Scopes | None = None, baseline_of: str | None = None, previous: Run | None = None, report: Report | None = None,
     store: Store | None = None, keep: Keep | None = None, resume: Checkpoint | None = None,
-    stop: Callable[[], bool] | None = None,
+    stop: Callable[[], bool] | None = None, trial: bool = False,
 ) -> Run:  # fmt: skip
     """Carry out a plan on a copy of the model.
 
@@ -214,6 +214,7 @@ def train(
         keep: called with a `Checkpoint` after every epoch; it may raise `OSError`, which the run notes.
         resume: go on from here; all else must be as it was.
         stop: asked before every step; once it says yes, the run ends as by an interrupt.
+        trial: one of many, of which nobody asks what the network still knows of its own source: that is not measured.
 
     Where several processes have joined (`core.ranks`) all of them call it alike, and have the same record; `keep` is called
     by the one that writes. FLOPs and energy are those of all, seconds are that one's, and an interrupt goes through.
@@ -240,7 +241,7 @@ def train(
         status = work.run(warm=plan.start == "pretrained" and previous is None)
         answers = work.test()
     changes = work.changes()
-    source = work.on_its_source([c.name for c in changes if c.moved], previous)
+    source = None if trial else work.on_its_source([c.name for c in changes if c.moved], previous)
     notes = list(work.notes)
     broken = [c.name for c in changes if c.frozen and c.moved]
     if broken:

@@ -279,7 +279,7 @@ def _try(task: Task, trial: optuna.Trial, parts: list[DataSet], store: Store) ->
     for number, data in enumerate(parts):
         watch = _pruning(trial, tried, number * (options.epochs or 1))
         run = train(task.model, task.anatomy, data, plan, options, name=f"trial {trial.number}", scopes=task.scopes,
-                    report=watch, store=store)  # fmt: skip
+                    report=watch, store=store, trial=True)  # fmt: skip
         tried.runs.append(run)
         tried.stopped = run.status == "stopped" and not tried.pruned
         if tried.pruned or tried.stopped:
