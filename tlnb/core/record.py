@@ -300,9 +300,24 @@ class Run:
                 values.pop(derived, None)
             for derived in ("seconds", "error") if values.get("forecast") else ():
                 values["forecast"].pop(derived, None)
-            return typed(cls, values, "the record")
+            return _plausible(typed(cls, values, "the record"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(f"this is no run record ({str(error)[:80]}): give the text of run.to_json()") from None
+
+
+def _plausible(run: Run) -> Run:
+    """Raises `ValueError` where a share is none, or a count is negative: what is shown is computed from them."""
+    shares = [
+        run.accuracy,
+        *run.interval,
+        run.balanced_accuracy,
+        *(run.source_accuracy or ()),
+        *(a for _, a in run.repeats),
+    ]
+    shares += [a for e in run.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None]
+    if not all(0 <= share <= 1 for share in shares) or min(run.test_images, run.source_pictures) < 0:
+        raise ValueError("an accuracy that is no share, or a negative count")
+    return run
 
 
 def watched(epoch: EpochRecord) -> float | None:
