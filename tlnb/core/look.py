@@ -261,7 +261,7 @@ def stages(model: str, data: DataSet, seers: Sequence[Seer], run: str | None = N
     depths = []
     for seer in seers:
         seen = stage_features(seer.module, read_anatomy(seer.module, seer.transform.size), seer.transform, images)
-        depths.append(Depth(seer.of, probe(seen, labels, folds)))
+        depths.append(Depth(seer.of, probe(seen, labels, folds, repeats=1)))
     method = f"logistic regression, {folds}-fold cross-validation"
     return Look("stages", model, run, data.name, data.classes, method, tuple(labels.tolist()), depths=tuple(depths))
 

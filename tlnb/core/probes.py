@@ -65,12 +65,14 @@ def _evenly(labels: Tensor, most: int) -> Tensor:
     return torch.argsort(turn, stable=True)[:most].sort().values
 
 
-def probe(stages: Mapping[str, np.ndarray], labels: np.ndarray, folds: int) -> tuple[Probe, ...]:
+def probe(
+    stages: Mapping[str, np.ndarray], labels: np.ndarray, folds: int, repeats: int = REPEATS
+) -> tuple[Probe, ...]:
     """A probe for each stage's features `(N, features)`, labels `(N,)`."""
     return tuple(
         Probe(stage, float(right.mean()), standard_error(right), features.shape[1])
         for stage, features in stages.items()
-        for right in [cross_validated(features, labels, folds)]
+        for right in [cross_validated(features, labels, folds, repeats=repeats)]
     )
 
 
@@ -113,10 +115,12 @@ def _pooled(output: Tensor) -> Tensor:
     return output.mean(1) if output.ndim == 3 else output.flatten(1)
 
 
-def cross_validated(features: np.ndarray, labels: np.ndarray, folds: int, share: float = 1.0) -> np.ndarray:
+def cross_validated(
+    features: np.ndarray, labels: np.ndarray, folds: int, share: float = 1.0, repeats: int = REPEATS
+) -> np.ndarray:
     """How often a logistic regression is right of images it has not seen `(N,)`, with a share of the others to learn from."""
     right = np.zeros(len(labels))
-    for seed in range(REPEATS):
+    for seed in range(repeats):
         for rows, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels):
             if share < 1:
                 rows = rows[_evenly(torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))).numpy()]
@@ -126,7 +130,7 @@ def cross_validated(features: np.ndarray, labels: np.ndarray, folds: int, share:
                 warnings.simplefilter("ignore")  # it says when it stops early; then it is good enough here
                 found = LogisticRegression(C=0.01, max_iter=200).fit((features[rows] - mean) / scale, labels[rows])
             right[held] += found.predict((features[held] - mean) / scale) == labels[held]
-    return right / REPEATS
+    return right / repeats
 
 
 def standard_error(values: np.ndarray) -> float:

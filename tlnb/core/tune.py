@@ -116,7 +116,7 @@ class Task:
     @property
     def key(self) -> str:
         """Everything that makes results comparable: two studies with the same key are one."""
-        plan = self.plan if self.depths is None else replace(self.plan, strategy="", frozen=(), trained=())
+        plan = self.plan if self.depths is None else replace(self.plan, strategy="custom", frozen=(), trained=())
         about = (plan.model, plan.start, plan.edits, plan.frozen, self.model.weights, self.data.fingerprint)
         options = replace(self.options, lr=None, weight_decay=None, augment=None, batch_size=None)
         return key_of(about, options, self.space)[:8]
