@@ -2,7 +2,7 @@
 
 FEW = """
 from tlnb.samples import leaf_photos
-folder = leaf_photos("photos", leaves={"beech": 8, "birch": 4, "oak": 5})
+folder = leaf_photos("photos", leaves={"beech": 10, "birch": 3, "oak": 5})
 """
 LEAVES = FEW + '(folder / "birch" / "from-oak.jpg").unlink()\ntl.load("glyphnet")\n'
 TOGETHER = "tl.data(folder, test=0.33, group=r'(\\w+/leaf\\d+)')\n"

@@ -1,0 +1,21 @@
+"""Lesson 9's central claims, over three seeds: noise teaches nothing, only the output layer moves, the work is foreseen."""
+
+from __future__ import annotations
+
+import pytest
+
+from tlnb.core import library
+from tlnb.session import Session
+
+
+def test_on_noise_accuracy_is_chance_and_the_work_is_known_beforehand(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(library.LIBRARY, "FakeData", {"": {"size": 300, "image_size": (3, 73, 73), "num_classes": 10}})
+    session = Session()
+    session.load("resnet18", "none")
+    for seed in (1, 2, 3):
+        session.data("FakeData", limit=60, size=64, test=0.5, seed=seed)
+        forecast = session.forecast(epochs=2, seed=seed)
+        run = session.train(epochs=2, seed=seed)
+        assert run.accuracy < 2 / len(run.classes)
+        assert run.moved == ("fc",) and run.plan.trainable_params < 0.01 * run.plan.total_params
+        assert run.flops == pytest.approx(forecast.flops, rel=0.01)
