@@ -204,5 +204,7 @@ def test_size_verdict_is_the_convention():
 def test_real_photos(real_data: Path):
     data = open_data(real_data / "ants_bees", edge=64)
     assert data.classes == ("ants", "bees")
-    assert data.splits["test"] == 153 and sum(data.counts.values()) == 245  # a GIF that says "image not found" among them
+    assert (
+        data.splits["test"] == 153 and sum(data.counts.values()) == 245
+    )  # a GIF that says "image not found" among them
     assert any("imageNotFound" in s for s in data.skipped)
