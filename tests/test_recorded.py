@@ -15,24 +15,30 @@ from tlnb.session import Session
 RECORDS = sorted((lessons_folder() / "records").glob("*.json"))
 
 
+@pytest.fixture(scope="module")
+def trained() -> Session:
+    session = Session()
+    session.data("digits", per_class=2)
+    session.load("glyphnet")
+    session.train(epochs=2)
+    session.train(epochs=2, scratch=True)
+    return session
+
+
 @pytest.fixture
-def file(small: Session, tmp_path: Path) -> Path:
-    small.train(epochs=2)
-    small.train(epochs=2, scratch=True)
-    data = small.dataset
+def file(trained: Session, tmp_path: Path) -> Path:
+    data = trained.dataset
     values = {
         "schema": SCHEMA, "recorded": "2026-01-31", "typed": ["%tl_train"], "notes": ["drawn, not photographed"],
         "data": {"name": data.name, "counts": data.counts, "splits": data.splits, "skipped": []}, "model": "glyphnet",
-        "runs": [json.loads(run.to_json()) for run in small.runs],
+        "runs": [json.loads(run.to_json()) for run in trained.runs],
     }  # fmt: skip
     (tmp_path / "record.json").write_text(json.dumps(values))
     return tmp_path / "record.json"
 
 
-def test_a_record_is_compared_like_ones_own_runs_and_says_that_it_is_one(file: Path, small: Session):
-    small.train(epochs=2)
-    small.train(epochs=2, scratch=True)
-    found, own = read_recorded(file).compare(), small.compare(*(run.name for run in small.runs[:2]))
+def test_a_record_is_compared_like_ones_own_runs_and_says_that_it_is_one(file: Path, trained: Session):
+    found, own = read_recorded(file).compare(), trained.compare()
     assert [(row.name, row.accuracy, row.flops) for row in found.rows if row.kind in ("run", "baseline")] == [
         (row.name, row.accuracy, row.flops) for row in own.rows if row.kind in ("run", "baseline")
     ]
