@@ -12,7 +12,7 @@ from tlnb.core.errors import UsageError
 from tlnb.core.recorded import SCHEMA, read_recorded
 from tlnb.session import Session
 
-RECORDS = sorted((lessons_folder() / "records").glob("*.json"))
+RECORDS = [lessons_folder() / "records" / "ants-bees.json"]  # symbols.json holds means over seeds, read by lesson 5
 
 
 @pytest.fixture(scope="module")
