@@ -18,6 +18,22 @@ hypothesis.settings.register_profile("tlnb", deadline=None)  # speed is for benc
 hypothesis.settings.load_profile("tlnb")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In parallel a file stays with one worker, for its fixtures and a notebook's kernel; exercises go lesson by lesson."""
+    for item in items:
+        exercise = getattr(getattr(item, "callspec", None), "params", {}).get("name", "")
+        lesson = exercise[:1] if item.path.name == "test_exercises.py" else ""
+        item.add_marker(pytest.mark.xdist_group(item.path.name + lesson))
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """torch has its threads back after a test: sums depend on their number in the last digits."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def session() -> Session:
     return Session()
@@ -46,10 +62,9 @@ def compared() -> Session:
 
 @pytest.fixture
 def shell() -> Iterator[object]:
-    """A real IPython shell with the extension loaded and the session empty; torch has its threads back afterwards."""
+    """A real IPython shell with the extension loaded and the session empty."""
     from IPython.core.interactiveshell import InteractiveShell
 
-    threads = torch.get_num_threads()
     InteractiveShell.clear_instance()
     ip = InteractiveShell.instance()
     ip.run_line_magic("load_ext", "tlnb")
@@ -57,7 +72,6 @@ def shell() -> Iterator[object]:
     yield ip
     ip.user_ns["tl"].reset()
     InteractiveShell.clear_instance()
-    torch.set_num_threads(threads)
 
 
 def picture(path: Path, tone: int, size: tuple[int, int] = (40, 30)) -> None:

@@ -43,6 +43,7 @@ def _checked(shell, name: str, code: str):
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TLNB_HOME", str(tmp_path / "home"))  # tuning goes on with the trials that it finds there
 
 
 @pytest.mark.parametrize("name", NAMES)

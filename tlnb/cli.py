@@ -19,6 +19,7 @@ from tlnb.core.errors import TLError, UsageError
 
 CARD = "card.html"
 LESSON = "01-twenty-images.ipynb"
+SHIPPED = ("*.ipynb", "*.md", "records/*.json")
 
 
 def lessons_folder() -> Path:
@@ -106,10 +107,9 @@ def reset_lessons(folder: Path, sure: bool) -> None:
 
 
 def _shipped() -> list[Path]:
-    """The course's files, as paths in their folder; caches and checkpoints are none."""
+    """The course's files, as paths in their folder; what its lessons left there is none of them."""
     top = lessons_folder()
-    found = (p.relative_to(top) for p in sorted(top.rglob("*")) if p.is_file())
-    return [p for p in found if not any(part.startswith((".", "__")) for part in p.parts)]
+    return [p.relative_to(top) for pattern in SHIPPED for p in sorted(top.glob(pattern))]
 
 
 def _free(file: Path) -> Path:

@@ -693,7 +693,7 @@ class Session:
             raise UsageError(
                 f"--solver lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
             )
-        filled = options.filled(made.options).filled(recipe(made.strategy, made.start, data, options.solver))
+        filled = options.filled(made.options).filled(recipe(made, data, options.solver))
         return Job(name, made, filled, self._sized(model, data), read, self._asked, data, None, previous)
 
     def _baseline(self, data: DataSet, options: TrainOptions, name: str, own_seed: bool) -> Job:
@@ -1160,7 +1160,7 @@ class Session:
     def _planned(self) -> Script:
         data = self._data()
         model, read, made = self._loaded()
-        options = made.options.filled(recipe(made.strategy, made.start, data, made.options.solver))
+        options = made.options.filled(recipe(made, data, made.options.solver))
         precision = machine(options.device, options.precision).precision
         return self._script_of(self._sized(model, data), read, data.facts, made, options, precision)
 

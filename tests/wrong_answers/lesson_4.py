@@ -68,7 +68,7 @@ WRONG = {
         ),
         (truncated(source="glyphnet-glyphs"), "the far source"),
         (truncated(mode=""), "stem.conv.weight first"),
-        (truncated(mode=".requires_grad_(False)"), "running statistics, which move in train mode"),
+        (truncated(mode=".requires_grad_(False).train()"), "running statistics, which move in train mode"),
         (truncated(end="nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 20)"), "it gives (384, 20)"),
         (truncated(end="nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 12)", lr=1e-9), "learned nothing"),
     ],

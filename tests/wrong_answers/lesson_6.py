@@ -55,7 +55,7 @@ WRONG = {
             PYTORCH.format(**{**RIGHT, "divided": "/ len(inputs) / 2"}),
             "counts a multiplication with its addition as one",
         ),
-        (PYTORCH.format(**{**RIGHT, "free": False}), "in which layers are frozen"),
+        (PYTORCH.format(**{**RIGHT, "free": False}), "all but the output layer is frozen"),
         (PYTORCH.format(**{**RIGHT, "divided": "/ 7"}), "is it the same network"),
     ],
 }

@@ -102,7 +102,7 @@ class Case:
     def task(self, strategy: str, data: DataSet | None = None) -> tuple[Any, TrainOptions]:
         """Plan and options of a strategy, as `train` would take them for all the data."""
         plan = plan_strategy(self.anatomy, strategy, self.edits)
-        return plan, TrainOptions().filled(recipe(plan.strategy, plan.start, data or self.data))
+        return plan, TrainOptions().filled(recipe(plan, data or self.data))
 
 
 def advise(

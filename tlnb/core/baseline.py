@@ -27,7 +27,7 @@ def matched(
     """
     found = found or run.plan
     plan = replace(plan_strategy(anatomy, "scratch", run.plan.edits), tuned=found.baseline_tuned)
-    filled = options.filled(found.baseline_options).filled(recipe("scratch", "random", data))
+    filled = options.filled(found.baseline_options).filled(recipe(plan, data))
     if options.epochs is None:
         filled = with_steps(filled, MORE_STEPS * run.work.steps, len(data.labels["train"]))
     return plan, filled

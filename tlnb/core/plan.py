@@ -81,6 +81,7 @@ class Plan:
     tuned: str = ""  # the study that found its options
     baseline_options: TrainOptions = field(default_factory=TrainOptions)  # found for its baseline; None: the recipe's
     baseline_tuned: str = ""  # the study that found those
+    normalised: bool = True  # whether the network has layers that normalise (batch, layer, group …)
 
     def __post_init__(self) -> None:
         if self.strategy not in (*STRATEGIES, "custom") or self.start not in ("pretrained", "random"):
@@ -265,5 +266,5 @@ def _plan(anatomy: Anatomy, strategy: str, start: str, frozen: set[str], edits: 
     return Plan(
         anatomy.model, strategy, start, tuple(n for n in anatomy.names if n in frozen),
         tuple(x.name for x in trained), params, anatomy.params, edits,
-        notes=anatomy.warnings,
+        notes=anatomy.warnings, normalised=any("Norm" in x.kind for x in anatomy.layers),
     )  # fmt: skip

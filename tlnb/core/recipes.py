@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from tlnb.core.data import DataSet
 from tlnb.core.options import TrainOptions
+from tlnb.core.plan import Plan
 
 DRAWING_EDGE = 64  # images this small or smaller are drawings, which must not be mirrored; larger ones are photos
 WARMUP = TrainOptions(epochs=40, lr=0.01, batch_size=64, weight_decay=0.05, augment="none")
@@ -42,15 +43,18 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
     ),
 }
 LBFGS = TrainOptions(epochs=20, lr=1.0, batch_size=1, weight_decay=0.01)  # its line search finds the rates
+UNNORMALISED = 0.1  # times the learning rate where convolutions train that no layer normalises (AlexNet, SqueezeNet, VGG)
 LIKE = {"custom": "partial", "output-frozen": "full"}
 
 
-def recipe(strategy: str, start: str, data: DataSet, solver: str = "sgd") -> TrainOptions:
-    """The default options for a strategy, a start and an amount of data."""
-    row = "scratch" if start == "random" else LIKE.get(strategy, strategy)
+def recipe(plan: Plan, data: DataSet, solver: str = "sgd") -> TrainOptions:
+    """The default options for a plan and an amount of data."""
+    row = "scratch" if plan.start == "random" else LIKE.get(plan.strategy, plan.strategy)
     options = next(o for limit, o in TABLE[row] if data.mean_count <= limit)
     if solver == "lbfgs":
         options = replace(LBFGS, batch_size=len(data.labels["train"]), augment=options.augment)
+    if not plan.normalised and row != "head":
+        options = replace(options, lr=UNNORMALISED * (options.lr or 1.0))
     if data.edge > DRAWING_EDGE and options.augment == "light":
         # on photos a frozen network's features of augmented views cost twice the time and gave the output layer nothing
         options = replace(options, augment="none" if row == "head" else "photo")

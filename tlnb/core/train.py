@@ -508,7 +508,7 @@ class Training:
         else:
             self.module.load_state_dict(self.start, strict=False)
             kept = "weights are those at the start"
-        usual = recipe(self.plan.strategy, self.plan.start, self.data, self.options.solver).lr
+        usual = recipe(self.plan, self.data, self.options.solver).lr
         advice = advice_for_nan(self.options, usual, self.machine.precision)
         self.notes.append(f"the loss is not a number in epoch {len(self.epochs)}; {kept}; {advice}")
 

@@ -148,10 +148,10 @@ def count_them(tl: Session, names: Mapping[str, Any]) -> Steps:
 
 def _likely(share: float, planned: float) -> str:
     """What a figure that is so many times the right one probably is."""
+    if 0.3 < share < 0.37:
+        return "a third is the forward pass alone, or a step in which all but the output layer is frozen"
     if abs(share - planned) <= CLOSE:
         return "as much as a step of your run, in which layers are frozen; unfreeze them all"
-    if 0.3 < share < 0.37:
-        return "a third is the forward pass alone"
     if abs(share - 0.5) <= CLOSE:
         return "half of it counts a multiplication with its addition as one"
     if share > 1.5 and abs(share - round(share)) <= CLOSE * share:

@@ -194,7 +194,7 @@ class TrainPanel(Panel):
             usual = None
         else:
             self.plan.value = line(repr(session.plan))
-            usual = recipe(session.plan.strategy, session.plan.start, session.dataset, self.solver.value)
+            usual = recipe(session.plan, session.dataset, self.solver.value)
         self._fill_usual(usual)
 
     def _fill_usual(self, usual: TrainOptions | None) -> None:
