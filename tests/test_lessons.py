@@ -48,15 +48,26 @@ def test_lesson_is_well_formed(path: Path):
     assert len([line for line in plain.splitlines() if line.strip()]) <= 25
 
 
-def test_every_statement_leads_to_a_section_that_is_there():
-    table = re.findall(r"^\| .+ \| (\d) \| (.+) \|$", (LESSONS[0].parent / "README.md").read_text("utf8"), re.MULTILINE)
-    assert {number for number, _ in table} == {str(n) for n in range(1, 10)}
-    for number, section in table:
+def sections(path: Path) -> dict[int, str]:
+    """The section in which each code cell stands, by the number in its brackets."""
+    found, section = {}, ""
+    for cell in json.loads(path.read_text("utf8"))["cells"]:
+        if cell["cell_type"] == "code":
+            found[len(found) + 1] = section
+        else:
+            section = ([line for line in "".join(cell["source"]).splitlines() if line.startswith("## ")] or [section])[
+                -1
+            ]
+    return found
+
+
+def test_every_statement_leads_to_a_cell_that_is_there():
+    row = re.compile(r"^\| .+ \| (\d) \| (.+) \| \[(\d+)\] \|$", re.MULTILINE)
+    table = row.findall((LESSONS[0].parent / "README.md").read_text("utf8"))
+    assert {number for number, _, _ in table} == {str(n) for n in range(1, 10)}
+    for number, section, cell in table:
         (path,) = LESSONS[0].parent.glob(f"0{number}-*.ipynb")
-        heads = {
-            line for c in json.loads(path.read_text("utf8"))["cells"] for line in "".join(c["source"]).splitlines()
-        }
-        assert f"## {section}" in heads, (number, section)
+        assert sections(path)[int(cell)] == f"## {section}", (number, section, cell)
 
 
 def test_lessons_command_never_overwrites(tmp_path: Path):
