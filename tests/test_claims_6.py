@@ -51,7 +51,8 @@ def test_tuning_what_starts_pretrained_is_less_work_and_so_is_training_it(paid: 
 def test_everything_is_charged_once_and_tuning_counts_where_it_is_asked_to(paid: Session):
     apart, within = paid.compare("tuned", "scratch"), paid.compare("tuned", "scratch", tuning="in")
     kinds = paid.bill.kinds
-    assert set(kinds) == {"run", "baseline", "equal budget", "tuning", "forecasting"}
+    equal = {"equal budget"} if any(row.kind == "equal budget" for row in apart.rows) else set()
+    assert set(kinds) == {"run", "baseline", "tuning", "forecasting"} | equal  # none where both took as many steps
     assert sum(kind.flops for kind in kinds.values()) == pytest.approx(paid.bill.total.flops)
     saved = [sides["scratch"] - sides["tuned"] for sides in map(flops_to_train, (apart, within))]
     assert 0 < saved[0] < saved[1]  # so that pretraining pays off sooner with tuning counted in

@@ -6,7 +6,8 @@ TUNE = "%tl_tune --trials 1 --epochs 1\n"
 PAIR = "%tl_train --epochs 2\n{between}%tl_train --scratch --epochs 4\n"
 PRICE = "%tl_cost --price 0.2eur/h\n"
 OURS = DIGITS.format(n=2) + PRICE + TUNE
-TUNED = OURS + PAIR.format(between="%tl_tune --scratch --trials 1 --epochs 1\n")
+# from scratch so much more tuning and training that no busy moment of a machine turns the saving round
+TUNED = OURS + "%tl_train --epochs 2\n%tl_tune --scratch --trials 2 --epochs 10\n%tl_train --scratch --epochs 20\n"
 
 PYTORCH = """
 import torch
