@@ -18,14 +18,6 @@ hypothesis.settings.register_profile("tlnb", deadline=None)  # speed is for benc
 hypothesis.settings.load_profile("tlnb")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In parallel a file stays with one worker, for its fixtures and a notebook's kernel; exercises go lesson by lesson."""
-    for item in items:
-        exercise = getattr(getattr(item, "callspec", None), "params", {}).get("name", "")
-        lesson = exercise[:1] if item.path.name == "test_exercises.py" else ""
-        item.add_marker(pytest.mark.xdist_group(item.path.name + lesson))
-
-
 @pytest.fixture(autouse=True)
 def _threads() -> Iterator[None]:
     """torch has its threads back after a test: sums depend on their number in the last digits."""

@@ -367,7 +367,7 @@ def test_a_loss_that_is_no_number_stops_with_the_advice_that_fits():
     session.strategy("full")
     run = session.train(epochs=6, lr=90.0, batch_size=4, augment="none")
     assert run.status == "failed" and len(run.epochs) < 6
-    assert "--lr 90 is 9e+04 times what is usual here: try --lr 0.001" in run.notes[-1]
+    assert "--lr 90 is 9e+05 times what is usual here: try --lr 0.0001" in run.notes[-1]
     assert "weights are those" in run.notes[-1]
     assert all(torch.isfinite(t).all() for t in run.module().state_dict().values())
 

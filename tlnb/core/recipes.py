@@ -43,7 +43,7 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
     ),
 }
 LBFGS = TrainOptions(epochs=20, lr=1.0, batch_size=1, weight_decay=0.01)  # its line search finds the rates
-UNNORMALISED = 0.1  # times the learning rate where convolutions train that no layer normalises (AlexNet, SqueezeNet, VGG)
+UNNORMALISED = 0.1  # times the learning rate, where no layer normalises what the trained ones pass on (SqueezeNet, VGG)
 LIKE = {"custom": "partial", "output-frozen": "full"}
 
 
