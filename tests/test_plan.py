@@ -19,6 +19,8 @@ from tlnb.core.errors import ModelError, PlanError, TLError, UsageError
 from tlnb.core.freeze import set_modes
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import match, plan_freeze, plan_strategy, plan_unfreeze
+from tlnb.core.recipes import recipe
+from tlnb.session import Session
 
 NETWORKS = ("resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "densenet121", "vgg11_bn")
 
@@ -180,3 +182,21 @@ def test_catalogue_knows_torchvision_and_the_embedded():
     assert resnet.parameters == 11_689_512 and 0.69 < (resnet.accuracy or 0) < 0.70
     with pytest.raises(ModelError, match="did you mean"):
         pretrained.catalogue("rasnet18")
+
+
+def test_where_nothing_normalises_rates_are_a_tenth_but_not_the_line_searchs(session: Session):
+    data = session.data("digits", per_class=2)
+    rates = {}
+    for name in ("squeezenet1_1", "mobilenet_v3_small"):
+        session.load(name, "none")
+        session.strategy("full")
+        full = recipe(session.plan, data).lr
+        session.strategy("head")
+        head = recipe(session.plan, data).lr
+        frozen = [layer for layer in session.layers().names if layer not in session.plan.trained]
+        session.strategy("full")
+        custom = session.freeze(*frozen)  # by hand, the output layer alone: a custom plan
+        assert custom.strategy == "custom"
+        rates[name] = (full, head, recipe(custom, data, "lbfgs").lr)
+    plain, normalised = rates.values()
+    assert plain[0] == pytest.approx(normalised[0] / 10) and plain[1:] == normalised[1:]
