@@ -36,11 +36,13 @@ def figure_of(width: float, height: float) -> Figure:
 
 def png_of(figure: Figure) -> bytes:
     """As PNG; a chart's few colours fit a palette, which makes notebooks a third of the size. Photographs stay as they are."""
+    import numpy as np
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png")
-    image = Image.open(drawn).convert("RGB")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     if image.getcolors(FLAT) is not None:
         image = image.quantize(dither=Image.Dither.NONE)
     out = io.BytesIO()
