@@ -1,6 +1,9 @@
 """Every lesson as "Run all" does it: seconds until its last cell, and the most memory its kernel held.
 
-python -m benchmarks.lessons [NAME …] [--threads 2]
+    python -m benchmarks.lessons [NUMBER …]
+
+A build of torch for CUDA maps libraries that a CPU build, which Binder installs, does not have. What the kernel holds of these
+files is looked up twice a second (`/proc/PID/smaps`, Linux); the last column is the most that it held besides.
 """
 
 from __future__ import annotations
@@ -9,7 +12,9 @@ import argparse
 import os
 import shutil
 import tempfile
+import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -19,10 +24,46 @@ from benchmarks.table import markdown
 
 LESSONS = Path(__file__).parents[1] / "lessons"
 PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # kB on Linux
+OF_CUDA = ("nvidia", "cuda", "triton", "cupti", "nccl")  # in the names of libraries
+LOOK = 0.5  # seconds between two looks
 
 
-def run(path: Path) -> tuple[float, float, float]:
-    """Seconds of computing, seconds with the kernel's start, peak memory in MB."""
+@dataclass
+class Memory:
+    """The most that a process held besides CUDA's libraries, looked up by a thread."""
+
+    pid: int
+    peak: float = 0.0  # MB
+
+    def __enter__(self) -> Memory:
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        self.thread.join()
+
+    def watch(self) -> None:
+        while not self.over.wait(LOOK):
+            self.peak = max(self.peak, besides_cuda(self.pid))
+
+
+def besides_cuda(pid: int) -> float:
+    """MB that a process holds now, CUDA's libraries apart."""
+    held, counts = 0, True
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        first, *others = line.split()
+        if not first.endswith(":"):  # a mapping begins: its addresses, and at the end its file
+            counts = not any(word in others[-1].lower() for word in OF_CUDA)
+        elif first == "Rss:" and counts:
+            held += int(others[0])
+    return held / 1024
+
+
+def run(path: Path) -> tuple[float, float, float, float]:
+    """Seconds of computing, seconds with the kernel's start, peak memory in MB, the same without CUDA's libraries."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "lessons"
         shutil.copytree(LESSONS, work, ignore=shutil.ignore_patterns(".*"))
@@ -31,12 +72,12 @@ def run(path: Path) -> tuple[float, float, float]:
         book.cells.append(nbformat.v4.new_code_cell(PEAK))
         client = NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(work)}})
         began = time.perf_counter()
-        with client.setup_kernel():
+        with client.setup_kernel(), Memory(client.km.provisioner.pid) as memory:  # type: ignore[union-attr]
             ready = time.perf_counter()
             for i, cell in enumerate(book.cells):
                 client.execute_cell(cell, i)
             done = time.perf_counter()
-        return done - ready, done - began, int(book.cells[-1].outputs[0].text) / 1024
+        return done - ready, done - began, int(book.cells[-1].outputs[0].text) / 1024, memory.peak
 
 
 def main() -> None:
@@ -47,10 +88,12 @@ def main() -> None:
     found = []
     for path in sorted(LESSONS.glob("*.ipynb")):
         if not chosen.names or path.name[:2].lstrip("0") in chosen.names:
-            computing, whole, peak = run(path)
-            found.append([path.stem, f"{computing:.0f} s", f"{whole:.0f} s", f"{peak:,.0f} MB"])
+            computing, whole, peak, besides = run(path)
+            found.append([path.stem, f"{computing:.0f} s", f"{whole:.0f} s", f"{peak:,.0f} MB", f"{besides:,.0f} MB"])
             print(*found[-1], flush=True)
-    print(markdown(["lesson", "computing", "with the kernel's start", "peak memory"], found))
+    print(
+        markdown(["lesson", "computing", "with the kernel's start", "peak memory", "besides CUDA's libraries"], found)
+    )
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 from torchvision.models.efficientnet import MBConvConfig
 
+from tlnb.core import kept
 from tlnb.core import store as storing
 from tlnb.core.chain import chain_places
 from tlnb.core.cut import cut_at, places
@@ -274,3 +275,11 @@ def test_images_in_a_file_train_as_those_in_memory(folder: Path, monkeypatch):
         assert is_mapped(session.dataset.images["train"]) == (memory == "1kB")
         losses.append([e.train_loss for e in run.epochs])
     assert losses[0] == losses[1]
+
+
+def test_a_kept_file_that_reads_the_same_with_other_white_space_was_damaged_all_the_same(tmp_path: Path):
+    file, array = tmp_path / "kept.npy", np.zeros((2, 3), np.float32)
+    kept.write(file, array.shape, array.dtype, [array], lambda: {"a": 1})
+    assert kept.read(file) == {"a": 1}
+    file.write_bytes(file.read_bytes().replace(b'"a": 1', b'"a":\t1'))
+    assert kept.read(file) is None and not file.exists()

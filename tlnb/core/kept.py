@@ -57,10 +57,15 @@ def write(
             if out.tell() != end:
                 raise ValueError(f"{file.name}: {out.tell()} bytes instead of {end}")
             facts = dict(about())
-            _append(out, json.dumps({**facts, "hash": _checked(out, end, facts)}).encode())
+            _append(out, _text(facts, _checked(out, end, facts)).encode())
         unfinished.replace(file)
     finally:
         remove(unfinished)
+
+
+def _text(about: Mapping[str, Any], digest: str) -> str:
+    """The line of JSON, to the character: one with other white space was damaged, too."""
+    return json.dumps({**about, "hash": digest})
 
 
 def _append(out: BinaryIO, data: bytes | memoryview) -> None:
@@ -79,8 +84,10 @@ def read(file: Path) -> dict[str, Any] | None:
             if end > file.stat().st_size:
                 raise ValueError("cut short")
             opened.seek(end)
-            about: dict[str, Any] = parse(opened.read(MOST).decode())
-            sound = about.pop("hash") == _checked(opened, end, about)
+            text = opened.read(MOST).decode()
+            about: dict[str, Any] = parse(text)
+            found = about.pop("hash")
+            sound = found == _checked(opened, end, about) and text == _text(about, found)
         if sound:
             os.utime(file)  # the least recently used go first
             return about

@@ -30,6 +30,7 @@ from tlnb.core.errors import TLError, UsageError
 
 POLL = 0.02  # seconds between two looks at who is there
 PATIENCE = timedelta(seconds=10)  # with the process that tells of an error
+BLOCK = 128  # rows that a process works on before it meets the others, unless it takes more at a time
 APART = 7_368_787  # a prime between the seeds of ranks
 # of DistributedDataParallel; torch renamed it in 2.14
 SYNCHRONISED = next(
@@ -77,16 +78,23 @@ class Ranks:
         """The part, or for a process that has no rows the first: it does what the others do, and it counts for nothing."""
         return part if part.start < part.stop else slice(0, 1)
 
-    def shared(self, rows: Tensor, size: int, work: Callable[[Tensor, slice], Tensor]) -> Iterator[Tensor]:
-        """`work(some, mine)` on all rows `(N, …)`, at most `size` at a time in a process; what all made of them, in order.
+    def shared(self, count: int, size: int, work: Callable[[slice], Tensor]) -> Iterator[Tensor]:
+        """`work` on all of `count` rows, at most `size` at a time; what all processes made of them, in order.
+
+        They meet after some hundred rows, not after each call: each core is slower now and then, and who meets waits.
 
         Args:
-            work: given rows and which of them are this process's, a result `(n, …)` for just those.
+            work: given the rows to work on, a result `(n, …)` for just those.
         """
-        for some in rows.split(size * self.count):
-            mine = self.part(len(some))
-            found = work(some, self.busy(mine))
-            yield self.joined(found if mine.start < mine.stop else found[:0], len(some))
+        block = size if self.count == 1 else max(size, BLOCK // size * size) * self.count
+        for first in range(0, count, block):
+            length = min(block, count - first)
+            part = self.part(length)
+            some = self.busy(part)
+            starts = range(first + some.start, first + some.stop, size)
+            found = [work(slice(start, min(start + size, first + some.stop))) for start in starts]
+            made = found[0] if len(found) == 1 else torch.cat(found)
+            yield self.joined(made if part.start < part.stop else made[:0], length)
 
     def joined(self, mine: Tensor, total: int) -> Tensor:
         """All `total` rows, of which each process holds its part, in order, on every process."""

@@ -13,12 +13,15 @@ from tlnb.core.code.template import assigned, fill, literal, signature
 from tlnb.core.inputs import VIEW_SEED, chunk_of
 from tlnb.core.recipes import WARMUP
 from tlnb.core.standardise import EPSILON, feature_axes
-from tlnb.core.train import LBFGS_STEPS, RISE, STRIDE
+from tlnb.core.train import LBFGS_STEPS, RISE, STRIDE, can_fuse
+
+
+def _device(case: Case) -> str:
+    return case.run.device if case.run else case.options.device or "cpu"
 
 
 def _chunk(case: Case) -> int:
-    device = case.run.device if case.run else case.options.device or "cpu"
-    return chunk_of(case.model.transform.size, on_cpu=device == "cpu")
+    return chunk_of(case.model.transform.size, on_cpu=_device(case) == "cpu")
 
 
 def training_sections(case: Case) -> Iterator[str]:
@@ -91,6 +94,7 @@ def _loop_words(case: Case) -> dict[str, object]:
     return {
         **settings, "fit": signature("fit", arguments, "None"), "groups": signature("parameter_groups", groups, "list[dict]"),
         "stride": f"{STRIDE:_}", "view_seed": f"{VIEW_SEED:_}", "rise": RISE, "iterations": LBFGS_STEPS, "chunk": _chunk(case),
+        "fused": ", fused=True" if can_fuse(_device(case)) else "",
         "alone": literal(alone), "warm_epochs": WARMUP.epochs, "warm_batch": WARMUP.batch_size,
         "warm_decay": f"{WARMUP.weight_decay:g}", "warmup": ", warmup=True" if _flags(case)["twice"] else "",
         "what": "Train what learns" if case.parted else "Train the network",
@@ -213,9 +217,9 @@ $fit
     """$what in batches$best."""
     images, labels = data["train"]
     set_modes(model, $learning)  #? modes
-    optimizer = torch.optim.AdamW(parameter_groups(model, learning, weight_decay))  #? warm
-    optimizer = torch.optim.AdamW(parameter_groups(model))  #? modes !warm
-    optimizer = torch.optim.AdamW(parameter_groups(model), lr=LEARNING_RATE)  #? !modes
+    optimizer = torch.optim.AdamW(parameter_groups(model, learning, weight_decay)$fused)  #? warm
+    optimizer = torch.optim.AdamW(parameter_groups(model)$fused)  #? modes !warm
+    optimizer = torch.optim.AdamW(parameter_groups(model), lr=LEARNING_RATE$fused)  #? !modes
     batches = math.ceil(len(labels) / $batch_size)
     steps = $epochs * batches
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
@@ -263,7 +267,7 @@ def fit(layer: nn.Module, $fed, labels: Tensor, val: tuple[Tensor, Tensor]) -> N
     weights = [p for p in layer.parameters() if p.ndim > 1]
     bias = [p for p in layer.parameters() if p.ndim == 1]
     groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": bias, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE)
+    optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE$fused)
     batches = math.ceil(len(labels) / BATCH_SIZE)
     steps = EPOCHS * batches
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step, steps))
