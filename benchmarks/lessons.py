@@ -33,7 +33,7 @@ class Memory:
     """The most that a process held besides CUDA's libraries, looked up by a thread."""
 
     pid: int
-    peak: float = 0.0  # MB
+    peak: float = 0.0  # MiB
 
     def __enter__(self) -> Memory:
         self.over = threading.Event()
@@ -51,7 +51,7 @@ class Memory:
 
 
 def besides_cuda(pid: int) -> float:
-    """MB that a process holds now, CUDA's libraries apart."""
+    """MiB that a process holds now, CUDA's libraries apart."""
     held, counts = 0, True
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         first, *others = line.split()
@@ -63,7 +63,7 @@ def besides_cuda(pid: int) -> float:
 
 
 def run(path: Path) -> tuple[float, float, float, float]:
-    """Seconds of computing, seconds with the kernel's start, peak memory in MB, the same without CUDA's libraries."""
+    """Seconds of computing, seconds with the kernel's start, peak memory in MiB, the same without CUDA's libraries."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "lessons"
         shutil.copytree(LESSONS, work, ignore=shutil.ignore_patterns(".*"))
@@ -89,7 +89,7 @@ def main() -> None:
     for path in sorted(LESSONS.glob("*.ipynb")):
         if not chosen.names or path.name[:2].lstrip("0") in chosen.names:
             computing, whole, peak, besides = run(path)
-            found.append([path.stem, f"{computing:.0f} s", f"{whole:.0f} s", f"{peak:,.0f} MB", f"{besides:,.0f} MB"])
+            found.append([path.stem, f"{computing:.0f} s", f"{whole:.0f} s", f"{peak:,.0f} MiB", f"{besides:,.0f} MiB"])
             print(*found[-1], flush=True)
     print(
         markdown(["lesson", "computing", "with the kernel's start", "peak memory", "besides CUDA's libraries"], found)
