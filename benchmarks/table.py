@@ -74,7 +74,7 @@ def gpu_table(found: Mapping[str, list[Result]]) -> str:
     head = [
         "",
         "images/s, training",
-        "seconds of reading in advance and of one epoch taken apart (tlnb: all)",
+        "seconds of reading in advance and of one epoch taken apart (tlnb: all but for training)",
         "most GiB held",
     ]
     return "\n\n" + markdown(head, lines) if lines else ""

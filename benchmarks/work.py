@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,13 +135,21 @@ def draw_photos(folder: Path, per_class: int, size: tuple[int, int] = PHOTO, see
         per_class: training images; half as many to test.
         size: width and height in pixels.
     """
-    rng = np.random.default_rng(seed)
+    if folder.is_dir():  # for another network already
+        return folder
+    wanted = []
     for split, count in (("train", per_class), ("val", max(1, per_class // 2))):
-        for name, (cells, colour) in KINDS.items():
+        for name in KINDS:
             target = folder / split / name
             target.mkdir(parents=True, exist_ok=True)
-            for i in range(count):
-                _photo(rng, cells, colour, size).save(target / f"{i:04}.jpg", quality=90)
+            wanted += [(name, target / f"{i:04}.jpg") for i in range(count)]
+
+    def draw(numbered: tuple[int, tuple[str, Path]]) -> None:
+        number, (name, file) = numbered
+        _photo(np.random.default_rng([seed, number]), *KINDS[name], size).save(file, quality=90)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(draw, enumerate(wanted)))
     return folder
 
 

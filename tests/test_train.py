@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import json
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +20,7 @@ from tlnb.core.meter import PHASES
 from tlnb.core.prices import parse_price
 from tlnb.core.record import Run, wilson_interval
 from tlnb.core.standardise import Standardise
+from tlnb.core.train import Training
 from tlnb.session import Session
 
 QUICK = {"epochs": 2, "batch_size": 8}
@@ -154,6 +158,23 @@ def test_interrupt_keeps_everything(small: Session):
     assert 0 < run.accuracy < 1
 
 
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_what_a_run_needed_is_let_go_of_at_once(small: Session, monkeypatch, strategy: str):
+    """Not only when Python looks for cycles: on a GPU it would be missing until then."""
+    seen: list[weakref.ref[Training]] = []
+    prepare = Training.prepare
+    monkeypatch.setattr(Training, "prepare", lambda self, *a: (seen.append(weakref.ref(self)), prepare(self, *a)))
+    small.strategy(strategy)
+    gc.collect()
+    gc.disable()
+    try:
+        run = small.train(epochs=1)
+    finally:
+        gc.enable()
+    assert [one() for one in seen] == [None]
+    assert all(p.grad is None for p in run.network().parameters())
+
+
 def test_a_frozen_layer_that_moves_fails_the_run(small: Session, monkeypatch):
     def careless(module, trained):
         module.train()
@@ -227,6 +248,14 @@ def test_records_survive_json(compared: Session):
         Run.from_json("[]")
     with pytest.raises(UsageError, match="another schema"):
         Run.from_json('{"schema": 99}')
+
+
+@pytest.mark.parametrize("name", ["epochs", "lr", "batch_size", "weight_decay", "augment"])
+def test_a_record_without_what_recipes_fill_in_is_none(compared: Session, name: str):
+    values = json.loads(compared.runs[0].to_json())
+    values["options"][name] = None
+    with pytest.raises(UsageError, match=f"no {name}"):
+        Run.from_json(json.dumps(values))
 
 
 def test_learning_rates_by_stage(small: Session):

@@ -11,10 +11,12 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import platform
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +103,16 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
 
     def moved(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         for pictures, labels in batches:
-            yield normalise(pictures.to(here.device)), labels.to(here.device)
+            yield normalise(here.placed(pictures)), here.placed(labels)
+
+    workers = 0 if here.on_cpu else max(1, (os.cpu_count() or 1) - 1)  # a GPU is faster than a processor draws
+    coming = images.batches(recipe.batch_size, last, recipe.seed, done, workers)
 
     with tqdm(total=last, initial=done, desc=recipe.name, unit="step", mininterval=5) as bar:
         while done < last:
             start = _now(here)
             until = min(done + PART, last)
-            batches = images.batches(recipe.batch_size, until, recipe.seed, done)
+            batches = islice(coming, until - done)
             network.train()
             loss = train_epoch(
                 network, moved(batches), optimizer, schedule, here, label_smoothing=recipe.label_smoothing

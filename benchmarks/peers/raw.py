@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,14 @@ def ready(images: Tensor, task: Task, varied: bool) -> Tensor:
     elif edge != size:
         start = (edge - size) // 2
         floats = floats[..., start : start + size, start : start + size]
-    mean, std = (
-        torch.tensor(v, device=images.device).view(3, 1, 1) * 255 for v in (task.transform.mean, task.transform.std)
-    )
+    mean, std = (_by_channel(numbers, images.device) for numbers in (task.transform.mean, task.transform.std))
     return ((floats - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+@cache
+def _by_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
+    """As `(3, 1, 1)`, of the scale 0..255: made once, since a GPU waits for the copy."""
+    return torch.tensor(numbers, device=device).view(3, 1, 1) * 255
 
 
 def _crops(count: int, size: int, task: Task) -> Tensor:

@@ -35,6 +35,8 @@ def _timed(task: Task) -> Outcome:
     seconds = [epoch.seconds for epoch in done.epochs]  # of training; the rest is in the fixed part
     images = len(seconds) * len(session.dataset.labels["train"])
     parts = {"loading": decoding, **done.seconds}
+    if job.device.startswith("cuda"):  # as for the others: the first epoch wakes the GPU's libraries
+        parts["training"], images = seconds[-1], images // len(seconds)
     outcome = Outcome(total - sum(seconds), tuple(seconds), parts, images, done.accuracy)
     return replace(outcome, again=_again(session, task)) if job.again else outcome
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core.errors import MemoryLimit, UsageError
+from tlnb.core.memory import free_on_gpu
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
@@ -45,9 +46,29 @@ class Machine:
         """Of activations in this precision."""
         return 4 if self.precision == "fp32" else 2
 
+    def placed(self, tensor: Tensor) -> Tensor:
+        """The tensor on the device. On the way to a GPU it goes through page-locked memory, so that nobody waits for it."""
+        if self.device.startswith("cuda") and tensor.device.type == "cpu":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    @contextlib.contextmanager
+    def exact(self) -> Iterator[None]:
+        """On NVIDIA GPUs: convolutions that give the same every time, and that in fp32 do not round what they multiply.
+
+        Source: torch's notes on reproducibility and on TF32. Where torch has no such kernel (the backward pass of max
+        pooling and of bilinear resizing, say) sums still differ in their last digits.
+        """
+        if not self.device.startswith("cuda"):
+            yield
+            return
+        cudnn = torch.backends.cudnn
+        with cudnn.flags(cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=self.precision != "fp32"):
+            yield
+
     def free_bytes(self) -> int | None:
         """Free memory of the device; None where it is the computer's own."""
-        return int(torch.cuda.mem_get_info(self.device)[0]) if self.device.startswith("cuda") else None
+        return free_on_gpu(self.device) if self.device.startswith("cuda") else None
 
     def fits(self, size: int) -> bool:
         """Whether so many bytes may lie on the device all the time: up to half of what is free."""

@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -70,8 +70,8 @@ def forecast(
         until = max(LEAST_SECONDS, SHARE * sum(whole.scaled(rehearsal).values()))
         left = 0.8 * (until - (time.perf_counter() - began))
         more = whole.next_count(count, left / max(1e-3, rehearsal.took))
-        if more > count:
-            rehearsal = whole.rehearse(more)
+        if more > count or not here.on_cpu:  # the first one on a GPU has loaded what it computes with
+            rehearsal = whole.rehearse(max(count, more))
     phases, flops = whole.scaled(rehearsal), whole.flops(rehearsal)
     seconds = sum(phases.values())
     watts = sum(clock.wh().values()) / sum(clock.seconds().values())
@@ -148,6 +148,7 @@ class _Whole:
     tally: Tally
     choice: tuple[Choice | None, str]
     other: float
+    writes: _Writes = field(default_factory=lambda: _Writes())
 
     @classmethod
     def begin(
@@ -186,7 +187,9 @@ class _Whole:
     # ── rehearsing ──
 
     def first_count(self) -> int:
-        """Images of the first rehearsal: few of a large network."""
+        """Images of the first rehearsal: few of a large network, but on a GPU a batch, which may take no longer than one."""
+        if not self.training.machine.on_cpu:
+            return min(self.images, self.options.batch_size or 1)
         step = step_flops(self.training.module, self.training.source.example())
         threads = max(1, torch.get_num_threads())
         return max(2, min(self.images, 256, int(FIRST_FLOPS * threads / max(step, 1.0))))
@@ -210,13 +213,9 @@ class _Whole:
         work.labels = {s: y.to(work.machine.device) for s, y in sample.labels.items()}
         source = Rehearsal(self.training.source, sample, self.choice, tally)
         work.source = source
-        writes = _Writes()
-        work.keep = writes.keep
-        try:
-            if work.run(self.warm) == "stopped":
-                raise KeyboardInterrupt
-        finally:
-            writes.close()
+        work.keep = self.writes.keep
+        if work.run(self.warm) == "stopped":
+            raise KeyboardInterrupt
         work.test()
         for (phase, part), cost in tally.parts.items():  # what the rehearsal computed is charged to the forecast
             self.tally.charge(phase, cost.flops, part)
@@ -226,7 +225,7 @@ class _Whole:
         other = tally.clock.seconds()["other"] - seconds.pop(("other", "keep"), 0.0)
         flops = {part: cost.flops for part, cost in tally.parts.items()}
         return Rehearsed(
-            len(sample.labels["train"]), sample.splits, seconds, flops, source.missing, max(0.0, other), writes.seconds,
+            len(sample.labels["train"]), sample.splits, seconds, flops, source.missing, max(0.0, other), self.writes.seconds,
             _saved_bytes(work), time.perf_counter() - began,
         )  # fmt: skip
 
@@ -306,24 +305,21 @@ class _Writes:
     """Checkpoints to a folder that goes away; the time of one, which varies, is the mean of several where they are quick."""
 
     def __init__(self) -> None:
-        home = home_folder()
-        writable = home.is_dir() and os.access(home, os.W_OK)
-        self._folder = tempfile.TemporaryDirectory(dir=home if writable else None)
         self._took: list[float] = []
 
     def keep(self, found: Checkpoint) -> None:
-        """Write it, more than once if that is soon done."""
-        while not self._took or (len(self._took) < 2 * EPOCHS and self._took[-1] < QUICK):
-            began = time.perf_counter()
-            checkpoint.write(Path(self._folder.name) / "rehearsal.safetensors", {}, found)
-            self._took.append(time.perf_counter() - began)
+        """Write it, more than once if that is soon done; where it is known what one takes, do nothing."""
+        home = home_folder()
+        writable = home.is_dir() and os.access(home, os.W_OK)
+        with tempfile.TemporaryDirectory(dir=home if writable else None) as folder:
+            while not self._took or (len(self._took) < 2 * EPOCHS and self._took[-1] < QUICK):
+                began = time.perf_counter()
+                checkpoint.write(Path(folder) / "rehearsal.safetensors", {}, found)
+                self._took.append(time.perf_counter() - began)
 
     @property
     def seconds(self) -> float:
         return sum(self._took) / max(1, len(self._took))
-
-    def close(self) -> None:
-        self._folder.cleanup()
 
 
 def _saved_bytes(work: Training) -> float:

@@ -135,15 +135,16 @@ class Source:
         return self.transform.normalise(first.to(self.machine.device))
 
     def forget(self) -> None:
-        """Let go of images."""
+        """Let go of images, and of the run that is asked between passes: memory is free at once, not when Python tidies up."""
         self._fitted.clear()
+        self._pause = lambda: None
 
     def raw(self, kind: str, note: str = "") -> Inputs:
         """Images as they are, augmented batch by batch, through the whole network."""
-        to, device, fit = self.transform.normalise, self.machine.device, self.transform.fit
+        to, fit = self.transform.normalise, self.transform.fit
         return Inputs(
             lambda _: self.images("train"), lambda x, numbers: to(changed(fit(x), kind, numbers)), self.images,
-            lambda x: to(fit(x.to(device))), self.module, self.module, self._cost(self.module, self.example(), cached=False),
+            lambda x: to(fit(self.placed(x))), self.module, self.module, self._cost(self.module, self.example(), cached=False),
             note=note, chunk=self.chunk(), augment=kind,
         )  # fmt: skip
 
@@ -273,7 +274,7 @@ class Source:
 
     def placed(self, rows: Tensor) -> Tensor:
         """Rows on the device."""
-        return rows.to(self.machine.device)
+        return self.machine.placed(rows)
 
     def _kept(
         self, key: str, split: str, parts: Iterator[Tensor], where: str, flops: float, phase: str, part: str
@@ -316,11 +317,11 @@ class Source:
         """The frozen prefix over a split: view 0 is the images as they are, the others are augmented."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
         images, chunk = self.images(split), self.chunk()
-        drawn = torch.cat([draw(len(part), kind, generator) for part in images.split(chunk)], 1)
+        drawn = self.placed(torch.cat([draw(len(part), kind, generator) for part in images.split(chunk)], 1))
 
         def pass_some(rows: slice) -> Tensor:
             self._pause()
-            fitted = self.transform.fit(images[rows].to(self.machine.device))
+            fitted = self.transform.fit(self.placed(images[rows]))
             return self.pass_through(prefix, self.transform.normalise(changed(fitted, kind, drawn[:, rows])))
 
         return self.ranks.shared(len(images), chunk, pass_some)

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
+import torch
+
 from tlnb.core.errors import UsageError
 from tlnb.core.paths import user_path
 
@@ -47,6 +49,12 @@ def memory_budget() -> int:
     """
     asked = _asked("TLNB_MEMORY")
     return _available() // MEMORY_SHARE if asked is None else asked
+
+
+def free_on_gpu(gpu: torch.device | str) -> int:
+    """Bytes free on an NVIDIA GPU, those included that torch holds for later."""
+    free, _ = torch.cuda.mem_get_info(gpu)
+    return int(free + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu))
 
 
 def disk_budget(folder: Path) -> int:

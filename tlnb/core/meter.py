@@ -128,6 +128,7 @@ def _counted(
     module: nn.Module, example: Tensor, work: Callable[[Call, Tensor], None], everything: bool = False
 ) -> float:
     """FLOPs of `work` on twins of the module's parameters, for one item: without numbers, unless those cost less."""
+    example = example.float()  # what is cached may be bf16, which without autocast meets fp32 weights
     tries = [("meta", example.to("meta")), ("", example)]
     if sum(p.numel() for p in module.parameters()) * example.numel() < NUMBERS_COST_LITTLE:
         tries.reverse()

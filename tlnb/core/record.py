@@ -18,6 +18,7 @@ from tlnb.core.pretrained import Transform
 from tlnb.core.values import parse, typed
 
 SCHEMA = 1
+RECIPES_FILL = ("epochs", "lr", "batch_size", "weight_decay", "augment")  # whatever is trained
 DERIVED = ("strategy", "seed", "flops", "moved")  # written for readers of the JSON, computed on the way back
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 
@@ -306,7 +307,10 @@ class Run:
 
 
 def _plausible(run: Run) -> Run:
-    """Raises `ValueError` where a share is none, or a count is negative: what is shown is computed from them."""
+    """Raises `ValueError` where a share is none, a count is negative, or an option open: what is shown comes from them."""
+    for name in RECIPES_FILL:
+        if getattr(run.options, name) is None:
+            raise ValueError(f"no {name}")
     shares = [
         run.accuracy,
         *run.interval,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core import kept
-from tlnb.core.memory import cache_folder, disk_budget, memory_budget
+from tlnb.core.memory import cache_folder, disk_budget, free_on_gpu, memory_budget
 
 WORTH_A_FILE = 1e11  # FLOPs from which a value in memory is written to a file too: a second or more
 SMALL = 256 * 2**20  # bytes up to which it is
@@ -72,8 +72,12 @@ class Store:
     def _hold(self, key: str, value: Tensor) -> None:
         self._held[key] = value
         self._held.move_to_end(key)
-        while len(self._held) > 1 and sum(t.nbytes for t in self._held.values()) > memory_budget():
-            self._held.popitem(last=False)
+        alike = [k for k, t in self._held.items() if t.device == value.device]
+        taken = sum(self._held[k].nbytes for k in alike)
+        most = memory_budget() if value.device.type != "cuda" else (free_on_gpu(value.device) + taken) // 2
+        for oldest in alike[:-1]:
+            if taken > most:
+                taken -= self._held.pop(oldest).nbytes
 
     def __repr__(self) -> str:
         return f"Store: {len(self._held)} tensors, {sum(t.nbytes for t in self._held.values()) / 1e6:.1f} MB"

@@ -284,6 +284,7 @@ def seeded(seed: int, here: Machine) -> Iterator[None]:
     """Random numbers from this seed inside; afterwards they go on as if nothing had been drawn."""
     with (
         alone(),
+        here.exact(),
         torch.random.fork_rng(devices=[torch.cuda.current_device()] if here.device.startswith("cuda") else []),
     ):
         torch.manual_seed(seed)
@@ -496,9 +497,9 @@ class Training:
             if not math.isfinite(loss):
                 self._note_nan()
                 return
-            if "val" in seen and seen["val"] >= self.best:  # of equally good epochs the last: it has learned longest
-                self.best, self.best_epoch, self.best_state = seen["val"], epoch, state_of(self.module, trained)
             self.last_state = state_of(self.module, trained)
+            if "val" in seen and seen["val"] >= self.best:  # of equally good epochs the last: it has learned longest
+                self.best, self.best_epoch, self.best_state = seen["val"], epoch, self.last_state
             if not lbfgs:  # which takes less time than it would to go on with it
                 with self.tally.phase("other", "keep"):
                     self._keep()
@@ -534,7 +535,7 @@ class Training:
         state = self.optimizer.state_dict()["state"]
         tensors = {
             **{f"last/{k}": t for k, t in self.last_state.items()},
-            **{f"best/{k}": t for k, t in self.best_state.items()},
+            **{f"best/{k}": t for k, t in self.best_state.items() if not self._last_is_best},
             **{f"optimizer/{i}/{k}": t for i, held in state.items() for k, t in held.items()},
             **{f"scale/{i}/{k}": getattr(s, k) for i, s in enumerate(self.scales) for k in ("mean", "spread")},
         }
@@ -565,7 +566,14 @@ class Training:
             Standardise(head, kept[f"{i}/mean"], kept[f"{i}/spread"])
             for i, head in enumerate(filter(can_fold, heads)) if f"{i}/mean" in kept
         ]  # fmt: skip
+        if self._last_is_best:
+            self.best_state = self.last_state
         self.module.load_state_dict(self.last_state, strict=False)
+
+    @property
+    def _last_is_best(self) -> bool:
+        """Whether one copy of what trains is enough."""
+        return self.best_epoch is not None and self.best_epoch == len(self.epochs) - 1
 
     # ── an epoch ──
 
@@ -672,20 +680,26 @@ class Training:
         groups = list(order.tensor_split(math.ceil(len(labels) / (options.batch_size or 1))))
         parts = [self.ranks.part(len(rows)) for rows in groups]
         mine = [rows[self.ranks.busy(part)] for rows, part in zip(groups, parts, strict=True)]
+        sizes = [len(rows) for rows in mine]
+        drawn = [
+            draw(len(rows), inputs.augment, generator)[:, self.ranks.busy(part)]
+            for rows, part in zip(groups, parts, strict=True)
+        ]
+        numbers = self.machine.placed(torch.cat(drawn, 1)).split(sizes, 1)
         if source.device.type == "cpu":  # in memory, or in a file that is read as it is needed
             here = labels.cpu()
             in_memory = ((source[rows], here[rows]) for rows in mine)
             pairs = batches(source, here, mine, pin=labels.is_cuda) if is_mapped(source) else in_memory
         else:
-            pairs = ((source[rows], labels[rows]) for rows in (rows.to(source.device) for rows in mine))
-        for rows, part, (some, theirs) in zip(groups, parts, pairs, strict=True):
+            there = self.machine.placed(torch.cat(mine)).split(sizes)  # one copy an epoch: a step waits for none
+            pairs = ((source[rows], labels[rows]) for rows in there)
+        for rows, part, some_numbers, (some, theirs) in zip(groups, parts, numbers, pairs, strict=True):
             self._pause()
-            numbers = draw(len(rows), inputs.augment, generator)[:, self.ranks.busy(part)]
-            ready, theirs = inputs.make(some.to(labels.device, non_blocking=True), numbers), theirs.to(labels.device)
+            ready, theirs = inputs.make(self.machine.placed(some), some_numbers), self.machine.placed(theirs)
             if self.ranks.count == 1:
                 yield Batch(ready, theirs)
             else:
-                whole = labels[rows.to(labels.device)]
+                whole = labels[self.machine.placed(rows)]
                 yield Batch(ready, theirs, _share(whole[part], whole, self.class_weights), len(rows))
 
     def _watch(self, inputs: Inputs) -> Mapping[str, float]:
@@ -767,5 +781,6 @@ class Training:
         self.source.forget()
         self.inputs = None
         self.module.requires_grad_(True)
+        self.module.zero_grad(set_to_none=True)  # or each run that is kept would hold them, too
         trained: nn.Module = self.module.cpu()
         return trained.eval()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from tlnb.glyphnet.augment import augment
 from tlnb.glyphnet.glyphs import audited, glyph_set
@@ -32,38 +33,56 @@ class Source:
         glyphs = len(self.classes) - self.textures
         return f"Source: {glyphs} glyphs, {self.textures} textures, {len(self.images)} pictures"
 
-    def batches(self, size: int, steps: int, seed: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, size: int, steps: int, seed: int, start: int = 0, workers: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches `start` to `steps` of uint8 `(size, 3, 32, 32)` and labels `(size,)`.
 
         Each batch depends on `seed` and its own number alone, so that a resumed pretraining sees what the
-        uninterrupted one would have seen. A class is drawn first, then one of its pictures.
+        uninterrupted one would have seen, and that several processes may draw them in advance. A class is drawn first,
+        then one of its pictures.
+
+        Args:
+            workers: processes that draw; 0: this one does.
         """
-        glyphs, textures = self._by_class()
-        from_textures = round(size * TEXTURE_SHARE) if textures else 0
-        for step in range(start, steps):
-            rng = np.random.default_rng([seed, step])
-            picked = [_draw(rng, glyphs, size - from_textures), _draw(rng, textures, from_textures)]
-            index = torch.from_numpy(np.concatenate(picked))
-            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            yield self._view(index, generator), self.labels[index]
+        yield from DataLoader(
+            _Batches(self, size, seed), batch_size=None, sampler=range(start, steps), num_workers=workers,
+            generator=torch.Generator(),  # else it would draw from the global one, and change what comes after
+        )  # fmt: skip
 
     def held_out_batches(self, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-out pictures, each distorted `HELD_OUT_VIEWS` times the same way on every call."""
         index = self.held_out.nonzero().flatten().repeat(HELD_OUT_VIEWS)
         generator = torch.Generator().manual_seed(1_000_003)
         for part in index.split(size):
-            yield self._view(part, generator), self.labels[part]
+            yield self.view(part, generator), self.labels[part]
 
-    def _view(self, index: Tensor, generator: torch.Generator) -> Tensor:
+    def view(self, index: Tensor, generator: torch.Generator) -> Tensor:
         filled = self.labels[index] >= len(self.classes) - self.textures
         return augment(self.images[index], filled, generator)
 
-    def _by_class(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def by_class(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         trained = (~self.held_out).numpy()
         labels = self.labels.numpy()
         rows = [np.flatnonzero((labels == c) & trained) for c in range(len(self.classes))]
         border = len(self.classes) - self.textures
         return rows[:border], rows[border:]
+
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """A data set whose items are whole batches, by number."""
+
+    def __init__(self, source: Source, size: int, seed: int) -> None:
+        self.source, self.size, self.seed = source, size, seed
+        self.glyphs, self.textures = source.by_class()
+
+    def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng([self.seed, step])
+        from_textures = round(self.size * TEXTURE_SHARE) if self.textures else 0
+        picked = [_draw(rng, self.glyphs, self.size - from_textures), _draw(rng, self.textures, from_textures)]
+        index = torch.from_numpy(np.concatenate(picked))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        return self.source.view(index, generator), self.source.labels[index]
 
 
 def _draw(rng: np.random.Generator, rows: list[np.ndarray], count: int) -> np.ndarray:
