@@ -9,12 +9,16 @@ A test writes the pages anew and compares, so that they cannot drift from the co
 from __future__ import annotations
 
 import argparse
+import hashlib
 import inspect
 import re
 import sys
 import textwrap
 from html import escape
 from pathlib import Path
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from tlnb.magics import TLMagics
 from tlnb.session import Session
@@ -38,6 +42,7 @@ GROUPS = {
     "The session": ["tl", "tl_panel", "tl_check", "tl_reset"],
 }
 HAND_WRITTEN = ("README.md",)
+OF = "sha256 of what it shows"  # by which a test knows the picture is of today's help
 
 
 def magics() -> list[str]:
@@ -192,6 +197,9 @@ def draw(file: Path) -> None:
         tab.set_content(sheet())
         tab.screenshot(path=str(file), full_page=True)
         browser.close()
+    marked = PngInfo()
+    marked.add_text(OF, hashlib.sha256(sheet().encode()).hexdigest())
+    Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(file, optimize=True, pnginfo=marked)
 
 
 if __name__ == "__main__":

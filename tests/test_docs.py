@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -9,6 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
 from tlnb.magics import TLMagics
 
@@ -35,6 +37,11 @@ def test_no_magic_is_left_out(build):
     there = {name for name in vars(TLMagics) if name == "tl" or name.startswith("tl_")}
     assert there == set(build.magics())
     assert all(re.search(rf"%{name}\b", build.sheet()) for name in there)
+
+
+def test_the_cheat_sheet_shows_todays_help(build):
+    shown = Image.open(ROOT / "docs" / "cheat-sheet.png").text.get(build.OF)
+    assert shown == hashlib.sha256(build.sheet().encode()).hexdigest(), "run: python docs/build.py --sheet"
 
 
 def _texts() -> list[tuple[Path, str]]:

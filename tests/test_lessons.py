@@ -95,6 +95,9 @@ def test_reset_says_what_it_would_do_and_keeps_what_it_replaces(tmp_path: Path):
 
     tlnb("mine", "--no-browser")
     assert "Nothing to reset" in tlnb("mine", "--reset")
+    with pytest.raises(subprocess.CalledProcessError) as nowhere:
+        tlnb("elsewhere", "--reset")
+    assert "no lessons in" in nowhere.value.stderr and nowhere.value.stderr.count("\n") == 1
     copy = tmp_path / "mine" / LESSONS[0].name
     fresh = copy.read_bytes()
     copy.write_text("my own notes")

@@ -89,7 +89,13 @@ def lessons(folder: Path, browse: bool) -> None:
 
 
 def reset_lessons(folder: Path, sure: bool) -> None:
-    """Say which copies differ from the course as installed; when sure, put those back, keeping each under another name."""
+    """Say which copies differ from the course as installed; when sure, put those back, keeping each under another name.
+
+    Raises:
+        UsageError: no copy of the course is there.
+    """
+    if not any((folder / file).exists() for file in _shipped()):
+        raise UsageError(f"no lessons in {folder.resolve()}: tlnb lessons {folder} puts them there")
     edited = [
         f for f in _shipped() if (folder / f).exists() and not cmp(folder / f, lessons_folder() / f, shallow=False)
     ]

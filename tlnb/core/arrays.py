@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tlnb.core.errors import DataError, UsageError, one_line
 from tlnb.core.listing import in_order
-from tlnb.core.request import DataRequest
+from tlnb.core.request import DataRequest, refuse
 from tlnb.core.splits import Parts, check_classes, divide
 
 
@@ -18,13 +18,17 @@ def from_arrays(source: object, labels: object, request: DataRequest, groups: ob
     """Images in any of the usual shapes, and class numbers or names `(N,)`; maybe groups `(N,)`.
 
     Raises:
-        DataError: another shape or range; fewer than two classes; another number of labels than of images.
-        UsageError: no labels.
+        DataError: another shape, type or range; fewer than two classes; another number of labels than of images.
+        UsageError: no labels; an option that only files have.
     """
     if labels is None:
         raise UsageError("arrays need labels: tl.data(images, labels)")
+    refuse(
+        request, "arrays", group="have no files whose names could say it, give group= one group an image",
+        root="are no data set of torchvision's", classes="have the classes of their labels",
+    )  # fmt: skip
     images = as_images(source)
-    names = [one_line(str(y)) for y in np.asarray(labels).ravel()]
+    names = [one_line(str(y)) for y in _plain(labels, "labels").ravel().tolist()]
     if len(names) != len(images):
         raise DataError(f"{len(images)} images but {len(names)} labels: give one label an image")
     classes = in_order(set(names))
@@ -37,25 +41,63 @@ def from_arrays(source: object, labels: object, request: DataRequest, groups: ob
 
 
 def _group_numbers(groups: object, count: int) -> np.ndarray:
-    names = np.asarray(groups).ravel()
+    names = [str(group) for group in _plain(groups, "groups").ravel().tolist()]
     if len(names) != count:
         raise DataError(f"{count} images but {len(names)} groups: give one group an image")
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
 def as_images(source: object) -> Tensor:
-    """Images in any of the usual shapes as `(N, 3, H, W)` uint8; a view where they are grey."""
-    images = torch.as_tensor(np.asarray(source))
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4:
-        raise DataError(f"images have shape {tuple(images.shape)}: give (N, H, W), (N, H, W, 3) or (N, 3, H, W)")
-    if images.shape[1] not in (1, 3):
-        images = images.movedim(-1, 1)
-    if images.shape[1] not in (1, 3):
-        raise DataError(f"images have {images.shape[1]} channels: give grey (1) or RGB (3)")
-    if images.is_floating_point():
-        if float(images.min()) < 0 or float(images.max()) > 1:
-            raise DataError("float images must lie in 0..1: divide by 255, or give uint8")
-        images = images.mul(255).round()
-    return images.byte().expand(-1, 3, -1, -1)  # splitting copies
+    """Images in any of the usual shapes as `(N, 3, H, W)` uint8; a view where they are grey.
+
+    Raises:
+        DataError: another shape, no numbers, or numbers outside 0..255 (floats: 0..1).
+    """
+    pixels = _plain(source, "images")
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.ndim != 4:
+        raise DataError(f"images have shape {pixels.shape}: give (N, H, W), (N, H, W, 3) or (N, 3, H, W)")
+    if pixels.shape[1] not in (1, 3):
+        pixels = np.moveaxis(pixels, -1, 1)
+    if pixels.shape[1] not in (1, 3):
+        raise DataError(f"images have {pixels.shape[1]} channels: give grey (1) or RGB (3)")
+    if not pixels.size:
+        raise DataError(f"images have shape {pixels.shape}: there are no pixels in them")
+    return torch.from_numpy(_bytes(pixels)).expand(-1, 3, -1, -1)  # splitting copies
+
+
+def _bytes(pixels: np.ndarray) -> np.ndarray:
+    """Of the scale 0..255, as uint8; the same array where it is that already."""
+    if pixels.dtype.kind not in "buif":
+        raise DataError(f"images are of type {pixels.dtype}: give whole numbers in 0..255, or floats in 0..1")
+    whole, least, most = pixels.dtype.kind in "ui", pixels.min(), pixels.max()
+    top = 255 if whole else 1
+    if not (least >= 0 and most <= top):  # not a number is neither
+        scale = "divide them by their largest value for floats in 0..1" if whole else "divide by 255, or give uint8"
+        raise DataError(
+            f"{'whole' if whole else 'float'} images must lie in 0..{top}, these lie in {least:g}..{most:g}: {scale}"
+        )
+    scaled = pixels if whole else np.round(pixels.astype(np.float32) * 255)
+    return np.require(scaled, np.uint8, ["C"]) if scaled.dtype == np.uint8 else scaled.astype(np.uint8)
+
+
+def _plain(values: object, what: str) -> np.ndarray:
+    """An array of NumPy's, from any of its kin.
+
+    Raises:
+        DataError: rows of different lengths, or what is no array at all.
+    """
+    if isinstance(values, list | tuple) and values and all(isinstance(v, Tensor) for v in values):
+        values = [_of_tensor(v) for v in values]
+    try:
+        return _of_tensor(values) if isinstance(values, Tensor) else np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise DataError(f"the {what} are no array ({reason}): give all of them the same shape") from None
+
+
+def _of_tensor(values: Tensor) -> np.ndarray:
+    """NumPy knows no bf16, and takes no tensor that is on a GPU or wants a gradient."""
+    here = values.detach().cpu()
+    return (here.float() if here.dtype == torch.bfloat16 else here).resolve_conj().resolve_neg().numpy()
