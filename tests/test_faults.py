@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import http.server
 import os
 import subprocess
 import sys
 import threading
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.classroom import class_of
+from tests.test_library import idx, md5
 from tests.test_resume import begun, same
 from tlnb.core import kept
+from tlnb.core.archive import unpacked
 from tlnb.core.errors import DeviceLost
 from tlnb.core.memory import cache_folder
 from tlnb.session import Session
@@ -198,18 +205,25 @@ print(fetch(sys.argv[1], "it", lambda done, total: print("done", done, flush=Tru
 """
 
 
-def test_a_download_that_is_killed_is_done_again(tmp_path: Path):
-    content, killed = os.urandom(3_000_000), threading.Event()
+@contextmanager
+def halting(files: Mapping[str, bytes], at: str, killed: threading.Event) -> Iterator[str]:
+    """The URL of a server which sends half of one file, and the rest when the event is set."""
 
     class Slow(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+        def do_HEAD(self) -> None:
             self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
+            self.send_header("Content-Length", str(len(files[self.path[1:]])))
             self.end_headers()
-            self.wfile.write(content[:1_000_000])
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            content = files[self.path[1:]]
+            half = len(content) // 2 if self.path[1:] == at else 0
+            self.wfile.write(content[:half])
             self.wfile.flush()
-            killed.wait(120)
-            self.wfile.write(content[1_000_000:])
+            if half:
+                killed.wait(120)
+            self.wfile.write(content[half:])
 
         def log_message(self, *_: object) -> None:
             pass
@@ -217,21 +231,88 @@ def test_a_download_that_is_killed_is_done_again(tmp_path: Path):
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
         server.handle_error = lambda *_: None  # type: ignore[method-assign, assignment]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        url, settings = (
-            f"http://127.0.0.1:{server.server_port}/net.pth",
-            {"TORCH_HOME": str(tmp_path), "no_proxy": "127.0.0.1"},
-        )
-        first = python(FETCH, url, **settings)
-        while first.stdout is not None and int(first.stdout.readline().split()[1]) < 900_000:
-            pass
-        first.kill()
-        first.communicate()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            killed.set()
+            server.shutdown()
+
+
+def killed_after(process: subprocess.Popen[str], bytes_: int) -> None:
+    """Kill a process once it has said that so many bytes came."""
+    assert process.stdout is not None
+    while words := process.stdout.readline().split():
+        if int(words[1]) >= bytes_:
+            break
+    process.kill()
+    _, errors = process.communicate()
+    assert words, errors
+
+
+def test_a_download_that_is_killed_is_done_again(tmp_path: Path):
+    content, killed = os.urandom(3_000_000), threading.Event()
+    settings = {"TORCH_HOME": str(tmp_path), "no_proxy": "127.0.0.1"}
+    with halting({"net.pth": content}, "net.pth", killed) as url:
+        killed_after(python(FETCH, f"{url}net.pth", **settings), 1_200_000)
         assert not list(tmp_path.rglob("net.pth"))
+        (left,) = tmp_path.rglob("net.pth.*.partial")
+        os.utime(left, (0, 0))
         killed.set()
-        said, errors = python(FETCH, url, **settings).communicate(timeout=120)
+        said, errors = python(FETCH, f"{url}net.pth", **settings).communicate(timeout=120)
         assert said.splitlines()[-1] == "3000000", errors
-        server.shutdown()
-    assert next(tmp_path.rglob("net.pth")).read_bytes() == content
+    assert next(tmp_path.rglob("net.pth")).read_bytes() == content and not left.exists()
+
+
+OPEN = """
+import sys
+from pathlib import Path
+from torchvision import datasets
+from tlnb.core.data import open_data
+from tlnb.core.request import DataRequest
+root, url, *resources = sys.argv[1:]
+datasets.FashionMNIST.mirrors = [url]
+datasets.FashionMNIST.resources = [tuple(each.split()) for each in resources]
+def telling(*_):
+    for part in Path(root).rglob("*.part"):
+        print("done", part.stat().st_size, file=sys.__stdout__, flush=True)  # the other is kept quiet meanwhile
+data = open_data("FashionMNIST", request=DataRequest("FashionMNIST", root=root), telling=telling)
+print(data.splits)
+"""
+
+
+def test_a_data_set_whose_download_is_killed_is_downloaded_again(tmp_path: Path):
+    rng, killed, files = np.random.default_rng(0), threading.Event(), {}
+    for name, count in (("train", 1500), ("t10k", 20)):
+        images = rng.integers(0, 255, (count, 28, 28), dtype=np.uint8)
+        files[f"{name}-images-idx3-ubyte.gz"] = gzip.compress(idx(images))
+        files[f"{name}-labels-idx1-ubyte.gz"] = gzip.compress(idx((np.arange(count) % 10).astype(np.uint8)))
+    resources = [f"{name} {md5(content)}" for name, content in files.items()]
+    slow, settings = "train-images-idx3-ubyte.gz", {"no_proxy": "127.0.0.1", "TLNB_CACHE": str(tmp_path / "cache")}
+    with halting(files, slow, killed) as url:
+        case = (tmp_path / "sets", url, *resources)
+        killed_after(python(OPEN, *case, **settings), 200_000)
+        assert not list(tmp_path.rglob(slow))
+        (left,) = tmp_path.rglob("*.part")
+        os.utime(left, (0, 0))
+        killed.set()
+        said, errors = python(OPEN, *case, **settings).communicate(timeout=120)
+        assert said.splitlines()[-1] == "{'train': 1200, 'val': 300, 'test': 20}", errors
+    assert next(tmp_path.rglob(slow)).read_bytes() == files[slow] and not list(tmp_path.rglob("*.part"))
+
+
+def test_what_killed_kernels_left_half_unpacked_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
+    old, busy = (tmp_path / "cache" / "archives" / f"{name}.xyz.part" for name in ("abc", "def"))
+    for folder in (old, busy):
+        (folder / "a").mkdir(parents=True)
+        (folder / "a" / "1.png").write_bytes(b"half")
+    for path in (old / "a" / "1.png", old / "a", old, busy / "a", busy):
+        os.utime(path, (0, 0))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        file.writestr("a/2.png", b"whole")
+    found, refused = unpacked(tmp_path / "x.zip")
+    assert (found / "a" / "2.png").read_bytes() == b"whole" and refused == []
+    assert not old.exists() and (busy / "a" / "1.png").exists()  # something was written there a moment ago
 
 
 # ── a shared cache ────────────────────────────────────────────────────────────────────────────────────────────────

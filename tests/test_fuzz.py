@@ -41,6 +41,7 @@ from tlnb.core.options import parse_rates
 from tlnb.core.plan import Plan, match
 from tlnb.core.prices import Price, parse_budget, parse_price
 from tlnb.core.record import Run
+from tlnb.core.recorded import SCHEMA, read_recorded
 from tlnb.core.request import DataRequest
 from tlnb.core.save import Header
 from tlnb.core.weights import read_state
@@ -190,6 +191,22 @@ def test_jobs(trained: Session, place: Path, data: st.DataObject):
     session = Session()
     session._done = lambda *_: (_ for _ in ()).throw(UsageError("far enough"))  # type: ignore[method-assign]
     one_line_or(lambda: carry_out(session, file, place / "out"))
+
+
+@fuzz
+@given(data=st.data())
+def test_recorded_runs(trained: Session, place: Path, data: st.DataObject):
+    facts, file = trained.dataset, place / "recorded.json"
+    about = {"name": facts.name, "counts": facts.counts, "splits": facts.splits, "skipped": ["a: hidden file"]}
+    whole = json.dumps(
+        {"schema": SCHEMA, "recorded": "2026-01-31", "typed": ["%tl_train"], "notes": ["drawn"], "data": about,
+         "model": "glyphnet", "runs": [json.loads(record_of(trained))]}
+    )  # fmt: skip
+    file.write_text(data.draw(spoilt(whole)), "utf8", "surrogatepass")
+    found = one_line_or(lambda: read_recorded(file))
+    if found is not None:
+        assert found.runs and repr(found) and found.compare().rows
+        assert "<script" not in cards.comparison_card(found.compare())
 
 
 @fuzz
@@ -481,6 +498,19 @@ def test_tables(place: Path, table: str):
         assert all(one_line(s) == s for s in found.skipped)
 
 
+LEADING_OUT = ("../\x1b[31mred\n2nd line", "/\u2028", "../" + "\x1b" * 80, "C:\\a\nb")
+
+
+def test_refused_entries_of_a_zip_file_are_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        for name in (*LEADING_OUT, "a/0.png", "a/1.png", "b/0.png", "b/1.png"):
+            file.writestr(name, PICTURES["x.png"])
+    skipped = open_data(tmp_path / "x.zip", edge=8).skipped
+    assert len(skipped) == len(LEADING_OUT) and all(one_line(said) == said for said in skipped)
+    assert skipped[0] == "../\\x1b[31mred\\n2nd line: leads out of the archive"
+
+
 @fuzz
 @given(data=st.data())
 def test_zip_files(place: Path, data: st.DataObject):
@@ -490,7 +520,7 @@ def test_zip_files(place: Path, data: st.DataObject):
         "w",
         data.draw(st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])),
     ) as file:
-        for name in data.draw(st.lists(text, max_size=3)):
+        for name in data.draw(st.lists(st.one_of(text, st.sampled_from(LEADING_OUT)), max_size=3)):
             file.writestr(zipfile.ZipInfo(name.encode(errors="replace").decode()[:200]), PICTURES["x.png"])
         for name in ("a/0.png", "a/1.png", "b/0.png"):
             file.writestr(name, PICTURES["x.png"])
@@ -502,6 +532,7 @@ def test_zip_files(place: Path, data: st.DataObject):
         found = one_line_or(lambda: unpacked(archive))
     if found is not None:
         assert all(p.resolve().is_relative_to(place.resolve() / "cache") for p in found[0].rglob("*"))
+        assert all(one_line(said) == said and len(said) < 120 for said in found[1])
     assert {p.name for p in place.iterdir()} <= before | {"cache"}
     shutil.rmtree(place / "cache", ignore_errors=True)
 

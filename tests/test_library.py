@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import pickle
 import socket
 import struct
 import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -21,7 +23,7 @@ from torchvision import datasets
 
 from tests.conftest import picture
 from tlnb.core.data import DataSet, open_data
-from tlnb.core.errors import DataError, UsageError
+from tlnb.core.errors import DataError, TLError, UsageError
 from tlnb.core.library import ARRAYS, LIBRARY, library_name
 from tlnb.core.request import DataRequest
 
@@ -131,6 +133,26 @@ def test_a_download_that_fails_is_one_line_and_can_be_tried_again(fashion: Serve
     assert opened("FashionMNIST", tmp_path).splits["test"] == 20
 
 
+def test_what_killed_kernels_left_half_done_is_swept(fashion: Server, tmp_path: Path):
+    hour_ago = time.time() - 3700
+    raw, unpacking = tmp_path / "FashionMNIST" / "raw", tmp_path / ".ab12_xyz.part"
+    young, others = raw / "images.gz.00112233.part", tmp_path / "film.zip.part"
+    old = [tmp_path / "cifar-10-python.tar.gz.0a1b2c3d.part", raw / "images.gz.ffffffff.part",
+           tmp_path / "dtd" / "dtd.tar.gz.01234567.part", unpacking / "photos" / "1.jpg"]  # fmt: skip
+    busy = tmp_path / ".busy_001.part" / "photos" / "1.jpg"
+    for file in (*old, young, others, busy):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"half")
+    for path in (*old, others, unpacking / "photos", unpacking, busy.parent.parent):
+        os.utime(path, (hour_ago, hour_ago))
+    opened("FashionMNIST", tmp_path)
+    assert not any(file.exists() for file in (*old, unpacking))
+    assert all(file.exists() for file in (young, others, busy))
+    os.utime(young, (hour_ago, hour_ago))
+    opened("FashionMNIST", tmp_path)  # nothing is downloaded now
+    assert not young.exists()
+
+
 def test_no_network_is_one_line(tmp_path: Path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -144,6 +166,37 @@ def test_no_network_is_one_line(tmp_path: Path, monkeypatch):
 def test_a_set_that_no_program_may_download(tmp_path: Path):
     with pytest.raises(DataError, match="ImageNet is not in .* fetch it and give --root FOLDER"):
         opened("ImageNet", tmp_path)
+
+
+@pytest.fixture
+def no_network(monkeypatch) -> list[str]:
+    """No name is found and nothing is connected to; the hosts that were asked for."""
+    hosts: list[str] = []
+
+    def nowhere(host: str, *_: object, **__: object) -> None:
+        hosts.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", nowhere)
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was made"))
+    return hosts
+
+
+@pytest.mark.parametrize("name", sorted(set(LIBRARY) - {"FakeData"}))
+def test_every_set_is_one_line_without_files_and_network(tmp_path: Path, no_network: list[str], name: str):
+    with pytest.raises(TLError, match=f"{name} (could not be downloaded: |is not in ).*--root FOLDER") as error:
+        opened(name, tmp_path)
+    said = str(error.value)
+    assert len(said.splitlines()) == 1 and len(said) < 400
+    assert no_network or name in ("ImageNet", "StanfordCars", "PCAM")  # PCAM asks for h5py first
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_set_that_is_nowhere_any_more(tmp_path: Path):
+    with pytest.raises(DataError, match="StanfordCars could not be downloaded: The original URL is broken"):
+        opened("StanfordCars", tmp_path)
 
 
 @pytest.mark.parametrize(("name", "key", "many"), [("CIFAR10", "labels", 10), ("CIFAR100", "fine_labels", 100)])

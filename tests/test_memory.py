@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -69,6 +73,110 @@ def test_a_container_may_use_less_than_the_machine_has(tmp_path, monkeypatch):
     assert memory_budget() == 200_000
     (tmp_path / "memory.max").write_text("max\n")
     assert memory_budget() > 200_000
+
+
+def v1_group(folder: Path, limit: int, used: int, spare: int = 0) -> None:
+    """The files of a group as version 1 has them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.limit_in_bytes").write_text(f"{limit}\n")
+    (folder / "memory.usage_in_bytes").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"inactive_file 7\ntotal_inactive_file {spare}\n")
+
+
+NO_LIMIT = 9223372036854771712  # as version 1 writes it
+OTHERS = "12:pids:/elsewhere\n9:name=memory:/elsewhere\n8:cpu,cpuacct:/memory\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+@pytest.mark.parametrize("controllers", ["memory", "cpuset,memory", "memory,hugetlb"])
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({"": NO_LIMIT, "jobs": NO_LIMIT, "jobs/17": 900_000}, 600_000),
+        ({"": NO_LIMIT, "jobs": 720_000, "jobs/17": 900_000}, 420_000),
+        ({"": 600_000, "jobs": NO_LIMIT, "jobs/17": NO_LIMIT}, 300_000),
+        ({"": NO_LIMIT, "jobs": NO_LIMIT, "jobs/17": NO_LIMIT, "elsewhere": 400_000, "jobs/18": 400_000}, None),
+        ({"": 900_000}, 600_000),  # a container that sees its own group as the top, and its path from outside
+    ],
+)
+def test_groups_of_the_first_version_lie_in_one_another(tmp_path, monkeypatch, controllers, limits, left):
+    monkeypatch.delenv("TLNB_MEMORY", raising=False)
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text(f"{OTHERS}4:{controllers}:/jobs/17\n0::/\n")
+    for name, limit in limits.items():
+        v1_group(tmp_path / "memory" / name, limit, used=500_000, spare=200_000)
+    assert memory_budget() == left // 3 if left else memory_budget() > 900_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+def test_groups_of_the_second_version_lie_in_one_another(tmp_path, monkeypatch):
+    monkeypatch.delenv("TLNB_MEMORY", raising=False)
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
+    (tmp_path / "own").write_text("0::/jobs/17\n")
+    (tmp_path / "jobs" / "17").mkdir(parents=True)
+    for name, limit in (("jobs", "900000"), ("jobs/17", "max")):
+        (tmp_path / name / "memory.max").write_text(f"{limit}\n")
+        (tmp_path / name / "memory.current").write_text("300000\n")
+    assert memory_budget() == 200_000
+
+
+LIMIT = 2**30
+
+
+@pytest.fixture
+def limited() -> Iterator[Path]:
+    """A real group within one that has a limit; both are gone afterwards."""
+    old = memory.CGROUPS / "memory"
+    outer = (old if old.is_dir() else memory.CGROUPS) / f"tlnb-test-{os.getpid()}"
+    try:
+        (outer / "inner").mkdir(parents=True)
+        (outer / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(f"{LIMIT}\n")
+    except OSError as error:
+        _removed(outer)
+        pytest.skip(f"no group with a limit can be made here: {error}")
+    try:
+        yield outer / "inner"
+    finally:
+        _removed(outer)
+        assert not outer.exists()
+
+
+def _removed(outer: Path) -> None:
+    for folder in (outer / "inner", outer):
+        for _ in range(50):  # the system takes a moment to see that a process has ended
+            with suppress(OSError):
+                folder.rmdir()
+            if not folder.exists():
+                break
+            time.sleep(0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="control groups are Linux's")
+def test_a_real_limit_is_seen(limited: Path):
+    code = """
+import os, sys
+from pathlib import Path
+try:
+    Path(sys.argv[1]).write_text(str(os.getpid()))
+except OSError as error:
+    sys.exit(f"not moved: {error}")
+from tlnb.core.memory import memory_budget
+print(memory_budget())
+"""
+    own = {k: v for k, v in os.environ.items() if k != "TLNB_MEMORY"} | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(limited / "cgroup.procs")],
+        env=own,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if done.stderr.startswith("not moved"):
+        pytest.skip(f"no process can be put into a group here: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    assert 0 < int(done.stdout) < LIMIT // 3  # what torch takes is used already
 
 
 def test_the_cache_lies_where_it_is_asked_for(tmp_path, monkeypatch):

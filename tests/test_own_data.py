@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import struct
+import subprocess
+import sys
 import zipfile
 import zlib
 from dataclasses import replace
@@ -16,7 +19,7 @@ import torch
 from PIL import Image
 
 from tests.conftest import picture
-from tlnb.core import leaks
+from tlnb.core import decoding, leaks
 from tlnb.core.data import DataSet, open_data
 from tlnb.core.decoding import decode, look_over
 from tlnb.core.errors import DataError, UsageError
@@ -46,6 +49,9 @@ def scene(path: Path, seed: int, quality: int = 95, size: tuple[int, int] = (200
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     patches.resize(size).point(lambda v: min(255, v + lighter)).save(path, quality=quality)
+
+
+locked = pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
 
 
 def png_header(width: int, height: int) -> bytes:
@@ -186,13 +192,76 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
     assert reasons(opened(tmp_path)) == {"a/pipe.jpg": "not a regular file"}
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")
+@locked
 def test_unreadable_files_and_folders_are_listed(tmp_path: Path):
     top = two_classes(tmp_path)
     (top / "a" / "0.png").chmod(0)
     (top / "a" / "locked").mkdir(mode=0)
     found = reasons(opened(top))
     assert found["a/0.png"] == "cannot be read (no permission)" and "cannot be opened" in found["a/locked"]
+
+
+@locked
+@pytest.mark.parametrize("name", ["test", "train"])
+def test_a_split_that_cannot_be_opened_is_not_made_from_others(tmp_path: Path, name: str):
+    for split in ("train", "test"):
+        two_classes(tmp_path / split)
+    (tmp_path / name).chmod(0)
+    try:
+        with pytest.raises(DataError, match=f"{name}' cannot be opened .*make it readable to you") as error:
+            opened(tmp_path)
+    finally:
+        (tmp_path / name).chmod(0o700)
+    assert "\n" not in str(error.value)
+
+
+@locked
+@pytest.mark.parametrize("mode", [0, 0o400])  # the latter: its names can be read, and nothing in it
+def test_a_folder_that_cannot_be_opened_is_the_reason_given(tmp_path: Path, mode: int):
+    two_classes(tmp_path)
+    for folder, words in ((tmp_path / "a", "has one class .b. .skipped: a"), (tmp_path, "")):
+        folder.chmod(mode)
+        try:
+            with pytest.raises(DataError, match=rf"{words}.*(cannot|may not) be (opened|entered)") as error:
+                opened(tmp_path)
+        finally:
+            folder.chmod(0o700)
+        assert "without images" not in str(error.value) and "\n" not in str(error.value)
+
+
+@locked
+def test_a_hidden_folder_that_cannot_be_opened_is_listed(tmp_path: Path):
+    (two_classes(tmp_path) / ".thumbs").mkdir(mode=0)
+    assert reasons(opened(tmp_path)) == {".thumbs": "hidden folder (1 folders cannot be opened)"}
+
+
+def test_what_lies_beside_a_folder_that_is_descended_into_is_listed(tmp_path: Path):
+    top = tmp_path / "top"
+    two_classes(top / "photos")
+    for name in (".DS_Store", ".secret.png", ".hidden/x.png", "__MACOSX/photos/._0.png", "photos/.nomedia"):
+        (top / name).parent.mkdir(parents=True, exist_ok=True)
+        (top / name).write_bytes(b"x")
+    data = opened(top)
+    assert data.classes == ("a", "b")
+    assert reasons(data) == {
+        ".DS_Store": "hidden file",
+        ".hidden": "hidden folder (1 files)",
+        ".secret.png": "hidden file",
+        "__MACOSX": "hidden folder (1 files)",
+        ".nomedia": "hidden file",
+    }
+
+
+def test_a_note_beside_the_folder_of_classes_is_no_class(tmp_path: Path):
+    two_classes(tmp_path / "photos")
+    (tmp_path / "README.txt").write_text("x")
+    data = opened(tmp_path)
+    assert data.classes == ("a", "b") and reasons(data) == {"README.txt": "not in a class folder"}
+    picture(tmp_path / "cover.png", 9)  # an image beside it: who knows what the folders are
+    with pytest.raises(
+        DataError, match=r"one class \(photos\) \(skipped: README.txt: not in a class folder and 1 more"
+    ):
+        opened(tmp_path)
 
 
 def test_odd_names_reach_the_card_as_text(tmp_path: Path):
@@ -251,6 +320,145 @@ def test_a_file_that_breaks_only_when_decoded_changes_nothing_else(tmp_path: Pat
     assert data.fingerprint == opened(top, per_class=4).fingerprint or not data.skipped  # where it was not chosen
 
 
+def saved(path: Path, values: np.ndarray) -> torch.Tensor | str:
+    Image.fromarray(values).save(path)
+    return decode(path, 20)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_sixteen_bits_are_scaled_by_the_bits_in_use(tmp_path: Path, ending: str):
+    """Half of each picture is black, half as bright as it gets."""
+    pixels = np.zeros((20, 20), dtype=np.uint16)
+    bright = {}
+    for most in (100, 250, 255, 260, 1023, 2100, 4095, 16383, 40000, 65535):
+        pixels[:, 10:] = most
+        found = saved(tmp_path / f"x.{ending}", pixels)
+        assert isinstance(found, torch.Tensor) and not found[:, :, :8].any()
+        bright[most] = int(found[0, 10, 15])
+    assert [bright[most] for most in (100, 250, 255)] == [100, 250, 255]  # eight bits in a file of sixteen
+    assert all(bright[most] == 255 for most in (1023, 4095, 16383, 65535))
+    assert all(value >= 127 for most, value in bright.items() if most > 255)
+
+
+def test_fractions_that_are_no_numbers_are_black_and_the_rest_as_it_is(tmp_path: Path):
+    pixels = np.tile(np.linspace(0, 1, 20, dtype=np.float32), (20, 1))
+    whole = saved(tmp_path / "x.tif", pixels)
+    assert isinstance(whole, torch.Tensor) and whole.max() == 255
+    for value, seen in ((np.nan, 0), (np.inf, 255), (-np.inf, 0)):
+        pixels[4, 5] = value
+        found = saved(tmp_path / "x.tif", pixels)
+        assert isinstance(found, torch.Tensor) and int(found[0, 4, 5]) == seen
+        found[:, 4, 5] = whole[:, 4, 5]
+        assert torch.equal(found, whole)
+    pixels[4, 5], pixels[0, 0] = 0.5, 1.001  # resizing may overshoot white
+    found = saved(tmp_path / "x.tif", pixels)
+    assert isinstance(found, torch.Tensor) and found.float().mean() > 100
+    top = two_classes(tmp_path / "photos")
+    Image.fromarray(np.full((20, 20), np.nan, dtype=np.float32)).save(top / "a" / "none.tif")
+    assert reasons(opened(top)) == {"a/none.tif": "cannot be read (none of its pixels is a number)"}
+
+
+# ── what passes ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def in_files(tmp_path: Path, monkeypatch) -> None:
+    """Decoded images go to files, which later calls find."""
+    monkeypatch.setenv("TLNB_MEMORY", "1kB")
+    monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+from tlnb.session import Session
+small, large = sys.argv[1:]
+session = Session()
+session.data(small)  # what is imported late is in memory then
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 150_000_000, resource.getrlimit(resource.RLIMIT_AS)[1]))
+try:
+    session.data(large)
+except Exception as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of memory are Linux's")
+def test_a_picture_that_memory_was_too_short_for_is_no_damaged_file(tmp_path: Path, in_files):
+    small, large = two_classes(tmp_path / "small"), two_classes(tmp_path / "large")
+    Image.new("RGB", (8000, 8000), (200, 30, 90)).save(large / "a" / "big.png", compress_level=1)
+    short = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY, small, large], capture_output=True, text=True)
+    assert short.stdout.startswith("MemoryLimit: memory ran out in tl.data: give a smaller"), short
+    data = open_data(large)  # the same cache, and enough memory
+    assert not data.skipped and sum(data.splits.values()) == 13
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
+def test_a_disk_that_does_not_answer_once_is_asked_again(tmp_path: Path, in_files, monkeypatch, number: int):
+    top = two_classes(tmp_path / "photos")
+    (top / "b" / "5.png").write_bytes(b"nothing")
+    fails, real = [], Image.open
+
+    def unsteady(path: Path, **options: object) -> Image.Image:
+        if path.name == "3.png" and path.parent.name == "a" and fails:
+            raise OSError(number, os.strerror(number), str(path))
+        return real(path, **options)
+
+    monkeypatch.setattr(Image, "open", unsteady)
+    monkeypatch.setattr(decoding, "_look_over", lambda path: "")  # it fails when it is decoded
+    fails.append(1)
+    for _ in range(2):
+        found = reasons(opened(top))
+        assert set(found) == {"a/3.png", "b/5.png"} and str(top) not in found["a/3.png"]
+    fails.clear()
+    data = opened(top)
+    assert set(reasons(data)) == {"b/5.png"} and sum(data.splits.values()) == 11
+    monkeypatch.setenv("TLNB_MEMORY", "1GB")
+    assert opened(top).fingerprint == data.fingerprint
+
+
+# ── looking over ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+KINDS = ["webp", "bmp", "tif", "jpg", "png", "gif"]
+
+
+@pytest.mark.parametrize("ending", KINDS)
+def test_whole_files_are_looked_over_without_decoding_and_cut_ones_found(tmp_path: Path, monkeypatch, ending: str):
+    decoded: list[Path] = []
+    real = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path, edge: decoded.append(path) or real(path, edge))
+    paths = [tmp_path / f"{i}.{ending}" for i in range(6)]
+    for i, path in enumerate(paths):
+        picture(path, 60 + i)
+    steps: list[tuple[int, int]] = []
+    assert not look_over(paths, lambda *step: steps.append(step)) and not decoded
+    assert steps == [(i + 1, 6) for i in range(6)]
+    for path in paths[:2]:
+        path.write_bytes(path.read_bytes()[:-300])
+    assert set(look_over(paths)) == ({0, 1} if ending != "gif" else {i for i in (0, 1) if look_over(paths[i : i + 1])})
+
+
+@pytest.mark.parametrize(
+    "options", [{"compression": "tiff_lzw"}, {"compression": "jpeg"}, {"compression": "tiff_adobe_deflate"}]
+)
+def test_pressed_tiffs_tell_their_length(tmp_path: Path, options):
+    scene(tmp_path / "x.jpg", 1)
+    with Image.open(tmp_path / "x.jpg") as image:
+        image.save(tmp_path / "x.tif", **options)
+        with Image.open(tmp_path / "x.tif") as tiff:
+            assert decoding._ends_well(tmp_path / "x.tif", tiff)
+    assert not look_over([tmp_path / "x.tif"])
+
+
+def test_looking_over_many_files_tells_how_far_it_is(tmp_path: Path):
+    steps: list[tuple[int, int]] = []
+    top = two_classes(tmp_path, 10)
+    data = open_data(top, request=DataRequest(str(top), limit=4), edge=16, progress=lambda *s: steps.append(s))
+    used = sum(data.splits.values())
+    assert steps == [(i + 1, 20) for i in range(20)] + [(i + 1, used) for i in range(used)]
+
+
 # ── tables and archives ───────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -269,6 +477,36 @@ def test_a_table_names_files_labels_splits_and_groups(tmp_path: Path):
         "1 images of a class that is not in train",
     ]
     assert opened(tmp_path / "t.csv", group="plant").groups == 5
+
+
+def test_lines_of_a_table_are_counted_as_editors_do(tmp_path: Path):
+    two_classes(tmp_path / "img", 3)
+    rows = [f"img/{c}/{i}.png,{c}" for c in "ab" for i in range(3)]
+    (tmp_path / "t.csv").write_text(
+        "\n".join(["", "path,label", rows[0], "", "   ", "img/a/gone.png,a", *rows[1:], "", "img/b/0.png"])
+    )
+    assert opened(tmp_path / "t.csv").skipped == (
+        "line 6, img/a/gone.png: no such file",
+        "line 13: 1 fields instead of 2",
+    )
+    (tmp_path / "t.csv").write_text("path,label,split\n\n\nimg/a/0.png,a,dev")
+    with pytest.raises(DataError, match="line 4: split 'dev'"):
+        opened(tmp_path / "t.csv")
+
+
+def test_a_table_of_missing_files_says_so(tmp_path: Path):
+    (tmp_path / "t.csv").write_text("path,label\n" + "\n".join(f"img/{i}.png,{'ab'[i % 2]}" for i in range(40)))
+    with pytest.raises(DataError, match=r"skipped: line 2, img/0.png: no such file and 39 more\)") as error:
+        opened(tmp_path / "t.csv")
+    assert "folder" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_images_that_cannot_be_read_are_why_a_class_is_too_small(tmp_path: Path):
+    top = two_classes(tmp_path)
+    for i in range(5):
+        (top / "a" / f"{i}.png").write_bytes(b"nothing")
+    with pytest.raises(DataError, match=r"class 'a' has 1 images.*not read: a.0.png: cannot be read .* and 4 more"):
+        opened(top, per_class=2)
 
 
 @pytest.mark.parametrize(
@@ -297,6 +535,23 @@ def test_a_zip_is_the_folder_in_it(tmp_path: Path, monkeypatch):
     data = opened(file)
     assert data.name == "p" and data.fingerprint == opened(top).fingerprint == opened(file).fingerprint
     assert len(list((tmp_path / "cache" / "archives").iterdir())) == 1
+
+
+def test_what_a_mac_adds_to_a_zip_is_listed(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
+    file = zipped(two_classes(tmp_path / "photos"), tmp_path / "p.zip")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("__MACOSX/photos/a/._0.png", b"x")
+        archive.writestr("README.txt", b"x")
+    assert reasons(opened(file)) == {"README.txt": "not in a class folder", "__MACOSX": "hidden folder (1 files)"}
+
+
+def test_a_zip_of_what_is_not_taken_says_so(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
+    with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
+        archive.writestr("../a/0.png", b"x")
+    with pytest.raises(DataError, match=r"p.zip has no class folder with images \(skipped: .*leads out of the archive"):
+        opened(tmp_path / "p.zip")
 
 
 def test_a_zip_writes_nothing_outside_its_folder(tmp_path: Path, monkeypatch):
@@ -379,6 +634,25 @@ def test_series_that_a_random_split_cuts_are_flagged(tmp_path: Path):
     assert data.leaks and not any(leak.same for leak in data.leaks)
     grouped = opened(tmp_path, edge=64, group=r"(plant\d+)_")
     assert not any("series" in words for words in grouped.notes)
+
+
+@pytest.mark.parametrize("way", ["table", "folders"])
+def test_series_between_splits_that_the_data_bring_are_not_ours(tmp_path: Path, way: str):
+    """Nothing was drawn here, so that `--group` would change nothing."""
+    top = plants(tmp_path / "photos")
+    lines = ["path,label,split"]
+    for path in sorted(top.rglob("*.jpg")):
+        split = "test" if path.stem.endswith("3") else "train"
+        lines.append(f"photos/{path.relative_to(top).as_posix()},{path.parent.name},{split}")
+        if way == "folders":
+            (tmp_path / "x" / split / path.parent.name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, tmp_path / "x" / split / path.parent.name)
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    data = opened(tmp_path / ("t.csv" if way == "table" else "x"), edge=64)
+    assert len(data.leaks) == 10
+    said = " ".join(data.notes)
+    assert "random split" not in said and "--group" not in said
+    assert "10 of 10 test images have a twin" in said and "the data bring their test split so" in said
 
 
 def test_groups_between_splits_that_the_folder_brings_are_told(tmp_path: Path):

@@ -51,7 +51,10 @@ def test_a_record_is_compared_like_ones_own_runs_and_says_that_it_is_one(file: P
     ("change", "words"),
     [
         ({"schema": 99}, "another schema"), ({"runs": []}, "no recorded runs"), ({"runs": [{}]}, "no run record"),
-        ({"data": None}, "no recorded runs"), ({"notes": 3}, "no recorded runs"),
+        ({"data": None}, "no recorded runs"), ({"notes": 3}, "no recorded runs"), ({"notes": "ab"}, "notes is str"),
+        ({"more": 1}, "a field 'more'"), ({"model": 3}, "model is int"), ({"runs": [3]}, "runs is int"),
+        ({"data": {"name": "x", "counts": {}, "splits": {}}}, "no classes"),
+        ({"data": {"name": "x", "counts": {"a": "3"}, "splits": {}}}, "counts of a is str"),
     ],
 )  # fmt: skip
 def test_what_is_no_record_is_refused(file: Path, change: dict[str, object], words: str):
@@ -63,6 +66,28 @@ def test_what_is_no_record_is_refused(file: Path, change: dict[str, object], wor
     file.write_text("<html>")
     with pytest.raises(UsageError, match="no recorded runs"):
         read_recorded(file)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"schema": ' * 100_000, b"\xff\xfe", b"", b"3", b'"schema"', b"1" * 5000, b"{}"]
+)
+def test_whatever_a_file_holds_is_refused_in_one_line(tmp_path: Path, content: bytes):
+    (tmp_path / "odd.json").write_bytes(content)
+    with pytest.raises(UsageError, match="odd.json holds no recorded runs") as error:
+        read_recorded(tmp_path / "odd.json")
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("path", ["~nobody9/x", "a\0b", "x" * 300])
+def test_what_can_be_no_path_is_refused_in_one_line(path: str):
+    with pytest.raises(UsageError, match="cannot be (used as a path|read)") as error:  # Windows guesses at homes
+        read_recorded(path)
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_folder_is_no_file_of_runs(tmp_path: Path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_recorded(tmp_path)
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)

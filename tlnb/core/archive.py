@@ -14,12 +14,15 @@ import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from tlnb.core.decoding import Telling
-from tlnb.core.errors import DataError
+from tlnb.core.errors import DataError, one_line
+from tlnb.core.fetch import sweep
+from tlnb.core.kept import LEFTOVER
 from tlnb.core.memory import cache_folder, disk_budget
 
 PIECE = 2**20
 MANY = 10**6  # entries
 NAME_BYTES = 255
+SHOWN = 80  # characters of an entry's name
 RATIO, FREE = 100, 10**8  # no photos unpack to so many times the file, once that is more than so many bytes
 BAD = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, lzma.LZMAError, struct.error, LookupError,
        OverflowError, MemoryError)  # fmt: skip  # what a damaged archive raises
@@ -28,12 +31,15 @@ BAD = (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, zlib.error, lzma.
 def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str]]:
     """The folder with what a zip file holds, and the entries that are not taken, with the reason.
 
+    What killed kernels left half unpacked is removed, whatever file it came from.
+
     Raises:
         DataError: damaged, encrypted, more than the disk budget, or no room.
     """
     state = file.stat()
     told = f"{file.absolute()}|{state.st_size}|{state.st_mtime_ns}"
     target = cache_folder() / "archives" / hashlib.blake2b(told.encode(errors="replace"), digest_size=8).hexdigest()
+    sweep(target.parent.glob("*.part"), LEFTOVER)
     try:
         with zipfile.ZipFile(file) as archive:
             good, refused = _entries(archive)
@@ -61,7 +67,7 @@ def _entries(archive: zipfile.ZipFile) -> tuple[list[zipfile.ZipInfo], list[str]
     for info in infos:
         why = _why_not(info)
         if why:
-            refused.append(f"{info.filename[:80]}: {why}")
+            refused.append(f"{_shown(info)}: {why}")
         else:
             good.append(info)
     return good, refused
@@ -80,6 +86,11 @@ def _why_not(info: zipfile.ZipInfo) -> str:
     if not path.parts:
         return "without a name"
     return "name too long" if any(len(part.encode(errors="replace")) > NAME_BYTES for part in path.parts) else ""
+
+
+def _shown(info: zipfile.ZipInfo) -> str:
+    """An entry's name, fit to be shown: it may be of any characters, and long."""
+    return one_line(info.filename)[:SHOWN]
 
 
 def _check_room(file: Path, entries: list[zipfile.ZipInfo], folder: Path) -> None:
@@ -132,5 +143,5 @@ def _copy(archive: zipfile.ZipFile, info: zipfile.ZipInfo, out: Path) -> None:
         while piece := source.read(PIECE):
             left -= len(piece)
             if left < 0:
-                raise ValueError(f"{info.filename[:80]} holds more than it says")
+                raise ValueError(f"{_shown(info)} holds more than it says")
             file.write(piece)

@@ -189,11 +189,12 @@ def open_data(
         labels: `(N,)` class numbers or names, with arrays only.
         request: amounts, splits, seed.
         edge: decode photos to this edge in pixels.
-        progress: called with (done, total) while files are decoded.
+        progress: called with (done, total) while files are looked over and while they are decoded.
         telling: called with (`downloading` or `unpacking`, how much is done, of how much).
         groups: `(N,)` groups, with arrays only.
 
     Raises:
+        MemoryError, RuntimeError: memory ran out.
         DataError: unknown, missing, empty, too little, or unreadable data; no room for it; a download that failed.
         UsageError: an amount or a budget that makes no sense.
     """
@@ -237,17 +238,25 @@ def _instead(text: str) -> str:
 
 
 def _looked_through(parts: Parts, request: DataRequest, photos: bool = True) -> DataSet:
-    """The data set with what was noticed: images in two splits, series that a random split cuts, images of ImageNet's."""
+    """The data set with what was noticed: images in two splits, series that a split cuts, images of ImageNet's."""
     data = _data_set(parts, request)
     files = parts.files or {s: tuple(f"image {i} of {s}" for i in range(n)) for s, n in data.splits.items()}
     leaks = find_leaks(parts.images, files)
     two_labels = find_two_labels(parts.images, parts.labels, files)
     notes = [*parts.notes, two_labels_note(two_labels)]
-    if photos and not parts.folders and parts.groups is None:
-        notes.append(series_note(leaks, data.splits["test"]))
+    if photos and (parts.brings_test or parts.groups is None):
+        notes.append(series_note(leaks, data.splits["test"], parts.brings_test, _grouping(request)))
     hint = imagenet_hint(parts.name, parts.classes, [f for names in parts.files.values() for f in names])
     notes.append(seen_note(hint) if hint else "")
     return replace(data, notes=tuple(filter(None, notes)), leaks=leaks, two_labels=two_labels, source_hint=hint)
+
+
+def _grouping(request: DataRequest) -> str:
+    """How images are kept together, for what the data come from."""
+    if request.source == "arrays":
+        return "tl.data(images, labels, group=GROUPS), one an image"
+    start = "give the folder of its files by its path, and " if request.source in LIBRARY else ""
+    return f"{start}--group REGEX-or-CSV"
 
 
 def _data_set(parts: Parts, request: DataRequest) -> DataSet:

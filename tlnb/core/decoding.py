@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -28,11 +29,20 @@ FINER = 2  # a JPEG is decoded at no less than so many times the edge: the last 
 LONGEST = 3  # times the shorter side: what lies further out is cut off before resizing, which would enlarge it too
 TOGETHER = 8  # images that a thread decodes before it hands them over: each handing over costs time
 AHEAD = 64  # images decoded and not yet taken: bounds the memory where they are written to a slower disk
+OVERSHOT = 2.0  # of pictures in fractions: up to this their white is 1 (of those in 0..255 it would be black anyway)
 SMALL = 32  # pixels of edge at which a suspicious file is decoded to see whether it can be
-TAIL = 64  # bytes
+HEAD, TAIL = 16, 64  # bytes
+STRIPS, TILES = (273, 279), (324, 325)  # TIFF's numbers for where its pieces start and how long they are
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
 
 Progress = Callable[[int, int], None]  # done, of how many
 Telling = Callable[[str, int, int], None]  # what is being done (`downloading`, `unpacking`), and how far it is
+
+
+class Passing(str):
+    """Why a file could not be read this time, for a reason that lies outside of it: the next time it may be readable."""
+
+    __slots__ = ()
 
 
 # Named, since Pillow goes by content: others run programs (EPS calls Ghostscript), or are no photos.
@@ -47,7 +57,11 @@ def extensions() -> tuple[str, ...]:
 
 
 def decode_each(paths: Sequence[Path], edge: int, progress: Progress | None = None) -> Iterator[Tensor | str]:
-    """What `decode` makes of every file, in order, done in threads. `progress` is called with (done, total)."""
+    """What `decode` makes of every file, in order, done in threads. `progress` is called with (done, total).
+
+    Raises:
+        MemoryError, RuntimeError: as `decode`.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool, warnings.catch_warnings():
@@ -69,7 +83,11 @@ def _decode_some(paths: Sequence[Path], edge: int) -> list[Tensor | str]:
 
 
 def decode(path: Path, edge: int) -> Tensor | str:
-    """One file as (3, edge, edge) uint8, or in words why it cannot be read."""
+    """One file as (3, edge, edge) uint8, or in words why it cannot be read; `Passing` words are of this time only.
+
+    Raises:
+        MemoryError, RuntimeError: memory ran out, which says nothing of the file.
+    """
     from PIL import Image
 
     try:
@@ -83,14 +101,26 @@ def decode(path: Path, edge: int) -> Tensor | str:
         return _why(error, path)
 
 
-def look_over(paths: Sequence[Path]) -> dict[int, str]:
-    """The numbers of files that cannot be read, and why: by their first and last bytes, without decoding sound ones."""
+def look_over(paths: Sequence[Path], progress: Progress | None = None) -> dict[int, str]:
+    """The numbers of files that cannot be read, and why: by their first and last bytes, without decoding sound ones.
+
+    Args:
+        progress: called with (done, total).
+
+    Raises:
+        MemoryError, RuntimeError: as `decode`.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = list(pool.map(_look_over, paths))
-        return {number: why for number, why in enumerate(found) if why}
+        found = {}
+        for number, why in enumerate(pool.map(_look_over, paths)):
+            if why:
+                found[number] = why
+            if progress:
+                progress(number + 1, len(paths))
+        return found
 
 
 def _look_over(path: Path) -> str:
@@ -98,7 +128,7 @@ def _look_over(path: Path) -> str:
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            why, whole = _too_large(image), _ends_well(path, image.format)
+            why, whole = _too_large(image), _ends_well(path, image)
     except Exception as error:
         return _why(error, path)
     if why or whole:
@@ -107,13 +137,35 @@ def _look_over(path: Path) -> str:
     return found if isinstance(found, str) else ""
 
 
-def _ends_well(path: Path, kind: str | None) -> bool:
-    """Whether the end of the file is that of a whole image, for the kinds that have one."""
+def _ends_well(path: Path, image: Image) -> bool:
+    """Whether a file ends as a whole image does, or where its header says; False for kinds that do not tell."""
+    size = path.stat().st_size
     with path.open("rb") as file:
-        file.seek(-min(TAIL, path.stat().st_size), os.SEEK_END)
+        head = file.read(HEAD)
+        file.seek(-min(TAIL, size), os.SEEK_END)
         tail = file.read()
-    ends = {"JPEG": tail.rstrip(b"\0").endswith(b"\xff\xd9"), "PNG": b"IEND" in tail, "GIF": tail.endswith(b";")}
-    return ends.get(kind or "", False)
+    match image.format:
+        case "JPEG" | "MPO":  # the latter: JPEGs of phones and cameras with a second picture behind the first
+            return tail.rstrip(b"\0").endswith(b"\xff\xd9")
+        case "PNG":
+            return b"IEND" in tail
+        case "GIF":
+            return tail.endswith(b";")
+        case "WEBP":  # a RIFF file: the length of what follows the first eight bytes
+            return int.from_bytes(head[4:8], "little") + 8 == size
+        case "BMP":
+            return int.from_bytes(head[2:6], "little") == size
+        case "TIFF":
+            return _holds_its_pieces(image, size)
+    return False
+
+
+def _holds_its_pieces(image: Image, size: int) -> bool:
+    """Whether a TIFF's strips or tiles lie within so many bytes."""
+    tags: Mapping[int, Sequence[int]] = getattr(image, "tag_v2", {})
+    starts, lengths = next(((tags[a], tags[b]) for a, b in (STRIPS, TILES) if a in tags and b in tags), ((), ()))
+    ends = [start + length for start, length in zip(starts, lengths, strict=False)]
+    return len(starts) == len(lengths) > 0 and max(ends) <= size
 
 
 def _too_large(image: Image) -> str:
@@ -122,21 +174,36 @@ def _too_large(image: Image) -> str:
     return f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}"
 
 
+def _raise_if_memory_ran_out(error: Exception) -> None:
+    """What failed for want of memory is no property of the file: the call has to fail, not the file be left out."""
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in said for w in NO_MEMORY)):
+        raise error
+
+
 def _why(error: Exception, path: Path) -> str:
-    """What is wrong with a file, in words."""
+    """What is wrong with a file, in words; `Passing` where it may be right another time.
+
+    Raises:
+        MemoryError, RuntimeError: the error itself, where memory ran out.
+    """
     from PIL import Image, UnidentifiedImageError
 
+    _raise_if_memory_ran_out(error)
     if isinstance(error, Image.DecompressionBombError):
         count = re.search(r"\d{5,}", str(error))
         return f"{int(count[0]):,} pixels are more than {MAX_PIXELS:,}" if count else f"more than {MAX_PIXELS:,} pixels"
     if isinstance(error, PermissionError):
-        return "cannot be read (no permission)"
+        return Passing("cannot be read (no permission)")
+    if isinstance(error, OSError) and error.errno:  # the system's: too many open files, a disk that does not answer
+        return Passing(f"cannot be read ({error.strerror})")
     with suppress(OSError):
         if not path.stat().st_size:
             return "cannot be read (an empty file)"
     if isinstance(error, UnidentifiedImageError):
         return f"cannot be read ({_instead(path)})"
-    return f"cannot be read ({one_line(str(error))[:80] or type(error).__name__})"
+    words = f"cannot be read ({one_line(str(error))[:80] or type(error).__name__})"
+    return Passing(words) if NO_MEMORY[0] in words else words  # Pillow says so of some damaged files, too
 
 
 def _instead(path: Path) -> str:
@@ -174,10 +241,29 @@ def _upright_rgb(image: Image) -> Image:
 
 
 def _eight_bit(image: Image) -> Image:
-    """Grey of 16 or 32 bits or fractions as 8 bits: PIL's own conversion would make nearly all of it white."""
+    """Grey of 16 or 32 bits or fractions as 8 bits: PIL's own conversion would make nearly all of it white.
+
+    Raises:
+        ValueError: not one of its pixels is a number.
+    """
     from PIL import Image
 
     values = np.asarray(image, dtype=np.float64)
-    most = values.max(initial=0)
-    full = 1.0 if most <= 1 and image.mode == "F" else 255.0 if most <= 255 else 65535.0 if most <= 65535 else most
-    return Image.fromarray((values / full * 255).round().clip(0, 255).astype(np.uint8))
+    known = np.isfinite(values)
+    if not known.any():
+        raise ValueError("none of its pixels is a number")
+    most = float(values.max(where=known, initial=0))
+    values = np.nan_to_num(values, copy=False, nan=0.0, posinf=most, neginf=0.0)
+    return Image.fromarray((values / _full_scale(most, image.mode) * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def _full_scale(most: float, mode: str) -> float:
+    """What counts as white where the brightest pixel is `most`.
+
+    Cameras and scanners write 10, 12 or 14 bits into files of 16, and the files do not say so. White is the largest number of
+    the fewest bits, at least 8, that hold the brightest pixel: no picture comes out less than half as bright as it can be,
+    and those of 8 bits, and those that use all of 16, as they are. Fractions are of 1; resizing may have overshot it.
+    """
+    if mode == "F" and most <= OVERSHOT:
+        return 1.0
+    return float(2 ** max(8, math.ceil(most).bit_length()) - 1)

@@ -12,7 +12,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -65,7 +65,7 @@ def fetch(url: str, name: str, progress: Progress | None = None) -> Path:
     bar = _Bar(progress)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(file)
+        sweep(file.parent.glob(f"{file.name}.*.partial"), LEFTOVER)
         with _time_limit(), _instead_of_tqdm(bar):
             torch.hub.download_url_to_file(url, str(file), promised or None, progress=True)
         if bar.short:  # only a name without a hash lets this pass
@@ -129,12 +129,24 @@ def _time_limit() -> Iterator[None]:
         socket.setdefaulttimeout(before)
 
 
-def _sweep(file: Path) -> None:
-    """Remove what killed kernels left of this file; a download that lives writes all the time."""
-    for left in file.parent.glob(f"{file.name}.*.partial"):
-        with suppress(OSError):  # another process may sweep too
-            if time.time() - left.stat().st_mtime > LEFTOVER:
-                left.unlink()
+def sweep(leftovers: Iterable[Path], seconds: float) -> None:
+    """Remove what killed kernels left half done: files and folders in which nothing was written for so many seconds.
+
+    Work that lives writes all the time, and so that is left alone. What cannot be removed stays.
+    """
+    with suppress(OSError):  # a folder that may not be listed
+        for left in leftovers:
+            with suppress(OSError):  # another process may sweep too
+                if not _is_old(left, seconds):
+                    continue
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
+def _is_old(left: Path, seconds: float) -> bool:
+    """Whether nothing in it was written lately; a folder's own time says nothing of what lies deeper."""
+    before = time.time() - seconds
+    inside = left.rglob("*") if left.is_dir() and not left.is_symlink() else ()
+    return left.lstat().st_mtime < before and all(path.lstat().st_mtime < before for path in inside)
 
 
 def _why(error: Exception, url: str, file: Path, bar: _Bar, name: str) -> str:

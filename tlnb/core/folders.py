@@ -40,8 +40,8 @@ def list_files(source: Path, telling: Telling | None = None) -> Listing:
     if source.suffix.lower() != ".zip":
         raise DataError(f"{str(source)!r} is a file: give a folder with one folder per class, a .zip of one, or a .csv")
     folder, refused = unpacked(source, telling)
-    found = list_folder(folder)
-    found.name, found.skipped = one_line(source.stem), [*refused, *found.skipped]
+    found = list_folder(folder, one_line(source.name), refused)
+    found.name = one_line(source.stem)
     return found
 
 
@@ -50,9 +50,10 @@ def read_files(found: Listing, request: DataRequest, edge: int, progress: Progre
 
     Args:
         edge: of the decoded images, in pixels.
-        progress: called with (done, total) while files are decoded.
+        progress: called with (done, total) while files are looked over, where that is done, and while they are decoded.
 
     Raises:
+        MemoryError, RuntimeError: memory ran out.
         DataError: too few images, none that can be read, too few groups, no room on the disk.
         UsageError: a budget in `TLNB_MEMORY` or `TLNB_DISK`, or a pattern of groups, that makes no sense.
     """
@@ -62,7 +63,7 @@ def read_files(found: Listing, request: DataRequest, edge: int, progress: Progre
     rows = _rows(found, request, unreadable)
     cached = _count(rows) * 3 * edge**2 > memory_budget()
     if cached or _count(rows) < len(found.paths):
-        unreadable |= look_over(found.paths)
+        unreadable |= look_over(found.paths, progress)
         rows = _rows(found, request, unreadable)
     if cached:
         rows, images = _in_file(found, request, rows, edge, unreadable, progress)
@@ -73,7 +74,7 @@ def read_files(found: Listing, request: DataRequest, edge: int, progress: Progre
         found.name, found.classes, images, {split: labels[torch.from_numpy(part)] for split, part in rows.items()},
         (*found.skipped, *_reasons(found, unreadable)), _folders(found, rows),
         {split: tuple(found.shown(i) for i in part.tolist()) for split, part in rows.items()},
-        _groups(found, unreadable), _notes(found, rows),
+        _groups(found, unreadable), _notes(found, rows), "test" in _brought(found, unreadable),
     )  # fmt: skip
 
 
@@ -111,7 +112,12 @@ def _rows(found: Listing, request: DataRequest, unreadable: Unreadable) -> Rows:
     fixed = _brought(found, unreadable)
     pool = fixed.pop("train")
     groups = None if found.group_of is None else group_numbers(found.group_of)
-    return split_rows(found.name, found.classes, np.array(found.class_of), request, pool, fixed, groups=groups)
+    try:
+        return split_rows(found.name, found.classes, np.array(found.class_of), request, pool, fixed, groups=groups)
+    except DataError as error:
+        if not unreadable:
+            raise
+        raise DataError(f"{error} (not read: {listed(_reasons(found, unreadable), 1)})") from None
 
 
 def _brought(found: Listing, unreadable: Unreadable) -> Rows:

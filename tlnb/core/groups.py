@@ -65,7 +65,7 @@ def _from_table(file: Path, names: Sequence[str]) -> list[str | None]:
         raise DataError(
             f"no file is called {str(file)!r}: --group takes a CSV file of paths and groups, or an expression"
         )
-    rows = [row for row in read_table(file) if len(row) > 1]
+    rows = [row for _, row in read_table(file) if len(row) > 1]
     group_of = {row[0].strip().removeprefix("./"): row[1].strip() for row in rows}
     return [group_of.get(name) or group_of.get(name.rpartition("/")[2]) for name in names]
 

@@ -1,7 +1,9 @@
 """Decoded images in files: for data that do not fit in memory, and found again when the same files are opened again.
 
 A file holds an array (N, 3, E, E) uint8, and says which image file each row was decoded from, which could not be read and
-why. Its name says which files, at which edge, in which order of rows. `kept` sees to it that files are whole.
+why. Its name says which files, at which edge, in which order of rows. `kept` sees to it that files are whole. Of image files
+that could not be read for a passing reason (a disk that did not answer, a missing permission) nothing is kept: a row of no
+file stands for them, and the next to open the data tries them again.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,11 +21,13 @@ import numpy as np
 from torch import Tensor
 
 from tlnb.core import kept
+from tlnb.core.decoding import Passing
 from tlnb.core.errors import DataError
 from tlnb.core.memory import cache_folder, disk_budget
 from tlnb.core.stream import map_file
 
-VERSION = 2  # of how files are decoded: what another version decoded is not found again
+VERSION = 3  # of how files are decoded: what another version decoded is not found again
+NOBODY = -1  # the file of a row that holds nothing, which is to be tried again
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 Unreadable = dict[int, str]  # an image file's number → why it cannot be read
@@ -75,16 +80,31 @@ class ImageCache:
             kept.make_room(self.folder, size)
             images = (row[None].numpy() for row in rows)
             kept.write(file, shape, np.dtype(np.uint8), images, lambda: _about(order, unreadable))
-            return Decoded(map_file(file), order, unreadable)
+            return Decoded(map_file(self._set_apart(file, order, unreadable)), order, unreadable)
         except OSError as error:
             raise DataError(_why(error, self.folder, size)) from None
+
+    def _set_apart(self, file: Path, order: np.ndarray, unreadable: Unreadable) -> Path:
+        """Under the name of what it holds, where some files are to be tried again: the whole is then written beside it."""
+        lasting = _lasting(order, unreadable)
+        if not np.array_equal(lasting, order):
+            with suppress(OSError):  # Windows replaces nothing that is mapped; the rows of nobody say enough
+                return file.replace(self._file(lasting))
+        return file
 
     def _file(self, order: np.ndarray) -> Path:
         return self.folder / f"{self.key}-{_hash(order.astype('<i8').tobytes())}.npy"
 
 
 def _about(order: np.ndarray, unreadable: Unreadable) -> dict[str, object]:
-    return {"order": order.tolist(), "unreadable": sorted(unreadable.items())}
+    lasting = sorted((number, why) for number, why in unreadable.items() if not isinstance(why, Passing))
+    return {"order": _lasting(order, unreadable).tolist(), "unreadable": lasting}
+
+
+def _lasting(order: np.ndarray, unreadable: Unreadable) -> np.ndarray:
+    """The order with nobody in place of the files that could not be read for a passing reason."""
+    passing = [number for number, why in unreadable.items() if isinstance(why, Passing)]
+    return np.where(np.isin(order, passing), NOBODY, order)
 
 
 def image_cache(paths: Sequence[Path], edge: int) -> ImageCache:

@@ -105,14 +105,26 @@ def two_labels_note(pairs: Sequence[tuple[str, str]]) -> str:
     return f"{many} in two classes ({shown}): at least one of the labels is wrong. Delete the wrong file."
 
 
-def series_note(leaks: Sequence[Leak], tested: int) -> str:
-    """A warning where a random split cut through series of photos; else empty."""
+def series_note(leaks: Sequence[Leak], tested: int, brought: bool, cure: str) -> str:
+    """A warning where many test images have a twin in the splits before; else empty.
+
+    Args:
+        tested: how many images the test split has.
+        brought: whether the data bring it; else it was drawn here, and cut through series of photos.
+        cure: how each series is kept on one side where splits are drawn here.
+    """
     near = sum(leak.split == "test" for leak in leaks)
     if near < max(2, SERIES * tested):
         return ""
+    found = f"{near} of {tested} test images have a twin among the labels in use: "
+    if brought:
+        return (
+            f"{found}the data bring their test split so, and accuracy on it is overstated. Take the twins out of one of the "
+            "splits, or read the figure with that in mind"
+        )
     return (
-        f"{near} of {tested} test images have a twin among the labels in use: the photos come in series, and a random split cuts "
-        "through them, so that accuracy is overstated. Keep each series on one side: --group REGEX-or-CSV"
+        f"{found}the photos come in series, and a random split cuts "
+        f"through them, so that accuracy is overstated. Keep each series on one side: {cure}"
     )
 
 

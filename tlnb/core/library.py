@@ -30,7 +30,9 @@ from torch import Tensor
 from tlnb.core.arrays import as_images
 from tlnb.core.decoding import Progress, Telling, squared
 from tlnb.core.errors import DataError, did_you_mean
+from tlnb.core.fetch import sweep
 from tlnb.core.folders import read_files
+from tlnb.core.kept import LEFTOVER
 from tlnb.core.listing import Listing
 from tlnb.core.memory import cache_folder, memory_budget
 from tlnb.core.paths import user_path
@@ -40,6 +42,12 @@ from tlnb.core.splits import Parts, divide
 TIMEOUT = 30.0  # seconds of silence after which a download is given up
 PIECE = 2**18
 FAKES = 1000
+UNFINISHED = re.compile(r".+\.[0-9a-f]{8}\.part|\.[a-z0-9_]{8}\.part")  # of a download, of a folder that was unpacked
+PLACES = (
+    "*.part",
+    "*/*.part",
+    "*/raw/*.part",
+)  # where sets put their archives; no folder of images is deeper looked into
 
 _BY_FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
 _TRAIN_TEST: dict[str, dict[str, Any]] = {s: {"split": s} for s in ("train", "test")}
@@ -86,6 +94,7 @@ def read_library(
         DataError: it is not there and cannot be downloaded, or is damaged; no room.
     """
     root = user_path(request.root) if request.root else cache_folder() / "datasets"
+    _sweep(root)
     found = {split: _opened(name, root, options, telling) for split, options in LIBRARY[name].items()}
     first = next(iter(found.values()))
     files = {split: _files(data) for split, data in found.items()}
@@ -126,7 +135,7 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"), _our_download(written, telling), redirect_stdout(io.StringIO()):
             return kind(root, **options, download=True)  # which finds what another kernel downloaded meanwhile
-    except (OSError, HTTPException, RuntimeError, EOFError) as error:
+    except (OSError, HTTPException, RuntimeError, EOFError, ValueError) as error:  # ValueError: no longer anywhere
         if "orrupted" in str(error) or isinstance(error, EOFError):
             for path in written[-1:]:
                 path.unlink(missing_ok=True)
@@ -204,6 +213,11 @@ def _download(url: str, file: Path, telling: Telling | None) -> None:
         unfinished.unlink(missing_ok=True)
 
 
+def _sweep(root: Path) -> None:
+    """Remove what killed kernels left half done, by the names that it has here: a root may be a folder of the user's."""
+    sweep((p for places in PLACES for p in root.glob(places) if UNFINISHED.fullmatch(p.name)), LEFTOVER)
+
+
 def _why(error: Exception, written: Sequence[Path]) -> str:
     if isinstance(error, HTTPError):
         return f"{urlparse(error.url).hostname} answered {error.code} {error.reason}"
@@ -211,7 +225,7 @@ def _why(error: Exception, written: Sequence[Path]) -> str:
         return f"no connection ({getattr(error.reason, 'strerror', None) or error.reason})"
     if isinstance(error, RuntimeError) and written and "orrupted" in str(error):
         return f"{written[-1].name} came with the wrong hash and was removed"
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 # ── what is in it ─────────────────────────────────────────────────────────────────────────────────────────────────

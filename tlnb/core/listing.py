@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ KINDS = {
 }  # fmt: skip
 LONGEST_NAME = 80  # of what is shown
 NUMBER = re.compile(r"-?[0-9]{1,18}")
+CLOSED = "cannot be opened"
 ODD_NAME = "its name holds a line end, a control character, or what is no valid text"
 
 
@@ -67,18 +69,23 @@ def shown(path: Path, top: Path) -> str:
 # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def list_folder(folder: Path) -> Listing:
+def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> Listing:
     """The image files of a folder of class folders, or of its `train`, `val` and `test` folders where it has those.
 
+    Args:
+        called: what the user calls it, if not by its path.
+        skipped: what is known not to be used, with the reasons.
+
     Raises:
-        DataError: fewer than two classes.
+        DataError: fewer than two classes; the folder, or that of a split, cannot be opened.
     """
-    top = inner_folder(folder)
-    parts, skipped = _split_folders(top)
+    top, beside = inner_folder(folder)
+    parts, stray = _split_folders(top)
+    skipped = [*skipped, *beside, *stray]
     files = {split: _by_class(part, top, skipped) for split, part in parts.items()}
     trained = files.get("train", files.get("", {}))
     classes = tuple(sorted(name for name, found in trained.items() if found))
-    check_classes(f"folder {str(folder)!r}", classes)
+    check_classes(called or f"folder {str(folder)!r}", classes, skipped, folders=True)
     found = Listing(one_line(top.resolve().name), top, classes, skipped=skipped, parts={} if "" in parts else parts)
     for split, by_class in files.items():
         for name, paths in by_class.items():
@@ -86,16 +93,33 @@ def list_folder(folder: Path) -> Listing:
     return found
 
 
-def inner_folder(folder: Path) -> Path:
-    """The folder itself, or the only one in it, where that holds folders (as in `photos/photos/train/…`)."""
+def inner_folder(folder: Path) -> tuple[Path, list[str]]:
+    """The folder itself, or the only one in it, where that holds folders (as in `photos/photos/train/…`).
+
+    No image may lie beside it. What else lies there comes with it, with the reason why it is not used.
+
+    Raises:
+        DataError: the folder cannot be opened.
+    """
+    inner = _only_folder(folder)
+    return (folder, []) if inner is None else (inner, _stray(folder, folder, {inner}))
+
+
+def _only_folder(folder: Path) -> Path | None:
+    """The only folder in one, where it holds folders itself, and no images lie beside it."""
     inside = [p for p in _entries(folder) if not _hidden(p)]
-    if (
-        len(inside) == 1
-        and is_folder(inside[0])
-        and sum(is_folder(p) for p in _entries(inside[0]) if not _hidden(p)) > 1
-    ):
-        return inner_folder(inside[0])
-    return folder
+    folders = [p for p in inside if is_folder(p)]
+    if len(folders) != 1 or not _holds_folders(folders[0]):
+        return None
+    beside = {p.suffix.lower() for p in inside if p != folders[0]}
+    return None if beside & set(extensions()) else folders[0]
+
+
+def _holds_folders(folder: Path) -> bool:
+    """Whether it has two or more; one that cannot be opened shows none."""
+    with suppress(OSError):
+        return sum(is_folder(p) for p in folder.iterdir() if not _hidden(p)) > 1
+    return False
 
 
 def _add(found: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
@@ -109,7 +133,11 @@ def _add(found: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
 
 
 def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """The folder of each split, and what lies beside them; the split of a flat folder is the empty string."""
+    """The folder of each split, and what lies beside them; the split of a flat folder is the empty string.
+
+    Raises:
+        DataError: a split's folder cannot be opened: without its images another split would be made in its place.
+    """
     folders = [p for p in _entries(folder) if is_folder(p) and not _hidden(p)]
     parts: dict[str, Path] = {}
     others = []
@@ -119,7 +147,10 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
             parts[split] = path
         else:
             others.append(path)
-    deep = "train" in parts and sum(is_folder(p) for p in _entries(parts["train"]) if not _hidden(p)) > 1
+    if "train" in parts:
+        for path in parts.values():
+            _entries(path)
+    deep = "train" in parts and _holds_folders(parts["train"])
     if "train" not in parts or (others and not (deep and len(parts) > 1)):
         return {"": folder}, []
     stray = [f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}" for p in others]
@@ -137,13 +168,15 @@ def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]
         if one_line(folder.name) != folder.name:  # it would be the class's name
             skipped.append(f"{shown(folder, top)}: {ODD_NAME}, rename the folder")
             continue
+        known = len(skipped)
         for path in _walk(folder, top, skipped):
             why = _why_not(path, endings)
             if why:
                 skipped.append(f"{shown(path, top)}: {why}")
             else:
                 good.append(path)
-        found[folder.name] = sorted(good)
+        if f"{shown(folder, top)}: {CLOSED}" not in (words.partition(" (")[0] for words in skipped[known:]):
+            found[folder.name] = sorted(good)  # else it was said already, and it is not one without images
     return found
 
 
@@ -156,14 +189,29 @@ def _stray(part: Path, top: Path, known: set[Path]) -> list[str]:
         if is_folder(path):
             reasons += _hidden_files(path, top)
         else:
-            reasons.append(f"{shown(path, top)}: {'hidden file' if _hidden(path) else 'not in a class folder'}")
+            reasons.append(f"{shown(path, top)}: {_why_beside(path)}")
     return reasons
+
+
+def _why_beside(path: Path) -> str:
+    """Why what is no folder, as far as can be seen, and lies where class folders do, is not used."""
+    if _hidden(path):
+        return "hidden file"
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "a link to nothing"
+    except OSError as error:  # it may be a class folder
+        return f"{CLOSED} ({error.strerror})"
+    return "not in a class folder"
 
 
 def _hidden_files(folder: Path, top: Path) -> list[str]:
     """A line about a hidden folder, where it holds anything."""
-    count = sum(len(files) for _, _, files in os.walk(folder))
-    return [f"{shown(folder, top)}: hidden folder ({count} files)"] if count else []
+    closed: list[OSError] = []
+    count = sum(len(files) for _, _, files in os.walk(folder, onerror=closed.append))
+    what = [f"{count} files"] * bool(count) + [f"{len(closed)} folders {CLOSED}"] * bool(closed)
+    return [f"{shown(folder, top)}: hidden folder ({', '.join(what)})"] if what else []
 
 
 def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[Path]:
@@ -171,7 +219,7 @@ def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
 
     def unreadable(error: OSError) -> None:
-        skipped.append(f"{shown(Path(error.filename), top)}: cannot be opened ({error.strerror})")
+        skipped.append(f"{shown(Path(error.filename), top)}: {CLOSED} ({error.strerror})")
 
     for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
         here = Path(place)
@@ -189,10 +237,17 @@ def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
     try:
         return sorted(folder.iterdir())
-    except OSError:
-        return []
+    except OSError as error:
+        raise DataError(
+            f"folder {str(folder)!r} {CLOSED} ({error.strerror}): make it readable to you, or move it elsewhere"
+        ) from None
 
 
 def _hidden(path: Path) -> bool:
@@ -234,7 +289,8 @@ def list_table(file: Path) -> Listing:
         DataError: no such columns, fewer than two classes, another split than train, val and test.
     """
     rows = read_table(file)
-    head = {name.strip().lower(): i for i, name in enumerate(rows[0])} if rows else {}
+    first = rows[0][1] if rows else []
+    head = {name.strip().lower(): i for i, name in enumerate(first)}
     where = {what: next((head[n] for n in names if n in head), None) for what, names in COLUMNS.items()}
     path_at, label_at, split_at = where["path"], where["label"], where["split"]
     if path_at is None or label_at is None:
@@ -244,9 +300,9 @@ def list_table(file: Path) -> Listing:
         )
     found = Listing(one_line(file.stem), file.parent, ())
     kept: list[tuple[str, str, list[str]]] = []
-    for number, row in enumerate(rows[1:], start=2):
-        if len(row) != len(rows[0]):
-            found.skipped.append(f"line {number}: {len(row)} fields instead of {len(rows[0])}")
+    for number, row in rows[1:]:
+        if len(row) != len(first):
+            found.skipped.append(f"line {number}: {len(row)} fields instead of {len(first)}")
             continue
         path, why = _named(file.parent, row[path_at])
         if why:
@@ -261,8 +317,8 @@ def list_table(file: Path) -> Listing:
         found.split_of.append(split)
         kept.append((label, split, row))
     found.classes = in_order({label for label, split, _ in kept if split in ("", "train")})
-    check_classes(file.name, found.classes)
-    return _labelled(found, kept, rows[0])
+    check_classes(file.name, found.classes, found.skipped)
+    return _labelled(found, kept, first)
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
@@ -284,17 +340,18 @@ def _labelled(found: Listing, kept: Sequence[tuple[str, str, list[str]]], head: 
     return found
 
 
-def read_table(file: Path) -> list[list[str]]:
-    """The rows of a CSV file with commas, semicolons or tabs.
+def read_table(file: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file with commas, semicolons or tabs, each with the number of the line that it ends on.
 
     Raises:
         DataError: it cannot be read, or is no text.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
-        first = text.partition("\n")[0]
-        separator = max(",;\t", key=first.count)
-        return [row for row in csv.reader(text.splitlines(), delimiter=separator) if any(map(str.strip, row))]
+        lines = text.split("\n")  # no other line ends: lines are counted as editors do
+        separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
+        reader = csv.reader(lines, delimiter=separator)
+        return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{str(file)!r} cannot be read as a table ({str(error)[:80]}): give a CSV file in UTF-8"
@@ -307,6 +364,8 @@ def _named(top: Path, text: str) -> tuple[Path, str]:
         if not path.exists():
             return path, "no such file"
         return path, "" if is_file(path) else "not a regular file"
+    except PermissionError as error:
+        return path, f"{CLOSED} ({error.strerror})"
     except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
         return path, f"no file's name ({getattr(error, 'strerror', None) or error})"
 

@@ -27,6 +27,9 @@ ASSUMED_AVAILABLE = 6 * 10**9  # where the system does not say: two gigabytes ma
 DISK_SHARE = 5
 DISK_MOST = 20 * 10**9
 CGROUPS = Path("/sys/fs/cgroup")
+OWN_GROUPS = Path("/proc/self/cgroup")  # a line for each hierarchy: number, controllers, the group's path
+IN_GROUP = r"^0::/(.*)$"
+IN_OLD_GROUP = r"^\d+:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:/(.*)$"  # the first version of control groups
 
 
 def parse_bytes(text: str) -> int:
@@ -113,15 +116,20 @@ def _free_in_system() -> int:
 
 def _free_in_groups() -> Iterator[int]:
     """What control groups leave: in a container the limit lies far below the machine's memory."""
-    own = re.search(r"^0::/(.*)$", _text(Path("/proc/self/cgroup")), re.MULTILINE)
-    folder = CGROUPS / own[1] if own else CGROUPS
+    for group in _own_groups(CGROUPS, IN_GROUP):
+        yield _left(group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file")
+    for group in _own_groups(CGROUPS / "memory", IN_OLD_GROUP):
+        limit, usage = group / "memory.limit_in_bytes", group / "memory.usage_in_bytes"
+        yield _left(limit, usage, group / "memory.stat", "total_inactive_file")
+
+
+def _own_groups(top: Path, pattern: str) -> Iterator[Path]:
+    """The folder of this process's group and of those that it lies in: each may have a limit."""
+    own = re.search(pattern, _text(OWN_GROUPS), re.MULTILINE)
+    folder = top / own[1] if own else top
     for group in (folder, *folder.parents):
-        if group.is_relative_to(CGROUPS):
-            yield _left(group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file")
-    old = CGROUPS / "memory"  # the first version of control groups
-    yield _left(
-        old / "memory.limit_in_bytes", old / "memory.usage_in_bytes", old / "memory.stat", "total_inactive_file"
-    )
+        if group.is_relative_to(top):
+            yield group
 
 
 def _left(limit: Path, usage: Path, statistics: Path, reclaimable: str) -> int:

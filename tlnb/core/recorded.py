@@ -7,15 +7,18 @@ class, `splits`, `skipped`), `model` (a name of the catalogue), `runs` (each as 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from tlnb.core.catalogue import torchvision_card, torchvision_weights
 from tlnb.core.compare import Comparison, compare
 from tlnb.core.errors import UsageError
+from tlnb.core.paths import user_path
 from tlnb.core.pretraining import pretraining_of
 from tlnb.core.record import Run
+from tlnb.core.values import parse, typed
 
 SCHEMA = 1
 
@@ -66,24 +69,43 @@ class Recorded:
         )
 
 
+@dataclass(frozen=True)
+class _File:
+    """The file, field by field; its runs are looked at one by one."""
+
+    schema: int
+    recorded: str
+    typed: tuple[str, ...]
+    notes: tuple[str, ...]
+    data: RecordedData
+    model: str
+    runs: tuple[dict[str, Any], ...]
+
+
 def read_recorded(file: str | Path) -> Recorded:
     """The runs that a file holds.
 
     Raises:
-        UsageError: no such file, or one that holds no recorded runs.
+        UsageError: no such file, what can be no path, or a file that holds no recorded runs.
     """
-    path = Path(file).expanduser()
+    path = user_path(file)
     try:
-        values = json.loads(path.read_text("utf8"))
+        values = parse(path.read_text("utf8"))
         if values["schema"] != SCHEMA:
             raise UsageError(f"{path.name} has another schema than {SCHEMA}: record the runs with this version of tlnb")
-        facts = values["data"]
-        data = RecordedData(facts["name"], facts["counts"], facts["splits"], tuple(facts["skipped"]))
-        runs = tuple(Run.from_json(json.dumps(run)) for run in values["runs"])
-        if not runs:
-            raise ValueError("no runs")
-        return Recorded(values["recorded"], tuple(values["typed"]), tuple(values["notes"]), data, values["model"], runs)
+        found = typed(_File, values, "the file")
+        runs = tuple(Run.from_json(json.dumps(run)) for run in found.runs)
+        _check(found.data, runs)
+        return Recorded(found.recorded, found.typed, found.notes, found.data, found.model, runs)
     except OSError as error:
         raise UsageError(f"{str(path)!r} cannot be read ({error.strerror}): give a file of recorded runs") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # what parses may still be too deep to write
         raise UsageError(f"{path.name} holds no recorded runs ({str(error)[:80]}): give another file") from None
+
+
+def _check(data: RecordedData, runs: Sequence[Run]) -> None:
+    """Raises `ValueError` where there is nothing to lay side by side."""
+    if not runs:
+        raise ValueError("no runs")
+    if not data.counts or min(data.counts.values()) < 0:
+        raise ValueError("no classes, or a negative count")

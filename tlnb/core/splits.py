@@ -33,6 +33,7 @@ class Parts:
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # split → the names of its images
     groups: int | None = None  # how many, where images are kept together
     notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
+    brings_test: bool = False  # whether the data bring the test split; else it was drawn here
 
 
 def divide(
@@ -43,8 +44,9 @@ def divide(
     found = split_rows(name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor, groups)
     rows = {split: torch.from_numpy(part) for split, part in found.items()}
     return Parts(
-        name, classes, {s: images[r].contiguous() for s, r in rows.items()}, {s: labels[r] for s, r in rows.items()}
-    )
+        name, classes, {s: images[r].contiguous() for s, r in rows.items()}, {s: labels[r] for s, r in rows.items()},
+        brings_test="test" in fixed,
+    )  # fmt: skip
 
 
 def split_rows(
@@ -91,11 +93,21 @@ def split_rows(
     return rows
 
 
-def check_classes(what: str, classes: Sequence[str]) -> None:
-    """Raises `DataError` where there are fewer than two."""
+def check_classes(what: str, classes: Sequence[str], skipped: Sequence[str] = (), folders: bool = False) -> None:
+    """Sees to it that there are two.
+
+    Args:
+        what: what has the classes.
+        skipped: what is not used, with the reasons: they may be why there are fewer.
+        folders: whether each class is a folder.
+
+    Raises:
+        DataError: there are fewer.
+    """
     if len(classes) < 2:
-        found = f"one class ({classes[0]})" if classes else "no class folder with images"
-        raise DataError(f"{what} has {found}: at least two classes are needed, one folder each")
+        found = f"one class ({classes[0]})" if classes else f"no class{' folder' * folders} with images"
+        why = f" (skipped: {listed(skipped, 1)})" if skipped else ""
+        raise DataError(f"{what} has {found}{why}: at least two classes are needed{', one folder each' * folders}")
 
 
 def _by_turns(pool: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
