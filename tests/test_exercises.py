@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -26,9 +28,19 @@ def _solutions() -> dict[str, str]:
     return dict(found for cell in cells for found in FOLDED.findall("".join(cell["source"])))
 
 
-def _wrong() -> list[tuple[str, str, str]]:
+def _wrong() -> list[tuple[str, str, str, str]]:
+    """Exercise, answer, words of the message, words of the first hint."""
     modules = [import_module(f"tests.wrong_answers.{p.stem}") for p in sorted(FOLDER.glob("wrong_answers/lesson_*.py"))]
-    return [(name, code, words) for m in modules for name, cases in m.WRONG.items() for code, words in cases]
+    return [(name, *case) for m in modules for name, cases in m.WRONG.items() for case in cases]
+
+
+def _steps_as_written() -> list[tuple[str, ast.Call]]:
+    """Every `Step(…)` of the exercises' own checks, by its check."""
+    trees = {p.stem: ast.parse(p.read_text("utf8")) for p in FOLDER.parent.glob("tlnb/exercises/lesson_*.py")}
+    checks = [(f"{stem}.{each.name}", each) for stem, tree in trees.items() for each in tree.body
+              if isinstance(each, ast.FunctionDef)]  # fmt: skip
+    return [(name, call) for name, check in checks for call in ast.walk(check)
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "Step"]  # fmt: skip
 
 
 WRONG = _wrong()
@@ -37,6 +49,7 @@ WRONG = _wrong()
 def _checked(shell, name: str, code: str):
     """What the check says after this cell, in a session of its own."""
     shell.run_cell(code).raise_error()
+    shell.user_ns["tl"]._checks.clear()  # those of other tests' answers, which survive a reset and would earn hints
     return shell.user_ns["tl"].check(name)
 
 
@@ -53,19 +66,47 @@ def test_the_folded_solution_passes(shell, name: str):
     assert found.learned
 
 
-@pytest.mark.parametrize(("name", "code", "words"), WRONG, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(WRONG)])
-def test_a_wrong_answer_is_told_what_is_missing(shell, name: str, code: str, words: str):
+@pytest.mark.parametrize(
+    ("name", "code", "words", "hint"), WRONG, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(WRONG)]
+)
+def test_a_wrong_answer_is_told_what_is_missing_and_why(shell, name: str, code: str, words: str, hint: str):
     found = _checked(shell, name, code)
     assert not found.passed
     assert words in found.missing, found
-    assert found.asked and found.asked not in found.met
+    assert found.asked and found.asked not in found.met and not found.hints
+    again = shell.user_ns["tl"].check(name)
+    assert again.missing == found.missing and hint in again.hints[0], again
 
 
 def test_every_exercise_has_five_wrong_answers_and_a_place_in_its_lesson():
     text = {path.name[:2].lstrip("0"): path.read_text("utf8") for path in LESSONS}
     for name in NAMES:
-        assert sum(n == name for n, _, _ in WRONG) >= 5, name
+        told = [(words, hint) for n, _, words, hint in WRONG if n == name]
+        assert len(set(told)) == len(told) >= 5, name  # no two are told the same
         assert f"%tl_check {name}" in text[name.partition(".")[0]]
+
+
+def test_every_step_has_a_hint_and_some_step_of_each_check_two():
+    graded = set()
+    for check, call in _steps_as_written():
+        hints = call.args[3:]  # after what, met and missing
+        assert hints, ast.unparse(call)
+        if len(hints) > 1 or isinstance(hints[0], ast.Starred):
+            graded.add(check)
+    steps = [EXERCISES[name].steps for name in NAMES]
+    assert {f"{check.__module__.rpartition('.')[2]}.{check.__name__}" for check in steps} <= graded
+
+
+def test_losses_that_do_not_agree_are_put_down_to_rounding(small: Session):
+    small.train(epochs=1, augment="none")
+    run = small.train(epochs=1, augment="none", cache=False)
+    assert small.check("3.1").passed
+    small.runs[-1] = replace(run, epochs=tuple(replace(e, train_loss=e.train_loss + 0.01) for e in run.epochs))
+    assert small.check("3.1").asked == "the losses agree in every epoch"
+    assert [small.check("3.1").hints[-1] for _ in range(2)] == [
+        "numbers of 16 bits are rounded too much to agree: compare at 32 bits",
+        "%tl_train --augment none --precision fp32, then the same line with --no-cache",
+    ]
 
 
 def test_hints_come_one_by_one_and_leave_with_their_step(session: Session):

@@ -1,4 +1,4 @@
-"""Likely wrong answers to the exercises of lesson 1, and words of the message that tells them apart."""
+"""Likely wrong answers to the exercises of lesson 1: words of the message, and of the first hint, that name the cause."""
 
 PYTORCH = """
 import torch
@@ -20,53 +20,84 @@ RIGHT = {"freeze": "drifted.requires_grad_(False)", "trained": "drifted.head.par
 
 WRONG = {
     "1.1": [
-        ("", "nothing was trained yet"),
+        ("", "nothing was trained yet", "then %tl_train"),
         (
             "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_train --epochs 1",
             "digits --per-class 2, is not like that",
+            "--per-class 1",
         ),
         (
             "%tl_data digits --per-class 1\n%tl_load glyphnet\n%tl_strategy full\n%tl_train --epochs 1",
             "there are runs of full",
+            "%tl_strategy head",
         ),
-        ("%tl_data digits --per-class 1\n%tl_load glyphnet\n%tl_train --epochs 1", "1 so far"),
+        ("%tl_data digits --per-class 1\n%tl_load glyphnet\n%tl_train --epochs 1", "1 so far", "draws other images"),
         (
             "%tl_data digits --per-class 1\n%tl_load glyphnet\n"
             "%tl_train --epochs 1\n%tl_train --epochs 1 --seed 1\n%tl_train --epochs 1 --seed 2",
             "the seed of %tl_train changes the training, not the images",
+            "%tl_data digits --per-class 1 --seed 1",
         ),
         (
             "tl.load('glyphnet')\nfor seed in (0, 1, 2):\n    tl.data('digits', per_class=1, seed=seed)\n    tl.train(epochs=1)",
             "no baseline for the data of seed 0, 1, 2",
+            "--scratch",
         ),
     ],
     "1.2": [
-        ("", "nothing was trained yet"),
-        ("%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_train --epochs 1", "so far there are runs of head"),
+        ("", "nothing was trained yet", "%tl_train"),
+        (
+            "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_train --epochs 1",
+            "so far there are runs of head",
+            "%tl_strategy full",
+        ),
         (
             "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_strategy partial\n%tl_train --epochs 1",
             "runs of partial",
+            "%tl_strategy full, then",
         ),
         (
             "%tl_data digits --per-class 1\n%tl_load glyphnet\n%tl_strategy full\n%tl_train --epochs 1",
             "is not like that",
+            "--per-class 2",
         ),
         (
             "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_strategy full\n%tl_train --epochs 1",
             "none on these twenty",
+            "the output layer alone",
+        ),
+        (
+            "%tl_data digits --per-class 2 --seed 1\n%tl_load glyphnet\n%tl_train --epochs 1\n"
+            "%tl_data digits --per-class 2\n%tl_strategy full\n%tl_train --epochs 1",
+            "none on these twenty",
+            "on the same twenty images",
         ),
         (
             "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_strategy scratch\n%tl_train --epochs 1",
             "runs of scratch",
+            "full, then %tl_train",
         ),
     ],
     "1.3": [
-        ("", "there is none of that name"),
-        ("drifted = 3", "it is a int"),
-        ("from torch import nn\ndrifted = nn.Linear(3, 10)", "its layers are others"),
-        (PYTORCH.format(**{**RIGHT, "freeze": "", "trained": "drifted.parameters()"}), "did, stem"),
-        (PYTORCH.format(**{**RIGHT, "mode": "eval"}), "the network stayed in eval mode"),
-        (PYTORCH.format(**RIGHT), "there is no variable answer"),
-        (PYTORCH.format(**{**RIGHT, "end": "answer = 'head'"}), "it is 'head'"),
+        ("", "there is none of that name", "drifted ="),
+        ("drifted = 3", "it is a int", "glyphnet.load"),
+        (
+            "from tlnb import glyphnet\ndrifted = glyphnet.load('glyphnet')",
+            "its output layer gives ",
+            "nn.Linear(drifted.head.in_features, 10)",
+        ),
+        ("from torch import nn\ndrifted = nn.Linear(3, 10)", "its layers are others", "drifted = glyphnet.load"),
+        (
+            PYTORCH.format(**{**RIGHT, "freeze": "", "trained": "drifted.parameters()"}),
+            "did, stem",
+            "requires_grad_(False)",
+        ),
+        (
+            PYTORCH.format(**{**RIGHT, "mode": "eval"}),
+            "the network stayed in eval mode",
+            "in eval mode BatchNorm averages nothing",
+        ),
+        (PYTORCH.format(**RIGHT), "there is no variable answer", "which layers"),
+        (PYTORCH.format(**{**RIGHT, "end": "answer = 'head'"}), "it is 'head'", "running statistics"),
     ],
 }

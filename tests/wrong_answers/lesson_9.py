@@ -1,4 +1,4 @@
-"""Likely wrong answers to the exercises of lesson 9, and words of the message that tells them apart."""
+"""Likely wrong answers to the exercises of lesson 9: words of the message, and of the first hint, that name the cause."""
 
 DIGITS = "tl.data('digits', per_class=1)\ntl.load('glyphnet')\n"
 OWN = """
@@ -14,29 +14,66 @@ tl.load(mine, size=32, called="mine")
 
 WRONG = {
     "9.1": [
-        ("", "none is"),
-        ("tl.load('glyphnet')", "of which no accuracy"),
-        ("tl.load('resnet18', weights='none')", "has 11.7 million"),
-        ("tl.load('densenet121', weights='none')", "has 8.0 million"),
-        ("tl.load('shufflenet_v2_x0_5', weights='none')", "others are better than shufflenet_v2_x0_5"),
-        ("tl.load('mobilenet_v3_large', weights='none')", "others are better than mobilenet_v3_large"),
-        ("tl.load('squeezenet1_0', weights='none')", "takes 1.6 GFLOP"),
+        ("", "none is", "%tl_load NAME"),
+        ("tl.load('glyphnet')", "of which no accuracy", "%tl_models --sort accurate lists"),
+        ("tl.load('resnet18', weights='none')", "has 11.7 million", "--sort small"),
+        ("tl.load('densenet121', weights='none')", "has 8.0 million", "the column parameters"),
+        ("tl.load('shufflenet_v2_x0_5', weights='none')", "others are better than shufflenet_v2_x0_5", "go down until"),
+        (
+            "tl.load('mobilenet_v3_large', weights='none')",
+            "others are better than mobilenet_v3_large",
+            "until both limits are kept",
+        ),
+        ("tl.load('squeezenet1_0', weights='none')", "takes 1.6 GFLOP", "--sort fast"),
     ],
     "9.2": [
-        ("", "nothing was trained yet"),
-        (DIGITS + "tl.forecast(epochs=1)", "nothing was trained yet"),
-        (DIGITS + "tl.train(epochs=1)", "no forecast was made"),
-        (DIGITS + "tl.train(epochs=1)\ntl.forecast(epochs=1)", "or afterwards"),
-        (DIGITS + "tl.forecast(epochs=2)\ntl.train(epochs=1)", "other data, plans or options"),
-        (DIGITS + "tl.forecast(epochs=1)\ntl.strategy('full')\ntl.train(epochs=1)", "other data, plans or options"),
-        (DIGITS + "tl.forecast(epochs=1)\ntl.train(epochs=1)", "so far for head"),
+        ("", "nothing was trained yet", "%tl_forecast, then %tl_train"),
+        (DIGITS + "tl.forecast(epochs=1)", "nothing was trained yet", "with the options of the forecast"),
+        (DIGITS + "tl.train(epochs=1)", "no forecast was made", "%tl_forecast first"),
+        (DIGITS + "tl.train(epochs=1)\ntl.forecast(epochs=1)", "its forecast was made after it", "too late"),
+        (DIGITS + "tl.forecast(epochs=2)\ntl.train(epochs=1)", "with epochs 2, the run with 1", "the same --epochs"),
+        (
+            DIGITS + "tl.forecast(epochs=1)\ntl.strategy('full')\ntl.train(epochs=1)",
+            "for the strategy head",
+            "%tl_strategy comes first",
+        ),
+        (
+            DIGITS + "tl.forecast(epochs=1)\ntl.data('digits', per_class=2)\ntl.train(epochs=1)",
+            "for other data",
+            "%tl_data comes first",
+        ),
+        (
+            DIGITS + "tl.forecast(epochs=1)\ntl.load('glyphnet-few')\ntl.train(epochs=1)",
+            "for another network or other layers",
+            "what loads, edits and freezes comes first",
+        ),
+        (DIGITS + "tl.forecast(epochs=1)\ntl.train(epochs=1)", "so far for head", "%tl_strategy full"),
+        (
+            DIGITS + "tl.forecast(epochs=1)\ntl.train(epochs=1)\ntl.strategy('full')\ntl.train(epochs=1)",
+            "so far for head",
+            "run 'full' does not count: the forecast was made for the strategy head",
+        ),
+        (
+            DIGITS + "tl.forecast(epochs=1)\ntl.train(epochs=1)\ntl.strategy('full')\n"
+            "tl.train(epochs=1)\ntl.forecast(epochs=1)",
+            "so far for head",
+            "its forecast was made after it",
+        ),
     ],
     "9.3": [
-        ("", "none is"),
-        ("tl.load('glyphnet')", "of embedded"),
-        (OWN.format(norm="nn.Identity()", train=""), "2 convolutions and 0 BatchNorm"),
-        (OWN.format(norm="nn.BatchNorm2d(8)", train=""), "nothing was trained yet"),
-        (OWN.format(norm="nn.BatchNorm2d(8)", train="tl.strategy('full')\ntl.train(epochs=1)"), "runs of full"),
-        (DIGITS + "tl.train(epochs=1)\n" + OWN.format(norm="nn.BatchNorm2d(8)", train=""), "is not like that"),
+        ("", "none is", "%tl_load mine"),
+        ("tl.load('glyphnet')", "of embedded", "a class of nn.Module"),
+        (OWN.format(norm="nn.Identity()", train=""), "2 convolutions and 0 BatchNorm", "nn.BatchNorm2d"),
+        (OWN.format(norm="nn.BatchNorm2d(8)", train=""), "nothing was trained yet", "%tl_train"),
+        (
+            OWN.format(norm="nn.BatchNorm2d(8)", train="tl.strategy('full')\ntl.train(epochs=1)"),
+            "runs of full",
+            "%tl_strategy head",
+        ),
+        (
+            DIGITS + "tl.train(epochs=1)\n" + OWN.format(norm="nn.BatchNorm2d(8)", train=""),
+            "is not like that",
+            "now that mine is loaded",
+        ),
     ],
 }

@@ -10,6 +10,7 @@ from torch import nn
 from tlnb.checking import Step, Steps, a_run, exercise
 from tlnb.core.data import DataFacts
 from tlnb.core.record import Run
+from tlnb.exercises.causes import fitting
 from tlnb.session import Session
 
 
@@ -82,7 +83,8 @@ def the_whole(tl: Session) -> Steps:
         "there is a run of the new output layer on the same images",
         heads,
         "none on these twenty images",
-        "%tl_strategy head, then %tl_train: same data, so that the two can be compared",
+        "to be compared, the output layer alone has to be trained on the same twenty images",
+        "%tl_strategy head, then %tl_train, with no %tl_data between them and the run of full",
     )
     head = heads[-1]
     gap = 100 * (whole.accuracy - head.accuracy)
@@ -109,11 +111,17 @@ def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
     before = glyphnet.load("glyphnet").state_dict()
     after = network.state_dict()
     trunk = [name for name in before if not name.startswith("head.")]
+    whole = all(n in after and after[n].shape == before[n].shape for n in trunk)
+    scores = len(after["head.bias"]) if "head.bias" in after else 0
     yield Step(
         "it is glyphnet, with a new output layer for ten classes",
-        all(n in after and after[n].shape == before[n].shape for n in trunk) and len(after["head.bias"]) == 10,
-        "its layers are others",
-        "drifted.head = nn.Linear(drifted.head.in_features, 10)",
+        whole and scores == 10,
+        f"its output layer gives {scores or 'other'} scores" if whole else "its layers are others",
+        *fitting(
+            whole,
+            "drifted.head = nn.Linear(drifted.head.in_features, 10)",
+            "drifted = glyphnet.load('glyphnet'), of which only the output layer is replaced",
+        ),
     )
     statistics = [n for n in trunk if "running_" in n]
     weights = [n for n in trunk if n not in statistics and "num_batches" not in n]
@@ -130,7 +138,7 @@ def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
         "and still something in them did",
         drift,
         "everything in them is as it was: the network stayed in eval mode",
-        "take network.eval() out",
+        "in eval mode BatchNorm averages nothing: take drifted.eval() out",
         "call drifted.train() before each step of the loop",
     )
     names_, answer = {n.rpartition(".")[0] for n in drift}, names.get("answer")

@@ -12,6 +12,7 @@ from tlnb import glyphnet
 from tlnb.checking import Step, Steps, a_run, exercise, some_data
 from tlnb.core.data import DataFacts
 from tlnb.core.record import Run
+from tlnb.exercises.causes import fitting
 from tlnb.session import Session
 
 DRAWS = 3
@@ -43,11 +44,12 @@ def two_layers(tl: Session) -> Steps:
         f"run {run.name!r} has {len(linear)} there",
         "nn.Sequential(nn.Linear(in_features, 64), …, nn.Linear(64, classes))",
     )
+    relu = _between(parts, nn.ReLU)
     yield Step(
         "with a ReLU and dropout between them",
-        _between(parts, nn.ReLU) and _between(parts, nn.modules.dropout._DropoutNd),
+        relu and _between(parts, nn.modules.dropout._DropoutNd),
         f"between them lies {_kinds_between(parts) or 'nothing'}",
-        "without a ReLU two linear layers are no more than one",
+        "the dropout belongs between them too" if relu else "without a ReLU two linear layers are no more than one",
         "nn.ReLU(), nn.Dropout(0.2)",
     )
     others = [name for name in run.moved if name.partition(".")[0] != "head"]
@@ -124,11 +126,15 @@ def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
         "%tl_load glyphnet-few, then %tl_train on the same data",
     )
     both = [draw for draw in by_source["glyphnet"] if draw in by_source["glyphnet-few"]]
+    alone = by_source["glyphnet"].keys() ^ by_source["glyphnet-few"].keys()
     yield Step(
         "on the same images, three draws of them",
         len(both) >= DRAWS,
         f"{len(both)} draws have both; runs of glyphnet saw {len(by_source['glyphnet'])}, of glyphnet-few "
         f"{len(by_source['glyphnet-few'])}. The seed of %tl_data makes a draw, that of %tl_train does not",
+        "some draws were seen by one source alone: train the other one too before the data change"
+        if alone
+        else "%tl_data digits --per-class 1 --seed 1 makes another draw; then both sources again",
         "for seed in (0, 1, 2): tl.data('digits', per_class=1, seed=seed), and both sources on it",
     )
     gaps = [by_source["glyphnet"][draw].accuracy - by_source["glyphnet-few"][draw].accuracy for draw in both]
@@ -138,7 +144,8 @@ def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
         "ahead_in says in how many draws glyphnet is ahead",
         answer == ahead,
         "there is no variable ahead_in" if answer is None else f"it is {answer!r}; your runs show another number",
-        "compare run.accuracy of the two runs on the same images, draw by draw",
+        "it is a count: in how many draws is run.accuracy of glyphnet the larger of the two?",
+        "in the loop over the draws, ahead_in += of_glyphnet.accuracy > of_few.accuracy; before it, ahead_in = 0",
     )
     return (
         f"glyphnet was ahead in {ahead} of {len(gaps)} draws, by {100 * sum(gaps) / len(gaps):+.1f} points on average, between "
@@ -165,19 +172,21 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
             shape == (count, 160),
             f"there is no variable {name}" if value is None else f"its shape is {shape}" if isinstance(value, Tensor) else
             f"it is a {shape}",
-            "network.flatten.register_forward_hook(lambda module, inputs, output: …)",
-            "the hook is called once for each forward pass: pass all images of a split at once, or torch.cat what it caught",
+            *_hook_hints(value, count),
         )  # fmt: skip
         assert isinstance(value, Tensor)
         found[split] = value.detach().float()
     for split, mine in found.items():
-        truth = _seen(_prepared(data.images[split]))
+        truth, cause = _seen(_prepared(data.images[split])), _cause(mine, data.images[split])
         yield Step(
             f"{split}_features are what reaches glyphnet's output layer",
             torch.allclose(mine, truth, atol=1e-3),
-            f"they differ from it, by {float((mine - truth).abs().max()):.2g} at most{_cause(mine, data.images[split])}",
-            "glyphnet.load('glyphnet') is in eval mode: leave it there",
-            "tl.load('glyphnet').transform makes of uint8 images what the network was trained with",
+            f"they differ from it, by {float((mine - truth).abs().max()):.2g} at most{cause}",
+            *fitting(
+                "train mode" in cause,
+                "glyphnet.load('glyphnet') is in eval mode: leave it there",
+                "tl.load('glyphnet').transform makes of uint8 images what the network was trained with",
+            ),
         )
     answer = names.get("nearest")
     said = _nearest(found["train"], found["test"], data.labels["train"])
@@ -190,6 +199,8 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
         value is not None and min(abs(value - share), abs(value - other)) < 0.01,
         "there is no variable nearest" if answer is None else f"it is {value if value is not None else answer!r}: "
         f"{_not_nearest(value, share)}",
+        "divide it by 100" if value is not None and abs(value - 100 * share) < 1 else
+        "likeness = normalize(test_features) @ normalize(train_features).T: each test image beside every training image",
         "said = data.labels['train'][likeness.argmax(1)], one row of likeness for each test image",
         "nearest = (said == data.labels['test']).float().mean()",
     )  # fmt: skip
@@ -212,6 +223,17 @@ def _seen(inputs: Tensor, training: bool = False) -> Tensor:
 def _prepared(images: Tensor) -> Tensor:
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (glyphnet.MEAN, glyphnet.STD))
     return (images.float() / 255 - mean) / std
+
+
+def _hook_hints(value: object, count: int) -> tuple[str, ...]:
+    """For features that are missing, of another layer, or of a part of the images."""
+    line = "network.flatten.register_forward_hook(lambda module, inputs, output: …)"
+    parts = (
+        "the hook is called once for each forward pass: pass all images of a split at once, or torch.cat what it caught"
+    )
+    if not isinstance(value, Tensor):
+        return line, parts
+    return fitting(len(value) == count, f"it comes from another layer: {line}", parts)
 
 
 def _cause(mine: Tensor, images: Tensor) -> str:

@@ -11,6 +11,7 @@ from torch import nn
 from tlnb.checking import Step, Steps, a_run, exercise, some_data
 from tlnb.core.data import DataFacts
 from tlnb.core.record import Run
+from tlnb.exercises.causes import fitting, learned_little
 from tlnb.session import Session
 
 FROZEN, TRAINED = ("stem", "layer1", "layer2"), ("layer3", "layer4", "head")
@@ -46,12 +47,15 @@ def by_more_than_chance(tl: Session) -> Steps:
     clear = [(head, whole) for head, whole in pairs if whole.interval[0] > head.interval[1]]
     head, whole = pairs[-1]
     overlap = "they overlap" if whole.interval[1] >= head.interval[0] else "head is the better one"
+    little = learned_little(whole, rate=0.001, epochs=20)
     yield Step(
         "the interval of full lies above that of head",
         clear,
         f"{_figures(head)}, {_figures(whole)}: {overlap}",
-        "an interval belongs to the 500 test images: only a larger difference helps, not another run",
-        "the lesson's table says where the difference is largest for its size: try more images of each class",
+        f"{little} for full: %tl_train, without options, takes its recipe's"
+        if little
+        else "an interval belongs to the 500 test images: only a larger difference helps, so more images of each class",
+        "the lesson's table says where the difference is largest for its size: %tl_data symbols --classes 10 --per-class 20",
     )
     head, whole = clear[-1]
     still = sorted({tl.data_of(w).request.per_class or 20 for h, w in pairs if w.interval[0] <= h.interval[1]})
@@ -102,12 +106,15 @@ def for_a_fifth(tl: Session) -> Steps:
         "--augment none leaves one view of each image",
     )
     best = max(few, key=lambda r: r.accuracy)
+    little = learned_little(best, rate=0.002, epochs=10)
     yield Step(
         "it is within three points of full",
         whole.accuracy - best.accuracy <= 0.03 + 1e-9,
         f"{best.name!r} is {100 * (whole.accuracy - best.accuracy):.1f} points behind",
-        "a new output layer alone cannot do it: more has to train",
-        "but not for long",
+        "a new output layer alone cannot do it: more has to train"
+        if best.strategy == "head"
+        else little or "the epochs and the rate of the recipe are enough",
+        "%tl_strategy partial, then %tl_train --augment none",
     )
     return (
         f"{best.name} {best.accuracy:.1%}, full {whole.accuracy:.1%}: {100 * (best.accuracy - whole.accuracy):+.1f} points, for "
@@ -123,7 +130,11 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
         "your network is in the variable network, your optimiser in optimizer",
         isinstance(network, nn.Module) and isinstance(optimizer, torch.optim.Optimizer),
         f"network is a {type(network).__name__}, optimizer a {type(optimizer).__name__}",
-        "network = glyphnet.load('glyphnet')",
+        *fitting(
+            isinstance(network, nn.Module),
+            "optimizer = torch.optim.AdamW([{'params': …, 'lr': …}, {'params': …, 'lr': …}])",
+            "network = glyphnet.load('glyphnet')",
+        ),
     )
     assert isinstance(network, nn.Module) and isinstance(optimizer, torch.optim.Optimizer)
     from tlnb import glyphnet
@@ -137,7 +148,11 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
         f"its output layer gives {scores} scores for {len(data.classes)} classes"
         if scores
         else "its layers are others",
-        "network.head = nn.Linear(network.head.in_features, 10)",
+        "%tl_data symbols --classes 10 --per-class 20: ten letters"
+        if scores == 10
+        else "network.head = nn.Linear(network.head.in_features, 10)"
+        if scores
+        else "network = glyphnet.load('glyphnet'), of which only the output layer is replaced",
     )
     moved = [n for n in own if not after[n].equal(before[n])]
     first = [n for n in moved if n.startswith(FROZEN)]
@@ -146,16 +161,23 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
         "nothing in stem, layer1 and layer2 changed",
         not first,
         f"{'running statistics' if statistics else 'weights'} did, {first[0] if first else ''} first",
-        "network.requires_grad_(False) comes before what trains is set free",
-        "network.train() puts frozen BatchNorm into train mode too: call it on the stages that train",
+        *fitting(
+            statistics,
+            "network.train() puts frozen BatchNorm into train mode too: call it on the stages that train",
+            "network.requires_grad_(False) comes before what trains is set free",
+        ),
     )
     still = [stage for stage in TRAINED[:2] if not any(n.startswith(stage) and "weight" in n for n in moved)]
+    free = all(p.requires_grad for stage in still for p in getattr(network, stage).parameters())
     yield Step(
         "layer3 and layer4 were trained",
         not still,
         f"no weight of {' and '.join(still)} moved",
-        "requires_grad_(True) on both stages",
-        "and their parameters have to be given to the optimiser",
+        *fitting(
+            free,
+            "their parameters have to be given to the optimiser, and its steps taken",
+            "requires_grad_(True) on both stages",
+        ),
     )
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     by_stage = {s: {rates.get(id(p)) for p in getattr(network, s).parameters()} for s in TRAINED}
@@ -165,7 +187,8 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
         "the optimiser has the parameters of all three",
         inner and heads,
         f"it has none of {'the stages' if heads else 'the output layer'}",
-        "a list of dictionaries, each with params and lr",
+        f"{'the stages belong' if heads else 'network.head.parameters() belongs'} into a group of the optimiser too",
+        "torch.optim.AdamW takes a list of dictionaries, each with params and lr",
     )
     yield Step(
         "the output layer has the larger learning rate",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from tlnb.checking import Step, Steps, a_run, exercise
 from tlnb.core.compare import BreakEven, compare
 from tlnb.core.data import DataFacts
@@ -29,14 +31,15 @@ def within_a_budget(tl: Session) -> Steps:
         "it was given a budget",
         given,
         f"run {runs[-1].name!r} was given {'its number of epochs by hand' if by_hand else 'none'}",
-        "%tl_train --budget TIME, where %tl_forecast says what all epochs take",
+        f"%tl_train --budget TIME{' instead of --epochs' if by_hand else ''}, where %tl_forecast says what all epochs take",
     )
     short = [r for r in given if any("forecast to exceed" in note for note in r.notes)]
     yield Step(
         "the budget was smaller than what all epochs take",
         short,
         f"{len(given[-1].epochs)} epochs fitted into it, all that there were",
-        "half of what %tl_forecast says would be a budget",
+        "a smaller budget: less than the seconds that %tl_forecast says for all epochs",
+        "tl.train(budget=f'{tl.forecast().seconds / 2:.2f}s')",
     )
     run = short[-1]
     note = next(note for note in run.notes if "forecast to exceed" in note)
@@ -132,13 +135,15 @@ def count_them(tl: Session, names: Mapping[str, Any]) -> Steps:
         "counted = counter.get_total_flops() / how many images the step saw",
     )
     assert isinstance(counted, int | float)
-    share = counted / truth
+    share, network = counted / truth, names.get("network")
+    frozen = isinstance(network, nn.Module) and any(not p.requires_grad for p in network.parameters())
+    likely, hint = _likely(share, run.work.plan_step / truth, frozen)
     yield Step(
         "it is what training everything takes, forward and backward, for one image",
         abs(share - 1) <= CLOSE,
-        f"it is {share:.2f} times as much as tlnb counted: {_likely(share, run.work.plan_step / truth)}",
-        "with FlopCounterMode(display=False) as counter: the forward pass and loss.backward(), inside",
-        "a network as glyphnet.load gives it, with a new output layer, nothing frozen",
+        f"it is {share:.2f} times as much as tlnb counted: {likely}",
+        hint,
+        "with FlopCounterMode(display=False) as counter: the forward pass and loss.backward(); then divide by len(inputs)",
     )
     return (
         f"{counted / 1e6:.1f} MFLOP by your count, {truth / 1e6:.1f} by tlnb's, for one image and step with everything trained. "
@@ -146,14 +151,22 @@ def count_them(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
 
 
-def _likely(share: float, planned: float) -> str:
-    """What a figure that is so many times the right one probably is."""
+def _likely(share: float, planned: float, frozen: bool) -> tuple[str, str]:
+    """What a figure that is so many times the right one probably is, and what helps."""
+    free = "network.requires_grad_(True): nothing is frozen when everything trains"
+    if 0.3 < share < 0.37 and frozen:
+        return "a third is a step in which all but the output layer is frozen", free
     if 0.3 < share < 0.37:
-        return "a third is the forward pass alone, or a step in which all but the output layer is frozen"
+        found = "a third is the forward pass alone, or a step in which all but the output layer is frozen"
+        return found, "loss.backward() belongs inside the counter too, and nothing may be frozen"
     if abs(share - planned) <= CLOSE:
-        return "as much as a step of your run, in which layers are frozen; unfreeze them all"
+        return "as much as a step of your run, in which layers are frozen; unfreeze them all", free
     if abs(share - 0.5) <= CLOSE:
-        return "half of it counts a multiplication with its addition as one"
+        whole = "get_total_flops() counts a multiplication and its addition as two, as tlnb does: do not halve it"
+        return "half of it counts a multiplication with its addition as one", whole
     if share > 1.5 and abs(share - round(share)) <= CLOSE * share:
-        return f"divide by the {round(share)} images of the batch"
-    return "is it the same network, trained in full?"
+        return f"divide by the {round(share)} images of the batch", "counted = counter.get_total_flops() / len(inputs)"
+    return (
+        "is it the same network, trained in full?",
+        "glyphnet.load('glyphnet') as it is, its output layer for ten classes",
+    )

@@ -11,6 +11,7 @@ from torch import nn
 from tlnb.checking import Step, Steps, a_run, exercise
 from tlnb.core.data import DataFacts
 from tlnb.core.record import Run
+from tlnb.exercises.causes import fitting, learned_little
 from tlnb.session import Session
 
 MENDED = 0.93  # test accuracy that tells a right preprocessing from a wrong one, on ten images of each digit
@@ -30,9 +31,8 @@ def _as_trained(run: Run) -> bool:
 
 @exercise("7.1", "Find the bug in a colleague's four lines")
 def find_the_bug(tl: Session) -> Steps:
-    yield from a_run(
-        tl, where=_hundred, like="it was trained on ten images of each digit", line="run the colleague's four lines"
-    )
+    line = "run the colleague's four lines as they are, %tl_data digits --per-class 10 among them"
+    yield from a_run(tl, where=_hundred, like="it was trained on ten images of each digit", line=line)
     runs = [r for r in tl.runs if _hundred(r, tl.data_of(r)) and r.status == "finished"]
     wrong = [i for i, r in enumerate(runs) if not _as_trained(r)]
     yield Step(
@@ -42,57 +42,76 @@ def find_the_bug(tl: Session) -> Steps:
         "copy the four lines into a cell: first see the damage",
     )
     bad, last = runs[wrong[-1]], runs[-1]
-    used = bad.transform()
+    used, odd = bad.transform(), _odd(bad)
     seen = [(edge - used.mean[0]) / used.std[0] for edge in (0, 1)]
     yield Step(
         "afterwards the input is prepared as the network was trained with",
         wrong[-1] < len(runs) - 1,
         f"run {last.name!r} subtracts a mean of {used.mean[0]:g} and divides by {used.std[0]:g}: pixels reach the network as "
         f"{seen[0]:.1f} to {seen[1]:.1f}",
-        "more epochs or another rate do not help: look at the model's card, line input",
-        "%tl_load glyphnet without --std",
+        f"no epochs and no rate mend a wrong {odd}: look at the model's card, line input",
+        f"%tl_load glyphnet without --{' and --'.join(odd.split(' and '))}",
     )
     yield Step(
         "the network is still glyphnet, from its pretrained weights",
         last.plan.model == "glyphnet" and last.plan.start == "pretrained",
         f"run {last.name!r} trained {last.plan.model}, start {last.plan.start}: another network is no repair",
-        "%tl_load glyphnet",
+        "%tl_load glyphnet" if last.plan.model != "glyphnet" else "any strategy but scratch: %tl_strategy head",
     )
+    little = learned_little(last, rate=0.005, epochs=20)
     yield Step(
         f"at least {MENDED:.0%} are right",
         last.accuracy >= MENDED,
         f"run {last.name!r}: {last.accuracy:.1%}",
-        "%tl_train",
+        little or "the epochs and the rate of the recipe are enough",
+        "%tl_train, without options",
     )
     gap = 100 * (last.accuracy - bad.accuracy)
     return f"{last.accuracy:.1%}, {gap:.1f} points more than with the mistake. Nothing had failed, and the loss had fallen."
 
 
+def _odd(run: Run) -> str:
+    """What of the preprocessing is not as the network was trained with."""
+    from tlnb import glyphnet
+
+    used = run.transform()
+    wrong = {"mean": tuple(used.mean) != glyphnet.MEAN, "std": tuple(used.std) != glyphnet.STD}
+    return " and ".join(name for name, is_so in wrong.items() if is_so)
+
+
 @exercise("7.2", "Learn without forgetting the source")
 def without_forgetting(tl: Session) -> Steps:
-    run = yield from a_run(
-        tl, where=_hundred, like="it was trained on ten images of each digit", line="%tl_data digits --per-class 10"
-    )
+    line = "%tl_data digits --per-class 10, %tl_load glyphnet, %tl_train"
+    run = yield from a_run(tl, where=_hundred, like="it was trained on ten images of each digit", line=line)
     still = [c.name for c in run.changes if _is_convolution(run, c.name) and not c.moved]
     yield Step(
         "every convolution moved",
         not still,
         f"run {run.name!r}: {len(still)} convolutions did not, {still[0] if still else ''} first",
-        "%tl_strategy full",
+        "frozen they learn nothing: %tl_strategy full lets them train, every one",
     )
     known = run.source_accuracy
     yield Step("accuracy on its source is known", known, "this network's source is not at hand", "%tl_load glyphnet")
     assert known is not None
-    yield Step(f"at least {ENOUGH:.0%} of the test images are right", run.accuracy >= ENOUGH,
-               f"run {run.name!r}: {run.accuracy:.1%}", "a few more epochs")  # fmt: skip
+    little = learned_little(run, rate=0.0001, epochs=10)
+    yield Step(
+        f"at least {ENOUGH:.0%} of the test images are right",
+        run.accuracy >= ENOUGH,
+        f"run {run.name!r}: {run.accuracy:.1%}",
+        little or "a few more epochs",
+        "%tl_train --epochs 10 --lr 0.0001",
+    )
     norms = [c.name for c in run.changes if c.moved and c.statistics]
     why = f": the running statistics of {len(norms)} BatchNorm layers moved" if norms else ": its weights moved far"
     yield Step(
         f"at least {KEPT:.0%} on its own source",
         known[1] >= KEPT,
         f"run {run.name!r}: {known[0]:.1%} before, {known[1]:.1%} after{why}",
-        "statistics do not follow the learning rate: freeze the BatchNorm layers, %tl_freeze *bn* *downsample.1",
-        "and a small rate, so that weights stay near where they were: --lr 0.0001",
+        *fitting(
+            norms,
+            "statistics do not follow the learning rate: freeze the BatchNorm layers, %tl_freeze *bn* *downsample.1",
+            "a small rate, so that weights stay near where they were: --lr 0.0001",
+        ),
     )
     return f"{run.accuracy:.1%} on your digits, {known[1]:.1%} on its source (before: {known[0]:.1%})."
 
@@ -111,14 +130,18 @@ def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
     yield Step("it takes images (N, 3, 32, 32) and gives ten scores", shape == (4, 10), f"it gives {shape}",
                "trunk.head = nn.Identity() leaves 160 features, nn.Linear(160, 10) makes ten scores of them")  # fmt: skip
     trained = [n for n, p in network.named_parameters() if p.requires_grad]
-    yield Step("the output layer alone trains", len(trained) == 2, f"{len(trained)} parameters ask for a gradient, "
-               f"{trained[0] if trained else 'none'} first", "trunk.requires_grad_(False)")  # fmt: skip
+    yield Step(
+        "the output layer alone trains",
+        len(trained) == 2,
+        f"{len(trained)} parameters ask for a gradient, {trained[0] if trained else 'none'} first",
+        "trunk.requires_grad_(False), and after it the new nn.Linear",
+    )
     missing, moved = _after_training_mode(network)
     yield Step(
         "its trunk is glyphnet's",
         not missing,
         f"{missing} of glyphnet's tensors are not in it",
-        "glyphnet.load('glyphnet')",
+        "glyphnet.load('glyphnet') as it is, with no weight changed",
     )
     network.train()
     dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout)]
@@ -127,7 +150,7 @@ def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
         "after network.train() the dropout is active",
         all(m.training for m in dropouts),
         "it is not: train() must reach everything but the trunk",
-        "override train() of the trunk's wrapper only",
+        "override train() of the trunk's wrapper only, not of the whole network",
     )
     yield Step(
         "after network.train() the trunk does not change",

@@ -60,7 +60,11 @@ def clean_and_grouped(tl: Session) -> Steps:
         "the parenthesis of the pattern takes the group: (\\w+/leaf\\d+)",
     )
     run = yield from a_run(
-        tl, None, lambda r, _: r.fingerprint == data.fingerprint, like="it was trained on the data as they are now"
+        tl,
+        None,
+        lambda r, _: r.fingerprint == data.fingerprint,
+        like="it was trained on the data as they are now",
+        line="%tl_train, now that the data are in order",
     )
     low, high = (100 * share for share in run.interval)
     return (
@@ -76,20 +80,23 @@ def weights_for_the_rare(tl: Session) -> Steps:
         "its classes are of different sizes",
         data.imbalance >= SKEWED,
         f"the largest class has {data.imbalance:.1f} times the labels of the smallest",
-        "the leaves have four times as many beeches as birches",
+        "without --per-class: the leaves have four times as many beeches as birches",
     )
     runs = [r for r in tl.runs if r.status == "finished" and not r.baseline_of and tl.data_of(r).request.group]
     yield Step("there are runs with series kept together", runs, "there is none", FOLDER, "then %tl_train")
     plain = [r for r in runs if not r.options.class_weights]
     weighted = [r for r in runs if r.options.class_weights]
     found = "there is none with" if plain else "there is none without"
-    yield Step("some with class weights and some without", plain and weighted, found, "%tl_train --class-weights")
+    lacking = "%tl_train --class-weights" if plain else "%tl_train, without --class-weights"
+    yield Step("some with class weights and some without", plain and weighted, found, f"{lacking}, on the same data")
     pairs = {tl.data_of(w).request.seed: (p, w) for w in weighted for p in plain if not _difference(p, w)}
+    apart = _difference(plain[-1], weighted[-1])
     yield Step(
         "two of them differ in nothing else",
         pairs,
-        f"{plain[-1].name!r} and {weighted[-1].name!r} differ in {_difference(plain[-1], weighted[-1])}",
-        "same data, strategy, epochs and seed: only --class-weights more",
+        f"{plain[-1].name!r} and {weighted[-1].name!r} differ in {apart}",
+        f"of both runs the same: {apart}",
+        "%tl_train, then %tl_train --class-weights, with nothing between them and no other options",
     )
     yield Step(
         "so it was done on three splits",
@@ -154,14 +161,14 @@ def without_tlnb(tl: Session, names: Mapping[str, Any]) -> Steps:
         "its numbers are the run's",
         not others,
         f"{len(others)} tensors differ, {others[0] if others else ''} first",
-        "%tl_save leaves.safetensors writes them",
+        "they are not loaded yet: %tl_save leaves.safetensors writes them, load_state_dict takes them",
         'network.load_state_dict(load_file("leaves.safetensors")), from safetensors.torch',
     )
     yield Step(
         "it is in eval mode",
         not network.training,
         "in train mode BatchNorm would use the statistics of whatever batch it sees, and change its own",
-        "network.eval()",
+        "network.eval(), after everything that calls train()",
     )
     guesses, answers = names.get("guesses"), run.answers().guesses
     given = None if guesses is None else np.asarray(guesses).ravel()
@@ -171,7 +178,7 @@ def without_tlnb(tl: Session, names: Mapping[str, Any]) -> Steps:
         "there is no variable guesses"
         if given is None
         else f"it holds {len(given)}, there are {len(answers)} test images",
-        'guesses = network(inputs).argmax(1), inputs being made of data.images["test"]',
+        'guesses = network(inputs).argmax(1), inputs being made of tl.dataset.images["test"]',
     )
     same = int((torch.as_tensor(given) == answers).sum())
     yield Step(
