@@ -420,35 +420,27 @@ def test_a_disk_that_does_not_answer_once_is_asked_again(tmp_path: Path, in_file
 
 # ── looking over ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-KINDS = ["webp", "bmp", "tif", "jpg", "png", "gif"]
-
-
-@pytest.mark.parametrize("ending", KINDS)
-def test_whole_files_are_looked_over_without_decoding_and_cut_ones_found(tmp_path: Path, monkeypatch, ending: str):
-    decoded: list[Path] = []
-    real = decoding.decode
-    monkeypatch.setattr(decoding, "decode", lambda path, edge: decoded.append(path) or real(path, edge))
-    paths = [tmp_path / f"{i}.{ending}" for i in range(6)]
-    for i, path in enumerate(paths):
-        picture(path, 60 + i)
-    steps: list[tuple[int, int]] = []
-    assert not look_over(paths, lambda *step: steps.append(step)) and not decoded
-    assert steps == [(i + 1, 6) for i in range(6)]
-    for path in paths[:2]:
-        path.write_bytes(path.read_bytes()[:-300])
-    assert set(look_over(paths)) == ({0, 1} if ending != "gif" else {i for i in (0, 1) if look_over(paths[i : i + 1])})
+PRESSED = [("tif", {"compression": kind}) for kind in ("tiff_lzw", "jpeg", "tiff_adobe_deflate")]
 
 
 @pytest.mark.parametrize(
-    "options", [{"compression": "tiff_lzw"}, {"compression": "jpeg"}, {"compression": "tiff_adobe_deflate"}]
+    ("ending", "options"), [*((e, {}) for e in ("webp", "bmp", "tif", "jpg", "png", "gif")), *PRESSED]
 )
-def test_pressed_tiffs_tell_their_length(tmp_path: Path, options):
-    scene(tmp_path / "x.jpg", 1)
-    with Image.open(tmp_path / "x.jpg") as image:
-        image.save(tmp_path / "x.tif", **options)
-        with Image.open(tmp_path / "x.tif") as tiff:
-            assert decoding._ends_well(tmp_path / "x.tif", tiff)
-    assert not look_over([tmp_path / "x.tif"])
+def test_whole_files_are_looked_over_without_decoding_and_cut_ones_found(
+    tmp_path: Path, monkeypatch, ending: str, options
+):
+    decoded: list[Path] = []
+    real = decoding.decode
+    monkeypatch.setattr(decoding, "decode", lambda path, edge: decoded.append(path) or real(path, edge))
+    picture(tmp_path / "0.png", 60)
+    paths = [tmp_path / f"{i}.{ending}" for i in range(4)]
+    with Image.open(tmp_path / "0.png") as image:
+        for path in paths:
+            image.save(path, **options)
+    assert not look_over(paths) and not decoded
+    for path in paths[:2]:
+        path.write_bytes(path.read_bytes()[:-300])
+    assert set(look_over(paths)) == {0, 1}
 
 
 def test_looking_over_many_files_tells_how_far_it_is(tmp_path: Path):
@@ -653,6 +645,26 @@ def test_series_between_splits_that_the_data_bring_are_not_ours(tmp_path: Path, 
     said = " ".join(data.notes)
     assert "random split" not in said and "--group" not in said
     assert "10 of 10 test images have a twin" in said and "the data bring their test split so" in said
+
+
+def test_series_are_told_with_what_keeps_them_together(tmp_path: Path):
+    """Arrays take groups of their own, and torchvision's sets none."""
+    top = plants(tmp_path / "eurosat" / "2750")
+    pixels = [np.asarray(Image.open(path).resize((64, 64))) for path in sorted(top.rglob("*.jpg"))]
+    arrays = open_data(np.stack(pixels), [i // 20 for i in range(40)])
+    assert "group=GROUPS" in " ".join(arrays.notes) and "--group" not in " ".join(arrays.notes)
+    drawn = open_data("EuroSAT", request=DataRequest("EuroSAT", root=str(tmp_path)), edge=64)
+    assert "give the folder of its files by its path, and --group" in " ".join(drawn.notes)
+    for split, number in (("train", 0), ("val", 3)):
+        for name, wnid in (("well", "n01440764"), ("sick", "n02102040")):
+            folder = tmp_path / "imagenette2" / split / wnid
+            folder.mkdir(parents=True)
+            for photo in (top / name).glob(f"*_{number}.jpg"):
+                shutil.copy(photo, folder / f"{photo.stem}.JPEG")
+    own = open_data("Imagenette", request=DataRequest("Imagenette", root=str(tmp_path)), edge=64)
+    said = " ".join(own.notes)
+    assert "the splits are the data set's own" in said and "the data bring their test split so" in said
+    assert "random split" not in said and "--group" not in said
 
 
 def test_groups_between_splits_that_the_folder_brings_are_told(tmp_path: Path):
