@@ -78,7 +78,7 @@ def test_a_far_source_can_hurt_and_training_all_of_it_repairs_that(ways: dict[st
 
 @pytest.mark.parametrize("other", ["frozen", "scratch", "all-trained", "cut"])
 def test_a_nearer_source_frozen_does_best_in_every_draw(ways: dict[str, np.ndarray], other: str):
-    assert (ways["near"] > ways[other] + 0.02).all(), ways
+    assert (ways["near"] > ways[other] + 0.04).all(), ways
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -98,7 +98,7 @@ def test_copies_of_training_images_are_known_by_heart(hundred: Session, seed: in
     copies = {leak.image for leak in data.leaks if leak.same}
     assert sorted(int(Path(name).stem) for name in copies) == list(range(50, 100))
     hundred.strategy("full")
-    answers = hundred.train(epochs=30, augment="none", seed=seed).answers()
+    answers = hundred.train(epochs=15, augment="none", seed=seed).answers()
     right = (answers.truths == answers.guesses).float()
     copied = torch.tensor([name in copies for name in data.files["test"]])
     assert right[copied].mean() > 0.8
