@@ -39,9 +39,9 @@ def test_statistics_follow_the_data_and_not_the_learning_rate(hundred: Session):
 
 def test_a_rate_far_too_high_forgets_the_source(hundred: Session, seed: int):
     hundred.strategy("full")
-    usual = hundred.train(epochs=8, seed=seed)
+    usual = hundred.train(epochs=5, seed=seed)
     high = hundred.train(lr=100 * usual.options.lr, epochs=15, seed=seed)
-    absurd = hundred.train(lr=1.0, epochs=8, seed=seed)
+    absurd = hundred.train(lr=1.0, epochs=5, seed=seed)
     assert high.options.lr == pytest.approx(0.1)
     assert max(high.source_accuracy[1], absurd.source_accuracy[1]) < 0.05 < usual.source_accuracy[1]
     assert high.epochs[-1].train_loss > usual.epochs[-1].train_loss + 0.05

@@ -233,7 +233,7 @@ def _hook_hints(value: object, count: int) -> tuple[str, ...]:
     )
     if not isinstance(value, Tensor):
         return line, parts
-    return fitting(len(value) == count, f"it comes from another layer: {line}", parts)
+    return fitting(value.shape[:1] == (count,), f"it comes from another layer: {line}", parts)
 
 
 def _cause(mine: Tensor, images: Tensor) -> str:

@@ -141,10 +141,11 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
 
     before, after = glyphnet.load("glyphnet").state_dict(), network.state_dict()
     own = [n for n in before if not n.startswith("head.")]
-    scores = len(after["head.bias"]) if "head.bias" in after else 0
+    whole = all(n in after and after[n].shape == before[n].shape for n in own)
+    scores = len(after["head.bias"]) if whole and "head.bias" in after else 0
     yield Step(
         "it is glyphnet, with a new output layer for your classes",
-        all(n in after and after[n].shape == before[n].shape for n in own) and scores == len(data.classes),
+        scores == len(data.classes),
         f"its output layer gives {scores} scores for {len(data.classes)} classes"
         if scores
         else "its layers are others",
