@@ -104,6 +104,11 @@ WRONG = {
             "features, not pixels",
         ),
         (
+            ON_FEATURES.format(layers="nn.Sequential(nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 12))"),
+            "gives 12",
+            "one score for each of the ten digits",
+        ),
+        (
             ON_FEATURES.format(layers="nn.Sequential(nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 10))"),
             "hardly trained",
             "60 passes",

@@ -87,6 +87,11 @@ WRONG = {
         ("%tl_data symbols --classes 10 --per-class 1", "network is a NoneType", "network ="),
         (PYTORCH.format(**{**RIGHT, "classes": 5}), "gives 10 scores for 5 classes", "ten letters"),
         (
+            PYTORCH.format(**RIGHT) + "network = nn.Linear(3, 10)",
+            "its layers are others",
+            "of which only the output layer is replaced",
+        ),
+        (
             PYTORCH.format(**{**RIGHT, "mode": "network.train()"}),
             "running statistics did",
             "puts frozen BatchNorm into train mode",
