@@ -79,7 +79,7 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
             f"{'whole' if whole else 'float'} images must lie in 0..{top}, these lie in {least:g}..{most:g}: {scale}"
         )
     scaled = pixels if whole else np.round(pixels.astype(np.float32) * 255)
-    return np.require(scaled, np.uint8, ["C"]) if scaled.dtype == np.uint8 else scaled.astype(np.uint8)
+    return np.require(scaled, np.uint8, ["C"])
 
 
 def _plain(values: object, what: str) -> np.ndarray:

@@ -679,12 +679,10 @@ class Training:
         order = torch.randperm(len(labels), generator=generator)
         groups = list(order.tensor_split(math.ceil(len(labels) / (options.batch_size or 1))))
         parts = [self.ranks.part(len(rows)) for rows in groups]
-        mine = [rows[self.ranks.busy(part)] for rows, part in zip(groups, parts, strict=True)]
+        own = [(rows, self.ranks.busy(part)) for rows, part in zip(groups, parts, strict=True)]
+        mine = [rows[busy] for rows, busy in own]
         sizes = [len(rows) for rows in mine]
-        drawn = [
-            draw(len(rows), inputs.augment, generator)[:, self.ranks.busy(part)]
-            for rows, part in zip(groups, parts, strict=True)
-        ]
+        drawn = [draw(len(rows), inputs.augment, generator)[:, busy] for rows, busy in own]
         numbers = self.machine.placed(torch.cat(drawn, 1)).split(sizes, 1)
         if source.device.type == "cpu":  # in memory, or in a file that is read as it is needed
             here = labels.cpu()
