@@ -85,6 +85,19 @@ print(sorted(new & {"IPython", "matplotlib", "sklearn", "ipywidgets", "PIL", "sc
     assert tool("-c", code).stdout.strip() == "[]"
 
 
+def test_the_magics_come_without_the_libraries_that_only_some_of_them_need():
+    code = """
+from IPython.core.interactiveshell import InteractiveShell
+shell = InteractiveShell.instance()
+import sys, torch, torchvision
+before = set(sys.modules)
+shell.run_line_magic("load_ext", "tlnb")
+new = {m.split(".")[0] for m in set(sys.modules) - before}
+print(sorted(new & {"matplotlib", "sklearn", "ipywidgets", "scipy", "optuna", "pandas", "rich", "nbformat"}))
+"""
+    assert tool("-c", code).stdout.strip() == "[]"
+
+
 def test_the_wheel_is_small_and_whole(tmp_path: Path):
     done = tool("-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path), ".")
     assert done.returncode == 0, done.stderr

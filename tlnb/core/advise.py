@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.model_selection import StratifiedKFold
 
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.data import DataSet
@@ -32,6 +31,7 @@ from tlnb.core.prices import Price
 from tlnb.core.probes import FOLDS, Probe, cross_validated, labels_in_use, probe, stage_features, standard_error
 from tlnb.core.recipes import recipe
 from tlnb.core.record import Forecast, Run
+from tlnb.core.splits import folds_of
 from tlnb.core.store import Store
 from tlnb.core.train import Progress, Report, train
 
@@ -200,7 +200,7 @@ def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: Tally) -
     plan, options = case.task(strategy)
     labels = used.labels["train"]
     right = np.zeros(len(labels))
-    for rows, held in StratifiedKFold(folds, shuffle=True, random_state=0).split(labels, labels):
+    for rows, held in folds_of(labels.numpy(), folds, seed=0):
         taken = {"train": torch.from_numpy(rows), "test": torch.from_numpy(held)}
         images = MappingProxyType({s: used.images["train"][at] for s, at in taken.items()})
         part = replace(used, images=images, labels=MappingProxyType({s: labels[at] for s, at in taken.items()}))

@@ -82,7 +82,8 @@ def forecast(
         own.currency, whole.peak_bytes(rehearsal),
         {"seconds": sampled, "flops": "measured: counted, times the number of images", "wh": f"assumed: the forecast's "
          f"own power for so many seconds ({clock.meter.basis})", "money": f"{own.basis}, {own.per_hour:g} {own.currency} an hour",
-         "peak_bytes": "assumed: the sizes of the tensors that are held at once"},
+         "peak_bytes": "assumed: the sizes of the tensors that are held at once"
+         + ("" if here.on_cpu else ", but at least what the sample held")},
         rehearsal.sample, time.perf_counter() - began,
     )  # fmt: skip
     return found, spent
@@ -135,6 +136,7 @@ class Rehearsed:
     other: float  # seconds of what does not grow with images or epochs
     keeping: float  # seconds of one checkpoint
     saved_bytes: float  # that a batch of one image keeps for its backward pass
+    held_bytes: int  # the most that the GPU held at once; 0 on processors, which do not say
     took: float
 
 
@@ -214,9 +216,13 @@ class _Whole:
         source = Rehearsal(self.training.source, sample, self.choice, tally)
         work.source = source
         work.keep = self.writes.keep
+        on_gpu = work.machine.device.startswith("cuda")
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(work.machine.device)
         if work.run(self.warm) == "stopped":
             raise KeyboardInterrupt
         work.test()
+        held = torch.cuda.max_memory_allocated(work.machine.device) if on_gpu else 0
         for (phase, part), cost in tally.parts.items():  # what the rehearsal computed is charged to the forecast
             self.tally.charge(phase, cost.flops, part)
         seconds = {part: cost.seconds for part, cost in tally.parts.items()}
@@ -226,7 +232,7 @@ class _Whole:
         flops = {part: cost.flops for part, cost in tally.parts.items()}
         return Rehearsed(
             len(sample.labels["train"]), sample.splits, seconds, flops, source.missing, max(0.0, other), self.writes.seconds,
-            _saved_bytes(work), time.perf_counter() - began,
+            _saved_bytes(work), held, time.perf_counter() - began,
         )  # fmt: skip
 
     # ── scaling ──
@@ -279,14 +285,17 @@ class _Whole:
         return sum(two.scaled(done).values()) - sum(one.scaled(done).values())
 
     def peak_bytes(self, done: Rehearsed) -> int:
-        """Parameters, their gradients and moments, two copies of what trains; a batch's activations; images; what is cached."""
+        """Parameters, their gradients and moments, two copies of what trains; a batch's activations; images; what is cached.
+
+        What passes through frozen layers while features are cached only a GPU knows: the sample's chunks are as large.
+        """
         module, data = self.training.module, self.training.data
         held = sum(t.nbytes for t in module.state_dict().values())
         trains = 4 * self.training.plan.trainable_params
         batch = done.saved_bytes * min(self.options.batch_size or 1, self.images)
         images = sum(t.nbytes for t in data.images.values())
         cached = self.choice[0].bytes if self.choice[0] else 0
-        return int(held + 5 * trains + batch + images + cached)
+        return max(int(held + 5 * trains + batch + images + cached), done.held_bytes)
 
 
 def _sample(data: DataSet, count: int) -> DataSet:

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold
 from torch import Tensor, nn
 
 from tlnb.core.anatomy import Anatomy, evaluating
 from tlnb.core.data import DataSet
 from tlnb.core.inputs import chunk_of
 from tlnb.core.pretrained import Transform
+from tlnb.core.splits import folds_of
 
 FOLDS = 3
 AT_MOST = 600  # images that evidence is measured on
@@ -119,9 +118,11 @@ def cross_validated(
     features: np.ndarray, labels: np.ndarray, folds: int, share: float = 1.0, repeats: int = REPEATS
 ) -> np.ndarray:
     """How often a logistic regression is right of images it has not seen `(N,)`, with a share of the others to learn from."""
+    from sklearn.linear_model import LogisticRegression
+
     right = np.zeros(len(labels))
     for seed in range(repeats):
-        for rows, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(features, labels):
+        for rows, held in folds_of(labels, folds, seed):
             if share < 1:
                 rows = rows[_evenly(torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))).numpy()]
             mean, spread = features[rows].mean(0), features[rows].std(0)

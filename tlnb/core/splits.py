@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -178,6 +178,13 @@ def _folds(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes with fewer images than folds
         return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(rows, y[rows], groups[rows]))
+
+
+def folds_of(labels: np.ndarray, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Stratified folds of the labels `(n,)` in use, shuffled by the seed: rows to learn from, rows held apart."""
+    from sklearn.model_selection import StratifiedKFold
+
+    return StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels)
 
 
 def _amount(pool: np.ndarray, y: np.ndarray, classes: tuple[str, ...], request: DataRequest) -> np.ndarray:

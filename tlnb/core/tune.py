@@ -16,7 +16,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sklearn.model_selection import StratifiedKFold
 
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.data import DataSet
@@ -28,6 +27,7 @@ from tlnb.core.plan import Plan, plan_strategy
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.recipes import DRAWING_EDGE
 from tlnb.core.record import Run
+from tlnb.core.splits import folds_of
 from tlnb.core.store import Store, key_of
 from tlnb.core.train import Progress, Report, train
 
@@ -327,7 +327,7 @@ def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
 
 def _folds(data: DataSet, folds: int, seed: int) -> Iterator[DataSet]:
     labels = data.labels["train"]
-    for rows, held in StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels):
+    for rows, held in folds_of(labels.numpy(), folds, seed):
         taken = {"train": torch.from_numpy(rows), "monitor": torch.from_numpy(held), "test": torch.from_numpy(held)}
         images = MappingProxyType({s: data.images["train"][at] for s, at in taken.items()})
         yield replace(data, images=images, labels=MappingProxyType({s: labels[at] for s, at in taken.items()}))
