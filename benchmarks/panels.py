@@ -28,19 +28,37 @@ CLICK = """([words, watched]) => new Promise((done, fail) => {
     : performance.now() - start > 20000 ? fail('nothing changed') : requestAnimationFrame(look)
   look()
 })"""
+# clicks Stop and waits for the frames in which the page says that it has stopped, and what came of it
+STOP = """() => new Promise((done, fail) => {
+  const shown = s => [...document.querySelectorAll(s)].filter(e => e.offsetParent)
+  const said = words => shown('.widget-html, [role=status]').some(e => e.innerText.includes(words))
+  const start = performance.now(), found = []
+  shown('button.jupyter-button').find(b => b.innerText.trim() === 'Stop').click()
+  const look = () => {
+    const now = performance.now() - start
+    if (!found.length && (said('stopped after epoch') || said('stopped:'))) found.push(now)
+    if (said('Go on carries it further')) return done([...found, now])
+    now > 20000 ? fail('it did not stop') : requestAnimationFrame(look)
+  }
+  look()
+})"""
+# one training, in blocks of epochs with live updates and without: with, without, without, with …
 COST = """
 import json
-from tlnb.panels import panel_of
-from IPython.display import display
-def seconds(live):
-    held = tl.turn.progressed._found
-    tl.turn.progressed._found = held if live else []
-    training = tl.turn.start("the training", lambda: tl.train(epochs=EPOCHS))
-    training.wait()
-    tl.turn.progressed._found = held
-    return sum(training.value.seconds.values())
-seconds(True)
-print(json.dumps([(seconds(True), seconds(False)) for _ in range(ROUNDS)]))
+from tlnb.background import Training
+note, held = Training.note, tl.turn.progressed._found
+def noted(self, progress):
+    note(self, progress)
+    if progress.phase == "training":
+        tl.turn.progressed._found = held if progress.epoch // BLOCK % 4 in (0, 3) else []
+Training.note = noted
+training = tl.turn.start("the training", lambda: tl.train(epochs=(2 * PAIRS + 2) * BLOCK))
+training.wait()
+Training.note, tl.turn.progressed._found = note, held
+at = training._times
+took = [at[(i + 1) * BLOCK - 1] - at[i * BLOCK - 1] for i in range(2, 2 * PAIRS + 2)]
+pairs = [(a, b) if i % 2 else (b, a) for i, (a, b) in enumerate(zip(took[::2], took[1::2]))]
+print(json.dumps([pairs]))
 """
 
 
@@ -63,6 +81,16 @@ def spread(found: list[float]) -> dict[str, float]:
     """Milliseconds: median, nine tenths, worst."""
     found = sorted(found)
     return {"median": statistics.median(found), "90%": found[int(0.9 * (len(found) - 1))], "worst": found[-1]}
+
+
+def share(pairs: list[tuple[float, float]]) -> dict[str, float]:
+    """What live updates add to the time of training, from seconds of blocks with them and without: the median of the pairs,
+    and half of its 95% interval (1.253 standard errors of a mean; outliers at either end are left out of those)."""
+    costs = sorted(live / still - 1 for live, still in pairs)
+    middle = costs[len(costs) // 10 : len(costs) - len(costs) // 10]
+    error = 1.253 * statistics.stdev(middle) / len(costs) ** 0.5
+    return {"pairs": len(pairs), "block, s": statistics.median(still for _, still in pairs),
+            "cost": statistics.median(costs), "give or take": 1.96 * error}  # fmt: skip
 
 
 def answers(page: Page, times: int, clicks: list[tuple[str, str]]) -> dict[str, float]:
@@ -89,15 +117,12 @@ def measured(page: Page, times: int) -> dict[str, Any]:
     found["training, ms"] = answers(
         page, times, [("More options", ".jupyter-button, .widget-text"), ("Session as a cell", "textarea")]
     )
-    found["stop, ms"] = page.page.evaluate(CLICK, ["Stop", "[role=status]"])
-    start = time.monotonic()
-    page.sees("Go on carries it further")
-    found["stop, ms"] += 1000 * (time.monotonic() - start)
+    stopped, tested = page.page.evaluate(STOP)
+    found["stop, ms"] = {"training has stopped": stopped, "tested, with its card": tested}
     page.run(1)
     page.page.locator(".jp-OutputArea-output pre", has_text="]]").first.wait_for(timeout=600_000)
-    pairs = json.loads(page.page.locator(".jp-OutputArea-output pre", has_text="]]").first.inner_text())
-    live, still = (statistics.median(column) for column in zip(*pairs, strict=True))
-    found["live updates"] = {"seconds with": live, "seconds without": still, "cost": live / still - 1, "pairs": pairs}
+    (pairs,) = json.loads(page.page.locator(".jp-OutputArea-output pre", has_text="]]").first.inner_text())
+    found["live updates"] = share(pairs)
     found["red"], found["console"] = page.red(), page.problems
     return found
 
@@ -106,15 +131,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--front-end", choices=["lab", "notebook"], default="lab")
     parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--epochs", type=int, default=120, help="of each training that live updates are measured on")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--block", type=int, default=20, help="epochs with live updates, or without")
+    parser.add_argument("--pairs", type=int, default=40, help="of such blocks")
     chosen = parser.parse_args()
     if reason := missing(chosen.front_end):
         raise SystemExit(f"nothing measured: {reason}")
     with tempfile.TemporaryDirectory() as made:
         top = Path(made)
         (top / "work").mkdir()
-        cost = COST.replace("EPOCHS", str(chosen.epochs)).replace("ROUNDS", str(chosen.rounds))
+        cost = COST.replace("BLOCK", str(chosen.block)).replace("PAIRS", str(chosen.pairs))
         write(top / "work" / "panels.ipynb", ["%load_ext tlnb\n%tl_panel", cost])
         with server(top / "work", top, chosen.front_end) as address, browser() as chromium:
             found = measured(Page(chromium.new_page(), f"{address}/panels.ipynb"), chosen.times)

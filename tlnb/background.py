@@ -20,7 +20,7 @@ from tlnb.core.device import free_memory, out_of_memory
 from tlnb.core.errors import MemoryLimit, UsageError
 from tlnb.core.train import Progress, Report
 
-EVERY = 0.2  # seconds between two reports of a training
+EVERY = 0.5  # seconds between two reports of a training: what a page draws, a small computer does not train with
 POLL = 0.1  # seconds after which waiting can be interrupted
 
 P = ParamSpec("P")
@@ -114,7 +114,7 @@ class Turn:
 
     def __init__(self) -> None:
         self.changed = Watchers()  # called without values after every call that changed the session
-        self.progressed = Watchers()  # called with the `Training`, at most five times a second
+        self.progressed = Watchers()  # called with the `Training`, at most twice a second
         self.training: Training | None = None  # the last one
         self._lock = threading.RLock()
         self._depth = 0
@@ -220,7 +220,7 @@ class Turn:
             new = training.progress is None or training.progress.phase != progress.phase
             training.note(progress)
             now = time.monotonic()
-            if now - told >= EVERY or (new and now - told >= EVERY / 4):
+            if now - told >= EVERY or (new and (training.stopping or now - told >= EVERY / 4)):
                 told = now
                 self.progressed(training)
 

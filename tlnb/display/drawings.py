@@ -1,4 +1,4 @@
-"""Light drawings that change at a click or five times a second: inline SVG whose text takes the page's own colour.
+"""Light drawings that change at a click or while it trains: inline SVG whose text takes the page's own colour.
 
 What a drawing shows is said in words in its label, and nothing is told apart by colour alone.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ from tlnb.display.words import percent, seconds
 from tlnb.panels.base import WIDE, Panel, button, decimal, field, row, shown, whole
 
 USUAL = "as the recipe says"
+CURVES = 1.0  # seconds between two drawings of the curves, which cost a browser as much as all else
 
 
 class TrainPanel(Panel):
@@ -69,6 +71,7 @@ class TrainPanel(Panel):
         )
         self.plan, self.live, self.curve, self.view = w.HTML(), w.HTML(), w.HTML(), w.HTML()
         self.done = w.FloatProgress(min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="54em", display="none"))
+        self._curves_at = 0.0
         self._follow: list[Callable[[], None]] = [self.session.turn.progressed.add(self.follow)]
         return [
             self.plan, row(self.epochs, self.lr, self.augment), self.more,
@@ -134,7 +137,7 @@ class TrainPanel(Panel):
         if running is not None:
             running.stop()
             self.stop.disabled = True
-            self.live.value = line("stopping: what it has is kept and tested …")
+            self.live.value = line("stopping after this step: what it has is kept and tested …")
             self.show_line("%tl_stop")
 
     def forecast(self) -> None:
@@ -151,7 +154,7 @@ class TrainPanel(Panel):
     # ── what is shown ──
 
     def follow(self, training: Training) -> None:
-        """While it trains, on its thread: at most five times a second."""
+        """While it trains, on its thread: at most twice a second."""
         progress = training.progress
         if progress is None or not training.running:
             return
@@ -160,7 +163,11 @@ class TrainPanel(Panel):
         self.done.value = progress.epoch / progress.epochs if progress.epochs else 0.0
         if not training.stopping:
             self.live.value = line(live_words(training))
-        self.curve.value = drawings.curves(training.history)
+        elif progress.phase == "evaluating":
+            self.live.value = line(f"stopped after epoch {progress.epoch}: testing what it has …")
+        if time.monotonic() - self._curves_at >= CURVES:
+            self._curves_at = time.monotonic()
+            self.curve.value = drawings.curves(training.history)
 
     def fill(self) -> None:
         session = self.session
