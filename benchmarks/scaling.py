@@ -173,7 +173,13 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
         target = Path(folder) / "found.json"
         start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         given = [f"--{name}={getattr(options, name)}" for name in ("images", "edge", "batch", "steps", "rounds")]
-        own = {"TLNB_HOME": folder, "TLNB_CACHE": folder, "OMP_NUM_THREADS": "1", "SCALING_CORES": cores()}
+        own = {
+            "TLNB_HOME": folder,
+            "TLNB_CACHE": folder,
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "SCALING_CORES": cores(),
+        }
         subprocess.run(
             [*start, "-m", "benchmarks.scaling", "--into", str(target), *given], env={**os.environ, **own}, check=True
         )

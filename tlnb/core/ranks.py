@@ -30,7 +30,7 @@ from tlnb.core.errors import TLError, UsageError
 
 POLL = 0.02  # seconds between two looks at who is there
 PATIENCE = timedelta(seconds=10)  # with the process that tells of an error
-BLOCK = 128  # rows that a process works on before it meets the others, unless it takes more at a time
+HELD = 2**26  # bytes that all processes together make before they meet, unless one takes more at a time
 APART = 7_368_787  # a prime between the seeds of ranks
 # of DistributedDataParallel; torch renamed it in 2.14
 SYNCHRONISED = next(
@@ -81,20 +81,24 @@ class Ranks:
     def shared(self, count: int, size: int, work: Callable[[slice], Tensor]) -> Iterator[Tensor]:
         """`work` on all of `count` rows, at most `size` at a time; what all processes made of them, in order.
 
-        They meet after some hundred rows, not after each call: each core is slower now and then, and who meets waits.
+        They meet after the first call, and then seldom: each core is slower now and then, and who meets waits.
 
         Args:
             work: given the rows to work on, a result `(n, …)` for just those.
         """
-        block = size if self.count == 1 else max(size, BLOCK // size * size) * self.count
-        for first in range(0, count, block):
-            length = min(block, count - first)
+        first, each = 0, size  # rows that a process works on before it meets the others
+        while first < count:
+            length = min(each * self.count, count - first)
             part = self.part(length)
             some = self.busy(part)
             starts = range(first + some.start, first + some.stop, size)
             found = [work(slice(start, min(start + size, first + some.stop))) for start in starts]
             made = found[0] if len(found) == 1 else torch.cat(found)
             yield self.joined(made if part.start < part.stop else made[:0], length)
+            first += length
+            if self.count > 1:  # of rows that are as large for all, so that all meet at the same place
+                row = made.nbytes // len(made)
+                each = max(size, HELD // (self.count * max(1, row)) // size * size)
 
     def joined(self, mine: Tensor, total: int) -> Tensor:
         """All `total` rows, of which each process holds its part, in order, on every process."""

@@ -184,7 +184,7 @@ def folds_of(labels: np.ndarray, count: int, seed: int) -> Iterator[tuple[np.nda
     """Stratified folds of the labels `(n,)` in use, shuffled by the seed: rows to learn from, rows held apart."""
     from sklearn.model_selection import StratifiedKFold
 
-    return StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels)
+    yield from StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels)
 
 
 def _amount(pool: np.ndarray, y: np.ndarray, classes: tuple[str, ...], request: DataRequest) -> np.ndarray:
