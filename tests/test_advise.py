@@ -7,10 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tlnb.core import advise as advising
 from tlnb.core import probes
-from tlnb.core.advise import Advice, Case, _together
+from tlnb.core.advise import Advice, _together
 from tlnb.core.errors import UsageError
 from tlnb.core.probes import labels_in_use, stage_features
 from tlnb.display.cards import HTML
@@ -91,42 +93,66 @@ def test_expectation_and_measurement_count_by_their_precision():
     assert _together(0.05, 0.02, -0.05, 0.0001)[0] == pytest.approx(-0.05, abs=1e-4)
 
 
-def test_few_changes_are_preferred_unless_more_are_clearly_better():
+def test_few_changes_are_preferred_unless_more_gain_a_point():
     from dataclasses import replace
 
     base = advising.Tried("head", None, None, None, 0.0, 0.0, None, True)  # type: ignore[arg-type]
 
-    def chosen(*others: tuple[float, float]) -> str:
-        more = [replace(base, strategy=s, expected=e, sd=d)
-                for s, (e, d) in zip(("partial", "full"), others, strict=False)]  # fmt: skip
+    def chosen(partial: float, full: float) -> str:
+        more = [replace(base, strategy=s, expected=e) for s, e in (("partial", partial), ("full", full))]
         return advising.verdict([base, *more]).strategy
 
-    assert chosen((0.03, 0.01), (0.03, 0.01)) == "partial"
-    assert chosen((0.009, 0.001), (0.0095, 0.001)) == "head"  # within a point
-    assert chosen((0.03, 0.10), (0.03, 0.10)) == "head"  # who knows
-    assert chosen((0.03, 0.01), (0.07, 0.02)) == "full"
-    assert chosen((0.03, 0.01), (0.07, 0.20)) == "partial"
+    assert chosen(0.03, 0.03) == "partial"
+    assert chosen(0.009, 0.0095) == "head"  # within a point
+    assert chosen(0.03, 0.07) == "full"
+    assert chosen(-0.02, 0.005) == "head"
+    assert chosen(0.005, 0.012) == "partial"  # head is more than a point behind the best, partial is not
 
 
-def test_features_that_twice_the_labels_help_little_promise_little():
-    assert advising._relevance(()) == 1 and advising._relevance(((0.5, 0.8), (1.0, 0.9))) == 1
-    assert advising._relevance(((0.5, 0.60), (1.0, 0.62))) == pytest.approx(0.2)
-    assert 0.2 < advising._relevance(((0.5, 0.60), (1.0, 0.66))) < 1
+@given(st.floats(0.5, 5), st.integers(0, 2**16))
+def test_how_sure_a_network_is_of_everything_does_not_count(times: float, seed: int):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, 60)
+    logits = rng.normal(size=(60, 4)) + 2 * np.eye(4)[labels]
+    loss, other = (advising.calibrated_loss(scale * logits, labels).mean() for scale in (1.0, times))
+    assert loss == pytest.approx(other, rel=0.05) and loss < math.log(4)
 
 
-def weighed(session: Session, head: float, partial: float, full: float, count: int = 400) -> dict[str, float]:
+def test_a_loss_is_lower_where_more_is_known():
+    labels = np.arange(40) % 4
+    clear, vague = (np.eye(4)[labels] * much + np.random.default_rng(0).normal(size=(40, 4)) for much in (3.0, 1.0))
+    assert advising.calibrated_loss(clear, labels).mean() < advising.calibrated_loss(vague, labels).mean()
+    assert advising.calibrated_loss(np.zeros((40, 4)), labels) == pytest.approx(np.full(40, math.log(4)))
+    assert np.isfinite(advising.calibrated_loss(np.eye(4)[labels] * 1e6, labels)).all()
+
+
+def weighed(head: float, partial: float, full: float, count: int = 400) -> dict[str, float]:
     """What is expected of each strategy when trials reach these accuracies on so many images."""
-    forecasts = dict.fromkeys(advising.STRATEGIES)
-    right = {name: (np.arange(count) < share * count).astype(float)
-             for name, share in zip(advising.STRATEGIES, (head, partial, full), strict=True)}  # fmt: skip
-    case = Case(session.model, session.layers(), session.dataset)
-    tried = advising._weighed(case, (), (), right, {}, forecasts, None)  # type: ignore[arg-type]
+    labels = np.arange(count) % 10
+
+    def said(accuracy: float) -> np.ndarray:
+        wrong = np.random.default_rng(1).permutation(count) >= accuracy * count
+        return 3.0 * np.eye(10)[(labels + wrong) % 10]
+
+    trials = {name: said(share) for name, share in zip(advising.STRATEGIES, (head, partial, full), strict=True)}
+    tried = advising._weighed(labels, (), trials, {}, dict.fromkeys(advising.STRATEGIES), None)  # type: ignore[arg-type]
+    assert tried[0].accuracy == pytest.approx(head, abs=1 / count)
     return {t.strategy: t.expected for t in tried}
 
 
-def test_trials_on_many_images_overrule_the_rule(small: Session):
-    assert weighed(small, 0.80, 0.70, 0.70)["partial"] < -0.02
-    assert weighed(small, 0.80, 0.95, 0.95)["partial"] > 0.05
-    gained = weighed(small, 0.60, 0.60, 0.80)
-    assert gained["full"] - gained["partial"] > 0.01
-    assert weighed(small, 0.999, 0.999, 0.999)["partial"] < 0.01  # nothing left to gain: the fewest changes
+def test_trials_on_many_images_move_the_rule():
+    assert weighed(0.80, 0.60, 0.60)["partial"] < 0 < weighed(0.80, 0.80, 0.80)["partial"]
+    assert weighed(0.80, 0.95, 0.95)["partial"] > 0.05
+    gained = weighed(0.60, 0.60, 0.80)
+    assert gained["full"] - gained["partial"] > 0.05
+    assert weighed(0.999, 0.999, 0.999)["partial"] < 0.01  # nothing left to gain: the fewest changes
+
+
+def test_what_was_not_tried_is_expected_by_the_rule_alone():
+    labels = np.arange(100) % 10
+    half = 3.0 * np.eye(10)[np.where(np.arange(100) < 50, labels, (labels + 1) % 10)]
+    none = dict.fromkeys(advising.STRATEGIES)
+    tried = advising._weighed(labels, (), {"head": half}, {}, none, None)  # type: ignore[arg-type]
+    assert [t.gain for t in tried] == [None] * 3
+    assert tried[1].expected == pytest.approx(0.5 * advising.REMOVED[0])
+    assert tried[2].expected == pytest.approx(0.5 * (advising.REMOVED[0] + advising.FURTHER[0]))

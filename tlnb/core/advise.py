@@ -1,9 +1,10 @@
 """Which strategy, why, and how sure: the rule by amount of data, and evidence measured in seconds on the labels in use.
 
 What is weighed is accuracy gained against changes made: the strategy with the fewest changes that no other is expected to
-beat by more than a point, with half a standard deviation to spare. Expectations start from a rule that was fixed on a few
-settings (`REMOVED`, see BENCHMARKS.md) and move with what cross-validated trainings on these very labels show, as far as
-those can tell. Test images, and those that only draw curves, are not read.
+beat by more than a point. Expectations start from a rule that was fixed on some settings (see BENCHMARKS.md) and move with
+what cross-validated trainings on these very labels show, as far as those can tell. How often they are right of a few images
+says little; how sure they are of the truth says more, and is what counts. Test images, and those that only draw curves, are
+not read.
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ from tlnb.core.options import TrainOptions
 from tlnb.core.plan import FOR_VERDICT, Edit, plan_strategy
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.prices import Price
-from tlnb.core.probes import FOLDS, Probe, cross_validated, labels_in_use, probe, stage_features, standard_error
+from tlnb.core.probes import FOLDS, Probe, cross_validated, labels_in_use, probe, stage_features
 from tlnb.core.recipes import recipe
-from tlnb.core.record import Forecast, Run
+from tlnb.core.record import Forecast
 from tlnb.core.splits import folds_of
 from tlnb.core.store import Store
 from tlnb.core.train import Progress, Report, train
 
 STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
-CLOSE = 0.01  # a point of accuracy, for which no further changes are made
-CAUTION = 0.5  # standard deviations by which a gain must exceed that: few changes are preferred
+CLOSE = 0.01  # a point of accuracy, for which no further changes are made: few changes are preferred
 ALLOWANCE = 20.0  # seconds for trial trainings, unless a larger budget allows more
 OF_BUDGET = 0.1  # of the budget, that advice may take
+OF_A_TRIAL = ("preparing", "caching", "warmup", "training")  # phases: a trial watches no curves and keeps nothing
 
-# The share of a frozen network's mistakes that training the last stages removed, by labels a class: a straight line in the
-# logarithm through digits and symbols (BENCHMARKS.md). Where twice the labels help the frozen features little, as on
-# textures, they have little to do with the task, and as much less is expected. Half of it is the standard deviation.
-REMOVED = (0.08, 0.15)  # at one label a class, and for every factor of ten
-BY_DOUBLING = 0.25  # of its mistakes that a frozen network of relevant features loses with twice the labels
-LEAST_RELEVANCE = 0.2
-FURTHER = 0.1  # of the mistakes: standard deviation of what training all layers gains over that, expected to be nothing
-LEAST_SD = 0.005
+# The share of a frozen network's mistakes that training the last stages removes, and that training all stages removes beyond
+# that: expectation and standard deviation, fixed on sixteen settings (BENCHMARKS.md).
+REMOVED = (0.15, 0.10)
+FURTHER = (0.02, 0.10)
+BEYOND = 0.10  # of the mistakes: what part of the labels, and a log-loss, cannot say; a standard deviation more
+LEAST_SD = 0.004
+LEAST_LOSS = 0.01  # of a frozen network that is all but always right
+TEMPERATURES = np.geomspace(0.2, 20, 25)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Tried:
 
     strategy: str
     accuracy: float | None  # cross-validated; None: not tried
-    gain: float | None  # over the strategy before it
+    gain: float | None  # of accuracy over the strategy before it, by how sure they are of the truth
     error: float | None  # standard error of that gain, image by image
     expected: float  # accuracy above `head`, expectation and trial together
     sd: float  # of that expectation
@@ -137,11 +138,9 @@ def advise(
         spent.charge("advising", sum(tally.flops.values()))
         said(step)
     allowance = max(ALLOWANCE, OF_BUDGET * (budget or 0.0))
-    right, why_not = _trials(case, used, folds, forecasts, allowance, spent, lambda k: said(1 + len(STRATEGIES) + k))
-    tried = _weighed(case, probes, fractions, right, why_not, forecasts, budget)
-    chosen = next(
-        t for t in tried if t.affordable and t.expected >= max(x.expected for x in tried if x.affordable) - CLOSE
-    )
+    trials, why_not = _trials(case, used, folds, forecasts, allowance, spent, lambda k: said(1 + len(STRATEGIES) + k))
+    tried = _weighed(used.labels["train"].numpy(), probes, trials, why_not, forecasts, budget)
+    chosen = verdict([t for t in tried if t.affordable])
     found = Advice(
         chosen.strategy, _reason(chosen, tried, budget_text), FOR_VERDICT[case.data.size_verdict], case.model.name,
         case.data.name, case.data.mean_count, len(case.data.classes), tried, probes, fractions, _sure(chosen, tried),
@@ -176,30 +175,30 @@ def _trials(
     case: Case, used: DataSet, folds: int, forecasts: Mapping[str, Forecast], allowance: float, spent: Tally,
     said: Callable[[int], None],
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:  # fmt: skip
-    """Which held-out images each strategy gets right; those that take too long are left out, and why."""
-    right: dict[str, np.ndarray] = {}
+    """What each strategy says of held-out images, logits (n, C); those that take too long are left out, and why."""
+    found: dict[str, np.ndarray] = {}
     why_not: dict[str, str] = {}
     whole = sum(case.data.splits.get(s, 0) for s in ("train", "val"))
     left = allowance
     for step, strategy in enumerate(STRATEGIES):
         said(step)
         share = (folds - 1) / max(folds, 1) * len(used.labels["train"]) / whole
-        takes = folds * share * forecasts[strategy].seconds
+        takes = folds * share * sum(forecasts[strategy].phases[phase] for phase in OF_A_TRIAL)
         if folds < 2:
             why_not[strategy] = "one label in a class: none can be held out"
         elif takes > left:
             why_not[strategy] = f"trying it would take about {takes:.0f} s"
             break
         else:
-            right[strategy] = _tried(case, used, strategy, folds, spent)
+            found[strategy] = _tried(case, used, strategy, folds, spent)
             left -= takes
-    return right, why_not
+    return found, why_not
 
 
 def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: Tally) -> np.ndarray:
     plan, options = case.task(strategy)
     labels = used.labels["train"]
-    right = np.zeros(len(labels))
+    logits = np.zeros((len(labels), len(used.classes)), np.float32)
     for rows, held in folds_of(labels.numpy(), folds, seed=0):
         taken = {"train": torch.from_numpy(rows), "test": torch.from_numpy(held)}
         images = MappingProxyType({s: used.images["train"][at] for s, at in taken.items()})
@@ -209,65 +208,63 @@ def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: Tally) -
         if run.status == "stopped":
             raise KeyboardInterrupt
         spent.charge("advising", run.flops)
-        right[held] = _right(run)
-    return right
-
-
-def _right(run: Run) -> np.ndarray:
-    answers = run.answers()
-    return (answers.guesses == answers.truths).numpy()
+        said = run.answers().logits
+        assert said is not None  # a trial's are there
+        logits[held] = said.numpy()
+    return logits
 
 
 # ── the verdict ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _weighed(
-    case: Case, probes: Sequence[Probe], fractions: Sequence[tuple[float, float]], right: Mapping[str, np.ndarray],
-    why_not: Mapping[str, str], forecasts: Mapping[str, Forecast], budget: float | None,
+    labels: np.ndarray, probes: Sequence[Probe], trials: Mapping[str, np.ndarray], why_not: Mapping[str, str],
+    forecasts: Mapping[str, Forecast], budget: float | None,
 ) -> tuple[Tried, ...]:  # fmt: skip
     """For each strategy what is expected above `head`: the rule, moved by what trials showed."""
-    head = float(right["head"].mean()) if "head" in right else (probes[-1].accuracy if probes else None)
-    wrong = 1 - head if head is not None else 0.0
-    removed = REMOVED[0] + REMOVED[1] * math.log10(max(1.0, case.data.mean_count))
-    expected = {
-        "head": (0.0, 0.0),
-        "partial": (removed * wrong, max(LEAST_SD, removed * wrong / 2)),
-        "full": (0.0, FURTHER),
-    }
+    accuracies = {strategy: float((logits.argmax(1) == labels).mean()) for strategy, logits in trials.items()}
+    losses = {strategy: calibrated_loss(logits, labels) for strategy, logits in trials.items()}
+    head = accuracies.get("head", probes[-1].accuracy if probes else None)
+    wrong = max(1 - head, 0.5 / len(labels)) if head is not None else 0.0
+    expected = {"head": (0.0, 0.0), "partial": REMOVED, "full": FURTHER}
     mean, variance, found = 0.0, 0.0, list[Tried]()
     for strategy, before in zip(STRATEGIES, ("", *STRATEGIES), strict=False):
         gain = error = None
-        if strategy in right and before in right:
-            difference = right[strategy] - right[before]
-            gain, error = float(difference.mean()), standard_error(difference)
-        step, sd = _together(*expected[strategy], gain, error)
+        if strategy in losses and before in losses:
+            each = wrong * (losses[before] - losses[strategy]) / max(LEAST_LOSS, losses["head"].mean())
+            gain, error = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
+        share, sd_of_share = expected[strategy]
+        doubt = None if error is None else math.hypot(error, BEYOND * wrong)
+        prior = wrong * share, max(LEAST_SD, wrong * sd_of_share) if sd_of_share and wrong else 0.0
+        step, sd = _together(*prior, gain, doubt)
         mean, variance = mean + step, variance + sd**2
-        accuracy = float(right[strategy].mean()) if strategy in right else None
         affordable = budget is None or strategy == "head" or forecasts[strategy].seconds <= budget
-        skipped = why_not.get(strategy, "" if accuracy is not None else "a shallower one already took too long to try")
-        found.append(
-            Tried(strategy, accuracy, gain, error, mean, math.sqrt(variance), forecasts[strategy], affordable, skipped)
-        )
+        skipped = why_not.get(strategy, "" if strategy in trials else "a shallower one already took too long to try")
+        found.append(Tried(strategy, accuracies.get(strategy), gain, error, mean, math.sqrt(variance), forecasts[strategy],
+                           affordable, skipped))  # fmt: skip
     return tuple(found)
 
 
+def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropy of each image `(n,)` from logits `(n, C)`, divided by the one temperature that suits them best: networks
+    that are trained longer are surer of everything, which says nothing of what they know.
+
+    Source: Guo and others, On Calibration of Modern Neural Networks, ICML 2017.
+    """
+
+    def loss(temperature: float) -> np.ndarray:
+        scaled = logits.astype(np.float64) / temperature
+        scaled -= scaled.max(1, keepdims=True)
+        found: np.ndarray = np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(labels)), labels]
+        return found
+
+    return min((loss(t) for t in TEMPERATURES), key=lambda each: float(each.mean()))
+
+
 def verdict(tried: Sequence[Tried]) -> Tried:
-    """The fewest changes that no further ones are expected to beat by more than a point, with something to spare."""
-
-    def beaten(one: Tried, other: Tried) -> bool:
-        spread = math.sqrt(max(0.0, other.sd**2 - one.sd**2))
-        return other.expected - one.expected - CAUTION * spread > CLOSE
-
-    return next(t for i, t in enumerate(tried) if not any(beaten(t, other) for other in tried[i + 1 :]))
-
-
-def _relevance(fractions: Sequence[tuple[float, float]]) -> float:
-    """From little to 1: how much the frozen features have to do with the task, by what twice the labels do for them."""
-    if not fractions:
-        return 1.0
-    (_, half), (_, whole) = fractions
-    gone = (whole - half) / (1 - half) if half < 1 else BY_DOUBLING
-    return min(1.0, max(LEAST_RELEVANCE, gone / BY_DOUBLING))
+    """The fewest changes that no further ones are expected to beat by more than a point."""
+    best = max(t.expected for t in tried)
+    return next(t for t in tried if t.expected >= best - CLOSE)
 
 
 def _together(mean: float, sd: float, measured: float | None, error: float | None) -> tuple[float, float]:
@@ -289,8 +286,8 @@ def _reason(chosen: Tried, tried: Sequence[Tried], budget: str) -> str:
         words = "More changes are not expected to gain anything."
     else:
         more, sd = best.expected - chosen.expected, math.sqrt(max(0.0, best.sd**2 - chosen.sd**2))
-        few = "too little" if more <= CLOSE else "too unsure"
-        words = f"{best.strategy} is expected to gain {100 * more:.1f} points more, ± {100 * sd:.1f}: {few} for more changes."
+        gain = f"{100 * more:.1f} points more, ± {100 * sd:.1f}"
+        words = f"{best.strategy} is expected to gain {gain}: too little for more changes."
     dear = [t.strategy for t in tried if not t.affordable]
     over = f" {' and '.join(dear)} would exceed {budget}." if dear else ""
     return words + over

@@ -124,6 +124,7 @@ class Answers:
     guesses: Tensor  # (N,) int64
     sure: Tensor  # (N,) float32 probability of the guess
     sure_of_truth: Tensor  # (N,) float32 probability of the true class
+    logits: Tensor | None = None  # (N, C) float32, of trials only: they are not kept with a run
 
     def __repr__(self) -> str:
         return f"Answers: {len(self.truths)} images, {int((self.truths == self.guesses).sum())} right"

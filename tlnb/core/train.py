@@ -250,7 +250,7 @@ def train(
             start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
             work.prepare(start, store or Store())
         status = work.run(warm=plan.start == "pretrained" and previous is None)
-        answers = work.test()
+        answers = work.test(trial)
     changes = work.changes()
     source = None if trial else work.on_its_source([c.name for c in changes if c.moved], previous)
     notes = list(work.notes)
@@ -737,7 +737,7 @@ class Training:
 
     # ── the end ──
 
-    def test(self) -> Answers:
+    def test(self, with_logits: bool = False) -> Answers:
         """What the network says about the test split, which is read once."""
         self.report(Progress(self.name, "evaluating", len(self.epochs), self.options.epochs or 0))
         inputs = self.inputs or self.source.raw("none")
@@ -746,7 +746,8 @@ class Training:
             logits = self._scores(inputs, rows)
             truths, guesses, probabilities = self.labels["test"], logits.argmax(1), logits.float().softmax(1)
             sure, of_truth = (probabilities.gather(1, c[:, None])[:, 0] for c in (guesses, truths))
-            answers = Answers(truths.cpu(), guesses.cpu(), sure.cpu(), of_truth.cpu())
+            whole = logits.float().cpu() if with_logits else None
+            answers = Answers(truths.cpu(), guesses.cpu(), sure.cpu(), of_truth.cpu(), whole)
         self.inference_flops = inputs.cost.whole
         self.tally.charge("evaluating", len(logits) * inputs.cost.look / self.ranks.count, "look")
         return answers

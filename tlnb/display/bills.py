@@ -118,8 +118,8 @@ def advice_card(found: Advice) -> str:
         ("how sure", found.sure),
         ("half of the labels", f"a probe gets {percent(found.fractions[0][1])}, with all {percent(found.fractions[1][1])}"
          if found.fractions else None),
-        ("measured by", "cross-validation on the labels in use; gains image by image, ± one standard error; test images "
-         "are not read"),
+        ("measured by", "cross-validation on the labels in use; a gain says how much surer of the truth it is than the "
+         "strategy before it, as a share of head's mistakes, ± one standard error; test images are not read"),
         ("this advice took", f"{seconds(found.seconds)}, which is on the bill"),
     ]  # fmt: skip
     parts.append(facts(about))
