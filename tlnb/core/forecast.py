@@ -44,6 +44,7 @@ FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tent
 BATCHES = 6  # that a rehearsal times at most
 QUICK = 0.1  # seconds up to which a checkpoint is written again
 EPOCHS = 2  # of a rehearsal; the last is timed
+OF_ITS_SOURCE = 128  # images of the network's source on which that evaluation is timed
 
 Part = tuple[str, str]  # a phase, a kind of work in it
 
@@ -150,6 +151,7 @@ class _Whole:
     tally: Tally
     choice: tuple[Choice | None, str]
     other: float
+    source: float = 0.0  # how many times what was done of the evaluation on the network's source the run does
     writes: _Writes = field(default_factory=lambda: _Writes())
 
     @classmethod
@@ -176,11 +178,15 @@ class _Whole:
         return time.perf_counter() - began
 
     def _source(self, previous: Run | None) -> None:
-        """The network's accuracy on its own source costs the same whatever the data: done once, for real."""
+        """The network's accuracy on its own source costs the same whatever the data: before, for real; after, a part of it."""
         work = self.training
-        before = source_accuracy(work.model, work.plan, work.module, (), previous)  # known afterwards, to the run too
+        given = (work.model, work.plan, work.module)
+        before = source_accuracy(*given, (), previous)  # known afterwards, to the run too
         self.tally.charge("evaluating", before.flops if before else 0.0, "before")
-        work.on_its_source(work.plan.trained, previous)
+        with self.tally.phase("evaluating", "source"):
+            after = source_accuracy(*given, work.plan.trained, previous, at_most=OF_ITS_SOURCE)
+        self.tally.charge("evaluating", after.flops if after else 0.0, "source")
+        self.source = max(1.0, after.pictures / OF_ITS_SOURCE) if after and after.flops else 1.0
 
     @property
     def images(self) -> int:
@@ -262,7 +268,7 @@ class _Whole:
             phases[part[0]] += factor * done.seconds.get(part, 0.0)
         mine = self.tally.parts
         phases["preparing"] += mine["preparing", ""].seconds
-        phases["evaluating"] += mine["evaluating", "source"].seconds
+        phases["evaluating"] += self.source * mine["evaluating", "source"].seconds
         phases["other"] += self.other + done.other + done.keeping * self._keeps
         return phases
 
@@ -275,7 +281,7 @@ class _Whole:
         found: dict[str, float] = {}
         for part, factor in self.factors(done).items():
             found[part[0]] = found.get(part[0], 0.0) + factor * done.flops.get(part, 0.0)
-        found["evaluating"] += self.tally.parts["evaluating", "source"].flops
+        found["evaluating"] += self.source * self.tally.parts["evaluating", "source"].flops
         return {phase: flops for phase, flops in found.items() if flops}
 
     def per_epoch(self, done: Rehearsed) -> float:

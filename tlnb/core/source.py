@@ -42,8 +42,9 @@ _known: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], float]] = WeakKeyDic
 
 
 def source_accuracy(
-    model: PretrainedModel, plan: Plan, trained: nn.Module, moved: Sequence[str], previous: Run | None = None
-) -> SourceAccuracy | None:
+    model: PretrainedModel, plan: Plan, trained: nn.Module, moved: Sequence[str], previous: Run | None = None,
+    at_most: int | None = None,
+) -> SourceAccuracy | None:  # fmt: skip
     """The network's accuracy on its own source before and after a run.
 
     Both are of a trunk with the model's *own* output layer, so that they compare trunks alone. Where nothing but the
@@ -53,6 +54,7 @@ def source_accuracy(
         trained: the run's network; it is not changed.
         moved: layers that changed.
         previous: the run whose weights it started from.
+        at_most: images that the accuracy after is measured on, where its cost is what is asked; default: all.
 
     Returns:
         None where the source is not at hand, the trunk did not come from it, or layers before the output were edited.
@@ -69,7 +71,7 @@ def source_accuracy(
         twin = copy.deepcopy(trained)
         device = next(trained.parameters()).device
         twin.set_submodule(OUTPUT, copy.deepcopy(model.module.get_submodule(OUTPUT)).to(device))
-        after, more = _accuracy(twin, images, labels)
+        after, more = _accuracy(twin, images[:at_most], labels[:at_most])
         spent += more
     return SourceAccuracy(before, after, len(labels), spent)
 
