@@ -26,6 +26,7 @@ from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, machine
 from tlnb.core.edit import Scopes, build
 from tlnb.core.freeze import hashes
+from tlnb.core.heap import large_blocks_kept
 from tlnb.core.home import home_folder
 from tlnb.core.inputs import FIXED, Choice, Source
 from tlnb.core.meter import PHASES, Clock, Tally, step_flops
@@ -41,14 +42,18 @@ from tlnb.core.train import WATCHED, Training, seeded
 LEAST_SECONDS = 1.0  # that a forecast may take, however short the run
 SHARE = 0.05  # of the run's seconds that it may take otherwise
 FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tenths of a second
+FEW, AT_LEAST_FLOPS = 8, 2e10  # images that even a large network's has, unless they take more FLOPs than that
 BATCHES = 6  # that a rehearsal times at most
 QUICK = 0.1  # seconds up to which a checkpoint is written again
 EPOCHS = 2  # of a rehearsal; the last is timed
+PASSES = ("steps", "prefix", "features", "look")  # kinds of work that are done some images at a time
+LEAST_OF_ITS_OWN = 0.4  # of a pass's seconds, that its images take at the least
 OF_ITS_SOURCE = 128  # images of the network's source on which that evaluation is timed
 
 Part = tuple[str, str]  # a phase, a kind of work in it
 
 
+@large_blocks_kept()  # as while it trains
 def forecast(
     model: PretrainedModel, anatomy: Anatomy, data: DataSet, plan: Plan, options: TrainOptions, *, name: str,
     scopes: Scopes | None = None, previous: Run | None = None, store: Store | None = None, price: Price | None = None,
@@ -72,7 +77,8 @@ def forecast(
         left = 0.8 * (until - (time.perf_counter() - began))
         more = whole.next_count(count, left / max(1e-3, rehearsal.took))
         if more > count or not here.on_cpu:  # the first one on a GPU has loaded what it computes with
-            rehearsal = whole.rehearse(max(count, more))
+            first, rehearsal = rehearsal, whole.rehearse(max(count, more))
+            rehearsal = whole.as_in_whole_passes(first, rehearsal)
     phases, flops = whole.scaled(rehearsal), whole.flops(rehearsal)
     seconds = sum(phases.values())
     watts = sum(clock.wh().values()) / sum(clock.seconds().values())
@@ -200,7 +206,10 @@ class _Whole:
             return min(self.images, self.options.batch_size or 1)
         step = step_flops(self.training.module, self.training.source.example())
         threads = max(1, torch.get_num_threads())
-        return max(2, min(self.images, 256, int(FIRST_FLOPS * threads / max(step, 1.0))))
+        count = max(
+            int(FIRST_FLOPS * threads / max(step, 1.0)), min(FEW, int(AT_LEAST_FLOPS * threads / max(step, 1.0)))
+        )
+        return max(2, min(self.images, 256, count))
 
     def next_count(self, done: int, times: float) -> int:
         """Images of the second: so many times the first, at most some batches, whole ones where there is time for one."""
@@ -242,6 +251,24 @@ class _Whole:
         )  # fmt: skip
 
     # ── scaling ──
+
+    def as_in_whole_passes(self, first: Rehearsed, second: Rehearsed) -> Rehearsed:
+        """The second rehearsal with the seconds that its images would take in passes as large as the run's.
+
+        A pass takes so much for itself (a step of the optimiser, fetching the weights) and so much for each image: both
+        follow from two sizes of sample. A few images would else speak of a large network's overhead alone.
+        """
+        if second.sample <= first.sample or not self.training.machine.on_cpu:
+            return second
+        sizes = {"steps": self.options.batch_size or 1}
+        seconds = dict(second.seconds)
+        for part, took in second.seconds.items():
+            size = sizes.get(part[1], self.training.source.chunk())
+            if part[1] in PASSES and second.sample < size:
+                grown = (took - first.seconds.get(part, took)) / (second.sample - first.sample)
+                each = min(1.0, max(LEAST_OF_ITS_OWN, grown * second.sample / took)) if took else 1.0
+                seconds[part] = took * (each + (1 - each) * second.sample / size)
+        return replace(second, seconds=seconds)
 
     def factors(self, done: Rehearsed) -> dict[Part, float]:
         """How many times the rehearsal's work of each kind the run does."""
