@@ -260,10 +260,10 @@ class _Whole:
         """
         if second.sample <= first.sample or not self.training.machine.on_cpu:
             return second
-        sizes = {"steps": self.options.batch_size or 1}
+        batch, chunk = self.options.batch_size or 1, self.training.source.chunk()
         seconds = dict(second.seconds)
         for part, took in second.seconds.items():
-            size = sizes.get(part[1], self.training.source.chunk())
+            size = batch if part[1] == "steps" else chunk
             if part[1] in PASSES and second.sample < size:
                 grown = (took - first.seconds.get(part, took)) / (second.sample - first.sample)
                 each = min(1.0, max(LEAST_OF_ITS_OWN, grown * second.sample / took)) if took else 1.0
