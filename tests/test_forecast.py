@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from tlnb.core import forecast as forecasting
-from tlnb.core import store
+from tlnb.core import meter, store
 from tlnb.core.errors import UsageError
 from tlnb.core.freeze import hashes
 from tlnb.core.memory import cache_folder
@@ -56,6 +57,28 @@ def test_a_sample_is_neither_taken_from_cached_files_nor_kept_in_them(
     session.forecast(epochs=3, seed=1)
     run = session.train(epochs=3, seed=1)
     assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("overhead", "each"), [(0.3, 0.1), (0.0, 0.1), (0.5, 0.05)])
+def test_what_a_few_images_took_is_told_as_in_whole_batches(overhead: float, each: float):
+    took = [(n, overhead + n * each) for n in (2, 8)]
+    own = max(8 * each, forecasting.LEAST_OF_ITS_OWN * took[1][1])  # a pass is never all overhead
+    assert forecasting.in_larger_passes(*took, 32) == pytest.approx(own + (took[1][1] - own) * 8 / 32)
+    assert forecasting.in_larger_passes(*took, 8) == took[1][1]  # it was a whole one
+
+
+def test_flops_are_counted_once_for_what_trains(monkeypatch: pytest.MonkeyPatch):
+    counted: list[int] = []
+    count = meter.step_flops
+    monkeypatch.setattr(meter, "step_flops", lambda *given: counted.append(1) or count(*given))
+    network, counts = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), meter.Counts()
+    example = torch.zeros(2, 4)
+    whole = counts.step(network, example)
+    assert counts.step(network, example, everything=True) == whole == count(network, example)
+    network[0].requires_grad_(False)
+    assert counts.step(network, example) == count(network, example) < whole
+    assert counts.step(network, example, everything=True) == whole
+    assert len(counted) == 2
 
 
 def test_a_forecast_leaves_everything_as_it_was_but_the_bill(small: Session):

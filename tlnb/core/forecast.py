@@ -29,7 +29,7 @@ from tlnb.core.freeze import hashes
 from tlnb.core.heap import large_blocks_kept
 from tlnb.core.home import home_folder
 from tlnb.core.inputs import FIXED, Choice, Source
-from tlnb.core.meter import PHASES, Clock, Tally, step_flops
+from tlnb.core.meter import PHASES, Clock, Tally
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
@@ -101,7 +101,7 @@ class Rehearsal(Source):
 
     def __init__(self, real: Source, sample: DataSet, choice: tuple[Choice | None, str], tally: Tally) -> None:
         super().__init__(real.module, real.transform, sample, real.machine, tally, Store())
-        self._real, self._choice, self._full = real, choice, real._full
+        self._real, self._choice, self.counts = real, choice, real.counts
         self._first: Tensor | None = None
         self.store.costs = real.store.costs
         self.missing: dict[Part, float] = {}  # images that the real run computes
@@ -204,7 +204,8 @@ class _Whole:
         """Images of the first rehearsal: few of a large network, but on a GPU a batch, which may take no longer than one."""
         if not self.training.machine.on_cpu:
             return min(self.images, self.options.batch_size or 1)
-        step = step_flops(self.training.module, self.training.source.example())
+        source = self.training.source
+        step = source.counts.step(source.module, source.example())
         threads = max(1, torch.get_num_threads())
         count = max(
             int(FIRST_FLOPS * threads / max(step, 1.0)), min(FEW, int(AT_LEAST_FLOPS * threads / max(step, 1.0)))
@@ -255,19 +256,16 @@ class _Whole:
     def as_in_whole_passes(self, first: Rehearsed, second: Rehearsed) -> Rehearsed:
         """The second rehearsal with the seconds that its images would take in passes as large as the run's.
 
-        A pass takes so much for itself (a step of the optimiser, fetching the weights) and so much for each image: both
-        follow from two sizes of sample. A few images would else speak of a large network's overhead alone.
+        A few images would else speak of a large network's overhead alone.
         """
         if second.sample <= first.sample or not self.training.machine.on_cpu:
             return second
         batch, chunk = self.options.batch_size or 1, self.training.source.chunk()
         seconds = dict(second.seconds)
         for part, took in second.seconds.items():
-            size = batch if part[1] == "steps" else chunk
-            if part[1] in PASSES and second.sample < size:
-                grown = (took - first.seconds.get(part, took)) / (second.sample - first.sample)
-                each = min(1.0, max(LEAST_OF_ITS_OWN, grown * second.sample / took)) if took else 1.0
-                seconds[part] = took * (each + (1 - each) * second.sample / size)
+            if part[1] in PASSES:
+                before = (first.sample, first.seconds.get(part, took))
+                seconds[part] = in_larger_passes(before, (second.sample, took), batch if part[1] == "steps" else chunk)
         return replace(second, seconds=seconds)
 
     def factors(self, done: Rehearsed) -> dict[Part, float]:
@@ -329,6 +327,20 @@ class _Whole:
         images = sum(t.nbytes for t in data.images.values())
         cached = self.choice[0].bytes if self.choice[0] else 0
         return max(int(held + 5 * trains + batch + images + cached), done.held_bytes)
+
+
+def in_larger_passes(first: tuple[int, float], second: tuple[int, float], size: int) -> float:
+    """Seconds that the second sample's images would have taken in passes of `size`.
+
+    A pass takes so much for itself (a step of the optimiser, fetching the weights) and so much for each image: both
+    follow from two samples, each `(images, seconds)` in one pass. At least `LEAST_OF_ITS_OWN` is the images'.
+    """
+    (fewer, before), (images, took) = first, second
+    if images >= size or not took:
+        return took
+    by_images = (took - before) * images / (images - fewer) / took
+    by_images = min(1.0, max(LEAST_OF_ITS_OWN, by_images))
+    return took * (by_images + (1 - by_images) * images / size)
 
 
 def _sample(data: DataSet, count: int) -> DataSet:

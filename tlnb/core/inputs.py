@@ -17,7 +17,7 @@ from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, in_chunks
 from tlnb.core.freeze import set_modes
 from tlnb.core.memory import cache_folder, disk_budget, memory_budget
-from tlnb.core.meter import Tally, forward_flops, step_flops
+from tlnb.core.meter import Counts, Tally, forward_flops
 from tlnb.core.options import TrainOptions
 from tlnb.core.pretrained import Transform
 from tlnb.core.ranks import ALONE, Ranks
@@ -113,7 +113,7 @@ class Source:
         self.machine, self.tally, self.store = machine, tally, store
         self._pause = pause  # called between passes
         self._fitted: dict[str, Tensor] = {}
-        self._full = 0.0  # FLOPs of a step for one image with everything trained, once counted
+        self.counts = Counts()
 
     # ── images ──
 
@@ -137,6 +137,7 @@ class Source:
     def forget(self) -> None:
         """Let go of images, and of the run that is asked between passes: memory is free at once, not when Python tidies up."""
         self._fitted.clear()
+        self.counts.forget()
         self._pause = lambda: None
 
     def raw(self, kind: str, note: str = "") -> Inputs:
@@ -144,7 +145,7 @@ class Source:
         to, fit = self.transform.normalise, self.transform.fit
         return Inputs(
             lambda _: self.images("train"), lambda x, numbers: to(changed(fit(x), kind, numbers)), self.images,
-            lambda x: to(fit(self.placed(x))), self.module, self.module, self._cost(self.module, self.example(), cached=False),
+            lambda x: to(fit(self.placed(x))), self.module, self.module, self._cost(self.module, self.example()),
             note=note, chunk=self.chunk(), augment=kind,
         )  # fmt: skip
 
@@ -259,7 +260,7 @@ class Source:
                 held[split] = kept(split, 0, "evaluating")
             return held[split]
 
-        cost = self._cost(cut.suffix, self.placed(train[0][:2]), cached=True, known=who)
+        cost = self._cost(cut.suffix, self.placed(train[0][:2]), known=who)
         self.module.eval()
         judge = cut_at(self.module, place).suffix
         set_modes(self.module, set(trained))
@@ -397,15 +398,14 @@ class Source:
         where = (self.machine.device.split(":")[0], self.machine.precision, torch.__version__)
         return (self.data.fingerprint, split, drawn, repr(self.transform), self.chunk(), where)
 
-    def _cost(self, teaches: nn.Module, example: Tensor, cached: bool, known: str = "") -> Cost:
+    def _cost(self, teaches: nn.Module, example: Tensor, known: str = "") -> Cost:
         """Counted, or looked up: what is counted once for a prefix, shapes and what trains is so for ever."""
         shapes = [(n, tuple(p.shape), p.requires_grad) for n, p in self.module.named_parameters()]
         key = key_of(known, getattr(teaches, "code", ""), shapes, tuple(example.shape))
         if known and key in self.store.costs:
             return Cost(*self.store.costs[key])
-        done, look = step_flops(teaches, example), forward_flops(teaches, example)
-        planned = step_flops(self.module, self.example()) if cached else done
-        self._full = self._full or step_flops(self.module, self.example(), everything=True)
-        whole = forward_flops(self.module, self.example()) if cached else look
-        self.store.costs[key] = (done, planned, self._full, look, whole)
+        image, counts = self.example(), self.counts
+        done, look = counts.step(teaches, example), counts.forward(teaches, example)
+        planned, full = counts.step(self.module, image), counts.step(self.module, image, everything=True)
+        self.store.costs[key] = (done, planned, full, look, counts.forward(self.module, image))
         return Cost(*self.store.costs[key])

@@ -124,6 +124,32 @@ def step_flops(module: nn.Module, example: Tensor, everything: bool = False) -> 
     return _counted(module, example, step, everything)
 
 
+class Counts:
+    """The same figures, each counted once: for a module in its modes, the example's shape, and what trains."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], float] = {}
+
+    def forward(self, module: nn.Module, example: Tensor) -> float:
+        """As `forward_flops`."""
+        return self._once(lambda: forward_flops(module, example), module, example, None)
+
+    def step(self, module: nn.Module, example: Tensor, everything: bool = False) -> float:
+        """As `step_flops`."""
+        trains = tuple(everything or p.requires_grad for p in module.parameters())
+        return self._once(lambda: step_flops(module, example, everything), module, example, trains)
+
+    def forget(self) -> None:
+        """Let go of the modules."""
+        self._known.clear()
+
+    def _once(self, count: Callable[[], float], module: nn.Module, example: Tensor, trains: object) -> float:
+        key = (module, tuple(m.training for m in module.modules()), tuple(example.shape), trains)
+        if key not in self._known:
+            self._known[key] = count()
+        return self._known[key]
+
+
 def _counted(
     module: nn.Module, example: Tensor, work: Callable[[Call, Tensor], None], everything: bool = False
 ) -> float:

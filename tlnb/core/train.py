@@ -28,7 +28,7 @@ from tlnb.core.errors import MemoryLimit, UsageError
 from tlnb.core.freeze import Change, hashes, layer_of, relative_change, set_modes, state_of
 from tlnb.core.heap import large_blocks_kept
 from tlnb.core.inputs import Cost, HeadInputs, Inputs, Source
-from tlnb.core.meter import FLOPS_BASIS, PHASES, SECONDS_BASIS, Clock, Tally, forward_flops, step_flops
+from tlnb.core.meter import FLOPS_BASIS, PHASES, SECONDS_BASIS, Clock, Tally, forward_flops
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
@@ -466,9 +466,9 @@ class Training:
     def _warm_up_cost(self, found: HeadInputs) -> Cost:
         """FLOPs for one image; what the modes are now is what a step without a cache would have cost."""
         example = self.source.placed(found.features[:2])
-        planned = step_flops(self.module, self.source.example())
-        whole = self.inputs.cost if self.inputs else None
-        return Cost(step_flops(found.teaches, example), planned, whole.full if whole else planned, 0.0, 0.0)
+        counts, whole = self.source.counts, self.inputs.cost if self.inputs else None
+        planned = counts.step(self.module, self.source.example())
+        return Cost(counts.step(found.teaches, example), planned, whole.full if whole else planned, 0.0, 0.0)
 
     def _fit(self) -> None:
         inputs, options, trained = self.inputs, self.options, self.plan.trained
