@@ -339,7 +339,8 @@ def comparison_card(found: Comparison) -> str:
     if curves:
         alt = f"accuracy against seconds for {', '.join(curves)}, and where the seconds went"
         parts.append(picture(charts.comparison(found), alt))
-    parts.append(table(head, [[Raw(f"<b>{safe(name)}</b>"), *rest] for name, *rest in rows], left=2))
+    named = [[Raw(f"<b>{safe(name)}</b>{note(what)}"), *rest] for name, what, *rest in rows]
+    parts.append(table(["", *head[2:]], named))
     parts += [line(words) for words in findings(found)]
     if found.break_even is not None and found.break_even.uses is not None:
         alt = f"what uses cost in all, from scratch and with pretraining paid; equal after {found.break_even.uses:,.0f} uses"

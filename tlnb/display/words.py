@@ -53,18 +53,18 @@ def size(value: float | None) -> str:
     return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
 
 
-def small(value: float | None, unit: str) -> str:
+def small(value: float | None, unit: str = "") -> str:
     """An amount that is not worth more than two decimals."""
     if value is None:
         return "–"
-    return f"under 0.01 {unit}" if value < 0.01 else f"{value:,.2f} {unit}"
+    return f"under 0.01 {unit}".rstrip() if value < 0.01 else f"{value:,.2f} {unit}".rstrip()
 
 
-def money(value: float | None, currency: str) -> str:
+def money(value: float | None, currency: str = "") -> str:
     """Two decimals, and none for large sums."""
     if value is None:
         return "–"
-    return small(value, currency) if value < 1000 else f"{value:,.0f} {currency}"
+    return small(value, currency) if value < 1000 else f"{value:,.0f} {currency}".rstrip()
 
 
 def memory(value: float) -> str:
