@@ -12,8 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -200,9 +199,7 @@ def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: Tally) -
     labels = used.labels["train"]
     logits = np.zeros((len(labels), len(used.classes)), np.float32)
     for rows, held in folds_of(labels.numpy(), folds, seed=0):
-        taken = {"train": torch.from_numpy(rows), "test": torch.from_numpy(held)}
-        images = MappingProxyType({s: used.images["train"][at] for s, at in taken.items()})
-        part = replace(used, images=images, labels=MappingProxyType({s: labels[at] for s, at in taken.items()}))
+        part = used.with_splits({"train": ("train", torch.from_numpy(rows)), "test": ("train", torch.from_numpy(held))})
         run = train(case.model, case.anatomy, part, plan, options, name=f"advice: {strategy}", scopes=case.scopes,
                     store=case.store, trial=True)  # fmt: skip
         if run.status == "stopped":

@@ -86,6 +86,14 @@ class DataSet:
         """How many images each split has."""
         return {split: len(self.labels[split]) for split in SPLITS if split in self.labels}
 
+    def with_splits(self, taken: Mapping[str, tuple[str, Tensor | slice]]) -> DataSet:
+        """The same data split otherwise: each split names the one that its images come from, and which of those."""
+        images, labels = (
+            MappingProxyType({split: held[of][rows] for split, (of, rows) in taken.items()})
+            for held in (self.images, self.labels)
+        )
+        return replace(self, images=images, labels=labels)
+
     @property
     def counts(self) -> dict[str, int]:
         """Labels in use (`train` and `val`) by class."""

@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -345,10 +344,7 @@ def in_larger_passes(first: tuple[int, float], second: tuple[int, float], size: 
 
 def _sample(data: DataSet, count: int) -> DataSet:
     """The first images of every split; as many as that of the training images, spread over them."""
-    picked = {split: _spread(len(labels), count) for split, labels in data.labels.items()}
-    images = MappingProxyType({split: data.images[split][rows] for split, rows in picked.items()})
-    labels = MappingProxyType({split: data.labels[split][rows] for split, rows in picked.items()})
-    return replace(data, images=images, labels=labels)
+    return data.with_splits({split: (split, _spread(len(labels), count)) for split, labels in data.labels.items()})
 
 
 def _spread(length: int, count: int) -> Tensor:

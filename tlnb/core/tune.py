@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -315,22 +314,17 @@ def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
         UsageError: a class with one label, of which none can be held out.
     """
     if "val" in data.splits:
-        splits = {"train": "train", "val": "val", "test": "val"}
-        images = MappingProxyType({s: data.images[of] for s, of in splits.items()})
-        labels = MappingProxyType({s: data.labels[of] for s, of in splits.items()})
-        return [replace(data, images=images, labels=labels)], f"{data.splits['val']} held-out labels"
+        every = slice(None)
+        judged = data.with_splits({"train": ("train", every), "val": ("val", every), "test": ("val", every)})
+        return [judged], f"{data.splits['val']} held-out labels"
     folds = min(FOLDS, data.per_class)
     if folds < 2:
         raise UsageError("one label in a class leaves nothing to choose by: %tl_data with --per-class 2 or more")
-    return list(_folds(data, folds, seed)), f"cross-validation on the training labels, {folds} folds"
-
-
-def _folds(data: DataSet, folds: int, seed: int) -> Iterator[DataSet]:
-    labels = data.labels["train"]
-    for rows, held in folds_of(labels.numpy(), folds, seed):
-        taken = {"train": torch.from_numpy(rows), "monitor": torch.from_numpy(held), "test": torch.from_numpy(held)}
-        images = MappingProxyType({s: data.images["train"][at] for s, at in taken.items()})
-        yield replace(data, images=images, labels=MappingProxyType({s: labels[at] for s, at in taken.items()}))
+    parts = []
+    for rows, held in folds_of(data.labels["train"].numpy(), folds, seed):
+        learns, judges = ("train", torch.from_numpy(rows)), ("train", torch.from_numpy(held))
+        parts.append(data.with_splits({"train": learns, "monitor": judges, "test": judges}))
+    return parts, f"cross-validation on the training labels, {folds} folds"
 
 
 # ── Optuna ────────────────────────────────────────────────────────────────────────────────────────────────────────
