@@ -34,7 +34,7 @@ from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.prices import Price, list_price
 from tlnb.core.record import Cache, Forecast, Run
-from tlnb.core.source import source_accuracy
+from tlnb.core.source import SourceAccuracy, source_accuracy
 from tlnb.core.store import Store
 from tlnb.core.train import WATCHED, Training, seeded
 
@@ -183,15 +183,17 @@ class _Whole:
         return time.perf_counter() - began
 
     def _source(self, previous: Run | None) -> None:
-        """The network's accuracy on its own source costs the same whatever the data: before, for real; after, a part of it."""
+        """The network's accuracy on its own source costs the same whatever the data: a part of that evaluation is timed."""
         work = self.training
-        given = (work.model, work.plan, work.module)
-        before = source_accuracy(*given, (), previous)  # known afterwards, to the run too
-        self.tally.charge("evaluating", before.flops if before else 0.0, "before")
+
+        def look(pictures: int) -> SourceAccuracy | None:
+            return source_accuracy(work.model, work.plan, work.module, work.plan.trained, previous, at_most=pictures)
+
+        look(1)  # reads the pictures
         with self.tally.phase("evaluating", "source"):
-            after = source_accuracy(*given, work.plan.trained, previous, at_most=OF_ITS_SOURCE)
-        self.tally.charge("evaluating", after.flops if after else 0.0, "source")
-        self.source = max(1.0, after.pictures / OF_ITS_SOURCE) if after and after.flops else 1.0
+            found = look(OF_ITS_SOURCE)
+        self.tally.charge("evaluating", found.flops if found else 0.0, "source")
+        self.source = max(1.0, found.pictures / OF_ITS_SOURCE) if found and found.flops else 1.0
 
     @property
     def images(self) -> int:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from tlnb import glyphnet
 from tlnb.core.catalogue import EMBEDDED
-from tlnb.core.meter import forward_flops
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel, Transform
 from tlnb.core.record import Run
@@ -54,7 +53,7 @@ def source_accuracy(
         trained: the run's network; it is not changed.
         moved: layers that changed.
         previous: the run whose weights it started from.
-        at_most: images that the accuracy after is measured on, where its cost is what is asked; default: all.
+        at_most: pictures that are measured on, where only the cost is asked; default: all.
 
     Returns:
         None where the source is not at hand, the trunk did not come from it, or layers before the output were edited.
@@ -64,16 +63,18 @@ def source_accuracy(
         return None
     from tlnb.glyphnet import held_out
 
-    images, labels = held_out.pictures(tuple(glyphnet.card(model.name)["classes"]))
-    before, spent = _before(model.module, images, labels)
+    card = glyphnet.card(model.name)
+    images, labels = held_out.pictures(tuple(card["classes"]))
+    shown = slice(at_most)
+    before, looked = _before(model.module, images[shown], labels[shown], keep=at_most is None)
     after = since[1] if since else before
     if any(not _of_output(layer) for layer in moved):
         twin = copy.deepcopy(trained)
         device = next(trained.parameters()).device
         twin.set_submodule(OUTPUT, copy.deepcopy(model.module.get_submodule(OUTPUT)).to(device))
-        after, more = _accuracy(twin, images[:at_most], labels[:at_most])
-        spent += more
-    return SourceAccuracy(before, after, len(labels), spent)
+        after = _accuracy(twin, images[shown], labels[shown])
+        looked += len(labels[shown])
+    return SourceAccuracy(before, after, len(labels), float(looked * card["flops"]))
 
 
 def _at_hand(model: PretrainedModel, plan: Plan) -> bool:
@@ -89,22 +90,22 @@ def _of_output(layer: str) -> bool:
     return layer == OUTPUT or layer.startswith(OUTPUT + ".")
 
 
-def _before(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """The pretrained network's accuracy, measured once for each loaded model, and the FLOPs it took now."""
+def _before(network: nn.Module, images: Tensor, labels: Tensor, keep: bool) -> tuple[float, int]:
+    """The pretrained network's accuracy, measured once for each loaded model, and the pictures looked at for it now."""
     versions = tuple(t._version for t in network.state_dict().values())
     if network in _known and _known[network][0] == versions:
-        return _known[network][1], 0.0
-    found, flops = _accuracy(copy.deepcopy(network), images, labels)
-    _known[network] = versions, found
-    return found, flops
+        return _known[network][1], 0
+    found = _accuracy(copy.deepcopy(network), images, labels)
+    if keep:
+        _known[network] = versions, found
+    return found, len(labels)
 
 
-def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, float]:
-    """Share of right answers in fp32 and eval mode, at the source's own size and normalisation; and its FLOPs."""
+def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """Share of right answers in fp32 and eval mode, at the source's own size and normalisation."""
     network.eval()
     device = next(network.parameters()).device
     normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
     with torch.no_grad():
         guesses = torch.cat([network(normalise(part.to(device))).argmax(1).cpu() for part in images.split(CHUNK)])
-    flops = forward_flops(network, normalise(images[:2].to(device))) * len(labels)
-    return int((guesses == labels).sum()) / len(labels), flops
+    return int((guesses == labels).sum()) / len(labels)
