@@ -63,7 +63,8 @@ def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:
 
     tensors = {k: t.detach().cpu().contiguous() for k, t in found.tensors.items()}
     values = {f: getattr(found, f) for f in found.__dataclass_fields__ if f != "tensors"}
-    values |= {"epochs": [asdict(e) for e in found.epochs], "work": asdict(found.work),
+    # vars: `asdict` copies deep, and hundreds of epochs are written after each
+    values |= {"epochs": [vars(e) for e in found.epochs], "work": asdict(found.work),
                "cache": asdict(found.cache) if found.cache else None}  # fmt: skip
     text = json.dumps({"schema": SCHEMA, "about": about, "state": values})
     header = {KEY: text, "crc32": str(checksum(text, tensors))}

@@ -8,10 +8,11 @@ from __future__ import annotations
 import copy
 import math
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,8 +44,9 @@ SHARE = 0.05  # of the run's seconds that it may take otherwise
 FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tenths of a second
 FEW, AT_LEAST_FLOPS = 8, 2e10  # images that even a large network's has, unless they take more FLOPs than that
 BATCHES = 6  # that a rehearsal times at most
-QUICK = 0.1  # seconds up to which a checkpoint is written again
-EPOCHS = 2  # of a rehearsal; the last is timed
+WRITES, QUICK = 4, 0.1  # times that a checkpoint is written, if it takes no more seconds than that
+EPOCHS, MOST_EPOCHS = 2, 10  # of a rehearsal; the first is not timed, and of the others the one in the middle
+TIMED = 0.15  # seconds of training from which on an epoch's time can be told from chance
 PASSES = ("steps", "prefix", "features", "look")  # kinds of work that are done some images at a time
 LEAST_OF_ITS_OWN = 0.4  # of a pass's seconds, that its images take at the least
 OF_ITS_SOURCE = 128  # images of the network's source on which that evaluation is timed
@@ -71,12 +73,12 @@ def forecast(
     with seeded(options.seed, here):
         whole = _Whole.begin(model, anatomy, data, plan, options, here, spent, name, scopes, previous, store or Store())
         count = whole.first_count()
-        rehearsal = whole.rehearse(count)
+        rehearsal = whole.rehearse(count, whole.first_epochs())
         until = max(LEAST_SECONDS, SHARE * sum(whole.scaled(rehearsal).values()))
         left = 0.8 * (until - (time.perf_counter() - began))
         more = whole.next_count(count, left / max(1e-3, rehearsal.took))
         if more > count or not here.on_cpu:  # the first one on a GPU has loaded what it computes with
-            first, rehearsal = rehearsal, whole.rehearse(max(count, more))
+            first, rehearsal = rehearsal, whole.rehearse(max(count, more), rehearsal.enough_epochs)
             rehearsal = whole.as_in_whole_passes(first, rehearsal)
     phases, flops = whole.scaled(rehearsal), whole.flops(rehearsal)
     seconds = sum(phases.values())
@@ -144,6 +146,13 @@ class Rehearsed:
     saved_bytes: float  # that a batch of one image keeps for its backward pass
     held_bytes: int  # the most that the GPU held at once; 0 on processors, which do not say
     took: float
+    epochs: int = EPOCHS
+
+    @property
+    def enough_epochs(self) -> int:
+        """For the next rehearsal: more where they are quick."""
+        one = self.seconds.get(("training", "steps"), 0.0) / self.epochs
+        return max(EPOCHS, min(MOST_EPOCHS, math.ceil(TIMED / max(one, 1e-3))))
 
 
 @dataclass
@@ -156,8 +165,8 @@ class _Whole:
     tally: Tally
     choice: tuple[Choice | None, str]
     other: float
+    writes: _Writes
     source: float = 0.0  # how many times what was done of the evaluation on the network's source the run does
-    writes: _Writes = field(default_factory=lambda: _Writes())
 
     @classmethod
     def begin(
@@ -172,7 +181,8 @@ class _Whole:
         training.set_modes()
         began = time.perf_counter()
         choice = training.source.choose(plan.trained, options)
-        found = cls(training, options, plan.start == "pretrained" and previous is None, tally, choice, 0.0)
+        warm = plan.start == "pretrained" and previous is None
+        found = cls(training, options, warm, tally, choice, 0.0, _Writes(options.epochs or 0))
         found.other = time.perf_counter() - began + found._proof_seconds()
         found._source(previous)
         return found
@@ -213,6 +223,11 @@ class _Whole:
         )
         return max(2, min(self.images, 256, count))
 
+    def first_epochs(self) -> int:
+        """Epochs of the first rehearsal: more where they pass through nothing but output layers."""
+        only_output = set(self.training.plan.trained) <= set(self.training.anatomy.heads)
+        return MOST_EPOCHS if self.choice[0] and only_output else EPOCHS
+
     def next_count(self, done: int, times: float) -> int:
         """Images of the second: so many times the first, at most some batches, whole ones where there is time for one."""
         batch = self.options.batch_size or 1
@@ -220,14 +235,14 @@ class _Whole:
         count = int(min(most, done * times))
         return count if count < batch or count >= self.images else count // batch * batch
 
-    def rehearse(self, count: int) -> Rehearsed:
-        """The training on a sample, two epochs of it, and what each kind of work took."""
+    def rehearse(self, count: int, epochs: int = EPOCHS) -> Rehearsed:
+        """The training on a sample, some epochs of it, and what each kind of work took."""
         began = time.perf_counter()
         tally = Tally(Clock(self.training.machine, meter=self.tally.clock.meter))
         sample = _sample(self.training.data, count)
         work = copy.copy(self.training)
         batch = min(self.options.batch_size or 1, len(sample.labels["train"]))
-        work.options = replace(self.options, epochs=EPOCHS, batch_size=batch)
+        work.options = replace(self.options, epochs=epochs, batch_size=batch)
         work.data, work.tally, work.epochs, work.notes, work.keep = sample, tally, [], [], None
         work.labels = {s: y.to(work.machine.device) for s, y in sample.labels.items()}
         source = Rehearsal(self.training.source, sample, self.choice, tally)
@@ -244,12 +259,12 @@ class _Whole:
             self.tally.charge(phase, cost.flops, part)
         seconds = {part: cost.seconds for part, cost in tally.parts.items()}
         if work.epochs:
-            seconds["training", "steps"] = EPOCHS * work.epochs[-1].seconds
+            seconds["training", "steps"] = epochs * statistics.median_low(e.seconds for e in work.epochs[1:])
         other = tally.clock.seconds()["other"] - seconds.pop(("other", "keep"), 0.0)
         flops = {part: cost.flops for part, cost in tally.parts.items()}
         return Rehearsed(
             len(sample.labels["train"]), sample.splits, seconds, flops, source.missing, max(0.0, other), self.writes.seconds,
-            _saved_bytes(work), held, time.perf_counter() - began,
+            _saved_bytes(work), held, time.perf_counter() - began, epochs,
         )  # fmt: skip
 
     # ── scaling ──
@@ -275,13 +290,13 @@ class _Whole:
         epochs = self.options.epochs or 0
         watched_real, watched = (sum(n.get(s, 0) for s in WATCHED) for n in (real, sample))
         grow = real["train"] / sample["train"]
-        looks = EPOCHS * watched + sample["test"]
+        looks = done.epochs * watched + sample["test"]
         return {
             ("caching", "prefix"): done.missing.get(("caching", "prefix"), 0.0) / sample["train"],
             ("caching", "features"): done.missing.get(("caching", "features"), 0.0) / sample["train"],
             ("caching", "statistics"): grow,
             ("warmup", "steps"): grow,
-            ("training", "steps"): grow * epochs / EPOCHS,
+            ("training", "steps"): grow * epochs / done.epochs,
             ("evaluating", "prefix"): done.missing.get(("evaluating", "prefix"), 0.0)
             / max(1, sum(sample.get(s, 0) for s in FIXED)),
             ("evaluating", "look"): (epochs * watched_real + real["test"]) / looks,
@@ -356,15 +371,18 @@ def _spread(length: int, count: int) -> Tensor:
 class _Writes:
     """Checkpoints to a folder that goes away; the time of one, which varies, is the mean of several where they are quick."""
 
-    def __init__(self) -> None:
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
         self._took: list[float] = []
 
     def keep(self, found: Checkpoint) -> None:
         """Write it, more than once if that is soon done; where it is known what one takes, do nothing."""
+        as_halfway = max(1, self._epochs // 2 // len(found.epochs))  # a checkpoint tells of every epoch before it
+        found = replace(found, epochs=found.epochs * as_halfway)
         home = home_folder()
         writable = home.is_dir() and os.access(home, os.W_OK)
         with tempfile.TemporaryDirectory(dir=home if writable else None) as folder:
-            while not self._took or (len(self._took) < 2 * EPOCHS and self._took[-1] < QUICK):
+            while not self._took or (len(self._took) < WRITES and self._took[-1] < QUICK):
                 began = time.perf_counter()
                 checkpoint.write(Path(folder) / "rehearsal.safetensors", {}, found)
                 self._took.append(time.perf_counter() - began)
