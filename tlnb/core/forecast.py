@@ -42,7 +42,7 @@ from tlnb.core.train import WATCHED, Training, seeded
 LEAST_SECONDS = 1.0  # that a forecast may take, however short the run
 SHARE = 0.05  # of the run's seconds that it may take otherwise
 FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tenths of a second
-FEW, AT_LEAST_FLOPS = 8, 2e10  # images that even a large network's has, unless they take more FLOPs than that
+LEAST, FEW = 2, 8  # images of a large network's first and second: two sizes tell what a pass takes for itself
 BATCHES = 6  # that a rehearsal times at most
 WRITES, QUICK = 4, 0.1  # times that a checkpoint is written, if it takes no more seconds than that
 EPOCHS, MOST_EPOCHS = 2, 10  # of a rehearsal; the first is not timed, and of the others the one in the middle
@@ -75,8 +75,8 @@ def forecast(
         count = whole.first_count()
         rehearsal = whole.rehearse(count, whole.first_epochs())
         until = max(LEAST_SECONDS, SHARE * sum(whole.scaled(rehearsal).values()))
-        left = 0.8 * (until - (time.perf_counter() - began))
-        more = whole.next_count(count, left / max(1e-3, rehearsal.took))
+        left = 0.5 * (until - (time.perf_counter() - began))
+        more = max(whole.next_count(count, rehearsal.times_in(left)), FEW if count == LEAST else 0)
         if more > count or not here.on_cpu:  # the first one on a GPU has loaded what it computes with
             first, rehearsal = rehearsal, whole.rehearse(max(count, more), rehearsal.enough_epochs)
             rehearsal = whole.as_in_whole_passes(first, rehearsal)
@@ -148,6 +148,11 @@ class Rehearsed:
     took: float
     epochs: int = EPOCHS
 
+    def times_in(self, seconds: float) -> float:
+        """How many times as many images as these could be rehearsed in so many seconds."""
+        by_images = sum(took for part, took in self.seconds.items() if part[1] in PASSES)
+        return (seconds - (self.took - by_images)) / max(1e-3, by_images)
+
     @property
     def enough_epochs(self) -> int:
         """For the next rehearsal: more where they are quick."""
@@ -217,11 +222,8 @@ class _Whole:
             return min(self.images, self.options.batch_size or 1)
         source = self.training.source
         step = source.counts.step(source.module, source.example())
-        threads = max(1, torch.get_num_threads())
-        count = max(
-            int(FIRST_FLOPS * threads / max(step, 1.0)), min(FEW, int(AT_LEAST_FLOPS * threads / max(step, 1.0)))
-        )
-        return max(2, min(self.images, 256, count))
+        count = int(FIRST_FLOPS * max(1, torch.get_num_threads()) / max(step, 1.0))
+        return min(self.images, 256, count if count > FEW else LEAST)
 
     def first_epochs(self) -> int:
         """Epochs of the first rehearsal: more where they pass through nothing but output layers."""
@@ -241,6 +243,9 @@ class _Whole:
         tally = Tally(Clock(self.training.machine, meter=self.tally.clock.meter))
         sample = _sample(self.training.data, count)
         work = copy.copy(self.training)
+        work.module.load_state_dict(
+            work.start, strict=False
+        )  # else what an earlier one taught would look like another network
         batch = min(self.options.batch_size or 1, len(sample.labels["train"]))
         work.options = replace(self.options, epochs=epochs, batch_size=batch)
         work.data, work.tally, work.epochs, work.notes, work.keep = sample, tally, [], [], None
