@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import picture
-from tlnb.core import inputs, recipes
+from tlnb.core import meter, recipes
 from tlnb.core import train as training
 from tlnb.core.code import Script
 from tlnb.core.code import training as code_training
@@ -121,15 +121,8 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
         short = replace(recipes.WARMUP, epochs=2)  # two epochs of warm-up show as much as forty
         for module in (training, code_training):
             patch.setattr(module, "WARMUP", short)
-        for module, name in (
-            (inputs, "step_flops"),
-            (inputs, "forward_flops"),
-            (training, "forward_flops"),
-            (training, "step_flops"),
-        ):
-            patch.setattr(
-                module, name, lambda *_, **__: 1.0
-            )  # counting takes longer than training here, and tells nothing,
+        # counting takes longer than training here, and tells nothing,
+        patch.setattr(meter, "_counted", lambda *_, **__: 1.0)
         patch.setattr(training, "source_accuracy", lambda *_: None)  # like looking back at the source's pictures
         for write in (every_strategy, on_features, augmented, folders, amounts, own_modules, plans, edits):
             write(made, tmp_path_factory.mktemp("data"))
