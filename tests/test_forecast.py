@@ -10,6 +10,7 @@ from torch import nn
 
 from tlnb.core import forecast as forecasting
 from tlnb.core import meter, store
+from tlnb.core import train as training
 from tlnb.core.errors import UsageError
 from tlnb.core.freeze import hashes
 from tlnb.core.memory import cache_folder
@@ -79,6 +80,14 @@ def test_flops_are_counted_once_for_what_trains(monkeypatch: pytest.MonkeyPatch)
     assert counts.step(network, example) == count(network, example) < whole
     assert counts.step(network, example, everything=True) == whole
     assert len(counted) == 2
+
+
+def test_a_rehearsal_that_ends_in_no_number_after_an_epoch_is_forecast_all_the_same(
+    small: Session, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "train_epoch", lambda *_, **__: float("nan"))
+    small.strategy("full")
+    assert small.forecast(epochs=3).seconds > 0
 
 
 def test_a_forecast_leaves_everything_as_it_was_but_the_bill(small: Session):

@@ -43,6 +43,7 @@ LEAST_SECONDS = 1.0  # that a forecast may take, however short the run
 SHARE = 0.05  # of the run's seconds that it may take otherwise
 FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tenths of a second
 LEAST, FEW = 2, 8  # images of a large network's first and second: two sizes tell what a pass takes for itself
+FEW_FLOPS = 4e10  # for each thread that those of the second may take
 BATCHES = 6  # that a rehearsal times at most
 WRITES, QUICK = 4, 0.1  # times that a checkpoint is written, if it takes no more seconds than that
 EPOCHS, MOST_EPOCHS = 2, 10  # of a rehearsal; the first is not timed, and of the others the one in the middle
@@ -76,7 +77,7 @@ def forecast(
         rehearsal = whole.rehearse(count, whole.first_epochs())
         until = max(LEAST_SECONDS, SHARE * sum(whole.scaled(rehearsal).values()))
         left = 0.5 * (until - (time.perf_counter() - began))
-        more = max(whole.next_count(count, rehearsal.times_in(left)), FEW if count == LEAST else 0)
+        more = max(whole.next_count(count, rehearsal.times_in(left)), whole.few() if count == LEAST else 0)
         if more > count or not here.on_cpu:  # the first one on a GPU has loaded what it computes with
             first, rehearsal = rehearsal, whole.rehearse(max(count, more), rehearsal.enough_epochs)
             rehearsal = whole.as_in_whole_passes(first, rehearsal)
@@ -220,10 +221,18 @@ class _Whole:
         """Images of the first rehearsal: few of a large network, but on a GPU a batch, which may take no longer than one."""
         if not self.training.machine.on_cpu:
             return min(self.images, self.options.batch_size or 1)
+        count = self._images_in(FIRST_FLOPS)
+        return min(self.images, 256, count if count > FEW else LEAST)
+
+    def few(self) -> int:
+        """Images that even a large network's second rehearsal has, unless those take very long."""
+        return min(self.images, FEW, self._images_in(FEW_FLOPS))
+
+    def _images_in(self, flops: float) -> int:
+        """How many can be learned from with so many FLOPs in each thread."""
         source = self.training.source
         step = source.counts.step(source.module, source.example())
-        count = int(FIRST_FLOPS * max(1, torch.get_num_threads()) / max(step, 1.0))
-        return min(self.images, 256, count if count > FEW else LEAST)
+        return int(flops * max(1, torch.get_num_threads()) / max(step, 1.0))
 
     def first_epochs(self) -> int:
         """Epochs of the first rehearsal: more where they pass through nothing but output layers."""
@@ -243,9 +252,8 @@ class _Whole:
         tally = Tally(Clock(self.training.machine, meter=self.tally.clock.meter))
         sample = _sample(self.training.data, count)
         work = copy.copy(self.training)
-        work.module.load_state_dict(
-            work.start, strict=False
-        )  # else what an earlier one taught would look like another network
+        # else what an earlier one taught would look like another network
+        work.module.load_state_dict(work.start, strict=False)
         batch = min(self.options.batch_size or 1, len(sample.labels["train"]))
         work.options = replace(self.options, epochs=epochs, batch_size=batch)
         work.data, work.tally, work.epochs, work.notes, work.keep = sample, tally, [], [], None
@@ -264,7 +272,9 @@ class _Whole:
             self.tally.charge(phase, cost.flops, part)
         seconds = {part: cost.seconds for part, cost in tally.parts.items()}
         if work.epochs:
-            seconds["training", "steps"] = epochs * statistics.median_low(e.seconds for e in work.epochs[1:])
+            seconds["training", "steps"] = epochs * statistics.median_low(
+                e.seconds for e in work.epochs[1:] or work.epochs
+            )
         other = tally.clock.seconds()["other"] - seconds.pop(("other", "keep"), 0.0)
         flops = {part: cost.flops for part, cost in tally.parts.items()}
         return Rehearsed(
