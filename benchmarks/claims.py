@@ -1,0 +1,311 @@
+"""How far the lessons' claims are from failing: every `assert` of every lesson, over draws and over kinds of processor.
+
+    python -m benchmarks.claims [NUMBER …] [--draws N] [--json FILE]
+
+A claim's margin is how far its comparison is from turning false, the smallest where it compares several times: 0.03 for
+`accuracy > 0.7` at 0.73. It is measured in the lesson as it stands on every machine of `MACHINES`, which imitate other
+processors, and on this machine over several draws of data and seeds. The chance is that a machine drawn from a normal
+distribution with the margins' mean and standard deviation over machines fails the claim.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.table import markdown
+
+LESSONS = Path(__file__).parents[1] / "lessons"
+APART = 1000  # between the seeds of two draws, so that no lesson's own seeds meet
+MOST_CHANCE = 1e-4  # of failing, on a machine that nobody has tried
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one execution of a lesson differs in from an ordinary one."""
+
+    name: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 1
+    precision: str = ""  # "": the processor's own; "other": fp32 where that is bf16, and the other way round
+    onednn: bool = True
+    scale: float = 1.0  # of the network's inputs
+    draw: int = 0
+
+
+HERE = Machine("as it is")
+MACHINES = (
+    HERE,
+    Machine("two threads", threads=2),
+    Machine("AVX2 in torch", {"ATEN_CPU_CAPABILITY": "avx2"}),
+    Machine("no vectors in torch", {"ATEN_CPU_CAPABILITY": "default"}),
+    Machine("AVX2 in oneDNN, fp32", {"ONEDNN_MAX_CPU_ISA": "AVX2"}, precision="fp32"),
+    Machine("no oneDNN, fp32", onednn=False, precision="fp32"),
+    Machine("the other precision", precision="other"),
+    Machine("inputs + 1e-6", scale=1 + 1e-6),
+    Machine("inputs − 1e-6", scale=1 - 1e-6),
+)
+
+
+def machines(draws: int) -> list[Machine]:
+    """All that a lesson is executed on; the first is the lesson as it stands, on this machine."""
+    return [*MACHINES, *(replace(HERE, name=f"draw {n}", draw=n) for n in range(1, draws))]
+
+
+# ── one execution ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass
+class Claims:
+    """Margins of the claims of one execution, by their text."""
+
+    margins: dict[str, list[float]] = field(default_factory=dict)
+    held: dict[str, bool] = field(default_factory=dict)
+    _now: str = ""
+
+    def claim(self, text: str, test: Callable[[], object]) -> None:
+        """What an `assert` becomes: evaluated with its comparisons watched; a false one does not end the lesson."""
+        self._now = text
+        self.margins[text] = []
+        try:
+            self.held[text] = bool(test())
+        finally:
+            self._now = ""
+
+    def compare(self, kinds: tuple[str, ...], *values: Any) -> bool:
+        """What a comparison becomes: `a < b < c` is `compare(("Lt", "Lt"), a, b, c)`."""
+        whole = True
+        for kind, left, right in zip(kinds, values, values[1:], strict=False):
+            if self._now and (margin := _margin(kind, left, right)) is not None:
+                self.margins[self._now].append(margin)
+            whole = whole and COMPARE[kind](left, right)
+        return whole
+
+
+COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "Lt": lambda a, b: a < b, "LtE": lambda a, b: a <= b, "Gt": lambda a, b: a > b, "GtE": lambda a, b: a >= b,
+    "Eq": lambda a, b: a == b, "NotEq": lambda a, b: a != b, "In": lambda a, b: a in b, "NotIn": lambda a, b: a not in b,
+    "Is": lambda a, b: a is b, "IsNot": lambda a, b: a is not b,
+}  # fmt: skip
+
+
+def _margin(kind: str, left: Any, right: Any) -> float | None:
+    """How far a comparison of two numbers is from turning; None for what is exact."""
+    if kind not in ("Lt", "LtE", "Gt", "GtE"):
+        return None
+    try:
+        gap = float(right) - float(left)
+    except (TypeError, ValueError):
+        return None
+    return gap if kind.startswith("Lt") else -gap
+
+
+class Watched(ast.NodeTransformer):
+    """Asserts and comparisons of a cell become calls of `Claims`, in cells that assert something."""
+
+    def visit_Module(self, module: ast.Module) -> ast.Module:
+        if any(isinstance(node, ast.Assert) for node in ast.walk(module)):
+            self.generic_visit(module)
+        return ast.fix_missing_locations(module)
+
+    def visit_Assert(self, node: ast.Assert) -> ast.AST:
+        text = ast.Constant(ast.unparse(node.test))
+        self.generic_visit(node)
+        nothing = ast.arguments([], [], None, [], [], None, [])
+        return ast.copy_location(ast.Expr(_call("_claims.claim", text, ast.Lambda(nothing, node.test))), node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        kinds = ast.Tuple([ast.Constant(type(op).__name__) for op in node.ops], ast.Load())
+        return ast.copy_location(_call("_claims.compare", kinds, node.left, *node.comparators), node)
+
+
+def _call(name: str, *arguments: ast.expr) -> ast.Call:
+    owner, _, method = name.partition(".")
+    return ast.Call(ast.Attribute(ast.Name(owner, ast.Load()), method, ast.Load()), list(arguments), [])
+
+
+def execute(lesson: Path, here: Machine) -> Claims:
+    """Run a lesson's code cells in a shell of this process, in the current folder."""
+    from IPython.core.interactiveshell import InteractiveShell
+
+    _imitate(here)
+    shell, claims = InteractiveShell.instance(), Claims()
+    shell.user_ns["_claims"] = claims
+    shell.ast_transformers.append(Watched())
+    for cell in json.loads(lesson.read_text("utf8"))["cells"]:
+        if cell["cell_type"] == "code":
+            done = shell.run_cell("".join(cell["source"]), silent=True)
+            if "raises-exception" not in cell["metadata"].get("tags", ()):
+                done.raise_error()
+    return claims
+
+
+def _imitate(here: Machine) -> None:
+    """What no environment variable sets: threads, precision, oneDNN, another draw, inputs that differ in the last digits."""
+    import torch
+
+    from tlnb import samples
+    from tlnb.core import device
+    from tlnb.core.pretrained import Transform
+    from tlnb.session import Session
+
+    torch.set_num_threads(here.threads)
+    torch.backends.mkldnn.set_flags(here.onednn)
+    if here.precision:
+        other = "fp32" if device._native_precision("cpu") == "bf16" else "bf16"
+        precision = other if here.precision == "other" else here.precision
+        device._native_precision = lambda _: precision
+    if here.scale != 1:
+        normalise = Transform.normalise
+        Transform.normalise = lambda self, images: normalise(self, images) * here.scale  # type: ignore[method-assign]
+    if here.draw:
+        for owner, name in ((Session, "data"), (Session, "train"), (samples, "leaf_photos")):
+            setattr(owner, name, _drawn_otherwise(getattr(owner, name), here.draw, own=name == "train"))
+        seed = torch.manual_seed
+        torch.manual_seed = lambda number: seed(number + APART * here.draw)  # the cells of plain PyTorch
+
+
+def _drawn_otherwise(function: Callable[..., Any], draw: int, own: bool) -> Callable[..., Any]:
+    """The function with another seed; a baseline without a seed of its own takes its run's."""
+
+    def with_seed(*arguments: Any, **options: Any) -> Any:
+        if not (own and options.get("scratch") and options.get("seed") is None):
+            options["seed"] = (options.get("seed") or 0) + APART * draw
+        return function(*arguments, **options)
+
+    return with_seed
+
+
+def one(lesson: Path, here: Machine) -> dict[str, Any]:
+    """Execute a lesson in a process and a folder of its own; the margins by claim, or why there are none."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder) / "lessons"
+        shutil.copytree(LESSONS, work, ignore=shutil.ignore_patterns(".*"))
+        root = str(LESSONS.parent)
+        env = {**os.environ, **here.env, "TLNB_TESTING": "1", "TLNB_HOME": f"{folder}/home", "TLNB_CACHE": f"{folder}/cache",
+               "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}  # fmt: skip
+        command = [sys.executable, "-m", "benchmarks.claims", "--one", str(lesson), json.dumps(vars(here))]
+        done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True)
+        if done.returncode:
+            return {"problem": (done.stderr.strip().splitlines() or ["?"])[-1][:200]}
+        return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+# ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim's margins over machines and over draws; exact ones have none."""
+
+    lesson: str
+    text: str
+    machines: tuple[float, ...]
+    draws: tuple[float, ...]
+    failed: tuple[str, ...]  # where it did not hold
+
+    @property
+    def chance(self) -> float:
+        """Of failing on another machine: the normal distribution's tail."""
+        if not self.machines:
+            return 1.0 if self.failed else 0.0
+        mean, spread = statistics.fmean(self.machines), _spread(self.machines)
+        if spread == 0:
+            return float(mean < 0)
+        return 0.5 * math.erfc(mean / spread / math.sqrt(2))
+
+    def row(self, draws: int) -> list[str]:
+        held = draws - sum(name == HERE.name or name.startswith("draw ") for name in self.failed)
+        figures = (
+            [f"{statistics.fmean(self.machines):.3g}", f"{_spread(self.machines):.2g}"]
+            if self.machines
+            else ["exact", ""]
+        )
+        over_draws = f"{_spread(self.draws):.2g}" if len(self.draws) > 1 else ""
+        chance = "under 1e-9" if self.chance < 1e-9 else f"{self.chance:.1e}"
+        return [
+            self.lesson,
+            f"`{self.text.replace('|', chr(92) + '|')}`",
+            *figures,
+            over_draws,
+            f"{held} of {draws}",
+            chance,
+        ]
+
+
+def _spread(values: tuple[float, ...]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def claims_of(lesson: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Claim]:
+    """What the executions of a lesson say of each of its claims."""
+    texts = dict.fromkeys(text for result in found.values() for text in result.get("held", ()))
+    for text in texts:
+        margins = {name: min(got) for name, r in found.items() if (got := r.get("margins", {}).get(text))}
+        failed = tuple(name for name, r in found.items() if not r.get("held", {}).get(text, True))
+        on = [m.name for m in MACHINES]
+        draws = [name for name in found if name == HERE.name or name.startswith("draw ")]
+        yield Claim(lesson, text, tuple(margins[n] for n in on if n in margins),
+                    tuple(margins[n] for n in draws if n in margins), failed)  # fmt: skip
+
+
+def measure(lessons: list[Path], draws: int, workers: int, file: Path | None) -> dict[str, dict[str, dict[str, Any]]]:
+    """Every lesson on every machine and draw; what `file` holds already is not measured again."""
+    found: dict[str, dict[str, dict[str, Any]]] = json.loads(file.read_text()) if file and file.exists() else {}
+    work = [(p, m) for p in lessons for m in machines(draws) if m.name not in found.get(p.stem, {})]
+    with ThreadPoolExecutor(workers) as pool:
+        for (path, here), result in zip(work, pool.map(lambda job: one(*job), work), strict=True):
+            found.setdefault(path.stem, {})[here.name] = result
+            failed = [text for text, held in result.get("held", {}).items() if not held]
+            print(
+                path.stem, here.name, result.get("problem") or failed or "holds", sep=" | ", file=sys.stderr, flush=True
+            )
+            if file:
+                file.write_text(json.dumps(found, indent=1))
+    return found
+
+
+def main() -> None:
+    """The table for BENCHMARKS.md; exit status 1 where a claim may fail."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("numbers", nargs="*", help="of lessons; default: all")
+    parser.add_argument("--draws", type=int, default=5, help="of data and seeds, the lesson's own among them")
+    parser.add_argument("--workers", type=int, default=1, help="executions at a time")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every margin; goes on where an earlier call ended")
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.one:
+        lesson, here = Path(chosen.one[0]), Machine(**json.loads(chosen.one[1]))
+        claims = execute(lesson, here)
+        print("\n" + json.dumps({"held": claims.held, "margins": claims.margins}))
+        return
+    lessons = [
+        p for p in sorted(LESSONS.glob("*.ipynb")) if not chosen.numbers or str(int(p.name[:2])) in chosen.numbers
+    ]
+    found = measure(lessons, chosen.draws, chosen.workers, chosen.json)
+    claims = [claim for lesson in found for claim in claims_of(lesson[:2].lstrip("0"), found[lesson])]
+    head = ["lesson", "claim", "margin", "spread over machines", "over draws", "held in", "chance of failing"]
+    print(markdown(head, [claim.row(chosen.draws) for claim in claims]))
+    problems = [
+        f"{lesson}, {name}: {r['problem']}" for lesson in found for name, r in found[lesson].items() if "problem" in r
+    ]
+    print(*problems, sep="\n")
+    sys.exit(bool(problems) or any(claim.chance > MOST_CHANCE for claim in claims))
+
+
+if __name__ == "__main__":
+    main()
