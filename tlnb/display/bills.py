@@ -11,7 +11,7 @@ from tlnb.core.pretraining import Pretraining
 from tlnb.core.record import Forecast
 from tlnb.core.tune import Trial, Tuning
 from tlnb.display import charts
-from tlnb.display.html import Raw, bar, card, facts, line, note, picture, safe, table
+from tlnb.display.html import Raw, bar, card, facts, line, measured, note, picture, safe, table
 from tlnb.display.networks import work
 from tlnb.display.words import clock, flops, memory, money, percent, seconds, small
 
@@ -34,7 +34,7 @@ def bill_card(bill: Bill) -> str:
     ]
     parts: list[str] = [table(["for", *HEAD], kinds)]
     parts += _unpaid(bill.unpaid) if bill.unpaid else []
-    parts += [note(text) for text in _bases(bill.total)]
+    parts += [note(measured(text)) for text in _bases(bill.total)]
     if rows:
         parts += [
             line("Every charge:"),
@@ -44,7 +44,8 @@ def bill_card(bill: Bill) -> str:
 
 
 def _figures(c: Charge, bill: Bill) -> list[object]:
-    return [seconds(c.seconds), work(c.flops), small(c.wh, "Wh"), money(c.money, bill.currency), c.basis]
+    figures = (seconds(c.seconds), work(c.flops), small(c.wh, "Wh"), money(c.money, bill.currency), c.basis)
+    return [measured(figure) for figure in figures]
 
 
 def _bases(total: Charge) -> list[str]:
@@ -86,16 +87,16 @@ def forecast_card(found: Forecast) -> str:
     rows.append([Raw("<b>all</b>"), seconds(found.seconds), "", flops(found.flops)])
     about = [
         ("epochs", f"{found.options.epochs}, each about {seconds(found.per_epoch)}"),
-        ("energy", f"{small(found.wh, 'Wh')} ({found.bases['wh']})"),
-        ("money", f"{money(found.money, found.currency)} ({found.bases['money']})"),
-        ("memory at most", f"{memory(found.peak_bytes)} ({found.bases['peak_bytes']})"),
-        ("how", f"{found.bases['seconds']}; FLOPs {found.bases['flops']}"),
+        ("energy", measured(f"{small(found.wh, 'Wh')} ({found.bases['wh']})")),
+        ("money", measured(f"{money(found.money, found.currency)} ({found.bases['money']})")),
+        ("memory at most", measured(f"{memory(found.peak_bytes)} ({found.bases['peak_bytes']})")),
+        ("how", measured(f"{found.bases['seconds']}; FLOPs {found.bases['flops']}")),
         ("this forecast took", f"{seconds(found.took)}, which is on the bill"),
-        ("afterwards", forecast_score(found)),
+        ("afterwards", measured(forecast_score(found))),
         ("notes", "; ".join(found.notes)),
     ]
     title = f"Forecast of {found.name}: {seconds(found.seconds)}, {flops(found.flops)}"
-    return card(title, table(["phase", "seconds", "", "FLOPs"], rows), facts(about))
+    return card(title, table(["phase", "seconds", "", "FLOPs"], rows, of_figures=True), facts(about))
 
 
 def advice_card(found: Advice) -> str:
@@ -110,12 +111,15 @@ def advice_card(found: Advice) -> str:
         note_ = tried.why_not if tried.affordable else "over the budget"
         rows.append([name, percent(tried.accuracy), gain, expected, seconds(cost.seconds),
                      money(cost.money, cost.currency), note_])  # fmt: skip
-    parts: list[str] = [line(Raw(f"<b>{found.strategy}</b>: {safe(found.reason)}")), table(head, rows)]
+    parts: list[str] = [
+        line(measured(Raw(f"<b>{found.strategy}</b>: {safe(found.reason)}"))),
+        table(head, rows, of_figures=True),
+    ]
     parts += [line(Raw(f"<b>Note</b>: {safe(flag)}.")) for flag in found.flags]
     about: list[tuple[str, object]] = [
         ("the rule of thumb", f"{found.rule}, for {found.per_class:,.0f} images in each of {found.classes} classes (little < "
          "100 ≤ decent < 1,000 ≤ a lot, a convention); few changes first, unless data and budget are very large"),
-        ("how sure", found.sure),
+        ("how sure", measured(found.sure)),
         ("half of the labels", f"a probe gets {percent(found.fractions[0][1])}, with all {percent(found.fractions[1][1])}"
          if found.fractions else None),
         ("measured by", "cross-validation on the labels in use; a gain says how much surer of the truth it is than the "
@@ -124,7 +128,10 @@ def advice_card(found: Advice) -> str:
     ]  # fmt: skip
     parts.append(facts(about))
     if found.probes:
-        probes = [[p.stage, percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy)] for p in found.probes]
+        probes = [
+            [p.stage, *map(measured, (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy)))]
+            for p in found.probes
+        ]
         parts.append(line("What each frozen stage knows already (a logistic regression on its output):"))
         parts.append(table(["stage", "accuracy", "", ""], probes))
     return card(f"Advice for {found.model} on {found.data}: {found.strategy}", *parts)
@@ -134,8 +141,13 @@ def tuning_card(found: Tuning) -> str:
     """The best values, how long it took to come close to them, every trial, and the best so far against time."""
     best, close = found.best, found.until_close()
     about: list[tuple[str, object]] = [
-        ("best", f"trial {best.number}: {percent(best.accuracy)} ({_values(best)})" if best else "no trial finished"),
-        ("within a point of it", f"after {close[0]} trials, {seconds(close[1])}" if close else None),
+        (
+            "best",
+            measured(
+                f"trial {best.number}: {percent(best.accuracy)} ({_values(best)})" if best else "no trial finished"
+            ),
+        ),
+        ("within a point of it", measured(f"after {close[0]} trials, {seconds(close[1])}") if close else None),
         ("judged by", found.judged_by + "; test images choose nothing"),
         ("searched", "; ".join(found.space)),
         ("this call took", f"{seconds(found.seconds)}, {flops(found.flops)}, which is on the bill as tuning"),
@@ -159,7 +171,7 @@ def tuning_card(found: Tuning) -> str:
     if best:
         alt = f"best accuracy so far against seconds of tuning; {percent(best.accuracy)} in the end"
         parts.append(picture(charts.tuning(found), alt))
-    parts.append(table(head, rows, left=2, height="22em" if len(rows) > 16 else ""))
+    parts.append(table(head, rows, left=2, height="22em" if len(rows) > 16 else "", of_figures=True))
     return card(f"Tuning for {found.strategy} on {found.data}: {len(found.trials)} trials ({found.status})", *parts)
 
 

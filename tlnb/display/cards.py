@@ -25,7 +25,7 @@ from tlnb.core.tune import Tuning
 from tlnb.display import charts, pictures
 from tlnb.display.bills import advice_card, bill_card, forecast_card, forecast_score, pretraining_facts, tuning_card
 from tlnb.display.checks import check_card, checks_card
-from tlnb.display.html import BLUE, Raw, bar, card, facts, line, link, note, picture, safe, table
+from tlnb.display.html import BLUE, Raw, bar, card, facts, line, link, measured, note, picture, safe, table
 from tlnb.display.networks import MEANING, anatomy_card, frozen_of, strategies_card
 from tlnb.display.tables import comparison_table, findings, footnotes, on_its_source, verdict
 from tlnb.display.words import count, flops, interval, percent, seconds, size, small
@@ -245,21 +245,23 @@ def run_card(run: Run) -> str:
         (
             "trained",
             f"{run.plan.trainable_params:,} of {run.plan.total_params:,} parameters, "
-            f"{len(run.epochs)} epochs, {run.work.steps} steps",
+            f"{len(run.epochs)} epochs, {_steps(run)}",
         ),
-        ("seconds", Raw(", ".join(f"{safe(p)} {s:.2f}" for p, s in phases) + " (measured)")),
+        ("seconds", measured(", ".join(f"{p} {s:.2f}" for p, s in phases) + " (measured)")),
         (
             "FLOPs",
-            f"{flops(run.training_flops)} to train, {flops(run.flops - run.training_flops)} to evaluate (counted)",
+            measured(
+                f"{flops(run.training_flops)} to train, {flops(run.flops - run.training_flops)} to evaluate (counted)"
+            ),
         ),
         ("computed once", _cached(run)),
-        ("energy", f"{small(run.energy_wh, 'Wh')} ({run.bases.get('energy_wh', '')})"),
-        ("money", f"{small(run.money, run.currency)} ({run.bases.get('money', '')})"),
-        ("forecast", forecast_score(run.forecast) if run.forecast else None),
+        ("energy", measured(f"{small(run.energy_wh, 'Wh')} ({run.bases.get('energy_wh', '')})")),
+        ("money", measured(f"{small(run.money, run.currency)} ({run.bases.get('money', '')})")),
+        ("forecast", measured(forecast_score(run.forecast)) if run.forecast else None),
         ("over seeds", _repeats(run)),
-        ("on its own source", on_its_source(run)),
-        ("options", _options(run)),
-        ("on", f"{run.hardware}, {run.device}, {run.precision}" + _together(run)),
+        ("on its own source", measured(on_its_source(run))),
+        ("options", measured(_options(run)) if run.plan.tuned else _options(run)),
+        ("on", measured(f"{run.hardware}, {run.device}, {run.precision}" + _together(run))),
         ("notes", "; ".join(run.notes)),
     ]
     if run.baseline_of:
@@ -277,6 +279,11 @@ def run_card(run: Run) -> str:
 
 def _together(run: Run) -> str:
     return f", {run.processes} processes together" if run.processes > 1 else ""
+
+
+def _steps(run: Run) -> str:
+    """Of AdamW as planned; a line search takes as many evaluations as it needs."""
+    return f"{run.work.steps} {'steps' if run.options.solver == 'sgd' else 'evaluations of all images'}"
 
 
 def _repeats(run: Run) -> str | None:
@@ -300,7 +307,8 @@ def proof(run: Run) -> Raw:
         statistics = [c.statistics for c in moved if c.statistics is not None]
         planned = frozen_of(sum(c.frozen for c in layers), len(layers))
         found = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, to the bit"
-        rows.append([stage, planned, found, _shares(weights), bar(max(weights, default=0.0)), _shares(statistics)])
+        much = [_shares(weights), bar(max(weights, default=0.0)), _shares(statistics)]
+        rows.append([stage, planned, found, *(map(measured, much) if moved else much)])
     head = ["stage", "planned", "what really moved", "weights, ‖Δw‖ / ‖w‖", "", "running statistics"]
     return Raw(line(Raw("<b>Proof</b>: every layer beside its start")) + table(head, rows, left=3))
 
@@ -313,15 +321,16 @@ def _shares(values: list[float]) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def _cached(run: Run) -> str | None:
+def _cached(run: Run) -> Raw | None:
     """What the run did not compute in every epoch."""
     found = run.cache
     if found is None:
         return None
     views = f"{found.views} views of each image" if found.views > 1 else "each image"
-    size = f"{found.bytes / 1e6:,.1f} MB" if found.bytes >= 1e5 else f"{found.bytes / 1e3:,.0f} kB"
+    kept = f"{found.bytes / 1e6:,.1f} MB" if found.bytes >= 1e5 else f"{found.bytes / 1e3:,.0f} kB"
     reused = "; found from an earlier run, which paid for it" if found.reused else ""
-    return f"everything up to {found.at}, for {views}: {size} in {'memory' if found.place == 'memory' else 'a file'}{reused}"
+    place = "memory" if found.place == "memory" else "a file"
+    return measured(f"everything up to {found.at}, for {views}: {kept} in {place}{reused}")
 
 
 def _options(run: Run) -> str:
@@ -334,18 +343,19 @@ def _options(run: Run) -> str:
 
 def comparison_card(found: Comparison) -> str:
     head, rows = comparison_table(found)
-    parts: list[str] = [line(verdict(found))]
+    parts: list[str] = [line(measured(verdict(found)))]
     curves = [row.name for row in found.rows if row.curve]
     if curves:
         alt = f"accuracy against seconds for {', '.join(curves)}, and where the seconds went"
         parts.append(picture(charts.comparison(found), alt))
-    named = [[Raw(f"<b>{safe(name)}</b>{note(what)}"), *rest] for name, what, *rest in rows]
+    named = [[Raw(f"<b>{safe(name)}</b>{note(what)}"), *map(measured, rest)] for name, what, *rest in rows]
     parts.append(table(["", *head[2:]], named))
-    parts += [line(words) for words in findings(found)]
+    parts += [line(measured(words)) for words in findings(found)]
     if found.break_even is not None and found.break_even.uses is not None:
         alt = f"what uses cost in all, from scratch and with pretraining paid; equal after {found.break_even.uses:,.0f} uses"
-        parts.append(picture(charts.break_even(found.break_even), alt))
+        parts.append(picture(charts.break_even(found.break_even), alt, of_figures=True))
     parts += [note(words) for words in footnotes(found)]
+    parts += [note(measured(words)) for words in found.notes]
     return card(f"Side by side on {found.data}", *parts)
 
 
@@ -358,7 +368,12 @@ def session_card(session: Session) -> str:
     parts: list[str] = [facts(rows)]
     if session.runs:
         runs = [
-            [r.name, r.data, r.strategy, percent(r.accuracy), interval(r.interval), seconds(r.training_seconds)]
+            [
+                r.name,
+                r.data,
+                r.strategy,
+                *map(measured, (percent(r.accuracy), interval(r.interval), seconds(r.training_seconds))),
+            ]
             for r in session.runs
         ]
         parts.append(

@@ -19,6 +19,25 @@ class Raw(str):
     """HTML that is already safe."""
 
 
+class Measured(Raw):
+    """HTML of a figure, or of words that follow from one, which another machine may give differently.
+
+    The element that holds it gets the class `measured`, so that readers of a page can tell it from what is exact.
+    """
+
+
+MARK = ' class="measured"'
+
+
+def measured(value: object) -> Measured:
+    """The value as what was measured."""
+    return Measured(safe(value))
+
+
+def _mark(value: object) -> str:
+    return MARK if isinstance(value, Measured) else ""
+
+
 def safe(value: object) -> str:
     return (
         value if isinstance(value, Raw) else escape(str(value).encode(errors="replace").decode())
@@ -38,11 +57,11 @@ def page(title: str, *cards: str) -> str:
 
 
 def line(text: object) -> Raw:
-    return Raw(f'<p style="margin:.3em 0">{safe(text)}</p>')
+    return Raw(f'<p{_mark(text)} style="margin:.3em 0">{safe(text)}</p>')
 
 
 def note(text: object) -> Raw:
-    return Raw(f'<p style="margin:.3em 0;opacity:.75;font-size:90%">{safe(text)}</p>')
+    return Raw(f'<p{_mark(text)} style="margin:.3em 0;opacity:.75;font-size:90%">{safe(text)}</p>')
 
 
 def link(url: str, text: str) -> Raw:
@@ -59,26 +78,36 @@ STUCK = (
 )
 
 
-def table(head: Sequence[object], rows: Iterable[Sequence[object]], left: int = 1, height: str = "") -> Raw:
+def table(
+    head: Sequence[object],
+    rows: Iterable[Sequence[object]],
+    left: int = 1,
+    height: str = "",
+    *,
+    of_figures: bool = False,
+) -> Raw:
     """A table whose first `left` columns are text and the others numbers.
 
     Args:
+        of_figures: which rows there are, and in which order, was measured too.
         height: of a long table that scrolls under its head, `26em`.
     """
 
     def cells(tag: str, row: Sequence[object], number: str) -> str:
         styles = ("text-align:left" if i < left else number for i in range(len(row)))
         return "".join(
-            f'<{tag} style="{s};vertical-align:top">{safe(c)}</{tag}>' for s, c in zip(styles, row, strict=True)
+            f'<{tag}{_mark(c)} style="{s};vertical-align:top">{safe(c)}</{tag}>'
+            for s, c in zip(styles, row, strict=True)
         )
 
     top = cells("th", head, "text-align:right")
     if height:
         top = top.replace(";vertical-align:top", f";vertical-align:bottom{STUCK}")
     body = "".join(f"<tr>{cells('td', row, 'text-align:right;white-space:nowrap')}</tr>" for row in rows)
+    mark = MARK if of_figures else ""
     scroll = f"overflow:auto;max-height:{height}" if height else "overflow-x:auto"
     return Raw(
-        f'<div style="{scroll}"><table style="margin:.3em 0"><thead><tr>{top}</tr></thead>'
+        f'<div style="{scroll}"><table{mark} style="margin:.3em 0"><thead><tr>{top}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -87,7 +116,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Raw:
     """Two columns: what, and its value. Pairs without a value are left out."""
     rows = "".join(
         f'<tr><td style="text-align:left;vertical-align:top">{safe(k)}</td>'
-        f'<td style="text-align:left">{safe(v)}</td></tr>'
+        f'<td{_mark(v)} style="text-align:left">{safe(v)}</td></tr>'
         for k, v in pairs
         if v not in (None, "")
     )
@@ -109,8 +138,7 @@ def bar(share: float, colour: str = BLUE, width: int = 90, hollow: float = 0.0) 
     return Raw(f'<span style="display:inline-block;width:{width}px;text-align:left;white-space:nowrap">{pieces}</span>')
 
 
-def picture(png: bytes, alt: str) -> Raw:
-    data = base64.b64encode(png).decode()
-    return Raw(
-        f'<img alt="{escape(alt, quote=True)}" src="data:image/png;base64,{data}" style="max-width:100%;height:auto">'
-    )
+def picture(png: bytes, alt: str, *, of_figures: bool = False) -> Raw:
+    """An image and its text; `of_figures` where whether it is there, or words of its text, were measured."""
+    data, mark, text = base64.b64encode(png).decode(), MARK if of_figures else "", escape(alt, quote=True)
+    return Raw(f'<img{mark} alt="{text}" src="data:image/png;base64,{data}" style="max-width:100%;height:auto">')

@@ -25,6 +25,7 @@ from tlnb.display.html import (
     card,
     facts,
     line,
+    measured,
     note,
     picture,
     safe,
@@ -65,24 +66,33 @@ def errors_card(found: Errors) -> str:
         ("run", found.run),
         (
             "test accuracy",
-            f"{percent(found.accuracy)} (95% interval {interval(found.interval)}%), {wrong} of {found.total:,} wrong",
+            measured(
+                f"{percent(found.accuracy)} (95% interval {interval(found.interval)}%), {wrong} of {found.total:,} wrong"
+            ),
         ),
         ("balanced accuracy", f"{percent(found.balanced_accuracy)}, the mean of the accuracies by class"),
     ]
     parts = [facts(rows)]
     if 2 <= len(found.classes) <= DRAWN:
         parts.append(
-            picture(matrix(found), f"confusion matrix of run {found.run}: {wrong} of {found.total} test images wrong")
+            picture(
+                matrix(found),
+                f"confusion matrix of run {found.run}: {wrong} of {found.total} test images wrong",
+                of_figures=True,
+            )
         )
     if not wrong:
-        parts.append(line("No test image was wrong."))
+        parts.append(line(measured("No test image was wrong.")))
     if found._pictures is not None and wrong:
         shown = found.mistakes[: len(found._pictures)]
         titles = [f"{_cut(m.truth)} → {_cut(m.said)}\n{m.probability:.1%}" for m in shown]
         parts.append(
-            line(f"The {len(shown)} most confident mistakes, true class → what it said, with its probability:")
+            line(
+                measured(f"The {len(shown)} most confident mistakes, true class → what it said, with its probability:")
+            )
         )
-        parts.append(picture(pictures(found._pictures, titles), "; ".join(f"{m.truth} called {m.said}" for m in shown)))
+        alt = "; ".join(f"{m.truth} called {m.said}" for m in shown)
+        parts.append(picture(pictures(found._pictures, titles), alt, of_figures=True))
     parts += [_confused(found), _by_class(found)]
     if found.note:
         parts.append(note(found.note))
@@ -94,7 +104,9 @@ def errors_card(found: Errors) -> str:
 
 def _confused(found: Errors) -> Raw:
     rows = [[c.truth, c.said, str(c.count), f"{c.count / c.of:.1%} of {c.of}"] for c in found.confused[:PAIRS]]
-    return table(["true class", "said", "times", "share of the class"], rows, left=2) if rows else Raw()
+    return (
+        table(["true class", "said", "times", "share of the class"], rows, left=2, of_figures=True) if rows else Raw()
+    )
 
 
 def _by_class(found: Errors) -> Raw:
@@ -104,10 +116,12 @@ def _by_class(found: Errors) -> Raw:
         scores = sorted((s for s in scores if s.total), key=lambda s: s.right / s.total)[:SHOWN]
         title = line(f"The {SHOWN} of {len(found.classes)} classes with the lowest accuracy:")
     rows = [
-        [s.name, f"{s.right} of {s.total}", percent(s.accuracy), bar(s.accuracy or 0), interval(s.interval) if s.total else "–"]
+        [s.name, *map(measured, (f"{s.right} of {s.total}", percent(s.accuracy), bar(s.accuracy or 0),
+                                 interval(s.interval) if s.total else "–"))]
         for s in scores
     ]  # fmt: skip
-    return Raw(f"{title}{table(['class', 'right', 'accuracy', '', '95% interval'], rows)}")
+    worst = len(found.by_class) > SHOWN
+    return Raw(f"{title}{table(['class', 'right', 'accuracy', '', '95% interval'], rows, of_figures=worst)}")
 
 
 def matrix(found: Errors) -> bytes:
@@ -183,8 +197,9 @@ def predictions_card(found: Predictions) -> str:
         view = picture(_thumbnail(thumbnails[i]), each.name) if i < len(thumbnails) else ""
         first, *others = each.labels
         label, probability = first
-        rows.append([view, each.name, Raw(f"<b>{safe(label)}</b>"), f"{probability:.1%}", bar(probability),
-                     ", ".join(f"{name} {p:.1%}" for name, p in others)])  # fmt: skip
+        said = (Raw(f"<b>{safe(label)}</b>"), f"{probability:.1%}", bar(probability),
+                ", ".join(f"{name} {p:.1%}" for name, p in others))  # fmt: skip
+        rows.append([view, each.name, *map(measured, said)])
     by = f"run {found.run} ({found.model})" if found.run else f"{found.model} with its own output layer"
     parts: list[str] = [table(["", "image", "label", "probability", "", "then"], rows, left=3)]
     if len(found.images) > SHOWN:
@@ -221,11 +236,8 @@ def look_card(found: Look) -> str:
 def _features_card(found: Look) -> str:
     total = len(found.labels)
     origin = ", ".join(f"{n} {split}" for split, n in found.splits)
-    rows = [[v.of, percent(v.share), bar(v.share)] for v in found.views]
-    rows += [
-        ["raw pixels", percent(found.pixels), bar(found.pixels or 0)],
-        ["chance", percent(found.chance), bar(found.chance or 0)],
-    ]
+    shares = [*((v.of, v.share) for v in found.views), ("raw pixels", found.pixels), ("chance", found.chance)]
+    rows = [[of, measured(percent(share)), measured(bar(share or 0))] for of, share in shares]
     alt = "two maps of the same images: " + "; ".join(
         f"{v.of}, nearest of the same class {v.share:.1%}" for v in found.views
     )
@@ -237,7 +249,7 @@ def _features_card(found: Look) -> str:
     ]
     if found._pictures is not None:
         parts.append(line(f"Some images and their {NEIGHBOURS} nearest; a dashed frame marks another class:"))
-        parts.append(picture(neighbours(found), _neighbours_text(found)))
+        parts.append(picture(neighbours(found), _neighbours_text(found), of_figures=True))
     off = 100 * (1 / max(1, total)) ** 0.5
     parts.append(
         note(f"Measured on {total} images: differences below about {off:.0f} points are small. Nearness is the cosine.")
@@ -333,7 +345,7 @@ def _stages_card(found: Look) -> str:
     head = ["stage", "features", *(words for depth in found.depths for words in (depth.of, "", ""))]
     rows = [
         [stages[0].stage, f"{stages[0].features:,}",
-         *(cell for p in stages for cell in (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy)))]
+         *(measured(cell) for p in stages for cell in (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy)))]
         for stages in zip(*(depth.probes for depth in found.depths), strict=False)
     ]  # fmt: skip
     alt = "; ".join(repr(depth) for depth in found.depths)
@@ -370,13 +382,14 @@ def _depth(axes: Any, depth: Depth, colour: str, dash: str, marker: str) -> None
 
 def _evidence_card(found: Look) -> str:
     by = f"run {found.run} ({found.model})" if found.run else found.model
-    rows = [[e.name, *([e.truth or "–"] if found.data else []), e.label, f"{e.probability:.1%}", _border(e), bar(e.border or 0)]
+    rows = [[e.name, *([e.truth or "–"] if found.data else []),
+             *map(measured, (e.label, f"{e.probability:.1%}", _border(e), bar(e.border or 0)))]
             for e in found.images]  # fmt: skip
     head = ["image", *(["true class"] if found.data else []), "said", "probability", "evidence in the border", ""]
     parts: list[str] = []
     if found._pictures is not None and found._heat is not None:
         alt = "; ".join(f"{e.name}: {e.label}, {_border(e)} of the evidence in the border" for e in found.images)
-        parts.append(picture(overlays(found), alt))
+        parts.append(picture(overlays(found), alt, of_figures=True))
     parts += [
         table(head, rows, left=len(head) - 3),
         note(f"Measured by {found.method}; bright is where the evidence for what it said lies."),

@@ -127,7 +127,6 @@ def footnotes(found: Comparison) -> list[str]:
             if source
             else []
         ),
-        *found.notes,
     ]
 
 
@@ -159,4 +158,6 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> s
 def comparison_text(found: Comparison) -> str:
     """The whole comparison for a terminal."""
     head, rows = comparison_table(found)
-    return "\n".join([verdict(found), "", grid(head, rows, left=2), "", *findings(found), *footnotes(found)])
+    return "\n".join(
+        [verdict(found), "", grid(head, rows, left=2), "", *findings(found), *footnotes(found), *found.notes]
+    )
