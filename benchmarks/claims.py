@@ -155,7 +155,7 @@ def execute(lesson: Path, here: Machine) -> Claims:
 
 
 def _imitate(here: Machine) -> None:
-    """What no environment variable sets: threads, precision, oneDNN, another draw, inputs that differ in the last digits."""
+    """What no environment variable sets: precision, oneDNN, another draw, inputs that differ in the last digits."""
     import torch
 
     from tlnb import samples
@@ -163,7 +163,6 @@ def _imitate(here: Machine) -> None:
     from tlnb.core.pretrained import Transform
     from tlnb.session import Session
 
-    torch.set_num_threads(here.threads)
     torch.backends.mkldnn.set_flags(here.onednn)
     if here.precision:
         other = "fp32" if device._native_precision("cpu") == "bf16" else "bf16"
@@ -196,8 +195,10 @@ def one(lesson: Path, here: Machine) -> dict[str, Any]:
         work = Path(folder) / "lessons"
         shutil.copytree(LESSONS, work, ignore=shutil.ignore_patterns(".*"))
         root = str(LESSONS.parent)
-        env = {**os.environ, **here.env, "TLNB_TESTING": "1", "TLNB_HOME": f"{folder}/home", "TLNB_CACHE": f"{folder}/cache",
-               "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}  # fmt: skip
+        places = {"TLNB_HOME": f"{folder}/home", "TLNB_CACHE": f"{folder}/cache"}
+        path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        threads = {"OMP_NUM_THREADS": str(here.threads)}
+        env = {**os.environ, **here.env, **places, **threads, "TLNB_TESTING": "1", "PYTHONPATH": path}
         command = [sys.executable, "-m", "benchmarks.claims", "--one", str(lesson), json.dumps(vars(here))]
         done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True)
         if done.returncode:

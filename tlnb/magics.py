@@ -650,7 +650,7 @@ def register(shell: Any, session: Session) -> None:
 
     for name in [*magics.magics["line"]]:
         shell.set_hook("complete_command", offer, str_key=f"%{name}")
-    if testing():
+    if testing() and "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
         import torch
 
         torch.set_num_threads(min(TESTING_THREADS, os.cpu_count() or 1))
