@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.suffix == ".ipynb" and item.path.name[:2] not in QUICK_LESSONS:
             item.add_marker("slow")
+        if item.path.name.startswith("test_claims_"):  # over several seeds
+            item.add_marker("exhaustive")
         if not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group(_group(item)))
     items.sort(key=_turn)
