@@ -15,15 +15,19 @@ _own = tempfile.TemporaryDirectory(prefix="tlnb-tests-")  # nothing of the user'
 os.environ["TLNB_HOME"], os.environ["TLNB_CACHE"] = f"{_own.name}/home", f"{_own.name}/cache"
 
 QUICK_LESSONS = {"01", "03", "08"}  # the others' outputs are compared by `tests/run --all`
+SPREAD = (
+    "test_repository",
+    "test_faults",
+    "test_jobs",
+)  # files whose tests share nothing and may run on several workers
 FIRST = (  # lint and types, which fail most often; then by what they take, or the longest would begin last and decide
-    "test_repository", "test_exercises", "lessons", "test_launch", "test_faults", "test_claims", "test_code_scripts",
+    "test_repository", "test_exercises", "lessons/", "test_launch", "test_faults", "test_claims", "test_code_scripts",
 )  # fmt: skip
 
 
 def _group(item: pytest.Item) -> str:
     """What one worker does as a whole: a file with its module's fixtures, a lesson with its kernel."""
-    own = item.get_closest_marker("xdist_group")
-    return str(own.args[0]) if own else item.nodeid.partition("::")[0]
+    return item.nodeid if item.path.stem in SPREAD else item.nodeid.partition("::")[0]
 
 
 def _turn(item: pytest.Item) -> int:
