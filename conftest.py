@@ -31,7 +31,8 @@ def _group(item: pytest.Item) -> str:
 
 
 def _turn(item: pytest.Item) -> int:
-    return next((i for i, words in enumerate(FIRST) if words in item.nodeid), len(FIRST))
+    file = item.nodeid.partition("::")[0]
+    return next((i for i, words in enumerate(FIRST) if words in file), len(FIRST))
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -45,6 +45,7 @@ def _steps_as_written() -> list[tuple[str, ast.Call]]:
 
 WRONG = _wrong()
 LONG = {"1.1", "1.2", "5.1", "5.2", "6.1", "6.2", "7.2", "9.2"}  # solutions that train for long
+LONG_LINES = ("--batch-size 50", "--budget 1h", "%tl_tune --scratch")  # and wrong answers
 
 
 def _marks(name: str, long: bool) -> list[pytest.MarkDecorator]:
@@ -54,7 +55,7 @@ def _marks(name: str, long: bool) -> list[pytest.MarkDecorator]:
 
 
 def _trains_long(code: str) -> bool:
-    return ("--per-class 20" in code and "--epochs 20" in code) or "--batch-size 50" in code
+    return ("--per-class 20" in code and "--epochs 20" in code) or any(line in code for line in LONG_LINES)
 
 
 SOLUTIONS = [pytest.param(name, id=name, marks=_marks(name, name in LONG)) for name in NAMES]
