@@ -12,6 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
+import tlnb.session
+from tests.trained_once import TrainedOnce
 from tlnb.session import Session
 
 hypothesis.settings.register_profile("tlnb", deadline=None)  # speed is for benchmarks
@@ -37,6 +39,18 @@ def small(session: Session) -> Session:
     session.data("digits", per_class=2)
     session.load("glyphnet")
     return session
+
+
+@pytest.fixture(scope="session")
+def _trainings() -> TrainedOnce:
+    return TrainedOnce(tlnb.session.train)
+
+
+@pytest.fixture
+def trained_once(_trainings: TrainedOnce, monkeypatch: pytest.MonkeyPatch) -> TrainedOnce:
+    """What another test of this process has trained is not trained again: for tests that are about something else."""
+    monkeypatch.setattr(tlnb.session, "train", _trainings)
+    return _trainings
 
 
 @pytest.fixture(scope="session")

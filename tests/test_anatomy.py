@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections import namedtuple
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
+from tests.networks import LeViT, without_numbers
 from tlnb.core.anatomy import ROOT, UNUSED, Anatomy, read_anatomy
-from tlnb.core.cut import cut_at, places
+from tlnb.core.cut import places
 from tlnb.core.edit import apply_edit, output_edits
 from tlnb.core.errors import ModelError, PlanError
 from tlnb.core.freeze import set_modes
-from tlnb.core.meter import forward_flops, step_flops
+from tlnb.core.meter import step_flops
 from tlnb.core.plan import match, plan_strategy
-from tlnb.core.watch import blank, countable, watch
+from tlnb.core.watch import blank, watch
 from tlnb.display.cards import HTML
 from tlnb.session import Session
 
@@ -41,18 +39,11 @@ FAMILIES = {
     "vgg16_bn": "features.0-3 features.7-10 features.14-20 features.24-30 features.34-40 classifier",
     "vit_b_32": "stem encoder_layer_0-2 encoder_layer_3-5 encoder_layer_6-8 encoder_layer_9-11 heads",
 }  # fmt: skip
+
 PARTIAL = {
     "resnet18": "layer4 fc", "vgg16_bn": "features.34-40 classifier", "vit_b_32": "encoder_layer_9-11 heads",
     "efficientnet_b0": "features.7-8 classifier", "densenet121": "transition3-denseblock4 classifier",
 }  # fmt: skip
-SMALL = ("densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "regnet_y_400mf", "resnet18",
-         "shufflenet_v2_x0_5", "squeezenet1_0")  # fmt: skip  # quick with numbers
-
-
-def without_numbers(name: str) -> nn.Module:
-    options = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    with contextlib.nullcontext() if name.startswith("regnet") else torch.device("meta"):
-        return blank(models.get_model(name, weights=None, **options))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -79,100 +70,7 @@ def test_torchvisions_families(name: str):
     assert blank(module).eval()(images).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_two_halves_make_the_whole(name: str):
-    torch.manual_seed(0)
-    options = {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
-    module = models.get_model(name, weights=None, num_classes=5, **options)
-    module.aux_logits = False
-    size = 96 if name == "inception_v3" else 64
-    halves(module, size)
-
-
-def test_two_halves_of_transformers():
-    torch.manual_seed(0)
-    halves(models.VisionTransformer(32, 8, 4, 2, 16, 32, dropout=0.1, num_classes=5), 32)
-    halves(models.SwinTransformer([4, 4], 8, [1, 1, 2, 1], [1, 1, 2, 2], [4, 4], num_classes=5), 64)
-    halves(models.MaxVit((64, 64), 8, 2, [8, 8, 8, 8], [1, 1, 1, 1], 4, 0.5, num_classes=5), 64)
-    halves(models.ConvNeXt([models.convnext.CNBlockConfig(8, 16, 2), models.convnext.CNBlockConfig(16, None, 2)],
-                           stochastic_depth_prob=0.5, num_classes=5), 32)  # fmt: skip
-
-
-def halves(module: nn.Module, size: int) -> None:
-    images = torch.randn(3, 3, size, size)
-    plan = plan_strategy(read_anatomy(module, size), "partial")
-    set_modes(module, set(plan.trained))
-    last = places(module, plan.trained, images)[-1]
-    module.eval()
-    cut = cut_at(module, last)
-    with torch.no_grad():
-        assert torch.allclose(cut.suffix(cut.prefix(images)), module(images), atol=1e-5)
-
-
-# ── counting ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def small_vit() -> nn.Module:
-    return models.VisionTransformer(32, 8, 4, 2, 16, 32, num_classes=5)
-
-
-@pytest.mark.parametrize("make", [small_vit, lambda: models.squeezenet1_1(num_classes=5), lambda: LeViT()])
-def test_flops_are_torchs(make):
-    module = make().eval()
-    images = torch.randn(2, 3, 32, 32)
-    read = read_anatomy(module, 32)
-    with torch.no_grad(), countable(), FlopCounterMode(display=False) as counter:
-        module(images)
-    assert read.flops == counter.get_total_flops() / 2 == forward_flops(module, images)
-    with countable(), FlopCounterMode(display=False) as counter:
-        module(images).sum().backward()
-    assert step_flops(module, images) == counter.get_total_flops() / 2
-
-
-def test_attention_is_counted_whole_and_belongs_to_a_layer():
-    before = torch.backends.mha.get_fastpath_enabled()
-    read = read_anatomy(without_numbers("vit_b_16"), 224)
-    assert torch.backends.mha.get_fastpath_enabled() == before
-    assert read.flops == pytest.approx(35.1e9, rel=0.01)
-    tokens, width = 197, 768
-    attention = next(x for x in read.layers if x.name.endswith("encoder_layer_0.self_attention"))
-    assert attention.flops == 2 * tokens * width * 3 * width + 2 * 2 * tokens * tokens * width
-    assert (attention.shape, attention.params) == ((tokens, width), 3 * width * (width + 1))
-    output = next(x for x in read.layers if x.name.endswith("encoder_layer_0.self_attention.out_proj"))
-    assert (output.flops, output.used) == (2 * tokens * width * width, True)
-
-
-def test_a_convolution_in_groups_costs_its_own_gradient_and_no_more():
-    module = nn.Sequential(
-        nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)
-    )
-    images = torch.zeros(1, 16, 8, 8)
-    forward = 2 * 8 * 8 * 16 * 9
-    assert step_flops(module, images) == 2 * forward + 3 * 2 * 16 * 2  # the image wants no gradient
-    assert module[0].weight.requires_grad and module[0].weight.grad is None
-    set_modes(module, {"3"})
-    assert step_flops(module, images) == forward + 2 * 2 * 16 * 2
-    assert step_flops(module, images, everything=True) == 2 * forward + 3 * 2 * 16 * 2
-
-
 # ── what networks may do ──────────────────────────────────────────────────────────────────────────────────────────
-
-
-class LeViT(nn.Module):
-    """Two output layers, their mean gives the scores; both are defined before what feeds them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.head, self.head_dist = nn.Linear(8, 5), nn.Linear(8, 5)
-        self.embed = nn.Conv2d(3, 8, 8, stride=8)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(4))
-
-    def forward(self, images: Tensor) -> Tensor:
-        tokens = self.embed(images).flatten(2).transpose(1, 2)
-        for block in self.blocks:
-            tokens = tokens + (tokens @ tokens.transpose(1, 2)).softmax(-1) @ block(tokens)
-        features = tokens.mean(1)
-        return (self.head(features) + self.head_dist(features)) / 2
 
 
 def test_averaged_heads_count_as_one(session: Session):
@@ -357,52 +255,6 @@ def test_networks_that_cannot_be_used_are_one_line(module: nn.Module, words: str
 def test_the_largest_needs_no_memory():
     seen = watch(without_numbers("vit_h_14"), 224)
     assert seen.scores == 1000 and sum(step.flops for step in seen.steps) > 3e11
-
-
-# ── cuts ──────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class Random(nn.Module):
-    def __init__(self, draw) -> None:
-        super().__init__()
-        self.body, self.fc, self.draw = nn.Conv2d(3, 4, 3), nn.Linear(4, 5), draw
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.fc(self.draw(self.body(images)).mean((2, 3)))
-
-
-@pytest.mark.parametrize(
-    ("draw", "at"),
-    [
-        (lambda x: F.dropout(x, 0.5, False), "mean"), (lambda x: F.dropout(x, 0.5), "body"),
-        (lambda x: F.dropout(x, 0.0), "mean"), (lambda x: x + torch.rand_like(x), "body"),
-        (lambda x: x * x.new_ones(1).bernoulli_(0.5), "body"), (lambda x: torch.cat(x.chunk(2, 1), 1), "mean"),
-    ],
-)  # fmt: skip
-def test_nothing_random_is_cached(draw, at: str):
-    module = Random(draw)
-    set_modes(module, {"fc"})
-    assert places(module, ("fc",), torch.zeros(2, 3, 8, 8))[-1].at == at
-
-
-class Windows(nn.Module):
-    """Between the two layers a row is a quarter of an image."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body, self.inner, self.fc = nn.Conv2d(3, 4, 1), nn.Linear(4, 4), nn.Linear(4, 5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        x = self.body(images).flatten(2).transpose(1, 2)
-        windows = x.reshape(-1, x.shape[1] // 4, 4)
-        return self.fc(self.inner(windows).reshape(x.shape[0], -1, 4).mean(1))
-
-
-def test_a_cut_has_a_row_for_each_image():
-    module = Windows()
-    set_modes(module, {"inner", "fc"})
-    images = torch.randn(3, 3, 8, 8)
-    assert all(len(cut_at(module, p).prefix(images)) == 3 for p in places(module, ("inner", "fc"), images))
 
 
 # ── cards ─────────────────────────────────────────────────────────────────────────────────────────────────────────

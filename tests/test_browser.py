@@ -12,6 +12,8 @@ from benchmarks.front_end import Page, browser, missing, server
 
 LESSON = Path(__file__).parents[1] / "lessons" / "01-twenty-images.ipynb"
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:

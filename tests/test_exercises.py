@@ -44,6 +44,23 @@ def _steps_as_written() -> list[tuple[str, ast.Call]]:
 
 
 WRONG = _wrong()
+LONG = {"1.1", "1.2", "5.1", "5.2", "6.1", "6.2", "7.2", "9.2"}  # solutions that train for long
+LONG_LINES = ("--batch-size 50", "--budget 1h", "%tl_tune --scratch")  # and wrong answers
+
+
+def _marks(name: str, long: bool) -> list[pytest.MarkDecorator]:
+    """A lesson's exercises train the same: one worker has them all."""
+    together = pytest.mark.xdist_group(f"exercises of lesson {name.partition('.')[0]}")
+    return [together, pytest.mark.slow] if long else [together]
+
+
+def _trains_long(code: str) -> bool:
+    return ("--per-class 20" in code and "--epochs 20" in code) or any(line in code for line in LONG_LINES)
+
+
+SOLUTIONS = [pytest.param(name, id=name, marks=_marks(name, name in LONG)) for name in NAMES]
+ANSWERS = [pytest.param(*case, id=f"{case[0]}-{i}", marks=_marks(case[0], _trains_long(case[1])))
+           for i, case in enumerate(WRONG)]  # fmt: skip
 
 
 def _checked(shell, name: str, code: str):
@@ -53,22 +70,23 @@ def _checked(shell, name: str, code: str):
     return shell.user_ns["tl"].check(name)
 
 
+pytestmark = pytest.mark.usefixtures("trained_once")  # what a check says of runs is tested, not how they come about
+
+
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TLNB_HOME", str(tmp_path / "home"))  # tuning goes on with the trials that it finds there
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SOLUTIONS)
 def test_the_folded_solution_passes(shell, name: str):
     found = _checked(shell, name, _solutions()[name])
     assert found.passed, found
     assert found.learned
 
 
-@pytest.mark.parametrize(
-    ("name", "code", "words", "hint"), WRONG, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(WRONG)]
-)
+@pytest.mark.parametrize(("name", "code", "words", "hint"), ANSWERS)
 def test_a_wrong_answer_is_told_what_is_missing_and_why(shell, name: str, code: str, words: str, hint: str):
     found = _checked(shell, name, code)
     assert not found.passed

@@ -36,6 +36,7 @@ def python(code: str, *arguments: object, **settings: str) -> subprocess.Popen[s
     return subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_no_fault_is_read_as_good_and_none_ends_in_a_traceback():
     """One of each kind; `python -m benchmarks.faults` injects two hundred."""
     done = subprocess.run(

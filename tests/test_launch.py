@@ -172,6 +172,7 @@ def job(tmp_path: Path, **options: Any) -> Path:
     return tmp_path / "job.json"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_a_training_whose_processes_are_killed_goes_on_by_itself(tmp_path: Path):
     file, out = job(tmp_path, epochs=200), tmp_path / "out"
@@ -269,7 +270,10 @@ def of_another_version(folder: Path) -> str:
     return "job.json has schema 9, not 1: write it again with %tl_save --job"
 
 
-@pytest.mark.parametrize("spoil", [without_photos, with_another_photo, of_another_version])
+@pytest.mark.parametrize(
+    "spoil",
+    [without_photos, *(pytest.param(s, marks=pytest.mark.slow) for s in (with_another_photo, of_another_version))],
+)
 def test_what_is_wrong_on_one_rank_stops_all_with_one_line(apart: Path, spoil: Any):
     words = spoil(apart / "1")
     command = torchrun(apart / "start.py", "train", "job.json", "--out", apart / "out")
@@ -285,6 +289,7 @@ def test_what_is_wrong_on_one_rank_stops_all_with_one_line(apart: Path, spoil: A
 # ── a study of several processes ──────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_workers_share_a_study_and_a_killed_one_takes_no_finished_trial_with_it(tmp_path: Path):
     pytest.importorskip("optuna")
     file, storage, best = job(tmp_path, epochs=1), tmp_path / "study.log", tmp_path / "best.json"

@@ -150,7 +150,7 @@ def test_hostile_names_are_escaped(shell, folder: Path):
     assert "<script" not in text and "&lt;script&gt;" in text
 
 
-def test_run_names_are_text_in_charts_and_lines(small):
+def test_run_names_are_text_in_charts_and_lines(small, trained_once):
     for name in ("$\\frac{", "_hidden", "a b", "-x"):
         small.train(epochs=1, name=name)
     shown = cards.comparison_card(small.compare())

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.front_end import FRONT_ENDS, Page, browser, dress, missing, server, write
 from tlnb.panels.card import VIEW
 
+pytestmark = pytest.mark.slow
 GIVEN = {"text/plain": "Panel all", "text/html": "<p>the session as a card</p>",
          VIEW: {"version_major": 2, "version_minor": 0, "model_id": "long gone"}}  # fmt: skip
 KEYS = ("source", "use", "how many", "seed", "Take these images", "you just did", "Session as a cell")

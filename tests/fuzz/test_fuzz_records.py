@@ -1,0 +1,121 @@
+"""JSON that was changed: records of runs, plans, headers, jobs, sessions."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.fuzz.cases import fuzz, one_line_or, spoilt
+from tlnb.core.errors import UsageError, one_line
+from tlnb.core.plan import Plan
+from tlnb.core.record import Run
+from tlnb.core.recorded import SCHEMA, read_recorded
+from tlnb.core.save import Header
+from tlnb.display import cards
+from tlnb.jobs import carry_out
+from tlnb.keeper import restore
+from tlnb.session import Session
+
+
+def record_of(session: Session) -> str:
+    return session.runs[0].to_json()
+
+
+@fuzz
+@given(data=st.data())
+def test_records_of_runs(trained: Session, data: st.DataObject):
+    run = one_line_or(lambda: Run.from_json(data.draw(spoilt(record_of(trained)))))
+    if run is not None:
+        assert Run.from_json(run.to_json()).to_json() == run.to_json()
+        assert "\n" not in one_line(repr(run)) and "<script" not in cards.run_card(run)
+
+
+@fuzz
+@given(data=st.data())
+def test_plans(trained: Session, data: st.DataObject):
+    spoiled = data.draw(spoilt(json.dumps(trained.plan.to_json())))
+    plan = one_line_or(lambda: Plan.from_json(_parsed(spoiled)))
+    if plan is not None:
+        assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan or "NaN" in spoiled or "nan" in repr(plan)
+        assert "<script" not in cards.plan_card(plan)
+
+
+def _parsed(record: str) -> Any:
+    from tlnb.core.values import parse
+
+    try:
+        return parse(record)
+    except ValueError:
+        return None
+
+
+@fuzz
+@given(data=st.data())
+def test_headers_of_saved_runs(trained: Session, data: st.DataObject):
+    model = trained.model
+    whole = Header(model.origin, model.transform, trained.runs[0].classes, trained.runs[0]).to_json()
+    header = one_line_or(lambda: Header.from_json(data.draw(spoilt(whole)), "x.safetensors"))
+    if header is not None:
+        ast.parse(f"MEAN, STD = {header.transform.mean}, {header.transform.std}\nSIZE = {header.transform.size}")
+
+
+@fuzz
+@given(data=st.data())
+def test_jobs(trained: Session, place: Path, data: st.DataObject):
+    whole, file = place / "job.json", place / "spoilt.json"
+    if not whole.exists():
+        trained.save(job=whole, epochs=1)
+    file.write_text(data.draw(spoilt(whole.read_text())), "utf8", "surrogatepass")
+    session = Session()
+    session._done = lambda *_: (_ for _ in ()).throw(UsageError("far enough"))  # type: ignore[method-assign]
+    one_line_or(lambda: carry_out(session, file, place / "out"))
+
+
+@fuzz
+@given(data=st.data())
+def test_recorded_runs(trained: Session, place: Path, data: st.DataObject):
+    facts, file = trained.dataset, place / "recorded.json"
+    about = {"name": facts.name, "counts": facts.counts, "splits": facts.splits, "skipped": ["a: hidden file"]}
+    whole = json.dumps(
+        {"schema": SCHEMA, "recorded": "2026-01-31", "typed": ["%tl_train"], "notes": ["drawn"], "data": about,
+         "model": "glyphnet", "runs": [json.loads(record_of(trained))]}
+    )  # fmt: skip
+    file.write_text(data.draw(spoilt(whole)), "utf8", "surrogatepass")
+    found = one_line_or(lambda: read_recorded(file))
+    if found is not None:
+        assert found.runs and repr(found) and found.compare().rows
+        assert "<script" not in cards.comparison_card(found.compare())
+
+
+@fuzz
+@given(data=st.data())
+def test_sessions(trained: Session, place: Path, data: st.DataObject):
+    """What a session left behind, changed by someone who gets the checksum right."""
+    import zlib
+
+    folder = place / "session"
+    if not folder.exists():
+        shutil.copytree(trained._keeper.home.folder, folder)
+        (folder / "lock").unlink(missing_ok=True)
+        (folder / "whole.json").write_text((folder / "session.json").read_text())
+    outer = json.loads((folder / "whole.json").read_text())
+    if data.draw(st.booleans()):
+        record = data.draw(spoilt(outer["session"]))
+        outer |= {"session": record, "crc32": zlib.crc32(record.encode(errors="replace"))}
+        (folder / "session.json").write_text(json.dumps(outer))
+    else:
+        (folder / "session.json").write_text(data.draw(spoilt(json.dumps(outer))), "utf8", "surrogatepass")
+    session = Session()
+    try:
+        name = one_line_or(lambda: restore(session, folder, False, {}, None))
+        if name is not None or session.plan is not None:
+            one_line_or(session.undo)
+            assert all(one_line(said) == said for said in session.script().splitlines())
+    finally:
+        session._keeper.close()
