@@ -633,9 +633,8 @@ class Session:
         found = self._forecast_of(job)
         wanted, fit = job.options.epochs or 0, found.epochs_within(allowed)
         if fit < 1:
-            one = found.seconds - (wanted - 1) * found.per_epoch
             raise UsageError(
-                f"--budget {budget}: one epoch is forecast to take {one:.1f} s; give more, or freeze more layers"
+                f"--budget {budget}: one epoch is forecast to take {found.seconds_of(1):.1f} s; give more, or freeze more layers"
             )
         if fit >= wanted:
             return replace(job, note=f"all {wanted} epochs were forecast to fit into {budget}")
