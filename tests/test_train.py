@@ -16,6 +16,7 @@ from tlnb.core import train as training
 from tlnb.core.augment import augment
 from tlnb.core.cost import Bill
 from tlnb.core.errors import ModelError, PlanError, UsageError
+from tlnb.core.freeze import Learning, set_modes
 from tlnb.core.meter import PHASES
 from tlnb.core.prices import parse_price
 from tlnb.core.record import Run, wilson_interval
@@ -182,6 +183,40 @@ def test_a_frozen_layer_that_moves_fails_the_run(small: Session, monkeypatch):
     monkeypatch.setattr(training, "set_modes", careless)
     run = small.train(epochs=1, cache=False)
     assert run.status == "failed" and "frozen layers moved" in run.notes[-1]
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_an_epoch_walks_over_no_tree_and_begins_no_device_but_its_own(small: Session, monkeypatch, strategy: str):
+    calls = {"modes": 0, "seeds": 0}
+    modes, seed = training.set_modes, torch.manual_seed
+
+    def counted(what: str, call):
+        def counting(*given):
+            calls[what] += 1
+            return call(*given)
+
+        return counting
+
+    monkeypatch.setattr(training, "set_modes", counted("modes", modes))
+    monkeypatch.setattr(torch, "manual_seed", counted("seeds", seed))
+    small.strategy(strategy)
+    found = []
+    for epochs in (2, 5):
+        small.train(epochs=epochs, device="cpu")
+        found.append(dict(calls))
+        calls.update(modes=0, seeds=0)
+    assert found[0] == found[1] and found[0]["modes"] > 0
+
+
+def test_after_a_look_what_trains_is_in_training_mode_again():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(), nn.Linear(2, 2)).eval()
+    set_modes(network, {"2"})
+    before = [part.training for part in network.modules()]
+    learning = Learning(network)
+    with pytest.raises(ValueError, match="in the look"), learning.resting():
+        assert not any(part.training for part in network.modules())
+        raise ValueError("in the look")
+    assert [part.training for part in network.modules()] == before and any(before) and not all(before)
 
 
 def test_going_on_from_a_run(small: Session):

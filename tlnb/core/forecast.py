@@ -106,7 +106,7 @@ class Rehearsal(Source):
         super().__init__(real.module, real.transform, sample, real.machine, tally, Store())
         self._real, self._choice, self.counts = real, choice, real.counts
         self._first: Tensor | None = None
-        self.store.costs = real.store.costs
+        self.store.costs, self.cuts = real.store.costs, real.cuts
         self.missing: dict[Part, float] = {}  # images that the real run computes
 
     def choose(
