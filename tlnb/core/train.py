@@ -507,8 +507,7 @@ class Training:
                 self._note_pieces()
                 said = self.pieces.count
             self.ranks.same(self.module.buffers())
-            with learning.resting():
-                seen = self._watch(inputs, ("val", "monitor") if epoch in looked_at else ("val",))
+            seen = self._watch(inputs, learning, ("val", "monitor") if epoch in looked_at else ("val",))
             seconds = self.tally.clock.of("training") - before
             self.epochs.append(EpochRecord(loss, seen.get("val"), seen.get("monitor"), seconds))
             if not math.isfinite(loss):
@@ -566,7 +565,8 @@ class Training:
 
     def _standing(self, flops: dict[str, float], wh: dict[str, float]) -> Checkpoint:
         """The run at the end of an epoch, in tensors that the next one changes."""
-        state = self.optimizer.state_dict()["state"]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state = {i: self.optimizer.state[p] for i, p in enumerate(parameters) if p in self.optimizer.state}
         tensors = {
             **{f"last/{k}": t for k, t in self.last_state.items()},
             **{f"best/{k}": t for k, t in self.best_state.items() if not self._last_is_best},
@@ -741,13 +741,13 @@ class Training:
                 whole = labels[self.machine.placed(rows)]
                 yield Batch(ready, theirs, _share(whole[part], whole, self.class_weights), len(rows))
 
-    def _watch(self, inputs: Inputs, splits: Sequence[str]) -> Mapping[str, float]:
+    def _watch(self, inputs: Inputs, learning: Learning, splits: Sequence[str]) -> Mapping[str, float]:
         """Accuracy on those of the splits that the data have."""
         here = [s for s in splits if s in self.data.splits]
         if not here:
             return {}
         seen = {s: inputs.seen(s) for s in here}
-        with self.tally.phase("evaluating", "look"):
+        with self.tally.phase("evaluating", "look"), learning.resting():
             guesses = {s: self._scores(inputs, x).argmax(1) for s, x in seen.items()}
             images = sum(map(len, seen.values())) / self.ranks.count
             self.tally.charge("evaluating", images * inputs.cost.look, "look")
