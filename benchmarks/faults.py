@@ -5,8 +5,9 @@
 A fault is one of: SIGKILL at a random moment while photos are decoded into their file, while activations are cached, while
 the network trains, while a run is saved; or a kept file (checkpoint, session, activations, images, saved network) with bytes
 changed, cut off or overwritten with zeros. Then another process goes on: `resume`, and where that says in one line that
-it cannot, the training anew. What must hold: the result is to the bit that of a training that nothing happened to; no
-epoch that had been said to be over is done again; nothing ends in anything but one line.
+it cannot, the training anew. Every epoch is written (`TLNB_AT_RISK=0`), so that as many writes as can be are hit. What must
+hold: the result is to the bit that of a training that nothing happened to; no epoch that had been said to be over is done
+again; nothing ends in anything but one line.
 
 Every training is a process of its own, forked from one that has done it once, with one thread.
 """
@@ -231,6 +232,7 @@ def run(what: Callable[[Path, Say], Outcome], place: Path, there: Connection | _
         "TLNB_CACHE": str(place / "cache"),
         "TLNB_MEMORY": "1kB",
         "TLNB_DISK": "1GB",
+        "TLNB_AT_RISK": "0",
     }
     try:
         there.send(what(place, there.send))

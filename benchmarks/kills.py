@@ -1,10 +1,10 @@
 """Kills a training kernel at random moments and goes on in a new one: nothing may be lost, nothing half-written.
 
-    python -m benchmarks.kills --times 50
+    python -m benchmarks.kills --times 50 [--at-risk 10]
 
 Each time a real Jupyter kernel runs the lines, is killed with SIGKILL after a random while, and a new kernel runs
-`%tl_resume`. What must hold: the new kernel has all epochs that the old one had said were over, and the losses are those of a
-run that was never interrupted.
+`%tl_resume`. What must hold: no more seconds of work are done again than are at risk (by default none: every epoch is
+written), and the losses are those of a run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.manager import KernelManager
+
+from tlnb.core import checkpoint
 
 LINES = """
 import torch
@@ -86,7 +88,9 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at-risk", type=float, default=0.0, help="seconds of work that a kill may lose")
     chosen = parser.parse_args()
+    os.environ["TLNB_AT_RISK"] = str(chosen.at_risk)
     draw, strategies = random.Random(chosen.seed), ("head", "partial", "full")
     whole = {s: undisturbed(s, chosen.epochs) for s in strategies}
     kept, cut, worst = [], 0, 0.0
@@ -123,6 +127,8 @@ def once(strategy: str, epochs: int, seconds: float) -> tuple[list[float], str, 
         first.run(LINES.format(strategy=strategy))
         said = first.run_for(SAYING.format(epochs=epochs), seconds)
         ended = max((int(line.split()[1]) for line in said.split("\n")[:-1] if line.startswith("training")), default=0)
+        if os.environ["TLNB_AT_RISK"] == "0.0":
+            assert epochs_on_disk(folder) >= ended, (epochs_on_disk(folder), ended)
         begun = any((folder / ".tlnb").glob("sessions/*/session.json"))
         second = Kernel(folder)
         if begun:
@@ -136,6 +142,12 @@ def once(strategy: str, epochs: int, seconds: float) -> tuple[list[float], str, 
         return losses, status, ended
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def epochs_on_disk(folder: Path) -> int:
+    """Of the run that was killed."""
+    files = sorted(folder.glob(".tlnb/sessions/*/runs/*.safetensors"))
+    return len(checkpoint.read(files[0])[1].epochs) if files else 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ import torchvision
 from torch import nn
 from torchvision.models.efficientnet import MBConvConfig
 
+from tlnb import glyphnet
+from tlnb.core import cut as cutting
 from tlnb.core import kept
 from tlnb.core import store as storing
 from tlnb.core.chain import chain_places
@@ -184,10 +186,27 @@ def test_a_second_run_computes_no_frozen_layer_again(small: Session):
     assert [e.train_loss for e in first.epochs] == [e.train_loss for e in second.epochs]
     assert first.accuracy == second.accuracy
     assert second.flops_by_phase["caching"] < 0.01 * first.flops_by_phase["caching"]
+    assert second.flops_by_phase["evaluating"] < 0.01 * first.flops_by_phase["evaluating"]  # monitor and test too
     other = small.train(epochs=3, seed=1)  # other views
-    assert not other.cache.reused
+    assert not other.cache.reused and other.flops_by_phase["evaluating"] == second.flops_by_phase["evaluating"]
     small.data("digits", per_class=2, seed=1)  # other images
     assert not small.train(epochs=3).cache.reused
+
+
+def test_a_network_is_traced_once_for_each_mode_and_surveyed_once_for_all_runs(small: Session, monkeypatch):
+    traced, surveyed = [], []
+    trace, survey = cutting._Tracer.trace, cutting._surveyed
+    monkeypatch.setattr(cutting._Tracer, "trace", lambda self, root: (traced.append(root), trace(self, root))[1])
+    monkeypatch.setattr(cutting, "_surveyed", lambda *given: (surveyed.append(given), survey(*given))[1])
+    for strategy in ("head", "partial"):
+        small.strategy(strategy)
+        small.train(epochs=1)
+        whole = [root for root in traced if isinstance(root, glyphnet.GlyphNet)]
+        assert 1 <= len(whole) <= 3  # as it trains, in eval mode, and with new output layers trained alone
+        traced.clear()
+    found = len(surveyed)
+    small.train(epochs=1, seed=1)
+    assert 0 < found == len(surveyed)
 
 
 def test_changed_weights_are_never_mistaken(small: Session):

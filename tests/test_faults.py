@@ -20,7 +20,7 @@ import torch
 from benchmarks.classroom import class_of
 from tests.test_library import idx, md5
 from tests.test_resume import begun, same
-from tlnb.core import kept
+from tlnb.core import checkpoint, kept
 from tlnb.core.archive import unpacked
 from tlnb.core.errors import DeviceLost
 from tlnb.core.memory import cache_folder
@@ -86,11 +86,14 @@ print([p.name for p in left if p.name.endswith(".part") or p.stat().st_size > 19
 @pytest.mark.skipif(sys.platform == "win32", reason="a limit of the system's")
 def test_a_file_that_may_not_grow_is_a_line_or_a_note_and_leaves_nothing(tmp_path: Path):
     """The limit of a file's size is where a full disk is, for whoever writes."""
-    process = python(FULL, tmp_path, TLNB_HOME=str(tmp_path / "home"), TLNB_CACHE=str(tmp_path / "cache"))
+    process = python(
+        FULL, tmp_path, TLNB_AT_RISK="0", TLNB_HOME=str(tmp_path / "home"), TLNB_CACHE=str(tmp_path / "cache")
+    )
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-2000:]
     lines = said.splitlines()
     assert lines[0].startswith("finished 2 ") and "no checkpoint from epoch 1 on" in lines[0]
+    assert "not kept on disk" in lines[0]
     assert [words.split()[0] for words in lines[1:5]] == ["TLError"] * 3 + ["OSError"], said
     assert lines[-1] == "[]", said
 
@@ -192,6 +195,7 @@ def test_a_gpu_that_is_gone_is_one_line_and_a_later_kernel_goes_on(tmp_path: Pat
         ) as error:
             first.train(epochs=5)
     assert "\n" not in str(error.value) and first.runs == []
+    assert len(checkpoint.read(first._keeper.home.run_file("partial"))[1].epochs) == 3
     first._keeper.close()
     later = Session()
     same(later.resume(), whole)

@@ -18,6 +18,7 @@ from tlnb.core import train as training
 from tlnb.core.errors import DataError, UsageError
 from tlnb.core.judge import Judge, errors, predict
 from tlnb.core.record import Answers, Run
+from tlnb.core.source import SourceAccuracy, right_of, source_accuracy
 from tlnb.display import pictures as drawn
 from tlnb.display.cards import HTML
 from tlnb.display.tables import comparison_table, on_its_source
@@ -269,6 +270,22 @@ def test_measured_as_on_the_card(session: Session, name: str):
     session.load(name)
     run = session.train(epochs=1)
     assert run.source_accuracy[0] == pytest.approx(glyphnet.card(name)["accuracy"], abs=0.03)
+    images, labels = held_out.pictures(tuple(glyphnet.card(name)["classes"]))
+    right, pictures = held_out.measured()[name]  # as they ship: another processor may round one answer to another class
+    assert pictures == len(labels) == run.source_pictures
+    assert right_of(glyphnet.load(name), images, labels) == pytest.approx(right, abs=3)
+
+
+def test_a_network_is_measured_on_its_source_where_it_is_not_as_it_shipped(small: Session):
+    def measured() -> SourceAccuracy:
+        return source_accuracy(small.model, small.plan, small.model.module, ["head"], at_most=20)
+
+    assert measured().flops == 0 and measured().pictures == 1000
+    with torch.no_grad():
+        small.model.module.layer1.conv1.weight.mul_(0)
+    changed = measured()
+    assert changed.flops == 20 * glyphnet.card("glyphnet")["flops"] and changed.pictures == 1000
+    assert changed.before == changed.after < 0.3
 
 
 def test_only_held_out_pictures_are_packed_each_class_once():

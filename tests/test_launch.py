@@ -178,7 +178,8 @@ def test_a_training_whose_processes_are_killed_goes_on_by_itself(tmp_path: Path)
     file, out = job(tmp_path, epochs=200), tmp_path / "out"
     command = torchrun("-m", "tlnb", "train", file, "--out", out, restarts=3)
     with (tmp_path / "log").open("w") as log:
-        agent = subprocess.Popen(command, env=surroundings(tmp_path), stdout=log, stderr=log, cwd=tmp_path)
+        every = {**surroundings(tmp_path), "TLNB_AT_RISK": "0"}  # each epoch is written
+        agent = subprocess.Popen(command, env=every, stdout=log, stderr=log, cwd=tmp_path)
     try:
         for rank in (1, 0):
             kept = until(agent, lambda: workers(agent.pid) and latest(out))

@@ -91,6 +91,11 @@ class Training:
         pace = (self._times[-1] - self._times[0]) / (len(found) - 1)
         return pace * (found[-1].epochs - found[-1].epoch)
 
+    @property
+    def accuracy(self) -> float | None:
+        """What the last look found; None before the first."""
+        return next((p.accuracy for p in reversed(self.history) if p.accuracy is not None), None)
+
     def note(self, progress: Progress) -> None:
         """Remember where it is. A run that begins after another (a baseline's twin) begins a history of its own."""
         if self.progress is not None and self.progress.run != progress.run:

@@ -210,10 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if not ranks.lost(error):
             raise
-        ranks.tell("tlnb: another process is gone; the same line goes on from the end of the last epoch")
+        ranks.tell("tlnb: another process is gone; the same line goes on from the last checkpoint")
         return 1
     except KeyboardInterrupt:
-        ranks.tell("tlnb: interrupted: the same line goes on from the end of the last epoch")
+        ranks.tell("tlnb: interrupted: the same line goes on from the last checkpoint")
         return 130
     finally:
         ranks.leave()

@@ -65,6 +65,7 @@ class Keeper:
         self.home: Home | None = None
         self.jobs: dict[str, Job] = {}
         self.unfinished: list[str] = []  # runs that stopped and can go on, oldest first
+        self._problem = ""  # why nothing can be written
 
     def begin(self, session: Session, job: Job) -> None:
         """Before a training: what is going to run."""
@@ -75,8 +76,9 @@ class Keeper:
             self.home = self.home or Home.fresh()
             self.home.run_file(job.name).unlink(missing_ok=True)
             self._write(session, job)
-        except OSError:
-            self.home = None  # `keep` says so in the run
+            self._problem = ""
+        except OSError as error:
+            self._give_up(error)
 
     def settle(self, folder: Path, job: Job) -> Checkpoint | None:
         """Keep the session in this folder. Where the same job was cut off there, where it stood after its last epoch.
@@ -99,7 +101,7 @@ class Keeper:
         return found if {**about, "note": job.note} == json.loads(json.dumps(job.about())) else None
 
     def keep(self, job: Job, found: Checkpoint) -> None:
-        """After an epoch.
+        """Where a run stands at the end of an epoch.
 
         Raises:
             OSError: the disk is full, or cannot be written to.
@@ -108,20 +110,24 @@ class Keeper:
             self.home = Home.fresh()
         self.home.write_run(job.name, job.about(), found)
 
-    def end(self, session: Session, run: Run) -> None:
-        """After a training."""
+    def end(self, session: Session, run: Run) -> str:
+        """After a training. Why it could not be written, else nothing."""
         job = self.jobs[run.name]
         self.unfinished = [name for name in self.unfinished if name != run.name]
         if run.status == "stopped":
             self.unfinished.append(run.name)
         if self.home is None:
-            return
+            return self._problem
         try:
             if run.status != "stopped" or not self.home.run_file(run.name).exists():
                 self.home.write_run(run.name, job.about(run), resume.finished(run))
             self._write(session)
-        except OSError:
-            self.home = None
+        except OSError as error:
+            self._give_up(error)
+        return self._problem
+
+    def _give_up(self, error: OSError) -> None:
+        self.home, self._problem = None, error.strerror or type(error).__name__
 
     def write(self, session: Session) -> None:
         """After anything else that should be found again: the bill, a plan."""

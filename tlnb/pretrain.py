@@ -32,6 +32,7 @@ from tlnb.core.device import Machine, machine
 from tlnb.core.energy import WATTS_PER_CPU_THREAD, WATTS_PER_GPU
 from tlnb.core.meter import step_flops
 from tlnb.core.pretrained import Transform
+from tlnb.core.source import right_of
 from tlnb.core.train import one_cycle, train_epoch
 from tlnb.glyphnet import held_out
 from tlnb.glyphnet.source import Source, source
@@ -217,7 +218,7 @@ def publish(recipe: Recipe, weights: dict[str, Tensor], took: dict[str, Any], fo
 
 
 def write_held_out() -> int:
-    """Write the held-out pictures of all networks that ship, beside their weights. Returns the file's bytes.
+    """Write the held-out pictures of all networks that ship, and how many each gets right. Returns the pictures' bytes.
 
     Raises:
         ValueError: a card whose classes are not those of its recipe's source: train that network again first.
@@ -230,7 +231,19 @@ def write_held_out() -> int:
         )
     data = held_out.packed(sources)
     (HERE / held_out.FILE).write_bytes(data)
+    write_measured()
     return len(data)
+
+
+def write_measured() -> None:
+    """Write how many of the held-out pictures each network that ships gets right."""
+    held_out._read.cache_clear()
+    held_out.pictures.cache_clear()
+    found = {}
+    for name in glyphnet.names():
+        images, labels = held_out.pictures(tuple(glyphnet.card(name)["classes"]))
+        found[name] = [right_of(glyphnet.load(name), images, labels), len(labels)]
+    (HERE / held_out.MEASURED).write_text(json.dumps(found) + "\n", "utf8")
 
 
 def _json(card: dict[str, Any]) -> bytes:

@@ -517,7 +517,14 @@ class Session:
         before = sum(resume.seconds.values()) if resume else 0.0
         run = self._keep(self._timed(self._carry_out(job, resume), began - before), job)
         self._lines += [typed] if typed else []
-        self._keeper.end(self, run)
+        return self._kept(run)
+
+    def _kept(self, run: Run) -> Run:
+        """The run, on disk; where that cannot be, it says so."""
+        problem = self._keeper.end(self, run)
+        if problem:
+            run = replace(run, notes=(*run.notes, f"not kept on disk ({problem}): a later kernel will not find it"))
+            self.runs = [run if r.name == run.name else r for r in self.runs]
         return run
 
     def _with_seeds(self, job: Job, seeds: int) -> Iterator[Job]:
@@ -633,9 +640,8 @@ class Session:
         found = self._forecast_of(job)
         wanted, fit = job.options.epochs or 0, found.epochs_within(allowed)
         if fit < 1:
-            one = found.seconds - (wanted - 1) * found.per_epoch
             raise UsageError(
-                f"--budget {budget}: one epoch is forecast to take {one:.1f} s; give more, or freeze more layers"
+                f"--budget {budget}: one epoch is forecast to take {found.seconds_of(1):.1f} s; give more, or freeze more layers"
             )
         if fit >= wanted:
             return replace(job, note=f"all {wanted} epochs were forecast to fit into {budget}")
@@ -710,7 +716,7 @@ class Session:
         return Job(name, made, filled, self._sized(model, data), read, asked, data, of.name)
 
     def _carry_out(self, job: Job, resume: Checkpoint | None = None) -> Run:
-        """Train, keeping every epoch on disk."""
+        """Train, keeping on disk where it stands."""
         if resume is None:
             self._keeper.begin(self, job)
         self._networks[job.name] = (job.model, job.anatomy)
@@ -727,7 +733,7 @@ class Session:
             if not device_lost(error):
                 raise
             reason = one_line(str(error).splitlines()[0])[:100]
-            kept = "%tl_resume goes on from the last epoch's end" if self._keeper.home else "load data and model again"
+            kept = "%tl_resume goes on from the last checkpoint" if self._keeper.home else "load data and model again"
             raise DeviceLost(
                 f"{job.options.device or 'the GPU'} does not answer any more ({reason}): restart the kernel, then {kept}"
             ) from None
@@ -793,8 +799,7 @@ class Session:
         self._facts[name] = job.data.facts
         self.runs = [run if r.name == name else r for r in self.runs] if before else [*self.runs, run]
         self._lines.append("%tl_resume")
-        self._keeper.end(self, run)
-        return run
+        return self._kept(run)
 
     def _sized(self, model: PretrainedModel, data: DataSet) -> PretrainedModel:
         return pretrained.resized(model, data.request.size)

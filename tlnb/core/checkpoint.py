@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,43 @@ from tlnb.core.values import parse, typed
 
 SCHEMA = 2
 KEY = "tlnb_checkpoint"
+AT_RISK = "10"  # seconds
+
+
+class Due:
+    """When a checkpoint is to be written: at the end of an epoch, before a kill could lose more than `at_risk` seconds of
+    work, or where an epoch takes longer than that, more than the epoch.
+
+    Ten seconds earn a tenth of a second's writing, and even one that takes longer than an epoch (as on a GPU) is a small
+    share of them; a run of a few seconds needs none. What is learned does not depend on it.
+    """
+
+    def __init__(self, at_risk: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._at_risk, self._clock = at_risk, clock
+        self._written = self._ended = clock()
+
+    def after_epoch(self) -> bool:
+        """Whether to write now. To be asked once at the end of each epoch: the next is expected to take as long."""
+        now = self._clock()
+        took, self._ended = now - self._ended, now
+        return now - self._written + took > self._at_risk
+
+    def written(self) -> None:
+        """From now on no work is at risk."""
+        self._written = self._ended = self._clock()
+
+
+def at_risk() -> float:
+    """Seconds of work that a kill may lose, where an epoch does not take longer: `TLNB_AT_RISK`, by default ten.
+
+    Raises:
+        UsageError: no number of seconds.
+    """
+    text = os.environ.get("TLNB_AT_RISK") or AT_RISK
+    with contextlib.suppress(ValueError):
+        if (seconds := float(text)) >= 0:
+            return seconds
+    raise UsageError(f"TLNB_AT_RISK={text} is not a number of seconds: %env TLNB_AT_RISK=10")
 
 
 @dataclass(frozen=True)
@@ -50,6 +88,11 @@ class Checkpoint:
         """The tensors of `last`, `best`, `optimizer` or `scale`, without that prefix."""
         start = name + "/"
         return {k.removeprefix(start): t for k, t in self.tensors.items() if k.startswith(start)}
+
+    def held(self) -> Checkpoint:
+        """The same for later: what the optimiser goes on changing is copied, the rest no longer changes."""
+        tensors = {k: t.clone() if k.startswith("optimizer/") else t for k, t in self.tensors.items()}
+        return replace(self, tensors=tensors)
 
 
 def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:

@@ -13,7 +13,7 @@ from tlnb.core.cost import Charge, price_for, priced
 from tlnb.core.data import DataSet
 from tlnb.core.pretraining import Pretraining
 from tlnb.core.prices import Price
-from tlnb.core.record import Run, watched, wilson_interval
+from tlnb.core.record import Run, wilson_interval
 
 SKEWED = 2.0  # times the smallest class that the largest has, from which balanced accuracy is shown beside accuracy
 
@@ -26,6 +26,7 @@ class Spent:
     flops: float | None = None
     wh: float | None = None
     money: float | None = None
+    since: float | None = None  # seconds at the look before, where it lies between two looks; None: it does not
 
     @property
     def known(self) -> bool:
@@ -55,7 +56,7 @@ class Row:
     trained_params: int | None = None
     inference_flops: float | None = None  # for one image
     phases: dict[str, float] = field(default_factory=dict)
-    curve: tuple[tuple[float, float], ...] = ()  # (seconds, watched accuracy) by epoch
+    curve: tuple[tuple[float, float], ...] = ()  # (seconds, watched accuracy) at each look
     basis: str = "measured"
     source_accuracy: tuple[float, float] | None = None  # on the network's own source, with its old head: before, after
     strategy: str = ""
@@ -229,19 +230,22 @@ def _saving(run: Run, baseline: Run) -> Saving:
 
 
 def to_target(run: Run, target: float | None) -> Spent:
-    """What a run had taken when it first reached the target on monitor (else val); evaluation is not counted."""
-    reached = None if target is None else run.seconds_to(target)
-    if target is None or reached is None:
+    """What a run had taken at the look that first found the target on monitor (else val); evaluation is not counted."""
+    before, found = (None, None) if target is None else run.reached(target)
+    if found is None:
         return Spent()
-    done = next(i for i, epoch in enumerate(run.epochs, 1) if (watched(epoch) or 0.0) >= target)
-    share = done / len(run.epochs)
+    apart = before is not None and found.epochs - before.epochs > 1
+    share = found.epochs / len(run.epochs)
 
     def until(by_phase: Mapping[str, float]) -> float:
         before = sum(by_phase.get(phase, 0.0) for phase in ("preparing", "caching", "warmup"))
         return before + share * by_phase.get("training", 0.0)
 
     whole = sum(run.seconds.values()) or 1.0
-    return Spent(reached, until(run.flops_by_phase), until(run.wh_by_phase), run.money * reached / whole)
+    return Spent(
+        found.seconds, until(run.flops_by_phase), until(run.wh_by_phase), run.money * found.seconds / whole,
+        before.seconds if before and apart else None,
+    )  # fmt: skip
 
 
 def _row(group: Group, target: float | None, kind: str | None, tuned: Charge | None) -> Row:
@@ -260,7 +264,8 @@ def _row(group: Group, target: float | None, kind: str | None, tuned: Charge | N
         len(group), statistics.fmean(run.balanced_accuracy for run in group), statistics.fmean(best) if best else None,
         whole.seconds, until, statistics.fmean(run.seconds.get("evaluating", 0.0) for run in group), whole.flops, whole.wh,
         whole.money, first.work.steps, first.plan.trainable_params, first.inference_flops or None, dict(first.seconds),
-        _curve(first), _bases(first), first.source_accuracy, first.strategy, bool(first.cache and first.cache.reused),
+        tuple((p.seconds, p.accuracy) for p in first.curve), _bases(first), first.source_accuracy, first.strategy,
+        bool(first.cache and first.cache.reused),
     )  # fmt: skip
 
 
@@ -275,7 +280,9 @@ def _mean(spent: Sequence[Spent]) -> Spent:
     if not all(s.known for s in spent):
         return Spent()
     figures = ((s.seconds or 0.0, s.flops or 0.0, s.wh or 0.0, s.money or 0.0) for s in spent)
-    return Spent(*(statistics.fmean(values) for values in zip(*figures, strict=True)))
+    since = [s.since if s.since is not None else s.seconds or 0.0 for s in spent]
+    between = statistics.fmean(since) if any(s.since is not None for s in spent) else None
+    return replace(Spent(*(statistics.fmean(values) for values in zip(*figures, strict=True))), since=between)
 
 
 def _plus(one: Spent, tuned: Charge | None) -> Spent:
@@ -283,22 +290,12 @@ def _plus(one: Spent, tuned: Charge | None) -> Spent:
     if not one.known or tuned is None:
         return one
     pairs = ((one.seconds, tuned.seconds), (one.flops, tuned.flops), (one.wh, tuned.wh), (one.money, tuned.money))
-    return Spent(*((a or 0.0) + b for a, b in pairs))
+    since = None if one.since is None else one.since + tuned.seconds
+    return replace(Spent(*((a or 0.0) + b for a, b in pairs)), since=since)
 
 
 def _at(charge: Charge, price: Price | None) -> Charge:
     return charge if price is None else replace(charge, money=price.of(charge.seconds))
-
-
-def _curve(run: Run) -> tuple[tuple[float, float], ...]:
-    """(seconds spent, watched accuracy) by epoch."""
-    spent = sum(run.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
-    points = []
-    for epoch in run.epochs:
-        spent += epoch.seconds
-        if (seen := watched(epoch)) is not None:
-            points.append((spent, seen))
-    return tuple(points)
 
 
 def _bases(run: Run) -> str:

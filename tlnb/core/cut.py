@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from tlnb.core.anatomy import ROOT
 from tlnb.core.chain import Cut, Place, chain_cut
 from tlnb.core.edit import has_added_parts
+from tlnb.core.store import key_of
 from tlnb.core.watch import Counter, blank, countable
 
 RANDOM = {"rand", "randn", "randint", "randperm", "rand_like", "randn_like", "bernoulli", "normal", "multinomial", "dropout",
@@ -34,7 +35,45 @@ RANDOM_IN_PLACE = {
 ROWS = 7  # images to try a prefix with: a number that shapes do not have by chance
 
 
-def places(module: nn.Module, trained: Sequence[str], example: Tensor) -> list[Place]:
+Surveys = dict[
+    str, dict[str, tuple[tuple[int, ...], float]]
+]  # by a key of the prefix: shape and FLOPs at its operations
+
+
+class Cuts:
+    """Networks traced and cut, each once for the modes that it is in: tracing bakes them in."""
+
+    def __init__(self, surveys: Surveys | None = None) -> None:
+        self._graphs: dict[tuple[object, ...], fx.Graph] = {}
+        self._cuts: dict[tuple[object, ...], Cut] = {}
+        self.surveys: Surveys = {} if surveys is None else surveys  # outlive this: they hold names and numbers
+
+    def graph(self, module: nn.Module) -> fx.Graph:
+        """The network's operations; torch.fx raises whatever it does on one that it cannot trace."""
+        key = _modes(module)
+        if key not in self._graphs:
+            self._graphs[key] = _Tracer().trace(module)
+        return self._graphs[key]
+
+    def at(self, module: nn.Module, name: str) -> Cut:
+        """The network cut after an operation."""
+        key = (name, *_modes(module))
+        if key not in self._cuts:
+            self._cuts[key] = _split(module, self.graph(module), name)
+        return self._cuts[key]
+
+    def forget(self) -> None:
+        """Let go of the networks."""
+        self._graphs.clear()
+        self._cuts.clear()
+
+
+def _modes(module: nn.Module) -> tuple[object, ...]:
+    modes = tuple(part.training for part in module.modules())
+    return module, modes, tuple(parameter.requires_grad for parameter in module.parameters())
+
+
+def places(module: nn.Module, trained: Sequence[str], example: Tensor, cuts: Cuts | None = None) -> list[Place]:
     """Every place such that all left of it is frozen, deterministic and in eval mode, from the input on.
 
     Call it with the modes set as for training. Empty where the first operations train, say.
@@ -46,22 +85,36 @@ def places(module: nn.Module, trained: Sequence[str], example: Tensor) -> list[P
     Raises:
         Exception: whatever torch.fx raises on a network that it cannot trace.
     """
-    graph = _trace(module)
-    names = _places_in(module, graph, set(trained))
+    cuts = cuts or Cuts()
+    names = _places_in(module, cuts.graph(module), set(trained))
     if not names:
         return []
-    images = example[:1].expand(ROWS, *example.shape[1:])
-    last = _split(module, graph, names[-1]).prefix
-    try:
-        seen = _Surveyor(blank(last), names).survey(images.to("meta"))
-    except Exception:  # a prefix that needs numbers
-        seen = _Surveyor(last, names).survey(images.clone())
+    last = cuts.at(module, names[-1]).prefix
+    shapes = [(name, tuple(tensor.shape)) for name, tensor in last.state_dict().items()]
+    key = key_of(kinds_of(last), shapes, names, tuple(example.shape[1:]))
+    if key not in cuts.surveys:
+        cuts.surveys[key] = _surveyed(last, names, example[:1].expand(ROWS, *example.shape[1:]))
+    seen = cuts.surveys[key]
     return [Place(at, shape[1:], flops / ROWS) for at, (shape, flops) in seen.items() if shape[:1] == (ROWS,)]
 
 
-def cut_at(module: nn.Module, place: Place) -> Cut:
-    """The network cut there, in the modes that it is in now (tracing bakes modes in)."""
-    return _split(module, _trace(module), place.at) if place.traced else chain_cut(module, place.at)
+def cut_at(module: nn.Module, place: Place, cuts: Cuts | None = None) -> Cut:
+    """The network cut there, in the modes that it is in now."""
+    return (cuts or Cuts()).at(module, place.at) if place.traced else chain_cut(module, place.at)
+
+
+def kinds_of(prefix: nn.Module) -> tuple[object, ...]:
+    """What a traced network computes, short of its numbers."""
+    return getattr(prefix, "code", ""), [
+        (n, repr(part)) for n, part in prefix.named_modules() if not any(part.children())
+    ]
+
+
+def _surveyed(prefix: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, tuple[tuple[int, ...], float]]:
+    try:
+        return _Surveyor(blank(prefix), names).survey(images.to("meta"))
+    except Exception:  # a prefix that needs numbers
+        return _Surveyor(prefix, names).survey(images.clone())
 
 
 def _places_in(module: nn.Module, graph: fx.Graph, trained: set[str]) -> list[str]:
@@ -114,10 +167,6 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         trains = any(p is not None and p.requires_grad for p in m._parameters.values())
         return super().is_leaf_module(m, module_qualified_name) and (trains or not has_added_parts(m))
-
-
-def _trace(module: nn.Module) -> fx.Graph:
-    return _Tracer().trace(module)
 
 
 def _moving(module: nn.Module, nodes: list[fx.Node], trained: set[str]) -> set[fx.Node]:

@@ -28,7 +28,7 @@ from tlnb.core.edit import Scopes, build
 from tlnb.core.freeze import hashes
 from tlnb.core.heap import large_blocks_kept
 from tlnb.core.home import home_folder
-from tlnb.core.inputs import FIXED, Choice, Source
+from tlnb.core.inputs import FIXED, Choice, Cost, Source
 from tlnb.core.meter import PHASES, Clock, Tally
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
@@ -37,7 +37,7 @@ from tlnb.core.prices import Price, list_price
 from tlnb.core.record import Cache, Forecast, Run
 from tlnb.core.source import SourceAccuracy, source_accuracy
 from tlnb.core.store import Store
-from tlnb.core.train import WATCHED, Training, seeded
+from tlnb.core.train import Training, looks_at_monitor, seeded
 
 LEAST_SECONDS = 1.0  # that a forecast may take, however short the run
 SHARE = 0.05  # of the run's seconds that it may take otherwise
@@ -93,7 +93,8 @@ def forecast(
          f"own power for so many seconds ({clock.meter.basis})", "money": f"{own.basis}, {own.per_hour:g} {own.currency} an hour",
          "peak_bytes": "assumed: the sizes of the tensors that are held at once"
          + ("" if here.on_cpu else ", but at least what the sample held")},
-        rehearsal.sample, time.perf_counter() - began,
+        rehearsal.sample, time.perf_counter() - began, per_look=whole.per_look(rehearsal),
+        look_share=whole.look_share(rehearsal),
     )  # fmt: skip
     return found, spent
 
@@ -105,7 +106,7 @@ class Rehearsal(Source):
         super().__init__(real.module, real.transform, sample, real.machine, tally, Store())
         self._real, self._choice, self.counts = real, choice, real.counts
         self._first: Tensor | None = None
-        self.store.costs = real.store.costs
+        self.store.costs, self.cuts = real.store.costs, real.cuts
         self.missing: dict[Part, float] = {}  # images that the real run computes
 
     def choose(
@@ -147,7 +148,8 @@ class Rehearsed:
     saved_bytes: float  # that a batch of one image keeps for its backward pass
     held_bytes: int  # the most that the GPU held at once; 0 on processors, which do not say
     took: float
-    epochs: int = EPOCHS
+    epochs: int  # so few that each was followed by a look at every split
+    cost: Cost
 
     def times_in(self, seconds: float) -> float:
         """How many times as many images as these could be rehearsed in so many seconds."""
@@ -256,11 +258,11 @@ class _Whole:
         work.module.load_state_dict(work.start, strict=False)
         batch = min(self.options.batch_size or 1, len(sample.labels["train"]))
         work.options = replace(self.options, epochs=epochs, batch_size=batch)
-        work.data, work.tally, work.epochs, work.notes, work.keep = sample, tally, [], [], None
+        work.data, work.tally, work.epochs, work.notes = sample, tally, [], []
         work.labels = {s: y.to(work.machine.device) for s, y in sample.labels.items()}
         source = Rehearsal(self.training.source, sample, self.choice, tally)
         work.source = source
-        work.keep = self.writes.keep
+        work.keep, work.at_risk = lambda _: None, math.inf  # epochs are held, none is written
         on_gpu = work.machine.device.startswith("cuda")
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(work.machine.device)
@@ -275,11 +277,13 @@ class _Whole:
             seconds["training", "steps"] = epochs * statistics.median_low(
                 e.seconds for e in work.epochs[1:] or work.epochs
             )
-        other = tally.clock.seconds()["other"] - seconds.pop(("other", "keep"), 0.0)
+        other = tally.clock.seconds()["other"] - seconds.get(("other", "keep"), 0.0)
+        if work.held is not None:
+            self.writes.keep(work.held)
         flops = {part: cost.flops for part, cost in tally.parts.items()}
         return Rehearsed(
             len(sample.labels["train"]), sample.splits, seconds, flops, source.missing, max(0.0, other), self.writes.seconds,
-            _saved_bytes(work), held, time.perf_counter() - began, epochs,
+            _saved_bytes(work), held, time.perf_counter() - began, epochs, _cost(work),
         )  # fmt: skip
 
     # ── scaling ──
@@ -303,9 +307,8 @@ class _Whole:
         """How many times the rehearsal's work of each kind the run does."""
         real, sample = self.training.data.splits, done.splits
         epochs = self.options.epochs or 0
-        watched_real, watched = (sum(n.get(s, 0) for s in WATCHED) for n in (real, sample))
+        watched = epochs * real.get("val", 0) + len(self._looks(done)) * real.get("monitor", 0)
         grow = real["train"] / sample["train"]
-        looks = done.epochs * watched + sample["test"]
         return {
             ("caching", "prefix"): done.missing.get(("caching", "prefix"), 0.0) / sample["train"],
             ("caching", "features"): done.missing.get(("caching", "features"), 0.0) / sample["train"],
@@ -314,8 +317,17 @@ class _Whole:
             ("training", "steps"): grow * epochs / done.epochs,
             ("evaluating", "prefix"): done.missing.get(("evaluating", "prefix"), 0.0)
             / max(1, sum(sample.get(s, 0) for s in FIXED)),
-            ("evaluating", "look"): (epochs * watched_real + real["test"]) / looks,
+            ("evaluating", "look"): (watched + real["test"]) / self._looked(done),
+            ("other", "keep"): epochs / done.epochs,
         }
+
+    def _looks(self, done: Rehearsed) -> tuple[int, ...]:
+        return looks_at_monitor(self.training.data, self.options, done.cost)
+
+    @staticmethod
+    def _looked(done: Rehearsed) -> int:
+        """Images that the rehearsal looked at."""
+        return done.epochs * sum(done.splits.get(split, 0) for split in ("val", "monitor")) + done.splits["test"]
 
     def scaled(self, done: Rehearsed) -> dict[str, float]:
         """Seconds by phase."""
@@ -325,12 +337,17 @@ class _Whole:
         mine = self.tally.parts
         phases["preparing"] += mine["preparing", ""].seconds
         phases["evaluating"] += self.source * mine["evaluating", "source"].seconds
-        phases["other"] += self.other + done.other + done.keeping * self._keeps
+        phases["other"] += (
+            self.other + done.other + done.keeping * self._writes(phases["training"] + phases["evaluating"])
+        )
         return phases
 
-    @property
-    def _keeps(self) -> int:
-        return 0 if self.options.solver == "lbfgs" else self.options.epochs or 0
+    def _writes(self, seconds: float) -> int:
+        """Checkpoints that are due in a run of so many seconds (`checkpoint.Due`)."""
+        epochs = self.options.epochs or 0
+        if self.options.solver == "lbfgs" or seconds <= self.training.at_risk:
+            return 0
+        return epochs // max(1, int(self.training.at_risk * epochs / seconds))
 
     def flops(self, done: Rehearsed) -> dict[str, float]:
         """FLOPs by phase."""
@@ -341,13 +358,24 @@ class _Whole:
         return {phase: flops for phase, flops in found.items() if flops}
 
     def per_epoch(self, done: Rehearsed) -> float:
-        """Seconds of one more epoch."""
+        """Seconds of one more epoch, without a look at `monitor`."""
         one = replace(self, options=replace(self.options, epochs=1))
         two = replace(self, options=replace(self.options, epochs=2))
-        return sum(two.scaled(done).values()) - sum(one.scaled(done).values())
+        return sum(two.scaled(done).values()) - sum(one.scaled(done).values()) - self.per_look(done)
+
+    def per_look(self, done: Rehearsed) -> float:
+        """Seconds of one look at `monitor`."""
+        images = self.training.data.splits.get("monitor", 0)
+        return images * done.seconds.get(("evaluating", "look"), 0.0) / self._looked(done)
+
+    def look_share(self, done: Rehearsed) -> float:
+        """FLOPs of one look at `monitor`, in those of an epoch's training."""
+        real = self.training.data.splits
+        return real.get("monitor", 0) * done.cost.look / max(1.0, real["train"] * done.cost.done)
 
     def peak_bytes(self, done: Rehearsed) -> int:
-        """Parameters, their gradients and moments, two copies of what trains; a batch's activations; images; what is cached.
+        """Parameters, their gradients and moments; two copies of what trains and one of the moments; a batch's activations;
+        images; what is cached.
 
         What passes through frozen layers while features are cached only a GPU knows: the sample's chunks are as large.
         """
@@ -357,7 +385,7 @@ class _Whole:
         batch = done.saved_bytes * min(self.options.batch_size or 1, self.images)
         images = sum(t.nbytes for t in data.images.values())
         cached = self.choice[0].bytes if self.choice[0] else 0
-        return max(int(held + 5 * trains + batch + images + cached), done.held_bytes)
+        return max(int(held + 7 * trains + batch + images + cached), done.held_bytes)
 
 
 def in_larger_passes(first: tuple[int, float], second: tuple[int, float], size: int) -> float:
@@ -405,6 +433,11 @@ class _Writes:
     @property
     def seconds(self) -> float:
         return sum(self._took) / max(1, len(self._took))
+
+
+def _cost(work: Training) -> Cost:
+    """FLOPs for one image, as the run counts them."""
+    return work.inputs.cost if work.inputs else Cost(0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def _saved_bytes(work: Training) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -38,6 +39,24 @@ def set_modes(module: nn.Module, trained: set[str]) -> None:
             waiting.append(part)
     for last in waiting:
         last.training = True
+
+
+class Learning:
+    """The parts of a network that are in training mode, so that they rest for a look and go on without a walk over the tree."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parts = [part for part in module.modules() if part.training]
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """The whole network in eval mode inside."""
+        for part in self._parts:
+            part.training = False
+        try:
+            yield
+        finally:
+            for part in self._parts:
+                part.training = True
 
 
 def state_of(module: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
-"""What a session leaves on disk while it trains: its runs, so that a killed kernel loses no more than an epoch.
+"""What a session leaves on disk while it trains: its runs, so that a killed kernel loses little (`checkpoint.Due`).
 
 TLNB_HOME (default ./.tlnb)/sessions/<start>-<process>/
     session.json              data, model, plan, runs, bill, and the run in progress
-    runs/<name>.safetensors   the run at its last epoch, or what it changed once it has finished
+    runs/<name>.safetensors   the run at the last epoch that was written, or what it changed once it has finished
     lock                      held as long as the kernel lives
 """
 

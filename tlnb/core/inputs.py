@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from tlnb.core.augment import changed, draw
 from tlnb.core.chain import Cut, Place, chain_places
-from tlnb.core.cut import cut_at, places
+from tlnb.core.cut import Cuts, cut_at, kinds_of, places
 from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, in_chunks
 from tlnb.core.freeze import set_modes
@@ -113,7 +113,8 @@ class Source:
         self.machine, self.tally, self.store = machine, tally, store
         self._pause = pause  # called between passes
         self._fitted: dict[str, Tensor] = {}
-        self.counts = Counts()
+        self._identities: dict[nn.Module, str] = {}
+        self.counts, self.cuts = Counts(), Cuts(store.surveys)
 
     # ── images ──
 
@@ -137,7 +138,9 @@ class Source:
     def forget(self) -> None:
         """Let go of images, and of the run that is asked between passes: memory is free at once, not when Python tidies up."""
         self._fitted.clear()
+        self._identities.clear()
         self.counts.forget()
+        self.cuts.forget()
         self._pause = lambda: None
 
     def raw(self, kind: str, note: str = "") -> Inputs:
@@ -185,7 +188,7 @@ class Source:
     def places(self, module: nn.Module, trained: Sequence[str], example: Tensor) -> tuple[list[Place], str]:
         """Where the module can be cut, and where torch.fx cannot trace it and no chain helps, why not."""
         try:
-            return places(module, trained, example), ""
+            return places(module, trained, example, self.cuts), ""
         except Exception as error:  # torch.fx raises many types on what it cannot trace
             reason = " ".join(str(error).split())[:80]
         try:
@@ -239,7 +242,7 @@ class Source:
 
     def _cached(self, choice: Choice, trained: tuple[str, ...], options: TrainOptions) -> Inputs:
         kind, place = options.augment or "none", choice.place
-        cut = cut_at(self.module, place)
+        cut = cut_at(self.module, place, self.cuts)
         who = self.identity(cut)
         look_cost = place.flops or forward_flops(cut.prefix, self.example())
         was: list[bool] = []
@@ -262,7 +265,7 @@ class Source:
 
         cost = self._cost(cut.suffix, self.placed(train[0][:2]), known=who)
         self.module.eval()
-        judge = cut_at(self.module, place).suffix
+        judge = cut_at(self.module, place, self.cuts).suffix
         set_modes(self.module, set(trained))
         note = ""
         if kind != "none":
@@ -354,17 +357,17 @@ class Source:
         start = None if base.cache is None else Place(base.cache.at, (), 0.0)
         example = self.example() if start is None else self.placed(base.train(0)[:2])
         set_modes(self.module, set(heads))
-        outer = cut_at(self.module, start) if start else Cut("", nn.Identity(), self.module)
+        outer = cut_at(self.module, start, self.cuts) if start else Cut("", nn.Identity(), self.module)
         found, _ = self.places(outer.suffix, heads, example)
         if not found and start is None:
             return None
         self.module.eval()  # tracing bakes modes in
-        judges = cut_at(self.module, start).suffix if start else self.module
-        judges = cut_at(judges, found[-1]).suffix if found else judges
+        judges = cut_at(self.module, start, self.cuts).suffix if start else self.module
+        judges = cut_at(judges, found[-1], self.cuts).suffix if found else judges
         set_modes(self.module, set(heads))
         if not found:
             return HeadInputs(base.train(0), outer.suffix, judges)
-        cut = cut_at(outer.suffix, found[-1])
+        cut = cut_at(outer.suffix, found[-1], self.cuts)
         flops = found[-1].flops or forward_flops(cut.prefix, example)
         key = key_of(self.identity(outer) if start else "", self.identity(cut), self._data_key("train", "none", 0, 0))
         if start is None:
@@ -381,13 +384,17 @@ class Source:
 
     def identity(self, cut: Cut) -> str:
         """Everything that a prefix's values depend on. One whose code cannot be read is like no other."""
-        prefix = cut.prefix
+        if cut.prefix not in self._identities:
+            self._identities[cut.prefix] = self._identity(cut.prefix)
+        return self._identities[cut.prefix]
+
+    @staticmethod
+    def _identity(prefix: nn.Module) -> str:
         hooked = any(p._forward_hooks or p._forward_pre_hooks for p in prefix.modules())
         if not isinstance(prefix, fx.GraphModule) or hooked:
             return f"unique {next(_unique)}"
         digest = hashlib.sha256()
-        kinds = [(name, repr(part)) for name, part in prefix.named_modules() if not any(part.children())]
-        digest.update(repr((prefix.code, kinds)).encode())
+        digest.update(repr(kinds_of(prefix)).encode())
         for name, tensor in prefix.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())

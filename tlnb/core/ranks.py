@@ -229,9 +229,14 @@ class Ranks:
         how: dict[str, Any] = {SYNCHRONISED: own, "find_unused_parameters": unused}
         return nn.parallel.DistributedDataParallel(twin, **how)
 
-    def seed(self, seed: int) -> None:
-        """Begin random numbers anew: torch's, which are each process's own, and those that all draw alike."""
-        torch.manual_seed(seed + self.rank * APART)
+    def seed(self, seed: int, on_cpu: bool = False) -> None:
+        """Begin random numbers anew: torch's, which are each process's own, and those that all draw alike.
+
+        Args:
+            on_cpu: only a processor's are drawn. `torch.manual_seed` would begin every other device's too, and keep a stack
+                trace for each that is not in use.
+        """
+        (torch.default_generator.manual_seed if on_cpu else torch.manual_seed)(seed + self.rank * APART)
         self.draws.generator.manual_seed(seed)
 
 

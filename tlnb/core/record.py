@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 
 from tlnb.core.errors import UsageError
 from tlnb.core.freeze import Change, hashes
+from tlnb.core.looks import looks
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import Transform
@@ -25,12 +29,25 @@ Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One pass over the training images. Accuracies are None where the split does not exist."""
+    """One pass over the training images.
+
+    Accuracies are None where the split does not exist; the one on `monitor` also after epochs without a look at it
+    (`core.looks`).
+    """
 
     train_loss: float
     val_accuracy: float | None
     monitor_accuracy: float | None
     seconds: float  # of training; evaluating is not in it
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a run stood when it was looked at, on the split that curves and targets use."""
+
+    epochs: int  # done by then
+    seconds: float  # spent by then, without evaluation and bookkeeping
+    accuracy: float
 
 
 @dataclass(frozen=True)
@@ -71,7 +88,7 @@ class Forecast:
     options: TrainOptions  # filled in
     phases: dict[str, float]  # seconds
     flops_by_phase: dict[str, float]
-    per_epoch: float  # seconds of one more epoch
+    per_epoch: float  # seconds of one more epoch, without a look at monitor
     wh: float
     money: float
     currency: str
@@ -82,6 +99,8 @@ class Forecast:
     notes: tuple[str, ...] = ()
     measured: float | None = None  # the run's seconds, once it has run to its end
     measured_flops: float | None = None
+    per_look: float = 0.0  # seconds of one look at monitor
+    look_share: float = 0.0  # its FLOPs, in those of an epoch's training
 
     @property
     def seconds(self) -> float:
@@ -103,10 +122,15 @@ class Forecast:
         """The same for FLOPs."""
         return None if not self.measured_flops else abs(self.flops - self.measured_flops) / self.measured_flops
 
+    def seconds_of(self, epochs: int) -> float:
+        """All phases, with another number of epochs."""
+        own = self.options.epochs or 0
+        more = len(looks(epochs, epochs, self.look_share)) - len(looks(own, own, self.look_share))
+        return self.seconds + (epochs - own) * self.per_epoch + more * self.per_look
+
     def epochs_within(self, seconds: float) -> int:
-        """How many epochs fit into so many seconds; 0 where not even one does."""
-        fixed = self.seconds - self.per_epoch * (self.options.epochs or 0)
-        return max(0, int((seconds - fixed) / self.per_epoch)) if self.per_epoch > 0 else self.options.epochs or 0
+        """How many epochs fit into so many seconds, at most its own; 0 where not even one does."""
+        return bisect_right(range(1, (self.options.epochs or 0) + 1), seconds, key=self.seconds_of)
 
     def __repr__(self) -> str:
         off = "" if self.error is None else f"; it took {self.measured:.2f} s, {self.error:.0%} off"
@@ -196,9 +220,16 @@ class Run:
         return self.flops - self.flops_by_phase.get("evaluating", 0.0)
 
     @property
+    def curve(self) -> tuple[Point, ...]:
+        """Every look at monitor, else at val, oldest first. What lies between two looks is not known."""
+        spent = sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
+        seconds = list(itertools.accumulate((e.seconds for e in self.epochs), initial=spent))
+        return tuple(Point(done, seconds[done], accuracy) for done, accuracy in looked_at(self.epochs))
+
+    @property
     def watched(self) -> float | None:
-        """The best accuracy on monitor (else val) of any epoch."""
-        return max((w for e in self.epochs if (w := watched(e)) is not None), default=None)
+        """The best accuracy on monitor (else val) at any look."""
+        return max((accuracy for _, accuracy in looked_at(self.epochs)), default=None)
 
     @property
     def training_seconds(self) -> float:
@@ -256,14 +287,21 @@ class Run:
         return self._transform
 
     def seconds_to(self, target: float) -> float | None:
-        """Seconds until an epoch first reached this accuracy on monitor (else val); None where none did."""
-        spent = sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
-        for epoch in self.epochs:
-            spent += epoch.seconds
-            seen = watched(epoch)
-            if seen is not None and seen >= target:
-                return spent
-        return None
+        """Seconds until a look first found this accuracy on monitor (else val); None where none did."""
+        _, found = self.reached(target)
+        return None if found is None else found.seconds
+
+    def reached(self, target: float) -> tuple[Point | None, Point | None]:
+        """The first look that found this accuracy on monitor (else val), and the look before it; None where there is none.
+
+        Where epochs lie between the two, the run got there at some moment between them.
+        """
+        before = None
+        for point in self.curve:
+            if point.accuracy >= target:
+                return before, point
+            before = point
+        return before, None
 
     def __repr__(self) -> str:
         low, high = self.interval
@@ -325,9 +363,12 @@ def _plausible(run: Run) -> Run:
     return run
 
 
-def watched(epoch: EpochRecord) -> float | None:
-    """The accuracy that curves and targets use: monitor where there is one, else val."""
-    return epoch.val_accuracy if epoch.monitor_accuracy is None else epoch.monitor_accuracy
+def looked_at(epochs: Sequence[EpochRecord]) -> tuple[tuple[int, float], ...]:
+    """The epochs done and the accuracy, at each look that curves and targets use: at monitor where there is one, else val."""
+    values = [e.monitor_accuracy for e in epochs]
+    if not any(v is not None for v in values):
+        values = [e.val_accuracy for e in epochs]
+    return tuple((done, value) for done, value in enumerate(values, 1) if value is not None)
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:

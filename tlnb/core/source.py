@@ -36,8 +36,8 @@ class SourceAccuracy:
         return f"SourceAccuracy: {self.before:.1%} before, {self.after:.1%} after, {self.pictures} pictures"
 
 
-# by network: its tensors' versions, which count changes made in place, and its accuracy
-_known: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], float]] = WeakKeyDictionary()
+# by network: its tensors' versions, which count changes made in place, its accuracy, and of how many pictures
+_known: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], float, int]] = WeakKeyDictionary()
 
 
 def source_accuracy(
@@ -61,20 +61,16 @@ def source_accuracy(
     since = previous.source_accuracy if previous else None
     if not _at_hand(model, plan) or (previous and (since is None or previous.plan.model != model.name)):
         return None
-    from tlnb.glyphnet import held_out
-
-    card = glyphnet.card(model.name)
-    images, labels = held_out.pictures(tuple(card["classes"]))
-    shown = slice(at_most)
-    before, looked = _before(model.module, images[shown], labels[shown], keep=at_most is None)
+    before, pictures, looked = _before(model, at_most)
     after = since[1] if since else before
     if any(not _of_output(layer) for layer in moved):
         twin = copy.deepcopy(trained)
         device = next(trained.parameters()).device
         twin.set_submodule(OUTPUT, copy.deepcopy(model.module.get_submodule(OUTPUT)).to(device))
-        after = _accuracy(twin, images[shown], labels[shown])
-        looked += len(labels[shown])
-    return SourceAccuracy(before, after, len(labels), float(looked * card["flops"]))
+        images, labels = _pictures(model, at_most)
+        after = right_of(twin, images, labels) / len(labels)
+        looked += len(labels)
+    return SourceAccuracy(before, after, pictures, float(looked * glyphnet.card(model.name)["flops"]))
 
 
 def _at_hand(model: PretrainedModel, plan: Plan) -> bool:
@@ -90,22 +86,47 @@ def _of_output(layer: str) -> bool:
     return layer == OUTPUT or layer.startswith(OUTPUT + ".")
 
 
-def _before(network: nn.Module, images: Tensor, labels: Tensor, keep: bool) -> tuple[float, int]:
-    """The pretrained network's accuracy, measured once for each loaded model, and the pictures looked at for it now."""
+def _pictures(model: PretrainedModel, at_most: int | None) -> tuple[Tensor, Tensor]:
+    from tlnb.glyphnet import held_out
+
+    images, labels = held_out.pictures(tuple(glyphnet.card(model.name)["classes"]))
+    return images[:at_most], labels[:at_most]
+
+
+def _before(model: PretrainedModel, at_most: int | None) -> tuple[float, int, int]:
+    """The pretrained network's accuracy, of how many pictures, and how many were looked at for it now.
+
+    It was measured before the network shipped; one that was changed since is measured once.
+    """
+    network = model.module
     versions = tuple(t._version for t in network.state_dict().values())
     if network in _known and _known[network][0] == versions:
-        return _known[network][1], 0
-    found = _accuracy(copy.deepcopy(network), images, labels)
-    if keep:
-        _known[network] = versions, found
-    return found, len(labels)
+        return (*_known[network][1:], 0)
+    right, pictures, looked = _shipped(model) or _measured(model, at_most)
+    if at_most is None or not looked:
+        _known[network] = versions, right / (looked or pictures), pictures
+    return right / (looked or pictures), pictures, looked
 
 
-def _accuracy(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Share of right answers in fp32 and eval mode, at the source's own size and normalisation."""
+def _shipped(model: PretrainedModel) -> tuple[int, int, int] | None:
+    """Right answers and pictures, of a network whose numbers are still those that it ships with."""
+    from tlnb.glyphnet import held_out
+
+    state, shipped = model.module.state_dict(), glyphnet.weights(model.name)
+    same = state.keys() == shipped.keys() and all(torch.equal(t.cpu(), shipped[k]) for k, t in state.items())
+    return (*held_out.measured()[model.name], 0) if same else None
+
+
+def _measured(model: PretrainedModel, at_most: int | None) -> tuple[int, int, int]:
+    images, labels = _pictures(model, at_most)
+    return right_of(copy.deepcopy(model.module), images, labels), len(_pictures(model, None)[1]), len(labels)
+
+
+def right_of(network: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """How many answers are right in fp32 and eval mode, at the source's own size and normalisation."""
     network.eval()
     device = next(network.parameters()).device
     normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
     with torch.no_grad():
         guesses = torch.cat([network(normalise(part.to(device))).argmax(1).cpu() for part in images.split(CHUNK)])
-    return int((guesses == labels).sum()) / len(labels)
+    return int((guesses == labels).sum())

@@ -34,6 +34,7 @@ class Store:
         self.costs: dict[
             str, tuple[float, float, float, float, float]
         ] = {}  # counted FLOPs, by a key of what was counted
+        self.surveys: dict[str, Any] = {}  # shapes and FLOPs on the way through a network (`cut.Surveys`)
 
     def get(self, key: str, device: str = "cpu") -> Tensor | None:
         """The tensor of this key, or None. One from a file is checked against its hash."""

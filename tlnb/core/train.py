@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from tlnb.core.alone import alone, give_way
 from tlnb.core.anatomy import Anatomy, evaluating
 from tlnb.core.augment import draw
-from tlnb.core.checkpoint import Checkpoint
+from tlnb.core.checkpoint import Checkpoint, Due, at_risk
 from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, free_memory, machine, out_of_memory
 from tlnb.core.edit import Scopes, build
 from tlnb.core.errors import MemoryLimit, UsageError
-from tlnb.core.freeze import Change, hashes, layer_of, relative_change, set_modes, state_of
+from tlnb.core.freeze import Change, Learning, hashes, layer_of, relative_change, set_modes, state_of
 from tlnb.core.heap import large_blocks_kept
 from tlnb.core.inputs import Cost, HeadInputs, Inputs, Source
+from tlnb.core.looks import looks
 from tlnb.core.meter import FLOPS_BASIS, PHASES, SECONDS_BASIS, Clock, Tally, forward_flops
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan
@@ -40,7 +41,6 @@ from tlnb.core.standardise import Standardise, can_fold
 from tlnb.core.store import Store
 from tlnb.core.stream import batches, is_mapped
 
-WATCHED: tuple[str, ...] = ("val", "monitor")
 RISE = 0.15  # share of the steps in which the learning rate rises; then it falls along a cosine
 STATISTICS_ROWS = 256  # cached features in one look at what reaches the output layer
 LBFGS_STEPS = 5  # iterations that count as one epoch
@@ -203,6 +203,14 @@ def steps_of(options: TrainOptions, images: int) -> int:
     return (options.epochs or 0) * math.ceil(images / (options.batch_size or 1))
 
 
+def looks_at_monitor(data: DataSet, options: TrainOptions, cost: Cost) -> tuple[int, ...]:
+    """The epochs, from 0, after which a run with filled-in options looks at `monitor`; none where there is no such split."""
+    if "monitor" not in data.splits:
+        return ()
+    epochs = options.epochs or 0
+    return looks(epochs, epochs * data.splits["train"] * cost.done, data.splits["monitor"] * cost.look)
+
+
 Keep = Callable[[Checkpoint], None]
 
 
@@ -222,7 +230,8 @@ def train(
         previous: start from this run's weights instead of the plan's start.
         report: called with a `Progress` as the run goes on.
         store: what earlier runs computed, to be used and added to.
-        keep: called with a `Checkpoint` after every epoch; it may raise `OSError`, which the run notes.
+        keep: called with a `Checkpoint` where one is due (`checkpoint.Due`), and where the run is cut short; it may raise
+            `OSError`, which the run notes.
         resume: go on from here; all else must be as it was.
         stop: asked before every step; once it says yes, the run ends as by an interrupt.
         trial: one of many, of which nobody asks what the network still knows of its own source: that is not measured.
@@ -331,6 +340,7 @@ class Training:
     done: Work = field(default_factory=lambda: Work(0, 0, 0, 0, 0, 0))
     cache: Cache | None = None
     ranks: Ranks = ALONE
+    held: Checkpoint | None = None  # the last epoch's end, where it is not on disk
 
     # ── preparing ──
 
@@ -348,6 +358,7 @@ class Training:
         self.pieces = Pieces()
         self.best, self.best_state = -1.0, dict[str, Tensor]()
         self.last_state = dict[str, Tensor]()
+        self.at_risk = at_risk()
         self.start, self.start_hashes = state_of(self.module, self.plan.trained), hashes(self.module)
         self._check_count()
         self.class_weights: Tensor | None = None
@@ -388,10 +399,15 @@ class Training:
                 self._begin(warm)
             self._fit()
         except KeyboardInterrupt:
+            self._write(self.held)
             if self.ranks.count > 1:  # the others may be anywhere: what is left is the last checkpoint
                 raise
             self.notes.append(f"stopped after epoch {len(self.epochs)} of {self.options.epochs}: %tl_resume goes on")
             return "stopped"
+        except BaseException:
+            with suppress(Exception):  # a GPU that fell away takes what it held with it
+                self._write(self.held)
+            raise
         finally:
             self.stop = None  # testing comes, which a stopped run is owed too
             if self.best_state:
@@ -456,8 +472,7 @@ class Training:
         )  # fmt: skip
         one_epoch = self._in_batches(inputs, heads, options)
         for epoch in range(options.epochs or 0):
-            set_modes(self.module, set(heads))
-            self.ranks.seed(options.seed * STRIDE + epoch)
+            self._seed(epoch)
             with self.tally.phase("warmup", "steps"):
                 loss, steps, images = one_epoch(epoch)
             self._count(inputs.cost, steps, images, "warmup")
@@ -473,15 +488,17 @@ class Training:
     def _fit(self) -> None:
         inputs, options, trained = self.inputs, self.options, self.plan.trained
         assert inputs is not None
+        watched = "monitor" if "monitor" in self.data.splits else "val"
+        looked_at = looks_at_monitor(self.data, options, inputs.cost)
         set_modes(self.module, set(trained))
         lbfgs = options.solver == "lbfgs"
         said = self.resume.pieces if self.resume else 1
         one_epoch = (
             self._all_at_once(inputs, options) if lbfgs else self._in_batches(inputs, trained, options, self.resume)
         )
+        learning, due = Learning(self.module), Due(self.at_risk)
         for epoch in range(len(self.epochs), options.epochs or 0):
-            set_modes(self.module, set(trained))
-            self.ranks.seed(options.seed * STRIDE + epoch)  # dropout: the same whatever ran before
+            self._seed(epoch)  # dropout: the same whatever ran before
             before = self.tally.clock.of("training")
             with self.tally.phase("training", "steps"):
                 loss, steps, images = one_epoch(epoch)
@@ -490,10 +507,9 @@ class Training:
                 self._note_pieces()
                 said = self.pieces.count
             self.ranks.same(self.module.buffers())
-            seen = self._watch(inputs)
+            seen = self._watch(inputs, learning, ("val", "monitor") if epoch in looked_at else ("val",))
             seconds = self.tally.clock.of("training") - before
             self.epochs.append(EpochRecord(loss, seen.get("val"), seen.get("monitor"), seconds))
-            accuracy = seen.get("monitor", seen.get("val"))
             if not math.isfinite(loss):
                 self._note_nan()
                 return
@@ -502,8 +518,11 @@ class Training:
                 self.best, self.best_epoch, self.best_state = seen["val"], epoch, self.last_state
             if not lbfgs:  # which takes less time than it would to go on with it
                 with self.tally.phase("other", "keep"):
-                    self._keep()
-            self.report(Progress(self.name, "training", epoch + 1, options.epochs or 0, loss, accuracy))
+                    self._keep(due)
+            self.report(Progress(self.name, "training", epoch + 1, options.epochs or 0, loss, seen.get(watched)))
+
+    def _seed(self, epoch: int) -> None:
+        self.ranks.seed(self.options.seed * STRIDE + epoch, self.machine.on_cpu)
 
     def _note_pieces(self) -> None:
         batch_statistics = uses_batch_statistics(self.module)
@@ -526,31 +545,52 @@ class Training:
 
     # ── keeping ──
 
-    def _keep(self) -> None:
+    def _keep(self, due: Due) -> None:
+        """Write where the run stands, or hold it for an interrupt, which comes in the middle of an epoch."""
         if self.ranks.every(self.keep is None):
             return
         flops, wh = self.spent()
         if self.keep is None or not self.ranks.writes:
             return
-        state = self.optimizer.state_dict()["state"]
+        found = self._standing(flops, wh)
+        if not due.after_epoch():
+            try:
+                self.held = found.held()
+                return
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+        self._write(found)
+        due.written()
+
+    def _standing(self, flops: dict[str, float], wh: dict[str, float]) -> Checkpoint:
+        """The run at the end of an epoch, in tensors that the next one changes."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state = {i: self.optimizer.state[p] for i, p in enumerate(parameters) if p in self.optimizer.state}
         tensors = {
             **{f"last/{k}": t for k, t in self.last_state.items()},
             **{f"best/{k}": t for k, t in self.best_state.items() if not self._last_is_best},
             **{f"optimizer/{i}/{k}": t for i, held in state.items() for k, t in held.items()},
             **{f"scale/{i}/{k}": getattr(s, k) for i, s in enumerate(self.scales) for k in ("mean", "spread")},
         }
-        found = Checkpoint(
+        return Checkpoint(
             tuple(self.epochs), self.best, self.best_epoch, self.tally.clock.seconds(), flops, self.done,
             self.schedule.last_epoch, self.cache, tuple(self.notes), self.pieces.count, self.scaler.state_dict(),
             wh, tensors,
         )  # fmt: skip
+
+    def _write(self, found: Checkpoint | None) -> None:
+        """To disk, if there is anything to write."""
+        self.held = None
+        if found is None or self.keep is None:
+            return
         try:
             self.keep(found)
         except OSError as error:
             self.keep = None
             reason = error.strerror or type(error).__name__
             self.notes.append(
-                f"no checkpoint from epoch {len(self.epochs)} on ({reason}): %tl_resume goes back to before that"
+                f"no checkpoint from epoch {len(found.epochs)} on ({reason}): %tl_resume goes back to before that"
             )
 
     def _restore(self, found: Checkpoint) -> None:
@@ -646,9 +686,10 @@ class Training:
             evaluations.append(float(loss))
             return loss
 
+        self.module.eval()
+
         def one_epoch(_: int) -> tuple[float, int, int]:
             evaluations.clear()
-            self.module.eval()
             optimizer.step(evaluate)
             return evaluations[-1], len(evaluations), len(evaluations) * len(labels)
 
@@ -700,19 +741,20 @@ class Training:
                 whole = labels[self.machine.placed(rows)]
                 yield Batch(ready, theirs, _share(whole[part], whole, self.class_weights), len(rows))
 
-    def _watch(self, inputs: Inputs) -> Mapping[str, float]:
-        """Accuracy on val and monitor, where there are such splits."""
-        here = [s for s in WATCHED if s in self.data.splits]
+    def _watch(self, inputs: Inputs, learning: Learning, splits: Sequence[str]) -> Mapping[str, float]:
+        """Accuracy on those of the splits that the data have."""
+        here = [s for s in splits if s in self.data.splits]
+        if not here:
+            return {}
         seen = {s: inputs.seen(s) for s in here}
-        with self.tally.phase("evaluating", "look"):
+        with self.tally.phase("evaluating", "look"), learning.resting():
             guesses = {s: self._scores(inputs, x).argmax(1) for s, x in seen.items()}
-            looks = sum(map(len, seen.values())) / self.ranks.count
-            self.tally.charge("evaluating", looks * inputs.cost.look, "look")
+            images = sum(map(len, seen.values())) / self.ranks.count
+            self.tally.charge("evaluating", images * inputs.cost.look, "look")
             return {s: float((found == self.labels[s]).float().mean()) for s, found in guesses.items()}
 
     def _scores(self, inputs: Inputs, rows: Tensor) -> Tensor:
-        """Logits `(N, classes)`, in eval mode; processes share the rows."""
-        self.module.eval()
+        """Logits `(N, classes)` by the network in eval mode; processes share the rows."""
 
         def look(some: slice) -> Tensor:
             return self.source.pass_through(inputs.judges, inputs.look(rows[some].clone()))
@@ -742,6 +784,7 @@ class Training:
         self.report(Progress(self.name, "evaluating", len(self.epochs), self.options.epochs or 0))
         inputs = self.inputs or self.source.raw("none")
         rows = inputs.seen("test")
+        self.module.eval()
         with self.tally.phase("evaluating", "look"):
             logits = self._scores(inputs, rows)
             truths, guesses, probabilities = self.labels["test"], logits.argmax(1), logits.float().softmax(1)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlnb.core.compare import BreakEven, Comparison, Row
 from tlnb.core.data import DataSet
-from tlnb.core.record import Run, watched
+from tlnb.core.record import Run
 from tlnb.core.tune import Tuning
 from tlnb.display.html import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from tlnb.display.words import seconds
@@ -90,8 +90,9 @@ def learning(run: Run) -> bytes:
     curves = (("monitor", [e.monitor_accuracy for e in run.epochs], BLUE, "-"),
               ("val", [e.val_accuracy for e in run.epochs], GREEN, "--"))  # fmt: skip
     for name, values, colour, dash in curves:
-        if values and values[0] is not None:
-            right.plot(epochs, [100 * v for v in values if v is not None], dash, color=colour, lw=1.8, label=name)
+        seen = [(epoch, 100 * v) for epoch, v in zip(epochs, values, strict=True) if v is not None]
+        if seen:
+            right.plot(*zip(*seen, strict=True), dash, color=colour, lw=1.8, label=name)
     right.axhline(100 * run.accuracy, color=GREY, lw=1, ls=":", label=f"test, at the end: {run.accuracy:.1%}")
     right.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 101))
     right.legend(fontsize=8, frameon=False, loc="lower right")
@@ -197,4 +198,4 @@ def tuning(found: Tuning) -> bytes:
 
 def has_curve(run: Run) -> bool:
     """Whether there is anything to draw."""
-    return bool(run.epochs) and (watched(run.epochs[0]) is not None or len(run.epochs) > 1)
+    return bool(run.epochs) and (bool(run.curve) or len(run.epochs) > 1)

@@ -50,6 +50,7 @@ class Terminal(Silent):
     def __init__(self) -> None:
         self._bar: Any = None
         self._key: tuple[str, str] | None = None
+        self._seen = ""  # the accuracy at the last look
 
     def __call__(self, progress: Progress) -> None:
         from tqdm import tqdm
@@ -65,14 +66,16 @@ class Terminal(Silent):
                 )
         if self._bar is not None:
             self._bar.update(progress.epoch - self._bar.n)
-            if progress.accuracy is not None:
-                loss = {} if progress.loss is None else {"loss": f"{progress.loss:.3f}"}
-                self._bar.set_postfix(**loss, accuracy=f"{progress.accuracy:.1%}", refresh=False)
+            self._seen = self._seen if progress.accuracy is None else f"{progress.accuracy:.1%}"
+            loss = {} if progress.loss is None else {"loss": f"{progress.loss:.3f}"}
+            seen = {"accuracy": self._seen} if self._seen else {}
+            self._bar.set_postfix(**loss, **seen, refresh=False)
 
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
         self._bar = self._key = None
+        self._seen = ""
 
 
 class Notebook(Silent):
@@ -82,7 +85,7 @@ class Notebook(Silent):
         self._handle: Any = None
         self._drawn = 0.0
         self._start = 0.0
-        self._curve: list[float] = []
+        self._curve: list[tuple[int, float]] = []  # epoch and accuracy, at each look
         self._last: Progress | None = None
 
     def __call__(self, progress: Progress) -> None:
@@ -92,8 +95,10 @@ class Notebook(Silent):
         if self._handle is None:
             self._start = now
             self._handle = display(HTML(self._html(progress)), display_id=True)
+        if self._last is not None and self._last.run != progress.run:
+            self._curve = []
         if progress.accuracy is not None:
-            self._curve.append(progress.accuracy)
+            self._curve.append((progress.epoch, progress.accuracy))
         self._last = progress
         if now - self._drawn >= EVERY:
             self._drawn = now
@@ -111,7 +116,8 @@ class Notebook(Silent):
     def _html(self, progress: Progress) -> str:
         done = progress.epoch / progress.epochs if progress.epochs else 0
         loss = "" if progress.loss is None else f", loss {progress.loss:.3f}"
-        seen = "" if progress.accuracy is None else f", accuracy {progress.accuracy:.1%}"
+        learning = (progress.loss, progress.accuracy) != (None, None)
+        seen = f", accuracy {self._curve[-1][1]:.1%}" if learning and self._curve else ""
         left = self._left(done)
         words = f"{progress.run}: {progress.phase} {counted(progress)}{loss}{seen}{left}"
         return f'<div>{safe(words)}</div><progress value="{done:.3f}" max="1" style="width:{WIDTH}px"></progress>{self._svg()}'
@@ -124,8 +130,9 @@ class Notebook(Silent):
     def _svg(self) -> str:
         if len(self._curve) < 2:
             return ""
-        step = WIDTH / (len(self._curve) - 1)
-        points = " ".join(f"{i * step:.1f},{HEIGHT * (1 - a):.1f}" for i, a in enumerate(self._curve))
+        first, last = self._curve[0][0], self._curve[-1][0]
+        scale = WIDTH / max(1, last - first)
+        points = " ".join(f"{(epoch - first) * scale:.1f},{HEIGHT * (1 - a):.1f}" for epoch, a in self._curve)
         return (
             f'<svg width="{WIDTH}" height="{HEIGHT}" style="display:block" role="img" aria-label="accuracy so far">'
             f'<polyline points="{points}" fill="none" stroke="{BLUE}" stroke-width="1.5"/></svg>'

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tlnb.core.compare import BreakEven, Comparison, Row
 from tlnb.core.record import Run, wilson_interval
-from tlnb.display.words import clock, flops, interval, money, percent, seconds, small, times
+from tlnb.display.words import clock, flops, interval, money, percent, small, span, times
 
 
 def comparison_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -41,7 +41,7 @@ def _accuracy(row: Row) -> str:
 
 def _until(row: Row, found: Comparison) -> str:
     missed = row.seconds_to_target is None and row.curve and found.target is not None
-    return "not reached" if missed else seconds(row.seconds_to_target)
+    return "not reached" if missed else span(row.to_target.since, row.seconds_to_target)
 
 
 def _on_source(row: Row) -> str:
@@ -121,6 +121,7 @@ def footnotes(found: Comparison) -> list[str]:
     return [
         f"Seconds and FLOPs are measured, without evaluating; {' and '.join(energy)}; money is seconds at {price}.",
         f"The target is read on {found.watched_split}; test images choose nothing.",
+        *_between(found),
         *_later(found),
         *(
             ["On its own source: held-out pictures, the old output layer on what became of the other layers."]
@@ -128,6 +129,16 @@ def footnotes(found: Comparison) -> list[str]:
             else []
         ),
     ]
+
+
+def _between(found: Comparison) -> list[str]:
+    """Where a target lies between two looks at the split that it is read on."""
+    apart = any(row.to_target.since is not None for row in found.rows)
+    words = (
+        f"{found.watched_split.capitalize()} is looked at after some epochs only: two times stand for the looks before and "
+        "after the target was reached; everything else counts to the later one."
+    )
+    return [words] if apart else []
 
 
 def _later(found: Comparison) -> list[str]:

@@ -20,6 +20,11 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
+def span(low: float | None, high: float | None) -> str:
+    """A moment that lies between two, `0.21 s–0.35 s`; without the earlier one just the later."""
+    return seconds(high) if low is None else f"{seconds(low)}–{seconds(high)}"
+
+
 def clock(value: float | None) -> str:
     """Seconds of a computer's work, up to GPU-years: as `seconds`, and days above two."""
     if value is None or value < 2 * 86_400:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tlnb.glyphnet.network import MEAN, SIZE, STD, GlyphNet
 
-__all__ = ["MEAN", "SIZE", "STD", "DamagedWeights", "GlyphNet", "card", "load", "names", "pack", "unpack"]
+__all__ = ["MEAN", "SIZE", "STD", "DamagedWeights", "GlyphNet", "card", "load", "names", "pack", "unpack", "weights"]
 
 
 LARGE = 200_000  # a tensor of more numbers is stored in 8 bits
@@ -49,6 +49,17 @@ def load(name: str) -> GlyphNet:
     Raises:
         DamagedWeights: the file is missing, or its hash is not the card's.
     """
+    network = GlyphNet(card(name)["source_classes"])
+    network.load_state_dict(weights(name))
+    return network.eval()
+
+
+def weights(name: str) -> dict[str, Tensor]:
+    """The pretrained network's state_dict, in fp32.
+
+    Raises:
+        DamagedWeights: the file is missing, or its hash is not the card's.
+    """
     from safetensors.torch import load as read_safetensors
 
     facts = card(name)
@@ -59,9 +70,7 @@ def load(name: str) -> GlyphNet:
     found = hashlib.sha256(data).hexdigest()
     if found != facts["sha256"]:
         raise DamagedWeights(f"SHA-256 {found[:12]}…, not {facts['sha256'][:12]}…")
-    network = GlyphNet(facts["source_classes"])
-    network.load_state_dict(unpack(read_safetensors(data)))
-    return network.eval()
+    return unpack(read_safetensors(data))
 
 
 def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,12 +2,14 @@
 
 Drawing the source again would take ten seconds. So the pictures lie in `held_out.npz`, grey and undistorted, in 16 tones:
 the held-out face of every letter and some held-out pictures of every texture, of all networks' classes. They are distorted
-here, the same way on every call. `python -m tlnb.pretrain --held-out` writes the file anew; whenever classes change, it must.
+here, the same way on every call. `held_out.json` says how many of them each network gets right as it ships: that need not be
+measured again. `python -m tlnb.pretrain --held-out` writes both files anew; whenever classes change, it must.
 """
 
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
@@ -21,7 +23,7 @@ from torch import Tensor
 from tlnb.glyphnet.augment import augment
 from tlnb.glyphnet.source import Source
 
-FILE = "held_out.npz"
+FILE, MEASURED = "held_out.npz", "held_out.json"
 PICTURES = 1000  # about so many distorted pictures measure one network
 KEPT = 10  # pictures of a class that the file keeps, where the source holds out more
 TONES = 17  # 256 tones in steps of 17 are 16: a third of the bytes, and no accuracy moves by half a point
@@ -55,6 +57,13 @@ def _read() -> dict[str, NDArray[Any]]:
     path = resources.files(__package__).joinpath(FILE)
     with np.load(io.BytesIO(path.read_bytes())) as file:
         return {name: file[name] for name in file.files}
+
+
+@lru_cache(maxsize=1)
+def measured() -> dict[str, tuple[int, int]]:
+    """How many of how many pictures each network gets right as it ships, by name."""
+    text = resources.files(__package__).joinpath(MEASURED).read_text("utf8")
+    return {name: (right, of) for name, (right, of) in json.loads(text).items()}
 
 
 @lru_cache(maxsize=4)

@@ -235,6 +235,6 @@ def live_words(training: Training) -> str:
         return f"{training.name} begins …"
     words = [f"{progress.run}: {progress.phase}" + (f" {counted(progress)}" if progress.epochs else "")]
     words += [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
-    words += [f"accuracy {percent(progress.accuracy)}"] if progress.accuracy is not None else []
+    words += [f"accuracy {percent(training.accuracy)}"] if training.accuracy is not None else []
     words += [f"about {seconds(training.left)} left"] if training.left is not None else []
     return ", ".join(words)

@@ -1,0 +1,82 @@
+"""What a run takes beside computing: `python -m benchmarks.tax [--threads 1]`.
+
+On twenty digits: `%tl_train` on a frozen network, the same again (what is frozen is found), its baseline from scratch, and the
+comparison. A run's own work is caching, warm-up and training; wall clock divided by that says what it pays on top. The
+comparison is timed without the baseline of equal steps that it trains, and its card by itself, once with matplotlib's
+import and once more. Everything that could be found from earlier is in a folder that is new. Nothing else should run
+meanwhile; `cpu` is processor time, which minds that less.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+OWN = ("caching", "warmup", "training")
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a call gave, and what it took in seconds."""
+
+    value: Any
+    wall: float
+    cpu: float
+
+
+def timed(call: Callable[[], Any]) -> Timed:
+    """The call, with both clocks."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    value = call()
+    return Timed(value, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def run_row(name: str, found: Timed) -> str:
+    """A run: wall clock, its own work, their ratio, and the phases."""
+    own = sum(found.value.seconds[phase] for phase in OWN)
+    phases = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in found.value.seconds.items() if seconds >= 0.005)
+    return f"| {name} | {found.wall:.2f} | {found.cpu:.2f} | {own:.2f} | ×{found.wall / own:.2f} | {phases} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="tlnb-tax-") as top:
+        os.environ |= {"TLNB_HOME": f"{top}/home", "TLNB_CACHE": f"{top}/cache"}
+        measure(chosen.threads)
+
+
+def measure(threads: int) -> None:
+    """Print both tables."""
+    import torch
+
+    from tlnb.display.cards import HTML
+    from tlnb.session import Session
+
+    torch.set_num_threads(threads)
+    session = Session()
+    session.data("digits", per_class=2)
+    session.load("glyphnet")
+    session.freeze()
+    print(f"| run, {threads} threads | wall, s | cpu, s | own work, s | ratio | phases, s |\n|---|---|---|---|---|---|")
+    for name, scratch in (("`head`", False), ("`head` again", False), ("`--scratch`", True)):
+        print(run_row(name, timed(lambda scratch=scratch: session.train(scratch=scratch))), flush=True)
+    print("\n| comparing | wall, s | cpu, s |\n|---|---|---|")
+    session._with_equal_budget(session.runs[-1], session.dataset)  # type: ignore[arg-type]
+    compared = timed(session.compare)
+    steps = (("the comparison", lambda: compared), ("the same again", lambda: timed(session.compare)),
+             ("its card, first", lambda: timed(lambda: HTML[type(compared.value)](compared.value))),
+             ("its card, again", lambda: timed(lambda: HTML[type(compared.value)](compared.value))))  # fmt: skip
+    for name, step in steps:
+        found = step()
+        print(f"| {name} | {found.wall:.2f} | {found.cpu:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
