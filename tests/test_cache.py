@@ -112,7 +112,7 @@ def test_a_narrow_place_earlier_is_taken_where_the_last_does_not_fit(monkeypatch
     session.strategy("full")
     session.freeze("0", "2")
     monkeypatch.setenv("TLNB_DISK", "1kB")
-    quick = {"epochs": 2, "batch_size": 8, "augment": "none"}
+    quick = {"epochs": 2, "batch_size": 8, "augment": "none", "precision": "fp32"}
     roomy = session.train(**quick)
     monkeypatch.setenv("TLNB_MEMORY", "2MB")
     tight = session.train(**quick)
@@ -145,7 +145,7 @@ class Winding(nn.Module):
 def test_what_cannot_be_traced_is_cut_between_its_parts():
     torch.manual_seed(0)
     session = session_of(Winding())
-    quick = {"epochs": 3, "batch_size": 8, "augment": "none"}
+    quick = {"epochs": 3, "batch_size": 8, "augment": "none", "precision": "fp32"}
     runs = [session.train(**quick, cache=cache) for cache in (True, False)]
     assert runs[0].cache.at == "body" and runs[1].cache is None
     assert np.allclose(*([e.train_loss for e in run.epochs] for run in runs), atol=1e-5)

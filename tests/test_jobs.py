@@ -28,7 +28,7 @@ def test_a_job_done_elsewhere_is_the_run_that_it_would_have_been_here(small: Ses
     there = Run.from_json((tmp_path / "out" / "run.json").read_text())
     here = small.train(epochs=3, lr=0.002, seed=4)
     assert (there.plan, there.options, there.seed) == (here.plan, here.options, 4)
-    if torch.get_num_threads() == 1 or there.threads == here.threads:
+    if there.threads == here.threads:  # other sums differ in their last digits
         assert [e.train_loss for e in there.epochs] == pytest.approx([e.train_loss for e in here.epochs], abs=1e-5)
     later = Session()
     later.data("digits", per_class=2)
