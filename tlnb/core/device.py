@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -161,9 +162,19 @@ def _native_precision(device: str) -> str:
     """bf16 where the hardware computes it, fp16 on older NVIDIA GPUs, fp32 elsewhere."""
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device == "cpu" and {"avx512_bf16", "amx_bf16"} & _cpu_flags():
+    if device == "cpu" and {"avx512_bf16", "amx_bf16"} & _cpu_flags() and not _held_to_older_instructions():
         return "bf16"
     return "fp32"
+
+
+def _held_to_older_instructions() -> bool:
+    """Whether torch or oneDNN were told to imitate a processor without bf16, which they would then emulate slowly.
+
+    Sources: oneDNN's and torch's notes on ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY.
+    """
+    onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    has_bf16 = onednn in ("", "DEFAULT", "ALL") or any(kind in onednn for kind in ("BF16", "FP16", "AMX"))
+    return not has_bf16 or os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2")
 
 
 def _cpuinfo(field: str) -> str:
