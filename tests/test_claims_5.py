@@ -53,7 +53,7 @@ def test_from_scratch_is_far_behind_with_twenty_images(runs: dict[str, list[Run]
 
 
 def test_training_everything_on_one_image_of_each_of_twenty_letters_does_no_harm():
-    """With five letters it sometimes does: by 14 points in one of four draws."""
+    """On average: a draw moves either by three points. With five letters one of four draws lost 14 by it."""
     found: dict[str, list[Run]] = {}
     for seed in SEEDS:
         tl = Session()
@@ -62,7 +62,7 @@ def test_training_everything_on_one_image_of_each_of_twenty_letters_does_no_harm
         found.setdefault("head", []).append(tl.train(seed=seed))
         tl.strategy("full")
         found.setdefault("full", []).append(tl.train(epochs=20, seed=seed))
-    assert abs(mean(found["full"]) - mean(found["head"])) < 0.05
+    assert mean(found["full"]) > mean(found["head"]) - 0.05
 
 
 def test_the_record_is_what_the_benchmarks_say():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -37,16 +38,24 @@ def test_statistics_follow_the_data_and_not_the_learning_rate(hundred: Session):
     assert slow.source_accuracy[1] < slow.source_accuracy[0] - 0.1
 
 
-def test_a_rate_far_too_high_forgets_the_source(hundred: Session, seed: int):
-    hundred.strategy("full")
-    usual = hundred.train(epochs=5, seed=seed)
-    high = hundred.train(lr=100 * usual.options.lr, epochs=15, seed=seed)
-    absurd = hundred.train(lr=1.0, epochs=5, seed=seed)
-    assert high.options.lr == pytest.approx(0.1)
-    assert max(high.source_accuracy[1], absurd.source_accuracy[1]) < 0.05 < usual.source_accuracy[1]
-    assert high.epochs[-1].train_loss > usual.epochs[-1].train_loss + 0.05
-    assert absurd.accuracy < usual.accuracy - 0.3
-    assert 0.6 < high.accuracy < usual.accuracy - 0.02  # worse, and it may still look respectable
+def test_a_rate_far_too_high_forgets_the_source_and_costs_accuracy():
+    """The source in every draw; the accuracy on average, since at such rates single trainings go far apart."""
+    reached: dict[str, list[float]] = {"usual": [], "high": [], "absurd": []}
+    for seed in SEEDS:
+        tl = Session()
+        tl.data("digits", per_class=10, seed=seed)
+        tl.load("glyphnet")
+        tl.strategy("full")
+        usual = tl.train(epochs=5, seed=seed)
+        high = tl.train(lr=100 * usual.options.lr, epochs=15, seed=seed)
+        absurd = tl.train(lr=1.0, epochs=5, seed=seed)
+        assert high.options.lr == pytest.approx(0.1)
+        assert max(high.source_accuracy[1], absurd.source_accuracy[1]) < 0.05 < usual.source_accuracy[1]
+        for name, run in (("usual", usual), ("high", high), ("absurd", absurd)):
+            reached[name].append(run.accuracy)
+    means = {name: fmean(found) for name, found in reached.items()}
+    assert means["absurd"] < means["usual"] - 0.3, reached
+    assert 0.6 < means["high"] < means["usual"] - 0.02, reached  # worse, and it may still look respectable
 
 
 def test_pixels_in_0_to_255_cost_accuracy(hundred: Session):

@@ -72,7 +72,7 @@ def test_the_output_layer_is_folded_back(small: Session):
     with torch.no_grad():
         logits = module(small.model.transform(small.dataset.images["test"]))
     right = float((logits.argmax(1) == small.dataset.labels["test"]).float().mean())
-    assert right == pytest.approx(run.accuracy, abs=1e-6)
+    assert right == pytest.approx(run.accuracy, abs=0.002)  # one of 700 images may be a tie
     assert type(module.head) is torch.nn.Linear and not module.head._forward_pre_hooks
 
 

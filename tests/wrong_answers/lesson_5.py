@@ -47,7 +47,7 @@ WRONG = {
             "none on the images of any run of full",
             "before the data change",
         ),
-        (TEN.format(n=1) + _run("head", 2) + _run("full", 2), "they overlap", "2 epochs are too few"),
+        (TEN.format(n=1) + _run("head", 5) + _run("full", 2), "they overlap", "2 epochs are too few"),
         (
             TEN.format(n=1) + _run("head", 20) + _run("full", 20),
             "they overlap",

@@ -57,7 +57,7 @@ WRONG = {
             "freeze the BatchNorm layers",
         ),
         (
-            HUNDRED + "%tl_strategy full\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 4 --lr 0.001",
+            HUNDRED + "%tl_strategy full\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 8 --lr 0.001",
             "its weights moved far",
             "a small rate",
         ),

@@ -16,6 +16,8 @@ from tlnb.session import Session
 
 FROZEN, TRAINED = ("stem", "layer1", "layer2"), ("layer3", "layer4", "head")
 ENOUGH = 0.8  # of the test images
+NEAR = 0.03  # exercise 5.2: behind full, at most
+GRACE = 0.01  # so much, five of 500 test images, another processor's rounding may move two trainings apart
 
 
 def _ten(run: Run, data: DataFacts) -> bool:
@@ -109,7 +111,7 @@ def for_a_fifth(tl: Session) -> Steps:
     little = learned_little(best, rate=0.002, epochs=10)
     yield Step(
         "it is within three points of full",
-        whole.accuracy - best.accuracy <= 0.03 + 1e-9,
+        whole.accuracy - best.accuracy <= NEAR + GRACE + 1e-9,
         f"{best.name!r} is {100 * (whole.accuracy - best.accuracy):.1f} points behind",
         "a new output layer alone cannot do it: more has to train"
         if best.strategy == "head"
