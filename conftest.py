@@ -6,7 +6,10 @@ Also what is common to both: which lessons are quick, and how tests are dealt ou
 from __future__ import annotations
 
 import os
+import re
 import tempfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,13 +28,17 @@ FIRST = (  # lint and types, which fail most often; then by what they take, or t
 )  # fmt: skip
 
 
-def _group(item: pytest.Item) -> str:
-    """What one worker does as a whole: a file with its module's fixtures, a lesson with its kernel."""
-    return item.nodeid if item.path.stem in SPREAD else item.nodeid.partition("::")[0]
+def _together(nodeid: str) -> str:
+    """What one worker does as a whole: a file with its module's fixtures, a lesson with its kernel, exercises of a lesson."""
+    file, _, test = nodeid.partition("::")
+    if Path(file).stem in SPREAD:
+        return nodeid
+    lesson = re.search(r"\[(\d)\.\d", test) if file.endswith("test_exercises.py") else None
+    return f"{file} {lesson[1]}" if lesson else file
 
 
-def _turn(item: pytest.Item) -> int:
-    file = item.nodeid.partition("::")[0]
+def _turn(nodeid: str) -> int:
+    file = nodeid.partition("::")[0]
     return next((i for i, words in enumerate(FIRST) if words in file), len(FIRST))
 
 
@@ -42,6 +49,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if item.path.name.startswith("test_claims_"):  # over several seeds
             item.add_marker("exhaustive")
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(_group(item)))
-    items.sort(key=_turn)
+    items.sort(key=lambda item: _turn(item.nodeid))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """As pytest-xdist's `loadscope`, with our own idea of what belongs together; tests keep their names."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Dealing(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _together(nodeid)
+
+    return Dealing(config, log)

@@ -22,7 +22,7 @@ esac
 for word in "$@"; do printf '%s|' "$word"; done >>"$PWD/asked"
 echo >>"$PWD/asked"
 """
-ALL = "-m|pytest|-n|logical|--maxprocesses|4|--dist|loadgroup|--no-loadscope-reorder|"
+ALL = "-m|pytest|-n|logical|--maxprocesses|4|--dist|loadscope|--no-loadscope-reorder|"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell script")
 
 

@@ -48,19 +48,16 @@ LONG = {"1.1", "1.2", "5.1", "5.2", "6.1", "6.2", "7.2", "9.2"}  # solutions tha
 LONG_LINES = ("--batch-size 50", "--budget 1h", "%tl_tune --scratch")  # and wrong answers
 
 
-def _marks(name: str, long: bool) -> list[pytest.MarkDecorator]:
-    """A lesson's exercises train the same: one worker has them all."""
-    together = pytest.mark.xdist_group(f"exercises of lesson {name.partition('.')[0]}")
-    return [together, pytest.mark.slow] if long else [together]
-
-
 def _trains_long(code: str) -> bool:
     return ("--per-class 20" in code and "--epochs 20" in code) or any(line in code for line in LONG_LINES)
 
 
-SOLUTIONS = [pytest.param(name, id=name, marks=_marks(name, name in LONG)) for name in NAMES]
-ANSWERS = [pytest.param(*case, id=f"{case[0]}-{i}", marks=_marks(case[0], _trains_long(case[1])))
-           for i, case in enumerate(WRONG)]  # fmt: skip
+def _slow(long: bool) -> list[pytest.MarkDecorator]:
+    return [pytest.mark.slow] if long else []
+
+
+SOLUTIONS = [pytest.param(name, id=name, marks=_slow(name in LONG)) for name in NAMES]
+ANSWERS = [pytest.param(*case, id=f"{case[0]}-{i}", marks=_slow(_trains_long(case[1]))) for i, case in enumerate(WRONG)]
 
 
 def _checked(shell, name: str, code: str):

@@ -117,6 +117,11 @@ def test_the_readmes_two_commands_are_one_line_each():
     assert all(len(block.split("```")[0].strip().splitlines()) == 1 for block in blocks)
 
 
+def test_files_of_tests_are_short():
+    lengths = {path.name: path.read_text("utf8").count("\n") for path in (ROOT / "tests").rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 400} == {}
+
+
 def test_no_machine_paths_or_widget_state_are_committed():
     files = subprocess.run(["git", "ls-files"], capture_output=True, text=True, cwd=ROOT).stdout.split()
     for name in files:
