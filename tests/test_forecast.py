@@ -30,6 +30,17 @@ def test_flops_are_forecast_to_the_last_image(small: Session, strategy: str):
     assert run.forecast.error == abs(found.seconds - run.forecast.measured) / run.forecast.measured
 
 
+def test_looks_are_forecast_where_some_epochs_go_without_one(small: Session):
+    found = small.forecast(epochs=40)
+    run = small.train(epochs=40)
+    assert len(run.curve) < 40 and run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+    assert found.per_look > 0 and found.look_share > 0 and found.seconds_of(40) == found.seconds
+    steps = [found.seconds_of(n + 1) - found.seconds_of(n) for n in (5, 35)]
+    assert steps[0] == pytest.approx(found.per_epoch + found.per_look) and steps[1] == pytest.approx(found.per_epoch)
+    assert [found.epochs_within(found.seconds_of(n) * (1 + 1e-9)) for n in (1, 7, 20, 40)] == [1, 7, 20, 40]
+    assert found.epochs_within(0.0) == 0 and found.epochs_within(1e9) == 40
+
+
 def test_what_is_cached_already_is_not_forecast_again(session: Session):
     session.data("digits", per_class=20)
     session.load("glyphnet")

@@ -1,7 +1,7 @@
 """A training as a file: written in a session, carried out anywhere by `python -m tlnb train job.json --out DIR`.
 
 torchrun starts that in several processes, which do the same job together. All read job and data, and begin only if all
-could and have the same; the first writes. Cut off, the same line goes on from the last epoch's end, by itself under
+could and have the same; the first writes. Cut off, the same line goes on from the last checkpoint, by itself under
 `torchrun --max-restarts`. A search over the job's hyperparameters is shared by as many `python -m tlnb tune` as there are.
 """
 
@@ -77,7 +77,7 @@ def read_job(path: Path) -> dict[str, Any]:
 def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> Run:
     """Do what a job file says; leave `run.json` (the record), `run.safetensors` (the network) and the session in a folder.
 
-    Where the same job was cut off there it goes on from the end of its last epoch. Several processes that have joined
+    Where the same job was cut off there it goes on from its last checkpoint. Several processes that have joined
     (`core.ranks`) do it together.
 
     Args:

@@ -7,27 +7,21 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 import statistics
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tlnb.core import checkpoint
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.augment import draw
-from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, machine
 from tlnb.core.edit import Scopes, build
 from tlnb.core.freeze import hashes
 from tlnb.core.heap import large_blocks_kept
-from tlnb.core.home import home_folder
 from tlnb.core.inputs import FIXED, Choice, Cost, Source
 from tlnb.core.meter import PHASES, Clock, Tally
 from tlnb.core.options import TrainOptions
@@ -38,6 +32,7 @@ from tlnb.core.record import Cache, Forecast, Run
 from tlnb.core.source import SourceAccuracy, source_accuracy
 from tlnb.core.store import Store
 from tlnb.core.train import Training, looks_at_monitor, seeded
+from tlnb.core.writes import Writes, count
 
 LEAST_SECONDS = 1.0  # that a forecast may take, however short the run
 SHARE = 0.05  # of the run's seconds that it may take otherwise
@@ -45,7 +40,6 @@ FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tent
 LEAST, FEW = 2, 8  # images of a large network's first and second: two sizes tell what a pass takes for itself
 FEW_FLOPS = 4e10  # for each thread that those of the second may take
 BATCHES = 6  # that a rehearsal times at most
-WRITES, QUICK = 4, 0.1  # times that a checkpoint is written, if it takes no more seconds than that
 EPOCHS, MOST_EPOCHS = 2, 10  # of a rehearsal; the first is not timed, and of the others the one in the middle
 TIMED = 0.15  # seconds of training from which on an epoch's time can be told from chance
 PASSES = ("steps", "prefix", "features", "look")  # kinds of work that are done some images at a time
@@ -173,7 +167,7 @@ class _Whole:
     tally: Tally
     choice: tuple[Choice | None, str]
     other: float
-    writes: _Writes
+    writes: Writes
     source: float = 0.0  # how many times what was done of the evaluation on the network's source the run does
 
     @classmethod
@@ -190,7 +184,7 @@ class _Whole:
         began = time.perf_counter()
         choice = training.source.choose(plan.trained, options)
         warm = plan.start == "pretrained" and previous is None
-        found = cls(training, options, warm, tally, choice, 0.0, _Writes(options.epochs or 0))
+        found = cls(training, options, warm, tally, choice, 0.0, Writes(options.epochs or 0))
         found.other = time.perf_counter() - began + found._proof_seconds()
         found._source(previous)
         return found
@@ -337,17 +331,12 @@ class _Whole:
         mine = self.tally.parts
         phases["preparing"] += mine["preparing", ""].seconds
         phases["evaluating"] += self.source * mine["evaluating", "source"].seconds
-        phases["other"] += (
-            self.other + done.other + done.keeping * self._writes(phases["training"] + phases["evaluating"])
-        )
+        phases["other"] += self.other + done.other + done.keeping * self._writes(phases)
         return phases
 
-    def _writes(self, seconds: float) -> int:
-        """Checkpoints that are due in a run of so many seconds (`checkpoint.Due`)."""
-        epochs = self.options.epochs or 0
-        if self.options.solver == "lbfgs" or seconds <= self.training.at_risk:
-            return 0
-        return epochs // max(1, int(self.training.at_risk * epochs / seconds))
+    def _writes(self, phases: Mapping[str, float]) -> int:
+        epochs = 0 if self.options.solver == "lbfgs" else self.options.epochs or 0
+        return count(epochs, phases["training"] + phases["evaluating"], self.training.at_risk)
 
     def flops(self, done: Rehearsed) -> dict[str, float]:
         """FLOPs by phase."""
@@ -409,30 +398,6 @@ def _sample(data: DataSet, count: int) -> DataSet:
 
 def _spread(length: int, count: int) -> Tensor:
     return torch.linspace(0, length - 1, min(length, count)).round().long()
-
-
-class _Writes:
-    """Checkpoints to a folder that goes away; the time of one, which varies, is the mean of several where they are quick."""
-
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
-        self._took: list[float] = []
-
-    def keep(self, found: Checkpoint) -> None:
-        """Write it, more than once if that is soon done; where it is known what one takes, do nothing."""
-        as_halfway = max(1, self._epochs // 2 // len(found.epochs))  # a checkpoint tells of every epoch before it
-        found = replace(found, epochs=found.epochs * as_halfway)
-        home = home_folder()
-        writable = home.is_dir() and os.access(home, os.W_OK)
-        with tempfile.TemporaryDirectory(dir=home if writable else None) as folder:
-            while not self._took or (len(self._took) < WRITES and self._took[-1] < QUICK):
-                began = time.perf_counter()
-                checkpoint.write(Path(folder) / "rehearsal.safetensors", {}, found)
-                self._took.append(time.perf_counter() - began)
-
-    @property
-    def seconds(self) -> float:
-        return sum(self._took) / max(1, len(self._took))
 
 
 def _cost(work: Training) -> Cost:
