@@ -132,8 +132,9 @@ class Keeper:
                 self.home = None
 
     def failed(self, session: Session, job: Job) -> None:
-        """After a training that could not be carried out: there is nothing to go on with."""
-        self.jobs.pop(job.name, None)
+        """After a training that could not be carried out: there is nothing to go on with but an earlier checkpoint."""
+        if job.name not in self.unfinished:
+            self.jobs.pop(job.name, None)
         self.write(session)
 
     def checkpoint_of(self, name: str) -> Checkpoint | None:

@@ -779,8 +779,14 @@ class Session:
             other._keeper.close()
             raise
         self._keeper.close()
+        before = dict(vars(self))
         vars(self).update({k: v for k, v in vars(other).items() if k not in ("turn", "names", "_checks")})
-        return self if name is None else self._go_on(name)
+        try:
+            return self if name is None else self._go_on(name)
+        except UsageError:  # the run cannot go on: the call has not happened
+            self._keeper.close()
+            vars(self).update(before)
+            raise
 
     def _go_on(self, name: str) -> Run:
         job = job_of(self, name)

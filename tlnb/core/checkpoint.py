@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import zlib
 from collections.abc import Mapping
@@ -99,10 +100,23 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
         if int(header["crc32"]) != checksum(text, tensors):
             raise UsageError(f"{path.name} is damaged (its checksum differs): train that run again")
         about = typed(dict[str, Any], values["about"], "about")
-        return about, replace(typed(Checkpoint, values["state"], "state"), tensors=tensors)
+        return about, replace(_plausible(typed(Checkpoint, values["state"], "state")), tensors=tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UsageError(f"{path.name} is no checkpoint, or damaged ({reason}): train that run again") from None
+
+
+def _plausible(found: Checkpoint) -> Checkpoint:
+    """Raises `ValueError` where a figure is no number, negative, or no share: costs and curves are made of them."""
+    shares = [a for e in found.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None]
+    cache = (found.cache.views, found.cache.bytes) if found.cache else ()
+    amounts = [*found.seconds.values(), *found.flops.values(), *found.wh.values(), *vars(found.work).values(), *cache,
+               *(e.seconds for e in found.epochs), found.steps]  # fmt: skip
+    if not all(0 <= share <= 1 for share in shares) or not -1 <= found.best <= 1:
+        raise ValueError("an accuracy that is no share")
+    if not all(0 <= amount < math.inf for amount in amounts) or not all(map(math.isfinite, found.scaler.values())):
+        raise ValueError("an amount that is none")
+    return found
 
 
 def checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
