@@ -135,7 +135,7 @@ class Keeper:
         """After a training that could not be carried out: there is nothing to go on with but an earlier checkpoint."""
         if job.name not in self.unfinished:
             self.jobs.pop(job.name, None)
-        self.write(session)
+            self.write(session)
 
     def checkpoint_of(self, name: str) -> Checkpoint | None:
         """Where a run stands; None before the end of its first epoch."""
