@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 from tlnb.core import resume
 from tlnb.core.anatomy import read_anatomy
 from tlnb.core.device import machine
-from tlnb.core.edit import build, is_literal
+from tlnb.core.edit import build
 from tlnb.core.errors import UsageError, listed
 from tlnb.core.home import OF_JOB
+from tlnb.core.literal import is_literal
 from tlnb.core.options import options_from
 from tlnb.core.plan import Plan
 from tlnb.core.ranks import Ranks, ranks

@@ -28,7 +28,7 @@ from tlnb.core.compare import Comparison, compare
 from tlnb.core.cost import Bill
 from tlnb.core.data import DataFacts, DataSet, open_data
 from tlnb.core.device import device_lost, machine
-from tlnb.core.edit import apply_edit, build, modules_matching, names_in
+from tlnb.core.edit import apply_edits, build, modules_matching, names_in
 from tlnb.core.errors import DeviceLost, ModelError, PlanError, TLError, UsageError, did_you_mean, one_line
 from tlnb.core.freeze import set_modes
 from tlnb.core.leaks import NEAR_FROM
@@ -246,8 +246,7 @@ class Session:
 
         def architecture() -> nn.Module:
             module = model.fresh()
-            for edit in run.plan.edits:
-                apply_edit(module, edit, self._scopes.get(edit, {}))
+            apply_edits(module, run.plan.edits, lambda edit: self._scopes.get(edit, {}))
             return module
 
         origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))

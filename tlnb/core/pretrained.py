@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tlnb import glyphnet
 from tlnb.core.alone import alone
@@ -398,6 +399,8 @@ def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any])
     Args:
         given: the parts of the preprocessing by name; those that are None are assumed.
     """
+    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+        raise ModelError(f"{called} has lazy layers, which have no shape before a first forward pass: call it once on a batch")
     if not _count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
     notes: tuple[str, ...] = ()

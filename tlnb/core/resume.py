@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.checkpoint_check import check_answers, check_state
 from tlnb.core.cost import Bill
 from tlnb.core.data import DataFacts
-from tlnb.core.edit import Scopes, build, is_literal, names_in
+from tlnb.core.edit import Scopes, build, names_in
 from tlnb.core.errors import UsageError, listed, one_line
+from tlnb.core.literal import is_literal
 from tlnb.core.freeze import hashes, state_of
 from tlnb.core.plan import Edit, Plan
 from tlnb.core.pretrained import PretrainedModel
