@@ -20,7 +20,7 @@ from tlnb.core import resume
 from tlnb.core.anatomy import read_anatomy
 from tlnb.core.device import machine
 from tlnb.core.edit import build
-from tlnb.core.errors import UsageError, listed
+from tlnb.core.errors import UsageError, listed, one_line
 from tlnb.core.home import OF_JOB
 from tlnb.core.literal import is_literal
 from tlnb.core.options import options_from
@@ -101,7 +101,7 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
         session._keeper.jobs[job.name] = job
         if found is not None:
             job = replace(job, note=f"cut off after epoch {len(found.epochs)}, and went on from there")
-        run = session._done(job, began, f"# tlnb train {path}", found)
+        run = session._done(job, began, one_line(f"# tlnb train {path}"), found)
         group.together(lambda: _leave(session, run, out) if group.writes else None)
     finally:
         session._keeper.close()

@@ -21,6 +21,7 @@ from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.record import Run
 from tlnb.core.values import typed
+from tlnb.transcript import read_back
 
 if TYPE_CHECKING:
     from tlnb.session import Session
@@ -211,7 +212,8 @@ class _Restoring:
             plan = self._checked(values["plan"])
             session._set(session._prepared(session.model, data, plan))
             session._history = [self._checked(p) for p in values["history"]]
-        session._lines, session.bill = _lines(values["lines"]), resume.bill_from(values["bill"])
+        session._lines = read_back(_lines(values["lines"]), type(session), self.trust)
+        session.bill = resume.bill_from(values["bill"])
         session._keeper.unfinished = [n for n in values["unfinished"] if n in values["runs"]]
         running = values["running"]
         if running is not None:

@@ -32,7 +32,7 @@ from tlnb.core.edit import apply_edits, build, modules_matching, names_in
 from tlnb.core.errors import DeviceLost, ModelError, PlanError, TLError, UsageError, did_you_mean, one_line
 from tlnb.core.freeze import set_modes
 from tlnb.core.leaks import NEAR_FROM
-from tlnb.core.lines import line, train_line
+from tlnb.core.lines import edit_line, line, train_line
 from tlnb.core.meter import Tally, step_flops
 from tlnb.core.options import Asked, TrainOptions, parse_rates
 from tlnb.core.origins import seen_by
@@ -332,7 +332,7 @@ class Session:
         code, scope = self._code(what, names or {})
         count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
         edit = Edit("add", name, code, side, f"{side}{count}")
-        return self._edit(edit, scope, "tl.add", where)
+        return self._edit(edit, scope, "add", where)
 
     @changing
     def remove(self, pattern: str) -> Plan:
@@ -367,7 +367,7 @@ class Session:
         self._loaded()
         self._module_named(name)
         code, scope = self._code(what, names or {})
-        return self._edit(Edit("replace", name, code), scope, "tl.replace", name)
+        return self._edit(Edit("replace", name, code), scope, "replace", name)
 
     @changing
     def undo(self) -> Plan:
@@ -393,9 +393,7 @@ class Session:
         except Exception:
             self._scopes = before
             raise
-        magic = f"%{call.replace('.', '_')} {at} {edit.code}"
-        typed = one_line(magic) == magic and not re.search(r"\s", at) and not magic.endswith((";", "?", "\\"))
-        return self._edited(prepared, magic if typed else f"{call}({at!r}, {edit.code!r})")
+        return self._edited(prepared, edit_line(call, at, edit.code))
 
     def _edited(self, prepared: Prepared | None, typed: str) -> Plan:
         old = self.plan
@@ -452,7 +450,7 @@ class Session:
             found = noticed(now, self.dataset, self._scopes)
             if found is not None:
                 self._set(found[0])
-                self._lines.append(f"# tl.model.module was changed in Python: {found[1]}")
+                self._lines.append(f"# tl.model.module was changed in Python: {one_line(found[1])}")
 
     def _side_by_side(self) -> Strategies:
         model, read, made = self._loaded()

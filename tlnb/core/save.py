@@ -23,6 +23,7 @@ from tlnb.core.alone import alone
 from tlnb.core.checkpoint import checksum
 from tlnb.core.edit import apply_edits
 from tlnb.core.errors import ModelError, UsageError, listed
+from tlnb.core.lines import line
 from tlnb.core.literal import is_literal
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import Origin, PretrainedModel, Transform, retrained
@@ -122,7 +123,7 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
     t = model.transform
     takes = f"float (N, 3, {t.size}, {t.size}), normalised with mean {t.mean} and standard deviation {t.std}"
     use = {
-        ".safetensors": f"%tl_load {path}",
+        ".safetensors": line("tl_load", path),
         ".pt2": f"torch.export.load({str(path)!r}).module()",
         ".onnx": f"onnxruntime.InferenceSession({str(path)!r})",
     }[path.suffix]
