@@ -17,9 +17,10 @@ from tlnb.core.errors import UsageError, listed, one_line
 from tlnb.core.literal import is_literal
 from tlnb.core.freeze import hashes, state_of
 from tlnb.core.plan import Edit, Plan
-from tlnb.core.pretrained import PretrainedModel
+from tlnb.core.pretrained import MOST_PIXELS, PretrainedModel
 from tlnb.core.record import Run
-from tlnb.core.request import check_request
+from tlnb.core.request import MOST_CLASSES, check_request
+from tlnb.core.splits import SPLITS
 from tlnb.core.values import typed
 
 ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
@@ -91,9 +92,19 @@ def scopes_of(plan: Plan, trust: bool, names: Mapping[str, Any]) -> dict[Edit, M
 
 
 def facts_from(values: Mapping[str, Any]) -> DataFacts:
-    """What is known of a data set, back from JSON."""
+    """What is known of a data set, back from JSON.
+
+    Raises:
+        ValueError: a value of another type, splits and amounts that are none.
+        UsageError: a request that makes no sense.
+    """
     facts = typed(DataFacts, dict(values), "the data")
     check_request(facts.request)
+    folders = dict(facts.folders)
+    if not folders.keys() | facts.splits.keys() <= set(SPLITS) or (folders and "train" not in folders):
+        raise ValueError("the data have splits that are none")
+    if len(facts.classes) > MOST_CLASSES or not 1 <= facts.edge <= MOST_PIXELS or min(facts.splits.values(), default=0) < 0:
+        raise ValueError("the data have an amount that is none")
     return facts
 
 

@@ -126,9 +126,9 @@ class Case:
     @property
     def views(self) -> int:
         """How many views of each image the features are computed for, the image itself being one."""
-        cached = next((m for note in self._notes if (m := re.search(r"(\d+) cached views", note))), None)
+        cached = next((m for note in self._notes if (m := re.search(r"\b(\d{1,3}) cached views", note))), None)
         if cached:
-            return int(cached[1])
+            return max(1, min(CACHED_VIEWS, int(cached[1])))
         worth = VIEW_FLOPS // (self.data.splits["train"] * max(self.anatomy.flops, 1))
         return max(1, min(CACHED_VIEWS, self.options.epochs or 1, int(worth)))
 
