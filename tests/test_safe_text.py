@@ -183,7 +183,7 @@ HARMFUL = [
 ]  # fmt: skip
 HARMLESS = [
     "%tl_data digits --per-class 2", "%tl_load glyphnet", "%tl_strategy partial --last 2", "%tl_freeze", "%tl_freeze stem..layer2 layer4", "%tl_undo",
-    '%tl_data "my photos" --group "([^/]+)_"', "tl.data('a{b', per_class=2)", "%tl_add before:head nn.Dropout(0.2)", "%tl_train --epochs 3 --lr layer4=0.001,head=0.01",
+    '%tl_data "my photos" --group ([^/]+)_', "tl.data('a{b', per_class=2)", "%tl_add before:head nn.Dropout(0.2)", "%tl_train --epochs 3 --lr layer4=0.001,head=0.01",
     "%tl_train --scratch --no-cache --from head", "%tl_compare head scratch --target 0.9", "%tl_save x.safetensors --run head", "%tl_save --job a/job.json --epochs 2",
     "tl.replace('head', 'nn.Linear(in_features,\\n classes)')", "# tl.model.module was changed in Python: fc", "%tl_load net  # your own module, by its variable's name",
     "tl.data(...)  # arrays: from Python", "%tl_tune --trials 3 --storage study.log", "%tl_predict a.jpg 'b c.jpg' --top 5", "%tl_look features", "%tl_resume",

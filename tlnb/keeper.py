@@ -13,6 +13,7 @@ from tlnb.core import checkpoint, resume
 from tlnb.core.anatomy import Anatomy, read_anatomy
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
+from tlnb.core.device import out_of_memory
 from tlnb.core.edit import Scopes, build
 from tlnb.core.errors import UsageError, one_line
 from tlnb.core.home import Home, find_session, notebook, read_session
@@ -20,7 +21,7 @@ from tlnb.core.options import TrainOptions, options_from
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.record import Run
-from tlnb.core.values import typed
+from tlnb.core.values import SENSELESS, typed
 from tlnb.transcript import read_back
 
 if TYPE_CHECKING:
@@ -180,8 +181,10 @@ def restore(
     values = read_session(folder)
     try:
         return _Restoring(session, folder, values, trust, names, current).all()
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = f"{type(error).__name__}: {error}"[:80]
+    except SENSELESS as error:
+        if out_of_memory(error):
+            raise
+        reason = one_line(f"{type(error).__name__}: {error}")[:80]
         raise UsageError(f"the session in {folder} is damaged ({reason}): start a new one") from None
 
 

@@ -29,7 +29,7 @@ from tlnb.core.cost import Bill
 from tlnb.core.data import DataFacts, DataSet, open_data
 from tlnb.core.device import device_lost, machine
 from tlnb.core.edit import apply_edits, build, modules_matching, names_in
-from tlnb.core.errors import DeviceLost, ModelError, PlanError, TLError, UsageError, did_you_mean, one_line
+from tlnb.core.errors import DeviceLost, ModelError, OneLine, PlanError, TLError, UsageError, did_you_mean, one_line
 from tlnb.core.freeze import set_modes
 from tlnb.core.leaks import NEAR_FROM
 from tlnb.core.lines import edit_line, line, train_line
@@ -64,7 +64,7 @@ LONGEST_NAME = 100  # characters of a run's
 TUNING = ("apart", "in")
 
 
-class Session:
+class Session(OneLine):
     """What the learner has done so far: `dataset`, `model`, `plan`, `runs`, `bill`."""
 
     def __init__(self) -> None:

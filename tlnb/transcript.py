@@ -21,8 +21,7 @@ from tlnb.core.literal import is_literal
 from tlnb.core.options import Asked
 
 CALLS = frozenset(
-    "add advise check compare cost data errors forecast freeze load look predict remove replace resume save strategy train "
-    "tune undo unfreeze".split()
+    ["add", "advise", "check", "compare", "cost", "data", "errors", "forecast", "freeze", "load", "look", "predict", "remove", "replace", "resume", "save", "strategy", "train", "tune", "undo", "unfreeze"]
 )
 EDITS = ("add", "replace")  # their last word is code
 PLACE = re.compile(r"(?:(?:before|after):)?[\w.]+")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core.errors import UsageError
+from tlnb.core.paths import is_file
 from tlnb.core.record import Cache, EpochRecord, Work
 from tlnb.core.values import parse, typed
 
@@ -72,6 +73,7 @@ def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        half.unlink(missing_ok=True)  # a link of that name would be written through
         save_file(tensors, half, metadata=header)
         half.replace(path)
     except SafetensorError as error:  # its word for a full disk
@@ -90,6 +92,8 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not is_file(path):
+            raise OSError("not a regular file")
         with safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no mapping

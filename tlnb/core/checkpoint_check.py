@@ -124,7 +124,7 @@ def _check_moments(held: Mapping[str, Tensor], parameters: Sequence[Tensor], ste
         number, _, name = key.partition("/")
         like = parameters[int(number)].detach()
         _alike(f"optimizer/{key}", tensor, torch.zeros(()) if name == "step" else like)
-        if name != "exp_avg" and bool((tensor < 0).any()) or name == "step" and float(tensor) > steps:
+        if (name != "exp_avg" and bool((tensor < 0).any())) or (name == "step" and float(tensor) > steps):
             raise ValueError(f"optimizer/{key} is out of its range")
 
 

@@ -27,7 +27,7 @@ from tlnb.core.catalogue import (
     torchvision_card,
     torchvision_weights,
 )  # fmt: skip
-from tlnb.core.errors import ModelError, UsageError, did_you_mean
+from tlnb.core.errors import ModelError, OneLine, UsageError, did_you_mean
 from tlnb.core.fetch import Progress, fetch
 from tlnb.core.paths import user_path
 from tlnb.core.weights import State, different, fill, outline, read_state
@@ -93,7 +93,7 @@ def _by_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Origin(OneLine):
     """How to build a model's architecture again: where it comes from, its number of scores there, and edits since."""
 
     name: str
@@ -106,7 +106,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class PretrainedModel:
+class PretrainedModel(OneLine):
     """A network with its preprocessing and card. `fresh()` gives the same architecture with random parameters."""
 
     name: str

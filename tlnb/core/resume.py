@@ -14,8 +14,8 @@ from tlnb.core.cost import Bill
 from tlnb.core.data import DataFacts
 from tlnb.core.edit import Scopes, build, names_in
 from tlnb.core.errors import UsageError, listed, one_line
-from tlnb.core.literal import is_literal
 from tlnb.core.freeze import hashes, state_of
+from tlnb.core.literal import is_literal
 from tlnb.core.plan import Edit, Plan
 from tlnb.core.pretrained import MOST_PIXELS, PretrainedModel
 from tlnb.core.record import Run

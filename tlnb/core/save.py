@@ -22,7 +22,7 @@ from torch import nn
 from tlnb.core.alone import alone
 from tlnb.core.checkpoint import checksum
 from tlnb.core.edit import apply_edits
-from tlnb.core.errors import ModelError, UsageError, listed
+from tlnb.core.errors import ModelError, OneLine, UsageError, listed
 from tlnb.core.lines import line
 from tlnb.core.literal import is_literal
 from tlnb.core.plan import Edit
@@ -38,7 +38,7 @@ FORMATS = (".safetensors", ".pt2", ".onnx")
 
 
 @dataclass(frozen=True)
-class Saved:
+class Saved(OneLine):
     """A file that was written."""
 
     path: str

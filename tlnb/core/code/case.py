@@ -15,6 +15,7 @@ from torch import nn
 from tlnb.core.anatomy import Anatomy, evaluating, owned
 from tlnb.core.cut import ignores_mode
 from tlnb.core.data import DataFacts
+from tlnb.core.errors import OneLine
 from tlnb.core.freeze import set_modes
 from tlnb.core.inputs import CACHED_VIEWS, FEW_VIEWS, VIEW_FLOPS
 from tlnb.core.options import TrainOptions
@@ -24,7 +25,7 @@ from tlnb.core.record import Run
 from tlnb.core.standardise import can_fold
 
 
-class Script(str):
+class Script(OneLine, str):
     """Code as text: readable where it is shown, a plain string everywhere else."""
 
     about: str
