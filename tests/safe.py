@@ -1,4 +1,4 @@
-"""What the tests of safety share: how many cases a fuzz test draws, and sessions changed by someone who gets the checksum right."""
+"""What the tests of safety share: how many cases are drawn, and sessions changed by someone who gets the checksum right."""
 
 from __future__ import annotations
 
@@ -54,4 +54,3 @@ def put(values: Any, at: tuple[Any, ...], new: Any) -> None:
     for key in path:
         values = values[key]
     values[last] = new
-

@@ -25,16 +25,40 @@ from tlnb.core.weights import read_state
 from tlnb.session import Session
 
 ABSURD = [
-    "nn.BatchNorm1d(600000000, affine=False)", "nn.LSTM(1, 1, 10000000)", "nn.Transformer(8, 1, 1000000)", "nn.RNN(1, 1, 10*10*10*10*10*10)",
-    "nn.Linear(1000000, 1000000)", "nn.Embedding(1000000000, 1)", "nn.Sequential(nn.Linear(20000, 20000), nn.Linear(1, 1))",
-    "nn.Linear(1000*1000*1000*1000*1000*1000*1000*1000, 1)", "nn.Linear(-1, 1)", "nn.Linear(1/0, 1)", "nn.LayerNorm((1000, 1000, 1000))",
-]  # fmt: skip
+    "nn.BatchNorm1d(600000000, affine=False)",
+    "nn.LSTM(1, 1, 10000000)",
+    "nn.Transformer(8, 1, 1000000)",
+    "nn.RNN(1, 1, 10*10*10*10*10*10)",
+    "nn.Linear(1000000, 1000000)",
+    "nn.Embedding(1000000000, 1)",
+    "nn.Sequential(nn.Linear(20000, 20000), nn.Linear(1, 1))",
+    "nn.Linear(1000*1000*1000*1000*1000*1000*1000*1000, 1)",
+    "nn.Linear(-1, 1)",
+    "nn.Linear(1/0, 1)",
+    "nn.LayerNorm((1000, 1000, 1000))",
+]
 FOREIGN = [
-    "nn.Conv2d(3, 8, 3, padding='same')", "nn.Linear(1, 1, None)", "nn.LayerNorm([3])", "nn.Linear(1, 1, device=0)", "nn.Linear(1j, 1)",
-    "nn.Linear(1, 1, dtype=3)", "nn.Linear(b'', 1)", "nn.Linear(..., 1)", "nn.Sequential(*(nn.ReLU(),))", "nn.Sequential(**{})",
-    "nn.Dropout((nn.ReLU(),))", "nn.functional.relu(1)", "nn.Module.__init__", "in_features", "(nn.ReLU())[0]", "nn.ReLU() if 1 else 0",
-    "nn.Linear(" + "1+" * LONGEST + "1, 1)", "nn.Linear(1, 2**3)", "nn.parallel.DataParallel(1)", "lambda: nn.ReLU()",
-]  # fmt: skip
+    "nn.Conv2d(3, 8, 3, padding='same')",
+    "nn.Linear(1, 1, None)",
+    "nn.LayerNorm([3])",
+    "nn.Linear(1, 1, device=0)",
+    "nn.Linear(1j, 1)",
+    "nn.Linear(1, 1, dtype=3)",
+    "nn.Linear(b'', 1)",
+    "nn.Linear(..., 1)",
+    "nn.Sequential(*(nn.ReLU(),))",
+    "nn.Sequential(**{})",
+    "nn.Dropout((nn.ReLU(),))",
+    "nn.functional.relu(1)",
+    "nn.Module.__init__",
+    "in_features",
+    "(nn.ReLU())[0]",
+    "nn.ReLU() if 1 else 0",
+    "nn.Linear(" + "1+" * LONGEST + "1, 1)",
+    "nn.Linear(1, 2**3)",
+    "nn.parallel.DataParallel(1)",
+    "lambda: nn.ReLU()",
+]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +81,9 @@ def test_code_that_is_more_than_constructors_with_numbers_needs_trust(code: str)
 
 def test_what_is_built_counts_together_with_its_buffers(model: Any):
     assert size_of("nn.BatchNorm1d(10)", None, None) == 4 * 40 + 8
-    assert size_of("nn.Sequential(nn.Linear(25088, 4096), nn.ReLU(), nn.Linear(4096, classes))", None, 1000) < MOST_BYTES
+    assert (
+        size_of("nn.Sequential(nn.Linear(25088, 4096), nn.ReLU(), nn.Linear(4096, classes))", None, 1000) < MOST_BYTES
+    )
     third = Edit("replace", "head", "nn.Linear(10000, 4500)")
     check_together([third] * 2)
     with pytest.raises(PlanError, match="MB of parameters and buffers"):
@@ -66,9 +92,15 @@ def test_what_is_built_counts_together_with_its_buffers(model: Any):
         check_together([Edit("remove", "head")] * (MOST_EDITS + 1))
 
 
-@pytest.mark.parametrize("name", ["", "forward", "training", "head.weight", "layer1..bn1", "nowhere", "head.", "__class__", "\x1b[2J"])
+@pytest.mark.parametrize(
+    "name", ["", "forward", "training", "head.weight", "layer1..bn1", "nowhere", "head.", "__class__", "\x1b[2J"]
+)
 def test_an_edit_changes_a_module_that_is_there(model: Any, name: str):
-    for edit in (Edit("replace", name, "nn.ReLU()"), Edit("remove", name), Edit("add", name, "nn.ReLU()", "after", "after1")):
+    for edit in (
+        Edit("replace", name, "nn.ReLU()"),
+        Edit("remove", name),
+        Edit("add", name, "nn.ReLU()", "after", "after1"),
+    ):
         assert "no module is called" in (refused(lambda edit=edit: build(model, (edit,), "pretrained", 0)) or "")
 
 
@@ -78,7 +110,9 @@ def test_an_edit_takes_no_others_place(model: Any):
 
 
 def test_lazy_modules_get_one_line(model: Any):
-    assert "is lazy" in (refused(lambda: build(model, (Edit("replace", "head", "nn.LazyLinear(3)"),), "pretrained", 0)) or "")
+    assert "is lazy" in (
+        refused(lambda: build(model, (Edit("replace", "head", "nn.LazyLinear(3)"),), "pretrained", 0)) or ""
+    )
     said = refused(lambda: Session().load(nn.Sequential(nn.Flatten(), nn.LazyLinear(3)), size=32))
     assert said is not None and "call it once" in said
 
@@ -125,17 +159,50 @@ def test_a_header_asks_for_no_absurd_number_of_scores(saved: Path, scores: int):
     assert refused(lambda: Session().load(tampered(saved, header)))
 
 
-codes = st.one_of(st.sampled_from(ABSURD + FOREIGN), st.text("n.Lieardopu(),=1 2*+-", max_size=30), st.builds(
-    lambda kind, numbers: f"nn.{kind}({', '.join(map(str, numbers))})",
-    st.sampled_from([n for n in vars(nn) if n[0].isupper() and isinstance(getattr(nn, n), type)]),
-    st.lists(st.sampled_from([-1, 0, 1, 2, 3, 160, 10**6, 10**9, 10**18, 10**30, True, 0.5, "1e999", "(1, 2)", "(10,) * 9", "nn.ReLU()"]),
-             max_size=5)))  # fmt: skip
-names = st.one_of(st.sampled_from(["head", "layer1", "layer4.bn1", "stem", "forward", "training", ""]), st.text(max_size=8))
+codes = st.one_of(
+    st.sampled_from(ABSURD + FOREIGN),
+    st.text("n.Lieardopu(),=1 2*+-", max_size=30),
+    st.builds(
+        lambda kind, numbers: f"nn.{kind}({', '.join(map(str, numbers))})",
+        st.sampled_from([n for n in vars(nn) if n[0].isupper() and isinstance(getattr(nn, n), type)]),
+        st.lists(
+            st.sampled_from(
+                [
+                    -1,
+                    0,
+                    1,
+                    2,
+                    3,
+                    160,
+                    10**6,
+                    10**9,
+                    10**18,
+                    10**30,
+                    True,
+                    0.5,
+                    "1e999",
+                    "(1, 2)",
+                    "(10,) * 9",
+                    "nn.ReLU()",
+                ]
+            ),
+            max_size=5,
+        ),
+    ),
+)
+names = st.one_of(
+    st.sampled_from(["head", "layer1", "layer4.bn1", "stem", "forward", "training", ""]), st.text(max_size=8)
+)
 sizes = st.one_of(st.none(), st.sampled_from([-1, 0, 10, 160, 10**9, 10**30]))
 edits = st.builds(
     lambda kind, name, code, where, a, b: Edit(kind, name, code, where, where + "1", a, b),
-    st.sampled_from(["replace", "add", "remove"]), names, codes, st.sampled_from(["before", "after"]), sizes, sizes,
-)  # fmt: skip
+    st.sampled_from(["replace", "add", "remove"]),
+    names,
+    codes,
+    st.sampled_from(["before", "after"]),
+    sizes,
+    sizes,
+)
 
 
 def built(saved: Path, given_edits: list[Edit], scores: int) -> None:
@@ -155,7 +222,9 @@ def built(saved: Path, given_edits: list[Edit], scores: int) -> None:
     refused(load)
 
 
-headers = given(given_edits=st.lists(edits, max_size=3), scores=st.sampled_from([10, 26, 62, 1000, 0, -1, 10**9, 10**30]))
+headers = given(
+    given_edits=st.lists(edits, max_size=3), scores=st.sampled_from([10, 26, 62, 1000, 0, -1, 10**9, 10**30])
+)
 
 
 @few

@@ -42,7 +42,9 @@ class Stopped:
         job = self.job
         images = len(job.data.labels["train"])
         return refused(
-            lambda: check_fits(found, job.name, self.module, job.plan, job.anatomy, job.options, images, self.parameters)
+            lambda: check_fits(
+                found, job.name, self.module, job.plan, job.anatomy, job.options, images, self.parameters
+            )
         )
 
 
@@ -65,7 +67,9 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         job, file = session._keeper.jobs[run.name], session._keeper.home.run_file(run.name)
         module = build(job.model, job.plan.edits, job.plan.start, job.options.seed, {})
         here = machine("cpu", "fp32")
-        work = Training(job.model, job.anatomy, job.data, job.plan, job.options, here, Tally(Clock(here)), "x", lambda _: None)
+        work = Training(
+            job.model, job.anatomy, job.data, job.plan, job.options, here, Tally(Clock(here)), "x", lambda _: None
+        )
         work.module = module
         groups = work._groups(job.plan.trained, job.options)
         parameters = [p for group in groups for p in group["params"]]
@@ -101,7 +105,9 @@ TENSORS = [
 
 
 @pytest.mark.parametrize(("part", "ending", "how", "change"), TENSORS, ids=[f"{p}{e} {h}" for p, e, h, _ in TENSORS])
-def test_a_tensor_that_does_not_belong_there_is_refused(stopped: Stopped, part: str, ending: str, how: str, change: Any):
+def test_a_tensor_that_does_not_belong_there_is_refused(
+    stopped: Stopped, part: str, ending: str, how: str, change: Any
+):
     key = first(stopped.found, part, ending)
     said = stopped.check(with_tensors(stopped.found, lambda tensors: tensors.update({key: change(tensors[key])})))
     assert said is not None and "does not fit its training" in said and "%tl_train" in said
@@ -111,15 +117,29 @@ def test_a_tensor_that_does_not_belong_there_is_refused(stopped: Stopped, part: 
 def test_a_tensor_that_is_missing_or_unknown_is_refused(stopped: Stopped, part: str):
     key = first(stopped.found, part)
     assert stopped.check(with_tensors(stopped.found, lambda tensors: tensors.pop(key)))
-    for odd in ("last/x", "optimizer/999999/exp_avg", "optimizer/-1/step", "optimizer/٣/step", "scale/7/mean", "best/x"):
-        assert stopped.check(with_tensors(stopped.found, lambda tensors, odd=odd: tensors.update({odd: torch.zeros(1)})))
+    for odd in (
+        "last/x",
+        "optimizer/999999/exp_avg",
+        "optimizer/-1/step",
+        "optimizer/٣/step",
+        "scale/7/mean",
+        "best/x",
+    ):
+        assert stopped.check(
+            with_tensors(stopped.found, lambda tensors, odd=odd: tensors.update({odd: torch.zeros(1)}))
+        )
 
 
 VALUES = {
-    "steps": (0, 10**9, -1), "pieces": (0, -1, 10**9), "best_epoch": (5, -1), "epochs": ((),),
-    "scaler": ({"scale": 1.0}, {"scale": -1.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000,
-                                "_growth_tracker": 0}),
-}  # fmt: skip
+    "steps": (0, 10**9, -1),
+    "pieces": (0, -1, 10**9),
+    "best_epoch": (5, -1),
+    "epochs": ((),),
+    "scaler": (
+        {"scale": 1.0},
+        {"scale": -1.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0},
+    ),
+}
 
 
 @pytest.mark.parametrize(("name", "new"), [(name, new) for name, tried in VALUES.items() for new in tried])
@@ -128,11 +148,16 @@ def test_a_number_out_of_its_range_is_refused(stopped: Stopped, name: str, new: 
     assert stopped.check(replace(stopped.found, **{name: new}))
 
 
-@pytest.mark.parametrize("change", [
-    lambda found: replace(found, seconds={"training": math.nan}), lambda found: replace(found, flops={"training": -1.0}),
-    lambda found: replace(found, best=7.0), lambda found: replace(found, work=replace(found.work, images=-3)),
-    lambda found: replace(found, epochs=(replace(found.epochs[0], val_accuracy=math.inf),)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: replace(found, seconds={"training": math.nan}),
+        lambda found: replace(found, flops={"training": -1.0}),
+        lambda found: replace(found, best=7.0),
+        lambda found: replace(found, work=replace(found.work, images=-3)),
+        lambda found: replace(found, epochs=(replace(found.epochs[0], val_accuracy=math.inf),)),
+    ],
+)
 def test_a_figure_that_is_none_is_refused_when_it_is_read(stopped: Stopped, tmp_path: Path, change: Any):
     checkpoint.write(tmp_path / "x.safetensors", stopped.about, change(stopped.found))
     assert "no checkpoint, or damaged" in (refused(lambda: checkpoint.read(tmp_path / "x.safetensors")) or "")
@@ -158,7 +183,9 @@ def test_a_checkpoint_that_is_refused_leaves_the_session_as_it_was_and_the_run_w
 # ── any change ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 shapes = st.lists(st.integers(0, 5), max_size=4)
-kinds = st.sampled_from([torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool, torch.float8_e5m2])
+kinds = st.sampled_from(
+    [torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool, torch.float8_e5m2]
+)
 numbers = st.sampled_from([0, 1, -1, math.nan, math.inf, 10**9])
 amounts = st.one_of(numbers, st.integers(-(2**70), 2**70), st.floats())
 
@@ -180,14 +207,19 @@ def changed(draw: Any, found: Checkpoint) -> Checkpoint:
             case "drop" if len(tensors) > 1:
                 del tensors[key]
             case "name":
-                tensors[draw(st.one_of(st.text(max_size=8), st.just(f"optimizer/{draw(st.integers())}/step")))] = tensors[key].clone()
+                tensors[draw(st.one_of(st.text(max_size=8), st.just(f"optimizer/{draw(st.integers())}/step")))] = (
+                    tensors[key].clone()
+                )
             case "swap":
                 tensors[key] = tensors[draw(st.sampled_from(sorted(tensors)))].clone()
             case _:
                 name = draw(st.sampled_from(["steps", "pieces", "best_epoch", "best", "scaler", "seconds", "epochs"]))
                 amount = draw(amounts)
-                values[name] = {"scaler": {"scale": amount}, "seconds": {"training": amount},
-                                "epochs": found.epochs * draw(st.integers(0, 3))}.get(name, amount)  # fmt: skip
+                values[name] = {
+                    "scaler": {"scale": amount},
+                    "seconds": {"training": amount},
+                    "epochs": found.epochs * draw(st.integers(0, 3)),
+                }.get(name, amount)
     return replace(found, tensors=tensors, **values)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,12 +17,13 @@ from PIL import Image
 
 from tests.safe import refused
 from tlnb.core import decode_bounds, expressions
-from tlnb.core.decode_bounds import LARGE, in_threads, one_at_a_time, why_costly, why_too_much
+from tlnb.core.decode_bounds import LARGE, in_threads, one_at_a_time, why_costly
 from tlnb.core.decoding import decode, decode_each, look_over
 from tlnb.core.expressions import first_groups, may_take_long
 from tlnb.core.groups import _by_pattern
 from tlnb.core.home import Home, in_use
 from tlnb.core.listing import list_folder, list_table
+from tlnb.core.memory import MEMORY_SHARE
 from tlnb.core.paths import read_text, user_path
 from tlnb.core.request import MOST_CLASSES
 from tlnb.session import Session
@@ -67,11 +69,11 @@ def test_a_deep_image_is_decoded_only_where_memory_allows_it(tmp_path: Path, mon
     Image.fromarray(np.zeros((20, 24), np.uint16)).save(file)
     monkeypatch.setattr(decode_bounds, "LARGE", 100)
     assert isinstance(decode(file, 16), torch.Tensor)
-    monkeypatch.setenv("TLNB_MEMORY", "1kB")
-    assert "TLNB_MEMORY" in str(decode(file, 16))
-    with Image.open(file) as image:
-        monkeypatch.setenv("TLNB_MEMORY", f"{20 * 24 * decode_bounds.DEEP}B")
-        assert why_too_much(image) == ""
+    monkeypatch.setenv("TLNB_MEMORY", f"{20 * 24 * decode_bounds.DEEP // MEMORY_SHARE - 1}B")
+    with pytest.raises(MemoryError, match="480 pixels take"):
+        decode(file, 16)
+    monkeypatch.setenv("TLNB_MEMORY", f"{20 * 24 * decode_bounds.DEEP // MEMORY_SHARE}B")
+    assert isinstance(decode(file, 16), torch.Tensor)
 
 
 def test_large_images_are_decoded_one_at_a_time():
@@ -187,10 +189,12 @@ def test_an_expression_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.parametrize("pattern", ["([^/]+)_", "(x)|y", r"(\w+?)_(\d+)", r"^.*/(\d{2,4})[a-z]*", "(?P<p>a+)(b*)"])
 def test_expressions_give_the_same_in_a_process_of_their_own(pattern: str):
-    import re
 
     names = ["a_1.png", "b/12x.png", "aab", "é\ud800_2.png", "", "y"]
-    found = [m[1 if re.compile(pattern).groups and m[1] is not None else 0] if (m := re.search(pattern, n)) else None for n in names]
+    found = [
+        m[1 if re.compile(pattern).groups and m[1] is not None else 0] if (m := re.search(pattern, n)) else None
+        for n in names
+    ]
     assert _by_pattern(pattern, names) == found == first_groups(pattern, names)
 
 
@@ -234,3 +238,12 @@ def test_bytes_that_only_look_like_scans_are_few(tmp_path: Path):
     (tmp_path / "x.jpg").write_bytes(out.getvalue())
     with Image.open(tmp_path / "x.jpg") as image:
         assert why_costly(tmp_path / "x.jpg", image) == ""
+
+
+def test_every_line_of_the_security_page_names_a_test():
+    top = Path(__file__).parents[1]
+    table = [line for line in (top / "SECURITY.md").read_text("utf8").splitlines() if line.startswith("|")][2:]
+    written = "".join(file.read_text("utf8") for file in (top / "tests").rglob("*.py"))
+    for line in table:
+        named = re.findall(r"`(test_\w+)`", line)
+        assert named and all(f"def {name}(" in written for name in named), line

@@ -52,7 +52,9 @@ def test_a_journal_is_read_up_to_its_last_whole_line(searched: Any, tmp_path: Pa
 
 def test_a_damaged_journal_is_set_aside(searched: Any, tmp_path: Path):
     lines = searched[3].splitlines()
-    for count, bad in enumerate(("nonsense", '{"op_code": 99, "worker_id": "x"}', '{"op_code": 4, "worker_id": "x", "trial_id": 77}'), 1):
+    for count, bad in enumerate(
+        ("nonsense", '{"op_code": 99, "worker_id": "x"}', '{"op_code": 4, "worker_id": "x", "trial_id": 77}'), 1
+    ):
         trials, notes = opened(searched, "\n".join([lines[0], bad, *lines[1:]]) + "\n", tmp_path / "s.log")
         assert trials == [] and f"kept as s.log.damaged-{count}" in notes[-1] and "a new one begins" in notes[-1]
     assert len(list(tmp_path.glob("*.damaged-*"))) == 3
@@ -86,7 +88,9 @@ def test_a_full_disk_ends_a_search_with_what_it_has(searched: Any, tmp_path: Pat
     found = session.tune(trials=3, epochs=1, storage=str(file))
     assert found.status == "stopped" and len(found.trials) == 1 and "No space left on device" in found.notes[-1]
     monkeypatch.setattr(optuna.study.Study, "ask", lambda *_, **__: full(None))
-    assert "cannot be written (No space left on device)" in (refused(lambda: session.tune(trials=1, storage=str(file))) or "")
+    assert "cannot be written (No space left on device)" in (
+        refused(lambda: session.tune(trials=1, storage=str(file))) or ""
+    )
     monkeypatch.undo()
     with file.open("a") as half:
         half.write('{"op_code":')

@@ -26,10 +26,49 @@ from tlnb.session import Session
 from tlnb.transcript import read_back
 
 NASTY = (
-    "a\n__import__('os').system('x')", "a\n!touch x", '"""\nimport os\n"""', "'''", '"', "'", "\\", "\\\n", '");__import__("os")#', "\r\nimport os",
-    "x\x0cimport os", "a\u2028b", "\ud800", "\0", "{__import__('os')}", "$HOME", "${x}", "#", "x # y", "%%bash", "!ls", "?", "x?", "x;", "-x", "--trust",
-    "`ls`", "$x", "#? val", "\t", " ", "", "a b", "../x", "~/x", "https://x/y", "import os", "class", "١", "\x1b[2J", "f{x!r}", "coding: utf-7",
-)  # fmt: skip
+    "a\n__import__('os').system('x')",
+    "a\n!touch x",
+    '"""\nimport os\n"""',
+    "'''",
+    '"',
+    "'",
+    "\\",
+    "\\\n",
+    '");__import__("os")#',
+    "\r\nimport os",
+    "x\x0cimport os",
+    "a\u2028b",
+    "\ud800",
+    "\0",
+    "{__import__('os')}",
+    "$HOME",
+    "${x}",
+    "#",
+    "x # y",
+    "%%bash",
+    "!ls",
+    "?",
+    "x?",
+    "x;",
+    "-x",
+    "--trust",
+    "`ls`",
+    "$x",
+    "#? val",
+    "\t",
+    " ",
+    "",
+    "a b",
+    "../x",
+    "~/x",
+    "https://x/y",
+    "import os",
+    "class",
+    "١",
+    "\x1b[2J",
+    "f{x!r}",
+    "coding: utf-7",
+)
 text = st.one_of(st.sampled_from(NASTY), st.text(max_size=8), st.text("a'\"\\{}$%#\n;!?`() ,=", max_size=20))
 
 
@@ -61,8 +100,11 @@ def trained() -> Session:
 def records(session: Session, way: str) -> dict[str, Any]:
     """What a session's files say of a run: facts, plan, record, each as JSON's values."""
     facts = resume.facts_to(session.dataset.facts)
-    facts |= {"classes": ["a", "b"], "splits": {"train": 20, "val": 4, "test": 10},
-              "folders": [["train", "train"], ["test", "test"]] if way == "split folders" else []}  # fmt: skip
+    facts |= {
+        "classes": ["a", "b"],
+        "splits": {"train": 20, "val": 4, "test": 10},
+        "folders": [["train", "train"], ["test", "test"]] if way == "split folders" else [],
+    }
     facts["request"] = {**facts["request"], "source": "data.csv" if way == "table" else "./data", "per_class": None}
     run = json.loads(session.runs[0].to_json())
     run |= {"started_from": "first" if way == "goes on" else None, "notes": ["a note", "3 cached views"], "group": "g"}
@@ -158,8 +200,10 @@ def test_a_folder_called_by_a_line_of_code_is_a_text(trained: Session):
     values["facts"]["folders"][0][1] = "train\nprint('it ran')"
     script = written(trained, values)
     assert script is not None and "print('it ran')" in script
-    assert not any(isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print" and "it ran" in ast.dump(node)
-                   for node in ast.walk(ast.parse(script)))  # fmt: skip
+    assert not any(
+        isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print" and "it ran" in ast.dump(node)
+        for node in ast.walk(ast.parse(script))
+    )
 
 
 def test_views_of_a_note_are_bounded(trained: Session):
@@ -172,24 +216,85 @@ def test_views_of_a_note_are_bounded(trained: Session):
 # ── sessions as cells ─────────────────────────────────────────────────────────────────────────────────────────────
 
 HARMFUL = [
-    "tl.__class__.__init__.__globals__['os'].system('x')", "%tl_freeze {__import__('os').system('x')}", "%tl_freeze $x", "tl.data(open('x'))",
-    "%tl_replace head (__import__('os'), nn.ReLU())[1]", "tl.replace('head', \"(__import__('os'), nn.ReLU())[1]\")", "%tl_load x.safetensors --trust",
-    "tl.load('x.safetensors', trust=True)", "%tl_resume x --trust", "tl.data('a'); print()", "%tl_data a\t--root b --trust", "%tl_save /etc/x.safetensors",
-    "%tl_save ../x.safetensors", "%tl_save --job ~/.bashrc", "%tl_save .x.safetensors", "%tl_save --job C:\\x.json", "%tl_tune --storage postgresql://x/y",
-    "%tl_tune --storage /x", "%tl_check --export x --learner y", "%tl_x", "%tl_panel", "%tl_data --nothing 3", "%tl_train -e 3", "tl.report", "tl.names",
-    "tl.data(*x)", "tl.data(**x)", "tl.data(f'{x}')", "tl.data('a' 'b', size=[1])", "tl._clear()", "%tl_add before:head nn.ReLU() if x else y", "%tl",
-    "%tl_add before:{x} nn.ReLU()", "%tl_load net  # {x}", "tl.watch(print)", "%tl_train --epochs", "tl.data(...)", "tl.data(lambda: 1)", "%tl_data a b c",
-    "%tl_cost --price {x}", "tl.data", "tl.data('a').b()", "(tl).data('a') + 1", "%tl_replace head nn.Sequential(*[x])",
-]  # fmt: skip
+    "tl.__class__.__init__.__globals__['os'].system('x')",
+    "%tl_freeze {__import__('os').system('x')}",
+    "%tl_freeze $x",
+    "tl.data(open('x'))",
+    "%tl_replace head (__import__('os'), nn.ReLU())[1]",
+    "tl.replace('head', \"(__import__('os'), nn.ReLU())[1]\")",
+    "%tl_load x.safetensors --trust",
+    "tl.load('x.safetensors', trust=True)",
+    "%tl_resume x --trust",
+    "tl.data('a'); print()",
+    "%tl_data a\t--root b --trust",
+    "%tl_save /etc/x.safetensors",
+    "%tl_save ../x.safetensors",
+    "%tl_save --job ~/.bashrc",
+    "%tl_save .x.safetensors",
+    "%tl_save --job C:\\x.json",
+    "%tl_tune --storage postgresql://x/y",
+    "%tl_tune --storage /x",
+    "%tl_check --export x --learner y",
+    "%tl_x",
+    "%tl_panel",
+    "%tl_data --nothing 3",
+    "%tl_train -e 3",
+    "tl.report",
+    "tl.names",
+    "tl.data(*x)",
+    "tl.data(**x)",
+    "tl.data(f'{x}')",
+    "tl.data('a' 'b', size=[1])",
+    "tl._clear()",
+    "%tl_add before:head nn.ReLU() if x else y",
+    "%tl",
+    "%tl_add before:{x} nn.ReLU()",
+    "%tl_load net  # {x}",
+    "tl.watch(print)",
+    "%tl_train --epochs",
+    "tl.data(...)",
+    "tl.data(lambda: 1)",
+    "%tl_data a b c",
+    "%tl_cost --price {x}",
+    "tl.data",
+    "tl.data('a').b()",
+    "(tl).data('a') + 1",
+    "%tl_replace head nn.Sequential(*[x])",
+]
 HARMLESS = [
-    "%tl_data digits --per-class 2", "%tl_load glyphnet", "%tl_strategy partial --last 2", "%tl_freeze", "%tl_freeze stem..layer2 layer4", "%tl_undo",
-    '%tl_data "my photos" --group ([^/]+)_', "tl.data('a{b', per_class=2)", "%tl_add before:head nn.Dropout(0.2)", "%tl_train --epochs 3 --lr layer4=0.001,head=0.01",
-    "%tl_train --scratch --no-cache --from head", "%tl_compare head scratch --target 0.9", "%tl_save x.safetensors --run head", "%tl_save --job a/job.json --epochs 2",
-    "tl.replace('head', 'nn.Linear(in_features,\\n classes)')", "# tl.model.module was changed in Python: fc", "%tl_load net  # your own module, by its variable's name",
-    "tl.data(...)  # arrays: from Python", "%tl_tune --trials 3 --storage study.log", "%tl_predict a.jpg 'b c.jpg' --top 5", "%tl_look features", "%tl_resume",
-    "%tl_check 1.1", "%tl_advise --budget 5min", "tl.train(name='a$b', cache=False, epochs=3)", "%tl_errors --run head", "%tl_cost --price 0.5usd/h", "%tl_unfreeze layer*",
-    "%tl_forecast --epochs 3", "%tl_remove layer4", "tl.train(from_='{x}')", "%tl_load x --mean 0.5,0.5,0.5 --size 64",
-]  # fmt: skip
+    "%tl_data digits --per-class 2",
+    "%tl_load glyphnet",
+    "%tl_strategy partial --last 2",
+    "%tl_freeze",
+    "%tl_freeze stem..layer2 layer4",
+    "%tl_undo",
+    '%tl_data "my photos" --group ([^/]+)_',
+    "tl.data('a{b', per_class=2)",
+    "%tl_add before:head nn.Dropout(0.2)",
+    "%tl_train --epochs 3 --lr layer4=0.001,head=0.01",
+    "%tl_train --scratch --no-cache --from head",
+    "%tl_compare head scratch --target 0.9",
+    "%tl_save x.safetensors --run head",
+    "%tl_save --job a/job.json --epochs 2",
+    "tl.replace('head', 'nn.Linear(in_features,\\n classes)')",
+    "# tl.model.module was changed in Python: fc",
+    "%tl_load net  # your own module, by its variable's name",
+    "tl.data(...)  # arrays: from Python",
+    "%tl_tune --trials 3 --storage study.log",
+    "%tl_predict a.jpg 'b c.jpg' --top 5",
+    "%tl_look features",
+    "%tl_resume",
+    "%tl_check 1.1",
+    "%tl_advise --budget 5min",
+    "tl.train(name='a$b', cache=False, epochs=3)",
+    "%tl_errors --run head",
+    "%tl_cost --price 0.5usd/h",
+    "%tl_unfreeze layer*",
+    "%tl_forecast --epochs 3",
+    "%tl_remove layer4",
+    "tl.train(from_='{x}')",
+    "%tl_load x --mean 0.5,0.5,0.5 --size 64",
+]
 
 
 @pytest.mark.parametrize("line", HARMFUL)
@@ -230,9 +335,37 @@ def any_lines(lines: list[str]) -> None:
     only_plain_calls(read_back(kept, Session))
 
 
-pieces = st.one_of(text, st.sampled_from(["%tl_data", "%tl_freeze", "%tl_replace head", "tl.", "tl.data(", ")", "'", "#", "nn.ReLU()", "--trust", "--seed", "3", " "]))
-made_lines = st.one_of(st.sampled_from(HARMFUL + HARMLESS), st.lists(pieces, max_size=6).map(" ".join), st.lists(pieces, max_size=6).map("".join),
-                       st.builds(lambda line, at, new: line[: at % len(line)] + new + line[at % len(line):], st.sampled_from(HARMLESS), st.integers(0), text))  # fmt: skip
+pieces = st.one_of(
+    text,
+    st.sampled_from(
+        [
+            "%tl_data",
+            "%tl_freeze",
+            "%tl_replace head",
+            "tl.",
+            "tl.data(",
+            ")",
+            "'",
+            "#",
+            "nn.ReLU()",
+            "--trust",
+            "--seed",
+            "3",
+            " ",
+        ]
+    ),
+)
+made_lines = st.one_of(
+    st.sampled_from(HARMFUL + HARMLESS),
+    st.lists(pieces, max_size=6).map(" ".join),
+    st.lists(pieces, max_size=6).map("".join),
+    st.builds(
+        lambda line, at, new: line[: at % len(line)] + new + line[at % len(line) :],
+        st.sampled_from(HARMLESS),
+        st.integers(0),
+        text,
+    ),
+)
 some_lines = given(lines=st.lists(made_lines, max_size=4))
 
 

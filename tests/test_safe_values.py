@@ -26,9 +26,36 @@ from tlnb.keeper import restore
 from tlnb.session import Session
 
 STRANGE = (
-    None, True, 0, -1, 3, 10**9, 10**30, -0.5, 1e300, float("nan"), float("inf"), "", "x", "\x1b[2J", "a\nb", "\ud800", "/proc", "/dev/zero", "9" * 5000,
-    [], {}, ["x"], {"x": 1}, [[]], "glyphnet", "digits", "pretrained", "random", "remove",
-)  # fmt: skip
+    None,
+    True,
+    0,
+    -1,
+    3,
+    10**9,
+    10**30,
+    -0.5,
+    1e300,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "\x1b[2J",
+    "a\nb",
+    "\ud800",
+    "/proc",
+    "/dev/zero",
+    "9" * 5000,
+    [],
+    {},
+    ["x"],
+    {"x": 1},
+    [[]],
+    "glyphnet",
+    "digits",
+    "pretrained",
+    "random",
+    "remove",
+)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +93,13 @@ def restored(place: Path, values: Any) -> None:
         if refused(lambda: name.append(restore(session, place / "session", False, {}, None))) is None:
             assert one_line(repr(session)) == repr(session)
             assert all(one_line(said) == said for said in session.script().splitlines())
-            for shown in (session.undo, session.cost, session.layers, lambda: session.compare(*session.runs), session.code):
+            for shown in (
+                session.undo,
+                session.cost,
+                session.layers,
+                lambda: session.compare(*session.runs),
+                session.code,
+            ):
                 refused(lambda shown=shown: repr(shown()))
     finally:
         session._keeper.close()
@@ -91,13 +124,32 @@ def changed(whole: Any, at: tuple[Any, ...], new: Any) -> Any:
 
 
 TAMPERED: list[tuple[tuple[Any, ...], Any]] = [
-    (("runs",), [3]), (("runs",), ["../../x"]), (("lines",), 3), (("bill", "charges", 0, "seconds"), "x"), (("asked", "size"), "x"), (("asked", "mean"), 3),
-    (("asked", "weights"), "/proc/self/mem"), (("asked", "source"), "\0"), (("data", "request", "seed"), 10**30), (("data", "edge"), 10**9),
-    (("plan", "edits", 0, "name"), "nowhere"), (("plan", "edits", 0, "name"), ""), (("plan", "edits", 0, "code"), "nn.LazyLinear(3)"),
-    (("plan", "edits", 0, "in_features"), -5), (("plan", "frozen"), ["x"]), (("plan", "options", "epochs"), 10**30), (("unfinished",), ["x"]),
-    (("running",), {}), (("history",), {}), (("data",), []), (("fingerprint",), None), (("data", "request", "source"), "/proc"),
-    (("data", "classes"), ["a"] * 10**5), (("plan", "trained"), []), (("plan", "model"), "x\x1b[2J"),
-]  # fmt: skip
+    (("runs",), [3]),
+    (("runs",), ["../../x"]),
+    (("lines",), 3),
+    (("bill", "charges", 0, "seconds"), "x"),
+    (("asked", "size"), "x"),
+    (("asked", "mean"), 3),
+    (("asked", "weights"), "/proc/self/mem"),
+    (("asked", "source"), "\0"),
+    (("data", "request", "seed"), 10**30),
+    (("data", "edge"), 10**9),
+    (("plan", "edits", 0, "name"), "nowhere"),
+    (("plan", "edits", 0, "name"), ""),
+    (("plan", "edits", 0, "code"), "nn.LazyLinear(3)"),
+    (("plan", "edits", 0, "in_features"), -5),
+    (("plan", "frozen"), ["x"]),
+    (("plan", "options", "epochs"), 10**30),
+    (("unfinished",), ["x"]),
+    (("running",), {}),
+    (("history",), {}),
+    (("data",), []),
+    (("fingerprint",), None),
+    (("data", "request", "source"), "/proc"),
+    (("data", "classes"), ["a"] * 10**5),
+    (("plan", "trained"), []),
+    (("plan", "model"), "x\x1b[2J"),
+]
 
 
 @pytest.mark.parametrize(("at", "new"), TAMPERED)
@@ -106,10 +158,21 @@ def test_a_tampered_session_is_taken_or_refused_in_a_line(left: Any, at: tuple[A
 
 
 JOB: list[tuple[tuple[Any, ...], Any]] = [
-    (("run",), 3), (("asked", "size"), "x"), (("asked", "own"), "x"), (("asked", "weights"), None), (("plan", "edits", 0, "name"), "nowhere"),
-    (("plan", "edits", 0, "name"), "training"), (("options", "device"), "cuda:99"), (("options", "device"), "\x1b"), (("options", "precision"), "x"),
-    (("options", "stage_lr"), [["x", 1]]), (("facts", "request", "val"), 5), (("facts",), 3), (("plan",), None), (("baseline_of",), 3),
-]  # fmt: skip
+    (("run",), 3),
+    (("asked", "size"), "x"),
+    (("asked", "own"), "x"),
+    (("asked", "weights"), None),
+    (("plan", "edits", 0, "name"), "nowhere"),
+    (("plan", "edits", 0, "name"), "training"),
+    (("options", "device"), "cuda:99"),
+    (("options", "device"), "\x1b"),
+    (("options", "precision"), "x"),
+    (("options", "stage_lr"), [["x", 1]]),
+    (("facts", "request", "val"), 5),
+    (("facts",), 3),
+    (("plan",), None),
+    (("baseline_of",), 3),
+]
 
 
 @pytest.mark.parametrize(("at", "new"), JOB)
@@ -179,8 +242,11 @@ def test_every_repr_of_ones_own_is_one_line():
         if found.name.startswith(("tlnb.glyphnet", "tlnb.__main__")):  # their names are the package's
             continue
         module = importlib.import_module(found.name)
-        own += [kind for _, kind in inspect.getmembers(module, inspect.isclass)
-                if kind.__module__ == module.__name__ and _writes_its_own(kind)]  # fmt: skip
+        own += [
+            kind
+            for _, kind in inspect.getmembers(module, inspect.isclass)
+            if kind.__module__ == module.__name__ and _writes_its_own(kind)
+        ]
     assert len(own) > 30 and [kind for kind in own if not issubclass(kind, OneLine)] == []
 
 

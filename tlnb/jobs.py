@@ -146,7 +146,9 @@ def prepared(session: Session, path: Path, trust: bool = False) -> Job:
     except SENSELESS as error:
         if out_of_memory(error):
             raise
-        raise UsageError(f"{path} is damaged ({one_line(str(error))[:80]}): write it again with %tl_save --job") from None
+        raise UsageError(
+            f"{path} is damaged ({one_line(str(error))[:80]}): write it again with %tl_save --job"
+        ) from None
 
 
 def _facts(job: Job, group: Ranks) -> dict[str, str]:

@@ -20,9 +20,10 @@ from tlnb.core.lines import edit_line, line, tokens
 from tlnb.core.literal import is_literal
 from tlnb.core.options import Asked
 
-CALLS = frozenset(
-    ["add", "advise", "check", "compare", "cost", "data", "errors", "forecast", "freeze", "load", "look", "predict", "remove", "replace", "resume", "save", "strategy", "train", "tune", "undo", "unfreeze"]
-)
+CALLS = frozenset((
+    "add", "advise", "check", "compare", "cost", "data", "errors", "forecast", "freeze", "load",
+    "look", "predict", "remove", "replace", "resume", "save", "strategy", "train", "tune", "undo", "unfreeze",
+))  # fmt: skip
 EDITS = ("add", "replace")  # their last word is code
 PLACE = re.compile(r"(?:(?:before|after):)?[\w.]+")
 MAGIC = re.compile(r"%tl_(\w+)(?: (.*))?")
@@ -94,7 +95,11 @@ def _of_python(text: str) -> Call | None:
     """`tl.name(…)` with texts, numbers and booleans."""
     try:
         call = ast.parse(text, mode="eval").body
-        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name)):
+        if not (
+            isinstance(call, ast.Call)
+            and isinstance(call.func, ast.Attribute)
+            and isinstance(call.func.value, ast.Name)
+        ):
             return None
         words = tuple(ast.literal_eval(each) for each in call.args)
         given = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
@@ -102,7 +107,9 @@ def _of_python(text: str) -> Call | None:
         return None
     options = {name.rstrip("_").replace("_", "-"): value for name, value in given.items()}
     if options.get("cache") is False:
-        options = {("no-cache" if name == "cache" else name): value is False or value for name, value in options.items()}
+        options = {
+            ("no-cache" if name == "cache" else name): value is False or value for name, value in options.items()
+        }
     return Call(call.func.attr, words, options) if call.func.value.id == "tl" else None
 
 

@@ -83,9 +83,7 @@ def _sound_scaler(values: Mapping[str, float]) -> bool:
     return positive and values["_growth_tracker"] >= 0 and all(float(values[key]).is_integer() for key in SCALER[::3])
 
 
-def check_state(
-    state: Mapping[str, Tensor], own: Mapping[str, Tensor], module: nn.Module, finite: bool = True
-) -> None:
+def check_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor], module: nn.Module, finite: bool = True) -> None:
     """Compare a run's parameters and buffers with the network's own.
 
     Args:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from tlnb.core.memory import memory_budget
+from tlnb.core.memory import MEMORY_SHARE, memory_budget
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +26,10 @@ SCAN = b"\xff\xda"  # a JPEG's marker before each scan; in a scan itself 0xFF is
 MOST_SCANS = 100  # cameras and programs write about ten; each goes over the whole image
 MOST_SCANNED = 1_500_000_000  # pixels times scans
 LARGE = 20_000_000  # pixels: larger images are decoded one at a time, whatever the number of threads
-PLAIN, DEEP = 12, 26  # bytes that a pixel takes on the way: of 8 bits a channel; of more, which is brought to 8 in fractions
+PLAIN, DEEP = (
+    12,
+    26,
+)  # bytes that a pixel takes on the way: of 8 bits a channel; of more, which is brought to 8 in fractions
 AT_ONCE = 8  # pieces of work that wait for each other's results
 POLL = 0.2  # seconds after which waiting can be interrupted, on systems where it cannot be at any time
 
@@ -43,13 +46,12 @@ def why_costly(path: Path, image: Image) -> str:
     return ""
 
 
-def why_too_much(image: Image) -> str:
-    """Why an image does not fit in memory now; empty for others."""
+def check_memory(image: Image) -> None:
+    """Raises `MemoryError` where a large image does not fit in the memory that there is now: that says nothing of the file."""
     pixels = image.width * image.height
     needed = pixels * (DEEP if image.mode[0] in "IF" else PLAIN)
-    if pixels <= LARGE or needed <= (budget := memory_budget()):
-        return ""
-    return f"its {pixels:,} pixels take {needed / 1e9:.1f} GB to decode, and {budget / 1e9:.1f} GB are allowed (TLNB_MEMORY)"
+    if pixels > LARGE and needed > MEMORY_SHARE * memory_budget():
+        raise MemoryError(f"{pixels:,} pixels take {needed / 1e9:.1f} GB to decode")
 
 
 def one_at_a_time(image: Image) -> AbstractContextManager[Any]:
@@ -100,4 +102,3 @@ def _result(future: Future[R]) -> R:
         except NotYet:
             if future.done():
                 return future.result()
-

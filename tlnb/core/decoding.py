@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlnb.core.decode_bounds import in_threads, one_at_a_time, why_costly, why_too_much
+from tlnb.core.decode_bounds import check_memory, in_threads, one_at_a_time, why_costly
 from tlnb.core.errors import one_line
 
 if TYPE_CHECKING:
@@ -88,8 +88,8 @@ def decode(path: Path, edge: int) -> Tensor | str:
                 return why
             image.draft("RGB", (FINER * edge, FINER * edge))
             with one_at_a_time(image):
-                too_much = why_too_much(image)
-                return Passing(too_much) if too_much else squared(image, edge)
+                check_memory(image)
+                return squared(image, edge)
     except Exception as error:  # decoders raise anything on damaged files; the file is listed with the reason
         return _why(error, path)
 

@@ -54,7 +54,9 @@ def apply_edits(module: nn.Module, edits: Sequence[Edit], scope_of: Callable[[Ed
 def check_together(edits: Sequence[Edit]) -> None:
     """Raises `PlanError` where edits are too many, or build more than they may together; nothing is allocated."""
     if len(edits) > MOST_EDITS:
-        raise PlanError(f"{len(edits):,} edits are more than the {MOST_EDITS} that a plan may have: load the edited network")
+        raise PlanError(
+            f"{len(edits):,} edits are more than the {MOST_EDITS} that a plan may have: load the edited network"
+        )
     size = 0
     for edit in edits:
         if edit.code and is_literal(edit.code):
@@ -72,7 +74,9 @@ def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
     """
     known = dict(module.named_modules(remove_duplicate=False))
     if not edit.name or edit.name not in known:
-        raise PlanError(f"no module is called {edit.name!r}: {did_you_mean(edit.name, known, '%tl_layers --all lists them')}")
+        raise PlanError(
+            f"no module is called {edit.name!r}: {did_you_mean(edit.name, known, '%tl_layers --all lists them')}"
+        )
     if edit.kind == "add" and hasattr(known[edit.name], edit.part):
         raise PlanError(f"{edit.name} has a part {edit.part} already: %tl_undo takes the last edit back")
     if edit.kind == "remove":
@@ -165,7 +169,7 @@ def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
         raise PlanError(f"{short(edit.code)} is of type {kind}, not nn.Module: write e.g. nn.Dropout(0.2)")
     if any(map(is_lazy, (*made.parameters(), *made.buffers()))):
         raise PlanError(
-            f"{short(edit.code)} is lazy, it has no shape before its first pass: write the number, e.g. nn.Linear(in_features, 64)"
+            f"{short(edit.code)} is lazy, it has no shape before a first pass: write numbers, e.g. nn.Linear(in_features, 64)"
         )
     return made if literal else copy.deepcopy(made)  # what the user holds stays the user's
 

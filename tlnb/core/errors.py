@@ -65,7 +65,7 @@ def one_line(text: str) -> str:
 
 
 class OneLine:
-    """Its subclasses' `__repr__` is one printable line, whatever names from files are in it: a terminal obeys control characters."""
+    """Its subclasses' `__repr__` is one printable line, whatever a file put into it: terminals obey control characters."""
 
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)

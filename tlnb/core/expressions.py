@@ -44,7 +44,9 @@ def first_groups(pattern: str, texts: Sequence[str]) -> list[str | None]:
         UsageError: an expression that is too long, or takes longer.
     """
     if len(pattern) > LONGEST:
-        raise UsageError(f"--group has {len(pattern):,} characters, more than {LONGEST:,}: use a CSV file of paths and groups")
+        raise UsageError(
+            f"--group has {len(pattern):,} characters, more than {LONGEST:,}: use a CSV file of paths and groups"
+        )
     given = json.dumps([pattern, list(texts)])
     command = [sys.executable, "-I", "-S", "-c", PROGRAM]
     try:
@@ -57,4 +59,6 @@ def first_groups(pattern: str, texts: Sequence[str]) -> list[str | None]:
             'e.g. --group "([^/]+)_"'
         ) from None
     except (OSError, ValueError) as error:
-        raise UsageError(f"--group {pattern} could not be carried out ({error}): use a CSV file of paths and groups") from None
+        raise UsageError(
+            f"--group {pattern} could not be carried out ({error}): use a CSV file of paths and groups"
+        ) from None

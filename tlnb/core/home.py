@@ -158,7 +158,7 @@ def in_use(folder: Path) -> bool:
 
 
 def _no_link(folder: Path) -> None:
-    """Raises `OSError` where a session's lock, or a folder of it, is a link: locking and writing would change what it leads to."""
+    """Raises `OSError` where a session's lock, or a folder of it, is a link: writing would change what it leads to."""
     for path in (folder / "lock", folder / "runs", folder):
         if is_link(path):
             raise OSError(errno.ELOOP, f"{path.name} is a link")

@@ -15,6 +15,25 @@ from tlnb.core.values import parse
 MOST = 2 * 10**8  # bytes
 
 
+def mended(place: str) -> str:
+    """See to it that Optuna can read a journal to its end; what had to be done, in a line. Databases see to themselves.
+
+    Raises:
+        OSError, ValueError: as `sound_journal`.
+    """
+    from optuna.storages.journal import JournalFileOpenLock
+
+    path = Path(place).expanduser()
+    if "://" in place or not os.path.lexists(path):
+        return ""
+    lock = JournalFileOpenLock(str(path))
+    lock.acquire()
+    try:
+        return sound_journal(path)
+    finally:
+        lock.release()
+
+
 def sound_journal(path: Path) -> str:
     """Make a journal end with its last whole line; one that is damaged is set aside. To be called under the journal's lock.
 

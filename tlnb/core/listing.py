@@ -269,10 +269,8 @@ def _why_not(path: Path, endings: Sequence[str], top: Path) -> str:
     if _hidden(path):
         return "hidden file"
     if path.suffix.lower() in endings:
-        if _leads_out(path, top):
-            return LEADS_OUT
         if is_file(path):
-            return ""
+            return LEADS_OUT if _leads_out(path, top) else ""
         return "not a regular file" if is_there(path) else "a link to nothing, or a folder that may not be entered"
     kind = _kind(path)
     return f"not an image type ({path.suffix or 'no extension'}){f': {kind}' if kind else ''}"

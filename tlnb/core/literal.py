@@ -43,7 +43,12 @@ def _call(node: ast.expr) -> bool:
 
 def _is_module(node: ast.Attribute) -> bool:
     kind = getattr(nn, node.attr, None)
-    return isinstance(node.value, ast.Name) and node.value.id == "nn" and isinstance(kind, type) and issubclass(kind, nn.Module)
+    return (
+        isinstance(node.value, ast.Name)
+        and node.value.id == "nn"
+        and isinstance(kind, type)
+        and issubclass(kind, nn.Module)
+    )
 
 
 def _argument(node: ast.expr) -> bool:

@@ -400,7 +400,9 @@ def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any])
         given: the parts of the preprocessing by name; those that are None are assumed.
     """
     if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
-        raise ModelError(f"{called} has lazy layers, which have no shape before a first forward pass: call it once on a batch")
+        raise ModelError(
+            f"{called} has lazy layers, which have no shape before a first forward pass: call it once on a batch"
+        )
     if not _count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
     notes: tuple[str, ...] = ()

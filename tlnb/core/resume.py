@@ -103,7 +103,11 @@ def facts_from(values: Mapping[str, Any]) -> DataFacts:
     folders = dict(facts.folders)
     if not folders.keys() | facts.splits.keys() <= set(SPLITS) or (folders and "train" not in folders):
         raise ValueError("the data have splits that are none")
-    if len(facts.classes) > MOST_CLASSES or not 1 <= facts.edge <= MOST_PIXELS or min(facts.splits.values(), default=0) < 0:
+    if (
+        len(facts.classes) > MOST_CLASSES
+        or not 1 <= facts.edge <= MOST_PIXELS
+        or min(facts.splits.values(), default=0) < 0
+    ):
         raise ValueError("the data have an amount that is none")
     return facts
 

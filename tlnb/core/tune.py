@@ -8,11 +8,11 @@ several processes can share it.
 from __future__ import annotations
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from tlnb.core.data import DataSet
 from tlnb.core.edit import Scopes
 from tlnb.core.errors import OneLine, TLError, UsageError
 from tlnb.core.home import home_folder
-from tlnb.core.journal import set_aside, sound_journal
+from tlnb.core.journal import mended, set_aside
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan, plan_strategy
 from tlnb.core.pretrained import PretrainedModel
@@ -238,7 +238,9 @@ def tune(
             break
         except OSError as error:  # a full disk: what was tried counts
             if not runs:
-                raise UsageError(f"the study cannot be written ({_reason(error)}): free some room, then the same line again") from None
+                raise UsageError(
+                    f"the study cannot be written ({_reason(error)}): free some room, then try again"
+                ) from None
             status, notes = "stopped", (*notes, f"the study could not be written any more ({_reason(error)})")
             break
     found = tuple(_trial(t) for t in study.trials if t.state.is_finished() and _is_sound(task, t))
@@ -351,15 +353,14 @@ def _optuna() -> tuple[Callable[[str, str, int, int], tuple[optuna.Study, tuple[
 
     def study_in(name: str, place: str) -> optuna.Study:
         storage = _storage(place)
-        study = _opened(
-            lambda: optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-        )
-        [t.value for t in study.trials]  # all of them can be read
+        make = partial(optuna.create_study, storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        study = _opened(make)
+        study.get_trials()  # all of them can be read
         return study
 
     def study_of(name: str, place: str, seed: int, epochs: int) -> tuple[optuna.Study, tuple[str, ...]]:
         try:
-            notes = [_mended(place)]
+            notes = [mended(place)]
             try:
                 study = study_in(name, place)
             except Exception as error:
@@ -416,21 +417,6 @@ def _storage(place: str) -> Any:
     return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
 
 
-def _mended(place: str) -> str:
-    """See to it that a journal can be read to its end; what had to be done."""
-    from optuna.storages.journal import JournalFileOpenLock
-
-    path = Path(place).expanduser()
-    if "://" in place or not os.path.lexists(path):
-        return ""
-    lock = JournalFileOpenLock(str(path))
-    lock.acquire()
-    try:
-        return sound_journal(path)
-    finally:
-        lock.release()
-
-
 def _reason(error: OSError) -> str:
     return error.strerror or type(error).__name__
 
@@ -441,8 +427,8 @@ def _is_sound(task: Task, found: optuna.trial.FrozenTrial) -> bool:
     told = [found.value or 0.0, *found.intermediate_values.values()]
     try:
         task.planned(dict(found.params))
-        numbers = all(type(f) in (int, float) and 0 <= float(f) < math.inf for f in figures)
-        return numbers and found.params.keys() == task.start().keys() and all(0 <= a <= 1 for a in told)
+        sound = all(type(f) in (int, float) and 0 <= float(f) < math.inf for f in figures)
+        return sound and found.params.keys() == task.start().keys() and all(0 <= a <= 1 for a in told)
     except (TLError, TypeError, ValueError):
         return False
 
