@@ -18,30 +18,13 @@ from tlnb.core.bundled import BUNDLED
 from tlnb.core.catalogue import SORTS, names, torchvision_weights
 from tlnb.core.errors import TLError, UsageError, did_you_mean, one_line
 from tlnb.core.library import LIBRARY
+from tlnb.core.lines import tokens
 from tlnb.core.options import AUGMENTATIONS, SOLVERS, Asked
 from tlnb.core.plan import ALIASES, STRATEGIES
 from tlnb.display.live import reporter, testing
 from tlnb.session import PANELS, Session
 
-TOKEN = re.compile(r'(?:[^\s"\']|"[^"]*"|\'[^\']*\')+')
 TESTING_THREADS = 2
-
-
-def tokens(line: str) -> tuple[list[str], bool]:
-    """The words of a magic line, and whether a trailing `;` silences it.
-
-    Quotes group and are dropped; backslashes stay (Windows paths); `#` starts a comment at the start or after a space.
-    """
-    words: list[str] = []
-    for found in TOKEN.finditer(line):
-        if found[0].startswith("#"):
-            break
-        words.append(found[0])
-    silent = bool(words) and words[-1].endswith(";")
-    if silent:
-        words[-1] = words[-1].rstrip(";")
-    plain = (re.sub(r'"([^"]*)"|\'([^\']*)\'', lambda m: m[1] if m[1] is not None else m[2], w) for w in words)
-    return [w for w in plain if w], silent
 
 
 def _said(value: Any, silent: bool, cell: Cell) -> Any:

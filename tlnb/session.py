@@ -28,11 +28,11 @@ from tlnb.core.compare import Comparison, compare
 from tlnb.core.cost import Bill
 from tlnb.core.data import DataFacts, DataSet, open_data
 from tlnb.core.device import device_lost, machine
-from tlnb.core.edit import apply_edit, build, modules_matching, names_in
-from tlnb.core.errors import DeviceLost, ModelError, PlanError, TLError, UsageError, did_you_mean, one_line
+from tlnb.core.edit import apply_edits, build, modules_matching, names_in
+from tlnb.core.errors import DeviceLost, ModelError, OneLine, PlanError, TLError, UsageError, did_you_mean, one_line
 from tlnb.core.freeze import set_modes
 from tlnb.core.leaks import NEAR_FROM
-from tlnb.core.lines import line, train_line
+from tlnb.core.lines import edit_line, line, train_line
 from tlnb.core.meter import Tally, step_flops
 from tlnb.core.options import Asked, TrainOptions, parse_rates
 from tlnb.core.origins import seen_by
@@ -64,7 +64,7 @@ LONGEST_NAME = 100  # characters of a run's
 TUNING = ("apart", "in")
 
 
-class Session:
+class Session(OneLine):
     """What the learner has done so far: `dataset`, `model`, `plan`, `runs`, `bill`."""
 
     def __init__(self) -> None:
@@ -246,8 +246,7 @@ class Session:
 
         def architecture() -> nn.Module:
             module = model.fresh()
-            for edit in run.plan.edits:
-                apply_edit(module, edit, self._scopes.get(edit, {}))
+            apply_edits(module, run.plan.edits, lambda edit: self._scopes.get(edit, {}))
             return module
 
         origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
@@ -333,7 +332,7 @@ class Session:
         code, scope = self._code(what, names or {})
         count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
         edit = Edit("add", name, code, side, f"{side}{count}")
-        return self._edit(edit, scope, "tl.add", where)
+        return self._edit(edit, scope, "add", where)
 
     @changing
     def remove(self, pattern: str) -> Plan:
@@ -368,7 +367,7 @@ class Session:
         self._loaded()
         self._module_named(name)
         code, scope = self._code(what, names or {})
-        return self._edit(Edit("replace", name, code), scope, "tl.replace", name)
+        return self._edit(Edit("replace", name, code), scope, "replace", name)
 
     @changing
     def undo(self) -> Plan:
@@ -394,9 +393,7 @@ class Session:
         except Exception:
             self._scopes = before
             raise
-        magic = f"%{call.replace('.', '_')} {at} {edit.code}"
-        typed = one_line(magic) == magic and not re.search(r"\s", at) and not magic.endswith((";", "?", "\\"))
-        return self._edited(prepared, magic if typed else f"{call}({at!r}, {edit.code!r})")
+        return self._edited(prepared, edit_line(call, at, edit.code))
 
     def _edited(self, prepared: Prepared | None, typed: str) -> Plan:
         old = self.plan
@@ -453,7 +450,7 @@ class Session:
             found = noticed(now, self.dataset, self._scopes)
             if found is not None:
                 self._set(found[0])
-                self._lines.append(f"# tl.model.module was changed in Python: {found[1]}")
+                self._lines.append(f"# tl.model.module was changed in Python: {one_line(found[1])}")
 
     def _side_by_side(self) -> Strategies:
         model, read, made = self._loaded()
@@ -785,8 +782,14 @@ class Session:
             other._keeper.close()
             raise
         self._keeper.close()
+        before = dict(vars(self))
         vars(self).update({k: v for k, v in vars(other).items() if k not in ("turn", "names", "_checks")})
-        return self if name is None else self._go_on(name)
+        try:
+            return self if name is None else self._go_on(name)
+        except UsageError:  # the run cannot go on: the call has not happened
+            self._keeper.close()
+            vars(self).update(before)
+            raise
 
     def _go_on(self, name: str) -> Run:
         job = job_of(self, name)

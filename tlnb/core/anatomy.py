@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from tlnb.core.errors import ModelError
+from tlnb.core.errors import ModelError, OneLine
 from tlnb.core.stages import ROOT, UNUSED, name_stages
 from tlnb.core.watch import IMAGE, Watched, watch
 
@@ -17,7 +17,7 @@ __all__ = ["ROOT", "UNUSED", "Anatomy", "Layer", "Stage", "evaluating", "owned",
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(OneLine):
     """A module that directly owns parameters or buffers."""
 
     name: str
@@ -52,7 +52,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Anatomy(OneLine):
     """The layers in the order in which data meets them; what the scores do not depend on comes last."""
 
     model: str

@@ -21,7 +21,7 @@ from torch import Tensor
 from tlnb.core.arrays import from_arrays
 from tlnb.core.bundled import BUNDLED
 from tlnb.core.decoding import Progress, Telling
-from tlnb.core.errors import DataError, UsageError, did_you_mean
+from tlnb.core.errors import DataError, OneLine, UsageError, did_you_mean
 from tlnb.core.folders import list_files, read_files
 from tlnb.core.leaks import Leak, find_leaks, find_two_labels, series_note, two_labels_note
 from tlnb.core.library import ARRAYS, LIBRARY, library_name, read_library
@@ -36,7 +36,7 @@ HASHED = 256  # images at a time
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DataFacts(OneLine):
     """What is known of a data set without its images: enough to read the same again."""
 
     name: str
@@ -62,7 +62,7 @@ class DataFacts:
 
 
 @dataclass(frozen=True)
-class DataSet:
+class DataSet(OneLine):
     """Images and labels by split. `train` teaches, `val` chooses, `test` is reported, `monitor` only draws curves."""
 
     name: str

@@ -6,10 +6,8 @@ import math
 import os
 import re
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,18 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tlnb.core.decode_bounds import check_memory, in_threads, one_at_a_time, why_costly
 from tlnb.core.errors import one_line
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from PIL.Image import Image
 
 MAX_PIXELS = 100_000_000  # larger images are refused by what their header says, before decoding
 FINER = 2  # a JPEG is decoded at no less than so many times the edge: the last step must be the networks' own resizing
 LONGEST = 3  # times the shorter side: what lies further out is cut off before resizing, which would enlarge it too
 TOGETHER = 8  # images that a thread decodes before it hands them over: each handing over costs time
-AHEAD = 64  # images decoded and not yet taken: bounds the memory where they are written to a slower disk
+LOOKED_OVER = 64  # the same of files that are only looked over
 OVERSHOT = 2.0  # of pictures in fractions: up to this their white is 1 (of those in 0..255 it would be black anyway)
 SMALL = 32  # pixels of edge at which a suspicious file is decoded to see whether it can be
 HEAD, TAIL = 16, 64  # bytes
@@ -62,18 +59,12 @@ def decode_each(paths: Sequence[Path], edge: int, progress: Progress | None = No
     Raises:
         MemoryError, RuntimeError: as `decode`.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool, warnings.catch_warnings():
+    groups = [paths[i : i + TOGETHER] for i in range(0, len(paths), TOGETHER)]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what decoders warn of is listed with the file, or does no harm
-        waiting: deque[Future[list[Tensor | str]]] = deque()
-        todo, done = iter(paths), 0
-        while done < len(paths):
-            while len(waiting) < AHEAD // TOGETHER and (some := list(islice(todo, TOGETHER))):
-                waiting.append(pool.submit(_decode_some, some, edge))
-            for found in waiting.popleft().result():
+        for number, some in enumerate(in_threads(lambda some: _decode_some(some, edge), groups)):
+            for done, found in enumerate(some, number * TOGETHER + 1):
                 yield found
-                done += 1
                 if progress:
                     progress(done, len(paths))
 
@@ -92,11 +83,13 @@ def decode(path: Path, edge: int) -> Tensor | str:
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            why = _too_large(image)
+            why = _too_large(image) or why_costly(path, image)
             if why:
                 return why
             image.draft("RGB", (FINER * edge, FINER * edge))
-            return squared(image, edge)
+            with one_at_a_time(image):
+                check_memory(image)
+                return squared(image, edge)
     except Exception as error:  # decoders raise anything on damaged files; the file is listed with the reason
         return _why(error, path)
 
@@ -110,16 +103,15 @@ def look_over(paths: Sequence[Path], progress: Progress | None = None) -> dict[i
     Raises:
         MemoryError, RuntimeError: as `decode`.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool, warnings.catch_warnings():
+    groups = [paths[i : i + LOOKED_OVER] for i in range(0, len(paths), LOOKED_OVER)]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = {}
-        for number, why in enumerate(pool.map(_look_over, paths)):
-            if why:
-                found[number] = why
+        found: dict[int, str] = {}
+        for number, reasons in enumerate(in_threads(lambda some: [*map(_look_over, some)], groups)):
+            start = number * LOOKED_OVER
+            found |= {start + i: why for i, why in enumerate(reasons) if why}
             if progress:
-                progress(number + 1, len(paths))
+                progress(start + len(reasons), len(paths))
         return found
 
 
@@ -128,7 +120,7 @@ def _look_over(path: Path) -> str:
 
     try:
         with Image.open(path, formats=FORMATS) as image:
-            why, whole = _too_large(image), _ends_well(path, image)
+            why, whole = _too_large(image) or why_costly(path, image), _ends_well(path, image)
     except Exception as error:
         return _why(error, path)
     if why or whole:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tlnb.core.alone import alone
 from tlnb.core.anatomy import ROOT, evaluating
-from tlnb.core.edit import Scopes, apply_edit, names_in, new_output_layer, output_edits, short
+from tlnb.core.edit import Scopes, apply_edit, check_together, names_in, new_output_layer, output_edits, short
 from tlnb.core.errors import PlanError
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import PretrainedModel
@@ -67,8 +67,9 @@ def _apply(
         found: dict[Edit, Mapping[str, Any]] = {}
         for edit in own:
             complete = _completed(module, edit, classes, size)
-            apply_edit(module, complete, scopes.get(edit, {}))
             edits.append(complete)
+            check_together(edits)
+            apply_edit(module, complete, scopes.get(edit, {}))
             found[complete] = scopes.get(edit, {})
     return tuple(edits), module, found
 

@@ -23,6 +23,7 @@ from tlnb.core.image_cache import Decoded, ImageCache, Unreadable, image_cache
 from tlnb.core.leaks import shared_groups
 from tlnb.core.listing import Listing, list_folder, list_table
 from tlnb.core.memory import memory_budget
+from tlnb.core.paths import is_file
 from tlnb.core.request import DataRequest
 from tlnb.core.splits import Parts, Rows, split_rows
 
@@ -37,7 +38,7 @@ def list_files(source: Path, telling: Telling | None = None) -> Listing:
         return list_folder(source)
     if source.suffix.lower() == ".csv":
         return list_table(source)
-    if source.suffix.lower() != ".zip":
+    if source.suffix.lower() != ".zip" or not is_file(source):
         raise DataError(f"{str(source)!r} is a file: give a folder with one folder per class, a .zip of one, or a .csv")
     folder, refused = unpacked(source, telling)
     found = list_folder(folder, one_line(source.name), refused)

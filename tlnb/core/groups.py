@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tlnb.core.errors import DataError, UsageError, listed
+from tlnb.core.expressions import first_groups, group_in, may_take_long
 from tlnb.core.listing import Listing, read_table
 from tlnb.core.paths import user_path
 
@@ -56,8 +57,7 @@ def _by_pattern(pattern: str, names: Sequence[str]) -> list[str | None]:
         found = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"--group {pattern} is no regular expression ({error}): {_example(names)}") from None
-    matches = [found.search(name) for name in names]
-    return [None if m is None else m[1 if found.groups and m[1] is not None else 0] for m in matches]
+    return first_groups(pattern, names) if may_take_long(pattern) else [group_in(found, name) for name in names]
 
 
 def _from_table(file: Path, names: Sequence[str]) -> list[str | None]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tlnb.core.data import DataSet
 from tlnb.core.decoding import decode, extensions, squared
-from tlnb.core.errors import DataError, UsageError, did_you_mean, one_line
+from tlnb.core.errors import DataError, OneLine, UsageError, did_you_mean, one_line
 from tlnb.core.paths import is_file, is_folder, user_path
 from tlnb.core.pretrained import Transform
 from tlnb.core.record import Run, wilson_interval
@@ -24,7 +24,7 @@ PICTURED = 20  # mistakes, and new images, of which the record keeps a picture
 
 
 @dataclass(frozen=True)
-class ClassScore:
+class ClassScore(OneLine):
     """How one class fares on the test split."""
 
     name: str
@@ -46,7 +46,7 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class Mistake:
+class Mistake(OneLine):
     """A test image that was called something else."""
 
     index: int  # row of the test split
@@ -60,7 +60,7 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class Confusion(OneLine):
     """How often one class was called another."""
 
     truth: str
@@ -73,7 +73,7 @@ class Confusion:
 
 
 @dataclass(frozen=True)
-class Errors:
+class Errors(OneLine):
     """What a run gets wrong on its test split, which was read once, at the end of the run."""
 
     run: str
@@ -143,7 +143,7 @@ def _confused(matrix: Tensor, names: Sequence[str]) -> tuple[Confusion, ...]:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(OneLine):
     """What a network calls one image: classes with probabilities (0..1), most probable first."""
 
     name: str
@@ -164,7 +164,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(OneLine):
     """Labels for new images, in the order in which the images were given."""
 
     model: str
@@ -184,7 +184,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(OneLine):
     """A network that can be asked: its classes, its preprocessing, the edge at which images are decoded for it."""
 
     model: str

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tlnb.core.decoding import extensions
 from tlnb.core.errors import DataError, listed, one_line
-from tlnb.core.paths import is_file, is_folder, is_there
+from tlnb.core.paths import is_file, is_folder, is_there, read_text
 from tlnb.core.splits import check_classes
 
 SPLIT_FOLDERS = {
@@ -34,6 +34,7 @@ KINDS = {
 LONGEST_NAME = 80  # of what is shown
 NUMBER = re.compile(r"-?[0-9]{1,18}")
 CLOSED = "cannot be opened"
+LEADS_OUT = "a link out of the folder, which is not followed: copy what it leads to"
 ODD_NAME = "its name holds a line end, a control character, or what is no valid text"
 
 
@@ -170,7 +171,7 @@ def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]
             continue
         known = len(skipped)
         for path in _walk(folder, top, skipped):
-            why = _why_not(path, endings)
+            why = _why_not(path, endings, top)
             if why:
                 skipped.append(f"{shown(path, top)}: {why}")
             else:
@@ -223,6 +224,10 @@ def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[Path]:
 
     for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
         here = Path(place)
+        if _leads_out(here, top):
+            skipped.append(f"{shown(here, top)}: {LEADS_OUT}")
+            folders.clear()
+            continue
         state = here.stat()
         if (state.st_dev, state.st_ino) in seen and state.st_ino:
             skipped.append(f"{shown(here, top)}: a link to a folder that is read already")
@@ -254,13 +259,18 @@ def _hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name == "__MACOSX"
 
 
-def _why_not(path: Path, endings: Sequence[str]) -> str:
+def _leads_out(path: Path, top: Path) -> bool:
+    """Whether a path is a link to somewhere outside of the folder: data from elsewhere may point at anything of yours."""
+    return path.is_symlink() and not path.resolve().is_relative_to(top.resolve())
+
+
+def _why_not(path: Path, endings: Sequence[str], top: Path) -> str:
     """Why a file is not used, as far as can be told without decoding it; empty for an image."""
     if _hidden(path):
         return "hidden file"
     if path.suffix.lower() in endings:
         if is_file(path):
-            return ""
+            return LEADS_OUT if _leads_out(path, top) else ""
         return "not a regular file" if is_there(path) else "a link to nothing, or a folder that may not be entered"
     kind = _kind(path)
     return f"not an image type ({path.suffix or 'no extension'}){f': {kind}' if kind else ''}"
@@ -347,7 +357,7 @@ def read_table(file: Path) -> list[tuple[int, list[str]]]:
         DataError: it cannot be read, or is no text.
     """
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, encoding="utf-8-sig")
         lines = text.split("\n")  # no other line ends: lines are counted as editors do
         separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
         reader = csv.reader(lines, delimiter=separator)

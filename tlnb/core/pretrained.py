@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from tlnb import glyphnet
 from tlnb.core.alone import alone
@@ -26,7 +27,7 @@ from tlnb.core.catalogue import (
     torchvision_card,
     torchvision_weights,
 )  # fmt: skip
-from tlnb.core.errors import ModelError, UsageError, did_you_mean
+from tlnb.core.errors import ModelError, OneLine, UsageError, did_you_mean
 from tlnb.core.fetch import Progress, fetch
 from tlnb.core.paths import user_path
 from tlnb.core.weights import State, different, fill, outline, read_state
@@ -92,7 +93,7 @@ def _by_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Origin(OneLine):
     """How to build a model's architecture again: where it comes from, its number of scores there, and edits since."""
 
     name: str
@@ -105,7 +106,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class PretrainedModel:
+class PretrainedModel(OneLine):
     """A network with its preprocessing and card. `fresh()` gives the same architecture with random parameters."""
 
     name: str
@@ -398,6 +399,10 @@ def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any])
     Args:
         given: the parts of the preprocessing by name; those that are None are assumed.
     """
+    if any(map(is_lazy, (*module.parameters(), *module.buffers()))):
+        raise ModelError(
+            f"{called} has lazy layers, which have no shape before a first forward pass: call it once on a batch"
+        )
     if not _count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
     notes: tuple[str, ...] = ()

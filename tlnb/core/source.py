@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tlnb import glyphnet
 from tlnb.core.catalogue import EMBEDDED
+from tlnb.core.errors import OneLine
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel, Transform
 from tlnb.core.record import Run
@@ -24,7 +25,7 @@ OUTPUT = "head"  # what the embedded networks call their output layer
 
 
 @dataclass(frozen=True)
-class SourceAccuracy:
+class SourceAccuracy(OneLine):
     """Fractions of the source's held-out pictures that are right; `flops` is what measuring took this time."""
 
     before: float

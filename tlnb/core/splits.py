@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core.errors import DataError, listed
-from tlnb.core.request import DataRequest
+from tlnb.core.request import MOST_CLASSES, DataRequest
 
 MIN_FOR_VAL = 20  # labels in the smallest class from which a fifth is held out to choose with
 VAL_SHARE = TEST_SHARE = 0.2
@@ -94,7 +94,7 @@ def split_rows(
 
 
 def check_classes(what: str, classes: Sequence[str], skipped: Sequence[str] = (), folders: bool = False) -> None:
-    """Sees to it that there are two.
+    """Sees to it that there are two, and not absurdly many.
 
     Args:
         what: what has the classes.
@@ -102,8 +102,12 @@ def check_classes(what: str, classes: Sequence[str], skipped: Sequence[str] = ()
         folders: whether each class is a folder.
 
     Raises:
-        DataError: there are fewer.
+        DataError: there are fewer, or more than any network here takes.
     """
+    if len(classes) > MOST_CLASSES:
+        raise DataError(
+            f"{what} has {len(classes):,} classes, more than {MOST_CLASSES:,}: is the label's column the one that you mean?"
+        )
     if len(classes) < 2:
         found = f"one class ({classes[0]})" if classes else f"no class{' folder' * folders} with images"
         why = f" (skipped: {listed(skipped, 1)})" if skipped else ""

@@ -21,6 +21,7 @@ from tlnb.core.alone import alone, give_way
 from tlnb.core.anatomy import Anatomy, evaluating
 from tlnb.core.augment import draw
 from tlnb.core.checkpoint import Checkpoint, Due, at_risk
+from tlnb.core.checkpoint_check import check_fits
 from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, free_memory, machine, out_of_memory
 from tlnb.core.edit import Scopes, build
@@ -243,7 +244,7 @@ def train(
         The record. An interrupt ends it early with status `stopped`; everything so far is kept.
 
     Raises:
-        UsageError: a device or precision that this machine does not have.
+        UsageError: a device or precision that this machine does not have; a checkpoint that is not of this training.
         MemoryLimit: not even one image fits in memory.
     """
     here, group = machine(options.device, options.precision), ranks()
@@ -258,6 +259,7 @@ def train(
         with tally.phase("preparing"):
             start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
             work.prepare(start, store or Store())
+            work.check_resume()
         status = work.run(warm=plan.start == "pretrained" and previous is None)
         answers = work.test(trial)
     changes = work.changes()
@@ -365,6 +367,14 @@ class Training:
         if self.options.class_weights:
             counts = torch.bincount(self.labels["train"], minlength=len(self.data.classes)).float()
             self.class_weights = counts.sum() / (len(counts) * counts)
+
+    def check_resume(self) -> None:
+        """Raises `UsageError` where the checkpoint to go on from is not of this training."""
+        if self.resume is not None:
+            groups = self._groups(self.plan.trained, self.options)
+            parameters: list[Tensor] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+            check_fits(self.resume, self.name, self.module, self.plan, self.anatomy, self.options,
+                       len(self.labels["train"]), parameters)  # fmt: skip
 
     def _pause(self) -> None:
         """Between two steps: other threads may have their turn, and whoever asked to stop is heard."""

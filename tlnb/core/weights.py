@@ -64,6 +64,12 @@ def read_state(path: Path, checked: bool = False) -> State:
         raise ModelError(
             f"{path.name} is no usual state_dict (see {str(odd)[:80]!r}): save model.state_dict() and give that file"
         )
+    small = next((v.dtype for v in tensors.values() if v.is_floating_point() and v.dtype.itemsize < 2), None)
+    if small is not None:
+        raise ModelError(
+            f"{path.name} holds {str(small).removeprefix('torch.')}, which no layer here computes with: "
+            "save {k: v.float() for k, v in model.state_dict().items()}"
+        )
     return _stripped(tensors, path.name, (f"{path.name}: taken from its {wrapper!r}",) if wrapper else ())
 
 
