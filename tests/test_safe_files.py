@@ -23,7 +23,6 @@ from tlnb.core.expressions import first_groups, may_take_long
 from tlnb.core.groups import _by_pattern
 from tlnb.core.home import Home, in_use
 from tlnb.core.listing import list_folder, list_table
-from tlnb.core.memory import MEMORY_SHARE
 from tlnb.core.paths import read_text, user_path
 from tlnb.core.request import MOST_CLASSES
 from tlnb.session import Session
@@ -69,10 +68,11 @@ def test_a_deep_image_is_decoded_only_where_memory_allows_it(tmp_path: Path, mon
     Image.fromarray(np.zeros((20, 24), np.uint16)).save(file)
     monkeypatch.setattr(decode_bounds, "LARGE", 100)
     assert isinstance(decode(file, 16), torch.Tensor)
-    monkeypatch.setenv("TLNB_MEMORY", f"{20 * 24 * decode_bounds.DEEP // MEMORY_SHARE - 1}B")
+    needed = 20 * 24 * decode_bounds.DEEP
+    monkeypatch.setattr(decode_bounds, "available_memory", lambda: needed - 1)
     with pytest.raises(MemoryError, match="480 pixels take"):
         decode(file, 16)
-    monkeypatch.setenv("TLNB_MEMORY", f"{20 * 24 * decode_bounds.DEEP // MEMORY_SHARE}B")
+    monkeypatch.setattr(decode_bounds, "available_memory", lambda: needed)
     assert isinstance(decode(file, 16), torch.Tensor)
 
 

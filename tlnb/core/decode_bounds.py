@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from tlnb.core.memory import MEMORY_SHARE, memory_budget
+from tlnb.core.memory import available_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,7 +50,7 @@ def check_memory(image: Image) -> None:
     """Raises `MemoryError` where a large image does not fit in the memory that there is now: that says nothing of the file."""
     pixels = image.width * image.height
     needed = pixels * (DEEP if image.mode[0] in "IF" else PLAIN)
-    if pixels > LARGE and needed > MEMORY_SHARE * memory_budget():
+    if pixels > LARGE and needed > available_memory():
         raise MemoryError(f"{pixels:,} pixels take {needed / 1e9:.1f} GB to decode")
 
 

@@ -108,10 +108,10 @@ def look_over(paths: Sequence[Path], progress: Progress | None = None) -> dict[i
         warnings.simplefilter("ignore")
         found: dict[int, str] = {}
         for number, reasons in enumerate(in_threads(lambda some: [*map(_look_over, some)], groups)):
-            start = number * LOOKED_OVER
-            found |= {start + i: why for i, why in enumerate(reasons) if why}
-            if progress:
-                progress(start + len(reasons), len(paths))
+            for place, why in enumerate(reasons, number * LOOKED_OVER):
+                found |= {place: why} if why else {}
+                if progress:
+                    progress(place + 1, len(paths))
         return found
 
 
