@@ -36,7 +36,6 @@ from tlnb.core.edit import is_literal, modules_matching, names_in
 from tlnb.core.errors import TLError, UsageError, one_line
 from tlnb.core.groups import _by_pattern
 from tlnb.core.lines import line
-from tlnb.core.listing import list_table
 from tlnb.core.options import parse_rates
 from tlnb.core.plan import Plan, match
 from tlnb.core.prices import Price, parse_budget, parse_price
@@ -44,6 +43,7 @@ from tlnb.core.record import Run
 from tlnb.core.recorded import SCHEMA, read_recorded
 from tlnb.core.request import DataRequest
 from tlnb.core.save import Header
+from tlnb.core.table import list_table
 from tlnb.core.weights import read_state
 from tlnb.display import cards
 from tlnb.jobs import carry_out

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from tlnb.core.errors import DataError, UsageError, one_line
-from tlnb.core.listing import in_order
 from tlnb.core.request import DataRequest, refuse
 from tlnb.core.splits import Parts, check_classes, divide
+from tlnb.core.table import in_order
 
 
 def from_arrays(source: object, labels: object, request: DataRequest, groups: object = None) -> Parts:

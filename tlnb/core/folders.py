@@ -21,10 +21,11 @@ from tlnb.core.errors import DataError, listed, one_line
 from tlnb.core.groups import group_files, group_numbers
 from tlnb.core.image_cache import Decoded, ImageCache, Unreadable, image_cache
 from tlnb.core.leaks import shared_groups
-from tlnb.core.listing import Listing, list_folder, list_table
+from tlnb.core.listing import Listing, list_folder
 from tlnb.core.memory import memory_budget
 from tlnb.core.request import DataRequest
 from tlnb.core.splits import Parts, Rows, split_rows
+from tlnb.core.table import list_table
 
 
 def list_files(source: Path, telling: Telling | None = None) -> Listing:

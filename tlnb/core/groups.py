@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from tlnb.core.errors import DataError, UsageError, listed
-from tlnb.core.listing import Listing, read_table
+from tlnb.core.listing import Listing
 from tlnb.core.paths import user_path
+from tlnb.core.table import read_table
 
 
 def group_files(found: Listing, asked: str) -> Listing:
