@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tlnb.core.archive import archive_ending
 from tlnb.core.arrays import from_arrays
 from tlnb.core.bundled import BUNDLED
 from tlnb.core.decoding import Progress, Telling
@@ -29,6 +30,7 @@ from tlnb.core.origins import imagenet_hint, seen_note
 from tlnb.core.paths import user_path
 from tlnb.core.request import DataRequest, check_request, refuse
 from tlnb.core.splits import SPLITS, Parts
+from tlnb.core.table import TABLES
 
 LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
 PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
@@ -54,8 +56,9 @@ class DataFacts:
     @property
     def plain_folder(self) -> bool:
         """Whether the images lie in class folders and were divided from their labels alone."""
-        lists = self.request.source.lower().endswith((".csv", ".zip"))
-        return self.from_files and not lists and self.request.source not in LIBRARY and self.request.group is None
+        source = self.request.source
+        lists = source.lower().endswith(TABLES) or bool(archive_ending(Path(source)))
+        return self.from_files and not lists and source not in LIBRARY and self.request.group is None
 
     def __repr__(self) -> str:
         return f"DataFacts of {self.name}: {len(self.classes)} classes, {sum(self.splits.values())} images"
@@ -191,8 +194,8 @@ def open_data(
     """Read a data set.
 
     Args:
-        source: `digits`, `symbols`, `textures`, `faces`; a folder of class folders, a zip file of one, a CSV file of paths and
-            labels; the name of a data set of torchvision's; or images `(N, H, W)`, `(N, H, W, 3)` or `(N, 3, H, W)`
+        source: `digits`, `symbols`, `textures`, `faces`; a folder of class folders, a zip or tar file of one, a CSV file of paths
+            and labels; the name of a data set of torchvision's; or images `(N, H, W)`, `(N, H, W, 3)` or `(N, 3, H, W)`
             (uint8, or floats in 0..1).
         labels: `(N,)` class numbers or names, with arrays only.
         request: amounts, splits, seed.

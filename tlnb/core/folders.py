@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlnb.core.archive import unpacked
+from tlnb.core.archive import archive_ending, unpacked
 from tlnb.core.decoding import Progress, Telling, decode_each, look_over
 from tlnb.core.errors import DataError, listed, one_line
 from tlnb.core.groups import group_files, group_numbers
@@ -25,24 +25,27 @@ from tlnb.core.listing import Listing, list_folder
 from tlnb.core.memory import memory_budget
 from tlnb.core.request import DataRequest
 from tlnb.core.splits import Parts, Rows, split_rows
-from tlnb.core.table import list_table
+from tlnb.core.table import TABLES, list_table
 
 
 def list_files(source: Path, telling: Telling | None = None) -> Listing:
-    """The image files of a folder, of a zip file, or that a CSV file names.
+    """The image files of a folder, of a zip or tar file, or that a CSV file names.
 
     Raises:
         DataError: another kind of file, a damaged archive, no classes.
     """
     if source.is_dir():
         return list_folder(source)
-    if source.suffix.lower() == ".csv":
+    if source.suffix.lower() in TABLES:
         return list_table(source)
-    if source.suffix.lower() != ".zip":
-        raise DataError(f"{str(source)!r} is a file: give a folder with one folder per class, a .zip of one, or a .csv")
+    ending = archive_ending(source)
+    if not ending:
+        raise DataError(
+            f"{str(source)!r} is a file: give a folder with one folder per class, a .zip or .tar of one, or a .csv"
+        )
     folder, refused = unpacked(source, telling)
     found = list_folder(folder, one_line(source.name), refused)
-    found.name = one_line(source.stem)
+    found.name = one_line(source.name[: -len(ending)])
     return found
 
 
@@ -95,11 +98,16 @@ def _groups(found: Listing, unreadable: Unreadable) -> int | None:
 
 
 def _notes(found: Listing, rows: Rows) -> tuple[str, ...]:
-    if found.group_of is None:
-        return tuple(found.notes)
-    shared = shared_groups(rows, group_numbers(found.group_of))
+    shared = 0 if found.group_of is None else shared_groups(rows, group_numbers(found.group_of))
     between = [f"{shared} groups lie in more than one of the splits that the data bring"] if shared else []
-    return (*found.notes, *between)
+    return (*found.notes, *between, *_untested(found, rows))
+
+
+def _untested(found: Listing, rows: Rows) -> list[str]:
+    """A note about the classes whose images are all trained on: the accuracy says nothing of them."""
+    tested = {found.class_of[i] for i in rows["test"].tolist()}
+    missing = [name for number, name in enumerate(found.classes) if number not in tested]
+    return [f"no test images for {listed(missing, 6)}: the accuracy says nothing of them"] if missing else []
 
 
 # ── which images go where ─────────────────────────────────────────────────────────────────────────────────────────
@@ -138,7 +146,7 @@ def _folders(found: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
     if "train" not in found.parts:
         return ()
     own = {"train": "train"} | {s: w for s, w in where.items() if w != "train"}
-    return tuple((split, found.parts[folder].name) for split, folder in own.items())
+    return tuple((split, found.parts[folder].relative_to(found.top).as_posix()) for split, folder in own.items())
 
 
 # ── decoding ──────────────────────────────────────────────────────────────────────────────────────────────────────
