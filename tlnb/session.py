@@ -930,9 +930,12 @@ class Session:
                 why = "no model is loaded" if self.model is None else f"{self.model.name} does not name its classes"
                 raise UsageError(f"no run yet, and {why}: %tl_train first, or load a model that knows its classes")
             transform = self.model.transform
-            return Judge(self.model.name, None, self.model.module, classes, transform, transform.resize)
+            values = self.dataset.values if self.dataset else None
+            return Judge(self.model.name, None, self.model.module, classes, transform, transform.resize, values)
         run = self._last_run(which)
-        return Judge(run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge)
+        facts = self._facts.get(run.name)
+        values = facts.values if facts else None
+        return Judge(run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge, values)
 
     def _last_run(self, which: str | Run | None = None) -> Run:
         """The run that is meant; by default the last that is not a baseline."""

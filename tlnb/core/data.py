@@ -47,6 +47,8 @@ class DataFacts:
     edge: int  # of the decoded images, in pixels
     request: DataRequest
     folders: tuple[tuple[str, str], ...] = ()
+    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    transparent: bool = False  # whether images have transparent parts, which are white here
 
     @property
     def from_files(self) -> bool:
@@ -58,7 +60,8 @@ class DataFacts:
         """Whether the images lie in class folders and were divided from their labels alone."""
         source = self.request.source
         lists = source.lower().endswith(TABLES) or bool(archive_ending(Path(source)))
-        return self.from_files and not lists and source not in LIBRARY and self.request.group is None
+        plain = self.request.group is None and self.values is None
+        return self.from_files and not lists and source not in LIBRARY and plain
 
     def __repr__(self) -> str:
         return f"DataFacts of {self.name}: {len(self.classes)} classes, {sum(self.splits.values())} images"
@@ -83,6 +86,8 @@ class DataSet:
     leaks: tuple[Leak, ...] = ()  # images of val and test that are, or nearly are, in a split before
     two_labels: tuple[tuple[str, str], ...] = ()  # files of the same image in two classes
     source_hint: str = ""  # why a network pretrained on ImageNet may have seen these images
+    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    transparent: bool = False  # whether images have transparent parts, which are white here
 
     @property
     def splits(self) -> dict[str, int]:
@@ -137,7 +142,9 @@ class DataSet:
     @property
     def facts(self) -> DataFacts:
         """Everything but the images."""
-        return DataFacts(self.name, self.classes, self.splits, self.edge, self.request, self.folders)
+        return DataFacts(
+            self.name, self.classes, self.splits, self.edge, self.request, self.folders, self.values, self.transparent
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write images and labels of every split to a `.npz` file that NumPy reads; returns its path.
@@ -283,4 +290,6 @@ def _data_set(parts: Parts, request: DataRequest) -> DataSet:
         parts.notes,
         parts.files,
         parts.groups,
+        values=parts.values,
+        transparent=parts.transparent,
     )

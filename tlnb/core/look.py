@@ -291,7 +291,10 @@ def evidence(
     if len(sources) > MAX_FILES:
         raise UsageError(f"{len(sources)} images are too many to look into at once: give {MAX_FILES} or fewer")
     if sources:
-        images, names = torch.stack([read_image(source, judge.edge) for _, source in sources]), [n for n, _ in sources]
+        images, names = (
+            torch.stack([read_image(source, judge.edge, judge.values) for _, source in sources]),
+            [n for n, _ in sources],
+        )
         truths: list[str | None] = [None] * len(names)
     else:
         images, names, truths = _of_data(data)
