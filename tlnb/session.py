@@ -188,8 +188,9 @@ class Session:
         file, header = self._saved(source, weights)
         if header is not None:
             taken, weights = self._restored(file, header, source, called, trust, names), "default"
+        fitted = _adopted(taken, size or (self.dataset.request.size if self.dataset else None))
         found = pretrained.load(
-            taken, weights, mean=mean, std=std, size=size, called=called,
+            fitted.pop("source"), weights, mean=mean, std=std, size=size, called=called, **fitted,
             progress=lambda done, total: self._downloading(str(source), done, total),
         )  # fmt: skip
         data = self._decoded_for(found)
@@ -223,7 +224,7 @@ class Session:
 
         origin = header.origin
         if isinstance(source, nn.Module):
-            return restore(file, header, pretrained.load(source, called=called), trust, names)
+            return restore(file, header, pretrained.load(called=called, **_adopted(source, None)), trust, names)
         if origin.family == "own":
             raise ModelError(
                 f"{file} was made from your own module {origin.name!r}: build that, then %tl_load {origin.name} --weights {file}"
@@ -1225,3 +1226,13 @@ class Session:
 def _same(one: Forecast, other: Forecast | Run) -> bool:
     """Whether a forecast is of this training."""
     return (one.plan, one.options, one.fingerprint) == (other.plan, other.options, other.fingerprint)
+
+
+def _adopted(source: Any, size: int | None) -> dict[str, Any]:
+    """What to load: one's own module made ready, and what was done to it."""
+    if not isinstance(source, nn.Module):
+        return {"source": source}
+    from tlnb.core.adopt import adopt
+
+    found = adopt(source, size)
+    return {"source": found.module, "layout": found.layout, "notes": found.notes}

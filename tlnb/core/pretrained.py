@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +25,7 @@ from tlnb.core.catalogue import (
     torchvision_card,
     torchvision_weights,
 )  # fmt: skip
+from tlnb.core.copying import copied
 from tlnb.core.errors import ModelError, UsageError, did_you_mean
 from tlnb.core.fetch import Progress, fetch
 from tlnb.core.paths import user_path
@@ -43,17 +43,20 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class Transform:
-    """The model's preprocessing: uint8 `(N, 3, H, W)` → normalised floats `(N, 3, size, size)`, channels last."""
+    """The model's preprocessing: uint8 `(N, 3, H, W)` → normalised floats `(N, 3, size, size)`."""
 
     size: int
     resize: int  # the shorter side is brought to this before the middle `size` is cut out
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bilinear"  # or "bicubic"; always with antialiasing
+    layout: str = "channels_last"  # or "contiguous": how images and weights lie in memory
 
     def __post_init__(self) -> None:
         if self.interpolation not in ("bilinear", "bicubic", "nearest"):
             raise ValueError(f"an interpolation called {self.interpolation!r}")
+        if self.layout not in ("channels_last", "contiguous"):
+            raise ValueError(f"a memory layout called {self.layout!r}")
         if not 1 <= self.size <= MOST_PIXELS or not 1 <= self.resize <= 2 * MOST_PIXELS:
             raise ValueError(f"images of {self.size} pixels, resized to {self.resize}")
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
@@ -76,12 +79,17 @@ class Transform:
 
     def example(self, count: int) -> Tensor:
         """Blank inputs `(count, 3, size, size)`, to measure with."""
-        return torch.zeros(count, 3, self.size, self.size).contiguous(memory_format=torch.channels_last)
+        return torch.zeros(count, 3, self.size, self.size).contiguous(memory_format=self.memory_format)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout as torch calls it."""
+        return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8, or floats in 0..255, to what the network was trained on."""
         mean, std = (_by_channel(numbers, images.device) for numbers in (self.mean, self.std))
-        return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+        return ((images.float() - mean) / std).contiguous(memory_format=self.memory_format)
 
 
 @cache
@@ -122,7 +130,7 @@ class PretrainedModel:
         """The architecture at a random start, drawn from torch's current random state."""
         if self.architecture is not None:
             return self.architecture()
-        return _reset(copy.deepcopy(self.module))
+        return _reset(copied(self.module))
 
     def __repr__(self) -> str:
         return f"PretrainedModel {self.name}: {_count(self.module):,} parameters, trained on {self.card.source}"
@@ -131,6 +139,7 @@ class PretrainedModel:
 def load(
     source: str | nn.Module | PretrainedModel, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
     size: int | None = None, called: str | None = None, progress: Progress | None = None,
+    layout: str = "channels_last", notes: tuple[str, ...] = (),
 ) -> PretrainedModel:  # fmt: skip
     """Load a model by name, or wrap one's own module.
 
@@ -140,6 +149,7 @@ def load(
             state_dict read with `weights_only=True`. A file may have another number of classes than the original.
         mean, std, size: replace the preprocessing's; one's own module is assumed to take ImageNet's.
         called: the name to show for one's own module.
+        layout, notes: how images lie in memory for one's own module, and what was done to it.
         progress: called with (bytes done, bytes in all) during a download.
 
     Raises:
@@ -151,7 +161,8 @@ def load(
     if isinstance(source, PretrainedModel):
         model = source
     elif isinstance(source, nn.Module):
-        model = _own(source, called or type(source).__name__, weights, {"mean": mean, "std": std, "size": size})
+        given = {"mean": mean, "std": std, "size": size}
+        model = _own(source, called or type(source).__name__, weights, given, layout, notes)
     elif source in names():
         model = _by_name(source, weights, progress)
     else:
@@ -392,7 +403,9 @@ def _untrained(card: Card) -> Card:
 # ── one's own ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any]) -> PretrainedModel:
+def _own(
+    module: nn.Module, called: str, weights: str, given: Mapping[str, Any], layout: str, notes: tuple[str, ...]
+) -> PretrainedModel:  # fmt: skip
     """One's own module, on a copy.
 
     Args:
@@ -400,14 +413,13 @@ def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any])
     """
     if not _count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
-    notes: tuple[str, ...] = ()
     assumed = [part for part, value in given.items() if value is None]
     if assumed:
         ways = ", ".join(f"{part}=" for part in assumed)
         notes += (f"preprocessing assumed to be ImageNet's: {', '.join(assumed)} ({ways} change it)",)
     if called in names():
         notes += (f"your variable {called}, not the model of that name in %tl_models",)
-    source, kind, module = "unknown data (your own module)", _chosen(called, weights), copy.deepcopy(module)
+    source, kind, module = "unknown data (your own module)", _chosen(called, weights), copied(module)
     if kind == "none":
         source = "nothing (a random start)"
         module = _at_random(partial(_reset, module))
@@ -416,7 +428,8 @@ def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any])
         fill(module, state, called)
         source, notes = f"unknown data (weights from {state.file})", (*notes, *state.notes)
     card = Card(called, "own", source, parameters=_count(module), on_disk=True, notes=notes)
-    transform, origin = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD), Origin(called, "own")
+    transform = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD, layout=layout)
+    origin = Origin(called, "own")
     return PretrainedModel(called, module, transform, card, weights, origin=origin)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tlnb import glyphnet
 from tlnb.core.catalogue import EMBEDDED
+from tlnb.core.copying import copied
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel, Transform
 from tlnb.core.record import Run
@@ -69,7 +70,7 @@ def source_accuracy(
     before, looked = _before(model.module, images[shown], labels[shown], keep=at_most is None)
     after = since[1] if since else before
     if any(not _of_output(layer) for layer in moved):
-        twin = copy.deepcopy(trained)
+        twin = copied(trained)
         device = next(trained.parameters()).device
         twin.set_submodule(OUTPUT, copy.deepcopy(model.module.get_submodule(OUTPUT)).to(device))
         after = _accuracy(twin, images[shown], labels[shown])
@@ -95,7 +96,7 @@ def _before(network: nn.Module, images: Tensor, labels: Tensor, keep: bool) -> t
     versions = tuple(t._version for t in network.state_dict().values())
     if network in _known and _known[network][0] == versions:
         return _known[network][1], 0
-    found = _accuracy(copy.deepcopy(network), images, labels)
+    found = _accuracy(copied(network), images, labels)
     if keep:
         _known[network] = versions, found
     return found, len(labels)

@@ -111,6 +111,7 @@ def _values(case: Case) -> dict[str, object]:
         "max_pixels": f"{MAX_PIXELS // 2:_}", "finer": FINER, "formats": str(formats()).replace("'", '"'), "resize": t.resize,
         "interpolation": "" if how == "bilinear" else f"TF.InterpolationMode.{how.upper()}, ",
         "turn": f"{math.degrees(TURN):g}", "shear": SHEAR, "zoom": ZOOM, "shift": 2 * SHIFT, "contrast": CONTRAST,
+        "layout": "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format",
         "endings": ", ".join(map(quoted, OTHER_EXTENSIONS)), "train_folder": "", "val_folder": "", "test_folder": "", **folders,
         "more": ", mirrored or not, lighter or darker" if flags["photo"] else "",
     }  # fmt: skip
@@ -251,7 +252,7 @@ def normalise(images: Tensor) -> Tensor:
     """Scale pixels the way the network was trained; channels last makes convolutions faster."""
     mean = torch.tensor(MEAN, device=DEVICE).view(3, 1, 1) * 255
     std = torch.tensor(STD, device=DEVICE).view(3, 1, 1) * 255
-    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+    return ((images.float() - mean) / std).contiguous(memory_format=torch.$layout)
 '''
 
 AUGMENT = '''

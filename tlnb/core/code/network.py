@@ -24,7 +24,7 @@ BUILD = '''
 def build_model() -> nn.Module:
     """{what}."""
 {lines}
-    return model.to(DEVICE, memory_format=torch.channels_last)
+    return model.to(DEVICE, memory_format=torch.{layout})
 '''
 
 
