@@ -29,7 +29,7 @@ from tlnb.core.copying import copied
 from tlnb.core.errors import ModelError, UsageError, did_you_mean
 from tlnb.core.fetch import Progress, fetch
 from tlnb.core.paths import user_path
-from tlnb.core.weights import State, different, fill, outline, read_state
+from tlnb.core.weights import State, different, fill, last_layer, named_as, outline, read_state
 
 __all__ = [
     "EMBEDDED", "Card", "Catalogue", "Origin", "PretrainedModel", "Transform", "bare", "catalogue", "facing", "load",
@@ -312,12 +312,13 @@ def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedMo
     if given is None and kind == "default":
         return original.with_weights(_embedded_module(name), kind, original.card, count)
     path = user_path(weights) if kind == "file" else fetch(given.url, name, progress)
-    state = _today(read_state(path, checked=kind != "file"), name)
-    module, count = _from_file(state, original.make, count, name)
+    state = read_state(path, checked=kind != "file")
+    module, count, notes = _from_file(state, original.make, count, name, lenient=kind == "file")
     if kind == "file":
-        card = _from_elsewhere(original.card, state, count, path.stat().st_size)
+        card = _from_elsewhere(original.card, state.file, notes, count, path.stat().st_size)
+        count = count or original.count
         return original.with_weights(module, weights, card, count)
-    card = replace(original.card, on_disk=True, notes=(*original.card.notes, *state.notes))
+    card = replace(original.card, on_disk=True, notes=(*original.card.notes, *notes))
     return original.with_weights(module, kind, card, count)
 
 
@@ -366,28 +367,37 @@ def _today(state: State, name: str) -> State:
     return state.renamed(lambda key: None if key.startswith(dropped) else OLD_DENSENET.sub(r"\1\2.", key))
 
 
-def _from_file(state: State, make: Callable[[int], nn.Module], classes: int, name: str) -> tuple[nn.Module, int]:
-    """The network with a file's numbers, and its number of classes: the file's, where only the output layer differs."""
+def _from_file(
+    state: State, make: Callable[[int], nn.Module], classes: int, name: str, lenient: bool
+) -> tuple[nn.Module, int, tuple[str, ...]]:
+    """The network with a file's numbers, its number of classes, and notes.
+
+    The number is the file's, where only the output layer differs, and 0 where the file has none.
+    """
     module = outline(partial(make, classes))
+    state = _today(named_as(state, module) if lenient else state, name)
     counts = {found[0] for found, own in different(module, state).values()
               if found and (classes, *found[1:]) == own}  # fmt: skip
     if len(counts) == 1:
         other = outline(partial(make, *counts))
         if not different(other, state):
             module, classes = other, counts.pop()
-    fill(module, state, name)
-    return module, classes
+    notes = fill(module, state, name, lenient)
+    known = any(key.startswith(f"{last_layer(module)}.") for key in state)
+    return module, classes if known else 0, (*state.notes, *notes)
 
 
-def _from_elsewhere(card: Card, state: State, classes: int, size: int) -> Card:
+def _from_elsewhere(card: Card, file: str, notes: tuple[str, ...], classes: int, size: int) -> Card:
     """The card of the same network with weights of which nothing is known but what the file holds."""
-    if classes == card.source_classes:
+    if not classes:
+        also = "what its scores meant is not known"
+    elif classes == card.source_classes:
         also = f"{classes:,} classes, assumed to be those of {card.source} in their order"
     else:
         also = f"the output layer has {classes:,} classes of unknown names, the original has {card.source_classes:,}"
     return replace(
-        _untrained(card), source=f"unknown data (weights from {state.file})", source_classes=classes, bytes=size,
-        notes=(*card.notes, *state.notes, also),
+        _untrained(card), source=f"unknown data (weights from {file})", source_classes=classes or None, bytes=size,
+        notes=(*card.notes, *notes, also),
     )  # fmt: skip
 
 
@@ -424,9 +434,9 @@ def _own(
         source = "nothing (a random start)"
         module = _at_random(partial(_reset, module))
     elif kind == "file":
-        state = read_state(user_path(weights))
-        fill(module, state, called)
-        source, notes = f"unknown data (weights from {state.file})", (*notes, *state.notes)
+        state = named_as(read_state(user_path(weights)), module)
+        source = f"unknown data (weights from {state.file})"
+        notes = (*notes, *state.notes, *fill(module, state, called, lenient=True))
     card = Card(called, "own", source, parameters=_count(module), on_disk=True, notes=notes)
     transform = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD, layout=layout)
     origin = Origin(called, "own")
