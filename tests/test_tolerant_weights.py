@@ -48,7 +48,7 @@ def prefixed(prefix: str) -> Callable[[State_], object]:
     "model.module.net.", "module.backbone.",
 ])  # fmt: skip
 def test_prefixes_go_in_any_order(tmp_path: Path, prefix: str):
-    """pytorch/pytorch #3805, abeardear/pytorch-YOLO-v1 #4, HumaticsLAB/SEAM-Match-RCNN #3, menzelab/implicit-shape-reconstruction #2."""
+    """pytorch/pytorch #3805, abeardear/pytorch-YOLO-v1 #4, HumaticsLAB/SEAM-Match-RCNN #3."""
     state = random_net().state_dict()
     model = loaded(tmp_path, prefixed(prefix)(state))
     assert all(torch.equal(value, state[key]) for key, value in model.module.state_dict().items())

@@ -31,6 +31,7 @@ from tlnb.core.device import device_lost, machine
 from tlnb.core.edit import apply_edit, build, modules_matching, names_in
 from tlnb.core.errors import DeviceLost, ModelError, PlanError, TLError, UsageError, did_you_mean, one_line
 from tlnb.core.freeze import set_modes
+from tlnb.core.habits import METHODS
 from tlnb.core.leaks import NEAR_FROM
 from tlnb.core.lines import line, train_line
 from tlnb.core.meter import Tally, step_flops
@@ -162,6 +163,12 @@ class Session:
         return pretrained.catalogue(pattern, sort)
 
     @changing
+    def __getattr__(self, name: str) -> Any:
+        """Names of other tools are answered with ours. Only asked for what is not there."""
+        if meant := METHODS.get(name):
+            raise _NoSuch(f"there is no tl.{name}: it is called tl.{meant}(...) here, %tl_{meant} as a magic")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def load(
         self, source: str | nn.Module | Run, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
         size: int | None = None, called: str | None = None, trust: bool = False,
@@ -1143,15 +1150,28 @@ class Session:
 
         return Script("\n".join(["%load_ext tlnb", *self._lines]), "the session as magics")
 
-    def code(self, run: str | Run | None = None) -> Script:
+    def code(self, run: str | Run | None = None, *, out: str | Path | None = None) -> Script:
         """A run as a plain PyTorch script with no tlnb in it; without runs the current plan.
 
         Args:
             run: default: the last that is not a baseline. The script's first lines say which it is.
+            out: a file to write the script to.
 
         Raises:
-            UsageError: no run has that name; no data, model or plan yet; a way of training that no script does.
+            UsageError: no run has that name; no data, model or plan yet; a way of training that no script does; a file
+                that cannot be written.
         """
+        script = self._script_for(run)
+        if out is not None:
+            try:
+                user_path(out).write_text(str.__str__(script), "utf8")
+            except OSError as error:
+                raise UsageError(
+                    f"{str(out)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+                ) from None
+        return script
+
+    def _script_for(self, run: str | Run | None) -> Script:
         if run is None and not any(r.baseline_of is None for r in self.runs):
             return self._planned()
         chosen = self._last_run(run)
@@ -1236,3 +1256,7 @@ def _adopted(source: Any, size: int | None) -> dict[str, Any]:
 
     found = adopt(source, size)
     return {"source": found.module, "layout": found.layout, "notes": found.notes}
+
+
+class _NoSuch(UsageError, AttributeError):
+    """A name of another tool's; `hasattr` is still answered with no."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from tlnb.core.errors import DataError, UsageError, one_line
 from tlnb.core.request import DataRequest, refuse
@@ -21,6 +23,7 @@ def from_arrays(source: object, labels: object, request: DataRequest, groups: ob
         DataError: another shape, type or range; fewer than two classes; another number of labels than of images.
         UsageError: no labels; an option that only files have.
     """
+    _refuse_dataset(source)
     if labels is None:
         raise UsageError("arrays need labels: tl.data(images, labels)")
     refuse(
@@ -38,6 +41,22 @@ def from_arrays(source: object, labels: object, request: DataRequest, groups: ob
     numbers = None if groups is None else _group_numbers(groups, len(names))
     parts = divide("arrays", classes, images, targets, request, np.arange(len(names)), {}, groups=numbers)
     return replace(parts, notes=notes, groups=None if numbers is None else len(np.unique(numbers)))
+
+
+def _refuse_dataset(source: object) -> None:
+    """Raises `UsageError` for data sets and loaders of other libraries, with the line that reads the same."""
+    kind, root = type(source).__name__, getattr(source, "root", None)
+    inner = getattr(source, "dataset", None)  # of a DataLoader, a Subset, a fastai DataLoader
+    if root is None and inner is not None:
+        kind, root = f"{kind} of a {type(inner).__name__}", getattr(inner, "root", None)
+    if isinstance(root, str | Path) and not isinstance(source, str | Path):
+        files = hasattr(source, "samples") or hasattr(inner, "samples")
+        line = (
+            f"tl.data({str(root)!r})" if files else f"tl.data({type(inner or source).__name__!r}, root={str(root)!r})"
+        )
+        raise UsageError(f"a {kind} is not read: give the folder that it reads itself, {line}")
+    if isinstance(source, Dataset | DataLoader) or hasattr(source, "features"):
+        raise UsageError(f"a {kind} is not read: give a folder of class folders, or arrays, tl.data(images, labels)")
 
 
 def _square(images: Tensor) -> tuple[Tensor, tuple[str, ...]]:

@@ -166,7 +166,9 @@ def load(
     elif source in names():
         model = _by_name(source, weights, progress)
     else:
-        raise ModelError(f"no model is called {source!r}: {did_you_mean(source, names(), '%tl_models lists all')}")
+        otherwise = f"%tl_models lists all; of a variable inside a function write tl.load({source})"
+        hint = did_you_mean(source, names(), otherwise if source.isidentifier() else "%tl_models lists all")
+        raise ModelError(f"no model is called {source!r}: {hint}")
     model.module.eval()
     return replace(model, transform=_changed(model, mean, std, size))
 

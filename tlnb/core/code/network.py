@@ -34,7 +34,8 @@ def network_sections(case: Case) -> Iterator[str]:
         yield f"WIDTHS = {glyphnet.WIDTHS}"
         yield inspect.getsource(glyphnet.GlyphNet)
         yield inspect.getsource(glyphnet._stage)
-    yield BUILD.format(what=_what(case), lines=textwrap.indent("\n".join(_build(case)), "    "))
+    layout = "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format"
+    yield BUILD.format(what=_what(case), layout=layout, lines=textwrap.indent("\n".join(_build(case)), "    "))
 
 
 def own_names(case: Case) -> set[str]:
