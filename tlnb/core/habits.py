@@ -42,7 +42,7 @@ def meant_words(magic: str, words: Sequence[str], known: Sequence[str], numbers:
         known: the options, `--epochs` …
         numbers: magic → the option that a number alone means.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if equals and not name.startswith("-") and (option := meant_option(name, known)):
             return f"write %{magic} {option} {value}"
