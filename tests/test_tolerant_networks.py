@@ -87,6 +87,26 @@ class Locked(Net):
         self.lock, self.event = threading.Lock(), threading.Event()
 
 
+class Tabled(Net):
+    """As LeViT: a table is computed while it trains, and kept while it does not."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.table = nn.Parameter(torch.zeros(8)), {}
+
+    def train(self, mode: bool = True):
+        if mode:
+            self.table = {}
+        return super().train(mode)
+
+    def features(self, x: Tensor) -> Tensor:
+        if self.training:
+            return super().features(x) + self.bias.exp()
+        if "bias" not in self.table:
+            self.table["bias"] = self.bias.exp()
+        return super().features(x) + self.table["bias"]
+
+
 def after_a_pass(net: nn.Module) -> nn.Module:
     net(torch.rand(2, 3, 32, 32))
     return net
@@ -120,6 +140,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "weight-norm": (lambda: nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
                                           nn.Flatten(), nn.Linear(8, 5)), ""),
     "locked": (Locked, ""),
+    "tabled": (lambda: after_a_pass(Tabled().eval()), ""),
     "lazy": (lambda: nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)), "lazy layers got"),
     "half": (lambda: Net().half(), "converted from float16 to float32"),
     "double": (lambda: Net().double(), "converted from float64 to float32"),
