@@ -37,6 +37,10 @@ PREFIXES = (
     "base_model",
 )
 UNSAFE = re.compile(r"(?:GLOBAL|global) ([\w.]+)")  # as torch names what it does not load
+CODE = frozenset((  # modules whose globals do things when a file is loaded; builtins come without a module
+    "builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "pickle", "io", "socket",
+    "ctypes", "code", "pty", "webbrowser", "operator", "functools", "pathlib", "tempfile", "threading", "multiprocessing",
+))  # fmt: skip
 COUNTED = (".total_ops", ".total_params", "total_ops", "total_params")  # what a tool that counts FLOPs leaves behind
 COUNTER = "num_batches_tracked"  # of BatchNorm; files written before 2018 lack it, and nothing is computed from it
 
@@ -89,15 +93,15 @@ def read_state(path: Path, checked: bool = False) -> State:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    """What is wrong with a file; one that only holds more than tensors is not damaged."""
+    """What is wrong with a file; one that holds a script's settings beside its weights is not damaged."""
     found = UNSAFE.search(str(error)) if "weights_only" in str(error) or "nsupported global" in str(error) else None
-    if found is None:
-        reason = " ".join(str(error).split())[:80] or type(error).__name__
+    if found is None or found[1].partition(".")[0] in CODE or "." not in found[1]:
+        reason = f"it calls {found[1]}" if found else " ".join(str(error).split())[:80] or type(error).__name__
         return f"{path.name} is damaged, or no state_dict ({reason}): give another file"
     return (
-        f"{path.name} holds a {found[1]} beside its weights, which could run code when it is loaded: where you trust it, "
-        f"save the weights alone, torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.pth'), the "
-        "key being 'model' in some files and missing in others, and give that file"
+        f"{path.name} holds a {found[1]} beside its weights, and only plain tensors are read: save the weights alone where "
+        "it was made, torch.save(model.state_dict(), 'weights.pth'), or if you trust it, "
+        f"torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.pth') ('model' in some files)"
     )
 
 
