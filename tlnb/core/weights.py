@@ -250,7 +250,7 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
     """
     head, notes = (last_layer(module) if lenient else ""), []
     apart = different(module, state)
-    if head and apart and all(_inside(k, head) for k in apart):
+    if head and apart and set(apart) == {k for k in state if _inside(k, head)}:
         found, own = next(iter(apart.values()))
         notes.append(
             f"{state.file}: its output layer has {found[0]:,} scores, {name} has {own[0]:,}: that layer starts anew"
