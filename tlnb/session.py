@@ -31,6 +31,7 @@ from tlnb.core.device import device_lost, machine
 from tlnb.core.edit import apply_edits, build, modules_matching, names_in
 from tlnb.core.errors import DeviceLost, ModelError, OneLine, PlanError, TLError, UsageError, did_you_mean, one_line
 from tlnb.core.freeze import set_modes
+from tlnb.core.habits import METHODS
 from tlnb.core.leaks import NEAR_FROM
 from tlnb.core.lines import edit_line, line, train_line
 from tlnb.core.meter import Tally, step_flops
@@ -162,6 +163,12 @@ class Session(OneLine):
         return pretrained.catalogue(pattern, sort)
 
     @changing
+    def __getattr__(self, name: str) -> Any:
+        """Names of other tools are answered with ours. Only asked for what is not there."""
+        if meant := METHODS.get(name):
+            raise _NoSuch(f"there is no tl.{name}: it is called tl.{meant}(...) here, %tl_{meant} as a magic")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def load(
         self, source: str | nn.Module | Run, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
         size: int | None = None, called: str | None = None, trust: bool = False,
@@ -188,8 +195,9 @@ class Session(OneLine):
         file, header = self._saved(source, weights)
         if header is not None:
             taken, weights = self._restored(file, header, source, called, trust, names), "default"
+        fitted = _adopted(taken, size or (self.dataset.request.size if self.dataset else None))
         found = pretrained.load(
-            taken, weights, mean=mean, std=std, size=size, called=called,
+            fitted.pop("source"), weights, mean=mean, std=std, size=size, called=called, **fitted,
             progress=lambda done, total: self._downloading(str(source), done, total),
         )  # fmt: skip
         data = self._decoded_for(found)
@@ -223,7 +231,7 @@ class Session(OneLine):
 
         origin = header.origin
         if isinstance(source, nn.Module):
-            return restore(file, header, pretrained.load(source, called=called), trust, names)
+            return restore(file, header, pretrained.load(called=called, **_adopted(source, None)), trust, names)
         if origin.family == "own":
             raise ModelError(
                 f"{file} was made from your own module {origin.name!r}: build that, then %tl_load {origin.name} --weights {file}"
@@ -938,9 +946,12 @@ class Session(OneLine):
                 why = "no model is loaded" if self.model is None else f"{self.model.name} does not name its classes"
                 raise UsageError(f"no run yet, and {why}: %tl_train first, or load a model that knows its classes")
             transform = self.model.transform
-            return Judge(self.model.name, None, self.model.module, classes, transform, transform.resize)
+            values = self.dataset.values if self.dataset else None
+            return Judge(self.model.name, None, self.model.module, classes, transform, transform.resize, values)
         run = self._last_run(which)
-        return Judge(run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge)
+        facts = self._facts.get(run.name)
+        values = facts.values if facts else None
+        return Judge(run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge, values)
 
     def _last_run(self, which: str | Run | None = None) -> Run:
         """The run that is meant; by default the last that is not a baseline."""
@@ -1147,15 +1158,28 @@ class Session(OneLine):
 
         return Script("\n".join(["%load_ext tlnb", *self._lines]), "the session as magics")
 
-    def code(self, run: str | Run | None = None) -> Script:
+    def code(self, run: str | Run | None = None, *, out: str | Path | None = None) -> Script:
         """A run as a plain PyTorch script with no tlnb in it; without runs the current plan.
 
         Args:
             run: default: the last that is not a baseline. The script's first lines say which it is.
+            out: a file to write the script to.
 
         Raises:
-            UsageError: no run has that name; no data, model or plan yet; a way of training that no script does.
+            UsageError: no run has that name; no data, model or plan yet; a way of training that no script does; a file
+                that cannot be written.
         """
+        script = self._script_for(run)
+        if out is not None:
+            try:
+                user_path(out).write_text(str.__str__(script), "utf8")
+            except OSError as error:
+                raise UsageError(
+                    f"{str(out)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+                ) from None
+        return script
+
+    def _script_for(self, run: str | Run | None) -> Script:
         if run is None and not any(r.baseline_of is None for r in self.runs):
             return self._planned()
         chosen = self._last_run(run)
@@ -1230,3 +1254,17 @@ class Session(OneLine):
 def _same(one: Forecast, other: Forecast | Run) -> bool:
     """Whether a forecast is of this training."""
     return (one.plan, one.options, one.fingerprint) == (other.plan, other.options, other.fingerprint)
+
+
+def _adopted(source: Any, size: int | None) -> dict[str, Any]:
+    """What to load: one's own module made ready, and what was done to it."""
+    if not isinstance(source, nn.Module):
+        return {"source": source}
+    from tlnb.core.adopt import adopt
+
+    found = adopt(source, size)
+    return {"source": found.module, "layout": found.layout, "notes": found.notes}
+
+
+class _NoSuch(UsageError, AttributeError):
+    """A name of another tool's; `hasattr` is still answered with no."""

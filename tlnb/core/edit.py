@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from tlnb.core.alone import alone
 from tlnb.core.anatomy import ROOT, owned
+from tlnb.core.copying import copied
 from tlnb.core.errors import PlanError, did_you_mean, one_line
 from tlnb.core.literal import DEEP, MOST_EDITS, check_size, is_literal, size_of
 from tlnb.core.plan import Edit
@@ -35,7 +36,7 @@ def build(
     """
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = model.fresh() if start == "random" else copy.deepcopy(model.module)
+        module = model.fresh() if start == "random" else copied(model.module)
         apply_edits(module, edits, lambda edit: (scopes or {}).get(edit, {}))
     return module
 

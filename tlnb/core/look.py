@@ -3,7 +3,6 @@ image the evidence lies."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlnb.core.anatomy import evaluating, read_anatomy
+from tlnb.core.copying import copied
 from tlnb.core.data import DataSet
 from tlnb.core.errors import OneLine, UsageError
 from tlnb.core.judge import Judge, found_images, read_image
@@ -291,12 +291,15 @@ def evidence(
     if len(sources) > MAX_FILES:
         raise UsageError(f"{len(sources)} images are too many to look into at once: give {MAX_FILES} or fewer")
     if sources:
-        images, names = torch.stack([read_image(source, judge.edge) for _, source in sources]), [n for n, _ in sources]
+        images, names = (
+            torch.stack([read_image(source, judge.edge, judge.values) for _, source in sources]),
+            [n for n, _ in sources],
+        )
         truths: list[str | None] = [None] * len(names)
     else:
         images, names, truths = _of_data(data)
     seen = judge.transform.fit(images)
-    module = copy.deepcopy(judge.module).eval()
+    module = copied(judge.module).eval()
     for part in module.modules():
         if getattr(part, "inplace", False) is True:
             part.inplace = False  # type: ignore[assignment]  # in place, a layer's output would be overwritten

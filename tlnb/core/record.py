@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import math
@@ -13,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tlnb.core.copying import copied
 from tlnb.core.errors import OneLine, UsageError
 from tlnb.core.freeze import Change, hashes
 from tlnb.core.looks import looks
@@ -250,7 +250,7 @@ class Run(OneLine):
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
         """
-        return copy.deepcopy(self.network()).eval()
+        return copied(self.network()).eval()
 
     def network(self) -> nn.Module:
         """The trained network itself, to be read and never changed; `module()` gives a copy.

@@ -17,10 +17,11 @@ from tlnb.core.errors import UsageError, listed, one_line
 from tlnb.core.freeze import hashes, state_of
 from tlnb.core.literal import is_literal
 from tlnb.core.plan import Edit, Plan
-from tlnb.core.pretrained import MOST_PIXELS, PretrainedModel
+from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.record import Run
 from tlnb.core.request import MOST_CLASSES, check_request
 from tlnb.core.splits import SPLITS
+from tlnb.core.transform import MOST_PIXELS
 from tlnb.core.values import typed
 
 ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")

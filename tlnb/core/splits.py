@@ -34,6 +34,8 @@ class Parts:
     groups: int | None = None  # how many, where images are kept together
     notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
     brings_test: bool = False  # whether the data bring the test split; else it was drawn here
+    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    transparent: bool = False  # whether images have transparent parts
 
 
 def divide(

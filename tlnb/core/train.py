@@ -349,7 +349,7 @@ class Training:
     def prepare(self, network: nn.Module, store: Store) -> None:
         """Bring the network to the device; note every layer's hash and what trained layers hold."""
         self.report(Progress(self.name, "preparing"))
-        self.module = network.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = network.to(self.machine.device, memory_format=self.model.transform.memory_format)  # type: ignore[call-overload]
         self.labels = {s: y.to(self.machine.device) for s, y in self.data.labels.items()}
         self.source = Source(
             self.module, self.model.transform, self.data, self.machine, self.tally, store, self._pause, self.ranks
@@ -631,7 +631,8 @@ class Training:
         self, inputs: Inputs, trained: tuple[str, ...], options: TrainOptions, resume: Checkpoint | None = None
     ) -> Epoch:
         """AdamW with one-cycle rates, a step for each batch."""
-        groups, fused = self._groups(trained, options), can_fuse(self.machine.device)
+        options = self._none_alone(inputs.teaches, options)
+        groups, fused = self._groups(trained, options), self._can_fuse()
         optimizer = torch.optim.AdamW(groups, lr=options.lr or 0.0, weight_decay=0.0, fused=fused)
         images = len(self.labels["train"])
         schedule = one_cycle(optimizer, steps_of(options, images))
@@ -649,6 +650,29 @@ class Training:
             return loss, math.ceil(images / (options.batch_size or 1)), images
 
         return one_epoch
+
+    def _can_fuse(self) -> bool:
+        """Whether one call may step all parameters: complex ones take plain AdamW."""
+        return can_fuse(self.machine.device) and not any(p.is_complex() for p in self.module.parameters())
+
+    def _none_alone(self, teaches: nn.Module, options: TrainOptions) -> TrainOptions:
+        """Batches of two or more images where batch statistics are taken: that of one image tells nothing.
+
+        Raises:
+            UsageError: batches of one image were asked for.
+        """
+        images, size = len(self.labels["train"]), options.batch_size or 1
+        if self.ranks.count > 1 or images // math.ceil(images / size) > 1 or not uses_batch_statistics(teaches):
+            return options
+        if size == 1:
+            raise UsageError(
+                "--batch-size 1 leaves BatchNorm one image, which has no statistics: use --batch-size 2 or more, "
+                "or %tl_freeze the BatchNorm layers"
+            )
+        self.notes.append(
+            f"batches of {size + 1}: one of {size} would leave one image alone, which has no batch statistics"
+        )
+        return replace(options, batch_size=size + 1)
 
     def _taught_together(self, teaches: nn.Module, images: int, options: TrainOptions) -> nn.Module:
         """The module as several processes train it.

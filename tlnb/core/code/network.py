@@ -26,7 +26,7 @@ BUILD = '''
 def build_model() -> nn.Module:
     """{what}."""
 {lines}
-    return model.to(DEVICE, memory_format=torch.channels_last)
+    return model.to(DEVICE, memory_format=torch.{layout})
 '''
 
 
@@ -36,7 +36,8 @@ def network_sections(case: Case) -> Iterator[str]:
         yield f"WIDTHS = {glyphnet.WIDTHS}"
         yield inspect.getsource(glyphnet.GlyphNet)
         yield inspect.getsource(glyphnet._stage)
-    yield BUILD.format(what=_what(case), lines=textwrap.indent("\n".join(_build(case)), "    "))
+    layout = "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format"
+    yield BUILD.format(what=_what(case), layout=layout, lines=textwrap.indent("\n".join(_build(case)), "    "))
 
 
 def own_names(case: Case) -> set[str]:
