@@ -60,7 +60,8 @@ def test_images_that_cannot_be_read_are_why_a_class_is_too_small(tmp_path: Path)
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a,b\n1,2", "no columns path and label .it has a, b; looked for path: path, .*file.*label: label"), ("path,label\nx.png,a", "at least two classes"), ("", "it has nothing"),
+        ("a,b\n1,2", "no columns path and label .it has a, b; looked for path: path, .*file.*label: label"),
+        ("path,label\nx.png,a", "at least two classes"), ("", "it has nothing"),
         ("path,label,split\nimg/a/0.png,a,later", "split 'later' is none of train, val and test"),
     ],
 )  # fmt: skip
