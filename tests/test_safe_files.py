@@ -22,9 +22,10 @@ from tlnb.core.decoding import decode, decode_each, look_over
 from tlnb.core.expressions import first_groups, may_take_long
 from tlnb.core.groups import _by_pattern
 from tlnb.core.home import Home, in_use
-from tlnb.core.listing import list_folder, list_table
+from tlnb.core.listing import list_folder
 from tlnb.core.paths import read_text, user_path
 from tlnb.core.request import MOST_CLASSES
+from tlnb.core.table import list_table
 from tlnb.session import Session
 
 POSIX = pytest.mark.skipif(os.sep != "/", reason="links and pipes as POSIX has them")

@@ -23,6 +23,7 @@ from tlnb.core.image_cache import Decoded, ImageCache, Unreadable, image_cache
 from tlnb.core.leaks import shared_groups
 from tlnb.core.listing import Listing, list_folder
 from tlnb.core.memory import memory_budget
+from tlnb.core.paths import is_file
 from tlnb.core.request import DataRequest
 from tlnb.core.splits import Parts, Rows, split_rows
 from tlnb.core.survey import survey
@@ -39,7 +40,7 @@ def list_files(source: Path, telling: Telling | None = None) -> Listing:
         return list_folder(source)
     if source.suffix.lower() in TABLES:
         return list_table(source)
-    ending = archive_ending(source)
+    ending = archive_ending(source) if is_file(source) else ""
     if not ending:
         raise DataError(
             f"{str(source)!r} is a file: give a folder with one folder per class, a .zip or .tar of one, or a .csv"

@@ -106,14 +106,23 @@ def check_classes(what: str, classes: Sequence[str], skipped: Sequence[str] = ()
     Raises:
         DataError: there are fewer, or more than any network here takes.
     """
-    if len(classes) > MOST_CLASSES:
-        raise DataError(
-            f"{what} has {len(classes):,} classes, more than {MOST_CLASSES:,}: is the label's column the one that you mean?"
-        )
+    check_most_classes(what, classes)
     if len(classes) < 2:
         found = f"one class ({classes[0]})" if classes else f"no class{' folder' * folders} with images"
         why = f" (skipped: {listed(skipped, 1)})" if skipped else ""
         raise DataError(f"{what} has {found}{why}: at least two classes are needed{', one folder each' * folders}")
+
+
+def check_most_classes(what: str, classes: Sequence[str]) -> None:
+    """Refuses what no network here takes.
+
+    Raises:
+        DataError: there are more.
+    """
+    if len(classes) > MOST_CLASSES:
+        raise DataError(
+            f"{what} has {len(classes):,} classes, more than {MOST_CLASSES:,}: is the label's column the one that you mean?"
+        )
 
 
 def _by_turns(pool: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -21,7 +21,7 @@ from tlnb.core.errors import DataError, listed, one_line
 from tlnb.core.listing import CLOSED, LONGEST_NAME, ODD_NAME, Listing, class_name
 from tlnb.core.paths import is_file, is_folder, read_text
 from tlnb.core.split_names import settled, split_name, yes_or_no
-from tlnb.core.splits import check_classes
+from tlnb.core.splits import check_classes, check_most_classes
 
 # Column names without case, spaces and underscores; the first that a table has counts.
 COLUMNS = {
@@ -85,7 +85,9 @@ def list_table(file: Path) -> Listing:
     if files.top != file.parent:
         found.notes.append(f"the files lie in {one_line(files.top.name)}/")
     usable = [row for number, fields in rows[1:] if (row := _row(files, columns, len(head), number, fields, found))]
-    kept = _once(_of_known_classes(_with_splits(file, columns, head, usable, found), found), found)
+    rows_by_split = _with_splits(file, columns, head, usable, found)
+    check_most_classes(file.name, _classes(rows_by_split))
+    kept = _once(_of_known_classes(rows_by_split, found), found)
     found.classes = _classes(kept)
     check_classes(file.name, found.classes, found.skipped)
     return _filled(found, kept, head)
