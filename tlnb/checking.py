@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tlnb.core.errors import UsageError, did_you_mean, listed
+from tlnb.core.errors import OneLine, UsageError, did_you_mean, listed
 
 if TYPE_CHECKING:
     from tlnb.core.data import DataFacts, DataSet
@@ -58,7 +58,7 @@ class Exercise:
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(OneLine):
     """What became of an exercise."""
 
     name: str
@@ -83,7 +83,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Checks:
+class Checks(OneLine):
     """All exercises there are, and how far the learner is."""
 
     checks: tuple[Check, ...]

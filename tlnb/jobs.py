@@ -18,16 +18,18 @@ from typing import TYPE_CHECKING, Any
 
 from tlnb.core import resume
 from tlnb.core.anatomy import read_anatomy
-from tlnb.core.device import machine
-from tlnb.core.edit import build, is_literal
-from tlnb.core.errors import UsageError, listed
+from tlnb.core.device import machine, out_of_memory
+from tlnb.core.edit import build
+from tlnb.core.errors import UsageError, listed, one_line
 from tlnb.core.home import OF_JOB
+from tlnb.core.literal import is_literal
 from tlnb.core.options import options_from
+from tlnb.core.paths import read_text
 from tlnb.core.plan import Plan
 from tlnb.core.ranks import Ranks, ranks
 from tlnb.core.record import Run
 from tlnb.core.save import Saved
-from tlnb.core.values import parse, typed
+from tlnb.core.values import SENSELESS, parse, typed
 from tlnb.keeper import Job
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def read_job(path: Path) -> dict[str, Any]:
         UsageError: none, damaged, or of another version.
     """
     try:
-        values = parse(path.read_text("utf8"))
+        values = parse(read_text(path))
         if values["schema"] != SCHEMA:
             raise UsageError(f"{path} has schema {values['schema']}, not {SCHEMA}: write it again with %tl_save --job")
         return {k: values[k] for k in ("run", "plan", "options", "asked", "facts", "fingerprint", "baseline_of")}
@@ -100,7 +102,7 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
         session._keeper.jobs[job.name] = job
         if found is not None:
             job = replace(job, note=f"cut off after epoch {len(found.epochs)}, and went on from there")
-        run = session._done(job, began, f"# tlnb train {path}", found)
+        run = session._done(job, began, one_line(f"# tlnb train {path}"), found)
         group.together(lambda: _leave(session, run, out) if group.writes else None)
     finally:
         session._keeper.close()
@@ -141,8 +143,12 @@ def prepared(session: Session, path: Path, trust: bool = False) -> Job:
     values = read_job(path)
     try:
         return _job(session, values, trust)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UsageError(f"{path} is damaged ({str(error)[:80]}): write it again with %tl_save --job") from None
+    except SENSELESS as error:
+        if out_of_memory(error):
+            raise
+        raise UsageError(
+            f"{path} is damaged ({one_line(str(error))[:80]}): write it again with %tl_save --job"
+        ) from None
 
 
 def _facts(job: Job, group: Ranks) -> dict[str, str]:
@@ -197,6 +203,7 @@ def write_whole(path: Path, text: str) -> None:
     """The file appears whole or not at all."""
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        half.unlink(missing_ok=True)  # a link of that name would be written through
         half.write_text(text, "utf8")
         half.replace(path)
     except OSError as error:

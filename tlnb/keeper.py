@@ -13,6 +13,7 @@ from tlnb.core import checkpoint, resume
 from tlnb.core.anatomy import Anatomy, read_anatomy
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.data import DataSet
+from tlnb.core.device import out_of_memory
 from tlnb.core.edit import Scopes, build
 from tlnb.core.errors import UsageError, one_line
 from tlnb.core.home import Home, find_session, notebook, read_session
@@ -20,7 +21,8 @@ from tlnb.core.options import TrainOptions, options_from
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel
 from tlnb.core.record import Run
-from tlnb.core.values import typed
+from tlnb.core.values import SENSELESS, typed
+from tlnb.transcript import read_back
 
 if TYPE_CHECKING:
     from tlnb.session import Session
@@ -138,9 +140,10 @@ class Keeper:
                 self.home = None
 
     def failed(self, session: Session, job: Job) -> None:
-        """After a training that could not be carried out: there is nothing to go on with."""
-        self.jobs.pop(job.name, None)
-        self.write(session)
+        """After a training that could not be carried out: there is nothing to go on with but an earlier checkpoint."""
+        if job.name not in self.unfinished:
+            self.jobs.pop(job.name, None)
+            self.write(session)
 
     def checkpoint_of(self, name: str) -> Checkpoint | None:
         """Where a run stands; None before the end of its first epoch."""
@@ -184,8 +187,10 @@ def restore(
     values = read_session(folder)
     try:
         return _Restoring(session, folder, values, trust, names, current).all()
-    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        reason = f"{type(error).__name__}: {error}"[:80]
+    except SENSELESS as error:
+        if out_of_memory(error):
+            raise
+        reason = one_line(f"{type(error).__name__}: {error}")[:80]
         raise UsageError(f"the session in {folder} is damaged ({reason}): start a new one") from None
 
 
@@ -216,7 +221,8 @@ class _Restoring:
             plan = self._checked(values["plan"])
             session._set(session._prepared(session.model, data, plan))
             session._history = [self._checked(p) for p in values["history"]]
-        session._lines, session.bill = _lines(values["lines"]), resume.bill_from(values["bill"])
+        session._lines = read_back(_lines(values["lines"]), type(session), self.trust)
+        session.bill = resume.bill_from(values["bill"])
         session._keeper.unfinished = [n for n in values["unfinished"] if n in values["runs"]]
         running = values["running"]
         if running is not None:

@@ -17,31 +17,15 @@ from tlnb.checking import Checks
 from tlnb.core.bundled import BUNDLED
 from tlnb.core.catalogue import SORTS, names, torchvision_weights
 from tlnb.core.errors import TLError, UsageError, did_you_mean, one_line
+from tlnb.core.habits import meant_option, meant_words, spaced_path
 from tlnb.core.library import LIBRARY
+from tlnb.core.lines import tokens
 from tlnb.core.options import AUGMENTATIONS, SOLVERS, Asked
 from tlnb.core.plan import ALIASES, STRATEGIES
 from tlnb.display.live import reporter, testing
 from tlnb.session import PANELS, Session
 
-TOKEN = re.compile(r'(?:[^\s"\']|"[^"]*"|\'[^\']*\')+')
 TESTING_THREADS = 2
-
-
-def tokens(line: str) -> tuple[list[str], bool]:
-    """The words of a magic line, and whether a trailing `;` silences it.
-
-    Quotes group and are dropped; backslashes stay (Windows paths); `#` starts a comment at the start or after a space.
-    """
-    words: list[str] = []
-    for found in TOKEN.finditer(line):
-        if found[0].startswith("#"):
-            break
-        words.append(found[0])
-    silent = bool(words) and words[-1].endswith(";")
-    if silent:
-        words[-1] = words[-1].rstrip(";")
-    plain = (re.sub(r'"([^"]*)"|\'([^\']*)\'', lambda m: m[1] if m[1] is not None else m[2], w) for w in words)
-    return [w for w in plain if w], silent
 
 
 def _said(value: Any, silent: bool, cell: Cell) -> Any:
@@ -205,6 +189,8 @@ class TLMagics(Magics):
 
         def call(a: argparse.Namespace) -> Any:
             own = self.shell.user_ns.get(a.name)
+            if own is None and "." in a.name and a.name.partition(".")[0] in self.shell.user_ns:
+                raise UsageError(f"%tl_load takes the name of a variable, not {a.name!r}: tl.load({a.name})")
             source = own if isinstance(own, nn.Module | Run) else a.name
             given = {"mean": a.mean, "std": a.std, "size": a.size, "called": a.name}
             return self.session.load(source, a.weights, **given, trust=a.trust, names=self.shell.user_ns)
@@ -462,12 +448,15 @@ class TLMagics(Magics):
     @line_magic
     @magic_arguments()
     @argument("--run", metavar="NAME", help="default: the last run that is not a baseline; without runs the plan")
+    @argument("--out", metavar="FILE", help="write the script to this file")
     def tl_code(self, line: str) -> Any:
         """A run as a plain PyTorch script with no tlnb in it.
 
         Example: %tl_code --run head
+
+        Example: %tl_code --out train.py
         """
-        return self._run(TLMagics.tl_code, line, lambda a: self.session.code(a.run))
+        return self._run(TLMagics.tl_code, line, lambda a: self.session.code(a.run, out=a.out))
 
     @line_magic
     @magic_arguments()
@@ -555,11 +544,20 @@ def _parse(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
         known = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
         for word in words:
             option = word.partition("=")[0]
+            if option in ("--help", "-h"):
+                raise UsageError(f"%{name}? shows its options: {' '.join(known) or 'it has none'}")
             if option.startswith("--") and option not in known:
-                hint = did_you_mean(option, known, f"%{name}? lists what there is")
+                meant = meant_option(option, known)
+                hint = f"write {meant}" if meant else did_you_mean(option, known, f"%{name}? lists what there is")
                 raise UsageError(f"%{name} has no option {option}: {hint}")
         return parser.parse_args(words)
     except IPythonUsageError as error:
+        if path := spaced_path([word for word in words if not word.startswith("-")]):
+            raise UsageError(f'%{name}: a name with spaces needs quotes: %{name} "{path}"') from None
+        if meant := meant_words(
+            name, words, known, {"tl_train": "--epochs", "tl_forecast": "--epochs", "tl_tune": "--trials"}
+        ):
+            raise UsageError(f"%{name} does not take {' '.join(words)!r}: {meant}") from None
         raise UsageError(f"%{name}: {str(error).splitlines()[0]}; %{name}? shows an example") from None
     except SystemExit:
         raise UsageError(f"%{name} could not read {' '.join(words)!r}: %{name}? shows an example") from None

@@ -28,11 +28,12 @@ from tlnb.core.compare import Comparison, compare
 from tlnb.core.cost import Bill
 from tlnb.core.data import DataFacts, DataSet, open_data
 from tlnb.core.device import device_lost, machine
-from tlnb.core.edit import apply_edit, build, modules_matching, names_in
-from tlnb.core.errors import DeviceLost, ModelError, PlanError, TLError, UsageError, did_you_mean, one_line
+from tlnb.core.edit import apply_edits, build, modules_matching, names_in
+from tlnb.core.errors import DeviceLost, ModelError, OneLine, PlanError, TLError, UsageError, did_you_mean, one_line
 from tlnb.core.freeze import set_modes
+from tlnb.core.habits import METHODS
 from tlnb.core.leaks import NEAR_FROM
-from tlnb.core.lines import line, train_line
+from tlnb.core.lines import edit_line, line, train_line
 from tlnb.core.meter import Tally, step_flops
 from tlnb.core.options import Asked, TrainOptions, parse_rates
 from tlnb.core.origins import seen_by
@@ -64,7 +65,7 @@ LONGEST_NAME = 100  # characters of a run's
 TUNING = ("apart", "in")
 
 
-class Session:
+class Session(OneLine):
     """What the learner has done so far: `dataset`, `model`, `plan`, `runs`, `bill`."""
 
     def __init__(self) -> None:
@@ -162,6 +163,12 @@ class Session:
         return pretrained.catalogue(pattern, sort)
 
     @changing
+    def __getattr__(self, name: str) -> Any:
+        """Names of other tools are answered with ours. Only asked for what is not there."""
+        if meant := METHODS.get(name):
+            raise _NoSuch(f"there is no tl.{name}: it is called tl.{meant}(...) here, %tl_{meant} as a magic")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def load(
         self, source: str | nn.Module | Run, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
         size: int | None = None, called: str | None = None, trust: bool = False,
@@ -188,8 +195,9 @@ class Session:
         file, header = self._saved(source, weights)
         if header is not None:
             taken, weights = self._restored(file, header, source, called, trust, names), "default"
+        fitted = _adopted(taken, size or (self.dataset.request.size if self.dataset else None))
         found = pretrained.load(
-            taken, weights, mean=mean, std=std, size=size, called=called,
+            fitted.pop("source"), weights, mean=mean, std=std, size=size, called=called, **fitted,
             progress=lambda done, total: self._downloading(str(source), done, total),
         )  # fmt: skip
         data = self._decoded_for(found)
@@ -223,7 +231,7 @@ class Session:
 
         origin = header.origin
         if isinstance(source, nn.Module):
-            return restore(file, header, pretrained.load(source, called=called), trust, names)
+            return restore(file, header, pretrained.load(called=called, **_adopted(source, None)), trust, names)
         if origin.family == "own":
             raise ModelError(
                 f"{file} was made from your own module {origin.name!r}: build that, then %tl_load {origin.name} --weights {file}"
@@ -246,8 +254,7 @@ class Session:
 
         def architecture() -> nn.Module:
             module = model.fresh()
-            for edit in run.plan.edits:
-                apply_edit(module, edit, self._scopes.get(edit, {}))
+            apply_edits(module, run.plan.edits, lambda edit: self._scopes.get(edit, {}))
             return module
 
         origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
@@ -333,7 +340,7 @@ class Session:
         code, scope = self._code(what, names or {})
         count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
         edit = Edit("add", name, code, side, f"{side}{count}")
-        return self._edit(edit, scope, "tl.add", where)
+        return self._edit(edit, scope, "add", where)
 
     @changing
     def remove(self, pattern: str) -> Plan:
@@ -368,7 +375,7 @@ class Session:
         self._loaded()
         self._module_named(name)
         code, scope = self._code(what, names or {})
-        return self._edit(Edit("replace", name, code), scope, "tl.replace", name)
+        return self._edit(Edit("replace", name, code), scope, "replace", name)
 
     @changing
     def undo(self) -> Plan:
@@ -394,9 +401,7 @@ class Session:
         except Exception:
             self._scopes = before
             raise
-        magic = f"%{call.replace('.', '_')} {at} {edit.code}"
-        typed = one_line(magic) == magic and not re.search(r"\s", at) and not magic.endswith((";", "?", "\\"))
-        return self._edited(prepared, magic if typed else f"{call}({at!r}, {edit.code!r})")
+        return self._edited(prepared, edit_line(call, at, edit.code))
 
     def _edited(self, prepared: Prepared | None, typed: str) -> Plan:
         old = self.plan
@@ -453,7 +458,7 @@ class Session:
             found = noticed(now, self.dataset, self._scopes)
             if found is not None:
                 self._set(found[0])
-                self._lines.append(f"# tl.model.module was changed in Python: {found[1]}")
+                self._lines.append(f"# tl.model.module was changed in Python: {one_line(found[1])}")
 
     def _side_by_side(self) -> Strategies:
         model, read, made = self._loaded()
@@ -785,8 +790,14 @@ class Session:
             other._keeper.close()
             raise
         self._keeper.close()
+        before = dict(vars(self))
         vars(self).update({k: v for k, v in vars(other).items() if k not in ("turn", "names", "_checks")})
-        return self if name is None else self._go_on(name)
+        try:
+            return self if name is None else self._go_on(name)
+        except UsageError:  # the run cannot go on: the call has not happened
+            self._keeper.close()
+            vars(self).update(before)
+            raise
 
     def _go_on(self, name: str) -> Run:
         job = job_of(self, name)
@@ -935,9 +946,12 @@ class Session:
                 why = "no model is loaded" if self.model is None else f"{self.model.name} does not name its classes"
                 raise UsageError(f"no run yet, and {why}: %tl_train first, or load a model that knows its classes")
             transform = self.model.transform
-            return Judge(self.model.name, None, self.model.module, classes, transform, transform.resize)
+            values = self.dataset.values if self.dataset else None
+            return Judge(self.model.name, None, self.model.module, classes, transform, transform.resize, values)
         run = self._last_run(which)
-        return Judge(run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge)
+        facts = self._facts.get(run.name)
+        values = facts.values if facts else None
+        return Judge(run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge, values)
 
     def _last_run(self, which: str | Run | None = None) -> Run:
         """The run that is meant; by default the last that is not a baseline."""
@@ -1144,15 +1158,28 @@ class Session:
 
         return Script("\n".join(["%load_ext tlnb", *self._lines]), "the session as magics")
 
-    def code(self, run: str | Run | None = None) -> Script:
+    def code(self, run: str | Run | None = None, *, out: str | Path | None = None) -> Script:
         """A run as a plain PyTorch script with no tlnb in it; without runs the current plan.
 
         Args:
             run: default: the last that is not a baseline. The script's first lines say which it is.
+            out: a file to write the script to.
 
         Raises:
-            UsageError: no run has that name; no data, model or plan yet; a way of training that no script does.
+            UsageError: no run has that name; no data, model or plan yet; a way of training that no script does; a file
+                that cannot be written.
         """
+        script = self._script_for(run)
+        if out is not None:
+            try:
+                user_path(out).write_text(str.__str__(script), "utf8")
+            except OSError as error:
+                raise UsageError(
+                    f"{str(out)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+                ) from None
+        return script
+
+    def _script_for(self, run: str | Run | None) -> Script:
         if run is None and not any(r.baseline_of is None for r in self.runs):
             return self._planned()
         chosen = self._last_run(run)
@@ -1227,3 +1254,17 @@ class Session:
 def _same(one: Forecast, other: Forecast | Run) -> bool:
     """Whether a forecast is of this training."""
     return (one.plan, one.options, one.fingerprint) == (other.plan, other.options, other.fingerprint)
+
+
+def _adopted(source: Any, size: int | None) -> dict[str, Any]:
+    """What to load: one's own module made ready, and what was done to it."""
+    if not isinstance(source, nn.Module):
+        return {"source": source}
+    from tlnb.core.adopt import adopt
+
+    found = adopt(source, size)
+    return {"source": found.module, "layout": found.layout, "notes": found.notes}
+
+
+class _NoSuch(UsageError, AttributeError):
+    """A name of another tool's; `hasattr` is still answered with no."""

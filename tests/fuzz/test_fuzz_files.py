@@ -24,8 +24,8 @@ from tlnb.core.archive import unpacked
 from tlnb.core.data import open_data
 from tlnb.core.decoding import decode, look_over
 from tlnb.core.errors import TLError, one_line
-from tlnb.core.listing import list_table
 from tlnb.core.request import DataRequest
+from tlnb.core.table import list_table
 from tlnb.core.weights import read_state
 from tlnb.display import cards
 from tlnb.session import Session

@@ -159,5 +159,6 @@ def test_no_name_becomes_code(trained: Session, name: str, source: str, first: s
         return trained._script_of(*case)
 
     written = one_line_or(lambda: script(name, source, (first, second), run))
-    named, listed = (script("plain", "folder", (first, "b"), "first") for first in ("a", "a" * 300))
-    assert skeleton(written) in (skeleton(named), skeleton(listed))  # long names are read from the folder instead
+    # long names are read from the folder instead, and names with accents are compared in one form
+    plain = [script("plain", "folder", (first, "b"), "first") for first in ("a", "a" * 300, "é", "é" * 300)]
+    assert skeleton(written) in map(skeleton, plain)

@@ -22,6 +22,7 @@ from tlnb.core.anatomy import Anatomy
 from tlnb.core.data import DataSet
 from tlnb.core.device import machine
 from tlnb.core.edit import Scopes, build
+from tlnb.core.errors import OneLine
 from tlnb.core.forecast import forecast
 from tlnb.core.meter import Clock, Tally, forward_flops
 from tlnb.core.options import TrainOptions
@@ -67,7 +68,7 @@ class Tried:
 
 
 @dataclass(frozen=True)
-class Advice:
+class Advice(OneLine):
     """Which strategy, and why."""
 
     strategy: str

@@ -9,15 +9,17 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from tlnb.core.errors import ModelError
+from tlnb.core.errors import ModelError, OneLine
 from tlnb.core.stages import ROOT, UNUSED, name_stages
 from tlnb.core.watch import IMAGE, Watched, watch
+
+NORMS = ("batch_norm", "batch_norm_legit_no_training", "layer_norm", "group_norm")  # as torch names operations
 
 __all__ = ["ROOT", "UNUSED", "Anatomy", "Layer", "Stage", "evaluating", "owned", "read_anatomy"]
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(OneLine):
     """A module that directly owns parameters or buffers."""
 
     name: str
@@ -52,7 +54,7 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class Anatomy:
+class Anatomy(OneLine):
     """The layers in the order in which data meets them; what the scores do not depend on comes last."""
 
     model: str
@@ -263,6 +265,8 @@ def _way_back(seen: Watched) -> tuple[list[str], str | None]:
         if step.flops and step.layers:
             ends.append(step.layers[0] or ROOT)
             continue
+        if step.name.endswith(NORMS):
+            continue  # features are normalised, scores are not: what lies before is no output layer
         if step.name == "_softmax" and not logged:  # its logarithm is log_softmax, which does no harm
             softmax = step.module
         open_ends += [(j, logged or step.name == "log") for j in step.inputs]

@@ -10,7 +10,7 @@ from importlib.metadata import metadata
 from typing import Any
 
 from tlnb import glyphnet
-from tlnb.core.errors import ModelError, UsageError, did_you_mean
+from tlnb.core.errors import ModelError, OneLine, UsageError, did_you_mean
 from tlnb.core.fetch import cached_file
 
 EMBEDDED, TORCHVISION = "embedded", "torchvision"
@@ -19,7 +19,7 @@ TRAINING_IMAGES = {"ImageNet-1K": 1_281_167}  # ILSVRC 2012, training set: Russa
 
 
 @dataclass(frozen=True)
-class Card:
+class Card(OneLine):
     """What is known of a model. `None` means not known. Accuracies are fractions, sizes bytes, FLOPs for one image."""
 
     name: str
@@ -56,7 +56,7 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalogue(OneLine):
     """What can be loaded, in the order asked for."""
 
     cards: tuple[Card, ...]

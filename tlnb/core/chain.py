@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tlnb.core.anatomy import ROOT, evaluating, owned
+from tlnb.core.errors import OneLine
 from tlnb.core.meter import forward_flops
 
 
@@ -35,7 +36,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Cut:
+class Cut(OneLine):
     """A network in two parts: `suffix(prefix(x)) == network(x)`."""
 
     at: str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 import zlib
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core.errors import UsageError
+from tlnb.core.paths import is_file
 from tlnb.core.record import Cache, EpochRecord, Work
 from tlnb.core.values import parse, typed
 
@@ -114,6 +116,7 @@ def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        half.unlink(missing_ok=True)  # a link of that name would be written through
         save_file(tensors, half, metadata=header)
         half.replace(path)
     except SafetensorError as error:  # its word for a full disk
@@ -132,6 +135,8 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not is_file(path):
+            raise OSError("not a regular file")
         with safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no mapping
@@ -142,10 +147,23 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
         if int(header["crc32"]) != checksum(text, tensors):
             raise UsageError(f"{path.name} is damaged (its checksum differs): train that run again")
         about = typed(dict[str, Any], values["about"], "about")
-        return about, replace(typed(Checkpoint, values["state"], "state"), tensors=tensors)
+        return about, replace(_plausible(typed(Checkpoint, values["state"], "state")), tensors=tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UsageError(f"{path.name} is no checkpoint, or damaged ({reason}): train that run again") from None
+
+
+def _plausible(found: Checkpoint) -> Checkpoint:
+    """Raises `ValueError` where a figure is no number, negative, or no share: costs and curves are made of them."""
+    shares = [a for e in found.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None]
+    cache = (found.cache.views, found.cache.bytes) if found.cache else ()
+    amounts = [*found.seconds.values(), *found.flops.values(), *found.wh.values(), *vars(found.work).values(), *cache,
+               *(e.seconds for e in found.epochs), found.steps]  # fmt: skip
+    if not all(0 <= share <= 1 for share in shares) or not -1 <= found.best <= 1:
+        raise ValueError("an accuracy that is no share")
+    if not all(0 <= amount < math.inf for amount in amounts) or not all(map(math.isfinite, found.scaler.values())):
+        raise ValueError("an amount that is none")
+    return found
 
 
 def checksum(text: str, tensors: Mapping[str, Tensor]) -> int:

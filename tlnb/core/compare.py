@@ -11,6 +11,7 @@ from typing import Protocol
 from tlnb.core.bundled import digits_pixels
 from tlnb.core.cost import Charge, price_for, priced
 from tlnb.core.data import DataSet
+from tlnb.core.errors import OneLine
 from tlnb.core.pretraining import Pretraining
 from tlnb.core.prices import Price
 from tlnb.core.record import Run, wilson_interval
@@ -94,7 +95,7 @@ class BreakEven:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(OneLine):
     """Runs side by side, up to the target that all of them reached."""
 
     data: str

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from tlnb.core.errors import OneLine
 from tlnb.core.meter import FLOPS_BASIS, PHASES, SECONDS_BASIS, Tally
 from tlnb.core.pretraining import Pretraining
 from tlnb.core.prices import Price, list_price
@@ -16,7 +17,7 @@ KINDS = ("run", "baseline", "equal budget", "tuning", "forecasting", "advising")
 
 
 @dataclass(frozen=True)
-class Charge:
+class Charge(OneLine):
     """One line of the bill. `bases` says of each figure whether it was measured or assumed, and how."""
 
     phase: str
@@ -41,7 +42,7 @@ class Charge:
 
 
 @dataclass(frozen=True)
-class Bill:
+class Bill(OneLine):
     """Every charge of the session, oldest first. A price of the user's own holds for all of them."""
 
     charges: tuple[Charge, ...] = ()

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tlnb.core.archive import archive_ending
 from tlnb.core.arrays import from_arrays
 from tlnb.core.bundled import BUNDLED
 from tlnb.core.decoding import Progress, Telling
-from tlnb.core.errors import DataError, UsageError, did_you_mean
+from tlnb.core.errors import DataError, OneLine, UsageError, did_you_mean
 from tlnb.core.folders import list_files, read_files
 from tlnb.core.leaks import Leak, find_leaks, find_two_labels, series_note, two_labels_note
 from tlnb.core.library import ARRAYS, LIBRARY, library_name, read_library
@@ -29,6 +30,7 @@ from tlnb.core.origins import imagenet_hint, seen_note
 from tlnb.core.paths import user_path
 from tlnb.core.request import DataRequest, check_request, refuse
 from tlnb.core.splits import SPLITS, Parts
+from tlnb.core.table import TABLES
 
 LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
 PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
@@ -36,7 +38,7 @@ HASHED = 256  # images at a time
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DataFacts(OneLine):
     """What is known of a data set without its images: enough to read the same again."""
 
     name: str
@@ -45,6 +47,8 @@ class DataFacts:
     edge: int  # of the decoded images, in pixels
     request: DataRequest
     folders: tuple[tuple[str, str], ...] = ()
+    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    transparent: bool = False  # whether images have transparent parts, which are white here
 
     @property
     def from_files(self) -> bool:
@@ -54,15 +58,17 @@ class DataFacts:
     @property
     def plain_folder(self) -> bool:
         """Whether the images lie in class folders and were divided from their labels alone."""
-        lists = self.request.source.lower().endswith((".csv", ".zip"))
-        return self.from_files and not lists and self.request.source not in LIBRARY and self.request.group is None
+        source = self.request.source
+        lists = source.lower().endswith(TABLES) or bool(archive_ending(Path(source)))
+        plain = self.request.group is None and self.values is None
+        return self.from_files and not lists and source not in LIBRARY and plain
 
     def __repr__(self) -> str:
         return f"DataFacts of {self.name}: {len(self.classes)} classes, {sum(self.splits.values())} images"
 
 
 @dataclass(frozen=True)
-class DataSet:
+class DataSet(OneLine):
     """Images and labels by split. `train` teaches, `val` chooses, `test` is reported, `monitor` only draws curves."""
 
     name: str
@@ -80,6 +86,8 @@ class DataSet:
     leaks: tuple[Leak, ...] = ()  # images of val and test that are, or nearly are, in a split before
     two_labels: tuple[tuple[str, str], ...] = ()  # files of the same image in two classes
     source_hint: str = ""  # why a network pretrained on ImageNet may have seen these images
+    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    transparent: bool = False  # whether images have transparent parts, which are white here
 
     @property
     def splits(self) -> dict[str, int]:
@@ -134,7 +142,9 @@ class DataSet:
     @property
     def facts(self) -> DataFacts:
         """Everything but the images."""
-        return DataFacts(self.name, self.classes, self.splits, self.edge, self.request, self.folders)
+        return DataFacts(
+            self.name, self.classes, self.splits, self.edge, self.request, self.folders, self.values, self.transparent
+        )
 
     def save(self, path: str | Path) -> Path:
         """Write images and labels of every split to a `.npz` file that NumPy reads; returns its path.
@@ -191,8 +201,8 @@ def open_data(
     """Read a data set.
 
     Args:
-        source: `digits`, `symbols`, `textures`, `faces`; a folder of class folders, a zip file of one, a CSV file of paths and
-            labels; the name of a data set of torchvision's; or images `(N, H, W)`, `(N, H, W, 3)` or `(N, 3, H, W)`
+        source: `digits`, `symbols`, `textures`, `faces`; a folder of class folders, a zip or tar file of one, a CSV file of paths
+            and labels; the name of a data set of torchvision's; or images `(N, H, W)`, `(N, H, W, 3)` or `(N, 3, H, W)`
             (uint8, or floats in 0..1).
         labels: `(N,)` class numbers or names, with arrays only.
         request: amounts, splits, seed.
@@ -280,4 +290,6 @@ def _data_set(parts: Parts, request: DataRequest) -> DataSet:
         parts.notes,
         parts.files,
         parts.groups,
+        values=parts.values,
+        transparent=parts.transparent,
     )

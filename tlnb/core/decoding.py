@@ -6,10 +6,10 @@ import math
 import os
 import re
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tlnb.core.decode_bounds import check_memory, in_threads, one_at_a_time, why_costly
 from tlnb.core.errors import one_line
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from PIL.Image import Image
 
 MAX_PIXELS = 100_000_000  # larger images are refused by what their header says, before decoding
 FINER = 2  # a JPEG is decoded at no less than so many times the edge: the last step must be the networks' own resizing
 LONGEST = 3  # times the shorter side: what lies further out is cut off before resizing, which would enlarge it too
 TOGETHER = 8  # images that a thread decodes before it hands them over: each handing over costs time
-AHEAD = 64  # images decoded and not yet taken: bounds the memory where they are written to a slower disk
+LOOKED_OVER = 64  # the same of files that are only looked over
 OVERSHOT = 2.0  # of pictures in fractions: up to this their white is 1 (of those in 0..255 it would be black anyway)
+OTHER_EXTENSIONS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".pnm")
 SMALL = 32  # pixels of edge at which a suspicious file is decoded to see whether it can be
 HEAD, TAIL = 16, 64  # bytes
 STRIPS, TILES = (273, 279), (324, 325)  # TIFF's numbers for where its pieces start and how long they are
@@ -45,45 +45,72 @@ class Passing(str):
     __slots__ = ()
 
 
+Values = tuple[float, float]  # what is black and what is white, of grey images of more than 8 bits
+
 # Named, since Pillow goes by content: others run programs (EPS calls Ghostscript), or are no photos.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "AVIF", "HEIF")
+BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"hevc": "HEIC",
+    b"mif1": "HEIC",
+    b"msf1": "HEIC",
+}
+REMEDIES = {
+    "AVIF": "an AVIF image, which this Pillow does not read: %pip install -U pillow",
+    "HEIC": "a HEIC photo, as iPhones take them: %pip install pillow-heif, then restart",
+}
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Those that can be read here: AVIF since Pillow 11.3, HEIF where the package pillow-heif is installed."""
+    from PIL import Image
+
+    if find_spec("pillow_heif"):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def extensions() -> tuple[str, ...]:
-    """How the names of image files end. Of a moving GIF the first picture counts."""
+    """How the names of image files end. What they hold goes by content; of a moving GIF the first picture counts."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
-    return (*IMG_EXTENSIONS, ".gif")
+    return (*IMG_EXTENSIONS, *OTHER_EXTENSIONS)
 
 
-def decode_each(paths: Sequence[Path], edge: int, progress: Progress | None = None) -> Iterator[Tensor | str]:
+def decode_each(
+    paths: Sequence[Path], edge: int, progress: Progress | None = None, values: Values | None = None
+) -> Iterator[Tensor | str]:
     """What `decode` makes of every file, in order, done in threads. `progress` is called with (done, total).
 
     Raises:
         MemoryError, RuntimeError: as `decode`.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool, warnings.catch_warnings():
+    groups = [paths[i : i + TOGETHER] for i in range(0, len(paths), TOGETHER)]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what decoders warn of is listed with the file, or does no harm
-        waiting: deque[Future[list[Tensor | str]]] = deque()
-        todo, done = iter(paths), 0
-        while done < len(paths):
-            while len(waiting) < AHEAD // TOGETHER and (some := list(islice(todo, TOGETHER))):
-                waiting.append(pool.submit(_decode_some, some, edge))
-            for found in waiting.popleft().result():
+        for number, some in enumerate(in_threads(lambda some: _decode_some(some, edge, values), groups)):
+            for done, found in enumerate(some, number * TOGETHER + 1):
                 yield found
-                done += 1
                 if progress:
                     progress(done, len(paths))
 
 
-def _decode_some(paths: Sequence[Path], edge: int) -> list[Tensor | str]:
-    return [decode(path, edge) for path in paths]
+def _decode_some(paths: Sequence[Path], edge: int, values: Values | None) -> list[Tensor | str]:
+    return [decode(path, edge, values) for path in paths]
 
 
-def decode(path: Path, edge: int) -> Tensor | str:
+def decode(path: Path, edge: int, values: Values | None = None) -> Tensor | str:
     """One file as (3, edge, edge) uint8, or in words why it cannot be read; `Passing` words are of this time only.
+
+    Args:
+        values: what is black and what is white in grey images of more than 8 bits; None: by each image's own range.
 
     Raises:
         MemoryError, RuntimeError: memory ran out, which says nothing of the file.
@@ -91,12 +118,14 @@ def decode(path: Path, edge: int) -> Tensor | str:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            why = _too_large(image)
+        with Image.open(path, formats=formats()) as image:
+            why = too_large(image) or why_costly(path, image)
             if why:
                 return why
             image.draft("RGB", (FINER * edge, FINER * edge))
-            return squared(image, edge)
+            with one_at_a_time(image):
+                check_memory(image)
+                return squared(image, edge, values)
     except Exception as error:  # decoders raise anything on damaged files; the file is listed with the reason
         return _why(error, path)
 
@@ -110,16 +139,15 @@ def look_over(paths: Sequence[Path], progress: Progress | None = None) -> dict[i
     Raises:
         MemoryError, RuntimeError: as `decode`.
     """
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool, warnings.catch_warnings():
+    groups = [paths[i : i + LOOKED_OVER] for i in range(0, len(paths), LOOKED_OVER)]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = {}
-        for number, why in enumerate(pool.map(_look_over, paths)):
-            if why:
-                found[number] = why
-            if progress:
-                progress(number + 1, len(paths))
+        found: dict[int, str] = {}
+        for number, reasons in enumerate(in_threads(lambda some: [*map(_look_over, some)], groups)):
+            for place, why in enumerate(reasons, number * LOOKED_OVER):
+                found |= {place: why} if why else {}
+                if progress:
+                    progress(place + 1, len(paths))
         return found
 
 
@@ -127,8 +155,8 @@ def _look_over(path: Path) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            why, whole = _too_large(image), _ends_well(path, image)
+        with Image.open(path, formats=formats()) as image:
+            why, whole = too_large(image) or why_costly(path, image), _ends_well(path, image)
     except Exception as error:
         return _why(error, path)
     if why or whole:
@@ -168,13 +196,14 @@ def _holds_its_pieces(image: Image, size: int) -> bool:
     return len(starts) == len(lengths) > 0 and max(ends) <= size
 
 
-def _too_large(image: Image) -> str:
+def too_large(image: Image) -> str:
+    """Why an image is not decoded, by the size in its header; empty for others."""
     if image.width * image.height <= MAX_PIXELS:
         return ""
     return f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}"
 
 
-def _raise_if_memory_ran_out(error: Exception) -> None:
+def raise_if_memory_ran_out(error: Exception) -> None:
     """What failed for want of memory is no property of the file: the call has to fail, not the file be left out."""
     said = str(error).lower()
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in said for w in NO_MEMORY)):
@@ -189,7 +218,7 @@ def _why(error: Exception, path: Path) -> str:
     """
     from PIL import Image, UnidentifiedImageError
 
-    _raise_if_memory_ran_out(error)
+    raise_if_memory_ran_out(error)
     if isinstance(error, Image.DecompressionBombError):
         count = re.search(r"\d{5,}", str(error))
         return f"{int(count[0]):,} pixels are more than {MAX_PIXELS:,}" if count else f"more than {MAX_PIXELS:,} pixels"
@@ -209,20 +238,25 @@ def _why(error: Exception, path: Path) -> str:
 def _instead(path: Path) -> str:
     """What a file that is named as an image holds instead."""
     with suppress(OSError), path.open("rb") as file:
-        start = file.read(256).lstrip().lower()
+        head = file.read(256)
+        if head[4:8] == b"ftyp" and head[8:12] in BRANDS:
+            return REMEDIES[BRANDS[head[8:12]]]
+        start = head.lstrip().lower()
         if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
             return "a web page or drawing, not a photo"
     return "it holds no image"
 
 
-def squared(image: Image, edge: int) -> Tensor:
+def squared(image: Image, edge: int, values: Values | None = None) -> Tensor:
     """A PIL image as (3, edge, edge) uint8: upright, RGB, the shorter side scaled to `edge`, cut to the middle square.
+
+    What is transparent becomes white. `values` as for `decode`.
 
     These are the steps, and the roundings, of torchvision's presets; their own crop, taken from this square, is theirs.
     """
     from torchvision.transforms.v2 import functional as F
 
-    pixels = torch.from_numpy(np.array(_upright_rgb(image))).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(_upright_rgb(image, values))).permute(2, 0, 1)
     _, height, width = pixels.shape
     most = LONGEST * min(height, width)
     middle = F.center_crop(pixels, [min(height, most), min(width, most)])
@@ -230,17 +264,32 @@ def squared(image: Image, edge: int) -> Tensor:
     return square.contiguous()
 
 
-def _upright_rgb(image: Image) -> Image:
+def _upright_rgb(image: Image, values: Values | None) -> Image:
     """Copied only where something is to be done: copying takes time."""
     from PIL import ExifTags, ImageOps
 
     upright = image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
-    if upright.mode == "RGB":
+    if upright.mode == "RGB" and not is_transparent(upright):
         return upright
-    return (_eight_bit(upright) if upright.mode[0] in "IF" else upright).convert("RGB")
+    return _eight_bit(upright, values).convert("RGB") if upright.mode[0] in "IF" else opaque(upright)
 
 
-def _eight_bit(image: Image) -> Image:
+def is_transparent(image: Image) -> bool:
+    """Whether an image has an alpha channel, or a colour that counts as transparent."""
+    return image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+
+
+def opaque(image: Image) -> Image:
+    """In RGB, on white where it is transparent: below that lies whatever a program left there, mostly black."""
+    from PIL import Image as images
+
+    if not is_transparent(image):
+        return image.convert("RGB")
+    coloured = image.convert("RGBA")
+    return images.alpha_composite(images.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
+
+
+def _eight_bit(image: Image, given: Values | None) -> Image:
     """Grey of 16 or 32 bits or fractions as 8 bits: PIL's own conversion would make nearly all of it white.
 
     Raises:
@@ -252,12 +301,13 @@ def _eight_bit(image: Image) -> Image:
     known = np.isfinite(values)
     if not known.any():
         raise ValueError("none of its pixels is a number")
-    most = float(values.max(where=known, initial=0))
-    values = np.nan_to_num(values, copy=False, nan=0.0, posinf=most, neginf=0.0)
-    return Image.fromarray((values / _full_scale(most, image.mode) * 255).round().clip(0, 255).astype(np.uint8))
+    least, most = float(values.min(where=known, initial=0)), float(values.max(where=known, initial=0))
+    low, high = given or (least, white(most, image.mode[0]) if least >= 0 else max(most, least + 1e-6))
+    values = np.nan_to_num(values, copy=False, nan=low, posinf=high, neginf=low)
+    return Image.fromarray(((values - low) / (high - low) * 255).round().clip(0, 255).astype(np.uint8))
 
 
-def _full_scale(most: float, mode: str) -> float:
+def white(most: float, mode: str) -> float:
     """What counts as white where the brightest pixel is `most`.
 
     Cameras and scanners write 10, 12 or 14 bits into files of 16, and the files do not say so. White is the largest number of

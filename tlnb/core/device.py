@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tlnb.core.errors import MemoryLimit, UsageError
+from tlnb.core.errors import MemoryLimit, OneLine, UsageError
 from tlnb.core.memory import free_on_gpu
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(OneLine):
     """Where a run computes: device (`cpu`, `cuda:0`, `mps`), precision, the hardware's name, threads in use."""
 
     device: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import copy
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,15 +18,13 @@ from torch.nn.parameter import is_lazy
 
 from tlnb.core.alone import alone
 from tlnb.core.anatomy import ROOT, owned
-from tlnb.core.errors import PlanError, did_you_mean
+from tlnb.core.copying import copied
+from tlnb.core.errors import PlanError, did_you_mean, one_line
+from tlnb.core.literal import DEEP, MOST_EDITS, check_size, is_literal, size_of
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import PretrainedModel
 
 Scopes = Mapping[Edit, Mapping[str, Any]]  # the user's names that an edit's code mentions
-NUMBERS = ("in_features", "classes")
-MOST_PARAMETERS = 10**9  # of one edit
-ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
-DEEP = (SyntaxError, ValueError, RecursionError, MemoryError)  # what Python's parser raises
 
 
 def build(
@@ -38,14 +36,50 @@ def build(
     """
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = model.fresh() if start == "random" else copy.deepcopy(model.module)
-        for edit in edits:
-            apply_edit(module, edit, (scopes or {}).get(edit, {}))
+        module = model.fresh() if start == "random" else copied(model.module)
+        apply_edits(module, edits, lambda edit: (scopes or {}).get(edit, {}))
     return module
 
 
+def apply_edits(module: nn.Module, edits: Sequence[Edit], scope_of: Callable[[Edit], Mapping[str, Any]]) -> None:
+    """Carry out edits in place, one after the other.
+
+    Raises:
+        PlanError: as `apply_edit`; too many of them, or more than may be built together.
+    """
+    check_together(edits)
+    for edit in edits:
+        apply_edit(module, edit, scope_of(edit))
+
+
+def check_together(edits: Sequence[Edit]) -> None:
+    """Raises `PlanError` where edits are too many, or build more than they may together; nothing is allocated."""
+    if len(edits) > MOST_EDITS:
+        raise PlanError(
+            f"{len(edits):,} edits are more than the {MOST_EDITS} that a plan may have: load the edited network"
+        )
+    size = 0
+    for edit in edits:
+        if edit.code and is_literal(edit.code):
+            try:
+                check_size(size := size + size_of(edit.code, edit.in_features, edit.classes))
+            except Exception as error:  # what nn's constructors raise
+                raise _unbuildable(edit, error) from None
+
+
 def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
-    """Carry out one edit in place."""
+    """Carry out one edit in place.
+
+    Raises:
+        PlanError: no module has that name, or one is in the way; code that fails.
+    """
+    known = dict(module.named_modules(remove_duplicate=False))
+    if not edit.name or edit.name not in known:
+        raise PlanError(
+            f"no module is called {edit.name!r}: {did_you_mean(edit.name, known, '%tl_layers --all lists them')}"
+        )
+    if edit.kind == "add" and hasattr(known[edit.name], edit.part):
+        raise PlanError(f"{edit.name} has a part {edit.part} already: %tl_undo takes the last edit back")
     if edit.kind == "remove":
         module.set_submodule(edit.name, nn.Identity())
     elif edit.kind == "replace":
@@ -101,44 +135,6 @@ def _added(module: nn.Module) -> set[str]:
 # ── code ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def is_literal(code: str) -> bool:
-    """Whether code is nothing but `nn.*` constructors with literal arguments: safe to run wherever it comes from."""
-    try:
-        tree = ast.parse(code.strip(), mode="eval")
-        return _literal(tree.body)
-    except DEEP:
-        return False
-
-
-def _literal(node: ast.expr) -> bool:
-    if isinstance(node, ast.Call):
-        function = node.func
-        known = (
-            isinstance(function, ast.Attribute)
-            and isinstance(function.value, ast.Name)
-            and function.value.id == "nn"
-            and isinstance(getattr(nn, function.attr, None), type)
-            and issubclass(getattr(nn, function.attr), nn.Module)
-        )
-        return known and all(map(_literal, node.args)) and all(k.arg and _literal(k.value) for k in node.keywords)
-    if isinstance(node, ast.Name):
-        return node.id in NUMBERS
-    if isinstance(node, ast.Tuple | ast.List):
-        return all(map(_literal, node.elts))
-    return isinstance(node, ast.Constant) or _number(node)
-
-
-def _number(node: ast.expr) -> bool:
-    """Sums and products of numbers. No powers, no repeated texts or lists: a short line could fill the memory."""
-    if isinstance(node, ast.BinOp):
-        return isinstance(node.op, ARITHMETIC) and _number(node.left) and _number(node.right)
-    if isinstance(node, ast.UnaryOp):
-        return _number(node.operand)
-    if isinstance(node, ast.Name):
-        return node.id in NUMBERS
-    return isinstance(node, ast.Constant) and type(node.value) in (bool, int, float)
-
-
 def names_in(code: str) -> set[str]:
     """The names that code reads.
 
@@ -159,30 +155,29 @@ def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
     Raises:
         PlanError: code that fails, or that builds no module.
     """
+    literal = is_literal(edit.code)
     names = {**scope, "nn": nn, "torch": torch, "in_features": edit.in_features, "classes": edit.classes}
-    if is_literal(edit.code):
+    if literal:
         names["__builtins__"] = {}
     try:
-        if is_literal(edit.code):
-            _check_size(edit.code, names)
+        if literal:
+            size_of(edit.code, edit.in_features, edit.classes)
         made = _evaluate(edit.code, names)
     except Exception as error:  # whatever the user's code raises
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise PlanError(f"{short(edit.code)} cannot be built ({reason}): write e.g. nn.Dropout(0.2)") from None
+        raise _unbuildable(edit, error) from None
     if not isinstance(made, nn.Module):
         kind = type(made).__name__
         raise PlanError(f"{short(edit.code)} is of type {kind}, not nn.Module: write e.g. nn.Dropout(0.2)")
-    return made if is_literal(edit.code) else copy.deepcopy(made)  # what the user holds stays the user's
+    if any(map(is_lazy, (*made.parameters(), *made.buffers()))):
+        raise PlanError(
+            f"{short(edit.code)} is lazy, it has no shape before a first pass: write numbers, e.g. nn.Linear(in_features, 64)"
+        )
+    return made if literal else copy.deepcopy(made)  # what the user holds stays the user's
 
 
-def _check_size(code: str, names: dict[str, Any]) -> None:
-    """Raises `ValueError` where code that may have come with a file asks for an absurd amount of memory; it allocates none."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        made = _evaluate(code, dict(names))
-    parameters = made.parameters() if isinstance(made, nn.Module) else ()
-    count = sum(p.numel() for p in parameters if not is_lazy(p))
-    if count > MOST_PARAMETERS:
-        raise ValueError(f"{count:,} parameters")
+def _unbuildable(edit: Edit, error: Exception) -> PlanError:
+    reason = " ".join(one_line(str(error)).split())[:100] or type(error).__name__
+    return PlanError(f"{short(edit.code)} cannot be built ({reason}): write e.g. nn.Dropout(0.2)")
 
 
 def _evaluate(code: str, names: dict[str, Any]) -> Any:

@@ -14,8 +14,10 @@ Anything else that is raised is a bug of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import functools
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 LONGEST = 1000  # characters of an error
 
@@ -60,6 +62,23 @@ def one_line(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if _printable(c) else c.encode("unicode_escape").decode() for c in text)
+
+
+class OneLine:
+    """Its subclasses' `__repr__` is one printable line, whatever a file put into it: terminals obey control characters."""
+
+    def __init_subclass__(cls, **given: Any) -> None:
+        super().__init_subclass__(**given)
+        if "__repr__" in vars(cls):
+            cls.__repr__ = _in_one_line(cls.__repr__)  # type: ignore[method-assign]
+
+
+def _in_one_line(own: Callable[[Any], str]) -> Callable[[Any], str]:
+    @functools.wraps(own)
+    def __repr__(self: Any) -> str:
+        return one_line(own(self))
+
+    return __repr__
 
 
 def _printable(character: str) -> bool:

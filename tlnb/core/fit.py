@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from textwrap import shorten
@@ -14,7 +13,8 @@ from torch import Tensor, nn
 
 from tlnb.core.alone import alone
 from tlnb.core.anatomy import ROOT, evaluating
-from tlnb.core.edit import Scopes, apply_edit, names_in, new_output_layer, output_edits, short
+from tlnb.core.copying import copied
+from tlnb.core.edit import Scopes, apply_edit, check_together, names_in, new_output_layer, output_edits, short
 from tlnb.core.errors import PlanError
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import PretrainedModel
@@ -54,7 +54,7 @@ def _apply(
 ) -> tuple[tuple[Edit, ...], nn.Module, Scopes]:  # fmt: skip
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module = copy.deepcopy(model.module)
+        module = copied(model.module)
         if classes is None:
             automatic = tuple(
                 new_output_layer(module, h, _scores(module.get_submodule(h)), w) for h in heads if (w := widths[h])
@@ -67,8 +67,9 @@ def _apply(
         found: dict[Edit, Mapping[str, Any]] = {}
         for edit in own:
             complete = _completed(module, edit, classes, size)
-            apply_edit(module, complete, scopes.get(edit, {}))
             edits.append(complete)
+            check_together(edits)
+            apply_edit(module, complete, scopes.get(edit, {}))
             found[complete] = scopes.get(edit, {})
     return tuple(edits), module, found
 
@@ -115,9 +116,9 @@ def _width(
         if isinstance(value, Tensor):
             seen.append(value.shape[1] if value.ndim == 4 and not last else value.shape[-1])
 
-    for copied in (blank, _itself):  # without numbers first: that costs nothing, however large the network
+    for twin_of in (blank, _itself):  # without numbers first: that costs nothing, however large the network
         with contextlib.suppress(Exception):  # where it fails is found by _try; here it matters how far data came
-            twin = copied(module)
+            twin = twin_of(module)
             handle = hook(twin.get_submodule(name), note)
             try:
                 _pass(twin, size)

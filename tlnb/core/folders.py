@@ -15,33 +15,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tlnb.core.archive import unpacked
-from tlnb.core.decoding import Progress, Telling, decode_each, look_over
+from tlnb.core.archive import archive_ending, unpacked
+from tlnb.core.decoding import Progress, Telling, Values, decode_each, look_over
 from tlnb.core.errors import DataError, listed, one_line
 from tlnb.core.groups import group_files, group_numbers
 from tlnb.core.image_cache import Decoded, ImageCache, Unreadable, image_cache
 from tlnb.core.leaks import shared_groups
-from tlnb.core.listing import Listing, list_folder, list_table
+from tlnb.core.listing import Listing, list_folder
 from tlnb.core.memory import memory_budget
+from tlnb.core.paths import is_file
 from tlnb.core.request import DataRequest
 from tlnb.core.splits import Parts, Rows, split_rows
+from tlnb.core.survey import survey
+from tlnb.core.table import TABLES, list_table
 
 
 def list_files(source: Path, telling: Telling | None = None) -> Listing:
-    """The image files of a folder, of a zip file, or that a CSV file names.
+    """The image files of a folder, of a zip or tar file, or that a CSV file names.
 
     Raises:
         DataError: another kind of file, a damaged archive, no classes.
     """
     if source.is_dir():
         return list_folder(source)
-    if source.suffix.lower() == ".csv":
+    if source.suffix.lower() in TABLES:
         return list_table(source)
-    if source.suffix.lower() != ".zip":
-        raise DataError(f"{str(source)!r} is a file: give a folder with one folder per class, a .zip of one, or a .csv")
+    ending = archive_ending(source) if is_file(source) else ""
+    if not ending:
+        raise DataError(
+            f"{str(source)!r} is a file: give a folder with one folder per class, a .zip or .tar of one, or a .csv"
+        )
     folder, refused = unpacked(source, telling)
     found = list_folder(folder, one_line(source.name), refused)
-    found.name = one_line(source.stem)
+    found.name = one_line(source.name[: -len(ending)])
     return found
 
 
@@ -60,21 +66,22 @@ def read_files(found: Listing, request: DataRequest, edge: int, progress: Progre
     if request.group is not None:
         found = group_files(found, request.group)
     unreadable: Unreadable = {}
-    rows = _rows(found, request, unreadable)
+    rows, seen = _rows(found, request, unreadable), survey(found.paths)
     cached = _count(rows) * 3 * edge**2 > memory_budget()
     if cached or _count(rows) < len(found.paths):
         unreadable |= look_over(found.paths, progress)
         rows = _rows(found, request, unreadable)
     if cached:
-        rows, images = _in_file(found, request, rows, edge, unreadable, progress)
+        rows, images = _in_file(found, request, rows, edge, unreadable, progress, seen.values)
     else:
-        rows, images = _in_memory(found, request, rows, edge, unreadable, progress)
+        rows, images = _in_memory(found, request, rows, edge, unreadable, progress, seen.values)
     labels = torch.tensor(found.class_of)
     return Parts(
         found.name, found.classes, images, {split: labels[torch.from_numpy(part)] for split, part in rows.items()},
         (*found.skipped, *_reasons(found, unreadable)), _folders(found, rows),
         {split: tuple(found.shown(i) for i in part.tolist()) for split, part in rows.items()},
-        _groups(found, unreadable), _notes(found, rows), "test" in _brought(found, unreadable),
+        _groups(found, unreadable), (*_notes(found, rows), *seen.notes), "test" in _brought(found, unreadable),
+        seen.values, seen.transparent,
     )  # fmt: skip
 
 
@@ -94,11 +101,16 @@ def _groups(found: Listing, unreadable: Unreadable) -> int | None:
 
 
 def _notes(found: Listing, rows: Rows) -> tuple[str, ...]:
-    if found.group_of is None:
-        return tuple(found.notes)
-    shared = shared_groups(rows, group_numbers(found.group_of))
+    shared = 0 if found.group_of is None else shared_groups(rows, group_numbers(found.group_of))
     between = [f"{shared} groups lie in more than one of the splits that the data bring"] if shared else []
-    return (*found.notes, *between)
+    return (*found.notes, *between, *_untested(found, rows))
+
+
+def _untested(found: Listing, rows: Rows) -> list[str]:
+    """A note about the classes whose images are all trained on: the accuracy says nothing of them."""
+    tested = {found.class_of[i] for i in rows["test"].tolist()}
+    missing = [name for number, name in enumerate(found.classes) if number not in tested]
+    return [f"no test images for {listed(missing, 6)}: the accuracy says nothing of them"] if missing else []
 
 
 # ── which images go where ─────────────────────────────────────────────────────────────────────────────────────────
@@ -137,19 +149,25 @@ def _folders(found: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
     if "train" not in found.parts:
         return ()
     own = {"train": "train"} | {s: w for s, w in where.items() if w != "train"}
-    return tuple((split, found.parts[folder].name) for split, folder in own.items())
+    return tuple((split, found.parts[folder].relative_to(found.top).as_posix()) for split, folder in own.items())
 
 
 # ── decoding ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _in_memory(
-    found: Listing, request: DataRequest, rows: Rows, edge: int, unreadable: Unreadable, progress: Progress | None
+    found: Listing,
+    request: DataRequest,
+    rows: Rows,
+    edge: int,
+    unreadable: Unreadable,
+    progress: Progress | None,
+    values: Values | None,
 ) -> tuple[Rows, dict[str, Tensor]]:
     """The splits and their images, views of one tensor. What cannot be read is added to `unreadable`."""
     order = _order(rows)
     held = torch.empty((len(order), 3, edge, edge), dtype=torch.uint8)
-    for row, image in enumerate(_images(found.paths, order, edge, progress, unreadable)):
+    for row, image in enumerate(_images(found.paths, order, edge, progress, unreadable, values)):
         held[row] = image
     if not np.isin(order, list(unreadable)).any():
         return rows, _views(held, rows)
@@ -157,7 +175,7 @@ def _in_memory(
         rows = _rows(found, request, unreadable)
         missing = np.setdiff1d(_order(rows), order)
         if len(missing):
-            more = list(_images(found.paths, missing, edge, None, unreadable))
+            more = list(_images(found.paths, missing, edge, None, unreadable, values))
             order, held = np.concatenate([order, missing]), torch.cat([held, torch.stack(more)])
     _move(held, order, _order(rows))
     return rows, _views(held, rows)
@@ -179,20 +197,26 @@ def _move(held: Tensor, order: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def _in_file(
-    found: Listing, request: DataRequest, rows: Rows, edge: int, unreadable: Unreadable, progress: Progress | None
+    found: Listing,
+    request: DataRequest,
+    rows: Rows,
+    edge: int,
+    unreadable: Unreadable,
+    progress: Progress | None,
+    values: Values | None,
 ) -> tuple[Rows, dict[str, Tensor]]:
     """The same with images that lie in a file, where they may lie already."""
-    cache = image_cache(found.paths, edge)
-    decoded = _written(found.paths, _order(rows), edge, cache, unreadable, progress)
+    cache = image_cache(found.paths, edge, values)
+    decoded = _written(found.paths, _order(rows), edge, cache, unreadable, progress, values=values)
     while np.isin(_order(rows), list(unreadable)).any():
         rows = _rows(found, request, unreadable)
-        decoded = _written(found.paths, _order(rows), edge, cache, unreadable, None, decoded)
+        decoded = _written(found.paths, _order(rows), edge, cache, unreadable, None, decoded, values)
     return rows, _views(decoded.images, rows)
 
 
 def _written(
     paths: Sequence[Path], order: np.ndarray, edge: int, cache: ImageCache, unreadable: Unreadable,
-    progress: Progress | None, earlier: Decoded | None = None,
+    progress: Progress | None, earlier: Decoded | None = None, values: Values | None = None,
 ) -> Decoded:  # fmt: skip
     """A file with the images in this order, copied from another file of the same images where there is one."""
     known = cache.find(order, just_this=earlier is not None) or earlier
@@ -205,7 +229,7 @@ def _written(
     found: Unreadable = (
         {} if known is None else {n: why for n, why in known.unreadable.items() if n in set(order.tolist())}
     )
-    fresh = _images(paths, missing, edge, progress, found)
+    fresh = _images(paths, missing, edge, progress, found, values)
     images = (known.images[place[n]] if known is not None and n in place else next(fresh) for n in order.tolist())
     decoded = cache.write(order, edge, images, found)
     unreadable |= found
@@ -213,10 +237,17 @@ def _written(
 
 
 def _images(
-    paths: Sequence[Path], order: np.ndarray, edge: int, progress: Progress | None, unreadable: Unreadable
+    paths: Sequence[Path],
+    order: np.ndarray,
+    edge: int,
+    progress: Progress | None,
+    unreadable: Unreadable,
+    values: Values | None,
 ) -> Iterator[Tensor]:
     """Every file decoded; a black image stands for what is unreadable, which is noted."""
-    for number, image in zip(order.tolist(), decode_each([paths[i] for i in order], edge, progress), strict=True):
+    for number, image in zip(
+        order.tolist(), decode_each([paths[i] for i in order], edge, progress, values), strict=True
+    ):
         if isinstance(image, str):
             unreadable[number] = image
             yield torch.zeros((3, edge, edge), dtype=torch.uint8)

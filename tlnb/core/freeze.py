@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tlnb.core.anatomy import ROOT, owned
 from tlnb.core.edit import has_own_parts
+from tlnb.core.errors import OneLine
 
 
 def layer_of(module: nn.Module, name: str) -> nn.Module:
@@ -75,7 +76,7 @@ def _tensors(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(OneLine):
     """How far a layer moved in a run. None where the layer has none of that kind."""
 
     name: str

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from tlnb.core.errors import DataError, UsageError, listed
-from tlnb.core.listing import Listing, read_table
+from tlnb.core.expressions import first_groups, group_in, may_take_long
+from tlnb.core.listing import Listing, class_name
 from tlnb.core.paths import user_path
+from tlnb.core.table import read_table
 
 
 def group_files(found: Listing, asked: str) -> Listing:
@@ -24,7 +26,7 @@ def group_files(found: Listing, asked: str) -> Listing:
         DataError: no such CSV file, or a single group.
         UsageError: no valid expression, or one that matches nothing.
     """
-    names = [p.relative_to(found.top).as_posix() if p.is_relative_to(found.top) else p.as_posix() for p in found.paths]
+    names = [_name(path, found.top) for path in found.paths]
     if asked in found.columns:
         groups: list[str | None] = [g.strip() or None for g in found.columns[asked]]
     elif asked.lower().endswith(".csv"):
@@ -46,6 +48,11 @@ def group_files(found: Listing, asked: str) -> Listing:
     return found
 
 
+def _name(path: Path, top: Path) -> str:
+    """A file's path below the folder, accents in Unicode's composed form."""
+    return class_name(path.relative_to(top).as_posix() if path.is_relative_to(top) else path.as_posix())
+
+
 def group_numbers(groups: Sequence[str]) -> np.ndarray:
     """A number for each name, `(N,)`."""
     return np.unique(np.array(groups), return_inverse=True)[1].astype(np.int64)
@@ -56,8 +63,7 @@ def _by_pattern(pattern: str, names: Sequence[str]) -> list[str | None]:
         found = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(f"--group {pattern} is no regular expression ({error}): {_example(names)}") from None
-    matches = [found.search(name) for name in names]
-    return [None if m is None else m[1 if found.groups and m[1] is not None else 0] for m in matches]
+    return first_groups(pattern, names) if may_take_long(pattern) else [group_in(found, name) for name in names]
 
 
 def _from_table(file: Path, names: Sequence[str]) -> list[str | None]:
@@ -66,7 +72,7 @@ def _from_table(file: Path, names: Sequence[str]) -> list[str | None]:
             f"no file is called {str(file)!r}: --group takes a CSV file of paths and groups, or an expression"
         )
     rows = [row for _, row in read_table(file) if len(row) > 1]
-    group_of = {row[0].strip().removeprefix("./"): row[1].strip() for row in rows}
+    group_of = {class_name(row[0].strip().removeprefix("./")): row[1].strip() for row in rows}
     return [group_of.get(name) or group_of.get(name.rpartition("/")[2]) for name in names]
 
 

@@ -9,6 +9,7 @@ TLNB_HOME (default ./.tlnb)/sessions/<start>-<process>/
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from typing import Any
 from tlnb.core import checkpoint
 from tlnb.core.checkpoint import Checkpoint
 from tlnb.core.errors import UsageError
-from tlnb.core.paths import user_path
+from tlnb.core.paths import is_link, read_text, user_path
 from tlnb.core.values import parse, typed
 
 SCHEMA = 2
@@ -43,6 +44,7 @@ class Home:
         from filelock import FileLock
 
         self.folder = folder
+        _no_link(folder)
         (folder / "runs").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(folder / "lock", thread_local=False)  # training takes it on a thread, reset lets it go
         self._lock.acquire(timeout=0)
@@ -80,6 +82,7 @@ class Home:
         half = target.with_name(f".session.{os.getpid()}.part")
         text = json.dumps(values)
         try:
+            half.unlink(missing_ok=True)  # a link of that name would be written through
             half.write_text(json.dumps({"schema": SCHEMA, "crc32": zlib.crc32(text.encode()), "session": text}), "utf8")
             half.replace(target)
         finally:
@@ -131,7 +134,7 @@ def read_session(folder: Path) -> dict[str, Any]:
         UsageError: damaged, or of another version.
     """
     try:
-        values = parse((folder / "session.json").read_text("utf8"))
+        values = parse(read_text(folder / "session.json"))
         if values["schema"] != SCHEMA:
             raise UsageError(f"the session in {folder} has schema {values['schema']}, not {SCHEMA}: start a new one")
         if zlib.crc32(values["session"].encode()) != values["crc32"]:
@@ -147,10 +150,18 @@ def in_use(folder: Path) -> bool:
     from filelock import FileLock, Timeout
 
     try:
+        _no_link(folder)
         with FileLock(folder / "lock", timeout=0):
             return False
     except (Timeout, OSError):
         return True
+
+
+def _no_link(folder: Path) -> None:
+    """Raises `OSError` where a session's lock, or a folder of it, is a link: writing would change what it leads to."""
+    for path in (folder / "lock", folder / "runs", folder):
+        if is_link(path):
+            raise OSError(errno.ELOOP, f"{path.name} is a link")
 
 
 def notebook() -> str:

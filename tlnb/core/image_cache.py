@@ -21,12 +21,12 @@ import numpy as np
 from torch import Tensor
 
 from tlnb.core import kept
-from tlnb.core.decoding import Passing
+from tlnb.core.decoding import Passing, Values
 from tlnb.core.errors import DataError
 from tlnb.core.memory import cache_folder, disk_budget
 from tlnb.core.stream import map_file
 
-VERSION = 3  # of how files are decoded: what another version decoded is not found again
+VERSION = 4  # of how files are decoded: what another version decoded is not found again
 NOBODY = -1  # the file of a row that holds nothing, which is to be tried again
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
@@ -107,10 +107,10 @@ def _lasting(order: np.ndarray, unreadable: Unreadable) -> np.ndarray:
     return np.where(np.isin(order, passing), NOBODY, order)
 
 
-def image_cache(paths: Sequence[Path], edge: int) -> ImageCache:
-    """The cache of these files as they are now: of their paths, sizes and times, at an edge in pixels."""
+def image_cache(paths: Sequence[Path], edge: int, values: Values | None = None) -> ImageCache:
+    """The cache of these files as they are now: of their paths, sizes and times, at an edge in pixels, and their scale."""
     states = [(str(path.absolute()), *_state(path)) for path in paths]
-    return ImageCache(cache_folder() / "images", _hash(json.dumps([VERSION, edge, states]).encode()))
+    return ImageCache(cache_folder() / "images", _hash(json.dumps([VERSION, edge, values, states]).encode()))
 
 
 def _state(path: Path) -> tuple[int, int]:

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tlnb.core.data import DataSet
-from tlnb.core.decoding import decode, extensions, squared
-from tlnb.core.errors import DataError, UsageError, did_you_mean, one_line
+from tlnb.core.decoding import Values, decode, extensions, squared
+from tlnb.core.errors import DataError, OneLine, UsageError, did_you_mean, one_line
 from tlnb.core.paths import is_file, is_folder, user_path
 from tlnb.core.pretrained import Transform
 from tlnb.core.record import Run, wilson_interval
@@ -24,7 +24,7 @@ PICTURED = 20  # mistakes, and new images, of which the record keeps a picture
 
 
 @dataclass(frozen=True)
-class ClassScore:
+class ClassScore(OneLine):
     """How one class fares on the test split."""
 
     name: str
@@ -46,7 +46,7 @@ class ClassScore:
 
 
 @dataclass(frozen=True)
-class Mistake:
+class Mistake(OneLine):
     """A test image that was called something else."""
 
     index: int  # row of the test split
@@ -60,7 +60,7 @@ class Mistake:
 
 
 @dataclass(frozen=True)
-class Confusion:
+class Confusion(OneLine):
     """How often one class was called another."""
 
     truth: str
@@ -73,7 +73,7 @@ class Confusion:
 
 
 @dataclass(frozen=True)
-class Errors:
+class Errors(OneLine):
     """What a run gets wrong on its test split, which was read once, at the end of the run."""
 
     run: str
@@ -143,7 +143,7 @@ def _confused(matrix: Tensor, names: Sequence[str]) -> tuple[Confusion, ...]:
 
 
 @dataclass(frozen=True)
-class Prediction:
+class Prediction(OneLine):
     """What a network calls one image: classes with probabilities (0..1), most probable first."""
 
     name: str
@@ -164,7 +164,7 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(OneLine):
     """Labels for new images, in the order in which the images were given."""
 
     model: str
@@ -184,7 +184,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(OneLine):
     """A network that can be asked: its classes, its preprocessing, the edge at which images are decoded for it."""
 
     model: str
@@ -193,6 +193,7 @@ class Judge:
     classes: tuple[str, ...]
     transform: Transform
     edge: int
+    values: Values | None = None  # black and white of grey images of more than 8 bits, as of those that taught it
 
     def __repr__(self) -> str:
         return (
@@ -219,7 +220,7 @@ def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
     module = judge.module.eval()
     for start in range(0, len(sources), CHUNK):
         part = sources[start : start + CHUNK]
-        seen = judge.transform.fit(torch.stack([read_image(source, judge.edge) for _, source in part]))
+        seen = judge.transform.fit(torch.stack([read_image(source, judge.edge, judge.values) for _, source in part]))
         kept.append(seen[: max(0, PICTURED - start)])
         with torch.no_grad():
             probabilities = module(judge.transform.normalise(seen)).float().softmax(1)
@@ -273,18 +274,21 @@ def _short(path: Path) -> str:
     return one_line(str(Path(*path.parts[-2:])))
 
 
-def read_image(source: Any, edge: int) -> Tensor:
+def read_image(source: Any, edge: int, values: Values | None = None) -> Tensor:
     """One image as (3, edge, edge) uint8: a file, a PIL image, or a uint8 array, all squared alike.
+
+    Args:
+        values: what is black and what is white in grey images of more than 8 bits; None: by each image's own range.
 
     Raises:
         DataError: a file that cannot be read, or an array of another type or shape.
     """
     if isinstance(source, Path):
-        found = decode(source, edge)
+        found = decode(source, edge, values)
         if isinstance(found, str):
             raise DataError(f"{source} {found}: leave it out, or give another file")
         return found
-    return squared(_as_picture(source), edge)
+    return squared(_as_picture(source), edge, values)
 
 
 def _as_picture(source: Any) -> Any:
@@ -294,11 +298,13 @@ def _as_picture(source: Any) -> Any:
     if isinstance(source, Image.Image):
         return source
     pixels = source.numpy() if isinstance(source, Tensor) else np.asarray(source)
-    if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3) and pixels.shape[0] in (1, 3):
+    if not pixels.size:
+        raise DataError(f"an image of shape {pixels.shape} holds no pixels: give uint8 (H, W), (H, W, 3) or (3, H, W)")
+    if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[0] in (1, 3):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] == 3)):
+    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))):
         raise DataError(
             f"an image of type {pixels.dtype} and shape {pixels.shape} cannot be read: give uint8 (H, W), (H, W, 3) or (3, H, W)"
         )

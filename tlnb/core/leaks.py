@@ -76,6 +76,8 @@ def find_two_labels(
 ) -> tuple[tuple[str, str], ...]:
     """Pairs of images that are the same, pixel for pixel, under two labels: one of the two is wrong.
 
+    Images of one colour are left out: what told them apart may have been lost on the way here.
+
     Args:
         images, files: as in `find_leaks`.
         labels: split → `(N,)` class numbers.
@@ -89,11 +91,18 @@ def find_two_labels(
             for row, key in enumerate(keys, start):
                 same = seen.setdefault(key.tobytes(), [])
                 other = next((o for o in same[:CHUNK] if torch.equal(images[o[0]][o[1]], images[split][row])), None)
+                if _plain(images[split][row], key):
+                    continue
                 if other is None:
                     same.append((split, row))
                 elif labels[other[0]][other[1]] != labels[split][row]:
                     found.append((files[other[0]][other[1]], files[split][row]))
     return tuple(found)
+
+
+def _plain(image: Tensor, sample: np.ndarray) -> bool:
+    """Whether an image is of one colour, by some of its pixels first."""
+    return bool(sample.min() == sample.max()) and all(int(c.min()) == int(c.max()) for c in image)
 
 
 def two_labels_note(pairs: Sequence[tuple[str, str]]) -> str:

@@ -12,6 +12,8 @@ from tlnb.core.options import rates_text
 # Stands for itself in a magic's line: no space, quote, comment, `{x}`, `$x`, and at its end neither `;`, `?` nor `\`.
 PLAIN = re.compile(r"(?!-)(?:[^\s\"'#{}$;?`]*[^\s\"'#{}$;?`\\])")
 
+TOKEN = re.compile(r'(?:[^\s"\']|"[^"]*"|\'[^\']*\')+')
+
 
 def line(magic: str, *words: Any, **options: Any) -> str:
     """A magic as one would type it; options that are None or False are left out.
@@ -36,6 +38,30 @@ def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -
     for option, default in (("precision", "auto"), ("solver", "sgd")):
         given[option] = None if given.get(option) == default else given.get(option)
     return line(magic, **given, **more)
+
+
+def edit_line(name: str, at: str, code: str) -> str:
+    """An edit as a magic, or where none can hold it as the same call in Python: `add`, `replace`."""
+    magic = f"%tl_{name} {at} {code}"
+    typed = one_line(magic) == magic and not re.search(r"\s", at) and not magic.endswith((";", "?", "\\"))
+    return magic if typed else f"tl.{name}({at!r}, {code!r})"
+
+
+def tokens(line: str) -> tuple[list[str], bool]:
+    """The words of a magic line, and whether a trailing `;` silences it.
+
+    Quotes group and are dropped; backslashes stay (Windows paths); `#` starts a comment at the start or after a space.
+    """
+    words: list[str] = []
+    for found in TOKEN.finditer(line):
+        if found[0].startswith("#"):
+            break
+        words.append(found[0])
+    silent = bool(words) and words[-1].endswith(";")
+    if silent:
+        words[-1] = words[-1].rstrip(";")
+    plain = (re.sub(r'"([^"]*)"|\'([^\']*)\'', lambda m: m[1] if m[1] is not None else m[2], w) for w in words)
+    return [w for w in plain if w], silent
 
 
 def _quoted(word: Any) -> str | None:

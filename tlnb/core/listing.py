@@ -1,4 +1,4 @@
-"""What lies in a folder or is named in a table: image files with their splits, classes and groups. Nothing is decoded.
+"""What lies in a folder: image files with their splits, classes and groups. Nothing is decoded.
 
 Whatever is not used is listed with the reason: hidden files, other types, links to nothing, folders that cannot be read,
 files outside any class folder, class folders without images, classes that are never trained on.
@@ -6,34 +6,28 @@ files outside any class folder, class folders without images, classes that are n
 
 from __future__ import annotations
 
-import csv
 import os
-import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from tlnb.core.decoding import extensions
 from tlnb.core.errors import DataError, listed, one_line
 from tlnb.core.paths import is_file, is_folder, is_there
+from tlnb.core.split_names import check_splits_come_first, split_folders, split_name
 from tlnb.core.splits import check_classes
 
-SPLIT_FOLDERS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test", "testing": "test",
-}  # fmt: skip
-COLUMNS = {
-    "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img"),
-    "label": ("label", "class", "class_name", "target", "category", "species", "y"),
-    "split": ("split", "set", "subset", "partition"),
-}
 KINDS = {
     b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF",
 }  # fmt: skip
+LOOKED_INTO = 100  # class folders
+WRAPPERS = 4  # folders that hold nothing but one folder, one in the other
 LONGEST_NAME = 80  # of what is shown
-NUMBER = re.compile(r"-?[0-9]{1,18}")
 CLOSED = "cannot be opened"
+LEADS_OUT = "a link out of the folder, which is not followed: copy what it leads to"
 ODD_NAME = "its name holds a line end, a control character, or what is no valid text"
 
 
@@ -70,14 +64,18 @@ def shown(path: Path, top: Path) -> str:
 
 
 def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> Listing:
-    """The image files of a folder of class folders, or of its `train`, `val` and `test` folders where it has those.
+    """The image files of a folder of class folders, or of its folders of splits where it has those.
+
+    Those are known by the words of their names (`train2017`, `test_set`), and that the same class folders lie in each.
+    Class names are compared, and shown, in Unicode's composed form: a folder copied from a Mac has others.
 
     Args:
         called: what the user calls it, if not by its path.
         skipped: what is known not to be used, with the reasons.
 
     Raises:
-        DataError: fewer than two classes; the folder, or that of a split, cannot be opened.
+        DataError: fewer than two classes; the folder, or that of a split, cannot be opened; it cannot be told which folders
+            are splits.
     """
     top, beside = inner_folder(folder)
     parts, stray = _split_folders(top)
@@ -87,6 +85,8 @@ def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> 
     classes = tuple(sorted(name for name, found in trained.items() if found))
     check_classes(called or f"folder {str(folder)!r}", classes, skipped, folders=True)
     found = Listing(one_line(top.resolve().name), top, classes, skipped=skipped, parts={} if "" in parts else parts)
+    if "" in parts:
+        found.notes += _check_flat(top, classes, called or f"folder {str(folder)!r}")
     for split, by_class in files.items():
         for name, paths in by_class.items():
             _add(found, split, name, paths)
@@ -94,32 +94,69 @@ def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> 
 
 
 def inner_folder(folder: Path) -> tuple[Path, list[str]]:
-    """The folder itself, or the only one in it, where that holds folders (as in `photos/photos/train/…`).
+    """The folder itself, or where only one lies in it that one, and so on (`archive/photos/train/…`), as far as folders go.
 
-    No image may lie beside it. What else lies there comes with it, with the reason why it is not used.
+    No image may lie beside those. What else lies there comes with it, with the reason why it is not used.
 
     Raises:
         DataError: the folder cannot be opened.
     """
-    inner = _only_folder(folder)
-    return (folder, []) if inner is None else (inner, _stray(folder, folder, {inner}))
+    chain = _wrapped(folder)
+    return chain[-1], [words for outer, inner in pairwise(chain) for words in _stray(outer, folder, {inner})]
+
+
+def _wrapped(folder: Path) -> list[Path]:
+    """A folder and what it only wraps, down to the first that holds more than one folder; else just the folder."""
+    chain = [folder]
+    while len(chain) <= WRAPPERS and (inner := _only_folder(chain[-1])) is not None:
+        chain.append(inner)
+        if len(_class_names(inner)) > 1:
+            return chain
+    return [folder]
 
 
 def _only_folder(folder: Path) -> Path | None:
-    """The only folder in one, where it holds folders itself, and no images lie beside it."""
+    """The only folder in one, where no images lie beside it."""
     inside = [p for p in _entries(folder) if not _hidden(p)]
     folders = [p for p in inside if is_folder(p)]
-    if len(folders) != 1 or not _holds_folders(folders[0]):
-        return None
-    beside = {p.suffix.lower() for p in inside if p != folders[0]}
-    return None if beside & set(extensions()) else folders[0]
+    beside = {p.suffix.lower() for p in inside if not is_folder(p)}
+    return folders[0] if len(folders) == 1 and not beside & set(extensions()) else None
 
 
-def _holds_folders(folder: Path) -> bool:
-    """Whether it has two or more; one that cannot be opened shows none."""
-    with suppress(OSError):
-        return sum(is_folder(p) for p in folder.iterdir() if not _hidden(p)) > 1
-    return False
+def _class_names(folder: Path) -> set[str]:
+    """The names of its folders; one that cannot be opened shows none."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return {class_name(e.name) for e in entries if e.is_dir() and not _hidden(Path(e.name))}
+    return set()
+
+
+def _names_below(folder: Path) -> set[str]:
+    """The same of what it wraps, where its name may be that of a split; else that does not matter."""
+    if split_name(folder.name):
+        with suppress(DataError):  # said where its images are looked for
+            return _class_names(_wrapped(folder)[-1])
+    return _class_names(folder)
+
+
+def _check_flat(top: Path, classes: Sequence[str], called: str) -> list[str]:
+    """A note where all class folders hold the same folders: those may be the classes.
+
+    Raises:
+        DataError: those are splits.
+    """
+    below = [_class_names(top / name) for name in classes[:LOOKED_INTO]]
+    if len(below) < 2 or len(below[0]) < 2 or any(names != below[0] for names in below):
+        return []
+    check_splits_come_first(called, below)
+    inner = listed(sorted(below[0]), 4)
+    return [
+        f"each class folder holds {inner}: if those are the classes, give one of {listed(classes, 4)} as the folder"
+    ]
+
+
+def class_name(text: str) -> str:
+    """A class's name in Unicode's composed form (NFC): é is one character, however it was typed or stored."""
+    return unicodedata.normalize("NFC", text)
 
 
 def _add(found: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
@@ -136,25 +173,20 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
     """The folder of each split, and what lies beside them; the split of a flat folder is the empty string.
 
     Raises:
-        DataError: a split's folder cannot be opened: without its images another split would be made in its place.
+        DataError: a split's folder cannot be opened: without its images another split would be made in its place; it cannot
+            be told which folders are splits.
     """
     folders = [p for p in _entries(folder) if is_folder(p) and not _hidden(p)]
-    parts: dict[str, Path] = {}
-    others = []
-    for path in folders:
-        split = SPLIT_FOLDERS.get(path.name.lower())
-        if split and split not in parts:
-            parts[split] = path
-        else:
-            others.append(path)
-    if "train" in parts:
-        for path in parts.values():
-            _entries(path)
-    deep = "train" in parts and _holds_folders(parts["train"])
-    if "train" not in parts or (others and not (deep and len(parts) > 1)):
+    known = {p.name: _names_below(p) for p in folders} if any(split_name(p.name) for p in folders) else {}
+    found = split_folders(f"folder {str(folder)!r}", known)
+    if not found:
         return {"": folder}, []
+    parts = {split: folder / name for split, name in found.items()}
+    others = [p for p in folders if p not in parts.values()]
     stray = [f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}" for p in others]
-    return parts, stray + _stray(folder, folder, set(folders))
+    inner = {split: inner_folder(path) for split, path in parts.items()}
+    stray += _stray(folder, folder, set(folders)) + [words for _, beside in inner.values() for words in beside]
+    return {split: path for split, (path, _) in inner.items()}, stray
 
 
 def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]]:
@@ -170,13 +202,16 @@ def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]
             continue
         known = len(skipped)
         for path in _walk(folder, top, skipped):
-            why = _why_not(path, endings)
+            why = _why_not(path, endings, top)
             if why:
                 skipped.append(f"{shown(path, top)}: {why}")
             else:
                 good.append(path)
         if f"{shown(folder, top)}: {CLOSED}" not in (words.partition(" (")[0] for words in skipped[known:]):
-            found[folder.name] = sorted(good)  # else it was said already, and it is not one without images
+            name = class_name(folder.name)
+            found[name] = sorted(
+                [*found.get(name, ()), *good]
+            )  # else it was said already, and it is not one without images
     return found
 
 
@@ -223,6 +258,10 @@ def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[Path]:
 
     for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
         here = Path(place)
+        if _leads_out(here, top):
+            skipped.append(f"{shown(here, top)}: {LEADS_OUT}")
+            folders.clear()
+            continue
         state = here.stat()
         if (state.st_dev, state.st_ino) in seen and state.st_ino:
             skipped.append(f"{shown(here, top)}: a link to a folder that is read already")
@@ -254,13 +293,18 @@ def _hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name == "__MACOSX"
 
 
-def _why_not(path: Path, endings: Sequence[str]) -> str:
+def _leads_out(path: Path, top: Path) -> bool:
+    """Whether a path is a link to somewhere outside of the folder: data from elsewhere may point at anything of yours."""
+    return path.is_symlink() and not path.resolve().is_relative_to(top.resolve())
+
+
+def _why_not(path: Path, endings: Sequence[str], top: Path) -> str:
     """Why a file is not used, as far as can be told without decoding it; empty for an image."""
     if _hidden(path):
         return "hidden file"
     if path.suffix.lower() in endings:
         if is_file(path):
-            return ""
+            return LEADS_OUT if _leads_out(path, top) else ""
         return "not a regular file" if is_there(path) else "a link to nothing, or a folder that may not be entered"
     kind = _kind(path)
     return f"not an image type ({path.suffix or 'no extension'}){f': {kind}' if kind else ''}"
@@ -277,106 +321,3 @@ def _kind(path: Path) -> str:
         return ""
     kind = next((k for magic, k in KINDS.items() if start.startswith(magic)), "")
     return f"it is a {kind}, rename it to .{kind.lower()} to use it" if kind else ""
-
-
-# ── tables ────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def list_table(file: Path) -> Listing:
-    """The image files that a CSV file names: a column of paths (relative to it), one of labels, and maybe one of splits.
-
-    Raises:
-        DataError: no such columns, fewer than two classes, another split than train, val and test.
-    """
-    rows = read_table(file)
-    first = rows[0][1] if rows else []
-    head = {name.strip().lower(): i for i, name in enumerate(first)}
-    where = {what: next((head[n] for n in names if n in head), None) for what, names in COLUMNS.items()}
-    path_at, label_at, split_at = where["path"], where["label"], where["split"]
-    if path_at is None or label_at is None:
-        raise DataError(
-            f"{file.name} has no columns path and label (it has {listed(head) or 'nothing'}): name them in its first line, "
-            "e.g. path,label or path,label,split"
-        )
-    found = Listing(one_line(file.stem), file.parent, ())
-    kept: list[tuple[str, str, list[str]]] = []
-    for number, row in rows[1:]:
-        if len(row) != len(first):
-            found.skipped.append(f"line {number}: {len(row)} fields instead of {len(first)}")
-            continue
-        path, why = _named(file.parent, row[path_at])
-        if why:
-            found.skipped.append(f"line {number}, {one_line(row[path_at])[:LONGEST_NAME]}: {why}")
-            continue
-        label = row[label_at].strip()
-        if not label or one_line(label) != label:
-            found.skipped.append(f"line {number}: {ODD_NAME if label else 'no label'}")
-            continue
-        split = _split(row[split_at], file, number) if split_at is not None else ""
-        found.paths.append(path)
-        found.split_of.append(split)
-        kept.append((label, split, row))
-    found.classes = in_order({label for label, split, _ in kept if split in ("", "train")})
-    check_classes(file.name, found.classes, found.skipped)
-    return _labelled(found, kept, first)
-
-
-def in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """Class names sorted: by value where all of them are numbers."""
-    names = list(labels)
-    numeric = all(NUMBER.fullmatch(name) for name in names)
-    return tuple(sorted(names, key=lambda name: (int(name) if numeric else 0, name)))
-
-
-def _labelled(found: Listing, kept: Sequence[tuple[str, str, list[str]]], head: Sequence[str]) -> Listing:
-    """Class numbers, without the classes that are never trained on, and the other columns."""
-    number = {name: i for i, name in enumerate(found.classes)}
-    use = [i for i, (label, _, _) in enumerate(kept) if label in number]
-    dropped = Counter(label for label, _, _ in kept if label not in number)
-    found.skipped += [f"{label}: {n} images of a class that is not in train" for label, n in sorted(dropped.items())]
-    found.paths, found.split_of = [found.paths[i] for i in use], [found.split_of[i] for i in use]
-    found.class_of = [number[kept[i][0]] for i in use]
-    found.columns = {name.strip(): [kept[i][2][k] for i in use] for k, name in enumerate(head)}
-    return found
-
-
-def read_table(file: Path) -> list[tuple[int, list[str]]]:
-    """The rows of a CSV file with commas, semicolons or tabs, each with the number of the line that it ends on.
-
-    Raises:
-        DataError: it cannot be read, or is no text.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        lines = text.split("\n")  # no other line ends: lines are counted as editors do
-        separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
-        reader = csv.reader(lines, delimiter=separator)
-        return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{str(file)!r} cannot be read as a table ({str(error)[:80]}): give a CSV file in UTF-8"
-        ) from None
-
-
-def _named(top: Path, text: str) -> tuple[Path, str]:
-    path = top / text.strip()
-    try:
-        if not path.exists():
-            return path, "no such file"
-        return path, "" if is_file(path) else "not a regular file"
-    except PermissionError as error:
-        return path, f"{CLOSED} ({error.strerror})"
-    except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
-        return path, f"no file's name ({getattr(error, 'strerror', None) or error})"
-
-
-def _split(text: str, file: Path, number: int) -> str:
-    name = text.strip().lower()
-    if name not in SPLIT_FOLDERS:
-        raise DataError(f"{file.name}, line {number}: split {text!r} is none of train, val and test")
-    return SPLIT_FOLDERS[name]
-
-
-def folder_names(parts: Mapping[str, Path]) -> dict[str, str]:
-    """Split → its folder's name."""
-    return {split: path.name for split, path in parts.items()}

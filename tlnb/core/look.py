@@ -3,7 +3,6 @@ image the evidence lies."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tlnb.core.anatomy import evaluating, read_anatomy
+from tlnb.core.copying import copied
 from tlnb.core.data import DataSet
-from tlnb.core.errors import UsageError
+from tlnb.core.errors import OneLine, UsageError
 from tlnb.core.judge import Judge, found_images, read_image
 from tlnb.core.pretrained import Transform
 from tlnb.core.probes import FOLDS, Probe, labels_in_use, probe, stage_features
@@ -39,7 +39,7 @@ Looking = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class View:
+class View(OneLine):
     """The images as one network's features place them."""
 
     of: str  # pretrained, random start, or a run
@@ -52,7 +52,7 @@ class View:
 
 
 @dataclass(frozen=True)
-class Depth:
+class Depth(OneLine):
     """How much of the answer each stage's output holds, from input to output."""
 
     of: str  # pretrained, random start, or a run
@@ -68,7 +68,7 @@ class Depth:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Evidence(OneLine):
     """Where in one image the evidence for the predicted class lies."""
 
     name: str
@@ -83,7 +83,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Look:
+class Look(OneLine):
     """What a network sees. `kind` is `features`, `stages` or `evidence`; the other kinds' fields are empty."""
 
     kind: str
@@ -123,7 +123,7 @@ class Look:
 
 
 @dataclass(frozen=True)
-class Seer:
+class Seer(OneLine):
     """A network whose features are looked at: what its output layer would see."""
 
     of: str
@@ -291,12 +291,15 @@ def evidence(
     if len(sources) > MAX_FILES:
         raise UsageError(f"{len(sources)} images are too many to look into at once: give {MAX_FILES} or fewer")
     if sources:
-        images, names = torch.stack([read_image(source, judge.edge) for _, source in sources]), [n for n, _ in sources]
+        images, names = (
+            torch.stack([read_image(source, judge.edge, judge.values) for _, source in sources]),
+            [n for n, _ in sources],
+        )
         truths: list[str | None] = [None] * len(names)
     else:
         images, names, truths = _of_data(data)
     seen = judge.transform.fit(images)
-    module = copy.deepcopy(judge.module).eval()
+    module = copied(judge.module).eval()
     for part in module.modules():
         if getattr(part, "inplace", False) is True:
             part.inplace = False  # type: ignore[assignment]  # in place, a layer's output would be overwritten

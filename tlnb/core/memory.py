@@ -54,6 +54,11 @@ def memory_budget() -> int:
     return _available() // MEMORY_SHARE if asked is None else asked
 
 
+def available_memory() -> int:
+    """Bytes of main memory that can be had without swapping, as far as the system says."""
+    return _available()
+
+
 def free_on_gpu(gpu: torch.device | str) -> int:
     """Bytes free on an NVIDIA GPU, those included that torch holds for later."""
     free, _ = torch.cuda.mem_get_info(gpu)

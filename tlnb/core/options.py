@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from numbers import Real
 from typing import Any, TypedDict
 
 from tlnb.core.errors import UsageError
@@ -39,6 +40,7 @@ class TrainOptions:
         self._between("seed", 0, MOST_SEED)
         rates = [("lr", self.lr), *(("lr " + stage, rate) for stage, rate in self.stage_lr)]
         for name, rate in rates:
+            _check_number(name, rate, whole=False)
             if rate is not None and not 0 < rate < 100:
                 raise UsageError(f"--{name} {rate} is no learning rate: use a number above 0, e.g. --lr 0.001")
         for name, value, known in (("augment", self.augment, AUGMENTATIONS), ("solver", self.solver, SOLVERS)):
@@ -47,6 +49,7 @@ class TrainOptions:
 
     def _between(self, name: str, least: float, most: float) -> None:
         value = getattr(self, name)
+        _check_number(name, value, whole=name != "weight_decay")
         if value is not None and not least <= value <= most:
             raise UsageError(
                 f"--{name.replace('_', '-')} {value} is too {_side(value, most)}: use {least:,} to {most:,}"
@@ -56,6 +59,15 @@ class TrainOptions:
         """These options, with the recipe's where nothing was chosen."""
         empty = [f.name for f in fields(self) if getattr(self, f.name) is None]
         return replace(self, **{name: getattr(recipe, name) for name in empty})
+
+
+def _check_number(name: str, value: Any, whole: bool) -> None:
+    """Raises `UsageError` for text, for truth, and for a fraction where whole numbers are counted."""
+    wrong = isinstance(value, bool) or not isinstance(value, Real) or (whole and not float(value).is_integer())
+    if value is not None and wrong:
+        example = "10" if whole else "0.001"
+        kind = "whole number" if whole else "number"
+        raise UsageError(f"{name.replace(' ', '_')}={value!r} is not a {kind}: write {name.split()[0]}={example}")
 
 
 def _side(value: float, most: float) -> str:
@@ -98,7 +110,7 @@ def parse_rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
     """
     if lr is None:
         return None, ()
-    pairs = lr.items() if isinstance(lr, Mapping) else [p.partition("=")[::2] for p in str(lr).split(",")]
+    pairs = lr.items() if isinstance(lr, Mapping) else _pairs(str(lr))
     rates = []
     for stage, rate in pairs:
         stage, rate = (stage, rate) if rate != "" else ("", stage)
@@ -110,6 +122,26 @@ def parse_rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
             ) from None
     common = [rate for stage, rate in rates if not stage]
     return (common[-1] if common else None), tuple((s, r) for s, r in rates if s)
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """`layer4=0.001,head=0.01` as pairs; a rate alone stands first in its pair.
+
+    Raises:
+        UsageError: a decimal comma, or several rates without a stage.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    alone = [i for i, part in enumerate(parts) if "=" not in part]
+    if len(parts) == 2 and len(alone) == 2 and all(part.isdigit() for part in parts):
+        raise UsageError(f"--lr {text} has a decimal comma: write --lr {text.replace(',', '.')}")
+    if len(alone) > 1:
+        raise UsageError(
+            f"--lr {text} holds {len(alone)} rates: give one, --lr {parts[alone[0]]}, or one by stage, --lr head=0.01"
+        )
+    if alone and alone[0] and parts[alone[0]].isdigit():
+        whole = f"{parts[alone[0] - 1]}.{parts[alone[0]]}"
+        raise UsageError(f"--lr {text} has a decimal comma: write {whole}")
+    return [(name, value) for name, _, value in (part.partition("=") for part in parts)]
 
 
 def rates_text(lr: Any) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tlnb.core.anatomy import Anatomy
-from tlnb.core.errors import PlanError, UsageError, did_you_mean
+from tlnb.core.errors import OneLine, PlanError, UsageError, did_you_mean
 from tlnb.core.options import TrainOptions
 from tlnb.core.values import typed
 
@@ -29,7 +29,7 @@ PARTIAL_SHARE = 1 / 3  # of the parameters before the output layer: what `partia
 
 
 @dataclass(frozen=True)
-class Edit:
+class Edit(OneLine):
     """A change of the architecture. Layer names stay PyTorch's: what is added becomes a part of the layer it is next to."""
 
     kind: str  # "replace", "add", "remove" (the layer becomes nn.Identity)
@@ -65,7 +65,7 @@ class Edit:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OneLine):
     """What will be trained, and from where. The model itself is not touched until a run copies it."""
 
     model: str
@@ -114,7 +114,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Strategies:
+class Strategies(OneLine):
     """The three strategies for one network, side by side."""
 
     plans: tuple[Plan, ...]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tlnb import glyphnet
 from tlnb.core.alone import alone
@@ -26,10 +25,12 @@ from tlnb.core.catalogue import (
     torchvision_card,
     torchvision_weights,
 )  # fmt: skip
-from tlnb.core.errors import ModelError, UsageError, did_you_mean
+from tlnb.core.copying import copied
+from tlnb.core.errors import ModelError, OneLine, UsageError, did_you_mean
 from tlnb.core.fetch import Progress, fetch
 from tlnb.core.paths import user_path
-from tlnb.core.weights import State, different, fill, outline, read_state
+from tlnb.core.transform import MOST_PIXELS, Transform
+from tlnb.core.weights import State, different, fill, last_layer, named_as, outline, read_state
 
 __all__ = [
     "EMBEDDED", "Card", "Catalogue", "Origin", "PretrainedModel", "Transform", "bare", "catalogue", "facing", "load",
@@ -37,62 +38,11 @@ __all__ = [
     "retrained",
 ]  # fmt: skip
 
-MOST_PIXELS = 4096  # of a network's input edge: more is a slip of the finger, and no memory holds it
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class Transform:
-    """The model's preprocessing: uint8 `(N, 3, H, W)` → normalised floats `(N, 3, size, size)`, channels last."""
-
-    size: int
-    resize: int  # the shorter side is brought to this before the middle `size` is cut out
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    interpolation: str = "bilinear"  # or "bicubic"; always with antialiasing
-
-    def __post_init__(self) -> None:
-        if self.interpolation not in ("bilinear", "bicubic", "nearest"):
-            raise ValueError(f"an interpolation called {self.interpolation!r}")
-        if not 1 <= self.size <= MOST_PIXELS or not 1 <= self.resize <= 2 * MOST_PIXELS:
-            raise ValueError(f"images of {self.size} pixels, resized to {self.resize}")
-        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
-            raise ValueError(f"a mean of {self.mean} and a standard deviation of {self.std}")
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.normalise(self.fit(images))
-
-    def fit(self, images: Tensor) -> Tensor:
-        """Bring uint8 images to the network's input edge."""
-        from torchvision.transforms import InterpolationMode
-        from torchvision.transforms.v2 import functional as F
-
-        edge = images.shape[-1]
-        if edge not in (self.size, self.resize):
-            how = InterpolationMode(self.interpolation)
-            images = F.resize(images, [self.resize, self.resize], how, antialias=True)
-            edge = self.resize
-        return images if edge == self.size else F.center_crop(images, [self.size, self.size])
-
-    def example(self, count: int) -> Tensor:
-        """Blank inputs `(count, 3, size, size)`, to measure with."""
-        return torch.zeros(count, 3, self.size, self.size).contiguous(memory_format=torch.channels_last)
-
-    def normalise(self, images: Tensor) -> Tensor:
-        """uint8, or floats in 0..255, to what the network was trained on."""
-        mean, std = (_by_channel(numbers, images.device) for numbers in (self.mean, self.std))
-        return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
-
-
-@cache
-def _by_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """Three numbers of the scale 0..1 as `(3, 1, 1)` of the scale 0..255: made once, since a GPU waits for the copy."""
-    with torch.inference_mode(False):
-        return torch.tensor(numbers, device=device).view(3, 1, 1) * 255
-
-
-@dataclass(frozen=True)
-class Origin:
+class Origin(OneLine):
     """How to build a model's architecture again: where it comes from, its number of scores there, and edits since."""
 
     name: str
@@ -105,7 +55,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class PretrainedModel:
+class PretrainedModel(OneLine):
     """A network with its preprocessing and card. `fresh()` gives the same architecture with random parameters."""
 
     name: str
@@ -122,7 +72,7 @@ class PretrainedModel:
         """The architecture at a random start, drawn from torch's current random state."""
         if self.architecture is not None:
             return self.architecture()
-        return _reset(copy.deepcopy(self.module))
+        return _reset(copied(self.module))
 
     def __repr__(self) -> str:
         return f"PretrainedModel {self.name}: {_count(self.module):,} parameters, trained on {self.card.source}"
@@ -131,6 +81,7 @@ class PretrainedModel:
 def load(
     source: str | nn.Module | PretrainedModel, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
     size: int | None = None, called: str | None = None, progress: Progress | None = None,
+    layout: str = "channels_last", notes: tuple[str, ...] = (),
 ) -> PretrainedModel:  # fmt: skip
     """Load a model by name, or wrap one's own module.
 
@@ -140,6 +91,7 @@ def load(
             state_dict read with `weights_only=True`. A file may have another number of classes than the original.
         mean, std, size: replace the preprocessing's; one's own module is assumed to take ImageNet's.
         called: the name to show for one's own module.
+        layout, notes: how images lie in memory for one's own module, and what was done to it.
         progress: called with (bytes done, bytes in all) during a download.
 
     Raises:
@@ -151,11 +103,14 @@ def load(
     if isinstance(source, PretrainedModel):
         model = source
     elif isinstance(source, nn.Module):
-        model = _own(source, called or type(source).__name__, weights, {"mean": mean, "std": std, "size": size})
+        given = {"mean": mean, "std": std, "size": size}
+        model = _own(source, called or type(source).__name__, weights, given, layout, notes)
     elif source in names():
         model = _by_name(source, weights, progress)
     else:
-        raise ModelError(f"no model is called {source!r}: {did_you_mean(source, names(), '%tl_models lists all')}")
+        otherwise = f"%tl_models lists all; of a variable inside a function write tl.load({source})"
+        hint = did_you_mean(source, names(), otherwise if source.isidentifier() else "%tl_models lists all")
+        raise ModelError(f"no model is called {source!r}: {hint}")
     model.module.eval()
     return replace(model, transform=_changed(model, mean, std, size))
 
@@ -301,12 +256,13 @@ def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedMo
     if given is None and kind == "default":
         return original.with_weights(_embedded_module(name), kind, original.card, count)
     path = user_path(weights) if kind == "file" else fetch(given.url, name, progress)
-    state = _today(read_state(path, checked=kind != "file"), name)
-    module, count = _from_file(state, original.make, count, name)
+    state = read_state(path, checked=kind != "file")
+    module, count, notes = _from_file(state, original.make, count, name, lenient=kind == "file")
     if kind == "file":
-        card = _from_elsewhere(original.card, state, count, path.stat().st_size)
+        card = _from_elsewhere(original.card, state.file, notes, count, path.stat().st_size)
+        count = count or original.count
         return original.with_weights(module, weights, card, count)
-    card = replace(original.card, on_disk=True, notes=(*original.card.notes, *state.notes))
+    card = replace(original.card, on_disk=True, notes=(*original.card.notes, *notes))
     return original.with_weights(module, kind, card, count)
 
 
@@ -355,28 +311,37 @@ def _today(state: State, name: str) -> State:
     return state.renamed(lambda key: None if key.startswith(dropped) else OLD_DENSENET.sub(r"\1\2.", key))
 
 
-def _from_file(state: State, make: Callable[[int], nn.Module], classes: int, name: str) -> tuple[nn.Module, int]:
-    """The network with a file's numbers, and its number of classes: the file's, where only the output layer differs."""
+def _from_file(
+    state: State, make: Callable[[int], nn.Module], classes: int, name: str, lenient: bool
+) -> tuple[nn.Module, int, tuple[str, ...]]:
+    """The network with a file's numbers, its number of classes, and notes.
+
+    The number is the file's, where only the output layer differs, and 0 where the file has none.
+    """
     module = outline(partial(make, classes))
+    state = _today(named_as(state, module) if lenient else state, name)
     counts = {found[0] for found, own in different(module, state).values()
               if found and (classes, *found[1:]) == own}  # fmt: skip
     if len(counts) == 1:
         other = outline(partial(make, *counts))
         if not different(other, state):
             module, classes = other, counts.pop()
-    fill(module, state, name)
-    return module, classes
+    notes = fill(module, state, name, lenient)
+    known = any(key.startswith(f"{last_layer(module)}.") for key in state)
+    return module, classes if known else 0, (*state.notes, *notes)
 
 
-def _from_elsewhere(card: Card, state: State, classes: int, size: int) -> Card:
+def _from_elsewhere(card: Card, file: str, notes: tuple[str, ...], classes: int, size: int) -> Card:
     """The card of the same network with weights of which nothing is known but what the file holds."""
-    if classes == card.source_classes:
+    if not classes:
+        also = "what its scores meant is not known"
+    elif classes == card.source_classes:
         also = f"{classes:,} classes, assumed to be those of {card.source} in their order"
     else:
         also = f"the output layer has {classes:,} classes of unknown names, the original has {card.source_classes:,}"
     return replace(
-        _untrained(card), source=f"unknown data (weights from {state.file})", source_classes=classes, bytes=size,
-        notes=(*card.notes, *state.notes, also),
+        _untrained(card), source=f"unknown data (weights from {file})", source_classes=classes or None, bytes=size,
+        notes=(*card.notes, *notes, also),
     )  # fmt: skip
 
 
@@ -392,7 +357,9 @@ def _untrained(card: Card) -> Card:
 # ── one's own ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any]) -> PretrainedModel:
+def _own(
+    module: nn.Module, called: str, weights: str, given: Mapping[str, Any], layout: str, notes: tuple[str, ...]
+) -> PretrainedModel:  # fmt: skip
     """One's own module, on a copy.
 
     Args:
@@ -400,23 +367,23 @@ def _own(module: nn.Module, called: str, weights: str, given: Mapping[str, Any])
     """
     if not _count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
-    notes: tuple[str, ...] = ()
     assumed = [part for part, value in given.items() if value is None]
     if assumed:
         ways = ", ".join(f"{part}=" for part in assumed)
         notes += (f"preprocessing assumed to be ImageNet's: {', '.join(assumed)} ({ways} change it)",)
     if called in names():
         notes += (f"your variable {called}, not the model of that name in %tl_models",)
-    source, kind, module = "unknown data (your own module)", _chosen(called, weights), copy.deepcopy(module)
+    source, kind, module = "unknown data (your own module)", _chosen(called, weights), copied(module)
     if kind == "none":
         source = "nothing (a random start)"
         module = _at_random(partial(_reset, module))
     elif kind == "file":
-        state = read_state(user_path(weights))
-        fill(module, state, called)
-        source, notes = f"unknown data (weights from {state.file})", (*notes, *state.notes)
+        state = named_as(read_state(user_path(weights)), module)
+        source = f"unknown data (weights from {state.file})"
+        notes = (*notes, *state.notes, *fill(module, state, called, lenient=True))
     card = Card(called, "own", source, parameters=_count(module), on_disk=True, notes=notes)
-    transform, origin = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD), Origin(called, "own")
+    transform = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD, layout=layout)
+    origin = Origin(called, "own")
     return PretrainedModel(called, module, transform, card, weights, origin=origin)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tlnb.core.catalogue import EMBEDDED, Card
+from tlnb.core.errors import OneLine
 from tlnb.core.prices import Price, list_price
 
 # A forward and a backward pass together cost about three forward passes (the gradients of inputs and of weights one each).
@@ -49,7 +50,7 @@ EFFICIENTNET_V2 = {"efficientnet_v2_s": 300, "efficientnet_v2_m": 384}  # crops;
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class Pretraining(OneLine):
     """What it took once. `bases`: figure → (`measured` or `assumed`, how)."""
 
     model: str

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tlnb.core.errors import UsageError
+from tlnb.core.errors import OneLine, UsageError
 from tlnb.core.paths import user_path
 from tlnb.core.values import typed
 
@@ -21,7 +21,7 @@ UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}  # 
 
 
 @dataclass(frozen=True)
-class Price:
+class Price(OneLine):
     """What an hour of a machine costs."""
 
     per_hour: float

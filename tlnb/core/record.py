@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 import math
@@ -13,7 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tlnb.core.errors import UsageError
+from tlnb.core.copying import copied
+from tlnb.core.errors import OneLine, UsageError
 from tlnb.core.freeze import Change, hashes
 from tlnb.core.looks import looks
 from tlnb.core.options import TrainOptions
@@ -63,7 +63,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Cache:
+class Cache(OneLine):
     """What a run computed once instead of in every epoch: the outputs of everything left of the cut."""
 
     at: str  # the operation after which the network was cut
@@ -79,7 +79,7 @@ class Cache:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class Forecast(OneLine):
     """What a training is expected to take, from a few timed steps on a copy; after the run, how far that was off."""
 
     name: str  # what would run
@@ -141,7 +141,7 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Answers(OneLine):
     """What a trained network said about the test split, kept because that split is read once. One entry an image."""
 
     truths: Tensor  # (N,) int64 class numbers
@@ -155,7 +155,7 @@ class Answers:
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(OneLine):
     """What one training did, and the proof of what moved."""
 
     name: str
@@ -250,7 +250,7 @@ class Run:
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
         """
-        return copy.deepcopy(self.network()).eval()
+        return copied(self.network()).eval()
 
     def network(self) -> nn.Module:
         """The trained network itself, to be read and never changed; `module()` gives a copy.

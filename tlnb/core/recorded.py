@@ -14,8 +14,8 @@ from typing import Any
 
 from tlnb.core.catalogue import torchvision_card, torchvision_weights
 from tlnb.core.compare import Comparison, compare
-from tlnb.core.errors import UsageError
-from tlnb.core.paths import user_path
+from tlnb.core.errors import OneLine, UsageError
+from tlnb.core.paths import read_text, user_path
 from tlnb.core.pretraining import pretraining_of
 from tlnb.core.record import Run
 from tlnb.core.values import parse, typed
@@ -34,7 +34,7 @@ class RecordedData:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class Recorded(OneLine):
     """Runs that someone else trained, somewhere else."""
 
     when: str  # a date
@@ -90,7 +90,7 @@ def read_recorded(file: str | Path) -> Recorded:
     """
     path = user_path(file)
     try:
-        values = parse(path.read_text("utf8"))
+        values = parse(read_text(path))
         if values["schema"] != SCHEMA:
             raise UsageError(f"{path.name} has another schema than {SCHEMA}: record the runs with this version of tlnb")
         found = typed(_File, values, "the file")

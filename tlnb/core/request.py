@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tlnb.core.errors import UsageError
 
+MOST_CLASSES = 2**15  # that data or a network may have: ImageNet-21k's fit
 BOUNDS = {
     "per_class": (1, 10**7),
     "limit": (2, 10**9),

@@ -9,15 +9,19 @@ from typing import Any
 from torch import Tensor, nn
 
 from tlnb.core.checkpoint import Checkpoint
+from tlnb.core.checkpoint_check import check_answers, check_state
 from tlnb.core.cost import Bill
 from tlnb.core.data import DataFacts
-from tlnb.core.edit import Scopes, build, is_literal, names_in
-from tlnb.core.errors import UsageError, listed
+from tlnb.core.edit import Scopes, build, names_in
+from tlnb.core.errors import UsageError, listed, one_line
 from tlnb.core.freeze import hashes, state_of
+from tlnb.core.literal import is_literal
 from tlnb.core.plan import Edit, Plan
 from tlnb.core.pretrained import PretrainedModel
-from tlnb.core.record import Answers, Run
-from tlnb.core.request import check_request
+from tlnb.core.record import Run
+from tlnb.core.request import MOST_CLASSES, check_request
+from tlnb.core.splits import SPLITS
+from tlnb.core.transform import MOST_PIXELS
 from tlnb.core.values import typed
 
 ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
@@ -54,20 +58,23 @@ def restored(
     if run.plan != plan:
         raise UsageError(f"the record of run {run.name!r} is of another plan: train it again")
     module = previous.module() if previous else build(model, plan.edits, plan.start, run.seed, scopes)
-    _fill(module, found.part("last"), run.name)
+    _fill(module, found.part("last"), run)
     if hashes(module) != about["hashes"]:
         raise UsageError(
             f"run {run.name!r} was trained from other weights than {model.name} has now: load those, or train it again"
         )
-    held = found.part("answers")
-    answers = Answers(*(held[name] for name in ANSWERS))
+    answers = check_answers(found.part("answers"), run.test_images, len(run.classes))
     return replace(run, _trained=module.eval(), _answers=answers, _transform=model.transform)
 
 
-def _fill(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    own = module.state_dict()
-    if any(key not in own or own[key].shape != tensor.shape for key, tensor in state.items()):
-        raise UsageError(f"run {name!r} changed a network of another shape than the one loaded now: train it again")
+def _fill(module: nn.Module, state: Mapping[str, Tensor], run: Run) -> None:
+    try:
+        check_state(state, state_of(module, run.moved), module, finite=run.status != "failed")
+    except (ValueError, AttributeError) as error:
+        reason = one_line(str(error))[:80]
+        raise UsageError(
+            f"run {run.name!r} changed another network than the one loaded now ({reason}): train it again"
+        ) from None
     module.load_state_dict(dict(state), strict=False)
 
 
@@ -86,9 +93,23 @@ def scopes_of(plan: Plan, trust: bool, names: Mapping[str, Any]) -> dict[Edit, M
 
 
 def facts_from(values: Mapping[str, Any]) -> DataFacts:
-    """What is known of a data set, back from JSON."""
+    """What is known of a data set, back from JSON.
+
+    Raises:
+        ValueError: a value of another type, splits and amounts that are none.
+        UsageError: a request that makes no sense.
+    """
     facts = typed(DataFacts, dict(values), "the data")
     check_request(facts.request)
+    folders = dict(facts.folders)
+    if not folders.keys() | facts.splits.keys() <= set(SPLITS) or (folders and "train" not in folders):
+        raise ValueError("the data have splits that are none")
+    if (
+        len(facts.classes) > MOST_CLASSES
+        or not 1 <= facts.edge <= MOST_PIXELS
+        or min(facts.splits.values(), default=0) < 0
+    ):
+        raise ValueError("the data have an amount that is none")
     return facts
 
 

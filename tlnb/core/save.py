@@ -21,11 +21,14 @@ from torch import nn
 
 from tlnb.core.alone import alone
 from tlnb.core.checkpoint import checksum
-from tlnb.core.edit import apply_edit, is_literal
-from tlnb.core.errors import ModelError, UsageError, listed
+from tlnb.core.edit import apply_edits
+from tlnb.core.errors import ModelError, OneLine, UsageError, listed
+from tlnb.core.lines import line
+from tlnb.core.literal import is_literal
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import Origin, PretrainedModel, Transform, retrained
 from tlnb.core.record import Run
+from tlnb.core.request import MOST_CLASSES
 from tlnb.core.values import parse, typed
 from tlnb.core.weights import fill, read_state
 
@@ -35,7 +38,7 @@ FORMATS = (".safetensors", ".pt2", ".onnx")
 
 
 @dataclass(frozen=True)
-class Saved:
+class Saved(OneLine):
     """A file that was written."""
 
     path: str
@@ -78,6 +81,8 @@ class Header:
                 raise ModelError(f"{file} has schema {values['schema']}, not {SCHEMA}: save it again with this tlnb")
             edits = typed(tuple[Edit, ...], values["origin"].pop("edits"), "edits")
             origin = replace(typed(Origin, values["origin"], "origin"), edits=edits)
+            if not (origin.family != "own") <= origin.scores <= MOST_CLASSES:
+                raise ValueError(f"{origin.scores:,} scores")
             run = Run.from_json(json.dumps(values["run"]))
             classes = typed(tuple[str, ...], values["classes"], "classes")
             return cls(origin, typed(Transform, values["transform"], "transform"), classes, run)
@@ -118,7 +123,7 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
     t = model.transform
     takes = f"float (N, 3, {t.size}, {t.size}), normalised with mean {t.mean} and standard deviation {t.std}"
     use = {
-        ".safetensors": f"%tl_load {path}",
+        ".safetensors": line("tl_load", path),
         ".pt2": f"torch.export.load({str(path)!r}).module()",
         ".onnx": f"onnxruntime.InferenceSession({str(path)!r})",
     }[path.suffix]
@@ -202,8 +207,7 @@ def restore(
 
     def architecture() -> nn.Module:
         module = base.fresh()
-        for edit in header.origin.edits:
-            apply_edit(module, edit, names or {})
+        apply_edits(module, header.origin.edits, lambda _: names or {})
         return module
 
     with alone(), torch.random.fork_rng(devices=[]):

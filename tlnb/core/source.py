@@ -5,7 +5,6 @@ Target accuracy hides forgetting, and hides statistics that drift in a trunk lef
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -15,6 +14,8 @@ from torch import Tensor, nn
 
 from tlnb import glyphnet
 from tlnb.core.catalogue import EMBEDDED
+from tlnb.core.copying import copied
+from tlnb.core.errors import OneLine
 from tlnb.core.plan import Plan
 from tlnb.core.pretrained import PretrainedModel, Transform
 from tlnb.core.record import Run
@@ -24,7 +25,7 @@ OUTPUT = "head"  # what the embedded networks call their output layer
 
 
 @dataclass(frozen=True)
-class SourceAccuracy:
+class SourceAccuracy(OneLine):
     """Fractions of the source's held-out pictures that are right; `flops` is what measuring took this time."""
 
     before: float
@@ -64,9 +65,9 @@ def source_accuracy(
     before, pictures, looked = _before(model, at_most)
     after = since[1] if since else before
     if any(not _of_output(layer) for layer in moved):
-        twin = copy.deepcopy(trained)
+        twin = copied(trained)
         device = next(trained.parameters()).device
-        twin.set_submodule(OUTPUT, copy.deepcopy(model.module.get_submodule(OUTPUT)).to(device))
+        twin.set_submodule(OUTPUT, copied(model.module.get_submodule(OUTPUT)).to(device))
         images, labels = _pictures(model, at_most)
         after = right_of(twin, images, labels) / len(labels)
         looked += len(labels)
@@ -119,7 +120,7 @@ def _shipped(model: PretrainedModel) -> tuple[int, int, int] | None:
 
 def _measured(model: PretrainedModel, at_most: int | None) -> tuple[int, int, int]:
     images, labels = _pictures(model, at_most)
-    return right_of(copy.deepcopy(model.module), images, labels), len(_pictures(model, None)[1]), len(labels)
+    return right_of(copied(model.module), images, labels), len(_pictures(model, None)[1]), len(labels)
 
 
 def right_of(network: nn.Module, images: Tensor, labels: Tensor) -> int:

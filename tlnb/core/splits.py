@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core.errors import DataError, listed
-from tlnb.core.request import DataRequest
+from tlnb.core.request import MOST_CLASSES, DataRequest
 
 MIN_FOR_VAL = 20  # labels in the smallest class from which a fifth is held out to choose with
 VAL_SHARE = TEST_SHARE = 0.2
@@ -34,6 +34,8 @@ class Parts:
     groups: int | None = None  # how many, where images are kept together
     notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
     brings_test: bool = False  # whether the data bring the test split; else it was drawn here
+    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    transparent: bool = False  # whether images have transparent parts
 
 
 def divide(
@@ -94,7 +96,7 @@ def split_rows(
 
 
 def check_classes(what: str, classes: Sequence[str], skipped: Sequence[str] = (), folders: bool = False) -> None:
-    """Sees to it that there are two.
+    """Sees to it that there are two, and not absurdly many.
 
     Args:
         what: what has the classes.
@@ -102,12 +104,25 @@ def check_classes(what: str, classes: Sequence[str], skipped: Sequence[str] = ()
         folders: whether each class is a folder.
 
     Raises:
-        DataError: there are fewer.
+        DataError: there are fewer, or more than any network here takes.
     """
+    check_most_classes(what, classes)
     if len(classes) < 2:
         found = f"one class ({classes[0]})" if classes else f"no class{' folder' * folders} with images"
         why = f" (skipped: {listed(skipped, 1)})" if skipped else ""
         raise DataError(f"{what} has {found}{why}: at least two classes are needed{', one folder each' * folders}")
+
+
+def check_most_classes(what: str, classes: Sequence[str]) -> None:
+    """Refuses what no network here takes.
+
+    Raises:
+        DataError: there are more.
+    """
+    if len(classes) > MOST_CLASSES:
+        raise DataError(
+            f"{what} has {len(classes):,} classes, more than {MOST_CLASSES:,}: is the label's column the one that you mean?"
+        )
 
 
 def _by_turns(pool: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core import kept
+from tlnb.core.errors import OneLine
 from tlnb.core.memory import cache_folder, disk_budget, free_on_gpu, memory_budget
 
 WORTH_A_FILE = 1e11  # FLOPs from which a value in memory is written to a file too: a second or more
@@ -26,7 +27,7 @@ SMALL = 256 * 2**20  # bytes up to which it is
 STORED = (torch.bfloat16,)  # as int16: NumPy has no such type
 
 
-class Store:
+class Store(OneLine):
     """Tensors by key. `keep` computes and keeps; `get` finds."""
 
     def __init__(self) -> None:

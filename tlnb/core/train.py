@@ -21,6 +21,7 @@ from tlnb.core.alone import alone, give_way
 from tlnb.core.anatomy import Anatomy, evaluating
 from tlnb.core.augment import draw
 from tlnb.core.checkpoint import Checkpoint, Due, at_risk
+from tlnb.core.checkpoint_check import check_fits
 from tlnb.core.data import DataSet
 from tlnb.core.device import Machine, free_memory, machine, out_of_memory
 from tlnb.core.edit import Scopes, build
@@ -243,7 +244,7 @@ def train(
         The record. An interrupt ends it early with status `stopped`; everything so far is kept.
 
     Raises:
-        UsageError: a device or precision that this machine does not have.
+        UsageError: a device or precision that this machine does not have; a checkpoint that is not of this training.
         MemoryLimit: not even one image fits in memory.
     """
     here, group = machine(options.device, options.precision), ranks()
@@ -258,6 +259,7 @@ def train(
         with tally.phase("preparing"):
             start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
             work.prepare(start, store or Store())
+            work.check_resume()
         status = work.run(warm=plan.start == "pretrained" and previous is None)
         answers = work.test(trial)
     changes = work.changes()
@@ -347,7 +349,7 @@ class Training:
     def prepare(self, network: nn.Module, store: Store) -> None:
         """Bring the network to the device; note every layer's hash and what trained layers hold."""
         self.report(Progress(self.name, "preparing"))
-        self.module = network.to(self.machine.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = network.to(self.machine.device, memory_format=self.model.transform.memory_format)  # type: ignore[call-overload]
         self.labels = {s: y.to(self.machine.device) for s, y in self.data.labels.items()}
         self.source = Source(
             self.module, self.model.transform, self.data, self.machine, self.tally, store, self._pause, self.ranks
@@ -365,6 +367,14 @@ class Training:
         if self.options.class_weights:
             counts = torch.bincount(self.labels["train"], minlength=len(self.data.classes)).float()
             self.class_weights = counts.sum() / (len(counts) * counts)
+
+    def check_resume(self) -> None:
+        """Raises `UsageError` where the checkpoint to go on from is not of this training."""
+        if self.resume is not None:
+            groups = self._groups(self.plan.trained, self.options)
+            parameters: list[Tensor] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
+            check_fits(self.resume, self.name, self.module, self.plan, self.anatomy, self.options,
+                       len(self.labels["train"]), parameters)  # fmt: skip
 
     def _pause(self) -> None:
         """Between two steps: other threads may have their turn, and whoever asked to stop is heard."""
@@ -621,7 +631,8 @@ class Training:
         self, inputs: Inputs, trained: tuple[str, ...], options: TrainOptions, resume: Checkpoint | None = None
     ) -> Epoch:
         """AdamW with one-cycle rates, a step for each batch."""
-        groups, fused = self._groups(trained, options), can_fuse(self.machine.device)
+        options = self._none_alone(inputs.teaches, options)
+        groups, fused = self._groups(trained, options), self._can_fuse()
         optimizer = torch.optim.AdamW(groups, lr=options.lr or 0.0, weight_decay=0.0, fused=fused)
         images = len(self.labels["train"])
         schedule = one_cycle(optimizer, steps_of(options, images))
@@ -639,6 +650,29 @@ class Training:
             return loss, math.ceil(images / (options.batch_size or 1)), images
 
         return one_epoch
+
+    def _can_fuse(self) -> bool:
+        """Whether one call may step all parameters: complex ones take plain AdamW."""
+        return can_fuse(self.machine.device) and not any(p.is_complex() for p in self.module.parameters())
+
+    def _none_alone(self, teaches: nn.Module, options: TrainOptions) -> TrainOptions:
+        """Batches of two or more images where batch statistics are taken: that of one image tells nothing.
+
+        Raises:
+            UsageError: batches of one image were asked for.
+        """
+        images, size = len(self.labels["train"]), options.batch_size or 1
+        if self.ranks.count > 1 or images // math.ceil(images / size) > 1 or not uses_batch_statistics(teaches):
+            return options
+        if size == 1:
+            raise UsageError(
+                "--batch-size 1 leaves BatchNorm one image, which has no statistics: use --batch-size 2 or more, "
+                "or %tl_freeze the BatchNorm layers"
+            )
+        self.notes.append(
+            f"batches of {size + 1}: one of {size} would leave one image alone, which has no batch statistics"
+        )
+        return replace(options, batch_size=size + 1)
 
     def _taught_together(self, teaches: nn.Module, images: int, options: TrainOptions) -> nn.Module:
         """The module as several processes train it.

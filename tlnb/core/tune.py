@@ -7,10 +7,12 @@ several processes can share it.
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +21,9 @@ import torch
 from tlnb.core.anatomy import Anatomy
 from tlnb.core.data import DataSet
 from tlnb.core.edit import Scopes
-from tlnb.core.errors import UsageError
+from tlnb.core.errors import OneLine, TLError, UsageError
 from tlnb.core.home import home_folder
+from tlnb.core.journal import mended, set_aside
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan, plan_strategy
 from tlnb.core.pretrained import PretrainedModel
@@ -57,7 +60,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(OneLine):
     """A study: its trials, oldest first, and what they found."""
 
     name: str
@@ -72,6 +75,7 @@ class Tuning:
     storage: str
     status: str = "finished"  # stopped: by an interrupt
     space: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what became of its journal, where something did
 
     @property
     def best(self) -> Trial | None:
@@ -207,34 +211,43 @@ def tune(
     parts, judged_by = to_choose_by(task.data, seed)
     place = storage or _default_storage(task)
     name = f"{'scratch' if task.scratch else 'tuned'}-{task.plan.model}-{task.key}"
-    study = study_of(name, place, seed, task.options.epochs or 1)
+    study, notes = study_of(name, place, seed, task.options.epochs or 1)
     sampler, expected = study.sampler, len(study.trials)
     runs, status, tell, held = list[Run](), "finished", report or (lambda _: None), store or Store()
     began = time.perf_counter()
     for count in range(trials):
         if seconds is not None and count and not _room(began, count, seconds):
             break
-        best = max((t.value for t in study.trials if t.value is not None and t.state.name == "COMPLETE"), default=None)
         try:
+            done = (t.value for t in study.trials if t.value is not None and t.state.name == "COMPLETE")
+            best = max(done, default=None)
             tell(Progress(name, "tuning", count, trials, None, best))
             trial = study.ask()
             if trial.number != expected:  # others add trials too: by its number each draws what none of them draws
                 sampler = _sampler(seed + trial.number)
             study.sampler, expected = sampler if trial.number else _recipe(task, sampler), trial.number + 1
             mine = _try(task, trial, parts, held)
+            runs += mine.runs
+            if mine.stopped:
+                study.tell(trial, state=failed)
+                status = "stopped"
+                break
+            study.tell(trial, None if mine.pruned else mine.accuracy, state=pruned if mine.pruned else None)
         except KeyboardInterrupt:  # between trials: within one it ends the training, which is charged
             status = "stopped"
             break
-        runs += mine.runs
-        if mine.stopped:
-            study.tell(trial, state=failed)
-            status = "stopped"
+        except OSError as error:  # a full disk: what was tried counts
+            if not runs:
+                raise UsageError(
+                    f"the study cannot be written ({_reason(error)}): free some room, then try again"
+                ) from None
+            status, notes = "stopped", (*notes, f"the study could not be written any more ({_reason(error)})")
             break
-        study.tell(trial, None if mine.pruned else mine.accuracy, state=pruned if mine.pruned else None)
-    found = tuple(_trial(t) for t in study.trials if t.state.is_finished() and "seconds" in t.user_attrs)
+    found = tuple(_trial(t) for t in study.trials if t.state.is_finished() and _is_sound(task, t))
     tuning = Tuning(
         name, "scratch" if task.scratch else task.plan.strategy, task.data.name, judged_by, found, task.plan,
         time.perf_counter() - began, sum(r.flops for r in runs), sum(r.energy_wh for r in runs), place, status, task.space,
+        notes,
     )  # fmt: skip
     return replace(tuning, plan=_with_best(task, tuning)), runs
 
@@ -330,23 +343,34 @@ def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
 # ── Optuna ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _optuna() -> tuple[Callable[[str, str, int, int], optuna.Study], Any, Any]:
-    """How a study is opened, and the two states that are told."""
+def _optuna() -> tuple[Callable[[str, str, int, int], tuple[optuna.Study, tuple[str, ...]]], Any, Any]:
+    """How a study is opened, with what became of its journal; and the two states that are told."""
     try:
         import optuna
     except ImportError:
         raise UsageError("tuning needs Optuna: pip install 'tlnb[tune]', then restart the kernel") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    def study_of(name: str, place: str, seed: int, epochs: int) -> optuna.Study:
+    def study_in(name: str, place: str) -> optuna.Study:
+        storage = _storage(place)
+        make = partial(optuna.create_study, storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        study = _opened(make)
+        study.get_trials()  # all of them can be read
+        return study
+
+    def study_of(name: str, place: str, seed: int, epochs: int) -> tuple[optuna.Study, tuple[str, ...]]:
         try:
-            storage = _storage(place)
-            study = _opened(
-                lambda: optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
-            )
+            notes = [mended(place)]
+            try:
+                study = study_in(name, place)
+            except Exception as error:
+                if "://" in place or isinstance(error, OSError):
+                    raise
+                notes.append(set_aside(Path(place).expanduser(), type(error).__name__))
+                study = study_in(name, place)
             study.sampler = _sampler(seed + len(study.trials))
             study.pruner = optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=max(1, epochs // 4))
-            return study
+            return study, tuple(filter(None, notes))
         except Exception as error:  # a file, a database, its driver: each raises its own
             reason = " ".join(str(error).split())[:100]
             raise UsageError(
@@ -391,6 +415,22 @@ def _storage(place: str) -> Any:
     path = Path(place).expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
+
+
+def _is_sound(task: Task, found: optuna.trial.FrozenTrial) -> bool:
+    """Whether a trial is one of this search's: a journal holds what anybody wrote into it."""
+    figures = [found.user_attrs.get(name) for name in ("seconds", "flops", "wh")]
+    told = [found.value or 0.0, *found.intermediate_values.values()]
+    try:
+        task.planned(dict(found.params))
+        sound = all(type(f) in (int, float) and 0 <= float(f) < math.inf for f in figures)
+        return sound and found.params.keys() == task.start().keys() and all(0 <= a <= 1 for a in told)
+    except (TLError, TypeError, ValueError):
+        return False
 
 
 def _default_storage(task: Task) -> str:

@@ -14,6 +14,8 @@ from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+# What Python and torch raise for a value that has the right type and makes no sense: a file's readers turn it into a line.
+SENSELESS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError, OSError)
 
 
 def parse(text: str) -> Any:

@@ -6,7 +6,6 @@ memory nor arithmetic, however large the network. A network that needs numbers t
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tlnb.core.alone import alone
+from tlnb.core.copying import copied
 from tlnb.core.errors import ModelError
 
 IMAGE = -1  # the step that stands for the image itself
@@ -62,7 +62,7 @@ def blank(module: nn.Module) -> nn.Module:
     for tensor in chain(module.parameters(), module.buffers()):
         empty = torch.empty_like(tensor, device="meta")
         twins[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-    return copy.deepcopy(module, twins)
+    return copied(module, twins)
 
 
 @contextmanager
@@ -92,7 +92,7 @@ def watch(module: nn.Module, size: int) -> Watched:
     except _NoScores:
         raise
     except Exception:  # a way that depends on numbers, or a tensor that has none to give
-        twin = copy.deepcopy(module).eval()
+        twin = copied(module).eval()
     device = next((p.device for p in twin.parameters()), None)
     try:
         return _watched(twin, torch.zeros(1, 3, size, size, device=device))

@@ -152,6 +152,7 @@ def tuning_card(found: Tuning) -> str:
         ("searched", "; ".join(found.space)),
         ("this call took", f"{seconds(found.seconds)}, {flops(found.flops)}, which is on the bill as tuning"),
         ("kept in", _place(found.storage)),
+        ("notes", "; ".join(found.notes)),
     ]
     names = list(dict.fromkeys(name for t in found.trials for name in t.values))
     head = ["trial", "status", *(WORDS.get(n, n) for n in names), "accuracy", "seconds", "FLOPs"]

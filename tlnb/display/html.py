@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from tlnb.core.errors import one_line
+
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7f7f7f",
 )  # fmt: skip  # Okabe & Ito (2008), told apart with any colour vision
@@ -39,9 +41,11 @@ def _mark(value: object) -> str:
 
 
 def safe(value: object) -> str:
-    return (
-        value if isinstance(value, Raw) else escape(str(value).encode(errors="replace").decode())
-    )  # valid text, as JSON wants
+    """Valid text, as JSON wants, without markup and control characters."""
+    if isinstance(value, Raw):
+        return value
+    text = str(value).encode(errors="replace").decode()
+    return escape("\n".join(map(one_line, text.split("\n"))))
 
 
 def card(title: str, *parts: str) -> str:

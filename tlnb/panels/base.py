@@ -6,6 +6,7 @@ changed it. Nothing that is raised reaches the front end as a traceback; what is
 
 from __future__ import annotations
 
+import re
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -72,11 +73,13 @@ def whole(text: str, name: str) -> int | None:
     """A typed whole number; None where nothing is typed.
 
     Raises:
-        UsageError: anything else.
+        UsageError: anything else; a comma that does not part thousands, which may be a decimal one.
     """
     if not text.strip():
         return None
     try:
+        if "," in text and not re.fullmatch(r"\d{1,3}(,\d{3})+", text.strip()):
+            raise ValueError
         return int(text.strip().replace(",", "").replace("_", ""))
     except ValueError:
         raise UsageError(f"{name} {text.strip()!r} is no whole number: type e.g. 20, or leave it empty") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tlnb.core.errors import OneLine
 from tlnb.display import cards
 from tlnb.display.html import card, line, note
 from tlnb.display.networks import anatomy_card
@@ -20,7 +21,7 @@ SAYS = {
 }
 
 
-class Shown:
+class Shown(OneLine):
     """What `tl.panel` returns: widgets where the front end has them, else a card."""
 
     def __init__(self, name: str, html: str, box: Any = None) -> None:

@@ -33,6 +33,7 @@ MEANING = {
 IMPORTS: tuple[tuple[str, str], ...] = (
     ("import copy", r"\bcopy\."),
     ("import math", r"\bmath\."),
+    ("import unicodedata", r"\bunicodedata\."),
     ("from collections import OrderedDict", r"\bOrderedDict\("),
     ("from pathlib import Path", r"\bPath\("),
     ("", ""),

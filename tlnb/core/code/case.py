@@ -15,6 +15,7 @@ from torch import nn
 from tlnb.core.anatomy import Anatomy, evaluating, owned
 from tlnb.core.cut import ignores_mode
 from tlnb.core.data import DataFacts
+from tlnb.core.errors import OneLine
 from tlnb.core.freeze import set_modes
 from tlnb.core.inputs import CACHED_VIEWS, FEW_VIEWS, VIEW_FLOPS
 from tlnb.core.options import TrainOptions
@@ -24,7 +25,7 @@ from tlnb.core.record import Run
 from tlnb.core.standardise import can_fold
 
 
-class Script(str):
+class Script(OneLine, str):
     """Code as text: readable where it is shown, a plain string everywhere else."""
 
     about: str
@@ -126,9 +127,9 @@ class Case:
     @property
     def views(self) -> int:
         """How many views of each image the features are computed for, the image itself being one."""
-        cached = next((m for note in self._notes if (m := re.search(r"(\d+) cached views", note))), None)
+        cached = next((m for note in self._notes if (m := re.search(r"\b(\d{1,3}) cached views", note))), None)
         if cached:
-            return int(cached[1])
+            return max(1, min(CACHED_VIEWS, int(cached[1])))
         worth = VIEW_FLOPS // (self.data.splits["train"] * max(self.anatomy.flops, 1))
         return max(1, min(CACHED_VIEWS, self.options.epochs or 1, int(worth)))
 

@@ -10,7 +10,7 @@ from tlnb.core.augment import CONTRAST, SHEAR, SHIFT, TURN, ZOOM
 from tlnb.core.bundled import DIGITS_TEST
 from tlnb.core.code.case import Case
 from tlnb.core.code.template import WIDTH, fill, noted, quoted
-from tlnb.core.decoding import FINER, FORMATS, MAX_PIXELS
+from tlnb.core.decoding import FINER, MAX_PIXELS, OTHER_EXTENSIONS, formats
 from tlnb.core.splits import TEST_SHARE, VAL_SHARE
 
 
@@ -65,7 +65,8 @@ def _classes(case: Case) -> str:
         return line
     train = dict(case.data.folders).get("train")
     top = f"(FOLDER / {quoted(train)})" if train else "FOLDER"
-    return f'CLASSES = sorted(p.name for p in {top}.iterdir() if p.is_dir() and not p.name.startswith("."))'
+    name = "p.name" if all(map(str.isascii, case.data.classes)) else 'unicodedata.normalize("NFC", p.name)'
+    return f'CLASSES = sorted({name} for p in {top}.iterdir() if p.is_dir() and not p.name.startswith("."))'
 
 
 def _amounts(case: Case) -> list[str]:
@@ -92,6 +93,7 @@ def _flags(case: Case) -> dict[str, bool]:
         "holds_test": holds_test, "holds_val": holds_val, "holds": holds_test or holds_val,
         "val": case.chooses, "sized": edge != t.size, "resized": edge not in (t.size, t.resize),
         "cropped": edge != t.size and t.resize != t.size,
+        "transparent": case.data.transparent, "accents": not all(map(str.isascii, case.data.classes)),
         "augmented": case.augmented, "photo": case.options.augment == "photo",
     }  # fmt: skip
 
@@ -106,10 +108,11 @@ def _values(case: Case) -> dict[str, object]:
         "count": count(case), "edge": case.data.edge, "chosen": ", ".join(chosen), "splits": ", ".join(map(quoted, splits)),
         "arrays": f"tuple[{', '.join(['np.ndarray'] * len(chosen))}]" if len(chosen) > 1 else "np.ndarray",
         "rows": " and ".join(filter(None, [", ".join(chosen[:-1]), chosen[-1]])), "digits_test": DIGITS_TEST,
-        "max_pixels": f"{MAX_PIXELS // 2:_}", "finer": FINER, "formats": str(FORMATS).replace("'", '"'), "resize": t.resize,
+        "max_pixels": f"{MAX_PIXELS // 2:_}", "finer": FINER, "formats": str(formats()).replace("'", '"'), "resize": t.resize,
         "interpolation": "" if how == "bilinear" else f"TF.InterpolationMode.{how.upper()}, ",
         "turn": f"{math.degrees(TURN):g}", "shear": SHEAR, "zoom": ZOOM, "shift": 2 * SHIFT, "contrast": CONTRAST,
-        "train_folder": "", "val_folder": "", "test_folder": "", **folders,
+        "layout": "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format",
+        "endings": ", ".join(map(quoted, OTHER_EXTENSIONS)), "train_folder": "", "val_folder": "", "test_folder": "", **folders,
         "more": ", mirrored or not, lighter or darker" if flags["photo"] else "",
     }  # fmt: skip
 
@@ -171,7 +174,10 @@ def read(path: Path) -> Tensor | None:
     try:
         with Image.open(path, formats=$formats) as image:
             image.draft("RGB", ($finer * EDGE, $finer * EDGE))  # a large JPEG decodes faster when it may decode smaller
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            upright = ImageOps.exif_transpose(image).convert("RGB")  #? !transparent
+            clear = ImageOps.exif_transpose(image).convert("RGBA")  #? transparent
+            white = Image.new("RGBA", clear.size, "white")  #? transparent
+            upright = Image.alpha_composite(white, clear).convert("RGB")  #? transparent
             pixels = torch.from_numpy(np.array(upright)).permute(2, 0, 1)
             return TF.center_crop(TF.resize(pixels, [EDGE], antialias=True), [EDGE, EDGE])
     except Exception as error:  # damaged files raise many types
@@ -180,13 +186,18 @@ def read(path: Path) -> Tensor | None:
 '''
 
 READ_FOLDER = '''
+ENDINGS = (*IMG_EXTENSIONS, $endings)
+
+
 def read_photos(folder: Path) -> tuple[Tensor, Tensor]:
     """All photos of a folder of class folders, and their labels."""
     images, labels = [], []
     for label, name in enumerate(CLASSES):
-        for path in sorted((folder / name).rglob("*")):
+        for path in sorted((folder / name).rglob("*")):  #? !accents
+        spelt = (p for p in folder.iterdir() if unicodedata.normalize("NFC", p.name) == name)  #? accents
+        for path in sorted(path for p in spelt for path in p.rglob("*")):  #? accents
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if path.suffix.lower() in (*IMG_EXTENSIONS, ".gif") and not hidden:
+            if path.suffix.lower() in ENDINGS and not hidden:
                 image = read(path)
                 if image is not None:
                     images.append(image)
@@ -241,7 +252,7 @@ def normalise(images: Tensor) -> Tensor:
     """Scale pixels the way the network was trained; channels last makes convolutions faster."""
     mean = torch.tensor(MEAN, device=DEVICE).view(3, 1, 1) * 255
     std = torch.tensor(STD, device=DEVICE).view(3, 1, 1) * 255
-    return ((images.float() - mean) / std).contiguous(memory_format=torch.channels_last)
+    return ((images.float() - mean) / std).contiguous(memory_format=torch.$layout)
 '''
 
 AUGMENT = '''

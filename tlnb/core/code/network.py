@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
+import keyword
 import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from tlnb.core.code.case import Case
 from tlnb.core.code.data import count
 from tlnb.core.code.template import quoted
+from tlnb.core.errors import one_line
 from tlnb.core.plan import Edit
 from tlnb.core.pretrained import EMBEDDED
 from tlnb.glyphnet import network as glyphnet
@@ -24,7 +26,7 @@ BUILD = '''
 def build_model() -> nn.Module:
     """{what}."""
 {lines}
-    return model.to(DEVICE, memory_format=torch.channels_last)
+    return model.to(DEVICE, memory_format=torch.{layout})
 '''
 
 
@@ -34,7 +36,8 @@ def network_sections(case: Case) -> Iterator[str]:
         yield f"WIDTHS = {glyphnet.WIDTHS}"
         yield inspect.getsource(glyphnet.GlyphNet)
         yield inspect.getsource(glyphnet._stage)
-    yield BUILD.format(what=_what(case), lines=textwrap.indent("\n".join(_build(case)), "    "))
+    layout = "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format"
+    yield BUILD.format(what=_what(case), layout=layout, lines=textwrap.indent("\n".join(_build(case)), "    "))
 
 
 def own_names(case: Case) -> set[str]:
@@ -75,8 +78,18 @@ def _to_the_old(around: list[Edit]) -> list[str]:
 
 
 def path(name: str) -> str:
-    """`classifier.1` → `model.classifier[1]`."""
-    return "model" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in name.split(".") if part)
+    """`classifier.1` → `model.classifier[1]`; what is no name in Python is looked up: `model._modules["a b"]`."""
+    return "model" + "".join(map(_step, filter(None, name.split("."))))
+
+
+def _step(part: str) -> str:
+    if re.fullmatch("0|[1-9][0-9]{0,8}", part):
+        return f"[{part}]"
+    return f".{part}" if _is_name(part) else f"._modules[{quoted(part)}]"
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
 
 
 # ── building ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -85,7 +98,7 @@ def path(name: str) -> str:
 def _what(case: Case) -> str:
     start = "The architecture at a random start" if case.plan.start == "random" else "The pretrained network"
     if case.came_from is not None:
-        start = f'The network of run "{case.came_from}"'.replace('"', "'").replace("\\", "\\\\")
+        start = f"The network of run {one_line(case.came_from)!r}".replace('"', "'").replace("\\", "\\\\")
     if not case.plan.edits:
         return start
     changed = "with an output layer for our classes" if len(case.plan.edits) == 1 else "changed for our task"
@@ -185,7 +198,7 @@ def _own(case: Case) -> Iterator[str]:
 
 def _own_class(case: Case) -> str:
     kind = type(case.model.module)
-    return "make_network" if kind.__module__.startswith("torch") else kind.__name__
+    return "make_network" if kind.__module__.startswith("torch") or not _is_name(kind.__name__) else kind.__name__
 
 
 def _saved(case: Case) -> Iterator[str]:

@@ -7,6 +7,8 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+from tlnb.core.errors import one_line
+
 WIDTH = 120
 OURS = "your_module"  # stands in a script for the file that holds the user's own code
 CONDITION = re.compile(r"\s*#\? (?P<flags>[\w! ]+)$")
@@ -41,11 +43,12 @@ def assigned(name: str, values: Mapping[str, float], note: str) -> list[str]:
     line = f"{name} = {literal(values)}"
     if len(line) <= WIDTH:
         return noted(line, note)
-    return [f"{name} = {{  # {note}", *(f"    {quoted(k)}: {v:g}," for k, v in values.items()), "}"]
+    return [f"{name} = {{  # {one_line(note)}", *(f"    {quoted(k)}: {v:g}," for k, v in values.items()), "}"]
 
 
 def noted(line: str, note: str) -> list[str]:
-    """The comment behind the line, or where that gets too long above it."""
+    """The comment behind the line, or where that gets too long above it. A name in it may hold a line end."""
+    note = one_line(note)
     both = f"{line}  # {note}"
     return [both] if len(both) <= WIDTH else [f"# {note}", line]
 
