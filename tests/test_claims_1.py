@@ -9,7 +9,7 @@ from torch import nn
 from tlnb import glyphnet
 from tlnb.core.compare import compare, to_target
 from tlnb.core.pretraining import pretraining_of
-from tlnb.core.record import Run, watched
+from tlnb.core.record import Run
 from tlnb.session import Session
 
 SEEDS = (0, 1, 2)
@@ -28,8 +28,9 @@ def trained(request: pytest.FixtureRequest) -> Session:
 
 
 def steps_to(target: float, run: Run) -> float:
-    reached = next(i for i, epoch in enumerate(run.epochs, 1) if (watched(epoch) or 0) >= target)
-    return run.work.steps * reached / len(run.epochs)
+    _, look = run.reached(target)
+    assert look is not None
+    return run.work.steps * look.epochs / len(run.epochs)
 
 
 def test_only_the_output_layer_moves_and_the_opponent_gets_twice_the_steps(trained: Session):

@@ -162,13 +162,13 @@ class Session(OneLine):
         """
         return pretrained.catalogue(pattern, sort)
 
-    @changing
     def __getattr__(self, name: str) -> Any:
         """Names of other tools are answered with ours. Only asked for what is not there."""
         if meant := METHODS.get(name):
             raise _NoSuch(f"there is no tl.{name}: it is called tl.{meant}(...) here, %tl_{meant} as a magic")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
+    @changing
     def load(
         self, source: str | nn.Module | Run, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
         size: int | None = None, called: str | None = None, trust: bool = False,
