@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from tlnb.core.errors import TLError, one_line
 
 CASES = int(os.environ.get("TLNB_FUZZ", "25"))
-EXHAUSTIVE = 10_000
+EXHAUSTIVE = int(os.environ.get("TLNB_FUZZ_EXHAUSTIVE", "300"))  # a release takes 10,000
 _common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 few = settings(max_examples=CASES, derandomize="TLNB_FUZZ" not in os.environ, **_common)
 many = settings(max_examples=EXHAUSTIVE, **_common)

@@ -236,7 +236,7 @@ def test_a_changed_header_is_refused_or_bounded(saved: Path, given_edits: list[E
 @pytest.mark.exhaustive
 @many
 @headers
-def test_ten_thousand_changed_headers(saved: Path, given_edits: list[Edit], scores: int):
+def test_very_many_changed_headers(saved: Path, given_edits: list[Edit], scores: int):
     built(saved, given_edits, scores)
 
 

@@ -249,5 +249,5 @@ def test_a_changed_checkpoint_is_refused_or_steps(stopped: Stopped, tmp_path_fac
 @pytest.mark.exhaustive
 @many
 @given(data=st.data())
-def test_ten_thousand_changed_checkpoints(stopped: Stopped, tmp_path_factory: Any, data: st.DataObject):
+def test_very_many_changed_checkpoints(stopped: Stopped, tmp_path_factory: Any, data: st.DataObject):
     tried(stopped, tmp_path_factory.getbasetemp(), data)

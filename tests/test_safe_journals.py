@@ -160,5 +160,5 @@ def test_any_journal_opens_or_is_refused_in_a_line(searched: Any, tmp_path_facto
 @pytest.mark.exhaustive
 @many
 @given(data=st.data())
-def test_ten_thousand_journals(searched: Any, tmp_path_factory: Any, data: st.DataObject):
+def test_very_many_journals(searched: Any, tmp_path_factory: Any, data: st.DataObject):
     any_journal(searched, tmp_path_factory.getbasetemp(), data)

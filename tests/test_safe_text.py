@@ -149,7 +149,7 @@ def same_but_for_constants(session: Session, way: str, place: tuple[Any, ...], n
     found = with_text(session, way, place, new)
     if found is None or skeleton(found) == usual(session, way):
         return
-    plain = [with_text(session, way, place, text) for text in ("plain", "x" * 300)]
+    plain = [with_text(session, way, place, text) for text in ("plain", "x" * 300, "é", "é" * 300)]
     assert skeleton(found) in {skeleton(p) for p in plain if p is not None}
     found.encode()
 
@@ -181,7 +181,7 @@ def test_any_text_of_a_run_in_a_script(trained: Session, data: st.DataObject):
 @pytest.mark.exhaustive
 @many
 @given(data=st.data())
-def test_ten_thousand_texts_of_runs_in_scripts(trained: Session, data: st.DataObject):
+def test_very_many_texts_of_runs_in_scripts(trained: Session, data: st.DataObject):
     any_text(trained, data)
 
 
@@ -379,7 +379,7 @@ def test_any_lines_of_a_session_in_a_cell(lines: list[str]):
 @pytest.mark.exhaustive
 @many
 @some_lines
-def test_ten_thousand_lines_of_sessions_in_cells(lines: list[str]):
+def test_very_many_lines_of_sessions_in_cells(lines: list[str]):
     any_lines(lines)
 
 

@@ -195,7 +195,7 @@ def test_any_value_of_a_session_or_a_job(left: Any, data: st.DataObject):
 @pytest.mark.exhaustive
 @many
 @given(data=st.data())
-def test_ten_thousand_values_of_sessions_and_jobs(left: Any, data: st.DataObject):
+def test_very_many_values_of_sessions_and_jobs(left: Any, data: st.DataObject):
     any_value(left, data)
 
 
@@ -231,7 +231,7 @@ def test_any_record_on_cards(left: Any, data: st.DataObject):
 @pytest.mark.exhaustive
 @many
 @given(data=st.data())
-def test_ten_thousand_records_on_cards(left: Any, data: st.DataObject):
+def test_very_many_records_on_cards(left: Any, data: st.DataObject):
     any_record(left, data)
 
 
