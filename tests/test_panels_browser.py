@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +48,8 @@ def shots(place, tmp_path: Path) -> Path:
 
 
 def test_the_whole_line_by_mouse(place, shots: Path):
+    from playwright.sync_api import expect
+
     with browser() as chromium:
         seen = Page(chromium.new_page(), f"{place[0]}/panels.ipynb", shots)
         seen.run()
@@ -82,7 +85,9 @@ def test_the_whole_line_by_mouse(place, shots: Path):
         seen.sees("Side by side on digits", 120_000)
         seen.shoot("5-compare")
         seen.click("Session as a cell")
-        cell = seen.page.locator("textarea:visible").last.input_value()
+        written = seen.page.locator("textarea:visible").last
+        expect(written).to_have_value(re.compile("^%load_ext tlnb"), timeout=30_000)  # it comes with a later message
+        cell = written.input_value()
         assert cell.splitlines()[:3] == ["%load_ext tlnb", "%tl_data digits --per-class 2", "%tl_load glyphnet"]
 
         seen.tab("4 Train")
