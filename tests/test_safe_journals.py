@@ -98,6 +98,18 @@ def test_a_full_disk_ends_a_search_with_what_it_has(searched: Any, tmp_path: Pat
     assert again.status == "finished" and "cut off half-way" in again.notes[0] and len(again.trials) == 2
 
 
+@pytest.mark.parametrize("scores", [[], [0.5, 0.5]])
+def test_a_journal_whose_trials_have_no_score_or_several_is_set_aside(
+    searched: Any, tmp_path: Path, scores: list[float]
+):
+    entries = [json.loads(line) for line in searched[3].splitlines()]
+    for entry in entries:
+        if "values" in entry:
+            entry["values"] = scores
+    trials, notes = opened(searched, "".join(json.dumps(entry) + "\n" for entry in entries), tmp_path / "s.log")
+    assert trials == [] and len(notes) == 1 and len(list(tmp_path.glob("*.damaged-*"))) == 1
+
+
 def test_trials_that_are_none_of_the_search_are_left_out(searched: Any, tmp_path: Path):
     def with_seconds(new: Any) -> str:
         entries = [json.loads(line) for line in searched[3].splitlines()]

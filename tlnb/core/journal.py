@@ -6,11 +6,15 @@ A disk that was full, or a process that was killed, leaves half a line behind; w
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlnb.core.paths import is_link, read_text
 from tlnb.core.values import parse
+
+if TYPE_CHECKING:
+    import optuna
 
 MOST = 2 * 10**8  # bytes
 
@@ -32,6 +36,17 @@ def mended(place: str) -> str:
         return sound_journal(path)
     finally:
         lock.release()
+
+
+def check_scores(trials: Sequence[optuna.trial.FrozenTrial]) -> None:
+    """Sees to it that every trial that ended has one score: Optuna's samplers count on that.
+
+    Raises:
+        ValueError: one has none, or several.
+    """
+    for trial in trials:
+        if trial.values is not None and len(trial.values) != 1:
+            raise ValueError(f"trial {trial.number} has {len(trial.values)} scores instead of one")
 
 
 def sound_journal(path: Path) -> str:

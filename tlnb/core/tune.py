@@ -23,7 +23,7 @@ from tlnb.core.data import DataSet
 from tlnb.core.edit import Scopes
 from tlnb.core.errors import OneLine, TLError, UsageError
 from tlnb.core.home import home_folder
-from tlnb.core.journal import mended, set_aside
+from tlnb.core.journal import check_scores, mended, set_aside
 from tlnb.core.options import TrainOptions
 from tlnb.core.plan import Plan, plan_strategy
 from tlnb.core.pretrained import PretrainedModel
@@ -355,7 +355,7 @@ def _optuna() -> tuple[Callable[[str, str, int, int], tuple[optuna.Study, tuple[
         storage = _storage(place)
         make = partial(optuna.create_study, storage=storage, study_name=name, direction="maximize", load_if_exists=True)
         study = _opened(make)
-        study.get_trials()  # all of them can be read
+        check_scores(study.get_trials())  # all of them can be read
         return study
 
     def study_of(name: str, place: str, seed: int, epochs: int) -> tuple[optuna.Study, tuple[str, ...]]:
