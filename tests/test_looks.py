@@ -16,6 +16,7 @@ from tlnb.core.record import EpochRecord, Run
 from tlnb.core.train import Progress
 from tlnb.display import charts, drawings, live
 from tlnb.display.cards import HTML
+from tlnb.display.words import span
 from tlnb.session import Session
 
 COST = st.floats(0, 1e15, allow_nan=False)
@@ -145,3 +146,10 @@ def test_charts_and_live_curves_draw_a_line_between_looks(trained: Session):
     assert f'points="0.0,{live.HEIGHT}.0 45.0,18.0 180.0,0.0"' in shown._svg()  # by epoch, not by number
     assert "accuracy 100.0%" in shown._html(history[2])  # the last look's, in an epoch without one
     assert "accuracy" not in shown._html(Progress("head", "evaluating", 9, 9)).split("<svg")[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "text"), [(None, 0.35, "0.35 s"), (0.21, 0.35, "0.21 s–0.35 s"), (0.081, 0.084, "0.08 s")]
+)
+def test_a_moment_between_two_looks_is_two_times_where_they_read_differently(low: float | None, high: float, text: str):
+    assert span(low, high) == text

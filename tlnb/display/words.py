@@ -21,8 +21,9 @@ def seconds(value: float | None) -> str:
 
 
 def span(low: float | None, high: float | None) -> str:
-    """A moment that lies between two, `0.21 s–0.35 s`; without the earlier one just the later."""
-    return seconds(high) if low is None else f"{seconds(low)}–{seconds(high)}"
+    """A moment that lies between two, `0.21 s–0.35 s`; just the later one where both read alike, or there is no earlier."""
+    before, after = seconds(low), seconds(high)
+    return after if low is None or before == after else f"{before}–{after}"
 
 
 def clock(value: float | None) -> str:
