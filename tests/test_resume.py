@@ -307,3 +307,17 @@ def test_global_random_state_stays_as_it_was(monkeypatch):
     session.train(epochs=1)
     after = torch.random.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     assert torch.equal(before[0], after[0]) and before[1:] == after[1:]
+
+
+def test_a_run_whose_batches_were_joined_goes_on():
+    """Eleven images in batches of two would leave one alone: the batches are of three, and so is what is gone on with."""
+    session = Session()
+    session.data("digits", limit=11)
+    session.load("glyphnet")
+    session.strategy("full")
+    stop_after(session, 2)
+    stopped = session.train(epochs=4, batch_size=2, augment="none")
+    session.report = lambda _: None
+    resumed = session.resume()
+    assert stopped.status == "stopped" and resumed.status == "finished" and len(resumed.epochs) == 4
+    assert sum("batches of 3" in note for note in resumed.notes) == 1

@@ -373,7 +373,9 @@ class Training:
         if self.resume is not None:
             groups = self._groups(self.plan.trained, self.options)
             parameters: list[Tensor] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
-            check_fits(self.resume, self.name, self.module, self.plan, self.anatomy, self.options,
+            self.set_modes()
+            options = self._none_alone(self.module, self.options)
+            check_fits(self.resume, self.name, self.module, self.plan, self.anatomy, options,
                        len(self.labels["train"]), parameters)  # fmt: skip
 
     def _pause(self) -> None:
@@ -669,9 +671,8 @@ class Training:
                 "--batch-size 1 leaves BatchNorm one image, which has no statistics: use --batch-size 2 or more, "
                 "or %tl_freeze the BatchNorm layers"
             )
-        self.notes.append(
-            f"batches of {size + 1}: one of {size} would leave one image alone, which has no batch statistics"
-        )
+        note = f"batches of {size + 1}: one of {size} would leave one image alone, which has no batch statistics"
+        self.notes += [note] if note not in self.notes else []
         return replace(options, batch_size=size + 1)
 
     def _taught_together(self, teaches: nn.Module, images: int, options: TrainOptions) -> nn.Module:
