@@ -25,7 +25,7 @@ from benchmarks import table
 from benchmarks.measure import Result, fresh, measured, peak
 from benchmarks.peers import ABOUT
 from benchmarks.work import Job, make_data, real, weights_of
-from tlnb.core.device import machine
+from tlnb.core.runtime.device import machine
 
 TABLES = {
     "head": table.runs_table,

@@ -26,8 +26,8 @@ from pathlib import Path
 import torch
 import torchvision
 
-from tlnb.core.compare import pixels_row
-from tlnb.core.device import machine
+from tlnb.core.evaluation.comparison import pixels_row
+from tlnb.core.runtime.device import machine
 from tlnb.session import Session
 
 SCHEMA = 1

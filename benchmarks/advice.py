@@ -3,7 +3,7 @@
     python -m benchmarks.advice [--settings digits-2 textures-20 …] [--seeds 5] [--log FILE] [--threads 1]
 
 For every setting and seed: `tl.advise()`, then all three strategies trained and tested. The settings on which the rule of
-`tlnb/core/advise.py` was fixed are not among them. A log in JSON lines lets a run that was stopped go on. Real photos and
+`tlnb/core/tuning/advise.py` was fixed are not among them. A log in JSON lines lets a run that was stopped go on. Real photos and
 weights come from the folder $TLNB_REAL_DATA; without it that setting is left out.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tlnb.core.advise import STRATEGIES
+from tlnb.core.tuning.advise import STRATEGIES
 from tlnb.session import Session
 
 # the rule was fixed on these, with two to three seeds from 10 on; on the first of them an earlier rule had been judged

@@ -158,9 +158,9 @@ def _imitate(here: Machine) -> None:
     """What no environment variable sets: precision, oneDNN, another draw, inputs that differ in the last digits."""
     import torch
 
-    from tlnb import samples
-    from tlnb.core import device
-    from tlnb.core.pretrained import Transform
+    from tlnb.core.data.builtin import leaves
+    from tlnb.core.models.pretrained import Transform
+    from tlnb.core.runtime import device
     from tlnb.session import Session
 
     torch.backends.mkldnn.set_flags(here.onednn)
@@ -172,7 +172,7 @@ def _imitate(here: Machine) -> None:
         normalise = Transform.normalise
         Transform.normalise = lambda self, images: normalise(self, images) * here.scale  # type: ignore[method-assign]
     if here.draw:
-        for owner, name in ((Session, "data"), (Session, "train"), (samples, "leaf_photos")):
+        for owner, name in ((Session, "data"), (Session, "train"), (leaves, "leaf_photos")):
             setattr(owner, name, _drawn_otherwise(getattr(owner, name), here.draw, own=name == "train"))
         seed = torch.manual_seed
         torch.manual_seed = lambda number: seed(number + APART * here.draw)  # the cells of plain PyTorch

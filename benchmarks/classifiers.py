@@ -29,14 +29,14 @@ import torch
 from torch import nn
 from torchvision import models
 
-from tlnb.core.anatomy import Anatomy, read_anatomy
-from tlnb.core.cut import find_cut
-from tlnb.core.device import machine
-from tlnb.core.edit import apply_edit, output_edits
-from tlnb.core.freeze import hashes, set_modes
-from tlnb.core.plan import Plan, plan_strategy
-from tlnb.core.train import one_cycle, train_epoch
-from tlnb.core.watch import blank, watch
+from tlnb.core.models.anatomy import Anatomy, read_anatomy
+from tlnb.core.models.tracing import blank, watch
+from tlnb.core.planning.edit import apply_edit, output_edits
+from tlnb.core.planning.plan import Plan, plan_strategy
+from tlnb.core.runtime.device import machine
+from tlnb.core.training.freezing import hashes, set_modes
+from tlnb.core.training.model_split import find_cut
+from tlnb.core.training.trainer import one_cycle, train_epoch
 
 CLASSES = 10
 BATCH = 2

@@ -24,7 +24,7 @@ from typing import Any
 
 from jupyter_client.manager import KernelManager
 
-from tlnb.core import kept
+from tlnb.core.storage import checked_arrays
 
 LINES = """
 %load_ext tlnb
@@ -117,7 +117,7 @@ def class_of(top: Path, kernels: int, epochs: int = 5, memory: str = "100kB") ->
             manager.shutdown_kernel(now=True)
     files = sorted(cache.rglob("*.npy"))
     leftovers = [p for p in cache.rglob("*") if p.name.endswith(".part")]
-    return Class(seats, len(files), sum(kept.read(file) is None for file in files), len(leftovers))
+    return Class(seats, len(files), sum(checked_arrays.read(file) is None for file in files), len(leftovers))
 
 
 def seat_of(manager: Any, epochs: int) -> Seat:

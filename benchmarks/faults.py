@@ -34,9 +34,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tlnb.core import checkpoint, home
-from tlnb.core.errors import TLError
-from tlnb.core.record import Run
+from tlnb.core.runtime.errors import TLError
+from tlnb.core.training import checkpoint, session_folder
+from tlnb.core.training.run import Run
 from tlnb.session import Session
 
 EPOCHS = 5
@@ -296,7 +296,7 @@ def again(place: Path, say: Say) -> Outcome:
 def epochs_on_disk() -> int:
     """Of the run in progress."""
     try:
-        runs = sorted((home.find_session(None) / "runs").glob("*.safetensors"))
+        runs = sorted((session_folder.find_session(None) / "runs").glob("*.safetensors"))
         return len(checkpoint.read(runs[0])[1].epochs) if runs else 0
     except TLError:
         return 0

@@ -21,7 +21,7 @@ from typing import Any
 
 from jupyter_client.manager import KernelManager
 
-from tlnb.core import checkpoint
+from tlnb.core.training import checkpoint
 
 LINES = """
 import torch

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.laps import Outcome
 from benchmarks.work import Job, prepare
-from tlnb.core.device import machine
+from tlnb.core.runtime.device import machine
 
 PEAK_EDGE = {"cpu": 2048, "cuda": 8192}  # of the matrices
 PEAK_TRIES = 8

@@ -45,7 +45,7 @@ STOP = """() => new Promise((done, fail) => {
 # one training, in blocks of epochs with live updates and without: with, without, without, with …
 COST = """
 import json
-from tlnb.background import Training
+from tlnb.session.background import Training
 note, held = Training.note, tl.turn.progressed._found
 def noted(self, progress):
     note(self, progress)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.photos --photos 10000
 
-The decoder's own speed is that of `tlnb.core.decoding.decode` in as many threads as torch uses, on the same files, nothing
+The decoder's own speed is that of `tlnb.core.data.decoding.decode` in as many threads as torch uses, on the same files, nothing
 else being done: neither listed, divided, kept nor compared. Photos are generated (500×375 JPEGs) unless `--folder` names some.
 Both are run in turns, after one run of each that is not counted (the system then holds the files in memory). Beside the
 seconds by the clock stand the processors' seconds, which do not depend on what else the machine does.
@@ -24,10 +24,10 @@ import torch
 from PIL import Image
 
 from benchmarks.work import PHOTO
-from tlnb.core.data import PHOTO_EDGE, DataSet, open_data
-from tlnb.core.decoding import decode
-from tlnb.core.listing import list_folder
-from tlnb.core.request import DataRequest
+from tlnb.core.data.dataset import PHOTO_EDGE, DataSet, open_data
+from tlnb.core.data.decoding import decode
+from tlnb.core.data.image_listing import list_folder
+from tlnb.core.data.request import DataRequest
 
 
 def main() -> None:

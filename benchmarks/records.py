@@ -3,7 +3,8 @@
     TLNB_REAL_DATA=… python -m benchmarks.records --threads 1 --out lessons/records/ants-bees.json
 
 Ants and bees (the photos of the official PyTorch tutorial) on SqueezeNet 1.0 with ImageNet weights: a new output layer, the same
-network from scratch, the last stages, everything. Each run is forecast first. What is written is read by `tlnb.core.recorded`.
+network from scratch, the last stages, everything. Each run is forecast first.
+What is written is read by `tlnb.core.evaluation.recorded`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from tlnb.core.recorded import SCHEMA
+from tlnb.core.evaluation.recorded import SCHEMA
 from tlnb.session import Session
 
 DATA, MODEL, WEIGHTS = "ants_bees", "squeezenet1_0", "squeezenet1_0_imagenet.safetensors"

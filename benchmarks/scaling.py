@@ -32,7 +32,7 @@ import torch
 import torch.distributed as dist
 
 from benchmarks.measure import pin
-from tlnb.core import ranks
+from tlnb.core.runtime import distributed
 from tlnb.session import Session
 
 MODEL = "resnet18"
@@ -88,7 +88,7 @@ def photos(count: int, edge: int, seed: int) -> tuple[np.ndarray, list[str]]:
 def work(options: argparse.Namespace) -> list[dict[str, Any]]:
     """What each of two processes does, round by round: the work alone while the other waits; at the same time as the other,
     each by itself with half of it, which is what the machine allows; and together. Then messages of the gradients' size."""
-    group = ranks.join()
+    group = distributed.join()
     pin_apart(group.local)
     found = []
     for turn in range(options.rounds):
@@ -102,18 +102,18 @@ def work(options: argparse.Namespace) -> list[dict[str, Any]]:
         found.append({"alone": alone, "halves": slower, "both": both, "sum": summed(int(both["bytes"]))})
         if group.writes:
             print(f"round {turn + 1}: {json.dumps(found[-1])}", file=sys.stderr, flush=True)
-    ranks.leave()
+    distributed.leave()
     return found
 
 
 @contextmanager
 def as_if_alone() -> Iterator[None]:
     """This process knows of no other meanwhile."""
-    group, ranks._now = ranks._now, ranks.ALONE
+    group, distributed._now = distributed._now, distributed.ALONE
     try:
         yield
     finally:
-        ranks._now = group
+        distributed._now = group
 
 
 def seconds(options: argparse.Namespace, parts: int, seed: int) -> dict[str, float]:

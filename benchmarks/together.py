@@ -19,9 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tlnb.core.record import Run
-from tlnb.jobs import RECORD
+from tlnb.core.training.run import Run
 from tlnb.session import Session
+from tlnb.session.job_file import RECORD
 
 
 def main() -> None:

@@ -15,12 +15,12 @@ from PIL import Image
 from torch import nn
 
 from benchmarks.laps import Laps
-from tlnb.core.data import BUNDLED, DataRequest, open_data
-from tlnb.core.device import Machine, machine
-from tlnb.core.edit import build
-from tlnb.core.freeze import set_modes
-from tlnb.core.meter import step_flops
-from tlnb.core.pretrained import Transform
+from tlnb.core.data.dataset import BUNDLED, DataRequest, open_data
+from tlnb.core.models.meter import step_flops
+from tlnb.core.models.pretrained import Transform
+from tlnb.core.planning.edit import build
+from tlnb.core.runtime.device import Machine, machine
+from tlnb.core.training.freezing import set_modes
 from tlnb.session import Session
 
 WEIGHTS_FILES = {"squeezenet1_0": "squeezenet1_0_imagenet.safetensors"}  # in the folder $TLNB_REAL_DATA

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import models
 
-from tlnb.core.watch import blank
+from tlnb.core.models.tracing import blank
 
 
 def without_numbers(name: str) -> nn.Module:

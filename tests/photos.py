@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.conftest import picture
-from tlnb.core.data import DataSet, open_data
-from tlnb.core.request import DataRequest
+from tlnb.core.data.dataset import DataSet, open_data
+from tlnb.core.data.request import DataRequest
 
 
 def opened(source: Path, edge: int = 32, **amounts: object) -> DataSet:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tlnb.core.record import Run
+from tlnb.core.training.run import Run
 from tlnb.session import Session
 
 

@@ -18,12 +18,13 @@ import pytest
 import torch
 
 from benchmarks.classroom import class_of
-from tests.test_library import idx, md5
-from tests.test_resume import begun, same
-from tlnb.core import checkpoint, kept
-from tlnb.core.archive import unpacked
-from tlnb.core.errors import DeviceLost
-from tlnb.core.memory import cache_folder
+from tests.core.data.test_torchvision_datasets import idx, md5
+from tests.session.test_resume import begun, same
+from tlnb.core.data.archive import unpacked
+from tlnb.core.runtime.errors import DeviceLost
+from tlnb.core.runtime.limits import cache_folder
+from tlnb.core.storage import checked_arrays
+from tlnb.core.training import checkpoint
 from tlnb.session import Session
 
 ROOT = Path(__file__).parents[1]
@@ -56,8 +57,8 @@ FULL = """
 import resource, sys
 from pathlib import Path
 from tlnb import tl
-from tlnb.core.errors import TLError
-from tlnb.core.store import Store
+from tlnb.core.runtime.errors import TLError
+from tlnb.core.storage.activation_cache import Store
 import torch
 top = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -108,7 +109,7 @@ def test_a_disk_that_fills_up_while_activations_are_written(tmp_path: Path):
     try:
         code = """
 import torch
-from tlnb.core.store import Store
+from tlnb.core.storage.activation_cache import Store
 try:
     Store().keep("k", 100, [torch.zeros(50, 20_000)] * 2, "disk")
 except OSError as error:
@@ -145,7 +146,7 @@ SHORT = """
 import re, resource
 from pathlib import Path
 from tlnb import tl
-from tlnb.core.errors import MemoryLimit
+from tlnb.core.runtime.errors import MemoryLimit
 tl.data("digits", per_class=2)
 tl.load("glyphnet")
 before = tl.train(epochs=1)
@@ -205,7 +206,7 @@ def test_a_gpu_that_is_gone_is_one_line_and_a_later_kernel_goes_on(tmp_path: Pat
 
 FETCH = """
 import sys
-from tlnb.core.fetch import fetch
+from tlnb.core.storage.download import fetch
 print(fetch(sys.argv[1], "it", lambda done, total: print("done", done, flush=True)).stat().st_size)
 """
 
@@ -272,8 +273,8 @@ OPEN = """
 import sys
 from pathlib import Path
 from torchvision import datasets
-from tlnb.core.data import open_data
-from tlnb.core.request import DataRequest
+from tlnb.core.data.dataset import open_data
+from tlnb.core.data.request import DataRequest
 root, url, *resources = sys.argv[1:]
 datasets.FashionMNIST.mirrors = [url]
 datasets.FashionMNIST.resources = [tuple(each.split()) for each in resources]
@@ -335,7 +336,7 @@ def test_a_class_shares_its_cache(tmp_path: Path):
 def test_processes_that_write_the_same_file_leave_a_whole_one(tmp_path: Path):
     code = """
 import torch
-from tlnb.core.store import Store
+from tlnb.core.storage.activation_cache import Store
 rows = torch.arange(200_000.0).view(1000, 200)
 for i in range(15):
     kept = Store().keep(f"k{i % 3}", 1000, rows.split(100), "disk")
@@ -348,4 +349,4 @@ for i in range(15):
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-2000:]
     assert cache_folder() != tmp_path and not list(tmp_path.rglob("*.part"))
-    assert all(kept.read(file) is not None for file in tmp_path.rglob("*.npy"))
+    assert all(checked_arrays.read(file) is not None for file in tmp_path.rglob("*.npy"))

@@ -14,9 +14,9 @@ import torch
 import torchvision
 from torch import nn
 
-from tlnb.core.device import Machine
-from tlnb.core.energy import meter_of
-from tlnb.core.record import Run
+from tlnb.core.runtime.device import Machine
+from tlnb.core.runtime.energy import meter_of
+from tlnb.core.training.run import Run
 from tlnb.session import Session
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

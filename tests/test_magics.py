@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlnb.core.errors import UsageError
+from tlnb.core.runtime.errors import UsageError
 from tlnb.display import cards, live
 from tlnb.magics import tokens
 

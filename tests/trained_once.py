@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from tlnb.core.anatomy import Anatomy
-from tlnb.core.data import DataSet
-from tlnb.core.options import TrainOptions
-from tlnb.core.plan import Plan
-from tlnb.core.pretrained import PretrainedModel
-from tlnb.core.record import Run
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.models.anatomy import Anatomy
+from tlnb.core.models.pretrained import PretrainedModel
+from tlnb.core.planning.options import TrainOptions
+from tlnb.core.planning.plan import Plan
+from tlnb.core.training.run import Run
 
 TRUSTED = ("tlnb", "torch", "torchvision")
 SETTINGS = ("TLNB_MEMORY", "TLNB_TESTING")  # of the environment, that a run depends on

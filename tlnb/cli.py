@@ -14,8 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from tlnb.core import ranks
-from tlnb.core.errors import TLError, UsageError
+from tlnb.core.runtime import distributed
+from tlnb.core.runtime.errors import TLError, UsageError
 
 CARD = "card.html"
 LESSON = "01-twenty-images.ipynb"
@@ -129,10 +129,10 @@ def train(job: Path, out: Path, trust: bool) -> None:
     from tlnb.display.cards import run_card
     from tlnb.display.html import page
     from tlnb.display.live import Silent, Terminal
-    from tlnb.jobs import NETWORK, RECORD, carry_out, write_whole
     from tlnb.session import Session
+    from tlnb.session.job_file import NETWORK, RECORD, carry_out, write_whole
 
-    group = ranks.join()
+    group = distributed.join()
     session, show = Session(), Terminal() if group.writes else Silent()
     session.report = show
     try:
@@ -148,8 +148,8 @@ def train(job: Path, out: Path, trust: bool) -> None:
 def tune(job: Path, storage: str, trials: int, best: Path | None, trust: bool) -> None:
     """Add trials to the study of a job, which others may be doing at the same time."""
     from tlnb.display.live import Terminal
-    from tlnb.jobs import search
     from tlnb.session import Session
+    from tlnb.session.job_file import search
 
     session, show = Session(), Terminal()
     session.report = show
@@ -205,18 +205,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             lessons(chosen.folder, not chosen.no_browser)
     except TLError as error:
-        ranks.tell(f"tlnb: {error}")
+        distributed.tell(f"tlnb: {error}")
         return 1
     except RuntimeError as error:
-        if not ranks.lost(error):
+        if not distributed.lost(error):
             raise
-        ranks.tell("tlnb: another process is gone; the same line goes on from the last checkpoint")
+        distributed.tell("tlnb: another process is gone; the same line goes on from the last checkpoint")
         return 1
     except KeyboardInterrupt:
-        ranks.tell("tlnb: interrupted: the same line goes on from the last checkpoint")
+        distributed.tell("tlnb: interrupted: the same line goes on from the last checkpoint")
         return 130
     finally:
-        ranks.leave()
+        distributed.leave()
     return 0
 
 

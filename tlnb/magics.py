@@ -13,15 +13,15 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 from torch import nn
 
-from tlnb.checking import Checks
-from tlnb.core.bundled import BUNDLED
-from tlnb.core.catalogue import SORTS, names, torchvision_weights
-from tlnb.core.errors import TLError, UsageError, did_you_mean, one_line
-from tlnb.core.habits import meant_option, meant_words, spaced_path
-from tlnb.core.library import LIBRARY
-from tlnb.core.lines import tokens
-from tlnb.core.options import AUGMENTATIONS, SOLVERS, Asked
-from tlnb.core.plan import ALIASES, STRATEGIES
+from tlnb.core.data.builtin import BUNDLED
+from tlnb.core.data.torchvision_datasets import LIBRARY
+from tlnb.core.models.catalogue import SORTS, names, torchvision_weights
+from tlnb.core.planning.magic_lines import tokens
+from tlnb.core.planning.options import AUGMENTATIONS, SOLVERS, Asked
+from tlnb.core.planning.other_tools import meant_option, meant_words, spaced_path
+from tlnb.core.planning.plan import ALIASES, STRATEGIES
+from tlnb.core.runtime.errors import TLError, UsageError, did_you_mean, one_line
+from tlnb.course.checks import Checks
 from tlnb.display.live import reporter, testing
 from tlnb.session import PANELS, Session
 
@@ -185,7 +185,7 @@ class TLMagics(Magics):
 
         Example: %tl_load my_network --mean 0.5,0.5,0.5 --std 0.25,0.25,0.25 --size 64
         """
-        from tlnb.core.record import Run
+        from tlnb.core.training.run import Run
 
         def call(a: argparse.Namespace) -> Any:
             own = self.shell.user_ns.get(a.name)
@@ -618,7 +618,7 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
 
 def _files(typed: str) -> list[str]:
     """Image files and folders that go on from what was typed."""
-    from tlnb.core.decoding import extensions
+    from tlnb.core.data.decoding import extensions
 
     folder = typed[: max(typed.rfind("/"), typed.rfind(os.sep)) + 1]
     try:
@@ -660,8 +660,8 @@ def _apart(lines: list[str]) -> list[str]:
 
 
 def _register_cards(shell: Any) -> None:
-    from tlnb.core.code import Script
-    from tlnb.core.compare import Comparison
+    from tlnb.core.evaluation.comparison import Comparison
+    from tlnb.core.export.pytorch_script import Script
     from tlnb.display import cards
     from tlnb.display.tables import comparison_text
 

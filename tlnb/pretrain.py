@@ -26,14 +26,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tlnb import glyphnet
-from tlnb.core.anatomy import read_anatomy
-from tlnb.core.data import open_data
-from tlnb.core.device import Machine, machine
-from tlnb.core.energy import WATTS_PER_CPU_THREAD, WATTS_PER_GPU
-from tlnb.core.meter import step_flops
-from tlnb.core.pretrained import Transform
-from tlnb.core.source import right_of
-from tlnb.core.train import one_cycle, train_epoch
+from tlnb.core.data.dataset import open_data
+from tlnb.core.models.anatomy import read_anatomy
+from tlnb.core.models.meter import step_flops
+from tlnb.core.models.pretrained import Transform
+from tlnb.core.runtime.device import Machine, machine
+from tlnb.core.runtime.energy import WATTS_PER_CPU_THREAD, WATTS_PER_GPU
+from tlnb.core.training.forgetting import right_of
+from tlnb.core.training.trainer import one_cycle, train_epoch
 from tlnb.glyphnet import held_out
 from tlnb.glyphnet.source import Source, source
 

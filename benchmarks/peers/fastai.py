@@ -21,7 +21,7 @@ from torch import nn
 from benchmarks.laps import Laps, Outcome
 from benchmarks.peers.loading import workers
 from benchmarks.work import Task
-from tlnb.core.freeze import layer_of
+from tlnb.core.training.freezing import layer_of
 
 
 class Watch(Callback):

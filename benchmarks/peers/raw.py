@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmarks.laps import Outcome
 from benchmarks.work import Task, classes
-from tlnb.core.data import BUNDLED, open_data
+from tlnb.core.data.dataset import BUNDLED, open_data
 
 RATES = {"head": 0.01}  # of AdamW; everything else:
 RATE = 0.001

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from benchmarks.laps import Outcome
 from benchmarks.work import Task
-from tlnb.core.record import Run
+from tlnb.core.training.run import Run
 from tlnb.session import Session
 
 

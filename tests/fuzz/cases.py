@@ -14,7 +14,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from tlnb.core.errors import TLError, one_line
+from tlnb.core.runtime.errors import TLError, one_line
 
 CASES = int(os.environ.get("TLNB_FUZZ", "25"))
 

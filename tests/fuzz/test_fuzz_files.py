@@ -19,14 +19,14 @@ from PIL import Image
 from safetensors.torch import save
 
 from tests.fuzz.cases import damaged, fuzz, one_line_or, spoilt, text
-from tlnb.core import prices
-from tlnb.core.archive import unpacked
-from tlnb.core.data import open_data
-from tlnb.core.decoding import decode, look_over
-from tlnb.core.errors import TLError, one_line
-from tlnb.core.request import DataRequest
-from tlnb.core.table import list_table
-from tlnb.core.weights import read_state
+from tlnb.core.costs import prices
+from tlnb.core.data.archive import unpacked
+from tlnb.core.data.dataset import open_data
+from tlnb.core.data.decoding import decode, look_over
+from tlnb.core.data.request import DataRequest
+from tlnb.core.data.table import list_table
+from tlnb.core.models.weights import read_state
+from tlnb.core.runtime.errors import TLError, one_line
 from tlnb.display import cards
 from tlnb.session import Session
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.cases import damaged, fuzz, one_line_or
-from tlnb.core import kept
-from tlnb.core.checkpoint import read
+from tlnb.core.storage import checked_arrays
+from tlnb.core.training.checkpoint import read
 from tlnb.session import Session
 
 
@@ -19,12 +19,12 @@ from tlnb.session import Session
 @given(data=st.data())
 def test_kept_arrays_are_never_read_when_damaged(place: Path, data: st.DataObject):
     file, array = place / "kept.npy", np.arange(60, dtype=np.float32).reshape(5, 12)
-    kept.write(file, array.shape, array.dtype, [array[:2], array[2:]], lambda: {"a": 1})
+    checked_arrays.write(file, array.shape, array.dtype, [array[:2], array[2:]], lambda: {"a": 1})
     whole = file.read_bytes()
-    assert kept.read(file) == {"a": 1}
+    assert checked_arrays.read(file) == {"a": 1}
     file.write_bytes(damaged(data.draw, whole))
     changed = file.read_bytes() != whole
-    found = kept.read(file)
+    found = checked_arrays.read(file)
     assert (found is None) == changed and file.exists() != changed
 
 

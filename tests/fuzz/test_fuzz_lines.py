@@ -12,15 +12,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.fuzz.cases import fuzz, number, one_line_or, text
-from tlnb.core.code.case import Script
-from tlnb.core.edit import is_literal, modules_matching, names_in
-from tlnb.core.errors import UsageError, one_line
-from tlnb.core.groups import _by_pattern
-from tlnb.core.lines import line
-from tlnb.core.options import parse_rates
-from tlnb.core.plan import match
-from tlnb.core.prices import Price, parse_budget, parse_price
-from tlnb.core.request import DataRequest
+from tlnb.core.costs.prices import Price, parse_budget, parse_price
+from tlnb.core.data.groups import _by_pattern
+from tlnb.core.data.request import DataRequest
+from tlnb.core.export.pytorch_script.script_facts import Script
+from tlnb.core.planning.edit import is_literal, modules_matching, names_in
+from tlnb.core.planning.magic_lines import line
+from tlnb.core.planning.options import parse_rates
+from tlnb.core.planning.plan import match
+from tlnb.core.runtime.errors import UsageError, one_line
 from tlnb.magics import TLMagics, tokens
 from tlnb.session import Session
 
@@ -59,8 +59,14 @@ def test_magic_lines(trained: Session, place: Path, magic: str, typed: list[str]
     method = getattr(TLMagics(shell, session), magic)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        for heavy in ("tlnb.session.train", "tlnb.core.forecast.forecast", "tlnb.core.tune.tune", "tlnb.core.advise.advise",
-                      "tlnb.core.look.features", "torch.hub.download_url_to_file"):  # fmt: skip
+        for heavy in (
+            "tlnb.session.session.train",
+            "tlnb.core.costs.forecast.forecast",
+            "tlnb.core.tuning.tune.tune",
+            "tlnb.core.tuning.advise.advise",
+            "tlnb.core.evaluation.embeddings.features",
+            "torch.hub.download_url_to_file",
+        ):
             patch.setattr(heavy, _far_enough)
         one_line_or(lambda: method(" ".join(typed)))
     session._keeper.close()

@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.cases import fuzz, one_line_or, spoilt
-from tlnb.core.errors import UsageError, one_line
-from tlnb.core.plan import Plan
-from tlnb.core.record import Run
-from tlnb.core.recorded import SCHEMA, read_recorded
-from tlnb.core.save import Header
+from tlnb.core.evaluation.recorded import SCHEMA, read_recorded
+from tlnb.core.export.save import Header
+from tlnb.core.planning.plan import Plan
+from tlnb.core.runtime.errors import UsageError, one_line
+from tlnb.core.training.run import Run
 from tlnb.display import cards
-from tlnb.jobs import carry_out
-from tlnb.keeper import restore
 from tlnb.session import Session
+from tlnb.session.job_file import carry_out
+from tlnb.session.store import restore
 
 
 def record_of(session: Session) -> str:
@@ -47,7 +47,7 @@ def test_plans(trained: Session, data: st.DataObject):
 
 
 def _parsed(record: str) -> Any:
-    from tlnb.core.values import parse
+    from tlnb.core.runtime.typed_json import parse
 
     try:
         return parse(record)

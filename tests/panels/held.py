@@ -7,8 +7,7 @@ import time
 
 from torch import nn
 
-from tlnb import background
-from tlnb.session import Session
+from tlnb.session import Session, background
 
 
 def lines(session: Session) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from torch import nn
 
 from tests.panels.held import ended, lines
-from tlnb.core.errors import PlanError, UsageError
+from tlnb.core.runtime.errors import PlanError, UsageError
 from tlnb.panels import open_panel, panel_of
 from tlnb.panels.card import VIEW
 from tlnb.session import PANELS, Session
@@ -92,7 +92,7 @@ def test_finding_and_sorting_networks(session: Session):
 
 def test_own_networks_and_runs_can_be_loaded(small: Session, monkeypatch):
     own = nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
-    monkeypatch.setattr("tlnb.panels.model.user_names", lambda: {"mine": own, "_hidden": own})
+    monkeypatch.setattr("tlnb.panels.model_panel.user_names", lambda: {"mine": own, "_hidden": own})
     small.train(epochs=1)
     panel = panel_of(small, "model")
     values = [value for _, value in panel.list.options]

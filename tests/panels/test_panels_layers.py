@@ -6,9 +6,9 @@ import pytest
 from torch import nn
 
 from tests.panels.held import lines
-from tlnb.core.meter import step_flops
+from tlnb.core.models.meter import step_flops
 from tlnb.panels import panel_of
-from tlnb.panels.layers import LayersPanel
+from tlnb.panels.layers_panel import LayersPanel
 from tlnb.session import Session
 
 
@@ -52,8 +52,8 @@ def test_the_last_thing_that_trains_cannot_be_frozen_and_the_panel_says_why(smal
 
 @pytest.mark.parametrize("strategy", ["head", "partial", "full"])
 def test_a_steps_share_is_what_counting_says(small: Session, strategy: str):
-    from tlnb.core.edit import build
-    from tlnb.core.freeze import set_modes
+    from tlnb.core.planning.edit import build
+    from tlnb.core.training.freezing import set_modes
 
     small.strategy(strategy)
     network = build(small.model, small.plan.edits, "pretrained", 0)

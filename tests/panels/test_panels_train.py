@@ -7,12 +7,11 @@ import threading
 import pytest
 
 from tests.panels.held import GATE, ended, lines, until
-from tlnb import background
-from tlnb.core.alone import alone, give_way
-from tlnb.core.errors import UsageError
+from tlnb.core.runtime.errors import UsageError
+from tlnb.core.runtime.torch_lock import alone, give_way
 from tlnb.panels import panel_of
-from tlnb.panels.train import TrainPanel
-from tlnb.session import Session
+from tlnb.panels.train_panel import TrainPanel
+from tlnb.session import Session, background
 
 # ── training in the background ────────────────────────────────────────────────────────────────────────────────────
 
@@ -81,7 +80,7 @@ def test_errors_in_the_thread_appear_in_the_panel(held: Session, monkeypatch):
     panel.go.click()
     assert isinstance(ended(held).error, UsageError)
     assert "--lr quick is no learning rate" in panel.error.value and held.runs == []
-    monkeypatch.setattr("tlnb.session.train", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("tlnb.session.session.train", lambda *_, **__: 1 / 0)
     panel.lr.value = ""
     panel.go.click()
     with pytest.raises(ZeroDivisionError):
@@ -109,7 +108,7 @@ def test_updates_come_at_most_five_times_a_second(monkeypatch):
     monkeypatch.setattr(background.time, "monotonic", lambda: now[0])
     turn.progressed.add(seen.append)
     report = turn._reporter(background.Training("the training"))
-    from tlnb.core.train import Progress
+    from tlnb.core.training.trainer import Progress
 
     for epoch in range(1000):
         report(Progress("run", "training", epoch + 1, 1000, 0.5))
@@ -118,7 +117,7 @@ def test_updates_come_at_most_five_times_a_second(monkeypatch):
 
 
 def test_the_time_left_goes_by_the_pace(monkeypatch):
-    from tlnb.core.train import Progress
+    from tlnb.core.training.trainer import Progress
 
     training, now = background.Training("the training"), [0.0]
     monkeypatch.setattr(background.time, "monotonic", lambda: now[0])
@@ -136,7 +135,7 @@ def test_those_who_wait_get_their_turn_between_steps():
     def train() -> None:
         with alone():
             inside.set()
-            until(lambda: __import__("tlnb.core.alone").core.alone._waiting)
+            until(lambda: __import__("tlnb.core.runtime.torch_lock").core.alone._waiting)
             order.append("step")
             give_way()
             order.append("step")
@@ -169,7 +168,7 @@ def test_a_forecast_is_shown_and_belongs_to_its_plan(small: Session):
 
 
 def test_tuning_counts_in_or_out(small: Session):
-    from tlnb.core.cost import Charge
+    from tlnb.core.costs.bill import Charge
 
     small.train(epochs=1)
     panel = panel_of(small, "compare")

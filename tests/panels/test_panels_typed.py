@@ -10,7 +10,7 @@ import torch
 from tests.conftest import picture
 from tests.panels.held import GATE, ended
 from tlnb.panels import panel_of
-from tlnb.panels.train import TrainPanel
+from tlnb.panels.train_panel import TrainPanel
 from tlnb.session import PANELS, Session
 
 NASTY = [

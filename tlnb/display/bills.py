@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tlnb.core.advise import Advice
-from tlnb.core.cost import Bill, Charge
-from tlnb.core.pretraining import Pretraining
-from tlnb.core.record import Forecast
-from tlnb.core.tune import Trial, Tuning
+from tlnb.core.costs.bill import Bill, Charge
+from tlnb.core.costs.pretraining import Pretraining
+from tlnb.core.training.run import Forecast
+from tlnb.core.tuning.advise import Advice
+from tlnb.core.tuning.tune import Trial, Tuning
 from tlnb.display import charts
 from tlnb.display.html import Raw, bar, card, facts, line, measured, note, picture, safe, table
 from tlnb.display.networks import work

@@ -6,25 +6,25 @@ import statistics
 from collections.abc import Callable
 from typing import Any
 
-from tlnb.checking import Check, Checks
-from tlnb.core.advise import Advice
-from tlnb.core.anatomy import Anatomy
-from tlnb.core.catalogue import Card, Catalogue
-from tlnb.core.code import Script
-from tlnb.core.compare import Comparison
-from tlnb.core.cost import Bill
-from tlnb.core.data import DataSet
-from tlnb.core.freeze import Change
-from tlnb.core.leaks import Leak
-from tlnb.core.plan import Plan, Strategies
-from tlnb.core.pretrained import PretrainedModel, Transform
-from tlnb.core.pretraining import pretraining_of
-from tlnb.core.record import Forecast, Run
-from tlnb.core.save import Saved
-from tlnb.core.tune import Tuning
+from tlnb.core.costs.bill import Bill
+from tlnb.core.costs.pretraining import pretraining_of
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.duplicates import Leak
+from tlnb.core.evaluation.comparison import Comparison
+from tlnb.core.export.pytorch_script import Script
+from tlnb.core.export.save import Saved
+from tlnb.core.models.anatomy import Anatomy
+from tlnb.core.models.catalogue import Card, Catalogue
+from tlnb.core.models.pretrained import PretrainedModel, Transform
+from tlnb.core.planning.plan import Plan, Strategies
+from tlnb.core.training.freezing import Change
+from tlnb.core.training.run import Forecast, Run
+from tlnb.core.tuning.advise import Advice
+from tlnb.core.tuning.tune import Tuning
+from tlnb.course.checks import Check, Checks
 from tlnb.display import charts, pictures
 from tlnb.display.bills import advice_card, bill_card, forecast_card, forecast_score, pretraining_facts, tuning_card
-from tlnb.display.checks import check_card, checks_card
+from tlnb.display.check_cards import check_card, checks_card
 from tlnb.display.html import BLUE, Raw, bar, card, facts, line, link, measured, note, picture, safe, table
 from tlnb.display.networks import MEANING, anatomy_card, frozen_of, strategies_card
 from tlnb.display.tables import comparison_table, findings, footnotes, on_its_source, verdict

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from tlnb.core.compare import BreakEven, Comparison, Row
-from tlnb.core.data import DataSet
-from tlnb.core.record import Run
-from tlnb.core.tune import Tuning
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.evaluation.comparison import BreakEven, Comparison, Row
+from tlnb.core.training.run import Run
+from tlnb.core.tuning.tune import Tuning
 from tlnb.display.html import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 from tlnb.display.words import seconds
 

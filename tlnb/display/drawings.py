@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from tlnb.core.anatomy import Anatomy, Stage
-from tlnb.core.train import Progress
+from tlnb.core.models.anatomy import Anatomy, Stage
+from tlnb.core.training.trainer import Progress
 from tlnb.display.html import BLUE, GREEN, VERMILION, Raw, safe
 from tlnb.display.networks import frozen_of
 from tlnb.display.words import percent

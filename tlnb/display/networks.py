@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tlnb.core.anatomy import UNUSED, Anatomy, Stage
-from tlnb.core.plan import Plan, Strategies
+from tlnb.core.models.anatomy import UNUSED, Anatomy, Stage
+from tlnb.core.planning.plan import Plan, Strategies
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, line, note, safe, table
 from tlnb.display.words import flops, percent
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tlnb.core.judge import ClassScore, Errors, Predictions
-from tlnb.core.look import BORDER, NEIGHBOURS, Depth, Evidence, Look, View
+from tlnb.core.evaluation.embeddings import BORDER, NEIGHBOURS, Depth, Evidence, Look, View
+from tlnb.core.evaluation.predictions import ClassScore, Errors, Predictions
 from tlnb.display.charts import LOOKS as LINES
 from tlnb.display.charts import figure_of, png_of
 from tlnb.display.html import (

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tlnb.core.compare import BreakEven, Comparison, Row
-from tlnb.core.record import Run, wilson_interval
+from tlnb.core.evaluation.comparison import BreakEven, Comparison, Row
+from tlnb.core.training.run import Run, wilson_interval
 from tlnb.display.words import clock, flops, interval, money, percent, small, span, times
 
 

@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tlnb.glyphnet.augment import augment
+from tlnb.glyphnet.distortions import augment
 from tlnb.glyphnet.source import Source
 
 FILE, MEASURED = "held_out.npz", "held_out.json"

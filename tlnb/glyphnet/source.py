@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from tlnb.glyphnet.augment import augment
+from tlnb.glyphnet.distortions import augment
 from tlnb.glyphnet.glyphs import audited, glyph_set
 from tlnb.glyphnet.textures import texture_set
 

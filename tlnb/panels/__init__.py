@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from tlnb.core.errors import UsageError, did_you_mean
+from tlnb.core.runtime.errors import UsageError, did_you_mean
 from tlnb.display.live import testing
 from tlnb.panels.card import Shown, static
 from tlnb.session import PANELS, Session

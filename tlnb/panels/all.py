@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import ipywidgets as w
 
 from tlnb.panels.base import Panel
-from tlnb.panels.compare import ComparePanel
-from tlnb.panels.data import DataPanel
-from tlnb.panels.layers import LayersPanel
-from tlnb.panels.model import ModelPanel
-from tlnb.panels.train import TrainPanel
+from tlnb.panels.compare_panel import ComparePanel
+from tlnb.panels.data_panel import DataPanel
+from tlnb.panels.layers_panel import LayersPanel
+from tlnb.panels.model_panel import ModelPanel
+from tlnb.panels.train_panel import TrainPanel
 from tlnb.session import Session
 
 KINDS: dict[str, type[Panel]] = {

@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 
 import ipywidgets as w
 
-from tlnb.core.errors import TLError, UsageError
-from tlnb.core.train import Progress
+from tlnb.core.runtime.errors import TLError, UsageError
+from tlnb.core.training.trainer import Progress
 from tlnb.display.html import VERMILION, Raw, safe
 from tlnb.display.live import counted
 from tlnb.session import Session

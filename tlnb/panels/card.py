@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tlnb.core.errors import OneLine
+from tlnb.core.runtime.errors import OneLine
 from tlnb.display import cards
 from tlnb.display.html import card, line, note
 from tlnb.display.networks import anatomy_card

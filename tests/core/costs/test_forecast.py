@@ -1,0 +1,160 @@
+"""Forecasts: what they promise, what they leave alone, and what became of them. Seconds are for benchmarks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from tlnb.core.costs import forecast as forecasting
+from tlnb.core.models import meter
+from tlnb.core.runtime.errors import UsageError
+from tlnb.core.runtime.limits import cache_folder
+from tlnb.core.storage import activation_cache
+from tlnb.core.training import trainer as training
+from tlnb.core.training.freezing import hashes
+from tlnb.core.training.run import Run
+from tlnb.display.cards import HTML
+from tlnb.session import Session
+
+
+@pytest.mark.parametrize("strategy", ["head", "partial", "full", "scratch", "output-frozen"])
+def test_flops_are_forecast_to_the_last_image(small: Session, strategy: str):
+    small.strategy(strategy)
+    found = small.forecast(epochs=7, batch_size=8)
+    run = small.train(epochs=7, batch_size=8)
+    assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+    assert found.flops_by_phase == pytest.approx(run.flops_by_phase)
+    assert found.measured is None and run.forecast.measured == sum(run.seconds.values())
+    assert run.forecast.error == abs(found.seconds - run.forecast.measured) / run.forecast.measured
+
+
+def test_looks_are_forecast_where_some_epochs_go_without_one(small: Session):
+    found = small.forecast(epochs=40)
+    run = small.train(epochs=40)
+    assert len(run.curve) < 40 and run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+    assert found.per_look > 0 and found.look_share > 0 and found.seconds_of(40) == found.seconds
+    steps = [found.seconds_of(n + 1) - found.seconds_of(n) for n in (5, 35)]
+    assert steps[0] == pytest.approx(found.per_epoch + found.per_look) and steps[1] == pytest.approx(found.per_epoch)
+    assert [found.epochs_within(found.seconds_of(n) * (1 + 1e-9)) for n in (1, 7, 20, 40)] == [1, 7, 20, 40]
+    assert found.epochs_within(0.0) == 0 and found.epochs_within(1e9) == 40
+
+
+def test_what_is_cached_already_is_not_forecast_again(session: Session):
+    session.data("digits", per_class=20)
+    session.load("glyphnet")
+    session.strategy("partial")
+    first = session.forecast(epochs=3, augment="none")
+    session.train(epochs=3, augment="none")
+    again = session.forecast(epochs=3, augment="none", seed=1)
+    run = session.train(epochs=3, augment="none", seed=1)
+    assert again.flops_by_phase["caching"] < first.flops_by_phase["caching"]
+    assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_sample_is_neither_taken_from_cached_files_nor_kept_in_them(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TLNB_CACHE", str(tmp_path))
+    monkeypatch.setattr(activation_cache, "WORTH_A_FILE", 0.0)  # everything goes to a file
+    monkeypatch.setattr(forecasting, "FIRST_FLOPS", 1.0)  # and the sample is small
+    session.data("digits", per_class=5)
+    session.load("glyphnet")
+    session.strategy("partial")
+    session.forecast(epochs=3)
+    assert list(cache_folder().glob("activations/*.npy")) == []
+    session.train(epochs=3)
+    assert list(cache_folder().glob("activations/*.npy"))
+    session.forecast(epochs=3, seed=1)
+    run = session.train(epochs=3, seed=1)
+    assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("overhead", "each"), [(0.3, 0.1), (0.0, 0.1), (0.5, 0.05)])
+def test_what_a_few_images_took_is_told_as_in_whole_batches(overhead: float, each: float):
+    took = [(n, overhead + n * each) for n in (2, 8)]
+    own = max(8 * each, forecasting.LEAST_OF_ITS_OWN * took[1][1])  # a pass is never all overhead
+    assert forecasting.in_larger_passes(*took, 32) == pytest.approx(own + (took[1][1] - own) * 8 / 32)
+    assert forecasting.in_larger_passes(*took, 8) == took[1][1]  # it was a whole one
+
+
+def test_flops_are_counted_once_for_what_trains(monkeypatch: pytest.MonkeyPatch):
+    counted: list[int] = []
+    count = meter.step_flops
+    monkeypatch.setattr(meter, "step_flops", lambda *given: counted.append(1) or count(*given))
+    network, counts = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), meter.Counts()
+    example = torch.zeros(2, 4)
+    whole = counts.step(network, example)
+    assert counts.step(network, example, everything=True) == whole == count(network, example)
+    network[0].requires_grad_(False)
+    assert counts.step(network, example) == count(network, example) < whole
+    assert counts.step(network, example, everything=True) == whole
+    assert len(counted) == 2
+
+
+def test_a_rehearsal_that_ends_in_no_number_after_an_epoch_is_forecast_all_the_same(
+    small: Session, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(training, "train_epoch", lambda *_, **__: float("nan"))
+    small.strategy("full")
+    assert small.forecast(epochs=3).seconds > 0
+
+
+def test_a_forecast_leaves_everything_as_it_was_but_the_bill(small: Session):
+    before = hashes(small.model.module)
+    plan, random = small.plan, torch.random.get_rng_state()
+    found = small.forecast()
+    assert hashes(small.model.module) == before and small.plan is plan and small.runs == []
+    assert torch.equal(torch.random.get_rng_state(), random)
+    charge = small.bill.charges[-1]
+    assert (charge.kind, charge.run) == ("forecasting", "head") and charge.seconds > 0 and charge.flops > 0
+    assert found.seconds == pytest.approx(sum(found.phases.values())) and found.money > 0 and found.peak_bytes > 0
+
+
+def test_a_run_carries_only_a_forecast_of_itself(small: Session):
+    small.forecast(epochs=2)
+    assert small.train(epochs=3).forecast is None
+    run = small.train(epochs=2)
+    assert run.forecast is not None and Run.from_json(run.to_json()).forecast == run.forecast
+    assert "off in time" in HTML[Run](run)
+
+
+def test_the_baseline_is_forecast_too(small: Session):
+    small.train(epochs=2)
+    found = small.forecast(scratch=True, epochs=3)
+    run = small.train(scratch=True, epochs=3)
+    assert found.name == "scratch" and run.forecast is not None
+    assert run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
+def test_a_budget_means_fewer_epochs_and_the_run_says_so(small: Session):
+    small.strategy("full")
+    whole = small.forecast(epochs=400)
+    run = small.train(epochs=400, budget=f"{whole.seconds / 4:.3f}s")  # far from one epoch and from all of them
+    assert 1 <= len(run.epochs) < 400 and run.options.epochs == len(run.epochs)
+    assert "epochs: more were forecast to exceed" in run.notes[0]
+    assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+    with pytest.raises(UsageError, match="one epoch is forecast to take"):
+        small.train(budget="0.0001s")
+    assert len(small.runs) == 1
+    plenty = small.train(epochs=2, budget="1h")
+    assert len(plenty.epochs) == 2 and "forecast to fit into 1h" in plenty.notes[0]
+
+
+def test_a_forecast_that_is_interrupted_leaves_no_trace(small: Session, monkeypatch: pytest.MonkeyPatch):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(forecasting.Rehearsal, "_kept", stop)
+    with pytest.raises(KeyboardInterrupt):
+        small.forecast()
+    assert small.bill.charges == () and small._forecasts == []
+
+
+def test_the_card_shows_phases_and_says_what_was_assumed(small: Session):
+    found = small.forecast()
+    card = HTML[type(found)](found)
+    for words in ("caching", "training", "memory at most", "training images timed", "which is on the bill"):
+        assert words in card

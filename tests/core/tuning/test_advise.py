@@ -1,0 +1,158 @@
+"""Advice: what it reads, how it weighs, what it says."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlnb.core.evaluation import probes
+from tlnb.core.evaluation.probes import labels_in_use, stage_features
+from tlnb.core.runtime.errors import UsageError
+from tlnb.core.tuning import advise as advising
+from tlnb.core.tuning.advise import Advice, _together
+from tlnb.display.cards import HTML
+from tlnb.session import Session
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short trainings: what is weighed, not how well it learns."""
+    from dataclasses import replace
+
+    short = advising.recipe
+    monkeypatch.setattr(advising, "recipe", lambda *given: replace(short(*given), epochs=2))
+
+
+def test_only_labels_in_use_are_read(session: Session):
+    data = session.data("digits", per_class=20)
+    used = labels_in_use(data)
+    assert len(used.labels["train"]) == data.splits["train"] + data.splits["val"] and len(used.labels["test"]) == 0
+    known = {tuple(row) for s in ("train", "val") for row in data.images[s].flatten(1).tolist()}
+    assert {tuple(row) for row in used.images["train"].flatten(1).tolist()} == known
+
+
+def test_of_much_data_some_are_read_classes_in_equal_parts(session: Session, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(probes, "AT_MOST", 50)
+    used = labels_in_use(session.data("digits", per_class=20))
+    assert torch.bincount(used.labels["train"]).tolist() == [5] * 10
+
+
+def test_every_stage_but_the_output_layer_is_looked_at(small: Session):
+    images = small.dataset.images["train"][:3]
+    found = stage_features(small.model.module, small.layers(), small.model.transform, images)
+    assert list(found) == ["stem", "layer1", "layer2", "layer3", "layer4"]
+    assert all(len(features) == 3 and np.isfinite(features).all() for features in found.values())
+
+
+@pytest.mark.usefixtures("quick")
+def test_advice_is_measured_charged_and_changes_nothing(small: Session):
+    plan = small.plan
+    found = small.advise()
+    assert found.strategy in ("head", "partial", "full") and found.rule == "head"
+    assert [t.strategy for t in found.evidence] == ["head", "partial", "full"]
+    assert all(t.accuracy is not None and t.forecast.seconds > 0 for t in found.evidence)
+    assert found.probes[0].stage == "stem"
+    assert small.plan is plan and small.runs == []
+    charge = small.bill.charges[-1]
+    assert charge.kind == "advising" and charge.flops > 0 and charge.seconds > 0
+    card = HTML[Advice](found)
+    for words in ("how sure", "What each frozen stage knows", "test images are not read", "rule of thumb"):
+        assert words in card
+
+
+def test_one_label_a_class_measures_nothing_and_says_so(session: Session):
+    session.data("digits", per_class=1)
+    session.load("glyphnet")
+    found = session.advise()
+    assert found.strategy == "head" and found.probes == () and "Nothing can be held out" in found.reason
+    assert "none can be held out" in HTML[Advice](found)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_exceeds_the_budget_is_not_advised(small: Session):
+    found = small.advise(budget="0.0001s")
+    assert found.strategy == "head" and "would exceed 0.0001s" in found.reason
+    with pytest.raises(UsageError, match="is no budget"):
+        small.advise(budget="plenty")
+
+
+def test_without_data_or_model_it_says_what_is_missing(session: Session):
+    with pytest.raises(UsageError, match="no data yet"):
+        session.advise()
+
+
+def test_expectation_and_measurement_count_by_their_precision():
+    assert _together(0.05, 0.02, None, None) == (0.05, 0.02)
+    mean, sd = _together(0.05, 0.02, -0.05, 0.02)
+    assert mean == pytest.approx(0) and sd == pytest.approx(0.02 / math.sqrt(2))
+    assert _together(0.05, 0.02, -0.05, 0.0001)[0] == pytest.approx(-0.05, abs=1e-4)
+
+
+def test_few_changes_are_preferred_unless_more_gain_a_point():
+    from dataclasses import replace
+
+    base = advising.Tried("head", None, None, None, 0.0, 0.0, None, True)  # type: ignore[arg-type]
+
+    def chosen(partial: float, full: float) -> str:
+        more = [replace(base, strategy=s, expected=e) for s, e in (("partial", partial), ("full", full))]
+        return advising.verdict([base, *more]).strategy
+
+    assert chosen(0.03, 0.03) == "partial"
+    assert chosen(0.009, 0.0095) == "head"  # within a point
+    assert chosen(0.03, 0.07) == "full"
+    assert chosen(-0.02, 0.005) == "head"
+    assert chosen(0.005, 0.012) == "partial"  # head is more than a point behind the best, partial is not
+
+
+@given(st.floats(0.5, 5), st.integers(0, 2**16))
+def test_how_sure_a_network_is_of_everything_does_not_count(times: float, seed: int):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 4, 60)
+    logits = rng.normal(size=(60, 4)) + 2 * np.eye(4)[labels]
+    loss, other = (advising.calibrated_loss(scale * logits, labels).mean() for scale in (1.0, times))
+    assert loss == pytest.approx(other, rel=0.05) and loss < math.log(4)
+
+
+def test_a_loss_is_lower_where_more_is_known():
+    labels = np.arange(40) % 4
+    clear, vague = (np.eye(4)[labels] * much + np.random.default_rng(0).normal(size=(40, 4)) for much in (3.0, 1.0))
+    assert advising.calibrated_loss(clear, labels).mean() < advising.calibrated_loss(vague, labels).mean()
+    assert advising.calibrated_loss(np.zeros((40, 4)), labels) == pytest.approx(np.full(40, math.log(4)))
+    assert np.isfinite(advising.calibrated_loss(np.eye(4)[labels] * 1e6, labels)).all()
+
+
+def weighed(head: float, partial: float, full: float, count: int = 400) -> dict[str, float]:
+    """What is expected of each strategy when trials reach these accuracies on so many images."""
+    labels = np.arange(count) % 10
+
+    def said(accuracy: float) -> np.ndarray:
+        wrong = np.random.default_rng(1).permutation(count) >= accuracy * count
+        return 3.0 * np.eye(10)[(labels + wrong) % 10]
+
+    trials = {name: said(share) for name, share in zip(advising.STRATEGIES, (head, partial, full), strict=True)}
+    tried = advising._weighed(labels, (), trials, {}, dict.fromkeys(advising.STRATEGIES), None)  # type: ignore[arg-type]
+    assert tried[0].accuracy == pytest.approx(head, abs=1 / count)
+    return {t.strategy: t.expected for t in tried}
+
+
+def test_trials_on_many_images_move_the_rule():
+    assert weighed(0.80, 0.60, 0.60)["partial"] < 0 < weighed(0.80, 0.80, 0.80)["partial"]
+    assert weighed(0.80, 0.95, 0.95)["partial"] > 0.05
+    gained = weighed(0.60, 0.60, 0.80)
+    assert gained["full"] - gained["partial"] > 0.05
+    assert weighed(0.999, 0.999, 0.999)["partial"] < 0.01  # nothing left to gain: the fewest changes
+
+
+def test_what_was_not_tried_is_expected_by_the_rule_alone():
+    labels = np.arange(100) % 10
+    half = 3.0 * np.eye(10)[np.where(np.arange(100) < 50, labels, (labels + 1) % 10)]
+    none = dict.fromkeys(advising.STRATEGIES)
+    tried = advising._weighed(labels, (), {"head": half}, {}, none, None)  # type: ignore[arg-type]
+    assert [t.gain for t in tried] == [None] * 3
+    assert tried[1].expected == pytest.approx(0.5 * advising.REMOVED[0])
+    assert tried[2].expected == pytest.approx(0.5 * (advising.REMOVED[0] + advising.FURTHER[0]))

@@ -1,0 +1,154 @@
+"""What is typed from habit, or with a slip: read as it was meant, or answered with the line that would work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.datasets import ImageFolder
+
+from tests.tolerance.inputs import class_folders
+from tlnb.core.data.dataset import open_data
+from tlnb.core.planning.options import TrainOptions, parse_rates
+from tlnb.core.planning.other_tools import METHODS, OPTIONS, meant_option
+from tlnb.core.runtime.errors import TLError, UsageError
+from tlnb.panels.base import decimal, whole
+from tlnb.session import Session
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("0,001", "decimal comma: write --lr 0.001"), ("1,5", "decimal comma: write --lr 1.5"),
+        ("0.01,0.02", "holds 2 rates: give one, --lr 0.01, or one by stage"), ("0.1, 0.2, 0.3", "holds 3 rates"),
+        ("head=0,01", "decimal comma: write head=0.01"), ("layer4=0.001,head=1,5", "decimal comma: write head=1.5"),
+    ],
+)  # fmt: skip
+def test_a_decimal_comma_is_never_two_numbers(text: str, words: str):
+    with pytest.raises(UsageError, match=words):
+        parse_rates(text)
+
+
+def test_rates_as_they_are_meant_to_be():
+    assert parse_rates("0.001") == (0.001, ()) and parse_rates(0.5) == (0.5, ())
+    assert parse_rates("layer4=0.001,head=0.01") == (None, (("layer4", 0.001), ("head", 0.01)))
+    assert parse_rates("0.1,head=0.01") == (0.1, (("head", 0.01),))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"epochs": "5"}, "epochs='5' is not a whole number: write epochs=10"), ({"epochs": 2.5}, "epochs=2.5 is not"),
+        ({"epochs": True}, "epochs=True is not"), ({"batch_size": "16"}, "batch_size='16' is not"),
+        ({"seed": "1"}, "seed='1' is not"), ({"weight_decay": "0,1"}, "weight_decay='0,1' is not a number: write weight_decay"),
+        ({"lr": "0.1"}, "lr='0.1' is not a number"), ({"epochs": [5]}, r"epochs=\[5\] is not"),
+    ],
+)  # fmt: skip
+def test_numbers_are_numbers(values, words: str):
+    with pytest.raises(UsageError, match=words):
+        TrainOptions(**values)
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    assert TrainOptions(epochs=np.int64(3), lr=np.float32(0.1), weight_decay=0).epochs == 3
+
+
+@pytest.mark.parametrize("typed", ["1,5", "0,5", "1,50", "12,34,567"])
+def test_a_comma_in_a_whole_number_of_a_panel_parts_thousands_or_is_refused(typed: str):
+    with pytest.raises(UsageError, match="is no whole number: type e.g. 20"):
+        whole(typed, "epochs")
+    assert whole("1,500", "epochs") == 1500 and whole(" 20 ", "epochs") == 20 and decimal("0,5", "decay") == 0.5
+
+
+# ── data of other libraries ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_image_folder_names_its_folder(tmp_path: Path):
+    data = ImageFolder(str(class_folders(tmp_path)))
+    for given in (data, DataLoader(data), torch.utils.data.Subset(data, [0, 1])):
+        with pytest.raises(UsageError, match=r"is not read: give the folder that it reads itself, tl.data\('"):
+            open_data(given)
+
+
+def test_other_data_sets_are_one_line():
+    tensors = TensorDataset(torch.zeros(4, 3, 8, 8), torch.zeros(4))
+    for given in (tensors, DataLoader(tensors), SimpleNamespace(features={"image": 1})):
+        with pytest.raises(
+            UsageError, match=r"is not read: give a folder of class folders, or arrays, tl.data\(images, labels\)"
+        ):
+            open_data(given)
+
+
+# ── magics ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("tl_train epochs=5", "write %tl_train --epochs 5"), ("tl_train 5", "write %tl_train --epochs 5"),
+        ("tl_train -e 5", "write %tl_train --epochs 5"), ("tl_train -lr 0.1", "write %tl_train --lr 0.1"),
+        ("tl_train bs=8", "write %tl_train --batch-size 8"), ("tl_train --learning-rate 0.1", "write --lr"),
+        ("tl_train --batch_size 8", "write --batch-size"), ("tl_train --n_epochs 3", "write --epochs"),
+        ("tl_train --wd 0.1", "write --weight-decay"), ("tl_train --optimizer adamw", "write --solver"),
+        ("tl_train --help", r"tl_train\? shows its options: .*--epochs"), ("tl_train -h", r"tl_train\? shows its options"),
+        ("tl_data digits --shots 2", "write --per-class"), ("tl_data digits per_class=2", "write %tl_data --per-class 2"),
+        ("tl_data digits --valid_pct 0.2", "write --val"), ("tl_load glyphnet --imgsz 64", "write --size"),
+        ("tl_load holder.net", r"the name of a variable, not 'holder.net': tl.load\(holder.net\)"),
+        ("tl_load inside", r"of a variable inside a function write tl.load\(inside\)"),
+    ],
+)  # fmt: skip
+def test_habits_of_other_tools_are_answered_with_the_line_that_would_work(shell, line: str, words: str):
+    shell.user_ns["holder"] = SimpleNamespace(net=nn.Linear(2, 2))
+    name, _, rest = line.partition(" ")
+    with pytest.raises(TLError, match=words) as error:
+        shell.run_line_magic(name, rest)
+    assert "\n" not in str(error.value)
+
+
+def test_a_folder_with_a_space_is_told_to_be_quoted(shell, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    class_folders(tmp_path / "my photos")
+    with pytest.raises(TLError, match='a name with spaces needs quotes: %tl_data "my photos"'):
+        shell.run_line_magic("tl_data", "my photos --per-class 2")
+    assert shell.run_line_magic("tl_data", '"my photos" --per-class 2').classes == ("cats", "dogs")
+
+
+def test_words_that_mean_nothing_keep_the_short_answer(shell):
+    with pytest.raises(TLError, match=r"unrecognized arguments: zebra"):
+        shell.run_line_magic("tl_train", "zebra")
+
+
+def test_a_script_is_written_to_a_file(shell, tmp_path: Path):
+    shell.run_line_magic("tl_data", "digits --per-class 2")
+    shell.run_line_magic("tl_load", "glyphnet")
+    script = shell.run_line_magic("tl_code", f"--out {tmp_path / 'x.py'}")
+    assert (tmp_path / "x.py").read_text("utf8") == str.__str__(script)
+    compile((tmp_path / "x.py").read_text("utf8"), "x.py", "exec")
+    with pytest.raises(UsageError, match="cannot be written"):
+        shell.run_line_magic("tl_code", f"--out {tmp_path / 'nowhere' / 'x.py'}")
+
+
+# ── Python ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_methods_of_other_tools_name_ours():
+    tl = Session()
+    for name, ours in METHODS.items():
+        assert callable(getattr(Session, ours)) and not hasattr(tl, name)
+        with pytest.raises(UsageError, match=rf"there is no tl.{name}: it is called tl.{ours}\(...\) here"):
+            getattr(tl, name)
+    with pytest.raises(AttributeError, match="has no attribute 'zebra'"):
+        _ = tl.zebra
+
+
+def test_every_habit_means_an_option_that_some_magic_has():
+    from tlnb.magics import TLMagics
+
+    methods = [getattr(TLMagics, name) for name in dir(TLMagics) if name.startswith("tl")]
+    known = {o for m in methods if hasattr(m, "parser") for action in m.parser._actions for o in action.option_strings}
+    assert all(meant_option(f"--{word}", sorted(known)) == f"--{option}" for word, option in OPTIONS.items())

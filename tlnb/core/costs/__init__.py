@@ -1,0 +1,1 @@
+"""Costs: the bill, prices, what pretraining cost, the forecast."""

@@ -1,0 +1,172 @@
+"""The bill: every charge of a session by phase, each figure with its basis."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from tlnb.core.costs.pretraining import Pretraining
+from tlnb.core.costs.prices import Price, list_price
+from tlnb.core.models.meter import FLOPS_BASIS, PHASES, SECONDS_BASIS, Tally
+from tlnb.core.runtime.errors import OneLine
+from tlnb.core.training.run import Run
+
+FIGURES = ("seconds", "flops", "wh", "money")
+KINDS = ("run", "baseline", "equal budget", "tuning", "forecasting", "advising")
+
+
+@dataclass(frozen=True)
+class Charge(OneLine):
+    """One line of the bill. `bases` says of each figure whether it was measured or assumed, and how."""
+
+    phase: str
+    seconds: float
+    flops: float
+    wh: float
+    money: float
+    bases: dict[str, tuple[str, str]] = field(default_factory=dict)
+    run: str = ""  # what it was spent on
+    kind: str = "run"
+    devices: int = 1  # that were in use at the same time: money is for so many times the seconds
+
+    @property
+    def basis(self) -> str:
+        """`assumed` if any of its figures is."""
+        return "assumed" if any(kind == "assumed" for kind, _ in self.bases.values()) else "measured"
+
+    def __repr__(self) -> str:
+        return (
+            f"Charge {self.phase}: {self.seconds:.2f} s, {self.flops / 1e9:.2f} GFLOP, {self.wh:.3f} Wh ({self.basis})"
+        )
+
+
+@dataclass(frozen=True)
+class Bill(OneLine):
+    """Every charge of the session, oldest first. A price of the user's own holds for all of them."""
+
+    charges: tuple[Charge, ...] = ()
+    price: Price | None = None
+    unpaid: Pretraining | None = None  # what someone else paid for the model in use
+
+    @property
+    def currency(self) -> str:
+        """Of all its money."""
+        return self.price.currency if self.price else "usd"
+
+    @property
+    def total(self) -> Charge:
+        """The sum of all charges."""
+        return summed(self.charges, "total")
+
+    @property
+    def kinds(self) -> dict[str, Charge]:
+        """The sums by what was charged for: runs, baselines, tuning, …"""
+        found = {kind: [c for c in self.charges if c.kind == kind] for kind in KINDS}
+        return {kind: summed(charges, kind) for kind, charges in found.items() if charges}
+
+    def of(self, kind: str, names: Collection[str]) -> dict[str, Charge]:
+        """The sums of one kind by what it was spent on, of these names."""
+        found: dict[str, list[Charge]] = {}
+        for charge in self.charges:
+            if charge.kind == kind and charge.run in names:
+                found.setdefault(charge.run, []).append(charge)
+        return {name: summed(charges, kind) for name, charges in found.items()}
+
+    def with_run(self, run: Run, kind: str | None = None) -> Bill:
+        """The bill with a run's phases added."""
+        return replace(self, charges=(*self.charges, *charges_of(run, kind)))
+
+    def without(self, run: str) -> Bill:
+        """The bill without a run's charges, which are about to be charged anew as a whole."""
+        return replace(self, charges=tuple(c for c in self.charges if c.run != run))
+
+    def with_charge(self, charge: Charge) -> Bill:
+        """The bill with one more charge."""
+        return replace(self, charges=(*self.charges, charge))
+
+    def at(self, price: Price) -> Bill:
+        """The same at another price, which also holds for what comes."""
+        return replace(self, charges=tuple(_priced(charge, price) for charge in self.charges), price=price)
+
+    def __repr__(self) -> str:
+        total = self.total
+        return (
+            f"Bill: {len(self.charges)} charges, {total.seconds:.1f} s, {total.flops / 1e9:.1f} GFLOP, {total.wh:.2f} Wh, "
+            f"{total.money:.4f} {self.currency}"
+        )
+
+
+def _priced(charge: Charge, price: Price) -> Charge:
+    bases = {**charge.bases, "money": _basis(price_basis(price, charge.devices))}
+    return replace(charge, money=price.of(charge.seconds * charge.devices), bases=bases)
+
+
+def summed(charges: Iterable[Charge], name: str) -> Charge:
+    """Several charges as one; its bases are the worse ones."""
+    every = list(charges)
+    bases: dict[str, tuple[str, str]] = {}
+    for charge in every:
+        for figure, basis in charge.bases.items():
+            if figure not in bases or basis[0] == "assumed":
+                bases[figure] = basis
+    seconds, flops, wh, money = (math.fsum(getattr(c, figure) for c in every) for figure in FIGURES)
+    return Charge(name, seconds, flops, wh, money, bases, kind=name)
+
+
+def price_for(run: Run, own: Price | None) -> Price:
+    """The user's own price, else the list price of the hardware."""
+    return own or list_price(run.device, run.hardware, run.threads)
+
+
+def price_basis(price: Price, devices: int = 1) -> str:
+    """Where money comes from, in words."""
+    each = f" for each of {devices} processes" if devices > 1 else ""
+    return f"{price.basis}, {price.per_hour:g} {price.currency} an hour{each}"
+
+
+def priced(run: Run, own: Price | None = None) -> Run:
+    """The run with its money: all its seconds, on each of its devices, at the user's price, else at the list price."""
+    price = price_for(run, own)
+    money = price.of(sum(run.seconds.values()) * run.processes)
+    bases = {**run.bases, "money": price_basis(price, run.processes)}
+    return replace(run, money=money, currency=price.currency, bases=bases)
+
+
+def charges_of(run: Run, kind: str | None = None) -> list[Charge]:
+    """One charge for each phase that took time; money goes by the seconds."""
+    whole = sum(run.seconds.values()) or 1.0
+    bases = {key.removeprefix("energy_"): _basis(text) for key, text in run.bases.items()}
+    kind = kind or ("baseline" if run.baseline_of else "run")
+    return [
+        Charge(phase, seconds, run.flops_by_phase.get(phase, 0.0), run.wh_by_phase.get(phase, 0.0),
+               run.money * seconds / whole, bases, run.name, kind, run.processes)
+        for phase in PHASES if (seconds := run.seconds.get(phase, 0.0)) > 0
+    ]  # fmt: skip
+
+
+def charge_of(kind: str, what: str, spent: Tally, price: Price) -> Charge:
+    """Work that is no run, as one charge: what its tally says by now."""
+    seconds, meter = sum(spent.clock.seconds().values()), spent.clock.meter
+    bases = {"seconds": _basis(SECONDS_BASIS), "flops": _basis(FLOPS_BASIS), "wh": _basis(meter.basis),
+             "money": _basis(price_basis(price))}  # fmt: skip
+    wh = sum(spent.clock.wh().values())
+    return Charge(kind, seconds, sum(spent.flops.values()), wh, price.of(seconds), bases, what, kind)
+
+
+def charge_of_runs(kind: str, what: str, runs: Sequence[Run], seconds: float, price: Price) -> Charge:
+    """Runs that are no runs of the session, as one charge.
+
+    Args:
+        seconds: of everything, what was between the runs included.
+    """
+    wh_basis = runs[0].bases["energy_wh"] if runs else "measured: nothing ran"
+    bases = {"seconds": _basis(SECONDS_BASIS), "flops": _basis(FLOPS_BASIS), "wh": _basis(wh_basis),
+             "money": _basis(price_basis(price))}  # fmt: skip
+    flops, wh = math.fsum(r.flops for r in runs), math.fsum(r.energy_wh for r in runs)
+    return Charge(kind, seconds, flops, wh, price.of(seconds), bases, what, kind)
+
+
+def _basis(text: str) -> tuple[str, str]:
+    kind, _, how = text.partition(": ")
+    return kind, how

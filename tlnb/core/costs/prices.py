@@ -1,0 +1,114 @@
+"""What an hour costs: a small dated table in `prices.toml`, or the user's own figure, which always wins."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tlnb.core.runtime.errors import OneLine, UsageError
+from tlnb.core.runtime.paths import user_path
+from tlnb.core.runtime.typed_json import typed
+
+TABLE = Path(__file__).with_name("prices.toml")
+OWN_TABLE = "TLNB_PRICES"
+UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}  # in seconds
+
+
+@dataclass(frozen=True)
+class Price(OneLine):
+    """What an hour of a machine costs."""
+
+    per_hour: float
+    currency: str = "usd"
+    basis: str = ""
+
+    def of(self, seconds: float) -> float:
+        """The money for so many seconds."""
+        return seconds * self.per_hour / 3600
+
+    def __repr__(self) -> str:
+        return f"Price {self.per_hour:g} {self.currency} an hour ({self.basis})"
+
+
+def parse_price(text: str | float) -> Price:
+    """`0.5`, `0.5usd`, `0.5usd/h`, `2eur/h` → a price an hour.
+
+    Raises:
+        UsageError: anything else.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*(?:/\s*h(?:our)?)?\s*", str(text))
+    if not found:
+        raise UsageError(f"--price {text} is no price: write --price 0.5usd/h")
+    if not math.isfinite(float(found[1])):
+        raise UsageError(f"--price {str(text)[:40]} … is no price: write --price 0.5usd/h")
+    return Price(float(found[1]), found[2].lower() or "usd", "assumed: your figure")
+
+
+def parse_budget(text: str | float, price: Price) -> float:
+    """`90s`, `5min`, `2h`, or money at this price, `2usd`; a bare number is seconds → seconds.
+
+    Raises:
+        UsageError: anything else, or another currency than the price's.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*", str(text))
+    unit = found[2].lower() if found else ""
+    if not found or (unit not in UNITS and unit != price.currency) or not 0 < float(found[1]) < math.inf:
+        raise UsageError(f"--budget {text} is no budget: write --budget 2min, or money as --budget 0.5{price.currency}")
+    if unit in UNITS:
+        return float(found[1]) * UNITS[unit]
+    if not price.per_hour:
+        raise UsageError(f"--budget {text} says nothing where an hour costs nothing: write --budget 2min")
+    return float(found[1]) / price.per_hour * 3600
+
+
+def list_price(device: str, hardware: str = "", threads: int = 1) -> Price:
+    """An assumed price for a device (`cpu`, `cuda:0`, `mps`), by the hardware's name.
+
+    Raises:
+        UsageError: a table of one's own that cannot be read.
+    """
+    kind = "cpu" if device in ("cpu", "mps") else "gpu"  # Apple's GPU is part of its processor
+    for entry in _entries():
+        named = entry["device"] not in ("cpu", "gpu")
+        if re.search(entry["device"], hardware, re.IGNORECASE) if named else entry["device"] == kind:
+            many = threads if entry["per"] == "thread" else 1
+            each = f" for each of {many} threads" if entry["per"] == "thread" else ""
+            basis = f"assumed: {entry['per_hour']:g} usd an hour{each}, {entry['as_of']}, {entry['source']}"
+            return Price(entry["per_hour"] * many, entry.get("currency", "usd"), basis)
+    return Price(0.0, "usd", f"assumed: the table of prices says nothing of {hardware or device}")
+
+
+def _entries() -> list[dict[str, Any]]:
+    own = os.environ.get(OWN_TABLE)
+    return [*(_read(user_path(own)) if own else []), *_read(TABLE)]
+
+
+@cache
+def _read(path: Path) -> list[dict[str, Any]]:
+    try:
+        found = tomllib.loads(path.read_text("utf8"))["price"]
+        for entry in found:
+            re.compile(entry["device"])
+            if not (0 <= float(entry["per_hour"]) < math.inf and entry["per"] in ("thread", "device")):
+                raise ValueError(f"{entry['device']}: per_hour or per")
+            typed(str, entry.get("currency", "usd"), "currency")
+            entry["as_of"], entry["source"]
+        return list(found)
+    except (
+        OSError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        re.error,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        reason = str(error)[:100]
+        raise UsageError(f"{OWN_TABLE}: {path} is no table of prices ({reason}): see {TABLE}") from None

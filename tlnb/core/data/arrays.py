@@ -1,0 +1,157 @@
+"""Data that come as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tlnb.core.data.request import DataRequest, refuse
+from tlnb.core.data.splits import Parts, check_classes, divide
+from tlnb.core.data.table import in_order
+from tlnb.core.runtime.errors import DataError, UsageError, one_line
+
+
+def from_arrays(source: object, labels: object, request: DataRequest, groups: object = None) -> Parts:
+    """Images in any of the usual shapes, and class numbers or names `(N,)`; maybe groups `(N,)`.
+
+    Raises:
+        DataError: another shape, type or range; fewer than two classes; another number of labels than of images.
+        UsageError: no labels; an option that only files have.
+    """
+    _refuse_dataset(source)
+    if labels is None:
+        raise UsageError("arrays need labels: tl.data(images, labels)")
+    refuse(
+        request, "arrays", group="have no files whose names could say it, give group= one group an image",
+        root="are no data set of torchvision's", classes="have the classes of their labels",
+    )  # fmt: skip
+    images, notes = _square(as_images(source))
+    names = [one_line(str(y)) for y in _plain(labels, "labels").ravel().tolist()]
+    if len(names) != len(images):
+        raise DataError(f"{len(images)} images but {len(names)} labels: give one label an image")
+    classes = in_order(set(names))
+    where = {name: i for i, name in enumerate(classes)}
+    targets = torch.tensor([where[n] for n in names])
+    check_classes("the arrays", classes)
+    numbers = None if groups is None else _group_numbers(groups, len(names))
+    parts = divide("arrays", classes, images, targets, request, np.arange(len(names)), {}, groups=numbers)
+    return replace(parts, notes=notes, groups=None if numbers is None else len(np.unique(numbers)))
+
+
+def _refuse_dataset(source: object) -> None:
+    """Raises `UsageError` for data sets and loaders of other libraries, with the line that reads the same."""
+    kind, root = type(source).__name__, getattr(source, "root", None)
+    inner = getattr(source, "dataset", None)  # of a DataLoader, a Subset, a fastai DataLoader
+    if root is None and inner is not None:
+        kind, root = f"{kind} of a {type(inner).__name__}", getattr(inner, "root", None)
+    if isinstance(root, str | Path) and not isinstance(source, str | Path):
+        files = hasattr(source, "samples") or hasattr(inner, "samples")
+        line = (
+            f"tl.data({str(root)!r})" if files else f"tl.data({type(inner or source).__name__!r}, root={str(root)!r})"
+        )
+        raise UsageError(f"a {kind} is not read: give the folder that it reads itself, {line}")
+    if isinstance(source, Dataset | DataLoader) or hasattr(source, "features"):
+        raise UsageError(f"a {kind} is not read: give a folder of class folders, or arrays, tl.data(images, labels)")
+
+
+def _square(images: Tensor) -> tuple[Tensor, tuple[str, ...]]:
+    """The middle squares of images `(N, 3, H, W)`, as of photos, and a note where anything was cut off."""
+    height, width = images.shape[-2:]
+    if height == width:
+        return images, ()
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    cut = images[..., top : top + edge, left : left + edge]
+    return cut, (f"images of {height} × {width} pixels are cut to their middle square of {edge} × {edge}",)
+
+
+def _group_numbers(groups: object, count: int) -> np.ndarray:
+    names = [str(group) for group in _plain(groups, "groups").ravel().tolist()]
+    if len(names) != count:
+        raise DataError(f"{count} images but {len(names)} groups: give one group an image")
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def as_images(source: object) -> Tensor:
+    """Images in any of the usual shapes as `(N, 3, H, W)` uint8; a view where they are grey.
+
+    A fourth channel says how opaque they are: they are shown on white.
+
+    Raises:
+        DataError: another shape, no numbers, or numbers outside 0..255 (floats: 0..1).
+    """
+    pixels = _plain(source, "images")
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    if pixels.ndim != 4:
+        raise DataError(f"images have shape {pixels.shape}: give (N, H, W), (N, H, W, 3) or (N, 3, H, W)")
+    if pixels.shape[1] not in (1, 3) and (pixels.shape[-1] in (1, 3) or pixels.shape[1] != 4):
+        pixels = np.moveaxis(pixels, -1, 1)
+    if pixels.shape[1] not in (1, 3, 4):
+        raise DataError(f"images have {pixels.shape[1]} channels: give grey (1), RGB (3) or RGBA (4)")
+    if not pixels.size:
+        raise DataError(f"images have shape {pixels.shape}: there are no pixels in them")
+    ready = _bytes(pixels)
+    return torch.from_numpy(_on_white(ready) if ready.shape[1] == 4 else ready).expand(
+        -1, 3, -1, -1
+    )  # splitting copies
+
+
+def _on_white(pixels: np.ndarray) -> np.ndarray:
+    """RGBA `(N, 4, H, W)` as RGB."""
+    colours, opacity = pixels[:, :3].astype(np.float32), pixels[:, 3:].astype(np.float32) / 255
+    return np.asarray((colours * opacity + 255 * (1 - opacity)).round().astype(np.uint8))
+
+
+def _bytes(pixels: np.ndarray) -> np.ndarray:
+    """Of the scale 0..255, as uint8; the same array where it is that already."""
+    if pixels.dtype.kind not in "buif":
+        raise DataError(f"images are of type {pixels.dtype}: give whole numbers in 0..255, or floats in 0..1")
+    whole, least, most = pixels.dtype.kind in "ui", pixels.min(), pixels.max()
+    top = 255 if whole else 1
+    if not (least >= 0 and most <= top):  # not a number is neither
+        scale = (
+            "divide them by their largest value for floats in 0..1"
+            if whole
+            else _float_remedy(float(least), float(most))
+        )
+        raise DataError(
+            f"{'whole' if whole else 'float'} images must lie in 0..{top}, these lie in {least:g}..{most:g}: {scale}"
+        )
+    scaled = pixels if whole else np.round(pixels.astype(np.float32) * 255)
+    return np.require(scaled, np.uint8, ["C"])
+
+
+def _float_remedy(least: float, most: float) -> str:
+    """What brings floats to 0..1."""
+    if -1 <= least < 0 and most <= 1:
+        return "these look like -1..1, give (images + 1) / 2"
+    if least < 0:
+        return "they look standardised, give them as they were before, or (images - images.min()) / np.ptp(images)"
+    return "divide by 255, or give uint8"
+
+
+def _plain(values: object, what: str) -> np.ndarray:
+    """An array of NumPy's, from any of its kin.
+
+    Raises:
+        DataError: rows of different lengths, or what is no array at all.
+    """
+    if isinstance(values, list | tuple) and values and all(isinstance(v, Tensor) for v in values):
+        values = [_of_tensor(v) for v in values]
+    try:
+        return _of_tensor(values) if isinstance(values, Tensor) else np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise DataError(f"the {what} are no array ({reason}): give all of them the same shape") from None
+
+
+def _of_tensor(values: Tensor) -> np.ndarray:
+    """NumPy knows no bf16, and takes no tensor that is on a GPU or wants a gradient."""
+    here = values.detach().cpu()
+    return (here.float() if here.dtype == torch.bfloat16 else here).resolve_conj().resolve_neg().numpy()

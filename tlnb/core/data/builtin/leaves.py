@@ -1,0 +1,232 @@
+"""A folder of photos as people have them, drawn in place: leaves of three trees, photographed in series, with the usual dirt.
+
+Nothing is downloaded. The leaves are drawn, and lie on photographs of a lawn, gravel or bricks that scikit-image ships. All
+photos of a series show the same leaf in the same place, as a camera's burst does: they are named after it, `oak/leaf07_2.jpg`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.random import Generator
+
+from tlnb.core.runtime.errors import DataError, UsageError, did_you_mean, listed
+
+WIDTH, HEIGHT = 96, 128  # pixels of a photo
+FINER = 2  # outlines are drawn so many times larger, then reduced: smooth edges
+SERIES = 3  # photos of one leaf
+LEAVES = {"beech": 36, "birch": 9, "oak": 18}  # leaves by class: skewed, as found
+GROUND = ("grass", "gravel", "brick")
+GREENS = np.array([[74, 112, 44], [120, 138, 52], [164, 140, 60], [140, 88, 44], [96, 60, 38]])  # summer to winter
+POINTS = 240  # of an outline's side
+ORIENTATION, SIDEWAYS = 274, 6  # EXIF's tag, and its value for a camera held upright
+
+Array = np.ndarray[Any, Any]
+
+
+def leaf_photos(folder: str | Path, seed: int = 0, leaves: Mapping[str, int] | None = None) -> Path:
+    """Draw the folder where there is none yet; returns its path.
+
+    189 photos in three class folders: 63 leaves, three photos each. Beside them lies what lies in real folders: hidden
+    files, a web page saved as a photo, an empty and a truncated file, one without an extension, an empty class, photos
+    that the camera turned, a copy of a photo under another name, and a copy in a second class.
+
+    Args:
+        seed: of the leaves.
+        leaves: how many leaves to draw of `beech`, `birch` and `oak` (five at least); default: 36, 9 and 18.
+
+    Raises:
+        DataError: scikit-image, whose pictures are the ground, is not installed; the folder cannot be written.
+        UsageError: there is something else at this path.
+    """
+    top = Path(folder).expanduser()
+    if top.exists():
+        if not all((top / kind).is_dir() for kind in LEAVES):
+            raise UsageError(f"{str(top)!r} exists and holds no leaves: give another folder")
+        return top
+    grounds = [_ground(name) for name in GROUND]
+    try:
+        for number, kind in enumerate(LEAVES):
+            (top / kind).mkdir(parents=True)
+            for leaf in range(1, (leaves or LEAVES)[kind] + 1):
+                rng = np.random.default_rng([seed, number, leaf])
+                _write_series(top / kind / f"leaf{leaf:02d}", kind, grounds, rng)
+        _add_dirt(top)
+    except OSError as error:
+        raise DataError(f"{str(top)!r} cannot be written ({error.strerror}): give a folder of yours") from None
+    return top
+
+
+def leaf_photo(file: str | Path, kind: str, seed: int = 1000) -> Path:
+    """Draw one photo of a leaf that lies in no folder of `leaf_photos`; returns its path.
+
+    Args:
+        kind: `beech`, `birch` or `oak`.
+        seed: of the leaf.
+
+    Raises:
+        DataError: scikit-image is not installed; the file cannot be written.
+        UsageError: another kind.
+    """
+    if kind not in LEAVES:
+        raise UsageError(f"no leaf is called {kind!r}: {did_you_mean(kind, LEAVES, listed(LEAVES))}")
+    rng = np.random.default_rng([seed, list(LEAVES).index(kind)])
+    path = Path(file).expanduser()
+    try:
+        _save(_photo(_grown(kind, [_ground(name) for name in GROUND], rng), rng), path)
+    except OSError as error:
+        raise DataError(
+            f"{str(path)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+        ) from None
+    return path
+
+
+# ── leaves ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _beech(t: Array, rng: Generator) -> Array:
+    """Half the width of the leaf from its stalk (0) to its tip (1): smooth and oval."""
+    return np.asarray(np.sin(np.pi * t ** rng.uniform(0.85, 0.95)) ** 0.85)
+
+
+def _birch(t: Array, rng: Generator) -> Array:
+    """Broad below, pointed above, with teeth."""
+    teeth = (t * rng.integers(13, 18)) % 1
+    return np.asarray(1.75 * t**0.45 * (1 - t) ** 0.95 * (1 - 0.16 * teeth))
+
+
+def _oak(t: Array, rng: Generator) -> Array:
+    """Round lobes, wider above the middle."""
+    lobes = np.cos(2 * np.pi * (t * rng.integers(3, 5) + rng.uniform(-0.1, 0.1)))
+    return np.asarray(np.sin(np.pi * t**1.2) ** 0.7 * (1 - rng.uniform(0.2, 0.32) * (1 + lobes)))
+
+
+OUTLINES: dict[str, Callable[[Array, Generator], Array]] = {"beech": _beech, "birch": _birch, "oak": _oak}
+
+
+@dataclass(frozen=True)
+class _Leaf:
+    """One leaf on its ground. Lengths in shares of the photo's width."""
+
+    outline: Array  # (n, 2), the stalk at the origin, the tip at (0, -1) times its length
+    spine: Array  # (n, 2)
+    colour: Array  # (3,) 0..255
+    ground: Array  # (height, width, 3) 0..255
+    angle: float  # degrees
+    light: float  # how bright
+    shade: Array  # (2,) how the light falls off across the photo
+
+
+def _write_series(start: Path, kind: str, grounds: list[Array], rng: Generator) -> None:
+    leaf = _grown(kind, grounds, rng)
+    for number in range(1, SERIES + 1):
+        turned = rng.random() < 0.15
+        _save(_photo(leaf, rng), start.with_name(f"{start.name}_{number}.jpg"), turned)
+
+
+def _grown(kind: str, grounds: list[Array], rng: Generator) -> _Leaf:
+    t = np.linspace(0, 1, POINTS)
+    slim, bend, length = rng.uniform(0.24, 0.36), rng.normal(0, 0.08), rng.uniform(0.8, 1.05)
+    sides = [slim * OUTLINES[kind](t, rng) for _ in range(2)]
+    spine = np.stack([bend * np.sin(np.pi * t), -t], 1)
+    right, left = (spine + np.stack([side * sign, 0 * t], 1) for side, sign in zip(sides, (1, -1), strict=True))
+    season = rng.uniform(0, len(GREENS) - 1)
+    colour = np.array([np.interp(season, range(len(GREENS)), GREENS[:, c]) for c in range(3)]) + rng.normal(0, 6, 3)
+    ground = grounds[rng.integers(len(grounds))]
+    top, side = (
+        rng.integers(0, extent - size + 1) for extent, size in zip(ground.shape, (HEIGHT, WIDTH), strict=False)
+    )
+    patch = ground[top : top + HEIGHT, side : side + WIDTH] * rng.uniform(0.55, 0.9) * rng.uniform(0.92, 1.08, 3)
+    return _Leaf(length * np.concatenate([right, left[::-1]]), length * spine, colour, patch, rng.uniform(-25, 25),
+                 rng.uniform(0.85, 1.15), rng.uniform(-0.2, 0.2, 2))  # fmt: skip
+
+
+def _photo(leaf: _Leaf, rng: Generator) -> Array:
+    """One photo of a series: `(HEIGHT, WIDTH, 3)` uint8. The hand moves a little, the light too."""
+    angle = np.deg2rad(leaf.angle + rng.normal(0, 1.2))
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    scale, shift = rng.normal(1, 0.012), rng.normal(0, 0.006, 2)
+    middle = np.array([0.5, 0.5 * HEIGHT / WIDTH]) + shift - leaf.spine[POINTS // 2] @ turn * scale
+    blade, veins = _masks(leaf, lambda points: (points @ turn * scale + middle) * WIDTH * FINER)
+    shadow = np.roll(_blurred(blade), (4, 3), (0, 1))
+    texture = leaf.colour * (1 + 0.05 * rng.standard_normal((HEIGHT, WIDTH, 1))) + 40 * veins
+    scene = leaf.ground * (1 - 0.5 * shadow) * (1 - blade) + texture * blade
+    rows, columns = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
+    scene *= (leaf.light * rng.normal(1, 0.03) * (1 + leaf.shade[0] * rows + leaf.shade[1] * columns))[..., None]
+    return np.asarray((scene + rng.normal(0, 4, scene.shape)).clip(0, 255).astype(np.uint8))
+
+
+def _masks(leaf: _Leaf, placed: Callable[[Array], Array]) -> tuple[Array, Array]:
+    """Where the leaf is, and where its veins are: `(HEIGHT, WIDTH, 1)` in 0..1."""
+    from PIL import Image, ImageDraw
+
+    found = []
+    for part in ("blade", "veins"):
+        mask = Image.new("L", (WIDTH * FINER, HEIGHT * FINER))
+        pen = ImageDraw.Draw(mask)
+        if part == "blade":
+            pen.polygon([*placed(leaf.outline).flatten().tolist()], fill=255)
+            pen.line(
+                [*placed(np.array([[0, 0], [0, 0.12]])).flatten().tolist()], fill=255, width=2 * FINER
+            )  # the stalk
+        else:
+            pen.line([*placed(leaf.spine).flatten().tolist()], fill=255, width=FINER)
+            for i in range(POINTS // 8, POINTS - POINTS // 8, POINTS // 9):
+                for side in (leaf.outline[:POINTS], leaf.outline[POINTS:][::-1]):
+                    vein = np.stack([leaf.spine[i], side[min(POINTS - 1, i + POINTS // 12)]])
+                    pen.line([*placed(vein).flatten().tolist()], fill=140, width=FINER)
+        found.append(np.asarray(mask.reduce(FINER), float)[..., None] / 255)
+    return found[0], found[1]
+
+
+def _blurred(mask: Array) -> Array:
+    from PIL import Image, ImageFilter
+
+    image = Image.fromarray((mask[..., 0] * 255).astype(np.uint8))
+    return np.asarray(image.filter(ImageFilter.GaussianBlur(4)), float)[..., None] / 255
+
+
+def _ground(name: str) -> Array:
+    """One of scikit-image's shipped photographs in colour, `(512, 512, 3)` 0..255."""
+    try:
+        from skimage import data
+    except ImportError:
+        raise DataError(
+            "the leaves lie on pictures of scikit-image's, which is not installed: %pip install scikit-image"
+        ) from None
+    grey = np.asarray(getattr(data, name)(), float)
+    tint = {"grass": (0.8, 1.0, 0.55), "gravel": (1.0, 0.95, 0.88), "brick": (1.1, 0.8, 0.68)}[name]
+    return np.asarray(grey[..., None] * np.array(tint))
+
+
+# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _save(pixels: Array, file: Path, turned: bool = False) -> None:
+    """As a JPEG file; `turned`, the sensor's rows are stored, and EXIF says how to hold them."""
+    from PIL import Image
+
+    image = Image.fromarray(np.rot90(pixels) if turned else pixels)
+    exif = Image.Exif()
+    if turned:
+        exif[ORIENTATION] = SIDEWAYS
+    image.save(file, quality=88, exif=exif)
+
+
+def _add_dirt(top: Path) -> None:
+    """What lies in folders of photos beside photos."""
+    some = (top / "oak" / "leaf01_1.jpg").read_bytes()
+    dirt: dict[str, bytes] = {
+        ".DS_Store": b"\0\0\0\1Bud1", "beech/Thumbs.db": b"\xd0\xcf\x11\xe0", "beech/leaf90_1.jpg": b"",
+        "oak/leaf90_1.jpg": some[: len(some) // 3], "oak/IMG_0417": some,
+        "birch/leaf90_1.jpg": b"<!DOCTYPE html><html>404</html>",
+        "oak/leaf03_2 (copy).jpg": (top / "oak" / "leaf03_2.jpg").read_bytes(),
+        "birch/from-oak.jpg": (top / "oak" / "leaf05_1.jpg").read_bytes(),
+    }  # fmt: skip
+    for name, content in dirt.items():
+        (top / name).write_bytes(content)
+    (top / "unsorted").mkdir()

@@ -1,0 +1,295 @@
+"""Data sets: images and labels in splits, decoded once.
+
+`open_data` is the one way in. It turns a name, a folder or arrays into a `DataSet` whose images are uint8 tensors, in
+memory or, where the images of a folder do not fit there, backed by a file. What was asked for is kept
+(`DataSet.request`), so that the same data can be read again at another size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlnb.core.data.archive import archive_ending
+from tlnb.core.data.arrays import from_arrays
+from tlnb.core.data.builtin import BUNDLED
+from tlnb.core.data.decoding import Progress, Telling
+from tlnb.core.data.duplicates import Leak, find_leaks, find_two_labels, series_note, two_labels_note
+from tlnb.core.data.image_loading import list_files, read_files
+from tlnb.core.data.pretraining_overlap import imagenet_hint, seen_note
+from tlnb.core.data.request import DataRequest, check_request, refuse
+from tlnb.core.data.splits import SPLITS, Parts
+from tlnb.core.data.table import TABLES
+from tlnb.core.data.torchvision_datasets import ARRAYS, LIBRARY, library_name, read_library
+from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mean
+from tlnb.core.runtime.paths import user_path
+
+LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
+PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
+HASHED = 256  # images at a time
+
+
+@dataclass(frozen=True)
+class DataFacts(OneLine):
+    """What is known of a data set without its images: enough to read the same again."""
+
+    name: str
+    classes: tuple[str, ...]
+    splits: Mapping[str, int]
+    edge: int  # of the decoded images, in pixels
+    request: DataRequest
+    folders: tuple[tuple[str, str], ...] = ()
+    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    transparent: bool = False  # whether images have transparent parts, which are white here
+
+    @property
+    def from_files(self) -> bool:
+        """Whether the images were decoded from files, and can be decoded again at another size."""
+        return self.request.source not in (*BUNDLED, *ARRAYS, "arrays")
+
+    @property
+    def plain_folder(self) -> bool:
+        """Whether the images lie in class folders and were divided from their labels alone."""
+        source = self.request.source
+        lists = source.lower().endswith(TABLES) or bool(archive_ending(Path(source)))
+        plain = self.request.group is None and self.values is None
+        return self.from_files and not lists and source not in LIBRARY and plain
+
+    def __repr__(self) -> str:
+        return f"DataFacts of {self.name}: {len(self.classes)} classes, {sum(self.splits.values())} images"
+
+
+@dataclass(frozen=True)
+class DataSet(OneLine):
+    """Images and labels by split. `train` teaches, `val` chooses, `test` is reported, `monitor` only draws curves."""
+
+    name: str
+    classes: tuple[str, ...]
+    images: Mapping[str, Tensor] = field(repr=False)  # split → (N, 3, E, E) uint8
+    labels: Mapping[str, Tensor] = field(repr=False)  # split → (N,) int64
+    request: DataRequest
+    skipped: tuple[str, ...] = ()
+    folders: tuple[tuple[str, str], ...] = ()  # split → the folder it was read from, where a folder brings its own
+    notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
+    files: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict, repr=False
+    )  # split → the images' files, in order
+    groups: int | None = None  # how many, where the images of each are kept on one side
+    leaks: tuple[Leak, ...] = ()  # images of val and test that are, or nearly are, in a split before
+    two_labels: tuple[tuple[str, str], ...] = ()  # files of the same image in two classes
+    source_hint: str = ""  # why a network pretrained on ImageNet may have seen these images
+    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    transparent: bool = False  # whether images have transparent parts, which are white here
+
+    @property
+    def splits(self) -> dict[str, int]:
+        """How many images each split has."""
+        return {split: len(self.labels[split]) for split in SPLITS if split in self.labels}
+
+    def with_splits(self, taken: Mapping[str, tuple[str, Tensor | slice]]) -> DataSet:
+        """The same data split otherwise: each split names the one that its images come from, and which of those."""
+        images, labels = (
+            MappingProxyType({split: held[of][rows] for split, (of, rows) in taken.items()})
+            for held in (self.images, self.labels)
+        )
+        return replace(self, images=images, labels=labels)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Labels in use (`train` and `val`) by class."""
+        used = torch.cat([self.labels[s] for s in ("train", "val") if s in self.labels])
+        found = torch.bincount(used, minlength=len(self.classes)).tolist()
+        return dict(zip(self.classes, found, strict=True))
+
+    @property
+    def per_class(self) -> int:
+        """Labels in use in the smallest class."""
+        return min(self.counts.values())
+
+    @property
+    def imbalance(self) -> float:
+        """How many times more labels the largest class has than the smallest."""
+        return max(self.counts.values()) / max(1, self.per_class)
+
+    @property
+    def mean_count(self) -> float:
+        """Labels in use per class, on average."""
+        return sum(self.counts.values()) / len(self.classes)
+
+    @property
+    def from_files(self) -> bool:
+        """Whether the images were decoded from files, and can be decoded again at another size."""
+        return self.facts.from_files
+
+    @property
+    def size_verdict(self) -> str:
+        """`little`, `decent` or `a lot`."""
+        return size_verdict(self.mean_count)
+
+    @property
+    def edge(self) -> int:
+        """Edge of the decoded images in pixels."""
+        return int(self.images["train"].shape[-1])
+
+    @property
+    def facts(self) -> DataFacts:
+        """Everything but the images."""
+        return DataFacts(
+            self.name, self.classes, self.splits, self.edge, self.request, self.folders, self.values, self.transparent
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write images and labels of every split to a `.npz` file that NumPy reads; returns its path.
+
+        It holds `train_images` `(N, 3, E, E)` uint8, `train_labels` `(N,)` int64, the same for the other splits, and
+        `classes`. The file appears whole or not at all.
+        """
+        target = user_path(path)
+        arrays = {"classes": np.array(self.classes)}
+        for split in self.splits:
+            arrays[f"{split}_images"] = self.images[split].numpy()
+            arrays[f"{split}_labels"] = self.labels[split].numpy()
+        unfinished = target.with_name(target.name + ".part")
+        try:
+            with unfinished.open("wb") as file:
+                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+            unfinished.replace(target)
+        except OSError as error:
+            raise DataError(
+                f"{str(target)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+            ) from None
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return target
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all images and labels."""
+        digest = hashlib.blake2b(digest_size=8)
+        for split in self.splits:
+            for part in self.images[split].split(HASHED):  # they may lie in a file larger than memory
+                digest.update(part.numpy().tobytes())
+            digest.update(self.labels[split].numpy().tobytes())
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{count} {split}" for split, count in self.splits.items())
+        skipped = f", {len(self.skipped)} files skipped" if self.skipped else ""
+        twice = f", {len(self.leaks)} images in two splits" if self.leaks else ""
+        return f"DataSet {self.name}: {len(self.classes)} classes, {sizes} ({self.size_verdict} data){skipped}{twice}"
+
+
+def size_verdict(images_per_class: float) -> str:
+    """How much data that is: a convention (little < 100 ≤ decent < 1,000 ≤ a lot), not a law of nature."""
+    if images_per_class < LITTLE:
+        return "little"
+    return "decent" if images_per_class < DECENT else "a lot"
+
+
+def open_data(
+    source: object, labels: object = None, request: DataRequest | None = None, edge: int | None = None,
+    progress: Progress | None = None, telling: Telling | None = None, groups: object = None,
+) -> DataSet:  # fmt: skip
+    """Read a data set.
+
+    Args:
+        source: `digits`, `symbols`, `textures`, `faces`; a folder of class folders, a zip or tar file of one, a CSV file of paths
+            and labels; the name of a data set of torchvision's; or images `(N, H, W)`, `(N, H, W, 3)` or `(N, 3, H, W)`
+            (uint8, or floats in 0..1).
+        labels: `(N,)` class numbers or names, with arrays only.
+        request: amounts, splits, seed.
+        edge: decode photos to this edge in pixels.
+        progress: called with (done, total) while files are looked over and while they are decoded.
+        telling: called with (`downloading` or `unpacking`, how much is done, of how much).
+        groups: `(N,)` groups, with arrays only.
+
+    Raises:
+        MemoryError, RuntimeError: memory ran out.
+        DataError: unknown, missing, empty, too little, or unreadable data; no room for it; a download that failed.
+        UsageError: an amount or a budget that makes no sense.
+    """
+    request = request or DataRequest(source if isinstance(source, str) else "arrays")
+    check_request(request)
+    if not isinstance(source, str | Path):
+        return _looked_through(from_arrays(source, labels, request, groups), request)
+    if labels is not None or groups is not None:
+        raise UsageError("labels and groups go with arrays only: leave them out for a name or a folder")
+    if str(source) in BUNDLED:
+        _refuse(request, str(source), "group", "root")
+        return _data_set(BUNDLED[str(source)](request), request)
+    path, name = user_path(source), library_name(str(source))
+    if name is not None and not path.exists():
+        _refuse(request, name, "group", "classes")
+        parts = read_library(name, request, edge or PHOTO_EDGE, progress, telling)
+        return _looked_through(parts, replace(request, source=name), photos=name not in ARRAYS)
+    if not path.exists():
+        raise DataError(f"no data set and no folder is called {str(source)!r}: {_instead(str(source))}")
+    _refuse(request, path.name, "root", "classes")
+    found = list_files(path, telling)
+    where = found.top if path.is_dir() else path
+    where = where.absolute() if library_name(str(where)) else where  # else it would be taken for torchvision's
+    return _looked_through(
+        read_files(found, request, edge or PHOTO_EDGE, progress), replace(request, source=str(where))
+    )
+
+
+def _refuse(request: DataRequest, name: str, *options: str) -> None:
+    reasons = {
+        "group": "has no files to group",
+        "root": "is no data set of torchvision's",
+        "classes": "has its own classes",
+    }
+    refuse(request, name, **{option: reasons[option] for option in options})
+
+
+def _instead(text: str) -> str:
+    others = f"give one of {', '.join(BUNDLED)}, a folder with one folder per class, or a data set of torchvision's"
+    return did_you_mean(text, [*BUNDLED, *LIBRARY], others)
+
+
+def _looked_through(parts: Parts, request: DataRequest, photos: bool = True) -> DataSet:
+    """The data set with what was noticed: images in two splits, series that a split cuts, images of ImageNet's."""
+    data = _data_set(parts, request)
+    files = parts.files or {s: tuple(f"image {i} of {s}" for i in range(n)) for s, n in data.splits.items()}
+    leaks = find_leaks(parts.images, files)
+    two_labels = find_two_labels(parts.images, parts.labels, files)
+    notes = [*parts.notes, two_labels_note(two_labels)]
+    if photos and (parts.brings_test or parts.groups is None):
+        notes.append(series_note(leaks, data.splits["test"], parts.brings_test, _grouping(request)))
+    hint = imagenet_hint(parts.name, parts.classes, [f for names in parts.files.values() for f in names])
+    notes.append(seen_note(hint) if hint else "")
+    return replace(data, notes=tuple(filter(None, notes)), leaks=leaks, two_labels=two_labels, source_hint=hint)
+
+
+def _grouping(request: DataRequest) -> str:
+    """How images are kept together, for what the data come from."""
+    if request.source == "arrays":
+        return "tl.data(images, labels, group=GROUPS), one an image"
+    start = "give the folder of its files by its path, and " if request.source in LIBRARY else ""
+    return f"{start}--group REGEX-or-CSV"
+
+
+def _data_set(parts: Parts, request: DataRequest) -> DataSet:
+    images, labels = MappingProxyType(parts.images), MappingProxyType(parts.labels)
+    return DataSet(
+        parts.name,
+        parts.classes,
+        images,
+        labels,
+        request,
+        parts.skipped,
+        parts.folders,
+        parts.notes,
+        parts.files,
+        parts.groups,
+        values=parts.values,
+        transparent=parts.transparent,
+    )

@@ -1,0 +1,319 @@
+"""From image files to pixels. Every image file goes this way: upright, RGB, the middle square at one edge."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlnb.core.data.decode_limits import check_memory, in_threads, one_at_a_time, why_costly
+from tlnb.core.runtime.errors import one_line
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PIXELS = 100_000_000  # larger images are refused by what their header says, before decoding
+FINER = 2  # a JPEG is decoded at no less than so many times the edge: the last step must be the networks' own resizing
+LONGEST = 3  # times the shorter side: what lies further out is cut off before resizing, which would enlarge it too
+TOGETHER = 8  # images that a thread decodes before it hands them over: each handing over costs time
+LOOKED_OVER = 64  # the same of files that are only looked over
+OVERSHOT = 2.0  # of pictures in fractions: up to this their white is 1 (of those in 0..255 it would be black anyway)
+OTHER_EXTENSIONS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".pnm")
+SMALL = 32  # pixels of edge at which a suspicious file is decoded to see whether it can be
+HEAD, TAIL = 16, 64  # bytes
+STRIPS, TILES = (273, 279), (324, 325)  # TIFF's numbers for where its pieces start and how long they are
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
+
+Progress = Callable[[int, int], None]  # done, of how many
+Telling = Callable[[str, int, int], None]  # what is being done (`downloading`, `unpacking`), and how far it is
+
+
+class Passing(str):
+    """Why a file could not be read this time, for a reason that lies outside of it: the next time it may be readable."""
+
+    __slots__ = ()
+
+
+Values = tuple[float, float]  # what is black and what is white, of grey images of more than 8 bits
+
+# Named, since Pillow goes by content: others run programs (EPS calls Ghostscript), or are no photos.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "AVIF", "HEIF")
+BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"hevc": "HEIC",
+    b"mif1": "HEIC",
+    b"msf1": "HEIC",
+}
+REMEDIES = {
+    "AVIF": "an AVIF image, which this Pillow does not read: %pip install -U pillow",
+    "HEIC": "a HEIC photo, as iPhones take them: %pip install pillow-heif, then restart",
+}
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Those that can be read here: AVIF since Pillow 11.3, HEIF where the package pillow-heif is installed."""
+    from PIL import Image
+
+    if find_spec("pillow_heif"):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def extensions() -> tuple[str, ...]:
+    """How the names of image files end. What they hold goes by content; of a moving GIF the first picture counts."""
+    from torchvision.datasets.folder import IMG_EXTENSIONS
+
+    return (*IMG_EXTENSIONS, *OTHER_EXTENSIONS)
+
+
+def decode_each(
+    paths: Sequence[Path], edge: int, progress: Progress | None = None, values: Values | None = None
+) -> Iterator[Tensor | str]:
+    """What `decode` makes of every file, in order, done in threads. `progress` is called with (done, total).
+
+    Raises:
+        MemoryError, RuntimeError: as `decode`.
+    """
+    groups = [paths[i : i + TOGETHER] for i in range(0, len(paths), TOGETHER)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what decoders warn of is listed with the file, or does no harm
+        for number, some in enumerate(in_threads(lambda some: _decode_some(some, edge, values), groups)):
+            for done, found in enumerate(some, number * TOGETHER + 1):
+                yield found
+                if progress:
+                    progress(done, len(paths))
+
+
+def _decode_some(paths: Sequence[Path], edge: int, values: Values | None) -> list[Tensor | str]:
+    return [decode(path, edge, values) for path in paths]
+
+
+def decode(path: Path, edge: int, values: Values | None = None) -> Tensor | str:
+    """One file as (3, edge, edge) uint8, or in words why it cannot be read; `Passing` words are of this time only.
+
+    Args:
+        values: what is black and what is white in grey images of more than 8 bits; None: by each image's own range.
+
+    Raises:
+        MemoryError, RuntimeError: memory ran out, which says nothing of the file.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=formats()) as image:
+            why = too_large(image) or why_costly(path, image)
+            if why:
+                return why
+            image.draft("RGB", (FINER * edge, FINER * edge))
+            with one_at_a_time(image):
+                check_memory(image)
+                return squared(image, edge, values)
+    except Exception as error:  # decoders raise anything on damaged files; the file is listed with the reason
+        return _why(error, path)
+
+
+def look_over(paths: Sequence[Path], progress: Progress | None = None) -> dict[int, str]:
+    """The numbers of files that cannot be read, and why: by their first and last bytes, without decoding sound ones.
+
+    Args:
+        progress: called with (done, total).
+
+    Raises:
+        MemoryError, RuntimeError: as `decode`.
+    """
+    groups = [paths[i : i + LOOKED_OVER] for i in range(0, len(paths), LOOKED_OVER)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found: dict[int, str] = {}
+        for number, reasons in enumerate(in_threads(lambda some: [*map(_look_over, some)], groups)):
+            for place, why in enumerate(reasons, number * LOOKED_OVER):
+                found |= {place: why} if why else {}
+                if progress:
+                    progress(place + 1, len(paths))
+        return found
+
+
+def _look_over(path: Path) -> str:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=formats()) as image:
+            why, whole = too_large(image) or why_costly(path, image), _ends_well(path, image)
+    except Exception as error:
+        return _why(error, path)
+    if why or whole:
+        return why
+    found = decode(path, SMALL)  # it may be cut short, or carry something behind the image
+    return found if isinstance(found, str) else ""
+
+
+def _ends_well(path: Path, image: Image) -> bool:
+    """Whether a file ends as a whole image does, or where its header says; False for kinds that do not tell."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        file.seek(-min(TAIL, size), os.SEEK_END)
+        tail = file.read()
+    match image.format:
+        case "JPEG" | "MPO":  # the latter: JPEGs of phones and cameras with a second picture behind the first
+            return tail.rstrip(b"\0").endswith(b"\xff\xd9")
+        case "PNG":
+            return b"IEND" in tail
+        case "GIF":
+            return tail.endswith(b";")
+        case "WEBP":  # a RIFF file: the length of what follows the first eight bytes
+            return int.from_bytes(head[4:8], "little") + 8 == size
+        case "BMP":
+            return int.from_bytes(head[2:6], "little") == size
+        case "TIFF":
+            return _holds_its_pieces(image, size)
+    return False
+
+
+def _holds_its_pieces(image: Image, size: int) -> bool:
+    """Whether a TIFF's strips or tiles lie within so many bytes."""
+    tags: Mapping[int, Sequence[int]] = getattr(image, "tag_v2", {})
+    starts, lengths = next(((tags[a], tags[b]) for a, b in (STRIPS, TILES) if a in tags and b in tags), ((), ()))
+    ends = [start + length for start, length in zip(starts, lengths, strict=False)]
+    return len(starts) == len(lengths) > 0 and max(ends) <= size
+
+
+def too_large(image: Image) -> str:
+    """Why an image is not decoded, by the size in its header; empty for others."""
+    if image.width * image.height <= MAX_PIXELS:
+        return ""
+    return f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}"
+
+
+def raise_if_memory_ran_out(error: Exception) -> None:
+    """What failed for want of memory is no property of the file: the call has to fail, not the file be left out."""
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in said for w in NO_MEMORY)):
+        raise error
+
+
+def _why(error: Exception, path: Path) -> str:
+    """What is wrong with a file, in words; `Passing` where it may be right another time.
+
+    Raises:
+        MemoryError, RuntimeError: the error itself, where memory ran out.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    raise_if_memory_ran_out(error)
+    if isinstance(error, Image.DecompressionBombError):
+        count = re.search(r"\d{5,}", str(error))
+        return f"{int(count[0]):,} pixels are more than {MAX_PIXELS:,}" if count else f"more than {MAX_PIXELS:,} pixels"
+    if isinstance(error, PermissionError):
+        return Passing("cannot be read (no permission)")
+    if isinstance(error, OSError) and error.errno:  # the system's: too many open files, a disk that does not answer
+        return Passing(f"cannot be read ({error.strerror})")
+    with suppress(OSError):
+        if not path.stat().st_size:
+            return "cannot be read (an empty file)"
+    if isinstance(error, UnidentifiedImageError):
+        return f"cannot be read ({_instead(path)})"
+    words = f"cannot be read ({one_line(str(error))[:80] or type(error).__name__})"
+    return Passing(words) if NO_MEMORY[0] in words else words  # Pillow says so of some damaged files, too
+
+
+def _instead(path: Path) -> str:
+    """What a file that is named as an image holds instead."""
+    with suppress(OSError), path.open("rb") as file:
+        head = file.read(256)
+        if head[4:8] == b"ftyp" and head[8:12] in BRANDS:
+            return REMEDIES[BRANDS[head[8:12]]]
+        start = head.lstrip().lower()
+        if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+            return "a web page or drawing, not a photo"
+    return "it holds no image"
+
+
+def squared(image: Image, edge: int, values: Values | None = None) -> Tensor:
+    """A PIL image as (3, edge, edge) uint8: upright, RGB, the shorter side scaled to `edge`, cut to the middle square.
+
+    What is transparent becomes white. `values` as for `decode`.
+
+    These are the steps, and the roundings, of torchvision's presets; their own crop, taken from this square, is theirs.
+    """
+    from torchvision.transforms.v2 import functional as F
+
+    pixels = torch.from_numpy(np.array(_upright_rgb(image, values))).permute(2, 0, 1)
+    _, height, width = pixels.shape
+    most = LONGEST * min(height, width)
+    middle = F.center_crop(pixels, [min(height, most), min(width, most)])
+    square: Tensor = F.center_crop(F.resize(middle, [edge], antialias=True), [edge, edge])
+    return square.contiguous()
+
+
+def _upright_rgb(image: Image, values: Values | None) -> Image:
+    """Copied only where something is to be done: copying takes time."""
+    from PIL import ExifTags, ImageOps
+
+    upright = image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
+    if upright.mode == "RGB" and not is_transparent(upright):
+        return upright
+    return _eight_bit(upright, values).convert("RGB") if upright.mode[0] in "IF" else opaque(upright)
+
+
+def is_transparent(image: Image) -> bool:
+    """Whether an image has an alpha channel, or a colour that counts as transparent."""
+    return image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
+
+
+def opaque(image: Image) -> Image:
+    """In RGB, on white where it is transparent: below that lies whatever a program left there, mostly black."""
+    from PIL import Image as images
+
+    if not is_transparent(image):
+        return image.convert("RGB")
+    coloured = image.convert("RGBA")
+    return images.alpha_composite(images.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
+
+
+def _eight_bit(image: Image, given: Values | None) -> Image:
+    """Grey of 16 or 32 bits or fractions as 8 bits: PIL's own conversion would make nearly all of it white.
+
+    Raises:
+        ValueError: not one of its pixels is a number.
+    """
+    from PIL import Image
+
+    values = np.asarray(image, dtype=np.float64)
+    known = np.isfinite(values)
+    if not known.any():
+        raise ValueError("none of its pixels is a number")
+    least, most = float(values.min(where=known, initial=0)), float(values.max(where=known, initial=0))
+    low, high = given or (least, white(most, image.mode[0]) if least >= 0 else max(most, least + 1e-6))
+    values = np.nan_to_num(values, copy=False, nan=low, posinf=high, neginf=low)
+    return Image.fromarray(((values - low) / (high - low) * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def white(most: float, mode: str) -> float:
+    """What counts as white where the brightest pixel is `most`.
+
+    Cameras and scanners write 10, 12 or 14 bits into files of 16, and the files do not say so. White is the largest number of
+    the fewest bits, at least 8, that hold the brightest pixel: no picture comes out less than half as bright as it can be,
+    and those of 8 bits, and those that use all of 16, as they are. Fractions are of 1; resizing may have overshot it.
+    """
+    if mode == "F" and most <= OVERSHOT:
+        return 1.0
+    return float(2 ** max(8, math.ceil(most).bit_length()) - 1)

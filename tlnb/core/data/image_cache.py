@@ -1,0 +1,153 @@
+"""Decoded images in files: for data that do not fit in memory, and found again when the same files are opened again.
+
+A file holds an array (N, 3, E, E) uint8, and says which image file each row was decoded from, which could not be read and
+why. Its name says which files, at which edge, in which order of rows. `kept` sees to it that files are whole. Of image files
+that could not be read for a passing reason (a disk that did not answer, a missing permission) nothing is kept: a row of no
+file stands for them, and the next to open the data tries them again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from tlnb.core.data.decoding import Passing, Values
+from tlnb.core.runtime.errors import DataError
+from tlnb.core.runtime.limits import cache_folder, disk_budget
+from tlnb.core.storage import checked_arrays
+from tlnb.core.storage.memory_map import map_file
+
+VERSION = 4  # of how files are decoded: what another version decoded is not found again
+NOBODY = -1  # the file of a row that holds nothing, which is to be tried again
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+
+Unreadable = dict[int, str]  # an image file's number → why it cannot be read
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images, and which files they are of."""
+
+    images: Tensor  # (N, 3, E, E) uint8; rows of unreadable files hold nothing of use
+    order: np.ndarray  # (N,): the number of each row's file
+    unreadable: Unreadable
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """The cache files of one list of image files at one edge."""
+
+    folder: Path
+    key: str
+
+    def find(self, order: np.ndarray, just_this: bool = False) -> Decoded | None:
+        """The file with the rows in this order, or unless `just_this` in any other; None where there is no sound one."""
+        exact = self._file(order)
+        others = () if just_this else sorted(self.folder.glob(f"{self.key}-*.npy"))
+        for file in (exact, *(f for f in others if f != exact)):
+            found = _read(file)
+            if found is not None:
+                return found
+        return None
+
+    def write(self, order: np.ndarray, edge: int, rows: Iterable[Tensor], unreadable: Unreadable) -> Decoded:
+        """Write a file and map it.
+
+        Args:
+            order: the number of each row's image file.
+            rows: the images `(3, edge, edge)`, taken one by one.
+            unreadable: read when the rows are through.
+
+        Raises:
+            DataError: the disk is full, the budget too small, or the folder cannot be written.
+        """
+        file, shape = self._file(order), (len(order), 3, edge, edge)
+        size, budget = math.prod(shape), disk_budget(self.folder)
+        if size > budget:
+            raise DataError(
+                f"the decoded images take {_gb(size)} of disk, and {_gb(budget)} are allowed: {_larger(size)}"
+            )
+        try:
+            checked_arrays.make_room(self.folder, size)
+            images = (row[None].numpy() for row in rows)
+            checked_arrays.write(file, shape, np.dtype(np.uint8), images, lambda: _about(order, unreadable))
+            return Decoded(map_file(self._set_apart(file, order, unreadable)), order, unreadable)
+        except OSError as error:
+            raise DataError(_why(error, self.folder, size)) from None
+
+    def _set_apart(self, file: Path, order: np.ndarray, unreadable: Unreadable) -> Path:
+        """Under the name of what it holds, where some files are to be tried again: the whole is then written beside it."""
+        lasting = _lasting(order, unreadable)
+        if not np.array_equal(lasting, order):
+            with suppress(OSError):  # Windows replaces nothing that is mapped; the rows of nobody say enough
+                return file.replace(self._file(lasting))
+        return file
+
+    def _file(self, order: np.ndarray) -> Path:
+        return self.folder / f"{self.key}-{_hash(order.astype('<i8').tobytes())}.npy"
+
+
+def _about(order: np.ndarray, unreadable: Unreadable) -> dict[str, object]:
+    lasting = sorted((number, why) for number, why in unreadable.items() if not isinstance(why, Passing))
+    return {"order": _lasting(order, unreadable).tolist(), "unreadable": lasting}
+
+
+def _lasting(order: np.ndarray, unreadable: Unreadable) -> np.ndarray:
+    """The order with nobody in place of the files that could not be read for a passing reason."""
+    passing = [number for number, why in unreadable.items() if isinstance(why, Passing)]
+    return np.where(np.isin(order, passing), NOBODY, order)
+
+
+def image_cache(paths: Sequence[Path], edge: int, values: Values | None = None) -> ImageCache:
+    """The cache of these files as they are now: of their paths, sizes and times, at an edge in pixels, and their scale."""
+    states = [(str(path.absolute()), *_state(path)) for path in paths]
+    return ImageCache(cache_folder() / "images", _hash(json.dumps([VERSION, edge, values, states]).encode()))
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        stat = path.stat()
+    except OSError:  # it cannot be read, which is said when it is decoded
+        return -1, 0
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()
+
+
+# ── one file ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _read(file: Path) -> Decoded | None:
+    about = checked_arrays.read(file)
+    try:
+        return None if about is None else Decoded(map_file(file), np.array(about["order"]), dict(about["unreadable"]))
+    except (OSError, ValueError, KeyError, TypeError):  # removed meanwhile, no memory to map it; another version's
+        return None
+
+
+def _why(error: OSError, folder: Path, size: int) -> str:
+    if error.errno in FULL:
+        return (
+            f"no room for {_gb(size)} of decoded images in {folder}: free some, set TLNB_CACHE to a folder on a "
+            "larger disk, or give a smaller --size"
+        )
+    return f"{folder} cannot be written ({error.strerror}): set TLNB_CACHE to a folder of yours"
+
+
+def _larger(size: int) -> str:
+    return f"set TLNB_DISK={size // 10**9 + 1}GB, or give a smaller --size"
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:,.2f} GB"

@@ -1,0 +1,323 @@
+"""What lies in a folder: image files with their splits, classes and groups. Nothing is decoded.
+
+Whatever is not used is listed with the reason: hidden files, other types, links to nothing, folders that cannot be read,
+files outside any class folder, class folders without images, classes that are never trained on.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from tlnb.core.data.decoding import extensions
+from tlnb.core.data.split_names import check_splits_come_first, split_folders, split_name
+from tlnb.core.data.splits import check_classes
+from tlnb.core.runtime.errors import DataError, listed, one_line
+from tlnb.core.runtime.paths import is_file, is_folder, is_there
+
+KINDS = {
+    b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF",
+}  # fmt: skip
+LOOKED_INTO = 100  # class folders
+WRAPPERS = 4  # folders that hold nothing but one folder, one in the other
+LONGEST_NAME = 80  # of what is shown
+CLOSED = "cannot be opened"
+LEADS_OUT = "a link out of the folder, which is not followed: copy what it leads to"
+ODD_NAME = "its name holds a line end, a control character, or what is no valid text"
+
+
+@dataclass
+class Listing:
+    """Image files: their paths, splits (empty where there are none), class numbers, and what is not used."""
+
+    name: str
+    top: Path  # what file names are shown relative to
+    classes: tuple[str, ...]
+    paths: list[Path] = field(default_factory=list)
+    split_of: list[str] = field(default_factory=list)
+    class_of: list[int] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    parts: dict[str, Path] = field(default_factory=dict)  # split → its folder, where a folder brings its own
+    group_of: list[str] | None = None
+    columns: dict[str, list[str]] = field(default_factory=dict)  # of a table: what else it says of each file
+    notes: list[str] = field(default_factory=list)
+
+    def shown(self, number: int) -> str:
+        """A file's name as it is shown: relative to the folder."""
+        return shown(self.paths[number], self.top)
+
+
+def shown(path: Path, top: Path) -> str:
+    """A path below `top` in short; the end of it where it lies elsewhere."""
+    words, start = os.fspath(path), f"{top}{os.sep}"  # as text: there may be many
+    words = words[len(start) :] if words.startswith(start) else f"{path.parent.name}{os.sep}{path.name}"
+    clean = one_line(words)  # names need not be valid text
+    return clean if len(clean) <= LONGEST_NAME else f"{clean[: LONGEST_NAME // 2]}…{clean[-LONGEST_NAME // 2 :]}"
+
+
+# ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> Listing:
+    """The image files of a folder of class folders, or of its folders of splits where it has those.
+
+    Those are known by the words of their names (`train2017`, `test_set`), and that the same class folders lie in each.
+    Class names are compared, and shown, in Unicode's composed form: a folder copied from a Mac has others.
+
+    Args:
+        called: what the user calls it, if not by its path.
+        skipped: what is known not to be used, with the reasons.
+
+    Raises:
+        DataError: fewer than two classes; the folder, or that of a split, cannot be opened; it cannot be told which folders
+            are splits.
+    """
+    top, beside = inner_folder(folder)
+    parts, stray = _split_folders(top)
+    skipped = [*skipped, *beside, *stray]
+    files = {split: _by_class(part, top, skipped) for split, part in parts.items()}
+    trained = files.get("train", files.get("", {}))
+    classes = tuple(sorted(name for name, found in trained.items() if found))
+    check_classes(called or f"folder {str(folder)!r}", classes, skipped, folders=True)
+    found = Listing(one_line(top.resolve().name), top, classes, skipped=skipped, parts={} if "" in parts else parts)
+    if "" in parts:
+        found.notes += _check_flat(top, classes, called or f"folder {str(folder)!r}")
+    for split, by_class in files.items():
+        for name, paths in by_class.items():
+            _add(found, split, name, paths)
+    return found
+
+
+def inner_folder(folder: Path) -> tuple[Path, list[str]]:
+    """The folder itself, or where only one lies in it that one, and so on (`archive/photos/train/…`), as far as folders go.
+
+    No image may lie beside those. What else lies there comes with it, with the reason why it is not used.
+
+    Raises:
+        DataError: the folder cannot be opened.
+    """
+    chain = _wrapped(folder)
+    return chain[-1], [words for outer, inner in pairwise(chain) for words in _stray(outer, folder, {inner})]
+
+
+def _wrapped(folder: Path) -> list[Path]:
+    """A folder and what it only wraps, down to the first that holds more than one folder; else just the folder."""
+    chain = [folder]
+    while len(chain) <= WRAPPERS and (inner := _only_folder(chain[-1])) is not None:
+        chain.append(inner)
+        if len(_class_names(inner)) > 1:
+            return chain
+    return [folder]
+
+
+def _only_folder(folder: Path) -> Path | None:
+    """The only folder in one, where no images lie beside it."""
+    inside = [p for p in _entries(folder) if not _hidden(p)]
+    folders = [p for p in inside if is_folder(p)]
+    beside = {p.suffix.lower() for p in inside if not is_folder(p)}
+    return folders[0] if len(folders) == 1 and not beside & set(extensions()) else None
+
+
+def _class_names(folder: Path) -> set[str]:
+    """The names of its folders; one that cannot be opened shows none."""
+    with suppress(OSError), os.scandir(folder) as entries:
+        return {class_name(e.name) for e in entries if e.is_dir() and not _hidden(Path(e.name))}
+    return set()
+
+
+def _names_below(folder: Path) -> set[str]:
+    """The same of what it wraps, where its name may be that of a split; else that does not matter."""
+    if split_name(folder.name):
+        with suppress(DataError):  # said where its images are looked for
+            return _class_names(_wrapped(folder)[-1])
+    return _class_names(folder)
+
+
+def _check_flat(top: Path, classes: Sequence[str], called: str) -> list[str]:
+    """A note where all class folders hold the same folders: those may be the classes.
+
+    Raises:
+        DataError: those are splits.
+    """
+    below = [_class_names(top / name) for name in classes[:LOOKED_INTO]]
+    if len(below) < 2 or len(below[0]) < 2 or any(names != below[0] for names in below):
+        return []
+    check_splits_come_first(called, below)
+    inner = listed(sorted(below[0]), 4)
+    return [
+        f"each class folder holds {inner}: if those are the classes, give one of {listed(classes, 4)} as the folder"
+    ]
+
+
+def class_name(text: str) -> str:
+    """A class's name in Unicode's composed form (NFC): é is one character, however it was typed or stored."""
+    return unicodedata.normalize("NFC", text)
+
+
+def _add(found: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
+    if name not in found.classes:
+        what = f"{len(paths)} images of a class that is not in train" if paths else "a class folder without images"
+        found.skipped.append(f"{shown(found.parts.get(split, found.top) / name, found.top)}: {what}")
+        return
+    found.paths += paths
+    found.split_of += [split] * len(paths)
+    found.class_of += [found.classes.index(name)] * len(paths)
+
+
+def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
+    """The folder of each split, and what lies beside them; the split of a flat folder is the empty string.
+
+    Raises:
+        DataError: a split's folder cannot be opened: without its images another split would be made in its place; it cannot
+            be told which folders are splits.
+    """
+    folders = [p for p in _entries(folder) if is_folder(p) and not _hidden(p)]
+    known = {p.name: _names_below(p) for p in folders} if any(split_name(p.name) for p in folders) else {}
+    found = split_folders(f"folder {str(folder)!r}", known)
+    if not found:
+        return {"": folder}, []
+    parts = {split: folder / name for split, name in found.items()}
+    others = [p for p in folders if p not in parts.values()]
+    stray = [f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}" for p in others]
+    inner = {split: inner_folder(path) for split, path in parts.items()}
+    stray += _stray(folder, folder, set(folders)) + [words for _, beside in inner.values() for words in beside]
+    return {split: path for split, (path, _) in inner.items()}, stray
+
+
+def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]]:
+    """Image files by class folder; what else lies there is added to `skipped`."""
+    endings = extensions()
+    folders = [p for p in _entries(part) if is_folder(p) and not _hidden(p)]
+    skipped += _stray(part, top, set(folders))
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        good: list[Path] = []
+        if one_line(folder.name) != folder.name:  # it would be the class's name
+            skipped.append(f"{shown(folder, top)}: {ODD_NAME}, rename the folder")
+            continue
+        known = len(skipped)
+        for path in _walk(folder, top, skipped):
+            why = _why_not(path, endings, top)
+            if why:
+                skipped.append(f"{shown(path, top)}: {why}")
+            else:
+                good.append(path)
+        if f"{shown(folder, top)}: {CLOSED}" not in (words.partition(" (")[0] for words in skipped[known:]):
+            name = class_name(folder.name)
+            found[name] = sorted(
+                [*found.get(name, ()), *good]
+            )  # else it was said already, and it is not one without images
+    return found
+
+
+def _stray(part: Path, top: Path, known: set[Path]) -> list[str]:
+    """What lies beside the class folders."""
+    reasons = []
+    for path in _entries(part):
+        if path in known:
+            continue
+        if is_folder(path):
+            reasons += _hidden_files(path, top)
+        else:
+            reasons.append(f"{shown(path, top)}: {_why_beside(path)}")
+    return reasons
+
+
+def _why_beside(path: Path) -> str:
+    """Why what is no folder, as far as can be seen, and lies where class folders do, is not used."""
+    if _hidden(path):
+        return "hidden file"
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return "a link to nothing"
+    except OSError as error:  # it may be a class folder
+        return f"{CLOSED} ({error.strerror})"
+    return "not in a class folder"
+
+
+def _hidden_files(folder: Path, top: Path) -> list[str]:
+    """A line about a hidden folder, where it holds anything."""
+    closed: list[OSError] = []
+    count = sum(len(files) for _, _, files in os.walk(folder, onerror=closed.append))
+    what = [f"{count} files"] * bool(count) + [f"{len(closed)} folders {CLOSED}"] * bool(closed)
+    return [f"{shown(folder, top)}: hidden folder ({', '.join(what)})"] if what else []
+
+
+def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[Path]:
+    """All files below a folder, through links too, but into no folder twice."""
+    seen: set[tuple[int, int]] = set()
+
+    def unreadable(error: OSError) -> None:
+        skipped.append(f"{shown(Path(error.filename), top)}: {CLOSED} ({error.strerror})")
+
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
+        here = Path(place)
+        if _leads_out(here, top):
+            skipped.append(f"{shown(here, top)}: {LEADS_OUT}")
+            folders.clear()
+            continue
+        state = here.stat()
+        if (state.st_dev, state.st_ino) in seen and state.st_ino:
+            skipped.append(f"{shown(here, top)}: a link to a folder that is read already")
+            folders.clear()
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        for name in sorted(folders):
+            if name.startswith("."):
+                skipped += _hidden_files(here / name, top)
+        folders[:] = sorted(n for n in folders if not n.startswith("."))
+        yield from (here / name for name in sorted(files))
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder.
+
+    Raises:
+        DataError: it cannot be opened.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(
+            f"folder {str(folder)!r} {CLOSED} ({error.strerror}): make it readable to you, or move it elsewhere"
+        ) from None
+
+
+def _hidden(path: Path) -> bool:
+    return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def _leads_out(path: Path, top: Path) -> bool:
+    """Whether a path is a link to somewhere outside of the folder: data from elsewhere may point at anything of yours."""
+    return path.is_symlink() and not path.resolve().is_relative_to(top.resolve())
+
+
+def _why_not(path: Path, endings: Sequence[str], top: Path) -> str:
+    """Why a file is not used, as far as can be told without decoding it; empty for an image."""
+    if _hidden(path):
+        return "hidden file"
+    if path.suffix.lower() in endings:
+        if is_file(path):
+            return LEADS_OUT if _leads_out(path, top) else ""
+        return "not a regular file" if is_there(path) else "a link to nothing, or a folder that may not be entered"
+    kind = _kind(path)
+    return f"not an image type ({path.suffix or 'no extension'}){f': {kind}' if kind else ''}"
+
+
+def _kind(path: Path) -> str:
+    """For an image under another name, what to do with it."""
+    if not is_file(path):
+        return ""
+    try:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return ""
+    kind = next((k for magic, k in KINDS.items() if start.startswith(magic)), "")
+    return f"it is a {kind}, rename it to .{kind.lower()} to use it" if kind else ""

@@ -1,0 +1,265 @@
+"""Data from image files: decoded once, in memory or, where that is too small, in a file.
+
+The splits are decided before anything is decoded, as if every file could be read, so that the images of a split are
+written next to each other in the first place, and only files that are used are decoded. Where not all are used, or they
+go to a file, files that are plainly no images are found by their first and last bytes before. Where a file turns
+out to be unreadable only when it is decoded, the splits are decided anew without it and the images change places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlnb.core.data.archive import archive_ending, unpacked
+from tlnb.core.data.decoding import Progress, Telling, Values, decode_each, look_over
+from tlnb.core.data.duplicates import shared_groups
+from tlnb.core.data.groups import group_files, group_numbers
+from tlnb.core.data.image_cache import Decoded, ImageCache, Unreadable, image_cache
+from tlnb.core.data.image_listing import Listing, list_folder
+from tlnb.core.data.pixel_survey import survey
+from tlnb.core.data.request import DataRequest
+from tlnb.core.data.splits import Parts, Rows, split_rows
+from tlnb.core.data.table import TABLES, list_table
+from tlnb.core.runtime.errors import DataError, listed, one_line
+from tlnb.core.runtime.limits import memory_budget
+from tlnb.core.runtime.paths import is_file
+
+
+def list_files(source: Path, telling: Telling | None = None) -> Listing:
+    """The image files of a folder, of a zip or tar file, or that a CSV file names.
+
+    Raises:
+        DataError: another kind of file, a damaged archive, no classes.
+    """
+    if source.is_dir():
+        return list_folder(source)
+    if source.suffix.lower() in TABLES:
+        return list_table(source)
+    ending = archive_ending(source) if is_file(source) else ""
+    if not ending:
+        raise DataError(
+            f"{str(source)!r} is a file: give a folder with one folder per class, a .zip or .tar of one, or a .csv"
+        )
+    folder, refused = unpacked(source, telling)
+    found = list_folder(folder, one_line(source.name), refused)
+    found.name = one_line(source.name[: -len(ending)])
+    return found
+
+
+def read_files(found: Listing, request: DataRequest, edge: int, progress: Progress | None = None) -> Parts:
+    """Images and labels of the files in a listing.
+
+    Args:
+        edge: of the decoded images, in pixels.
+        progress: called with (done, total) while files are looked over, where that is done, and while they are decoded.
+
+    Raises:
+        MemoryError, RuntimeError: memory ran out.
+        DataError: too few images, none that can be read, too few groups, no room on the disk.
+        UsageError: a budget in `TLNB_MEMORY` or `TLNB_DISK`, or a pattern of groups, that makes no sense.
+    """
+    if request.group is not None:
+        found = group_files(found, request.group)
+    unreadable: Unreadable = {}
+    rows, seen = _rows(found, request, unreadable), survey(found.paths)
+    cached = _count(rows) * 3 * edge**2 > memory_budget()
+    if cached or _count(rows) < len(found.paths):
+        unreadable |= look_over(found.paths, progress)
+        rows = _rows(found, request, unreadable)
+    if cached:
+        rows, images = _in_file(found, request, rows, edge, unreadable, progress, seen.values)
+    else:
+        rows, images = _in_memory(found, request, rows, edge, unreadable, progress, seen.values)
+    labels = torch.tensor(found.class_of)
+    return Parts(
+        found.name, found.classes, images, {split: labels[torch.from_numpy(part)] for split, part in rows.items()},
+        (*found.skipped, *_reasons(found, unreadable)), _folders(found, rows),
+        {split: tuple(found.shown(i) for i in part.tolist()) for split, part in rows.items()},
+        _groups(found, unreadable), (*_notes(found, rows), *seen.notes), "test" in _brought(found, unreadable),
+        seen.values, seen.transparent,
+    )  # fmt: skip
+
+
+def _count(rows: Rows) -> int:
+    return sum(map(len, rows.values()))
+
+
+def _reasons(found: Listing, unreadable: Unreadable) -> list[str]:
+    return [f"{found.shown(i)}: {why}" for i, why in sorted(unreadable.items())]
+
+
+def _groups(found: Listing, unreadable: Unreadable) -> int | None:
+    """How many groups the files make that can be read; None where they are not grouped."""
+    if found.group_of is None:
+        return None
+    return len({group for number, group in enumerate(found.group_of) if number not in unreadable})
+
+
+def _notes(found: Listing, rows: Rows) -> tuple[str, ...]:
+    shared = 0 if found.group_of is None else shared_groups(rows, group_numbers(found.group_of))
+    between = [f"{shared} groups lie in more than one of the splits that the data bring"] if shared else []
+    return (*found.notes, *between, *_untested(found, rows))
+
+
+def _untested(found: Listing, rows: Rows) -> list[str]:
+    """A note about the classes whose images are all trained on: the accuracy says nothing of them."""
+    tested = {found.class_of[i] for i in rows["test"].tolist()}
+    missing = [name for number, name in enumerate(found.classes) if number not in tested]
+    return [f"no test images for {listed(missing, 6)}: the accuracy says nothing of them"] if missing else []
+
+
+# ── which images go where ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _rows(found: Listing, request: DataRequest, unreadable: Unreadable) -> Rows:
+    """The numbers of the files of each split, chosen from the readable ones."""
+    if len(unreadable) == len(found.paths):
+        reasons = _reasons(found, unreadable)
+        raise DataError(f"none of the {len(reasons)} images could be read: {listed(reasons, 1)}")
+    fixed = _brought(found, unreadable)
+    pool = fixed.pop("train")
+    groups = None if found.group_of is None else group_numbers(found.group_of)
+    try:
+        return split_rows(found.name, found.classes, np.array(found.class_of), request, pool, fixed, groups=groups)
+    except DataError as error:
+        if not unreadable:
+            raise
+        raise DataError(f"{error} (not read: {listed(_reasons(found, unreadable), 1)})") from None
+
+
+def _brought(found: Listing, unreadable: Unreadable) -> Rows:
+    """The readable files of each split that the data bring; all of those without a split may be trained on."""
+    where = np.array(found.split_of)
+    readable = ~np.isin(np.arange(len(where)), list(unreadable))
+    rows = {"train": np.flatnonzero(((where == "train") | (where == "")) & readable)}
+    rows |= {s: np.flatnonzero((where == s) & readable) for s in ("val", "test") if (readable & (where == s)).any()}
+    if "val" in rows and "test" not in rows:  # train and val alone: as in the well-known tutorial, val is the test
+        rows["test"] = rows.pop("val")
+    return rows
+
+
+def _folders(found: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
+    """Split → the folder it was read from, where a folder brings its own."""
+    where = {split: found.split_of[part[0]] for split, part in rows.items()}
+    if "train" not in found.parts:
+        return ()
+    own = {"train": "train"} | {s: w for s, w in where.items() if w != "train"}
+    return tuple((split, found.parts[folder].relative_to(found.top).as_posix()) for split, folder in own.items())
+
+
+# ── decoding ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _in_memory(
+    found: Listing,
+    request: DataRequest,
+    rows: Rows,
+    edge: int,
+    unreadable: Unreadable,
+    progress: Progress | None,
+    values: Values | None,
+) -> tuple[Rows, dict[str, Tensor]]:
+    """The splits and their images, views of one tensor. What cannot be read is added to `unreadable`."""
+    order = _order(rows)
+    held = torch.empty((len(order), 3, edge, edge), dtype=torch.uint8)
+    for row, image in enumerate(_images(found.paths, order, edge, progress, unreadable, values)):
+        held[row] = image
+    if not np.isin(order, list(unreadable)).any():
+        return rows, _views(held, rows)
+    while np.isin(_order(rows), list(unreadable)).any():
+        rows = _rows(found, request, unreadable)
+        missing = np.setdiff1d(_order(rows), order)
+        if len(missing):
+            more = list(_images(found.paths, missing, edge, None, unreadable, values))
+            order, held = np.concatenate([order, missing]), torch.cat([held, torch.stack(more)])
+    _move(held, order, _order(rows))
+    return rows, _views(held, rows)
+
+
+def _move(held: Tensor, order: np.ndarray, wanted: np.ndarray) -> None:
+    """Bring rows into the wanted order, those that are not wanted behind, without a second copy of them all."""
+    behind = order[~np.isin(order, wanted)]
+    place = {number: row for row, number in enumerate(order.tolist())}
+    source = [place[number] for number in [*wanted.tolist(), *behind.tolist()]]
+    for start in range(len(source)):
+        if source[start] == start:
+            continue
+        first, row = held[start].clone(), start
+        while source[row] != start:
+            held[row] = held[source[row]]
+            source[row], row = row, source[row]
+        held[row], source[row] = first, row
+
+
+def _in_file(
+    found: Listing,
+    request: DataRequest,
+    rows: Rows,
+    edge: int,
+    unreadable: Unreadable,
+    progress: Progress | None,
+    values: Values | None,
+) -> tuple[Rows, dict[str, Tensor]]:
+    """The same with images that lie in a file, where they may lie already."""
+    cache = image_cache(found.paths, edge, values)
+    decoded = _written(found.paths, _order(rows), edge, cache, unreadable, progress, values=values)
+    while np.isin(_order(rows), list(unreadable)).any():
+        rows = _rows(found, request, unreadable)
+        decoded = _written(found.paths, _order(rows), edge, cache, unreadable, None, decoded, values)
+    return rows, _views(decoded.images, rows)
+
+
+def _written(
+    paths: Sequence[Path], order: np.ndarray, edge: int, cache: ImageCache, unreadable: Unreadable,
+    progress: Progress | None, earlier: Decoded | None = None, values: Values | None = None,
+) -> Decoded:  # fmt: skip
+    """A file with the images in this order, copied from another file of the same images where there is one."""
+    known = cache.find(order, just_this=earlier is not None) or earlier
+    if known is not None:
+        unreadable |= known.unreadable
+        if np.array_equal(known.order, order):
+            return known
+    place = {} if known is None else {number: row for row, number in enumerate(known.order.tolist())}
+    missing = np.array([number for number in order.tolist() if number not in place], dtype=np.int64)
+    found: Unreadable = (
+        {} if known is None else {n: why for n, why in known.unreadable.items() if n in set(order.tolist())}
+    )
+    fresh = _images(paths, missing, edge, progress, found, values)
+    images = (known.images[place[n]] if known is not None and n in place else next(fresh) for n in order.tolist())
+    decoded = cache.write(order, edge, images, found)
+    unreadable |= found
+    return decoded
+
+
+def _images(
+    paths: Sequence[Path],
+    order: np.ndarray,
+    edge: int,
+    progress: Progress | None,
+    unreadable: Unreadable,
+    values: Values | None,
+) -> Iterator[Tensor]:
+    """Every file decoded; a black image stands for what is unreadable, which is noted."""
+    for number, image in zip(
+        order.tolist(), decode_each([paths[i] for i in order], edge, progress, values), strict=True
+    ):
+        if isinstance(image, str):
+            unreadable[number] = image
+            yield torch.zeros((3, edge, edge), dtype=torch.uint8)
+        else:
+            yield image
+
+
+def _order(rows: Rows) -> np.ndarray:
+    """The files that are used, those of a split next to each other."""
+    return np.concatenate(list(rows.values())).astype(np.int64)
+
+
+def _views(images: Tensor, rows: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    ends = np.cumsum([len(part) for part in rows.values()]).tolist()
+    return {split: images[end - len(part) : end] for (split, part), end in zip(rows.items(), ends, strict=True)}

@@ -1,0 +1,122 @@
+"""What can be said of image files only together: the range of their values, and whether parts of them are transparent.
+
+Grey images of 16 bits, or of fractions, do not say what is black and what is white. Scaled one by one, a dark image comes out as
+bright as any, and brightness can no longer be a class: so all of a data set are scaled alike. JPEGs, which have neither, are
+known by their first bytes and not opened.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tlnb.core.data.decoding import Values, formats, is_transparent, opaque, raise_if_memory_ran_out, too_large, white
+
+LOOKED_INTO = 64  # images with an alpha channel that are decoded to see whether it hides anything
+JPEG = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was seen."""
+
+    values: Values | None = None  # black and white of grey images of more than 8 bits; None: each by its own range
+    transparent: bool = False  # whether some images have transparent parts
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One file: the range of its values where they have more than 8 bits, whether it has an alpha channel."""
+
+    kind: str = ""  # Pillow's mode: I or F
+    least: float = 0.0
+    most: float = 0.0
+    alpha: bool = False
+
+
+def survey(paths: Sequence[Path]) -> Survey:
+    """Look at all files of a data set. What cannot be read is passed over: that is found, and said, elsewhere.
+
+    Raises:
+        MemoryError, RuntimeError: memory ran out.
+    """
+    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seen = list(pool.map(_seen, paths))
+    values, notes = _values([each for each in seen if each.kind])
+    hidden, more = _hidden([path for path, each in zip(paths, seen, strict=True) if each.alpha])
+    return Survey(values, hidden, (*notes, *more))
+
+
+def _seen(path: Path) -> _Seen:
+    from PIL import Image
+
+    try:
+        with path.open("rb") as file:
+            if file.read(len(JPEG)) == JPEG:
+                return _Seen()
+        with Image.open(path, formats=formats()) as image:
+            if too_large(image):
+                return _Seen()
+            return _range(image) if image.mode[0] in "IF" else _Seen(alpha=is_transparent(image))
+    except Exception as error:  # decoders raise anything on damaged files
+        raise_if_memory_ran_out(error)
+        return _Seen()
+
+
+def _range(image: object) -> _Seen:
+    values = np.asarray(image)
+    known = np.isfinite(values)
+    if not known.any():
+        return _Seen()
+    least = values.min(where=known, initial=np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).max)
+    most = values.max(where=known, initial=-np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).min)
+    return _Seen(image.mode[0], float(least), float(most))  # type: ignore[attr-defined]
+
+
+def _values(seen: Sequence[_Seen]) -> tuple[Values | None, list[str]]:
+    kinds = {each.kind for each in seen}
+    if len(kinds) != 1:
+        several = (
+            "images of whole numbers and of fractions are each scaled by their own range: brightness tells nothing"
+        )
+        return None, [several] if kinds else []
+    least, most = min(each.least for each in seen), max(each.most for each in seen)
+    if least < 0:
+        note = f"{len(seen)} images hold values of {least:g}..{most:g}, negative ones too: black is {least:g}, white {most:g}"
+        return (least, most if most > least else least + 1), [note]
+    return (0.0, white(most, kinds.pop())), []
+
+
+def _hidden(paths: Sequence[Path]) -> tuple[bool, list[str]]:
+    """Whether any of these is transparent anywhere, and what is lost by that."""
+    lost, hidden = 0, False
+    for path in paths[:LOOKED_INTO]:
+        clear, plain = _lost(path)
+        hidden, lost = hidden or clear, lost + plain
+    if not hidden:
+        return False, []
+    notes = [f"{len(paths)} images have an alpha channel: what is transparent is white"]
+    if lost:
+        notes.append(f"{lost} of them, as far as was looked, are white all over then: save them on a dark ground")
+    return True, notes
+
+
+def _lost(path: Path) -> tuple[bool, bool]:
+    """Whether an image is transparent anywhere, and whether it is of one colour once that is white."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=formats()) as image:
+            clear = int(np.asarray(image.convert("RGBA").getchannel("A")).min()) < 255
+            return clear, clear and not np.ptp(np.asarray(opaque(image)), axis=(0, 1)).any()
+    except Exception as error:
+        raise_if_memory_ran_out(error)
+        return False, False

@@ -1,0 +1,219 @@
+"""Which images are used, and which are held out: decided from labels alone, before any image is touched."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tlnb.core.data.request import MOST_CLASSES, DataRequest
+from tlnb.core.runtime.errors import DataError, listed
+
+MIN_FOR_VAL = 20  # labels in the smallest class from which a fifth is held out to choose with
+VAL_SHARE = TEST_SHARE = 0.2
+SPLITS = ("train", "val", "monitor", "test")
+
+Rows = dict[str, np.ndarray]  # split → (n,) int64
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a data set is made of: images `(N, 3, E, E)` uint8 and labels `(N,)` int64 by split."""
+
+    name: str
+    classes: tuple[str, ...]
+    images: Mapping[str, Tensor]
+    labels: Mapping[str, Tensor]
+    skipped: tuple[str, ...] = ()
+    folders: tuple[tuple[str, str], ...] = ()
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # split → the names of its images
+    groups: int | None = None  # how many, where images are kept together
+    notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
+    brings_test: bool = False  # whether the data bring the test split; else it was drawn here
+    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    transparent: bool = False  # whether images have transparent parts
+
+
+def divide(
+    name: str, classes: tuple[str, ...], images: Tensor, labels: Tensor, request: DataRequest,
+    pool: np.ndarray, fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0, groups: np.ndarray | None = None,
+) -> Parts:  # fmt: skip
+    """Images in memory, divided as `split_rows` says."""
+    found = split_rows(name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor, groups)
+    rows = {split: torch.from_numpy(part) for split, part in found.items()}
+    return Parts(
+        name, classes, {s: images[r].contiguous() for s, r in rows.items()}, {s: labels[r] for s, r in rows.items()},
+        brings_test="test" in fixed,
+    )  # fmt: skip
+
+
+def split_rows(
+    name: str, classes: tuple[str, ...], y: np.ndarray, request: DataRequest, pool: np.ndarray,
+    fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0, groups: np.ndarray | None = None,
+) -> Rows:  # fmt: skip
+    """Choose what is used from `pool`, then hold out test and val as the rules say. `fixed` splits stay as they are.
+
+    Args:
+        y: the class number of every row, `(N,)`.
+        pool: the rows to choose from.
+        fixed: splits that the data bring.
+        spare_to_monitor: how many rows that are not used become the split `monitor`.
+        groups: the group of every row, `(N,)`: each is kept on one side of every split that is made here.
+
+    Raises:
+        DataError: too few groups to hold some out; fewer images than asked for, or nothing left for a class or to test on.
+    """
+    rng = np.random.default_rng(request.seed)
+    parts = dict(fixed)
+    pool = _by_turns(pool, y, rng)
+    if "test" not in parts:
+        share = TEST_SHARE if request.test is None else request.test
+        pool, parts["test"] = _hold_out(pool, y, share, groups, request.seed)
+    used = _amount(pool, y, classes, request)
+    if spare_to_monitor:
+        parts["monitor"] = np.setdiff1d(pool, used, assume_unique=True)[:spare_to_monitor]
+    smallest = int(np.bincount(y[used], minlength=len(classes)).min())
+    if not smallest:
+        missing = [c for i, c in enumerate(classes) if i not in set(y[used].tolist())]
+        raise DataError(f"nothing is left to train on for {listed(missing)}: ask for more images, or leave out --test")
+    if "val" not in parts and (request.val is not None or smallest >= MIN_FOR_VAL):
+        share = VAL_SHARE if request.val is None else request.val
+        try:
+            used, parts["val"] = _hold_out(used, y, share, groups, request.seed)
+        except (
+            DataError
+        ):  # too few groups to hold some out a second time: the schedule is then fixed, as with little data
+            if request.val is not None:
+                raise
+    rows = {split: part for split, part in {"train": used, **parts}.items() if len(part)}
+    if "test" not in rows:
+        raise DataError(f"{name} leaves no test images: give more images, or a larger --test")
+    return rows
+
+
+def check_classes(what: str, classes: Sequence[str], skipped: Sequence[str] = (), folders: bool = False) -> None:
+    """Sees to it that there are two, and not absurdly many.
+
+    Args:
+        what: what has the classes.
+        skipped: what is not used, with the reasons: they may be why there are fewer.
+        folders: whether each class is a folder.
+
+    Raises:
+        DataError: there are fewer, or more than any network here takes.
+    """
+    check_most_classes(what, classes)
+    if len(classes) < 2:
+        found = f"one class ({classes[0]})" if classes else f"no class{' folder' * folders} with images"
+        why = f" (skipped: {listed(skipped, 1)})" if skipped else ""
+        raise DataError(f"{what} has {found}{why}: at least two classes are needed{', one folder each' * folders}")
+
+
+def check_most_classes(what: str, classes: Sequence[str]) -> None:
+    """Refuses what no network here takes.
+
+    Raises:
+        DataError: there are more.
+    """
+    if len(classes) > MOST_CLASSES:
+        raise DataError(
+            f"{what} has {len(classes):,} classes, more than {MOST_CLASSES:,}: is the label's column the one that you mean?"
+        )
+
+
+def _by_turns(pool: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Shuffled so that classes take turns: any first part is stratified, and larger parts contain smaller ones."""
+    shuffled = rng.permutation(pool)
+    turn = np.empty(len(shuffled), dtype=np.int64)
+    for c in np.unique(y[shuffled]):
+        mine = y[shuffled] == c
+        turn[mine] = np.arange(mine.sum())
+    return np.asarray(shuffled[np.argsort(turn, kind="stable")])
+
+
+def _held_out(rows: np.ndarray, y: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The last `share` of every class, at least one where the class has two."""
+    held = []
+    for c in np.unique(y[rows]):
+        mine = rows[y[rows] == c]
+        count = min(len(mine) - 1, max(1, round(share * len(mine)))) if share else 0
+        held.append(mine[len(mine) - count :])
+    out = np.concatenate(held)
+    return rows[~np.isin(rows, out)], out
+
+
+def _hold_out(
+    rows: np.ndarray, y: np.ndarray, share: float, groups: np.ndarray | None, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if groups is None or not share:
+        return _held_out(rows, y, share)
+    return _held_out_groups(rows, y, share, groups, seed)
+
+
+def _held_out_groups(
+    rows: np.ndarray, y: np.ndarray, share: float, groups: np.ndarray, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """About a `share` of the rows in whole groups, every class in both parts where that can be.
+
+    Raises:
+        DataError: no fold leaves every class to train on.
+    """
+    count = len(np.unique(groups[rows]))
+    best: tuple[int, float, np.ndarray] | None = None  # classes that are not held out, distance from the share, what is
+    for folds in range(max(2, min(round(1 / share), count)), 1, -1):  # larger parts where small ones miss a class
+        for kept, held in _folds(rows, y, groups, folds, seed):
+            classes = [set(y[rows[part]].tolist()) for part in (kept, held)]
+            missed, distance = len(classes[0] - classes[1]), abs(len(held) / len(rows) - share)
+            if classes[0] >= classes[1] and len(held) and (best is None or (missed, distance) < best[:2]):
+                best = missed, distance, held
+        if best is not None and not best[0]:
+            break
+    if best is None:
+        raise DataError(
+            f"{count} groups cannot be divided so that every class is left to train on: "
+            "give a finer --group, or leave it out"
+        )
+    inside = np.zeros(len(rows), dtype=bool)
+    inside[best[2]] = True
+    return rows[~inside], rows[inside]
+
+
+def _folds(
+    rows: np.ndarray, y: np.ndarray, groups: np.ndarray, count: int, seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """scikit-learn's stratified folds of whole groups: (kept, held out) places in `rows`."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    if len(np.unique(groups[rows])) < count or np.bincount(y[rows]).max() < count:
+        return []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # classes with fewer images than folds
+        return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(rows, y[rows], groups[rows]))
+
+
+def folds_of(labels: np.ndarray, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Stratified folds of the labels `(n,)` in use, shuffled by the seed: rows to learn from, rows held apart."""
+    from sklearn.model_selection import StratifiedKFold
+
+    yield from StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels)
+
+
+def _amount(pool: np.ndarray, y: np.ndarray, classes: tuple[str, ...], request: DataRequest) -> np.ndarray:
+    if request.limit:
+        if request.limit < len(classes):
+            raise DataError(f"--limit {request.limit} is less than one image for each of {len(classes)} classes")
+        return pool[: request.limit]
+    if not request.per_class:
+        return pool
+    counts = np.bincount(y[pool], minlength=len(classes))
+    if counts.min() < request.per_class:
+        poorest = int(counts.argmin())
+        raise DataError(
+            f"class {classes[poorest]!r} has {counts[poorest]} images, fewer than --per-class {request.per_class}: "
+            f"use --per-class {counts[poorest]} or less"
+        )
+    return np.concatenate([pool[y[pool] == c][: request.per_class] for c in range(len(classes))])

@@ -1,0 +1,308 @@
+"""Image files named in a table (a CSV file), with their labels, splits and other columns. Nothing is decoded.
+
+Columns are known by their usual names. A row that cannot be used is listed with the reason: no label, no such file, a file
+that is listed already.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tlnb.core.data.decoding import extensions
+from tlnb.core.data.image_listing import CLOSED, LONGEST_NAME, ODD_NAME, Listing, class_name
+from tlnb.core.data.split_names import settled, split_name, yes_or_no
+from tlnb.core.data.splits import check_classes, check_most_classes
+from tlnb.core.runtime.errors import DataError, listed, one_line
+from tlnb.core.runtime.paths import is_file, is_folder, read_text
+
+# Column names without case, spaces and underscores; the first that a table has counts.
+COLUMNS = {
+    "path": (
+        "path", "filepath", "filepaths", "file", "files", "filename", "filenames", "imagepath", "imgpath", "imagefile",
+        "imagename", "imgname", "image", "images", "img", "imageid", "imgid", "photo", "picture", "id", "uid", "uuid", "name",
+    ),
+    "label": (
+        "label", "labels", "class", "classes", "classname", "target", "category", "species", "y", "breed", "diagnosis",
+        "classid", "classlabel", "labelname", "dx", "tag",
+    ),
+    "split": ("split", "splits", "set", "subset", "partition", "usage", "phase", "dataset"),
+}  # fmt: skip
+MARKS = {  # columns of true and false → the split of the marked rows, and of the others
+    "isvalid": ("val", "train"), "isval": ("val", "train"), "isvalidation": ("val", "train"), "isdev": ("val", "train"),
+    "istest": ("test", "train"), "istrain": ("train", "test"), "istraining": ("train", "test"),
+    "istrainingimage": ("train", "test"),
+}  # fmt: skip
+UNSURE = ("usage", "phase", "dataset")  # columns that hold splits only where a value says so
+NOT_LABELS = frozenset(("", "nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "#N/A", "N/A", "n/a"))
+NUMBER = re.compile(r"-?[0-9]{1,18}")
+TABLES = (".csv", ".tsv")
+TRIED = 50  # rows by which the folder of the files is found
+BESIDE = 100  # folders that are tried
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """Where a table's columns stand."""
+
+    path: int
+    label: int
+    split: int | None
+    marked: tuple[str, str] | None  # of a split column that holds true and false
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row that can be used."""
+
+    number: int  # of its line
+    fields: list[str]
+    path: Path
+    label: str
+    split: str = ""
+
+
+def list_table(file: Path) -> Listing:
+    """The image files that a CSV file names: a column of paths (relative to it), one of labels, and maybe one of splits.
+
+    Ends of names may be left out, the files may lie in a folder beside the table, and a file that is listed twice counts once.
+
+    Raises:
+        DataError: no such columns, fewer than two classes, another split than train, val and test.
+    """
+    rows = read_table(file)
+    head = rows[0][1] if rows else []
+    columns = _columns(file, head)
+    found = Listing(one_line(file.stem), file.parent, ())
+    files = _Files(file.parent, [row[columns.path].strip() for _, row in rows[1 : TRIED + 1] if len(row) == len(head)])
+    if files.top != file.parent:
+        found.notes.append(f"the files lie in {one_line(files.top.name)}/")
+    usable = [row for number, fields in rows[1:] if (row := _row(files, columns, len(head), number, fields, found))]
+    rows_by_split = _with_splits(file, columns, head, usable, found)
+    check_most_classes(file.name, _classes(rows_by_split))
+    kept = _once(_of_known_classes(rows_by_split, found), found)
+    found.classes = _classes(kept)
+    check_classes(file.name, found.classes, found.skipped)
+    return _filled(found, kept, head)
+
+
+def _classes(rows: Iterable[_Row]) -> tuple[str, ...]:
+    """Those of the rows that are trained on."""
+    return in_order({row.label for row in rows if row.split in ("", "train")})
+
+
+def in_order(labels: Iterable[str]) -> tuple[str, ...]:
+    """Class names sorted: by value where all of them are numbers."""
+    names = list(labels)
+    numeric = all(NUMBER.fullmatch(name) for name in names)
+    return tuple(sorted(names, key=lambda name: (int(name) if numeric else 0, name)))
+
+
+def read_table(file: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file with commas, semicolons or tabs, each with the number of the line that it ends on.
+
+    Raises:
+        DataError: it cannot be read, or is no text.
+    """
+    try:
+        text = read_text(file, encoding="utf-8-sig")
+        lines = text.split("\n")  # no other line ends: lines are counted as editors do
+        separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
+        reader = csv.reader(lines, delimiter=separator)
+        return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{str(file)!r} cannot be read as a table ({str(error)[:80]}): give a CSV file in UTF-8"
+        ) from None
+
+
+# ── columns ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _columns(file: Path, head: Sequence[str]) -> _Columns:
+    places = {_plain(name): i for i, name in reversed(list(enumerate(head)))}
+    path, split = (_first(COLUMNS[what], places) for what in ("path", "split"))
+    mark = None if split is not None else next((name for name in MARKS if name in places), None)
+    split = places[mark] if mark else split
+    label = _first([name for name in COLUMNS["label"] if places.get(name) not in (path, split)], places)
+    others = [i for i in range(len(head)) if i not in (path, split)]
+    if label is None and path is not None and len(others) == 1:  # `id,breed`
+        label = others[0]
+    if path is None or label is None:
+        missing = [what for what, at in (("path", path), ("label", label)) if at is None]
+        looked_for = "; ".join(f"{what}: {listed(COLUMNS[what], 30)}" for what in missing)
+        raise DataError(
+            f"{file.name} has no column{'s' * (len(missing) > 1)} {' and '.join(missing)} "
+            f"(it has {listed(map(one_line, head)) or 'nothing'}; looked for {looked_for}): "
+            "name them in its first line, e.g. path,label or path,label,split"
+        )
+    return _Columns(path, label, split, MARKS[mark] if mark else None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+def _first(names: Iterable[str], places: Mapping[str, int]) -> int | None:
+    return next((places[name] for name in names if name in places), None)
+
+
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _row(
+    files: _Files, columns: _Columns, width: int, number: int, fields: list[str], found: Listing
+) -> _Row | None:  # fmt: skip
+    """A row that can be used; else the reason is added to what is skipped."""
+    if len(fields) != width:
+        found.skipped.append(f"line {number}: {len(fields)} fields instead of {width}")
+        return None
+    name, label = fields[columns.path].strip(), class_name(fields[columns.label].strip())
+    path, why = files.find(name)
+    if why:
+        found.skipped.append(f"line {number}, {one_line(name)[:LONGEST_NAME]}: {why}")
+    elif label in NOT_LABELS:
+        found.skipped.append(f"line {number}: no label{f' ({label})' * bool(label)}")
+    elif one_line(label) != label:
+        found.skipped.append(f"line {number}: {ODD_NAME}")
+    else:
+        return _Row(number, fields, path, label)
+    return None
+
+
+def _once(rows: Sequence[_Row], found: Listing) -> list[_Row]:
+    """Each file once; one that is listed with two labels not at all."""
+    by_file: dict[str, list[_Row]] = {}
+    for row in rows:
+        by_file.setdefault(str(row.path), []).append(row)
+    kept = []
+    for first, *more in by_file.values():
+        labels = sorted({row.label for row in (first, *more)})
+        if len(labels) == 1:
+            kept.append(first)
+            found.skipped += [f"line {row.number}: listed already, in line {first.number}" for row in more]
+        else:
+            found.skipped.append(f"line {first.number}: listed with more than one label ({listed(labels, 4)})")
+    return kept
+
+
+def _of_known_classes(rows: Sequence[_Row], found: Listing) -> list[_Row]:
+    """Without the classes that are never trained on."""
+    known = set(_classes(rows))
+    dropped = Counter(row.label for row in rows if row.label not in known)
+    found.skipped += [f"{label}: {n} images of a class that is not in train" for label, n in sorted(dropped.items())]
+    return [row for row in rows if row.label in known]
+
+
+def _filled(found: Listing, kept: Sequence[_Row], head: Sequence[str]) -> Listing:
+    """The listing with the rows' files, class numbers and other columns."""
+    kept = _of_known_classes(kept, found)
+    number = {name: i for i, name in enumerate(found.classes)}
+    found.paths, found.split_of = [row.path for row in kept], [row.split for row in kept]
+    found.class_of = [number[row.label] for row in kept]
+    found.columns = {name.strip(): [row.fields[k] for row in kept] for k, name in enumerate(head)}
+    return found
+
+
+# ── splits ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_splits(
+    file: Path, columns: _Columns, head: Sequence[str], rows: Sequence[_Row], found: Listing
+) -> list[_Row]:  # fmt: skip
+    if columns.split is None:
+        return list(rows)
+    at, marked = columns.split, columns.marked
+    texts = [row.fields[at].strip() for row in rows]
+    meant = {text: _split(text, marked) for text in dict.fromkeys(texts)}
+    if _plain(head[at]) in UNSURE and not any(meant[text] for text in meant if text):
+        return list(rows)
+    for row, text in zip(rows, texts, strict=True):
+        if meant[text] is None:
+            ways = "true and false" if marked else "train, val and test"
+            raise DataError(f"{file.name}, line {row.number}: {one_line(head[at])} {text!r} is none of {ways}")
+    if blank := texts.count(""):
+        found.notes.append(f"{blank} rows without a split are trained on")
+    final = settled(split for split in meant.values() if split)
+    return [replace(row, split=final[meant[text] or ""]) for row, text in zip(rows, texts, strict=True)]
+
+
+def _split(text: str, marked: tuple[str, str] | None) -> str | None:
+    """The split that a field means; None for none. A blank one is trained on."""
+    if not text:
+        return "train"
+    if marked:
+        answer = yes_or_no(text)
+        return None if answer is None else marked[0 if answer else 1]
+    name = split_name(text)
+    return name and name.split
+
+
+# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Files:
+    """Finds the files that a table names. Folders are listed once, and only where a name has no ending."""
+
+    def __init__(self, top: Path, names: Sequence[str]) -> None:
+        """Paths are relative to `top`, or where none of the `names` lies there to a folder beside the table."""
+        self._by_stem: dict[Path, dict[str, list[str]]] = {}
+        self.top = top
+        if names and all(self.find(name)[1] for name in names):
+            self.top = max(self._beside(top), key=lambda folder: self._hits(folder, names), default=top)
+            self.top = self.top if self._hits(self.top, names) else top
+
+    def find(self, name: str, top: Path | None = None) -> tuple[Path, str]:
+        """The file that a name means, and why there is none; empty where there is."""
+        top = top or self.top
+        try:
+            paths = [top / form for form in _spellings(name)]
+            there = next((path for path in paths if path.exists()), None)
+            if there is None:
+                return self._without_ending(top / name.replace("\\", "/"))
+            return Path(os.path.normpath(there)), "" if is_file(there) else "not a regular file"
+        except PermissionError as error:
+            return top / name, f"{CLOSED} ({error.strerror})"
+        except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
+            return top / name, f"no file's name ({getattr(error, 'strerror', None) or error})"
+
+    def _without_ending(self, path: Path) -> tuple[Path, str]:
+        """The one image beside it that has this name and an ending."""
+        if path.parent not in self._by_stem:
+            self._by_stem[path.parent] = _images_by_stem(path.parent)
+        found = self._by_stem[path.parent].get(path.name, [])
+        if len(found) == 1:
+            return Path(os.path.normpath(path.with_name(found[0]))), ""
+        return path, f"more than one file is called so ({listed(found, 3)})" if found else "no such file"
+
+    def _hits(self, folder: Path, names: Sequence[str]) -> int:
+        return sum(not self.find(name, folder)[1] for name in names)
+
+    def _beside(self, top: Path) -> list[Path]:
+        with suppress(OSError):
+            return sorted(p for p in top.iterdir() if is_folder(p))[:BESIDE]
+        return []
+
+
+def _spellings(name: str) -> Iterable[str]:
+    """A name as it is, with slashes, and with its accents in either of Unicode's forms."""
+    forms = (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    return dict.fromkeys((name, name.replace("\\", "/"), *forms))
+
+
+def _images_by_stem(folder: Path) -> dict[str, list[str]]:
+    endings = extensions()
+    found: dict[str, list[str]] = {}
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are all that is needed
+            stem, ending = os.path.splitext(name)  # noqa: PTH122
+            if ending.lower() in endings:
+                found.setdefault(stem, []).append(name)
+    return found

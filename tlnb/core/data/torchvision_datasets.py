@@ -1,0 +1,300 @@
+"""torchvision's data sets by name, with the splits that they bring. Downloads leave nothing half done.
+
+torchvision checks a hash of each file that it downloads. What is added here: progress for whoever shows it, a time
+limit, files that appear whole or not at all, and one line for each thing that can go wrong.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import socket
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import replace
+from http.client import HTTPException
+from inspect import signature
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlparse
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from tlnb.core.data.arrays import as_images
+from tlnb.core.data.decoding import Progress, Telling, squared
+from tlnb.core.data.image_listing import Listing
+from tlnb.core.data.image_loading import read_files
+from tlnb.core.data.request import DataRequest
+from tlnb.core.data.splits import Parts, divide
+from tlnb.core.runtime.errors import DataError, did_you_mean
+from tlnb.core.runtime.limits import cache_folder, memory_budget
+from tlnb.core.runtime.paths import user_path
+from tlnb.core.storage.checked_arrays import LEFTOVER
+from tlnb.core.storage.download import sweep
+
+TIMEOUT = 30.0  # seconds of silence after which a download is given up
+PIECE = 2**18
+FAKES = 1000
+UNFINISHED = re.compile(r".+\.[0-9a-f]{8}\.part|\.[a-z0-9_]{8}\.part")  # of a download, of a folder that was unpacked
+PLACES = (
+    "*.part",
+    "*/*.part",
+    "*/raw/*.part",
+)  # where sets put their archives; no folder of images is deeper looked into
+
+_BY_FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
+_TRAIN_TEST: dict[str, dict[str, Any]] = {s: {"split": s} for s in ("train", "test")}
+_THREE: dict[str, dict[str, Any]] = {s: {"split": s} for s in ("train", "val", "test")}
+_EMNIST: dict[str, dict[str, Any]] = {s: {"split": "balanced", "train": s == "train"} for s in ("train", "test")}
+LIBRARY: dict[str, dict[str, dict[str, Any]]] = {
+    "CIFAR10": _BY_FLAG, "CIFAR100": _BY_FLAG, "MNIST": _BY_FLAG, "FashionMNIST": _BY_FLAG, "KMNIST": _BY_FLAG, "USPS": _BY_FLAG,
+    "EMNIST": _EMNIST, "SVHN": _TRAIN_TEST, "STL10": _TRAIN_TEST,
+    "Food101": _TRAIN_TEST, "GTSRB": _TRAIN_TEST, "StanfordCars": _TRAIN_TEST,
+    "Flowers102": _THREE, "DTD": _THREE, "FGVCAircraft": _THREE, "PCAM": _THREE, "RenderedSST2": _THREE,
+    "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
+    "Country211": {"train": {"split": "train"}, "val": {"split": "valid"}, "test": {"split": "test"}},
+    "Imagenette": {s: {"split": s} for s in ("train", "val")}, "ImageNet": {s: {"split": s} for s in ("train", "val")},
+    "EuroSAT": {"": {}}, "SUN397": {"": {}}, "Caltech101": {"": {}}, "SEMEION": {"": {}}, "FakeData": {"": {"size": FAKES}},
+}  # fmt: skip
+ARRAYS = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST", "USPS", "EMNIST", "SVHN", "STL10", "SEMEION")
+LABELS = ("targets", "labels", "_labels", "y")
+FILES = ("_image_files", "_images", "images")
+PAIRS = ("samples", "_samples", "imgs")
+
+
+def library_name(text: str) -> str | None:
+    """torchvision's spelling of a data set's name, whatever its case and hyphens; None for no such set."""
+    return {_plain(name): name for name in LIBRARY}.get(_plain(text))
+
+
+def similar_names(text: str) -> str:
+    """The end of an error line: names like this one."""
+    return did_you_mean(text, LIBRARY)
+
+
+def read_library(
+    name: str, request: DataRequest, edge: int, progress: Progress | None = None, telling: Telling | None = None
+) -> Parts:
+    """Images and labels of a data set of torchvision's, in its own splits.
+
+    Args:
+        name: as in `LIBRARY`.
+        edge: at which files are decoded, in pixels; sets that come as arrays keep their own size.
+        progress: called with (done, total) while files are decoded.
+        telling: called with (`downloading`, megabytes, of how many).
+
+    Raises:
+        DataError: it is not there and cannot be downloaded, or is damaged; no room.
+    """
+    root = user_path(request.root) if request.root else cache_folder() / "datasets"
+    _sweep(root)
+    found = {split: _opened(name, root, options, telling) for split, options in LIBRARY[name].items()}
+    first = next(iter(found.values()))
+    files = {split: _files(data) for split, data in found.items()}
+    if all(paths is not None for paths in files.values()):
+        parts = read_files(_listing(name, root, found, {s: f or [] for s, f in files.items()}), request, edge, progress)
+    else:
+        parts = _divided(name, _classes(first), {s: _held(name, d, edge, progress) for s, d in found.items()}, request)
+    official = (
+        "the splits are the data set's own" if len(found) > 1 else "the data set brings no splits: they are made here"
+    )
+    return replace(parts, notes=(*parts.notes, f"{name}: {official}"), folders=())
+
+
+# ── opening ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling | None) -> Any:
+    from torchvision import datasets
+
+    kind = getattr(datasets, name)
+    if name == "FakeData":
+        return kind(**options)
+    takes = signature(kind.__init__).parameters
+    quiet = {"download": False} if "download" in takes else {}
+    try:
+        return kind(root, **options, **quiet)
+    except (RuntimeError, OSError):
+        pass  # not there, or not whole
+    except Exception as error:  # each set has a parser of its own
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        raise DataError(f"{name} in {str(root)!r} is damaged ({reason}): remove it there, and load it again") from None
+    if ("download" not in takes and "kwargs" not in takes) or name == "ImageNet":
+        raise DataError(
+            f"{name} is not in {str(root)!r} and may not be downloaded by programs: fetch it and give --root FOLDER"
+        )
+    written: list[Path] = []
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{name}.lock"), _our_download(written, telling), redirect_stdout(io.StringIO()):
+            return kind(root, **options, download=True)  # which finds what another kernel downloaded meanwhile
+    except (OSError, HTTPException, RuntimeError, EOFError, ValueError) as error:  # ValueError: no longer anywhere
+        if "orrupted" in str(error) or isinstance(error, EOFError):
+            for path in written[-1:]:
+                path.unlink(missing_ok=True)
+        raise DataError(f"{name} could not be downloaded: {_why(error, written)}; --root FOLDER takes a copy") from None
+    except ImportError as error:
+        raise DataError(f"{name} needs a package that is not installed: %pip install {error.name}") from None
+
+
+@contextmanager
+def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None]:
+    """torchvision's own writes into the final file, prints a bar, waits for ever, and falls back to unsafe connections.
+
+    It also unpacks in place, and takes a folder that is half unpacked for a whole one.
+    """
+    from torchvision.datasets import utils
+
+    module: Any = utils
+    theirs: Callable[..., None] = module._urlretrieve
+    unpack: Callable[..., Any] = module.extract_archive
+    before = socket.getdefaulttimeout()
+    failed: dict[str, Exception] = {}
+
+    def ours(url: str, filename: str | Path, *_: Any, **__: Any) -> None:
+        if url.replace("http:", "https:", 1) in failed:
+            raise failed[url.replace("http:", "https:", 1)]
+        try:
+            _download(url, Path(filename), telling)
+        except Exception as error:
+            failed[url] = error
+            raise
+        written.append(Path(filename))
+
+    def unpacked(from_path: Any, to_path: Any = None, remove_finished: bool = False) -> Any:
+        target = Path(to_path or Path(from_path).parent)
+        target.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as part:
+            found = unpack(from_path, part, remove_finished)
+            _move_into(Path(part), target)
+        return str(target / Path(found).relative_to(part))
+
+    module._urlretrieve, module.extract_archive = ours, unpacked
+    socket.setdefaulttimeout(TIMEOUT if before is None else before)
+    try:
+        yield
+    finally:
+        module._urlretrieve, module.extract_archive = theirs, unpack
+        socket.setdefaulttimeout(before)
+
+
+def _move_into(source: Path, target: Path) -> None:
+    """Folders and files appear whole; what is there as a folder already gets what is new."""
+    for entry in source.iterdir():
+        there = target / entry.name
+        if entry.is_dir() and there.is_dir():
+            _move_into(entry, there)
+        else:
+            entry.replace(there)
+
+
+def _download(url: str, file: Path, telling: Telling | None) -> None:
+    unfinished = file.with_name(f"{file.name}.{os.urandom(4).hex()}.part")
+    try:
+        asked = urllib.request.Request(url, headers={"User-Agent": "tlnb"})
+        with urllib.request.urlopen(asked) as answer, unfinished.open("wb") as out:
+            total, done = int(answer.headers.get("Content-Length") or 0), 0
+            while piece := answer.read(PIECE):
+                out.write(piece)
+                done += len(piece)
+                if telling:
+                    telling("downloading", round(done / 1e6), round(total / 1e6))
+        if done < total:
+            raise OSError(f"{done:,} of {total:,} bytes came")
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what killed kernels left half done, by the names that it has here: a root may be a folder of the user's."""
+    sweep((p for places in PLACES for p in root.glob(places) if UNFINISHED.fullmatch(p.name)), LEFTOVER)
+
+
+def _why(error: Exception, written: Sequence[Path]) -> str:
+    if isinstance(error, HTTPError):
+        return f"{urlparse(error.url).hostname} answered {error.code} {error.reason}"
+    if isinstance(error, URLError):
+        return f"no connection ({getattr(error.reason, 'strerror', None) or error.reason})"
+    if isinstance(error, RuntimeError) and written and "orrupted" in str(error):
+        return f"{written[-1].name} came with the wrong hash and was removed"
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
+# ── what is in it ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _classes(data: Any) -> tuple[str, ...]:
+    names = getattr(data, "classes", None) or getattr(data, "categories", None)
+    if names is None:
+        return tuple(str(n) for n in range(max(_labels(data)) + 1))
+    return tuple(n if isinstance(n, str) else n[0] for n in names)
+
+
+def _labels(data: Any) -> list[int]:
+    for name in LABELS:
+        if getattr(data, name, None) is not None:
+            return [int(label) for label in np.asarray(getattr(data, name)).ravel()]
+    pairs = _pairs(data)
+    if pairs is not None:
+        return [int(label) for _, label in pairs]
+    return [int(data[i][1]) for i in range(len(data))]
+
+
+def _pairs(data: Any) -> list[tuple[Any, Any]] | None:
+    return next((getattr(data, n) for n in PAIRS if isinstance(getattr(data, n, None), list)), None)
+
+
+def _files(data: Any) -> list[Path] | None:
+    """The image files, where the set consists of files."""
+    pairs = _pairs(data)
+    paths = [p for p, _ in pairs] if pairs else next((getattr(data, n) for n in FILES if hasattr(data, n)), None)
+    if not isinstance(paths, list) or not paths or not isinstance(paths[0], str | Path):
+        return None
+    return [Path(p) for p in paths]
+
+
+def _listing(name: str, root: Path, found: Mapping[str, Any], files: Mapping[str, list[Path]]) -> Listing:
+    listing = Listing(name, root, _classes(next(iter(found.values()))))
+    for split, paths in files.items():
+        listing.paths += paths
+        listing.split_of += [split] * len(paths)
+        listing.class_of += _labels(found[split])
+    return listing
+
+
+def _held(name: str, data: Any, edge: int, progress: Progress | None) -> tuple[Tensor, Tensor]:
+    """All images `(N, 3, E, E)` and labels `(N,)` of a set that comes as arrays, or draws its images."""
+    if isinstance(getattr(data, "data", None), np.ndarray | Tensor):
+        return as_images(data.data).contiguous(), torch.tensor(_labels(data))
+    if len(data) * 3 * edge**2 > memory_budget():
+        raise DataError(f"{name} at {edge} pixels does not fit in memory: set TLNB_MEMORY, or give a smaller --size")
+    images, labels = torch.empty((len(data), 3, edge, edge), dtype=torch.uint8), []
+    for i in range(len(data)):
+        image, label = data[i]
+        images[i] = squared(image, edge)
+        labels.append(int(label))
+        if progress:
+            progress(i + 1, len(data))
+    return images, torch.tensor(labels)
+
+
+def _divided(
+    name: str, classes: tuple[str, ...], held: Mapping[str, tuple[Tensor, Tensor]], request: DataRequest
+) -> Parts:
+    ends = np.cumsum([len(labels) for _, labels in held.values()])
+    rows = dict(zip(held, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
+    pool = rows.pop("train") if "train" in rows else rows.pop("")
+    images, labels = torch.cat([i for i, _ in held.values()]), torch.cat([y for _, y in held.values()])
+    return divide(name, classes, images, labels, request, pool, rows)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())

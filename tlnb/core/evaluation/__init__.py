@@ -1,0 +1,1 @@
+"""Evaluation: predictions, comparisons, probes, embeddings, recorded runs."""

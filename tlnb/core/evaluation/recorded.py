@@ -1,0 +1,111 @@
+"""Runs that were recorded elsewhere, with what a reader must know of them, and side by side like one's own.
+
+A record is a JSON file: `schema`, `recorded` (a date), `typed` (the lines that made it), `notes`, `data` (`name`, `counts` by
+class, `splits`, `skipped`), `model` (a name of the catalogue), `runs` (each as `Run.to_json` writes it).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tlnb.core.costs.pretraining import pretraining_of
+from tlnb.core.evaluation.comparison import Comparison, compare
+from tlnb.core.models.catalogue import torchvision_card, torchvision_weights
+from tlnb.core.runtime.errors import OneLine, UsageError
+from tlnb.core.runtime.paths import read_text, user_path
+from tlnb.core.runtime.typed_json import parse, typed
+from tlnb.core.training.run import Run
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class RecordedData:
+    """What comparing needs to know of data that are not at hand."""
+
+    name: str
+    counts: Mapping[str, int]  # labels in use by class
+    splits: Mapping[str, int]
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recorded(OneLine):
+    """Runs that someone else trained, somewhere else."""
+
+    when: str  # a date
+    typed: tuple[str, ...]  # the lines that were typed
+    notes: tuple[str, ...]  # what a reader must know, a sentence each
+    data: RecordedData
+    model: str
+    runs: tuple[Run, ...]
+
+    def __repr__(self) -> str:
+        found = ", ".join(f"{run.name} {run.accuracy:.1%}" for run in self.runs)
+        return f"Recorded on {self.when}: {self.model} on {self.data.name}, {found} ({self.hardware})"
+
+    @property
+    def hardware(self) -> str:
+        """What they ran on."""
+        run = self.runs[0]
+        versions = f", torch {run.versions['torch']}" if "torch" in run.versions else ""
+        return f"{run.hardware}, {run.device}, {run.threads} threads, {run.precision}{versions}"
+
+    def compare(self, target: float | None = None) -> Comparison:
+        """The runs side by side; the notes say that they were recorded, when, and on what.
+
+        Args:
+            target: accuracy in 0..1 to measure the time to; default: the highest that all of them reached.
+        """
+        known = torchvision_weights(self.model)
+        unpaid = pretraining_of(torchvision_card(self.model)) if known else None
+        found = compare(self.runs, self.data, unpaid, target=target)
+        return replace(
+            found, notes=(f"recorded on {self.when}, not measured here: {self.hardware}", *self.notes, *found.notes)
+        )
+
+
+@dataclass(frozen=True)
+class _File:
+    """The file, field by field; its runs are looked at one by one."""
+
+    schema: int
+    recorded: str
+    typed: tuple[str, ...]
+    notes: tuple[str, ...]
+    data: RecordedData
+    model: str
+    runs: tuple[dict[str, Any], ...]
+
+
+def read_recorded(file: str | Path) -> Recorded:
+    """The runs that a file holds.
+
+    Raises:
+        UsageError: no such file, what can be no path, or a file that holds no recorded runs.
+    """
+    path = user_path(file)
+    try:
+        values = parse(read_text(path))
+        if values["schema"] != SCHEMA:
+            raise UsageError(f"{path.name} has another schema than {SCHEMA}: record the runs with this version of tlnb")
+        found = typed(_File, values, "the file")
+        runs = tuple(Run.from_json(json.dumps(run)) for run in found.runs)
+        _check(found.data, runs)
+        return Recorded(found.recorded, found.typed, found.notes, found.data, found.model, runs)
+    except OSError as error:
+        raise UsageError(f"{str(path)!r} cannot be read ({error.strerror}): give a file of recorded runs") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:  # what parses may still be too deep to write
+        raise UsageError(f"{path.name} holds no recorded runs ({str(error)[:80]}): give another file") from None
+
+
+def _check(data: RecordedData, runs: Sequence[Run]) -> None:
+    """Raises `ValueError` where there is nothing to lay side by side."""
+    if not runs:
+        raise ValueError("no runs")
+    if not data.counts or min(data.counts.values()) < 0:
+        raise ValueError("no classes, or a negative count")

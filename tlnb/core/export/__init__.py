@@ -1,0 +1,1 @@
+"""Export: runs as files, saved models, the plain PyTorch script."""

@@ -1,0 +1,283 @@
+"""The sections that build the network: its architecture, its weights, the plan's edits."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import inspect
+import keyword
+import re
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from tlnb.core.export.pytorch_script.data_section import count
+from tlnb.core.export.pytorch_script.script_facts import Case
+from tlnb.core.export.pytorch_script.template import quoted
+from tlnb.core.models.pretrained import EMBEDDED
+from tlnb.core.planning.plan import Edit
+from tlnb.core.runtime.errors import one_line
+from tlnb.glyphnet import network as glyphnet
+
+KNOWN = {"nn", "torch", "F", "in_features", "classes"}  # what an edit's code may mention without being the user's
+AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+
+BUILD = '''
+def build_model() -> nn.Module:
+    """{what}."""
+{lines}
+    return model.to(DEVICE, memory_format=torch.{layout})
+'''
+
+
+def network_sections(case: Case) -> Iterator[str]:
+    """The architecture where it must be written out, and `build_model`."""
+    if case.model.card.family == EMBEDDED and not case.own:
+        yield f"WIDTHS = {glyphnet.WIDTHS}"
+        yield inspect.getsource(glyphnet.GlyphNet)
+        yield inspect.getsource(glyphnet._stage)
+    layout = "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format"
+    yield BUILD.format(what=_what(case), layout=layout, lines=textwrap.indent("\n".join(_build(case)), "    "))
+
+
+def own_names(case: Case) -> set[str]:
+    """Names in the script that only the user's own code defines."""
+    found = {_own_class(case)} if case.own else set()
+    for edit in case.plan.edits:
+        found |= _users_names(edit.code) - set(_constants(case, edit))
+    return found
+
+
+def place(name: str, edits: Iterable[Edit], whole: bool = False) -> str:
+    """Where a module of tlnb's network is in the script's, after these edits.
+
+    In the script a layer and what was added next to it become an `nn.Sequential` in the layer's place. `whole` means
+    that place instead of the layer itself.
+    """
+    added: dict[str, list[Edit]] = {}
+    for edit in edits:
+        if edit.kind == "add":
+            added.setdefault(edit.name, []).append(edit)
+        else:  # a new module in its place: what was next to the old one is gone
+            added = {n: found for n, found in added.items() if not (n == edit.name or n.startswith(edit.name + "."))}
+    path: list[str] = []
+    at = ""
+    for part in name.split(".") if name else []:
+        around = added.get(at, [])
+        new = next((k for k, edit in enumerate(around) if edit.part == part), None)
+        if new is None:
+            path += [*_to_the_old(around), part]
+        else:
+            path += [*_to_the_old(around[new + 1 :]), "1" if around[new].where == "after" else "0"]
+        at = f"{at}.{part}" if at else part
+    return ".".join(path if whole else [*path, *_to_the_old(added.get(at, []))])
+
+
+def _to_the_old(around: list[Edit]) -> list[str]:
+    return ["0" if edit.where == "after" else "1" for edit in reversed(around)]
+
+
+def path(name: str) -> str:
+    """`classifier.1` → `model.classifier[1]`; what is no name in Python is looked up: `model._modules["a b"]`."""
+    return "model" + "".join(map(_step, filter(None, name.split("."))))
+
+
+def _step(part: str) -> str:
+    if re.fullmatch("0|[1-9][0-9]{0,8}", part):
+        return f"[{part}]"
+    return f".{part}" if _is_name(part) else f"._modules[{quoted(part)}]"
+
+
+def _is_name(text: str) -> bool:
+    return text.isidentifier() and not keyword.iskeyword(text)
+
+
+# ── building ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _what(case: Case) -> str:
+    start = "The architecture at a random start" if case.plan.start == "random" else "The pretrained network"
+    if case.came_from is not None:
+        start = f"The network of run {one_line(case.came_from)!r}".replace('"', "'").replace("\\", "\\\\")
+    if not case.plan.edits:
+        return start
+    changed = "with an output layer for our classes" if len(case.plan.edits) == 1 else "changed for our task"
+    return f"{start}, {changed}"
+
+
+def _build(case: Case) -> Iterator[str]:
+    yield from (_own if case.own else ORIGIN[case.model.card.family])(case)
+    if case.plan.start == "pretrained" and case.came_from is None and case.plan.edits:
+        yield "torch.manual_seed(SEED)  # new layers start the same each time"
+    for k, edit in enumerate(case.plan.edits):
+        yield from EDITS[edit.kind](case, edit, case.plan.edits[:k])
+    if case.came_from is not None:
+        file = quoted(re.sub(r"[^\w.-]+", "-", case.came_from) + ".pt")
+        yield f"# goes on from what the script of run {case.came_from!r} saved, or from a notebook:"
+        yield f"# torch.save(next(r for r in tl.runs if r.name == {case.came_from!r}).module().state_dict(), {file})"
+        yield f"model.load_state_dict(torch.load({file}, weights_only=True))"
+
+
+def _torchvision(case: Case) -> Iterator[str]:
+    name, weights = case.model.name, case.model.weights
+    offered = _offered(name)
+    settings = "".join(f", {key}={value}" for key, value in _settings(case).items())
+    blank = f'model = models.get_model("{name}", weights=None{settings})'
+    if case.came_from is not None:
+        yield blank
+    elif case.plan.start == "random" or weights == "none":
+        yield from _at_random(case, blank)
+    elif weights == "default" or weights in offered:
+        yield f'model = models.get_model("{name}", weights="{weights if weights in offered else "DEFAULT"}")'
+        if name in AUXILIARY:
+            yield "model.aux_logits = False  # auxiliary outputs only help to train from scratch"
+            yield f"{' = '.join(f'model.{part}' for part in AUXILIARY[name])} = None"
+    else:
+        yield blank
+        yield from _from_file(case)
+
+
+def _offered(name: str) -> tuple[str, ...]:
+    """The names of the weights that torchvision has for a model."""
+    from torchvision import models
+
+    return tuple(models.get_model_weights(name).__members__)
+
+
+def _settings(case: Case) -> dict[str, object]:
+    """What torchvision's builder is told where no weights tell it."""
+    name = case.model.name
+    known: dict[str, object] = {}
+    if name in AUXILIARY:
+        known = {"transform_input": True, "aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_") and case.model.card.min_size not in (None, 224):
+        known = {"image_size": case.model.card.min_size}
+    return {**known, **({"num_classes": scores} if (scores := _scores(case)) not in (None, 1000) else {})}
+
+
+def _scores(case: Case) -> int | None:
+    """How many classes the network was made for, before the plan's edits."""
+    try:
+        head = case.model.module.get_submodule(case.anatomy.head)
+    except AttributeError:  # the plan put the output layer elsewhere
+        return None
+    found: int | None = getattr(head, "out_features", getattr(head, "out_channels", None))
+    return found
+
+
+def _at_random(case: Case, made: str) -> Iterator[str]:
+    yield f"torch.manual_seed({'SEED' if case.plan.start == 'random' else 0})  # a random start, the same each time"
+    yield made
+
+
+def _embedded(case: Case) -> Iterator[str]:
+    made = f"model = GlyphNet({_scores(case) or case.model.card.source_classes})"
+    if case.came_from is not None:
+        yield made
+    elif case.plan.start == "random" or case.model.weights == "none":
+        yield from _at_random(case, made)
+    else:
+        yield made
+        yield from _saved(case) if case.model.weights == "default" else _from_file(case)
+
+
+ORIGIN: dict[str, Callable[[Case], Iterator[str]]] = {EMBEDDED: _embedded, "torchvision": _torchvision}
+
+
+def _own(case: Case) -> Iterator[str]:
+    yield f"model = {_own_class(case)}()  # CHANGE: make it as you did in the notebook"
+    weights = case.model.weights
+    if case.plan.start == "random" or (weights == "none" and case.came_from is None):
+        yield f"torch.manual_seed({'SEED' if case.plan.start == 'random' else 0})"
+        yield "for layer in model.modules():  # a random start"
+        yield '    if hasattr(layer, "reset_parameters"):'
+        yield "        layer.reset_parameters()"
+    elif case.came_from is None:
+        yield from _saved(case) if weights == "default" else _from_file(case)
+
+
+def _own_class(case: Case) -> str:
+    kind = type(case.model.module)
+    return "make_network" if kind.__module__.startswith("torch") or not _is_name(kind.__name__) else kind.__name__
+
+
+def _saved(case: Case) -> Iterator[str]:
+    file = quoted(f"{case.model.name}.pt")
+    yield f"# its weights, from a notebook: torch.save(tl.model.module.state_dict(), {file})"
+    yield f'model.load_state_dict(torch.load({file}, map_location="cpu", weights_only=True))'
+
+
+def _from_file(case: Case) -> Iterator[str]:
+    file = case.model.weights
+    if any(note.startswith(f"{Path(file).name}: ") for note in case.model.card.notes):  # read with changes
+        yield from _saved(case)
+    elif file.endswith(".safetensors"):
+        yield f"model.load_state_dict(load_file({quoted(file)}))"
+    else:
+        yield f'model.load_state_dict(torch.load({quoted(file)}, map_location="cpu", weights_only=True))'
+
+
+# ── edits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _replace(case: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
+    *before, made = _made(case, edit)
+    note = "  # one score per class; the softmax is part of the loss" if edit.name in case.anatomy.heads else ""
+    yield from before
+    yield f"{path(place(edit.name, earlier, whole=True))} = {made}{note}"
+
+
+def _remove(_: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
+    yield f"{path(place(edit.name, earlier, whole=True))} = nn.Identity()"
+
+
+def _add(case: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
+    *before, made = _made(case, edit)
+    at = path(place(edit.name, earlier, whole=True))
+    yield from before
+    yield f"{at} = nn.Sequential({f'{made}, {at}' if edit.where == 'before' else f'{at}, {made}'})"
+
+
+EDITS: dict[str, Callable[[Case, Edit, Sequence[Edit]], Iterator[str]]] = {
+    "replace": _replace, "remove": _remove, "add": _add,
+}  # fmt: skip
+
+
+def _made(case: Case, edit: Edit) -> list[str]:
+    """The lines before, and last the expression that makes the new module."""
+    code = _with_numbers(case, edit, textwrap.dedent(edit.code).strip())
+    constants = [f"{name} = {value!r}" for name, value in _constants(case, edit).items()]
+    lines = code.split("\n")
+    last = ast.parse(code).body[-1]
+    made = ast.get_source_segment(code, last) or ""  # without a comment behind it: more code may follow there
+    return [*constants, *lines[: last.lineno - 1], made]
+
+
+def _constants(case: Case, edit: Edit) -> dict[str, object]:
+    """The user's numbers and texts in an edit's code; what is more than that, the user has to bring."""
+    held = case.scopes.get(edit, {})
+    return {n: held[n] for n in sorted(_users_names(edit.code)) if type(held.get(n)) in (bool, int, float, str)}
+
+
+def _users_names(code: str) -> set[str]:
+    """Names that code reads and neither defines nor finds in `nn`, `torch` and Python itself."""
+    nodes = list(ast.walk(ast.parse(textwrap.dedent(code).strip())))
+    names = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+    made = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    made |= {n.name for n in nodes if isinstance(n, ast.FunctionDef | ast.ClassDef)}
+    made |= {n.arg for n in nodes if isinstance(n, ast.arg)}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            made |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    return names - made - KNOWN - set(vars(builtins))
+
+
+def _with_numbers(case: Case, edit: Edit, code: str) -> str:
+    """The code with `in_features` and `classes` as this script says them."""
+    values = {"classes": count(case), "in_features": str(edit.in_features)}
+    names = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name) and n.id in values]
+    lines = [line.encode() for line in code.split("\n")]  # ast counts columns in bytes
+    for name in sorted(names, key=lambda n: (n.lineno, n.col_offset), reverse=True):
+        row = lines[name.lineno - 1]
+        lines[name.lineno - 1] = row[: name.col_offset] + values[name.id].encode() + row[name.end_col_offset :]
+    return "\n".join(line.decode() for line in lines)

@@ -1,0 +1,253 @@
+"""What a script is written from, and what follows from it for the script."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlnb.core.data.dataset import DataFacts
+from tlnb.core.models.anatomy import Anatomy, evaluating, owned
+from tlnb.core.models.pretrained import PretrainedModel
+from tlnb.core.planning.options import TrainOptions
+from tlnb.core.planning.plan import Edit, Plan
+from tlnb.core.runtime.errors import OneLine
+from tlnb.core.training.features import CACHED_VIEWS, FEW_VIEWS, VIEW_FLOPS
+from tlnb.core.training.freezing import set_modes
+from tlnb.core.training.model_split import ignores_mode
+from tlnb.core.training.run import Run
+from tlnb.core.training.standardise import can_fold
+
+
+class Script(OneLine, str):
+    """Code as text: readable where it is shown, a plain string everywhere else."""
+
+    about: str
+
+    def __new__(cls, text: str, about: str = "") -> Script:
+        script = super().__new__(cls, text)
+        script.about = about
+        return script
+
+    def __repr__(self) -> str:
+        return f"Script: {self.about or 'code'}, {len(self.splitlines())} lines"
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that a script is written from."""
+
+    model: PretrainedModel
+    network: nn.Module = field(repr=False)  # with the plan's edits: its structure is read, and its modes are set
+    anatomy: Anatomy  # of the same
+    data: DataFacts
+    plan: Plan
+    options: TrainOptions  # filled in
+    precision: str  # fp32, bf16 or fp16
+    run: Run | None = None
+    scopes: Mapping[Edit, Mapping[str, Any]] = field(default_factory=dict)  # the user's names that edits mention
+
+    @property
+    def scaled(self) -> list[str]:
+        """Output layers that see standardised features while they train; in nearly all networks one or none."""
+        trained = [h for h in self.anatomy.heads if h in self.plan.trained and self.plan.start == "pretrained"]
+        return [h for h in trained if can_fold(self.network.get_submodule(h))]
+
+    @property
+    def head(self) -> nn.Module:
+        return self.network.get_submodule(self.head_name)
+
+    @property
+    def head_name(self) -> str:
+        return next(iter(self.scaled), self.anatomy.head)
+
+    @property
+    def came_from(self) -> str | None:
+        """The run that this one went on from."""
+        return self.run.started_from if self.run else None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the output layer starts anew on pretrained layers."""
+        heads = set(self.anatomy.heads) & set(self.plan.trained)
+        new = any(edit.covers(head) for edit in self.plan.edits for head in heads)
+        return self.plan.start == "pretrained" and self.came_from is None and new
+
+    @property
+    def warm(self) -> bool:
+        """Whether the new output layer trains alone first."""
+        return self.fresh and bool(set(self.plan.trained) - set(self.anatomy.heads))
+
+    @property
+    def parted(self) -> bool:
+        """Whether parts are told apart: some are frozen at some time, or their rates differ."""
+        return self.warm or len(set(self.rates_of(self.plan.trained).values())) > 1
+
+    @property
+    def chooses(self) -> bool:
+        """Whether val chooses the epoch."""
+        return "val" in self.data.splits
+
+    @property
+    def augmented(self) -> bool:
+        return self.options.augment not in (None, "none") and FEW_VIEWS not in self._notes
+
+    @property
+    def own(self) -> bool:
+        """Whether only the user's code can make the network: a module of their own, or one that they changed in Python."""
+        return self.model.architecture is None or self.model.card.family == "run"
+
+    @property
+    def source(self) -> str:
+        """How the script reads the data: `digits`, `folder` or `file`."""
+        if self.data.request.source == "digits":
+            return "digits"
+        return "folder" if self.data.plain_folder else "file"
+
+    # ── the output layer alone ──
+
+    @cached_property
+    def apart(self) -> bool:
+        """Whether the script trains the output layer alone, on features that are computed once."""
+        alone = list(self.plan.trained) == self.scaled == [self.anatomy.head] and self.options.cache
+        return (
+            alone
+            and not self.askers
+            and len(self.dropouts) <= 1
+            and self._uncached is None
+            and self._ends_with_the_head()
+        )
+
+    @property
+    def views(self) -> int:
+        """How many views of each image the features are computed for, the image itself being one."""
+        cached = next((m for note in self._notes if (m := re.search(r"\b(\d{1,3}) cached views", note))), None)
+        if cached:
+            return max(1, min(CACHED_VIEWS, int(cached[1])))
+        worth = VIEW_FLOPS // (self.data.splits["train"] * max(self.anatomy.flops, 1))
+        return max(1, min(CACHED_VIEWS, self.options.epochs or 1, int(worth)))
+
+    @property
+    def sees_new_views(self) -> bool:
+        """Whether the run trained on cached views where the script augments in every epoch."""
+        return not self.apart and any("cached views" in note for note in self._notes)
+
+    @property
+    def dropouts(self) -> list[str]:
+        """Dropout that acts while the output layer trains."""
+        rates = self.rates_of(self.anatomy.heads, 1.0)
+        return [name for name, rate in rates.items() if rate is not None and name not in self.anatomy.heads]
+
+    @property
+    def _notes(self) -> tuple[str, ...]:
+        return self.run.notes if self.run else ()
+
+    @property
+    def _uncached(self) -> str | None:
+        return next((note for note in self._notes if "without a cache" in note), None)
+
+    def _ends_with_the_head(self) -> bool:
+        """Whether the network's scores are the output layer's, and what it gets is what dropout gives: tried once."""
+        size = self.model.transform.size
+        seen: dict[str, list[torch.Tensor]] = {"arrives": [], "scores": [], "dropped": []}
+        handles = [
+            self.head.register_forward_pre_hook(lambda _, inputs: seen["arrives"].append(inputs[0])),
+            self.head.register_forward_hook(lambda _, __, output: seen["scores"].append(output)),
+            *(self.network.get_submodule(n).register_forward_hook(lambda _, __, y: seen["dropped"].append(y))
+              for n in self.dropouts),
+        ]  # fmt: skip
+        try:
+            with evaluating(self.network), torch.no_grad():
+                images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+                scores = self.network(images)
+        finally:
+            for handle in handles:
+                handle.remove()
+        if len(seen["scores"]) != 1 or len(seen["dropped"]) != len(self.dropouts):
+            return False
+        pairs = [
+            (seen["scores"][0].flatten(1), scores),
+            *((dropped, seen["arrives"][0]) for dropped in seen["dropped"]),
+        ]
+        return all(a.shape == b.shape and torch.allclose(a, b) for a, b in pairs)
+
+    # ── what learns ──
+
+    @property
+    def askers(self) -> list[str]:
+        """The user's modules that hold layers of both kinds and whose forward asks for the mode: `F.dropout(x, training=…)`."""
+        if not self.own:
+            return []
+        whole = self.learning(self.plan.trained)
+        layers = {part for _, part in owned(self.network)}
+        return [
+            name for name, part in self.network.named_modules()
+            if part not in layers and "training" in _names_in_forward(part)
+            and not any(not m or name == m or name.startswith(f"{m}.") for m in whole)
+            and any(not name or n.startswith(f"{name}.") for n in self.plan.trained)
+        ]  # fmt: skip
+
+    def learning(self, trained: Iterable[str], rate: float | None = None) -> dict[str, float]:
+        """What learns and at which rate, in the fewest modules that say it: a module stands for all inside it.
+
+        Where a layer trains and parts inside it are frozen, it cannot stand for them: then layers are listed one by one.
+        `rate` replaces the plan's.
+        """
+        rates = self.rates_of(trained, rate)
+        if self.one_by_one:
+            return {name: value for name, value in rates.items() if value is not None}
+        return _cover(self.network, "", rates)
+
+    @property
+    def one_by_one(self) -> bool:
+        rates = self.rates_of(self.plan.trained)
+        return any(value is not None and len(_inside(rates, name)) > 1 for name, value in rates.items())
+
+    def rates_of(self, trained: Iterable[str], rate: float | None = None) -> dict[str, float | None]:
+        """The rate of every module whose mode matters, None where it is frozen. Dropout has that of the next layer."""
+        by_stage = dict(self.options.stage_lr) if rate is None else {}
+        common = rate or self.options.lr or 0.0
+        stages = {layer.name: layer.stage for layer in self.anatomy.layers}
+        layers = {part: name for name, part in owned(self.network)}
+        chosen = set(trained)
+        set_modes(self.network, chosen)
+        rates: dict[str, float | None] = {}
+        last = common
+        for name, part in reversed(list(self.network.named_modules())):
+            if part in layers:
+                last = by_stage.get(stages[layers[part]], common)
+                rates[name] = last if layers[part] in chosen else None
+            elif _acts_in_training(part):
+                rates[name] = last if part.training else None
+        return dict(reversed(rates.items()))
+
+
+def _names_in_forward(part: nn.Module) -> tuple[str, ...]:
+    code = getattr(inspect.unwrap(type(part).forward), "__code__", None)
+    return code.co_names if code is not None else ()
+
+
+def _acts_in_training(part: nn.Module) -> bool:
+    """Whether a part without parameters does something else in training: dropout, mostly."""
+    if any(True for _ in part.children()) and not isinstance(part, nn.modules.dropout._DropoutNd):
+        return False
+    return not ignores_mode(part) and float(getattr(part, "p", 1.0)) > 0
+
+
+def _inside(rates: Mapping[str, float | None], name: str) -> set[float | None]:
+    return {value for n, value in rates.items() if not name or n == name or n.startswith(f"{name}.")}
+
+
+def _cover(network: nn.Module, name: str, rates: Mapping[str, float | None]) -> dict[str, float]:
+    found = _inside(rates, name)
+    if len(found) <= 1:
+        value = found.pop() if found else None
+        return {} if value is None else {name: value}
+    children = [f"{name}.{child}" if name else child for child, _ in network.get_submodule(name).named_children()]
+    return {part: value for child in children for part, value in _cover(network, child, rates).items()}

@@ -1,0 +1,123 @@
+"""Runs to files and back: what a run changed, beside all that is needed to make its network again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from tlnb.core.costs.bill import Bill
+from tlnb.core.data.dataset import DataFacts
+from tlnb.core.data.request import MOST_CLASSES, check_request
+from tlnb.core.data.splits import SPLITS
+from tlnb.core.models.pretrained import PretrainedModel
+from tlnb.core.models.transform import MOST_PIXELS
+from tlnb.core.planning.edit import Scopes, build, names_in
+from tlnb.core.planning.plan import Edit, Plan
+from tlnb.core.planning.safe_modules import is_literal
+from tlnb.core.runtime.errors import UsageError, listed, one_line
+from tlnb.core.runtime.typed_json import typed
+from tlnb.core.training.checkpoint import Checkpoint
+from tlnb.core.training.checkpoint_check import check_answers, check_state
+from tlnb.core.training.freezing import hashes, state_of
+from tlnb.core.training.run import Run
+
+ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
+
+
+def finished(run: Run) -> Checkpoint:
+    """A run that has ended: what it changed, what it said of the test images."""
+    tensors = {f"last/{k}": t for k, t in state_of(run.network(), tuple(run.moved)).items()}
+    answers = run.answers()
+    tensors |= {f"answers/{name}": getattr(answers, name) for name in ANSWERS}
+    return Checkpoint(run.epochs, -1.0, run.best_epoch, run.seconds, run.flops_by_phase, run.work, 0, run.cache, run.notes,
+                      1, {}, run.wh_by_phase, tensors)  # fmt: skip
+
+
+def restored(
+    about: Mapping[str, Any],
+    found: Checkpoint,
+    model: PretrainedModel,
+    plan: Plan,
+    scopes: Scopes,
+    previous: Run | None,
+) -> Run:
+    """A run that has ended, with its network, from its file.
+
+    Args:
+        model: what it started from.
+        plan: what it was to do, whose code has been looked at.
+        previous: the run it went on from.
+
+    Raises:
+        UsageError: the network is not the one that was trained: other weights, other code.
+    """
+    run = Run.from_json(about["record"])
+    if run.plan != plan:
+        raise UsageError(f"the record of run {run.name!r} is of another plan: train it again")
+    module = previous.module() if previous else build(model, plan.edits, plan.start, run.seed, scopes)
+    _fill(module, found.part("last"), run)
+    if hashes(module) != about["hashes"]:
+        raise UsageError(
+            f"run {run.name!r} was trained from other weights than {model.name} has now: load those, or train it again"
+        )
+    answers = check_answers(found.part("answers"), run.test_images, len(run.classes))
+    return replace(run, _trained=module.eval(), _answers=answers, _transform=model.transform)
+
+
+def _fill(module: nn.Module, state: Mapping[str, Tensor], run: Run) -> None:
+    try:
+        check_state(state, state_of(module, run.moved), module, finite=run.status != "failed")
+    except (ValueError, AttributeError) as error:
+        reason = one_line(str(error))[:80]
+        raise UsageError(
+            f"run {run.name!r} changed another network than the one loaded now ({reason}): train it again"
+        ) from None
+    module.load_state_dict(dict(state), strict=False)
+
+
+def scopes_of(plan: Plan, trust: bool, names: Mapping[str, Any]) -> dict[Edit, Mapping[str, Any]]:
+    """The user's names that a plan's edits mention.
+
+    Raises:
+        UsageError: code that would be run and is not trusted.
+    """
+    foreign = [e.code for e in plan.edits if e.code and not is_literal(e.code)]
+    if foreign and not trust:
+        raise UsageError(
+            f"the session holds code that would be run ({listed(foreign, 1)}): if you trust it, %tl_resume --trust"
+        )
+    return {e: {n: names[n] for n in names_in(e.code) if n in names} for e in plan.edits if e.code in foreign}
+
+
+def facts_from(values: Mapping[str, Any]) -> DataFacts:
+    """What is known of a data set, back from JSON.
+
+    Raises:
+        ValueError: a value of another type, splits and amounts that are none.
+        UsageError: a request that makes no sense.
+    """
+    facts = typed(DataFacts, dict(values), "the data")
+    check_request(facts.request)
+    folders = dict(facts.folders)
+    if not folders.keys() | facts.splits.keys() <= set(SPLITS) or (folders and "train" not in folders):
+        raise ValueError("the data have splits that are none")
+    if (
+        len(facts.classes) > MOST_CLASSES
+        or not 1 <= facts.edge <= MOST_PIXELS
+        or min(facts.splits.values(), default=0) < 0
+    ):
+        raise ValueError("the data have an amount that is none")
+    return facts
+
+
+def facts_to(facts: DataFacts) -> dict[str, Any]:
+    """The same as JSON's values."""
+    return asdict(facts)
+
+
+def bill_from(values: Mapping[str, Any]) -> Bill:
+    """A bill back from JSON."""
+    return replace(typed(Bill, dict(values), "the bill"), unpaid=None)

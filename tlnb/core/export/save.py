@@ -1,0 +1,222 @@
+"""A run as a file: its weights, and beside them all that is needed to use them again. No pickle.
+
+safetensors   weights; plan, classes, preprocessing and the run's record in the header; `%tl_load FILE` takes it back
+pt2           `torch.export`'s program: runs without the Python code of the network
+onnx          for other engines; needs the packages onnx and onnxscript
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlnb.core.data.request import MOST_CLASSES
+from tlnb.core.models.pretrained import Origin, PretrainedModel, Transform, retrained
+from tlnb.core.models.weights import fill, read_state
+from tlnb.core.planning.edit import apply_edits
+from tlnb.core.planning.magic_lines import line
+from tlnb.core.planning.plan import Edit
+from tlnb.core.planning.safe_modules import is_literal
+from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, listed
+from tlnb.core.runtime.torch_lock import alone
+from tlnb.core.runtime.typed_json import parse, typed
+from tlnb.core.training.checkpoint import checksum
+from tlnb.core.training.run import Run
+
+SCHEMA = 2
+KEY, CRC = "tlnb", "crc32"  # of our entries in a safetensors header
+FORMATS = (".safetensors", ".pt2", ".onnx")
+
+
+@dataclass(frozen=True)
+class Saved(OneLine):
+    """A file that was written."""
+
+    path: str
+    run: str
+    format: str
+    bytes: int
+    takes: str  # what to give the network in it
+    use: str  # the line that takes it back
+
+    def __repr__(self) -> str:
+        return f"Saved run {self.run} as {self.path} ({self.bytes / 1e6:.1f} MB): {self.use}"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a saved run says of itself."""
+
+    origin: Origin  # with the run's edits
+    transform: Transform
+    classes: tuple[str, ...]
+    run: Run
+    checked: str = field(default="", repr=False)  # the file's checksum and the text that it is of
+
+    def to_json(self) -> str:
+        """Names and numbers only."""
+        origin = {**asdict(self.origin), "edits": [asdict(e) for e in self.origin.edits]}
+        values = {"schema": SCHEMA, "origin": origin, "transform": asdict(self.transform), "classes": self.classes}
+        return json.dumps({**values, "run": json.loads(self.run.to_json())})
+
+    @classmethod
+    def from_json(cls, text: str, file: str) -> Header:
+        """The header back from its JSON.
+
+        Raises:
+            ModelError: no such JSON, or another schema.
+        """
+        try:
+            values = parse(text)
+            if values["schema"] != SCHEMA:
+                raise ModelError(f"{file} has schema {values['schema']}, not {SCHEMA}: save it again with this tlnb")
+            edits = typed(tuple[Edit, ...], values["origin"].pop("edits"), "edits")
+            origin = replace(typed(Origin, values["origin"], "origin"), edits=edits)
+            if not (origin.family != "own") <= origin.scores <= MOST_CLASSES:
+                raise ValueError(f"{origin.scores:,} scores")
+            run = Run.from_json(json.dumps(values["run"]))
+            classes = typed(tuple[str, ...], values["classes"], "classes")
+            return cls(origin, typed(Transform, values["transform"], "transform"), classes, run)
+        except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+            reason = " ".join(str(error).split())[:80]
+            raise ModelError(f"the header of {file} is damaged ({reason}): save the run again") from None
+
+
+def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
+    """Write a run: to a temporary file first, so that what was there stays whole until the new file is.
+
+    Args:
+        model: what the run started from.
+        path: ending in `.safetensors`, `.pt2` or `.onnx`.
+
+    Raises:
+        UsageError: another ending, a folder that is missing or full, a package that is missing.
+    """
+    from safetensors import SafetensorError
+
+    writers: dict[str, Callable[[Run, PretrainedModel, Path], None]] = {
+        ".safetensors": _safetensors, ".pt2": _program, ".onnx": _onnx,
+    }  # fmt: skip
+    write = writers.get(path.suffix)
+    if write is None:
+        raise UsageError(f"{path.name!r} has no known ending: use {', '.join(FORMATS)}, e.g. {run.name}.safetensors")
+    if not path.parent.is_dir():
+        raise UsageError(f"no folder {str(path.parent)!r}: give a file in one that exists")
+    half = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    try:
+        write(run, model, half)
+        half.replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk: each writer has its own word for it
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
+        raise UsageError(f"{str(path)!r} cannot be written ({reason}): give another file") from None
+    finally:
+        half.unlink(missing_ok=True)
+    t = model.transform
+    takes = f"float (N, 3, {t.size}, {t.size}), normalised with mean {t.mean} and standard deviation {t.std}"
+    use = {
+        ".safetensors": line("tl_load", path),
+        ".pt2": f"torch.export.load({str(path)!r}).module()",
+        ".onnx": f"onnxruntime.InferenceSession({str(path)!r})",
+    }[path.suffix]
+    return Saved(str(path), run.name, path.suffix[1:], path.stat().st_size, takes, use)
+
+
+def _header(run: Run, model: PretrainedModel) -> Header:
+    origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
+    return Header(origin, model.transform, run.classes, run)
+
+
+def _safetensors(run: Run, model: PretrainedModel, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    state = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in run.module().state_dict().items()}
+    text = _header(run, model).to_json()
+    save_file(state, path, metadata={KEY: text, CRC: str(checksum(text, state))})
+
+
+def _program(run: Run, model: PretrainedModel, path: Path) -> None:
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(run.module(), (model.transform.example(2),), dynamic_shapes=({0: batch},))
+    held = io.BytesIO()  # torch's own way into a file ends the process where the disk is full
+    torch.export.save(program, held, extra_files={f"{KEY}.json": _header(run, model).to_json()})
+    path.write_bytes(held.getbuffer())
+
+
+def _onnx(run: Run, model: PretrainedModel, path: Path) -> None:
+    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
+        raise UsageError("writing ONNX needs two more packages: pip install onnx onnxscript")
+    batch = torch.export.Dim("batch")
+    program: Any = torch.onnx.export(
+        run.module(), (model.transform.example(2),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False,
+        input_names=["images"], output_names=["scores"], external_data=False,
+    )  # fmt: skip
+    program.model.metadata_props[KEY] = _header(run, model).to_json()
+    program.save(path, external_data=False)
+
+
+# ── and back ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_header(path: Path) -> Header | None:
+    """What a file says of itself; None for a file that is not one of ours, or no file.
+
+    Raises:
+        ModelError: one of ours, damaged.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise ModelError(f"{path.name} is damaged ({reason}): give another file") from None
+    if KEY not in metadata:
+        return None
+    return replace(Header.from_json(metadata[KEY], path.name), checked=f"{metadata.get(CRC)} {metadata[KEY]}")
+
+
+def restore(
+    path: Path, header: Header, base: PretrainedModel, trust: bool = False, names: Mapping[str, Any] | None = None
+) -> PretrainedModel:
+    """The saved run's network with its weights, as a model.
+
+    Args:
+        base: the architecture that the run started from, whatever its weights.
+        trust: also run code in the header that is more than `nn.*` constructors; it may use `names`.
+
+    Raises:
+        ModelError: code that is not trusted, weights that do not fit.
+    """
+    foreign = [e.code for e in header.origin.edits if e.code and not is_literal(e.code)]
+    if foreign and not trust:
+        raise ModelError(
+            f"{path.name} holds code that would be run ({listed(foreign, 1)}): if you trust it, %tl_load {path} --trust"
+        )
+
+    def architecture() -> nn.Module:
+        module = base.fresh()
+        apply_edits(module, header.origin.edits, lambda _: names or {})
+        return module
+
+    with alone(), torch.random.fork_rng(devices=[]):
+        module = architecture()
+    state = read_state(path)
+    promised, _, text = header.checked.partition(" ")
+    if promised != str(checksum(text, state)):
+        raise ModelError(f"{path.name} is damaged (its checksum differs): save the run again")
+    fill(module, state, path.name)
+    run = header.run
+    sized = replace(base, transform=header.transform, origin=header.origin)
+    return retrained(sized, module, path.stem, run.data, header.classes, run.accuracy, architecture, header.origin)

@@ -1,0 +1,1 @@
+"""Networks: the catalogue, pretrained weights, tracing, anatomy, stages, FLOPs."""

@@ -1,0 +1,294 @@
+"""The anatomy of a network: its layers from input to output, read by one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from torch import nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
+
+from tlnb.core.models.stages import ROOT, UNUSED, name_stages
+from tlnb.core.models.tracing import IMAGE, Watched, watch
+from tlnb.core.runtime.errors import ModelError, OneLine
+
+NORMS = ("batch_norm", "batch_norm_legit_no_training", "layer_norm", "group_norm")  # as torch names operations
+
+__all__ = ["ROOT", "UNUSED", "Anatomy", "Layer", "Stage", "evaluating", "owned", "read_anatomy"]
+
+
+@dataclass(frozen=True)
+class Layer(OneLine):
+    """A module that directly owns parameters or buffers."""
+
+    name: str
+    stage: str
+    kind: str
+    params: int  # a shared parameter counts for the first of its layers that data meets
+    shape: tuple[int, ...] | None  # output for one image, without the batch; None where it was not called
+    flops: int  # forward, one image; a multiply-add counts as two
+    frozen: bool = False
+    running_stats: bool = False
+    used: bool = True  # whether the scores depend on it
+
+    def __repr__(self) -> str:
+        state = "unused" if not self.used else "frozen" if self.frozen else "trains"
+        return f"Layer {self.name}: {self.kind}, {self.params:,} parameters, {state}"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named group of layers."""
+
+    name: str
+    params: int
+    flops: int
+    shape: tuple[int, ...] | None
+    layers: int
+    frozen: int  # how many of its layers are frozen
+    running_stats: int = 0  # how many of its layers hold running statistics
+    frozen_params: int = 0
+    frozen_flops: int = 0  # forward FLOPs of its frozen layers
+    used: bool = True
+
+
+@dataclass(frozen=True)
+class Anatomy(OneLine):
+    """The layers in the order in which data meets them; what the scores do not depend on comes last."""
+
+    model: str
+    layers: tuple[Layer, ...]
+    head: str  # name of the output layer
+    heads: tuple[str, ...]  # all output layers, where the scores are put together from several; else just `head`
+    detailed: bool = False  # show every layer, not only stages
+    softmax_after_head: bool = False  # what comes out are probabilities: wrong before cross-entropy, which wants logits
+    softmax: str | None = None  # the nn.Softmax that does it, where it is a module
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Layer names, input to output."""
+        return tuple(layer.name for layer in self.layers)
+
+    @property
+    def params(self) -> int:
+        """Parameters of the whole network, shared ones once."""
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def flops(self) -> int:
+        """Forward FLOPs for one image."""
+        return sum(layer.flops for layer in self.layers)
+
+    @property
+    def step_flops(self) -> int:
+        """FLOPs of a training step for one image, nothing cached, from the forward ones.
+
+        The gradient of a layer's weights costs as much as its forward pass, and so does that of its input, which is
+        needed where something before it trains.
+        """
+        total, needed = self.flops, False
+        for layer in self.layers:
+            total += layer.flops * (needed + (not layer.frozen))
+            needed = needed or not layer.frozen
+        return total
+
+    @property
+    def once_flops(self) -> int:
+        """Forward FLOPs of all before the first layer that trains: what need be computed only once for each image."""
+        first = next((i for i, layer in enumerate(self.layers) if not layer.frozen), len(self.layers))
+        return sum(layer.flops for layer in self.layers[:first])
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages, input to output."""
+        found: dict[str, list[Layer]] = {}
+        for layer in self.layers:
+            found.setdefault(layer.stage, []).append(layer)
+        return tuple(_stage(name, layers) for name, layers in found.items())
+
+    def with_frozen(self, names: Iterable[str]) -> Anatomy:
+        """The same anatomy with just these layers frozen."""
+        frozen = set(names)
+        return replace(self, layers=tuple(replace(x, frozen=x.name in frozen) for x in self.layers))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is amiss before any training, a sentence each."""
+        if not self.softmax_after_head:
+            return ()
+        remedy = f"%tl_remove {self.softmax}" if self.softmax else "take it out of the network's forward"
+        return (
+            f"a softmax comes after the output layer {self.head}; the loss (cross-entropy) applies one itself, and two in a "
+            f"row learn slowly and badly: {remedy}",
+        )
+
+    def stages_of(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The stages that hold any of these layers, input to output."""
+        wanted = set(names)
+        return tuple(dict.fromkeys(layer.stage for layer in self.layers if layer.name in wanted))
+
+    def __repr__(self) -> str:
+        frozen = sum(layer.frozen for layer in self.layers)
+        return (
+            f"Anatomy of {self.model}: {len(self.layers)} layers in {len(self.stages)} stages, {frozen} frozen, "
+            f"{self.params:,} parameters, {self.flops / 1e6:,.1f} MFLOP an image"
+        )
+
+
+def _stage(name: str, layers: list[Layer]) -> Stage:
+    shapes = [layer.shape for layer in layers if layer.shape]
+    frozen = [layer for layer in layers if layer.frozen]
+    return Stage(
+        name, sum(x.params for x in layers), sum(x.flops for x in layers), shapes[-1] if shapes else None,
+        len(layers), len(frozen), sum(x.running_stats for x in layers), sum(x.params for x in frozen),
+        sum(x.flops for x in frozen), any(x.used for x in layers),
+    )  # fmt: skip
+
+
+def owned(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers of a module in definition order: whatever directly owns parameters or buffers."""
+    for name, part in module.named_modules():
+        if part._parameters or part._buffers:
+            yield name or ROOT, part
+
+
+def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
+    """Run one blank image `(1, 3, size, size)` through the module and note what it meets.
+
+    The pass is made on a twin without numbers (`watch`): the module stays as it is, and size costs nothing. FLOPs are
+    torch's counts of matrix products and convolutions; what has no weights of its own (attention's products) counts
+    for the layer that it happens in, else for the one before it.
+
+    Raises:
+        ModelError: the module does not take such an image, gives no scores `(1, classes)`, or has no output layer
+            that could be replaced.
+    """
+    seen = watch(module, size)
+    layers = dict(owned(module))
+    met = _met(seen)
+    used = [n for n in met if n in layers]
+    rest = [n for n in layers if n not in met]
+    heads, softmax = _heads(seen, layers, met)
+    last = softmax if isinstance(dict(module.named_modules()).get(softmax or ROOT), nn.Softmax) else None
+    work = _work(seen, layers)
+    stages = name_stages(module, used, heads, work, seen.shapes)
+    order = list(dict.fromkeys(stages.values()))
+    used.sort(key=lambda n: order.index(stages[n]))
+    counted: set[int] = set()
+    found = []
+    for name in [*used, *rest]:
+        params = [p for p in layers[name]._parameters.values() if p is not None and id(p) not in counted]
+        counted.update(id(p) for p in params)
+        found.append(Layer(
+            name, stages.get(name, UNUSED), _kind(layers[name]), sum(p.numel() for p in params),
+            _shape(seen, name), work.get(name, 0), running_stats="running_mean" in layers[name]._buffers,
+            used=name in stages,
+        ))  # fmt: skip
+    return Anatomy(model, tuple(found), heads[0], heads, softmax_after_head=softmax is not None, softmax=last)
+
+
+def _kind(part: nn.Module) -> str:
+    """The class; attention's output is an nn.Linear by another name."""
+    return "Linear" if type(part) is NonDynamicallyQuantizableLinear else type(part).__name__
+
+
+def _met(seen: Watched) -> dict[str, int]:
+    """The layers that the scores depend on, in the order in which data meets them, with the step of the meeting."""
+    needed = seen.needed()
+    whole = IMAGE not in needed  # the way back is lost (through NumPy, say): then everything that ran counts
+    met: dict[str, int] = {}
+    for i, step in enumerate(seen.steps):
+        if whole or i in needed:
+            for name in step.layers:
+                met.setdefault(name or ROOT, i)
+    return met
+
+
+def _shape(seen: Watched, name: str) -> tuple[int, ...] | None:
+    """A module's output; of what was not called as one, the result of the first operation that used it."""
+    if name in seen.shapes:
+        return seen.shapes[name]
+    inner = "" if name == ROOT else name
+    return next((step.shape[1:] for step in seen.steps if inner in step.layers), None)
+
+
+def _work(seen: Watched, layers: dict[str, nn.Module]) -> dict[str, int]:
+    """FLOPs by layer; they sum to those of the pass."""
+    work: dict[str, int] = {}
+    before, waiting = None, 0
+    for step in seen.steps:
+        names = [n or ROOT for n in step.layers]
+        inner = step.module or ROOT
+        if inner in (names or layers):
+            target: str | None = inner
+        else:
+            target = names[0] if names else before
+        before = target if names else before
+        if target is None:
+            waiting += step.flops
+        elif step.flops or waiting:
+            work[target] = work.get(target, 0) + step.flops + waiting
+            waiting = 0
+    return work
+
+
+# ── the output layer ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _heads(seen: Watched, layers: dict[str, nn.Module], met: dict[str, int]) -> tuple[tuple[str, ...], str | None]:
+    """The layers that give the scores, and the module in which a softmax comes after them.
+
+    The way back from the scores, through everything that has no matrix (pooling, activations, means of several), ends
+    at the layers that made them.
+    """
+    ends, softmax = _way_back(seen)
+    if IMAGE not in seen.needed():
+        ends = [n for n in reversed(met) if _fits(layers[n], seen.scores)][:1]
+    heads = tuple(n for n in met if n in ends and _fits(layers[n], seen.scores))
+    if heads:
+        return heads, softmax
+    last = f"the last layer, {ends[0]}, is a {type(layers[ends[0]]).__name__}: it" if ends else "the last layer"
+    raise ModelError(f"no output layer was found: {last} must be nn.Linear or nn.Conv2d with one score per class")
+
+
+def _way_back(seen: Watched) -> tuple[list[str], str | None]:
+    ends: list[str] = []
+    softmax = None
+    open_ends, been = [(seen.output, False)], {IMAGE}
+    while open_ends:
+        i, logged = open_ends.pop()
+        if i in been:
+            continue
+        been.add(i)
+        step = seen.steps[i]
+        if step.flops and step.layers:
+            ends.append(step.layers[0] or ROOT)
+            continue
+        if step.name.endswith(NORMS):
+            continue  # features are normalised, scores are not: what lies before is no output layer
+        if step.name == "_softmax" and not logged:  # its logarithm is log_softmax, which does no harm
+            softmax = step.module
+        open_ends += [(j, logged or step.name == "log") for j in step.inputs]
+    return ends, softmax
+
+
+def _fits(part: nn.Module, scores: int) -> bool:
+    if isinstance(part, nn.Linear):
+        return part.out_features == scores
+    return isinstance(part, nn.Conv2d) and part.out_channels == scores
+
+
+# ── modes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside, every part's own mode again afterwards."""
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode

@@ -1,0 +1,169 @@
+"""The catalogue: what can be loaded by name, and what is known of it. Reads metadata; touches no network."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import re
+from dataclasses import dataclass, field, replace
+from importlib.metadata import metadata
+from typing import Any
+
+from tlnb import glyphnet
+from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, did_you_mean
+from tlnb.core.storage.download import cached_file
+
+EMBEDDED, TORCHVISION = "embedded", "torchvision"
+SORTS = ("small", "accurate", "fast")
+TRAINING_IMAGES = {"ImageNet-1K": 1_281_167}  # ILSVRC 2012, training set: Russakovsky et al., IJCV 115 (2015), table 2
+
+
+@dataclass(frozen=True)
+class Card(OneLine):
+    """What is known of a model. `None` means not known. Accuracies are fractions, sizes bytes, FLOPs for one image."""
+
+    name: str
+    family: str
+    source: str
+    source_images: int | None = None
+    source_classes: int | None = None
+    accuracy: float | None = None
+    accuracy_of: str = ""
+    top5: float | None = None  # how often the right class is among the five most likely
+    parameters: int | None = None
+    flops: float | None = None
+    bytes: int | None = None
+    size: int | None = None
+    min_size: int | None = None  # the smallest input edge that the network takes
+    licence: str = ""
+    recipe: str = ""
+    about: str = ""  # what the weights' authors say of them
+    training: dict[str, Any] = field(default_factory=dict)  # seconds, cores, flops, hardware, basis
+    on_disk: bool = False
+    notes: tuple[str, ...] = ()
+    weights: str = ""  # torchvision's name of these weights
+    others: tuple[Card, ...] = field(default=(), repr=False)  # the same network with its other weights
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of guessing among the source's classes."""
+        return 1 / self.source_classes if self.source_classes else None
+
+    def __repr__(self) -> str:
+        if self.accuracy is None:
+            return f"Card {self.name}: {self.source}"
+        return f"Card {self.name}: {self.source}, {self.accuracy:.1%} {self.accuracy_of}"
+
+
+@dataclass(frozen=True)
+class Catalogue(OneLine):
+    """What can be loaded, in the order asked for."""
+
+    cards: tuple[Card, ...]
+    pattern: str = "*"
+    sort: str = "small"
+
+    def __len__(self) -> int:
+        return len(self.cards)
+
+    def __repr__(self) -> str:
+        offline = sum(card.on_disk for card in self.cards)
+        models = "model matches" if len(self.cards) == 1 else "models match"
+        return f"Catalogue: {len(self.cards)} {models} {self.pattern!r}, {offline} available offline, {self.sort} first"
+
+
+def names() -> list[str]:
+    """Every model that `load` knows by name: the embedded ones, then torchvision's classifiers."""
+    from torchvision import models
+
+    return [*glyphnet.names(), *models.list_models(module=models)]
+
+
+def catalogue(pattern: str | None = None, sort: str | None = None) -> Catalogue:
+    """The models whose name matches a glob, or contains a plain word.
+
+    Args:
+        sort: `small` (parameters; the embedded ones lead), `accurate` (top-1; the embedded ones, whose source is
+            another, come last) or `fast` (FLOPs for one image).
+
+    Raises:
+        ModelError: nothing matches.
+        UsageError: an unknown order.
+    """
+    order = sort or SORTS[0]
+    if order not in SORTS:
+        hint = did_you_mean(order, SORTS, f"use {', '.join(SORTS)}")
+        raise UsageError(f"--sort {order} is no order of models: {hint}")
+    known = names()
+    glob = pattern or "*"
+    glob = glob if any(c in glob for c in "*?[") else f"*{glob}*"
+    found = [n for n in known if fnmatch.fnmatchcase(n.lower(), glob.lower())]
+    if not found:
+        hint = did_you_mean(pattern or "", known, "%tl_models lists all")
+        raise ModelError(f"no model matches {pattern!r}: {hint}")
+    embedded = set(glyphnet.names())
+    cards = [embedded_card(n) if n in embedded else torchvision_card(n) for n in found]
+    return Catalogue(tuple(sorted(cards, key=lambda card: _rank(card, order))), pattern or "*", order)
+
+
+def _rank(card: Card, order: str) -> tuple[bool, float]:
+    if order == "accurate":
+        return card.family == EMBEDDED, -(card.accuracy or 0.0)
+    return card.family != EMBEDDED, (card.flops if order == "fast" else card.parameters) or math.inf
+
+
+def embedded_card(name: str) -> Card:
+    """From the card that lies beside the weights."""
+    facts = glyphnet.card(name)
+    known = {k: v for k, v in facts.items() if k in Card.__dataclass_fields__}
+    return Card(**{**known, "family": EMBEDDED, "on_disk": True, "notes": tuple(facts.get("notes", ()))})
+
+
+# ── torchvision ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def torchvision_weights(name: str) -> dict[str, Any]:
+    """The weights that torchvision has for a model, by name, the default ones first; none for a model that is not its."""
+    from torchvision import models
+
+    if name not in models.list_models(module=models):
+        return {}
+    found = models.get_model_weights(name)
+    return {w.name: w for w in sorted(found, key=lambda w: w is not found.DEFAULT)}
+
+
+def torchvision_card(name: str, weights: str | None = None) -> Card:
+    """From torchvision's own metadata; nothing that it knows is typed in here.
+
+    Args:
+        weights: one of `torchvision_weights(name)`; by default the first. The others become `Card.others`.
+    """
+    cards = {w: _card_of(name, found) for w, found in torchvision_weights(name).items()}
+    mine = cards.pop(weights or next(iter(cards)))
+    return replace(mine, others=tuple(cards.values()))
+
+
+def _card_of(name: str, weights: Any) -> Card:
+    meta = weights.meta
+    dataset, metrics = next(iter(meta["_metrics"].items()))
+    top1, top5 = (None if math.isnan(metrics[k]) else metrics[k] / 100 for k in ("acc@1", "acc@5"))
+    return Card(
+        name, TORCHVISION, dataset, TRAINING_IMAGES.get(dataset), len(meta["categories"] or ()) or None,
+        accuracy=top1, accuracy_of=f"top-1 on {dataset}", top5=top5, parameters=meta["num_params"],
+        flops=meta["_ops"] * 2e9,  # torchvision counts a multiply-add as one
+        bytes=round(meta["_file_size"] * 2**20), size=weights.transforms().crop_size[0], min_size=max(meta["min_size"]),
+        licence=meta.get("license") or _code_licence(), recipe=meta["recipe"], about=_plain(meta.get("_docs", "")),
+        on_disk=cached_file(weights.url).is_file(), weights=weights.name,
+    )  # fmt: skip
+
+
+def _code_licence() -> str:
+    facts = metadata("torchvision").json
+    code = facts.get("license_expression") or facts.get("license") or "not stated either"
+    return f"none stated for the weights (torchvision's code: {code})"
+
+
+def _plain(text: str) -> str:
+    """reStructuredText as words: links keep their text, marks and line ends go."""
+    text = re.sub(r"`([^`<]+?)\s*<[^>]*>`_+", r"\1", text)
+    return " ".join(re.sub(r"`{1,2}|:\w+:", "", text).split())

@@ -1,0 +1,184 @@
+"""Measuring: FLOPs, and synchronised clocks that read an energy meter too."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from tlnb.core.models.tracing import Counter, countable
+from tlnb.core.runtime.device import Machine
+from tlnb.core.runtime.energy import Meter, meter_of
+from tlnb.core.runtime.torch_lock import alone
+
+PHASES = ("preparing", "caching", "warmup", "training", "evaluating", "other")
+SECONDS_BASIS, FLOPS_BASIS = "measured: synchronised wall clock", "measured: counted by torch on the modules that ran"
+NUMBERS_COST_LITTLE = 2e10  # parameters times input values, below which a real step is the faster way to count one
+
+
+class Clock:
+    """Wall time and energy by phase. Phases do not nest; what no phase claims is `other`, so that all sum to the whole."""
+
+    def __init__(
+        self, machine: Machine, earlier: Mapping[str, float] | None = None, earlier_wh: Mapping[str, float] | None = None,
+        meter: Meter | None = None,
+    ) -> None:  # fmt: skip
+        self._machine, self.meter = machine, meter or meter_of(machine)
+        self._start = time.perf_counter() - sum((earlier or {}).values())
+        self._phases = {**dict.fromkeys(PHASES, 0.0), **(earlier or {})}
+        self._wh = {**dict.fromkeys(PHASES, 0.0), **(earlier_wh or {})}
+        self._earlier_wh = sum((earlier_wh or {}).values())
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charge what runs inside to a phase, the device synchronised before and after."""
+        self._machine.synchronize()
+        start, joules = time.perf_counter(), self.meter.joules()
+        try:
+            yield
+        finally:
+            self._machine.synchronize()
+            self._phases[name] += time.perf_counter() - start
+            self._wh[name] += (self.meter.joules() - joules) / 3600
+
+    def of(self, name: str) -> float:
+        """Seconds charged to a phase so far."""
+        return self._phases[name]
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase until now; their sum is the wall time since the clock was made, with what came earlier."""
+        return _with_rest(self._phases, time.perf_counter() - self._start)
+
+    def wh(self) -> dict[str, float]:
+        """Watt-hours by phase until now; `meter.basis` says where they come from."""
+        return _with_rest(self._wh, self._earlier_wh + self.meter.joules() / 3600)
+
+
+def _with_rest(claimed: Mapping[str, float], whole: float) -> dict[str, float]:
+    """By phase; what none claims is `other`."""
+    rest = whole - sum(claimed.values()) + claimed["other"]
+    return {**claimed, "other": max(0.0, rest)}
+
+
+@dataclass
+class Part:
+    """One kind of work within a phase: what it took so far."""
+
+    seconds: float = 0.0
+    flops: float = 0.0
+
+
+class Tally:
+    """What a run spends: seconds on its clock and FLOPs, by phase; and by the kind of work within, from which it is forecast."""
+
+    def __init__(self, clock: Clock, earlier: Mapping[str, float] | None = None) -> None:
+        self.clock = clock
+        self.flops: dict[str, float] = dict(earlier or {})
+        self.parts: defaultdict[tuple[str, str], Part] = defaultdict(Part)
+
+    @contextmanager
+    def phase(self, name: str, part: str = "") -> Iterator[None]:
+        """Charge the time of what runs inside to a phase."""
+        start = time.perf_counter()
+        try:
+            with self.clock.phase(name):
+                yield
+        finally:
+            self.parts[name, part].seconds += time.perf_counter() - start
+
+    def charge(self, phase: str, flops: float, part: str = "") -> None:
+        """Charge counted FLOPs to a phase."""
+        self.flops[phase] = self.flops.get(phase, 0.0) + flops
+        self.parts[phase, part].flops += flops
+
+
+Call = Callable[[Tensor], Tensor]  # a module's forward on twins of its parameters
+
+
+def forward_flops(module: nn.Module, example: Tensor) -> float:
+    """Counted forward FLOPs for one item of `example` `(N, …)`, in the modes the module is in."""
+
+    def forward(call: Call, inputs: Tensor) -> None:
+        with torch.no_grad():
+            call(inputs)
+
+    return _counted(module, example, forward)
+
+
+def step_flops(module: nn.Module, example: Tensor, everything: bool = False) -> float:
+    """Counted forward and backward FLOPs for one item of `example`; what is frozen costs no gradient.
+
+    Args:
+        everything: as if nothing were frozen.
+    """
+
+    def step(call: Call, inputs: Tensor) -> None:
+        call(inputs).sum().backward()
+
+    return _counted(module, example, step, everything)
+
+
+class Counts:
+    """The same figures, each counted once: for a module in its modes, the example's shape, and what trains."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], float] = {}
+
+    def forward(self, module: nn.Module, example: Tensor) -> float:
+        """As `forward_flops`."""
+        return self._once(lambda: forward_flops(module, example), module, example, None)
+
+    def step(self, module: nn.Module, example: Tensor, everything: bool = False) -> float:
+        """As `step_flops`."""
+        trains = tuple(everything or p.requires_grad for p in module.parameters())
+        return self._once(lambda: step_flops(module, example, everything), module, example, trains)
+
+    def forget(self) -> None:
+        """Let go of the modules."""
+        self._known.clear()
+
+    def _once(self, count: Callable[[], float], module: nn.Module, example: Tensor, trains: object) -> float:
+        key = (module, tuple(m.training for m in module.modules()), tuple(example.shape), trains)
+        if key not in self._known:
+            self._known[key] = count()
+        return self._known[key]
+
+
+def _counted(
+    module: nn.Module, example: Tensor, work: Callable[[Call, Tensor], None], everything: bool = False
+) -> float:
+    """FLOPs of `work` on twins of the module's parameters, for one item: without numbers, unless those cost less."""
+    example = example.float()  # what is cached may be bf16, which without autocast meets fp32 weights
+    tries = [("meta", example.to("meta")), ("", example)]
+    if sum(p.numel() for p in module.parameters()) * example.numel() < NUMBERS_COST_LITTLE:
+        tries.reverse()
+    for device, inputs in tries:
+        twins = {name: _twin(tensor, device, everything) for name, tensor in _held(module)}
+        try:
+            with alone(), torch.random.fork_rng(), countable(), Counter() as counter:
+                # a layer may change its input in place
+                work(lambda x, twins=twins: functional_call(module, twins, (x,)), inputs.clone())  # type: ignore[misc]
+            break
+        except Exception:  # without numbers a foreign module may raise anything; with them it means it
+            if device == tries[-1][0]:
+                raise
+    return float(counter.total) / len(example)
+
+
+def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(remove_duplicate=True)
+    yield from module.named_buffers(remove_duplicate=True)
+
+
+def _twin(tensor: Tensor, device: str, everything: bool) -> Tensor:
+    """The same shape, and for parameters the same wish for a gradient: on the meta device, or with the same numbers."""
+    is_parameter = isinstance(tensor, nn.Parameter)
+    own = tensor.detach() if is_parameter else tensor.detach().clone()  # buffers change in place
+    twin = torch.empty_like(tensor, device=device) if device else own
+    return twin.requires_grad_(is_parameter and tensor.is_floating_point() and (everything or tensor.requires_grad))

@@ -1,0 +1,396 @@
+"""Pretrained models: architecture, parameters, preprocessing and card, from the embedded set, torchvision or the user."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlnb import glyphnet
+from tlnb.core.models.catalogue import (
+    EMBEDDED,
+    Card,
+    Catalogue,
+    catalogue,
+    embedded_card,
+    names,
+    torchvision_card,
+    torchvision_weights,
+)  # fmt: skip
+from tlnb.core.models.module_copy import copied
+from tlnb.core.models.transform import MOST_PIXELS, Transform
+from tlnb.core.models.weights import State, different, fill, last_layer, named_as, outline, read_state
+from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, did_you_mean
+from tlnb.core.runtime.paths import user_path
+from tlnb.core.runtime.torch_lock import alone
+from tlnb.core.storage.download import Progress, fetch
+
+__all__ = [
+    "EMBEDDED", "Card", "Catalogue", "Origin", "PretrainedModel", "Transform", "bare", "catalogue", "facing", "load",
+    "names", "resized",
+    "retrained",
+]  # fmt: skip
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Origin(OneLine):
+    """How to build a model's architecture again: where it comes from, its number of scores there, and edits since."""
+
+    name: str
+    family: str  # embedded, torchvision; own: the user has to give the network
+    scores: int = 0
+    edits: tuple[Any, ...] = ()  # of type plan.Edit, which stands on a higher floor
+
+    def __repr__(self) -> str:
+        return f"Origin {self.family} {self.name}, {len(self.edits)} edits"
+
+
+@dataclass(frozen=True)
+class PretrainedModel(OneLine):
+    """A network with its preprocessing and card. `fresh()` gives the same architecture with random parameters."""
+
+    name: str
+    module: nn.Module = field(repr=False)
+    transform: Transform
+    card: Card
+    weights: str = "default"
+    architecture: Callable[[], nn.Module] | None = field(default=None, repr=False)
+    classes: tuple[str, ...] | None = field(default=None, repr=False)  # of the source, in the order of the scores
+    origin: Origin = field(default=Origin("", "own"), repr=False)
+    target_classes: int | None = None  # of the data at hand, for which a new output layer takes the place of the old
+
+    def fresh(self) -> nn.Module:
+        """The architecture at a random start, drawn from torch's current random state."""
+        if self.architecture is not None:
+            return self.architecture()
+        return _reset(copied(self.module))
+
+    def __repr__(self) -> str:
+        return f"PretrainedModel {self.name}: {_count(self.module):,} parameters, trained on {self.card.source}"
+
+
+def load(
+    source: str | nn.Module | PretrainedModel, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
+    size: int | None = None, called: str | None = None, progress: Progress | None = None,
+    layout: str = "channels_last", notes: tuple[str, ...] = (),
+) -> PretrainedModel:  # fmt: skip
+    """Load a model by name, or wrap one's own module.
+
+    Args:
+        source: a name from `names()`, an `nn.Module`, or a model already at hand.
+        weights: `default`, one of torchvision's names (`IMAGENET1K_V1`), `none` (random), or a file: safetensors, or a
+            state_dict read with `weights_only=True`. A file may have another number of classes than the original.
+        mean, std, size: replace the preprocessing's; one's own module is assumed to take ImageNet's.
+        called: the name to show for one's own module.
+        layout, notes: how images lie in memory for one's own module, and what was done to it.
+        progress: called with (bytes done, bytes in all) during a download.
+
+    Raises:
+        ModelError: an unknown name; weights that are unknown, missing, damaged, of another architecture, or cannot be
+            downloaded.
+        UsageError: a size, mean or standard deviation that makes no sense.
+    """
+    weights = str(weights)
+    if isinstance(source, PretrainedModel):
+        model = source
+    elif isinstance(source, nn.Module):
+        given = {"mean": mean, "std": std, "size": size}
+        model = _own(source, called or type(source).__name__, weights, given, layout, notes)
+    elif source in names():
+        model = _by_name(source, weights, progress)
+    else:
+        otherwise = f"%tl_models lists all; of a variable inside a function write tl.load({source})"
+        hint = did_you_mean(source, names(), otherwise if source.isidentifier() else "%tl_models lists all")
+        raise ModelError(f"no model is called {source!r}: {hint}")
+    model.module.eval()
+    return replace(model, transform=_changed(model, mean, std, size))
+
+
+def resized(model: PretrainedModel, size: int | None) -> PretrainedModel:
+    """The model with another input edge; None changes nothing.
+
+    Raises:
+        UsageError: an edge that is smaller than the network takes.
+    """
+    return replace(model, transform=_changed(model, None, None, size))
+
+
+def retrained(
+    model: PretrainedModel, module: nn.Module, name: str, data: str, classes: tuple[str, ...], accuracy: float,
+    architecture: Callable[[], nn.Module], origin: Origin,
+) -> PretrainedModel:  # fmt: skip
+    """What a run made of a model: its network and the classes of its data, with the model's preprocessing.
+
+    Args:
+        name, data, accuracy: the run's; the accuracy is that on the test split.
+        architecture: the network with the run's edits at a random start.
+        origin: the same as data.
+    """
+    card = Card(
+        name, "run", f"{data}, starting from {model.name}", source_classes=len(classes), accuracy=accuracy,
+        accuracy_of=f"on the test images of {data}", parameters=_count(module), size=model.transform.size,
+        min_size=model.card.min_size, on_disk=True, notes=(f"preprocessing as for {model.name}",),
+    )  # fmt: skip
+    return PretrainedModel(
+        name, module, model.transform, card, architecture=architecture, classes=classes, origin=origin
+    )
+
+
+def bare(name: str, scores: int) -> PretrainedModel:
+    """A model of the catalogue at a random start, with so many scores.
+
+    Raises:
+        ModelError: no such model.
+    """
+    if name not in names():
+        raise ModelError(f"no model is called {name!r}: {did_you_mean(name, names(), '%tl_models lists all')}")
+    given = next(iter(torchvision_weights(name).values()), None)
+    original = _embedded(name) if given is None else _torchvision(name, given)
+    return original.with_weights(_at_random(partial(original.make, scores)), "none", _untrained(original.card), scores)
+
+
+def facing(model: PretrainedModel, classes: int | None) -> PretrainedModel:
+    """The model with data of so many classes at hand; None: with no data."""
+    return replace(model, target_classes=classes)
+
+
+def _changed(model: PretrainedModel, mean: Any, std: Any, size: int | None) -> Transform:
+    transform, least = model.transform, max(16, model.card.min_size or 0)
+    if size is not None:
+        if size < least:
+            raise UsageError(f"--size {size} is too small for {model.name}: use {least} pixels or more")
+        if size > MOST_PIXELS:
+            raise UsageError(f"--size {size} is too large for any network here: use {MOST_PIXELS} pixels or fewer")
+        transform = replace(transform, size=size, resize=round(size * transform.resize / transform.size))
+    if mean is not None:
+        transform = replace(transform, mean=_three("mean", mean))
+    if std is not None:
+        transform = replace(transform, std=_three("std", std))
+    return transform
+
+
+def _three(name: str, values: Any) -> tuple[float, float, float]:
+    try:
+        parts = values.split(",") if isinstance(values, str) else list(values)
+        r, g, b = (float(v) for v in parts)
+    except (TypeError, ValueError):
+        raise UsageError(f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5") from None
+    if not all(map(math.isfinite, (r, g, b))):
+        raise UsageError(f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5")
+    if name == "std" and min(r, g, b) <= 0:
+        raise UsageError(f"--std {values} must be above zero: write --std 0.25,0.25,0.25")
+    return r, g, b
+
+
+def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
+    """`default`, `none`, `file`, or one of the `known` names of weights, which may be written in full or in small letters."""
+    if weights in ("default", "none"):
+        return weights
+    by_lower = {w.lower(): w for w in known}
+    plain = weights.rpartition("_Weights.")[2].lower()
+    if plain in by_lower:
+        return by_lower[plain]
+    path = user_path(weights)
+    if path.suffix or path.exists() or any(c in weights for c in "/\\"):
+        return "file"
+    ways = ["default", "none", *by_lower.values()]
+    hint = did_you_mean(weights, ways)
+    raise ModelError(f"{name} has no weights {weights!r}: use {', '.join(ways)} or a file{'; ' + hint if hint else ''}")
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _at_random(make: Callable[[], nn.Module]) -> nn.Module:
+    """The same random start each time; torch's global random state is left as it was."""
+    with alone(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
+# ── by name ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # heads that only helped training
+NO_AUXILIARY = "auxiliary heads, which only help to train from scratch, are left out"
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # `norm.1` in the files, `norm1` in the network
+
+
+@dataclass(frozen=True)
+class _Original:
+    """A model of the catalogue before it gets its weights."""
+
+    card: Card
+    transform: Transform
+    classes: tuple[str, ...]  # none where the weights have no output layer that is worth anything
+    count: int  # of the scores that its output layer gives
+    make: Callable[[int], nn.Module] = field(repr=False)  # the network for a number of classes
+
+    def with_weights(self, module: nn.Module, weights: str, card: Card, count: int) -> PretrainedModel:
+        card = replace(card, parameters=_count(module))
+        classes = self.classes if card.source_classes == len(self.classes) else None
+        origin = Origin(card.name, card.family, count)
+        return PretrainedModel(
+            card.name, module, self.transform, card, weights, partial(self.make, count), classes, origin
+        )  # fmt: skip
+
+
+def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedModel:
+    known = torchvision_weights(name)
+    kind = _chosen(name, weights, known)
+    given: Any = known.get(kind) or next(iter(known.values()), None)
+    original = _embedded(name) if given is None else _torchvision(name, given)
+    count = original.count
+    if kind == "none":
+        module = _at_random(partial(original.make, count))
+        return original.with_weights(module, kind, _untrained(original.card), count)
+    if given is None and kind == "default":
+        return original.with_weights(_embedded_module(name), kind, original.card, count)
+    path = user_path(weights) if kind == "file" else fetch(given.url, name, progress)
+    state = read_state(path, checked=kind != "file")
+    module, count, notes = _from_file(state, original.make, count, name, lenient=kind == "file")
+    if kind == "file":
+        card = _from_elsewhere(original.card, state.file, notes, count, path.stat().st_size)
+        count = count or original.count
+        return original.with_weights(module, weights, card, count)
+    card = replace(original.card, on_disk=True, notes=(*original.card.notes, *notes))
+    return original.with_weights(module, kind, card, count)
+
+
+def _embedded(name: str) -> _Original:
+    transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
+    classes = tuple(glyphnet.card(name)["classes"])
+    return _Original(embedded_card(name), transform, classes, len(classes), glyphnet.GlyphNet)
+
+
+def _embedded_module(name: str) -> nn.Module:
+    try:
+        return glyphnet.load(name)
+    except glyphnet.DamagedWeights as error:
+        raise ModelError(f"the weights of {name} are damaged ({error}): install tlnb again") from None
+
+
+def _torchvision(name: str, weights: Any) -> _Original:
+    preset, card = weights.transforms(), torchvision_card(name, weights.name)
+    transform = Transform(
+        preset.crop_size[0], preset.resize_size[0], tuple(preset.mean), tuple(preset.std), preset.interpolation.value
+    )
+    if name in AUXILIARY:
+        card = replace(card, notes=(*card.notes, NO_AUXILIARY))
+    classes, scores = (w.meta["categories"] or () for w in (weights, type(weights).DEFAULT))
+    return _Original(card, transform, tuple(classes), len(scores), partial(_network, name, weights))
+
+
+def _network(name: str, weights: Any, classes: int) -> nn.Module:
+    """The architecture at random, as torchvision's builder sets it up for these weights, but without auxiliary heads."""
+    from torchvision import models
+
+    settings: dict[str, Any] = {"num_classes": classes}
+    if name in AUXILIARY:
+        settings |= {"transform_input": True, "aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):
+        settings["image_size"] = weights.meta["min_size"][0]
+    elif name.startswith("maxvit"):
+        settings["input_size"] = weights.meta["min_size"]
+    module: nn.Module = models.get_model(name, weights=None, **settings)
+    return module
+
+
+def _today(state: State, name: str) -> State:
+    """The state with the names that today's network has, without auxiliary heads."""
+    dropped = AUXILIARY.get(name, ())
+    return state.renamed(lambda key: None if key.startswith(dropped) else OLD_DENSENET.sub(r"\1\2.", key))
+
+
+def _from_file(
+    state: State, make: Callable[[int], nn.Module], classes: int, name: str, lenient: bool
+) -> tuple[nn.Module, int, tuple[str, ...]]:
+    """The network with a file's numbers, its number of classes, and notes.
+
+    The number is the file's, where only the output layer differs, and 0 where the file has none.
+    """
+    module = outline(partial(make, classes))
+    state = _today(named_as(state, module) if lenient else state, name)
+    counts = {found[0] for found, own in different(module, state).values()
+              if found and (classes, *found[1:]) == own}  # fmt: skip
+    if len(counts) == 1:
+        other = outline(partial(make, *counts))
+        if not different(other, state):
+            module, classes = other, counts.pop()
+    notes = fill(module, state, name, lenient)
+    known = any(key.startswith(f"{last_layer(module)}.") for key in state)
+    return module, classes if known else 0, (*state.notes, *notes)
+
+
+def _from_elsewhere(card: Card, file: str, notes: tuple[str, ...], classes: int, size: int) -> Card:
+    """The card of the same network with weights of which nothing is known but what the file holds."""
+    if not classes:
+        also = "what its scores meant is not known"
+    elif classes == card.source_classes:
+        also = f"{classes:,} classes, assumed to be those of {card.source} in their order"
+    else:
+        also = f"the output layer has {classes:,} classes of unknown names, the original has {card.source_classes:,}"
+    return replace(
+        _untrained(card), source=f"unknown data (weights from {file})", source_classes=classes or None, bytes=size,
+        notes=(*card.notes, *notes, also),
+    )  # fmt: skip
+
+
+def _untrained(card: Card) -> Card:
+    """The card of the same network at a random start."""
+    others = (replace(card, others=()), *card.others) if card.weights else ()
+    return replace(
+        card, source="nothing (a random start)", source_images=None, source_classes=None, accuracy=None, accuracy_of="",
+        top5=None, bytes=None, licence="", recipe="", about="", training={}, on_disk=True, weights="", others=others,
+    )  # fmt: skip
+
+
+# ── one's own ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _own(
+    module: nn.Module, called: str, weights: str, given: Mapping[str, Any], layout: str, notes: tuple[str, ...]
+) -> PretrainedModel:  # fmt: skip
+    """One's own module, on a copy.
+
+    Args:
+        given: the parts of the preprocessing by name; those that are None are assumed.
+    """
+    if not _count(module):
+        raise ModelError(f"{called} has no parameters: give a network to train")
+    assumed = [part for part, value in given.items() if value is None]
+    if assumed:
+        ways = ", ".join(f"{part}=" for part in assumed)
+        notes += (f"preprocessing assumed to be ImageNet's: {', '.join(assumed)} ({ways} change it)",)
+    if called in names():
+        notes += (f"your variable {called}, not the model of that name in %tl_models",)
+    source, kind, module = "unknown data (your own module)", _chosen(called, weights), copied(module)
+    if kind == "none":
+        source = "nothing (a random start)"
+        module = _at_random(partial(_reset, module))
+    elif kind == "file":
+        state = named_as(read_state(user_path(weights)), module)
+        source = f"unknown data (weights from {state.file})"
+        notes = (*notes, *state.notes, *fill(module, state, called, lenient=True))
+    card = Card(called, "own", source, parameters=_count(module), on_disk=True, notes=notes)
+    transform = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD, layout=layout)
+    origin = Origin(called, "own")
+    return PretrainedModel(called, module, transform, card, weights, origin=origin)
+
+
+def _reset(module: nn.Module) -> nn.Module:
+    """The module with random parameters wherever its layers know how to draw them."""
+    for layer in module.modules():
+        reset = getattr(layer, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return module

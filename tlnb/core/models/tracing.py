@@ -1,0 +1,256 @@
+"""One forward pass, watched: what every operation reads, what it costs, and where its result goes.
+
+The pass runs on a twin of the network whose tensors have shapes but no numbers (torch's meta device): it costs neither
+memory nor arithmetic, however large the network. A network that needs numbers to find its way runs once for real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tlnb.core.models.module_copy import copied
+from tlnb.core.runtime.errors import ModelError
+from tlnb.core.runtime.torch_lock import alone
+
+IMAGE = -1  # the step that stands for the image itself
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of the pass."""
+
+    name: str  # torch's own: convolution, addmm, _softmax
+    inputs: frozenset[int]  # the steps whose results it reads; `IMAGE` is the image
+    layers: tuple[str, ...]  # the modules whose parameters or buffers it reads
+    module: str  # the innermost module that was being called; "" is the network
+    shape: tuple[int, ...]  # of its first result, with the batch; () where there is none
+    flops: int  # a multiply-add counts as two
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What one image met on its way."""
+
+    steps: tuple[Step, ...]
+    shapes: Mapping[str, tuple[int, ...]]  # output of every module called, without the batch; the first call counts
+    output: int  # the step that made the scores
+    scores: int  # how many there are
+
+    def needed(self) -> set[int]:
+        """The steps that the scores depend on, `IMAGE` among them where the way back leads to it."""
+        found, open_ends = {self.output}, [self.output]
+        while open_ends:
+            step = open_ends.pop()
+            new = self.steps[step].inputs - found if step != IMAGE else set()
+            found |= new
+            open_ends += new
+        return found
+
+
+def blank(module: nn.Module) -> nn.Module:
+    """A twin without numbers: the same modules, modes and shapes, tensors on the meta device, what is shared shared."""
+    twins: dict[int, Any] = {}
+    for tensor in chain(module.parameters(), module.buffers()):
+        empty = torch.empty_like(tensor, device="meta")
+        twins[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+    return copied(module, twins)
+
+
+@contextmanager
+def countable() -> Iterator[None]:
+    """Attention computed by operations that can be counted: its fast path and its fused kernels are off."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with alone():
+        before = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(before)
+
+
+def watch(module: nn.Module, size: int) -> Watched:
+    """One blank image `(1, 3, size, size)` through a twin of the module in eval mode.
+
+    Raises:
+        ModelError: the module does not take such an image, or gives no scores `(1, classes)`.
+    """
+    try:
+        twin = blank(module).eval()
+        return _watched(twin, torch.zeros(1, 3, size, size, device="meta"))
+    except _NoScores:
+        raise
+    except Exception:  # a way that depends on numbers, or a tensor that has none to give
+        twin = copied(module).eval()
+    device = next((p.device for p in twin.parameters()), None)
+    try:
+        return _watched(twin, torch.zeros(1, 3, size, size, device=device))
+    except _NoScores:
+        raise
+    except Exception as error:  # whatever a foreign module raises on a foreign input
+        reason = " ".join(str(error).split())[:120]
+        raise ModelError(f"the network does not take an image (1, 3, {size}, {size}): {reason}") from None
+
+
+class _NoScores(ModelError):
+    """The pass went through, but what came out is no row of scores."""
+
+
+class Counter(TorchDispatchMode):
+    """Sums, inside, the FLOPs of matrix products and convolutions, forward and backward, by torch's own formulas.
+
+    A tensor that meets one without numbers loses its own (constants, indices made on the way). torch's formula for the
+    gradient of a convolution in groups counts every group in full (up to 14 times too much for a whole EfficientNet):
+    ours is exact.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        args, kwargs = _without_numbers(func, args, kwargs or {})
+        out = func(*args, **kwargs)
+        self.total += _flops(func, args, kwargs, out)
+        return out
+
+
+def _watched(twin: nn.Module, image: Tensor) -> Watched:
+    eye = _Eye(twin, image)
+    with torch.no_grad(), countable(), eye.following(), eye:
+        output = twin(image)
+    if not isinstance(output, Tensor) or output.ndim != 2:
+        found = eye.shapes.get("", f"a {type(output).__name__}")
+        raise _NoScores(f"the network gives {found}: it must give scores (N, classes)")
+    return Watched(tuple(eye.steps), eye.shapes, eye.made.get(_storage(output), IMAGE), output.shape[1])
+
+
+class _Eye(TorchDispatchMode):
+    """Notes every operation. Tensors are told apart by their storage, so that views and changes in place count."""
+
+    def __init__(self, twin: nn.Module, image: Tensor) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.made = {_storage(image): IMAGE}
+        self._names = {part: name for name, part in twin.named_modules()}
+        self._calls = [""]
+        self._owners: dict[int, tuple[str, ...]] = {}  # by storage, of parameters and what is made of them alone
+        self._shared: dict[int, tuple[str, ...]] = {}  # owners to choose from
+        for part, name in self._names.items():
+            for tensor in chain(part._parameters.values(), part._buffers.values()):
+                if tensor is not None:
+                    place = _storage(tensor)
+                    self._shared[place] = (*self._shared.get(place, ()), name)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Know, inside, which module is being called."""
+        with ExitStack() as hooks:
+            for part in self._names:
+                hooks.callback(part.register_forward_pre_hook(self._enter).remove)
+                hooks.callback(part.register_forward_hook(self._leave).remove)
+            yield
+
+    def _enter(self, part: nn.Module, _: Any) -> None:
+        self._calls.append(self._names[part])
+
+    def _leave(self, part: nn.Module, _: Any, output: Any) -> None:
+        self._calls.pop()
+        if isinstance(output, tuple) and output:  # attention gives its weights too
+            output = output[0]
+        if isinstance(output, Tensor):
+            self.shapes.setdefault(self._names[part], tuple(output.shape[1:]))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.namespace == "prim":
+            return func(*args, **kwargs)
+        args, kwargs = _without_numbers(func, args, kwargs)
+        out = func(*args, **kwargs)
+        self._note(func, [*_tensors(args), *_tensors(kwargs.values())], out, _flops(func, args, kwargs, out))
+        return out
+
+    def _note(self, func: Any, read: list[Tensor], out: Any, flops: int) -> None:
+        places = [_storage(t) for t in read]
+        layers = dict.fromkeys(name for place in places for name in self._layers(place))
+        inputs = frozenset(self.made[place] for place in places if place in self.made)
+        results = [_storage(t) for t in _tensors([out])]
+        made_of_parameters = bool(layers) and not inputs  # a view of one, or something made of them alone
+        if flops or not made_of_parameters:
+            first = next(iter(_tensors([out])), None)
+            shape = () if first is None else tuple(first.shape)
+            name = func._overloadpacket.__name__
+            self.steps.append(Step(name, inputs, tuple(layers), self._calls[-1], shape, flops))
+        changed = places[:1] if func._schema.is_mutable else []
+        for place in (*results, *changed):
+            if place in places and place not in changed:
+                continue  # a view stays what it is a view of
+            self.made.pop(place, None)  # a place is used again once its tensor is gone
+            self._owners.pop(place, None)
+            if made_of_parameters:
+                self._owners[place] = tuple(layers)
+            else:
+                self.made[place] = len(self.steps) - 1
+
+    def _layers(self, place: int) -> tuple[str, ...]:
+        """The layers that a parameter belongs to; of those that share it, the one being called."""
+        shared = self._shared.get(place)
+        if shared is None:
+            return self._owners.get(place, ())
+        return (self._calls[-1],) if self._calls[-1] in shared else shared[:1]
+
+
+def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    formula = _formulas().get(getattr(func, "_overloadpacket", None))
+    return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
+
+
+@cache
+def _formulas() -> dict[Any, Callable[..., int]]:
+    from torch.utils.flop_counter import flop_registry
+
+    return {**flop_registry, torch.ops.aten.convolution_backward: _convolution_backward}
+
+
+def _convolution_backward(
+    gradient: Tensor, inputs: Tensor, weight: Tensor, _bias: Any, _stride: Any, _padding: Any, _dilation: Any,
+    transposed: bool, _output_padding: Any, _groups: int, wanted: Sequence[bool], out_val: Any,
+) -> int:  # fmt: skip
+    """The forward product once for the gradient of the input and once for the weight's, as far as they are wanted."""
+    places = (inputs if transposed else gradient).shape[2:].numel()
+    return 2 * len(inputs) * places * weight.numel() * (wanted[0] + wanted[1])
+
+
+def _without_numbers(func: Any, args: Any, kwargs: Any) -> Any:
+    tensors = [*_tensors(args), *_tensors(kwargs.values())]
+    if all(t.is_meta for t in tensors) or not any(t.is_meta for t in tensors):
+        return args, kwargs
+    if func._schema.is_mutable and not tensors[0].is_meta:
+        raise NotImplementedError("a tensor with numbers is written to")
+    from torch.utils._pytree import tree_map_only
+
+    return tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            yield from (v for v in value if isinstance(v, Tensor))
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,325 @@
+"""Weights from files: read without running anything, and fitted into a network completely or not at all."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from functools import partial
+from operator import add
+from pathlib import Path
+from threading import get_ident
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from tlnb.core.runtime.errors import ModelError, listed
+from tlnb.core.runtime.torch_lock import alone
+from tlnb.core.storage.download import file_hash, promised_hash
+
+WRAPPERS = (
+    "state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "params", "ema", "model_ema",
+    "state_dict_ema", "teacher", "student", "backbone",
+)  # fmt: skip  # keys under which training scripts keep the state_dict, the first that is there
+PREFIXES = (
+    "module",
+    "model",
+    "net",
+    "network",
+    "_orig_mod",
+    "backbone",
+    "encoder",
+    "ema",
+    "classifier_model",
+    "base_model",
+)
+UNSAFE = re.compile(r"(?:GLOBAL|global) ([\w.]+)")  # as torch names what it does not load
+CODE = frozenset((  # modules whose globals do things when a file is loaded; builtins come without a module
+    "builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "pickle", "io", "socket",
+    "ctypes", "code", "pty", "webbrowser", "operator", "functools", "pathlib", "tempfile", "threading", "multiprocessing",
+))  # fmt: skip
+COUNTED = (".total_ops", ".total_params", "total_ops", "total_params")  # what a tool that counts FLOPs leaves behind
+COUNTER = "num_batches_tracked"  # of BatchNorm; files written before 2018 lack it, and nothing is computed from it
+
+
+class State(dict[str, Tensor]):
+    """A state_dict: tensors by name, what torch keeps beside them, and what is worth saying about the file."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], file: str, notes: tuple[str, ...] = ()) -> None:
+        super().__init__(tensors)
+        self.file = file
+        self.notes = notes
+        self._metadata: dict[str, Any] = {}  # torch's name: versions of the modules that wrote the file
+
+    def renamed(self, new: Callable[[str], str | None]) -> State:
+        """The same with other names; what gets None is left out."""
+        state = State({name: v for k, v in self.items() if (name := new(k)) is not None}, self.file, self.notes)
+        state._metadata = self._metadata
+        return state
+
+
+def read_state(path: Path, checked: bool = False) -> State:
+    """A state_dict from a file. A wrapper such as `{"state_dict": …}` is opened; prefixes of wrapped modules go.
+
+    Args:
+        checked: the hash that the file's name promises has been compared already.
+
+    Raises:
+        ModelError: no such file; a wrong hash; a damaged file; a file that holds no state_dict.
+    """
+    if not path.is_file():
+        raise ModelError(f"no weights file {str(path)!r}: give default, none, or a file that exists")
+    promised = promised_hash(path.name)
+    if promised and not checked and not (found := file_hash(path)).startswith(promised):
+        raise ModelError(f"{path.name} has the wrong hash ({found[:8]}, not {promised[:8]}): download it again")
+    try:
+        content = _content(path)
+    except Exception as error:  # both readers raise many types for a damaged file
+        raise ModelError(_unreadable(path, error)) from None
+    wrapper, tensors = _tensors_of(content)
+    if not tensors:
+        raise ModelError(
+            f"{path.name} holds no state_dict of tensors ({_kind(content)}): save model.state_dict() and give that file"
+        )
+    odd = next((k for k, v in tensors.items() if not isinstance(k, str) or not _plain(v)), None)
+    if odd is not None:
+        raise ModelError(
+            f"{path.name} is no usual state_dict (see {str(odd)[:80]!r}): save model.state_dict() and give that file"
+        )
+    small = next((v.dtype for v in tensors.values() if v.is_floating_point() and v.dtype.itemsize < 2), None)
+    if small is not None:
+        raise ModelError(
+            f"{path.name} holds {str(small).removeprefix('torch.')}, which no layer here computes with: "
+            "save {k: v.float() for k, v in model.state_dict().items()}"
+        )
+    return _checked(tensors, path.name, (f"{path.name}: taken from its {wrapper!r}",) if wrapper else ())
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    """What is wrong with a file; one that holds a script's settings beside its weights is not damaged."""
+    found = UNSAFE.search(str(error)) if "weights_only" in str(error) or "nsupported global" in str(error) else None
+    if found is None or found[1].partition(".")[0] in CODE or "." not in found[1]:
+        reason = f"it calls {found[1]}" if found else " ".join(str(error).split())[:80] or type(error).__name__
+        return f"{path.name} is damaged, or no state_dict ({reason}): give another file"
+    return (
+        f"{path.name} holds a {found[1]} beside its weights, and only plain tensors are read: save the weights alone where "
+        "it was made, torch.save(model.state_dict(), 'weights.pth'), or if you trust it, "
+        f"torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.pth') ('model' in some files)"
+    )
+
+
+def _tensors_of(content: Any) -> tuple[str, dict[str, Tensor]]:
+    """The key that the tensors stand under, and the tensors; what stands beside them (epochs, optimisers) is left out."""
+    if not isinstance(content, Mapping):
+        return "", {}
+    for key in WRAPPERS:
+        inner = content.get(key)
+        if isinstance(inner, Mapping):
+            deeper, tensors = _tensors_of(inner)
+            if tensors:
+                return f"{key}.{deeper}".rstrip("."), tensors
+    return "", _State({k: v for k, v in content.items() if isinstance(v, Tensor)}, getattr(content, "_metadata", {}))
+
+
+class _State(dict[str, Tensor]):
+    """Tensors with the versions of the modules that wrote them."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+        super().__init__(tensors)
+        self._metadata = metadata
+
+
+def _kind(content: Any) -> str:
+    """What a file holds instead."""
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    return f"its keys are {listed(map(str, content), 6)}" if content else "it is empty"
+
+
+def _plain(tensor: Tensor) -> bool:
+    """Whether a tensor is dense and holds all the numbers that it shows: a few bytes can pretend to be terabytes."""
+    dense = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+    return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _content(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    if zipfile.is_zipfile(path):  # torch compresses nothing: what unpacks to more than the file is a bomb
+        with zipfile.ZipFile(path) as parts:
+            if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
+                raise ValueError("it unpacks to more than it is")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _checked(tensors: Mapping[str, Tensor], file: str, notes: tuple[str, ...]) -> State:
+    """The tensors as they are, and a note about those that hold no numbers."""
+    broken = [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v.sum())]
+    if broken:
+        notes += (f"{file}: values that are no numbers in {listed(broken, 3)}; such layers must be replaced",)
+    state = State({k: v.detach() for k, v in tensors.items()}, file, notes)
+    state._metadata = dict(getattr(tensors, "_metadata", {}))
+    return state
+
+
+def named_as(state: State, module: nn.Module) -> State:
+    """The state under the network's own names, without what stands beside them.
+
+    What DataParallel, torch.compile and training scripts put before every name is taken off, or where the network has
+    such a prefix itself put on, as long as more names match by it.
+    """
+    own = set(module.state_dict())
+    best, dropped = state, list[str]()
+    if not own & set(state) and (longer := _longer(state, own)):
+        return longer
+    while len(own & set(best)) < len(own) and (found := _shorter(best, own)):
+        best, prefix = found
+        dropped.append(prefix)
+    if not dropped or not own & set(best):
+        return state
+    best.notes = (*state.notes, f"{state.file}: {''.join(dropped)!r} dropped from the front of every name")
+    return best
+
+
+def _shorter(state: State, own: set[str]) -> tuple[State, str] | None:
+    """The names after a prefix that many of them share, where as many of the network's or more are among them."""
+    prefixes = Counter(k.partition(".")[0] for k in state if "." in k)
+    for prefix in (f"{word}." for word, _ in prefixes.most_common(3) if word in PREFIXES):
+        other = state.renamed(partial(_without, prefix))
+        other._metadata = {
+            f"{k}.".removeprefix(prefix).rstrip("."): v
+            for k, v in state._metadata.items()
+            if f"{k}.".startswith(prefix)
+        }
+        if len(own & set(other)) >= len(own & set(state)):
+            return other, prefix
+    return None
+
+
+def _longer(state: State, own: set[str]) -> State | None:
+    """The names behind a prefix that the network's own have, where most of them match then."""
+    for prefix in sorted({f"{key.partition('.')[0]}." for key in own if "." in key}):
+        if 2 * sum(prefix + key in own for key in state) > len(state):
+            longer = state.renamed(partial(add, prefix))
+            longer._metadata = {f"{prefix}{k}".rstrip("."): v for k, v in state._metadata.items()}
+            longer.notes = (*state.notes, f"{state.file}: {prefix!r} put before every name")
+            return longer
+    return None
+
+
+def _without(prefix: str, key: str) -> str | None:
+    return key.removeprefix(prefix) if key.startswith(prefix) else None
+
+
+def outline(make: Callable[[], nn.Module]) -> nn.Module:
+    """The network that `make` gives, its parameters without numbers: `fill` brings those.
+
+    Drawing random ones takes longer than reading the file, only to be thrown away. Buffers are computed as ever.
+    """
+    here = get_ident()
+
+    def without_numbers(_: nn.Module, __: str, parameter: Tensor | None) -> nn.Parameter | None:
+        if parameter is None or get_ident() != here:  # the hook is everybody's: other threads build as they are used to
+            return None
+        return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
+
+    handle = register_module_parameter_registration_hook(without_numbers)  # type: ignore[arg-type]
+    try:
+        return make()
+    finally:
+        handle.remove()
+
+
+def different(module: nn.Module, state: State) -> dict[str, tuple[torch.Size, torch.Size]]:
+    """The shapes in the file and in the network, by name, where both have the name and the shapes differ."""
+    own = module.state_dict()
+    return {k: (state[k].shape, own[k].shape) for k in own if k in state and state[k].shape != own[k].shape}
+
+
+def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> tuple[str, ...]:
+    """Put the file's numbers into a network; an outline takes the file's tensors as they are.
+
+    Args:
+        lenient: the output layer may be missing, or be of another shape: it stays at a random start. What belongs to no part of
+            the network (a loss, an optimiser) is left out.
+
+    Returns:
+        A note for each of these.
+
+    Raises:
+        ModelError: names or shapes that do not fit. The network is then half filled: throw it away.
+    """
+    head, notes = (last_layer(module) if lenient else ""), []
+    apart = different(module, state)
+    if head and apart and set(apart) == {k for k in state if _inside(k, head)}:
+        found, own = next(iter(apart.values()))
+        notes.append(
+            f"{state.file}: its output layer has {found[0]:,} scores, {name} has {own[0]:,}: that layer starts anew"
+        )
+        state, apart = state.renamed(lambda key: None if key in apart else key), {}
+    wrong = [f"{k} is {tuple(found)}, {name} has {tuple(own)}" for k, (found, own) in apart.items()]
+    missing, foreign, broken = ([], [], []) if wrong else _loaded(module, state)
+    if head and missing and all(_inside(k, head) for k in missing) and len(missing) < len(module.state_dict()):
+        notes = notes or [f"{state.file}: holds no output layer ({head}): that layer starts anew"]
+        _start_anew(module.get_submodule(head))
+        missing = []
+    parts = {key.partition(".")[0] for key in module.state_dict()}
+    beside = [k for k in foreign if lenient and (k.partition(".")[0] not in parts or k.endswith(COUNTED))]
+    if beside:
+        notes.append(f"{state.file}: left out, as no part of {name}: {listed(beside, 3)}")
+    wrong += [*broken, *(f"{k} is missing" for k in missing)]
+    wrong += [f"{k} is not part of {name}" for k in foreign if k not in beside]
+    if wrong:
+        raise ModelError(f"{state.file} does not fit {name}: {'; '.join(wrong[:3])}{_more(len(wrong) - 3)}")
+    return tuple(notes)
+
+
+def last_layer(module: nn.Module) -> str:
+    """The name of the output layer, as most networks define it: the last that is linear or a convolution."""
+    found = [n for n, part in module.named_modules() if n and isinstance(part, nn.Linear | nn.Conv2d)]
+    return found[-1] if found else ""
+
+
+def _inside(key: str, layer: str) -> bool:
+    return key.rpartition(".")[0] == layer
+
+
+def _start_anew(layer: nn.Module) -> None:
+    """A layer of an outline, or of a network, with random numbers: the same each time."""
+    with alone(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer.to_empty(device="cpu")
+        layer.reset_parameters()  # type: ignore[operator]
+
+
+def _more(count: int) -> str:
+    return f" (and {count} more)" if count > 0 else ""
+
+
+def _loaded(module: nn.Module, state: State) -> tuple[list[str], list[str], list[str]]:
+    """Load; what was missing, what was too much, and what else was wrong, older names translated by the modules themselves."""
+    assign = any(p.is_meta for p in module.parameters())
+    ready = State(_like(module, state) if assign else state, state.file)
+    # The version of the network itself is assumed to be today's (MNASNet insists on one), of its parts the oldest.
+    ready._metadata = state._metadata or {"": {"version": module._version}}
+    try:
+        keys = module.load_state_dict(ready, strict=False, assign=assign)
+    except (RuntimeError, ValueError) as error:  # from the modules' own translation
+        return [], [], [" ".join(str(error).split())[:120]]
+    return [k for k in keys.missing_keys if not k.endswith(COUNTER)], list(keys.unexpected_keys), []
+
+
+def _like(module: nn.Module, state: State) -> dict[str, Tensor]:
+    """The file's tensors, of the network's types, each with memory of its own."""
+    kinds = {k: v.dtype for k, v in module.state_dict().items()}
+    return {k: _own(v.to(kinds.get(k, v.dtype)).contiguous()) for k, v in state.items()}
+
+
+def _own(tensor: Tensor) -> Tensor:
+    whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()

@@ -1,0 +1,85 @@
+"""Calls as the lines that one would type: what is read back is what was called, whatever the names in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from tlnb.core.planning.options import rates_text
+from tlnb.core.runtime.errors import one_line
+
+# Stands for itself in a magic's line: no space, quote, comment, `{x}`, `$x`, and at its end neither `;`, `?` nor `\`.
+PLAIN = re.compile(r"(?!-)(?:[^\s\"'#{}$;?`]*[^\s\"'#{}$;?`\\])")
+
+TOKEN = re.compile(r'(?:[^\s"\']|"[^"]*"|\'[^\']*\')+')
+
+
+def line(magic: str, *words: Any, **options: Any) -> str:
+    """A magic as one would type it; options that are None or False are left out.
+
+    What no magic line can hold (a file's name with a brace, a line end) becomes the same call in Python.
+    """
+    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    quoted = [_quoted(w) for w in words] + [_quoted(v) for v in given.values() if v is not True]
+    if None in quoted:
+        return _call(magic, words, given)
+    parts = [f"%{magic}", *(str(_quoted(w)) for w in words)]
+    for option, value in given.items():
+        parts.append(f"--{option}" if value is True else f"--{option} {_quoted(value)}")
+    return " ".join(parts)
+
+
+def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -> str:
+    """What `Asked` holds, as a magic line; what is the default is left out."""
+    given = {name.rstrip("_").replace("_", "-"): value for name, value in asked.items()}
+    given |= {"lr": rates_text(given.get("lr")), "from": getattr(given.get("from"), "name", given.get("from")),
+              "no-cache": not given.pop("cache", True)}  # fmt: skip
+    for option, default in (("precision", "auto"), ("solver", "sgd")):
+        given[option] = None if given.get(option) == default else given.get(option)
+    return line(magic, **given, **more)
+
+
+def edit_line(name: str, at: str, code: str) -> str:
+    """An edit as a magic, or where none can hold it as the same call in Python: `add`, `replace`."""
+    magic = f"%tl_{name} {at} {code}"
+    typed = one_line(magic) == magic and not re.search(r"\s", at) and not magic.endswith((";", "?", "\\"))
+    return magic if typed else f"tl.{name}({at!r}, {code!r})"
+
+
+def tokens(line: str) -> tuple[list[str], bool]:
+    """The words of a magic line, and whether a trailing `;` silences it.
+
+    Quotes group and are dropped; backslashes stay (Windows paths); `#` starts a comment at the start or after a space.
+    """
+    words: list[str] = []
+    for found in TOKEN.finditer(line):
+        if found[0].startswith("#"):
+            break
+        words.append(found[0])
+    silent = bool(words) and words[-1].endswith(";")
+    if silent:
+        words[-1] = words[-1].rstrip(";")
+    plain = (re.sub(r'"([^"]*)"|\'([^\']*)\'', lambda m: m[1] if m[1] is not None else m[2], w) for w in words)
+    return [w for w in plain if w], silent
+
+
+def _quoted(word: Any) -> str | None:
+    """The word as a magic's line holds it; None where none can."""
+    text = str(word)
+    if PLAIN.fullmatch(text) and one_line(text) == text:
+        return text
+    if not text or text.startswith("-") or set(text) & set("{}$") or one_line(text) != text:
+        return None
+    return next((f"{quote}{text}{quote}" for quote in "\"'" if quote not in text), None)
+
+
+def _call(magic: str, words: tuple[Any, ...], given: Mapping[str, Any]) -> str:
+    named = {"no-cache": ("cache", False), "from": ("from_", given.get("from"))}
+    pairs = [named.get(name, (name.replace("-", "_"), value)) for name, value in given.items()]
+    arguments = [_python(word) for word in words] + [f"{name}={_python(value)}" for name, value in pairs]
+    return f"{magic.replace('_', '.', 1)}({', '.join(arguments)})"
+
+
+def _python(value: Any) -> str:
+    return repr(value if isinstance(value, bool | int | float) else str(value))

@@ -1,0 +1,270 @@
+"""Plans: what to start from, what to change, what to freeze, how to train. Pure data, made before anything is done.
+
+strategy       trains                                   made for
+head           a new output layer                       little data
+partial        the last stages and the output layer     a decent amount
+full           everything, from the pretrained weights  a lot
+scratch        everything, from a random start          the comparison
+output-frozen  everything but a random output layer     the literal reading of "freeze the output layer"
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from tlnb.core.models.anatomy import Anatomy
+from tlnb.core.planning.options import TrainOptions
+from tlnb.core.runtime.errors import OneLine, PlanError, UsageError, did_you_mean
+from tlnb.core.runtime.typed_json import typed
+
+STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen")
+FOR_VERDICT = {"little": "head", "decent": "partial", "a lot": "full"}  # the rule by amount of data
+ALIASES = {"small": "head", "medium": "partial", "large": "full"}
+SCHEMA = 1
+PARTIAL_SHARE = 1 / 3  # of the parameters before the output layer: what `partial` comes closest to
+
+
+@dataclass(frozen=True)
+class Edit(OneLine):
+    """A change of the architecture. Layer names stay PyTorch's: what is added becomes a part of the layer it is next to."""
+
+    kind: str  # "replace", "add", "remove" (the layer becomes nn.Identity)
+    name: str  # of the module that it changes
+    code: str = ""  # builds the new module; may use the names in_features and classes
+    where: str = ""  # add: "before" or "after"
+    part: str = ""  # add: what the new module is called inside the one that it is next to, "after1"
+    in_features: int | None = None  # what that name stands for here: the width that arrives
+    classes: int | None = None
+    automatic: bool = False  # made to fit the data's classes or a new width, not asked for
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("replace", "add", "remove"):
+            raise ValueError(f"an edit of kind {self.kind!r}")
+        known = self.where in ("before", "after") and re.fullmatch(f"{self.where}[0-9]+", self.part)
+        if self.kind == "add" and not known:
+            raise ValueError(f"an added part called {self.part!r}")
+
+    def __repr__(self) -> str:
+        code = self.code if "\n" not in self.code else f"{self.code.splitlines()[0]} …"
+        if self.kind == "add":
+            return f"add {self.where}:{self.name} {code}"
+        return f"replace {self.name} by {code}" if self.kind == "replace" else f"remove {self.name}"
+
+    @property
+    def made(self) -> str:
+        """Full name of the module that it makes; a removed layer leaves none."""
+        return f"{self.name}.{self.part}" if self.kind == "add" else self.name
+
+    def covers(self, layer: str) -> bool:
+        """Whether a layer is one that this edit made."""
+        return self.kind != "remove" and (layer == self.made or layer.startswith(self.made + "."))
+
+
+@dataclass(frozen=True)
+class Plan(OneLine):
+    """What will be trained, and from where. The model itself is not touched until a run copies it."""
+
+    model: str
+    strategy: str
+    start: str  # "pretrained" or "random"
+    frozen: tuple[str, ...]
+    trained: tuple[str, ...]
+    trainable_params: int
+    total_params: int
+    edits: tuple[Edit, ...] = ()
+    options: TrainOptions = field(default_factory=TrainOptions)
+    notes: tuple[str, ...] = ()  # what one should know before training it
+    tuned: str = ""  # the study that found its options
+    baseline_options: TrainOptions = field(default_factory=TrainOptions)  # found for its baseline; None: the recipe's
+    baseline_tuned: str = ""  # the study that found those
+    normalised: bool = True  # whether the network has layers that normalise (batch, layer, group …)
+
+    def __post_init__(self) -> None:
+        if self.strategy not in (*STRATEGIES, "custom") or self.start not in ("pretrained", "random"):
+            raise ValueError(f"a plan of strategy {self.strategy!r} from a start called {self.start!r}")
+
+    def __repr__(self) -> str:
+        share = self.trainable_params / max(self.total_params, 1)
+        layers = f"{len(self.trained)} of {len(self.trained) + len(self.frozen)} layers"
+        counts = f"{self.trainable_params:,} of {self.total_params:,} parameters ({share:.1%})"
+        return f"Plan {self.strategy} for {self.model}: trains {counts}, {layers}, start {self.start}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Names and numbers only."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan back from `to_json`.
+
+        Raises:
+            UsageError: another schema, or fields that do not fit.
+        """
+        try:
+            fields = {k: v for k, v in values.items() if k != "schema"}
+            if values.get("schema", SCHEMA) != SCHEMA:
+                raise UsageError(f"the plan has another schema than {SCHEMA}: write it again with this version of tlnb")
+            return typed(cls, fields, "the plan")
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"this is no plan ({str(error)[:80]}): give what plan.to_json() wrote") from None
+
+
+@dataclass(frozen=True)
+class Strategies(OneLine):
+    """The three strategies for one network, side by side."""
+
+    plans: tuple[Plan, ...]
+    step_flops: tuple[float, ...]  # forward and backward for one image, nothing cached
+    stages: tuple[tuple[str, ...], ...]  # those in which anything trains
+    size_verdict: str | None = None
+    suggested: str | None = None  # by the rule of thumb for this amount of data
+
+    def __repr__(self) -> str:
+        parts = [f"{p.strategy} trains {p.trainable_params / p.total_params:.1%}" for p in self.plans]
+        return f"Strategies for {self.plans[0].model}: {', '.join(parts)} of {self.plans[0].total_params:,} parameters"
+
+
+def plan_strategy(anatomy: Anatomy, name: str, edits: tuple[Edit, ...] = (), last: int | None = None) -> Plan:
+    """The plan of a strategy for this network.
+
+    Args:
+        last: `partial` only: train so many stages, counted from the output (the output layer's own stage included).
+
+    Raises:
+        PlanError: an unknown strategy, or more stages than there are.
+    """
+    strategy = ALIASES.get(name, name)
+    if strategy not in STRATEGIES:
+        known = (*STRATEGIES, *ALIASES)
+        raise PlanError(f"no strategy is called {name!r}: {did_you_mean(name, known, 'use ' + ', '.join(known))}")
+    if last is not None and strategy != "partial":
+        raise UsageError(f"--last goes with partial only: write %tl_strategy partial --last {last}")
+    new = {n for n in anatomy.names if n in anatomy.heads or any(edit.covers(n) for edit in edits)}
+    frozen: Iterable[str] = ()
+    if strategy == "head":
+        frozen = set(anatomy.names) - new
+    elif strategy == "partial":
+        frozen = set(anatomy.names) - _last_stages(anatomy, last) - new
+    elif strategy == "output-frozen":
+        frozen = anatomy.heads
+    return _plan(anatomy, strategy, "random" if strategy == "scratch" else "pretrained", set(frozen), edits)
+
+
+def plan_freeze(plan: Plan, anatomy: Anatomy, patterns: Iterable[str]) -> Plan:
+    """The plan with these layers frozen too."""
+    chosen = match(anatomy, patterns)
+    return plan_custom(plan, anatomy, set(plan.frozen) | chosen)
+
+
+def plan_unfreeze(plan: Plan, anatomy: Anatomy, patterns: Iterable[str]) -> Plan:
+    """The plan with these layers training again."""
+    chosen = match(anatomy, patterns)
+    return plan_custom(plan, anatomy, set(plan.frozen) - chosen)
+
+
+def renewed(plan: Plan, anatomy: Anatomy, edits: tuple[Edit, ...], fresh: Edit | None = None) -> Plan:
+    """The same strategy, freezes and options for an anatomy that changed: new data, or an edit.
+
+    The layers that the edit `fresh` made train.
+    """
+    frozen = {n for n in plan.frozen if not (fresh and fresh.covers(n))}
+    return replace(_plan(anatomy, plan.strategy, plan.start, frozen, edits), options=plan.options)
+
+
+def match(anatomy: Anatomy, patterns: Iterable[str]) -> set[str]:
+    """Layer names that the patterns mean.
+
+    A name means that module and all inside it, or a stage; a glob matches full layer names; `a..b` is everything from
+    the first layer of `a` to the last of `b`, in the order of the anatomy.
+
+    Raises:
+        PlanError: a pattern that matches nothing.
+    """
+    found: set[str] = set()
+    for pattern in patterns:
+        found |= _range(anatomy, pattern) if ".." in pattern else _matches(anatomy, pattern)
+    return found
+
+
+def matches(anatomy: Anatomy, pattern: str) -> bool:
+    """Whether a pattern means any layer."""
+    try:
+        return bool(match(anatomy, [pattern]))
+    except PlanError:
+        return False
+
+
+def _matches(anatomy: Anatomy, pattern: str) -> set[str]:
+    inside = {x.name for x in anatomy.layers
+              if x.name == pattern or x.name.startswith(pattern + ".") or x.stage == pattern}  # fmt: skip
+    if inside:
+        return inside
+    if any(c in pattern for c in "*?["):
+        inside = {n for n in anatomy.names if fnmatch.fnmatchcase(n, pattern)}
+    if not inside:
+        parts = [".".join(n.split(".")[:k]) for n in anatomy.names for k in range(1, n.count(".") + 2)]
+        stages = [s.name for s in anatomy.stages]
+        hint = did_you_mean(pattern, [*stages, *parts], f"the stages are {', '.join(stages)}")
+        raise PlanError(f"no layer matches {pattern!r}: {hint}")
+    return inside
+
+
+def _range(anatomy: Anatomy, pattern: str) -> set[str]:
+    first, _, last = pattern.partition("..")
+    names = anatomy.names
+    start = min(map(names.index, _matches(anatomy, first))) if first else 0
+    end = max(map(names.index, _matches(anatomy, last))) if last else len(names) - 1
+    if start > end:
+        raise PlanError(f"{first!r} comes after {last!r}: write {last}..{first}")
+    return set(names[start : end + 1])
+
+
+def _last_stages(anatomy: Anatomy, last: int | None) -> set[str]:
+    """The layers that `partial` trains: those of the last stages, the output layer's own stage included.
+
+    Without `last` it takes at least one stage before the output layer's and never the first, and among those choices
+    the one that brings the share of parameters closest to a third. The output layer itself does not count: its size
+    follows from the number of classes. So a ResNet trains layer4, a transformer the last quarter of its blocks, VGG
+    the last convolutions with the classifier, although that alone holds most of the parameters.
+    """
+    stages = [s.name for s in anatomy.stages if s.used]
+    if last is not None:
+        if not 1 <= last <= len(stages):
+            raise PlanError(
+                f"--last {last} does not fit: {anatomy.model} has {len(stages)} stages, use 1 to {len(stages)}"
+            )
+        return {x.name for x in anatomy.layers if x.stage in stages[-last:]}
+    used = [x for x in anatomy.layers if x.used]
+    if len(stages) < 3:  # too small to take stages: the later half of the layers
+        return {x.name for x in used[(len(used) + 1) // 2 :]}
+    before = [x for x in used if x.name not in anatomy.heads]
+    total = sum(x.params for x in before) or 1
+
+    def off(count: int) -> float:
+        share = sum(x.params for x in before if x.stage in stages[-count:]) / total
+        return abs(share - PARTIAL_SHARE)
+
+    best = min(range(2, len(stages)), key=off)
+    return {x.name for x in used if x.stage in stages[-best:]}
+
+
+def plan_custom(plan: Plan, anatomy: Anatomy, frozen: set[str]) -> Plan:
+    """The plan with just these layers frozen."""
+    made = _plan(anatomy, "custom", plan.start, frozen, plan.edits)
+    return replace(made, options=plan.options)
+
+
+def _plan(anatomy: Anatomy, strategy: str, start: str, frozen: set[str], edits: tuple[Edit, ...]) -> Plan:
+    trained = [x for x in anatomy.layers if x.name not in frozen]
+    params = sum(x.params for x in trained)
+    if not params:
+        raise PlanError(f"everything in {anatomy.model} is frozen: nothing would train; %tl_unfreeze {anatomy.head}")
+    return Plan(
+        anatomy.model, strategy, start, tuple(n for n in anatomy.names if n in frozen),
+        tuple(x.name for x in trained), params, anatomy.params, edits,
+        notes=anatomy.warnings, normalised=any("Norm" in x.kind for x in anatomy.layers),
+    )  # fmt: skip

@@ -1,0 +1,107 @@
+"""Model, data and the plan so far → the anatomy with all edits, and the plan that fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.models.anatomy import ROOT, Anatomy, read_anatomy
+from tlnb.core.models.pretrained import PretrainedModel, facing, resized
+from tlnb.core.planning.edit import Scopes
+from tlnb.core.planning.plan import Edit, Plan, plan_custom, plan_strategy, renewed
+from tlnb.core.planning.shape_fitting import fit_edits
+
+Parts = Mapping[
+    str, tuple[int, tuple[bool, ...]]
+]  # a part's name → its identity, which of its parameters want gradients
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a session holds of a model: its parts as they were read, the edited anatomy, the plan, the edits' names."""
+
+    model: PretrainedModel
+    parts: Parts
+    anatomy: Anatomy
+    plan: Plan
+    scopes: Scopes
+
+
+def prepare(
+    model: PretrainedModel, data: DataSet | None, old: Plan | None, scopes: Scopes, fresh: Edit | None = None,
+    loaded: Parts | None = None,
+) -> Prepared:  # fmt: skip
+    """Edits completed and tried, the anatomy read, the plan made.
+
+    Args:
+        old: the plan so far, whose edits and freezes are kept; None: strategy `head`.
+        scopes: the user's names that edits mention.
+        fresh: an edit that is new, the last.
+        loaded: the parts of the model as it was loaded; an output layer that is not among them was put there by the user.
+
+    Raises:
+        PlanError: an edit that does not fit, or nothing left to train.
+        ModelError: a network that takes no image, or gives no scores.
+    """
+    size = resized(model, data.request.size if data else None).transform.size
+    own = read_anatomy(model.module, size, model.name)
+    wanted = [*(old.edits if old else ()), *([fresh] if fresh else [])]
+    classes = len(data.classes) if data else None
+    replaced = _to_replace(model, own, data, loaded)
+    edits, module, found = fit_edits(model, replaced, wanted, classes, size, scopes)
+    read = read_anatomy(module, size, model.name) if edits else own
+    plan = renewed(old, read, edits, edits[-1] if fresh else None) if old else plan_strategy(read, "head", edits)
+    return Prepared(facing(model, classes if replaced else None), parts_of(model.module), read, plan, found)
+
+
+def _to_replace(model: PretrainedModel, own: Anatomy, data: DataSet | None, loaded: Parts | None) -> list[str]:
+    """The output layers that new data replace: all but those that are for just these classes.
+
+    Such are a run's, on data of the same classes, and one that the user made for so many.
+    """
+    if data is None or model.classes == data.classes:
+        return [] if data else list(own.heads)
+
+    def users(name: str) -> bool:
+        head = model.module.get_submodule(name)
+        new = loaded is not None and loaded.get(name, (None,))[0] != id(head)
+        return new and getattr(head, "out_features", None) == len(data.classes)
+
+    return [head for head in own.heads if not users(head)]
+
+
+def parts_of(module: nn.Module) -> Parts:
+    """Every part's identity, and which of its own parameters want a gradient."""
+    return {
+        name: (id(part), tuple(p.requires_grad for p in part._parameters.values() if p is not None))
+        for name, part in module.named_modules()
+    }
+
+
+def noticed(now: Prepared, data: DataSet | None, scopes: Scopes) -> tuple[Prepared, str] | None:
+    """Direct changes of the model's module (`requires_grad`, `fc = …`) as part of the plan, and what they were.
+
+    None where nothing changed.
+    """
+    parts, before = parts_of(now.model.module), now.parts
+    if parts == before:
+        return None
+    changed = [name for name, (part, _) in parts.items() if before.get(name, (None,))[0] != part]
+    if changed or before.keys() - parts.keys():  # another architecture than the one that `fresh` would build
+        own = replace(now.model.origin, family="own")
+        model = replace(now.model, architecture=None, origin=own)
+        after = prepare(model, data, now.plan, scopes, loaded=before)
+    else:
+        after = replace(now, parts=parts)
+    frozen = {n for n in after.plan.frozen if not any(n == c or n.startswith(c + ".") for c in changed)}
+    layers = set(after.anatomy.names)
+    for name, (_, flags) in parts.items():
+        layer = name or ROOT
+        if flags and layer in layers and flags != before.get(name, (None, None))[1]:
+            frozen = frozen - {layer} if all(flags) else frozen | {layer}
+    made = plan_custom(after.plan, after.anatomy, frozen)
+    outer = [n for n in changed if not any(n.startswith(other + ".") for other in changed)]
+    return replace(after, plan=made), ", ".join(outer) or "requires_grad"

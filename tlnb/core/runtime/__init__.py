@@ -1,0 +1,1 @@
+"""The machine: errors, paths, device, limits, typed JSON, locks, processes, energy."""

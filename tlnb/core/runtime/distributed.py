@@ -1,0 +1,369 @@
+"""Several processes around the one training loop: which of them this is, what its share is, what they tell each other.
+
+torchrun starts the processes and says in environment variables which is which; torch.distributed carries what they say,
+by gloo between processors and by NCCL between GPUs. A process by itself is `ALONE`: whatever is asked here, it knows the
+answer without a word to anyone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import os
+import platform
+import sys
+import time
+import uuid
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from tlnb.core.runtime.errors import TLError, UsageError
+
+POLL = 0.02  # seconds between two looks at who is there
+PATIENCE = timedelta(seconds=10)  # with the process that tells of an error
+HELD = 2**26  # bytes that all processes together make before they meet, unless one takes more at a time
+APART = 7_368_787  # a prime between the seeds of ranks
+# of DistributedDataParallel; torch renamed it in 2.14
+SYNCHRONISED = next(
+    n for n in ("forward_sync_buffers", "broadcast_buffers")
+    if n in inspect.signature(nn.parallel.DistributedDataParallel).parameters
+)  # fmt: skip
+
+T = TypeVar("T")
+
+
+@dataclass
+class Draws:
+    """What is drawn at random for a whole batch, by every process alike, so that each can take its rows."""
+
+    generator: torch.Generator = field(default_factory=torch.Generator)
+    of: int = 0  # items of the batch at hand
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of one training. Collective calls are made by all of them, in the same order."""
+
+    rank: int = 0
+    count: int = 1
+    local: int = 0  # which of those on this machine
+    here: int = 1  # how many of them are on this machine
+    draws: Draws = field(default_factory=Draws, compare=False, repr=False)
+
+    @property
+    def writes(self) -> bool:
+        """Whether this is the one process that writes files and shows progress."""
+        return self.rank == 0
+
+    # ── shares ──
+
+    def part(self, length: int, rank: int | None = None) -> slice:
+        """The rows of so many that are this process's (or another's): equal shares, the first ones larger by one."""
+        rank = self.rank if rank is None else rank
+        each, more = divmod(length, self.count)
+        start = rank * each + min(rank, more)
+        return slice(start, start + each + (rank < more))
+
+    @staticmethod
+    def busy(part: slice) -> slice:
+        """The part, or for a process that has no rows the first: it does what the others do, and it counts for nothing."""
+        return part if part.start < part.stop else slice(0, 1)
+
+    def shared(self, count: int, size: int, work: Callable[[slice], Tensor]) -> Iterator[Tensor]:
+        """`work` on all of `count` rows, at most `size` at a time; what all processes made of them, in order.
+
+        They meet after the first call, and then seldom: each core is slower now and then, and who meets waits.
+
+        Args:
+            work: given the rows to work on, a result `(n, …)` for just those.
+        """
+        first, each = 0, size  # rows that a process works on before it meets the others
+        while first < count:
+            length = min(each * self.count, count - first)
+            part = self.part(length)
+            some = self.busy(part)
+            starts = range(first + some.start, first + some.stop, size)
+            found = [work(slice(start, min(start + size, first + some.stop))) for start in starts]
+            made = found[0] if len(found) == 1 else torch.cat(found)
+            yield self.joined(made if part.start < part.stop else made[:0], length)
+            first += length
+            if self.count > 1:  # of rows that are as large for all, so that all meet at the same place
+                row = made.nbytes // len(made)
+                each = max(size, HELD // (self.count * max(1, row)) // size * size)
+
+    def joined(self, mine: Tensor, total: int) -> Tensor:
+        """All `total` rows, of which each process holds its part, in order, on every process."""
+        if self.count == 1:
+            return mine
+        last = mine.ndim == 4 and mine.is_contiguous(memory_format=torch.channels_last)
+        plain = mine.permute(0, 2, 3, 1) if last else mine
+        filled = plain.new_zeros((self.part(total, 0).stop, *plain.shape[1:]))
+        filled[: len(plain)] = plain
+        sent = filled.view(-1).view(torch.uint8)  # gloo does not know every type
+        found = [torch.empty_like(sent) for _ in range(self.count)]
+        dist.all_gather(found, sent)
+        parts = [self.part(total, rank) for rank in range(self.count)]
+        whole = torch.cat(
+            [f.view(plain.dtype).view_as(filled)[: p.stop - p.start] for f, p in zip(found, parts, strict=True)]
+        )
+        return whole.permute(0, 3, 1, 2) if last else whole
+
+    # ── sums and agreement ──
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.count > 1:
+            dist.all_reduce(value)
+        return value
+
+    def totals(self, numbers: Mapping[str, float], keys: Sequence[str]) -> dict[str, float]:
+        """Each of the numbers summed over all processes. By itself a process keeps its own."""
+        if self.count == 1:
+            return dict(numbers)
+        found = self.sum(torch.tensor([numbers.get(key, 0.0) for key in keys], dtype=torch.float64)).tolist()
+        return {key: number for key, number in zip(keys, found, strict=True) if number or key in numbers}
+
+    def least(self, number: int) -> int:
+        """The smallest that any process has."""
+        if self.count == 1:
+            return number
+        value = torch.tensor(number)
+        dist.all_reduce(value, dist.ReduceOp.MIN)
+        return int(value)
+
+    def every(self, yes: bool) -> bool:
+        """Whether it is so on every process."""
+        return bool(self.least(int(yes)))
+
+    def same(self, tensors: Iterable[Tensor]) -> None:
+        """Rank 0's values everywhere, in place."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def given(self, value: T) -> T:
+        """Rank 0's object everywhere."""
+        if self.count == 1:
+            return value
+        box = [value if self.writes else None]
+        dist.broadcast_object_list(box, 0)
+        return box[0]  # type: ignore[return-value]
+
+    def told(self, value: T) -> list[T]:
+        """Every process's object, by rank."""
+        if self.count == 1:
+            return [value]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, value)
+        return found
+
+    def together(self, work: Callable[[], T]) -> T:
+        """`work` on every process: where it fails on one, it fails on all, with that one's words.
+
+        Raises:
+            TLError: what `work` raised; the lowest rank's, where it failed on several.
+        """
+        found, error = None, None
+        try:
+            found = work()
+        except TLError as raised:
+            error = raised
+        if self.count == 1:
+            if error is not None:
+                raise error
+            return found  # type: ignore[return-value]
+        said = self.told(None if error is None else (type(error), str(error)))
+        failed = [rank for rank, each in enumerate(said) if each is not None]
+        if failed:
+            kind, words = said[failed[0]]  # type: ignore[misc]
+            everywhere = len(failed) == self.count
+            raise kind(words if everywhere else f"rank {failed[0]} of {self.count}: {words}")
+        return found  # type: ignore[return-value]
+
+    def agree(self, facts: Mapping[str, str]) -> None:
+        """Be sure that all processes are about to do the same.
+
+        Raises:
+            UsageError: some differ.
+        """
+        first, *others = self.told((dict(facts), platform.node()))
+        for rank, (theirs, machine) in enumerate(others, 1):
+            for what, value in first[0].items():
+                if theirs[what] != value:
+                    raise UsageError(
+                        f"rank {rank} on {machine} has {what} {theirs[what]}, rank 0 on {first[1]} has {value}: "
+                        "give all of them the same job file, data and kind of machine"
+                    )
+
+    # ── the network ──
+
+    def wrapped(self, module: nn.Module, unused: bool = False) -> nn.Module:
+        """The module as it trains among processes: gradients are averaged over them, rank 0's parameters are everybody's.
+
+        On GPUs batch statistics are taken over all processes (SyncBatchNorm, which has no version for processors); else
+        each process takes its own, and running statistics are rank 0's. Modules of dropout and stochastic depth draw on a
+        processor as one process with the whole batch would; on GPUs, and in functions, each process draws its own.
+
+        Args:
+            module: in the modes for training; it stays as it is, and shares its tensors with what is returned.
+            unused: some parameters that train have no part in the result.
+        """
+        if self.count == 1:
+            return module
+        twin = _sharing(module)
+        for name, part in list(twin.named_modules()):
+            if name and part.training and isinstance(part, nn.Dropout | StochasticDepth):
+                twin.set_submodule(name, _Drop(part, self))
+        own = uses_batch_statistics(twin)
+        if own and next(module.parameters()).is_cuda:
+            twin, own = nn.SyncBatchNorm.convert_sync_batchnorm(twin), False
+        how: dict[str, Any] = {SYNCHRONISED: own, "find_unused_parameters": unused}
+        return nn.parallel.DistributedDataParallel(twin, **how)
+
+    def seed(self, seed: int, on_cpu: bool = False) -> None:
+        """Begin random numbers anew: torch's, which are each process's own, and those that all draw alike.
+
+        Args:
+            on_cpu: only a processor's are drawn. `torch.manual_seed` would begin every other device's too, and keep a stack
+                trace for each that is not in use.
+        """
+        (torch.default_generator.manual_seed if on_cpu else torch.manual_seed)(seed + self.rank * APART)
+        self.draws.generator.manual_seed(seed)
+
+
+ALONE = Ranks()
+
+
+def uses_batch_statistics(module: nn.Module) -> bool:
+    """Whether a layer normalises by the batch at hand, so that a result depends on what else is in it."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in module.modules())
+
+
+class _Drop(nn.Module):
+    """Dropout, or stochastic depth, by what is drawn for the whole batch."""
+
+    def __init__(self, of: nn.Dropout | StochasticDepth, ranks: Ranks) -> None:
+        super().__init__()
+        self.of, self.ranks = of, ranks
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the module makes of `(n, …)`, this process's rows."""
+        count, keep = self.ranks.draws.of, 1 - self.of.p
+        part = Ranks.busy(self.ranks.part(count))
+        if x.device.type != "cpu" or len(x) != part.stop - part.start or not 0 < keep < 1:
+            found: Tensor = self.of(x)
+            return found
+        if isinstance(self.of, nn.Dropout):
+            shape: tuple[int, ...] = (count, *x.shape[1:])
+        else:
+            shape = (count if self.of.mode == "row" else 1, *[1] * (x.ndim - 1))
+        last = x.ndim == 4 and len(shape) == x.ndim and x.is_contiguous(memory_format=torch.channels_last)
+        whole = torch.empty(
+            shape, dtype=x.dtype, memory_format=torch.channels_last if last else torch.contiguous_format
+        )
+        drawn = whole.bernoulli_(keep, generator=self.ranks.draws.generator).div_(keep)
+        return x * (drawn if len(drawn) == 1 else drawn[part])
+
+
+def _sharing(module: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers are the module's own."""
+    return copy.deepcopy(module, {id(t): t for t in [*module.parameters(), *module.buffers()]})
+
+
+# ── joining ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+_now: Ranks = ALONE
+_store: Any = None  # of torch.distributed: what all processes can read and write, one of them at a time
+
+
+def ranks() -> Ranks:
+    """This process among the others, once it has joined them."""
+    return _now
+
+
+def join() -> Ranks:
+    """Meet the other processes, where torchrun started several; else stay alone.
+
+    Raises:
+        UsageError: more processes on this machine than GPUs.
+    """
+    global _now, _store
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1 or _now.count > 1:
+        return _now
+    from torch.distributed.rendezvous import rendezvous
+
+    local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    on_gpu = torch.cuda.is_available()
+    store, rank, count = next(rendezvous("env://"))
+    _store = dist.PrefixStore(_start(store, rank, count), store)  # type: ignore[attr-defined]
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=_store, rank=rank, world_size=count)
+    _now = Ranks(rank, count, local, here)
+    if on_gpu:
+        gpus = torch.cuda.device_count()
+        if here > gpus:
+            raise UsageError(f"{here} processes on this machine and {gpus} GPUs: torchrun --nproc-per-node {gpus}")
+        torch.cuda.set_device(local)
+    return _now
+
+
+def _start(store: Any, rank: int, count: int) -> str:
+    """A name that the processes of this start alone know. torchrun's store outlives its restarts, and where a process that
+    was killed listened is still written there."""
+    mine = uuid.uuid4().hex
+    if rank:
+        store.set(f"here/{rank}", mine)
+        name: str = store.get(f"start/{mine}").decode()  # waits for it
+        store.add(f"heard/{name}", 1)
+        return name
+    while store.add(f"heard/{mine}", 0) < count - 1:
+        for other in range(1, count):
+            if store.check([f"here/{other}"]):  # perhaps by one that is gone: then its successor writes there yet
+                store.set(f"start/{store.get(f'here/{other}').decode()}", mine)
+        time.sleep(POLL)
+    return mine
+
+
+def leave() -> None:
+    """The end of working together."""
+    global _now, _store
+    if _now.count > 1:
+        dist.destroy_process_group()
+    _now, _store = ALONE, None
+
+
+def tell(line: str) -> None:
+    """Print an error's line: of several processes that stop for the same reason the first that comes here does, once.
+
+    torchrun may start all of them again only to meet the same error: what was said then is not said again.
+    """
+    if _now.count == 1:
+        print(line, file=sys.stderr, flush=True)
+        return
+    try:
+        if _store.add("told", 1) > 1:
+            _store.wait(["said"], PATIENCE)  # leaving now might end the one that is about to speak
+            return
+        again = _store.underlying_store.add(f"told/{zlib.crc32(line.encode())}", 1) > 1
+    except (RuntimeError, ValueError):  # whoever keeps the store is gone, or the one that was to speak
+        again = False
+    if not again:
+        print(line, file=sys.stderr, flush=True)
+    with contextlib.suppress(RuntimeError):
+        _store.set("said", "")
+
+
+def lost(error: BaseException) -> bool:
+    """Whether an error says that another process is gone."""
+    return _now.count > 1 and isinstance(error, RuntimeError) and (
+        isinstance(error, dist.DistError) or "gloo" in str(error)
+    )  # fmt: skip

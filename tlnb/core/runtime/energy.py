@@ -1,0 +1,156 @@
+"""Energy: read from a meter where the machine has one, else assumed from what the processor did. Never a silent guess.
+
+NVIDIA GPUs count their own energy (NVML's total energy counter, Volta and newer); Intel's and AMD's processors count that
+of the whole package (RAPL, where the system lets it be read). Everything else is watts times busy time, and says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from tlnb.core.runtime.device import Machine
+
+WATTS_PER_CPU_THREAD = 8.0  # assumed: a server core under load, with its share of the package
+WATTS_PER_GPU = 250.0  # assumed: a data-centre GPU under load
+MOST_WATTS = 1_000.0  # of a processor's package: how soon its counter may have gone round
+POWERCAP = Path("/sys/class/powercap")
+
+
+class Meter(Protocol):
+    """Counts energy from when it was made."""
+
+    shared: bool  # whether it counts what all processes of the machine use, and not this one's alone
+
+    def joules(self) -> float:
+        """Since then; never less than the last time."""
+
+    @property
+    def basis(self) -> str:
+        """`measured: with what` or `assumed: what`."""
+
+
+@dataclass
+class Assumed:
+    """Watts for each busy thread of the processor, or for a GPU all the time."""
+
+    machine: Machine
+    busy: Callable[[], float] = time.process_time  # seconds that all threads together were busy
+    wall: Callable[[], float] = time.perf_counter
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        self._start = self._seconds()
+
+    def _seconds(self) -> float:
+        return self.busy() if self.machine.on_cpu else self.wall()
+
+    def joules(self) -> float:
+        watts = WATTS_PER_CPU_THREAD if self.machine.on_cpu else WATTS_PER_GPU
+        return watts * (self._seconds() - self._start)
+
+    @property
+    def basis(self) -> str:
+        if self.machine.on_cpu:
+            return f"assumed: {WATTS_PER_CPU_THREAD:g} W for each busy thread, their busy time measured"
+        return f"assumed: {WATTS_PER_GPU:g} W for the GPU all the time"
+
+
+@dataclass
+class Nvml:
+    """The GPU's own counter, through NVIDIA's library."""
+
+    library: Any
+    handle: Any
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        self._start = self._millijoules()
+
+    def _millijoules(self) -> int:
+        return int(self.library.nvmlDeviceGetTotalEnergyConsumption(self.handle))
+
+    def joules(self) -> float:
+        return (self._millijoules() - self._start) / 1e3
+
+    @property
+    def basis(self) -> str:
+        return "measured: the GPU's own counter (NVML), the rest of the computer not included"
+
+
+@dataclass
+class Rapl:
+    """The processor packages' counters. They go round; one that may have done so unseen is no longer believed."""
+
+    packages: list[Path]
+    otherwise: Assumed
+    clock: Callable[[], float] = time.monotonic
+    shared: bool = True
+    _total: float = field(default=0.0, init=False)
+    _lost: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self._ranges = [_number(p / "max_energy_range_uj") for p in self.packages]
+        self._last, self._at = self._read(), self.clock()
+
+    def _read(self) -> list[int]:
+        return [_number(p / "energy_uj") for p in self.packages]
+
+    def joules(self) -> float:
+        try:
+            now = self._read()
+        except OSError:
+            self._lost = True
+        else:
+            moment = self.clock()
+            self._lost |= (moment - self._at) * MOST_WATTS * 1e6 > min(self._ranges)
+            for new, old, size in zip(now, self._last, self._ranges, strict=True):
+                self._total += (new - old if new >= old else new - old + size) / 1e6
+            self._last, self._at = now, moment
+        return self.otherwise.joules() if self._lost else self._total
+
+    @property
+    def basis(self) -> str:
+        if self._lost:
+            return self.otherwise.basis
+        return "measured: the processor's own counter (RAPL), other programs on it included"
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())
+
+
+def meter_of(machine: Machine, powercap: Path = POWERCAP) -> Meter:
+    """The best meter that this machine lets us read."""
+    otherwise = Assumed(machine)
+    found = _nvml(machine) if machine.device.startswith("cuda") else None
+    if found is None and machine.on_cpu:
+        found = _rapl(powercap, otherwise)
+    return found or otherwise
+
+
+def _nvml(machine: Machine) -> Meter | None:
+    """By the GPU's unique name: NVML counts GPUs in an order of its own."""
+    try:
+        import pynvml
+
+        pynvml.nvmlInit()
+        uuid = str(torch.cuda.get_device_properties(machine.device).uuid)
+        name = uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"
+        return Nvml(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
+    except Exception:  # no library, no driver, an older GPU, a virtual one: each raises its own; then it is assumed
+        return None
+
+
+def _rapl(powercap: Path, otherwise: Assumed) -> Meter | None:
+    """Packages are `intel-rapl:0`, `intel-rapl:1` (on AMD's processors too); their parts have two colons."""
+    try:
+        found = sorted(p for p in powercap.glob("intel-rapl:*") if p.name.count(":") == 1)
+        return Rapl(found, otherwise) if found else None
+    except (OSError, ValueError):  # readable by root alone, in most places
+        return None

@@ -1,0 +1,73 @@
+"""Paths that users give: `~` is their home, and what can be no path is said in one line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from tlnb.core.runtime.errors import UsageError, one_line
+
+SHOWN = 80  # characters
+MOST_TEXT = 5 * 10**8  # bytes of a table, a session, a job
+SYSTEMS = (("proc",), ("sys",), ("dev",)) if os.sep == "/" else ()  # folders of no files: reading some never ends
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there, as far as one may look: where not, pathlib raises."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_there(path: Path) -> bool:
+    """The same for anything."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def is_folder(path: Path) -> bool:
+    """The same for a folder."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_link(path: Path) -> bool:
+    """Whether a path is itself a link."""
+    return os.path.islink(path)  # noqa: PTH114
+
+
+def read_text(path: Path, most: int = MOST_TEXT, encoding: str = "utf8") -> str:
+    """The text of a regular file.
+
+    Raises:
+        OSError: it cannot be read, is larger than `most` bytes, or is a pipe or device, where reading need not end.
+        UnicodeDecodeError: it is no text.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "not a regular file")
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than {most / 1e6:,.0f} MB")
+    return content.decode(encoding)
+
+
+def user_path(text: str | os.PathLike[str]) -> Path:
+    """The path that is meant; whether anything is there is for the caller to see.
+
+    Raises:
+        UsageError: a zero byte, a name that is too long, a `~user` that does not exist, a folder that may not be entered,
+            what lies in the system's own folders (`/proc`, `/sys`, `/dev`).
+    """
+    try:
+        path = Path(text).expanduser()
+        path.stat()
+        top = path.resolve().parts[1:3]
+        if top[:1] in SYSTEMS and top != ("dev", "shm"):
+            raise ValueError("it is the system's own")
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        words = one_line(os.fspath(text))
+        words = words if len(words) <= SHOWN else f"{words[: SHOWN // 2]}…{words[-SHOWN // 2 :]}"
+        raise UsageError(f"{words!r} cannot be used as a path ({reason}): give another file or folder") from None
+    return path

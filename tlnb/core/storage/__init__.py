@@ -1,0 +1,1 @@
+"""Files on disk: checked arrays, the activation cache, memory-mapped tensors, downloads."""

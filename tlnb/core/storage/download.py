@@ -1,0 +1,176 @@
+"""Weights from the network, into torch's usual folder.
+
+torch.hub downloads through a temporary file and checks the hash that the file's name promises. What is added here:
+progress for whoever shows it, a time limit, one line for each thing that can go wrong, and nothing left lying about.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import re
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlparse
+
+import torch
+
+from tlnb.core.runtime.errors import ModelError
+
+TIMEOUT = 30.0  # seconds of silence after which a download is given up
+LEFTOVER = 600.0  # seconds without a write after which a partial file belongs to nobody
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+ELSEWHERE = "name another folder with %env TORCH_HOME=FOLDER and load again"
+
+Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0: the server does not say)
+
+
+def cached_file(url: str) -> Path:
+    """Where torch keeps what it downloads from here. Only a path: nothing is made."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+
+
+def promised_hash(file_name: str) -> str:
+    """The start of the SHA-256 in a name such as `resnet18-f37072fd.pth` (torch.hub's way); empty where there is none."""
+    found = re.search(r"-([0-9a-f]{8,64})\.", file_name)
+    return found[1] if found else ""
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch(url: str, name: str, progress: Progress | None = None) -> Path:
+    """The file behind a URL, in torch's folder: downloaded, unless a whole one lies there already.
+
+    Args:
+        name: of the model, for what is said when it fails.
+
+    Raises:
+        ModelError: no network, an error answer, silence, a wrong hash, a folder that cannot be written or is full.
+    """
+    file = cached_file(url)
+    promised, there = promised_hash(file.name), file.is_file()
+    if there and (not promised or file_hash(file).startswith(promised)):
+        return file
+    bar = _Bar(progress)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        sweep(file.parent.glob(f"{file.name}.*.partial"), LEFTOVER)
+        with _time_limit(), _instead_of_tqdm(bar):
+            torch.hub.download_url_to_file(url, str(file), promised or None, progress=True)
+        if bar.short:  # only a name without a hash lets this pass
+            file.unlink()
+            raise RuntimeError
+    except (OSError, HTTPException, RuntimeError) as error:
+        damaged = f" (the copy in {file.parent} is damaged)" if there else ""
+        why = _why(error, url, file, bar, name)
+        raise ModelError(f"the weights of {name} could not be downloaded{damaged}: {why}") from None
+    return file
+
+
+class _Bar:
+    """Answers what torch.hub asks of tqdm, and passes the numbers on: nothing is printed."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self.done = self.total = 0
+
+    def __call__(self, *_: Any, total: int | None = None, **__: Any) -> _Bar:
+        self.done, self.total = 0, total or 0
+        self.update(0)
+        return self
+
+    def update(self, count: int) -> None:
+        self.done += count
+        if self._progress is not None:
+            self._progress(self.done, self.total)
+
+    @property
+    def short(self) -> bool:
+        """Whether less came than the server had announced."""
+        return self.done < self.total
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def _instead_of_tqdm(bar: _Bar) -> Iterator[None]:
+    """torch.hub cannot be given a callback, so that for one call the bar it draws is ours."""
+    hub: Any = torch.hub
+    theirs, hub.tqdm = hub.tqdm, bar
+    try:
+        yield
+    finally:
+        hub.tqdm = theirs
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """torch.hub sets none, so that a silent server would hold the notebook for ever."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT if before is None else before)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def sweep(leftovers: Iterable[Path], seconds: float) -> None:
+    """Remove what killed kernels left half done: files and folders in which nothing was written for so many seconds.
+
+    Work that lives writes all the time, and so that is left alone. What cannot be removed stays.
+    """
+    with suppress(OSError):  # a folder that may not be listed
+        for left in leftovers:
+            with suppress(OSError):  # another process may sweep too
+                if not _is_old(left, seconds):
+                    continue
+                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
+def _is_old(left: Path, seconds: float) -> bool:
+    """Whether nothing in it was written lately; a folder's own time says nothing of what lies deeper."""
+    before = time.time() - seconds
+    inside = left.rglob("*") if left.is_dir() and not left.is_symlink() else ()
+    return left.lstat().st_mtime < before and all(path.lstat().st_mtime < before for path in inside)
+
+
+def _why(error: Exception, url: str, file: Path, bar: _Bar, name: str) -> str:
+    """What went wrong, and the line that would work."""
+    host = urlparse(url).hostname
+    instead = f"try %tl_load {name} --weights FILE, or %tl_load glyphnet, which needs no network"
+    if isinstance(error, HTTPError):
+        return f"{host} answered {error.code} {error.reason} for {file.name}; {instead}"
+    if isinstance(error, OSError) and error.errno in FULL:
+        free = shutil.disk_usage(file.parent).free
+        return f"no room in {file.parent} ({_mb(bar.total)} needed, {_mb(free)} free); {ELSEWHERE}"
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{file.parent} cannot be written ({error.strerror}); {ELSEWHERE}"
+    reason = error.reason if isinstance(error, URLError) else error
+    if isinstance(reason, TimeoutError):
+        return f"{host} sent nothing for {socket.getdefaulttimeout() or TIMEOUT:g} s; {instead}"
+    if bar.short:
+        return f"it was cut short, {_mb(bar.done)} of {_mb(bar.total)} came; {instead}"
+    if isinstance(error, RuntimeError):
+        found = re.search(r'got "([0-9a-f]{8})', str(error))
+        got = found[1] if found else error
+        return f"{file.name} came with the wrong hash ({got}, not {promised_hash(file.name)[:8]}); {instead}"
+    return f"no connection to {host} ({getattr(reason, 'strerror', None) or reason}); {instead}"
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"

@@ -1,0 +1,125 @@
+"""Frozen means frozen: no gradient and eval mode, and the proof afterwards, to the bit."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tlnb.core.models.anatomy import ROOT, owned
+from tlnb.core.planning.edit import has_own_parts
+from tlnb.core.runtime.errors import OneLine
+
+
+def layer_of(module: nn.Module, name: str) -> nn.Module:
+    """The part of a network that a layer's name means."""
+    return module if name == ROOT else module.get_submodule(name)
+
+
+def set_modes(module: nn.Module, trained: set[str]) -> None:
+    """Frozen means no gradient *and* eval mode. A part without parameters goes with the next layer after it."""
+    owners = {part: name for name, part in owned(module)}
+    waiting: list[nn.Module] = []
+    for name, part in module.named_modules():
+        inside = f"{name}." if name else ""
+        if part in owners:
+            trains = owners[part] in trained
+            for parameter in part._parameters.values():
+                if parameter is not None:
+                    parameter.requires_grad_(trains)
+            for affected in [part, *waiting]:
+                affected.training = trains
+            waiting.clear()
+        elif has_own_parts(part):
+            part.training = any(n.startswith(inside) for n in trained)
+        else:
+            waiting.append(part)
+    for last in waiting:
+        last.training = True
+
+
+class Learning:
+    """The parts of a network that are in training mode, so that they rest for a look and go on without a walk over the tree."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._parts = [part for part in module.modules() if part.training]
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """The whole network in eval mode inside."""
+        for part in self._parts:
+            part.training = False
+        try:
+            yield
+        finally:
+            for part in self._parts:
+                part.training = True
+
+
+def state_of(module: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
+    """A copy of what these layers themselves hold, by full name."""
+    return {key: tensor.detach().clone() for name in layers for key, tensor in _tensors(module, name)}
+
+
+def _tensors(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
+    part = layer_of(module, name)
+    prefix = "" if name == ROOT else name + "."
+    for held in (part._parameters, part._buffers):
+        yield from ((prefix + key, tensor) for key, tensor in held.items() if tensor is not None)
+
+
+# ── the proof ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True)
+class Change(OneLine):
+    """How far a layer moved in a run. None where the layer has none of that kind."""
+
+    name: str
+    stage: str
+    params: int
+    frozen: bool  # as planned
+    moved: bool  # to the bit: whether anything differs from the start
+    weights: float | None  # ‖Δw‖ / ‖w‖ over all its parameters, w being those at the start
+    statistics: float | None  # the same over its running statistics
+
+    def __repr__(self) -> str:
+        if not self.moved:
+            return f"Change {self.name}: none, to the bit"
+        parts = [f"{what} by {share:.2%}" for what, share in
+                 (("weights", self.weights), ("statistics", self.statistics)) if share]  # fmt: skip
+        return f"Change {self.name}: {', '.join(parts) or 'a counter'}"
+
+
+def hashes(module: nn.Module) -> dict[str, str]:
+    """A hash of every layer's own parameters and buffers, to the bit."""
+    found = {}
+    for name, part in owned(module):
+        digest = hashlib.sha256()  # processors have an instruction for it
+        for tensor in [*part._parameters.values(), *part._buffers.values()]:
+            if tensor is not None:
+                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        found[name] = digest.hexdigest()[:32]
+    return found
+
+
+def relative_change(module: nn.Module, name: str, start: Mapping[str, Tensor]) -> tuple[float | None, float | None]:
+    """‖now − start‖ / ‖start‖ of a layer's parameters, and of its running statistics (Frobenius norms)."""
+    parameters = {id(p) for p in layer_of(module, name)._parameters.values()}
+    pairs: dict[bool, list[tuple[Tensor, Tensor]]] = {True: [], False: []}
+    for key, tensor in _tensors(module, name):
+        if tensor.is_floating_point() and key in start:
+            pairs[id(tensor) in parameters].append((tensor.detach().cpu().double(), start[key].cpu().double()))
+    return _share(pairs[True]), _share(pairs[False])
+
+
+def _share(pairs: list[tuple[Tensor, Tensor]]) -> float | None:
+    if not pairs:
+        return None
+    moved = sum(float((now - before).square().sum()) for now, before in pairs)
+    size = sum(float(before.square().sum()) for _, before in pairs)
+    return float((moved / size) ** 0.5) if size else float(moved > 0)

@@ -1,0 +1,382 @@
+"""The record of one training. Names and numbers, JSON both ways; only `module()` holds tensors."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from tlnb.core.models.module_copy import copied
+from tlnb.core.models.pretrained import Transform
+from tlnb.core.planning.options import TrainOptions
+from tlnb.core.planning.plan import Plan
+from tlnb.core.runtime.errors import OneLine, UsageError
+from tlnb.core.runtime.typed_json import parse, typed
+from tlnb.core.training.freezing import Change, hashes
+from tlnb.core.training.monitor_schedule import looks
+
+SCHEMA = 1
+RECIPES_FILL = ("epochs", "lr", "batch_size", "weight_decay", "augment")  # whatever is trained
+DERIVED = ("strategy", "seed", "flops", "moved")  # written for readers of the JSON, computed on the way back
+Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One pass over the training images.
+
+    Accuracies are None where the split does not exist; the one on `monitor` also after epochs without a look at it
+    (`core.looks`).
+    """
+
+    train_loss: float
+    val_accuracy: float | None
+    monitor_accuracy: float | None
+    seconds: float  # of training; evaluating is not in it
+
+
+@dataclass(frozen=True)
+class Point:
+    """Where a run stood when it was looked at, on the split that curves and targets use."""
+
+    epochs: int  # done by then
+    seconds: float  # spent by then, without evaluation and bookkeeping
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the optimiser did, and what it would have cost otherwise. Warm-up is included; FLOPs without evaluation."""
+
+    full_step: float  # FLOPs of one step for one image with everything trained
+    plan_step: float  # the same as planned, without a cache
+    steps: int
+    images: int  # shown, all epochs together
+    unfrozen_flops: float  # the run's images with everything trained
+    uncached_flops: float  # the run's images as planned, without a cache
+
+
+@dataclass(frozen=True)
+class Cache(OneLine):
+    """What a run computed once instead of in every epoch: the outputs of everything left of the cut."""
+
+    at: str  # the operation after which the network was cut
+    views: int  # of every training image
+    bytes: int  # of all that was kept
+    place: str  # memory, disk
+    dtype: str
+    reused: bool  # whether all of it was there from an earlier run
+
+    def __repr__(self) -> str:
+        reused = ", from an earlier run" if self.reused else ""
+        return f"Cache after {self.at}: {self.views} views, {self.bytes / 1e6:.1f} MB in {self.place}{reused}"
+
+
+@dataclass(frozen=True)
+class Forecast(OneLine):
+    """What a training is expected to take, from a few timed steps on a copy; after the run, how far that was off."""
+
+    name: str  # what would run
+    fingerprint: str  # of the data
+    plan: Plan
+    options: TrainOptions  # filled in
+    phases: dict[str, float]  # seconds
+    flops_by_phase: dict[str, float]
+    per_epoch: float  # seconds of one more epoch, without a look at monitor
+    wh: float
+    money: float
+    currency: str
+    peak_bytes: int  # of tensors, at the fullest moment
+    bases: dict[str, str]  # figure → "measured: how" or "assumed: what"
+    sample: int  # training images that it timed
+    took: float  # seconds for the forecast itself
+    notes: tuple[str, ...] = ()
+    measured: float | None = None  # the run's seconds, once it has run to its end
+    measured_flops: float | None = None
+    per_look: float = 0.0  # seconds of one look at monitor
+    look_share: float = 0.0  # its FLOPs, in those of an epoch's training
+
+    @property
+    def seconds(self) -> float:
+        """All phases."""
+        return sum(self.phases.values())
+
+    @property
+    def flops(self) -> float:
+        """All phases."""
+        return sum(self.flops_by_phase.values())
+
+    @property
+    def error(self) -> float | None:
+        """|forecast − measured| / measured seconds; None before the run."""
+        return None if not self.measured else abs(self.seconds - self.measured) / self.measured
+
+    @property
+    def flops_error(self) -> float | None:
+        """The same for FLOPs."""
+        return None if not self.measured_flops else abs(self.flops - self.measured_flops) / self.measured_flops
+
+    def seconds_of(self, epochs: int) -> float:
+        """All phases, with another number of epochs."""
+        own = self.options.epochs or 0
+        more = len(looks(epochs, epochs, self.look_share)) - len(looks(own, own, self.look_share))
+        return self.seconds + (epochs - own) * self.per_epoch + more * self.per_look
+
+    def epochs_within(self, seconds: float) -> int:
+        """How many epochs fit into so many seconds, at most its own; 0 where not even one does."""
+        return bisect_right(range(1, (self.options.epochs or 0) + 1), seconds, key=self.seconds_of)
+
+    def __repr__(self) -> str:
+        off = "" if self.error is None else f"; it took {self.measured:.2f} s, {self.error:.0%} off"
+        return (
+            f"Forecast {self.name}: {self.seconds:.2f} s, {self.flops / 1e9:.1f} GFLOP, {self.wh:.3f} Wh, "
+            f"{self.money:.4f} {self.currency}{off}"
+        )
+
+
+@dataclass(frozen=True)
+class Answers(OneLine):
+    """What a trained network said about the test split, kept because that split is read once. One entry an image."""
+
+    truths: Tensor  # (N,) int64 class numbers
+    guesses: Tensor  # (N,) int64
+    sure: Tensor  # (N,) float32 probability of the guess
+    sure_of_truth: Tensor  # (N,) float32 probability of the true class
+    logits: Tensor | None = None  # (N, C) float32, of trials only: they are not kept with a run
+
+    def __repr__(self) -> str:
+        return f"Answers: {len(self.truths)} images, {int((self.truths == self.guesses).sum())} right"
+
+
+@dataclass(frozen=True)
+class Run(OneLine):
+    """What one training did, and the proof of what moved."""
+
+    name: str
+    plan: Plan
+    options: TrainOptions
+    data: str
+    fingerprint: str
+    status: str  # finished, stopped, failed
+    accuracy: float  # test
+    interval: tuple[float, float]  # 95%, test
+    balanced_accuracy: float
+    test_images: int
+    epochs: tuple[EpochRecord, ...]
+    best_epoch: int | None  # the epoch whose weights were kept; None: the last
+    seconds: dict[str, float]
+    flops_by_phase: dict[str, float]
+    work: Work
+    energy_wh: float
+    money: float
+    bases: dict[str, str]  # figure → "measured: how" or "assumed: what"
+    device: str
+    hardware: str
+    precision: str
+    changes: tuple[Change, ...]  # the proof: every layer beside its start, in the anatomy's order
+    baseline_of: str | None = None
+    started_from: str | None = None
+    forecast: Forecast | None = None  # the last for the same plan, options and data
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    edge: int = 0  # pixels at which the data kept its images
+    source_accuracy: tuple[float, float] | None = None  # on the network's own source, with its old head: before, after
+    cache: Cache | None = None  # None: every epoch computed everything
+    source_pictures: int = 0  # how many of the source's pictures that was measured on
+    wh_by_phase: dict[str, float] = field(default_factory=dict)
+    currency: str = "usd"  # of its money
+    threads: int = 1  # of the processor
+    inference_flops: float = 0.0  # of the whole trained network, for one image
+    group: str = ""  # the first of several runs that differ in nothing but their seeds
+    repeats: tuple[tuple[int, float], ...] = ()  # (seed, test accuracy) of that group so far, this run included
+    processes: int = (
+        1  # that trained together, each on a device of the kind named; FLOPs and energy are theirs together
+    )
+    _trained: nn.Module | None = field(default=None, repr=False, compare=False)
+    _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)  # of every layer at the end
+    _answers: Answers | None = field(default=None, repr=False, compare=False)
+    _transform: Transform | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def moved(self) -> tuple[str, ...]:
+        """Layers that differ from the start, to the bit."""
+        return tuple(change.name for change in self.changes if change.moved)
+
+    @property
+    def flops(self) -> float:
+        """All FLOPs of the run, evaluation included."""
+        return sum(self.flops_by_phase.values())
+
+    @property
+    def training_flops(self) -> float:
+        """FLOPs without evaluation."""
+        return self.flops - self.flops_by_phase.get("evaluating", 0.0)
+
+    @property
+    def curve(self) -> tuple[Point, ...]:
+        """Every look at monitor, else at val, oldest first. What lies between two looks is not known."""
+        spent = sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
+        seconds = list(itertools.accumulate((e.seconds for e in self.epochs), initial=spent))
+        return tuple(Point(done, seconds[done], accuracy) for done, accuracy in looked_at(self.epochs))
+
+    @property
+    def watched(self) -> float | None:
+        """The best accuracy on monitor (else val) at any look."""
+        return max((accuracy for _, accuracy in looked_at(self.epochs)), default=None)
+
+    @property
+    def training_seconds(self) -> float:
+        """Seconds without evaluation and bookkeeping: preparing, caching, warm-up and training."""
+        return sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup", "training"))
+
+    @property
+    def seed(self) -> int:
+        return self.options.seed
+
+    @property
+    def strategy(self) -> str:
+        return self.plan.strategy
+
+    def module(self) -> nn.Module:
+        """The trained network, in eval mode, on the CPU: a copy of one's own.
+
+        Raises:
+            UsageError: the record was read from JSON, which holds no weights.
+        """
+        return copied(self.network()).eval()
+
+    def network(self) -> nn.Module:
+        """The trained network itself, to be read and never changed; `module()` gives a copy.
+
+        Raises:
+            UsageError: the record was read from JSON, which holds no weights.
+        """
+        if self._trained is None:
+            raise UsageError(f"run {self.name!r} was read from a record without weights: train it again")
+        return self._trained
+
+    def hashes(self) -> dict[str, str]:
+        """The hash of every layer in the trained network."""
+        return self._hashes or hashes(self.network())
+
+    def answers(self) -> Answers:
+        """What the network said about the test images.
+
+        Raises:
+            UsageError: the record was read from JSON, which holds none.
+        """
+        if self._answers is None:
+            raise UsageError(f"run {self.name!r} was read from a record without its answers: train it again")
+        return self._answers
+
+    def transform(self) -> Transform:
+        """The preprocessing that the network was trained with.
+
+        Raises:
+            UsageError: the record was read from JSON, which holds none.
+        """
+        if self._transform is None:
+            raise UsageError(f"run {self.name!r} was read from a record without its preprocessing: train it again")
+        return self._transform
+
+    def seconds_to(self, target: float) -> float | None:
+        """Seconds until a look first found this accuracy on monitor (else val); None where none did."""
+        _, found = self.reached(target)
+        return None if found is None else found.seconds
+
+    def reached(self, target: float) -> tuple[Point | None, Point | None]:
+        """The first look that found this accuracy on monitor (else val), and the look before it; None where there is none.
+
+        Where epochs lie between the two, the run got there at some moment between them.
+        """
+        before = None
+        for point in self.curve:
+            if point.accuracy >= target:
+                return before, point
+            before = point
+        return before, None
+
+    def __repr__(self) -> str:
+        low, high = self.interval
+        seconds = sum(self.seconds.values())
+        return (
+            f"Run {self.name}: {self.strategy} on {self.data}, {self.status}, accuracy {self.accuracy:.1%} "
+            f"[{low:.1%}, {high:.1%}], {len(self.epochs)} epochs in {seconds:.1f} s"
+        )
+
+    def to_json(self) -> str:
+        """The record as JSON text."""
+        private = ("_trained", "_hashes", "_answers", "_transform")
+        nothing: dict[str, Any] = dict.fromkeys(private)
+        values = asdict(replace(self, **nothing))
+        for name in private:
+            del values[name]
+        derived: dict[str, Any] = {name: getattr(self, name) for name in DERIVED}
+        if self.forecast is not None:
+            values["forecast"] |= {"seconds": self.forecast.seconds, "error": self.forecast.error}
+        return json.dumps({"schema": SCHEMA, **values, **derived}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Run:
+        """The record back from its JSON, without weights.
+
+        Raises:
+            UsageError: no JSON, another schema, or fields that do not fit.
+        """
+        try:
+            values = parse(text)
+            if values.pop("schema") != SCHEMA:
+                raise UsageError(
+                    f"the record has another schema than {SCHEMA}: write it again with this version of tlnb"
+                )
+            for derived in DERIVED:
+                values.pop(derived, None)
+            for derived in ("seconds", "error") if values.get("forecast") else ():
+                values["forecast"].pop(derived, None)
+            return _plausible(typed(cls, values, "the record"))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UsageError(f"this is no run record ({str(error)[:80]}): give the text of run.to_json()") from None
+
+
+def _plausible(run: Run) -> Run:
+    """Raises `ValueError` where a share is none, a count is negative, or an option open: what is shown comes from them."""
+    for name in RECIPES_FILL:
+        if getattr(run.options, name) is None:
+            raise ValueError(f"no {name}")
+    shares = [
+        run.accuracy,
+        *run.interval,
+        run.balanced_accuracy,
+        *(run.source_accuracy or ()),
+        *(a for _, a in run.repeats),
+    ]
+    shares += [a for e in run.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None]
+    if not all(0 <= share <= 1 for share in shares) or min(run.test_images, run.source_pictures) < 0:
+        raise ValueError("an accuracy that is no share, or a negative count")
+    return run
+
+
+def looked_at(epochs: Sequence[EpochRecord]) -> tuple[tuple[int, float], ...]:
+    """The epochs done and the accuracy, at each look that curves and targets use: at monitor where there is one, else val."""
+    values = [e.monitor_accuracy for e in epochs]
+    if not any(v is not None for v in values):
+        values = [e.val_accuracy for e in epochs]
+    return tuple((done, value) for done, value in enumerate(values, 1) if value is not None)
+
+
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
+    """95% interval of a share (Wilson, JASA 22, 1927); it stays within 0..1 and is honest for few images."""
+    if not total:
+        return 0.0, 1.0
+    share, z2 = right / total, Z95**2
+    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = Z95 / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    low, high = max(0.0, centre - half), min(1.0, centre + half)
+    return (0.0 if right == 0 else low), (1.0 if right == total else high)

@@ -1,0 +1,182 @@
+"""What a session leaves on disk while it trains: its runs, so that a killed kernel loses little (`checkpoint.Due`).
+
+TLNB_HOME (default ./.tlnb)/sessions/<start>-<process>/
+    session.json              data, model, plan, runs, bill, and the run in progress
+    runs/<name>.safetensors   the run at the last epoch that was written, or what it changed once it has finished
+    lock                      held as long as the kernel lives
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import shutil
+import time
+import zlib
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from tlnb.core.runtime.errors import UsageError
+from tlnb.core.runtime.paths import is_link, read_text, user_path
+from tlnb.core.runtime.typed_json import parse, typed
+from tlnb.core.training import checkpoint
+from tlnb.core.training.checkpoint import Checkpoint
+
+SCHEMA = 2
+OF_JOB = "session"  # the folder that a job's session is in, in the job's own
+SESSIONS_KEPT = 20  # the oldest go when a new one begins
+
+
+def home_folder() -> Path:
+    """Where sessions lie. Not made by asking."""
+    return user_path(os.environ.get("TLNB_HOME") or ".tlnb")
+
+
+class Home:
+    """The folder of one session, locked as long as this object lives."""
+
+    def __init__(self, folder: Path) -> None:
+        from filelock import FileLock
+
+        self.folder = folder
+        _no_link(folder)
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(folder / "lock", thread_local=False)  # training takes it on a thread, reset lets it go
+        self._lock.acquire(timeout=0)
+
+    @classmethod
+    def fresh(cls) -> Home:
+        """A folder for a new session; the oldest of many go.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        top = home_folder() / "sessions"
+        _prune(top)
+        return cls(top / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{os.urandom(2).hex()}")
+
+    def run_file(self, name: str) -> Path:
+        """The file of a run."""
+        return self.folder / "runs" / f"{_safe(name)}.safetensors"
+
+    def write_run(self, name: str, about: Mapping[str, Any], found: Checkpoint) -> None:
+        """Write a run as it stands.
+
+        Raises:
+            OSError: a full disk, say.
+        """
+        checkpoint.write(self.run_file(name), about, found)
+
+    def write_session(self, values: Mapping[str, Any]) -> None:
+        """Write the session's state.
+
+        Raises:
+            OSError: a full disk, say.
+        """
+        target = self.folder / "session.json"
+        half = target.with_name(f".session.{os.getpid()}.part")
+        text = json.dumps(values)
+        try:
+            half.unlink(missing_ok=True)  # a link of that name would be written through
+            half.write_text(json.dumps({"schema": SCHEMA, "crc32": zlib.crc32(text.encode()), "session": text}), "utf8")
+            half.replace(target)
+        finally:
+            with contextlib.suppress(OSError):
+                half.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        self._lock.release()
+
+
+def find_session(where: str | Path | None) -> Path:
+    """The session that is meant: a folder or a file in it, else the last of this notebook, else the last of all.
+
+    One whose kernel is still running is passed over.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if where is not None:
+        path = user_path(where)
+        for folder in (path / OF_JOB, path, path.parent, path.parent.parent):
+            if (folder / "session.json").is_file():
+                return folder
+        if not (path / "sessions").is_dir():
+            raise UsageError(f"{str(where)!r} holds no session of tlnb: give the folder that has a session.json")
+    top = (home_folder() if where is None else user_path(where)) / "sessions"
+    found = sorted((f.parent for f in top.glob("*/session.json")), key=lambda f: f.name, reverse=True)
+    free = [folder for folder in found if not in_use(folder)]
+    if not free:
+        busy = " but those of kernels that are running" if found else ""
+        raise UsageError(f"no earlier session in {top}{busy}: %tl_data and %tl_load begin one")
+    mine = [folder for folder in free if notebook() and _notebook_of(folder) == notebook()]
+    return next((folder for folder in mine or free if _notebook_of(folder) is not None), free[0])
+
+
+def _notebook_of(folder: Path) -> object:
+    """The notebook that a session is of; None for a session that cannot be read."""
+    try:
+        return read_session(folder).get("notebook", "")
+    except UsageError:
+        return None
+
+
+def read_session(folder: Path) -> dict[str, Any]:
+    """A session's state.
+
+    Raises:
+        UsageError: damaged, or of another version.
+    """
+    try:
+        values = parse(read_text(folder / "session.json"))
+        if values["schema"] != SCHEMA:
+            raise UsageError(f"the session in {folder} has schema {values['schema']}, not {SCHEMA}: start a new one")
+        if zlib.crc32(values["session"].encode()) != values["crc32"]:
+            raise ValueError("its checksum differs")
+        return typed(dict[str, Any], parse(values["session"]), "the session")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:80]
+        raise UsageError(f"the session in {folder} cannot be read ({reason}): start a new one") from None
+
+
+def in_use(folder: Path) -> bool:
+    """Whether the kernel of a session is still running."""
+    from filelock import FileLock, Timeout
+
+    try:
+        _no_link(folder)
+        with FileLock(folder / "lock", timeout=0):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
+def _no_link(folder: Path) -> None:
+    """Raises `OSError` where a session's lock, or a folder of it, is a link: writing would change what it leads to."""
+    for path in (folder / "lock", folder / "runs", folder):
+        if is_link(path):
+            raise OSError(errno.ELOOP, f"{path.name} is a link")
+
+
+def notebook() -> str:
+    """The notebook that this kernel belongs to, as far as Jupyter says."""
+    return os.environ.get("JPY_SESSION_NAME", "")
+
+
+def _safe(name: str) -> str:
+    """A run's name as a file's: what no file system minds, and different for different names."""
+    plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:60]
+    return plain if plain == name else f"{plain}-{blake2b(name.encode(errors='replace'), digest_size=8).hexdigest()}"
+
+
+def _prune(top: Path) -> None:
+    folders = sorted(top.glob("*/")) if top.is_dir() else []
+    for folder in folders[: max(0, len(folders) - SESSIONS_KEPT + 1)]:
+        if not in_use(folder):
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Tuning: hyperparameter search, and advice on strategy and source."""

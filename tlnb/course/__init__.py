@@ -1,0 +1,1 @@
+"""The course: checks, exercises by lesson."""

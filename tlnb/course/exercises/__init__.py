@@ -1,0 +1,33 @@
+"""The course's exercises, by lesson. A teacher's own are written the same way, in a cell or a module: lessons/TEACHING.md."""
+
+from tlnb.course.checks import Check, Checks, Step, Steps, a_run, exercise, some_data
+from tlnb.course.exercises import (
+    lesson_1,
+    lesson_2,
+    lesson_3,
+    lesson_4,
+    lesson_5,
+    lesson_6,
+    lesson_7,
+    lesson_8,
+    lesson_9,
+)
+
+__all__ = [
+    "Check",
+    "Checks",
+    "Step",
+    "Steps",
+    "a_run",
+    "exercise",
+    "lesson_1",
+    "lesson_2",
+    "lesson_3",
+    "lesson_4",
+    "lesson_5",
+    "lesson_6",
+    "lesson_7",
+    "lesson_8",
+    "lesson_9",
+    "some_data",
+]

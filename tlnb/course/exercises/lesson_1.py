@@ -1,0 +1,155 @@
+"""Lesson 1: twenty images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from tlnb.core.data.dataset import DataFacts
+from tlnb.core.training.run import Run
+from tlnb.course.checks import Step, Steps, a_run, exercise
+from tlnb.course.exercises.causes import fitting
+from tlnb.session import Session
+
+
+def _one_each(run: Run, data: DataFacts) -> bool:
+    return data.request.source == "digits" and data.request.per_class == 1
+
+
+@exercise("1.1", "One image of each digit, with three different draws")
+def one_of_each(tl: Session) -> Steps:
+    yield from a_run(
+        tl,
+        "head",
+        _one_each,
+        like="it was trained on one image of each digit",
+        line="%tl_data digits --per-class 1, then %tl_train",
+    )
+    runs = [run for run in tl.runs if _one_each(run, tl.data_of(run))]
+    draws = {tl.data_of(run).request.seed: run for run in runs if run.strategy == "head" and run.status == "finished"}
+    same = ", all with the same ten images: the seed of %tl_train changes the training, not the images"
+    yield Step(
+        "three draws of ten images were tried",
+        len(draws) >= 3,
+        f"{len(draws)} so far{same if len(draws) == 1 < len(runs) else ''}",
+        "%tl_data digits --per-class 1 --seed 1 draws other images",
+        "then %tl_train, and the same with --seed 2",
+    )
+    without = [str(seed) for seed, run in sorted(draws.items()) if not _baselines(tl, run)]
+    yield Step(
+        "each has its baseline from scratch",
+        not without,
+        f"no baseline for the data of seed {', '.join(without)}",
+        "%tl_train --scratch belongs to the last run on the current data",
+        "train it before you change the data",
+    )
+    kept = [run.accuracy for run in draws.values()]
+    lost = [_baselines(tl, run)[-1].accuracy for run in draws.values()]
+    return (
+        f"With one image of each, the frozen network got {min(kept):.0%} to {max(kept):.0%} right, "
+        f"training from scratch {min(lost):.0%} to {max(lost):.0%}. That is what to quote: a range, and of how many draws."
+    )
+
+
+def _baselines(tl: Session, run: Run) -> list[Run]:
+    return [r for r in tl.runs if r.baseline_of is not None and r.fingerprint == run.fingerprint]
+
+
+@exercise("1.2", "Train the whole network on the twenty images, and compare")
+def the_whole(tl: Session) -> Steps:
+    def twenty(run: Run, data: DataFacts) -> bool:
+        return data.request.source == "digits" and data.request.per_class == 2
+
+    whole = yield from a_run(
+        tl,
+        "full",
+        twenty,
+        like="it was trained on two images of each digit",
+        line="%tl_data digits --per-class 2, %tl_load glyphnet, %tl_strategy full, %tl_train",
+    )
+    share = f"{whole.plan.trainable_params:,} of {whole.plan.total_params:,} parameters trained"
+    yield Step(
+        "everything trained, from the pretrained weights",
+        whole.plan.start == "pretrained" and not whole.plan.frozen,
+        share,
+        "%tl_strategy full takes back every freeze",
+    )
+    heads = [
+        r for r in tl.runs if r.strategy == "head" and r.fingerprint == whole.fingerprint and r.status == "finished"
+    ]
+    yield Step(
+        "there is a run of the new output layer on the same images",
+        heads,
+        "none on these twenty images",
+        "to be compared, the output layer alone has to be trained on the same twenty images",
+        "%tl_strategy head, then %tl_train, with no %tl_data between them and the run of full",
+    )
+    head = heads[-1]
+    gap = 100 * (whole.accuracy - head.accuracy)
+    clear = whole.interval[0] > head.interval[1] or head.interval[0] > whole.interval[1]
+    return (
+        f"full {whole.accuracy:.1%}, head {head.accuracy:.1%}: {gap:+.1f} points, and the two 95% intervals "
+        f"{'do not overlap' if clear else 'overlap: from these twenty images you cannot tell which is better'}. "
+        f"It took {whole.training_flops / head.training_flops:.0f} times the FLOPs."
+    )
+
+
+@exercise("1.3", "In PyTorch: a frozen layer that changes all the same")
+def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
+    network = names.get("drifted")
+    yield Step(
+        "your network is in the variable drifted",
+        isinstance(network, nn.Module),
+        "there is none of that name" if network is None else f"it is a {type(network).__name__}",
+        "drifted = glyphnet.load('glyphnet')",
+    )
+    assert isinstance(network, nn.Module)
+    from tlnb import glyphnet
+
+    before = glyphnet.load("glyphnet").state_dict()
+    after = network.state_dict()
+    trunk = [name for name in before if not name.startswith("head.")]
+    whole = all(n in after and after[n].shape == before[n].shape for n in trunk)
+    scores = len(after["head.bias"]) if "head.bias" in after else 0
+    yield Step(
+        "it is glyphnet, with a new output layer for ten classes",
+        whole and scores == 10,
+        f"its output layer gives {scores or 'other'} scores" if whole else "its layers are others",
+        *fitting(
+            whole,
+            "drifted.head = nn.Linear(drifted.head.in_features, 10)",
+            "drifted = glyphnet.load('glyphnet'), of which only the output layer is replaced",
+        ),
+    )
+    statistics = [n for n in trunk if "running_" in n]
+    weights = [n for n in trunk if n not in statistics and "num_batches" not in n]
+    changed = [n for n in weights if not after[n].equal(before[n])]
+    yield Step(
+        "no weight of the frozen layers changed",
+        not changed,
+        f"{len(changed)} did, {changed[0] if changed else ''} first",
+        "drifted.requires_grad_(False) before the new output layer is made",
+        "give the optimiser drifted.head.parameters() alone",
+    )
+    drift = [n for n in statistics if not after[n].equal(before[n])]
+    yield Step(
+        "and still something in them did",
+        drift,
+        "everything in them is as it was: the network stayed in eval mode",
+        "in eval mode BatchNorm averages nothing: take drifted.eval() out",
+        "call drifted.train() before each step of the loop",
+    )
+    names_, answer = {n.rpartition(".")[0] for n in drift}, names.get("answer")
+    yield Step(
+        "the variable answer names one of the layers that changed",
+        answer in names_,
+        f"it is {answer!r}" if answer is not None else "there is no variable answer",
+        "%tl_layers --all shows which layers hold running statistics",
+        "compare drifted.state_dict() with glyphnet.load('glyphnet').state_dict(), name by name",
+    )
+    return (
+        f"{len(names_)} BatchNorm layers changed without one weight changing: in train mode they average what they see. "
+        "tlnb keeps a frozen layer in eval mode, and compares it to the bit. Lesson 7 shows what this does to the source."
+    )

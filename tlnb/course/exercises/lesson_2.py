@@ -1,0 +1,268 @@
+"""Lesson 2: what you get, and what makes a source good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tlnb import glyphnet
+from tlnb.core.data.dataset import DataFacts
+from tlnb.core.training.run import Run
+from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
+from tlnb.course.exercises.causes import fitting
+from tlnb.session import Session
+
+DRAWS = 3
+
+
+@exercise("2.1", "Two layers with dropout in the place of the output layer")
+def two_layers(tl: Session) -> Steps:
+    yield from a_run(
+        tl,
+        where=_on_five,
+        like="it was trained on five images of each digit",
+        line="%tl_data digits --per-class 5, %tl_load glyphnet, %tl_train",
+    )
+    ended = [r for r in tl.runs if r.status == "finished" and r.baseline_of is None and _on_five(r, tl.data_of(r))]
+    own = [run for run in ended if any(e.kind == "replace" and not e.automatic for e in run.plan.edits)]
+    yield Step(
+        "in one run the output layer is one of your own",
+        own,
+        "no run so far replaced a layer",
+        "%tl_replace head nn.Sequential(...), then %tl_train",
+        "in the expression, in_features is the width that arrives and classes the number of classes",
+    )
+    run = own[-1]
+    parts = list(run.network().get_submodule("head").modules())
+    linear = [part for part in parts if isinstance(part, nn.Linear)]
+    yield Step(
+        "it has two linear layers",
+        len(linear) == 2,
+        f"run {run.name!r} has {len(linear)} there",
+        "nn.Sequential(nn.Linear(in_features, 64), …, nn.Linear(64, classes))",
+    )
+    relu = _between(parts, nn.ReLU)
+    yield Step(
+        "with a ReLU and dropout between them",
+        relu and _between(parts, nn.modules.dropout._DropoutNd),
+        f"between them lies {_kinds_between(parts) or 'nothing'}",
+        "the dropout belongs between them too" if relu else "without a ReLU two linear layers are no more than one",
+        "nn.ReLU(), nn.Dropout(0.2)",
+    )
+    others = [name for name in run.moved if name.partition(".")[0] != "head"]
+    yield Step(
+        "nothing else moved",
+        not others,
+        f"{len(others)} other layers did, {others[0] if others else ''} first",
+        "%tl_freeze, without a name, freezes all but the output layer",
+    )
+    yield Step(
+        "both of its layers moved",
+        len(run.moved) == len(linear),
+        f"only {', '.join(run.moved)} did" if run.moved else "none did",
+        "%tl_unfreeze head",
+    )
+    plain = [r for r in ended if r.strategy == "head" and r.moved == ("head",) and r.fingerprint == run.fingerprint
+             and r.plan.model == run.plan.model]  # fmt: skip
+    yield Step(
+        "there is a run of the usual output layer on the same images",
+        plain,
+        "none on these images",
+        "%tl_undo takes the replacement back; then %tl_train",
+    )
+    one = plain[-1]
+    return (
+        f"One layer of {one.plan.trainable_params:,} parameters: {one.accuracy:.1%}. Two of {run.plan.trainable_params:,}: "
+        f"{run.accuracy:.1%}. {_verdict(run, one)}"
+    )
+
+
+def _on_five(run: Run, data: DataFacts) -> bool:
+    return data.request.source == "digits" and data.request.per_class == 5
+
+
+def _between(parts: list[nn.Module], kind: type[nn.Module]) -> bool:
+    """Whether one of this kind lies between the first and the last linear layer."""
+    ends = [i for i, part in enumerate(parts) if isinstance(part, nn.Linear)]
+    return any(isinstance(part, kind) for part in parts[ends[0] : ends[-1]])
+
+
+def _kinds_between(parts: list[nn.Module]) -> str:
+    ends = [i for i, part in enumerate(parts) if isinstance(part, nn.Linear)]
+    return ", ".join(type(part).__name__ for part in parts[ends[0] + 1 : ends[-1]])
+
+
+def _verdict(run: Run, one: Run) -> str:
+    """Whether the 95% intervals tell two runs on the same images apart."""
+    if run.interval[0] > one.interval[1] or one.interval[0] > run.interval[1]:
+        return "The two 95% intervals do not overlap."
+    return "The two 95% intervals overlap: the additional parameters bought nothing that 700 test images can show."
+
+
+@exercise("2.2", "Which source, for one image each?")
+def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
+    def one_each(run: Run, data: DataFacts) -> bool:
+        return data.request.source == "digits" and data.request.per_class == 1
+
+    yield from a_run(
+        tl,
+        "head",
+        one_each,
+        like="it was trained on one image of each digit",
+        line="%tl_data digits --per-class 1, %tl_load glyphnet, %tl_train --solver lbfgs",
+    )
+    runs = [r for r in tl.runs if r.strategy == "head" and r.status == "finished" and one_each(r, tl.data_of(r))]
+    by_source: dict[str, dict[str, Run]] = {"glyphnet": {}, "glyphnet-few": {}}
+    for run in runs:
+        by_source.get(run.plan.model, {})[run.fingerprint] = run
+    lacking = [source for source, found in by_source.items() if not found]
+    yield Step(
+        "both sources were tried",
+        not lacking,
+        f"no run of {' and none of '.join(lacking)} on one image of each digit",
+        "%tl_load glyphnet-few, then %tl_train on the same data",
+    )
+    both = [draw for draw in by_source["glyphnet"] if draw in by_source["glyphnet-few"]]
+    alone = by_source["glyphnet"].keys() ^ by_source["glyphnet-few"].keys()
+    yield Step(
+        "on the same images, three draws of them",
+        len(both) >= DRAWS,
+        f"{len(both)} draws have both; runs of glyphnet saw {len(by_source['glyphnet'])}, of glyphnet-few "
+        f"{len(by_source['glyphnet-few'])}. The seed of %tl_data makes a draw, that of %tl_train does not",
+        "some draws were seen by one source alone: train the other one too before the data change"
+        if alone
+        else "%tl_data digits --per-class 1 --seed 1 makes another draw; then both sources again",
+        "for seed in (0, 1, 2): tl.data('digits', per_class=1, seed=seed), and both sources on it",
+    )
+    gaps = [by_source["glyphnet"][draw].accuracy - by_source["glyphnet-few"][draw].accuracy for draw in both]
+    ahead = sum(gap > 0 for gap in gaps)
+    answer = names.get("ahead_in")
+    yield Step(
+        "ahead_in says in how many draws glyphnet is ahead",
+        answer == ahead,
+        "there is no variable ahead_in" if answer is None else f"it is {answer!r}; your runs show another number",
+        "it is a count: in how many draws is run.accuracy of glyphnet the larger of the two?",
+        "in the loop over the draws, ahead_in += of_glyphnet.accuracy > of_few.accuracy; before it, ahead_in = 0",
+    )
+    return (
+        f"glyphnet was ahead in {ahead} of {len(gaps)} draws, by {100 * sum(gaps) / len(gaps):+.1f} points on average, between "
+        f"{100 * min(gaps):+.1f} and {100 * max(gaps):+.1f}. The source matters most where the labels are fewest."
+    )
+
+
+@exercise("2.3", "In PyTorch: features by a forward hook, and the nearest neighbour")
+def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
+    data = yield from some_data(tl, "digits", line="%tl_data digits --per-class 5")
+    yield Step(
+        "five images of each digit",
+        data.request.per_class == 5,
+        f"the data have {data.mean_count:g} of each",
+        "%tl_data digits --per-class 5",
+    )
+    found: dict[str, Tensor] = {}
+    for split in ("train", "test"):
+        name, count = f"{split}_features", len(data.labels[split])
+        value = names.get(name)
+        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        yield Step(
+            f"{name} is a tensor of {count} rows of 160 features",
+            shape == (count, 160),
+            f"there is no variable {name}" if value is None else f"its shape is {shape}" if isinstance(value, Tensor) else
+            f"it is a {shape}",
+            *_hook_hints(value, count),
+        )  # fmt: skip
+        assert isinstance(value, Tensor)
+        found[split] = value.detach().float()
+    for split, mine in found.items():
+        truth, cause = _seen(_prepared(data.images[split])), _cause(mine, data.images[split])
+        yield Step(
+            f"{split}_features are what reaches glyphnet's output layer",
+            torch.allclose(mine, truth, atol=1e-3),
+            f"they differ from it, by {float((mine - truth).abs().max()):.2g} at most{cause}",
+            *fitting(
+                "train mode" in cause,
+                "glyphnet.load('glyphnet') is in eval mode: leave it there",
+                "tl.load('glyphnet').transform makes of uint8 images what the network was trained with",
+            ),
+        )
+    answer = names.get("nearest")
+    said = _nearest(found["train"], found["test"], data.labels["train"])
+    share = float((said == data.labels["test"]).float().mean())
+    euclidean = torch.cdist(found["test"], found["train"]).argmin(1)
+    other = float((data.labels["train"][euclidean] == data.labels["test"]).float().mean())
+    value = _share(answer)
+    yield Step(
+        "nearest is the share of test images whose nearest training image is of their class",
+        value is not None and min(abs(value - share), abs(value - other)) < 0.01,
+        "there is no variable nearest" if answer is None else f"it is {value if value is not None else answer!r}: "
+        f"{_not_nearest(value, share)}",
+        "divide it by 100" if value is not None and abs(value - 100 * share) < 1 else
+        "likeness = normalize(test_features) @ normalize(train_features).T: each test image beside every training image",
+        "said = data.labels['train'][likeness.argmax(1)], one row of likeness for each test image",
+        "nearest = (said == data.labels['test']).float().mean()",
+    )  # fmt: skip
+    assert value is not None
+    return (
+        f"{value:.1%} of 700 digits, with fifty labels and not one step of training. A trained output layer gains on that, but "
+        "most of the work was done before you came."
+    )
+
+
+def _seen(inputs: Tensor, training: bool = False) -> Tensor:
+    """What reaches glyphnet's output layer for its inputs `(N, 3, 32, 32)`: `(N, 160)`."""
+    network = glyphnet.load("glyphnet").train(training)
+    network.head = nn.Identity()  # type: ignore[assignment]
+    with torch.no_grad():
+        found: Tensor = network(inputs)
+    return found
+
+
+def _prepared(images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (glyphnet.MEAN, glyphnet.STD))
+    return (images.float() / 255 - mean) / std
+
+
+def _hook_hints(value: object, count: int) -> tuple[str, ...]:
+    """For features that are missing, of another layer, or of a part of the images."""
+    line = "network.flatten.register_forward_hook(lambda module, inputs, output: …)"
+    parts = (
+        "the hook is called once for each forward pass: pass all images of a split at once, or torch.cat what it caught"
+    )
+    if not isinstance(value, Tensor):
+        return line, parts
+    return fitting(value.shape[:1] == (count,), f"it comes from another layer: {line}", parts)
+
+
+def _cause(mine: Tensor, images: Tensor) -> str:
+    """The likely reason, where one of these gives just what was found."""
+    likely = {
+        ": the images were given in 0..255, not prepared": _seen(images.float()),
+        ": the images were scaled to 0..1, but not normalised": _seen(images.float() / 255),
+        ": the network was in train mode, so BatchNorm used the batch's own statistics": _seen(_prepared(images), True),
+    }
+    return next((words for words, seen in likely.items() if torch.allclose(mine, seen, rtol=1e-2, atol=1e-2)), "")
+
+
+def _nearest(train: Tensor, test: Tensor, labels: Tensor) -> Tensor:
+    unit = nn.functional.normalize
+    return labels[(unit(test) @ unit(train).T).argmax(1)]
+
+
+def _share(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _not_nearest(value: float | None, share: float) -> str:
+    if value is None:
+        return "not a number"
+    if abs(value - 100 * share) < 1:
+        return "a share lies between 0 and 1"
+    if value == 1:
+        return "it looks as if test images were compared with themselves"
+    return "not what your features give, by cosine or by distance"

@@ -1,0 +1,180 @@
+"""Lesson 3: little data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlnb.core.data.dataset import DataFacts
+from tlnb.core.training.run import Run
+from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
+from tlnb.course.exercises.causes import fitting
+from tlnb.session import Session
+
+TWO_LINES = "%tl_train --augment none, then the same line with --no-cache"
+RATE = 0.85  # of the test images, exercise 3.3
+AGREE = 1e-5  # exercise 3.1: how near losses of cached and uncached runs are in 32 bits …
+AGREE_ROUNDED = 1e-3  # … and in 16 bits
+
+
+def _twenty(run: Run, data: DataFacts) -> bool:
+    return data.request.source == "digits" and data.request.per_class == 2
+
+
+@exercise("3.1", "Show that caching changes nothing")
+def nothing_is_lost(tl: Session) -> Steps:
+    line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_train"
+    yield from a_run(tl, "head", _twenty, like="it was trained on two images of each digit", line=line)
+    runs = [r for r in tl.runs if r.baseline_of is None and r.strategy == "head" and _twenty(r, tl.data_of(r))]
+    cached, uncached = ([r for r in runs if r.options.cache is kind] for kind in (True, False))
+    yield Step("one run keeps the frozen part", cached, "all of them compute it in every epoch",
+               "%tl_train keeps it unless --no-cache is given", TWO_LINES)  # fmt: skip
+    yield Step("one run computes it in every epoch", uncached, "all of them keep it",
+               "--no-cache is the option that computes it in every epoch", TWO_LINES)  # fmt: skip
+    one, other = cached[-1], uncached[-1]
+    plain = [r.name for r in (one, other) if r.options.augment != "none"]
+    yield Step(
+        "both show the same images in every epoch",
+        not plain,
+        f"{' and '.join(plain)} augment at random: each epoch shows variants, and no two runs the same ones",
+        "--augment none, for both runs: each image as it is",
+        TWO_LINES,
+    )
+    apart, hint = _apart(one, other)
+    yield Step("they differ in nothing else", not apart, apart, hint, TWO_LINES)
+    gap = max(abs(a.train_loss - b.train_loss) for a, b in zip(one.epochs, other.epochs, strict=False))
+    yield Step(
+        "the losses agree in every epoch",
+        gap < (AGREE if one.precision == "fp32" else AGREE_ROUNDED),
+        f"the largest difference is {gap:.2g}",
+        "numbers of 16 bits are rounded too much to agree: compare at 32 bits",
+        "%tl_train --augment none --precision fp32, then the same line with --no-cache",
+    )
+    saved = other.training_flops / one.training_flops
+    return f"The largest difference of the loss in {len(one.epochs)} epochs is {gap:.1g}, for {saved:.0f} times fewer FLOPs."
+
+
+def _apart(one: Run, other: Run) -> tuple[str, str]:
+    """What two runs differ in beside the cache, and how they would not; empty for nothing."""
+    rest = replace(one.options, cache=False)
+    options = [k for k, v in vars(rest).items() if v != getattr(other.options, k)]
+    if options:
+        return f"{', '.join(options)} differ too", f"give both the same --{options[0].replace('_', '-')}"
+    if one.fingerprint != other.fingerprint:
+        return "they were trained on other draws of the images", "no %tl_data between the two lines"
+    if (one.plan.model, one.plan.edits) != (other.plan.model, other.plan.edits):
+        return "they trained different networks", "no %tl_load and no edit between the two lines"
+    return "", ""
+
+
+@exercise("3.2", "Train the convolutions of the last stage, keep every BatchNorm frozen")
+def by_name(tl: Session) -> Steps:
+    run = yield from a_run(tl, line="%tl_data digits --per-class 5, %tl_load glyphnet, %tl_train")
+    yield Step(
+        "it trained glyphnet, from the pretrained weights",
+        run.plan.model == "glyphnet" and run.plan.start == "pretrained",
+        f"run {run.name!r} trained {run.plan.model}, start {run.plan.start}",
+        "%tl_load glyphnet" if run.plan.model != "glyphnet" else "any strategy but scratch: %tl_strategy head",
+    )
+    parts = dict(run.network().named_modules())
+    norms = [name for name in run.moved if isinstance(parts[name], nn.BatchNorm2d)]
+    last = {name for name, part in parts.items() if name.startswith("layer4") and isinstance(part, nn.Conv2d)}
+    still = sorted(last - set(run.moved))
+    yield Step(
+        "the convolutions of layer4 moved",
+        not still,
+        f"{', '.join(still)} did not",
+        *fitting(
+            len(still) > 1,
+            "%tl_unfreeze layer4 lets the whole stage train; then freeze what should not",
+            "layer4.downsample.0 is a convolution too",
+        ),
+    )
+    yield Step(
+        "no BatchNorm moved, not even its statistics",
+        not norms,
+        f"{', '.join(norms[:3])}{' …' if len(norms) > 3 else ''} moved",
+        "%tl_freeze first, then %tl_unfreeze layer4 alone"
+        if any(not name.startswith("layer4") for name in norms)
+        else "one BatchNorm is called otherwise: layer4.downsample.1"
+        if len(norms) == 1
+        else "after %tl_unfreeze layer4, freeze what it set free too much: %tl_freeze layer4.bn*",
+        "%tl_freeze, %tl_unfreeze layer4, %tl_freeze layer4.bn* layer4.downsample.1",
+    )
+    more = sorted(set(run.moved) - last - {"head"})
+    yield Step(
+        "nothing before the last stage moved",
+        not more,
+        f"{', '.join(more[:3])} did",
+        "%tl_freeze first: all but the head",
+    )
+    yield Step("the output layer moved", "head" in run.moved, "it stayed frozen", "%tl_unfreeze head")
+    source = (
+        f" On its own source: {run.source_accuracy[0]:.0%} before, {run.source_accuracy[1]:.0%} after."
+        if run.source_accuracy
+        else ""
+    )
+    return f"{run.plan.trainable_params:,} of {run.plan.total_params:,} parameters trained, {run.accuracy:.1%} right.{source}"
+
+
+@exercise("3.3", "In PyTorch: two layers on features that are computed once")
+def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
+    data = yield from some_data(tl, "digits", line="%tl_data digits --per-class 5")
+    yield Step("five images of each digit", set(data.counts.values()) == {5}, f"{max(data.counts.values())} of each are in use",
+               "%tl_data digits --per-class 5")  # fmt: skip
+    network = names.get("network")
+    yield Step(
+        "your layers are in the variable network",
+        isinstance(network, nn.Module),
+        "there is none of that name" if network is None else f"it is a {type(network).__name__}",
+        "network = nn.Sequential(nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 10))",
+    )
+    assert isinstance(network, nn.Module)
+    linear = [m for m in network.modules() if isinstance(m, nn.Linear)]
+    yield Step(
+        "there are two linear layers",
+        len(linear) == 2,
+        f"{len(linear)} found",
+        "one from the 160 features to a width of your choice, and one from there to the ten scores",
+        "network = nn.Sequential(nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 10))",
+    )
+    between = [m for m in network.modules() if not list(m.children()) and not isinstance(m, nn.Linear)]
+    yield Step(
+        "with something between them that is not linear",
+        any(isinstance(m, nn.ReLU | nn.GELU | nn.Tanh | nn.Sigmoid | nn.LeakyReLU | nn.SiLU) for m in between),
+        "two linear layers in a row are one linear layer",
+        "nn.ReLU() between the two",
+    )
+    shape = (linear[0].in_features, linear[-1].out_features)
+    yield Step("it takes 160 features and gives ten scores", shape == (160, 10), f"it takes {shape[0]} and gives {shape[1]}",
+               "one score for each of the ten digits: nn.Linear(64, 10)" if shape[0] == 160 else
+               "it gets features, not pixels: 160 is trunk.head.in_features")  # fmt: skip
+    right = _right(network, data.images["test"], data.labels["test"])
+    yield Step(
+        f"it reads at least {RATE:.0%} of the test images",
+        right >= RATE,
+        f"it reads {right:.1%}" + (": no more than guessing, so it was hardly trained" if right < 0.3 else ""),
+        "AdamW with lr=0.01, 60 passes over the features are enough",
+        "features come from the trunk in eval mode, of prepared images: trunk(prepare(images))",
+    )
+    return f"{right:.1%} of the test images, {sum(p.numel() for p in network.parameters()):,} parameters trained."
+
+
+@torch.no_grad()
+def _right(layers: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
+    """Accuracy of layers on glyphnet's features of (N, 3, 32, 32) uint8 images."""
+    from tlnb import glyphnet
+    from tlnb.core.models import pretrained
+
+    model = pretrained.load("glyphnet", "default")
+    trunk = glyphnet.load("glyphnet").eval()
+    trunk.head = nn.Identity()  # type: ignore[assignment]
+    training = layers.training
+    layers.eval()
+    guesses = layers(trunk(model.transform(images))).argmax(1)
+    layers.train(training)
+    return float((guesses == labels).float().mean())

@@ -1,0 +1,223 @@
+"""Lesson 5: from decent to a lot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlnb.core.data.dataset import DataFacts
+from tlnb.core.training.run import Run
+from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
+from tlnb.course.exercises.causes import fitting, learned_little
+from tlnb.session import Session
+
+FROZEN, TRAINED = ("stem", "layer1", "layer2"), ("layer3", "layer4", "head")
+ENOUGH = 0.8  # of the test images
+NEAR = 0.03  # exercise 5.2: behind full, at most
+GRACE = 0.01  # so much, five of 500 test images, another processor's rounding may move two trainings apart
+
+
+def _ten(run: Run, data: DataFacts) -> bool:
+    return data.request.source == "symbols" and len(data.classes) == 10
+
+
+def _others(tl: Session, run: Run) -> list[Run]:
+    """Finished runs on the same images that are no baselines."""
+    same = [r for r in tl.runs if r.fingerprint == run.fingerprint and r.status == "finished"]
+    return [r for r in same if r.baseline_of is None and r is not run]
+
+
+def _figures(run: Run) -> str:
+    return f"{run.strategy} {run.accuracy:.1%} [{run.interval[0]:.1%}, {run.interval[1]:.1%}]"
+
+
+@exercise("5.1", "full beats head by more than chance")
+def by_more_than_chance(tl: Session) -> Steps:
+    line = "%tl_data symbols --classes 10 --per-class N, %tl_load glyphnet, %tl_strategy full, %tl_train"
+    yield from a_run(tl, "full", _ten, like="it was trained on ten letters", line=line)
+    wholes = [r for r in tl.runs if r.strategy == "full" and r.status == "finished" and _ten(r, tl.data_of(r))]
+    pairs = [(head, whole) for whole in wholes for head in _others(tl, whole) if head.strategy == "head"]
+    yield Step(
+        "there is a run of head on the same images",
+        pairs,
+        "none on the images of any run of full",
+        "%tl_strategy head, then %tl_train, before the data change",
+    )
+    clear = [(head, whole) for head, whole in pairs if whole.interval[0] > head.interval[1]]
+    head, whole = pairs[-1]
+    overlap = "they overlap" if whole.interval[1] >= head.interval[0] else "head is the better one"
+    little = learned_little(whole, rate=0.001, epochs=20)
+    yield Step(
+        "the interval of full lies above that of head",
+        clear,
+        f"{_figures(head)}, {_figures(whole)}: {overlap}",
+        f"{little} for full: %tl_train, without options, takes its recipe's"
+        if little
+        else "an interval belongs to the 500 test images: only a larger difference helps, so more images of each class",
+        "the lesson's table says where the difference is largest for its size: %tl_data symbols --classes 10 --per-class 20",
+    )
+    head, whole = clear[-1]
+    still = sorted({tl.data_of(w).request.per_class or 20 for h, w in pairs if w.interval[0] <= h.interval[1]})
+    before = f" With {', '.join(map(str, still))} of each class they overlapped." if still else ""
+    return (
+        f"With {tl.data_of(whole).request.per_class or 20} of each class: {_figures(head)}, {_figures(whole)}, which took "
+        f"{whole.training_flops / head.training_flops:.0f} times the FLOPs.{before}"
+    )
+
+
+@exercise("5.2", "Within three points of full, for a fifth of its FLOPs")
+def for_a_fifth(tl: Session) -> Steps:
+    def twenty(run: Run, data: DataFacts) -> bool:
+        return _ten(run, data) and data.request.per_class == 20
+
+    line = "%tl_data symbols --classes 10 --per-class 20, %tl_load glyphnet, %tl_strategy full, %tl_train"
+    yield from a_run(tl, "full", twenty, like="it was trained on 20 images of each of ten letters", line=line)
+    wholes = [r for r in tl.runs if r.strategy == "full" and r.status == "finished" and twenty(r, tl.data_of(r))]
+    whole = max(wholes, key=lambda r: len(r.epochs))
+    yield Step(
+        "full had the epochs of its recipe",
+        len(whole.epochs) >= 20,
+        f"it had {len(whole.epochs)}, its recipe is 20",
+        "%tl_train without --epochs",
+    )
+    cheaper = [r for r in _others(tl, whole) if r.plan.start == "pretrained" and r.strategy != "full"]
+    yield Step(
+        "there is a run on the same images that trains less than the whole network",
+        cheaper,
+        "none so far",
+        "%tl_strategy partial, then %tl_train",
+    )
+    paid = [r for r in cheaper if not (r.cache and r.cache.reused)]
+    yield Step(
+        "it computed what is frozen itself",
+        paid,
+        f"run {cheaper[-1].name!r} found it computed by an earlier run, which paid for it",
+        "another --seed draws other augmented views",
+        "%tl_reset, then full and this run alone",
+    )
+    few = [r for r in paid if r.training_flops <= whole.training_flops / 5]
+    least = min(paid, key=lambda r: r.training_flops)
+    yield Step(
+        "it took at most a fifth of the FLOPs",
+        few,
+        f"the cheapest so far, {least.name!r}, took {least.training_flops / whole.training_flops:.0%}",
+        "what is frozen is computed once for every augmented view: %tl_train? shows what can be changed about that",
+        "--augment none leaves one view of each image",
+    )
+    best = max(few, key=lambda r: r.accuracy)
+    little = learned_little(best, rate=0.002, epochs=10)
+    yield Step(
+        "it is within three points of full",
+        whole.accuracy - best.accuracy <= NEAR + GRACE + 1e-9,
+        f"{best.name!r} is {100 * (whole.accuracy - best.accuracy):.1f} points behind",
+        "a new output layer alone cannot do it: more has to train"
+        if best.strategy == "head"
+        else little or "the epochs and the rate of the recipe are enough",
+        "%tl_strategy partial, then %tl_train --augment none",
+    )
+    return (
+        f"{best.name} {best.accuracy:.1%}, full {whole.accuracy:.1%}: {100 * (best.accuracy - whole.accuracy):+.1f} points, for "
+        f"{best.training_flops / whole.training_flops:.0%} of the FLOPs. One test image is 0.2 points."
+    )
+
+
+@exercise("5.3", "In PyTorch: the first stages frozen, the others at two learning rates")
+def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
+    data = yield from some_data(tl, "symbols", line="%tl_data symbols --classes 10 --per-class 20")
+    network, optimizer = names.get("network"), names.get("optimizer")
+    yield Step(
+        "your network is in the variable network, your optimiser in optimizer",
+        isinstance(network, nn.Module) and isinstance(optimizer, torch.optim.Optimizer),
+        f"network is a {type(network).__name__}, optimizer a {type(optimizer).__name__}",
+        *fitting(
+            isinstance(network, nn.Module),
+            "optimizer = torch.optim.AdamW([{'params': …, 'lr': …}, {'params': …, 'lr': …}])",
+            "network = glyphnet.load('glyphnet')",
+        ),
+    )
+    assert isinstance(network, nn.Module) and isinstance(optimizer, torch.optim.Optimizer)
+    from tlnb import glyphnet
+
+    before, after = glyphnet.load("glyphnet").state_dict(), network.state_dict()
+    own = [n for n in before if not n.startswith("head.")]
+    whole = all(n in after and after[n].shape == before[n].shape for n in own)
+    scores = len(after["head.bias"]) if whole and "head.bias" in after else 0
+    yield Step(
+        "it is glyphnet, with a new output layer for your classes",
+        scores == len(data.classes),
+        f"its output layer gives {scores} scores for {len(data.classes)} classes"
+        if scores
+        else "its layers are others",
+        "%tl_data symbols --classes 10 --per-class 20: ten letters"
+        if scores == 10
+        else "network.head = nn.Linear(network.head.in_features, 10)"
+        if scores
+        else "network = glyphnet.load('glyphnet'), of which only the output layer is replaced",
+    )
+    moved = [n for n in own if not after[n].equal(before[n])]
+    first = [n for n in moved if n.startswith(FROZEN)]
+    statistics = bool(first) and all("running_" in n or "num_batches" in n for n in first)
+    yield Step(
+        "nothing in stem, layer1 and layer2 changed",
+        not first,
+        f"{'running statistics' if statistics else 'weights'} did, {first[0] if first else ''} first",
+        *fitting(
+            statistics,
+            "network.train() puts frozen BatchNorm into train mode too: call it on the stages that train",
+            "network.requires_grad_(False) comes before what trains is set free",
+        ),
+    )
+    still = [stage for stage in TRAINED[:2] if not any(n.startswith(stage) and "weight" in n for n in moved)]
+    free = all(p.requires_grad for stage in still for p in getattr(network, stage).parameters())
+    yield Step(
+        "layer3 and layer4 were trained",
+        not still,
+        f"no weight of {' and '.join(still)} moved",
+        *fitting(
+            free,
+            "their parameters have to be given to the optimiser, and its steps taken",
+            "requires_grad_(True) on both stages",
+        ),
+    )
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    by_stage = {s: {rates.get(id(p)) for p in getattr(network, s).parameters()} for s in TRAINED}
+    inner = [rate for stage in TRAINED[:2] for rate in by_stage[stage] if rate is not None]
+    heads = [rate for rate in by_stage["head"] if rate is not None]
+    yield Step(
+        "the optimiser has the parameters of all three",
+        inner and heads,
+        f"it has none of {'the stages' if heads else 'the output layer'}",
+        f"{'the stages belong' if heads else 'network.head.parameters() belongs'} into a group of the optimiser too",
+        "torch.optim.AdamW takes a list of dictionaries, each with params and lr",
+    )
+    yield Step(
+        "the output layer has the larger learning rate",
+        min(heads) > max(inner),
+        f"it has {min(heads):g}, the stages {max(inner):g}",
+        "{'params': network.head.parameters(), 'lr': 0.01} in a group of its own",
+    )
+    share = _share_right(tl, network)
+    yield Step(
+        f"it gets {ENOUGH:.0%} of the test images right",
+        share >= ENOUGH,
+        f"it gets {share:.1%}",
+        "more passes over the training images",
+        "tl.model.transform prepares images as glyphnet wants them; compare the learning rates with the lesson's",
+    )
+    tested = len(data.labels["test"])
+    return f"{share:.1%} of {tested} test images, the output layer at {min(heads):g}, the stages at {max(inner):g}."
+
+
+def _share_right(tl: Session, network: nn.Module) -> float:
+    """Of the test images, in eval mode; the network's modes are as before afterwards."""
+    assert tl.dataset is not None and tl.model is not None
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    with torch.no_grad():
+        guesses = [network(tl.model.transform(part)).argmax(1) for part in tl.dataset.images["test"].split(100)]
+    for module, mode in modes.items():
+        module.training = mode
+    return float((torch.cat(guesses) == tl.dataset.labels["test"]).float().mean())

@@ -1,0 +1,172 @@
+"""Lesson 6: the bill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from tlnb.core.costs.pretraining import pretraining_of
+from tlnb.core.data.dataset import DataFacts
+from tlnb.core.evaluation.comparison import BreakEven, compare
+from tlnb.core.training.run import Run
+from tlnb.course.checks import Step, Steps, a_run, exercise
+from tlnb.session import Session
+
+CLOSE = 0.02  # relative difference within which a figure is the same
+
+
+@exercise("6.1", "The whole network, within a budget")
+def within_a_budget(tl: Session) -> Steps:
+    def five(run: Run, data: DataFacts) -> bool:
+        return data.request.source == "digits" and data.request.per_class == 5
+
+    line = "%tl_data digits --per-class 5, %tl_load glyphnet, %tl_strategy full, %tl_train --budget 2s"
+    yield from a_run(tl, "full", five, like="it was trained on five images of each digit", line=line)
+    runs = [r for r in tl.runs if r.strategy == "full" and r.status == "finished" and five(r, tl.data_of(r))]
+    given = [r for r in runs if any("were forecast to" in note for note in r.notes)]
+    by_hand = len(runs[-1].epochs) != 40
+    yield Step(
+        "it was given a budget",
+        given,
+        f"run {runs[-1].name!r} was given {'its number of epochs by hand' if by_hand else 'none'}",
+        f"%tl_train --budget TIME{' instead of --epochs' if by_hand else ''}, where %tl_forecast says what all epochs take",
+    )
+    short = [r for r in given if any("forecast to exceed" in note for note in r.notes)]
+    yield Step(
+        "the budget was smaller than what all epochs take",
+        short,
+        f"{len(given[-1].epochs)} epochs fitted into it, all that there were",
+        "a smaller budget: less than the seconds that %tl_forecast says for all epochs",
+        "tl.train(budget=f'{tl.forecast().seconds / 2:.2f}s')",
+    )
+    run = short[-1]
+    note = next(note for note in run.notes if "forecast to exceed" in note)
+    forecast = run.forecast
+    assert forecast is not None
+    longer = [r for r in runs if len(r.epochs) > len(run.epochs)]
+    beside = f" All {len(longer[-1].epochs)} epochs reached {longer[-1].accuracy:.1%}." if longer else ""
+    return (
+        f"{note.partition(':')[0]}: forecast {forecast.seconds:.1f} s, took {forecast.measured:.1f} s ({forecast.error:.0%} "
+        f"off), {run.accuracy:.1%} of the test images.{beside}"
+    )
+
+
+@exercise("6.2", "Both sides tuned, at your own price")
+def own_bill(tl: Session, names: Mapping[str, Any]) -> Steps:
+    def two(run: Run, data: DataFacts) -> bool:
+        return data.request.source == "digits" and data.request.per_class == 2
+
+    line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_tune --trials 2 --epochs 3, %tl_train"
+    last = yield from a_run(tl, where=two, like="it was trained on two images of each digit", line=line)
+    price = tl.bill.price
+    yield Step(
+        "the bill has a price of your own",
+        price is not None,
+        "it is at the list price",
+        "%tl_cost --price 0.2eur/h sets it from then on; %tl_compare --price is for one comparison",
+    )
+    assert price is not None
+    yield Step(
+        "the run has settings that tuning found",
+        last.plan.tuned,
+        f"run {last.name!r} was trained without",
+        "%tl_tune --trials 2 --epochs 3 puts the best into the plan: train after it",
+    )
+    beside = [r for r in tl.runs if r.baseline_of == last.name and r.status == "finished"]
+    yield Step("it has a baseline", beside, f"none of run {last.name!r}", "%tl_train --scratch")
+    yield Step(
+        "so has the baseline",
+        beside[-1].plan.tuned,
+        f"{beside[-1].name!r} has the recipe's settings, which is not the same chance",
+        "%tl_tune --scratch comes before %tl_train --scratch",
+    )
+    counted, apart = _uses(tl, tuning_in=True), _uses(tl, tuning_in=False)
+    yield Step(
+        "a use of the pretrained network saves something",
+        counted is not None and counted.uses,
+        "with tuning counted in, this use took no less than starting from scratch",
+        "the same number of trials and of their epochs on both sides",
+    )
+    assert counted is not None and counted.uses
+    answer = names.get("answer")
+    same = _is(answer, apart.uses if apart else None)
+    yield Step(
+        "the variable answer says after how many uses the pretraining has paid for itself, tuning counted in",
+        _is(answer, counted.uses),
+        "that is the number without tuning"
+        if same
+        else "there is no variable answer"
+        if answer is None
+        else f"it is {answer!r}",
+        "%tl_compare --tuning in says it below the table",
+        "tl.compare(tuning='in').pays_off_after is the same as a number",
+    )
+    total, tuning = tl.bill.total, tl.bill.kinds["tuning"]
+    without = f"{apart.uses:,.0f} without it" if apart and apart.uses else "without it never"
+    return (
+        f"After {counted.uses:,.0f} uses, tuning counted in; {without}. Tuning is {tuning.seconds / total.seconds:.0%} of your "
+        f"{total.seconds:.0f} s, which come to {total.money:.4f} {price.currency} at {price.per_hour:g} an hour."
+    )
+
+
+def _uses(tl: Session, tuning_in: bool) -> BreakEven | None:
+    """What `%tl_compare` says of break-even, without training the baselines of equal steps that it shows beside."""
+    assert tl.dataset is not None and tl.model is not None
+    runs = [run for run in tl.runs if run.fingerprint == tl.dataset.fingerprint]
+    tunings = tl.bill.of("tuning", {run.plan.tuned for run in runs})
+    unpaid = pretraining_of(tl.model.card)
+    return compare(runs, tl.dataset, unpaid, price=tl.bill.price, tunings=tunings, tuning_in=tuning_in).break_even
+
+
+def _is(answer: object, figure: float | None) -> bool:
+    return isinstance(answer, int | float) and figure is not None and abs(answer - figure) <= max(0.5, CLOSE * figure)
+
+
+@exercise("6.3", "In PyTorch: count the FLOPs of a training step")
+def count_them(tl: Session, names: Mapping[str, Any]) -> Steps:
+    run = yield from a_run(tl, line="%tl_data digits --per-class 2, %tl_load glyphnet, %tl_train")
+    truth, counted = run.work.full_step, names.get("counted")
+    yield Step(
+        "your figure is in the variable counted",
+        isinstance(counted, int | float) and counted > 0,
+        "there is none of that name" if counted is None else f"it is {counted!r}",
+        "counted = counter.get_total_flops() / how many images the step saw",
+    )
+    assert isinstance(counted, int | float)
+    share, network = counted / truth, names.get("network")
+    frozen = isinstance(network, nn.Module) and any(not p.requires_grad for p in network.parameters())
+    likely, hint = _likely(share, run.work.plan_step / truth, frozen)
+    yield Step(
+        "it is what training everything takes, forward and backward, for one image",
+        abs(share - 1) <= CLOSE,
+        f"it is {share:.2f} times as much as tlnb counted: {likely}",
+        hint,
+        "with FlopCounterMode(display=False) as counter: the forward pass and loss.backward(); then divide by len(inputs)",
+    )
+    return (
+        f"{counted / 1e6:.1f} MFLOP by your count, {truth / 1e6:.1f} by tlnb's, for one image and step with everything trained. "
+        f"Run {run.name!r}, as planned and without a cache, takes {run.work.plan_step / 1e6:.1f}."
+    )
+
+
+def _likely(share: float, planned: float, frozen: bool) -> tuple[str, str]:
+    """What a figure that is so many times the right one probably is, and what helps."""
+    free = "network.requires_grad_(True): nothing is frozen when everything trains"
+    if 0.3 < share < 0.37 and frozen:
+        return "a third is a step in which all but the output layer is frozen", free
+    if 0.3 < share < 0.37:
+        found = "a third is the forward pass alone, or a step in which all but the output layer is frozen"
+        return found, "loss.backward() belongs inside the counter too, and nothing may be frozen"
+    if abs(share - planned) <= CLOSE:
+        return "as much as a step of your run, in which layers are frozen; unfreeze them all", free
+    if abs(share - 0.5) <= CLOSE:
+        whole = "get_total_flops() counts a multiplication and its addition as two, as tlnb does: do not halve it"
+        return "half of it counts a multiplication with its addition as one", whole
+    if share > 1.5 and abs(share - round(share)) <= CLOSE * share:
+        return f"divide by the {round(share)} images of the batch", "counted = counter.get_total_flops() / len(inputs)"
+    return (
+        "is it the same network, trained in full?",
+        "glyphnet.load('glyphnet') as it is, its output layer for ten classes",
+    )

@@ -1,0 +1,196 @@
+"""Lesson 7: when it goes wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlnb.core.data.dataset import DataFacts
+from tlnb.core.training.run import Run
+from tlnb.course.checks import Step, Steps, a_run, exercise
+from tlnb.course.exercises.causes import fitting, learned_little
+from tlnb.session import Session
+
+MENDED = 0.93  # test accuracy that tells a right preprocessing from a wrong one, on ten images of each digit
+ENOUGH, KEPT = 0.93, 0.75  # exercise 7.2: accuracy on the target, and on the source
+
+
+def _hundred(run: Run, data: DataFacts) -> bool:
+    return data.request.source == "digits" and data.request.per_class == 10
+
+
+def _as_trained(run: Run) -> bool:
+    from tlnb import glyphnet
+
+    used = run.transform()
+    return (tuple(used.mean), tuple(used.std)) == (glyphnet.MEAN, glyphnet.STD)
+
+
+@exercise("7.1", "Find the bug in a colleague's four lines")
+def find_the_bug(tl: Session) -> Steps:
+    line = "run the colleague's four lines as they are, %tl_data digits --per-class 10 among them"
+    yield from a_run(tl, where=_hundred, like="it was trained on ten images of each digit", line=line)
+    runs = [r for r in tl.runs if _hundred(r, tl.data_of(r)) and r.status == "finished"]
+    wrong = [i for i, r in enumerate(runs) if not _as_trained(r)]
+    yield Step(
+        "the colleague's lines were run",
+        wrong,
+        "no run of this session has the mistake",
+        "copy the four lines into a cell: first see the damage",
+    )
+    bad, last = runs[wrong[-1]], runs[-1]
+    used, odd = bad.transform(), _odd(bad)
+    seen = [(edge - used.mean[0]) / used.std[0] for edge in (0, 1)]
+    yield Step(
+        "afterwards the input is prepared as the network was trained with",
+        wrong[-1] < len(runs) - 1,
+        f"run {last.name!r} subtracts a mean of {used.mean[0]:g} and divides by {used.std[0]:g}: pixels reach the network as "
+        f"{seen[0]:.1f} to {seen[1]:.1f}",
+        f"no epochs and no rate mend a wrong {odd}: look at the model's card, line input",
+        f"%tl_load glyphnet without --{' and --'.join(odd.split(' and '))}",
+    )
+    yield Step(
+        "the network is still glyphnet, from its pretrained weights",
+        last.plan.model == "glyphnet" and last.plan.start == "pretrained",
+        f"run {last.name!r} trained {last.plan.model}, start {last.plan.start}: another network is no repair",
+        "%tl_load glyphnet" if last.plan.model != "glyphnet" else "any strategy but scratch: %tl_strategy head",
+    )
+    little = learned_little(last, rate=0.005, epochs=20)
+    yield Step(
+        f"at least {MENDED:.0%} are right",
+        last.accuracy >= MENDED,
+        f"run {last.name!r}: {last.accuracy:.1%}",
+        little or "the epochs and the rate of the recipe are enough",
+        "%tl_train, without options",
+    )
+    gap = 100 * (last.accuracy - bad.accuracy)
+    return f"{last.accuracy:.1%}, {gap:.1f} points more than with the mistake. Nothing had failed, and the loss had fallen."
+
+
+def _odd(run: Run) -> str:
+    """What of the preprocessing is not as the network was trained with."""
+    from tlnb import glyphnet
+
+    used = run.transform()
+    wrong = {"mean": tuple(used.mean) != glyphnet.MEAN, "std": tuple(used.std) != glyphnet.STD}
+    return " and ".join(name for name, is_so in wrong.items() if is_so)
+
+
+@exercise("7.2", "Learn without forgetting the source")
+def without_forgetting(tl: Session) -> Steps:
+    line = "%tl_data digits --per-class 10, %tl_load glyphnet, %tl_train"
+    run = yield from a_run(tl, where=_hundred, like="it was trained on ten images of each digit", line=line)
+    still = [c.name for c in run.changes if _is_convolution(run, c.name) and not c.moved]
+    yield Step(
+        "every convolution moved",
+        not still,
+        f"run {run.name!r}: {len(still)} convolutions did not, {still[0] if still else ''} first",
+        "frozen they learn nothing: %tl_strategy full lets them train, every one",
+    )
+    known = run.source_accuracy
+    yield Step("accuracy on its source is known", known, "this network's source is not at hand", "%tl_load glyphnet")
+    assert known is not None
+    little = learned_little(run, rate=0.0001, epochs=10)
+    yield Step(
+        f"at least {ENOUGH:.0%} of the test images are right",
+        run.accuracy >= ENOUGH,
+        f"run {run.name!r}: {run.accuracy:.1%}",
+        little or "a few more epochs",
+        "%tl_train --epochs 10 --lr 0.0001",
+    )
+    norms = [c.name for c in run.changes if c.moved and c.statistics]
+    why = f": the running statistics of {len(norms)} BatchNorm layers moved" if norms else ": its weights moved far"
+    yield Step(
+        f"at least {KEPT:.0%} on its own source",
+        known[1] >= KEPT,
+        f"run {run.name!r}: {known[0]:.1%} before, {known[1]:.1%} after{why}",
+        *fitting(
+            norms,
+            "statistics do not follow the learning rate: freeze the BatchNorm layers, %tl_freeze *bn* *downsample.1",
+            "a small rate, so that weights stay near where they were: --lr 0.0001",
+        ),
+    )
+    return f"{run.accuracy:.1%} on your digits, {known[1]:.1%} on its source (before: {known[0]:.1%})."
+
+
+@exercise("7.3", "In PyTorch: a trunk that stays frozen whatever the loop calls")
+def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
+    network = names.get("network")
+    yield Step(
+        "your network is in the variable network",
+        isinstance(network, nn.Module),
+        "there is none of that name" if network is None else f"it is a {type(network).__name__}",
+        "network = nn.Sequential(…)",
+    )
+    assert isinstance(network, nn.Module)
+    shape = _tried(network)
+    yield Step("it takes images (N, 3, 32, 32) and gives ten scores", shape == (4, 10), f"it gives {shape}",
+               "trunk.head = nn.Identity() leaves 160 features, nn.Linear(160, 10) makes ten scores of them")  # fmt: skip
+    trained = [n for n, p in network.named_parameters() if p.requires_grad]
+    yield Step(
+        "the output layer alone trains",
+        len(trained) == 2,
+        f"{len(trained)} parameters ask for a gradient, {trained[0] if trained else 'none'} first",
+        "trunk.requires_grad_(False), and after it the new nn.Linear",
+    )
+    missing, moved = _after_training_mode(network)
+    yield Step(
+        "its trunk is glyphnet's",
+        not missing,
+        f"{missing} of glyphnet's tensors are not in it",
+        "glyphnet.load('glyphnet') as it is, with no weight changed",
+    )
+    network.train()
+    dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout)]
+    yield Step("there is a dropout", dropouts, "none found", "nn.Dropout(0.5) before the output layer")
+    yield Step(
+        "after network.train() the dropout is active",
+        all(m.training for m in dropouts),
+        "it is not: train() must reach everything but the trunk",
+        "override train() of the trunk's wrapper only, not of the whole network",
+    )
+    yield Step(
+        "after network.train() the trunk does not change",
+        not moved,
+        f"{moved} tensors changed after network.train(): calling eval() once is undone by the loop",
+        "a wrapper whose train() calls super().train(mode) and then self.trunk.eval()",
+        "nn.Module.train() calls train() of every child: override it where the trunk lies",
+    )
+    return "The loop may call what it likes. tlnb does the same in one place, and proves it after every run."
+
+
+def _is_convolution(run: Run, name: str) -> bool:
+    return isinstance(run.network().get_submodule(name), nn.Conv2d)
+
+
+def _tried(network: nn.Module) -> tuple[int, ...] | str:
+    """What becomes of four images, or why nothing does."""
+    mode = network.training
+    try:
+        with torch.no_grad():
+            return tuple(network.eval()(torch.zeros(4, 3, 32, 32)).shape)
+    except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
+        return " ".join(str(error).split())[:80]
+    finally:
+        network.train(mode)
+
+
+def _after_training_mode(network: nn.Module) -> tuple[int, int]:
+    """How many of glyphnet's tensors the network lacks, and how many changed in a pass in training mode. It is put back."""
+    from tlnb import glyphnet
+
+    trunk = {n: t for n, t in glyphnet.load("glyphnet").state_dict().items() if not n.startswith("head") and t.ndim}
+    kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    mine = {n: next((k for k in kept if k.endswith(n) and kept[k].shape == t.shape), None) for n, t in trunk.items()}
+    missing = sum(mine[n] is None or not kept[mine[n] or ""].equal(t) for n, t in trunk.items())
+    mode = network.training
+    with torch.no_grad():
+        network.train()(torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    now = network.state_dict()
+    moved = sum(not now[name].equal(tensor) for name, tensor in kept.items())
+    network.load_state_dict(kept)
+    network.train(mode)
+    return missing, moved

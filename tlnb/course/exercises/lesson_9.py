@@ -1,0 +1,183 @@
+"""Lesson 9: ImageNet on a GPU, and beyond."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from tlnb.core.models.catalogue import TORCHVISION, Card, catalogue
+from tlnb.core.training.run import Forecast, Run
+from tlnb.course.checks import Step, Steps, a_run, exercise
+from tlnb.session import Session
+
+PARAMETERS, FLOPS = 6e6, 1e9  # of one image's forward pass, a multiply-add counted as two
+
+
+def _allowed() -> list[Card]:
+    """torchvision's networks within the limits, the most accurate first."""
+    cards = [c for c in catalogue(sort="accurate").cards if c.family == TORCHVISION and c.accuracy]
+    return [c for c in cards if (c.parameters or 0) <= PARAMETERS and (c.flops or 0) <= FLOPS]
+
+
+@exercise("9.1", "The best network within a limit")
+def within_a_limit(tl: Session) -> Steps:
+    model = tl.model
+    yield Step("a model is loaded", model is not None, "none is", "%tl_load NAME --weights none needs no download")
+    assert model is not None
+    known = {c.name: c for c in catalogue().cards if c.family == TORCHVISION}
+    yield Step(
+        "it is one of torchvision's",
+        model.name in known,
+        f"it is {model.name!r}, of which no accuracy on ImageNet is known",
+        "%tl_models --sort accurate lists them",
+    )
+    card, allowed = known[model.name], _allowed()
+    yield Step(
+        f"it has at most {PARAMETERS / 1e6:g} million parameters",
+        (card.parameters or 0) <= PARAMETERS,
+        f"{card.name} has {(card.parameters or 0) / 1e6:.1f} million",
+        "%tl_models --sort small: the column parameters",
+    )
+    yield Step(
+        f"an image takes at most {FLOPS / 1e9:g} GFLOP",
+        (card.flops or 0) <= FLOPS,
+        f"{card.name} takes {(card.flops or 0) / 1e9:.1f} GFLOP",
+        "%tl_models --sort fast: the column one image",
+    )
+    better = [c for c in allowed if (c.accuracy or 0) > (card.accuracy or 0)]
+    yield Step(
+        "no other within both limits is more accurate",
+        not better,
+        f"{len(better)} others are better than {card.name}, {card.accuracy:.1%} on ImageNet",
+        "%tl_models --sort accurate, and go down until both limits are kept",
+        "the first c of tl.models(sort='accurate').cards with c.family == 'torchvision', c.parameters <= 6e6, c.flops <= 1e9",
+    )
+    return (
+        f"{card.name}: {card.accuracy:.1%} on ImageNet with {(card.parameters or 0) / 1e6:.1f} million parameters and "
+        f"{(card.flops or 0) / 1e9:.2f} GFLOP an image; {len(allowed)} networks keep both limits. ImageNet's ranking is a good "
+        "first guess for your data, no more."
+    )
+
+
+@exercise("9.2", "Say what it will take, for two strategies, then let it be measured")
+def forecast_first(tl: Session) -> Steps:
+    first = "%tl_forecast, then %tl_train with the same options"
+    run = yield from a_run(tl, line="%tl_train, with the options of the forecast" if tl._forecasts else first)
+    made = [
+        r for r in tl.runs if r.forecast is not None and r.status == "finished" and r.fingerprint == run.fingerprint
+    ]
+    why, hint = _no_forecast(tl, run)
+    yield Step(
+        "a forecast was made for the very same training, before it",
+        made,
+        f"run {run.name!r} has none: {why}",
+        hint,
+        "tl.forecast(epochs=5), then tl.train(epochs=5), with nothing between them",
+    )
+    by_strategy = {r.strategy: r.forecast for r in made if r.forecast is not None and r.forecast.measured}
+    yield Step(
+        "so it was done for two strategies on the same data",
+        len(by_strategy) > 1,
+        f"so far for {', '.join(by_strategy)}",
+        _second(tl, made),
+        "for strategy in ('head', 'full'): tl.strategy(strategy), tl.forecast(epochs=5), tl.train(epochs=5)",
+    )
+    cheap, dear = sorted(by_strategy, key=lambda name: by_strategy[name].seconds)[:: len(by_strategy) - 1]
+    said, took = (
+        by_strategy[dear].seconds / by_strategy[cheap].seconds,
+        _measured(by_strategy[dear], by_strategy[cheap]),
+    )
+    errors = ", ".join(f"{name} {found.error:.0%}" for name, found in by_strategy.items())
+    return (
+        f"{dear} was forecast to take {said:.1f} times the seconds of {cheap}, and took {took:.1f} times. Off by: "
+        f"{errors}. Which of the two is dearer was known before the first step."
+    )
+
+
+def _no_forecast(tl: Session, run: Run) -> tuple[str, str]:
+    """Why a run has no forecast, and what would give it one."""
+    forecasts = tl._forecasts
+    if not forecasts:
+        return "no forecast was made", "%tl_forecast first, then %tl_train with the same options"
+    if any(not _unlike(said, run)[0] for said in forecasts):
+        return (
+            "its forecast was made after it",
+            "too late for this run, in time for the next: the same %tl_train once more",
+        )
+    return _unlike(forecasts[-1], run)
+
+
+def _unlike(said: Forecast, run: Run) -> tuple[str, str]:
+    """What a forecast and a run differ in, and how they would not; empty for nothing."""
+    order = "comes first, then %tl_forecast and %tl_train"
+    if said.fingerprint != run.fingerprint:
+        return "the forecast was made for other data", f"%tl_data {order}"
+    if said.plan.strategy != run.strategy:
+        return f"the forecast was made for the strategy {said.plan.strategy}", f"%tl_strategy {order}"
+    if said.plan != run.plan:
+        return "the forecast was made for another network or other layers", f"what loads, edits and freezes {order}"
+    for name, given in vars(said.options).items():
+        if given != (used := getattr(run.options, name)):
+            words = f"the forecast was made with {name.replace('_', ' ')} {given}, the run with {used}"
+            return words, f"the same --{name.replace('_', '-')} for %tl_forecast and %tl_train"
+    return "", ""
+
+
+def _second(tl: Session, made: list[Run]) -> str:
+    """What a second strategy lacks on the data of these runs."""
+    tried = [
+        r for r in tl.runs if r.fingerprint == made[-1].fingerprint and r.baseline_of is None and r.forecast is None
+    ]
+    others = [r for r in tried if r.strategy not in {m.strategy for m in made}]
+    if others:
+        return f"run {others[-1].name!r} does not count: {_no_forecast(tl, others[-1])[0]}"
+    return "%tl_strategy full, then %tl_forecast and %tl_train with the same options"
+
+
+def _measured(one: Forecast, other: Forecast) -> float:
+    return (one.measured or 0.0) / (other.measured or 1.0)
+
+
+@exercise("9.3", "In PyTorch: a network of your own, and its output layer found")
+def of_your_own(tl: Session, names: Mapping[str, Any]) -> Steps:
+    model = tl.model
+    yield Step("a model is loaded", model is not None, "none is", "%tl_load mine, where mine is your nn.Module")
+    assert model is not None
+    yield Step(
+        "it is a module of your own",
+        model.card.family == "own",
+        f"it is {model.name}, of {model.card.family}",
+        "write a class of nn.Module and load what it makes, not a network that tlnb brings",
+        "class Mine(nn.Module): …, mine = Mine(), %tl_load mine --size 32",
+    )
+    mine = names.get(model.name)
+    kinds = [type(m) for m in (mine if isinstance(mine, nn.Module) else model.module).modules()]
+    found = sum(issubclass(k, nn.Conv2d) for k in kinds), sum(issubclass(k, nn.BatchNorm2d) for k in kinds)
+    yield Step(
+        "it has two convolutions or more, and BatchNorm",
+        found[0] >= 2 and found[1] >= 1,
+        f"it has {found[0]} convolutions and {found[1]} BatchNorm layers",
+        "nn.BatchNorm2d belongs behind a convolution" if found[0] >= 2 else "one nn.Conv2d behind another",
+        "nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), and a second one",
+    )
+    run = yield from a_run(
+        tl,
+        "head",
+        lambda r, _: r.plan.model == model.name,
+        like=f"it trained {model.name}",
+        line=f"now that {model.name} is loaded: %tl_freeze, %tl_train",
+    )
+    heads = tl.layers().heads
+    yield Step(
+        "only its output layer moved",
+        run.moved and set(run.moved) <= set(heads),
+        f"{', '.join(run.moved[:3]) or 'nothing'} moved, the output layer is {', '.join(heads)}",
+        "the other layers have to be frozen, the output layer free",
+        "%tl_freeze, without a name, then %tl_train",
+    )
+    return (
+        f"tlnb found {', '.join(heads)} as the output layer of your {run.plan.total_params:,} parameters and trained "
+        f"{run.plan.trainable_params:,}; BatchNorm kept its statistics. A network from timm goes the same way."
+    )

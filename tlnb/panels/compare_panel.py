@@ -1,0 +1,167 @@
+"""Compare: runs beside each other; a target, a price, tuning counted or not."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import ipywidgets as w
+
+from tlnb.core.evaluation.comparison import Comparison
+from tlnb.core.training.run import Run
+from tlnb.display import cards
+from tlnb.display.html import line, note
+from tlnb.display.networks import work
+from tlnb.display.words import percent, seconds, small
+from tlnb.panels.base import Panel, button, field, row
+
+TUNING = "tuning"
+AT_WORK = "the comparison"
+
+
+class ComparePanel(Panel):
+    """`%tl_compare` with the mouse."""
+
+    title: ClassVar[str] = "Compare"
+
+    def parts(self) -> list[Any]:
+        self.runs = field(
+            w.SelectMultiple, "runs", "Which runs to compare; Ctrl or Shift for several", "54em", rows=5, options=[]
+        )
+        self.own = field(
+            w.Checkbox,
+            "target of my own",
+            "Measure the time to an accuracy that you choose",
+            "auto",
+            value=False,
+            indent=False,
+        )
+        self.target = field(w.FloatSlider, "target", "Accuracy to measure the time to", "27em", value=0.9, min=0.01, max=1.0,
+                            step=0.01, readout_format=".0%", continuous_update=False, disabled=True)  # fmt: skip
+        self.price = field(w.Text, "an hour costs", "A price for an hour, e.g. 0.5usd/h", placeholder="the list price",
+                           continuous_update=False)  # fmt: skip
+        self.tuning = field(
+            w.Checkbox, "count tuning", "Whether the search for options is in the sum", "auto", value=True, indent=False
+        )
+        self.go = button(
+            "Compare", "Lay the chosen runs side by side (%tl_compare)", self.compare, "bar-chart", "primary"
+        )
+        self.bill, self.stale, self.view = w.HTML(), w.HTML(), w.HTML()
+        self.found: tuple[Any, Comparison] | None = None
+        self._pending = False
+        self.on(self.own, self._switch)
+        for control in (self.own, self.target, self.price):
+            self.on(control, self.again)
+        self.on(self.runs, self.again)
+        self.on(self.tuning, self._counted)
+        return [
+            self.runs,
+            row(self.target, self.own),
+            row(self.price, self.tuning),
+            row(self.go),
+            self.bill,
+            self.stale,
+            self.view,
+        ]
+
+    def _counted(self) -> None:
+        """Sum and chart follow."""
+        self.refresh()
+        self.again()
+
+    def _switch(self) -> None:
+        self.target.disabled = not self.own.value
+
+    # ── what a click does ──
+
+    def compare(self) -> None:
+        """Compare; where a baseline of equal steps must be trained first, that is done on a thread."""
+        self.act(lambda: self.session.turn.start(AT_WORK, self._made), "comparing …")
+        self.refresh()
+
+    def again(self) -> None:
+        """A comparison that is shown follows target, price and choice at once."""
+        running = self.session.turn.running
+        self._pending = running is not None and running.name == AT_WORK  # then it is done again at the end
+        if self.found is not None and running is None:
+            self.compare()
+
+    def _made(self) -> Comparison:
+        names = [name for name in self.runs.value if name in {r.name for r in self._here()}]
+        names = [] if len(names) == len(self._here()) else names
+        target = self.target.value if self.own.value else None
+        tuning = "in" if self.tuning.value and not self.tuning.disabled else "apart"
+        found = self.session.compare(*names, target=target, price=self.price.value.strip() or None, tuning=tuning)
+        self.found = self._key(), found
+        return found
+
+    def _here(self) -> list[Run]:
+        """The runs on the data in use."""
+        data = self.session.dataset
+        return [run for run in self.session.runs if data and run.fingerprint == data.fingerprint]
+
+    def _key(self) -> tuple[str, ...]:
+        return tuple(run.name for run in self._here())
+
+    # ── what is shown ──
+
+    def fill(self) -> None:
+        here = self._here()
+        running = self.session.turn.running
+        self._fill_runs(here)
+        self.go.disabled = not here or running is not None
+        charged = any(charge.kind == TUNING for charge in self.session.bill.charges)
+        self.tuning.disabled = not charged
+        self.bill.value = self._bill() if self.session.bill.charges else ""
+        if self.found is not None and not set(self.found[0]) <= set(self._key()):
+            self.found = None  # of other data, or of a session that was reset
+        self._fill_view(here)
+
+    def _fill_runs(self, here: list[Run]) -> None:
+        options = [(run_words(run), run.name) for run in here]
+        if tuple(self.runs.options) != tuple(options):
+            before, known = set(self.runs.value), {name for _, name in self.runs.options}
+            self.runs.options = options
+            self.runs.value = tuple(name for _, name in options if name in before or name not in known)
+        self.runs.rows = max(3, min(8, len(options) + 1))
+
+    def _fill_view(self, here: list[Run]) -> None:
+        training = self.session.turn.training
+        if training is not None and training.running and training.name == AT_WORK:
+            step = "" if training.progress is None else f": {training.progress.run}"
+            self.stale.value = line(f"comparing{step} …")
+            return
+        self.stale.value = ""
+        if training is not None and training.name == AT_WORK and self._drawn.get("ended") is not training:
+            self._drawn["ended"] = training
+            self.say("")
+            if training.error is not None:
+                self.fail(training.error)
+            if self._pending:
+                self._pending = False
+                self.compare()
+        if self.found is None:
+            words = (
+                "no run on these data yet: train one"
+                if not here
+                else "press Compare to lay the chosen runs side by side"
+            )
+            self.once("view", words, lambda: line(words), self.view)
+            return
+        key, found = self.found
+        if key != self._key():
+            self.stale.value = line("There are new runs: Compare takes them in.")
+        self.once("view", found, lambda: cards.comparison_card(found), self.view)
+
+    def _bill(self) -> str:
+        charges = [c for c in self.session.bill.charges if self.tuning.value or c.kind != TUNING]
+        total = [sum(getattr(c, figure) for c in charges) for figure in ("seconds", "flops", "wh", "money")]
+        tuned = " with tuning" if self.tuning.value and not self.tuning.disabled else ""
+        words = (f"Everything so far{tuned}: {seconds(total[0])}, {work(total[1])}, {small(total[2], 'Wh')}, "
+                 f"{small(total[3], self.session.bill.currency)}")  # fmt: skip
+        return line(words) + note("Seconds and FLOPs are measured, energy and money assumed. %tl_compare says how.")
+
+
+def run_words(run: Run) -> str:
+    """One line of the list."""
+    of = f", baseline of {run.baseline_of}" if run.baseline_of else ""
+    return f"{run.name}: {percent(run.accuracy)} in {seconds(run.training_seconds)} ({run.strategy}{of}, {run.status})"

@@ -1,0 +1,222 @@
+"""Layers: the network from input to output; what trains by a click, a pattern or a strategy; parts in and out."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, ClassVar
+
+import ipywidgets as w
+
+from tlnb.core.models.anatomy import Anatomy, Stage
+from tlnb.core.planning.plan import STRATEGIES, Plan
+from tlnb.display import cards, drawings
+from tlnb.display.html import BLUE, ORANGE, Raw, bar, line, safe
+from tlnb.display.networks import MEANING, anatomy_card, frozen_of, work
+from tlnb.display.words import count, percent, seconds
+from tlnb.panels.base import WIDE, Panel, button, field, heading, row, user_names
+
+STAGES = 60  # that have a button each
+NAMES = 400  # of modules that are offered
+EDITS = (("add after", "after"), ("add before", "before"), ("replace", "replace"), ("remove", "remove"))
+
+
+class LayersPanel(Panel):
+    """`%tl_layers`, `%tl_strategy`, `%tl_freeze`, `%tl_unfreeze` and the edits with the mouse."""
+
+    title: ClassVar[str] = "Layers"
+
+    def parts(self) -> list[Any]:
+        self.strategies = {name: button(name, MEANING[name], partial(self.choose, name)) for name in STRATEGIES}
+        self.last = field(w.BoundedIntText, "last stages", "partial: how many stages train, from the output; 0: by itself",
+                          "13em", value=0, min=0, max=1000)  # fmt: skip
+        self.drawing, self.shares, self.notes, self.detail = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self.stages = w.VBox(layout=w.Layout(width="100%", max_height="26em", overflow="auto"))
+        self.buttons: list[Any] = []
+        self.bars: list[Any] = []
+        self.pattern = field(
+            w.Text,
+            "layers",
+            "A layer, a stage, a glob such as *.bn1, or a range a..b",
+            WIDE,
+            placeholder="stem..layer2",
+        )
+        self.freeze = button("Freeze", "Freeze what matches (%tl_freeze)", partial(self.by_pattern, True), "lock")
+        self.unfreeze = button(
+            "Unfreeze", "Let what matches train (%tl_unfreeze)", partial(self.by_pattern, False), "unlock"
+        )
+        self.kind = field(w.Dropdown, "change", "What to do with a part of the network", options=EDITS, value="after")
+        self.part = field(w.Combobox, "part", "The part's name in PyTorch", WIDE, options=[], placeholder="layer4")
+        self.code = field(w.Text, "new part", "What to put there: an expression that makes a layer", WIDE,
+                          placeholder="nn.Dropout(0.2)")  # fmt: skip
+        self.apply = button("Do it", "Change the network (%tl_add, %tl_remove, %tl_replace)", self.edit, "wrench")
+        self.undo = button("Undo", "Take back the last change (%tl_undo)", self.take_back, "undo")
+        self.every = button("Every layer", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list")
+        self.predict = button("Predict seconds", "What this plan would take (%tl_forecast)", self.forecast, "clock-o")
+        self.predicted: dict[tuple[str, Plan], float] = {}
+        self.on(self.kind, self._switch)
+        self._detailed = False
+        return [
+            row(*self.strategies.values(), self.last, self.predict), self.shares, self.drawing,
+            heading("Stages, from input to output: click to freeze or to train"), self.stages,
+            row(self.pattern, self.freeze, self.unfreeze, self.undo),
+            heading("Other parts"), row(self.kind, self.part, self.code, self.apply), self.notes,
+            row(self.every), self.detail,
+        ]  # fmt: skip
+
+    # ── what a click does ──
+
+    def choose(self, strategy: str) -> None:
+        """Set a strategy."""
+        last = self.last.value or None if strategy == "partial" else None
+        self.act(lambda: self.session.strategy(strategy, last=last))
+
+    def toggle(self, stage: str) -> None:
+        """Freeze a stage that trains as a whole; let any other train."""
+        read = self.session.layers()
+        now = next(s for s in read.stages if s.name == stage)
+        call = self.session.unfreeze if now.frozen else self.session.freeze
+        self.act(lambda: call(stage))
+
+    def by_pattern(self, freeze: bool) -> None:
+        """Freeze or unfreeze what is typed."""
+        patterns = self.pattern.value.split()
+        if not patterns:
+            self.say("no layer was named: type e.g. stem..layer2, or click a stage", bad=True)
+            return
+        call = self.session.freeze if freeze else self.session.unfreeze
+        self.act(lambda: call(*patterns))
+
+    def edit(self) -> None:
+        """Add, replace or remove a part."""
+        name, code, kind = self.part.value.strip(), self.code.value, self.kind.value
+        if not name:
+            self.say("no part was named: choose one from the list", bad=True)
+        elif kind == "remove":
+            self.act(lambda: self.session.remove(name))
+        elif kind == "replace":
+            self.act(lambda: self.session.replace(name, code, user_names()))
+        else:
+            self.act(lambda: self.session.add(f"{kind}:{name}", code, user_names()))
+
+    def take_back(self) -> None:
+        """Undo."""
+        self.act(self.session.undo)
+
+    def forecast(self) -> None:
+        """Ask the session what the plan would take; it is remembered as long as the data are the same."""
+        plan, data = self.session.plan, self.session.dataset
+        found = self.act(self.session.forecast, "measuring …")
+        if found is not None and plan is not None and data is not None:
+            self.predicted[data.fingerprint, plan] = found.seconds
+            self.refresh()
+
+    def toggle_detail(self) -> None:
+        """Show every layer, or not."""
+        self._detailed = not self._detailed
+        self.refresh()
+        if self._detailed:
+            self.show_line("%tl_layers --all")
+
+    def _switch(self) -> None:
+        self.code.disabled = self.kind.value == "remove"
+
+    # ── what is shown ──
+
+    def fill(self) -> None:
+        session = self.session
+        loaded = session.model is not None
+        read = session.layers() if loaded else None
+        for control in (*self.strategies.values(), self.last, self.pattern, self.freeze, self.unfreeze, self.kind, self.part,
+                        self.apply, self.every):  # fmt: skip
+            control.disabled = not loaded
+        self.code.disabled = not loaded or self.kind.value == "remove"
+        self.undo.disabled = not session._history
+        self.predict.disabled = not loaded or session.dataset is None
+        plan = session.plan
+        if read is None or plan is None:
+            self.drawing.value = line("no network yet: load one, in the panel before this one or with %tl_load")
+            self.stages.children, self.buttons = (), []
+            self.shares.value = self.notes.value = self.detail.value = ""
+            return
+        key = (plan, read.model, read.names)
+        self.once("drawing", key, lambda: drawings.network(read) + LEGEND, self.drawing)
+        self._fill_strategies(plan)
+        self._fill_stages(read)
+        self.shares.value = self._shares(read, plan)
+        self.notes.value = "".join(line(f"Note: {words}") for words in plan.notes) + edits_words(plan)
+        self._fill_names(read)
+        detail = lambda: anatomy_card(session.layers(True)) + cards.plan_card(plan) if self._detailed else ""  # noqa: E731
+        self.once("detail", (key, self._detailed), detail, self.detail)
+
+    def _fill_strategies(self, plan: Plan) -> None:
+        for name, each in self.strategies.items():
+            each.icon, each.button_style = ("check", "primary") if plan.strategy == name else ("", "")
+
+    def _fill_stages(self, read: Anatomy) -> None:
+        stages = read.stages[:STAGES]
+        if [s.name for s in stages] != self._drawn.get("stages") or not self.buttons:
+            self._drawn["stages"] = [s.name for s in stages]
+            self.buttons = [button("", "", partial(self.toggle, s.name), width="16em") for s in stages]
+            self.bars = [w.HTML(layout=w.Layout(flex="1 1 20em")) for _ in stages]
+            rows = [row(b, html) for b, html in zip(self.buttons, self.bars, strict=True)]
+            more = len(read.stages) - len(stages)
+            rest = [w.HTML(line(f"and {more} more stages: name them in the field below"))] if more else []
+            self.stages.children = [*rows, *rest]
+        most = max(1, *(s.params for s in stages)), max(1, *(s.flops for s in stages))
+        for each, html, stage in zip(self.buttons, self.bars, stages, strict=True):
+            _fill_stage(each, stage)
+            html.value = stage_bars(stage, *most)
+
+    def _shares(self, read: Anatomy, plan: Plan) -> str:
+        step, whole = read.step_flops, read.with_frozen(()).step_flops
+        rows = [
+            drawings.meter("strategy", None, f"{plan.strategy}: {MEANING[plan.strategy]}"),
+            drawings.meter("parameters", plan.trainable_params / max(1, plan.total_params),
+                           f"{count(plan.trainable_params)} of {count(plan.total_params)} train"),
+            drawings.meter("a step's FLOPs", step / max(1, whole),
+                           f"{percent(step / max(1, whole))} of training everything"
+                           + (f"; {percent(read.once_flops / read.flops)} of the way forward is computed once, then cached"
+                              if read.once_flops and read.flops else "")),
+        ]  # fmt: skip
+        data = self.session.dataset
+        known = self.predicted.get((data.fingerprint, plan)) if data else None
+        words = f"about {seconds(known)} in all (forecast)" if known is not None else "not predicted for this plan yet"
+        rows.append(drawings.meter("seconds", None, words))
+        return f'<div role="status">{"".join(rows)}</div>'
+
+    def _fill_names(self, read: Anatomy) -> None:
+        if self._drawn.get("names") != read.names:
+            self._drawn["names"] = read.names
+            parents = [".".join(n.split(".")[:k]) for n in read.names for k in range(1, n.count(".") + 2)]
+            self.part.options = list(dict.fromkeys(parents))[:NAMES]
+
+
+LEGEND = Raw(
+    '<div style="font-size:90%;opacity:.8">Wider: more parameters. Taller: more FLOPs (both by their square root). '
+    "Filled: trains. Hatched: frozen.</div>"
+)
+
+
+def _fill_stage(each: Any, stage: Stage) -> None:
+    state = frozen_of(stage.frozen, stage.layers) if stage.used else "unused"
+    each.description = f"{stage.name}: {state}"
+    each.icon = "lock" if stage.frozen == stage.layers else "unlock"
+    each.button_style = "" if stage.frozen == stage.layers else "info"
+    each.tooltip = f"{stage.name}: click to {'let it train' if stage.frozen else 'freeze it'}"
+
+
+def stage_bars(stage: Stage, most_params: int, most_flops: int) -> Raw:
+    """Parameters and FLOPs of a stage beside the largest stage's; an outline is frozen."""
+    params = bar(stage.params / most_params, BLUE, hollow=stage.frozen_params / most_params)
+    flops = bar(stage.flops / most_flops, ORANGE, hollow=stage.frozen_flops / most_flops)
+    cell = '<span style="display:inline-block;width:17em;max-width:100%;white-space:nowrap">'
+    return Raw(
+        f'<div style="line-height:1.5">{cell}{params} {count(stage.params)} parameters</span> '
+        f"{cell}{flops} {safe(work(stage.flops))}</span></div>"
+    )
+
+
+def edits_words(plan: Plan) -> str:
+    """The edits so far, one line each."""
+    rows = (f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}" for e in plan.edits)
+    return "".join(line(Raw(words)) for words in rows)

@@ -1,0 +1,144 @@
+"""Model: find a network in the catalogue, read its card, load it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import ipywidgets as w
+from torch import nn
+
+from tlnb.core.models.catalogue import SORTS, Card
+from tlnb.core.planning.magic_lines import line as magic
+from tlnb.core.runtime.errors import ModelError
+from tlnb.display import cards
+from tlnb.display.html import Raw, line
+from tlnb.display.words import count, flops, percent, size
+from tlnb.panels.base import WIDE, Panel, button, field, row, user_names
+
+OWN, RUN, NAME = "own", "run", "name"
+ROWS = 8
+SUGGESTED = "glyphnet"  # chosen at first where it is listed
+ORDERS = (("smallest first", "small"), ("most accurate first", "accurate"), ("fastest first", "fast"))
+
+
+class ModelPanel(Panel):
+    """`%tl_models` and `%tl_load` with the mouse."""
+
+    title: ClassVar[str] = "Model"
+
+    def parts(self) -> list[Any]:
+        self.cards: dict[str, Card] = {}
+        self.asked: tuple[str, str] | None = None
+        self.find = field(w.Text, "find", "Part of a name, or a glob such as resnet*", placeholder="resnet*")
+        self.sort = field(w.Dropdown, "order", "What comes first", WIDE, options=ORDERS, value=SORTS[0])
+        self.list = field(
+            w.Select, "networks", "What can be loaded: choose one to read its card", "64em", rows=ROWS, options=[]
+        )
+        self.weights = field(w.Dropdown, "weights", "Which parameters to start from", WIDE, options=["default", "none"])
+        self.go = button("Load", "Load this network (%tl_load)", self.load, "check", "primary")
+        self.now, self.view = w.HTML(), w.HTML()
+        self.on(self.find, self.search)
+        self.on(self.sort, self.search)
+        self.on(self.list, self.choose)
+        return [row(self.find, self.sort), self.list, row(self.weights, self.go), self.now, self.view]
+
+    # ── finding ──
+
+    def search(self) -> None:
+        """List what matches; where nothing does, say so and offer nothing."""
+        pattern = self.find.value.strip() or None
+        self.act(lambda: self._listed(pattern, self.sort.value))
+        self.show_line(magic("tl_models", *([pattern] if pattern else []), sort=self.sort.value))
+        self.choose()
+
+    def _listed(self, pattern: str | None, sort: str) -> None:
+        try:
+            found = self.session.models(pattern, sort).cards
+        except ModelError:
+            self.cards = {}
+            self._offer(own_modules(), sort)
+            raise
+        self.cards = {card.name: card for card in found}
+        self._offer(own_modules(), sort)
+
+    def _offer(self, own: dict[str, nn.Module], sort: str) -> None:
+        """Fill the list, the choice kept where it is still there."""
+        offered = [(f"{name}: your own {type(module).__name__}", f"{OWN}:{name}") for name, module in own.items()]
+        offered += [
+            (f"{run.name}: what this run trained, {percent(run.accuracy)}", f"{RUN}:{run.name}")
+            for run in self.session.runs
+        ]
+        offered += [(_words(card), f"{NAME}:{name}") for name, card in self.cards.items()]
+        with self.filling():
+            before = self.list.value
+            if tuple(self.list.options) != tuple(offered):
+                self.list.options = offered
+            values = [value for _, value in offered]
+            likely = SUGGESTED if SUGGESTED in self.cards else next(iter(self.cards), None)
+            first = f"{NAME}:{likely}" if likely else next(iter(values), None)
+            self.list.value = before if before in values else first
+        self.asked = (self.find.value, sort)
+
+    def choose(self) -> None:
+        """Show the card of what is chosen, and which weights there are."""
+        with self.filling():
+            self._choose()
+
+    def _choose(self) -> None:
+        kind, name = self.chosen
+        card = self.cards.get(name) if kind == NAME else None
+        known = ["default", "none", *((o.weights for o in card.others) if card else ())]
+        if list(self.weights.options) != known:
+            self.weights.options = known
+        self.weights.disabled = kind == RUN
+        self.go.disabled = not name
+        draw: Callable[[], str] = lambda: cards.card_of_card(card) if card else line(Raw())  # noqa: E731
+        model = self.session.model
+        if model is not None and kind == NAME and model.name == name:
+            draw = lambda: cards.model_card(model)  # noqa: E731
+        self.once("view", (kind, name, id(model)), draw, self.view)
+
+    @property
+    def chosen(self) -> tuple[str, str]:
+        """What kind of thing is chosen, and its name; both empty where nothing is."""
+        kind, _, name = str(self.list.value or "").partition(":")
+        return kind, name
+
+    # ── loading ──
+
+    def load(self) -> None:
+        """Load what is chosen."""
+        kind, name = self.chosen
+        weights = "default" if kind == RUN else self.weights.value
+        source: Any = own_modules().get(name, name) if kind == OWN else name
+        called = name if kind == OWN else None
+        self.act(lambda: self.session.load(source, weights, called=called, names=user_names()), f"loading {name} …")
+
+    def fill(self) -> None:
+        model = self.session.model
+        if self.asked is None or not self.cards:
+            self._listed(self.find.value.strip() or None, self.sort.value)
+        self._offer(own_modules(), self.sort.value)
+        named = f"{NAME}:{model.name}" if model else None
+        if self._drawn.get("model") is not model and named in [value for _, value in self.list.options]:
+            self.list.value = named
+        self._drawn["model"] = model
+        self._choose()
+        words = f"Loaded: {model.name}" if model else "Nothing is loaded yet: choose a network and load it."
+        self.now.value = line(words)
+
+
+def own_modules() -> dict[str, nn.Module]:
+    """The user's own networks, by variable."""
+    return {n: v for n, v in user_names().items() if isinstance(v, nn.Module) and not n.startswith("_")}
+
+
+def _words(card: Card) -> str:
+    """One line of the list."""
+    accuracy = f"{percent(card.accuracy)} · " if card.accuracy is not None else ""
+    place = "on disk" if card.on_disk else f"{size(card.bytes)} to download"
+    return f"{card.name}: {accuracy}{count(card.parameters)} parameters · {flops(card.flops)} · {place} · {card.source}"
+
+
+__all__ = ["ModelPanel", "own_modules"]
