@@ -24,8 +24,14 @@ SPREAD = (
     "test_jobs",
 )  # files whose tests share nothing and may run on several workers
 FIRST = (  # lint and types, which fail most often; then by what they take, or the longest would begin last and decide
-    "test_repository", "test_exercises", "lessons/", "test_distributed", "test_faults", "test_claims", "test_pytorch_script_run",
-)  # fmt: skip
+    "test_repository",
+    "test_exercises",
+    "lessons/",
+    "test_distributed",
+    "test_faults",
+    "test_claims",
+    "test_pytorch_script_run",
+)
 
 
 def _together(nodeid: str) -> str:

@@ -38,8 +38,15 @@ WHOLE = ("head", "partial")  # timed as whole runs
 MODELS = ("squeezenet1_0", "resnet18", "resnet50", "mobilenet_v3_large", "glyphnet")
 LIBRARIES = ("tlnb", "torch", "torchvision", "fastai", "lightning", "keras", "numpy", "pillow")
 OVERHEAD = {"model": "glyphnet", "data": "digits", "batch_size": 64, "epochs": 5, "augment": "none"}
-QUICK = {"work": ["head", "full", "overhead", "peak"], "models": ["resnet18"], "epochs": [2], "measured_epochs": 1,
-         "repeats": 1, "per_class": 8, "size": 64}  # fmt: skip
+QUICK = {
+    "work": ["head", "full", "overhead", "peak"],
+    "models": ["resnet18"],
+    "epochs": [2],
+    "measured_epochs": 1,
+    "repeats": 1,
+    "per_class": 8,
+    "size": 64,
+}
 
 
 def main() -> None:
@@ -83,16 +90,30 @@ def _arguments() -> argparse.Namespace:
         default=2,
         help="of the peers whose epochs all take the same; the rest is extrapolated",
     )
-    add("--repeats", type=int, default=3, help="medians and spread are over these; each has its own seed")
+    add(
+        "--repeats",
+        type=int,
+        default=3,
+        help="medians and spread are over these; each has its own seed",
+    )
     add("--batch-size", type=int, default=16)
     add("--tutorial-batch", type=int, help="also the tutorial with this batch size; its own is 4")
-    add("--augment", choices=["recipe", "none"], default="recipe", help="each peer's own way, or nobody")
+    add(
+        "--augment",
+        choices=["recipe", "none"],
+        default="recipe",
+        help="each peer's own way, or nobody",
+    )
     add(
         "--size",
         type=int,
         help="edge of the networks' input in pixels, and of generated photos; default: the model's own",
     )
-    add("--per-class", type=int, help="training images a class, half as many to test; default: all photos")
+    add(
+        "--per-class",
+        type=int,
+        help="training images a class, half as many to test; default: all photos",
+    )
     add("--device", default="cpu", help="cpu, cuda")
     add("--threads", type=int, default=1)
     add("--quick", action="store_true", help="tiny data, small images")
@@ -108,7 +129,12 @@ def _arguments() -> argparse.Namespace:
 
 def _comparisons(chosen: argparse.Namespace) -> list[tuple[str, str]]:
     """What to compare, on which model."""
-    pairs = [(work, model) for work in chosen.work if work not in ("overhead", "peak") for model in chosen.models]
+    pairs = [
+        (work, model)
+        for work in chosen.work
+        if work not in ("overhead", "peak")
+        for model in chosen.models
+    ]
     return [*pairs, *([("overhead", OVERHEAD["model"])] if "overhead" in chosen.work else [])]
 
 
@@ -130,9 +156,26 @@ def _compare(work: str, model: str, chosen: argparse.Namespace, folder: Path) ->
 def _jobs(work: str, model: str, chosen: argparse.Namespace, folder: Path) -> list[Job]:
     data = make_data(model, folder, chosen.per_class, chosen.size)
     size = None if model == "glyphnet" else chosen.size  # it is made for 32 pixels
-    base = Job("", "", work, model, data, weights_of(model), chosen.measured_epochs, chosen.batch_size, chosen.augment, size,
-               chosen.device, chosen.threads, 0)  # fmt: skip
-    jobs = [replace(base, peer=name, label=name) for name in chosen.peers if name not in ("tlnb", "floor")]
+    base = Job(
+        "",
+        "",
+        work,
+        model,
+        data,
+        weights_of(model),
+        chosen.measured_epochs,
+        chosen.batch_size,
+        chosen.augment,
+        size,
+        chosen.device,
+        chosen.threads,
+        0,
+    )
+    jobs = [
+        replace(base, peer=name, label=name)
+        for name in chosen.peers
+        if name not in ("tlnb", "floor")
+    ]
     if chosen.tutorial_batch and "tutorial" in chosen.peers:
         label = f"tutorial (batch {chosen.tutorial_batch})"
         jobs.append(replace(base, peer="tutorial", label=label, batch_size=chosen.tutorial_batch))
@@ -143,15 +186,30 @@ def _jobs(work: str, model: str, chosen: argparse.Namespace, folder: Path) -> li
 
 def _ours(work: str, base: Job, chosen: argparse.Namespace) -> list[Job]:
     """tlnb's jobs: whole runs in full, since only the first epoch fills the cache; augmented and not."""
-    ways = {"recipe": "tlnb", "none": "tlnb, not augmented"} if chosen.augment == "recipe" else {"none": "tlnb"}
+    ways = (
+        {"recipe": "tlnb", "none": "tlnb, not augmented"}
+        if chosen.augment == "recipe"
+        else {"none": "tlnb"}
+    )
     counts = chosen.epochs if work in WHOLE else [chosen.measured_epochs]
-    return [replace(base, peer="tlnb", label=label, augment=way, epochs=count, again=work in WHOLE)
-            for way, label in ways.items() for count in counts]  # fmt: skip
+    return [
+        replace(base, peer="tlnb", label=label, augment=way, epochs=count, again=work in WHOLE)
+        for way, label in ways.items()
+        for count in counts
+    ]
 
 
 def _overhead(chosen: argparse.Namespace) -> list[Job]:
     base = Job(
-        "", "", "full", weights="default", size=None, device=chosen.device, threads=chosen.threads, seed=0, **OVERHEAD
+        "",
+        "",
+        "full",
+        weights="default",
+        size=None,
+        device=chosen.device,
+        threads=chosen.threads,
+        seed=0,
+        **OVERHEAD,
     )
     return [replace(base, peer=name, label=name) for name in table.SAME if name in chosen.peers]
 
@@ -171,11 +229,13 @@ def _title(chosen: argparse.Namespace, rates: dict[str, float]) -> str:
         f"{here.name}, {chosen.device}, {chosen.threads} threads; fastest matrix product: {products}. {versions}.\n\n"
         f"Batches of {chosen.batch_size}, {augmented}, {photos}. Medians of {chosen.repeats} runs, each in a fresh process "
         f"(least–most)."
-    )  # fmt: skip
+    )
 
 
 def _notes(results: list[Result]) -> str:
-    random = sorted({r.job.model for r in results if r.job.weights == "none" and r.job.strategy != "scratch"})
+    random = sorted(
+        {r.job.model for r in results if r.job.weights == "none" and r.job.strategy != "scratch"}
+    )
     words = "starts from random weights, as does every peer: that changes accuracies, not seconds."
     said = [f"* {', '.join(random)}: no weights at hand; {words}"] if random else []
     return "\n".join([table.notes({r.job.peer for r in results}), *said])

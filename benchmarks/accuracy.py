@@ -43,7 +43,14 @@ class Reached:
 
 
 def one(
-    data: str, model: str, strategy: str, per_class: int, classes: int | None, seed: int, extra: dict, monitor: bool
+    data: str,
+    model: str,
+    strategy: str,
+    per_class: int,
+    classes: int | None,
+    seed: int,
+    extra: dict,
+    monitor: bool,
 ) -> Reached:
     """One run from an empty session."""
     session = Session()
@@ -67,13 +74,21 @@ def record(command: str, data: dict[str, object], cells: Sequence[dict[str, obje
     """What was measured as JSON text: on what, when, by which command, and a cell for each strategy and amount."""
     here = machine()
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}"
-    about = {"schema": SCHEMA, "measured": f"{datetime.now(UTC):%Y-%m-%d}", "command": [command],
-             "hardware": f"{here.name}, {here.threads} threads, {here.precision}", "versions": versions, **data}  # fmt: skip
+    about = {
+        "schema": SCHEMA,
+        "measured": f"{datetime.now(UTC):%Y-%m-%d}",
+        "command": [command],
+        "hardware": f"{here.name}, {here.threads} threads, {here.precision}",
+        "versions": versions,
+        **data,
+    }
     return json.dumps({**about, "cells": list(cells)}, indent=1) + "\n"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", choices=["digits", "symbols", "textures", "faces"])
     parser.add_argument("--model", default="glyphnet")
     parser.add_argument("--per-class", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50, 100])
@@ -83,27 +98,51 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--monitor", action="store_true")
     parser.add_argument("--record", type=Path)
-    for name, kind in (("epochs", int), ("lr", float), ("batch-size", int), ("weight-decay", float), ("augment", str)):
+    for name, kind in (
+        ("epochs", int),
+        ("lr", float),
+        ("batch-size", int),
+        ("weight-decay", float),
+        ("augment", str),
+    ):
         parser.add_argument(f"--{name}", type=kind)
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     names = ("epochs", "lr", "batch_size", "weight_decay", "augment")
     extra = {n: v for n in names if (v := getattr(chosen, n)) is not None}
-    print(f"| {chosen.model}, per class |" + "".join(f" {n} |" for n in chosen.per_class) + " seconds |")
+    print(
+        f"| {chosen.model}, per class |"
+        + "".join(f" {n} |" for n in chosen.per_class)
+        + " seconds |"
+    )
     print("|---|" + "---|" * (len(chosen.per_class) + 1))
     recorded = []
     for strategy in chosen.strategies:
         start, cells = time.perf_counter(), []
         for n in chosen.per_class:
             found = [
-                one(chosen.data, chosen.model, strategy, n, chosen.classes, s, extra, chosen.monitor)
+                one(
+                    chosen.data, chosen.model, strategy, n, chosen.classes, s, extra, chosen.monitor
+                )
                 for s in range(chosen.seeds)
             ]
             mean, spread = summary(found)
             cells.append(f" {100 * mean:.1f} ± {100 * spread:.1f} |")
-            recorded.append({"strategy": strategy, "per_class": n, "epochs": chosen.epochs, "accuracy": mean, "sd": spread,
-                             "seeds": chosen.seeds, "steps": found[0].steps, "flops": found[0].flops})  # fmt: skip
-        print(f"| {strategy} |" + "".join(cells) + f" {time.perf_counter() - start:.0f} |", flush=True)
+            recorded.append(
+                {
+                    "strategy": strategy,
+                    "per_class": n,
+                    "epochs": chosen.epochs,
+                    "accuracy": mean,
+                    "sd": spread,
+                    "seeds": chosen.seeds,
+                    "steps": found[0].steps,
+                    "flops": found[0].flops,
+                }
+            )
+        print(
+            f"| {strategy} |" + "".join(cells) + f" {time.perf_counter() - start:.0f} |", flush=True
+        )
     if chosen.record:
         about = {"data": chosen.data, "classes": chosen.classes, "model": chosen.model}
         typed = re.sub(r" ?--record[ =]\S+", "", shlex.join(sys.argv[1:]))

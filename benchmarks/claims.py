@@ -40,7 +40,9 @@ class Machine:
     name: str
     env: Mapping[str, str] = field(default_factory=dict)
     threads: int = 1
-    precision: str = ""  # "": the processor's own; "other": fp32 where that is bf16, and the other way round
+    precision: str = (
+        ""  # "": the processor's own; "other": fp32 where that is bf16, and the other way round
+    )
     onednn: bool = True
     scale: float = 1.0  # of the network's inputs
     draw: int = 0
@@ -96,10 +98,17 @@ class Claims:
 
 
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
-    "Lt": lambda a, b: a < b, "LtE": lambda a, b: a <= b, "Gt": lambda a, b: a > b, "GtE": lambda a, b: a >= b,
-    "Eq": lambda a, b: a == b, "NotEq": lambda a, b: a != b, "In": lambda a, b: a in b, "NotIn": lambda a, b: a not in b,
-    "Is": lambda a, b: a is b, "IsNot": lambda a, b: a is not b,
-}  # fmt: skip
+    "Lt": lambda a, b: a < b,
+    "LtE": lambda a, b: a <= b,
+    "Gt": lambda a, b: a > b,
+    "GtE": lambda a, b: a >= b,
+    "Eq": lambda a, b: a == b,
+    "NotEq": lambda a, b: a != b,
+    "In": lambda a, b: a in b,
+    "NotIn": lambda a, b: a not in b,
+    "Is": lambda a, b: a is b,
+    "IsNot": lambda a, b: a is not b,
+}
 
 
 def _margin(kind: str, left: Any, right: Any) -> float | None:
@@ -125,17 +134,23 @@ class Watched(ast.NodeTransformer):
         text = ast.Constant(ast.unparse(node.test))
         self.generic_visit(node)
         nothing = ast.arguments([], [], None, [], [], None, [])
-        return ast.copy_location(ast.Expr(_call("_claims.claim", text, ast.Lambda(nothing, node.test))), node)
+        return ast.copy_location(
+            ast.Expr(_call("_claims.claim", text, ast.Lambda(nothing, node.test))), node
+        )
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
         kinds = ast.Tuple([ast.Constant(type(op).__name__) for op in node.ops], ast.Load())
-        return ast.copy_location(_call("_claims.compare", kinds, node.left, *node.comparators), node)
+        return ast.copy_location(
+            _call("_claims.compare", kinds, node.left, *node.comparators), node
+        )
 
 
 def _call(name: str, *arguments: ast.expr) -> ast.Call:
     owner, _, method = name.partition(".")
-    return ast.Call(ast.Attribute(ast.Name(owner, ast.Load()), method, ast.Load()), list(arguments), [])
+    return ast.Call(
+        ast.Attribute(ast.Name(owner, ast.Load()), method, ast.Load()), list(arguments), []
+    )
 
 
 def execute(lesson: Path, here: Machine) -> Claims:
@@ -173,9 +188,13 @@ def _imitate(here: Machine) -> None:
         Transform.normalise = lambda self, images: normalise(self, images) * here.scale  # type: ignore[method-assign]
     if here.draw:
         for owner, name in ((Session, "data"), (Session, "train"), (leaves, "leaf_photos")):
-            setattr(owner, name, _drawn_otherwise(getattr(owner, name), here.draw, own=name == "train"))
+            setattr(
+                owner, name, _drawn_otherwise(getattr(owner, name), here.draw, own=name == "train")
+            )
         seed = torch.manual_seed
-        torch.manual_seed = lambda number: seed(number + APART * here.draw)  # the cells of plain PyTorch
+        torch.manual_seed = lambda number: seed(
+            number + APART * here.draw
+        )  # the cells of plain PyTorch
 
 
 def _drawn_otherwise(function: Callable[..., Any], draw: int, own: bool) -> Callable[..., Any]:
@@ -198,8 +217,22 @@ def one(lesson: Path, here: Machine) -> dict[str, Any]:
         places = {"TLNB_HOME": f"{folder}/home", "TLNB_CACHE": f"{folder}/cache"}
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         threads = {"OMP_NUM_THREADS": str(here.threads)}
-        env = {**os.environ, **here.env, **places, **threads, "TLNB_TESTING": "1", "PYTHONPATH": path}
-        command = [sys.executable, "-m", "benchmarks.claims", "--one", str(lesson), json.dumps(vars(here))]
+        env = {
+            **os.environ,
+            **here.env,
+            **places,
+            **threads,
+            "TLNB_TESTING": "1",
+            "PYTHONPATH": path,
+        }
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.claims",
+            "--one",
+            str(lesson),
+            json.dumps(vars(here)),
+        ]
         done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True)
         if done.returncode:
             return {"problem": (done.stderr.strip().splitlines() or ["?"])[-1][:200]}
@@ -256,24 +289,40 @@ def claims_of(lesson: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Clai
     """What the executions of a lesson say of each of its claims."""
     texts = dict.fromkeys(text for result in found.values() for text in result.get("held", ()))
     for text in texts:
-        margins = {name: min(got) for name, r in found.items() if (got := r.get("margins", {}).get(text))}
+        margins = {
+            name: min(got) for name, r in found.items() if (got := r.get("margins", {}).get(text))
+        }
         failed = tuple(name for name, r in found.items() if not r.get("held", {}).get(text, True))
         on = [m.name for m in MACHINES]
         draws = [name for name in found if name == HERE.name or name.startswith("draw ")]
-        yield Claim(lesson, text, tuple(margins[n] for n in on if n in margins),
-                    tuple(margins[n] for n in draws if n in margins), failed)  # fmt: skip
+        yield Claim(
+            lesson,
+            text,
+            tuple(margins[n] for n in on if n in margins),
+            tuple(margins[n] for n in draws if n in margins),
+            failed,
+        )
 
 
-def measure(lessons: list[Path], draws: int, workers: int, file: Path | None) -> dict[str, dict[str, dict[str, Any]]]:
+def measure(
+    lessons: list[Path], draws: int, workers: int, file: Path | None
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Every lesson on every machine and draw; what `file` holds already is not measured again."""
-    found: dict[str, dict[str, dict[str, Any]]] = json.loads(file.read_text()) if file and file.exists() else {}
+    found: dict[str, dict[str, dict[str, Any]]] = (
+        json.loads(file.read_text()) if file and file.exists() else {}
+    )
     work = [(p, m) for p in lessons for m in machines(draws) if m.name not in found.get(p.stem, {})]
     with ThreadPoolExecutor(workers) as pool:
         for (path, here), result in zip(work, pool.map(lambda job: one(*job), work), strict=True):
             found.setdefault(path.stem, {})[here.name] = result
             failed = [text for text, held in result.get("held", {}).items() if not held]
             print(
-                path.stem, here.name, result.get("problem") or failed or "holds", sep=" | ", file=sys.stderr, flush=True
+                path.stem,
+                here.name,
+                result.get("problem") or failed or "holds",
+                sep=" | ",
+                file=sys.stderr,
+                flush=True,
             )
             if file:
                 file.write_text(json.dumps(found, indent=1))
@@ -284,9 +333,16 @@ def main() -> None:
     """The table for BENCHMARKS.md; exit status 1 where a claim may fail."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("numbers", nargs="*", help="of lessons; default: all")
-    parser.add_argument("--draws", type=int, default=5, help="of data and seeds, the lesson's own among them")
+    parser.add_argument(
+        "--draws", type=int, default=5, help="of data and seeds, the lesson's own among them"
+    )
     parser.add_argument("--workers", type=int, default=1, help="executions at a time")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every margin; goes on where an earlier call ended")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="every margin; goes on where an earlier call ended",
+    )
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
@@ -295,14 +351,29 @@ def main() -> None:
         print("\n" + json.dumps({"held": claims.held, "margins": claims.margins}))
         return
     lessons = [
-        p for p in sorted(LESSONS.glob("*.ipynb")) if not chosen.numbers or str(int(p.name[:2])) in chosen.numbers
+        p
+        for p in sorted(LESSONS.glob("*.ipynb"))
+        if not chosen.numbers or str(int(p.name[:2])) in chosen.numbers
     ]
     found = measure(lessons, chosen.draws, chosen.workers, chosen.json)
-    claims = [claim for lesson in found for claim in claims_of(lesson[:2].lstrip("0"), found[lesson])]
-    head = ["lesson", "claim", "margin", "spread over machines", "over draws", "held in", "chance of failing"]
+    claims = [
+        claim for lesson in found for claim in claims_of(lesson[:2].lstrip("0"), found[lesson])
+    ]
+    head = [
+        "lesson",
+        "claim",
+        "margin",
+        "spread over machines",
+        "over draws",
+        "held in",
+        "chance of failing",
+    ]
     print(markdown(head, [claim.row(chosen.draws) for claim in claims]))
     problems = [
-        f"{lesson}, {name}: {r['problem']}" for lesson in found for name, r in found[lesson].items() if "problem" in r
+        f"{lesson}, {name}: {r['problem']}"
+        for lesson in found
+        for name, r in found[lesson].items()
+        if "problem" in r
     ]
     print(*problems, sep="\n")
     sys.exit(bool(problems) or any(claim.chance > MOST_CHANCE for claim in claims))

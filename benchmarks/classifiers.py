@@ -92,9 +92,15 @@ def classifiers(patterns: list[str]) -> list[Classifier]:
         if any(fnmatch.fnmatch(name, p) for p in patterns):
             weights = models.get_model_weights(name).DEFAULT
             least = max(weights.meta["min_size"])
-            found.append(Classifier(
-                name, weights.transforms().crop_size[0], least, weights.meta["num_params"], weights.meta["_ops"] * 2e9
-            ))  # fmt: skip
+            found.append(
+                Classifier(
+                    name,
+                    weights.transforms().crop_size[0],
+                    least,
+                    weights.meta["num_params"],
+                    weights.meta["_ops"] * 2e9,
+                )
+            )
     return sorted(found, key=lambda c: c.params)
 
 
@@ -108,8 +114,12 @@ def check(one: Classifier, step: bool) -> str:
     start = time.process_time()
     read = read_anatomy(module, one.size, one.name)
     seconds = time.process_time() - start
-    assert read.params == sum(p.numel() for p in module.parameters()), "parameters do not sum to the network's"
-    assert abs(read.flops / one.flops - 1) < TOLERANCE, f"{read.flops:.4g} FLOPs, torchvision says {one.flops:.4g}"
+    assert read.params == sum(p.numel() for p in module.parameters()), (
+        "parameters do not sum to the network's"
+    )
+    assert abs(read.flops / one.flops - 1) < TOLERANCE, (
+        f"{read.flops:.4g} FLOPs, torchvision says {one.flops:.4g}"
+    )
     for edit in output_edits(module, read.heads, CLASSES, {}):
         apply_edit(module, edit, {})
     edited = read_anatomy(module, one.size, one.name)
@@ -128,7 +138,9 @@ def nested(read: Anatomy, plans: list[Plan]) -> None:
     """head ⊂ partial ⊂ full, and full is all."""
     head, partial, full = (set(plan.trained) for plan in plans)
     assert set(read.heads) == head < partial < full == set(read.names), "the strategies do not nest"
-    assert plans[2].trainable_params == plans[2].total_params == read.params, "full does not train all"
+    assert plans[2].trainable_params == plans[2].total_params == read.params, (
+        "full does not train all"
+    )
 
 
 def cut_of(module: nn.Module, plan: Plan, size: int) -> str:
@@ -169,7 +181,9 @@ def steps(one: Classifier) -> str:
 
 def main() -> None:
     """Check them all, a line each, then a summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("patterns", nargs="*", default=["*"], metavar="PATTERN")
     parser.add_argument("--no-step", action="store_true")
     parser.add_argument("--memory", type=float, default=MEMORY, metavar="GiB")

@@ -71,7 +71,8 @@ class Class:
     def __repr__(self) -> str:
         results = {seat.runs for seat in self.seats}
         memory = ", ".join(
-            f"{name} {_middle([getattr(s, name.lower()) for s in self.seats])}" for name in ("PSS", "USS", "RSS")
+            f"{name} {_middle([getattr(s, name.lower()) for s in self.seats])}"
+            for name in ("PSS", "USS", "RSS")
         )
         seconds = statistics.median(seat.seconds for seat in self.seats)
         return (
@@ -86,7 +87,9 @@ def _middle(values: list[int]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kernels", type=int, default=30)
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--memory", default="100kB")
@@ -99,8 +102,14 @@ def main() -> None:
 def class_of(top: Path, kernels: int, epochs: int = 5, memory: str = "100kB") -> Class:
     """Start so many kernels, let them do the lines together, look at what they leave."""
     cache = top / "cache"
-    settings = {**os.environ, "TLNB_CACHE": str(cache), "TLNB_MEMORY": memory, "TLNB_TESTING": "1", "OMP_NUM_THREADS": "1",
-                "OMP_WAIT_POLICY": "passive"}  # fmt: skip
+    settings = {
+        **os.environ,
+        "TLNB_CACHE": str(cache),
+        "TLNB_MEMORY": memory,
+        "TLNB_TESTING": "1",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+    }
     settings.pop("TLNB_HOME", None)
     folders = [top / f"seat{i}" for i in range(kernels)]
     managers = []
@@ -117,7 +126,9 @@ def class_of(top: Path, kernels: int, epochs: int = 5, memory: str = "100kB") ->
             manager.shutdown_kernel(now=True)
     files = sorted(cache.rglob("*.npy"))
     leftovers = [p for p in cache.rglob("*") if p.name.endswith(".part")]
-    return Class(seats, len(files), sum(checked_arrays.read(file) is None for file in files), len(leftovers))
+    return Class(
+        seats, len(files), sum(checked_arrays.read(file) is None for file in files), len(leftovers)
+    )
 
 
 def seat_of(manager: Any, epochs: int) -> Seat:
@@ -148,7 +159,9 @@ def executed(client: Any, code: str) -> tuple[str, str]:
             said.append(message["content"]["text"])
 
     reply = client.execute_interactive(code, output_hook=hook, timeout=PATIENCE)["content"]
-    return ("" if reply["status"] == "ok" else f"{reply.get('ename')}: {reply.get('evalue')}"), "".join(said)
+    return (
+        "" if reply["status"] == "ok" else f"{reply.get('ename')}: {reply.get('evalue')}"
+    ), "".join(said)
 
 
 def memory_of(pid: int) -> tuple[int, int, int]:
@@ -157,7 +170,10 @@ def memory_of(pid: int) -> tuple[int, int, int]:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0, 0, 0
-    found = {name: int(kilobytes) * 1024 for name, kilobytes in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
+    found = {
+        name: int(kilobytes) * 1024
+        for name, kilobytes in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
+    }
     return found["Rss"], found["Pss"], found["Private_Clean"] + found["Private_Dirty"]
 
 

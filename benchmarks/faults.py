@@ -42,8 +42,13 @@ from tlnb.session import Session
 EPOCHS = 5
 PHOTOS, EDGE = 20, 100  # of each of two classes; pixels
 KILLS = ("decoding", "caching", "training", "saving")  # by the phase
-FILES = {"checkpoint": "home/sessions/*/runs/*.safetensors", "session": "home/sessions/*/session.json",
-         "activations": "cache/activations/*.npy", "images": "cache/images/*.npy", "network": "net.safetensors"}  # fmt: skip
+FILES = {
+    "checkpoint": "home/sessions/*/runs/*.safetensors",
+    "session": "home/sessions/*/session.json",
+    "activations": "cache/activations/*.npy",
+    "images": "cache/images/*.npy",
+    "network": "net.safetensors",
+}
 WAYS = ("bytes", "cut", "zeros")
 LATEST = 0.12  # seconds after a phase's beginning at which it is killed
 fork = multiprocessing.get_context("fork")
@@ -64,8 +69,11 @@ class Outcome:
     def same(self, other: Outcome) -> bool:
         """Whether data and network are the same to the bit."""
         return (self.fingerprint, self.losses, self.weights, self.saved) == (
-            other.fingerprint, other.losses, other.weights, other.saved,
-        )  # fmt: skip
+            other.fingerprint,
+            other.losses,
+            other.weights,
+            other.saved,
+        )
 
 
 @dataclass
@@ -80,7 +88,9 @@ class Count:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--times", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
@@ -101,7 +111,9 @@ def faults(top: Path, times: int, draw: random.Random) -> dict[str, Count]:
     finished(stopped, halfway)
     if reference.traceback:
         raise RuntimeError(reference.traceback)
-    kinds = [f"killed while {phase}" for phase in KILLS] + [f"{file}: {way}" for file in FILES for way in WAYS]
+    kinds = [f"killed while {phase}" for phase in KILLS] + [
+        f"{file}: {way}" for file in FILES for way in WAYS
+    ]
     found: dict[str, Count] = defaultdict(Count)
     for i in range(times):
         kind = kinds[i % len(kinds)]
@@ -138,11 +150,21 @@ def table(found: dict[str, Count]) -> str:
     ]
     total = Count()
     for kind, c in found.items():
-        rows.append(f"| {kind} | {c.times} | {c.corrupt} | {c.lost} | {c.tracebacks} | {c.refused} |")
-        total = Count(total.times + c.times, total.corrupt + c.corrupt, max(total.lost, c.lost),
-                      total.tracebacks + c.tracebacks, total.refused + c.refused)  # fmt: skip
+        rows.append(
+            f"| {kind} | {c.times} | {c.corrupt} | {c.lost} | {c.tracebacks} | {c.refused} |"
+        )
+        total = Count(
+            total.times + c.times,
+            total.corrupt + c.corrupt,
+            max(total.lost, c.lost),
+            total.tracebacks + c.tracebacks,
+            total.refused + c.refused,
+        )
     return "\n".join(
-        [*rows, f"| all | {total.times} | {total.corrupt} | {total.lost} | {total.tracebacks} | {total.refused} |"]
+        [
+            *rows,
+            f"| all | {total.times} | {total.corrupt} | {total.lost} | {total.tracebacks} | {total.refused} |",
+        ]
     )
 
 
@@ -176,7 +198,9 @@ def killed(place: Path, phase: str, draw: random.Random) -> int:
             message = here.recv()
         except EOFError:
             break
-        ended = max(ended, message[1] if isinstance(message, tuple) and message[0] == "training" else 0)
+        ended = max(
+            ended, message[1] if isinstance(message, tuple) and message[0] == "training" else 0
+        )
     process.join()
     return ended
 
@@ -245,7 +269,9 @@ def prepared(place: Path, say: Say) -> Session:
     session = Session()
     session.report = lambda p: say((p.phase, p.epoch))
     session.data(place.parent / "photos", size=32)
-    session.load("glyphnet", "none")  # of pretrained weights the accuracy on their own source would be measured too
+    session.load(
+        "glyphnet", "none"
+    )  # of pretrained weights the accuracy on their own source would be measured too
     session.strategy("partial")
     return session
 

@@ -28,14 +28,22 @@ CASES: tuple[tuple[str, dict[str, Any], str, str, dict[str, Any]], ...] = (
     ("symbols", {"per_class": 200, "classes": 10}, "glyphnet", "scratch", {"epochs": 8}),
     ("symbols", {"per_class": 20}, "glyphnet", "output-frozen", {}),
     ("symbols", {"per_class": 20, "classes": 4, "size": 96}, "resnet18", "full", {"epochs": 6}),
-    ("symbols", {"per_class": 30, "classes": 4, "size": 96}, "mobilenet_v3_small", "scratch", {"epochs": 10}),
+    (
+        "symbols",
+        {"per_class": 30, "classes": 4, "size": 96},
+        "mobilenet_v3_small",
+        "scratch",
+        {"epochs": 10},
+    ),
     ("ants_bees", {}, "squeezenet1_0", "head", {}),
     ("ants_bees", {}, "squeezenet1_0", "partial", {"epochs": 10}),
     ("ants_bees", {}, "squeezenet1_0", "full", {"epochs": 2}),
 )
 
 
-def measured(source: str, given: dict[str, Any], model: str, strategy: str, options: dict[str, Any]) -> str:
+def measured(
+    source: str, given: dict[str, Any], model: str, strategy: str, options: dict[str, Any]
+) -> str:
     """One row: a forecast, the run, and the difference."""
     session = Session()
     weights: Any = "default"
@@ -60,15 +68,21 @@ def measured(source: str, given: dict[str, Any], model: str, strategy: str, opti
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", default="", help="data sets whose name begins so")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
-    print("| run | forecast, s | took, s | off | off in FLOPs | the forecast took, s |\n|---|---|---|---|---|---|")
+    print(
+        "| run | forecast, s | took, s | off | off in FLOPs | the forecast took, s |\n|---|---|---|---|---|---|"
+    )
     for case in CASES:
         photos = case[0] == "ants_bees"
-        if case[0].startswith(chosen.only) and not (photos and not os.environ.get("TLNB_REAL_DATA")):
+        if case[0].startswith(chosen.only) and not (
+            photos and not os.environ.get("TLNB_REAL_DATA")
+        ):
             print(measured(*case), flush=True)
 
 

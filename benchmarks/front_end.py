@@ -32,14 +32,23 @@ def missing(front_end: str) -> str:
         return "no Chromium on this machine"
     packages = ("playwright", FRONT_ENDS[front_end][0])
     return next(
-        (f"{package} is not installed" for package in packages if importlib.util.find_spec(package) is None), ""
+        (
+            f"{package} is not installed"
+            for package in packages
+            if importlib.util.find_spec(package) is None
+        ),
+        "",
     )
 
 
 def write(path: Path, cells: Sequence[str]) -> None:
     """A notebook that asks nothing when it is opened."""
     book = nbformat.v4.new_notebook()
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     book.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
     nbformat.write(book, path)
 
@@ -49,7 +58,9 @@ def dress(top: Path, theme: str) -> None:
     settings = top / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True, exist_ok=True)
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
-    (settings / "themes.jupyterlab-settings").write_text(f'{{"theme": "JupyterLab {theme.title()}"}}')
+    (settings / "themes.jupyterlab-settings").write_text(
+        f'{{"theme": "JupyterLab {theme.title()}"}}'
+    )
 
 
 @contextmanager
@@ -59,12 +70,26 @@ def server(folder: Path, top: Path, front_end: str = "lab") -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    env = dict(os.environ, JUPYTER_CONFIG_DIR=str(top / "config"), JUPYTERLAB_SETTINGS_DIR=str(top / "settings"),
-               JUPYTERLAB_WORKSPACES_DIR=str(top / "workspaces"), JUPYTER_RUNTIME_DIR=str(top / "runtime"))  # fmt: skip
+    env = dict(
+        os.environ,
+        JUPYTER_CONFIG_DIR=str(top / "config"),
+        JUPYTERLAB_SETTINGS_DIR=str(top / "settings"),
+        JUPYTERLAB_WORKSPACES_DIR=str(top / "workspaces"),
+        JUPYTER_RUNTIME_DIR=str(top / "runtime"),
+    )
     env.pop("TLNB_TESTING", None)  # as a user has it: with live progress and widgets
     module, path = FRONT_ENDS[front_end]
-    command = [sys.executable, "-m", module, "--no-browser", "--allow-root", f"--ServerApp.port={port}",
-               "--ServerApp.ip=127.0.0.1", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        module,
+        "--no-browser",
+        "--allow-root",
+        f"--ServerApp.port={port}",
+        "--ServerApp.ip=127.0.0.1",
+        "--IdentityProvider.token=",
+        f"--ServerApp.root_dir={folder}",
+    ]
     with (top / f"{front_end}.log").open("w") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:
@@ -91,7 +116,9 @@ class Page:
         page.on("console", self._heard)
         page.goto(address)
         page.locator(".jp-Notebook .jp-Cell").first.wait_for(timeout=120_000)
-        kernel = page.locator(".jp-Toolbar-kernelName, .jp-KernelName").first  # a narrow page hides it
+        kernel = page.locator(
+            ".jp-Toolbar-kernelName, .jp-KernelName"
+        ).first  # a narrow page hides it
         kernel.wait_for(state="attached", timeout=60_000)
         page.wait_for_timeout(2500)  # until the kernel is there
         for button in page.locator(".jp-Dialog button.jp-mod-accept").all():
@@ -106,7 +133,9 @@ class Page:
         """Run a cell by the toolbar's button, the cell chosen first where it is not the first."""
         if cell:
             self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-editor").nth(cell).click()
-        self.page.locator('[data-jp-item-name="run"] button, [data-jp-item-name="run"] jp-button').first.click()
+        self.page.locator(
+            '[data-jp-item-name="run"] button, [data-jp-item-name="run"] jp-button'
+        ).first.click()
         self.clicks += 1
 
     def button(self, words: str) -> Any:
@@ -150,7 +179,9 @@ def browser(width: int = 1100, height: int = 1500) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        found = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"])
+        found = play.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
         context = found.new_context(viewport={"width": width, "height": height})
         yield context
         found.close()

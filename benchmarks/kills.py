@@ -84,11 +84,15 @@ class Kernel:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--times", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--at-risk", type=float, default=0.0, help="seconds of work that a kill may lose")
+    parser.add_argument(
+        "--at-risk", type=float, default=0.0, help="seconds of work that a kill may lose"
+    )
     chosen = parser.parse_args()
     os.environ["TLNB_AT_RISK"] = str(chosen.at_risk)
     draw, strategies = random.Random(chosen.seed), ("head", "partial", "full")
@@ -102,10 +106,13 @@ def main() -> None:
         worst, cut = max(worst, difference), cut + (said < chosen.epochs)
         kept.append(said)
         print(
-            f"{i + 1:3} {strategy:8} killed after epoch {said}; largest difference in loss {difference:.2g}", flush=True
+            f"{i + 1:3} {strategy:8} killed after epoch {said}; largest difference in loss {difference:.2g}",
+            flush=True,
         )
-    print(f"{chosen.times} kills, {cut} of them before the run's end, {sum(k == 0 for k in kept)} before its first epoch's; "
-          f"all went on to the end; largest difference in loss {worst:.2g}")  # fmt: skip
+    print(
+        f"{chosen.times} kills, {cut} of them before the run's end, {sum(k == 0 for k in kept)} before its first epoch's; "
+        f"all went on to the end; largest difference in loss {worst:.2g}"
+    )
 
 
 def undisturbed(strategy: str, epochs: int) -> list[float]:
@@ -126,7 +133,10 @@ def once(strategy: str, epochs: int, seconds: float) -> tuple[list[float], str, 
         first = Kernel(folder)
         first.run(LINES.format(strategy=strategy))
         said = first.run_for(SAYING.format(epochs=epochs), seconds)
-        ended = max((int(line.split()[1]) for line in said.split("\n")[:-1] if line.startswith("training")), default=0)
+        ended = max(
+            (int(line.split()[1]) for line in said.split("\n")[:-1] if line.startswith("training")),
+            default=0,
+        )
         if os.environ["TLNB_AT_RISK"] == "0.0":
             assert epochs_on_disk(folder) >= ended, (epochs_on_disk(folder), ended)
         begun = any((folder / ".tlnb").glob("sessions/*/session.json"))
@@ -138,7 +148,9 @@ def once(strategy: str, epochs: int, seconds: float) -> tuple[list[float], str, 
         *losses, status = json.loads(second.run(LOSSES))
         second.kill()
         leftovers = [p for p in folder.rglob("*") if p.name.endswith(".part")]
-        assert len(leftovers) <= 1, leftovers  # the file that was being written when the kernel was killed
+        assert len(leftovers) <= 1, (
+            leftovers
+        )  # the file that was being written when the kernel was killed
         return losses, status, ended
     finally:
         shutil.rmtree(folder, ignore_errors=True)

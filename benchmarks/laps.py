@@ -75,7 +75,9 @@ class Laps:
         """Stop. What it read so far, with the accuracy that was reached."""
         total = self._now() - self._begin
         epochs = self._epochs[:-1] if self._on_gpu and len(self._epochs) > 1 else self._epochs
-        return Outcome(total - sum(self._epochs), tuple(epochs), self._parts, self._images, accuracy)
+        return Outcome(
+            total - sum(self._epochs), tuple(epochs), self._parts, self._images, accuracy
+        )
 
     @property
     def _detailed(self) -> bool:

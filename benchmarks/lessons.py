@@ -67,10 +67,14 @@ def run(path: Path) -> tuple[float, float, float, float]:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "lessons"
         shutil.copytree(LESSONS, work, ignore=shutil.ignore_patterns(".*"))
-        os.environ.update(TLNB_HOME=f"{folder}/home", TLNB_CACHE=f"{folder}/cache", TLNB_TESTING="1")
+        os.environ.update(
+            TLNB_HOME=f"{folder}/home", TLNB_CACHE=f"{folder}/cache", TLNB_TESTING="1"
+        )
         book = nbformat.read(path, as_version=4)
         book.cells.append(nbformat.v4.new_code_cell(PEAK))
-        client = NotebookClient(book, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(work)}})
+        client = NotebookClient(
+            book, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(work)}}
+        )
         began = time.perf_counter()
         with client.setup_kernel(), Memory(client.km.provisioner.pid) as memory:  # type: ignore[union-attr]
             ready = time.perf_counter()
@@ -89,10 +93,27 @@ def main() -> None:
     for path in sorted(LESSONS.glob("*.ipynb")):
         if not chosen.names or path.name[:2].lstrip("0") in chosen.names:
             computing, whole, peak, besides = run(path)
-            found.append([path.stem, f"{computing:.0f} s", f"{whole:.0f} s", f"{peak:,.0f} MiB", f"{besides:,.0f} MiB"])
+            found.append(
+                [
+                    path.stem,
+                    f"{computing:.0f} s",
+                    f"{whole:.0f} s",
+                    f"{peak:,.0f} MiB",
+                    f"{besides:,.0f} MiB",
+                ]
+            )
             print(*found[-1], flush=True)
     print(
-        markdown(["lesson", "computing", "with the kernel's start", "peak memory", "besides CUDA's libraries"], found)
+        markdown(
+            [
+                "lesson",
+                "computing",
+                "with the kernel's start",
+                "peak memory",
+                "besides CUDA's libraries",
+            ],
+            found,
+        )
     )
 
 

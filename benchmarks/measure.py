@@ -39,7 +39,11 @@ class Result:
     @property
     def gflops(self) -> float:
         """GFLOP/s that training reached."""
-        return self.flops / self.outcome.step_ms / 1e6 if self.outcome and self.outcome.step_ms else 0.0
+        return (
+            self.flops / self.outcome.step_ms / 1e6
+            if self.outcome and self.outcome.step_ms
+            else 0.0
+        )
 
 
 def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -69,7 +73,10 @@ def measure(job: Job) -> Result:
         outcome = peer.run(task)
     except Exception as error:  # a peer that fails is a row that says so
         traceback.print_exc(file=sys.stderr)
-        return Result(job, problem=f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}")
+        return Result(
+            job,
+            problem=f"failed: {type(error).__name__}: {(str(error).splitlines() or [''])[0][:100]}",
+        )
     on_gpu = job.device.startswith("cuda")
     held = torch.cuda.max_memory_allocated() if on_gpu else 0
     return Result(job, outcome, "", task.flops, task.machine.precision, held)
@@ -89,7 +96,10 @@ def peak(device: str, threads: int) -> dict[str, float]:
     kinds = {"fp32": torch.float32}
     if here.precision != "fp32":
         kinds[here.precision] = {"bf16": torch.bfloat16, "fp16": torch.float16}[here.precision]
-    return {name: _matmul_rate(PEAK_EDGE.get(device.split(":")[0], 2048), kind, device) for name, kind in kinds.items()}
+    return {
+        name: _matmul_rate(PEAK_EDGE.get(device.split(":")[0], 2048), kind, device)
+        for name, kind in kinds.items()
+    }
 
 
 def _matmul_rate(edge: int, kind: torch.dtype, device: str) -> float:

@@ -80,7 +80,11 @@ def whole_line(page: Page) -> dict[str, float]:
 def spread(found: list[float]) -> dict[str, float]:
     """Milliseconds: median, nine tenths, worst."""
     found = sorted(found)
-    return {"median": statistics.median(found), "90%": found[int(0.9 * (len(found) - 1))], "worst": found[-1]}
+    return {
+        "median": statistics.median(found),
+        "90%": found[int(0.9 * (len(found) - 1))],
+        "worst": found[-1],
+    }
 
 
 def share(pairs: list[tuple[float, float]]) -> dict[str, float]:
@@ -89,8 +93,12 @@ def share(pairs: list[tuple[float, float]]) -> dict[str, float]:
     costs = sorted(live / still - 1 for live, still in pairs)
     middle = costs[len(costs) // 10 : len(costs) - len(costs) // 10]
     error = 1.253 * statistics.stdev(middle) / len(costs) ** 0.5
-    return {"pairs": len(pairs), "block, s": statistics.median(still for _, still in pairs),
-            "cost": statistics.median(costs), "give or take": 1.96 * error}  # fmt: skip
+    return {
+        "pairs": len(pairs),
+        "block, s": statistics.median(still for _, still in pairs),
+        "cost": statistics.median(costs),
+        "give or take": 1.96 * error,
+    }
 
 
 def answers(page: Page, times: int, clicks: list[tuple[str, str]]) -> dict[str, float]:
@@ -106,7 +114,12 @@ def measured(page: Page, times: int) -> dict[str, Any]:
     """All figures."""
     found: dict[str, Any] = {"whole line": whole_line(page)}
     page.tab("3 Layers")
-    stages = [("layer4: frozen", "button"), ("layer4: trains", "button"), ("partial", "button"), ("head", "button")]
+    stages = [
+        ("layer4: frozen", "button"),
+        ("layer4: trains", "button"),
+        ("partial", "button"),
+        ("head", "button"),
+    ]
     found["idle, ms"] = answers(page, times, stages)
     page.click("full")
     page.sees("everything, from the pretrained weights")
@@ -115,23 +128,31 @@ def measured(page: Page, times: int) -> dict[str, Any]:
     page.click("Train")
     page.page.locator("svg[aria-label^='training loss']:visible").wait_for()
     found["training, ms"] = answers(
-        page, times, [("More options", ".jupyter-button, .widget-text"), ("Session as a cell", "textarea")]
+        page,
+        times,
+        [("More options", ".jupyter-button, .widget-text"), ("Session as a cell", "textarea")],
     )
     stopped, tested = page.page.evaluate(STOP)
     found["stop, ms"] = {"training has stopped": stopped, "tested, with its card": tested}
     page.run(1)
     page.page.locator(".jp-OutputArea-output pre", has_text="]]").first.wait_for(timeout=600_000)
-    (pairs,) = json.loads(page.page.locator(".jp-OutputArea-output pre", has_text="]]").first.inner_text())
+    (pairs,) = json.loads(
+        page.page.locator(".jp-OutputArea-output pre", has_text="]]").first.inner_text()
+    )
     found["live updates"] = share(pairs)
     found["red"], found["console"] = page.red(), page.problems
     return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--front-end", choices=["lab", "notebook"], default="lab")
     parser.add_argument("--times", type=int, default=20)
-    parser.add_argument("--block", type=int, default=20, help="epochs with live updates, or without")
+    parser.add_argument(
+        "--block", type=int, default=20, help="epochs with live updates, or without"
+    )
     parser.add_argument("--pairs", type=int, default=40, help="of such blocks")
     chosen = parser.parse_args()
     if reason := missing(chosen.front_end):

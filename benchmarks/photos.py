@@ -46,10 +46,18 @@ def main() -> None:
     decoding, opening = (median(r[i][0] for r in rounds) for i in (0, 1))
     work, work_opening = (median(r[i][1] for r in rounds) for i in (0, 1))
     data, speed = rounds[0][2], len(paths) / decoding
-    threads, share, left = torch.get_num_threads(), decoding / opening, sum(data.splits.values()) + len(data.skipped)
-    print(f"{len(paths):,} photos, {threads} threads on {os.cpu_count()} processors, edge {PHOTO_EDGE}")
+    threads, share, left = (
+        torch.get_num_threads(),
+        decoding / opening,
+        sum(data.splits.values()) + len(data.skipped),
+    )
+    print(
+        f"{len(paths):,} photos, {threads} threads on {os.cpu_count()} processors, edge {PHOTO_EDGE}"
+    )
     print(f"the decoder alone: {decoding:.2f} s, {speed:,.0f} photos/s")
-    print(f"opened: {opening:.2f} s, {len(paths) / opening:,.0f} photos/s, {share:.1%} of the decoder's speed")
+    print(
+        f"opened: {opening:.2f} s, {len(paths) / opening:,.0f} photos/s, {share:.1%} of the decoder's speed"
+    )
     print(f"processors' seconds: {work:.2f} and {work_opening:.2f}, {work / work_opening:.1%}")
     print(f"{data!r}; {len(paths) - left} photos unaccounted for")
 

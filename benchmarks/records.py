@@ -41,7 +41,12 @@ def recorded(folder: Path) -> dict[str, object]:
         if strategy == "head":  # the baseline is matched to the run before it
             print(session.train(scratch=True), flush=True)
     typed = [line.replace(f"{folder}{os.sep}", "") for line in session.script().splitlines()]
-    facts = {"name": data.name, "counts": data.counts, "splits": data.splits, "skipped": list(data.skipped)}
+    facts = {
+        "name": data.name,
+        "counts": data.counts,
+        "splits": data.splits,
+        "skipped": list(data.skipped),
+    }
     return {
         "schema": SCHEMA,
         "recorded": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -54,7 +59,9 @@ def recorded(folder: Path) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("lessons/records/ants-bees.json"))
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     chosen = parser.parse_args()

@@ -38,7 +38,9 @@ from tlnb.session import Session
 MODEL = "resnet18"
 TEST = 4  # images held out, as few as there may be
 SUMS = 10  # messages that are timed
-OVERLAP = 0.5  # assumed: the part of a step during whose backward pass gradients are already on their way
+OVERLAP = (
+    0.5  # assumed: the part of a step during whose backward pass gradients are already on their way
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,12 @@ def comm_seconds(size: float, count: int, network: Network) -> float:
 
 
 def efficiency(
-    step: float, size: float, count: int, network: Network, overlap: float = OVERLAP, normalised: int = 0
+    step: float,
+    size: float,
+    count: int,
+    network: Network,
+    overlap: float = OVERLAP,
+    normalised: int = 0,
 ) -> float:
     """Predicted: a step's own seconds over those with what no backward pass hides.
 
@@ -99,7 +106,9 @@ def work(options: argparse.Namespace) -> list[dict[str, Any]]:
         dist.barrier()
         both = seconds(options, 1, 3 * turn + 2)
         slower = {key: max(each[key] for each in group.told(halves)) for key in halves}
-        found.append({"alone": alone, "halves": slower, "both": both, "sum": summed(int(both["bytes"]))})
+        found.append(
+            {"alone": alone, "halves": slower, "both": both, "sum": summed(int(both["bytes"]))}
+        )
         if group.writes:
             print(f"round {turn + 1}: {json.dumps(found[-1])}", file=sys.stderr, flush=True)
     distributed.leave()
@@ -171,8 +180,18 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The rounds, in two fresh processes."""
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "found.json"
-        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-        given = [f"--{name}={getattr(options, name)}" for name in ("images", "edge", "batch", "steps", "rounds")]
+        start = [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            "2",
+        ]
+        given = [
+            f"--{name}={getattr(options, name)}"
+            for name in ("images", "edge", "batch", "steps", "rounds")
+        ]
         own = {
             "TLNB_HOME": folder,
             "TLNB_CACHE": folder,
@@ -181,14 +200,18 @@ def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
             "SCALING_CORES": cores(),
         }
         subprocess.run(
-            [*start, "-m", "benchmarks.scaling", "--into", str(target), *given], env={**os.environ, **own}, check=True
+            [*start, "-m", "benchmarks.scaling", "--into", str(target), *given],
+            env={**os.environ, **own},
+            check=True,
         )
         return list(json.loads(target.read_text()))
 
 
 def cores() -> str:
     """The cores that this process may use."""
-    free = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    free = (
+        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    )
     return ",".join(map(str, sorted(free)))
 
 
@@ -196,13 +219,20 @@ def rows(found: list[dict[str, Any]]) -> Iterator[str]:
     """A line for each kind of work: the fastest of all rounds, and efficiencies from these."""
     yield "| work | one process | two together | efficiency | of two that know nothing of each other |"
     yield "|---|---|---|---|---|"
-    for key, name in (("step", f"{MODEL} `full`, a step"), ("caching", "feature caching, all images")):
-        alone, both, halves = (min(each[how][key] for each in found) for how in ("alone", "both", "halves"))
+    for key, name in (
+        ("step", f"{MODEL} `full`, a step"),
+        ("caching", "feature caching, all images"),
+    ):
+        alone, both, halves = (
+            min(each[how][key] for each in found) for how in ("alone", "both", "halves")
+        )
         yield f"| {name} | {alone:.2f} s | {both:.2f} s | {alone / (2 * both):.1%} | {alone / (2 * halves):.1%} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--images", type=int, default=1200, help="of which features are cached")
     parser.add_argument("--edge", type=int, default=224, help="pixels")
     parser.add_argument("--batch", type=int, default=32)
@@ -226,15 +256,22 @@ def main() -> None:
     print(
         f"\nGradients: {size / 1e6:.1f} MB, summed over two processes in {took * 1e3:.0f} ms ({size / took / 1e9:.2f} GB/s)"
     )
-    print(f"Predicted from that for two, no overlap: {efficiency(alone / 2, size, 2, here, 0.0):.1%}\n")
+    print(
+        f"Predicted from that for two, no overlap: {efficiency(alone / 2, size, 2, here, 0.0):.1%}\n"
+    )
     print("\n".join(on_paper()))
 
 
 # ── on paper ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-SHOWN = 88 * 1_281_167  # epochs times ImageNet's images, in the trainings that FFCV's README reports
+SHOWN = (
+    88 * 1_281_167
+)  # epochs times ImageNet's images, in the trainings that FFCV's README reports
 # model → (parameters, BatchNorm layers, images a second of one A100: read there, 187 min on one, 77.2 min on eight)
-PUBLISHED = {"ResNet-18": (11_689_512, 20, SHOWN / (187 * 60)), "ResNet-50": (25_557_032, 53, SHOWN / (77.2 * 60 * 8))}
+PUBLISHED = {
+    "ResNet-18": (11_689_512, 20, SHOWN / (187 * 60)),
+    "ResNet-50": (25_557_032, 53, SHOWN / (77.2 * 60 * 8)),
+}
 
 
 def on_paper() -> Iterator[str]:
@@ -244,8 +281,11 @@ def on_paper() -> Iterator[str]:
     for name, (parameters, layers, rate) in PUBLISHED.items():
         for images in (256, 64, 16):
             step = images / rate
-            cells = [f"{efficiency(step, 4.0 * parameters, count, by, normalised=n):.0%}"
-                     for n in (0, layers) for count, by in ((8, NVLINK), (64, ETHERNET))]  # fmt: skip
+            cells = [
+                f"{efficiency(step, 4.0 * parameters, count, by, normalised=n):.0%}"
+                for n in (0, layers)
+                for count, by in ((8, NVLINK), (64, ETHERNET))
+            ]
             yield f"| {name} | {images} | {step * 1e3:.1f} ms | {' | '.join(cells)} |"
 
 

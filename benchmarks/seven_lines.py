@@ -53,7 +53,9 @@ def main() -> None:
         took, looked = time.perf_counter() - start, collections.seconds - before
         words = f", {looked:.2f} of them looking for cycles" if looked > 0.05 else ""
         print(f"| `{line}` | {took:.2f} s{words} |", flush=True)
-    print(f"| the seven lines, {torch.get_num_threads()} threads | {time.perf_counter() - whole:.1f} s |")
+    print(
+        f"| the seven lines, {torch.get_num_threads()} threads | {time.perf_counter() - whole:.1f} s |"
+    )
 
 
 if __name__ == "__main__":

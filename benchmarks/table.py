@@ -17,17 +17,33 @@ def runs_table(results: list[Result], epochs: list[int], peak: Mapping[str, floa
     """Seconds of whole runs, for `head` and `partial`. `peak` plays no part."""
     found = rows(results)
     references = {e: _median(_seconds(found.get(REFERENCE, []), e)) for e in epochs}
-    head = ["", *(cell for e in epochs for cell in (f"{e} epochs, s", "speed-up")), "test accuracy", "measured"]
+    head = [
+        "",
+        *(cell for e in epochs for cell in (f"{e} epochs, s", "speed-up")),
+        "test accuracy",
+        "measured",
+    ]
     lines = []
     for label, row in found.items():
         if problem := _problem(row):
             lines.append([label, problem])
             continue
         times = {e: _seconds(row, e) for e in epochs}
-        cells = [c for e in epochs for c in (spread(times[e]), _speedup(references[e], _median(times[e])))]
+        cells = [
+            c
+            for e in epochs
+            for c in (spread(times[e]), _speedup(references[e], _median(times[e])))
+        ]
         lines.append([label, *cells, _accuracies(row), _how(row, epochs)])
-        if again := {e: [o.again for r in row if r.job.epochs == e and (o := r.outcome) and o.again] for e in epochs}:
-            cells = [c for e in epochs for c in (spread(again[e]), _speedup(references[e], _median(again[e])))]
+        if again := {
+            e: [o.again for r in row if r.job.epochs == e and (o := r.outcome) and o.again]
+            for e in epochs
+        }:
+            cells = [
+                c
+                for e in epochs
+                for c in (spread(again[e]), _speedup(references[e], _median(again[e])))
+            ]
             if any(again.values()):
                 lines.append([label + AGAIN, *cells, "the same", "in full"])
     return markdown(head, lines) + gpu_table(found)
@@ -48,7 +64,14 @@ def steps_table(results: list[Result], epochs: list[int], peak: Mapping[str, flo
         rate = _median(_each(row, lambda r: r.gflops)) or 0.0
         share = f"{rate / top:.0%}" if top else "–"
         lines.append(
-            [label, spread(times), _speedup(reference, _median(times)), f"{rate:.1f}", share, _accuracies(row)]
+            [
+                label,
+                spread(times),
+                _speedup(reference, _median(times)),
+                f"{rate:.1f}",
+                share,
+                _accuracies(row),
+            ]
         )
     return markdown(head, lines) + gpu_table(found)
 
@@ -69,7 +92,11 @@ def gpu_table(found: Mapping[str, list[Result]]) -> str:
         if done:
             outcome = done[-1].outcome
             rate = 1000 / outcome.step_ms if outcome.step_ms else 0.0
-            where = ", ".join(f"{part} {seconds:.2f}" for part, seconds in outcome.parts.items() if seconds >= 0.005)
+            where = ", ".join(
+                f"{part} {seconds:.2f}"
+                for part, seconds in outcome.parts.items()
+                if seconds >= 0.005
+            )
             lines.append([label, f"{rate:,.0f}", where, f"{done[-1].peak_bytes / 2**30:.2f}"])
     head = [
         "",
@@ -105,7 +132,9 @@ def spread(values: list[float]) -> str:
 def markdown(head: list[str], lines: list[list[str]]) -> str:
     """A table; short lines are filled up."""
     filled = [line + [""] * (len(head) - len(line)) for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *filled])
+    return "\n".join(
+        "| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *filled]
+    )
 
 
 def _figures(value: float) -> str:
@@ -138,7 +167,9 @@ def _speedup(reference: float | None, value: float | None) -> str:
 def _accuracies(row: list[Result]) -> str:
     """Medians after so many epochs."""
     counts = sorted({r.job.epochs for r in row if r.outcome and r.outcome.accuracy is not None})
-    found = {e: [r.outcome.accuracy for r in row if r.outcome and r.job.epochs == e] for e in counts}
+    found = {
+        e: [r.outcome.accuracy for r in row if r.outcome and r.job.epochs == e] for e in counts
+    }
     return ", ".join(f"{statistics.median(found[e]):.1%} after {e}" for e in counts) or "–"
 
 

@@ -39,12 +39,18 @@ def timed(call: Callable[[], Any]) -> Timed:
 def run_row(name: str, found: Timed) -> str:
     """A run: wall clock, its own work, their ratio, and the phases."""
     own = sum(found.value.seconds[phase] for phase in OWN)
-    phases = ", ".join(f"{phase} {seconds:.2f}" for phase, seconds in found.value.seconds.items() if seconds >= 0.005)
+    phases = ", ".join(
+        f"{phase} {seconds:.2f}"
+        for phase, seconds in found.value.seconds.items()
+        if seconds >= 0.005
+    )
     return f"| {name} | {found.wall:.2f} | {found.cpu:.2f} | {own:.2f} | ×{found.wall / own:.2f} | {phases} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tlnb-tax-") as top:
@@ -64,15 +70,22 @@ def measure(threads: int) -> None:
     session.data("digits", per_class=2)
     session.load("glyphnet")
     session.freeze()
-    print(f"| run, {threads} threads | wall, s | cpu, s | own work, s | ratio | phases, s |\n|---|---|---|---|---|---|")
+    print(
+        f"| run, {threads} threads | wall, s | cpu, s | own work, s | ratio | phases, s |\n|---|---|---|---|---|---|"
+    )
     for name, scratch in (("`head`", False), ("`head` again", False), ("`--scratch`", True)):
-        print(run_row(name, timed(lambda scratch=scratch: session.train(scratch=scratch))), flush=True)
+        print(
+            run_row(name, timed(lambda scratch=scratch: session.train(scratch=scratch))), flush=True
+        )
     print("\n| comparing | wall, s | cpu, s |\n|---|---|---|")
     session._with_equal_budget(session.runs[-1], session.dataset)  # type: ignore[arg-type]
     compared = timed(session.compare)
-    steps = (("the comparison", lambda: compared), ("the same again", lambda: timed(session.compare)),
-             ("its card, first", lambda: timed(lambda: HTML[type(compared.value)](compared.value))),
-             ("its card, again", lambda: timed(lambda: HTML[type(compared.value)](compared.value))))  # fmt: skip
+    steps = (
+        ("the comparison", lambda: compared),
+        ("the same again", lambda: timed(session.compare)),
+        ("its card, first", lambda: timed(lambda: HTML[type(compared.value)](compared.value))),
+        ("its card, again", lambda: timed(lambda: HTML[type(compared.value)](compared.value))),
+    )
     for name, step in steps:
         found = step()
         print(f"| {name} | {found.wall:.2f} | {found.cpu:.2f} |", flush=True)

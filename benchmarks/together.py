@@ -25,14 +25,18 @@ from tlnb.session.job_file import RECORD
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--strategies", nargs="+", default=["full", "scratch"])
     parser.add_argument("--per-class", type=int, default=20)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
-    print(f"digits, {chosen.per_class} a class, glyphnet, {chosen.epochs} epochs, {chosen.seeds} seeds; test accuracy")
+    print(
+        f"digits, {chosen.per_class} a class, glyphnet, {chosen.epochs} epochs, {chosen.seeds} seeds; test accuracy"
+    )
     for strategy in chosen.strategies:
         pairs = [_pair(strategy, seed, chosen) for seed in range(chosen.seeds)]
         one, several = ([100 * run.accuracy for run in runs] for runs in zip(*pairs, strict=True))
@@ -47,7 +51,9 @@ def main() -> None:
 
 
 def _spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
+    return (
+        f"{statistics.mean(values):.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:.1f}"
+    )
 
 
 def _pair(strategy: str, seed: int, chosen: argparse.Namespace) -> tuple[Run, Run]:
@@ -60,14 +66,28 @@ def _pair(strategy: str, seed: int, chosen: argparse.Namespace) -> tuple[Run, Ru
         session.strategy(strategy)
         session.save(job=job, epochs=chosen.epochs, seed=seed)
         start = [sys.executable, "-m"]
-        torchrun = [*start, "torch.distributed.run", "--standalone", "--nproc-per-node", str(chosen.processes), "-m"]
+        torchrun = [
+            *start,
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node",
+            str(chosen.processes),
+            "-m",
+        ]
         return _run(start, job, Path(folder) / "one"), _run(torchrun, job, Path(folder) / "several")
 
 
 def _run(start: list[str], job: Path, out: Path) -> Run:
-    own: dict[str, Any] = {"TLNB_HOME": f"{out}-home", "TLNB_CACHE": f"{out}-cache", "OMP_NUM_THREADS": "1"}
+    own: dict[str, Any] = {
+        "TLNB_HOME": f"{out}-home",
+        "TLNB_CACHE": f"{out}-cache",
+        "OMP_NUM_THREADS": "1",
+    }
     found = subprocess.run(
-        [*start, "tlnb", "train", str(job), "--out", str(out)], env=os.environ | own, capture_output=True, text=True
+        [*start, "tlnb", "train", str(job), "--out", str(out)],
+        env=os.environ | own,
+        capture_output=True,
+        text=True,
     )
     if found.returncode:
         raise SystemExit(found.stderr)

@@ -23,9 +23,14 @@ from tlnb.core.runtime.device import Machine, machine
 from tlnb.core.training.freezing import set_modes
 from tlnb.session import Session
 
-WEIGHTS_FILES = {"squeezenet1_0": "squeezenet1_0_imagenet.safetensors"}  # in the folder $TLNB_REAL_DATA
+WEIGHTS_FILES = {
+    "squeezenet1_0": "squeezenet1_0_imagenet.safetensors"
+}  # in the folder $TLNB_REAL_DATA
 PHOTO = (500, 375)  # pixels, as photos of ants and bees mostly are
-KINDS = {"coarse": (5, (120, 96, 60)), "fine": (24, (84, 112, 72))}  # class → cells along an edge, colour
+KINDS = {
+    "coarse": (5, (120, 96, 60)),
+    "fine": (24, (84, 112, 72)),
+}  # class → cells along an edge, colour
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
@@ -83,7 +88,9 @@ def prepare(job: Job) -> Task:
     edge = session.model.transform.size
     flops = step_flops(network, torch.zeros(2, 3, edge, edge, device=job.device))
     laps = Laps(job.device, job.epochs)
-    return Task(job, network, plan.trained, session.model.transform, machine(job.device), flops, laps)
+    return Task(
+        job, network, plan.trained, session.model.transform, machine(job.device), flops, laps
+    )
 
 
 def classes(data: str) -> list[str]:
@@ -153,7 +160,9 @@ def draw_photos(folder: Path, per_class: int, size: tuple[int, int] = PHOTO, see
     return folder
 
 
-def _photo(rng: np.random.Generator, cells: int, colour: tuple[int, int, int], size: tuple[int, int]) -> Image.Image:
+def _photo(
+    rng: np.random.Generator, cells: int, colour: tuple[int, int, int], size: tuple[int, int]
+) -> Image.Image:
     """Smooth patches in a colour that varies, with grain: grain is what makes a photo slow to decode."""
     patches = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)).resize(
         size, Image.Resampling.BICUBIC
@@ -168,7 +177,9 @@ def draw_digits(folder: Path, per_class: int | None) -> Path:
     """tlnb's digits as PNG files of 32×32 pixels."""
     data = open_data("digits", request=DataRequest("digits", per_class=per_class, val=0))
     for split, target in (("train", "train"), ("test", "val")):
-        for i, (image, label) in enumerate(zip(data.images[split], data.labels[split].tolist(), strict=True)):
+        for i, (image, label) in enumerate(
+            zip(data.images[split], data.labels[split].tolist(), strict=True)
+        ):
             place = folder / target / data.classes[label]
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(place / f"{i:04}.png")

@@ -64,9 +64,25 @@ def page(name: str) -> str:
     parser = getattr(TLMagics, name).parser
     usage = " ".join(parser.format_usage().split()).removeprefix(":: ").replace("%%", "%")
     rows = [(_called(action), _text(action.help)) for action in parser._actions]
-    parts = [f"# `%{name}`", first, more, _fence(*(examples or [f"%{name}"])), "## Options" if rows else ""]
+    parts = [
+        f"# `%{name}`",
+        first,
+        more,
+        _fence(*(examples or [f"%{name}"])),
+        "## Options" if rows else "",
+    ]
     parts += (
-        [_fence(textwrap.fill(usage, 110, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False))]
+        [
+            _fence(
+                textwrap.fill(
+                    usage,
+                    110,
+                    subsequent_indent="    ",
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+            )
+        ]
         if rows
         else []
     )
@@ -76,13 +92,19 @@ def page(name: str) -> str:
 
 def _called(action: argparse.Action) -> str:
     if not action.option_strings:
-        return (action.metavar if isinstance(action.metavar, str) else action.dest).replace("|", "\\|")
+        return (action.metavar if isinstance(action.metavar, str) else action.dest).replace(
+            "|", "\\|"
+        )
     takes = "" if action.nargs == 0 else f" {action.metavar or action.dest.upper()}"
     return f"{action.option_strings[-1]}{takes}".replace("|", "\\|")
 
 
 def _text(words: str | None) -> str:
-    return escape((words or "").replace("%%", "%"), quote=False).replace("|", "\\|").replace("*", "\\*")
+    return (
+        escape((words or "").replace("%%", "%"), quote=False)
+        .replace("|", "\\|")
+        .replace("*", "\\*")
+    )
 
 
 def _fence(*lines: str) -> str:
@@ -96,7 +118,9 @@ def _python(name: str) -> list[str]:
         return []
     signature = re.sub(r"\(self(, )?", "(", str(inspect.signature(method)))
     signature = (
-        re.sub(r"tlnb\.[\w.]+\.(\w+)", r"\1", signature).replace("torch.nn.modules.module.", "nn.").replace("'", "")
+        re.sub(r"tlnb\.[\w.]+\.(\w+)", r"\1", signature)
+        .replace("torch.nn.modules.module.", "nn.")
+        .replace("'", "")
     )
     text = inspect.getdoc(method) or ""
     shown = textwrap.fill(
@@ -119,8 +143,13 @@ def index() -> str:
         rows = "\n".join(f"| [`%{n}`](magics/{n}.md) | {_text(help_of(n)[0])} |" for n in names)
         parts += [f"## {group}", f"| | |\n|---|---|\n{rows}"]
     others = sorted(p.name for p in HERE.glob("*.md") if p.name not in HAND_WRITTEN)
-    titles = [f"* [{(HERE / o).read_text('utf8').splitlines()[0].lstrip('# ')}]({o})" for o in others]
-    parts += ["## Also here", "\n".join([*titles, "* [A cheat sheet for the classroom](cheat-sheet.png)"])]
+    titles = [
+        f"* [{(HERE / o).read_text('utf8').splitlines()[0].lstrip('# ')}]({o})" for o in others
+    ]
+    parts += [
+        "## Also here",
+        "\n".join([*titles, "* [A cheat sheet for the classroom](cheat-sheet.png)"]),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -163,8 +192,12 @@ RULE = [
 def sheet() -> str:
     """The cheat sheet as a page of HTML."""
     parts = [f"<section><h2>Seven lines</h2>{''.join(_line(a, b) for a, b in SEVEN)}</section>"]
-    rule = "".join(f"<tr><td><b>{a}</b></td><td>{b}<br><code>{c}</code></td></tr>" for a, b, c in RULE)
-    parts.append(f"<section><h2>How much to change</h2><table class='rule'>{rule}</table></section>")
+    rule = "".join(
+        f"<tr><td><b>{a}</b></td><td>{b}<br><code>{c}</code></td></tr>" for a, b, c in RULE
+    )
+    parts.append(
+        f"<section><h2>How much to change</h2><table class='rule'>{rule}</table></section>"
+    )
     for group, names in GROUPS.items():
         lines = "".join(_line(_brief(n), help_of(n)[0].rstrip(".")) for n in names)
         parts.append(f"<section><h2>{group}</h2>{lines}</section>")
@@ -199,7 +232,9 @@ def draw(file: Path) -> None:
         browser.close()
     marked = PngInfo()
     marked.add_text(OF, hashlib.sha256(sheet().encode()).hexdigest())
-    Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(file, optimize=True, pnginfo=marked)
+    Image.open(file).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(
+        file, optimize=True, pnginfo=marked
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,11 @@ from tlnb.core.models.tracing import blank
 
 
 def without_numbers(name: str) -> nn.Module:
-    options = {"init_weights": False, "aux_logits": False} if name in ("googlenet", "inception_v3") else {}
+    options = (
+        {"init_weights": False, "aux_logits": False}
+        if name in ("googlenet", "inception_v3")
+        else {}
+    )
     with contextlib.nullcontext() if name.startswith("regnet") else torch.device("meta"):
         return blank(models.get_model(name, weights=None, **options))
 
@@ -27,7 +31,9 @@ class LeViT(nn.Module):
         super().__init__()
         self.head, self.head_dist = nn.Linear(8, 5), nn.Linear(8, 5)
         self.embed = nn.Conv2d(3, 8, 8, stride=8)
-        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(4))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(nn.Linear(8, 16), nn.GELU(), nn.Linear(16, 8)) for _ in range(4)
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images).flatten(2).transpose(1, 2)

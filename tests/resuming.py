@@ -34,6 +34,12 @@ def stop_after(session: Session, epoch: int, run: str | None = None) -> None:
 
 def same(one: Run, other: Run) -> None:
     assert [e.train_loss for e in one.epochs] == [e.train_loss for e in other.epochs]
-    assert one.accuracy == other.accuracy and one.best_epoch == other.best_epoch and one.moved == other.moved
-    pairs = zip(one.module().state_dict().values(), other.module().state_dict().values(), strict=True)
+    assert (
+        one.accuracy == other.accuracy
+        and one.best_epoch == other.best_epoch
+        and one.moved == other.moved
+    )
+    pairs = zip(
+        one.module().state_dict().values(), other.module().state_dict().values(), strict=True
+    )
     assert all(torch.equal(a, b) for a, b in pairs)

@@ -16,20 +16,27 @@ from benchmarks.scaling import Network, comm_seconds, efficiency, on_paper
 from benchmarks.table import overhead_table, runs_table, spread, steps_table
 from benchmarks.work import PHOTO, Job, draw_photos
 
-JOB = Job("tutorial", "tutorial", "head", "resnet18", "", "none", 2, 16, "recipe", None, "cpu", 1, 0)
+JOB = Job(
+    "tutorial", "tutorial", "head", "resnet18", "", "none", 2, 16, "recipe", None, "cpu", 1, 0
+)
 PEER = Outcome(1.0, (10.0, 12.0), {"training": 4.0}, 100, 0.9)
 OURS = Outcome(5.0, (0.1,) * 5, {"training": 2.0}, 100, 0.925, again=0.5)
 
 
 def result(name: str, outcome: Outcome | None, **job: object) -> Result:
     return Result(
-        replace(JOB, peer=name, label=name, **job), outcome, "" if outcome else "not installed (keras)", flops=1e9
+        replace(JOB, peer=name, label=name, **job),
+        outcome,
+        "" if outcome else "not installed (keras)",
+        flops=1e9,
     )
 
 
 def cells(table: str, row: str) -> list[str]:
     return next(
-        [c.strip() for c in line.split("|")[2:-1]] for line in table.splitlines() if line.startswith(f"| {row} |")
+        [c.strip() for c in line.split("|")[2:-1]]
+        for line in table.splitlines()
+        if line.startswith(f"| {row} |")
     )
 
 
@@ -55,7 +62,9 @@ def test_gpus_get_a_table_of_their_own():
     assert cells(table.partition("\n\n")[2], "raw") == ["25", "training 4.00", "0.00"]
 
 
-@pytest.mark.parametrize("values, text", [([], "–"), ([2.0], "2"), ([3.0, 1.0, 2.5], "2.5 (1–3)"), ([123.4], "123")])
+@pytest.mark.parametrize(
+    "values, text", [([], "–"), ([2.0], "2"), ([3.0, 1.0, 2.5], "2.5 (1–3)"), ([123.4], "123")]
+)
 def test_spread(values: list[float], text: str):
     assert spread(values) == text
 
@@ -68,7 +77,11 @@ def test_laps_sum_to_the_whole():
     laps.lap("training", images=3)
     laps.epoch_ends()
     outcome = laps.outcome(1.0)
-    assert set(outcome.parts) == {"loading", "training"} and outcome.images == 3 and len(outcome.epochs) == 1
+    assert (
+        set(outcome.parts) == {"loading", "training"}
+        and outcome.images == 3
+        and len(outcome.epochs) == 1
+    )
     assert outcome.seconds(1) >= sum(outcome.parts.values())
 
 
@@ -104,15 +117,27 @@ def test_predicted_efficiency_falls_with_devices_and_messages_and_hidden_ones_co
     assert all(row.count("|") == 8 for row in on_paper())
 
 
-def test_accuracies_are_recorded_with_what_they_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+def test_accuracies_are_recorded_with_what_they_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
     file = tmp_path / "digits.json"
     typed = "digits --per-class 1 --strategies head --seeds 2 --epochs 1 --threads 1"
     monkeypatch.setattr("sys.argv", ["accuracy", *typed.split(), "--record", str(file)])
     accuracy.main()
     found = json.loads(file.read_text("utf8"))
-    assert found["command"] == [f"python -m benchmarks.accuracy {typed}"] and found["data"] == "digits"
+    assert (
+        found["command"] == [f"python -m benchmarks.accuracy {typed}"] and found["data"] == "digits"
+    )
     (cell,) = found["cells"]
-    assert (cell["strategy"], cell["per_class"], cell["epochs"], cell["seeds"], cell["steps"]) == ("head", 1, 1, 2, 1)
-    assert 1.6e8 < cell["flops"] < 1.8e9  # ten images through the network at least once, ten times at most
+    assert (cell["strategy"], cell["per_class"], cell["epochs"], cell["seeds"], cell["steps"]) == (
+        "head",
+        1,
+        1,
+        2,
+        1,
+    )
+    assert (
+        1.6e8 < cell["flops"] < 1.8e9
+    )  # ten images through the network at least once, ten times at most
     mean, sd = 100 * cell["accuracy"], 100 * cell["sd"]
     assert f"| head | {mean:.1f} ± {sd:.1f} |" in capsys.readouterr().out

@@ -9,7 +9,12 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
-PAIRS = {"2.11": "0.26", "2.12": "0.27", "2.13": "0.28", "2.14": "0.29"}  # torch → torchvision, as released together
+PAIRS = {
+    "2.11": "0.26",
+    "2.12": "0.27",
+    "2.13": "0.28",
+    "2.14": "0.29",
+}  # torch → torchvision, as released together
 BY_PYTORCH = ("torch", "torchvision")
 
 
@@ -27,7 +32,11 @@ def _wanted() -> dict[str, Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]
     texts = [
         *project["dependencies"],
-        *(t for extra in ("look", "pictures", "tune", "lab") for t in project["optional-dependencies"][extra]),
+        *(
+            t
+            for extra in ("look", "pictures", "tune", "lab")
+            for t in project["optional-dependencies"][extra]
+        ),
     ]
     return {r.name: r for r in map(Requirement, texts)}
 

@@ -42,10 +42,19 @@ class Clone:
     def run(self, *arguments: str, at: str = ".") -> tuple[int, str, list[str]]:
         """Status, errors, and what Python was asked for."""
         (self.top / "asked").unlink(missing_ok=True)
-        done = subprocess.run([self.top / "tests" / "run", *arguments], cwd=self.top / at, capture_output=True, text=True,
-                              env={**os.environ, "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"})  # fmt: skip
+        done = subprocess.run(
+            [self.top / "tests" / "run", *arguments],
+            cwd=self.top / at,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}"},
+        )
         asked = self.top / "asked"
-        return done.returncode, done.stderr, asked.read_text().splitlines() if asked.exists() else []
+        return (
+            done.returncode,
+            done.stderr,
+            asked.read_text().splitlines() if asked.exists() else [],
+        )
 
 
 @pytest.fixture
@@ -76,7 +85,9 @@ def test_what_an_installation_depends_on_is_installed_again(clone: Clone, change
 def test_an_installation_that_failed_is_one_line_and_is_tried_again(clone: Clone):
     (clone.top / "offline").touch()
     status, said, asked = clone.run()
-    assert status == 2 and said.splitlines() == ["tests/run: the installation failed, see above; nothing was tested"]
+    assert status == 2 and said.splitlines() == [
+        "tests/run: the installation failed, see above; nothing was tested"
+    ]
     assert not any("pytest" in line for line in asked)
     (clone.top / "offline").unlink()
     assert [line.split("|")[1] for line in clone.run()[2]] == ["pip", "pytest"]
@@ -88,7 +99,11 @@ def test_pytests_own_arguments_run_just_those(clone: Clone, at: str):
     name = "tests/test_plan.py" if at == "." else "test_plan.py"
     *_, asked = clone.run(f"{name}::test_freeze", "-k", "tests or freeze", at=at)
     before, _, after = asked[-1].partition("test_plan.py::")
-    assert after == "test_freeze|-k|tests or freeze|" and before.startswith("-m|pytest|") and "-n" not in before
+    assert (
+        after == "test_freeze|-k|tests or freeze|"
+        and before.startswith("-m|pytest|")
+        and "-n" not in before
+    )
 
 
 def test_all_adds_the_slow_and_the_exhaustive(clone: Clone):
@@ -98,4 +113,9 @@ def test_all_adds_the_slow_and_the_exhaustive(clone: Clone):
 
 def test_a_file_that_is_not_there_is_one_line_and_nothing_is_installed(clone: Clone):
     status, said, asked = clone.run("tests/test_plam.py")
-    assert status == 2 and len(said.splitlines()) == 1 and "no file tests/test_plam.py" in said and not asked
+    assert (
+        status == 2
+        and len(said.splitlines()) == 1
+        and "no file tests/test_plam.py" in said
+        and not asked
+    )

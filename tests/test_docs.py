@@ -41,7 +41,9 @@ def test_no_magic_is_left_out(build):
 
 def test_the_cheat_sheet_shows_todays_help(build):
     shown = Image.open(ROOT / "docs" / "cheat-sheet.png").text.get(build.OF)
-    assert shown == hashlib.sha256(build.sheet().encode()).hexdigest(), "run: python docs/build.py --sheet"
+    assert shown == hashlib.sha256(build.sheet().encode()).hexdigest(), (
+        "run: python docs/build.py --sheet"
+    )
 
 
 def _texts() -> list[tuple[Path, str]]:
@@ -67,7 +69,9 @@ def test_links_lead_somewhere():
                     f"{page.name}: {target}"
                 )
                 if parts.netloc == "arxiv.org":
-                    assert re.fullmatch(r"/abs/\d{4}\.\d{4,5}", parts.path), f"{page.name}: {target}"
+                    assert re.fullmatch(r"/abs/\d{4}\.\d{4,5}", parts.path), (
+                        f"{page.name}: {target}"
+                    )
             elif parts.path:
                 assert (page.parent / parts.path).exists(), f"{page.name}: {target}"
             else:
@@ -77,9 +81,14 @@ def test_links_lead_somewhere():
 def test_there_is_one_repository_address():
     import tomllib
 
-    home = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]["urls"]["Repository"]
+    home = tomllib.loads((ROOT / "pyproject.toml").read_text("utf8"))["project"]["urls"][
+        "Repository"
+    ]
     name = home.removeprefix("https://github.com/")
-    colab, binder = f"colab.research.google.com/github/{name}/blob/main/lessons/", f"mybinder.org/v2/gh/{name}/main"
+    colab, binder = (
+        f"colab.research.google.com/github/{name}/blob/main/lessons/",
+        f"mybinder.org/v2/gh/{name}/main",
+    )
     readme = (ROOT / "README.md").read_text("utf8")
     assert colab in readme and binder in readme
     for path in sorted((ROOT / "lessons").glob("*.ipynb")):

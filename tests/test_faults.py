@@ -34,18 +34,25 @@ def python(code: str, *arguments: object, **settings: str) -> subprocess.Popen[s
     """A process of its own, with one thread."""
     own = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **settings}
     command = [sys.executable, "-c", code, *map(str, arguments)]
-    return subprocess.Popen(command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    return subprocess.Popen(
+        command, env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
 
 
 @pytest.mark.slow
 def test_no_fault_is_read_as_good_and_none_ends_in_a_traceback():
     """One of each kind; `python -m benchmarks.faults` injects two hundred."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.faults", "--times", "19"], capture_output=True, text=True, cwd=ROOT
+        [sys.executable, "-m", "benchmarks.faults", "--times", "19"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [
-        [cell.strip() for cell in row.strip("|").split("|")] for row in done.stdout.splitlines() if row.startswith("| ")
+        [cell.strip() for cell in row.strip("|").split("|")]
+        for row in done.stdout.splitlines()
+        if row.startswith("| ")
     ]
     assert rows[-1][:2] == ["all", "19"] and len(rows) == 21
     assert all(row[2] == row[4] == "0" and int(row[3]) <= 0 for row in rows[1:]), done.stdout
@@ -88,7 +95,11 @@ print([p.name for p in left if p.name.endswith(".part") or p.stat().st_size > 19
 def test_a_file_that_may_not_grow_is_a_line_or_a_note_and_leaves_nothing(tmp_path: Path):
     """The limit of a file's size is where a full disk is, for whoever writes."""
     process = python(
-        FULL, tmp_path, TLNB_AT_RISK="0", TLNB_HOME=str(tmp_path / "home"), TLNB_CACHE=str(tmp_path / "cache")
+        FULL,
+        tmp_path,
+        TLNB_AT_RISK="0",
+        TLNB_HOME=str(tmp_path / "home"),
+        TLNB_CACHE=str(tmp_path / "cache"),
     )
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-2000:]
@@ -103,7 +114,9 @@ def test_a_disk_that_fills_up_while_activations_are_written(tmp_path: Path):
     """A real one, of two megabytes, where it may be mounted. Through a mapping it would end the process."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip("no disk can be mounted here")
     try:
@@ -121,9 +134,12 @@ except OSError as error:
         assert not [p for p in disk.rglob("*") if p.is_file()]
         run = python(
             "from tlnb import tl; tl.data('digits', per_class=2); tl.load('glyphnet'); r = tl.train(epochs=3, augment='none');"
-            "print(r.status, r.cache, r.notes[0])", TLNB_CACHE=str(disk), TLNB_MEMORY="1kB", TLNB_DISK="1GB",
+            "print(r.status, r.cache, r.notes[0])",
+            TLNB_CACHE=str(disk),
+            TLNB_MEMORY="1kB",
+            TLNB_DISK="1GB",
             TLNB_HOME=str(_filled(disk) / "home"),
-        )  # fmt: skip
+        )
         said, errors = run.communicate(timeout=120)
         assert run.returncode == 0 and said.startswith(
             "finished None trained without a cache: it could not be written"
@@ -134,7 +150,10 @@ except OSError as error:
 
 def _filled(disk: Path) -> Path:
     """The disk with next to no room left."""
-    with (disk / "other").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+    with (
+        (disk / "other").open("wb", buffering=0) as file,
+        pytest.raises(OSError, match="No space left"),
+    ):
         while file.write(bytes(4096)):
             pass
     return disk
@@ -168,14 +187,18 @@ def test_memory_that_runs_out_is_one_line_and_the_session_goes_on(tmp_path: Path
     said, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors[-2000:]
     lines = said.splitlines()
-    assert [words.split()[0] for words in lines[:2]] == ["MemoryLimit"] * 2 and "memory ran out in tl.data" in lines[0]
+    assert [words.split()[0] for words in lines[:2]] == [
+        "MemoryLimit"
+    ] * 2 and "memory ran out in tl.data" in lines[0]
     assert lines[2] == "True glyphnet finished"
 
 
 # ── a GPU that falls away ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_gpu_that_is_gone_is_one_line_and_a_later_kernel_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_gpu_that_is_gone_is_one_line_and_a_later_kernel_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("TLNB_HOME", str(tmp_path / "home"))
     whole = begun(strategy="partial").train(epochs=5)
     first, epochs = begun(strategy="partial"), []
@@ -291,9 +314,14 @@ def test_a_data_set_whose_download_is_killed_is_downloaded_again(tmp_path: Path)
     for name, count in (("train", 1500), ("t10k", 20)):
         images = rng.integers(0, 255, (count, 28, 28), dtype=np.uint8)
         files[f"{name}-images-idx3-ubyte.gz"] = gzip.compress(idx(images))
-        files[f"{name}-labels-idx1-ubyte.gz"] = gzip.compress(idx((np.arange(count) % 10).astype(np.uint8)))
+        files[f"{name}-labels-idx1-ubyte.gz"] = gzip.compress(
+            idx((np.arange(count) % 10).astype(np.uint8))
+        )
     resources = [f"{name} {md5(content)}" for name, content in files.items()]
-    slow, settings = "train-images-idx3-ubyte.gz", {"no_proxy": "127.0.0.1", "TLNB_CACHE": str(tmp_path / "cache")}
+    slow, settings = (
+        "train-images-idx3-ubyte.gz",
+        {"no_proxy": "127.0.0.1", "TLNB_CACHE": str(tmp_path / "cache")},
+    )
     with halting(files, slow, killed) as url:
         case = (tmp_path / "sets", url, *resources)
         killed_after(python(OPEN, *case, **settings), 200_000)
@@ -303,10 +331,14 @@ def test_a_data_set_whose_download_is_killed_is_downloaded_again(tmp_path: Path)
         killed.set()
         said, errors = python(OPEN, *case, **settings).communicate(timeout=120)
         assert said.splitlines()[-1] == "{'train': 1200, 'val': 300, 'test': 20}", errors
-    assert next(tmp_path.rglob(slow)).read_bytes() == files[slow] and not list(tmp_path.rglob("*.part"))
+    assert next(tmp_path.rglob(slow)).read_bytes() == files[slow] and not list(
+        tmp_path.rglob("*.part")
+    )
 
 
-def test_what_killed_kernels_left_half_unpacked_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_what_killed_kernels_left_half_unpacked_is_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
     old, busy = (tmp_path / "cache" / "archives" / f"{name}.xyz.part" for name in ("abc", "def"))
     for folder in (old, busy):
@@ -318,7 +350,9 @@ def test_what_killed_kernels_left_half_unpacked_is_swept(tmp_path: Path, monkeyp
         file.writestr("a/2.png", b"whole")
     found, refused = unpacked(tmp_path / "x.zip")
     assert (found / "a" / "2.png").read_bytes() == b"whole" and refused == []
-    assert not old.exists() and (busy / "a" / "1.png").exists()  # something was written there a moment ago
+    assert (
+        not old.exists() and (busy / "a" / "1.png").exists()
+    )  # something was written there a moment ago
 
 
 # ── a shared cache ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -344,7 +378,9 @@ for i in range(15):
     found = Store().get(f"k{(i + 1) % 3}")
     assert found is None or torch.equal(found, rows)
 """
-    running = [python(code, TLNB_CACHE=str(tmp_path), TLNB_DISK="1.7MB") for _ in range(3)]  # two files fit
+    running = [
+        python(code, TLNB_CACHE=str(tmp_path), TLNB_DISK="1.7MB") for _ in range(3)
+    ]  # two files fit
     for process in running:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors[-2000:]

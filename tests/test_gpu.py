@@ -63,7 +63,9 @@ def test_a_run_is_a_function_of_its_seed(small: Session, strategy: str):
     small.strategy(strategy)
     one, other = small.train(epochs=3, seed=1), small.train(epochs=3, seed=1)
     assert losses(one) == losses(other)
-    pairs = zip(one.module().state_dict().values(), other.module().state_dict().values(), strict=True)
+    pairs = zip(
+        one.module().state_dict().values(), other.module().state_dict().values(), strict=True
+    )
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -79,8 +81,12 @@ def test_random_numbers_and_switches_are_left_as_they_were(small: Session):
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_memory_comes_back(cache: bool):
-    session = session_of(torchvision.models.resnet18(num_classes=4), "full" if not cache else "partial")
-    session.train(epochs=1, cache=cache)  # what torch takes once for the process, and what is cached for later runs
+    session = session_of(
+        torchvision.models.resnet18(num_classes=4), "full" if not cache else "partial"
+    )
+    session.train(
+        epochs=1, cache=cache
+    )  # what torch takes once for the process, and what is cached for later runs
     before = torch.cuda.memory_allocated()
     session.train(epochs=1, cache=cache)
     assert torch.cuda.memory_allocated() <= before
@@ -128,7 +134,9 @@ def test_a_cache_in_a_file_teaches_the_same(monkeypatch):
 
 def test_memory_that_runs_out_makes_smaller_pieces():
     """For real: torch may take only a little of the GPU."""
-    network = torchvision.models.squeezenet1_1(num_classes=4, dropout=0.0)  # each piece would draw its own
+    network = torchvision.models.squeezenet1_1(
+        num_classes=4, dropout=0.0
+    )  # each piece would draw its own
     session = session_of(network, "full", count=256, edge=224)
     quick = {"epochs": 1, "batch_size": 128, "augment": "none", "precision": "fp32"}
     roomy = session.train(**quick)
@@ -138,7 +146,9 @@ def test_memory_that_runs_out_makes_smaller_pieces():
         tight = session.train(**quick)
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
-    assert any("memory ran out" in note for note in tight.notes) and not any("ran out" in n for n in roomy.notes)
+    assert any("memory ran out" in note for note in tight.notes) and not any(
+        "ran out" in n for n in roomy.notes
+    )
     assert np.allclose(losses(tight), losses(roomy), rtol=1e-3)
 
 
@@ -168,4 +178,6 @@ def test_the_gpu_counts_its_own_energy(small: Session):
         pytest.skip("this GPU's counter cannot be read (pip install nvidia-ml-py)")
     small.strategy("full")
     run = small.train(epochs=5)
-    assert run.bases["energy_wh"].startswith("measured: the GPU's own counter") and run.energy_wh > 0
+    assert (
+        run.bases["energy_wh"].startswith("measured: the GPU's own counter") and run.energy_wh > 0
+    )

@@ -19,13 +19,23 @@ def run(shell, cell: str):
 
 
 def test_the_seven_lines(shell, capsys):
-    lines = ["%tl_data digits --per-class 2", "%tl_load glyphnet", "%tl_freeze", "%tl_train --epochs 5",
-             "%tl_train --scratch --epochs 2"]  # fmt: skip
+    lines = [
+        "%tl_data digits --per-class 2",
+        "%tl_load glyphnet",
+        "%tl_freeze",
+        "%tl_train --epochs 5",
+        "%tl_train --scratch --epochs 2",
+    ]
     cell = "\n".join(lines)
     result = run(shell, cell)
     result.raise_error()
     printed = capsys.readouterr().out
-    assert [line.split()[0] for line in printed.splitlines()[:4]] == ["DataSet", "PretrainedModel", "Plan", "Run"]
+    assert [line.split()[0] for line in printed.splitlines()[:4]] == [
+        "DataSet",
+        "PretrainedModel",
+        "Plan",
+        "Run",
+    ]
     assert result.result is shell.user_ns["tl"].runs[-1]
     result = run(shell, "%tl_compare  # side by side")
     assert result.result.run == "head" and result.result.baseline == "scratch"
@@ -51,7 +61,9 @@ def test_python_names_are_expanded(shell):
 
 
 def test_own_module_by_variable(shell):
-    run(shell, "from torch import nn\nglyphnet = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4))").raise_error()
+    run(
+        shell, "from torch import nn\nglyphnet = nn.Sequential(nn.Flatten(), nn.Linear(3072, 4))"
+    ).raise_error()
     model = run(shell, "%tl_load glyphnet --size 32").result
     assert model.card.family == "own" and "your own module" in shell.user_ns["tl"].script()
 
@@ -94,8 +106,13 @@ def test_a_damaged_weights_file_is_one_line(shell, capsys, tmp_path: Path):
 
 
 def test_the_script_does_it_again(shell):
-    lines = ["%tl_data digits --per-class 2 --seed 3", "%tl_load glyphnet", "%tl_strategy partial --last 1", "%tl_freeze *.bn1",
-             "%tl_train --epochs 1 --lr head=0.01"]  # fmt: skip
+    lines = [
+        "%tl_data digits --per-class 2 --seed 3",
+        "%tl_load glyphnet",
+        "%tl_strategy partial --last 1",
+        "%tl_freeze *.bn1",
+        "%tl_train --epochs 1 --lr head=0.01",
+    ]
     for line in lines:
         run(shell, line).raise_error()
     script = run(shell, "%tl_script").result
@@ -156,8 +173,10 @@ def test_run_names_are_text_in_charts_and_lines(small, trained_once):
     shown = cards.comparison_card(small.compare())
     assert "$\\frac{" in shown and "_hidden" in shown
     assert small.script().splitlines()[-4:-1] == [
-        "%tl_train --epochs 1 --name _hidden", '%tl_train --epochs 1 --name "a b"', "tl.train(epochs=1, name='-x')",
-    ]  # fmt: skip
+        "%tl_train --epochs 1 --name _hidden",
+        '%tl_train --epochs 1 --name "a b"',
+        "tl.train(epochs=1, name='-x')",
+    ]
     for name in ("a\nb", "x" * 101, " x"):
         with pytest.raises(UsageError, match="is no name"):
             small.train(epochs=1, name=name)
@@ -165,7 +184,12 @@ def test_run_names_are_text_in_charts_and_lines(small, trained_once):
 
 @given(
     st.lists(
-        st.text(st.characters(codec="utf-8", exclude_characters="\"'\n\r;#", exclude_categories=["Z", "C"]), min_size=1)
+        st.text(
+            st.characters(
+                codec="utf-8", exclude_characters="\"'\n\r;#", exclude_categories=["Z", "C"]
+            ),
+            min_size=1,
+        )
     )
 )
 def test_plain_words_come_through_unchanged(words):

@@ -29,7 +29,11 @@ def begun(**amounts: int) -> Session:
 def test_the_same_training_is_done_once_and_its_record_is_the_same(once: TrainedOnce):
     first, again = begun().train(epochs=1), begun().train(epochs=1, name="mine")
     assert once.served == 1 and again.name == "mine"
-    assert first.epochs == again.epochs and first.accuracy == again.accuracy and first.hashes() == again.hashes()
+    assert (
+        first.epochs == again.epochs
+        and first.accuracy == again.accuracy
+        and first.hashes() == again.hashes()
+    )
 
 
 def test_what_is_done_to_a_run_reaches_no_other(once: TrainedOnce):
@@ -40,7 +44,9 @@ def test_what_is_done_to_a_run_reaches_no_other(once: TrainedOnce):
 
 
 @pytest.mark.parametrize(
-    "options", [{"seed": 1}, {"epochs": 2}, {"lr": 0.5}, {"augment": "none"}, {"cache": False}], ids=str
+    "options",
+    [{"seed": 1}, {"epochs": 2}, {"lr": 0.5}, {"augment": "none"}, {"cache": False}],
+    ids=str,
 )
 def test_other_options_are_another_training(once: TrainedOnce, options: dict[str, object]):
     begun().train(epochs=1)

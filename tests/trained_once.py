@@ -32,14 +32,18 @@ def digest(module: nn.Module) -> str:
     """Hash of all parameters and buffers, and of what the network looks like."""
     found = hashlib.blake2b(repr(module).encode(), digest_size=16)
     for name, tensor in module.state_dict().items():
-        found.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        found.update(
+            name.encode()
+            + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        )
     return found.hexdigest()
 
 
 def is_ours(module: nn.Module) -> bool:
     """Whether all its code is the libraries', and no hook was added."""
     return all(
-        type(m).__module__.split(".")[0] in TRUSTED and not (m._forward_hooks or m._forward_pre_hooks)
+        type(m).__module__.split(".")[0] in TRUSTED
+        and not (m._forward_hooks or m._forward_pre_hooks)
         for m in module.modules()
     )
 
@@ -53,17 +57,34 @@ class TrainedOnce:
         self.served = 0
 
     def __call__(
-        self, model: PretrainedModel, anatomy: Anatomy, data: DataSet, plan: Plan, options: TrainOptions, **how: Any
+        self,
+        model: PretrainedModel,
+        anatomy: Anatomy,
+        data: DataSet,
+        plan: Plan,
+        options: TrainOptions,
+        **how: Any,
     ) -> Run:
         if how.get("resume") or how.get("scopes") or not is_ours(model.module):
             return self.train(model, anatomy, data, plan, options, **how)
         previous = how.get("previous")
         key = (
-            model.name, digest(model.module), model.transform, data.name, data.fingerprint, tuple(data.splits.items()),
-            data.classes, data.edge, plan, options, how.get("trial", False), how.get("baseline_of"),
+            model.name,
+            digest(model.module),
+            model.transform,
+            data.name,
+            data.fingerprint,
+            tuple(data.splits.items()),
+            data.classes,
+            data.edge,
+            plan,
+            options,
+            how.get("trial", False),
+            how.get("baseline_of"),
             previous and (previous.name, digest(previous.network())),
-            torch.get_num_threads(), *(os.environ.get(name) for name in SETTINGS),
-        )  # fmt: skip
+            torch.get_num_threads(),
+            *(os.environ.get(name) for name in SETTINGS),
+        )
         if key in self.runs:
             self.served += 1
             return own(self.runs[key], how["name"])

@@ -42,7 +42,9 @@ def demo(out: Path) -> None:
     book = nbformat.read(lessons_folder() / LESSON, as_version=4)
     out.mkdir(parents=True, exist_ok=True)
     code = [i for i, cell in enumerate(book.cells) if cell.cell_type == "code"]
-    client = NotebookClient(book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(out)}})
+    client = NotebookClient(
+        book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(out)}}
+    )
     with client.setup_kernel(), tqdm(total=len(code), desc="lesson 1", unit="cell") as bar:
         for i in code:
             first = book.cells[i].source.splitlines()[0]
@@ -50,7 +52,9 @@ def demo(out: Path) -> None:
             try:
                 client.execute_cell(book.cells[i], i)
             except CellExecutionError as error:
-                raise UsageError(f"lesson 1 stopped at {first!r}: {str(error.evalue)[:200]}") from None
+                raise UsageError(
+                    f"lesson 1 stopped at {first!r}: {str(error.evalue)[:200]}"
+                ) from None
             bar.update()
     page, _ = HTMLExporter().from_notebook_node(book)
     notebook, html = out / LESSON, out / LESSON.replace(".ipynb", ".html")
@@ -58,17 +62,24 @@ def demo(out: Path) -> None:
     html.write_text(page, "utf8")
     print(_comparison(book))
     print(f"\nThe executed lesson: {notebook}\nThe same as a page:  {html}")
-    print("To go on: open the lessons with `tlnb lessons`, or type `%load_ext tlnb` in any notebook.")
+    print(
+        "To go on: open the lessons with `tlnb lessons`, or type `%load_ext tlnb` in any notebook."
+    )
 
 
 def _comparison(book: Any) -> str:
     """The last comparison in the notebook, as text."""
     texts = [
         output.data["text/plain"]
-        for cell in book.cells if cell.cell_type == "code"
-        for output in cell.outputs if "text/plain" in output.get("data", {})
-    ]  # fmt: skip
-    return next((str(text) for text in reversed(texts) if "test accuracy" in text), "(the lesson shows no comparison)")
+        for cell in book.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "text/plain" in output.get("data", {})
+    ]
+    return next(
+        (str(text) for text in reversed(texts) if "test accuracy" in text),
+        "(the lesson shows no comparison)",
+    )
 
 
 def lessons(folder: Path, browse: bool) -> None:
@@ -84,7 +95,8 @@ def lessons(folder: Path, browse: bool) -> None:
     if browse:
         root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
         subprocess.run(
-            [sys.executable, "-m", "jupyterlab", *root, f"--ServerApp.root_dir={folder.resolve()}"], check=False
+            [sys.executable, "-m", "jupyterlab", *root, f"--ServerApp.root_dir={folder.resolve()}"],
+            check=False,
         )
 
 
@@ -97,14 +109,18 @@ def reset_lessons(folder: Path, sure: bool) -> None:
     if not any((folder / file).exists() for file in _shipped()):
         raise UsageError(f"no lessons in {folder.resolve()}: tlnb lessons {folder} puts them there")
     edited = [
-        f for f in _shipped() if (folder / f).exists() and not cmp(folder / f, lessons_folder() / f, shallow=False)
+        f
+        for f in _shipped()
+        if (folder / f).exists() and not cmp(folder / f, lessons_folder() / f, shallow=False)
     ]
     if not edited:
         print(f"Nothing to reset: what is in {folder.resolve()} is as it came.")
         return
     for file in edited:
         kept = _free(folder / file)
-        print(f"{folder / file} → {kept.name}{'' if sure else ' (would be)'}, and a fresh copy in its place")
+        print(
+            f"{folder / file} → {kept.name}{'' if sure else ' (would be)'}, and a fresh copy in its place"
+        )
         if sure:
             (folder / file).rename(kept)
             shutil.copy(lessons_folder() / file, folder / file)
@@ -141,7 +157,9 @@ def train(job: Path, out: Path, trust: bool) -> None:
         show.close()
     if group.writes:
         write_whole(out / CARD, page(f"Run {run.name}", run_card(run)))
-        print(f"{run!r}\nThe record: {out / RECORD}\nThe network: {out / NETWORK}\nThe card: {out / CARD}")
+        print(
+            f"{run!r}\nThe record: {out / RECORD}\nThe network: {out / NETWORK}\nThe card: {out / CARD}"
+        )
         print(f"In a notebook: %tl_resume {out}")
 
 
@@ -159,7 +177,10 @@ def tune(job: Path, storage: str, trials: int, best: Path | None, trust: bool) -
         show.close()
     print(repr(found))
     if found.best is not None:
-        values = ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in found.best.values.items())
+        values = ", ".join(
+            f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
+            for k, v in found.best.values.items()
+        )
         print(f"The best, trial {found.best.number}: {values}")
         if best is not None:
             print(f"The job with it: python -m tlnb train {best} --out DIR")
@@ -170,27 +191,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tlnb", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("demo", help="run lesson 1 here, without a browser")
-    show.add_argument("--out", type=Path, default=Path("demo-output"), help="folder for the notebook and the page")
+    show.add_argument(
+        "--out", type=Path, default=Path("demo-output"), help="folder for the notebook and the page"
+    )
     course = commands.add_parser("lessons", help="copy the lessons and open them in JupyterLab")
     course.add_argument("folder", type=Path, nargs="?", default=Path("tlnb-lessons"))
     course.add_argument("--no-browser", action="store_true", help="only copy")
-    course.add_argument("--reset", action="store_true", help="say which edited copies would be put back as they came")
     course.add_argument(
-        "--yes", action="store_true", help="with --reset: do it; edited copies are kept under another name"
+        "--reset",
+        action="store_true",
+        help="say which edited copies would be put back as they came",
     )
-    work = commands.add_parser("train", help="carry out a job file that %tl_save --job wrote".replace("%", "%%"))
+    course.add_argument(
+        "--yes",
+        action="store_true",
+        help="with --reset: do it; edited copies are kept under another name",
+    )
+    work = commands.add_parser(
+        "train", help="carry out a job file that %tl_save --job wrote".replace("%", "%%")
+    )
     work.add_argument("job", type=Path)
     work.add_argument(
-        "--out", type=Path, default=Path("tlnb-run"), help="folder for the record, the network and the card"
+        "--out",
+        type=Path,
+        default=Path("tlnb-run"),
+        help="folder for the record, the network and the card",
     )
-    seek = commands.add_parser("tune", help="search hyperparameters for a job file; several may share one storage")
+    seek = commands.add_parser(
+        "tune", help="search hyperparameters for a job file; several may share one storage"
+    )
     seek.add_argument("job", type=Path)
-    seek.add_argument("--storage", required=True, help="a file for Optuna's journal, or a database's URL")
+    seek.add_argument(
+        "--storage", required=True, help="a file for Optuna's journal, or a database's URL"
+    )
     seek.add_argument("--trials", type=int, default=20, help="to add to what the study has")
-    seek.add_argument("--best", type=Path, metavar="FILE", help="write the job with the best values to this file")
+    seek.add_argument(
+        "--best", type=Path, metavar="FILE", help="write the job with the best values to this file"
+    )
     for command in (work, seek):
         command.add_argument(
-            "--trust", action="store_true", help="run code in the job that is more than nn.* constructors"
+            "--trust",
+            action="store_true",
+            help="run code in the job that is more than nn.* constructors",
         )
     chosen = parser.parse_args(arguments)
     try:
@@ -210,7 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if not distributed.lost(error):
             raise
-        distributed.tell("tlnb: another process is gone; the same line goes on from the last checkpoint")
+        distributed.tell(
+            "tlnb: another process is gone; the same line goes on from the last checkpoint"
+        )
         return 1
     except KeyboardInterrupt:
         distributed.tell("tlnb: interrupted: the same line goes on from the last checkpoint")

@@ -41,12 +41,16 @@ class Cell:
     LINE = re.compile(r"^(?P<to>\w[\w\s,]*=\s*)?%tl")
 
     def __init__(self) -> None:
-        self._waiting: list[bool] = []  # for each magic to come: whether its value is shown as a card
+        self._waiting: list[
+            bool
+        ] = []  # for each magic to come: whether its value is shown as a card
 
     def begin(self, info: Any) -> None:
         """IPython's pre_run_cell event."""
         lines = [
-            line for line in str(getattr(info, "raw_cell", "")).splitlines() if line.strip() and line.strip()[0] != "#"
+            line
+            for line in str(getattr(info, "raw_cell", "")).splitlines()
+            if line.strip() and line.strip()[0] != "#"
         ]
         found = [(i, m) for i, line in enumerate(lines) if (m := self.LINE.match(line))]
         self._waiting = [i == len(lines) - 1 or m["to"] is not None for i, m in found]
@@ -65,15 +69,26 @@ def _of_training(method: Callable[..., Any]) -> Callable[..., Any]:
         argument("--weight-decay", type=float, metavar="X", help="decay of weights, not of biases"),
         argument("--augment", metavar="HOW", help=", ".join(AUGMENTATIONS)),
         argument(
-            "--scratch", action="store_true", help="the baseline of the last run: same data, same loop, random start"
+            "--scratch",
+            action="store_true",
+            help="the baseline of the last run: same data, same loop, random start",
         ),
         argument("--from", dest="from_", metavar="RUN", help="go on from a run's weights"),
-        argument("--seed", type=int, metavar="S", help="of new layers, batches, augmentation; default 0"),
+        argument(
+            "--seed", type=int, metavar="S", help="of new layers, batches, augmentation; default 0"
+        ),
         argument("--name", metavar="NAME", help="what to call the run"),
-        argument("--no-cache", action="store_true", help="compute frozen layers again in every epoch"),
+        argument(
+            "--no-cache", action="store_true", help="compute frozen layers again in every epoch"
+        ),
         argument("--precision", default="auto", metavar="P", help="auto, fp32, bf16, fp16"),
         argument("--class-weights", action="store_true", help="weigh rare classes up"),
-        argument("--solver", default="sgd", metavar="HOW", help="sgd (in batches), or lbfgs for strategy head"),
+        argument(
+            "--solver",
+            default="sgd",
+            metavar="HOW",
+            help="sgd (in batches), or lbfgs for strategy head",
+        ),
         argument("--device", metavar="D", help="cpu, cuda, mps; default: the best there is"),
     )
     for option in reversed(options):
@@ -90,7 +105,9 @@ class TLMagics(Magics):
         self.session = session
         self.cell = Cell()
 
-    def _run(self, method: Callable[..., Any], line: str, call: Callable[[argparse.Namespace], Any]) -> Any:
+    def _run(
+        self, method: Callable[..., Any], line: str, call: Callable[[argparse.Namespace], Any]
+    ) -> Any:
         words, silent = tokens(line)
         chosen = _parse(method, words)
         return self._show(lambda: call(chosen), silent)
@@ -120,16 +137,22 @@ class TLMagics(Magics):
         "source",
         help="digits, symbols, textures, faces; a folder with one folder per class, a .zip, a .csv; CIFAR10, …",
     )
-    @argument("--per-class", type=int, metavar="N", help="use N labels of each class, all of them counted")
+    @argument(
+        "--per-class", type=int, metavar="N", help="use N labels of each class, all of them counted"
+    )
     @argument("--limit", type=int, metavar="N", help="use N images in all, classes in equal parts")
     @argument("--val", type=float, metavar="F", help="share of the labels to choose with")
     @argument("--test", type=float, metavar="F", help="share of the images to report on")
     @argument("--size", type=int, metavar="PX", help="the network's input edge in pixels")
     @argument("--classes", type=int, metavar="K", help="how many classes to draw (symbols)")
     @argument(
-        "--group", metavar="REGEX-or-CSV", help="what is kept on one side of every split, e.g. ([^/]+)_ ({ as {{)"
+        "--group",
+        metavar="REGEX-or-CSV",
+        help="what is kept on one side of every split, e.g. ([^/]+)_ ({ as {{)",
     )
-    @argument("--root", metavar="DIR", help="where torchvision's data sets lie, or are downloaded to")
+    @argument(
+        "--root", metavar="DIR", help="where torchvision's data sets lie, or are downloaded to"
+    )
     @argument("--seed", type=int, default=0, metavar="S", help="which images are chosen; default 0")
     def tl_data(self, line: str) -> Any:
         """Take a data set.
@@ -156,7 +179,9 @@ class TLMagics(Magics):
     @line_magic
     @magic_arguments()
     @argument("pattern", nargs="?", help="a glob, or part of a name")
-    @argument("--sort", metavar="ORDER", help=f"what comes first: {', '.join(SORTS)}; default {SORTS[0]}")
+    @argument(
+        "--sort", metavar="ORDER", help=f"what comes first: {', '.join(SORTS)}; default {SORTS[0]}"
+    )
     def tl_models(self, line: str) -> Any:
         """What can be loaded, and what is available offline.
 
@@ -166,14 +191,24 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("name", help="a model of %%tl_models, a variable that holds your own nn.Module or a run, or a saved file")
     @argument(
-        "--weights", default="default", metavar="W", help="default, none (random), a name of torchvision's, or a file"
+        "name",
+        help="a model of %%tl_models, a variable that holds your own nn.Module or a run, or a saved file",
+    )
+    @argument(
+        "--weights",
+        default="default",
+        metavar="W",
+        help="default, none (random), a name of torchvision's, or a file",
     )
     @argument("--mean", metavar="R,G,B", help="replace the preprocessing's mean")
     @argument("--std", metavar="R,G,B", help="replace the preprocessing's standard deviation")
     @argument("--size", type=int, metavar="PX", help="replace the input edge")
-    @argument("--trust", action="store_true", help="run code in a saved file that is more than nn.* constructors")
+    @argument(
+        "--trust",
+        action="store_true",
+        help="run code in a saved file that is more than nn.* constructors",
+    )
     def tl_load(self, line: str) -> Any:
         """Load a pretrained model.
 
@@ -190,10 +225,14 @@ class TLMagics(Magics):
         def call(a: argparse.Namespace) -> Any:
             own = self.shell.user_ns.get(a.name)
             if own is None and "." in a.name and a.name.partition(".")[0] in self.shell.user_ns:
-                raise UsageError(f"%tl_load takes the name of a variable, not {a.name!r}: tl.load({a.name})")
+                raise UsageError(
+                    f"%tl_load takes the name of a variable, not {a.name!r}: tl.load({a.name})"
+                )
             source = own if isinstance(own, nn.Module | Run) else a.name
             given = {"mean": a.mean, "std": a.std, "size": a.size, "called": a.name}
-            return self.session.load(source, a.weights, **given, trust=a.trust, names=self.shell.user_ns)
+            return self.session.load(
+                source, a.weights, **given, trust=a.trust, names=self.shell.user_ns
+            )
 
         return self._run(TLMagics.tl_load, line, call)
 
@@ -216,11 +255,15 @@ class TLMagics(Magics):
 
         Example: %tl_strategy partial --last 2
         """
-        return self._run(TLMagics.tl_strategy, line, lambda a: self.session.strategy(a.name, last=a.last))
+        return self._run(
+            TLMagics.tl_strategy, line, lambda a: self.session.strategy(a.name, last=a.last)
+        )
 
     @line_magic
     @magic_arguments()
-    @argument("patterns", nargs="*", metavar="PATTERN", help="a layer, a stage, a glob, or a range a..b")
+    @argument(
+        "patterns", nargs="*", metavar="PATTERN", help="a layer, a stage, a glob, or a range a..b"
+    )
     def tl_freeze(self, line: str) -> Any:
         """Freeze layers too; without a pattern, all but the output layer.
 
@@ -230,7 +273,9 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("patterns", nargs="*", metavar="PATTERN", help="a layer, a stage, a glob, or a range a..b")
+    @argument(
+        "patterns", nargs="*", metavar="PATTERN", help="a layer, a stage, a glob, or a range a..b"
+    )
     def tl_unfreeze(self, line: str) -> Any:
         """Let layers train again.
 
@@ -267,7 +312,11 @@ class TLMagics(Magics):
     @line_cell_magic
     @magic_arguments()
     @argument("name", help="a module's name")
-    @argument("code", nargs="*", help="an expression, the rest of the line; as %%%%tl_replace NAME the cell's body")
+    @argument(
+        "code",
+        nargs="*",
+        help="an expression, the rest of the line; as %%%%tl_replace NAME the cell's body",
+    )
     def tl_replace(self, line: str, cell: str | None = None) -> Any:
         """Put another module in the place of one; as a cell magic, the last line of the body is the new module.
 
@@ -277,7 +326,9 @@ class TLMagics(Magics):
         """
         if cell is not None:
             line = f"{line.strip()} {cell}" if line.strip() else cell
-        place, code, silent = _place_and_code("tl_replace", "head nn.Linear(in_features, classes)", line)
+        place, code, silent = _place_and_code(
+            "tl_replace", "head nn.Linear(in_features, classes)", line
+        )
         return self._show(lambda: self.session.replace(place, code, self.shell.user_ns), silent)
 
     @line_magic
@@ -293,9 +344,17 @@ class TLMagics(Magics):
     @magic_arguments()
     @_of_training
     @argument(
-        "--seeds", type=int, default=1, metavar="N", help="train N times, each with the next seed; shows the spread"
+        "--seeds",
+        type=int,
+        default=1,
+        metavar="N",
+        help="train N times, each with the next seed; shows the spread",
     )
-    @argument("--budget", metavar="B", help="2min, or 0.5usd: fewer epochs where the forecast says they exceed it")
+    @argument(
+        "--budget",
+        metavar="B",
+        help="2min, or 0.5usd: fewer epochs where the forecast says they exceed it",
+    )
     def tl_train(self, line: str) -> Any:
         """Train the plan, or its baseline.
 
@@ -329,12 +388,30 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("--trials", type=int, default=20, metavar="N", help="sets of hyperparameters to try; default 20")
-    @argument("--budget", metavar="B", help="5min, or 0.1usd: no trial begins that is likely to exceed it")
+    @argument(
+        "--trials",
+        type=int,
+        default=20,
+        metavar="N",
+        help="sets of hyperparameters to try; default 20",
+    )
+    @argument(
+        "--budget", metavar="B", help="5min, or 0.1usd: no trial begins that is likely to exceed it"
+    )
     @argument("--scratch", action="store_true", help="tune the baseline of the last run")
-    @argument("--storage", metavar="URL", help="a file for the journal, or sqlite:///tuning.db; processes may share it")
+    @argument(
+        "--storage",
+        metavar="URL",
+        help="a file for the journal, or sqlite:///tuning.db; processes may share it",
+    )
     @argument("--epochs", type=int, metavar="N", help="of each trial; default: the recipe's")
-    @argument("--seed", type=int, default=0, metavar="S", help="of what is tried, and of the trainings; default 0")
+    @argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="of what is tried, and of the trainings; default 0",
+    )
     def tl_tune(self, line: str) -> Any:
         """Search learning rate, weight decay, augmentation and how many stages train; the best go into the plan.
 
@@ -342,8 +419,14 @@ class TLMagics(Magics):
         """
 
         def call(a: argparse.Namespace) -> Any:
-            return self.session.tune(trials=a.trials, budget=a.budget, scratch=a.scratch, storage=a.storage,
-                                     epochs=a.epochs, seed=a.seed)  # fmt: skip
+            return self.session.tune(
+                trials=a.trials,
+                budget=a.budget,
+                scratch=a.scratch,
+                storage=a.storage,
+                epochs=a.epochs,
+                seed=a.seed,
+            )
 
         return self._run(TLMagics.tl_tune, line, call)
 
@@ -360,10 +443,16 @@ class TLMagics(Magics):
     @line_magic
     @magic_arguments()
     @argument(
-        "file", nargs="?", help="ending in .safetensors, .pt2 (torch.export) or .onnx; default: by the run's name"
+        "file",
+        nargs="?",
+        help="ending in .safetensors, .pt2 (torch.export) or .onnx; default: by the run's name",
     )
     @argument("--run", metavar="RUN", help="default: the last run that is no baseline")
-    @argument("--job", metavar="FILE", help="write what %%tl_train with these options would do instead; needs no run")
+    @argument(
+        "--job",
+        metavar="FILE",
+        help="write what %%tl_train with these options would do instead; needs no run",
+    )
     @_of_training
     def tl_save(self, line: str) -> Any:
         """Write a run's network with its plan, classes, preprocessing and record; %tl_load FILE takes it back.
@@ -374,11 +463,20 @@ class TLMagics(Magics):
 
         The second is for: python -m tlnb train job.json --out DIR
         """
-        return self._run(TLMagics.tl_save, line, lambda a: self.session.save(a.file, a.run, job=a.job, **_asked(a)))
+        return self._run(
+            TLMagics.tl_save,
+            line,
+            lambda a: self.session.save(a.file, a.run, job=a.job, **_asked(a)),
+        )
 
     @line_magic
     @magic_arguments()
-    @argument("where", nargs="?", metavar="FOLDER", help="of an earlier session; default: the last of this notebook")
+    @argument(
+        "where",
+        nargs="?",
+        metavar="FOLDER",
+        help="of an earlier session; default: the last of this notebook",
+    )
     @argument("--trust", action="store_true", help="run code of yours that the session holds")
     def tl_resume(self, line: str) -> Any:
         """Go on with a stopped run; after a restart of the kernel, with the session and the run that it cut off.
@@ -394,10 +492,15 @@ class TLMagics(Magics):
     @line_magic
     @magic_arguments()
     @argument("runs", nargs="*", metavar="RUN", help="names; default: all runs on the current data")
-    @argument("--target", type=float, metavar="ACC", help="accuracy from 0 to 1 to measure the time to")
+    @argument(
+        "--target", type=float, metavar="ACC", help="accuracy from 0 to 1 to measure the time to"
+    )
     @argument("--price", metavar="X/h", help="what an hour costs, e.g. 0.5usd/h")
     @argument(
-        "--tuning", default="apart", metavar="HOW", help="apart (in rows of its own), or in (counted in with the runs)"
+        "--tuning",
+        default="apart",
+        metavar="HOW",
+        help="apart (in rows of its own), or in (counted in with the runs)",
     )
     def tl_compare(self, line: str) -> Any:
         """Runs side by side: accuracy, time, FLOPs, energy, money.
@@ -423,21 +526,42 @@ class TLMagics(Magics):
     @line_magic
     @magic_arguments()
     @argument("files", nargs="+", metavar="FILE", help="image files, globs, or folders of images")
-    @argument("--run", metavar="NAME", help="which run; default: the last that is no baseline, else the loaded model")
-    @argument("--top", type=int, default=3, metavar="K", help="how many classes to give for each image; default 3")
+    @argument(
+        "--run",
+        metavar="NAME",
+        help="which run; default: the last that is no baseline, else the loaded model",
+    )
+    @argument(
+        "--top",
+        type=int,
+        default=3,
+        metavar="K",
+        help="how many classes to give for each image; default 3",
+    )
     def tl_predict(self, line: str) -> Any:
         """Labels with probabilities for new images.
 
         Example: %tl_predict photos/*.jpg --top 5
         """
-        return self._run(TLMagics.tl_predict, line, lambda a: self.session.predict(*a.files, run=a.run, top=a.top))
+        return self._run(
+            TLMagics.tl_predict,
+            line,
+            lambda a: self.session.predict(*a.files, run=a.run, top=a.top),
+        )
 
     @line_magic
     @magic_arguments()
     @argument(
-        "what", nargs="*", metavar="WHAT", help="features (the default), stages, evidence, or image files to look into"
+        "what",
+        nargs="*",
+        metavar="WHAT",
+        help="features (the default), stages, evidence, or image files to look into",
     )
-    @argument("--run", metavar="NAME", help="whose network; evidence: default the last run that is no baseline")
+    @argument(
+        "--run",
+        metavar="NAME",
+        help="whose network; evidence: default the last run that is no baseline",
+    )
     def tl_look(self, line: str) -> Any:
         """What the network sees: the data by its features or by stage, beside a random start; where in an image it looks.
 
@@ -447,7 +571,11 @@ class TLMagics(Magics):
 
     @line_magic
     @magic_arguments()
-    @argument("--run", metavar="NAME", help="default: the last run that is not a baseline; without runs the plan")
+    @argument(
+        "--run",
+        metavar="NAME",
+        help="default: the last run that is not a baseline; without runs the plan",
+    )
     @argument("--out", metavar="FILE", help="write the script to this file")
     def tl_code(self, line: str) -> Any:
         """A run as a plain PyTorch script with no tlnb in it.
@@ -480,7 +608,9 @@ class TLMagics(Magics):
         Example: %tl_check --export grades.json --learner Ada
         """
         return self._run(
-            TLMagics.tl_check, line, lambda a: self.session.check(a.name, export=a.export, learner=a.learner)
+            TLMagics.tl_check,
+            line,
+            lambda a: self.session.check(a.name, export=a.export, learner=a.learner),
         )
 
     @line_magic
@@ -541,26 +671,41 @@ def _parse(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
     parser: argparse.ArgumentParser = method.parser  # type: ignore[attr-defined]
     name = method.__name__
     try:
-        known = [o for action in parser._actions for o in action.option_strings if o.startswith("--")]
+        known = [
+            o for action in parser._actions for o in action.option_strings if o.startswith("--")
+        ]
         for word in words:
             option = word.partition("=")[0]
             if option in ("--help", "-h"):
                 raise UsageError(f"%{name}? shows its options: {' '.join(known) or 'it has none'}")
             if option.startswith("--") and option not in known:
                 meant = meant_option(option, known)
-                hint = f"write {meant}" if meant else did_you_mean(option, known, f"%{name}? lists what there is")
+                hint = (
+                    f"write {meant}"
+                    if meant
+                    else did_you_mean(option, known, f"%{name}? lists what there is")
+                )
                 raise UsageError(f"%{name} has no option {option}: {hint}")
         return parser.parse_args(words)
     except IPythonUsageError as error:
         if path := spaced_path([word for word in words if not word.startswith("-")]):
-            raise UsageError(f'%{name}: a name with spaces needs quotes: %{name} "{path}"') from None
+            raise UsageError(
+                f'%{name}: a name with spaces needs quotes: %{name} "{path}"'
+            ) from None
         if meant := meant_words(
-            name, words, known, {"tl_train": "--epochs", "tl_forecast": "--epochs", "tl_tune": "--trials"}
+            name,
+            words,
+            known,
+            {"tl_train": "--epochs", "tl_forecast": "--epochs", "tl_tune": "--trials"},
         ):
             raise UsageError(f"%{name} does not take {' '.join(words)!r}: {meant}") from None
-        raise UsageError(f"%{name}: {str(error).splitlines()[0]}; %{name}? shows an example") from None
+        raise UsageError(
+            f"%{name}: {str(error).splitlines()[0]}; %{name}? shows an example"
+        ) from None
     except SystemExit:
-        raise UsageError(f"%{name} could not read {' '.join(words)!r}: %{name}? shows an example") from None
+        raise UsageError(
+            f"%{name} could not read {' '.join(words)!r}: %{name}? shows an example"
+        ) from None
 
 
 # ── completion ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -574,9 +719,16 @@ def completions(session: Session, variables: dict[str, Any], line: str) -> list[
         return []
     last = rest.split(" ")[-1]
     if last.startswith("-"):
-        options = [o for action in method.parser._actions for o in action.option_strings if o.startswith("--")]
+        options = [
+            o
+            for action in method.parser._actions
+            for o in action.option_strings
+            if o.startswith("--")
+        ]
         return [o for o in options if o.startswith(last)]
-    return sorted({n for n in _names(session, variables, head.lstrip("%"), rest) if n.startswith(last)})
+    return sorted(
+        {n for n in _names(session, variables, head.lstrip("%"), rest) if n.startswith(last)}
+    )
 
 
 def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -> Iterable[str]:
@@ -588,17 +740,26 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         return [
             *BUNDLED,
             *LIBRARY,
-            *(f"{e.name}{os.sep}" for e in os.scandir(".") if e.is_dir() and not e.name.startswith(".")),
+            *(
+                f"{e.name}{os.sep}"
+                for e in os.scandir(".")
+                if e.is_dir() and not e.name.startswith(".")
+            ),
         ]
     if re.search(r"--sort \S*$", rest):
         return SORTS
     if magic == "tl_load" and re.search(r"--weights \S*$", rest):
         return ["default", "none", *torchvision_weights(rest.split()[0])]
     if magic in ("tl_load", "tl_models"):
-        own = [n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_")]
+        own = [
+            n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_")
+        ]
         return [*names(), *own, *(run.name for run in session.runs if magic == "tl_load")]
     if magic in ("tl_predict", "tl_look"):
-        return [*(("features", "stages", "evidence") if magic == "tl_look" else ()), *_files(rest.split(" ")[-1])]
+        return [
+            *(("features", "stages", "evidence") if magic == "tl_look" else ()),
+            *_files(rest.split(" ")[-1]),
+        ]
     if magic == "tl_panel":
         return PANELS
     if magic == "tl_check":
@@ -610,9 +771,17 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
     if magic in ("tl_freeze", "tl_unfreeze") and session.model is not None:
         read = session.layers()
         return [*(s.name for s in read.stages), *read.names]
-    if magic in ("tl_add", "tl_remove", "tl_replace") and " " not in rest.strip() and session.model is not None:
+    if (
+        magic in ("tl_add", "tl_remove", "tl_replace")
+        and " " not in rest.strip()
+        and session.model is not None
+    ):
         parts = [name for name, _ in session.model.module.named_modules() if name]
-        return parts if magic != "tl_add" else [f"{side}:{name}" for name in parts for side in ("before", "after")]
+        return (
+            parts
+            if magic != "tl_add"
+            else [f"{side}:{name}" for name in parts for side in ("before", "after")]
+        )
     return []
 
 
@@ -625,8 +794,11 @@ def _files(typed: str) -> list[str]:
         found = [e for e in os.scandir(folder or ".") if not e.name.startswith(".")]
     except OSError:
         return []
-    return [f"{folder}{e.name}{os.sep if e.is_dir() else ''}" for e in found
-            if e.is_dir() or e.name.lower().endswith(extensions())]  # fmt: skip
+    return [
+        f"{folder}{e.name}{os.sep if e.is_dir() else ''}"
+        for e in found
+        if e.is_dir() or e.name.lower().endswith(extensions())
+    ]
 
 
 # ── registration ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -668,8 +840,12 @@ def _register_cards(shell: Any) -> None:
     formatters = shell.display_formatter.formatters
     for kind, make in cards.HTML.items():
         formatters["text/html"].for_type(kind, make)
-    formatters["text/plain"].for_type(Comparison, lambda found, printer, _: printer.text(comparison_text(found)))
-    formatters["text/plain"].for_type(Script, lambda script, printer, _: printer.text(str.__str__(script)))
+    formatters["text/plain"].for_type(
+        Comparison, lambda found, printer, _: printer.text(comparison_text(found))
+    )
+    formatters["text/plain"].for_type(
+        Script, lambda script, printer, _: printer.text(str.__str__(script))
+    )
 
 
 __all__ = ["TLError", "TLMagics", "completions", "register", "tokens"]

@@ -66,9 +66,16 @@ RECIPES = {
     for recipe in (
         Recipe("glyphnet", "letters and symbols of many scripts, textures and shapes"),
         Recipe("glyphnet-glyphs", "letters and symbols of many scripts", textures=False),
-        Recipe("glyphnet-early", "letters, symbols, textures and shapes, stopped early", stop_at=200),
         Recipe(
-            "glyphnet-few", "forty letters and symbols in three faces", textures=False, glyphs=40, faces=3, steps=600
+            "glyphnet-early", "letters, symbols, textures and shapes, stopped early", stop_at=200
+        ),
+        Recipe(
+            "glyphnet-few",
+            "forty letters and symbols in three faces",
+            textures=False,
+            glyphs=40,
+            faces=3,
+            steps=600,
         ),
     )
 }
@@ -89,7 +96,11 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
         network = glyphnet.GlyphNet(len(images.classes))
     network = network.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
-        network.parameters(), recipe.lr, recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+        network.parameters(),
+        recipe.lr,
+        recipe.momentum,
+        weight_decay=recipe.weight_decay,
+        nesterov=True,
     )
     schedule = one_cycle(optimizer, recipe.steps)
     checkpoint = folder / f"{recipe.name}.pt"
@@ -106,7 +117,9 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
         for pictures, labels in batches:
             yield normalise(here.placed(pictures)), here.placed(labels)
 
-    workers = 0 if here.on_cpu else max(1, (os.cpu_count() or 1) - 1)  # a GPU is faster than a processor draws
+    workers = (
+        0 if here.on_cpu else max(1, (os.cpu_count() or 1) - 1)
+    )  # a GPU is faster than a processor draws
     coming = images.batches(recipe.batch_size, last, recipe.seed, done, workers)
 
     with tqdm(total=last, initial=done, desc=recipe.name, unit="step", mininterval=5) as bar:
@@ -116,16 +129,31 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
             batches = islice(coming, until - done)
             network.train()
             loss = train_epoch(
-                network, moved(batches), optimizer, schedule, here, label_smoothing=recipe.label_smoothing
+                network,
+                moved(batches),
+                optimizer,
+                schedule,
+                here,
+                label_smoothing=recipe.label_smoothing,
             )
             here.synchronize()
             seconds += _now(here) - start
             bar.update(until - done)
             bar.set_postfix(loss=f"{loss:.3f}")
             done = until
-            _save(checkpoint, {"network": network.state_dict(), "optimizer": optimizer.state_dict(),
-                               "schedule": schedule.state_dict(), "done": done, "seconds": seconds})  # fmt: skip
-    return {k: v.cpu() for k, v in network.state_dict().items()}, _took(network, recipe, here, seconds, last)
+            _save(
+                checkpoint,
+                {
+                    "network": network.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "done": done,
+                    "seconds": seconds,
+                },
+            )
+    return {k: v.cpu() for k, v in network.state_dict().items()}, _took(
+        network, recipe, here, seconds, last
+    )
 
 
 def _now(here: Machine) -> float:
@@ -133,16 +161,24 @@ def _now(here: Machine) -> float:
     return time.process_time() / here.threads if here.on_cpu else time.perf_counter()
 
 
-def _took(network: torch.nn.Module, recipe: Recipe, here: Machine, seconds: float, steps: int) -> dict[str, Any]:
+def _took(
+    network: torch.nn.Module, recipe: Recipe, here: Machine, seconds: float, steps: int
+) -> dict[str, Any]:
     example = torch.zeros(2, 3, glyphnet.SIZE, glyphnet.SIZE, device=here.device)
     shown = steps * recipe.batch_size
     watts = WATTS_PER_CPU_THREAD * here.threads if here.on_cpu else WATTS_PER_GPU
     return {
-        "seconds": round(seconds, 1), "steps": steps, "images": shown, "flops": step_flops(network, example) * shown,
-        "wh": round(watts * seconds / 3600, 2), "threads": here.threads, "hardware": here.name, "precision": here.precision,
+        "seconds": round(seconds, 1),
+        "steps": steps,
+        "images": shown,
+        "flops": step_flops(network, example) * shown,
+        "wh": round(watts * seconds / 3600, 2),
+        "threads": here.threads,
+        "hardware": here.name,
+        "precision": here.precision,
         "basis": f"{'processor ' if here.on_cpu else ''}seconds and FLOPs measured; energy assumed at {watts:g} W",
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
-    }  # fmt: skip
+    }
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
@@ -183,7 +219,10 @@ def audit(network: torch.nn.Module, classes: tuple[str, ...]) -> dict[str, dict[
     for digit in range(10):
         mean = shares[labels == digit].mean(0)
         top = mean.topk(5)
-        found[str(digit)] = {classes[int(i)]: round(float(v), 4) for v, i in zip(top.values, top.indices, strict=True)}
+        found[str(digit)] = {
+            classes[int(i)]: round(float(v), 4)
+            for v, i in zip(top.values, top.indices, strict=True)
+        }
     return found
 
 
@@ -192,7 +231,9 @@ def takers(found: dict[str, dict[str, float]]) -> set[str]:
     return {name for shares in found.values() for name, share in shares.items() if share >= TAKES}
 
 
-def publish(recipe: Recipe, weights: dict[str, Tensor], took: dict[str, Any], folder: Path) -> dict[str, Any]:
+def publish(
+    recipe: Recipe, weights: dict[str, Tensor], took: dict[str, Any], folder: Path
+) -> dict[str, Any]:
     """Write packed weights and the card. The accuracy and the audit are those of the weights as they ship."""
     images = source_of(recipe)
     packed = glyphnet.pack(weights)
@@ -202,15 +243,28 @@ def publish(recipe: Recipe, weights: dict[str, Tensor], took: dict[str, Any], fo
     anatomy = read_anatomy(network, glyphnet.SIZE)
     trained_on = int((~images.held_out).sum())
     card = {
-        "name": recipe.name, "source": recipe.describes, "source_images": trained_on, "source_classes": len(images.classes),
-        "accuracy": round(source_accuracy(network, images), 4), "accuracy_of": "on held-out faces of its source",
-        "parameters": anatomy.params, "flops": anatomy.flops, "bytes": len(data), "size": glyphnet.SIZE,
+        "name": recipe.name,
+        "source": recipe.describes,
+        "source_images": trained_on,
+        "source_classes": len(images.classes),
+        "accuracy": round(source_accuracy(network, images), 4),
+        "accuracy_of": "on held-out faces of its source",
+        "parameters": anatomy.params,
+        "flops": anatomy.flops,
+        "bytes": len(data),
+        "size": glyphnet.SIZE,
         "licence": "weights: MIT as tlnb; pictures drawn from fonts named in NOTICE.md",
-        "recipe": f"python -m tlnb.pretrain {recipe.name}", "training": took, "settings": asdict(recipe),
-        "sha256": hashlib.sha256(data).hexdigest(), "classes": list(images.classes),
+        "recipe": f"python -m tlnb.pretrain {recipe.name}",
+        "training": took,
+        "settings": asdict(recipe),
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "classes": list(images.classes),
         "audit": audit(network, images.classes),
-    }  # fmt: skip
-    for name, content in ((f"weights/{recipe.name}.safetensors", data), (f"cards/{recipe.name}.json", _json(card))):
+    }
+    for name, content in (
+        (f"weights/{recipe.name}.safetensors", data),
+        (f"cards/{recipe.name}.json", _json(card)),
+    ):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -224,7 +278,9 @@ def write_held_out() -> int:
         ValueError: a card whose classes are not those of its recipe's source: train that network again first.
     """
     sources = {name: source_of(RECIPES[name]) for name in glyphnet.names()}
-    stale = [n for n, found in sources.items() if list(found.classes) != glyphnet.card(n)["classes"]]
+    stale = [
+        n for n, found in sources.items() if list(found.classes) != glyphnet.card(n)["classes"]
+    ]
     if stale:
         raise ValueError(
             f"the sources of {', '.join(stale)} have other classes than their cards: train them again first"
@@ -258,14 +314,29 @@ def _report(name: str, found: dict[str, dict[str, float]]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=[], metavar="NAME", help=f"of {', '.join(RECIPES)}; default: all")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--out", type=Path, default=Path("pretrained"), help="folder for checkpoints, weights and cards"
+        "names",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help=f"of {', '.join(RECIPES)}; default: all",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("pretrained"),
+        help="folder for checkpoints, weights and cards",
     )
     parser.add_argument("--steps", type=int, help="fewer steps, for a try")
     parser.add_argument("--audit", action="store_true", help="only audit the networks that ship")
-    parser.add_argument("--held-out", action="store_true", help="only write the held-out pictures of those that ship")
+    parser.add_argument(
+        "--held-out",
+        action="store_true",
+        help="only write the held-out pictures of those that ship",
+    )
     chosen = parser.parse_args(arguments)
     if chosen.held_out:
         print(f"{held_out.FILE}: {write_held_out():,} bytes")
@@ -279,7 +350,11 @@ def main(arguments: list[str] | None = None) -> int:
             _report(recipe.name, audit(glyphnet.load(recipe.name), tuple(card["classes"])))
             continue
         if chosen.steps:
-            recipe = replace(recipe, steps=chosen.steps, stop_at=recipe.stop_at and min(recipe.stop_at, chosen.steps))
+            recipe = replace(
+                recipe,
+                steps=chosen.steps,
+                stop_at=recipe.stop_at and min(recipe.stop_at, chosen.steps),
+            )
         weights, took = pretrain(recipe, chosen.out / "checkpoints")
         card = publish(recipe, weights, took, chosen.out)
         print(f"{recipe.name}: source accuracy {card['accuracy']:.1%}, {took['seconds']:.0f} s")

@@ -37,7 +37,9 @@ class Watch(Callback):
         self.laps.lap("loading")  # fastai moves a batch to the device while loading it
 
     def after_batch(self) -> None:
-        self.laps.lap("training" if self.training else "evaluating", len(self.yb[0]) if self.training else 0)
+        self.laps.lap(
+            "training" if self.training else "evaluating", len(self.yb[0]) if self.training else 0
+        )
 
     def after_epoch(self) -> None:
         self.laps.epoch_ends()
@@ -48,9 +50,14 @@ def run(task: Task) -> Outcome:
     job, laps = task.job, task.laps
     laps.start()
     data = ImageDataLoaders.from_folder(
-        job.data, train="train", valid="val", bs=job.batch_size, device=job.device, num_workers=workers(job.threads),
+        job.data,
+        train="train",
+        valid="val",
+        bs=job.batch_size,
+        device=job.device,
+        num_workers=workers(job.threads),
         **_transforms(task),
-    )  # fmt: skip
+    )
     learner = Learner(
         data,
         task.network,
@@ -60,7 +67,9 @@ def run(task: Task) -> Outcome:
         cbs=Watch(laps),
     )
     learner.freeze()
-    if job.device.startswith("cuda") and task.machine.precision == "bf16":  # its mixed precision is for CUDA only
+    if (
+        job.device.startswith("cuda") and task.machine.precision == "bf16"
+    ):  # its mixed precision is for CUDA only
         learner.to_bf16()
     with learner.no_bar(), learner.no_logging():
         learner.fit_one_cycle(job.epochs)
@@ -71,7 +80,9 @@ def _transforms(task: Task) -> dict[str, list[Any]]:
     """fastai's own transforms that come closest to the tutorial's."""
     seen = task.transform
     items = [Resize(seen.resize), CropPad(seen.size)]
-    batches: list[Any] = [Normalize.from_stats(seen.mean, seen.std, cuda=task.job.device.startswith("cuda"))]
+    batches: list[Any] = [
+        Normalize.from_stats(seen.mean, seen.std, cuda=task.job.device.startswith("cuda"))
+    ]
     if task.job.augment != "none":
         items = [RandomResizedCrop(seen.size, min_scale=0.08)]
         batches = [Flip(), *batches] if task.mirror else batches
@@ -80,7 +91,9 @@ def _transforms(task: Task) -> dict[str, list[Any]]:
 
 def _groups(network: nn.Module, trained: tuple[str, ...]) -> list[list[nn.Parameter]]:
     """Frozen parameters, where there are any, and those that train."""
-    trains = [p for name in trained for p in layer_of(network, name)._parameters.values() if p is not None]
+    trains = [
+        p for name in trained for p in layer_of(network, name)._parameters.values() if p is not None
+    ]
     known = {id(p) for p in trains}
     frozen = [p for p in network.parameters() if id(p) not in known]
     return [frozen, trains] if frozen else [trains]

@@ -39,11 +39,17 @@ def run(task: Task) -> Outcome:
         model = keras.Sequential([keras.layers.TorchModuleWrapper(task.network)])
         task.laps.start()
         train, test = loaders(task)
-        rates = keras.optimizers.schedules.ExponentialDecay(RATE, DROP_EVERY * len(train), DROP, staircase=True)
+        rates = keras.optimizers.schedules.ExponentialDecay(
+            RATE, DROP_EVERY * len(train), DROP, staircase=True
+        )
         model.compile(
-            keras.optimizers.SGD(rates, momentum=MOMENTUM), keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"], jit_compile=False,
-        )  # fmt: skip
+            keras.optimizers.SGD(rates, momentum=MOMENTUM),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=False,
+        )
         watch = Watch(task.laps, len(train.dataset), task.job.batch_size)
-        seen = model.fit(train, epochs=task.job.epochs, validation_data=test, verbose=0, callbacks=[watch])
+        seen = model.fit(
+            train, epochs=task.job.epochs, validation_data=test, verbose=0, callbacks=[watch]
+        )
     return task.laps.outcome(float(seen.history["val_accuracy"][-1]))

@@ -33,7 +33,10 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         optimizer = sgd(self.task)
-        return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, DROP_EVERY, DROP)}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": torch.optim.lr_scheduler.StepLR(optimizer, DROP_EVERY, DROP),
+        }
 
     def on_train_batch_end(self, _: Any, batch: tuple[Tensor, Tensor], __: int) -> None:
         self.task.laps.lap("training", len(batch[1]))
@@ -60,9 +63,15 @@ def run(task: Task) -> Outcome:
     task.laps.start()
     train, test = loaders(task)
     trainer = Trainer(
-        max_epochs=task.job.epochs, accelerator="gpu" if on_gpu else "cpu", devices=1, logger=False,
+        max_epochs=task.job.epochs,
+        accelerator="gpu" if on_gpu else "cpu",
+        devices=1,
+        logger=False,
         precision="bf16-mixed" if task.machine.precision == "bf16" else "32-true",
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
-    )  # fmt: skip
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
     trainer.fit(classifier, train, test)
     return task.laps.outcome(int(classifier.right) / len(test.dataset))

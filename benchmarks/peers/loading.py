@@ -15,7 +15,12 @@ from torchvision.datasets import ImageFolder
 from benchmarks.laps import Laps
 from benchmarks.work import Task
 
-RATE, MOMENTUM, DROP_EVERY, DROP = 0.001, 0.9, 7, 0.1  # SGD, and after how many epochs its rate falls to what share
+RATE, MOMENTUM, DROP_EVERY, DROP = (
+    0.001,
+    0.9,
+    7,
+    0.1,
+)  # SGD, and after how many epochs its rate falls to what share
 
 
 class Loader(DataLoader):
@@ -28,7 +33,10 @@ class Loader(DataLoader):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in super().__iter__():
             self.laps.lap("loading")
-            moved = images.to(self.target, non_blocking=True), labels.to(self.target, non_blocking=True)
+            moved = (
+                images.to(self.target, non_blocking=True),
+                labels.to(self.target, non_blocking=True),
+            )
             self.laps.lap("transfer")
             yield moved
 
@@ -39,7 +47,11 @@ def loaders(task: Task) -> tuple[Loader, Loader]:
     ready = [transforms.ToTensor(), transforms.Normalize(seen.mean, seen.std)]
     middle = [transforms.Resize(seen.resize), transforms.CenterCrop(seen.size), *ready]
     mirror = [transforms.RandomHorizontalFlip()] if task.mirror else []
-    varied = [transforms.RandomResizedCrop(seen.size), *mirror, *ready] if job.augment != "none" else middle
+    varied = (
+        [transforms.RandomResizedCrop(seen.size), *mirror, *ready]
+        if job.augment != "none"
+        else middle
+    )
     options: dict[str, Any] = {
         "batch_size": job.batch_size,
         "num_workers": (found := workers(job.threads)),

@@ -35,14 +35,18 @@ def run(task: Task) -> Outcome:
     laps.lap("transfer")
     rate = RATES.get(job.strategy, RATE)
     steps = math.ceil(len(images) / job.batch_size)
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=rate, fused=True)
+    optimizer = torch.optim.AdamW(
+        [p for p in network.parameters() if p.requires_grad], lr=rate, fused=True
+    )
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, job.epochs * steps)
     for _ in range(job.epochs):
         laps.epoch_starts()
         for rows in torch.randperm(len(images), device=job.device).tensor_split(steps):
             optimizer.zero_grad(set_to_none=True)
             with here.autocast():
-                loss = F.cross_entropy(network(ready(images[rows], task, varied=True)), labels[rows])
+                loss = F.cross_entropy(
+                    network(ready(images[rows], task, varied=True)), labels[rows]
+                )
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -56,9 +60,13 @@ def run(task: Task) -> Outcome:
 def scores(images: Tensor, task: Task) -> Tensor:
     """Logits `(N, classes)` in eval mode."""
     task.network.eval()
-    size = CHUNK if task.job.device.startswith("cuda") else 8  # more photos do not fit a core's cache
+    size = (
+        CHUNK if task.job.device.startswith("cuda") else 8
+    )  # more photos do not fit a core's cache
     with torch.inference_mode(), task.machine.autocast():
-        return torch.cat([task.network(ready(part, task, varied=False)) for part in images.split(size)])
+        return torch.cat(
+            [task.network(ready(part, task, varied=False)) for part in images.split(size)]
+        )
 
 
 def ready(images: Tensor, task: Task, varied: bool) -> Tensor:
@@ -66,11 +74,15 @@ def ready(images: Tensor, task: Task, varied: bool) -> Tensor:
     size, edge = task.transform.size, images.shape[-1]
     floats = images.contiguous(memory_format=torch.channels_last).float()
     if varied and task.job.augment != "none":
-        floats = F.grid_sample(floats, _crops(len(images), size, task), padding_mode="border", align_corners=False)
+        floats = F.grid_sample(
+            floats, _crops(len(images), size, task), padding_mode="border", align_corners=False
+        )
     elif edge != size:
         start = (edge - size) // 2
         floats = floats[..., start : start + size, start : start + size]
-    mean, std = (_by_channel(numbers, images.device) for numbers in (task.transform.mean, task.transform.std))
+    mean, std = (
+        _by_channel(numbers, images.device) for numbers in (task.transform.mean, task.transform.std)
+    )
     return ((floats - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
@@ -102,13 +114,22 @@ def decoded(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     data = task.job.data
     if data in BUNDLED:
         found = open_data(data)
-        return found.images["train"], found.labels["train"], found.images["test"], found.labels["test"]
+        return (
+            found.images["train"],
+            found.labels["train"],
+            found.images["test"],
+            found.labels["test"],
+        )
     return (*_split(task, "train"), *_split(task, "val"))
 
 
 def _split(task: Task, split: str) -> tuple[Tensor, Tensor]:
     names = classes(task.job.data)
-    files = [(path, i) for i, name in enumerate(names) for path in sorted(Path(task.job.data, split, name).iterdir())]
+    files = [
+        (path, i)
+        for i, name in enumerate(names)
+        for path in sorted(Path(task.job.data, split, name).iterdir())
+    ]
     with ThreadPoolExecutor(task.job.threads) as pool:
         images = list(pool.map(lambda file: _decode(file[0], task.transform.resize), files))
     return torch.stack(images), torch.tensor([label for _, label in files])

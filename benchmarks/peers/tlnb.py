@@ -35,7 +35,9 @@ def _timed(task: Task) -> Outcome:
     seconds = [epoch.seconds for epoch in done.epochs]  # of training; the rest is in the fixed part
     images = len(seconds) * len(session.dataset.labels["train"])
     parts = {"loading": decoding, **done.seconds}
-    if job.device.startswith("cuda"):  # as for the others: the first epoch wakes the GPU's libraries
+    if job.device.startswith(
+        "cuda"
+    ):  # as for the others: the first epoch wakes the GPU's libraries
         parts["training"], images = seconds[-1], images // len(seconds)
     outcome = Outcome(total - sum(seconds), tuple(seconds), parts, images, done.accuracy)
     return replace(outcome, again=_again(session, task)) if job.again else outcome
@@ -45,9 +47,12 @@ def _train(session: Session, task: Task) -> Run:
     """A run synchronises the device before it ends."""
     job = task.job
     return session.train(
-        epochs=job.epochs, batch_size=job.batch_size, augment=None if job.augment == "recipe" else job.augment,
-        seed=job.seed, device=job.device,
-    )  # fmt: skip
+        epochs=job.epochs,
+        batch_size=job.batch_size,
+        augment=None if job.augment == "recipe" else job.augment,
+        seed=job.seed,
+        device=job.device,
+    )
 
 
 def _again(session: Session, task: Task) -> float:

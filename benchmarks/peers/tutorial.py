@@ -32,7 +32,9 @@ def run(task: Task) -> Outcome:
     return laps.outcome(best)
 
 
-def _phase(network: nn.Module, batches: Loader, laps: Laps, optimizer: torch.optim.Optimizer | None = None) -> float:
+def _phase(
+    network: nn.Module, batches: Loader, laps: Laps, optimizer: torch.optim.Optimizer | None = None
+) -> float:
     """Once over the images; the accuracy. Without an optimiser nothing changes."""
     judge = nn.CrossEntropyLoss()
     losses, right = 0.0, 0

@@ -18,7 +18,9 @@ from tlnb.session import Session
 
 FOLDER = Path(__file__).parent
 LESSONS = sorted((FOLDER.parent / "lessons").glob("*.ipynb"))
-FOLDED = re.compile(r"<details><summary>Solution ([\d.]+)</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL)
+FOLDED = re.compile(
+    r"<details><summary>Solution ([\d.]+)</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL
+)
 NAMES = sorted(EXERCISES)
 
 
@@ -31,18 +33,30 @@ def _solutions() -> dict[str, str]:
 def _wrong() -> list[tuple[str, str, str, str]]:
     """Exercise, answer, words of the message, words of the first hint."""
     modules = [
-        import_module(f"tests.course.wrong_answers.{p.stem}") for p in sorted(FOLDER.glob("wrong_answers/lesson_*.py"))
+        import_module(f"tests.course.wrong_answers.{p.stem}")
+        for p in sorted(FOLDER.glob("wrong_answers/lesson_*.py"))
     ]
     return [(name, *case) for m in modules for name, cases in m.WRONG.items() for case in cases]
 
 
 def _steps_as_written() -> list[tuple[str, ast.Call]]:
     """Every `Step(…)` of the exercises' own checks, by its check."""
-    trees = {p.stem: ast.parse(p.read_text("utf8")) for p in FOLDER.parent.glob("tlnb/course/exercises/lesson_*.py")}
-    checks = [(f"{stem}.{each.name}", each) for stem, tree in trees.items() for each in tree.body
-              if isinstance(each, ast.FunctionDef)]  # fmt: skip
-    return [(name, call) for name, check in checks for call in ast.walk(check)
-            if isinstance(call, ast.Call) and ast.unparse(call.func) == "Step"]  # fmt: skip
+    trees = {
+        p.stem: ast.parse(p.read_text("utf8"))
+        for p in FOLDER.parent.glob("tlnb/course/exercises/lesson_*.py")
+    }
+    checks = [
+        (f"{stem}.{each.name}", each)
+        for stem, tree in trees.items()
+        for each in tree.body
+        if isinstance(each, ast.FunctionDef)
+    ]
+    return [
+        (name, call)
+        for name, check in checks
+        for call in ast.walk(check)
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "Step"
+    ]
 
 
 WRONG = _wrong()
@@ -51,7 +65,9 @@ LONG_LINES = ("--batch-size 50", "--budget 1h", "%tl_tune --scratch")  # and wro
 
 
 def _trains_long(code: str) -> bool:
-    return ("--per-class 20" in code and "--epochs 20" in code) or any(line in code for line in LONG_LINES)
+    return ("--per-class 20" in code and "--epochs 20" in code) or any(
+        line in code for line in LONG_LINES
+    )
 
 
 def _slow(long: bool) -> list[pytest.MarkDecorator]:
@@ -59,23 +75,32 @@ def _slow(long: bool) -> list[pytest.MarkDecorator]:
 
 
 SOLUTIONS = [pytest.param(name, id=name, marks=_slow(name in LONG)) for name in NAMES]
-ANSWERS = [pytest.param(*case, id=f"{case[0]}-{i}", marks=_slow(_trains_long(case[1]))) for i, case in enumerate(WRONG)]
+ANSWERS = [
+    pytest.param(*case, id=f"{case[0]}-{i}", marks=_slow(_trains_long(case[1])))
+    for i, case in enumerate(WRONG)
+]
 
 
 def _checked(shell, name: str, code: str):
     """What the check says after this cell, in a session of its own."""
     shell.run_cell(code).raise_error()
-    shell.user_ns["tl"]._checks.clear()  # those of other tests' answers, which survive a reset and would earn hints
+    shell.user_ns[
+        "tl"
+    ]._checks.clear()  # those of other tests' answers, which survive a reset and would earn hints
     return shell.user_ns["tl"].check(name)
 
 
-pytestmark = pytest.mark.usefixtures("trained_once")  # what a check says of runs is tested, not how they come about
+pytestmark = pytest.mark.usefixtures(
+    "trained_once"
+)  # what a check says of runs is tested, not how they come about
 
 
 @pytest.fixture(autouse=True)
 def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TLNB_HOME", str(tmp_path / "home"))  # tuning goes on with the trials that it finds there
+    monkeypatch.setenv(
+        "TLNB_HOME", str(tmp_path / "home")
+    )  # tuning goes on with the trials that it finds there
 
 
 @pytest.mark.parametrize("name", SOLUTIONS)
@@ -86,7 +111,9 @@ def test_the_folded_solution_passes(shell, name: str):
 
 
 @pytest.mark.parametrize(("name", "code", "words", "hint"), ANSWERS)
-def test_a_wrong_answer_is_told_what_is_missing_and_why(shell, name: str, code: str, words: str, hint: str):
+def test_a_wrong_answer_is_told_what_is_missing_and_why(
+    shell, name: str, code: str, words: str, hint: str
+):
     found = _checked(shell, name, code)
     assert not found.passed
     assert words in found.missing, found
@@ -118,7 +145,9 @@ def test_losses_that_do_not_agree_are_put_down_to_rounding(small: Session):
     small.train(epochs=1, augment="none")
     run = small.train(epochs=1, augment="none", cache=False)
     assert small.check("3.1").passed
-    small.runs[-1] = replace(run, epochs=tuple(replace(e, train_loss=e.train_loss + 0.01) for e in run.epochs))
+    small.runs[-1] = replace(
+        run, epochs=tuple(replace(e, train_loss=e.train_loss + 0.01) for e in run.epochs)
+    )
     assert small.check("3.1").asked == "the losses agree in every epoch"
     assert [small.check("3.1").hints[-1] for _ in range(2)] == [
         "numbers of 16 bits are rounded too much to agree: compare at 32 bits",
@@ -185,7 +214,11 @@ def test_results_are_handed_in_as_json(small: Session, tmp_path: Path):
     read = json.loads((tmp_path / "grades.json").read_text("utf8"))
     by_name = {e["name"]: e for e in read["exercises"]}
     assert read["learner"] == "Ada <b>" and set(by_name) == set(NAMES)
-    assert by_name["1.2"]["attempts"] == 1 and not by_name["1.2"]["passed"] and by_name["1.1"]["attempts"] == 0
+    assert (
+        by_name["1.2"]["attempts"] == 1
+        and not by_name["1.2"]["passed"]
+        and by_name["1.1"]["attempts"] == 0
+    )
     assert read["runs"][0]["strategy"] == "head"
 
 

@@ -19,27 +19,89 @@ from tlnb.core.runtime.errors import TLError, one_line
 CASES = int(os.environ.get("TLNB_FUZZ", "25"))
 
 fuzz = settings(
-    max_examples=CASES, deadline=None, derandomize=CASES <= 100, database=None,
+    max_examples=CASES,
+    deadline=None,
+    derandomize=CASES <= 100,
+    database=None,
     suppress_health_check=list(HealthCheck),
-)  # fmt: skip
-
-NASTY = (
-    "", " ", "\0", "\n", "a\nb", "\r", "\x1b[2J", "\u2028", "\ud800", "{}", "{0}", "%s", "%n", "$x", "${x}", "'", '"', '"""',
-    "\\", "\\N{x}", "-", "--", "-rf", "..", "../x", "/", "~", "~nobody", ".", "*", "[", "[z-a]", "(", "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>", "$\\frac$", "=", ";", "#", "?", "!ls", "; import os", "aux", "x" * 300, "é" * 200, "١٢", "²",
-    "--5", "1e999", "nan", "-inf", "9" * 5000, "digits", "head", "layer1", "layer1..layer3", "none",
-)  # fmt: skip
-
-text = st.one_of(
-    st.sampled_from(NASTY), st.text(max_size=12), st.text("aZ09.-_*?[]()!=,;:'\"\\/{}$%#<>&\n\t ", max_size=20)
 )
 
-number = st.one_of(st.sampled_from([-1, 0, 1, 2, 3, 10**9, 10**30, -(10**20)]), st.floats(), st.integers())
+NASTY = (
+    "",
+    " ",
+    "\0",
+    "\n",
+    "a\nb",
+    "\r",
+    "\x1b[2J",
+    "\u2028",
+    "\ud800",
+    "{}",
+    "{0}",
+    "%s",
+    "%n",
+    "$x",
+    "${x}",
+    "'",
+    '"',
+    '"""',
+    "\\",
+    "\\N{x}",
+    "-",
+    "--",
+    "-rf",
+    "..",
+    "../x",
+    "/",
+    "~",
+    "~nobody",
+    ".",
+    "*",
+    "[",
+    "[z-a]",
+    "(",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "$\\frac$",
+    "=",
+    ";",
+    "#",
+    "?",
+    "!ls",
+    "; import os",
+    "aux",
+    "x" * 300,
+    "é" * 200,
+    "١٢",
+    "²",
+    "--5",
+    "1e999",
+    "nan",
+    "-inf",
+    "9" * 5000,
+    "digits",
+    "head",
+    "layer1",
+    "layer1..layer3",
+    "none",
+)
+
+text = st.one_of(
+    st.sampled_from(NASTY),
+    st.text(max_size=12),
+    st.text("aZ09.-_*?[]()!=,;:'\"\\/{}$%#<>&\n\t ", max_size=20),
+)
+
+number = st.one_of(
+    st.sampled_from([-1, 0, 1, 2, 3, 10**9, 10**30, -(10**20)]), st.floats(), st.integers()
+)
 
 leaf = st.one_of(st.none(), st.booleans(), number, text)
 
 value = st.recursive(
-    leaf, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3), max_leaves=6
+    leaf,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
 )
 
 
@@ -57,7 +119,13 @@ def one_line_or(call: Callable[[], Any]) -> Any:
 def places(found: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Every place in JSON's values."""
     yield at
-    pairs = found.items() if isinstance(found, dict) else enumerate(found) if isinstance(found, list) else ()
+    pairs = (
+        found.items()
+        if isinstance(found, dict)
+        else enumerate(found)
+        if isinstance(found, list)
+        else ()
+    )
     for key, inner in pairs:
         yield from places(inner, (*at, key))
 
@@ -67,7 +135,9 @@ def spoilt(draw: Any, record: str) -> str:
     """A JSON text with some of its values replaced, left out or renamed; or with some of its characters changed; or deep."""
     how = draw(st.sampled_from(["values", "values", "values", "text", "deep"]))
     if how == "deep":
-        return draw(st.sampled_from(["[", '{"a":', '{"schema": 1, "plan": ['])) * draw(st.sampled_from([10, 20_000]))
+        return draw(st.sampled_from(["[", '{"a":', '{"schema": 1, "plan": ['])) * draw(
+            st.sampled_from([10, 20_000])
+        )
     if how == "text":
         found = list(record)
         for _ in range(draw(st.integers(1, 4))):

@@ -30,7 +30,9 @@ def test_kept_arrays_are_never_read_when_damaged(place: Path, data: st.DataObjec
 
 @fuzz
 @given(data=st.data())
-def test_checkpoints_are_never_read_when_damaged(trained: Session, place: Path, data: st.DataObject):
+def test_checkpoints_are_never_read_when_damaged(
+    trained: Session, place: Path, data: st.DataObject
+):
     whole = trained._keeper.home.run_file("head").read_bytes()
     file = place / "run.safetensors"
     file.write_bytes(damaged(data.draw, whole))

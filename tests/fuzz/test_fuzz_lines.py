@@ -26,16 +26,49 @@ from tlnb.session import Session
 
 # ── lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-OPTIONS = sorted({o for n in vars(TLMagics) if n.startswith("tl") and hasattr(vars(TLMagics)[n], "parser")
-                  for a in vars(TLMagics)[n].parser._actions for o in a.option_strings if o.startswith("--")})  # fmt: skip
+OPTIONS = sorted(
+    {
+        o
+        for n in vars(TLMagics)
+        if n.startswith("tl") and hasattr(vars(TLMagics)[n], "parser")
+        for a in vars(TLMagics)[n].parser._actions
+        for o in a.option_strings
+        if o.startswith("--")
+    }
+)
 
 MAGICS = sorted(n for n in vars(TLMagics) if n.startswith("tl"))
 
 HEAVY = {"tl_models"}  # right, and slow: a case in twenty
 
-words = st.one_of(st.sampled_from(OPTIONS), text, number.map(str), st.sampled_from(
-    ["digits", "symbols", "glyphnet", "head", "partial", "layer2", "before:head", "after:layer1", "nn.Dropout(0.2)",
-     "nn.Identity()", "none", "light", "2", "3", "0.1", "layer4=0.01", "fp32", "sgd", "small"]))  # fmt: skip
+words = st.one_of(
+    st.sampled_from(OPTIONS),
+    text,
+    number.map(str),
+    st.sampled_from(
+        [
+            "digits",
+            "symbols",
+            "glyphnet",
+            "head",
+            "partial",
+            "layer2",
+            "before:head",
+            "after:layer1",
+            "nn.Dropout(0.2)",
+            "nn.Identity()",
+            "none",
+            "light",
+            "2",
+            "3",
+            "0.1",
+            "layer4=0.01",
+            "fp32",
+            "sgd",
+            "small",
+        ]
+    ),
+)
 
 
 @fuzz
@@ -99,7 +132,10 @@ def test_what_is_written_for_a_cell_says_what_was_called(said: list[str], option
         call = ast.parse(written, mode="eval").body
         assert isinstance(call, ast.Call) and ast.unparse(call.func) == "tl.data"
         assert [ast.literal_eval(a) for a in call.args] == said
-        assert {k.arg: ast.literal_eval(k.value) for k in call.keywords} == {"group": option, "seed": 3}
+        assert {k.arg: ast.literal_eval(k.value) for k in call.keywords} == {
+            "group": option,
+            "seed": 3,
+        }
 
 
 @fuzz
@@ -112,9 +148,23 @@ def test_layer_patterns(trained: Session, pattern: str):
 
 
 @fuzz
-@given(code=st.one_of(text, st.text("n.Lieardopu(),=1 2*+-[]'in_features_classes\"#\n", max_size=30),
-                      st.sampled_from(["(" * 5000, "-" * 20_000 + "1", "nn.Linear(9**9**9, 1)", "nn.Linear(1, 1, [0]*10**12)",
-                                       "nn.Linear(10**6*1, 10**6)", "nn." * 5000 + "x", "[" * 150 + "]" * 150])))  # fmt: skip
+@given(
+    code=st.one_of(
+        text,
+        st.text("n.Lieardopu(),=1 2*+-[]'in_features_classes\"#\n", max_size=30),
+        st.sampled_from(
+            [
+                "(" * 5000,
+                "-" * 20_000 + "1",
+                "nn.Linear(9**9**9, 1)",
+                "nn.Linear(1, 1, [0]*10**12)",
+                "nn.Linear(10**6*1, 10**6)",
+                "nn." * 5000 + "x",
+                "[" * 150 + "]" * 150,
+            ]
+        ),
+    )
+)
 def test_code_of_edits(trained: Session, code: str):
     harmless = is_literal(code)
     one_line_or(lambda: names_in(code))
@@ -126,7 +176,9 @@ def test_code_of_edits(trained: Session, code: str):
 
 
 @fuzz
-@given(pattern=text, rates=text, price=st.one_of(text, st.text("0123456789.usdeh/ min€", max_size=12)))
+@given(
+    pattern=text, rates=text, price=st.one_of(text, st.text("0123456789.usdeh/ min€", max_size=12))
+)
 def test_short_texts(pattern: str, rates: str, price: str):
     one_line_or(lambda: _by_pattern(pattern, ["a/b_1.png"]))
     one_line_or(lambda: parse_rates(rates))
@@ -150,10 +202,26 @@ def skeleton(code: str) -> str:
 
 
 @fuzz
-@given(name=text, source=text, first=text, second=text, run=text, way=st.sampled_from(["folder", "table"]))
+@given(
+    name=text,
+    source=text,
+    first=text,
+    second=text,
+    run=text,
+    way=st.sampled_from(["folder", "table"]),
+)
 @example(name="x", source="x", first="9" * 300, second="b", run="x", way="folder")
-@example(name='x"; import os; os.system("ls"); "', source="'''", first='"""', second="\\", run="\\x\n", way="table")
-def test_no_name_becomes_code(trained: Session, name: str, source: str, first: str, second: str, run: str, way: str):
+@example(
+    name='x"; import os; os.system("ls"); "',
+    source="'''",
+    first='"""',
+    second="\\",
+    run="\\x\n",
+    way="table",
+)
+def test_no_name_becomes_code(
+    trained: Session, name: str, source: str, first: str, second: str, run: str, way: str
+):
     def script(name: str, source: str, classes: tuple[str, str], run: str) -> Script:
         facts = copy.copy(trained.dataset.facts)
         request = DataRequest(f"{source}.csv" if way == "table" else f"./{source}/")
@@ -166,5 +234,8 @@ def test_no_name_becomes_code(trained: Session, name: str, source: str, first: s
 
     written = one_line_or(lambda: script(name, source, (first, second), run))
     # long names are read from the folder instead, and names with accents are compared in one form
-    plain = [script("plain", "folder", (first, "b"), "first") for first in ("a", "a" * 300, "é", "é" * 300)]
+    plain = [
+        script("plain", "folder", (first, "b"), "first")
+        for first in ("a", "a" * 300, "é", "é" * 300)
+    ]
     assert skeleton(written) in map(skeleton, plain)

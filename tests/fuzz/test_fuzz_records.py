@@ -42,7 +42,11 @@ def test_plans(trained: Session, data: st.DataObject):
     spoiled = data.draw(spoilt(json.dumps(trained.plan.to_json())))
     plan = one_line_or(lambda: Plan.from_json(_parsed(spoiled)))
     if plan is not None:
-        assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan or "NaN" in spoiled or "nan" in repr(plan)
+        assert (
+            Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
+            or "NaN" in spoiled
+            or "nan" in repr(plan)
+        )
         assert "<script" not in cards.plan_card(plan)
 
 
@@ -59,10 +63,14 @@ def _parsed(record: str) -> Any:
 @given(data=st.data())
 def test_headers_of_saved_runs(trained: Session, data: st.DataObject):
     model = trained.model
-    whole = Header(model.origin, model.transform, trained.runs[0].classes, trained.runs[0]).to_json()
+    whole = Header(
+        model.origin, model.transform, trained.runs[0].classes, trained.runs[0]
+    ).to_json()
     header = one_line_or(lambda: Header.from_json(data.draw(spoilt(whole)), "x.safetensors"))
     if header is not None:
-        ast.parse(f"MEAN, STD = {header.transform.mean}, {header.transform.std}\nSIZE = {header.transform.size}")
+        ast.parse(
+            f"MEAN, STD = {header.transform.mean}, {header.transform.std}\nSIZE = {header.transform.size}"
+        )
 
 
 @fuzz
@@ -81,11 +89,23 @@ def test_jobs(trained: Session, place: Path, data: st.DataObject):
 @given(data=st.data())
 def test_recorded_runs(trained: Session, place: Path, data: st.DataObject):
     facts, file = trained.dataset, place / "recorded.json"
-    about = {"name": facts.name, "counts": facts.counts, "splits": facts.splits, "skipped": ["a: hidden file"]}
+    about = {
+        "name": facts.name,
+        "counts": facts.counts,
+        "splits": facts.splits,
+        "skipped": ["a: hidden file"],
+    }
     whole = json.dumps(
-        {"schema": SCHEMA, "recorded": "2026-01-31", "typed": ["%tl_train"], "notes": ["drawn"], "data": about,
-         "model": "glyphnet", "runs": [json.loads(record_of(trained))]}
-    )  # fmt: skip
+        {
+            "schema": SCHEMA,
+            "recorded": "2026-01-31",
+            "typed": ["%tl_train"],
+            "notes": ["drawn"],
+            "data": about,
+            "model": "glyphnet",
+            "runs": [json.loads(record_of(trained))],
+        }
+    )
     file.write_text(data.draw(spoilt(whole)), "utf8", "surrogatepass")
     found = one_line_or(lambda: read_recorded(file))
     if found is not None:
@@ -110,7 +130,9 @@ def test_sessions(trained: Session, place: Path, data: st.DataObject):
         outer |= {"session": record, "crc32": zlib.crc32(record.encode(errors="replace"))}
         (folder / "session.json").write_text(json.dumps(outer))
     else:
-        (folder / "session.json").write_text(data.draw(spoilt(json.dumps(outer))), "utf8", "surrogatepass")
+        (folder / "session.json").write_text(
+            data.draw(spoilt(json.dumps(outer))), "utf8", "surrogatepass"
+        )
     session = Session()
     try:
         name = one_line_or(lambda: restore(session, folder, False, {}, None))

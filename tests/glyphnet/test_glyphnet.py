@@ -31,8 +31,15 @@ def test_cards_tell_the_truth(name: str):
 
 def test_no_source_class_is_a_number():
     for name in NAMES:
-        assert not [c for c in glyphnet.card(name)["classes"] if len(c) == 1 and glyphs.is_number(c)]
-    assert glyphs.is_number("²") and glyphs.is_number("①") and glyphs.is_number("½") and not glyphs.is_number("Ж")
+        assert not [
+            c for c in glyphnet.card(name)["classes"] if len(c) == 1 and glyphs.is_number(c)
+        ]
+    assert (
+        glyphs.is_number("²")
+        and glyphs.is_number("①")
+        and glyphs.is_number("½")
+        and not glyphs.is_number("Ж")
+    )
 
 
 def test_no_audited_class_is_in_the_source():
@@ -63,7 +70,9 @@ def test_batches_depend_on_their_number_alone():
 
 def test_pretraining_resumes_and_equals_the_uninterrupted(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(pretrain, "PART", 2)
-    recipe = pretrain.Recipe("tiny", "a test", textures=False, glyphs=5, faces=2, steps=4, batch_size=8)
+    recipe = pretrain.Recipe(
+        "tiny", "a test", textures=False, glyphs=5, faces=2, steps=4, batch_size=8
+    )
     whole, _ = pretrain.pretrain(recipe, tmp_path / "a")
     real = pretrain.train_epoch
     calls = []

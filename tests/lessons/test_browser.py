@@ -43,6 +43,8 @@ def test_lesson_one_in_jupyterlab(lab: str):
         assert page.get_by_text("Side by side on digits").count() >= 1
         charts = page.locator(".jp-OutputArea-output img[alt^='accuracy against seconds']")
         assert charts.first.evaluate("image => image.complete && image.naturalWidth > 300")
-        overflow = charts.first.evaluate("image => image.getBoundingClientRect().right - window.innerWidth")
+        overflow = charts.first.evaluate(
+            "image => image.getBoundingClientRect().right - window.innerWidth"
+        )
         assert overflow <= 0
     assert seen.problems == []

@@ -37,13 +37,19 @@ def test_only_the_output_layer_moves_and_the_opponent_gets_twice_the_steps(train
     run, baseline = trained.runs
     assert run.moved == ("head",)
     assert run.source_accuracy[0] == run.source_accuracy[1]
-    assert baseline.seed == run.seed and baseline.plan.total_params == baseline.plan.trainable_params
+    assert (
+        baseline.seed == run.seed and baseline.plan.total_params == baseline.plan.trainable_params
+    )
     assert baseline.work.steps == 2 * run.work.steps
 
 
-def test_twenty_images_are_read_better_than_by_guessing_from_scratch_or_from_pixels(trained: Session):
+def test_twenty_images_are_read_better_than_by_guessing_from_scratch_or_from_pixels(
+    trained: Session,
+):
     run, baseline = trained.runs
-    pixels = next(row for row in compare(trained.runs, trained.dataset).rows if row.name == "pixels")
+    pixels = next(
+        row for row in compare(trained.runs, trained.dataset).rows if row.name == "pixels"
+    )
     assert run.accuracy > 0.7  # guessing: 0.1
     assert run.accuracy > baseline.accuracy
     assert run.accuracy > pixels.accuracy + 0.03
@@ -52,7 +58,9 @@ def test_twenty_images_are_read_better_than_by_guessing_from_scratch_or_from_pix
 def test_it_is_there_sooner_and_with_less_work(trained: Session):
     run, baseline = trained.runs
     target = compare(trained.runs, trained.dataset).target
-    assert steps_to(target, run) < steps_to(target, baseline)  # when the baseline gets there varies threefold
+    assert steps_to(target, run) < steps_to(
+        target, baseline
+    )  # when the baseline gets there varies threefold
     assert 2 * to_target(run, target).flops < to_target(baseline, target).flops
     assert 10 * run.training_flops < baseline.training_flops
 
@@ -70,11 +78,17 @@ def test_it_has_no_word_for_a_digit():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_plain_pytorch_does_the_same(session: Session, seed: int):
-    data, prepare = session.data("digits", per_class=2, seed=seed), session.load("glyphnet").transform
+    data, prepare = (
+        session.data("digits", per_class=2, seed=seed),
+        session.load("glyphnet").transform,
+    )
     torch.manual_seed(seed)
     trunk = glyphnet.load("glyphnet").requires_grad_(False).eval()
     head, trunk.head = nn.Linear(trunk.head.in_features, 10), nn.Identity()
-    features, optimizer = trunk(prepare(data.images["train"])), torch.optim.AdamW(head.parameters(), lr=0.01)
+    features, optimizer = (
+        trunk(prepare(data.images["train"])),
+        torch.optim.AdamW(head.parameters(), lr=0.01),
+    )
     for _ in range(100):
         optimizer.zero_grad()
         nn.functional.cross_entropy(head(features), data.labels["train"]).backward()

@@ -15,7 +15,9 @@ def transferred(model: str, data: str, per_class: int) -> list[float]:
     session, found = Session(), []
     for seed in SEEDS:
         session.data(data, per_class=per_class, seed=seed)
-        session.load("glyphnet" if model == "random" else model, "none" if model == "random" else "default")
+        session.load(
+            "glyphnet" if model == "random" else model, "none" if model == "random" else "default"
+        )
         found.append(session.train(solver="lbfgs", augment="none").accuracy)
     return found
 
@@ -26,9 +28,15 @@ def digits() -> dict[str, list[float]]:
     return {model: transferred(model, "digits", 2) for model in models}
 
 
-@pytest.mark.parametrize(("worse", "least"), [("glyphnet-early", 0.05), ("glyphnet-few", 0), ("random", 0.1)])
-def test_accurate_large_and_learned_sources_are_ahead_in_every_draw(digits, worse: str, least: float):
-    assert all(a - b >= least for a, b in zip(digits["glyphnet"], digits[worse], strict=True)), digits
+@pytest.mark.parametrize(
+    ("worse", "least"), [("glyphnet-early", 0.05), ("glyphnet-few", 0), ("random", 0.1)]
+)
+def test_accurate_large_and_learned_sources_are_ahead_in_every_draw(
+    digits, worse: str, least: float
+):
+    assert all(a - b >= least for a, b in zip(digits["glyphnet"], digits[worse], strict=True)), (
+        digits
+    )
 
 
 def test_accuracy_on_its_own_source_does_not_say_it():
@@ -44,7 +52,9 @@ def test_textures_in_the_source_decide_on_textures():
 def test_classes_gather_before_any_training(seed: int, monkeypatch: pytest.MonkeyPatch):
     from tlnb.core.evaluation import embeddings as looking
 
-    monkeypatch.setattr(looking, "_two_dimensions", lambda seen: ())  # the map is not what is claimed
+    monkeypatch.setattr(
+        looking, "_two_dimensions", lambda seen: ()
+    )  # the map is not what is claimed
     session = Session()
     session.data("digits", per_class=2, seed=seed)
     session.load("glyphnet")
@@ -55,7 +65,10 @@ def test_classes_gather_before_any_training(seed: int, monkeypatch: pytest.Monke
 
 def test_an_edit_that_does_not_fit_is_refused_and_removing_the_last_stage_is_not(small: Session):
     before = small.plan
-    with pytest.raises(Exception, match=r"remove layer2 does not fit: layer3\.conv1 .* cannot take \(1, 24, 16, 16\)"):
+    with pytest.raises(
+        Exception,
+        match=r"remove layer2 does not fit: layer3\.conv1 .* cannot take \(1, 24, 16, 16\)",
+    ):
         small.remove("layer2")
     assert small.plan == before
     assert small.remove("layer4").total_params < before.total_params / 2

@@ -16,7 +16,12 @@ def test_caching_changes_nothing_and_saves_what_freezing_does_not(session: Sessi
     once = session.train(augment="none", epochs=8, seed=seed)
     every = session.train(augment="none", epochs=8, seed=seed, cache=False)
     least = 1e-5 if once.precision == "fp32" else 1e-3  # to which cached and uncached runs agree
-    assert max(abs(a.train_loss - b.train_loss) for a, b in zip(once.epochs, every.epochs, strict=True)) < least
+    assert (
+        max(
+            abs(a.train_loss - b.train_loss) for a, b in zip(once.epochs, every.epochs, strict=True)
+        )
+        < least
+    )
     assert 0.30 < once.work.uncached_flops / once.work.unfrozen_flops < 0.37
     assert once.training_flops < 0.2 * every.training_flops
 

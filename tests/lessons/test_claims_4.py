@@ -24,14 +24,19 @@ def on_textures(model: str, seed: int, per_class: int = 20) -> Session:
 def by_stage(module: torch.nn.Module, session: Session) -> dict[str, float]:
     """How well a linear layer tells the materials apart behind some of the stages, cross-validated."""
     used = labels_in_use(session.dataset)
-    seen = stage_features(module.eval(), session.layers(), session.model.transform, used.images["train"])
+    seen = stage_features(
+        module.eval(), session.layers(), session.model.transform, used.images["train"]
+    )
     kept = {stage: seen[stage] for stage in ("stem", "layer2", "layer4")}
     return {p.stage: p.accuracy for p in probe(kept, used.labels["train"].numpy(), FOLDS)}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_of_a_far_source_an_earlier_stage_says_more_than_the_last(seed: int):
-    far, near = (by_stage(s.model.module, s) for s in (on_textures(m, seed) for m in ("glyphnet-glyphs", "glyphnet")))
+    far, near = (
+        by_stage(s.model.module, s)
+        for s in (on_textures(m, seed) for m in ("glyphnet-glyphs", "glyphnet"))
+    )
     assert far["layer2"] > far["layer4"] + 0.03
     assert near["layer4"] > far["layer4"] + 0.1  # a near source's last stage is of use
 
@@ -53,7 +58,10 @@ def ways() -> dict[str, np.ndarray]:
     found: dict[str, list[float]] = {}
     for seed in SEEDS:
         far, near = on_textures("glyphnet-glyphs", seed), on_textures("glyphnet", seed)
-        runs = {"frozen": far.train(solver="lbfgs", seed=seed), "near": near.train(solver="lbfgs", seed=seed)}
+        runs = {
+            "frozen": far.train(solver="lbfgs", seed=seed),
+            "near": near.train(solver="lbfgs", seed=seed),
+        }
         far.strategy("scratch")
         runs["scratch"] = far.train(epochs=20, seed=seed)  # half of what the recipe takes
         far.strategy("full")
@@ -83,7 +91,9 @@ def test_a_nearer_source_frozen_does_best_on_average(ways: dict[str, np.ndarray]
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_windows_of_one_place_split_at_random_flatter(seed: int):
-    one, other = (torch.cat(windows) for windows in zip(*map(sliding_windows, MATERIALS), strict=True))
+    one, other = (
+        torch.cat(windows) for windows in zip(*map(sliding_windows, MATERIALS), strict=True)
+    )
     names = np.repeat(list(MATERIALS), 64)
     session = Session()
     session.data(one.numpy(), names, test=0.5, seed=seed)

@@ -35,7 +35,9 @@ def mean(runs: list[Run]) -> float:
     return sum(run.accuracy for run in runs) / len(runs)
 
 
-def test_deeper_is_better_than_a_new_output_layer_alone_with_twenty_images(runs: dict[str, list[Run]]):
+def test_deeper_is_better_than_a_new_output_layer_alone_with_twenty_images(
+    runs: dict[str, list[Run]],
+):
     assert mean(runs["partial"]) > mean(runs["head"])
     assert mean(runs["full"]) > mean(runs["head"])
 
@@ -66,13 +68,26 @@ def test_training_everything_on_one_image_of_each_of_twenty_letters_does_no_harm
 
 
 def test_the_record_is_what_the_benchmarks_say():
-    table = (FOLDER / "BENCHMARKS.md").read_text("utf8").partition("## Symbols")[2].partition("\n## ")[0]
-    amounts = [int(n.replace(",", "")) for n in re.search(r"per class \|(.*)\|", table)[1].split("|")]
+    table = (
+        (FOLDER / "BENCHMARKS.md")
+        .read_text("utf8")
+        .partition("## Symbols")[2]
+        .partition("\n## ")[0]
+    )
+    amounts = [
+        int(n.replace(",", "")) for n in re.search(r"per class \|(.*)\|", table)[1].split("|")
+    ]
     told = {}
-    for strategy, row in re.findall(r"^\| (head|partial|full|scratch) \|(.*)\|$", table, re.MULTILINE):
-        told |= {(strategy, n): cell.strip() for n, cell in zip(amounts, row.split("|"), strict=True)}
+    for strategy, row in re.findall(
+        r"^\| (head|partial|full|scratch) \|(.*)\|$", table, re.MULTILINE
+    ):
+        told |= {
+            (strategy, n): cell.strip() for n, cell in zip(amounts, row.split("|"), strict=True)
+        }
     cells = {(c["strategy"], c["per_class"]): c for c in RECORD["cells"] if c["epochs"] is None}
-    assert {at: f"{100 * c['accuracy']:.1f} ± {100 * c['sd']:.1f}" for at, c in cells.items()} == told
+    assert {
+        at: f"{100 * c['accuracy']:.1f} ± {100 * c['sd']:.1f}" for at, c in cells.items()
+    } == told
     for command in RECORD["command"][:1]:
         assert f"`{command}`" in table
 
@@ -83,4 +98,7 @@ def test_the_records_flops_are_those_of_a_run():
     tl.load(RECORD["model"])
     cell = next(c for c in RECORD["cells"] if (c["strategy"], c["per_class"]) == ("head", 1))
     run = tl.train()
-    assert (run.training_flops, run.work.steps) == (pytest.approx(cell["flops"], rel=0.01), cell["steps"])
+    assert (run.training_flops, run.work.steps) == (
+        pytest.approx(cell["flops"], rel=0.01),
+        cell["steps"],
+    )

@@ -15,7 +15,9 @@ SEEDS = (0, 1, 2)
 
 
 @pytest.fixture(scope="module", params=SEEDS)
-def paid(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def paid(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Session]:
     """Forecast, tuned and trained on both sides, compared; with fewer trials and epochs than in the lesson."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TLNB_HOME", str(tmp_path_factory.mktemp("home")))
@@ -52,7 +54,9 @@ def test_everything_is_charged_once_and_tuning_counts_where_it_is_asked_to(paid:
     apart, within = paid.compare("tuned", "scratch"), paid.compare("tuned", "scratch", tuning="in")
     kinds = paid.bill.kinds
     equal = {"equal budget"} if any(row.kind == "equal budget" for row in apart.rows) else set()
-    assert set(kinds) == {"run", "baseline", "tuning", "forecasting"} | equal  # none where both took as many steps
+    assert (
+        set(kinds) == {"run", "baseline", "tuning", "forecasting"} | equal
+    )  # none where both took as many steps
     assert sum(kind.flops for kind in kinds.values()) == pytest.approx(paid.bill.total.flops)
     saved = [sides["scratch"] - sides["tuned"] for sides in map(flops_to_train, (apart, within))]
     assert 0 < saved[0] < saved[1]  # so that pretraining pays off sooner with tuning counted in
@@ -67,5 +71,7 @@ def test_pretraining_was_more_work_than_all_of_it(paid: Session):
 def test_money_is_an_assumption_and_seconds_and_flops_are_not(paid: Session):
     bases = paid.bill.total.bases
     assert {figure: bases[figure][0] for figure in ("seconds", "flops", "money")} == {
-        "seconds": "measured", "flops": "measured", "money": "assumed",
-    }  # fmt: skip
+        "seconds": "measured",
+        "flops": "measured",
+        "money": "assumed",
+    }

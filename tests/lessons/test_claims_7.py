@@ -50,12 +50,18 @@ def test_a_rate_far_too_high_forgets_the_source_and_costs_accuracy():
         high = tl.train(lr=100 * usual.options.lr, epochs=15, seed=seed)
         absurd = tl.train(lr=1.0, epochs=5, seed=seed)
         assert high.options.lr == pytest.approx(0.1)
-        assert max(high.source_accuracy[1], absurd.source_accuracy[1]) < 0.05 < usual.source_accuracy[1]
+        assert (
+            max(high.source_accuracy[1], absurd.source_accuracy[1])
+            < 0.05
+            < usual.source_accuracy[1]
+        )
         for name, run in (("usual", usual), ("high", high), ("absurd", absurd)):
             reached[name].append(run.accuracy)
     means = {name: fmean(found) for name, found in reached.items()}
     assert means["absurd"] < means["usual"] - 0.3, reached
-    assert 0.6 < means["high"] < means["usual"] - 0.02, reached  # worse, and it may still look respectable
+    assert 0.6 < means["high"] < means["usual"] - 0.02, (
+        reached
+    )  # worse, and it may still look respectable
 
 
 def test_pixels_in_0_to_255_cost_accuracy(hundred: Session):
@@ -64,7 +70,9 @@ def test_pixels_in_0_to_255_cost_accuracy(hundred: Session):
     assert hundred.train(epochs=20).accuracy < right.accuracy
 
 
-def test_a_frozen_network_in_training_mode_fails_on_its_source_though_no_weight_moves(hundred: Session):
+def test_a_frozen_network_in_training_mode_fails_on_its_source_though_no_weight_moves(
+    hundred: Session,
+):
     pictures, labels = held_out.pictures(tuple(glyphnet.card("glyphnet")["classes"]))
     prepare, drifting = hundred.model.transform, glyphnet.load("glyphnet").requires_grad_(False)
 
@@ -72,7 +80,10 @@ def test_a_frozen_network_in_training_mode_fails_on_its_source_though_no_weight_
     def on_its_source() -> float:
         return float((drifting.eval()(prepare(pictures)).argmax(1) == labels).float().mean())
 
-    before, start = on_its_source(), {name: value.clone() for name, value in drifting.state_dict().items()}
+    before, start = (
+        on_its_source(),
+        {name: value.clone() for name, value in drifting.state_dict().items()},
+    )
     with torch.no_grad():
         for _ in range(30):
             drifting.train()(prepare(hundred.dataset.images["train"]))
@@ -130,9 +141,13 @@ def test_spare_images_may_lie_above_the_training_accuracy(hundred: Session):
     assert sum(accuracy("train") for _ in range(10)) / 10 < spare <= finished
 
 
-def test_a_far_source_is_seen_before_training_and_after(session: Session, seed: int, monkeypatch: pytest.MonkeyPatch):
+def test_a_far_source_is_seen_before_training_and_after(
+    session: Session, seed: int, monkeypatch: pytest.MonkeyPatch
+):
     pytest.importorskip("skimage")
-    monkeypatch.setattr(looking, "_two_dimensions", lambda seen: ())  # the map is not what is claimed
+    monkeypatch.setattr(
+        looking, "_two_dimensions", lambda seen: ()
+    )  # the map is not what is claimed
     session.data("textures", per_class=5, seed=seed)
     shares, accuracy = [], []
     for source in ("glyphnet", "glyphnet-glyphs"):

@@ -22,7 +22,9 @@ def accuracy(session: Session, folder: Path, seed: int, series: str | None) -> f
 def test_a_random_split_flatters(tmp_path: Path):
     """Other leaves and another split for each seed: one alone has 63 test photos of 21 leaves."""
     session = Session()
-    session.load(glyphnet.load("glyphnet"), size=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD)
+    session.load(
+        glyphnet.load("glyphnet"), size=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    )
     gaps = []
     for seed in (3, 4, 5):
         folder = leaf_photos(tmp_path / f"photos{seed}", seed=seed)

@@ -8,9 +8,13 @@ from tlnb.core.data import torchvision_datasets
 from tlnb.session import Session
 
 
-def test_on_noise_accuracy_is_chance_and_the_work_is_known_beforehand(monkeypatch: pytest.MonkeyPatch):
+def test_on_noise_accuracy_is_chance_and_the_work_is_known_beforehand(
+    monkeypatch: pytest.MonkeyPatch,
+):
     monkeypatch.setitem(
-        torchvision_datasets.LIBRARY, "FakeData", {"": {"size": 300, "image_size": (3, 73, 73), "num_classes": 10}}
+        torchvision_datasets.LIBRARY,
+        "FakeData",
+        {"": {"size": 300, "image_size": (3, 73, 73), "num_classes": 10}},
     )
     session = Session()
     session.load("resnet18", "none")
@@ -22,4 +26,6 @@ def test_on_noise_accuracy_is_chance_and_the_work_is_known_beforehand(monkeypatc
         accuracies.append(run.accuracy)
         assert run.moved == ("fc",) and run.plan.trainable_params < 0.01 * run.plan.total_params
         assert run.flops == pytest.approx(forecast.flops, rel=0.01)
-    assert sum(accuracies) / 3 < 2 / len(run.classes)  # of 450 images together: one draw's 150 go up to 0.17
+    assert sum(accuracies) / 3 < 2 / len(
+        run.classes
+    )  # of 450 images together: one draw's 150 go up to 0.17

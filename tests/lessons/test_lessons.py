@@ -32,7 +32,9 @@ IDS = [p.stem for p in LESSONS]
 @pytest.mark.colab
 def test_lesson_one_runs(tmp_path: Path):
     book = nbformat.read(LESSONS[0], as_version=4)
-    NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(
+        book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    ).execute()
     outputs = [o for cell in book.cells if cell.cell_type == "code" for o in cell.outputs]
     assert not [o for o in outputs if o.get("name") == "stderr"]
 
@@ -49,7 +51,13 @@ def test_lesson_is_well_formed(path: Path):
     assert all(c.get("id") for c in book["cells"])
     assert [c["execution_count"] for c in code] == list(range(1, len(code) + 1))
     sources = ["".join(c["source"]) for c in book["cells"]]
-    for heading in ("**The question.**", "predict", "The same in plain PyTorch", "## Summary", "## Further reading"):
+    for heading in (
+        "**The question.**",
+        "predict",
+        "The same in plain PyTorch",
+        "## Summary",
+        "## Further reading",
+    ):
         assert any(heading in s for s in sources)
     plain = next(s for s in sources if "loss.backward()" in s)
     assert len([line for line in plain.splitlines() if line.strip()]) <= 25
@@ -66,7 +74,9 @@ def called(path: Path, kind: type[ast.AST] | types.UnionType) -> list[Any]:
 def test_what_a_lesson_imports_and_calls_is_there(shell, path: Path):
     for node in called(path, ast.Import | ast.ImportFrom):
         exec(ast.unparse(node), {})
-    calls = [c for c in called(path, ast.Call) if ast.unparse(c.func) == "get_ipython().run_line_magic"]
+    calls = [
+        c for c in called(path, ast.Call) if ast.unparse(c.func) == "get_ipython().run_line_magic"
+    ]
     magics = [[ast.literal_eval(a) for a in call.args] for call in calls]
     assert ["load_ext", "tlnb"] in magics
     for name, line in magics:
@@ -83,9 +93,10 @@ def sections(path: Path) -> dict[int, str]:
         if cell["cell_type"] == "code":
             found[len(found) + 1] = section
         else:
-            section = ([line for line in "".join(cell["source"]).splitlines() if line.startswith("## ")] or [section])[
-                -1
-            ]
+            section = (
+                [line for line in "".join(cell["source"]).splitlines() if line.startswith("## ")]
+                or [section]
+            )[-1]
     return found
 
 
@@ -99,7 +110,9 @@ def test_every_statement_leads_to_a_cell_that_is_there():
 
 
 @pytest.fixture
-def tlnb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> Callable[..., tuple[int, str, str]]:
+def tlnb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> Callable[..., tuple[int, str, str]]:
     """`tlnb lessons …` in this folder: status, output, errors. In this process: to start another takes longer."""
     monkeypatch.chdir(tmp_path)
 
@@ -127,7 +140,11 @@ def test_reset_says_what_it_would_do_and_keeps_what_it_replaces(tlnb, tmp_path: 
     fresh = copy.read_bytes()
     copy.write_text("my own notes")
     _, said, _ = tlnb("mine", "--reset")
-    assert LESSONS[0].name in said and "Nothing was done" in said and copy.read_text() == "my own notes"
+    assert (
+        LESSONS[0].name in said
+        and "Nothing was done" in said
+        and copy.read_text() == "my own notes"
+    )
     assert tlnb("mine", "--reset", "--yes")[0] == 0
     assert copy.read_bytes() == fresh
     assert copy.with_suffix(".mine.ipynb").read_text() == "my own notes"
@@ -135,7 +152,9 @@ def test_reset_says_what_it_would_do_and_keeps_what_it_replaces(tlnb, tmp_path: 
 
 @pytest.mark.slow
 def test_demo_runs_lesson_one(tmp_path: Path):
-    done = subprocess.run([sys.executable, "-m", "tlnb", "demo"], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "tlnb", "demo"], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout and "To go on" in done.stdout
     out = tmp_path / "demo-output"

@@ -23,16 +23,28 @@ KINDS: dict[str, list[str]] = {
     r"[+-]\d+\.\d points": ["-0.1 points", "+31.7 points"],
     r"± \d+(?:\.\d+)?": ["± 0.0", "± 11.2"],
     r"\bloss \d+\.\d+": ["loss 0.01", "loss 13.25"],
-    r"(?:under )?\b[\d,]+(?:\.\d+)? (?:s|min|h)\b": ["under 0.01 s", "0.39 s", "7.1 s", "1,204 s", "3 min"],
+    r"(?:under )?\b[\d,]+(?:\.\d+)? (?:s|min|h)\b": [
+        "under 0.01 s",
+        "0.39 s",
+        "7.1 s",
+        "1,204 s",
+        "3 min",
+    ],
     r"(?:at least )?\d+(?:\.\d+)?× sooner": ["1.2× sooner", "at least 340× sooner"],
     r"(?:under )?\b\d+(?:\.\d+)? k?Wh\b": ["under 0.01 Wh", "0.35 Wh"],
     r"(?:under )?\b\d+\.\d+ usd(?! an hour)": ["under 0.01 usd", "0.1234 usd"],
     r"[\d,]+ (?:such )?uses": ["7 such uses", "1,305 such uses"],
-    r"\b\d[\d.]* [MGT]FLOP(?! an image| forward| \(measured)": ["3.41 GFLOP", "858 MFLOP", "1.73 TFLOP"],
+    r"\b\d[\d.]* [MGT]FLOP(?! an image| forward| \(measured)": [
+        "3.41 GFLOP",
+        "858 MFLOP",
+        "1.73 TFLOP",
+    ],
     r"\b[\d.]+ [kMG]B(?=,| in memory| in a file)": ["20 kB", "34.4 MB"],
 }
 KIND = re.compile("|".join(f"({kind})" for kind in KINDS))
-ROW = re.compile(r"^.*  +(?:[\d.]+%|–|\d+\.\d\d)(?:  .*)?$", re.MULTILINE)  # of a table as text: some have no unit
+ROW = re.compile(
+    r"^.*  +(?:[\d.]+%|–|\d+\.\d\d)(?:  .*)?$", re.MULTILINE
+)  # of a table as text: some have no unit
 # Numbers that follow from the machine's price list and its number of threads, and words that follow from a figure
 OF_THE_MACHINE = re.compile(
     r"\d+\.\d+ usd an hour|\d+ threads,|[\d.]+ W for each busy thread|(?:FLOPs saved|The pretraining was paid).*|"
@@ -48,7 +60,9 @@ def sanitized(text: str) -> str:
 
 def outputs(path: Path) -> Iterator[tuple[str, str]]:
     """Every text that nbval compares, after the number of its cell and its kind."""
-    code = [cell for cell in json.loads(path.read_text("utf8"))["cells"] if cell["cell_type"] == "code"]
+    code = [
+        cell for cell in json.loads(path.read_text("utf8"))["cells"] if cell["cell_type"] == "code"
+    ]
     for number, cell in enumerate(code, 1):
         for output in cell["outputs"]:
             found = {"stream": output["text"]} if "text" in output else output.get("data", {})
@@ -69,7 +83,11 @@ def pieces(text: str, kind: str) -> Iterator[tuple[int, str, bool]]:
             yield found.start(), found[0], bool(within)
         elif closing and within and within[-1] == name:
             within.pop()
-        elif not closing and (within[-1:] == [name] or 'class="measured"' in attributes) and name not in ("img", "br"):
+        elif (
+            not closing
+            and (within[-1:] == [name] or 'class="measured"' in attributes)
+            and name not in ("img", "br")
+        ):
             within.append(name)
         elif not closing and (alt := re.search(r'alt="([^"]*)"', attributes)):
             yield found.start(3) + alt.start(1), alt[1], 'class="measured"' in attributes
@@ -84,7 +102,9 @@ def numbers(text: str, kind: str) -> Iterator[tuple[int, int, bool]]:
         taken = [found.span() for found in ROW.finditer(piece)] if not kind.endswith("html") else []
         for found in KIND.finditer(piece):
             taken.append(found.span())
-            if not (kind.endswith("html") and "FLOP" in found[0]):  # a network's, unless a card marks it
+            if not (
+                kind.endswith("html") and "FLOP" in found[0]
+            ):  # a network's, unless a card marks it
                 yield start + found.start(), start + found.end(), True
         taken += [found.span() for found in OF_THE_MACHINE.finditer(piece)]
         for found in re.finditer(r"\d+", piece):
@@ -121,7 +141,9 @@ def test_every_exact_number_is_compared(path: Path):
                 exact += 1
                 digit = str((int(text[end - 1]) + 1) % 10)
                 changed = text[: end - 1] + digit + text[end:]
-                assert sanitized(changed) != expected, f"{where}: {text[max(0, start - 40) : end + 40]!r}"
+                assert sanitized(changed) != expected, (
+                    f"{where}: {text[max(0, start - 40) : end + 40]!r}"
+                )
     assert exact > 50
 
 
@@ -148,7 +170,10 @@ def test_what_may_change_is_hidden_with_its_structure(one: str, other: str):
         ("100 epochs in 3.1 s", "101 epochs in 3.1 s"),
         ("frozen</td>", "trains</td>"),
         ('<td class="measured">1</td><td>2</td>', '<td class="measured">1</td><td>3</td>'),
-        ("remove layer2 does not fit: layer3.conv1 cannot take (1, 24, 16, 16)", "remove layer2 does not fit"),
+        (
+            "remove layer2 does not fit: layer3.conv1 cannot take (1, 24, 16, 16)",
+            "remove layer2 does not fit",
+        ),
     ],
 )
 def test_what_is_exact_is_compared(one: str, other: str):

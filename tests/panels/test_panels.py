@@ -42,15 +42,28 @@ def test_the_whole_line_with_the_mouse(session: Session):
     ended(session)
     assert "Side by side on digits" in compare.view.value
     assert all(panel.error.value == "" for panel in (data, model, layers, train, compare))
-    typed = ["%tl_data digits --per-class 2", "%tl_load glyphnet", "%tl_strategy partial", "%tl_strategy head",
-             "%tl_train --epochs 5", "%tl_train --epochs 2 --scratch", "%tl_compare"]  # fmt: skip
+    typed = [
+        "%tl_data digits --per-class 2",
+        "%tl_load glyphnet",
+        "%tl_strategy partial",
+        "%tl_strategy head",
+        "%tl_train --epochs 5",
+        "%tl_train --epochs 2 --scratch",
+        "%tl_compare",
+    ]
     assert lines(session) == typed
     assert {panel.did.value for panel in (data, model, layers, train, compare)} == {"%tl_compare"}
 
 
 def test_all_panels_are_tabs_in_the_order_of_the_work(session: Session):
     tabs = panel_of(session, "all").box
-    assert [tabs.get_title(i) for i in range(5)] == ["1 Data", "2 Model", "3 Layers", "4 Train", "5 Compare"]
+    assert [tabs.get_title(i) for i in range(5)] == [
+        "1 Data",
+        "2 Model",
+        "3 Layers",
+        "4 Train",
+        "5 Compare",
+    ]
     assert tabs.children == tuple(panel_of(session, name).box for name in PANELS)
 
 
@@ -58,7 +71,12 @@ def test_a_panel_reopened_is_the_session_as_it_is(session: Session):
     assert panel_of(session, "data") is panel_of(session, "data")
     session.data("digits", limit=40, seed=3)
     panel = panel_of(session, "data")
-    assert (panel.source.value, panel.amount.value, panel.number.value, panel.seed.value) == ("digits", "limit", 40, 3)
+    assert (panel.source.value, panel.amount.value, panel.number.value, panel.seed.value) == (
+        "digits",
+        "limit",
+        40,
+        3,
+    )
 
 
 def test_a_call_from_elsewhere_updates_open_panels(session: Session):
@@ -66,7 +84,9 @@ def test_a_call_from_elsewhere_updates_open_panels(session: Session):
     assert layers.freeze.disabled and train.go.disabled
     session.data("digits", per_class=1)
     session.load("glyphnet")
-    assert not layers.freeze.disabled and not train.go.disabled and train.epochs.placeholder == "100"
+    assert (
+        not layers.freeze.disabled and not train.go.disabled and train.epochs.placeholder == "100"
+    )
     session.unfreeze("layer4")
     assert [b.description for b in layers.buttons][-2:] == ["layer4: trains", "head: trains"]
     assert train.plan.value.count("custom") == 1 and layers.did.value == "%tl_unfreeze layer4"
@@ -80,7 +100,10 @@ def test_a_call_from_elsewhere_updates_open_panels(session: Session):
 def test_finding_and_sorting_networks(session: Session):
     panel = panel_of(session, "model")
     panel.find.value = "resnet*"
-    assert panel.list.value == "name:resnet18" and "IMAGENET1K_V1" in str(panel.weights.options) + panel.view.value
+    assert (
+        panel.list.value == "name:resnet18"
+        and "IMAGENET1K_V1" in str(panel.weights.options) + panel.view.value
+    )
     assert panel.did.value == "%tl_models resnet* --sort small" and lines(session) == []
     panel.sort.value = "accurate"
     assert next(v for _, v in panel.list.options) == "name:resnet152"
@@ -109,7 +132,11 @@ def test_own_networks_and_runs_can_be_loaded(small: Session, monkeypatch):
 def test_target_and_price_follow(small: Session):
     small.train(epochs=3)
     panel = panel_of(small, "compare")
-    assert panel.target.disabled and panel.tuning.disabled and [v for _, v in panel.runs.options] == ["head"]
+    assert (
+        panel.target.disabled
+        and panel.tuning.disabled
+        and [v for _, v in panel.runs.options] == ["head"]
+    )
     panel.go.click()
     ended(small)
     panel.own.value = True
@@ -147,11 +174,20 @@ def test_the_session_as_a_cell(small: Session):
 def test_the_card_says_the_same_without_widgets(compared: Session, name, monkeypatch):
     shown = open_panel(compared, name)
     bundle = shown._repr_mimebundle_()
-    says = {"data": "Panel: data", "train": "Run scratch", "compare": "head", "layers": "layer4"}.get(name, "glyphnet")
+    says = {
+        "data": "Panel: data",
+        "train": "Run scratch",
+        "compare": "head",
+        "layers": "layer4",
+    }.get(name, "glyphnet")
     assert bundle[VIEW]["model_id"] and says in bundle["text/html"]
     monkeypatch.setenv("TLNB_TESTING", "1")
     still = open_panel(compared, name)._repr_mimebundle_()
-    assert VIEW not in still and still["text/html"] == bundle["text/html"] and "\n" not in still["text/plain"]
+    assert (
+        VIEW not in still
+        and still["text/html"] == bundle["text/html"]
+        and "\n" not in still["text/plain"]
+    )
 
 
 def test_a_page_made_of_a_notebook_holds_the_card(compared: Session):
@@ -160,7 +196,9 @@ def test_a_page_made_of_a_notebook_holds_the_card(compared: Session):
     output = nbformat.v4.new_output(
         "execute_result", open_panel(compared, "layers")._repr_mimebundle_(), execution_count=1
     )
-    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("%tl_panel layers", outputs=[output])])
+    book = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("%tl_panel layers", outputs=[output])]
+    )
     page, _ = HTMLExporter().from_notebook_node(book)
     assert "glyphnet, from input to output" in page and "widget-view" not in page
 

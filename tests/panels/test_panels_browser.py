@@ -14,9 +14,20 @@ from benchmarks.front_end import FRONT_ENDS, Page, browser, dress, missing, serv
 from tlnb.panels.card import VIEW
 
 pytestmark = pytest.mark.slow
-GIVEN = {"text/plain": "Panel all", "text/html": "<p>the session as a card</p>",
-         VIEW: {"version_major": 2, "version_minor": 0, "model_id": "long gone"}}  # fmt: skip
-KEYS = ("source", "use", "how many", "seed", "Take these images", "you just did", "Session as a cell")
+GIVEN = {
+    "text/plain": "Panel all",
+    "text/html": "<p>the session as a card</p>",
+    VIEW: {"version_major": 2, "version_minor": 0, "model_id": "long gone"},
+}
+KEYS = (
+    "source",
+    "use",
+    "how many",
+    "seed",
+    "Take these images",
+    "you just did",
+    "Session as a cell",
+)
 NAME = """(e => (e.labels?.length ? e.labels[0] : e).innerText.trim())(document.activeElement)"""
 
 
@@ -30,11 +41,22 @@ def place(request, tmp_path_factory) -> Iterator[tuple[str, Path, Path, str]]:
     folder.mkdir()
     write(folder / "panels.ipynb", ["%load_ext tlnb\n%tl_panel", "%tl_strategy full", "%tl_stop"])
     write(folder / "keys.ipynb", ["%load_ext tlnb\n%tl_panel"])
-    write(folder / "dark.ipynb", ["%load_ext tlnb\n%tl_data digits --per-class 2 ;\n%tl_load glyphnet ;\n%tl_train --epochs 3 ;",
-                                  "%tl_panel layers", "%tl_panel train", "tl.panel('data')"])  # fmt: skip
+    write(
+        folder / "dark.ipynb",
+        [
+            "%load_ext tlnb\n%tl_data digits --per-class 2 ;\n%tl_load glyphnet ;\n%tl_train --epochs 3 ;",
+            "%tl_panel layers",
+            "%tl_panel train",
+            "tl.panel('data')",
+        ],
+    )
     given = nbformat.v4.new_output("execute_result", GIVEN, execution_count=1)
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("%tl_panel", outputs=[given])])
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book.metadata["kernelspec"] = {
+        "name": "python3",
+        "display_name": "Python 3",
+        "language": "python",
+    }
     nbformat.write(book, folder / "given.ipynb")
     with server(folder, top, request.param) as address:
         yield address, folder, top, request.param
@@ -86,9 +108,15 @@ def test_the_whole_line_by_mouse(place, shots: Path):
         seen.shoot("5-compare")
         seen.click("Session as a cell")
         written = seen.page.locator("textarea:visible").last
-        expect(written).to_have_value(re.compile("^%load_ext tlnb"), timeout=30_000)  # it comes with a later message
+        expect(written).to_have_value(
+            re.compile("^%load_ext tlnb"), timeout=30_000
+        )  # it comes with a later message
         cell = written.input_value()
-        assert cell.splitlines()[:3] == ["%load_ext tlnb", "%tl_data digits --per-class 2", "%tl_load glyphnet"]
+        assert cell.splitlines()[:3] == [
+            "%load_ext tlnb",
+            "%tl_data digits --per-class 2",
+            "%tl_load glyphnet",
+        ]
 
         seen.tab("4 Train")
         seen.field("epochs").fill("100000")

@@ -22,7 +22,10 @@ def test_stages_patterns_edits_and_undo(small: Session):
     assert "layer4.bn1" in small.plan.frozen
     panel.kind.value, panel.part.value, panel.code.value = "before", "head", "nn.Dropout(0.2)"
     panel.apply.click()
-    assert lines(small)[-1] == "%tl_add before:head nn.Dropout(0.2)" and "nn.Dropout" in panel.notes.value
+    assert (
+        lines(small)[-1] == "%tl_add before:head nn.Dropout(0.2)"
+        and "nn.Dropout" in panel.notes.value
+    )
     panel.kind.value = "remove"
     assert panel.code.disabled
     panel.undo.click()
@@ -44,7 +47,10 @@ def test_the_last_thing_that_trains_cannot_be_frozen_and_the_panel_says_why(smal
     panel = panel_of(small, "layers")
     before = small.plan
     next(b for b in panel.buttons if b.description.startswith("head")).click()
-    assert "everything in glyphnet is frozen" in panel.error.value and 'role="alert"' in panel.error.value
+    assert (
+        "everything in glyphnet is frozen" in panel.error.value
+        and 'role="alert"' in panel.error.value
+    )
     assert small.plan is before
     panel.strategies["full"].click()
     assert panel.error.value == ""
@@ -63,7 +69,9 @@ def test_a_steps_share_is_what_counting_says(small: Session, strategy: str):
 
 
 def test_a_thousand_layers(session: Session):
-    deep = nn.Sequential(nn.Flatten(), *[nn.Linear(48 if i else 3072, 48) for i in range(999)], nn.Linear(48, 10))
+    deep = nn.Sequential(
+        nn.Flatten(), *[nn.Linear(48 if i else 3072, 48) for i in range(999)], nn.Linear(48, 10)
+    )
     session.load(deep, size=32, called="deep")
     panel = panel_of(session, "layers")
     panel.pattern.value = "500..600"

@@ -24,8 +24,16 @@ def test_while_it_trains_reading_is_allowed_and_changing_is_refused(held: Sessio
     assert held.turn.running and not panel.stop.disabled and panel.go.disabled
     assert held.layers().model == "net" and "tl_load" in str(held.script())
     plan = held.plan
-    for call in (lambda: held.freeze("head"), lambda: held.data("digits"), lambda: held.load("glyphnet"), held.reset, held.train,
-                 lambda: held.strategy("head"), held.undo, held.resume):  # fmt: skip
+    for call in (
+        lambda: held.freeze("head"),
+        lambda: held.data("digits"),
+        lambda: held.load("glyphnet"),
+        held.reset,
+        held.train,
+        lambda: held.strategy("head"),
+        held.undo,
+        held.resume,
+    ):
         with pytest.raises(UsageError, match="the training is still at work.*%tl_stop"):
             call()
     assert held.plan is plan and held.runs == []
@@ -50,7 +58,11 @@ def test_stop_keeps_what_there_is_and_go_on_ends_it(held: Session):
     assert "Go on" in panel.error.value and "%tl_resume" in run.notes[-1]
     panel.resume.click()
     until(lambda: len(held.turn.training.history) > 1)
-    assert held.stop().status == "stopped" and len(held.runs) == 1 and len(held.runs[0].epochs) > len(run.epochs)
+    assert (
+        held.stop().status == "stopped"
+        and len(held.runs) == 1
+        and len(held.runs[0].epochs) > len(run.epochs)
+    )
 
 
 def test_a_stop_before_the_first_epoch_ends(held: Session):
@@ -94,7 +106,9 @@ def test_on_colab_it_trains_in_the_foreground(small: Session, monkeypatch):
     panel = panel_of(small, "train")
     panel.epochs.value = "1"
     panel.go.click()
-    assert small.turn.training.thread is None and len(small.runs) == 1 and "Proof" in panel.view.value
+    assert (
+        small.turn.training.thread is None and len(small.runs) == 1 and "Proof" in panel.view.value
+    )
 
 
 def test_nothing_to_stop_or_to_wait_for(session: Session):
@@ -173,9 +187,15 @@ def test_tuning_counts_in_or_out(small: Session):
     small.train(epochs=1)
     panel = panel_of(small, "compare")
     assert panel.tuning.disabled
-    small.bill = small.bill.with_charge(Charge("training", 7200.0, 0.0, 0.0, 0.0, run="tuning", kind="tuning"))
+    small.bill = small.bill.with_charge(
+        Charge("training", 7200.0, 0.0, 0.0, 0.0, run="tuning", kind="tuning")
+    )
     panel.refresh()
-    assert not panel.tuning.disabled and "with tuning" in panel.bill.value and "2.0 h" in panel.bill.value
+    assert (
+        not panel.tuning.disabled
+        and "with tuning" in panel.bill.value
+        and "2.0 h" in panel.bill.value
+    )
     panel.tuning.value = False
     assert "2.0 h" not in panel.bill.value
     panel.tuning.value = True

@@ -74,7 +74,9 @@ def test_nothing_typed_for_training_raises(held: Session, control: str, text: st
     assert panel.error.value or held.runs
 
 
-def test_hostile_and_foreign_names_are_shown_as_they_are(session: Session, tmp_path: Path, monkeypatch):
+def test_hostile_and_foreign_names_are_shown_as_they_are(
+    session: Session, tmp_path: Path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     for name in ("<img src=x onerror=alert(1)>", "Äpfel & Birnen", "français"):
         for i in range(4):
@@ -91,11 +93,16 @@ def test_hostile_and_foreign_names_are_shown_as_they_are(session: Session, tmp_p
 
 
 def test_a_thousand_classes(session: Session):
-    images, labels = torch.randint(0, 255, (4000, 3, 8, 8), dtype=torch.uint8).numpy(), list(range(1000)) * 4
+    images, labels = (
+        torch.randint(0, 255, (4000, 3, 8, 8), dtype=torch.uint8).numpy(),
+        list(range(1000)) * 4,
+    )
     data, layers = panel_of(session, "data"), panel_of(session, "layers")
     session.data(images, labels)
     session.load("glyphnet")
-    assert data.error.value == layers.error.value == "" and "and 700 more classes" in data.view.value
+    assert (
+        data.error.value == layers.error.value == "" and "and 700 more classes" in data.view.value
+    )
     assert len(data.view.value) < 1_000_000
     assert data.source.value == "arrays" and data.take.disabled  # they come from a cell
     data.source.value = "digits"

@@ -17,7 +17,9 @@ CASES = int(os.environ.get("TLNB_FUZZ", "25"))
 EXHAUSTIVE = int(os.environ.get("TLNB_FUZZ_EXHAUSTIVE", "300"))  # a release takes 10,000
 _common = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
 few = settings(max_examples=CASES, derandomize="TLNB_FUZZ" not in os.environ, **_common)
-many = settings(max_examples=EXHAUSTIVE, derandomize="TLNB_FUZZ_EXHAUSTIVE" not in os.environ, **_common)
+many = settings(
+    max_examples=EXHAUSTIVE, derandomize="TLNB_FUZZ_EXHAUSTIVE" not in os.environ, **_common
+)
 
 
 def refused(call: Callable[[], Any]) -> str | None:

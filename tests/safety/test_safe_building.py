@@ -82,7 +82,10 @@ def test_code_that_is_more_than_constructors_with_numbers_needs_trust(code: str)
 def test_what_is_built_counts_together_with_its_buffers(model: Any):
     assert size_of("nn.BatchNorm1d(10)", None, None) == 4 * 40 + 8
     assert (
-        size_of("nn.Sequential(nn.Linear(25088, 4096), nn.ReLU(), nn.Linear(4096, classes))", None, 1000) < MOST_BYTES
+        size_of(
+            "nn.Sequential(nn.Linear(25088, 4096), nn.ReLU(), nn.Linear(4096, classes))", None, 1000
+        )
+        < MOST_BYTES
     )
     third = Edit("replace", "head", "nn.Linear(10000, 4500)")
     check_together([third] * 2)
@@ -93,7 +96,18 @@ def test_what_is_built_counts_together_with_its_buffers(model: Any):
 
 
 @pytest.mark.parametrize(
-    "name", ["", "forward", "training", "head.weight", "layer1..bn1", "nowhere", "head.", "__class__", "\x1b[2J"]
+    "name",
+    [
+        "",
+        "forward",
+        "training",
+        "head.weight",
+        "layer1..bn1",
+        "nowhere",
+        "head.",
+        "__class__",
+        "\x1b[2J",
+    ],
 )
 def test_an_edit_changes_a_module_that_is_there(model: Any, name: str):
     for edit in (
@@ -101,24 +115,37 @@ def test_an_edit_changes_a_module_that_is_there(model: Any, name: str):
         Edit("remove", name),
         Edit("add", name, "nn.ReLU()", "after", "after1"),
     ):
-        assert "no module is called" in (refused(lambda edit=edit: build(model, (edit,), "pretrained", 0)) or "")
+        assert "no module is called" in (
+            refused(lambda edit=edit: build(model, (edit,), "pretrained", 0)) or ""
+        )
 
 
 def test_an_edit_takes_no_others_place(model: Any):
     twice = (Edit("add", "head", "nn.ReLU()", "after", "after1"),) * 2
-    assert "has a part after1 already" in (refused(lambda: build(model, twice, "pretrained", 0)) or "")
+    assert "has a part after1 already" in (
+        refused(lambda: build(model, twice, "pretrained", 0)) or ""
+    )
 
 
 def test_lazy_modules_get_one_line(model: Any):
     assert "is lazy" in (
-        refused(lambda: build(model, (Edit("replace", "head", "nn.LazyLinear(3)"),), "pretrained", 0)) or ""
+        refused(
+            lambda: build(model, (Edit("replace", "head", "nn.LazyLinear(3)"),), "pretrained", 0)
+        )
+        or ""
     )
-    said = refused(lambda: Session().load(nn.Sequential(nn.Conv2d(3, 4, 40), nn.Flatten(), nn.LazyLinear(3)), size=32))
+    said = refused(
+        lambda: Session().load(
+            nn.Sequential(nn.Conv2d(3, 4, 40), nn.Flatten(), nn.LazyLinear(3)), size=32
+        )
+    )
     assert said is not None and "call the network once" in said
 
 
 @pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2])
-def test_weights_of_types_that_no_network_computes_with_get_one_line(tmp_path: Path, kind: torch.dtype):
+def test_weights_of_types_that_no_network_computes_with_get_one_line(
+    tmp_path: Path, kind: torch.dtype
+):
     save_file({"a": torch.zeros(3).to(kind)}, tmp_path / "w.safetensors")
     torch.save({"a": torch.zeros(3).to(kind)}, tmp_path / "w.pth")
     for file in ("w.safetensors", "w.pth"):
@@ -164,7 +191,9 @@ codes = st.one_of(
     st.text("n.Lieardopu(),=1 2*+-", max_size=30),
     st.builds(
         lambda kind, numbers: f"nn.{kind}({', '.join(map(str, numbers))})",
-        st.sampled_from([n for n in vars(nn) if n[0].isupper() and isinstance(getattr(nn, n), type)]),
+        st.sampled_from(
+            [n for n in vars(nn) if n[0].isupper() and isinstance(getattr(nn, n), type)]
+        ),
         st.lists(
             st.sampled_from(
                 [
@@ -191,7 +220,8 @@ codes = st.one_of(
     ),
 )
 names = st.one_of(
-    st.sampled_from(["head", "layer1", "layer4.bn1", "stem", "forward", "training", ""]), st.text(max_size=8)
+    st.sampled_from(["head", "layer1", "layer4.bn1", "stem", "forward", "training", ""]),
+    st.text(max_size=8),
 )
 sizes = st.one_of(st.none(), st.sampled_from([-1, 0, 10, 160, 10**9, 10**30]))
 edits = st.builds(
@@ -217,13 +247,16 @@ def built(saved: Path, given_edits: list[Edit], scores: int) -> None:
         from tlnb.core.models import pretrained
 
         made = restore(file, found, pretrained.bare(found.origin.name, found.origin.scores)).module
-        assert sum(p.numel() * p.element_size() for p in (*made.parameters(), *made.buffers())) < 10**9
+        assert (
+            sum(p.numel() * p.element_size() for p in (*made.parameters(), *made.buffers())) < 10**9
+        )
 
     refused(load)
 
 
 headers = given(
-    given_edits=st.lists(edits, max_size=3), scores=st.sampled_from([10, 26, 62, 1000, 0, -1, 10**9, 10**30])
+    given_edits=st.lists(edits, max_size=3),
+    scores=st.sampled_from([10, 26, 62, 1000, 0, -1, 10**9, 10**30]),
 )
 
 
@@ -246,5 +279,10 @@ def test_any_edit_of_a_small_network_is_refused_or_bounded(edit: Edit):
     module = nn.Sequential()
     module.head = nn.Linear(2, 2)
     if edit.code == "" or is_literal(edit.code):
-        refused(lambda: (apply_edits(module, [edit], lambda _: {}), apply_edit(module, Edit("remove", "head"), {})))
+        refused(
+            lambda: (
+                apply_edits(module, [edit], lambda _: {}),
+                apply_edit(module, Edit("remove", "head"), {}),
+            )
+        )
         assert isinstance(module.training, bool) and callable(module.forward)

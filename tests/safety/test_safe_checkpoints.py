@@ -43,7 +43,14 @@ class Stopped:
         images = len(job.data.labels["train"])
         return refused(
             lambda: check_fits(
-                found, job.name, self.module, job.plan, job.anatomy, job.options, images, self.parameters
+                found,
+                job.name,
+                self.module,
+                job.plan,
+                job.anatomy,
+                job.options,
+                images,
+                self.parameters,
             )
         )
 
@@ -68,7 +75,15 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         module = build(job.model, job.plan.edits, job.plan.start, job.options.seed, {})
         here = machine("cpu", "fp32")
         work = Training(
-            job.model, job.anatomy, job.data, job.plan, job.options, here, Tally(Clock(here)), "x", lambda _: None
+            job.model,
+            job.anatomy,
+            job.data,
+            job.plan,
+            job.options,
+            here,
+            Tally(Clock(here)),
+            "x",
+            lambda _: None,
         )
         work.module = module
         groups = work._groups(job.plan.trained, job.options)
@@ -104,12 +119,16 @@ TENSORS = [
 ]
 
 
-@pytest.mark.parametrize(("part", "ending", "how", "change"), TENSORS, ids=[f"{p}{e} {h}" for p, e, h, _ in TENSORS])
+@pytest.mark.parametrize(
+    ("part", "ending", "how", "change"), TENSORS, ids=[f"{p}{e} {h}" for p, e, h, _ in TENSORS]
+)
 def test_a_tensor_that_does_not_belong_there_is_refused(
     stopped: Stopped, part: str, ending: str, how: str, change: Any
 ):
     key = first(stopped.found, part, ending)
-    said = stopped.check(with_tensors(stopped.found, lambda tensors: tensors.update({key: change(tensors[key])})))
+    said = stopped.check(
+        with_tensors(stopped.found, lambda tensors: tensors.update({key: change(tensors[key])}))
+    )
     assert said is not None and "does not fit its training" in said and "%tl_train" in said
 
 
@@ -126,7 +145,9 @@ def test_a_tensor_that_is_missing_or_unknown_is_refused(stopped: Stopped, part: 
         "best/x",
     ):
         assert stopped.check(
-            with_tensors(stopped.found, lambda tensors, odd=odd: tensors.update({odd: torch.zeros(1)}))
+            with_tensors(
+                stopped.found, lambda tensors, odd=odd: tensors.update({odd: torch.zeros(1)})
+            )
         )
 
 
@@ -137,12 +158,20 @@ VALUES = {
     "epochs": ((),),
     "scaler": (
         {"scale": 1.0},
-        {"scale": -1.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0},
+        {
+            "scale": -1.0,
+            "growth_factor": 2.0,
+            "backoff_factor": 0.5,
+            "growth_interval": 2000,
+            "_growth_tracker": 0,
+        },
     ),
 }
 
 
-@pytest.mark.parametrize(("name", "new"), [(name, new) for name, tried in VALUES.items() for new in tried])
+@pytest.mark.parametrize(
+    ("name", "new"), [(name, new) for name, tried in VALUES.items() for new in tried]
+)
 def test_a_number_out_of_its_range_is_refused(stopped: Stopped, name: str, new: Any):
     assert stopped.check(stopped.found) is None
     assert stopped.check(replace(stopped.found, **{name: new}))
@@ -158,12 +187,18 @@ def test_a_number_out_of_its_range_is_refused(stopped: Stopped, name: str, new: 
         lambda found: replace(found, epochs=(replace(found.epochs[0], val_accuracy=math.inf),)),
     ],
 )
-def test_a_figure_that_is_none_is_refused_when_it_is_read(stopped: Stopped, tmp_path: Path, change: Any):
+def test_a_figure_that_is_none_is_refused_when_it_is_read(
+    stopped: Stopped, tmp_path: Path, change: Any
+):
     checkpoint.write(tmp_path / "x.safetensors", stopped.about, change(stopped.found))
-    assert "no checkpoint, or damaged" in (refused(lambda: checkpoint.read(tmp_path / "x.safetensors")) or "")
+    assert "no checkpoint, or damaged" in (
+        refused(lambda: checkpoint.read(tmp_path / "x.safetensors")) or ""
+    )
 
 
-def test_a_checkpoint_that_is_refused_leaves_the_session_as_it_was_and_the_run_where_it_stood(stopped: Stopped):
+def test_a_checkpoint_that_is_refused_leaves_the_session_as_it_was_and_the_run_where_it_stood(
+    stopped: Stopped,
+):
     key, whole = first(stopped.found, "optimizer/", "exp_avg"), stopped.file.read_bytes()
     broken = with_tensors(stopped.found, lambda tensors: tensors.update({key: torch.zeros(1)}))
     checkpoint.write(stopped.file, stopped.about, broken)
@@ -184,7 +219,15 @@ def test_a_checkpoint_that_is_refused_leaves_the_session_as_it_was_and_the_run_w
 
 shapes = st.lists(st.integers(0, 5), max_size=4)
 kinds = st.sampled_from(
-    [torch.float32, torch.float64, torch.float16, torch.int64, torch.uint8, torch.bool, torch.float8_e5m2]
+    [
+        torch.float32,
+        torch.float64,
+        torch.float16,
+        torch.int64,
+        torch.uint8,
+        torch.bool,
+        torch.float8_e5m2,
+    ]
 )
 numbers = st.sampled_from([0, 1, -1, math.nan, math.inf, 10**9])
 amounts = st.one_of(numbers, st.integers(-(2**70), 2**70), st.floats())
@@ -207,13 +250,21 @@ def changed(draw: Any, found: Checkpoint) -> Checkpoint:
             case "drop" if len(tensors) > 1:
                 del tensors[key]
             case "name":
-                tensors[draw(st.one_of(st.text(max_size=8), st.just(f"optimizer/{draw(st.integers())}/step")))] = (
-                    tensors[key].clone()
-                )
+                tensors[
+                    draw(
+                        st.one_of(
+                            st.text(max_size=8), st.just(f"optimizer/{draw(st.integers())}/step")
+                        )
+                    )
+                ] = tensors[key].clone()
             case "swap":
                 tensors[key] = tensors[draw(st.sampled_from(sorted(tensors)))].clone()
             case _:
-                name = draw(st.sampled_from(["steps", "pieces", "best_epoch", "best", "scaler", "seconds", "epochs"]))
+                name = draw(
+                    st.sampled_from(
+                        ["steps", "pieces", "best_epoch", "best", "scaler", "seconds", "epochs"]
+                    )
+                )
                 amount = draw(amounts)
                 values[name] = {
                     "scaler": {"scale": amount},
@@ -242,12 +293,16 @@ def tried(stopped: Stopped, place: Path, data: st.DataObject) -> None:
 
 @few
 @given(data=st.data())
-def test_a_changed_checkpoint_is_refused_or_steps(stopped: Stopped, tmp_path_factory: Any, data: st.DataObject):
+def test_a_changed_checkpoint_is_refused_or_steps(
+    stopped: Stopped, tmp_path_factory: Any, data: st.DataObject
+):
     tried(stopped, tmp_path_factory.getbasetemp(), data)
 
 
 @pytest.mark.exhaustive
 @many
 @given(data=st.data())
-def test_very_many_changed_checkpoints(stopped: Stopped, tmp_path_factory: Any, data: st.DataObject):
+def test_very_many_changed_checkpoints(
+    stopped: Stopped, tmp_path_factory: Any, data: st.DataObject
+):
     tried(stopped, tmp_path_factory.getbasetemp(), data)

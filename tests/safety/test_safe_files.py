@@ -51,7 +51,10 @@ def with_scans(path: Path, count: int) -> Path:
 
 
 def test_a_jpeg_of_many_scans_is_not_decoded(tmp_path: Path):
-    many, few = with_scans(tmp_path / "many.jpg", 1000), photo(tmp_path / "few.jpg", kind="JPEG", progressive=True)
+    many, few = (
+        with_scans(tmp_path / "many.jpg", 1000),
+        photo(tmp_path / "few.jpg", kind="JPEG", progressive=True),
+    )
     assert "scans takes too long to decode" in str(decode(many, 16))
     assert "scans takes too long" in look_over([few, many])[1] and 0 not in look_over([few, many])
     assert isinstance(decode(few, 16), torch.Tensor)
@@ -65,7 +68,9 @@ def test_scans_count_by_the_pixels_that_each_goes_over(tmp_path: Path):
         assert "100,000,000 pixels" in why_costly(ten, image)
 
 
-def test_a_deep_image_is_decoded_only_where_memory_allows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_deep_image_is_decoded_only_where_memory_allows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     file = tmp_path / "deep.png"
     Image.fromarray(np.zeros((20, 24), np.uint16)).save(file)
     monkeypatch.setattr(decode_limits, "LARGE", 100)
@@ -121,7 +126,10 @@ def test_threads_give_everything_in_order_and_hand_errors_on(tmp_path: Path):
     assert list(in_threads(lambda x: x * 2, range(50))) == list(range(0, 100, 2))
     files = [photo(tmp_path / f"{i}.png") for i in range(20)]
     seen: list[tuple[int, int]] = []
-    assert len(list(decode_each(files, 8, lambda *done: seen.append(done)))) == 20 and seen[-1] == (20, 20)
+    assert len(list(decode_each(files, 8, lambda *done: seen.append(done)))) == 20 and seen[-1] == (
+        20,
+        20,
+    )
 
     def late(item: int) -> int:
         raise TimeoutError(item)
@@ -148,10 +156,14 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path):
 
 
 @POSIX
-@pytest.mark.parametrize("path", ["/proc", "/proc/self/mem", "/dev/zero", "/sys", "/dev/../proc/kmsg"])
+@pytest.mark.parametrize(
+    "path", ["/proc", "/proc/self/mem", "/dev/zero", "/sys", "/dev/../proc/kmsg"]
+)
 def test_the_systems_own_files_are_no_data(path: str):
     assert "the system's own" in (refused(lambda: user_path(path)) or "")
-    assert refused(lambda: Session().data(path)) and refused(lambda: Session().load("glyphnet", path))
+    assert refused(lambda: Session().data(path)) and refused(
+        lambda: Session().load("glyphnet", path)
+    )
 
 
 @POSIX
@@ -159,7 +171,9 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path):
     for name in ("x.csv", "x.zip", "x.safetensors", "session.json"):
         os.mkfifo(tmp_path / name)
     assert "not a regular file" in (refused(lambda: list_table(tmp_path / "x.csv")) or "")
-    assert refused(lambda: Session().data(tmp_path / "x.csv")) and refused(lambda: Session().data(tmp_path / "x.zip"))
+    assert refused(lambda: Session().data(tmp_path / "x.csv")) and refused(
+        lambda: Session().data(tmp_path / "x.zip")
+    )
     assert refused(lambda: Session().load(str(tmp_path / "x.safetensors")))
     assert refused(lambda: Session().resume(tmp_path))
 
@@ -185,16 +199,22 @@ def test_an_expression_that_never_ends_is_ended(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(bounded_regex, "SECONDS", 0.5)
     for pattern in ("(a+a+)+$", "(a|a)*b{2}", "a*a*a*a*a*a*a*a*b"):
         assert may_take_long(pattern)
-        assert "takes more than" in (refused(lambda p=pattern: _by_pattern(p, ["a" * 200 + "c"])) or "")
+        assert "takes more than" in (
+            refused(lambda p=pattern: _by_pattern(p, ["a" * 200 + "c"])) or ""
+        )
     assert "more than 1,000" in (refused(lambda: first_groups("a" * 2000 + "*+", ["a"])) or "")
 
 
-@pytest.mark.parametrize("pattern", ["([^/]+)_", "(x)|y", r"(\w+?)_(\d+)", r"^.*/(\d{2,4})[a-z]*", "(?P<p>a+)(b*)"])
+@pytest.mark.parametrize(
+    "pattern", ["([^/]+)_", "(x)|y", r"(\w+?)_(\d+)", r"^.*/(\d{2,4})[a-z]*", "(?P<p>a+)(b*)"]
+)
 def test_expressions_give_the_same_in_a_process_of_their_own(pattern: str):
 
     names = ["a_1.png", "b/12x.png", "aab", "é\ud800_2.png", "", "y"]
     found = [
-        m[1 if re.compile(pattern).groups and m[1] is not None else 0] if (m := re.search(pattern, n)) else None
+        m[1 if re.compile(pattern).groups and m[1] is not None else 0]
+        if (m := re.search(pattern, n))
+        else None
         for n in names
     ]
     assert _by_pattern(pattern, names) == found == first_groups(pattern, names)
@@ -229,7 +249,9 @@ def test_filelock_refuses_links():
     """The floor in pyproject.toml is the first release that does."""
     import tomllib
 
-    floors = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf8"))["project"]["dependencies"]
+    floors = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf8"))[
+        "project"
+    ]["dependencies"]
     assert "filelock>=3.20.3" in floors and "torch>=2.10" in floors and "pillow>=10.3" in floors
 
 
@@ -244,7 +266,11 @@ def test_bytes_that_only_look_like_scans_are_few(tmp_path: Path):
 
 def test_every_line_of_the_security_page_names_a_test():
     top = Path(__file__).parents[2]
-    table = [line for line in (top / "SECURITY.md").read_text("utf8").splitlines() if line.startswith("|")][2:]
+    table = [
+        line
+        for line in (top / "SECURITY.md").read_text("utf8").splitlines()
+        if line.startswith("|")
+    ][2:]
     written = "".join(file.read_text("utf8") for file in (top / "tests").rglob("*.py"))
     for line in table:
         named = re.findall(r"`(test_\w+)`", line)

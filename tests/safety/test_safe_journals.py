@@ -39,13 +39,19 @@ def opened(searched: Any, text: str, place: Path) -> tuple[list[Any], tuple[str,
     place.write_bytes(text.encode(errors="surrogatepass"))
     study_of, _, _ = tuning._optuna()
     study, notes = study_of(searched[4], str(place), 0, 1)
-    return [t for t in study.trials if t.state.is_finished() and tuning._is_sound(searched[1], t)], notes
+    return [
+        t for t in study.trials if t.state.is_finished() and tuning._is_sound(searched[1], t)
+    ], notes
 
 
 def test_a_journal_is_read_up_to_its_last_whole_line(searched: Any, tmp_path: Path):
     whole = searched[3]
     trials, notes = opened(searched, whole + '{"op_code": 4, "wor', tmp_path / "s.log")
-    assert len(trials) == 1 and "cut off half-way" in notes[0] and (tmp_path / "s.log").read_text().startswith(whole)
+    assert (
+        len(trials) == 1
+        and "cut off half-way" in notes[0]
+        and (tmp_path / "s.log").read_text().startswith(whole)
+    )
     trials, notes = opened(searched, whole[:40], tmp_path / "s.log")
     assert trials == [] and "cut off" in notes[0]
 
@@ -53,17 +59,32 @@ def test_a_journal_is_read_up_to_its_last_whole_line(searched: Any, tmp_path: Pa
 def test_a_damaged_journal_is_set_aside(searched: Any, tmp_path: Path):
     lines = searched[3].splitlines()
     for count, bad in enumerate(
-        ("nonsense", '{"op_code": 99, "worker_id": "x"}', '{"op_code": 4, "worker_id": "x", "trial_id": 77}'), 1
+        (
+            "nonsense",
+            '{"op_code": 99, "worker_id": "x"}',
+            '{"op_code": 4, "worker_id": "x", "trial_id": 77}',
+        ),
+        1,
     ):
-        trials, notes = opened(searched, "\n".join([lines[0], bad, *lines[1:]]) + "\n", tmp_path / "s.log")
-        assert trials == [] and f"kept as s.log.damaged-{count}" in notes[-1] and "a new one begins" in notes[-1]
+        trials, notes = opened(
+            searched, "\n".join([lines[0], bad, *lines[1:]]) + "\n", tmp_path / "s.log"
+        )
+        assert (
+            trials == []
+            and f"kept as s.log.damaged-{count}" in notes[-1]
+            and "a new one begins" in notes[-1]
+        )
     assert len(list(tmp_path.glob("*.damaged-*"))) == 3
 
 
 def test_a_file_that_is_no_journal_stays_as_it_is(searched: Any, tmp_path: Path):
     (tmp_path / "mine.txt").write_text("my notes\n")
     said = refused(lambda: searched[0].tune(trials=1, epochs=1, storage=str(tmp_path / "mine.txt")))
-    assert said is not None and "no journal" in said and (tmp_path / "mine.txt").read_text() == "my notes\n"
+    assert (
+        said is not None
+        and "no journal" in said
+        and (tmp_path / "mine.txt").read_text() == "my notes\n"
+    )
 
 
 @pytest.mark.skipif(os.sep != "/", reason="links as POSIX has them")
@@ -71,10 +92,16 @@ def test_a_journal_that_is_a_link_is_not_written_through(searched: Any, tmp_path
     victim, link = tmp_path / "victim", tmp_path / "s.log"
     victim.write_text("precious")
     link.symlink_to(victim)
-    assert "it is a link" in sound_journal(link) and victim.read_text() == "precious" and not link.exists()
+    assert (
+        "it is a link" in sound_journal(link)
+        and victim.read_text() == "precious"
+        and not link.exists()
+    )
 
 
-def test_a_full_disk_ends_a_search_with_what_it_has(searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_ends_a_search_with_what_it_has(
+    searched: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     session, file = searched[0], tmp_path / "full.log"
     real, told = optuna.study.Study.tell, []
 
@@ -86,7 +113,11 @@ def test_a_full_disk_ends_a_search_with_what_it_has(searched: Any, tmp_path: Pat
 
     monkeypatch.setattr(optuna.study.Study, "tell", full)
     found = session.tune(trials=3, epochs=1, storage=str(file))
-    assert found.status == "stopped" and len(found.trials) == 1 and "No space left on device" in found.notes[-1]
+    assert (
+        found.status == "stopped"
+        and len(found.trials) == 1
+        and "No space left on device" in found.notes[-1]
+    )
     monkeypatch.setattr(optuna.study.Study, "ask", lambda *_, **__: full(None))
     assert "cannot be written (No space left on device)" in (
         refused(lambda: session.tune(trials=1, storage=str(file))) or ""
@@ -95,7 +126,11 @@ def test_a_full_disk_ends_a_search_with_what_it_has(searched: Any, tmp_path: Pat
     with file.open("a") as half:
         half.write('{"op_code":')
     again = session.tune(trials=1, epochs=1, storage=str(file))
-    assert again.status == "finished" and "cut off half-way" in again.notes[0] and len(again.trials) == 2
+    assert (
+        again.status == "finished"
+        and "cut off half-way" in again.notes[0]
+        and len(again.trials) == 2
+    )
 
 
 @pytest.mark.parametrize("scores", [[], [0.5, 0.5]])
@@ -106,7 +141,9 @@ def test_a_journal_whose_trials_have_no_score_or_several_is_set_aside(
     for entry in entries:
         if "values" in entry:
             entry["values"] = scores
-    trials, notes = opened(searched, "".join(json.dumps(entry) + "\n" for entry in entries), tmp_path / "s.log")
+    trials, notes = opened(
+        searched, "".join(json.dumps(entry) + "\n" for entry in entries), tmp_path / "s.log"
+    )
     assert trials == [] and len(notes) == 1 and len(list(tmp_path.glob("*.damaged-*"))) == 1
 
 
@@ -125,7 +162,24 @@ def test_trials_that_are_none_of_the_search_are_left_out(searched: Any, tmp_path
 
 # ── any change ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-STRANGE = (None, True, -1, 0, 1, 99, 1e300, float("nan"), "", "x", "\x1b", [], {}, [1], {"x": 1}, 10**30)
+STRANGE = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    99,
+    1e300,
+    float("nan"),
+    "",
+    "x",
+    "\x1b",
+    [],
+    {},
+    [1],
+    {"x": 1},
+    10**30,
+)
 
 
 @st.composite
@@ -165,7 +219,9 @@ def any_journal(searched: Any, place: Path, data: st.DataObject) -> None:
 
 @few
 @given(data=st.data())
-def test_any_journal_opens_or_is_refused_in_a_line(searched: Any, tmp_path_factory: Any, data: st.DataObject):
+def test_any_journal_opens_or_is_refused_in_a_line(
+    searched: Any, tmp_path_factory: Any, data: st.DataObject
+):
     any_journal(searched, tmp_path_factory.getbasetemp(), data)
 
 

@@ -69,7 +69,9 @@ NASTY = (
     "f{x!r}",
     "coding: utf-7",
 )
-text = st.one_of(st.sampled_from(NASTY), st.text(max_size=8), st.text("a'\"\\{}$%#\n;!?`() ,=", max_size=20))
+text = st.one_of(
+    st.sampled_from(NASTY), st.text(max_size=8), st.text("a'\"\\{}$%#\n;!?`() ,=", max_size=20)
+)
 
 
 def skeleton(code: str) -> str:
@@ -80,7 +82,11 @@ def skeleton(code: str) -> str:
             return ast.Constant("")
 
         def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
-            return ast.Constant("") if isinstance(node.operand, ast.Constant) else self.generic_visit(node)
+            return (
+                ast.Constant("")
+                if isinstance(node.operand, ast.Constant)
+                else self.generic_visit(node)
+            )
 
     return ast.dump(Blank().visit(ast.parse(code)))
 
@@ -105,15 +111,31 @@ def records(session: Session, way: str) -> dict[str, Any]:
         "splits": {"train": 20, "val": 4, "test": 10},
         "folders": [["train", "train"], ["test", "test"]] if way == "split folders" else [],
     }
-    facts["request"] = {**facts["request"], "source": "data.csv" if way == "table" else "./data", "per_class": None}
+    facts["request"] = {
+        **facts["request"],
+        "source": "data.csv" if way == "table" else "./data",
+        "per_class": None,
+    }
     run = json.loads(session.runs[0].to_json())
-    run |= {"started_from": "first" if way == "goes on" else None, "notes": ["a note", "3 cached views"], "group": "g"}
-    return json.loads(json.dumps({"facts": facts, "plan": asdict(session.runs[0].plan), "run": run}))
+    run |= {
+        "started_from": "first" if way == "goes on" else None,
+        "notes": ["a note", "3 cached views"],
+        "group": "g",
+    }
+    return json.loads(
+        json.dumps({"facts": facts, "plan": asdict(session.runs[0].plan), "run": run})
+    )
 
 
 def texts(values: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """The places of all texts."""
-    pairs = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    pairs = (
+        values.items()
+        if isinstance(values, dict)
+        else enumerate(values)
+        if isinstance(values, list)
+        else ()
+    )
     found = [place for key, inner in pairs for place in texts(inner, (*at, key))]
     return [*found, at] if isinstance(values, str) else found
 
@@ -125,17 +147,27 @@ def written(session: Session, values: dict[str, Any]) -> Script | None:
     def write() -> None:
         values["run"]["plan"] = values["plan"]
         try:
-            facts, run = run_files.facts_from(values["facts"]), Run.from_json(json.dumps(values["run"]))
+            facts, run = (
+                run_files.facts_from(values["facts"]),
+                Run.from_json(json.dumps(values["run"])),
+            )
         except ValueError:  # a value of another type, as the session's reader says in a line
             return
         plan = Plan.from_json(values["plan"])
         run_files.scopes_of(plan, False, {})
-        made.append(session._script_of(session.model, session._anatomy, facts, plan, run.options, run.precision, run))
+        made.append(
+            session._script_of(
+                session.model, session._anatomy, facts, plan, run.options, run.precision, run
+            )
+        )
 
     return made[0] if refused(write) is None and made else None
 
 
-TOLD = {("run", key) for key in ("name", "started_from", "data", "device", "status", "notes", "versions")}
+TOLD = {
+    ("run", key)
+    for key in ("name", "started_from", "data", "device", "status", "notes", "versions")
+}
 WAYS = ("folder", "split folders", "table", "goes on")
 
 
@@ -169,7 +201,9 @@ def test_every_text_of_a_run_in_a_script(trained: Session, way: str):
 
 def any_text(session: Session, data: st.DataObject) -> None:
     way = data.draw(st.sampled_from(WAYS))
-    same_but_for_constants(session, way, data.draw(st.sampled_from(texts(records(session, way)))), data.draw(text))
+    same_but_for_constants(
+        session, way, data.draw(st.sampled_from(texts(records(session, way)))), data.draw(text)
+    )
 
 
 @few
@@ -201,7 +235,9 @@ def test_a_folder_called_by_a_line_of_code_is_a_text(trained: Session):
     script = written(trained, values)
     assert script is not None and "print('it ran')" in script
     assert not any(
-        isinstance(node, ast.Call) and getattr(node.func, "id", "") == "print" and "it ran" in ast.dump(node)
+        isinstance(node, ast.Call)
+        and getattr(node.func, "id", "") == "print"
+        and "it ran" in ast.dump(node)
         for node in ast.walk(ast.parse(script))
     )
 
@@ -319,14 +355,19 @@ def only_plain_calls(lines: list[str]) -> None:
     """IPython makes nothing of these lines but calls of magics and of the session, with constants."""
     for line in lines:
         assert one_line(line) == line
-        if line.startswith("%") and not line.startswith(("%tl_add ", "%tl_replace ")):  # those expand nothing
+        if line.startswith("%") and not line.startswith(
+            ("%tl_add ", "%tl_replace ")
+        ):  # those expand nothing
             assert not set(line) & set("{}$")
-    for made in ast.parse(TransformerManager().transform_cell("\n".join(["%load_ext tlnb", *lines]))).body:
+    for made in ast.parse(
+        TransformerManager().transform_cell("\n".join(["%load_ext tlnb", *lines]))
+    ).body:
         assert isinstance(made, ast.Expr) and isinstance(made.value, ast.Call)
         call = made.value
         assert ast.unparse(call.func).startswith(("get_ipython().run_line_magic", "tl."))
         assert ast.unparse(call.func).count(".") == 1 and all(
-            isinstance(v, ast.Constant | ast.UnaryOp) for v in (*call.args, *(k.value for k in call.keywords))
+            isinstance(v, ast.Constant | ast.UnaryOp)
+            for v in (*call.args, *(k.value for k in call.keywords))
         )
 
 
@@ -371,7 +412,9 @@ some_lines = given(lines=st.lists(made_lines, max_size=4))
 
 @few
 @some_lines
-@example(lines=["#{x}", "%tl_data a?", "%tl_data a\\", "tl.data('a')?", "%%bash", "tl.data('a')  # x\\"])
+@example(
+    lines=["#{x}", "%tl_data a?", "%tl_data a\\", "tl.data('a')?", "%%bash", "tl.data('a')  # x\\"]
+)
 def test_any_lines_of_a_session_in_a_cell(lines: list[str]):
     any_lines(lines)
 

@@ -79,7 +79,13 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 def places(found: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """All places in JSON's values but the whole; of long lists the first entries."""
-    pairs = found.items() if isinstance(found, dict) else list(enumerate(found))[:3] if isinstance(found, list) else ()
+    pairs = (
+        found.items()
+        if isinstance(found, dict)
+        else list(enumerate(found))[:3]
+        if isinstance(found, list)
+        else ()
+    )
     inside = [place for key, inner in pairs for place in places(inner, (*at, key))]
     return [*inside, at] if at else inside
 
@@ -90,7 +96,10 @@ def restored(place: Path, values: Any) -> None:
     session = Session()
     try:
         name: list[Any] = []
-        if refused(lambda: name.append(restore(session, place / "session", False, {}, None))) is None:
+        if (
+            refused(lambda: name.append(restore(session, place / "session", False, {}, None)))
+            is None
+        ):
             assert one_line(repr(session)) == repr(session)
             assert all(one_line(said) == said for said in session.script().splitlines())
             for shown in (
@@ -183,7 +192,12 @@ def test_a_tampered_job_is_refused_in_a_line(left: Any, at: tuple[Any, ...], new
 def any_value(left: Any, data: st.DataObject) -> None:
     place, session, job, _ = left
     whole, read = data.draw(st.sampled_from([(session, restored), (job, begun)]))
-    read(place, changed(whole, data.draw(st.sampled_from(places(whole))), data.draw(st.sampled_from(STRANGE))))
+    read(
+        place,
+        changed(
+            whole, data.draw(st.sampled_from(places(whole))), data.draw(st.sampled_from(STRANGE))
+        ),
+    )
 
 
 @few
@@ -214,7 +228,11 @@ def shown(run: Run) -> None:
 def any_record(left: Any, data: st.DataObject) -> None:
     record = json.loads(left[3].to_json())
     for _ in range(data.draw(st.integers(1, 3))):
-        put(record, data.draw(st.sampled_from(places(record))), copy.deepcopy(data.draw(st.sampled_from(STRANGE))))
+        put(
+            record,
+            data.draw(st.sampled_from(places(record))),
+            copy.deepcopy(data.draw(st.sampled_from(STRANGE))),
+        )
         if not isinstance(record, dict):
             return
     read: list[Run] = []
@@ -239,7 +257,9 @@ def test_every_repr_of_ones_own_is_one_line():
     """All classes that write their own: names in them come from headers, records, folders."""
     own: list[type] = []
     for found in pkgutil.walk_packages(tlnb.__path__, "tlnb."):
-        if found.name.startswith(("tlnb.glyphnet", "tlnb.__main__")):  # their names are the package's
+        if found.name.startswith(
+            ("tlnb.glyphnet", "tlnb.__main__")
+        ):  # their names are the package's
             continue
         module = importlib.import_module(found.name)
         own += [
@@ -252,7 +272,9 @@ def test_every_repr_of_ones_own_is_one_line():
 
 def _writes_its_own(kind: type) -> bool:
     body = ast.parse(inspect.cleandoc("\n" + inspect.getsource(kind))).body[0]
-    return isinstance(body, ast.ClassDef) and any(getattr(part, "name", "") == "__repr__" for part in body.body)
+    return isinstance(body, ast.ClassDef) and any(
+        getattr(part, "name", "") == "__repr__" for part in body.body
+    )
 
 
 def test_control_characters_of_a_record_stay_in_the_file(left: Any):

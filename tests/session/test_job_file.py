@@ -17,25 +17,39 @@ from tlnb.session import Session
 from tlnb.session.job_file import carry_out
 
 
-def test_a_job_done_elsewhere_is_the_run_that_it_would_have_been_here(small: Session, tmp_path: Path):
+def test_a_job_done_elsewhere_is_the_run_that_it_would_have_been_here(
+    small: Session, tmp_path: Path
+):
     small.strategy("partial")
     small.add("before:head", "nn.Dropout(0.2)")
     saved = small.save(job=tmp_path / "job.json", epochs=3, lr=0.002, seed=4)
     assert small.runs == [] and "python -m tlnb train" in saved.use
-    command = [sys.executable, "-m", "tlnb", "train", str(tmp_path / "job.json"), "--out", str(tmp_path / "out")]
+    command = [
+        sys.executable,
+        "-m",
+        "tlnb",
+        "train",
+        str(tmp_path / "job.json"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     there = Run.from_json((tmp_path / "out" / "run.json").read_text())
     here = small.train(epochs=3, lr=0.002, seed=4)
     assert (there.plan, there.options, there.seed) == (here.plan, here.options, 4)
     if there.threads == here.threads:  # other sums differ in their last digits
-        assert [e.train_loss for e in there.epochs] == pytest.approx([e.train_loss for e in here.epochs], abs=1e-5)
+        assert [e.train_loss for e in there.epochs] == pytest.approx(
+            [e.train_loss for e in here.epochs], abs=1e-5
+        )
     later = Session()
     later.data("digits", per_class=2)
     assert later.load(tmp_path / "out" / "run.safetensors").card.family == "run"
     card = (tmp_path / "out" / "card.html").read_text("utf8")
     assert (
-        card.startswith("<!DOCTYPE html>") and "<title>Run partial</title>" in card and f"{there.accuracy:.1%}" in card
+        card.startswith("<!DOCTYPE html>")
+        and "<title>Run partial</title>" in card
+        and f"{there.accuracy:.1%}" in card
     )
     back = Session()
     back.resume(tmp_path / "out")
@@ -78,7 +92,10 @@ def test_code_of_ones_own_is_run_only_when_trusted(small: Session, tmp_path: Pat
     with pytest.raises(UsageError, match="if you trust it, --trust"):
         carry_out(Session(), tmp_path / "job.json", tmp_path / "out")
     run = carry_out(Session(), tmp_path / "job.json", tmp_path / "out", trust=True)
-    assert run.status == "finished" and json.loads((tmp_path / "out" / "run.json").read_text())["name"] == run.name
+    assert (
+        run.status == "finished"
+        and json.loads((tmp_path / "out" / "run.json").read_text())["name"] == run.name
+    )
 
 
 def test_other_images_than_the_job_was_written_for_are_refused(small: Session, tmp_path: Path):

@@ -24,18 +24,26 @@ from tlnb.core.training.trainer import Pieces, one_cycle, train_epoch
 from tlnb.session import Session
 
 
-@pytest.mark.parametrize(("strategy", "per_class"), [("head", 2), ("partial", 20), ("full", 2), ("scratch", 2)])
+@pytest.mark.parametrize(
+    ("strategy", "per_class"), [("head", 2), ("partial", 20), ("full", 2), ("scratch", 2)]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(strategy: str, per_class: int):
     whole = begun(per_class, strategy).train(epochs=5)
     session = begun(per_class, strategy)
     stop_after(session, 2)
     stopped = session.train(epochs=5)
-    assert stopped.status == "stopped" and len(stopped.epochs) == 2 and "%tl_resume" in stopped.notes[-1]
+    assert (
+        stopped.status == "stopped"
+        and len(stopped.epochs) == 2
+        and "%tl_resume" in stopped.notes[-1]
+    )
     session.report = None
     resumed = session.resume()
     assert session.runs == [resumed] and resumed.status == "finished"
     same(resumed, whole)
-    assert sum(c.seconds for c in session.bill.charges) == pytest.approx(sum(resumed.seconds.values()))
+    assert sum(c.seconds for c in session.bill.charges) == pytest.approx(
+        sum(resumed.seconds.values())
+    )
     assert resumed.work == whole.work
     with pytest.raises(UsageError, match="no run of this session was stopped"):
         session.resume()
@@ -51,7 +59,9 @@ def test_a_later_kernel_goes_on_where_an_earlier_one_ended(monkeypatch):
     first._keeper.close()  # as the end of its kernel does
     later = Session()
     resumed = later.resume()
-    assert isinstance(resumed, Run) and resumed.status == "finished" and resumed.started_from == "done"
+    assert (
+        isinstance(resumed, Run) and resumed.status == "finished" and resumed.started_from == "done"
+    )
     assert [r.name for r in later.runs] == ["done", "custom"] and later.plan == first.plan
     same(later.runs[0], first.runs[0])
     assert later.script().count("%tl_train") == 2 and "%tl_load glyphnet" in later.script()
@@ -71,7 +81,10 @@ def test_a_session_without_a_stopped_run_comes_back_as_it_was():
     first._keeper.close()
     later = Session()
     assert later.resume() is later
-    assert [r.name for r in later.runs] == ["head", "scratch"] and later.bill.total.seconds == first.bill.total.seconds
+    assert [r.name for r in later.runs] == [
+        "head",
+        "scratch",
+    ] and later.bill.total.seconds == first.bill.total.seconds
     assert later.runs[1].baseline_of == "head"
     assert later.compare().speedup is None or later.compare().speedup > 0
     with pytest.raises(UsageError, match="%tl_reset first"):
@@ -165,7 +178,9 @@ def test_lines_that_no_magic_writes_are_refused():
     first = begun(strategy="head")
     first.train(epochs=1)
     first._keeper.close()
-    rewritten(first._keeper.home.folder, lambda values: values["lines"].append("%tl_train\n!touch pwned"))
+    rewritten(
+        first._keeper.home.folder, lambda values: values["lines"].append("%tl_train\n!touch pwned")
+    )
     with pytest.raises(UsageError, match="is damaged .*a line that no magic writes"):
         Session().resume()
 
@@ -203,19 +218,26 @@ def test_a_full_disk_stops_no_run(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "write", full)
-    for at_risk, words in (("0", "no checkpoint from epoch 1 on (No space left on device)"), ("1000", "cached views")):
+    for at_risk, words in (
+        ("0", "no checkpoint from epoch 1 on (No space left on device)"),
+        ("1000", "cached views"),
+    ):
         monkeypatch.setenv("TLNB_AT_RISK", at_risk)
         session = begun(strategy="head")
         run = session.train(epochs=3)
         assert run.status == "finished" and len(run.epochs) == 3 and session.runs == [run]
-        assert words in run.notes[-2] and run.notes[-1].startswith("not kept on disk (No space left on device)")
+        assert words in run.notes[-2] and run.notes[-1].startswith(
+            "not kept on disk (No space left on device)"
+        )
 
 
 def test_a_home_that_cannot_be_written_stops_no_run(tmp_path: Path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TLNB_HOME", str(tmp_path / "file" / "home"))
     run = begun(strategy="head").train(epochs=2)
-    assert run.status == "finished" and run.notes[-1].startswith("not kept on disk (Not a directory)")
+    assert run.status == "finished" and run.notes[-1].startswith(
+        "not kept on disk (Not a directory)"
+    )
 
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -238,7 +260,8 @@ class Hungry(nn.Module):
 def test_out_of_memory_gives_the_same_result_in_pieces(weights):
     generator = torch.Generator().manual_seed(0)
     batches = [
-        (torch.randn(13, 6, generator=generator), torch.randint(0, 3, (13,), generator=generator)) for _ in range(4)
+        (torch.randn(13, 6, generator=generator), torch.randint(0, 3, (13,), generator=generator))
+        for _ in range(4)
     ]
     found = []
     for most in (100, 3):
@@ -272,7 +295,9 @@ def test_a_run_that_runs_out_of_memory_goes_on_in_pieces_and_says_so(monkeypatch
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", greedy)
     run = session.train(epochs=2, batch_size=20, augment="none")
-    assert run.status == "finished" and "4 pieces; batch statistics are of the pieces" in " ".join(run.notes)
+    assert run.status == "finished" and "4 pieces; batch statistics are of the pieces" in " ".join(
+        run.notes
+    )
     assert len(run.epochs) == len(plain.epochs)
 
     def never(*_, **__):
@@ -289,7 +314,10 @@ def test_a_loss_that_is_no_number_stops_with_the_advice_that_fits():
     session = Session()
     session.data("digits", per_class=2)
     deep = [part for _ in range(20) for part in (nn.Linear(64, 64), nn.ReLU())]
-    session.load(nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 64), *deep, nn.Linear(64, 10)), size=32)
+    session.load(
+        nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(192, 64), *deep, nn.Linear(64, 10)),
+        size=32,
+    )
     session.strategy("full")
     run = session.train(epochs=6, lr=90.0, batch_size=4, augment="none")
     assert run.status == "failed" and len(run.epochs) < 6

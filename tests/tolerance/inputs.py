@@ -25,9 +25,14 @@ def noise(label: int, number: int) -> Image.Image:
 
 
 def class_folders(
-    top: Path, names: Iterable[str] = ("cats", "dogs"), count: int = 6, ending: str = "png", start: int = 0,
-    draw: Draw = noise, **how: object,
-) -> Path:  # fmt: skip
+    top: Path,
+    names: Iterable[str] = ("cats", "dogs"),
+    count: int = 6,
+    ending: str = "png",
+    start: int = 0,
+    draw: Draw = noise,
+    **how: object,
+) -> Path:
     """A folder of class folders, `count` images in each, numbered from `start`."""
     for label, name in enumerate(names):
         folder = top / name
@@ -45,11 +50,17 @@ def split_folders(top: Path, **counts: int) -> Path:
 
 
 def table(
-    top: Path, head: str, row: Callable[[str, str, int], str], folder: str = "", name: str = "labels.csv"
+    top: Path,
+    head: str,
+    row: Callable[[str, str, int], str],
+    folder: str = "",
+    name: str = "labels.csv",
 ) -> Path:
     """A CSV file of twelve images; `row(name without ending, label, number)` is a line of it."""
     (top / folder).mkdir(parents=True, exist_ok=True)
     for i in range(12):
         noise(i % 2, i).save(top / folder / f"p{i}.png")
-    (top / name).write_text("\n".join([head, *(row(f"p{i}", ("cat", "dog")[i % 2], i) for i in range(12))]))
+    (top / name).write_text(
+        "\n".join([head, *(row(f"p{i}", ("cat", "dog")[i % 2], i) for i in range(12))])
+    )
     return top / name

@@ -20,12 +20,26 @@ from tlnb.display.cards import data_card
 @pytest.mark.parametrize(
     ("name", "split"),
     [
-        ("train", "train"), ("Training Data", "train"), ("seg_train", "train"), ("train2017", "train"), ("TRAIN_images", "train"),
-        ("trainingSet", "train"), ("cats-vs-dogs.training", "train"), ("VALID", "val"), ("my_validation_set", "val"),
-        ("dev", "val"), ("val-2012", "val"), ("test_set", "test"), ("Testing", "test"), ("hold-out", "test"),
-        ("PrivateTest", "test"), ("PublicTest", "val"), ("eval", "eval"), ("evaluation_2", "eval"),
+        ("train", "train"),
+        ("Training Data", "train"),
+        ("seg_train", "train"),
+        ("train2017", "train"),
+        ("TRAIN_images", "train"),
+        ("trainingSet", "train"),
+        ("cats-vs-dogs.training", "train"),
+        ("VALID", "val"),
+        ("my_validation_set", "val"),
+        ("dev", "val"),
+        ("val-2012", "val"),
+        ("test_set", "test"),
+        ("Testing", "test"),
+        ("hold-out", "test"),
+        ("PrivateTest", "test"),
+        ("PublicTest", "val"),
+        ("eval", "eval"),
+        ("evaluation_2", "eval"),
     ],
-)  # fmt: skip
+)
 def test_words_that_mean_a_split(name: str, split: str):
     found = split_name(name)
     assert found is not None and found.split == split
@@ -40,12 +54,23 @@ def test_words_that_mean_none(name: str):
 
 @pytest.mark.parametrize(
     ("train", "test"),
-    [("training_set", "test_set"), ("seg_train", "seg_test"), ("train2017", "val2017"), ("Training Data", "Testing Data"),
-     ("train", "eval"), ("train", "holdout"), ("train_images", "dev_images")],
-)  # fmt: skip
+    [
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("train2017", "val2017"),
+        ("Training Data", "Testing Data"),
+        ("train", "eval"),
+        ("train", "holdout"),
+        ("train_images", "dev_images"),
+    ],
+)
 def test_folders_of_the_same_classes_are_splits(tmp_path: Path, train: str, test: str):
     data = opened(split_folders(tmp_path, **{train: 4, test: 2}))
-    assert data.classes == ("cats", "dogs") and data.splits == {"train": 8, "test": 4} and not data.skipped
+    assert (
+        data.classes == ("cats", "dogs")
+        and data.splits == {"train": 8, "test": 4}
+        and not data.skipped
+    )
     assert dict(data.folders) == {"train": train, "test": test}
 
 
@@ -53,12 +78,19 @@ def test_three_splits_each_keep_their_part(tmp_path: Path):
     for number, last in enumerate(("test", "eval")):
         data = opened(split_folders(tmp_path / str(number), train=5, dev=3, **{last: 2}))
         assert data.splits == {"train": 10, "val": 6, "test": 4}
-    assert opened(split_folders(tmp_path / "2", train=5, eval=3, test=2)).splits == {"train": 10, "val": 6, "test": 4}
+    assert opened(split_folders(tmp_path / "2", train=5, eval=3, test=2)).splits == {
+        "train": 10,
+        "val": 6,
+        "test": 4,
+    }
 
 
 def test_one_folder_in_another_is_descended_into(tmp_path: Path):
     for place in ("archive/dataset", "a/b/c"):
-        assert opened(class_folders(tmp_path / place).parents[place.count("/") - 1]).classes == ("cats", "dogs")
+        assert opened(class_folders(tmp_path / place).parents[place.count("/") - 1]).classes == (
+            "cats",
+            "dogs",
+        )
     for split, count in (("train", 4), ("test", 2)):
         class_folders(tmp_path / "twice" / split / split, count=count, start=10 * count)
     data = opened(tmp_path / "twice")
@@ -76,12 +108,21 @@ def test_what_lies_beside_a_folder_that_is_descended_into_is_listed(tmp_path: Pa
     noise(0, 99).save(tmp_path / "archive" / "seg_pred" / "seg_pred" / "0.png")
     data = opened(tmp_path)
     assert data.classes == ("cats", "dogs") and data.splits == {"train": 8, "test": 4}
-    assert len(data.skipped) == 2 and "seg_pred: a folder beside" in data.skipped[0] and "notes.txt" in data.skipped[1]
+    assert (
+        len(data.skipped) == 2
+        and "seg_pred: a folder beside" in data.skipped[0]
+        and "notes.txt" in data.skipped[1]
+    )
 
 
-@pytest.mark.parametrize("names", [("train_a", "train_b", "test"), ("val2017", "test2017"), ("train2017", "train2018")])
+@pytest.mark.parametrize(
+    "names", [("train_a", "train_b", "test"), ("val2017", "test2017"), ("train2017", "train2018")]
+)
 def test_where_it_cannot_be_told_a_line_asks(tmp_path: Path, names: tuple[str, ...]):
-    with pytest.raises(DataError, match=r"cannot be told whether .* are splits or classes: rename .* train/ and test/"):
+    with pytest.raises(
+        DataError,
+        match=r"cannot be told whether .* are splits or classes: rename .* train/ and test/",
+    ):
         opened(split_folders(tmp_path, **dict.fromkeys(names, 2)))
 
 
@@ -114,7 +155,9 @@ def test_splits_inside_class_folders_are_refused(tmp_path: Path):
     """jfilter/split-folders #16: which of the two comes first is asked again and again."""
     for name in ("cats", "dogs"):
         class_folders(tmp_path / name, ("train", "test"))
-    with pytest.raises(DataError, match="every class folder holds folders of splits: .*train/CLASS/.* CSV"):
+    with pytest.raises(
+        DataError, match="every class folder holds folders of splits: .*train/CLASS/.* CSV"
+    ):
         opened(tmp_path)
 
 
@@ -123,16 +166,25 @@ def test_the_same_folders_in_every_class_are_said(tmp_path: Path):
         class_folders(tmp_path / name, start=len(name))
     data = opened(tmp_path)
     assert data.classes == ("spring", "summer")
-    assert "each class folder holds cats, dogs: if those are the classes, give one of spring, summer" in data.notes[0]
+    assert (
+        "each class folder holds cats, dogs: if those are the classes, give one of spring, summer"
+        in data.notes[0]
+    )
 
 
 @pytest.mark.parametrize("forms", [("NFD", "NFC"), ("NFC", "NFD")])
 def test_a_name_is_one_class_however_its_accents_are_stored(tmp_path: Path, forms: tuple[str, str]):
     """rfjakob/gocryptfs #992, Garmelon/PFERD #141: a Mac stores names in another form than others do."""
     for (split, count), form in zip((("train", 4), ("test", 2)), forms, strict=True):
-        class_folders(tmp_path / split, (unicodedata.normalize(form, "Café"), "tea"), count, start=10 * count)
+        class_folders(
+            tmp_path / split, (unicodedata.normalize(form, "Café"), "tea"), count, start=10 * count
+        )
     data = opened(tmp_path)
-    assert data.classes == ("Café", "tea") and data.splits == {"train": 8, "test": 4} and not data.skipped
+    assert (
+        data.classes == ("Café", "tea")
+        and data.splits == {"train": 8, "test": 4}
+        and not data.skipped
+    )
 
 
 def test_two_spellings_of_one_class_are_one(tmp_path: Path):
@@ -155,7 +207,11 @@ def test_a_class_without_test_images_is_said_on_the_card(tmp_path: Path):
 
 def test_valid_is_val(tmp_path: Path):
     """roboflow/roboflow-python #153: exported as `valid`, looked for as `val`."""
-    assert opened(split_folders(tmp_path, train=4, valid=2, test=3)).splits == {"train": 8, "val": 4, "test": 6}
+    assert opened(split_folders(tmp_path, train=4, valid=2, test=3)).splits == {
+        "train": 8,
+        "val": 4,
+        "test": 6,
+    }
 
 
 # ── archives ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -178,7 +234,9 @@ def zipped(file: Path, top: Path, name) -> Path:
 
 def test_a_zip_file_with_backslashes(tmp_path: Path):
     """python/cpython #91036, icsharpcode/SharpZipLib #617: PowerShell's; its folders are entries that end so."""
-    file = zipped(tmp_path / "d.zip", class_folders(tmp_path / "d"), lambda path: "\\".join(path.parts))
+    file = zipped(
+        tmp_path / "d.zip", class_folders(tmp_path / "d"), lambda path: "\\".join(path.parts)
+    )
     with zipfile.ZipFile(file, "a") as out:
         entry = zipfile.ZipInfo()
         entry.filename = "cats\\"
@@ -204,16 +262,22 @@ def test_backslashes_lead_nowhere_else(tmp_path: Path):
 @pytest.mark.parametrize("ending", [".tar", ".tar.gz", ".tgz", ".tar.bz2", ".TAR.XZ"])
 def test_tar_files_are_read(tmp_path: Path, ending: str):
     split_folders(tmp_path / "flowers", train=4, test=2)
-    kind = {"gz": "w:gz", "tgz": "w:gz", "bz2": "w:bz2", "xz": "w:xz"}.get(ending.lower().rpartition(".")[2], "w")
+    kind = {"gz": "w:gz", "tgz": "w:gz", "bz2": "w:bz2", "xz": "w:xz"}.get(
+        ending.lower().rpartition(".")[2], "w"
+    )
     with tarfile.open(tmp_path / f"flowers{ending}", kind) as out:
         out.add(tmp_path / "flowers", "flowers")
     for _ in range(2):  # unpacked, and found again
         data = opened(tmp_path / f"flowers{ending}")
-        assert data.name == "flowers" and data.splits == {"train": 8, "test": 4} and not data.skipped
+        assert (
+            data.name == "flowers" and data.splits == {"train": 8, "test": 4} and not data.skipped
+        )
     assert not data.facts.plain_folder
 
 
-def tar_entry(name: str, content: bytes = b"x", **more: object) -> tuple[tarfile.TarInfo, io.BytesIO]:
+def tar_entry(
+    name: str, content: bytes = b"x", **more: object
+) -> tuple[tarfile.TarInfo, io.BytesIO]:
     info = tarfile.TarInfo(name)
     info.size = len(content)
     for key, value in more.items():

@@ -50,7 +50,9 @@ class Pair(Net):
     """pytorch/vision #302, NVIDIA/apex #27, huggingface/pytorch-image-models #879: a tuple while it trains."""
 
     def forward(self, x: Tensor):
-        return Outputs(super().forward(x), super().forward(x)) if self.training else super().forward(x)
+        return (
+            Outputs(super().forward(x), super().forward(x)) if self.training else super().forward(x)
+        )
 
 
 class Always(Net):
@@ -137,24 +139,42 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "named": (Named, "gives a dict of features, logits: the logits is used"),
     "holder": (Holder, "gives a SimpleNamespace: the logits is used"),
     "keeps": (lambda: after_a_pass(Keeps()), ""),
-    "weight-norm": (lambda: nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 3)), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
-                                          nn.Flatten(), nn.Linear(8, 5)), ""),
+    "weight-norm": (
+        lambda: nn.Sequential(
+            nn.utils.weight_norm(nn.Conv2d(3, 8, 3)),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 5),
+        ),
+        "",
+    ),
     "locked": (Locked, ""),
     "tabled": (lambda: after_a_pass(Tabled().eval()), ""),
-    "lazy": (lambda: nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)), "lazy layers got"),
+    "lazy": (
+        lambda: nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(5)),
+        "lazy layers got",
+    ),
     "half": (lambda: Net().half(), "converted from float16 to float32"),
     "double": (lambda: Net().double(), "converted from float64 to float32"),
-    "data-parallel": (lambda: nn.DataParallel(nn.DataParallel(Net())), "taken out of its DataParallel"),
-    "wrapped-inside": (lambda: nn.Sequential(nn.DataParallel(Net())), "taken out of their wrappers: 0"),
+    "data-parallel": (
+        lambda: nn.DataParallel(nn.DataParallel(Net())),
+        "taken out of its DataParallel",
+    ),
+    "wrapped-inside": (
+        lambda: nn.Sequential(nn.DataParallel(Net())),
+        "taken out of their wrappers: 0",
+    ),
     "without-fc": (without_fc, "without an output layer: fc becomes one"),
     "features": (Features, "without an output layer: output_layer is appended"),
-}  # fmt: skip
+}
 
 
 def session_of(net: nn.Module, count: int = 8) -> Session:
     labels = np.arange(3 * count) % 3
     images = (
-        np.random.default_rng(0).integers(0, 80, (len(labels), 32, 32, 3)) + 80 * labels[:, None, None, None]
+        np.random.default_rng(0).integers(0, 80, (len(labels), 32, 32, 3))
+        + 80 * labels[:, None, None, None]
     ).astype("u1")
     tl = Session()
     tl.data(images, labels)
@@ -176,7 +196,9 @@ def test_it_trains_whole_and_its_output_layer_alone(name: str, recwarn):
         assert run.status == "finished" and run.moved
         scores = run.module()(tl.model.transform(tl.dataset.images["test"]))
         assert scores.shape == (len(tl.dataset.labels["test"]), 3)
-    assert all(torch.equal(value, net.state_dict()[key]) for key, value in before.items())  # the user's is the user's
+    assert all(
+        torch.equal(value, net.state_dict()[key]) for key, value in before.items()
+    )  # the user's is the user's
 
 
 def test_compiled_networks_are_taken_out_of_it():
@@ -186,7 +208,9 @@ def test_compiled_networks_are_taken_out_of_it():
         pytest.skip(str(error))
     for net in (first, second):
         tl = session_of(net)
-        assert type(tl.model.module) is Net and "taken out of its OptimizedModule" in model_card(tl.model)
+        assert type(tl.model.module) is Net and "taken out of its OptimizedModule" in model_card(
+            tl.model
+        )
 
 
 def test_other_structures_name_what_came():
@@ -195,7 +219,8 @@ def test_other_structures_name_what_came():
             return {"boxes": 1, "masks": [2]}
 
     with pytest.raises(
-        ModelError, match=r"gives a dict of boxes, masks: it must give scores \(N, classes\), or those as 'logits'"
+        ModelError,
+        match=r"gives a dict of boxes, masks: it must give scores \(N, classes\), or those as 'logits'",
     ):
         session_of(Odd())
 
@@ -227,7 +252,11 @@ def test_a_copy_keeps_numbers_and_shares_nothing():
 def test_layouts_are_kept_and_older_files_are_read():
     transform = Transform(32, 32, (0, 0, 0), (1, 1, 1), layout="contiguous")
     assert transform(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).is_contiguous()
-    assert Transform(32, 32, (0, 0, 0), (1, 1, 1)).example(2).is_contiguous(memory_format=torch.channels_last)
+    assert (
+        Transform(32, 32, (0, 0, 0), (1, 1, 1))
+        .example(2)
+        .is_contiguous(memory_format=torch.channels_last)
+    )
     with pytest.raises(ValueError, match="layout"):
         Transform(32, 32, (0, 0, 0), (1, 1, 1), layout="odd")
 
@@ -241,14 +270,20 @@ def test_batches_of_one_image_with_batch_statistics():
     tl = session_of(normed(), count=4)
     tl.strategy("full")
     with pytest.raises(
-        UsageError, match="--batch-size 1 leaves BatchNorm one image.*--batch-size 2 or more.*%tl_freeze"
+        UsageError,
+        match="--batch-size 1 leaves BatchNorm one image.*--batch-size 2 or more.*%tl_freeze",
     ):
         tl.train(epochs=1, batch_size=1)
     assert not tl.runs
     odd = len(tl.dataset.labels["train"]) % 2
     run = tl.train(epochs=1, batch_size=2, augment="none")
-    assert run.status == "finished" and any("leave one image alone" in note for note in run.notes) == bool(odd)
-    assert session_of(Net(), count=4).train(epochs=1, batch_size=1, augment="none").status == "finished"
+    assert run.status == "finished" and any(
+        "leave one image alone" in note for note in run.notes
+    ) == bool(odd)
+    assert (
+        session_of(Net(), count=4).train(epochs=1, batch_size=1, augment="none").status
+        == "finished"
+    )
 
 
 def test_complex_parameters_train():

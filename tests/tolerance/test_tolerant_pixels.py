@@ -37,7 +37,9 @@ def stretched(image: torch.Tensor) -> bool:
 
 
 def clear_rgba(label: int, number: int) -> Image.Image:
-    return Image.fromarray(np.dstack([np.zeros((40, 40, 3), np.uint8), np.uint8(255) * shape(label, number)]))
+    return Image.fromarray(
+        np.dstack([np.zeros((40, 40, 3), np.uint8), np.uint8(255) * shape(label, number)])
+    )
 
 
 def clear_la(label: int, number: int) -> Image.Image:
@@ -54,7 +56,9 @@ def clear_palette(label: int, number: int) -> Image.Image:
 
 def clear_colour(label: int, number: int) -> Image.Image:
     """RGB, one colour of which counts as transparent."""
-    image = Image.fromarray(np.where(shape(label, number)[..., None], 0, 9).repeat(3, 2).astype(np.uint8))
+    image = Image.fromarray(
+        np.where(shape(label, number)[..., None], 0, 9).repeat(3, 2).astype(np.uint8)
+    )
     image.info["transparency"] = (9, 9, 9)
     return image
 
@@ -82,10 +86,18 @@ def test_opaque_images_with_an_alpha_channel_need_no_words(tmp_path: Path):
 
 
 def test_what_white_ground_swallows_is_said_and_accuses_no_label(tmp_path: Path):
-    class_folders(tmp_path, draw=lambda y, i: Image.merge("RGBA", [*[Image.new("L", (40, 40), 255)] * 3,
-                                                                   Image.fromarray(np.uint8(255) * shape(y, i))]))  # fmt: skip
+    class_folders(
+        tmp_path,
+        draw=lambda y, i: Image.merge(
+            "RGBA",
+            [*[Image.new("L", (40, 40), 255)] * 3, Image.fromarray(np.uint8(255) * shape(y, i))],
+        ),
+    )
     data = opened(tmp_path)
-    assert "12 of them, as far as was looked, are white all over then: save them on a dark ground" in data.notes
+    assert (
+        "12 of them, as far as was looked, are white all over then: save them on a dark ground"
+        in data.notes
+    )
     assert not data.two_labels and not any("two classes" in words for words in data.notes)
 
 
@@ -103,7 +115,9 @@ def test_new_images_are_shown_on_white_too(tmp_path: Path):
     assert stretched(read_image(image, 20))
 
 
-def script_reads(tmp_path: Path, accents: bool, transparent: bool, classes: tuple[str, ...]) -> torch.Tensor:
+def script_reads(
+    tmp_path: Path, accents: bool, transparent: bool, classes: tuple[str, ...]
+) -> torch.Tensor:
     """What the code of a written script makes of a folder."""
     flags = {"transparent": transparent, "accents": accents}
     values = {"max_pixels": 10**8, "finer": 2, "formats": ("PNG",), "endings": '".x"'}
@@ -145,9 +159,14 @@ def means(data) -> list[float]:
 
 @pytest.mark.parametrize(
     ("high", "kind", "ending"),
-    [((1000, 32000), np.uint16, "png"), ((1000, 32000), np.uint16, "tif"), ((500, 4000), np.int32, "tif"),
-     ((0.1, 0.9), np.float32, "tif"), ((30.0, 240.0), np.float32, "tif")],
-)  # fmt: skip
+    [
+        ((1000, 32000), np.uint16, "png"),
+        ((1000, 32000), np.uint16, "tif"),
+        ((500, 4000), np.int32, "tif"),
+        ((0.1, 0.9), np.float32, "tif"),
+        ((30.0, 240.0), np.float32, "tif"),
+    ],
+)
 def test_brightness_can_be_a_class(tmp_path: Path, high, kind, ending: str):
     """python-pillow/Pillow #3011, #2574: each image by its own range, or all above 255 white."""
     class_folders(tmp_path, ending=ending, draw=lambda y, i: wide(y, i, high, kind))
@@ -171,7 +190,10 @@ def test_images_in_a_file_are_scaled_alike(tmp_path: Path, monkeypatch):
     mapped = opened(tmp_path / "d")
     assert all(torch.equal(held.images[split], mapped.images[split]) for split in held.splits)
     paths = sorted((tmp_path / "d").rglob("*.png"))
-    assert image_cache.image_cache(paths, 32, (0, 1)).key != image_cache.image_cache(paths, 32, (0, 2)).key
+    assert (
+        image_cache.image_cache(paths, 32, (0, 1)).key
+        != image_cache.image_cache(paths, 32, (0, 2)).key
+    )
 
 
 def test_a_big_endian_image_is_read(tmp_path: Path):
@@ -179,7 +201,11 @@ def test_a_big_endian_image_is_read(tmp_path: Path):
     pixels = np.linspace(0, 60000, 1600).reshape(40, 40)
     Image.frombytes("I;16B", (40, 40), pixels.astype(">u2").tobytes()).save(tmp_path / "x.tif")
     found = decode(tmp_path / "x.tif", 20, (0, 65535))
-    assert isinstance(found, torch.Tensor) and int(found[:, 0].float().mean()) < 15 and int(found[:, -1].min()) > 215
+    assert (
+        isinstance(found, torch.Tensor)
+        and int(found[:, 0].float().mean()) < 15
+        and int(found[:, -1].min()) > 215
+    )
 
 
 @pytest.mark.parametrize("ranges", [((-0.8, -0.5), (0.5, 0.8)), ((-1000.0, 0.0), (-500.0, 400.0))])
@@ -193,7 +219,10 @@ def test_negative_values_keep_what_is_on_them(tmp_path: Path, ranges):
     assert all(int(image.max()) > int(image.min()) for image in data.images["train"])
     dark, bright = means(data)
     assert bright > dark + 40
-    assert "12 images hold values of" in data.notes[0] and "negative ones too: black is -" in data.notes[0]
+    assert (
+        "12 images hold values of" in data.notes[0]
+        and "negative ones too: black is -" in data.notes[0]
+    )
 
 
 def test_whole_numbers_beside_fractions_are_said(tmp_path: Path):
@@ -225,14 +254,18 @@ def test_avif_is_read_under_any_image_name(tmp_path: Path, ending: str):
 def test_heic_without_its_package_says_what_to_install(tmp_path: Path, ending: str):
     """python-pillow/Pillow #2806, #4163: photos of iPhones, some called .jpg or .png."""
     class_folders(tmp_path)
-    (tmp_path / "cats" / f"x.{ending}").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
+    (tmp_path / "cats" / f"x.{ending}").write_bytes(
+        b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    )
     assert opened(tmp_path).skipped[0].endswith("%pip install pillow-heif, then restart)")
 
 
 def test_heic_is_read_where_its_package_is_installed(monkeypatch):
     registered = []
     monkeypatch.setitem(sys.modules, "pillow_heif", package := types.ModuleType("pillow_heif"))
-    package.register_heif_opener = lambda: registered.append(Image.register_open("HEIF", lambda *_: None))  # type: ignore
+    package.register_heif_opener = lambda: registered.append(
+        Image.register_open("HEIF", lambda *_: None)
+    )  # type: ignore
     monkeypatch.setattr(decoding, "find_spec", lambda name: package)
     monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
     decoding.formats.cache_clear()
@@ -254,7 +287,8 @@ def test_jpegs_under_their_other_names(tmp_path: Path):
 def arrays(height: int, width: int, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
     labels = np.arange(12) % 2
     pixels = (
-        np.random.default_rng(0).integers(0, 100, (12, height, width, channels)) + 100 * labels[:, None, None, None]
+        np.random.default_rng(0).integers(0, 100, (12, height, width, channels))
+        + 100 * labels[:, None, None, None]
     )
     return pixels.astype(np.uint8), labels
 
@@ -264,8 +298,13 @@ def test_arrays_that_are_not_square_are_cut_as_photos_are(shape):
     images, labels = arrays(*shape)
     data = open_data(images, labels)
     edge, (top, left) = min(shape), ((n - min(shape)) // 2 for n in shape)
-    assert data.edge == edge and f"of {shape[0]} × {shape[1]} pixels are cut to their middle square" in data.notes[0]
-    middle = {image[top : top + edge, left : left + edge].transpose(2, 0, 1).tobytes() for image in images}
+    assert (
+        data.edge == edge
+        and f"of {shape[0]} × {shape[1]} pixels are cut to their middle square" in data.notes[0]
+    )
+    middle = {
+        image[top : top + edge, left : left + edge].transpose(2, 0, 1).tobytes() for image in images
+    }
     assert {image.numpy().tobytes() for image in data.images["train"]} <= middle
 
 
@@ -275,14 +314,20 @@ def test_arrays_with_an_alpha_channel_are_shown_on_white():
     images[:, :8, :, 3] = 255
     for given in (images, images.transpose(0, 3, 1, 2)):
         data = open_data(given, labels)
-        assert int(data.images["train"][:, :, 8:].min()) == 255 and int(data.images["train"][:, :, :8].max()) < 200
+        assert (
+            int(data.images["train"][:, :, 8:].min()) == 255
+            and int(data.images["train"][:, :, :8].max()) < 200
+        )
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(lambda x: x / 127.5 - 1, r"-1..1, give \(images \+ 1\) / 2"), (lambda x: (x - x.mean()) / x.std(), "look standardised"),
-     (lambda x: x * 1.0, "divide by 255")],
-)  # fmt: skip
+    [
+        (lambda x: x / 127.5 - 1, r"-1..1, give \(images \+ 1\) / 2"),
+        (lambda x: (x - x.mean()) / x.std(), "look standardised"),
+        (lambda x: x * 1.0, "divide by 255"),
+    ],
+)
 def test_floats_of_another_range_are_told_the_way(change, words: str):
     images, labels = arrays(16, 16)
     with pytest.raises(DataError, match=words):

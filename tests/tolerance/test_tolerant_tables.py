@@ -19,9 +19,19 @@ def held_out(data: DataSet) -> int:
 
 @pytest.mark.parametrize(
     "head",
-    ["path,label", "image_id,label", "Image Name,Class", "id,breed", "filenames,cats", "FilePath;Label", "img\ttarget",
-     "name,label", "Image,Id", "uuid,Species"],
-)  # fmt: skip
+    [
+        "path,label",
+        "image_id,label",
+        "Image Name,Class",
+        "id,breed",
+        "filenames,cats",
+        "FilePath;Label",
+        "img\ttarget",
+        "name,label",
+        "Image,Id",
+        "uuid,Species",
+    ],
+)
 def test_columns_under_their_usual_names(tmp_path: Path, head: str):
     """fastai/fastai #1169: columns called `filenames` and `cats`."""
     between = next(c for c in ";\t," if c in head)
@@ -30,8 +40,15 @@ def test_columns_under_their_usual_names(tmp_path: Path, head: str):
 
 
 def test_the_most_telling_column_counts(tmp_path: Path):
-    data = opened(table(tmp_path, "id,class id,filepaths,labels,data set", lambda p, y, i: f"{i},{i % 2},{p}.png,{y},test"
-                        if i > 8 else f"{i},{i % 2},{p}.png,{y},train"))  # fmt: skip
+    data = opened(
+        table(
+            tmp_path,
+            "id,class id,filepaths,labels,data set",
+            lambda p, y, i: (
+                f"{i},{i % 2},{p}.png,{y},test" if i > 8 else f"{i},{i % 2},{p}.png,{y},train"
+            ),
+        )
+    )
     assert data.classes == ("cat", "dog") and data.splits == {"train": 9, "test": 3}
 
 
@@ -48,48 +65,79 @@ def test_the_most_telling_column_counts(tmp_path: Path):
 )
 def test_an_error_names_the_columns_that_were_looked_for(tmp_path: Path, head: str, words: str):
     with pytest.raises(DataError, match=words):
-        opened(table(tmp_path, head, lambda name, label, i: f"{name}.png{',cat' * head.count(',')}"))
+        opened(
+            table(tmp_path, head, lambda name, label, i: f"{name}.png{',cat' * head.count(',')}")
+        )
 
 
 @pytest.mark.parametrize(
     ("column", "held", "rest"),
     [
-        ("is_valid", "True", "False"), ("is_valid", "1", "0"), ("is_test", "yes", "no"), ("is_train", "false", "true"),
-        ("split", "validation", "train"), ("set", "TEST", "TRAIN"), ("subset", "dev", ""), ("Usage", "PrivateTest", "Training"),
-        ("partition", "holdout", "train"), ("phase", "eval", "train"), ("split", "test_set", "training_set"),
+        ("is_valid", "True", "False"),
+        ("is_valid", "1", "0"),
+        ("is_test", "yes", "no"),
+        ("is_train", "false", "true"),
+        ("split", "validation", "train"),
+        ("set", "TEST", "TRAIN"),
+        ("subset", "dev", ""),
+        ("Usage", "PrivateTest", "Training"),
+        ("partition", "holdout", "train"),
+        ("phase", "eval", "train"),
+        ("split", "test_set", "training_set"),
     ],
-)  # fmt: skip
-def test_splits_under_their_usual_names_and_values(tmp_path: Path, column: str, held: str, rest: str):
+)
+def test_splits_under_their_usual_names_and_values(
+    tmp_path: Path, column: str, held: str, rest: str
+):
     """liaopeiyuan/artbench #2: the split is a column of the metadata."""
     data = opened(
-        table(tmp_path, f"path,label,{column}", lambda p, y, i: f"{p}.png,{y},{held if i % 3 == 0 else rest}")
+        table(
+            tmp_path,
+            f"path,label,{column}",
+            lambda p, y, i: f"{p}.png,{y},{held if i % 3 == 0 else rest}",
+        )
     )
     assert data.classes == ("cat", "dog") and held_out(data) == 4
 
 
 def test_public_and_private_tests_are_val_and_test(tmp_path: Path):
     usage = ("Training", "Training", "PublicTest", "PrivateTest")
-    data = opened(table(tmp_path, "path,label,Usage", lambda p, y, i: f"{p}.png,{y},{usage[i // 2 % 4]}"))
+    data = opened(
+        table(tmp_path, "path,label,Usage", lambda p, y, i: f"{p}.png,{y},{usage[i // 2 % 4]}")
+    )
     assert data.splits == {"train": 8, "val": 2, "test": 2}
 
 
 def test_eval_is_val_where_there_is_a_test(tmp_path: Path):
     splits = ("train", "eval", "test")
-    data = opened(table(tmp_path, "path,label,split", lambda p, y, i: f"{p}.png,{y},{splits[i // 2 % 3]}"))
+    data = opened(
+        table(tmp_path, "path,label,split", lambda p, y, i: f"{p}.png,{y},{splits[i // 2 % 3]}")
+    )
     assert data.splits == {"train": 4, "val": 4, "test": 4}
 
 
 def test_rows_without_a_split_are_trained_on_and_said(tmp_path: Path):
-    data = opened(table(tmp_path, "path,label,split", lambda p, y, i: f"{p}.png,{y},{'test' if i < 4 else ' '}"))
-    assert data.splits == {"train": 8, "test": 4} and "8 rows without a split are trained on" in data.notes
+    data = opened(
+        table(
+            tmp_path, "path,label,split", lambda p, y, i: f"{p}.png,{y},{'test' if i < 4 else ' '}"
+        )
+    )
+    assert (
+        data.splits == {"train": 8, "test": 4}
+        and "8 rows without a split are trained on" in data.notes
+    )
 
 
 def test_another_split_is_refused_and_another_meaning_is_none(tmp_path: Path):
-    with pytest.raises(DataError, match=r"labels.csv, line 2: split 'fold0' is none of train, val and test"):
+    with pytest.raises(
+        DataError, match=r"labels.csv, line 2: split 'fold0' is none of train, val and test"
+    ):
         opened(table(tmp_path, "path,label,split", lambda p, y, i: f"{p}.png,{y},fold{i % 3}"))
     with pytest.raises(DataError, match=r"line 2: is_valid 'maybe' is none of true and false"):
         opened(table(tmp_path, "path,label,is_valid", lambda p, y, i: f"{p}.png,{y},maybe"))
-    data = opened(table(tmp_path, "path,label,dataset", lambda p, y, i: f"{p}.png,{y},vienna"))  # where it comes from
+    data = opened(
+        table(tmp_path, "path,label,dataset", lambda p, y, i: f"{p}.png,{y},vienna")
+    )  # where it comes from
     assert sum(data.splits.values()) == 12
 
 
@@ -99,19 +147,40 @@ def test_another_split_is_refused_and_another_meaning_is_none(tmp_path: Path):
 @pytest.mark.parametrize("nothing", ["", " ", "nan", "NaN", "None", "<NA>", "null"])
 def test_no_label_is_no_class(tmp_path: Path, nothing: str):
     """WeikaiTan/Toronto-3D #1, flairNLP/flair #2068: what is not labelled became a class of its own."""
-    data = opened(table(tmp_path, "path,label", lambda p, y, i: f"{p}.png,{nothing if i < 2 else y}"))
+    data = opened(
+        table(tmp_path, "path,label", lambda p, y, i: f"{p}.png,{nothing if i < 2 else y}")
+    )
     assert data.classes == ("cat", "dog") and sum(data.splits.values()) == 10
-    assert [words.startswith(f"line {n}: no label") for n, words in enumerate(data.skipped, 2)] == [True, True]
+    assert [words.startswith(f"line {n}: no label") for n, words in enumerate(data.skipped, 2)] == [
+        True,
+        True,
+    ]
 
 
 def test_a_class_may_be_called_none(tmp_path: Path):
-    data = opened(table(tmp_path, "path,defect", lambda p, y, i: f"{p}.png,{'none' if y == 'cat' else 'crack'}"))
+    data = opened(
+        table(
+            tmp_path, "path,defect", lambda p, y, i: f"{p}.png,{'none' if y == 'cat' else 'crack'}"
+        )
+    )
     assert data.classes == ("crack", "none")
 
 
 def test_labels_in_two_unicode_forms_are_one_class(tmp_path: Path):
-    data = opened(table(tmp_path, "path,label", lambda p, y, i: f"{p}.png," + (
-        "tea" if y == "cat" else unicodedata.normalize(("NFC", "NFD")[i // 2 % 2], "Café"))))  # fmt: skip
+    data = opened(
+        table(
+            tmp_path,
+            "path,label",
+            lambda p, y, i: (
+                f"{p}.png,"
+                + (
+                    "tea"
+                    if y == "cat"
+                    else unicodedata.normalize(("NFC", "NFD")[i // 2 % 2], "Café")
+                )
+            ),
+        )
+    )
     assert data.classes == ("Café", "tea")
 
 
@@ -122,7 +191,13 @@ def test_a_file_that_is_listed_twice_counts_once(tmp_path: Path):
 
 
 def test_a_file_of_two_labels_is_listed_and_not_used(tmp_path: Path):
-    data = opened(table(tmp_path, "path,label", lambda p, y, i: f"{p}.png,{y}" + (f"\n{p}.png,dog" if i == 0 else "")))
+    data = opened(
+        table(
+            tmp_path,
+            "path,label",
+            lambda p, y, i: f"{p}.png,{y}" + (f"\n{p}.png,dog" if i == 0 else ""),
+        )
+    )
     assert sum(data.splits.values()) == 11
     assert data.skipped == ("line 2: listed with more than one label (cat, dog)",)
 
@@ -160,14 +235,18 @@ def test_rows_of_files_that_are_elsewhere_are_listed(tmp_path: Path):
 
 
 def test_names_of_files_in_either_unicode_form(tmp_path: Path):
-    file = table(tmp_path, "path,label", lambda p, y, i: f"{unicodedata.normalize('NFC', 'é')}{p}.png,{y}")
+    file = table(
+        tmp_path, "path,label", lambda p, y, i: f"{unicodedata.normalize('NFC', 'é')}{p}.png,{y}"
+    )
     for path in list(tmp_path.glob("*.png")):
         path.rename(path.with_name(unicodedata.normalize("NFD", f"é{path.name}")))
     assert sum(opened(file).splits.values()) == 12
 
 
 def test_a_table_with_tabs_by_its_usual_ending(tmp_path: Path):
-    data = opened(table(tmp_path, "path\tlabel", lambda p, y, i: f"{p}.png\t{y}", name="labels.tsv"))
+    data = opened(
+        table(tmp_path, "path\tlabel", lambda p, y, i: f"{p}.png\t{y}", name="labels.tsv")
+    )
     assert data.classes == ("cat", "dog") and not data.facts.plain_folder
 
 

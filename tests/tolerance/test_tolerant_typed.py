@@ -24,11 +24,14 @@ from tlnb.session import Session
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("0,001", "decimal comma: write --lr 0.001"), ("1,5", "decimal comma: write --lr 1.5"),
-        ("0.01,0.02", "holds 2 rates: give one, --lr 0.01, or one by stage"), ("0.1, 0.2, 0.3", "holds 3 rates"),
-        ("head=0,01", "decimal comma: write head=0.01"), ("layer4=0.001,head=1,5", "decimal comma: write head=1.5"),
+        ("0,001", "decimal comma: write --lr 0.001"),
+        ("1,5", "decimal comma: write --lr 1.5"),
+        ("0.01,0.02", "holds 2 rates: give one, --lr 0.01, or one by stage"),
+        ("0.1, 0.2, 0.3", "holds 3 rates"),
+        ("head=0,01", "decimal comma: write head=0.01"),
+        ("layer4=0.001,head=1,5", "decimal comma: write head=1.5"),
     ],
-)  # fmt: skip
+)
 def test_a_decimal_comma_is_never_two_numbers(text: str, words: str):
     with pytest.raises(UsageError, match=words):
         parse_rates(text)
@@ -43,12 +46,16 @@ def test_rates_as_they_are_meant_to_be():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"epochs": "5"}, "epochs='5' is not a whole number: write epochs=10"), ({"epochs": 2.5}, "epochs=2.5 is not"),
-        ({"epochs": True}, "epochs=True is not"), ({"batch_size": "16"}, "batch_size='16' is not"),
-        ({"seed": "1"}, "seed='1' is not"), ({"weight_decay": "0,1"}, "weight_decay='0,1' is not a number: write weight_decay"),
-        ({"lr": "0.1"}, "lr='0.1' is not a number"), ({"epochs": [5]}, r"epochs=\[5\] is not"),
+        ({"epochs": "5"}, "epochs='5' is not a whole number: write epochs=10"),
+        ({"epochs": 2.5}, "epochs=2.5 is not"),
+        ({"epochs": True}, "epochs=True is not"),
+        ({"batch_size": "16"}, "batch_size='16' is not"),
+        ({"seed": "1"}, "seed='1' is not"),
+        ({"weight_decay": "0,1"}, "weight_decay='0,1' is not a number: write weight_decay"),
+        ({"lr": "0.1"}, "lr='0.1' is not a number"),
+        ({"epochs": [5]}, r"epochs=\[5\] is not"),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_numbers(values, words: str):
     with pytest.raises(UsageError, match=words):
         TrainOptions(**values)
@@ -62,7 +69,11 @@ def test_numbers_of_other_libraries_are_numbers():
 def test_a_comma_in_a_whole_number_of_a_panel_parts_thousands_or_is_refused(typed: str):
     with pytest.raises(UsageError, match="is no whole number: type e.g. 20"):
         whole(typed, "epochs")
-    assert whole("1,500", "epochs") == 1500 and whole(" 20 ", "epochs") == 20 and decimal("0,5", "decay") == 0.5
+    assert (
+        whole("1,500", "epochs") == 1500
+        and whole(" 20 ", "epochs") == 20
+        and decimal("0,5", "decay") == 0.5
+    )
 
 
 # ── data of other libraries ───────────────────────────────────────────────────────────────────────────────────────
@@ -71,7 +82,9 @@ def test_a_comma_in_a_whole_number_of_a_panel_parts_thousands_or_is_refused(type
 def test_an_image_folder_names_its_folder(tmp_path: Path):
     data = ImageFolder(str(class_folders(tmp_path)))
     for given in (data, DataLoader(data), torch.utils.data.Subset(data, [0, 1])):
-        with pytest.raises(UsageError, match=r"is not read: give the folder that it reads itself, tl.data\('"):
+        with pytest.raises(
+            UsageError, match=r"is not read: give the folder that it reads itself, tl.data\('"
+        ):
             open_data(given)
 
 
@@ -79,7 +92,8 @@ def test_other_data_sets_are_one_line():
     tensors = TensorDataset(torch.zeros(4, 3, 8, 8), torch.zeros(4))
     for given in (tensors, DataLoader(tensors), SimpleNamespace(features={"image": 1})):
         with pytest.raises(
-            UsageError, match=r"is not read: give a folder of class folders, or arrays, tl.data\(images, labels\)"
+            UsageError,
+            match=r"is not read: give a folder of class folders, or arrays, tl.data\(images, labels\)",
         ):
             open_data(given)
 
@@ -90,19 +104,29 @@ def test_other_data_sets_are_one_line():
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("tl_train epochs=5", "write %tl_train --epochs 5"), ("tl_train 5", "write %tl_train --epochs 5"),
-        ("tl_train -e 5", "write %tl_train --epochs 5"), ("tl_train -lr 0.1", "write %tl_train --lr 0.1"),
-        ("tl_train bs=8", "write %tl_train --batch-size 8"), ("tl_train --learning-rate 0.1", "write --lr"),
-        ("tl_train --batch_size 8", "write --batch-size"), ("tl_train --n_epochs 3", "write --epochs"),
-        ("tl_train --wd 0.1", "write --weight-decay"), ("tl_train --optimizer adamw", "write --solver"),
-        ("tl_train --help", r"tl_train\? shows its options: .*--epochs"), ("tl_train -h", r"tl_train\? shows its options"),
-        ("tl_data digits --shots 2", "write --per-class"), ("tl_data digits per_class=2", "write %tl_data --per-class 2"),
-        ("tl_data digits --valid_pct 0.2", "write --val"), ("tl_load glyphnet --imgsz 64", "write --size"),
+        ("tl_train epochs=5", "write %tl_train --epochs 5"),
+        ("tl_train 5", "write %tl_train --epochs 5"),
+        ("tl_train -e 5", "write %tl_train --epochs 5"),
+        ("tl_train -lr 0.1", "write %tl_train --lr 0.1"),
+        ("tl_train bs=8", "write %tl_train --batch-size 8"),
+        ("tl_train --learning-rate 0.1", "write --lr"),
+        ("tl_train --batch_size 8", "write --batch-size"),
+        ("tl_train --n_epochs 3", "write --epochs"),
+        ("tl_train --wd 0.1", "write --weight-decay"),
+        ("tl_train --optimizer adamw", "write --solver"),
+        ("tl_train --help", r"tl_train\? shows its options: .*--epochs"),
+        ("tl_train -h", r"tl_train\? shows its options"),
+        ("tl_data digits --shots 2", "write --per-class"),
+        ("tl_data digits per_class=2", "write %tl_data --per-class 2"),
+        ("tl_data digits --valid_pct 0.2", "write --val"),
+        ("tl_load glyphnet --imgsz 64", "write --size"),
         ("tl_load holder.net", r"the name of a variable, not 'holder.net': tl.load\(holder.net\)"),
         ("tl_load inside", r"of a variable inside a function write tl.load\(inside\)"),
     ],
-)  # fmt: skip
-def test_habits_of_other_tools_are_answered_with_the_line_that_would_work(shell, line: str, words: str):
+)
+def test_habits_of_other_tools_are_answered_with_the_line_that_would_work(
+    shell, line: str, words: str
+):
     shell.user_ns["holder"] = SimpleNamespace(net=nn.Linear(2, 2))
     name, _, rest = line.partition(" ")
     with pytest.raises(TLError, match=words) as error:
@@ -140,7 +164,9 @@ def test_methods_of_other_tools_name_ours():
     tl = Session()
     for name, ours in METHODS.items():
         assert callable(getattr(Session, ours)) and not hasattr(tl, name)
-        with pytest.raises(UsageError, match=rf"there is no tl.{name}: it is called tl.{ours}\(...\) here"):
+        with pytest.raises(
+            UsageError, match=rf"there is no tl.{name}: it is called tl.{ours}\(...\) here"
+        ):
             getattr(tl, name)
     with pytest.raises(AttributeError, match="has no attribute 'zebra'"):
         _ = tl.zebra
@@ -150,5 +176,14 @@ def test_every_habit_means_an_option_that_some_magic_has():
     from tlnb.magics import TLMagics
 
     methods = [getattr(TLMagics, name) for name in dir(TLMagics) if name.startswith("tl")]
-    known = {o for m in methods if hasattr(m, "parser") for action in m.parser._actions for o in action.option_strings}
-    assert all(meant_option(f"--{word}", sorted(known)) == f"--{option}" for word, option in OPTIONS.items())
+    known = {
+        o
+        for m in methods
+        if hasattr(m, "parser")
+        for action in m.parser._actions
+        for o in action.option_strings
+    }
+    assert all(
+        meant_option(f"--{word}", sorted(known)) == f"--{option}"
+        for word, option in OPTIONS.items()
+    )

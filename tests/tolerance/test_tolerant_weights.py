@@ -34,7 +34,9 @@ def random_net(seed: int = 1, **how: int) -> Net:
     return Net(**how)
 
 
-def loaded(tmp_path: Path, content: object, into: nn.Module | None = None) -> pretrained.PretrainedModel:
+def loaded(
+    tmp_path: Path, content: object, into: nn.Module | None = None
+) -> pretrained.PretrainedModel:
     torch.save(content, tmp_path / "w.pth")
     return pretrained.load(into or random_net(2), tmp_path / "w.pth")
 
@@ -43,10 +45,21 @@ def prefixed(prefix: str) -> Callable[[State_], object]:
     return lambda state: {prefix + key: value for key, value in state.items()}
 
 
-@pytest.mark.parametrize("prefix", [
-    "module.", "model.", "net.", "_orig_mod.", "backbone.", "module.model.", "_orig_mod.module.", "module._orig_mod.",
-    "model.module.net.", "module.backbone.",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "model.",
+        "net.",
+        "_orig_mod.",
+        "backbone.",
+        "module.model.",
+        "_orig_mod.module.",
+        "module._orig_mod.",
+        "model.module.net.",
+        "module.backbone.",
+    ],
+)
 def test_prefixes_go_in_any_order(tmp_path: Path, prefix: str):
     """pytorch/pytorch #3805, abeardear/pytorch-YOLO-v1 #4, HumaticsLAB/SEAM-Match-RCNN #3."""
     state = random_net().state_dict()
@@ -61,14 +74,25 @@ def test_a_prefix_of_the_network_itself_stays(tmp_path: Path):
     state = random_net().state_dict()
     for content in (prefixed("model.")(state), state, prefixed("module.model.")(state)):
         model = loaded(tmp_path, content, own)
-        assert all(torch.equal(value, model.module.model.state_dict()[key]) for key, value in state.items())
+        assert all(
+            torch.equal(value, model.module.model.state_dict()[key]) for key, value in state.items()
+        )
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda s: {"net": s, "acc": 91.2, "epoch": 3}, lambda s: {"model_state_dict": s, "optimizer": {"lr": 0.1}},
-    lambda s: {**s, "epoch": 3, "best": 0.5}, lambda s: {"ema": s}, lambda s: {"state_dict": {"model": s}},
-    lambda s: {"model": prefixed("module.")(s), "optimizer_state_dict": {"state": {0: {"exp_avg": torch.zeros(3)}}}},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: {"net": s, "acc": 91.2, "epoch": 3},
+        lambda s: {"model_state_dict": s, "optimizer": {"lr": 0.1}},
+        lambda s: {**s, "epoch": 3, "best": 0.5},
+        lambda s: {"ema": s},
+        lambda s: {"state_dict": {"model": s}},
+        lambda s: {
+            "model": prefixed("module.")(s),
+            "optimizer_state_dict": {"state": {0: {"exp_avg": torch.zeros(3)}}},
+        },
+    ],
+)
 def test_weights_are_found_among_what_scripts_save(tmp_path: Path, wrap):
     """kuangliu's `net`, PyTorch Lightning's `state_dict`, plain mappings with a number beside the tensors."""
     state = random_net().state_dict()
@@ -77,7 +101,8 @@ def test_weights_are_found_among_what_scripts_save(tmp_path: Path, wrap):
 
 
 @pytest.mark.parametrize(
-    "beside", ["criterion.weight", "loss_fn.pos_weight", "metric.total", "total_ops", "body.0.total_params"]
+    "beside",
+    ["criterion.weight", "loss_fn.pos_weight", "metric.total", "total_ops", "body.0.total_params"],
 )
 def test_losses_and_counters_beside_the_network_are_left_out_and_said(tmp_path: Path, beside: str):
     state = {**random_net().state_dict(), beside: torch.ones(1)}
@@ -92,17 +117,25 @@ def test_a_deeper_network_is_no_shallower_one(tmp_path: Path):
         loaded(tmp_path, random_net(deep=1).state_dict(), random_net(2, deep=2))
 
 
-@pytest.mark.parametrize("change", [
-    lambda s: {k: v for k, v in s.items() if not k.startswith("fc.")},
-    lambda s: {**{k: v for k, v in s.items() if not k.startswith("fc.")}, "head.weight": torch.zeros(9, 3)},
-    lambda s: {**s, "fc.weight": torch.zeros(9, 3), "fc.bias": torch.zeros(9)},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda s: {k: v for k, v in s.items() if not k.startswith("fc.")},
+        lambda s: {
+            **{k: v for k, v in s.items() if not k.startswith("fc.")},
+            "head.weight": torch.zeros(9, 3),
+        },
+        lambda s: {**s, "fc.weight": torch.zeros(9, 3), "fc.bias": torch.zeros(9)},
+    ],
+)
 def test_another_output_layer_or_none_loads_all_else(tmp_path: Path, change):
     """moskomule/senet.pytorch #73, Helias/Car-Model-Recognition #2, neuralmagic/sparseml #1455, pytorch/vision #1891."""
     state = random_net().state_dict()
     model = loaded(tmp_path, change(state))
     found = model.module.state_dict()
-    assert all(torch.equal(found[key], value) for key, value in state.items() if not key.startswith("fc."))
+    assert all(
+        torch.equal(found[key], value) for key, value in state.items() if not key.startswith("fc.")
+    )
     assert any("that layer starts anew" in note for note in model.card.notes)
     assert torch.isfinite(found["fc.weight"]).all() and found["fc.weight"].shape == (5, 3)
 
@@ -126,7 +159,8 @@ class Config:
 def test_a_file_with_more_than_weights_is_not_called_damaged(tmp_path: Path, extra: object):
     """jtabox/safetensors-converter #2, mlcommons/mlperf-automations #465, Comfy-Org/ComfyUI #7425."""
     with pytest.raises(
-        ModelError, match=rf"holds a \S*{type(extra).__name__} beside its weights.*save the weights alone"
+        ModelError,
+        match=rf"holds a \S*{type(extra).__name__} beside its weights.*save the weights alone",
     ) as error:
         loaded(tmp_path, {"state_dict": random_net().state_dict(), "args": extra})
     assert "damaged" not in str(error.value) and "\n" not in str(error.value)
@@ -137,7 +171,10 @@ def test_a_damaged_file_is_and_another_kind_names_what_it_holds(tmp_path: Path):
     (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes()[:300])
     with pytest.raises(ModelError, match="is damaged, or no state_dict"):
         read_state(tmp_path / "w.pth")
-    with pytest.raises(ModelError, match="holds no state_dict of tensors .its keys are a, b.: save model.state_dict"):
+    with pytest.raises(
+        ModelError,
+        match="holds no state_dict of tensors .its keys are a, b.: save model.state_dict",
+    ):
         loaded(tmp_path, {"a": 1, "b": [2]})
     with pytest.raises(ModelError, match="holds no state_dict of tensors .a list."):
         loaded(tmp_path, [1, 2])

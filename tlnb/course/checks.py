@@ -38,10 +38,17 @@ class Step:
     what: str  # as a statement that is true when it is met
     met: bool
     missing: str = ""  # what was found instead; shown when it is not met
-    hints: tuple[str, ...] = ()  # one more is shown each time that the exercise is checked and still lacks this step
+    hints: tuple[
+        str, ...
+    ] = ()  # one more is shown each time that the exercise is checked and still lacks this step
 
     def __init__(self, what: str, met: object, missing: str = "", *hints: str) -> None:
-        for name, value in (("what", what), ("met", bool(met)), ("missing", missing), ("hints", hints)):
+        for name, value in (
+            ("what", what),
+            ("met", bool(met)),
+            ("missing", missing),
+            ("hints", hints),
+        ):
             object.__setattr__(self, name, value)
 
 
@@ -89,7 +96,9 @@ class Checks(OneLine):
     checks: tuple[Check, ...]
 
     def __repr__(self) -> str:
-        return f"Checks: {sum(c.passed for c in self.checks)} of {len(self.checks)} exercises passed"
+        return (
+            f"Checks: {sum(c.passed for c in self.checks)} of {len(self.checks)} exercises passed"
+        )
 
 
 EXERCISES: dict[str, Exercise] = {}
@@ -117,7 +126,9 @@ def find(name: str) -> Exercise:
     return EXERCISES[name]
 
 
-def judge(asked: Exercise, session: Session, names: Mapping[str, Any], before: Check | None = None) -> Check:
+def judge(
+    asked: Exercise, session: Session, names: Mapping[str, Any], before: Check | None = None
+) -> Check:
     """Check an exercise; nothing of the session changes.
 
     Args:
@@ -136,12 +147,27 @@ def judge(asked: Exercise, session: Session, names: Mapping[str, Any], before: C
             step = next(steps)
             if not step.met:
                 again = before is not None and before.asked == step.what
-                shown = min(len(step.hints), len(before.hints) + 1) if before is not None and again else 0
-                return Check(asked.name, asked.title, False, tuple(met), step.what, step.missing, step.hints[:shown],
-                             len(step.hints) - shown, attempts=attempts)  # fmt: skip
+                shown = (
+                    min(len(step.hints), len(before.hints) + 1)
+                    if before is not None and again
+                    else 0
+                )
+                return Check(
+                    asked.name,
+                    asked.title,
+                    False,
+                    tuple(met),
+                    step.what,
+                    step.missing,
+                    step.hints[:shown],
+                    len(step.hints) - shown,
+                    attempts=attempts,
+                )
             met.append(step.what)
     except StopIteration as end:
-        return Check(asked.name, asked.title, True, tuple(met), learned=end.value or "", attempts=attempts)
+        return Check(
+            asked.name, asked.title, True, tuple(met), learned=end.value or "", attempts=attempts
+        )
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise UsageError(
@@ -156,12 +182,24 @@ def untried(asked: Exercise) -> Check:
 
 def grades(learner: str, checks: Iterable[Check], runs: Iterable[Run], version: str) -> str:
     """One learner's results as JSON text. It says what the learner's session said: it is no proof against cheating."""
-    done = [{**asdict(check), "met": list(check.met), "hints": len(check.hints)} for check in checks]
+    done = [
+        {**asdict(check), "met": list(check.met), "hints": len(check.hints)} for check in checks
+    ]
     brief = [
-        {"name": r.name, "data": r.data, "model": r.plan.model, "strategy": r.strategy, "seed": r.seed, "status": r.status,
-         "accuracy": r.accuracy, "seconds": sum(r.seconds.values()), "moved": len(r.moved), "baseline_of": r.baseline_of}
+        {
+            "name": r.name,
+            "data": r.data,
+            "model": r.plan.model,
+            "strategy": r.strategy,
+            "seed": r.seed,
+            "status": r.status,
+            "accuracy": r.accuracy,
+            "seconds": sum(r.seconds.values()),
+            "moved": len(r.moved),
+            "baseline_of": r.baseline_of,
+        }
         for r in runs
-    ]  # fmt: skip
+    ]
     when = datetime.now(UTC).isoformat(timespec="seconds")
     values = {
         "schema": SCHEMA,
@@ -179,7 +217,9 @@ def write_grades(path: Path, text: str) -> None:
     try:
         path.write_text(text, "utf8")
     except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}): give a file in a folder of yours") from None
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}): give a file in a folder of yours"
+        ) from None
 
 
 # ── what many checks ask for ──
@@ -194,30 +234,49 @@ def some_data(tl: Session, *sources: str, line: str = "") -> Generator[Step, Non
     if sources:
         wanted = " or ".join(sources)
         yield Step(
-            f"the data are {wanted}", data.request.source in sources, f"the data are {data.request.source}", line
+            f"the data are {wanted}",
+            data.request.source in sources,
+            f"the data are {data.request.source}",
+            line,
         )
     return data
 
 
 def a_run(
-    tl: Session, strategy: str | None = None, where: Callable[[Run, DataFacts], bool] | None = None, *, like: str = "",
+    tl: Session,
+    strategy: str | None = None,
+    where: Callable[[Run, DataFacts], bool] | None = None,
+    *,
+    like: str = "",
     line: str = "%tl_train",
-) -> Generator[Step, None, Run]:  # fmt: skip
+) -> Generator[Step, None, Run]:
     """The last finished run that is no baseline; of those that fulfil `where`, which `like` puts in words."""
     runs = [r for r in tl.runs if r.baseline_of is None]
     yield Step("there is a run", runs, "nothing was trained yet", line)
     ended = [r for r in runs if r.status == "finished"]
-    yield Step("it ran to its end", ended, f"run {runs[-1].name!r} is {runs[-1].status}", "%tl_resume goes on with it")
+    yield Step(
+        "it ran to its end",
+        ended,
+        f"run {runs[-1].name!r} is {runs[-1].status}",
+        "%tl_resume goes on with it",
+    )
     if strategy is not None:
         kept = [r for r in ended if r.strategy == strategy]
         found = ", ".join(dict.fromkeys(r.strategy for r in ended))
-        yield Step(f"its strategy is {strategy}", kept, f"so far there are runs of {found}",
-                   f"%tl_strategy {strategy}, then %tl_train")  # fmt: skip
+        yield Step(
+            f"its strategy is {strategy}",
+            kept,
+            f"so far there are runs of {found}",
+            f"%tl_strategy {strategy}, then %tl_train",
+        )
         ended = kept
     if where is not None:
         kept = [r for r in ended if where(r, tl.data_of(r))]
         yield Step(
-            like, kept, f"run {ended[-1].name!r}, on {_data_words(tl.data_of(ended[-1]))}, is not like that", line
+            like,
+            kept,
+            f"run {ended[-1].name!r}, on {_data_words(tl.data_of(ended[-1]))}, is not like that",
+            line,
         )
         ended = kept
     return ended[-1]
@@ -225,6 +284,15 @@ def a_run(
 
 def _data_words(facts: DataFacts) -> str:
     request = facts.request
-    amount = {"--per-class": request.per_class, "--limit": request.limit, "--classes": request.classes,
-              "--seed": request.seed or None}  # fmt: skip
-    return " ".join([facts.name, *(f"{option} {value}" for option, value in amount.items() if value is not None)])
+    amount = {
+        "--per-class": request.per_class,
+        "--limit": request.limit,
+        "--classes": request.classes,
+        "--seed": request.seed or None,
+    }
+    return " ".join(
+        [
+            facts.name,
+            *(f"{option} {value}" for option, value in amount.items() if value is not None),
+        ]
+    )

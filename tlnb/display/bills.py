@@ -16,9 +16,13 @@ from tlnb.display.networks import work
 from tlnb.display.words import clock, flops, memory, money, percent, seconds, small
 
 KINDS = {
-    "run": "runs", "baseline": "baselines, from scratch", "equal budget": "baselines with equal steps",
-    "tuning": "tuning", "forecasting": "forecasting", "advising": "advising",
-}  # fmt: skip
+    "run": "runs",
+    "baseline": "baselines, from scratch",
+    "equal budget": "baselines with equal steps",
+    "tuning": "tuning",
+    "forecasting": "forecasting",
+    "advising": "advising",
+}
 HEAD = ["seconds", "FLOPs", "energy", "money", "basis"]
 
 
@@ -38,13 +42,24 @@ def bill_card(bill: Bill) -> str:
     if rows:
         parts += [
             line("Every charge:"),
-            table(["for", "what", "phase", *HEAD], rows, left=3, height="22em" if len(rows) > 14 else ""),
+            table(
+                ["for", "what", "phase", *HEAD],
+                rows,
+                left=3,
+                height="22em" if len(rows) > 14 else "",
+            ),
         ]
     return card(repr(bill), *parts)
 
 
 def _figures(c: Charge, bill: Bill) -> list[object]:
-    figures = (seconds(c.seconds), work(c.flops), small(c.wh, "Wh"), money(c.money, bill.currency), c.basis)
+    figures = (
+        seconds(c.seconds),
+        work(c.flops),
+        small(c.wh, "Wh"),
+        money(c.money, bill.currency),
+        c.basis,
+    )
     return [measured(figure) for figure in figures]
 
 
@@ -54,7 +69,9 @@ def _bases(total: Charge) -> list[str]:
 
 
 def _unpaid(found: Pretraining) -> list[Raw]:
-    title = Raw(f"<b>The bill you did not pay</b>: pretraining {safe(found.model)}, by someone else, once")
+    title = Raw(
+        f"<b>The bill you did not pay</b>: pretraining {safe(found.model)}, by someone else, once"
+    )
     return [line(title), facts(pretraining_facts(found))]
 
 
@@ -82,7 +99,8 @@ def forecast_card(found: Forecast) -> str:
     phases = {phase: s for phase, s in found.phases.items() if s >= 0.005}
     longest = max(phases.values(), default=1.0)
     rows = [
-        [phase, seconds(s), bar(s / longest), work(found.flops_by_phase.get(phase, 0.0))] for phase, s in phases.items()
+        [phase, seconds(s), bar(s / longest), work(found.flops_by_phase.get(phase, 0.0))]
+        for phase, s in phases.items()
     ]
     rows.append([Raw("<b>all</b>"), seconds(found.seconds), "", flops(found.flops)])
     about = [
@@ -96,43 +114,87 @@ def forecast_card(found: Forecast) -> str:
         ("notes", "; ".join(found.notes)),
     ]
     title = f"Forecast of {found.name}: {seconds(found.seconds)}, {flops(found.flops)}"
-    return card(title, table(["phase", "seconds", "", "FLOPs"], rows, of_figures=True), facts(about))
+    return card(
+        title, table(["phase", "seconds", "", "FLOPs"], rows, of_figures=True), facts(about)
+    )
 
 
 def advice_card(found: Advice) -> str:
     """The verdict, the three strategies with their evidence, what each stage knows, and the rule of thumb."""
-    head = ["strategy", "tried on these labels", "gain", "expected above head", "it would take", "money", ""]
+    head = [
+        "strategy",
+        "tried on these labels",
+        "gain",
+        "expected above head",
+        "it would take",
+        "money",
+        "",
+    ]
     rows = []
     for tried in found.evidence:
-        name = Raw(f"<b>{tried.strategy}</b>") if tried.strategy == found.strategy else tried.strategy
-        gain = "–" if tried.gain is None else f"{100 * tried.gain:+.1f} ± {100 * (tried.error or 0):.1f}"
-        expected = "–" if tried.strategy == "head" else f"{100 * tried.expected:+.1f} ± {100 * tried.sd:.1f}"
+        name = (
+            Raw(f"<b>{tried.strategy}</b>") if tried.strategy == found.strategy else tried.strategy
+        )
+        gain = (
+            "–"
+            if tried.gain is None
+            else f"{100 * tried.gain:+.1f} ± {100 * (tried.error or 0):.1f}"
+        )
+        expected = (
+            "–"
+            if tried.strategy == "head"
+            else f"{100 * tried.expected:+.1f} ± {100 * tried.sd:.1f}"
+        )
         cost = tried.forecast
         note_ = tried.why_not if tried.affordable else "over the budget"
-        rows.append([name, percent(tried.accuracy), gain, expected, seconds(cost.seconds),
-                     money(cost.money, cost.currency), note_])  # fmt: skip
+        rows.append(
+            [
+                name,
+                percent(tried.accuracy),
+                gain,
+                expected,
+                seconds(cost.seconds),
+                money(cost.money, cost.currency),
+                note_,
+            ]
+        )
     parts: list[str] = [
         line(measured(Raw(f"<b>{found.strategy}</b>: {safe(found.reason)}"))),
         table(head, rows, of_figures=True),
     ]
     parts += [line(Raw(f"<b>Note</b>: {safe(flag)}.")) for flag in found.flags]
     about: list[tuple[str, object]] = [
-        ("the rule of thumb", f"{found.rule}, for {found.per_class:,.0f} images in each of {found.classes} classes (little < "
-         "100 ≤ decent < 1,000 ≤ a lot, a convention); few changes first, unless data and budget are very large"),
+        (
+            "the rule of thumb",
+            f"{found.rule}, for {found.per_class:,.0f} images in each of {found.classes} classes (little < "
+            "100 ≤ decent < 1,000 ≤ a lot, a convention); few changes first, unless data and budget are very large",
+        ),
         ("how sure", measured(found.sure)),
-        ("half of the labels", f"a probe gets {percent(found.fractions[0][1])}, with all {percent(found.fractions[1][1])}"
-         if found.fractions else None),
-        ("measured by", "cross-validation on the labels in use; a gain says how much surer of the truth it is than the "
-         "strategy before it, as a share of head's mistakes, ± one standard error; test images are not read"),
+        (
+            "half of the labels",
+            f"a probe gets {percent(found.fractions[0][1])}, with all {percent(found.fractions[1][1])}"
+            if found.fractions
+            else None,
+        ),
+        (
+            "measured by",
+            "cross-validation on the labels in use; a gain says how much surer of the truth it is than the "
+            "strategy before it, as a share of head's mistakes, ± one standard error; test images are not read",
+        ),
         ("this advice took", f"{seconds(found.seconds)}, which is on the bill"),
-    ]  # fmt: skip
+    ]
     parts.append(facts(about))
     if found.probes:
         probes = [
-            [p.stage, *map(measured, (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy)))]
+            [
+                p.stage,
+                *map(measured, (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy))),
+            ]
             for p in found.probes
         ]
-        parts.append(line("What each frozen stage knows already (a logistic regression on its output):"))
+        parts.append(
+            line("What each frozen stage knows already (a logistic regression on its output):")
+        )
         parts.append(table(["stage", "accuracy", "", ""], probes))
     return card(f"Advice for {found.model} on {found.data}: {found.strategy}", *parts)
 
@@ -144,19 +206,29 @@ def tuning_card(found: Tuning) -> str:
         (
             "best",
             measured(
-                f"trial {best.number}: {percent(best.accuracy)} ({_values(best)})" if best else "no trial finished"
+                f"trial {best.number}: {percent(best.accuracy)} ({_values(best)})"
+                if best
+                else "no trial finished"
             ),
         ),
-        ("within a point of it", measured(f"after {close[0]} trials, {seconds(close[1])}") if close else None),
+        (
+            "within a point of it",
+            measured(f"after {close[0]} trials, {seconds(close[1])}") if close else None,
+        ),
         ("judged by", found.judged_by + "; test images choose nothing"),
         ("searched", "; ".join(found.space)),
-        ("this call took", f"{seconds(found.seconds)}, {flops(found.flops)}, which is on the bill as tuning"),
+        (
+            "this call took",
+            f"{seconds(found.seconds)}, {flops(found.flops)}, which is on the bill as tuning",
+        ),
         ("kept in", _place(found.storage)),
         ("notes", "; ".join(found.notes)),
     ]
     names = list(dict.fromkeys(name for t in found.trials for name in t.values))
     head = ["trial", "status", *(WORDS.get(n, n) for n in names), "accuracy", "seconds", "FLOPs"]
-    order = sorted(found.trials, key=lambda t: (t.status != "finished", -(t.accuracy or 0.0), t.number))
+    order = sorted(
+        found.trials, key=lambda t: (t.status != "finished", -(t.accuracy or 0.0), t.number)
+    )
     rows = [
         [
             t.number,
@@ -172,12 +244,22 @@ def tuning_card(found: Tuning) -> str:
     if best:
         alt = f"best accuracy so far against seconds of tuning; {percent(best.accuracy)} in the end"
         parts.append(picture(charts.tuning(found), alt))
-    parts.append(table(head, rows, left=2, height="22em" if len(rows) > 16 else "", of_figures=True))
-    return card(f"Tuning for {found.strategy} on {found.data}: {len(found.trials)} trials ({found.status})", *parts)
+    parts.append(
+        table(head, rows, left=2, height="22em" if len(rows) > 16 else "", of_figures=True)
+    )
+    return card(
+        f"Tuning for {found.strategy} on {found.data}: {len(found.trials)} trials ({found.status})",
+        *parts,
+    )
 
 
-WORDS = {"lr": "learning rate", "weight_decay": "weight decay", "augment": "augmentation", "last": "stages that train",
-         "batch_size": "batch size"}  # fmt: skip
+WORDS = {
+    "lr": "learning rate",
+    "weight_decay": "weight decay",
+    "augment": "augmentation",
+    "last": "stages that train",
+    "batch_size": "batch size",
+}
 
 
 def _place(storage: str) -> str:
@@ -189,7 +271,9 @@ def _place(storage: str) -> str:
 
 
 def _values(trial: Trial) -> str:
-    return ", ".join(f"{WORDS.get(name, name)} {_value(value)}" for name, value in trial.values.items())
+    return ", ".join(
+        f"{WORDS.get(name, name)} {_value(value)}" for name, value in trial.values.items()
+    )
 
 
 def _value(value: object) -> str:

@@ -23,9 +23,29 @@ from tlnb.core.tuning.advise import Advice
 from tlnb.core.tuning.tune import Tuning
 from tlnb.course.checks import Check, Checks
 from tlnb.display import charts, pictures
-from tlnb.display.bills import advice_card, bill_card, forecast_card, forecast_score, pretraining_facts, tuning_card
+from tlnb.display.bills import (
+    advice_card,
+    bill_card,
+    forecast_card,
+    forecast_score,
+    pretraining_facts,
+    tuning_card,
+)
 from tlnb.display.check_cards import check_card, checks_card
-from tlnb.display.html import BLUE, Raw, bar, card, facts, line, link, measured, note, picture, safe, table
+from tlnb.display.html import (
+    BLUE,
+    Raw,
+    bar,
+    card,
+    facts,
+    line,
+    link,
+    measured,
+    note,
+    picture,
+    safe,
+    table,
+)
 from tlnb.display.networks import MEANING, anatomy_card, frozen_of, strategies_card
 from tlnb.display.tables import comparison_table, findings, footnotes, on_its_source, verdict
 from tlnb.display.words import count, flops, interval, percent, seconds, size, small
@@ -42,7 +62,10 @@ def data_card(data: DataSet) -> str:
     splits = ", ".join(f"{n:,} {split}" for split, n in data.splits.items())
     used = sum(counts.values())
     rows = [
-        ("classes", f"{len(data.classes)}: {', '.join(data.classes[:12])}{' …' if len(data.classes) > 12 else ''}"),
+        (
+            "classes",
+            f"{len(data.classes)}: {', '.join(data.classes[:12])}{' …' if len(data.classes) > 12 else ''}",
+        ),
         ("images", splits),
         ("labels in use", f"{used:,} ({each} in each class)"),
         (
@@ -61,16 +84,24 @@ def data_card(data: DataSet) -> str:
     if data.leaks:
         same = sum(leak.same for leak in data.leaks)
         parts.append(
-            line(f"{len(data.leaks)} images are in two splits ({same} the same, {len(data.leaks) - same} nearly):")
+            line(
+                f"{len(data.leaks)} images are in two splits ({same} the same, {len(data.leaks) - same} nearly):"
+            )
         )
         parts.append(
-            _list(["image", "repeats"], [[f"{k.image} ({k.split})", _repeated(k)] for k in data.leaks], left=2)
+            _list(
+                ["image", "repeats"],
+                [[f"{k.image} ({k.split})", _repeated(k)] for k in data.leaks],
+                left=2,
+            )
         )
     if data.skipped:
         parts.append(line(f"{len(data.skipped)} files were skipped:"))
         parts.append(_list(["file and reason"], [[s] for s in data.skipped]))
     training = "all training images" if data.splits["train"] <= 120 else "some training images"
-    parts.append(picture(charts.samples(data), f"{training} of {data.name}, a column for each class"))
+    parts.append(
+        picture(charts.samples(data), f"{training} of {data.name}, a column for each class")
+    )
     return card(f"{data.name}: {splits}", *parts)
 
 
@@ -80,7 +111,11 @@ def _repeated(leak: Leak) -> str:
 
 def _list(head: list[str], rows: list[list[str]], left: int = 1) -> Raw:
     """All rows, scrolled where there are many; of thousands the first ones, and how many more there are."""
-    more = f"and {len(rows) - SHOWN:,} more: tl.dataset.skipped, tl.dataset.leaks" if len(rows) > SHOWN else ""
+    more = (
+        f"and {len(rows) - SHOWN:,} more: tl.dataset.skipped, tl.dataset.leaks"
+        if len(rows) > SHOWN
+        else ""
+    )
     rest = [[more, *[""] * (len(head) - 1)]] if more else []
     return table(head, [*rows[:SHOWN], *rest], left=left, height="28em" if len(rows) > FEW else "")
 
@@ -95,12 +130,38 @@ ORDERS = {
 
 def catalogue_card(found: Catalogue) -> str:
     rows = [
-        [c.name, _wide(c.source), count(c.source_classes), percent(c.accuracy), bar(c.accuracy or 0, BLUE, 60), percent(c.top5),
-         count(c.parameters), flops(c.flops), size(c.bytes), _edge(c.size), _edge(c.min_size),
-         "yes" if c.on_disk else "no", _links(c)] for c in found.cards
-    ]  # fmt: skip
-    head = ["model", "trained on", "classes", "top-1", "", "top-5", "parameters", "one image", "file", "input", "at least",
-            "on disk", "more"]  # fmt: skip
+        [
+            c.name,
+            _wide(c.source),
+            count(c.source_classes),
+            percent(c.accuracy),
+            bar(c.accuracy or 0, BLUE, 60),
+            percent(c.top5),
+            count(c.parameters),
+            flops(c.flops),
+            size(c.bytes),
+            _edge(c.size),
+            _edge(c.min_size),
+            "yes" if c.on_disk else "no",
+            _links(c),
+        ]
+        for c in found.cards
+    ]
+    head = [
+        "model",
+        "trained on",
+        "classes",
+        "top-1",
+        "",
+        "top-5",
+        "parameters",
+        "one image",
+        "file",
+        "input",
+        "at least",
+        "on disk",
+        "more",
+    ]
     many = "model" if len(found.cards) == 1 else "models"
     return card(
         f"{len(found.cards)} {many}, {found.sort} first",
@@ -111,7 +172,9 @@ def catalogue_card(found: Catalogue) -> str:
             "classes. One image is one forward pass, a multiply-add counted as two. Input is the image's edge in pixels, "
             "as trained and at least."
         ),
-        note("%tl_load NAME loads one; its card lists its other weights. %tl_models --sort accurate, or fast"),
+        note(
+            "%tl_load NAME loads one; its card lists its other weights. %tl_models --sort accurate, or fast"
+        ),
     )
 
 
@@ -125,7 +188,11 @@ def _edge(pixels: int | None) -> str:
 
 
 def _links(c: Card) -> Raw:
-    found = (link(url, text) for text, url in (("recipe", c.recipe), ("licence", c.licence)) if url.startswith("http"))
+    found = (
+        link(url, text)
+        for text, url in (("recipe", c.recipe), ("licence", c.licence))
+        if url.startswith("http")
+    )
     return Raw(", ".join(found) or "–")
 
 
@@ -135,7 +202,10 @@ def model_card(model: PretrainedModel) -> str:
         ("trained on", _source(c)),
         ("accuracy there", _accuracies(c)),
         ("parameters", f"{c.parameters:,}" if c.parameters else None),
-        ("one image", f"{flops(c.flops)} forward, a multiply-add counted as two" if c.flops else None),
+        (
+            "one image",
+            f"{flops(c.flops)} forward, a multiply-add counted as two" if c.flops else None,
+        ),
         ("input", _input(t)),
         ("", f"mean {_numbers(t.mean)}; standard deviation {_numbers(t.std)}"),
         ("output layer", _output(model)),
@@ -147,7 +217,9 @@ def model_card(model: PretrainedModel) -> str:
     ]
     parts = [facts(rows), *(note(n) for n in c.notes)]
     if c.others:
-        parts.append(line(Raw(f"Other weights, by <code>%tl_load {safe(c.name)} --weights NAME</code>:")))
+        parts.append(
+            line(Raw(f"Other weights, by <code>%tl_load {safe(c.name)} --weights NAME</code>:"))
+        )
         parts.append(_others(c))
     return card(f"{model.name}: {c.source}", *parts)
 
@@ -182,7 +254,9 @@ def _output(model: PretrainedModel) -> str:
 def _took(c: Card) -> Raw | None:
     found = pretraining_of(c)
     if found is None:
-        return None if c.family in ("own", "run") else Raw("not known: no recipe of it is published")
+        return (
+            None if c.family in ("own", "run") else Raw("not known: no recipe of it is published")
+        )
     lines = (f"{safe(name)}: {safe(text)}" for name, text in pretraining_facts(found) if text)
     return Raw("<br>".join(lines))
 
@@ -192,18 +266,30 @@ def _weights(model: PretrainedModel) -> str:
     if model.weights == "none":
         return "random: --weights none"
     if c.weights:
-        return f"{c.weights} ({'the default, ' if model.weights == 'default' else ''}{size(c.bytes)})"
+        return (
+            f"{c.weights} ({'the default, ' if model.weights == 'default' else ''}{size(c.bytes)})"
+        )
     if model.weights != "default":
         return f"from {model.weights}"
-    return {"own": "as your module holds them", "run": "the run's"}.get(c.family, f"embedded ({size(c.bytes)})")
+    return {"own": "as your module holds them", "run": "the run's"}.get(
+        c.family, f"embedded ({size(c.bytes)})"
+    )
 
 
 def _others(c: Card) -> Raw:
     rows = [
-        [o.weights, o.about, percent(o.accuracy), percent(o.top5), flops(o.flops), str(o.size), size(o.bytes),
-         "yes" if o.on_disk else "no"]
+        [
+            o.weights,
+            o.about,
+            percent(o.accuracy),
+            percent(o.top5),
+            flops(o.flops),
+            str(o.size),
+            size(o.bytes),
+            "yes" if o.on_disk else "no",
+        ]
         for o in c.others
-    ]  # fmt: skip
+    ]
     head = ["weights", "what they are", "top-1", "top-5", "one image", "input", "file", "on disk"]
     return table(head, rows, left=2)
 
@@ -217,22 +303,36 @@ def plan_card(made: Plan) -> str:
     rows = [
         ("strategy", f"{made.strategy}: {MEANING[made.strategy]}"),
         ("start", "the pretrained weights" if made.start == "pretrained" else "random"),
-        ("trains", Raw(f"{made.trainable_params:,} of {made.total_params:,} parameters ({share:.1%}) {bar(share)}")),
+        (
+            "trains",
+            Raw(
+                f"{made.trainable_params:,} of {made.total_params:,} parameters ({share:.1%}) {bar(share)}"
+            ),
+        ),
         ("layers that train", _some(made.trained)),
         ("frozen", _some(made.frozen) or "nothing"),
         ("edits", _edits(made) or "none"),
     ]
-    return card(f"Plan: {made.strategy}", facts(rows), *(line(f"Note: {words}") for words in made.notes))
+    return card(
+        f"Plan: {made.strategy}", facts(rows), *(line(f"Note: {words}") for words in made.notes)
+    )
 
 
 def _edits(made: Plan) -> Raw:
     """One line an edit; those that only fit the network to the data say so."""
-    words = (f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}" for e in made.edits)
+    words = (
+        f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}"
+        for e in made.edits
+    )
     return Raw("<br>".join(words))
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names) if len(names) <= 8 else f"{', '.join(names[:3])} … {names[-1]} ({len(names)} layers)"
+    return (
+        ", ".join(names)
+        if len(names) <= 8
+        else f"{', '.join(names[:3])} … {names[-1]} ({len(names)} layers)"
+    )
 
 
 def run_card(run: Run) -> str:
@@ -240,7 +340,9 @@ def run_card(run: Run) -> str:
     rows = [
         (
             "test accuracy",
-            Raw(f"<b>{run.accuracy:.1%}</b> (95% interval {interval(run.interval)}%, {run.test_images:,} images)"),
+            Raw(
+                f"<b>{run.accuracy:.1%}</b> (95% interval {interval(run.interval)}%, {run.test_images:,} images)"
+            ),
         ),
         (
             "trained",
@@ -309,7 +411,14 @@ def proof(run: Run) -> Raw:
         found = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, to the bit"
         much = [_shares(weights), bar(max(weights, default=0.0)), _shares(statistics)]
         rows.append([stage, planned, found, *(map(measured, much) if moved else much)])
-    head = ["stage", "planned", "what really moved", "weights, ‖Δw‖ / ‖w‖", "", "running statistics"]
+    head = [
+        "stage",
+        "planned",
+        "what really moved",
+        "weights, ‖Δw‖ / ‖w‖",
+        "",
+        "running statistics",
+    ]
     return Raw(line(Raw("<b>Proof</b>: every layer beside its start")) + table(head, rows, left=3))
 
 
@@ -336,9 +445,7 @@ def _cached(run: Run) -> Raw | None:
 def _options(run: Run) -> str:
     o = run.options
     rate = f"lr {o.lr:g}" + "".join(f", {stage} {value:g}" for stage, value in o.stage_lr)
-    return (
-        f"{rate}, batches of {o.batch_size}, weight decay {o.weight_decay:g}, augmentation {o.augment}, seed {o.seed}"
-    )
+    return f"{rate}, batches of {o.batch_size}, weight decay {o.weight_decay:g}, augmentation {o.augment}, seed {o.seed}"
 
 
 def comparison_card(found: Comparison) -> str:
@@ -348,7 +455,10 @@ def comparison_card(found: Comparison) -> str:
     if curves:
         alt = f"accuracy against seconds for {', '.join(curves)}, and where the seconds went"
         parts.append(picture(charts.comparison(found), alt))
-    named = [[Raw(f"<b>{safe(name)}</b>{note(what)}"), *map(measured, rest)] for name, what, *rest in rows]
+    named = [
+        [Raw(f"<b>{safe(name)}</b>{note(what)}"), *map(measured, rest)]
+        for name, what, *rest in rows
+    ]
     parts.append(table(["", *head[2:]], named))
     parts += [line(measured(words)) for words in findings(found)]
     if found.break_even is not None and found.break_even.uses is not None:
@@ -372,12 +482,19 @@ def session_card(session: Session) -> str:
                 r.name,
                 r.data,
                 r.strategy,
-                *map(measured, (percent(r.accuracy), interval(r.interval), seconds(r.training_seconds))),
+                *map(
+                    measured,
+                    (percent(r.accuracy), interval(r.interval), seconds(r.training_seconds)),
+                ),
             ]
             for r in session.runs
         ]
         parts.append(
-            table(["run", "data", "strategy", "test accuracy", "95% interval", "seconds to train"], runs, left=3)
+            table(
+                ["run", "data", "strategy", "test accuracy", "95% interval", "seconds to train"],
+                runs,
+                left=3,
+            )
         )
     parts.append(line(Raw(f"next: <code>{safe(session.next_line)}</code>")))
     return card("Where we are", *parts)
@@ -417,8 +534,23 @@ def card_of_card(found: Card) -> str:
 
 
 HTML: dict[type, Callable[[Any], str]] = {
-    DataSet: data_card, Catalogue: catalogue_card, PretrainedModel: model_card, Card: card_of_card, Anatomy: anatomy_card,
-    Plan: plan_card, Strategies: strategies_card, Run: run_card, Comparison: comparison_card, Bill: bill_card,
-    Forecast: forecast_card, Tuning: tuning_card, Advice: advice_card, Saved: saved_card, Session: session_card,
-    Script: script_card, Check: check_card, Checks: checks_card, **pictures.HTML,
-}  # fmt: skip
+    DataSet: data_card,
+    Catalogue: catalogue_card,
+    PretrainedModel: model_card,
+    Card: card_of_card,
+    Anatomy: anatomy_card,
+    Plan: plan_card,
+    Strategies: strategies_card,
+    Run: run_card,
+    Comparison: comparison_card,
+    Bill: bill_card,
+    Forecast: forecast_card,
+    Tuning: tuning_card,
+    Advice: advice_card,
+    Saved: saved_card,
+    Session: session_card,
+    Script: script_card,
+    Check: check_card,
+    Checks: checks_card,
+    **pictures.HTML,
+}

@@ -66,7 +66,11 @@ def samples(data: DataSet) -> bytes:
 
     labels = data.labels["train"]
     classes = list(range(min(len(data.classes), MAX_COLUMNS)))
-    rows = min(MAX_ROWS, MAX_SAMPLES // len(classes), max(1, int(labels.bincount(minlength=len(data.classes)).max())))
+    rows = min(
+        MAX_ROWS,
+        MAX_SAMPLES // len(classes),
+        max(1, int(labels.bincount(minlength=len(data.classes)).max())),
+    )
     figure = figure_of(min(9.5, 0.55 * len(classes) + 0.4), 0.55 * rows + 0.35)
     axes = np.atleast_2d(figure.subplots(rows, len(classes), squeeze=False))
     for c in classes:
@@ -76,7 +80,9 @@ def samples(data: DataSet) -> bytes:
             if r < len(mine):
                 axes[r, c].imshow(mine[r].permute(1, 2, 0).numpy(), interpolation="nearest")
         title = data.classes[c]
-        axes[0, c].set_title(title if len(title) <= 9 else title[:8] + "…", fontsize=8, parse_math=False)
+        axes[0, c].set_title(
+            title if len(title) <= 9 else title[:8] + "…", fontsize=8, parse_math=False
+        )
     return png_of(figure)
 
 
@@ -87,13 +93,17 @@ def learning(run: Run) -> bytes:
     epochs = range(1, len(run.epochs) + 1)
     left.plot(epochs, [e.train_loss for e in run.epochs], color=VERMILION, lw=1.8)
     left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    curves = (("monitor", [e.monitor_accuracy for e in run.epochs], BLUE, "-"),
-              ("val", [e.val_accuracy for e in run.epochs], GREEN, "--"))  # fmt: skip
+    curves = (
+        ("monitor", [e.monitor_accuracy for e in run.epochs], BLUE, "-"),
+        ("val", [e.val_accuracy for e in run.epochs], GREEN, "--"),
+    )
     for name, values, colour, dash in curves:
         seen = [(epoch, 100 * v) for epoch, v in zip(epochs, values, strict=True) if v is not None]
         if seen:
             right.plot(*zip(*seen, strict=True), dash, color=colour, lw=1.8, label=name)
-    right.axhline(100 * run.accuracy, color=GREY, lw=1, ls=":", label=f"test, at the end: {run.accuracy:.1%}")
+    right.axhline(
+        100 * run.accuracy, color=GREY, lw=1, ls=":", label=f"test, at the end: {run.accuracy:.1%}"
+    )
     right.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 101))
     right.legend(fontsize=8, frameon=False, loc="lower right")
     for axes in (left, right):
@@ -107,24 +117,54 @@ def comparison(found: Comparison) -> bytes:
     rows = [row for row in found.rows if row.curve]
     figure = figure_of(8.6, 0.32 * len(rows) + 2.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for row, (colour, dash, marker) in zip(rows, LOOKS * (1 + len(rows) // len(LOOKS)), strict=False):
+    for row, (colour, dash, marker) in zip(
+        rows, LOOKS * (1 + len(rows) // len(LOOKS)), strict=False
+    ):
         x, y = [s for s, _ in row.curve], [100 * a for _, a in row.curve]
         left.plot(
-            x, y, dash, color=colour, lw=1.6, marker=marker, markevery=max(1, len(x) // 8), ms=5, label=words(row.name)
+            x,
+            y,
+            dash,
+            color=colour,
+            lw=1.6,
+            marker=marker,
+            markevery=max(1, len(x) // 8),
+            ms=5,
+            label=words(row.name),
         )
         if row.seconds_to_target is not None:
-            left.plot(row.seconds_to_target, 100 * (found.target or 0), marker="*", ms=13, color=colour, mec="white")
+            left.plot(
+                row.seconds_to_target,
+                100 * (found.target or 0),
+                marker="*",
+                ms=13,
+                color=colour,
+                mec="white",
+            )
     if found.target is not None:
         left.axhline(100 * found.target, color=GREY, lw=1, ls=":")
-        left.annotate(f"target {found.target:.1%}", (0.99, 100 * found.target), xycoords=("axes fraction", "data"),
-                      ha="right", va="bottom", fontsize=8, color="#444444")  # fmt: skip
+        left.annotate(
+            f"target {found.target:.1%}",
+            (0.99, 100 * found.target),
+            xycoords=("axes fraction", "data"),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color="#444444",
+        )
     left.set_xscale("log")
     left.xaxis.set_major_formatter("{x:g}")
     left.xaxis.set_minor_formatter(_few_minor_labels)
     left.tick_params(axis="x", which="minor", labelsize=8)
-    left.set(xlabel="seconds spent (log scale)", ylabel=f"{found.watched_split} accuracy, %", ylim=(0, 102))
+    left.set(
+        xlabel="seconds spent (log scale)",
+        ylabel=f"{found.watched_split} accuracy, %",
+        ylim=(0, 102),
+    )
     if rows:
-        left.legend(fontsize=8, frameon=False, loc="center right" if len(rows) < 3 else "lower right")
+        left.legend(
+            fontsize=8, frameon=False, loc="center right" if len(rows) < 3 else "lower right"
+        )
     _plain(left)
     _phases(right, rows)
     return png_of(figure)
@@ -149,7 +189,14 @@ def _phases(axes: Any, rows: list[Row]) -> None:
     axes.margins(x=0.2)
     axes.set(xlabel="seconds, without evaluating")
     if rows:
-        axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1, 1), ncols=2, borderaxespad=0)
+        axes.legend(
+            fontsize=8,
+            frameon=False,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            ncols=2,
+            borderaxespad=0,
+        )
     _plain(axes)
 
 
@@ -159,13 +206,19 @@ def break_even(found: BreakEven) -> bytes:
     most = max(4.0, 2 * uses)
     figure = figure_of(5.6, 2.4)
     axes = figure.subplots()
-    lines = (("from scratch every time", 0.0, found.baseline, VERMILION, "--"),
-             ("pretraining once, then this run", found.once, found.run, BLUE, "-"))  # fmt: skip
+    lines = (
+        ("from scratch every time", 0.0, found.baseline, VERMILION, "--"),
+        ("pretraining once, then this run", found.once, found.run, BLUE, "-"),
+    )
     for name, once, each, colour, dash in lines:
         axes.plot([0, most], [once, once + most * each], dash, color=colour, lw=1.8, label=name)
     axes.plot(uses, uses * found.baseline, "o", color=GREY, ms=7)
     axes.annotate(
-        f"{uses:,.0f} uses", (uses, uses * found.baseline), xytext=(6, -12), textcoords="offset points", fontsize=8
+        f"{uses:,.0f} uses",
+        (uses, uses * found.baseline),
+        xytext=(6, -12),
+        textcoords="offset points",
+        fontsize=8,
     )
     axes.set(xlabel="uses", ylabel=f"{found.unit} in all", xlim=(0, most), ylim=(0, None))
     axes.legend(fontsize=8, frameon=False, loc="upper left")
@@ -185,10 +238,15 @@ def tuning(found: Tuning) -> bytes:
     axes = figure.subplots()
     looks = (("finished", BLUE, "o"), ("pruned", ORANGE, "x"))
     for status, colour, marker in looks:
-        mine = [(x, 100 * t.accuracy) for x, t in zip(at, found.trials, strict=True)
-                if t.status == status and t.accuracy is not None]  # fmt: skip
+        mine = [
+            (x, 100 * t.accuracy)
+            for x, t in zip(at, found.trials, strict=True)
+            if t.status == status and t.accuracy is not None
+        ]
         if mine:
-            axes.plot(*zip(*mine, strict=True), marker, color=colour, ms=5, label=f"a trial, {status}")
+            axes.plot(
+                *zip(*mine, strict=True), marker, color=colour, ms=5, label=f"a trial, {status}"
+            )
     axes.step(at, tops, where="post", color=VERMILION, lw=1.6, label="the best so far")
     axes.set(xlabel="seconds of tuning", ylabel="accuracy, %", ylim=(None, 101))
     axes.legend(fontsize=8, frameon=False, loc="lower right")

@@ -9,7 +9,11 @@ from tlnb.display.html import GREEN, GREY, ORANGE, Raw, card, facts, line, note,
 def check_card(found: Check) -> str:
     """One exercise."""
     if not found.attempts:
-        return card(f"Exercise {found.name}: not tried yet", line(found.title), note(f"%tl_check {found.name}"))
+        return card(
+            f"Exercise {found.name}: not tried yet",
+            line(found.title),
+            note(f"%tl_check {found.name}"),
+        )
     rows: list[tuple[str, object]] = [(_mark("✓", GREEN), what) for what in found.met]
     if found.passed:
         parts = [facts(rows), line(found.learned)] if found.learned else [facts(rows)]
@@ -18,7 +22,9 @@ def check_card(found: Check) -> str:
     parts = [facts(rows), line(f"Found: {found.missing}") if found.missing else Raw("")]
     parts += [line(f"Hint {number}: {hint}") for number, hint in enumerate(found.hints, 1)]
     if found.hints_left:
-        parts.append(note(f"Check again without a change for {'another' if found.hints else 'a'} hint"))
+        parts.append(
+            note(f"Check again without a change for {'another' if found.hints else 'a'} hint")
+        )
     return card(f"Exercise {found.name}: not yet. {found.title}", *parts)
 
 
@@ -29,7 +35,9 @@ def checks_card(found: Checks) -> str:
     return card(
         f"{passed} of {len(found.checks)} exercises passed",
         table(["exercise", "what it asks for", "state", "tries"], rows, left=3),
-        note("%tl_check NAME checks one; %tl_check --export FILE --learner NAME writes the results to a file"),
+        note(
+            "%tl_check NAME checks one; %tl_check --export FILE --learner NAME writes the results to a file"
+        ),
     )
 
 

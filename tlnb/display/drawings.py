@@ -49,7 +49,9 @@ def network(read: Anatomy) -> Raw:
     for i, (stage, width, height) in enumerate(zip(stages, widths, heights, strict=True)):
         parts.append(_box(stage, x, width, height))
         if len(stages) <= NAMED:
-            parts.append(_text(x + width / 2, 134 if i % 2 == 0 else 147, _short(stage.name, width)))
+            parts.append(
+                _text(x + width / 2, 134 if i % 2 == 0 else 147, _short(stage.name, width))
+            )
         x += width + 8
     parts += [_arrow(x - 4), _text(x + 8, 68, "scores", "start")]
     said = ", ".join(f"{s.name} {frozen_of(s.frozen, s.layers)}" for s in stages[:60])
@@ -65,7 +67,11 @@ def _scaled(values: Sequence[int], room: float) -> list[float]:
 
 
 def _box(stage: Stage, x: float, width: float, height: float) -> str:
-    share = 1 - stage.frozen_params / stage.params if stage.params else float(stage.frozen < stage.layers)
+    share = (
+        1 - stage.frozen_params / stage.params
+        if stage.params
+        else float(stage.frozen < stage.layers)
+    )
     top, filled = 62 - height / 2, height * share
     tip = f"<title>{safe(stage.name)}: {stage.params:,} parameters, {frozen_of(stage.frozen, stage.layers)}</title>"
     outline = f'x="{x:.1f}" y="{top:.1f}" width="{width:.1f}" height="{height:.1f}" rx="2"'
@@ -123,31 +129,50 @@ def curves(history: Sequence[Progress]) -> Raw:
     if not history:
         return Raw()
     epochs = max(history[-1].epochs, 1)
-    losses = [(p.epoch / epochs, p.loss) for p in history if p.loss is not None and p.loss == p.loss]
+    losses = [
+        (p.epoch / epochs, p.loss) for p in history if p.loss is not None and p.loss == p.loss
+    ]
     seen = [(p.epoch / epochs, p.accuracy) for p in history if p.accuracy is not None]
     plots = []
     if losses:
         top = max(y for _, y in losses) or 1.0
-        plots.append(_plot("training loss", losses, top, f"{top:.2g}", f"{losses[-1][1]:.3f}", VERMILION, ""))
+        plots.append(
+            _plot("training loss", losses, top, f"{top:.2g}", f"{losses[-1][1]:.3f}", VERMILION, "")
+        )
     if seen:
         plots.append(_plot("accuracy", seen, 1.0, "100%", percent(seen[-1][1]), GREEN, "5 2"))
-    row = "".join(f'<div style="flex:1 1 16em;max-width:{PLOT_WIDE}px">{plot}</div>' for plot in plots)
+    row = "".join(
+        f'<div style="flex:1 1 16em;max-width:{PLOT_WIDE}px">{plot}</div>' for plot in plots
+    )
     return Raw(f'<div style="display:flex;flex-wrap:wrap;gap:.6em">{row}</div>')
 
 
 def _plot(
-    title: str, points: Sequence[tuple[float, float]], top: float, most: str, last: str, colour: str, dash: str
+    title: str,
+    points: Sequence[tuple[float, float]],
+    top: float,
+    most: str,
+    last: str,
+    colour: str,
+    dash: str,
 ) -> Raw:
     left, right, high, low = 40, PLOT_WIDE - 12, 22, PLOT_TALL - 18
     some = points[:: max(1, len(points) // POINTS)]
     some = some if some[-1] == points[-1] else [*some, points[-1]]
-    placed = [(left + x * (right - left), low - min(1.0, max(0.0, y / top)) * (low - high)) for x, y in some]
+    placed = [
+        (left + x * (right - left), low - min(1.0, max(0.0, y / top)) * (low - high))
+        for x, y in some
+    ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
     x, y = placed[-1]
     return _svg(
-        PLOT_WIDE, PLOT_TALL, f"{title} so far, now {last}", _text(left, 13, f"{title}: {last}", "start", 12),
+        PLOT_WIDE,
+        PLOT_TALL,
+        f"{title} so far, now {last}",
+        _text(left, 13, f"{title}: {last}", "start", 12),
         f'<path d="M{left} {high}V{low}H{right}" fill="none" stroke="currentColor" opacity=".5"/>',
-        _text(left - 5, high + 4, most, "end", 10), _text(left - 5, low + 3, "0", "end", 10),
+        _text(left - 5, high + 4, most, "end", 10),
+        _text(left - 5, low + 3, "0", "end", 10),
         f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>',
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>',
-    )  # fmt: skip
+    )

@@ -13,8 +13,14 @@ from html import escape
 from tlnb.core.runtime.errors import one_line
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7f7f7f",
-)  # fmt: skip  # Okabe & Ito (2008), told apart with any colour vision
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#7f7f7f",
+)  # Okabe & Ito (2008), told apart with any colour vision
 
 
 class Raw(str):
@@ -72,7 +78,9 @@ def link(url: str, text: str) -> Raw:
     """A link to a page; anything but a web address stays text."""
     if not url.startswith(("https://", "http://")):
         return Raw(escape(text))
-    return Raw(f'<a href="{escape(url, quote=True)}" target="_blank" rel="noopener">{escape(text)}</a>')
+    return Raw(
+        f'<a href="{escape(url, quote=True)}" target="_blank" rel="noopener">{escape(text)}</a>'
+    )
 
 
 # Opaque in light and dark: the front end's own colours, else the browser's pair, which goes together.
@@ -107,7 +115,9 @@ def table(
     top = cells("th", head, "text-align:right")
     if height:
         top = top.replace(";vertical-align:top", f";vertical-align:bottom{STUCK}")
-    body = "".join(f"<tr>{cells('td', row, 'text-align:right;white-space:nowrap')}</tr>" for row in rows)
+    body = "".join(
+        f"<tr>{cells('td', row, 'text-align:right;white-space:nowrap')}</tr>" for row in rows
+    )
     mark = MARK if of_figures else ""
     scroll = f"overflow:auto;max-height:{height}" if height else "overflow-x:auto"
     return Raw(
@@ -134,15 +144,25 @@ def bar(share: float, colour: str = BLUE, width: int = 90, hollow: float = 0.0) 
         box = f"display:inline-block;box-sizing:border-box;height:.75em;width:{pixels}px;border:1px solid {colour}"
         return f'<span style="{box};background:{fill}"></span>' if pixels else ""
 
-    share = share if math.isfinite(share) else 0.0  # a run whose weights are no numbers any more has a card too
+    share = (
+        share if math.isfinite(share) else 0.0
+    )  # a run whose weights are no numbers any more has a card too
     filled = max(0, min(width, round(share * width)))
     filled = max(filled, 1) if share > 0 else 0
     outline = filled if hollow >= share else min(filled, round(hollow * width))
     pieces = piece(filled - outline, colour) + piece(outline, "transparent")
-    return Raw(f'<span style="display:inline-block;width:{width}px;text-align:left;white-space:nowrap">{pieces}</span>')
+    return Raw(
+        f'<span style="display:inline-block;width:{width}px;text-align:left;white-space:nowrap">{pieces}</span>'
+    )
 
 
 def picture(png: bytes, alt: str, *, of_figures: bool = False) -> Raw:
     """An image and its text; `of_figures` where whether it is there, or words of its text, were measured."""
-    data, mark, text = base64.b64encode(png).decode(), MARK if of_figures else "", escape(alt, quote=True)
-    return Raw(f'<img{mark} alt="{text}" src="data:image/png;base64,{data}" style="max-width:100%;height:auto">')
+    data, mark, text = (
+        base64.b64encode(png).decode(),
+        MARK if of_figures else "",
+        escape(alt, quote=True),
+    )
+    return Raw(
+        f'<img{mark} alt="{text}" src="data:image/png;base64,{data}" style="max-width:100%;height:auto">'
+    )

@@ -15,8 +15,13 @@ from tlnb.display.html import BLUE, safe
 EVERY = 0.25  # seconds between updates
 WIDTH, HEIGHT = 180, 36
 UNITS = {  # what a phase counts; otherwise epochs
-    "decoding": "files", "unpacking": "files", "downloading": "MB", "looking": "images", "tuning": "trials", "advising": "steps",
-}  # fmt: skip
+    "decoding": "files",
+    "unpacking": "files",
+    "downloading": "MB",
+    "looking": "images",
+    "tuning": "trials",
+    "advising": "steps",
+}
 
 
 def _unit(progress: Progress) -> str:
@@ -62,7 +67,10 @@ class Terminal(Silent):
             if progress.epochs:
                 unit = _unit(progress).removesuffix("s")
                 self._bar = tqdm(
-                    total=progress.epochs, desc=f"{progress.run}: {progress.phase}", unit=unit, leave=False
+                    total=progress.epochs,
+                    desc=f"{progress.run}: {progress.phase}",
+                    unit=unit,
+                    leave=False,
                 )
         if self._bar is not None:
             self._bar.update(progress.epoch - self._bar.n)
@@ -132,7 +140,9 @@ class Notebook(Silent):
             return ""
         first, last = self._curve[0][0], self._curve[-1][0]
         scale = WIDTH / max(1, last - first)
-        points = " ".join(f"{(epoch - first) * scale:.1f},{HEIGHT * (1 - a):.1f}" for epoch, a in self._curve)
+        points = " ".join(
+            f"{(epoch - first) * scale:.1f},{HEIGHT * (1 - a):.1f}" for epoch, a in self._curve
+        )
         return (
             f'<svg width="{WIDTH}" height="{HEIGHT}" style="display:block" role="img" aria-label="accuracy so far">'
             f'<polyline points="{points}" fill="none" stroke="{BLUE}" stroke-width="1.5"/></svg>'

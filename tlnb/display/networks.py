@@ -30,7 +30,12 @@ def anatomy_card(read: Anatomy) -> str:
     head.append("running statistics")
     cut = [row[:width] for row in rows]
     parts: list[str] = [
-        table(head[:width], cut, left=2 if read.detailed else 1, height="34em" if len(rows) > TALL else "")
+        table(
+            head[:width],
+            cut,
+            left=2 if read.detailed else 1,
+            height="34em" if len(rows) > TALL else "",
+        )
     ]
     parts += [line(f"Note: {words}.") for words in read.warnings]
     parts += [note(words) for words in _notes(read, statistics)]
@@ -43,21 +48,36 @@ def _rows(stage: Stage, read: Anatomy) -> list[list[object]]:
     most_params = max((x.params for x in layers or read.stages), default=0)
     most_flops = max((x.flops for x in layers or read.stages), default=0)
     count = f"{stage.layers} layer{'s' if stage.layers != 1 else ''}"
-    rows: list[list[object]] = [[
-        Raw(f"<b>{safe(stage.name)}</b>"), count if read.detailed else stage.layers, f"{stage.params:,}",
-        "" if read.detailed else _bar(stage.params, stage.frozen_params, most_params, BLUE), _shape(stage.shape),
-        work(stage.flops), "" if read.detailed else _bar(stage.flops, stage.frozen_flops, most_flops, ORANGE),
-        frozen_of(stage.frozen, stage.layers) if stage.used else "unused",
-        f"{stage.running_stats} layer{'s' if stage.running_stats != 1 else ''}" if stage.running_stats else "",
-    ]]  # fmt: skip
+    rows: list[list[object]] = [
+        [
+            Raw(f"<b>{safe(stage.name)}</b>"),
+            count if read.detailed else stage.layers,
+            f"{stage.params:,}",
+            "" if read.detailed else _bar(stage.params, stage.frozen_params, most_params, BLUE),
+            _shape(stage.shape),
+            work(stage.flops),
+            "" if read.detailed else _bar(stage.flops, stage.frozen_flops, most_flops, ORANGE),
+            frozen_of(stage.frozen, stage.layers) if stage.used else "unused",
+            f"{stage.running_stats} layer{'s' if stage.running_stats != 1 else ''}"
+            if stage.running_stats
+            else "",
+        ]
+    ]
     for x in layers:
         if x.stage == stage.name:
-            rows.append([
-                Raw(f'<span style="padding-left:1em">{safe(x.name)}</span>'), x.kind, f"{x.params:,}" if x.params else "–",
-                _bar(x.params, x.params * x.frozen, most_params, BLUE), _shape(x.shape), work(x.flops),
-                _bar(x.flops, x.flops * x.frozen, most_flops, ORANGE),
-                ("frozen" if x.frozen else "trains") if x.used else "unused", "yes" if x.running_stats else "",
-            ])  # fmt: skip
+            rows.append(
+                [
+                    Raw(f'<span style="padding-left:1em">{safe(x.name)}</span>'),
+                    x.kind,
+                    f"{x.params:,}" if x.params else "–",
+                    _bar(x.params, x.params * x.frozen, most_params, BLUE),
+                    _shape(x.shape),
+                    work(x.flops),
+                    _bar(x.flops, x.flops * x.frozen, most_flops, ORANGE),
+                    ("frozen" if x.frozen else "trains") if x.used else "unused",
+                    "yes" if x.running_stats else "",
+                ]
+            )
     return rows
 
 
@@ -110,16 +130,31 @@ def strategies_card(found: Strategies) -> str:
     ]
     words = ["FLOPs are counted (measured): one image, forward and backward, nothing cached."]
     if found.size_verdict:
-        words.append(f"The rule goes by the amount of data ({found.size_verdict} here); it is a start, not a law.")
-    words.append("%tl_strategy partial --last 2 trains the last two stages instead; %tl_layers shows them.")
+        words.append(
+            f"The rule goes by the amount of data ({found.size_verdict} here); it is a start, not a law."
+        )
+    words.append(
+        "%tl_strategy partial --last 2 trains the last two stages instead; %tl_layers shows them."
+    )
     return card(repr(found), table(head, rows, left=3), *(note(w) for w in words))
 
 
-def _strategy_row(plan: Plan, stages: tuple[str, ...], cost: float, most: float, suggested: str | None) -> list[object]:
+def _strategy_row(
+    plan: Plan, stages: tuple[str, ...], cost: float, most: float, suggested: str | None
+) -> list[object]:
     share = plan.trainable_params / max(plan.total_params, 1)
     where = f" ({', '.join(stages)})" if plan.strategy == "partial" else ""
-    name = Raw(f"<b>{safe(plan.strategy)}</b>{' ← suggested' if plan.strategy == suggested else ''}")
+    name = Raw(
+        f"<b>{safe(plan.strategy)}</b>{' ← suggested' if plan.strategy == suggested else ''}"
+    )
     return [
-        name, MEANING[plan.strategy] + where, MADE_FOR.get(plan.strategy, ""), f"{plan.trainable_params:,}",
-        percent(share), bar(share), flops(cost), percent(cost / most), bar(cost / most, ORANGE),
-    ]  # fmt: skip
+        name,
+        MEANING[plan.strategy] + where,
+        MADE_FOR.get(plan.strategy, ""),
+        f"{plan.trainable_params:,}",
+        percent(share),
+        bar(share),
+        flops(cost),
+        percent(cost / most),
+        bar(cost / most, ORANGE),
+    ]

@@ -59,10 +59,15 @@ def on_its_source(run: Run) -> str:
     how = f"{run.source_pictures:,} held-out pictures, measured"
     if before == after and all(any(e.covers(layer) for e in run.plan.edits) for layer in run.moved):
         return f"with its old output layer {percent(before)}, as before: only the output layer moved ({how})"
-    intervals = [wilson_interval(round(a * run.source_pictures), run.source_pictures) for a in (before, after)]
+    intervals = [
+        wilson_interval(round(a * run.source_pictures), run.source_pictures)
+        for a in (before, after)
+    ]
     apart = intervals[0][0] > intervals[1][1] or intervals[1][0] > intervals[0][1]
     words = (
-        ("it forgot" if after < before else "it gained") if apart else "a small difference, within the 95% intervals"
+        ("it forgot" if after < before else "it gained")
+        if apart
+        else "a small difference, within the 95% intervals"
     )
     return f"with its old output layer {percent(before)} before, {percent(after)} after: {words} ({how})"
 
@@ -97,7 +102,11 @@ def findings(found: Comparison) -> list[str]:
     words = []
     if found.saving is not None:
         saved = found.saving
-        causes = (("fewer images shown", saved.fewer_steps), ("freezing", saved.freezing), ("caching", saved.caching))
+        causes = (
+            ("fewer images shown", saved.fewer_steps),
+            ("freezing", saved.freezing),
+            ("caching", saved.caching),
+        )
         total = _signed(sum(v for _, v in causes))
         parts = ", ".join(f"{name} {_signed(v)}" for name, v in causes)
         words.append(f"FLOPs saved against the baseline: {total} ({parts}).")
@@ -109,7 +118,10 @@ def findings(found: Comparison) -> list[str]:
 def _break_even(found: BreakEven) -> str:
     paid = f"The pretraining was paid by someone else; counted in {'seconds' if found.unit == 'seconds' else 'money'}, "
     if found.uses is None:
-        return paid + "it never pays for itself here: this use cost no less than starting from scratch."
+        return (
+            paid
+            + "it never pays for itself here: this use cost no less than starting from scratch."
+        )
     return paid + f"it has paid for itself after {found.uses:,.0f} such uses."
 
 
@@ -117,14 +129,18 @@ def footnotes(found: Comparison) -> list[str]:
     """What was measured and what was assumed."""
     price = f"{found.price.per_hour:g} {found.price.currency} an hour ({found.price.basis})"
     source = any(row.source_accuracy for row in found.rows)
-    energy = sorted({row.basis.split(",")[0] for row in found.rows if row.kind in ("run", "baseline")})
+    energy = sorted(
+        {row.basis.split(",")[0] for row in found.rows if row.kind in ("run", "baseline")}
+    )
     return [
         f"Seconds and FLOPs are measured, without evaluating; {' and '.join(energy)}; money is seconds at {price}.",
         f"The target is read on {found.watched_split}; test images choose nothing.",
         *_between(found),
         *_later(found),
         *(
-            ["On its own source: held-out pictures, the old output layer on what became of the other layers."]
+            [
+                "On its own source: held-out pictures, the old output layer on what became of the other layers."
+            ]
             if source
             else []
         ),
@@ -145,7 +161,9 @@ def _later(found: Comparison) -> list[str]:
     """What using a trained network costs, where it is the same for all."""
     later = {row.inference_flops for row in found.rows if row.inference_flops}
     return (
-        [f"Using the trained network takes {flops(later.pop())} an image, whichever it is."] if len(later) == 1 else []
+        [f"Using the trained network takes {flops(later.pop())} an image, whichever it is."]
+        if len(later) == 1
+        else []
     )
 
 
@@ -160,7 +178,10 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> s
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
 
     def text(row: Sequence[str]) -> str:
-        cells = (c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        cells = (
+            c.ljust(w) if i < left else c.rjust(w)
+            for i, (c, w) in enumerate(zip(row, widths, strict=True))
+        )
         return "  ".join(cells).rstrip()
 
     return "\n".join([text(head), "  ".join("-" * w for w in widths), *map(text, rows)])
@@ -170,5 +191,13 @@ def comparison_text(found: Comparison) -> str:
     """The whole comparison for a terminal."""
     head, rows = comparison_table(found)
     return "\n".join(
-        [verdict(found), "", grid(head, rows, left=2), "", *findings(found), *footnotes(found), *found.notes]
+        [
+            verdict(found),
+            "",
+            grid(head, rows, left=2),
+            "",
+            *findings(found),
+            *footnotes(found),
+            *found.notes,
+        ]
     )

@@ -37,7 +37,13 @@ def flops(value: float | None) -> str:
     """With the unit that leaves one to three digits before the point."""
     if value is None:
         return "–"
-    for unit, size in (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6)):
+    for unit, size in (
+        ("EFLOP", 1e18),
+        ("PFLOP", 1e15),
+        ("TFLOP", 1e12),
+        ("GFLOP", 1e9),
+        ("MFLOP", 1e6),
+    ):
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return "under 1 MFLOP"

@@ -16,7 +16,19 @@ from torch import Tensor
 
 from tlnb.glyphnet.network import MEAN, SIZE, STD, GlyphNet
 
-__all__ = ["MEAN", "SIZE", "STD", "DamagedWeights", "GlyphNet", "card", "load", "names", "pack", "unpack", "weights"]
+__all__ = [
+    "MEAN",
+    "SIZE",
+    "STD",
+    "DamagedWeights",
+    "GlyphNet",
+    "card",
+    "load",
+    "names",
+    "pack",
+    "unpack",
+    "weights",
+]
 
 
 LARGE = 200_000  # a tensor of more numbers is stored in 8 bits
@@ -83,7 +95,9 @@ def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if tensor.numel() > LARGE:
             scale = (tensor.flatten(1).abs().amax(1) / 127).half()
             packed[name + SCALE] = scale
-            packed[name] = (tensor / _by_channel(scale, tensor)).round().clamp(-127, 127).to(torch.int8)
+            packed[name] = (
+                (tensor / _by_channel(scale, tensor)).round().clamp(-127, 127).to(torch.int8)
+            )
         else:
             packed[name] = tensor.half() if tensor.is_floating_point() else tensor
     return {name: tensor.contiguous() for name, tensor in packed.items()}

@@ -23,18 +23,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 EDGE = 48
-DIGIT_LIKENESS = 0.80  # correlation with a rendered digit from which a class counts as looking like it
-TWIN_LIKENESS = 0.90  # correlation from which two characters are one class (A in Latin, Greek and Cyrillic)
+DIGIT_LIKENESS = (
+    0.80  # correlation with a rendered digit from which a class counts as looking like it
+)
+TWIN_LIKENESS = (
+    0.90  # correlation from which two characters are one class (A in Latin, Greek and Cyrillic)
+)
 MIN_FACES = 3  # a class needs so many faces: one is held out to measure source accuracy
 MAX_FACES = 12
 DIGITS = "0123456789"
 
 FACES = (
-    "DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral",
-    "DejaVuSans-Bold", "DejaVuSerif-Bold", "DejaVuSansMono-Bold", "STIXGeneralBol",
-    "DejaVuSans-Oblique", "DejaVuSerif-Italic", "DejaVuSansMono-Oblique", "STIXGeneralItalic",
-    "DejaVuSans-BoldOblique", "DejaVuSerif-BoldItalic", "DejaVuSansMono-BoldOblique", "STIXGeneralBolIta",
-)  # fmt: skip
+    "DejaVuSans",
+    "DejaVuSerif",
+    "DejaVuSansMono",
+    "STIXGeneral",
+    "DejaVuSans-Bold",
+    "DejaVuSerif-Bold",
+    "DejaVuSansMono-Bold",
+    "STIXGeneralBol",
+    "DejaVuSans-Oblique",
+    "DejaVuSerif-Italic",
+    "DejaVuSansMono-Oblique",
+    "STIXGeneralItalic",
+    "DejaVuSans-BoldOblique",
+    "DejaVuSerif-BoldItalic",
+    "DejaVuSansMono-BoldOblique",
+    "STIXGeneralBolIta",
+)
 
 BLOCKS = (
     (0x0021, 0x007E),  # basic Latin
@@ -92,7 +108,9 @@ def render(character: str, face: str) -> NDArray[np.float32] | None:
     scale = 40 / max(ink.size)
     size = (max(2, round(ink.width * scale)), max(2, round(ink.height * scale)))
     picture = Image.new("L", (EDGE, EDGE))
-    picture.paste(ink.resize(size, Image.Resampling.BILINEAR), ((EDGE - size[0]) // 2, (EDGE - size[1]) // 2))
+    picture.paste(
+        ink.resize(size, Image.Resampling.BILINEAR), ((EDGE - size[0]) // 2, (EDGE - size[1]) // 2)
+    )
     ink_of: NDArray[np.float32] = np.asarray(picture, dtype=np.float32) / np.float32(255)
     return ink_of
 
@@ -130,7 +148,11 @@ def glyph_set(excluded: frozenset[str] | None = None) -> GlyphSet:
 @lru_cache(maxsize=1)
 def _rendered() -> dict[str, list[NDArray[np.float32]]]:
     """What rules 1 and 2 leave, in every face; twins once. Takes some ten seconds, once."""
-    candidates = {c: faces for c in _characters() if not is_number(c) and len(faces := _faces_of(c)) >= MIN_FACES}
+    candidates = {
+        c: faces
+        for c in _characters()
+        if not is_number(c) and len(faces := _faces_of(c)) >= MIN_FACES
+    }
     return _without_twins(_unlike_digits(candidates))
 
 
@@ -168,9 +190,15 @@ def _faces_of(character: str) -> list[NDArray[np.float32]]:
 
 def _unit(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows of zero mean and unit length, smoothed first so that strokes need not coincide to the pixel."""
-    pooled = images.reshape(len(images), EDGE // 3, 3, EDGE // 3, 3).mean((2, 4)).reshape(len(images), -1)
+    pooled = (
+        images.reshape(len(images), EDGE // 3, 3, EDGE // 3, 3)
+        .mean((2, 4))
+        .reshape(len(images), -1)
+    )
     pooled = pooled - pooled.mean(1, keepdims=True)
-    return np.asarray(pooled / (np.linalg.norm(pooled, axis=1, keepdims=True) + 1e-6), dtype=np.float32)
+    return np.asarray(
+        pooled / (np.linalg.norm(pooled, axis=1, keepdims=True) + 1e-6), dtype=np.float32
+    )
 
 
 def _views(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
@@ -179,16 +207,21 @@ def _views(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
     return turns + [t[:, ::-1] for t in turns]
 
 
-def _unlike_digits(candidates: dict[str, list[NDArray[np.float32]]]) -> dict[str, list[NDArray[np.float32]]]:
+def _unlike_digits(
+    candidates: dict[str, list[NDArray[np.float32]]],
+) -> dict[str, list[NDArray[np.float32]]]:
     digits = [image for d in DIGITS for f in FACES if (image := render(d, f)) is not None]
     digit_rows = _unit(np.stack([view for image in digits for view in _views(image)]))
     return {
-        c: faces for c, faces in candidates.items()
+        c: faces
+        for c, faces in candidates.items()
         if float((_unit(np.stack(faces)) @ digit_rows.T).max()) < DIGIT_LIKENESS
-    }  # fmt: skip
+    }
 
 
-def _without_twins(candidates: dict[str, list[NDArray[np.float32]]]) -> dict[str, list[NDArray[np.float32]]]:
+def _without_twins(
+    candidates: dict[str, list[NDArray[np.float32]]],
+) -> dict[str, list[NDArray[np.float32]]]:
     """Of characters that look alike keep the first, in Unicode's order."""
     kept: dict[str, list[NDArray[np.float32]]] = {}
     rows = np.empty((0, (EDGE // 3) ** 2), dtype=np.float32)

@@ -46,9 +46,13 @@ def packed(sources: Mapping[str, Source]) -> bytes:
             names.append(name)
     out = io.BytesIO()
     np.savez_compressed(
-        out, names=np.array(names), images=np.concatenate(images), labels=np.array(labels, dtype=np.int32),
-        filled=np.array(filled), totals=np.array(totals, dtype=np.int32),
-    )  # fmt: skip
+        out,
+        names=np.array(names),
+        images=np.concatenate(images),
+        labels=np.array(labels, dtype=np.int32),
+        filled=np.array(filled),
+        totals=np.array(totals, dtype=np.int32),
+    )
     return out.getvalue()
 
 

@@ -51,5 +51,7 @@ class GlyphNet(nn.Module):
 def _stage(inputs: int, outputs: int, stride: int) -> BasicBlock:
     shortcut = None
     if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        shortcut = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        )
     return BasicBlock(inputs, outputs, stride, shortcut)

@@ -46,9 +46,12 @@ class Source:
             workers: processes that draw; 0: this one does.
         """
         yield from DataLoader(
-            _Batches(self, size, seed), batch_size=None, sampler=range(start, steps), num_workers=workers,
+            _Batches(self, size, seed),
+            batch_size=None,
+            sampler=range(start, steps),
+            num_workers=workers,
             generator=torch.Generator(),  # else it would draw from the global one, and change what comes after
-        )  # fmt: skip
+        )
 
     def held_out_batches(self, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
         """The held-out pictures, each distorted `HELD_OUT_VIEWS` times the same way on every call."""
@@ -79,7 +82,10 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, step])
         from_textures = round(self.size * TEXTURE_SHARE) if self.textures else 0
-        picked = [_draw(rng, self.glyphs, self.size - from_textures), _draw(rng, self.textures, from_textures)]
+        picked = [
+            _draw(rng, self.glyphs, self.size - from_textures),
+            _draw(rng, self.textures, from_textures),
+        ]
         index = torch.from_numpy(np.concatenate(picked))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         return self.source.view(index, generator), self.source.labels[index]
@@ -93,7 +99,10 @@ def _draw(rng: np.random.Generator, rows: list[np.ndarray], count: int) -> np.nd
 
 
 def source(
-    glyphs: int | None = None, textures: bool = True, faces: int | None = None, excluded: frozenset[str] | None = None
+    glyphs: int | None = None,
+    textures: bool = True,
+    faces: int | None = None,
+    excluded: frozenset[str] | None = None,
 ) -> Source:
     """Glyphs and textures; `glyphs` keeps that many classes, `faces` that many pictures of each."""
     letters = glyph_set(excluded)

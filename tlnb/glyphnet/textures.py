@@ -17,7 +17,9 @@ Draw = Callable[[np.random.Generator], Map]
 _Y, _X = np.meshgrid(np.linspace(-1, 1, EDGE), np.linspace(-1, 1, EDGE), indexing="ij")
 
 
-def texture_set(per_class: int, seed: int = 0) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[np.int64]]:
+def texture_set(
+    per_class: int, seed: int = 0
+) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[np.int64]]:
     """Names, pictures `(64 * per_class, 48, 48)` and labels. The same seed draws the same pictures."""
     classes = _classes()
     images = np.empty((len(classes) * per_class, EDGE, EDGE), dtype=np.uint8)
@@ -34,9 +36,15 @@ def _classes() -> dict[str, Draw]:
         for name, cycles in (("wide", 3.0), ("fine", 7.0)):
             found[f"grating-{45 * turn}-{name}"] = _bind(_grating, np.pi * turn / 4, cycles)
     for name, cycles, weave in (
-        ("2", 2.0, False), ("4", 4.0, False), ("7", 7.0, False), ("12", 12.0, False),
-        ("soft-3", 3.0, True), ("soft-5", 5.0, True), ("soft-8", 8.0, True), ("soft-12", 12.0, True),
-    ):  # fmt: skip
+        ("2", 2.0, False),
+        ("4", 4.0, False),
+        ("7", 7.0, False),
+        ("12", 12.0, False),
+        ("soft-3", 3.0, True),
+        ("soft-5", 5.0, True),
+        ("soft-8", 8.0, True),
+        ("soft-12", 12.0, True),
+    ):
         found[f"checker-{name}"] = _bind(_checker, cycles, weave)
     for slope in (0.0, 0.7, 1.2, 1.7, 2.2, 3.0):
         found[f"noise-{slope}"] = _bind(_noise, slope, False)
@@ -93,7 +101,9 @@ def _checker(rng: np.random.Generator, cycles: float, soft: bool) -> Map:
 def _noise(rng: np.random.Generator, slope: float, sharp: bool) -> Map:
     fy, fx = np.fft.fftfreq(EDGE)[:, None], np.fft.rfftfreq(EDGE)[None]
     radius = np.hypot(fy, fx) + 1 / EDGE
-    field = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((EDGE, EDGE))) * radius**-slope, s=(EDGE, EDGE))
+    field = np.fft.irfft2(
+        np.fft.rfft2(rng.standard_normal((EDGE, EDGE))) * radius**-slope, s=(EDGE, EDGE)
+    )
     field = (field - field.mean()) / (field.std() + 1e-9)
     return _edge(field, 12) if sharp else 0.5 + field / 5
 
@@ -103,7 +113,9 @@ def _dots(rng: np.random.Generator, count: int, radius: float, ring: bool) -> Ma
     for cx, cy in rng.uniform(-1, 1, (count, 2)):
         r = radius * rng.uniform(0.8, 1.25)
         distance = np.hypot(_X - cx, _Y - cy)
-        field = np.maximum(field, _edge(0.35 * r - abs(distance - r), 80) if ring else _edge(r - distance, 50))
+        field = np.maximum(
+            field, _edge(0.35 * r - abs(distance - r), 80) if ring else _edge(r - distance, 50)
+        )
     return field
 
 
@@ -123,7 +135,9 @@ def _waves(rng: np.random.Generator, kind: int, cycles: int) -> Map:
     if kind == 3:
         field = np.sin(np.pi * cycles * _X + 5 * (_noise(rng, 2.2, False) - 0.5) * np.pi + phase)
     else:
-        field = np.sin((kind != 1) * 2 * np.pi * cycles * radius / 1.5 + (kind != 0) * cycles * angle + phase)
+        field = np.sin(
+            (kind != 1) * 2 * np.pi * cycles * radius / 1.5 + (kind != 0) * cycles * angle + phase
+        )
     return _edge(field, rng.uniform(2, 8))
 
 
@@ -156,7 +170,10 @@ def _scales(rng: np.random.Generator, rows: int) -> Map:
 
 def _zigzag(rng: np.random.Generator, rows: int) -> Map:
     u, v = _turned(rng, 0.3)
-    return _edge(np.sin(2 * np.pi * rows * (v + 0.5 * abs((u * rows / 2) % 1 - 0.5)) / 1.5), rng.uniform(2, 8))
+    return _edge(
+        np.sin(2 * np.pi * rows * (v + 0.5 * abs((u * rows / 2) % 1 - 0.5)) / 1.5),
+        rng.uniform(2, 8),
+    )
 
 
 def _sticks(rng: np.random.Generator, count: int) -> Map:

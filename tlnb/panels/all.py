@@ -15,8 +15,12 @@ from tlnb.panels.train_panel import TrainPanel
 from tlnb.session import Session
 
 KINDS: dict[str, type[Panel]] = {
-    "data": DataPanel, "model": ModelPanel, "layers": LayersPanel, "train": TrainPanel, "compare": ComparePanel,
-}  # fmt: skip
+    "data": DataPanel,
+    "model": ModelPanel,
+    "layers": LayersPanel,
+    "train": TrainPanel,
+    "compare": ComparePanel,
+}
 
 
 class AllPanels(Panel):

@@ -29,8 +29,12 @@ _drawing = threading.RLock()  # panels are filled by one thread at a time
 
 def field(kind: type[Any], label: str, tip: str, width: str = FIELD, **traits: Any) -> Any:
     """A control with its label before it; the tip is what a screen reader says too, where the front end passes it on."""
-    given = {"description": label, "layout": w.Layout(width=width, max_width="100%"),
-             "style": {"description_width": LABEL}, **traits}  # fmt: skip
+    given = {
+        "description": label,
+        "layout": w.Layout(width=width, max_width="100%"),
+        "style": {"description_width": LABEL},
+        **traits,
+    }
     made = kind(**given)
     for name in ("tooltip", "description_tooltip"):  # 8.x and 7.x
         if made.has_trait(name):
@@ -39,17 +43,26 @@ def field(kind: type[Any], label: str, tip: str, width: str = FIELD, **traits: A
 
 
 def button(
-    label: str, tip: str, on_click: Callable[[], None], icon: str = "", style: str = "", width: str = "auto"
+    label: str,
+    tip: str,
+    on_click: Callable[[], None],
+    icon: str = "",
+    style: str = "",
+    width: str = "auto",
 ) -> Any:
     """A button that calls without arguments."""
-    made = w.Button(description=label, tooltip=tip, icon=icon, button_style=style, layout=w.Layout(width=width))
+    made = w.Button(
+        description=label, tooltip=tip, icon=icon, button_style=style, layout=w.Layout(width=width)
+    )
     made.on_click(lambda _: on_click())
     return made
 
 
 def row(*parts: Any) -> Any:
     """Controls beside each other, below each other where the page is narrow."""
-    return w.HBox(list(parts), layout=w.Layout(flex_flow="row wrap", align_items="center", width="100%"))
+    return w.HBox(
+        list(parts), layout=w.Layout(flex_flow="row wrap", align_items="center", width="100%")
+    )
 
 
 def heading(text: str) -> Any:
@@ -66,7 +79,11 @@ def shown(html: str) -> str:
     It takes the width that there is and asks for none, so that a wide table scrolls and a wide picture shrinks.
     """
     style = "padding:0;width:0;min-width:100%"
-    return f'{STYLE}<div class="jp-RenderedHTMLCommon tlnb-view" style="{style}">{html}</div>' if html else ""
+    return (
+        f'{STYLE}<div class="jp-RenderedHTMLCommon tlnb-view" style="{style}">{html}</div>'
+        if html
+        else ""
+    )
 
 
 def whole(text: str, name: str) -> int | None:
@@ -82,7 +99,9 @@ def whole(text: str, name: str) -> int | None:
             raise ValueError
         return int(text.strip().replace(",", "").replace("_", ""))
     except ValueError:
-        raise UsageError(f"{name} {text.strip()!r} is no whole number: type e.g. 20, or leave it empty") from None
+        raise UsageError(
+            f"{name} {text.strip()!r} is no whole number: type e.g. 20, or leave it empty"
+        ) from None
 
 
 def decimal(text: str, name: str) -> float | None:
@@ -96,7 +115,9 @@ def decimal(text: str, name: str) -> float | None:
     try:
         return float(text.strip().replace(",", "."))
     except ValueError:
-        raise UsageError(f"{name} {text.strip()!r} is no number: type e.g. 0.01, or leave it empty") from None
+        raise UsageError(
+            f"{name} {text.strip()!r} is no number: type e.g. 0.01, or leave it empty"
+        ) from None
 
 
 def user_names() -> Mapping[str, Any]:
@@ -118,13 +139,26 @@ class Panel:
         self._drawn: dict[str, Any] = {}
         self.failure: BaseException | None = None
         self.error = w.HTML()
-        self.bar = w.FloatProgress(min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="30em", display="none"))
-        self.did = field(w.Text, "you just did", "The magic that the last action ran: copy it into a cell", "100%")
+        self.bar = w.FloatProgress(
+            min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="30em", display="none")
+        )
+        self.did = field(
+            w.Text,
+            "you just did",
+            "The magic that the last action ran: copy it into a cell",
+            "100%",
+        )
         self.did.layout.max_width = "54em"
         self.did.observe(self._restore, "value")
-        self.script = w.Textarea(rows=8, layout=w.Layout(width="100%", max_width="54em", display="none"))
-        self.hand_over = button("Session as a cell", "The whole session as magics, to copy into a cell (%tl_script)",
-                                self.toggle_script, "code")  # fmt: skip
+        self.script = w.Textarea(
+            rows=8, layout=w.Layout(width="100%", max_width="54em", display="none")
+        )
+        self.hand_over = button(
+            "Session as a cell",
+            "The whole session as magics, to copy into a cell (%tl_script)",
+            self.toggle_script,
+            "code",
+        )
         self.box = w.VBox(
             [*self.parts(), self.bar, self.error, row(self.did, self.hand_over), self.script],
             layout=w.Layout(width="100%", padding="4px 0"),
@@ -185,9 +219,15 @@ class Panel:
         if not words:
             self.error.value = ""
             return
-        sign, colour = ("⚠ ", f"border-left:4px solid {VERMILION};padding-left:.5em") if bad else ("", "opacity:.8")
+        sign, colour = (
+            ("⚠ ", f"border-left:4px solid {VERMILION};padding-left:.5em")
+            if bad
+            else ("", "opacity:.8")
+        )
         role = "alert" if bad else "status"
-        self.error.value = f'<div role="{role}" style="margin:.3em 0;{colour}">{sign}{safe(words)}</div>'
+        self.error.value = (
+            f'<div role="{role}" style="margin:.3em 0;{colour}">{sign}{safe(words)}</div>'
+        )
 
     def _report(self, progress: Progress) -> None:
         """Progress of a call that the main thread makes: loading, decoding."""

@@ -25,7 +25,12 @@ class ComparePanel(Panel):
 
     def parts(self) -> list[Any]:
         self.runs = field(
-            w.SelectMultiple, "runs", "Which runs to compare; Ctrl or Shift for several", "54em", rows=5, options=[]
+            w.SelectMultiple,
+            "runs",
+            "Which runs to compare; Ctrl or Shift for several",
+            "54em",
+            rows=5,
+            options=[],
         )
         self.own = field(
             w.Checkbox,
@@ -35,15 +40,40 @@ class ComparePanel(Panel):
             value=False,
             indent=False,
         )
-        self.target = field(w.FloatSlider, "target", "Accuracy to measure the time to", "27em", value=0.9, min=0.01, max=1.0,
-                            step=0.01, readout_format=".0%", continuous_update=False, disabled=True)  # fmt: skip
-        self.price = field(w.Text, "an hour costs", "A price for an hour, e.g. 0.5usd/h", placeholder="the list price",
-                           continuous_update=False)  # fmt: skip
+        self.target = field(
+            w.FloatSlider,
+            "target",
+            "Accuracy to measure the time to",
+            "27em",
+            value=0.9,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            readout_format=".0%",
+            continuous_update=False,
+            disabled=True,
+        )
+        self.price = field(
+            w.Text,
+            "an hour costs",
+            "A price for an hour, e.g. 0.5usd/h",
+            placeholder="the list price",
+            continuous_update=False,
+        )
         self.tuning = field(
-            w.Checkbox, "count tuning", "Whether the search for options is in the sum", "auto", value=True, indent=False
+            w.Checkbox,
+            "count tuning",
+            "Whether the search for options is in the sum",
+            "auto",
+            value=True,
+            indent=False,
         )
         self.go = button(
-            "Compare", "Lay the chosen runs side by side (%tl_compare)", self.compare, "bar-chart", "primary"
+            "Compare",
+            "Lay the chosen runs side by side (%tl_compare)",
+            self.compare,
+            "bar-chart",
+            "primary",
         )
         self.bill, self.stale, self.view = w.HTML(), w.HTML(), w.HTML()
         self.found: tuple[Any, Comparison] | None = None
@@ -81,7 +111,9 @@ class ComparePanel(Panel):
     def again(self) -> None:
         """A comparison that is shown follows target, price and choice at once."""
         running = self.session.turn.running
-        self._pending = running is not None and running.name == AT_WORK  # then it is done again at the end
+        self._pending = (
+            running is not None and running.name == AT_WORK
+        )  # then it is done again at the end
         if self.found is not None and running is None:
             self.compare()
 
@@ -90,7 +122,9 @@ class ComparePanel(Panel):
         names = [] if len(names) == len(self._here()) else names
         target = self.target.value if self.own.value else None
         tuning = "in" if self.tuning.value and not self.tuning.disabled else "apart"
-        found = self.session.compare(*names, target=target, price=self.price.value.strip() or None, tuning=tuning)
+        found = self.session.compare(
+            *names, target=target, price=self.price.value.strip() or None, tuning=tuning
+        )
         self.found = self._key(), found
         return found
 
@@ -121,7 +155,9 @@ class ComparePanel(Panel):
         if tuple(self.runs.options) != tuple(options):
             before, known = set(self.runs.value), {name for _, name in self.runs.options}
             self.runs.options = options
-            self.runs.value = tuple(name for _, name in options if name in before or name not in known)
+            self.runs.value = tuple(
+                name for _, name in options if name in before or name not in known
+            )
         self.runs.rows = max(3, min(8, len(options) + 1))
 
     def _fill_view(self, here: list[Run]) -> None:
@@ -131,7 +167,11 @@ class ComparePanel(Panel):
             self.stale.value = line(f"comparing{step} …")
             return
         self.stale.value = ""
-        if training is not None and training.name == AT_WORK and self._drawn.get("ended") is not training:
+        if (
+            training is not None
+            and training.name == AT_WORK
+            and self._drawn.get("ended") is not training
+        ):
             self._drawn["ended"] = training
             self.say("")
             if training.error is not None:
@@ -154,11 +194,18 @@ class ComparePanel(Panel):
 
     def _bill(self) -> str:
         charges = [c for c in self.session.bill.charges if self.tuning.value or c.kind != TUNING]
-        total = [sum(getattr(c, figure) for c in charges) for figure in ("seconds", "flops", "wh", "money")]
+        total = [
+            sum(getattr(c, figure) for c in charges)
+            for figure in ("seconds", "flops", "wh", "money")
+        ]
         tuned = " with tuning" if self.tuning.value and not self.tuning.disabled else ""
-        words = (f"Everything so far{tuned}: {seconds(total[0])}, {work(total[1])}, {small(total[2], 'Wh')}, "
-                 f"{small(total[3], self.session.bill.currency)}")  # fmt: skip
-        return line(words) + note("Seconds and FLOPs are measured, energy and money assumed. %tl_compare says how.")
+        words = (
+            f"Everything so far{tuned}: {seconds(total[0])}, {work(total[1])}, {small(total[2], 'Wh')}, "
+            f"{small(total[3], self.session.bill.currency)}"
+        )
+        return line(words) + note(
+            "Seconds and FLOPs are measured, energy and money assumed. %tl_compare says how."
+        )
 
 
 def run_words(run: Run) -> str:

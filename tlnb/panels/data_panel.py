@@ -14,7 +14,11 @@ from tlnb.display import cards
 from tlnb.display.html import Raw, bar, line, table
 from tlnb.panels.base import WIDE, Panel, button, field, row, shown
 
-AMOUNTS = (("labels of each class", "per_class"), ("images in all", "limit"), ("all there are", "all"))
+AMOUNTS = (
+    ("labels of each class", "per_class"),
+    ("images in all", "limit"),
+    ("all there are", "all"),
+)
 OTHER, PYTHON = "another folder", "arrays"
 FOLDERS = 20  # offered
 COUNTED = 300  # classes whose counts are listed
@@ -26,20 +30,48 @@ class DataPanel(Panel):
     title: ClassVar[str] = "Data"
 
     def parts(self) -> list[Any]:
-        self.source = field(w.Dropdown, "source", "Where the images come from", WIDE, options=sources(), value="digits")
-        self.folder = field(
-            w.Text, "folder", "A folder with one folder of images for each class", WIDE, placeholder="path/to/photos"
+        self.source = field(
+            w.Dropdown,
+            "source",
+            "Where the images come from",
+            WIDE,
+            options=sources(),
+            value="digits",
         )
-        self.amount = field(w.Dropdown, "use", "How much of it to use", WIDE, options=AMOUNTS, value="per_class")
-        self.number = field(w.BoundedIntText, "how many", "Labels of each class, or images in all", value=2, min=1,
-                            max=10_000_000)  # fmt: skip
-        self.seed = field(w.BoundedIntText, "seed", "Which images are chosen", value=0, min=0, max=2**31 - 1)
-        self.take = button("Take these images", "Read the data set (%tl_data)", self.load, "check", "primary")
+        self.folder = field(
+            w.Text,
+            "folder",
+            "A folder with one folder of images for each class",
+            WIDE,
+            placeholder="path/to/photos",
+        )
+        self.amount = field(
+            w.Dropdown, "use", "How much of it to use", WIDE, options=AMOUNTS, value="per_class"
+        )
+        self.number = field(
+            w.BoundedIntText,
+            "how many",
+            "Labels of each class, or images in all",
+            value=2,
+            min=1,
+            max=10_000_000,
+        )
+        self.seed = field(
+            w.BoundedIntText, "seed", "Which images are chosen", value=0, min=0, max=2**31 - 1
+        )
+        self.take = button(
+            "Take these images", "Read the data set (%tl_data)", self.load, "check", "primary"
+        )
         self.view = w.HTML()
         self.on(self.source, self._switch)
         self.on(self.amount, self._switch)
         self._switch()
-        return [row(self.source, self.folder), row(self.amount, self.number, self.seed), row(self.take), self.view]
+        return [
+            row(self.source, self.folder),
+            row(self.amount, self.number, self.seed),
+            row(self.take),
+            self.view,
+        ]
 
     def _switch(self) -> None:
         """What does not go with the choice is not there to be filled in."""
@@ -54,14 +86,22 @@ class DataPanel(Panel):
             self.say("no folder was given: type one, e.g. photos", bad=True)
             return
         amount = {} if self.amount.value == "all" else {self.amount.value: self.number.value}
-        self.act(lambda: self.session.data(chosen, seed=self.seed.value, **amount), f"reading {chosen} …")
+        self.act(
+            lambda: self.session.data(chosen, seed=self.seed.value, **amount), f"reading {chosen} …"
+        )
 
     def fill(self) -> None:
         data = self.session.dataset
-        arrays = [("arrays, from Python", PYTHON)] if data is not None and data.request.source == PYTHON else []
+        arrays = (
+            [("arrays, from Python", PYTHON)]
+            if data is not None and data.request.source == PYTHON
+            else []
+        )
         self.source.options = [*arrays, *sources()]
         if data is None:
-            self.once("view", None, lambda: line("no data yet: choose a source and take it"), self.view)
+            self.once(
+                "view", None, lambda: line("no data yet: choose a source and take it"), self.view
+            )
             return
         asked = data.request
         known = [value for _, value in self.source.options]
@@ -71,7 +111,9 @@ class DataPanel(Panel):
         self.number.value = asked.limit or asked.per_class or self.number.value
         self.seed.value = asked.seed
         self._switch()
-        if self._drawn.get("view") != data.fingerprint:  # figures at once, pictures when they are drawn
+        if (
+            self._drawn.get("view") != data.fingerprint
+        ):  # figures at once, pictures when they are drawn
             self.view.value = shown(line(repr(data)))
         self.once("view", data.fingerprint, partial(_seen, data), self.view)
 
@@ -112,4 +154,6 @@ def counts(data: DataSet) -> Raw:
     shown = sorted(found, key=lambda pair: pair[1])[:COUNTED] if uneven else found[:COUNTED]
     rows = [[name, f"{n:,}", bar(n / most)] for name, n in shown]
     rest = line(f"and {len(found) - len(shown)} more classes") if len(found) > len(shown) else ""
-    return Raw(table(["class", "labels in use", ""], rows, height="16em" if len(rows) > 10 else "") + rest)
+    return Raw(
+        table(["class", "labels in use", ""], rows, height="16em" if len(rows) > 10 else "") + rest
+    )

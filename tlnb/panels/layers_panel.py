@@ -17,7 +17,12 @@ from tlnb.panels.base import WIDE, Panel, button, field, heading, row, user_name
 
 STAGES = 60  # that have a button each
 NAMES = 400  # of modules that are offered
-EDITS = (("add after", "after"), ("add before", "before"), ("replace", "replace"), ("remove", "remove"))
+EDITS = (
+    ("add after", "after"),
+    ("add before", "before"),
+    ("replace", "replace"),
+    ("remove", "remove"),
+)
 
 
 class LayersPanel(Panel):
@@ -26,9 +31,18 @@ class LayersPanel(Panel):
     title: ClassVar[str] = "Layers"
 
     def parts(self) -> list[Any]:
-        self.strategies = {name: button(name, MEANING[name], partial(self.choose, name)) for name in STRATEGIES}
-        self.last = field(w.BoundedIntText, "last stages", "partial: how many stages train, from the output; 0: by itself",
-                          "13em", value=0, min=0, max=1000)  # fmt: skip
+        self.strategies = {
+            name: button(name, MEANING[name], partial(self.choose, name)) for name in STRATEGIES
+        }
+        self.last = field(
+            w.BoundedIntText,
+            "last stages",
+            "partial: how many stages train, from the output; 0: by itself",
+            "13em",
+            value=0,
+            min=0,
+            max=1000,
+        )
         self.drawing, self.shares, self.notes, self.detail = w.HTML(), w.HTML(), w.HTML(), w.HTML()
         self.stages = w.VBox(layout=w.Layout(width="100%", max_height="26em", overflow="auto"))
         self.buttons: list[Any] = []
@@ -40,28 +54,58 @@ class LayersPanel(Panel):
             WIDE,
             placeholder="stem..layer2",
         )
-        self.freeze = button("Freeze", "Freeze what matches (%tl_freeze)", partial(self.by_pattern, True), "lock")
-        self.unfreeze = button(
-            "Unfreeze", "Let what matches train (%tl_unfreeze)", partial(self.by_pattern, False), "unlock"
+        self.freeze = button(
+            "Freeze", "Freeze what matches (%tl_freeze)", partial(self.by_pattern, True), "lock"
         )
-        self.kind = field(w.Dropdown, "change", "What to do with a part of the network", options=EDITS, value="after")
-        self.part = field(w.Combobox, "part", "The part's name in PyTorch", WIDE, options=[], placeholder="layer4")
-        self.code = field(w.Text, "new part", "What to put there: an expression that makes a layer", WIDE,
-                          placeholder="nn.Dropout(0.2)")  # fmt: skip
-        self.apply = button("Do it", "Change the network (%tl_add, %tl_remove, %tl_replace)", self.edit, "wrench")
+        self.unfreeze = button(
+            "Unfreeze",
+            "Let what matches train (%tl_unfreeze)",
+            partial(self.by_pattern, False),
+            "unlock",
+        )
+        self.kind = field(
+            w.Dropdown,
+            "change",
+            "What to do with a part of the network",
+            options=EDITS,
+            value="after",
+        )
+        self.part = field(
+            w.Combobox, "part", "The part's name in PyTorch", WIDE, options=[], placeholder="layer4"
+        )
+        self.code = field(
+            w.Text,
+            "new part",
+            "What to put there: an expression that makes a layer",
+            WIDE,
+            placeholder="nn.Dropout(0.2)",
+        )
+        self.apply = button(
+            "Do it", "Change the network (%tl_add, %tl_remove, %tl_replace)", self.edit, "wrench"
+        )
         self.undo = button("Undo", "Take back the last change (%tl_undo)", self.take_back, "undo")
-        self.every = button("Every layer", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list")
-        self.predict = button("Predict seconds", "What this plan would take (%tl_forecast)", self.forecast, "clock-o")
+        self.every = button(
+            "Every layer", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list"
+        )
+        self.predict = button(
+            "Predict seconds", "What this plan would take (%tl_forecast)", self.forecast, "clock-o"
+        )
         self.predicted: dict[tuple[str, Plan], float] = {}
         self.on(self.kind, self._switch)
         self._detailed = False
         return [
-            row(*self.strategies.values(), self.last, self.predict), self.shares, self.drawing,
-            heading("Stages, from input to output: click to freeze or to train"), self.stages,
+            row(*self.strategies.values(), self.last, self.predict),
+            self.shares,
+            self.drawing,
+            heading("Stages, from input to output: click to freeze or to train"),
+            self.stages,
             row(self.pattern, self.freeze, self.unfreeze, self.undo),
-            heading("Other parts"), row(self.kind, self.part, self.code, self.apply), self.notes,
-            row(self.every), self.detail,
-        ]  # fmt: skip
+            heading("Other parts"),
+            row(self.kind, self.part, self.code, self.apply),
+            self.notes,
+            row(self.every),
+            self.detail,
+        ]
 
     # ── what a click does ──
 
@@ -126,15 +170,26 @@ class LayersPanel(Panel):
         session = self.session
         loaded = session.model is not None
         read = session.layers() if loaded else None
-        for control in (*self.strategies.values(), self.last, self.pattern, self.freeze, self.unfreeze, self.kind, self.part,
-                        self.apply, self.every):  # fmt: skip
+        for control in (
+            *self.strategies.values(),
+            self.last,
+            self.pattern,
+            self.freeze,
+            self.unfreeze,
+            self.kind,
+            self.part,
+            self.apply,
+            self.every,
+        ):
             control.disabled = not loaded
         self.code.disabled = not loaded or self.kind.value == "remove"
         self.undo.disabled = not session._history
         self.predict.disabled = not loaded or session.dataset is None
         plan = session.plan
         if read is None or plan is None:
-            self.drawing.value = line("no network yet: load one, in the panel before this one or with %tl_load")
+            self.drawing.value = line(
+                "no network yet: load one, in the panel before this one or with %tl_load"
+            )
             self.stages.children, self.buttons = (), []
             self.shares.value = self.notes.value = self.detail.value = ""
             return
@@ -143,24 +198,39 @@ class LayersPanel(Panel):
         self._fill_strategies(plan)
         self._fill_stages(read)
         self.shares.value = self._shares(read, plan)
-        self.notes.value = "".join(line(f"Note: {words}") for words in plan.notes) + edits_words(plan)
+        self.notes.value = "".join(line(f"Note: {words}") for words in plan.notes) + edits_words(
+            plan
+        )
         self._fill_names(read)
-        detail = lambda: anatomy_card(session.layers(True)) + cards.plan_card(plan) if self._detailed else ""  # noqa: E731
+
+        def detail() -> str:
+            if not self._detailed:
+                return ""
+            return anatomy_card(session.layers(True)) + cards.plan_card(plan)
+
         self.once("detail", (key, self._detailed), detail, self.detail)
 
     def _fill_strategies(self, plan: Plan) -> None:
         for name, each in self.strategies.items():
-            each.icon, each.button_style = ("check", "primary") if plan.strategy == name else ("", "")
+            each.icon, each.button_style = (
+                ("check", "primary") if plan.strategy == name else ("", "")
+            )
 
     def _fill_stages(self, read: Anatomy) -> None:
         stages = read.stages[:STAGES]
         if [s.name for s in stages] != self._drawn.get("stages") or not self.buttons:
             self._drawn["stages"] = [s.name for s in stages]
-            self.buttons = [button("", "", partial(self.toggle, s.name), width="16em") for s in stages]
+            self.buttons = [
+                button("", "", partial(self.toggle, s.name), width="16em") for s in stages
+            ]
             self.bars = [w.HTML(layout=w.Layout(flex="1 1 20em")) for _ in stages]
             rows = [row(b, html) for b, html in zip(self.buttons, self.bars, strict=True)]
             more = len(read.stages) - len(stages)
-            rest = [w.HTML(line(f"and {more} more stages: name them in the field below"))] if more else []
+            rest = (
+                [w.HTML(line(f"and {more} more stages: name them in the field below"))]
+                if more
+                else []
+            )
             self.stages.children = [*rows, *rest]
         most = max(1, *(s.params for s in stages)), max(1, *(s.flops for s in stages))
         for each, html, stage in zip(self.buttons, self.bars, stages, strict=True):
@@ -171,23 +241,38 @@ class LayersPanel(Panel):
         step, whole = read.step_flops, read.with_frozen(()).step_flops
         rows = [
             drawings.meter("strategy", None, f"{plan.strategy}: {MEANING[plan.strategy]}"),
-            drawings.meter("parameters", plan.trainable_params / max(1, plan.total_params),
-                           f"{count(plan.trainable_params)} of {count(plan.total_params)} train"),
-            drawings.meter("a step's FLOPs", step / max(1, whole),
-                           f"{percent(step / max(1, whole))} of training everything"
-                           + (f"; {percent(read.once_flops / read.flops)} of the way forward is computed once, then cached"
-                              if read.once_flops and read.flops else "")),
-        ]  # fmt: skip
+            drawings.meter(
+                "parameters",
+                plan.trainable_params / max(1, plan.total_params),
+                f"{count(plan.trainable_params)} of {count(plan.total_params)} train",
+            ),
+            drawings.meter(
+                "a step's FLOPs",
+                step / max(1, whole),
+                f"{percent(step / max(1, whole))} of training everything"
+                + (
+                    f"; {percent(read.once_flops / read.flops)} of the way forward is computed once, then cached"
+                    if read.once_flops and read.flops
+                    else ""
+                ),
+            ),
+        ]
         data = self.session.dataset
         known = self.predicted.get((data.fingerprint, plan)) if data else None
-        words = f"about {seconds(known)} in all (forecast)" if known is not None else "not predicted for this plan yet"
+        words = (
+            f"about {seconds(known)} in all (forecast)"
+            if known is not None
+            else "not predicted for this plan yet"
+        )
         rows.append(drawings.meter("seconds", None, words))
         return f'<div role="status">{"".join(rows)}</div>'
 
     def _fill_names(self, read: Anatomy) -> None:
         if self._drawn.get("names") != read.names:
             self._drawn["names"] = read.names
-            parents = [".".join(n.split(".")[:k]) for n in read.names for k in range(1, n.count(".") + 2)]
+            parents = [
+                ".".join(n.split(".")[:k]) for n in read.names for k in range(1, n.count(".") + 2)
+            ]
             self.part.options = list(dict.fromkeys(parents))[:NAMES]
 
 
@@ -218,5 +303,8 @@ def stage_bars(stage: Stage, most_params: int, most_flops: int) -> Raw:
 
 def edits_words(plan: Plan) -> str:
     """The edits so far, one line each."""
-    rows = (f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}" for e in plan.edits)
+    rows = (
+        f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}"
+        for e in plan.edits
+    )
     return "".join(line(Raw(words)) for words in rows)

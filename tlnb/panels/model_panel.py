@@ -19,7 +19,11 @@ from tlnb.panels.base import WIDE, Panel, button, field, row, user_names
 OWN, RUN, NAME = "own", "run", "name"
 ROWS = 8
 SUGGESTED = "glyphnet"  # chosen at first where it is listed
-ORDERS = (("smallest first", "small"), ("most accurate first", "accurate"), ("fastest first", "fast"))
+ORDERS = (
+    ("smallest first", "small"),
+    ("most accurate first", "accurate"),
+    ("fastest first", "fast"),
+)
 
 
 class ModelPanel(Panel):
@@ -30,18 +34,39 @@ class ModelPanel(Panel):
     def parts(self) -> list[Any]:
         self.cards: dict[str, Card] = {}
         self.asked: tuple[str, str] | None = None
-        self.find = field(w.Text, "find", "Part of a name, or a glob such as resnet*", placeholder="resnet*")
-        self.sort = field(w.Dropdown, "order", "What comes first", WIDE, options=ORDERS, value=SORTS[0])
-        self.list = field(
-            w.Select, "networks", "What can be loaded: choose one to read its card", "64em", rows=ROWS, options=[]
+        self.find = field(
+            w.Text, "find", "Part of a name, or a glob such as resnet*", placeholder="resnet*"
         )
-        self.weights = field(w.Dropdown, "weights", "Which parameters to start from", WIDE, options=["default", "none"])
+        self.sort = field(
+            w.Dropdown, "order", "What comes first", WIDE, options=ORDERS, value=SORTS[0]
+        )
+        self.list = field(
+            w.Select,
+            "networks",
+            "What can be loaded: choose one to read its card",
+            "64em",
+            rows=ROWS,
+            options=[],
+        )
+        self.weights = field(
+            w.Dropdown,
+            "weights",
+            "Which parameters to start from",
+            WIDE,
+            options=["default", "none"],
+        )
         self.go = button("Load", "Load this network (%tl_load)", self.load, "check", "primary")
         self.now, self.view = w.HTML(), w.HTML()
         self.on(self.find, self.search)
         self.on(self.sort, self.search)
         self.on(self.list, self.choose)
-        return [row(self.find, self.sort), self.list, row(self.weights, self.go), self.now, self.view]
+        return [
+            row(self.find, self.sort),
+            self.list,
+            row(self.weights, self.go),
+            self.now,
+            self.view,
+        ]
 
     # ── finding ──
 
@@ -64,7 +89,10 @@ class ModelPanel(Panel):
 
     def _offer(self, own: dict[str, nn.Module], sort: str) -> None:
         """Fill the list, the choice kept where it is still there."""
-        offered = [(f"{name}: your own {type(module).__name__}", f"{OWN}:{name}") for name, module in own.items()]
+        offered = [
+            (f"{name}: your own {type(module).__name__}", f"{OWN}:{name}")
+            for name, module in own.items()
+        ]
         offered += [
             (f"{run.name}: what this run trained, {percent(run.accuracy)}", f"{RUN}:{run.name}")
             for run in self.session.runs
@@ -113,7 +141,10 @@ class ModelPanel(Panel):
         weights = "default" if kind == RUN else self.weights.value
         source: Any = own_modules().get(name, name) if kind == OWN else name
         called = name if kind == OWN else None
-        self.act(lambda: self.session.load(source, weights, called=called, names=user_names()), f"loading {name} …")
+        self.act(
+            lambda: self.session.load(source, weights, called=called, names=user_names()),
+            f"loading {name} …",
+        )
 
     def fill(self) -> None:
         model = self.session.model
@@ -121,17 +152,25 @@ class ModelPanel(Panel):
             self._listed(self.find.value.strip() or None, self.sort.value)
         self._offer(own_modules(), self.sort.value)
         named = f"{NAME}:{model.name}" if model else None
-        if self._drawn.get("model") is not model and named in [value for _, value in self.list.options]:
+        if self._drawn.get("model") is not model and named in [
+            value for _, value in self.list.options
+        ]:
             self.list.value = named
         self._drawn["model"] = model
         self._choose()
-        words = f"Loaded: {model.name}" if model else "Nothing is loaded yet: choose a network and load it."
+        words = (
+            f"Loaded: {model.name}"
+            if model
+            else "Nothing is loaded yet: choose a network and load it."
+        )
         self.now.value = line(words)
 
 
 def own_modules() -> dict[str, nn.Module]:
     """The user's own networks, by variable."""
-    return {n: v for n, v in user_names().items() if isinstance(v, nn.Module) and not n.startswith("_")}
+    return {
+        n: v for n, v in user_names().items() if isinstance(v, nn.Module) and not n.startswith("_")
+    }
 
 
 def _words(card: Card) -> str:

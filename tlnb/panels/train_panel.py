@@ -42,11 +42,26 @@ class TrainPanel(Panel):
             options=[(USUAL, ""), *((a, a) for a in AUGMENTATIONS)],
             value="",
         )
-        self.solver = field(w.Dropdown, "solver", "lbfgs: the output layer alone, all images at once", options=SOLVERS)
-        self.seed = field(
-            w.BoundedIntText, "seed", "Of new layers, batches and augmentation", value=0, min=0, max=2**31 - 1
+        self.solver = field(
+            w.Dropdown,
+            "solver",
+            "lbfgs: the output layer alone, all images at once",
+            options=SOLVERS,
         )
-        self.name = field(w.Text, "name", "What to call the run; empty: by its strategy", placeholder="by its strategy")
+        self.seed = field(
+            w.BoundedIntText,
+            "seed",
+            "Of new layers, batches and augmentation",
+            value=0,
+            min=0,
+            max=2**31 - 1,
+        )
+        self.name = field(
+            w.Text,
+            "name",
+            "What to call the run; empty: by its strategy",
+            placeholder="by its strategy",
+        )
         self.weigh = field(
             w.Checkbox,
             "weigh rare classes up",
@@ -55,29 +70,51 @@ class TrainPanel(Panel):
             value=False,
             indent=False,
         )
-        self.more = w.VBox([row(self.batch, self.decay, self.solver), row(self.seed, self.name, self.weigh)],
-                           layout=w.Layout(width="100%", display="none"))  # fmt: skip
+        self.more = w.VBox(
+            [row(self.batch, self.decay, self.solver), row(self.seed, self.name, self.weigh)],
+            layout=w.Layout(width="100%", display="none"),
+        )
         self.options = button(
-            "More options", "Batch size, weight decay, solver, seed, name", self.toggle_more, "sliders"
+            "More options",
+            "Batch size, weight decay, solver, seed, name",
+            self.toggle_more,
+            "sliders",
         )
         self.go = button("Train", "Train the plan (%tl_train)", self.train, "play", "primary")
         self.scratch = button(
-            "Train the baseline", "The same network from scratch (%tl_train --scratch)", self.baseline, "random"
+            "Train the baseline",
+            "The same network from scratch (%tl_train --scratch)",
+            self.baseline,
+            "random",
         )
-        self.resume = button("Go on", "Go on with the run that was stopped (%tl_resume)", self.go_on, "forward")
-        self.stop = button("Stop", "Stop; what it has so far is kept (%tl_stop)", self.halt, "stop", "danger")
+        self.resume = button(
+            "Go on", "Go on with the run that was stopped (%tl_resume)", self.go_on, "forward"
+        )
+        self.stop = button(
+            "Stop", "Stop; what it has so far is kept (%tl_stop)", self.halt, "stop", "danger"
+        )
         self.ask = button(
-            "Forecast", "What it would cost, before the first step (%tl_forecast)", self.forecast, "clock-o"
+            "Forecast",
+            "What it would cost, before the first step (%tl_forecast)",
+            self.forecast,
+            "clock-o",
         )
         self.plan, self.live, self.curve, self.view = w.HTML(), w.HTML(), w.HTML(), w.HTML()
-        self.done = w.FloatProgress(min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="54em", display="none"))
+        self.done = w.FloatProgress(
+            min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="54em", display="none")
+        )
         self._curves_at = 0.0
         self._follow: list[Callable[[], None]] = [self.session.turn.progressed.add(self.follow)]
         return [
-            self.plan, row(self.epochs, self.lr, self.augment), self.more,
+            self.plan,
+            row(self.epochs, self.lr, self.augment),
+            self.more,
             row(self.go, self.scratch, self.stop, self.resume, self.ask, self.options),
-            self.done, self.live, self.curve, self.view,
-        ]  # fmt: skip
+            self.done,
+            self.live,
+            self.curve,
+            self.view,
+        ]
 
     # ── what a click does ──
 
@@ -88,11 +125,16 @@ class TrainPanel(Panel):
             UsageError: what is no number.
         """
         found = {
-            "epochs": whole(self.epochs.value, "epochs"), "lr": self.lr.value.strip() or None,
-            "batch_size": whole(self.batch.value, "batch size"), "weight_decay": decimal(self.decay.value, "weight decay"),
-            "augment": self.augment.value or None, "name": self.name.value.strip() or None, "seed": self.seed.value or None,
-            "class_weights": self.weigh.value or None, "solver": None if self.solver.value == "sgd" else self.solver.value,
-        }  # fmt: skip
+            "epochs": whole(self.epochs.value, "epochs"),
+            "lr": self.lr.value.strip() or None,
+            "batch_size": whole(self.batch.value, "batch size"),
+            "weight_decay": decimal(self.decay.value, "weight decay"),
+            "augment": self.augment.value or None,
+            "name": self.name.value.strip() or None,
+            "seed": self.seed.value or None,
+            "class_weights": self.weigh.value or None,
+            "solver": None if self.solver.value == "sgd" else self.solver.value,
+        }
         return {name: value for name, value in found.items() if value is not None}
 
     def train(self) -> None:
@@ -103,9 +145,13 @@ class TrainPanel(Panel):
         """Train the last run's baseline. It has a recipe of its own: only epochs and seed are taken from the controls."""
 
         def chosen() -> dict[str, Any]:
-            return {"scratch": True} | {k: v for k, v in self.typed().items() if k in ("epochs", "seed")}
+            return {"scratch": True} | {
+                k: v for k, v in self.typed().items() if k in ("epochs", "seed")
+            }
 
-        self._begin("the baseline's training", lambda options: self.session.train(**options), chosen)
+        self._begin(
+            "the baseline's training", lambda options: self.session.train(**options), chosen
+        )
 
     def go_on(self) -> None:
         """Go on with the run that was stopped."""
@@ -206,14 +252,23 @@ class TrainPanel(Panel):
 
     def _fill_usual(self, usual: TrainOptions | None) -> None:
         """Empty fields say what the recipe would take."""
-        pairs = ((self.epochs, "epochs"), (self.lr, "lr"), (self.batch, "batch_size"), (self.decay, "weight_decay"))
+        pairs = (
+            (self.epochs, "epochs"),
+            (self.lr, "lr"),
+            (self.batch, "batch_size"),
+            (self.decay, "weight_decay"),
+        )
         for control, name in pairs:
             control.placeholder = "" if usual is None else f"{getattr(usual, name):g}"
 
     def _fill_buttons(self, running: Training | None) -> None:
         session = self.session
         ready = running is None and session.plan is not None and session.dataset is not None
-        mine = [r for r in session.runs if session.dataset and r.fingerprint == session.dataset.fingerprint]
+        mine = [
+            r
+            for r in session.runs
+            if session.dataset and r.fingerprint == session.dataset.fingerprint
+        ]
         self.go.disabled = not ready
         self.scratch.disabled = not (ready and any(r.baseline_of is None for r in mine))
         self.resume.disabled = running is not None or not session._keeper.unfinished
@@ -233,7 +288,9 @@ def live_words(training: Training) -> str:
     progress = training.progress
     if progress is None:
         return f"{training.name} begins …"
-    words = [f"{progress.run}: {progress.phase}" + (f" {counted(progress)}" if progress.epochs else "")]
+    words = [
+        f"{progress.run}: {progress.phase}" + (f" {counted(progress)}" if progress.epochs else "")
+    ]
     words += [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
     words += [f"accuracy {percent(training.accuracy)}"] if training.accuracy is not None else []
     words += [f"about {seconds(training.left)} left"] if training.left is not None else []

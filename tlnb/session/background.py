@@ -37,7 +37,9 @@ class Watchers:
     def add(self, callback: Callback) -> Callable[[], None]:
         """Returns a call that takes the callback out again."""
         bound = inspect.ismethod(callback)
-        held: Callable[[], Callback | None] = weakref.WeakMethod(callback) if bound else lambda: callback
+        held: Callable[[], Callback | None] = (
+            weakref.WeakMethod(callback) if bound else lambda: callback
+        )
         self._found = [*self._found, held]
 
         def remove() -> None:
@@ -211,7 +213,11 @@ class Turn:
         try:
             training.end(call())
         except KeyboardInterrupt:
-            training.end(error=UsageError(f"{training.name} was stopped before its first step: nothing was kept"))
+            training.end(
+                error=UsageError(
+                    f"{training.name} was stopped before its first step: nothing was kept"
+                )
+            )
         except Exception as error:  # handed to whoever waits, and to the panels
             training.end(error=error)
         finally:
@@ -241,7 +247,9 @@ class Turn:
         training = self.training
         if training is None or (stop and not training.running):
             what = "stop" if stop else "wait for"
-            raise UsageError(f"nothing to {what}: no training was started from a panel; ■ stops a cell")
+            raise UsageError(
+                f"nothing to {what}: no training was started from a panel; ■ stops a cell"
+            )
         if stop:
             training.stop()
         training.wait()

@@ -53,11 +53,20 @@ def write_job(job: Job, path: Path) -> Saved:
             f"a job file cannot hold your own module {job.asked['source']!r}: load a model by name or file"
         )
     if job.previous is not None:
-        raise UsageError(f"a job begins from the plan's start, not from run {job.previous.name!r}: leave out --from")
+        raise UsageError(
+            f"a job begins from the plan's start, not from run {job.previous.name!r}: leave out --from"
+        )
     text = json.dumps({"schema": SCHEMA, **job.about()}, indent=1)
     write_whole(path, text)
     use = f"python -m tlnb train {path} --out DIR"
-    return Saved(str(path), job.name, "job", len(text.encode()), "nothing: it names data, model, plan and options", use)
+    return Saved(
+        str(path),
+        job.name,
+        "job",
+        len(text.encode()),
+        "nothing: it names data, model, plan and options",
+        use,
+    )
 
 
 def read_job(path: Path) -> dict[str, Any]:
@@ -69,11 +78,18 @@ def read_job(path: Path) -> dict[str, Any]:
     try:
         values = parse(read_text(path))
         if values["schema"] != SCHEMA:
-            raise UsageError(f"{path} has schema {values['schema']}, not {SCHEMA}: write it again with %tl_save --job")
-        return {k: values[k] for k in ("run", "plan", "options", "asked", "facts", "fingerprint", "baseline_of")}
+            raise UsageError(
+                f"{path} has schema {values['schema']}, not {SCHEMA}: write it again with %tl_save --job"
+            )
+        return {
+            k: values[k]
+            for k in ("run", "plan", "options", "asked", "facts", "fingerprint", "baseline_of")
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:80]
-        raise UsageError(f"{path} is no job file ({reason}): %tl_save --job {path.name} writes one") from None
+        raise UsageError(
+            f"{path} is no job file ({reason}): %tl_save --job {path.name} writes one"
+        ) from None
 
 
 def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> Run:
@@ -97,11 +113,15 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
     session._keeper.writes = group.writes
     try:
         found = group.given(
-            group.together(lambda: session._keeper.settle(_made(out) / OF_JOB, job) if group.writes else None)
+            group.together(
+                lambda: session._keeper.settle(_made(out) / OF_JOB, job) if group.writes else None
+            )
         )
         session._keeper.jobs[job.name] = job
         if found is not None:
-            job = replace(job, note=f"cut off after epoch {len(found.epochs)}, and went on from there")
+            job = replace(
+                job, note=f"cut off after epoch {len(found.epochs)}, and went on from there"
+            )
         run = session._done(job, began, one_line(f"# tlnb train {path}"), found)
         group.together(lambda: _leave(session, run, out) if group.writes else None)
     finally:
@@ -110,7 +130,12 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
 
 
 def search(
-    session: Session, path: Path, storage: str, trials: int, best: Path | None = None, trust: bool = False
+    session: Session,
+    path: Path,
+    storage: str,
+    trials: int,
+    best: Path | None = None,
+    trust: bool = False,
 ) -> Tuning:
     """Search hyperparameters for a job, together with all others that use the same storage.
 
@@ -127,7 +152,14 @@ def search(
 
     job = prepared(session, path, trust)
     task = Task(job.model, job.anatomy, job.data, job.plan, job.options, session._scopes)
-    found, _ = tune(task, trials, storage=storage, seed=job.options.seed, store=session._store, report=session.report)
+    found, _ = tune(
+        task,
+        trials,
+        storage=storage,
+        seed=job.options.seed,
+        store=session._store,
+        report=session.report,
+    )
     if best is not None and found.best is not None:
         plan, options = task.planned(found.best.values)
         write_job(replace(job, plan=replace(plan, tuned=found.name), options=options), best)
@@ -155,18 +187,26 @@ def _facts(job: Job, group: Ranks) -> dict[str, str]:
     """What all processes that do a job together must have alike."""
     device = job.options.device or ""
     if group.here > 1 and ":" in device:
-        raise UsageError(f"--device {device} cannot be shared by {group.here} processes: write the job without it")
+        raise UsageError(
+            f"--device {device} cannot be shared by {group.here} processes: write the job without it"
+        )
     text = json.dumps({**job.about(), "facts": None}, sort_keys=True)
     here = machine(job.options.device, job.options.precision)
-    return {"the job": hashlib.sha256(text.encode()).hexdigest()[:8], "the data": job.data.fingerprint,
-            "the precision": here.precision, "the device": here.device.split(":")[0]}  # fmt: skip
+    return {
+        "the job": hashlib.sha256(text.encode()).hexdigest()[:8],
+        "the data": job.data.fingerprint,
+        "the precision": here.precision,
+        "the device": here.device.split(":")[0],
+    }
 
 
 def _made(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"{out} cannot be made ({error.strerror}): --out with a folder of yours") from None
+        raise UsageError(
+            f"{out} cannot be made ({error.strerror}): --out with a folder of yours"
+        ) from None
     return out
 
 
@@ -179,7 +219,9 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     plan, options = Plan.from_json(values["plan"]), options_from(values["options"])
     foreign = [e.code for e in plan.edits if e.code and not is_literal(e.code)]
     if foreign and not trust:
-        raise UsageError(f"the job holds code that would be run ({listed(foreign, 1)}): if you trust it, --trust")
+        raise UsageError(
+            f"the job holds code that would be run ({listed(foreign, 1)}): if you trust it, --trust"
+        )
     request = run_files.facts_from(values["facts"]).request
     given = {k: v for k, v in asdict(request).items() if k != "source"}
     data = session.data(request.source, **given)
@@ -188,14 +230,17 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     session.load(source, **asked, trust=trust)
     data = session.dataset or data  # decoded again where the model needs more pixels
     if data.fingerprint != values["fingerprint"]:
-        raise UsageError(f"{request.source!r} holds other images than when the job was written: write it again")
+        raise UsageError(
+            f"{request.source!r} holds other images than when the job was written: write it again"
+        )
     scopes = run_files.scopes_of(plan, trust, {})
     session._scopes.update(scopes)
     assert session.model is not None
     model = session._sized(session.model, data)
     network = build(model, plan.edits, "pretrained", 0, scopes)
     anatomy = read_anatomy(network, model.transform.size, model.name)
-    name, of = typed(str, values["run"], "run"), typed(str | None, values["baseline_of"], "baseline_of")  # type: ignore[arg-type]
+    name = typed(str, values["run"], "run")
+    of = typed(str | None, values["baseline_of"], "baseline_of")  # type: ignore[arg-type]
     return Job(name, plan, options, model, anatomy, values["asked"], data, of)
 
 
@@ -207,6 +252,8 @@ def write_whole(path: Path, text: str) -> None:
         half.write_text(text, "utf8")
         half.replace(path)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error.strerror}): give a file in a folder of yours") from None
+        raise UsageError(
+            f"{path} cannot be written ({error.strerror}): give a file in a folder of yours"
+        ) from None
     finally:
         half.unlink(missing_ok=True)

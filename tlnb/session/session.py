@@ -82,7 +82,9 @@ class Session(OneLine):
     def __init__(self) -> None:
         self.turn = Turn()
         self.names: Mapping[str, Any] = {}  # the notebook's variables, for checks of exercises
-        self._checks: dict[str, Check] = {}  # kept by a reset: a learner begins anew for each exercise
+        self._checks: dict[
+            str, Check
+        ] = {}  # kept by a reset: a learner begins anew for each exercise
         self._keeper = Keeper()
         self._clear()
 
@@ -119,10 +121,20 @@ class Session(OneLine):
 
     @changing
     def data(
-        self, source: Any, labels: Any = None, *, per_class: int | None = None, limit: int | None = None,
-        val: float | None = None, test: float | None = None, size: int | None = None, classes: int | None = None,
-        seed: int = 0, group: Any = None, root: str | Path | None = None,
-    ) -> DataSet:  # fmt: skip
+        self,
+        source: Any,
+        labels: Any = None,
+        *,
+        per_class: int | None = None,
+        limit: int | None = None,
+        val: float | None = None,
+        test: float | None = None,
+        size: int | None = None,
+        classes: int | None = None,
+        seed: int = 0,
+        group: Any = None,
+        root: str | Path | None = None,
+    ) -> DataSet:
         """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, a zip or CSV file, a data set of
         torchvision's, or arrays with labels.
 
@@ -145,18 +157,40 @@ class Session(OneLine):
         amounts = (per_class, limit, val, test, size, classes, seed)
         of_files = isinstance(group, str | Path)
         request = DataRequest(
-            str(source) if named else "arrays", *amounts, str(group) if of_files else None, str(root) if root else None
+            str(source) if named else "arrays",
+            *amounts,
+            str(group) if of_files else None,
+            str(root) if root else None,
         )
         edge = None
         if self.model is not None:
-            edge = max(NEAR_FROM, pretrained.resized(self.model, size).transform.resize)  # smaller, twins go unnoticed
-        found = open_data(source, labels, request, edge, self._decoding, self._telling, None if of_files else group)
+            edge = max(
+                NEAR_FROM, pretrained.resized(self.model, size).transform.resize
+            )  # smaller, twins go unnoticed
+        found = open_data(
+            source,
+            labels,
+            request,
+            edge,
+            self._decoding,
+            self._telling,
+            None if of_files else group,
+        )
         prepared = self._prepared(self.model, found, self.plan)
         self.dataset = found
         self._set(prepared)
-        given = {"per-class": per_class, "limit": limit, "val": val, "test": test, "size": size, "classes": classes}
+        given = {
+            "per-class": per_class,
+            "limit": limit,
+            "val": val,
+            "test": test,
+            "size": size,
+            "classes": classes,
+        }
         where = {"group": request.group, "root": request.root}
-        typed = line("tl_data", str(source) if named else source, **given, **where, seed=seed or None)
+        typed = line(
+            "tl_data", str(source) if named else source, **given, **where, seed=seed or None
+        )
         self._lines.append(typed if named else f"tl.data(...)  # {found.name}: from Python")
         return found
 
@@ -176,15 +210,24 @@ class Session(OneLine):
     def __getattr__(self, name: str) -> Any:
         """Names of other tools are answered with ours. Only asked for what is not there."""
         if meant := METHODS.get(name):
-            raise _NoSuch(f"there is no tl.{name}: it is called tl.{meant}(...) here, %tl_{meant} as a magic")
+            raise _NoSuch(
+                f"there is no tl.{name}: it is called tl.{meant}(...) here, %tl_{meant} as a magic"
+            )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @changing
     def load(
-        self, source: str | nn.Module | Run, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
-        size: int | None = None, called: str | None = None, trust: bool = False,
+        self,
+        source: str | nn.Module | Run,
+        weights: str | Path = "default",
+        *,
+        mean: Any = None,
+        std: Any = None,
+        size: int | None = None,
+        called: str | None = None,
+        trust: bool = False,
         names: Mapping[str, Any] | None = None,
-    ) -> PretrainedModel:  # fmt: skip
+    ) -> PretrainedModel:
         """Load a model by name, or take one's own `nn.Module`, a finished run or a saved one. Sets strategy `head`.
 
         Args:
@@ -208,19 +251,34 @@ class Session(OneLine):
             taken, weights = self._restored(file, header, source, called, trust, names), "default"
         fitted = _adopted(taken, size or (self.dataset.request.size if self.dataset else None))
         found = pretrained.load(
-            fitted.pop("source"), weights, mean=mean, std=std, size=size, called=called, **fitted,
+            fitted.pop("source"),
+            weights,
+            mean=mean,
+            std=std,
+            size=size,
+            called=called,
+            **fitted,
             progress=lambda done, total: self._downloading(str(source), done, total),
-        )  # fmt: skip
+        )
         data = self._decoded_for(found)
         prepared = self._prepared(found, data, None)
         self.dataset, self._history = data, []
         self._set(prepared)
         own = isinstance(source, nn.Module)
         self._asked = {
-            "source": called or found.name if own else getattr(source, "name", str(source)), "own": own,
-            "weights": str(weights if header is None else asked_weights), "mean": mean, "std": std, "size": size,
-        }  # fmt: skip
-        given = {"weights": None if weights == "default" else weights, "mean": mean, "std": std, "size": size}
+            "source": called or found.name if own else getattr(source, "name", str(source)),
+            "own": own,
+            "weights": str(weights if header is None else asked_weights),
+            "mean": mean,
+            "std": std,
+            "size": size,
+        }
+        given = {
+            "weights": None if weights == "default" else weights,
+            "mean": mean,
+            "std": std,
+            "size": size,
+        }
         typed = line("tl_load", file if header is not None else found.name, **given, trust=trust)
         self._lines.append(f"{typed}  # your own module, by its variable's name" if own else typed)
         return self._loaded()[0]
@@ -236,13 +294,21 @@ class Session(OneLine):
         return Path(), None
 
     def _restored(
-        self, file: Path, header: Header, source: Any, called: str | None, trust: bool, names: Mapping[str, Any] | None
+        self,
+        file: Path,
+        header: Header,
+        source: Any,
+        called: str | None,
+        trust: bool,
+        names: Mapping[str, Any] | None,
     ) -> PretrainedModel:
         from tlnb.core.export.save import restore
 
         origin = header.origin
         if isinstance(source, nn.Module):
-            return restore(file, header, pretrained.load(called=called, **_adopted(source, None)), trust, names)
+            return restore(
+                file, header, pretrained.load(called=called, **_adopted(source, None)), trust, names
+            )
         if origin.family == "own":
             raise ModelError(
                 f"{file} was made from your own module {origin.name!r}: build that, then %tl_load {origin.name} --weights {file}"
@@ -281,17 +347,28 @@ class Session(OneLine):
         needed = pretrained.resized(model, data.request.size).transform.resize
         if data.edge >= needed:
             return data
-        return open_data(data.request.source, None, data.request, needed, self._decoding, self._telling)
+        return open_data(
+            data.request.source, None, data.request, needed, self._decoding, self._telling
+        )
 
     def _prepared(
-        self, model: PretrainedModel | None, data: DataSet | None, old: Plan | None, fresh: Edit | None = None
+        self,
+        model: PretrainedModel | None,
+        data: DataSet | None,
+        old: Plan | None,
+        fresh: Edit | None = None,
     ) -> Prepared | None:
         loaded = self._parts if model is self.model else None
         return None if model is None else prepare(model, data, old, self._scopes, fresh, loaded)
 
     def _set(self, found: Prepared | None) -> None:
         if found is not None:
-            self.model, self._parts, self._anatomy, self.plan = found.model, found.parts, found.anatomy, found.plan
+            self.model, self._parts, self._anatomy, self.plan = (
+                found.model,
+                found.parts,
+                found.anatomy,
+                found.plan,
+            )
             self._scopes.update(found.scopes)
 
     # ── plan ──
@@ -311,13 +388,20 @@ class Session(OneLine):
         if name is None:
             return self._side_by_side()
         with self.turn.taken():
-            return self._change(plan.plan_strategy(read, name, made.edits, last), line("tl_strategy", name, last=last))
+            return self._change(
+                plan.plan_strategy(read, name, made.edits, last),
+                line("tl_strategy", name, last=last),
+            )
 
     @changing
     def freeze(self, *patterns: str) -> Plan:
         """Freeze layers too, by name, stage, glob or range; without a pattern all but the output layer."""
         _, read, made = self._loaded()
-        frozen = plan.plan_freeze(made, read, patterns) if patterns else plan.plan_strategy(read, "head", made.edits)
+        frozen = (
+            plan.plan_freeze(made, read, patterns)
+            if patterns
+            else plan.plan_strategy(read, "head", made.edits)
+        )
         return self._change(frozen, line("tl_freeze", *patterns))
 
     @changing
@@ -328,10 +412,14 @@ class Session(OneLine):
             raise PlanError(
                 f"nothing to unfreeze was named: %tl_unfreeze {read.stages[-2:][0].name}, or %tl_strategy full for all"
             )
-        return self._change(plan.plan_unfreeze(made, read, patterns), line("tl_unfreeze", *patterns))
+        return self._change(
+            plan.plan_unfreeze(made, read, patterns), line("tl_unfreeze", *patterns)
+        )
 
     @changing
-    def add(self, where: str, what: str | nn.Module, names: Mapping[str, Any] | None = None) -> Plan:
+    def add(
+        self, where: str, what: str | nn.Module, names: Mapping[str, Any] | None = None
+    ) -> Plan:
         """Add a layer next to a module. It becomes a part of that module, so that no layer's name changes.
 
         Args:
@@ -346,7 +434,9 @@ class Session(OneLine):
         _, read, _ = self._loaded()
         side, colon, name = where.partition(":")
         if side not in ("before", "after") or not colon:
-            raise PlanError(f"{where!r} is no place: write before:{read.head} or after:{read.names[0]}")
+            raise PlanError(
+                f"{where!r} is no place: write before:{read.head} or after:{read.names[0]}"
+            )
         module = self._module_named(name)
         code, scope = self._code(what, names or {})
         count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
@@ -366,14 +456,20 @@ class Session(OneLine):
         gone = modules_matching(network, pattern, layers)
         for name in gone:
             if any(head == name or head.startswith(name + ".") for head in read.heads):
-                raise PlanError(f"{name} is the output layer: it can be replaced, not removed: %tl_replace {name} EXPR")
+                raise PlanError(
+                    f"{name} is the output layer: it can be replaced, not removed: %tl_replace {name} EXPR"
+                )
         removed = [Edit("remove", name) for name in gone]
         *before, last = removed
-        prepared = self._prepared(model, self.dataset, replace(made, edits=(*made.edits, *before)), last)
+        prepared = self._prepared(
+            model, self.dataset, replace(made, edits=(*made.edits, *before)), last
+        )
         return self._edited(prepared, line("tl_remove", pattern))
 
     @changing
-    def replace(self, name: str, what: str | nn.Module, names: Mapping[str, Any] | None = None) -> Plan:
+    def replace(
+        self, name: str, what: str | nn.Module, names: Mapping[str, Any] | None = None
+    ) -> Plan:
         """Put another module in the place of one. It trains, unless it is frozen by name afterwards.
 
         Args:
@@ -431,15 +527,21 @@ class Session(OneLine):
         if old is not None:
             self._history = [*self._history, old][-HISTORY:]
 
-    def _code(self, what: str | nn.Module, names: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    def _code(
+        self, what: str | nn.Module, names: Mapping[str, Any]
+    ) -> tuple[str, Mapping[str, Any]]:
         """The code of a new module, and the user's names in it. A module itself gets a name of its own."""
         if isinstance(what, str):
             if not what.strip():
                 raise PlanError("nothing was given to put there: write e.g. nn.Dropout(0.2)")
             return what.strip(), {n: names[n] for n in names_in(what) if n in names}
         if not isinstance(what, nn.Module):
-            raise PlanError(f"{type(what).__name__} is no layer: give an nn.Module, or an expression in quotes")
-        count = sum(1 for scope in self._scopes.values() for held in scope.values() if held is not what)
+            raise PlanError(
+                f"{type(what).__name__} is no layer: give an nn.Module, or an expression in quotes"
+            )
+        count = sum(
+            1 for scope in self._scopes.values() for held in scope.values() if held is not what
+        )
         name = f"your_{type(what).__name__}" + (f"_{count + 1}" if count else "")
         return name, {name: what}
 
@@ -483,18 +585,33 @@ class Session(OneLine):
             flops.append(step_flops(network, example))
         verdict = self.dataset.size_verdict if self.dataset else None
         stages = tuple(read.stages_of(p.trained) for p in plans)
-        return Strategies(tuple(plans), tuple(flops), stages, verdict, plan.FOR_VERDICT.get(verdict or ""))
+        return Strategies(
+            tuple(plans), tuple(flops), stages, verdict, plan.FOR_VERDICT.get(verdict or "")
+        )
 
     # ── training ──
 
     @changing
     def train(
-        self, *, epochs: int | None = None, lr: float | str | Mapping[str, float] | None = None,
-        batch_size: int | None = None, weight_decay: float | None = None, augment: str | None = None,
-        scratch: bool = False, from_: str | Run | None = None, seed: int | None = None, seeds: int = 1,
-        name: str | None = None, budget: str | float | None = None, cache: bool = True, precision: str = "auto",
-        class_weights: bool = False, device: str | None = None, solver: str = "sgd",
-    ) -> Run:  # fmt: skip
+        self,
+        *,
+        epochs: int | None = None,
+        lr: float | str | Mapping[str, float] | None = None,
+        batch_size: int | None = None,
+        weight_decay: float | None = None,
+        augment: str | None = None,
+        scratch: bool = False,
+        from_: str | Run | None = None,
+        seed: int | None = None,
+        seeds: int = 1,
+        name: str | None = None,
+        budget: str | float | None = None,
+        cache: bool = True,
+        precision: str = "auto",
+        class_weights: bool = False,
+        device: str | None = None,
+        solver: str = "sgd",
+    ) -> Run:
         """Train the plan on a copy of the model, or with `scratch` the baseline of the last run.
 
         Args:
@@ -511,10 +628,21 @@ class Session(OneLine):
         """
         began = time.perf_counter()
         asked = Asked(
-            epochs=epochs, lr=lr, batch_size=batch_size, weight_decay=weight_decay, augment=augment, scratch=scratch,
-            from_=from_, seed=seed, name=name, cache=cache, precision=precision, class_weights=class_weights, device=device,
+            epochs=epochs,
+            lr=lr,
+            batch_size=batch_size,
+            weight_decay=weight_decay,
+            augment=augment,
+            scratch=scratch,
+            from_=from_,
+            seed=seed,
+            name=name,
+            cache=cache,
+            precision=precision,
+            class_weights=class_weights,
+            device=device,
             solver=solver,
-        )  # fmt: skip
+        )
         if seeds < 1:
             raise UsageError(f"--seeds {seeds} trains nothing: use 1 or more")
         job = self._job(asked)
@@ -539,15 +667,28 @@ class Session(OneLine):
         """The run, on disk; where that cannot be, it says so."""
         problem = self._keeper.end(self, run)
         if problem:
-            run = replace(run, notes=(*run.notes, f"not kept on disk ({problem}): a later kernel will not find it"))
+            run = replace(
+                run,
+                notes=(
+                    *run.notes,
+                    f"not kept on disk ({problem}): a later kernel will not find it",
+                ),
+            )
             self.runs = [run if r.name == run.name else r for r in self.runs]
         return run
 
     def _with_seeds(self, job: Job, seeds: int) -> Iterator[Job]:
         """The job, and again with the next seeds; each gets its name when its turn comes."""
         for seed in range(job.options.seed, job.options.seed + seeds):
-            name = job.name if seed == job.options.seed else self._new_name(f"{job.name}-seed{seed}")
-            yield replace(job, name=name, options=replace(job.options, seed=seed), group=job.name if seeds > 1 else "")
+            name = (
+                job.name if seed == job.options.seed else self._new_name(f"{job.name}-seed{seed}")
+            )
+            yield replace(
+                job,
+                name=name,
+                options=replace(job.options, seed=seed),
+                group=job.name if seeds > 1 else "",
+            )
 
     def _timed(self, run: Run, began: float) -> Run:
         """What the call took beside the training itself is `other`."""
@@ -570,17 +711,33 @@ class Session(OneLine):
     def _forecast_of(self, job: Job) -> Forecast:
         from tlnb.core.costs.forecast import forecast
 
-        found, spent = forecast(job.model, job.anatomy, job.data, job.plan, job.options, name=job.name, scopes=self._scopes,
-                                previous=job.previous, store=self._store, price=self.bill.price)  # fmt: skip
+        found, spent = forecast(
+            job.model,
+            job.anatomy,
+            job.data,
+            job.plan,
+            job.options,
+            name=job.name,
+            scopes=self._scopes,
+            previous=job.previous,
+            store=self._store,
+            price=self.bill.price,
+        )
         self._forecasts = [f for f in self._forecasts if not _same(f, found)] + [found]
         self._charge("forecasting", job.name, spent, self._price(job.options))
         return found
 
     @changing
     def tune(
-        self, *, trials: int = 20, budget: str | float | None = None, scratch: bool = False, storage: str | None = None,
-        epochs: int | None = None, seed: int = 0,
-    ) -> Tuning:  # fmt: skip
+        self,
+        *,
+        trials: int = 20,
+        budget: str | float | None = None,
+        scratch: bool = False,
+        storage: str | None = None,
+        epochs: int | None = None,
+        seed: int = 0,
+    ) -> Tuning:
         """Search learning rate, weight decay, augmentation and how many stages train; the best go into the plan.
 
         Trials are judged by held-out labels, else by cross-validation on the training labels; never by test images. The
@@ -608,18 +765,36 @@ class Session(OneLine):
         allowed = None if budget is None else parse_budget(budget, self._price(job.options))
         task = Task(job.model, job.anatomy, job.data, job.plan, job.options, self._scopes)
         found, runs = tune(
-            task, trials, seconds=allowed, storage=storage, seed=seed, store=self._store, report=self.report
+            task,
+            trials,
+            seconds=allowed,
+            storage=storage,
+            seed=seed,
+            store=self._store,
+            report=self.report,
         )
-        charge = bill.charge_of_runs("tuning", found.name, runs, found.seconds, self._price(job.options))
+        charge = bill.charge_of_runs(
+            "tuning", found.name, runs, found.seconds, self._price(job.options)
+        )
         self.bill = self.bill.with_charge(charge)
         if scratch:
             best = found.plan
             found = replace(
-                found, plan=replace(old, baseline_options=best.baseline_options, baseline_tuned=best.baseline_tuned)
+                found,
+                plan=replace(
+                    old, baseline_options=best.baseline_options, baseline_tuned=best.baseline_tuned
+                ),
             )
         if found.best is not None:
-            typed = line("tl_tune", trials=None if trials == 20 else trials, budget=budget, scratch=scratch, storage=storage,
-                         epochs=epochs, seed=seed or None)  # fmt: skip
+            typed = line(
+                "tl_tune",
+                trials=None if trials == 20 else trials,
+                budget=budget,
+                scratch=scratch,
+                storage=storage,
+                epochs=epochs,
+                seed=seed or None,
+            )
             self._change(found.plan, typed)
         self._keeper.write(self)
         return found
@@ -644,8 +819,14 @@ class Session(OneLine):
         allowed = None if budget is None else parse_budget(budget, price)
         case = Case(self._sized(model, data), read, data, made.edits, self._scopes, self._store)
         seen = seen_by(model.card.source, data.source_hint)
-        found, spent = advise(case, budget=allowed, budget_text=str(budget), price=self.bill.price, report=self.report,
-                              flags=[seen] if seen else [])  # fmt: skip
+        found, spent = advise(
+            case,
+            budget=allowed,
+            budget_text=str(budget),
+            price=self.bill.price,
+            report=self.report,
+            flags=[seen] if seen else [],
+        )
         self._charge("advising", found.strategy, spent, price)
         self._lines.append(line("tl_advise", budget=budget))
         return found
@@ -663,7 +844,11 @@ class Session(OneLine):
             return replace(job, note=f"all {wanted} epochs were forecast to fit into {budget}")
         options = replace(job.options, epochs=fit)
         self._forecast_of(replace(job, options=options))
-        return replace(job, options=options, note=f"{fit} of {wanted} epochs: more were forecast to exceed {budget}")
+        return replace(
+            job,
+            options=options,
+            note=f"{fit} of {wanted} epochs: more were forecast to exceed {budget}",
+        )
 
     def _price(self, options: TrainOptions) -> Price:
         """Of an hour where a training with these options runs."""
@@ -682,14 +867,25 @@ class Session(OneLine):
         rate, by_stage = self._rates(asked.get("lr"))
         seed, scratch, from_ = asked.get("seed"), asked.get("scratch", False), asked.get("from_")
         options = TrainOptions(
-            asked.get("epochs"), rate, by_stage, asked.get("batch_size"), asked.get("weight_decay"), asked.get("augment"),
-            seed or 0, asked.get("precision", "auto"), asked.get("device"), asked.get("cache", True),
-            asked.get("class_weights", False), asked.get("solver", "sgd"),
-        )  # fmt: skip
+            asked.get("epochs"),
+            rate,
+            by_stage,
+            asked.get("batch_size"),
+            asked.get("weight_decay"),
+            asked.get("augment"),
+            seed or 0,
+            asked.get("precision", "auto"),
+            asked.get("device"),
+            asked.get("cache", True),
+            asked.get("class_weights", False),
+            asked.get("solver", "sgd"),
+        )
         data = self._data()
         name = self._new_name(asked.get("name") or ("scratch" if scratch else None))
         if not scratch:
-            return self._ordinary(data, options, name, self._run(from_) if from_ is not None else None)
+            return self._ordinary(
+                data, options, name, self._run(from_) if from_ is not None else None
+            )
         if from_ is not None:
             raise UsageError("--scratch starts at random, --from does not: give one of them")
         return self._baseline(data, options, name, own_seed=seed is not None)
@@ -704,7 +900,9 @@ class Session(OneLine):
                     raise PlanError(f"--lr names no stage {stage!r}: {hint}")
         return rate, by_stage
 
-    def _ordinary(self, data: DataSet, options: TrainOptions, name: str, previous: Run | None) -> Job:
+    def _ordinary(
+        self, data: DataSet, options: TrainOptions, name: str, previous: Run | None
+    ) -> Job:
         model, read, made = self._loaded()
         if previous is not None and set(self._networks[previous.name][1].names) != set(read.names):
             raise UsageError(
@@ -716,13 +914,17 @@ class Session(OneLine):
                 f"--solver lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
             )
         filled = options.filled(made.options).filled(recipe(made, data, options.solver))
-        return Job(name, made, filled, self._sized(model, data), read, self._asked, data, None, previous)
+        return Job(
+            name, made, filled, self._sized(model, data), read, self._asked, data, None, previous
+        )
 
     def _baseline(self, data: DataSet, options: TrainOptions, name: str, own_seed: bool) -> Job:
         """From scratch, matched to the last run on this data: its network, up to twice its steps."""
         of = next((r for r in reversed(self._on(data)) if r.baseline_of is None), None)
         if of is None:
-            raise UsageError("a baseline needs a run to be compared with: %tl_train first, then %tl_train --scratch")
+            raise UsageError(
+                "a baseline needs a run to be compared with: %tl_train first, then %tl_train --scratch"
+            )
         model, read = self._networks[of.name]
         now = self.plan
         same = now is not None and (now.model, now.edits) == (of.plan.model, of.plan.edits)
@@ -738,10 +940,21 @@ class Session(OneLine):
         self._networks[job.name] = (job.model, job.anatomy)
         try:
             run = train(
-                job.model, job.anatomy, job.data, job.plan, job.options, name=job.name, scopes=self._scopes,
-                baseline_of=job.baseline_of, previous=job.previous, report=self.report, store=self._store,
-                keep=partial(self._keeper.keep, job), resume=resume, stop=self.turn.interrupted,
-            )  # fmt: skip
+                job.model,
+                job.anatomy,
+                job.data,
+                job.plan,
+                job.options,
+                name=job.name,
+                scopes=self._scopes,
+                baseline_of=job.baseline_of,
+                previous=job.previous,
+                report=self.report,
+                store=self._store,
+                keep=partial(self._keeper.keep, job),
+                resume=resume,
+                stop=self.turn.interrupted,
+            )
         except TLError:
             self._keeper.failed(self, job)
             raise
@@ -749,7 +962,11 @@ class Session(OneLine):
             if not device_lost(error):
                 raise
             reason = one_line(str(error).splitlines()[0])[:100]
-            kept = "%tl_resume goes on from the last checkpoint" if self._keeper.home else "load data and model again"
+            kept = (
+                "%tl_resume goes on from the last checkpoint"
+                if self._keeper.home
+                else "load data and model again"
+            )
             raise DeviceLost(
                 f"{job.options.device or 'the GPU'} does not answer any more ({reason}): restart the kernel, then {kept}"
             ) from None
@@ -757,7 +974,9 @@ class Session(OneLine):
 
     def _noted(self, run: Run, job: Job) -> Run:
         """The run with what the session knows of it: its money, its forecast, its siblings by seed."""
-        siblings = [r for r in self.runs if job.group and r.group == job.group and r.name != run.name]
+        siblings = [
+            r for r in self.runs if job.group and r.group == job.group and r.name != run.name
+        ]
         repeats = tuple((r.seed, r.accuracy) for r in (*siblings, run)) if job.group else ()
         pretrained_on = job.model.card.source if job.plan.start == "pretrained" else ""
         seen = seen_by(pretrained_on, job.data.source_hint) if pretrained_on else ""
@@ -769,11 +988,18 @@ class Session(OneLine):
         found = next((f for f in reversed(self._forecasts) if _same(f, run)), None)
         if found is None or run.status != "finished":
             return run if found is None else replace(run, forecast=found)
-        return replace(run, forecast=replace(found, measured=sum(run.seconds.values()), measured_flops=run.flops))
+        return replace(
+            run,
+            forecast=replace(found, measured=sum(run.seconds.values()), measured_flops=run.flops),
+        )
 
     @changing
     def resume(
-        self, where: str | Path | None = None, *, trust: bool = False, names: Mapping[str, Any] | None = None
+        self,
+        where: str | Path | None = None,
+        *,
+        trust: bool = False,
+        names: Mapping[str, Any] | None = None,
     ) -> Run | Session:
         """Go on with a run that was stopped; in an empty session, with an earlier session and the run that its end cut off.
 
@@ -789,10 +1015,14 @@ class Session(OneLine):
         """
         if where is None and self.runs:
             if not self._keeper.unfinished:
-                raise UsageError("no run of this session was stopped: %tl_train --from RUN trains one further")
+                raise UsageError(
+                    "no run of this session was stopped: %tl_train --from RUN trains one further"
+                )
             return self._go_on(self._keeper.unfinished[-1])
         if self.runs:
-            raise UsageError("this session has runs, which an earlier one would replace: %tl_reset first")
+            raise UsageError(
+                "this session has runs, which an earlier one would replace: %tl_reset first"
+            )
         other = Session()
         other.report = self.report
         try:
@@ -802,7 +1032,9 @@ class Session(OneLine):
             raise
         self._keeper.close()
         before = dict(vars(self))
-        vars(self).update({k: v for k, v in vars(other).items() if k not in ("turn", "names", "_checks")})
+        vars(self).update(
+            {k: v for k, v in vars(other).items() if k not in ("turn", "names", "_checks")}
+        )
         try:
             return self if name is None else self._go_on(name)
         except UsageError:  # the run cannot go on: the call has not happened
@@ -819,7 +1051,9 @@ class Session(OneLine):
         run = self._scored(bill.priced(self._carry_out(job, found), self.bill.price))
         self.bill = self.bill.without(name).with_run(run)
         self._facts[name] = job.data.facts
-        self.runs = [run if r.name == name else r for r in self.runs] if before else [*self.runs, run]
+        self.runs = (
+            [run if r.name == name else r for r in self.runs] if before else [*self.runs, run]
+        )
         self._lines.append("%tl_resume")
         return self._kept(run)
 
@@ -836,7 +1070,9 @@ class Session(OneLine):
     def _read_at(self, edge: int) -> DataSet:
         """The data, decoded at another edge."""
         data = self._data_now()
-        self.dataset = open_data(data.request.source, None, data.request, edge, self._decoding, self._telling)
+        self.dataset = open_data(
+            data.request.source, None, data.request, edge, self._decoding, self._telling
+        )
         return self.dataset
 
     def _data_now(self) -> DataSet:
@@ -860,14 +1096,22 @@ class Session(OneLine):
                 f"--name {base[:80]!r} is no name: use up to {LONGEST_NAME} characters in one line, e.g. --name first"
             )
         taken = {run.name for run in self.runs}
-        return next(n for k in range(1, len(taken) + 2) if (n := base if k == 1 else f"{base}-{k}") not in taken)
+        return next(
+            n
+            for k in range(1, len(taken) + 2)
+            if (n := base if k == 1 else f"{base}-{k}") not in taken
+        )
 
     def _run(self, which: str | Run) -> Run:
         if isinstance(which, Run):
             return which
         by_name = {run.name: run for run in self.runs}
         if which not in by_name:
-            known = f"the runs are {', '.join(by_name)}" if by_name else "there is none yet, %tl_train first"
+            known = (
+                f"the runs are {', '.join(by_name)}"
+                if by_name
+                else "there is none yet, %tl_train first"
+            )
             raise UsageError(f"no run is called {which!r}: {did_you_mean(which, by_name, known)}")
         return by_name[which]
 
@@ -900,7 +1144,9 @@ class Session(OneLine):
 
         found = predictions.predict(self._judge(run), images, top)
         named = all(isinstance(each, str | Path) for each in images)
-        text = line("tl_predict", *images, run=getattr(run, "name", run), top=None if top == 3 else top)
+        text = line(
+            "tl_predict", *images, run=getattr(run, "name", run), top=None if top == 3 else top
+        )
         self._lines.append(text if named else "tl.predict(...)  # images from Python")
         return found
 
@@ -919,13 +1165,17 @@ class Session(OneLine):
         """
         from tlnb.core.evaluation import embeddings as looking
 
-        named = all(isinstance(each, str | Path) for each in what)  # arrays cannot be compared with a word
+        named = all(
+            isinstance(each, str | Path) for each in what
+        )  # arrays cannot be compared with a word
         if not what or (named and what in (("features",), ("stages",))):
             view = looking.stages if what == ("stages",) else looking.features
             found = view(*self._seers(None if run is None else self._run(run)))
         else:
             images = () if named and what == ("evidence",) else what
-            found = looking.evidence(self._judge(run, nameless=True), images, self.dataset, self._looking)
+            found = looking.evidence(
+                self._judge(run, nameless=True), images, self.dataset, self._looking
+            )
         text = line("tl_look", *what, run=getattr(run, "name", run))
         self._lines.append(text if named else "tl.look(...)  # images from Python")
         return found
@@ -935,16 +1185,26 @@ class Session(OneLine):
         data = self._data()
         model, read, made = self._loaded()
         sized = self._sized(model, data)
-        called = "pretrained" if model.weights != "none" and model.card.family != "own" else "as loaded"
+        called = (
+            "pretrained" if model.weights != "none" and model.card.family != "own" else "as loaded"
+        )
         starts = {called: "pretrained", "random start": "random"}
         scopes = self._scopes
         from tlnb.core.evaluation.embeddings import Seer
 
         seers = [
-            Seer(of, build(sized, made.edits, s, 0, scopes), read.head, sized.transform) for of, s in starts.items()
+            Seer(of, build(sized, made.edits, s, 0, scopes), read.head, sized.transform)
+            for of, s in starts.items()
         ]
         if run is not None:
-            seers.append(Seer(f"run {run.name}", run.module(), self._networks[run.name][1].head, run.transform()))
+            seers.append(
+                Seer(
+                    f"run {run.name}",
+                    run.module(),
+                    self._networks[run.name][1].head,
+                    run.transform(),
+                )
+            )
         return model.name, data, seers, run.name if run else None
 
     def _judge(self, which: str | Run | None, nameless: bool = False) -> Judge:
@@ -954,15 +1214,31 @@ class Session(OneLine):
         if which is None and not any(run.baseline_of is None for run in self.runs):
             classes = self.model.classes or () if self.model else ()
             if self.model is None or not (classes or nameless):
-                why = "no model is loaded" if self.model is None else f"{self.model.name} does not name its classes"
-                raise UsageError(f"no run yet, and {why}: %tl_train first, or load a model that knows its classes")
+                why = (
+                    "no model is loaded"
+                    if self.model is None
+                    else f"{self.model.name} does not name its classes"
+                )
+                raise UsageError(
+                    f"no run yet, and {why}: %tl_train first, or load a model that knows its classes"
+                )
             transform = self.model.transform
             values = self.dataset.values if self.dataset else None
-            return Judge(self.model.name, None, self.model.module, classes, transform, transform.resize, values)
+            return Judge(
+                self.model.name,
+                None,
+                self.model.module,
+                classes,
+                transform,
+                transform.resize,
+                values,
+            )
         run = self._last_run(which)
         facts = self._facts.get(run.name)
         values = facts.values if facts else None
-        return Judge(run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge, values)
+        return Judge(
+            run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge, values
+        )
 
     def _last_run(self, which: str | Run | None = None) -> Run:
         """The run that is meant; by default the last that is not a baseline."""
@@ -974,9 +1250,13 @@ class Session(OneLine):
         return found
 
     def save(
-        self, file: str | Path | None = None, run: str | Run | None = None, *, job: str | Path | None = None,
+        self,
+        file: str | Path | None = None,
+        run: str | Run | None = None,
+        *,
+        job: str | Path | None = None,
         **asked: Unpack[Asked],
-    ) -> Saved:  # fmt: skip
+    ) -> Saved:
         """Write a run, by default the last that is no baseline, to a file: its network, plan, classes, preprocessing, record.
 
         Args:
@@ -997,11 +1277,17 @@ class Session(OneLine):
             raise UsageError("options of a training go with --job FILE: a run has its own")
         found = self._last_run(run)
         if found.name not in self._networks:
-            raise UsageError(f"run {found.name!r} is not of this session: its file has to be written there")
+            raise UsageError(
+                f"run {found.name!r} is not of this session: its file has to be written there"
+            )
         safe = re.sub(r"[^\w.-]+", "-", found.name).strip("-.") or "run"
         path = user_path(file or f"{safe}.safetensors")
-        written = save(found, replace(self._networks[found.name][0], transform=found.transform()), path)
-        self._lines.append(line("tl_save", file, run=getattr(run, "name", run)) if file else "%tl_save")
+        written = save(
+            found, replace(self._networks[found.name][0], transform=found.transform()), path
+        )
+        self._lines.append(
+            line("tl_save", file, run=getattr(run, "name", run)) if file else "%tl_save"
+        )
         return written
 
     def _saved_job(self, path: Path, alone: bool, asked: Asked) -> Saved:
@@ -1016,7 +1302,11 @@ class Session(OneLine):
     # ── comparing ──
 
     def compare(
-        self, *runs: str | Run, target: float | None = None, price: str | float | None = None, tuning: str = "apart"
+        self,
+        *runs: str | Run,
+        target: float | None = None,
+        price: str | float | None = None,
+        tuning: str = "apart",
     ) -> Comparison:
         """Runs side by side, by default all on the current data. Trains the equal-budget baseline where one is missing.
 
@@ -1043,13 +1333,30 @@ class Session(OneLine):
             raise UsageError(f"--tuning {tuning} is not known: use {' or '.join(TUNING)}")
         rate = self.bill.price if price is None else parse_price(price)
         matched = [run for run in chosen if run.baseline_of]
-        equal = [found for run in matched if (found := self._with_equal_budget(run, data)) is not None]
+        equal = [
+            found for run in matched if (found := self._with_equal_budget(run, data)) is not None
+        ]
         card = next((self._networks[r.name][0].card for r in chosen if not r.baseline_of), None)
         tunings = self.bill.of("tuning", {run.plan.tuned for run in chosen})
-        self._lines.append(line("tl_compare", *(getattr(r, "name", r) for r in runs), target=target, price=price,
-                                tuning=None if tuning == "apart" else tuning))  # fmt: skip
-        return compare(chosen, data, pretraining_of(card) if card else None, equal_budget=equal, target=target, price=rate,
-                       tunings=tunings, tuning_in=tuning == "in")  # fmt: skip
+        self._lines.append(
+            line(
+                "tl_compare",
+                *(getattr(r, "name", r) for r in runs),
+                target=target,
+                price=price,
+                tuning=None if tuning == "apart" else tuning,
+            )
+        )
+        return compare(
+            chosen,
+            data,
+            pretraining_of(card) if card else None,
+            equal_budget=equal,
+            target=target,
+            price=rate,
+            tunings=tunings,
+            tuning_in=tuning == "in",
+        )
 
     def cost(self, price: str | float | None = None) -> Bill:
         """The whole bill: every charge by phase, what someone else paid for the model, each figure with its basis.
@@ -1065,7 +1372,9 @@ class Session(OneLine):
             with self.turn.taken():
                 self.bill = self.bill.at(rate)
                 self.runs = [bill.priced(run, rate) for run in self.runs]
-                self._equal_budget = {name: bill.priced(run, rate) for name, run in self._equal_budget.items()}
+                self._equal_budget = {
+                    name: bill.priced(run, rate) for name, run in self._equal_budget.items()
+                }
             self._keeper.write(self)
         self._lines.append(line("tl_cost", price=price))
         return replace(self.bill, unpaid=pretraining_of(self.model.card) if self.model else None)
@@ -1083,11 +1392,23 @@ class Session(OneLine):
     def _train_equal_budget(self, baseline: Run, of: Run, data: DataSet) -> None:
         model, read = self._networks[baseline.name]
         options = with_steps(baseline.options, of.work.steps, len(data.labels["train"]))
-        made = train(self._sized(model, data), read, data, baseline.plan, options, name=f"{baseline.name}, equal steps",
-                     scopes=self._scopes, baseline_of=of.name, report=self.report, store=self._store,
-                     stop=self.turn.interrupted)  # fmt: skip
+        made = train(
+            self._sized(model, data),
+            read,
+            data,
+            baseline.plan,
+            options,
+            name=f"{baseline.name}, equal steps",
+            scopes=self._scopes,
+            baseline_of=of.name,
+            report=self.report,
+            store=self._store,
+            stop=self.turn.interrupted,
+        )
         if made.status == "stopped":
-            raise UsageError("stopped before the baseline of equal steps was trained: %tl_compare begins it again")
+            raise UsageError(
+                "stopped before the baseline of equal steps was trained: %tl_compare begins it again"
+            )
         made = bill.priced(made, self.bill.price)
         self._equal_budget[baseline.name] = made
         self.bill = self.bill.with_run(made, "equal budget")
@@ -1095,7 +1416,11 @@ class Session(OneLine):
     # ── exercises ──
 
     def check(
-        self, name: str | None = None, *, export: str | Path | None = None, learner: str | None = None
+        self,
+        name: str | None = None,
+        *,
+        export: str | Path | None = None,
+        learner: str | None = None,
     ) -> Check | Checks:
         """Check an exercise against what the session holds; without a name, all exercises and how far you are.
 
@@ -1107,17 +1432,29 @@ class Session(OneLine):
         Raises:
             UsageError: no such exercise, a check that fails by itself, a file that cannot be written.
         """
-        import_module("tlnb.course.exercises")  # the course's own; those of a teacher register themselves
+        import_module(
+            "tlnb.course.exercises"
+        )  # the course's own; those of a teacher register themselves
         if (export is None) != (learner is None):
-            raise UsageError("results are written with both: %tl_check --export grades.json --learner NAME")
+            raise UsageError(
+                "results are written with both: %tl_check --export grades.json --learner NAME"
+            )
         found: Check | None = None
         if name is not None:
             found = judge(find(name), self, self.names, self._checks.get(name))
             self._checks[name] = found
             self._lines.append(line("tl_check", name))
-        every = Checks(tuple(self._checks.get(each) or untried(asked) for each, asked in sorted(EXERCISES.items())))
+        every = Checks(
+            tuple(
+                self._checks.get(each) or untried(asked)
+                for each, asked in sorted(EXERCISES.items())
+            )
+        )
         if export is not None:
-            write_grades(Path(export).expanduser(), grades(learner or "", every.checks, self.runs, version("tlnb")))
+            write_grades(
+                Path(export).expanduser(),
+                grades(learner or "", every.checks, self.runs, version("tlnb")),
+            )
         return found or every
 
     def data_of(self, run: str | Run) -> DataFacts:
@@ -1128,7 +1465,9 @@ class Session(OneLine):
         """
         found = self._run(run)
         if found.name not in self._facts:
-            raise UsageError(f"run {found.name!r} was not trained in this session: its data are not known")
+            raise UsageError(
+                f"run {found.name!r} was not trained in this session: its data are not known"
+            )
         return self._facts[found.name]
 
     # ── panels ──
@@ -1139,7 +1478,9 @@ class Session(OneLine):
         Raises:
             UsageError: there is no such panel.
         """
-        return import_module("tlnb.panels").open_panel(self, name)  # found by name: what shows lies above what is shown
+        return import_module("tlnb.panels").open_panel(
+            self, name
+        )  # found by name: what shows lies above what is shown
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Be called after every call that changed the session. Methods are held weakly; what is returned ends it."""
@@ -1195,10 +1536,14 @@ class Session(OneLine):
             return self._planned()
         chosen = self._last_run(run)
         if chosen.name not in self._facts:
-            raise UsageError(f"run {chosen.name!r} was not trained in this session: %tl_code works for those that were")
+            raise UsageError(
+                f"run {chosen.name!r} was not trained in this session: %tl_code works for those that were"
+            )
         model, read = self._networks[chosen.name]
         facts = self._facts[chosen.name]
-        return self._script_of(model, read, facts, chosen.plan, chosen.options, chosen.precision, chosen)
+        return self._script_of(
+            model, read, facts, chosen.plan, chosen.options, chosen.precision, chosen
+        )
 
     def _planned(self) -> Script:
         data = self._data()
@@ -1208,13 +1553,21 @@ class Session(OneLine):
         return self._script_of(self._sized(model, data), read, data.facts, made, options, precision)
 
     def _script_of(
-        self, model: PretrainedModel, read: Anatomy, data: DataFacts, made: Plan, options: TrainOptions, precision: str,
+        self,
+        model: PretrainedModel,
+        read: Anatomy,
+        data: DataFacts,
+        made: Plan,
+        options: TrainOptions,
+        precision: str,
         run: Run | None = None,
-    ) -> Script:  # fmt: skip
+    ) -> Script:
         network = build(model, made.edits, "pretrained", 0, self._scopes)
         from tlnb.core.export.pytorch_script import Case, write_script
 
-        return write_script(Case(model, network, read, data, made, options, precision, run, self._scopes))
+        return write_script(
+            Case(model, network, read, data, made, options, precision, run, self._scopes)
+        )
 
     @changing
     def reset(self) -> Session:
@@ -1247,7 +1600,9 @@ class Session(OneLine):
     def _downloading(self, name: str, done: int, total: int) -> None:
         """In megabytes, rounded up; a total of 0 is not known."""
         if self.report is not None:
-            self.report(Progress(name, "downloading", *(math.ceil(size / 1e6) for size in (done, total))))
+            self.report(
+                Progress(name, "downloading", *(math.ceil(size / 1e6) for size in (done, total)))
+            )
 
     def _looking(self, done: int, total: int) -> None:
         if self.report is not None:
@@ -1264,7 +1619,11 @@ class Session(OneLine):
 
 def _same(one: Forecast, other: Forecast | Run) -> bool:
     """Whether a forecast is of this training."""
-    return (one.plan, one.options, one.fingerprint) == (other.plan, other.options, other.fingerprint)
+    return (one.plan, one.options, one.fingerprint) == (
+        other.plan,
+        other.options,
+        other.fingerprint,
+    )
 
 
 def _adopted(source: Any, size: int | None) -> dict[str, Any]:

@@ -53,11 +53,17 @@ class Job:
     @cached_property
     def _about(self) -> dict[str, Any]:
         return {
-            "run": self.name, "plan": asdict(self.plan), "options": asdict(self.options), "asked": dict(self.asked),
-            "facts": run_files.facts_to(self.data.facts), "fingerprint": self.data.fingerprint,
-            "baseline_of": self.baseline_of, "previous": self.previous.name if self.previous else None,
-            "note": self.note, "group": self.group,
-        }  # fmt: skip
+            "run": self.name,
+            "plan": asdict(self.plan),
+            "options": asdict(self.options),
+            "asked": dict(self.asked),
+            "facts": run_files.facts_to(self.data.facts),
+            "fingerprint": self.data.fingerprint,
+            "baseline_of": self.baseline_of,
+            "previous": self.previous.name if self.previous else None,
+            "note": self.note,
+            "group": self.group,
+        }
 
 
 class Keeper:
@@ -95,7 +101,9 @@ class Keeper:
             raise UsageError(
                 f"{folder} cannot be used ({error.strerror or 'another process is at work there'}): give another --out"
             ) from None
-        for half in folder.rglob(".*.part"):  # of a process that was killed: nobody else is at work here
+        for half in folder.rglob(
+            ".*.part"
+        ):  # of a process that was killed: nobody else is at work here
             half.unlink(missing_ok=True)
         file = self.home.run_file(job.name)
         if not file.exists():
@@ -161,20 +169,32 @@ class Keeper:
     def _write(self, session: Session, running: Job | None = None) -> None:
         assert self.home is not None
         data, plan = session.dataset, session.plan
-        self.home.write_session({
-            "notebook": notebook(), "data": run_files.facts_to(data.facts) if data else None,
-            "fingerprint": data.fingerprint if data else None, "asked": dict(session._asked),
-            "plan": asdict(plan) if plan else None, "history": [asdict(p) for p in session._history],
-            "runs": [r.name for r in session.runs], "lines": list(session._lines), "bill": asdict(session.bill),
-            "unfinished": self.unfinished, "running": running.about() if running else None,
-        })  # fmt: skip
+        self.home.write_session(
+            {
+                "notebook": notebook(),
+                "data": run_files.facts_to(data.facts) if data else None,
+                "fingerprint": data.fingerprint if data else None,
+                "asked": dict(session._asked),
+                "plan": asdict(plan) if plan else None,
+                "history": [asdict(p) for p in session._history],
+                "runs": [r.name for r in session.runs],
+                "lines": list(session._lines),
+                "bill": asdict(session.bill),
+                "unfinished": self.unfinished,
+                "running": running.about() if running else None,
+            }
+        )
 
 
 # ── and back ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def restore(
-    session: Session, where: str | Path | None, trust: bool, names: Mapping[str, Any], current: DataSet | None
+    session: Session,
+    where: str | Path | None,
+    trust: bool,
+    names: Mapping[str, Any],
+    current: DataSet | None,
 ) -> str | None:
     """Fill an empty session with an earlier one; the name of the run to go on with, if one was in progress.
 
@@ -192,7 +212,9 @@ def restore(
         if out_of_memory(error):
             raise
         reason = one_line(f"{type(error).__name__}: {error}")[:80]
-        raise UsageError(f"the session in {folder} is damaged ({reason}): start a new one") from None
+        raise UsageError(
+            f"the session in {folder} is damaged ({reason}): start a new one"
+        ) from None
 
 
 @dataclass
@@ -239,7 +261,9 @@ class _Restoring:
             return self.current
         request = run_files.facts_from(facts).request
         if request.source == "arrays":
-            raise UsageError("the session's data came from Python: tl.data(images, labels) first, then %tl_resume")
+            raise UsageError(
+                "the session's data came from Python: tl.data(images, labels) first, then %tl_resume"
+            )
         given = {k: v for k, v in asdict(request).items() if k != "source"}
         found = self.session.data(request.source, **given)
         if found.edge != facts["edge"]:
@@ -255,7 +279,9 @@ class _Restoring:
         source = given.pop("source")
         if given.pop("own"):
             if source not in self.names:
-                raise UsageError(f"the session used your own module {source!r}: build that again, then %tl_resume")
+                raise UsageError(
+                    f"the session used your own module {source!r}: build that again, then %tl_resume"
+                )
             source, given["called"] = self.names[source], source
         return self.session.load(source, **given, trust=self.trust, names=self.names)
 
@@ -272,7 +298,19 @@ class _Restoring:
         texts = {k: typed(str, about[k], k) for k in ("run", "note", "group")}
         of = typed(str | None, about["baseline_of"], "baseline_of")  # type: ignore[arg-type]
         options = options_from(about["options"])
-        job = Job(texts["run"], plan, options, model, anatomy, asked, data, of, previous, texts["note"], texts["group"])
+        job = Job(
+            texts["run"],
+            plan,
+            options,
+            model,
+            anatomy,
+            asked,
+            data,
+            of,
+            previous,
+            texts["note"],
+            texts["group"],
+        )
         session._keeper.jobs[job.name] = job
         session._networks[job.name] = (model, anatomy)
         session._facts[job.name] = run_files.facts_from(about["facts"])
@@ -296,13 +334,19 @@ class _Restoring:
         about, found = checkpoint.read(path)
         job = self._job(about, data)
         if "record" in about:
-            session.runs.append(run_files.restored(about, found, job.model, job.plan, session._scopes, job.previous))
+            session.runs.append(
+                run_files.restored(about, found, job.model, job.plan, session._scopes, job.previous)
+            )
 
 
 def _lines(values: Any) -> list[str]:
     """What was typed: lines of magics, calls and comments, which `%tl_script` shows again."""
     lines = typed(list[str], values, "lines")
-    strange = [text for text in lines if one_line(text) != text or not text.startswith(("%tl_", "tl.", "#"))]
+    strange = [
+        text
+        for text in lines
+        if one_line(text) != text or not text.startswith(("%tl_", "tl.", "#"))
+    ]
     if strange:
         raise ValueError(f"a line that no magic writes: {strange[0]!r}")
     return lines

@@ -20,16 +20,44 @@ from tlnb.core.planning.options import Asked
 from tlnb.core.planning.safe_modules import is_literal
 from tlnb.core.runtime.errors import one_line
 
-CALLS = frozenset((
-    "add", "advise", "check", "compare", "cost", "data", "errors", "forecast", "freeze", "load",
-    "look", "predict", "remove", "replace", "resume", "save", "strategy", "train", "tune", "undo", "unfreeze",
-))  # fmt: skip
+CALLS = frozenset(
+    (
+        "add",
+        "advise",
+        "check",
+        "compare",
+        "cost",
+        "data",
+        "errors",
+        "forecast",
+        "freeze",
+        "load",
+        "look",
+        "predict",
+        "remove",
+        "replace",
+        "resume",
+        "save",
+        "strategy",
+        "train",
+        "tune",
+        "undo",
+        "unfreeze",
+    )
+)
 EDITS = ("add", "replace")  # their last word is code
 PLACE = re.compile(r"(?:(?:before|after):)?[\w.]+")
 MAGIC = re.compile(r"%tl_(\w+)(?: (.*))?")
 FROM_PYTHON = re.compile(r"tl\.(?:data|predict|look)\(\.\.\.\)  # (.*)")
 OWN = "  # your own module, by its variable's name"
-FORBIDDEN = ("trust", "names", "called", "labels", "export", "learner")  # they run code, write files, or are no text
+FORBIDDEN = (
+    "trust",
+    "names",
+    "called",
+    "labels",
+    "export",
+    "learner",
+)  # they run code, write files, or are no text
 LEFT_OUT = "# left out of what was read, since they are no calls with plain values: {} lines"
 
 
@@ -65,8 +93,12 @@ def _again(text: str, session: type, trust: bool) -> str | None:
     if call is None or not _known(call, session) or not _harmless(call, trust):
         return None
     if call.name in EDITS:
-        return edit_line(call.name, *call.words) if len(call.words) == 2 and not call.options else None
-    return line(f"tl_{call.name}", *call.words, **call.options) + (OWN if text.endswith(OWN) else "")
+        return (
+            edit_line(call.name, *call.words) if len(call.words) == 2 and not call.options else None
+        )
+    return line(f"tl_{call.name}", *call.words, **call.options) + (
+        OWN if text.endswith(OWN) else ""
+    )
 
 
 def _of_magic(text: str, session: type) -> Call | None:
@@ -108,7 +140,8 @@ def _of_python(text: str) -> Call | None:
     options = {name.rstrip("_").replace("_", "-"): value for name, value in given.items()}
     if options.get("cache") is False:
         options = {
-            ("no-cache" if name == "cache" else name): value is False or value for name, value in options.items()
+            ("no-cache" if name == "cache" else name): value is False or value
+            for name, value in options.items()
         }
     return Call(call.func.attr, words, options) if call.func.value.id == "tl" else None
 
@@ -121,8 +154,14 @@ def _known(call: Call, session: type) -> bool:
     parameters = _parameters(session, call.name)
     count = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
     fits = len(call.words) <= count or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
-    names = {"no-cache" if name == "cache" else name.rstrip("_").replace("_", "-") for name in parameters}
-    return fits and call.options.keys() <= names and all(type(v) in (str, int, float, bool) for v in values)
+    names = {
+        "no-cache" if name == "cache" else name.rstrip("_").replace("_", "-") for name in parameters
+    }
+    return (
+        fits
+        and call.options.keys() <= names
+        and all(type(v) in (str, int, float, bool) for v in values)
+    )
 
 
 @cache
@@ -151,7 +190,11 @@ def _harmless(call: Call, trust: bool) -> bool:
     if call.name in EDITS:
         place, code = (*map(str, call.words), "", "")[:2]
         return PLACE.fullmatch(place) is not None and (trust or is_literal(code))
-    written = [options.get("job"), options.get("storage"), *(call.words if call.name == "save" else ())]
+    written = [
+        options.get("job"),
+        options.get("storage"),
+        *(call.words if call.name == "save" else ()),
+    ]
     return all(_below(str(path)) for path in written if path is not None)
 
 

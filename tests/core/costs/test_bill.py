@@ -49,7 +49,9 @@ def test_the_processors_own_counter_is_read_where_it_can_be(tmp_path: Path):
 def test_a_counter_goes_round_and_one_that_may_have_done_so_unseen_is_not_believed(tmp_path: Path):
     counters(tmp_path, p0=999_000_000)
     now = [0.0]
-    meter = Rapl([tmp_path / "intel-rapl:0"], Assumed(CPU, busy=lambda: 2.0 * now[0]), clock=lambda: now[0])
+    meter = Rapl(
+        [tmp_path / "intel-rapl:0"], Assumed(CPU, busy=lambda: 2.0 * now[0]), clock=lambda: now[0]
+    )
     counters(tmp_path, p0=1_000_000)
     now[0] = 0.5
     assert meter.joules() == pytest.approx(2.0)
@@ -75,15 +77,25 @@ def test_without_a_counter_energy_is_assumed_from_busy_time_and_says_so(tmp_path
 # ── prices ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_prices_come_from_a_dated_table_and_say_where_they_are_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_prices_come_from_a_dated_table_and_say_where_they_are_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     two = list_price("cpu", "AMD EPYC", 2)
     assert two.per_hour == pytest.approx(2 * list_price("cpu", "", 1).per_hour)
     assert two.basis.startswith("assumed") and "2026" in two.basis
-    assert list_price("cuda:0", "NVIDIA A100-SXM4-80GB").per_hour != list_price("cuda", "NVIDIA H100 PCIe").per_hour
+    assert (
+        list_price("cuda:0", "NVIDIA A100-SXM4-80GB").per_hour
+        != list_price("cuda", "NVIDIA H100 PCIe").per_hour
+    )
     own = tmp_path / "mine.toml"
-    own.write_text('[[price]]\ndevice = "EPYC"\nper_hour = 7\nper = "device"\nas_of = "2026"\nsource = "my own"\n')
+    own.write_text(
+        '[[price]]\ndevice = "EPYC"\nper_hour = 7\nper = "device"\nas_of = "2026"\nsource = "my own"\n'
+    )
     monkeypatch.setenv("TLNB_PRICES", str(own))
-    assert list_price("cpu", "AMD EPYC", 2).per_hour == 7 and "my own" in list_price("cpu", "AMD EPYC", 2).basis
+    assert (
+        list_price("cpu", "AMD EPYC", 2).per_hour == 7
+        and "my own" in list_price("cpu", "AMD EPYC", 2).basis
+    )
     bad = tmp_path / "bad.toml"
     bad.write_text('[[price]]\ndevice = "EPYC"\n')
     monkeypatch.setenv("TLNB_PRICES", str(bad))
@@ -91,7 +103,9 @@ def test_prices_come_from_a_dated_table_and_say_where_they_are_from(tmp_path: Pa
         list_price("cpu", "AMD EPYC", 2)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5min", 300), ("2h", 7200), (30, 30), ("0.5usd", 900)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("5min", 300), ("2h", 7200), (30, 30), ("0.5usd", 900)]
+)
 def test_budgets(text: str, seconds: float):
     assert parse_budget(text, Price(2.0, "usd", "")) == pytest.approx(seconds)
 
@@ -133,7 +147,9 @@ def test_a_price_of_ones_own_wins_from_then_on(small: Session):
     assert small.bill.currency == "eur"
 
 
-def test_the_bill_and_its_price_survive_a_restart(small: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_bill_and_its_price_survive_a_restart(
+    small: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("TLNB_HOME", str(tmp_path))
     small.train(**QUICK)
     small.cost("36eur/h")
@@ -147,7 +163,9 @@ def test_the_bill_and_its_price_survive_a_restart(small: Session, tmp_path: Path
 def test_a_record_keeps_energy_by_phase(small: Session):
     run = small.train(**QUICK)
     again = Run.from_json(run.to_json())
-    assert again.wh_by_phase == run.wh_by_phase and sum(run.wh_by_phase.values()) == pytest.approx(run.energy_wh)
+    assert again.wh_by_phase == run.wh_by_phase and sum(run.wh_by_phase.values()) == pytest.approx(
+        run.energy_wh
+    )
     assert json.loads(run.to_json())["inference_flops"] == run.inference_flops > 0
 
 
@@ -157,7 +175,9 @@ def test_a_record_keeps_energy_by_phase(small: Session):
 def test_a_perceptron_by_hand():
     network = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 5))
     forward = 2 * (10 * 20 + 20 * 5)
-    backward = 2 * (10 * 20 + 20 * 5) + 2 * 20 * 5  # of every weight; of the second layer's input, not of the images
+    backward = (
+        2 * (10 * 20 + 20 * 5) + 2 * 20 * 5
+    )  # of every weight; of the second layer's input, not of the images
     assert forward_flops(network, torch.zeros(2, 10)) == pytest.approx(forward, rel=0.01)
     assert step_flops(network, torch.zeros(2, 10)) == pytest.approx(forward + backward, rel=0.01)
     network[0].requires_grad_(False)
@@ -165,7 +185,9 @@ def test_a_perceptron_by_hand():
 
 
 def test_convolutions_in_groups_by_hand():
-    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1, groups=8), nn.Conv2d(8, 16, 1))
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1, groups=8), nn.Conv2d(8, 16, 1)
+    )
     forward = 2 * (8 * 3 * 9 * 16 * 16 + 8 * 9 * 8 * 8 + 16 * 8 * 8 * 8)
     assert forward_flops(network, torch.zeros(2, 3, 16, 16)) == pytest.approx(forward, rel=0.01)
 
@@ -173,10 +195,16 @@ def test_convolutions_in_groups_by_hand():
 def test_a_vision_transformer_by_hand():
     from torchvision.models import VisionTransformer
 
-    network = VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=64, mlp_dim=128, num_classes=10).eval()
+    network = VisionTransformer(
+        32, 8, num_layers=2, num_heads=2, hidden_dim=64, mlp_dim=128, num_classes=10
+    ).eval()
     tokens, width = 17, 64  # 4 × 4 patches, and the class token
     patches = 2 * 16 * width * 3 * 8 * 8
-    attention = 2 * tokens * width * 3 * width + 2 * 2 * tokens * tokens * width + 2 * tokens * width * width
+    attention = (
+        2 * tokens * width * 3 * width
+        + 2 * 2 * tokens * tokens * width
+        + 2 * tokens * width * width
+    )
     perceptron = 2 * 2 * tokens * width * 128
     forward = patches + 2 * (attention + perceptron) + 2 * width * 10
     assert forward_flops(network, torch.zeros(2, 3, 32, 32)) == pytest.approx(forward, rel=0.01)
@@ -212,7 +240,11 @@ def test_what_it_took_to_the_target_is_a_share_of_the_whole(compared: Session):
 
 def test_seeds_are_repeated_and_shown_as_one_row_with_a_spread(small: Session):
     run = small.train(**QUICK, seeds=3)
-    assert [r.name for r in small.runs] == ["head", "head-seed1", "head-seed2"] and run is small.runs[-1]
+    assert [r.name for r in small.runs] == [
+        "head",
+        "head-seed1",
+        "head-seed2",
+    ] and run is small.runs[-1]
     assert [seed for seed, _ in run.repeats] == [0, 1, 2]
     assert [a for _, a in run.repeats] == [r.accuracy for r in small.runs]
     found = small.compare()
@@ -236,5 +268,7 @@ def test_break_even_is_where_both_lines_meet():
 
 def test_a_comparison_without_a_reached_target_says_so(compared: Session):
     found = compare(compared.runs, compared.dataset, target=0.9999)
-    assert all(row.seconds_to_target is None for row in found.rows if row.kind in ("run", "baseline"))
+    assert all(
+        row.seconds_to_target is None for row in found.rows if row.kind in ("run", "baseline")
+    )
     assert "not reached" in HTML[type(found)](found)

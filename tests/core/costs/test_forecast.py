@@ -34,11 +34,22 @@ def test_flops_are_forecast_to_the_last_image(small: Session, strategy: str):
 def test_looks_are_forecast_where_some_epochs_go_without_one(small: Session):
     found = small.forecast(epochs=40)
     run = small.train(epochs=40)
-    assert len(run.curve) < 40 and run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+    assert (
+        len(run.curve) < 40
+        and run.forecast is not None
+        and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+    )
     assert found.per_look > 0 and found.look_share > 0 and found.seconds_of(40) == found.seconds
     steps = [found.seconds_of(n + 1) - found.seconds_of(n) for n in (5, 35)]
-    assert steps[0] == pytest.approx(found.per_epoch + found.per_look) and steps[1] == pytest.approx(found.per_epoch)
-    assert [found.epochs_within(found.seconds_of(n) * (1 + 1e-9)) for n in (1, 7, 20, 40)] == [1, 7, 20, 40]
+    assert steps[0] == pytest.approx(found.per_epoch + found.per_look) and steps[
+        1
+    ] == pytest.approx(found.per_epoch)
+    assert [found.epochs_within(found.seconds_of(n) * (1 + 1e-9)) for n in (1, 7, 20, 40)] == [
+        1,
+        7,
+        20,
+        40,
+    ]
     assert found.epochs_within(0.0) == 0 and found.epochs_within(1e9) == 40
 
 
@@ -76,7 +87,9 @@ def test_a_sample_is_neither_taken_from_cached_files_nor_kept_in_them(
 def test_what_a_few_images_took_is_told_as_in_whole_batches(overhead: float, each: float):
     took = [(n, overhead + n * each) for n in (2, 8)]
     own = max(8 * each, forecasting.LEAST_OF_ITS_OWN * took[1][1])  # a pass is never all overhead
-    assert forecasting.in_larger_passes(*took, 32) == pytest.approx(own + (took[1][1] - own) * 8 / 32)
+    assert forecasting.in_larger_passes(*took, 32) == pytest.approx(
+        own + (took[1][1] - own) * 8 / 32
+    )
     assert forecasting.in_larger_passes(*took, 8) == took[1][1]  # it was a whole one
 
 
@@ -109,8 +122,16 @@ def test_a_forecast_leaves_everything_as_it_was_but_the_bill(small: Session):
     assert hashes(small.model.module) == before and small.plan is plan and small.runs == []
     assert torch.equal(torch.random.get_rng_state(), random)
     charge = small.bill.charges[-1]
-    assert (charge.kind, charge.run) == ("forecasting", "head") and charge.seconds > 0 and charge.flops > 0
-    assert found.seconds == pytest.approx(sum(found.phases.values())) and found.money > 0 and found.peak_bytes > 0
+    assert (
+        (charge.kind, charge.run) == ("forecasting", "head")
+        and charge.seconds > 0
+        and charge.flops > 0
+    )
+    assert (
+        found.seconds == pytest.approx(sum(found.phases.values()))
+        and found.money > 0
+        and found.peak_bytes > 0
+    )
 
 
 def test_a_run_carries_only_a_forecast_of_itself(small: Session):
@@ -132,7 +153,9 @@ def test_the_baseline_is_forecast_too(small: Session):
 def test_a_budget_means_fewer_epochs_and_the_run_says_so(small: Session):
     small.strategy("full")
     whole = small.forecast(epochs=400)
-    run = small.train(epochs=400, budget=f"{whole.seconds / 4:.3f}s")  # far from one epoch and from all of them
+    run = small.train(
+        epochs=400, budget=f"{whole.seconds / 4:.3f}s"
+    )  # far from one epoch and from all of them
     assert 1 <= len(run.epochs) < 400 and run.options.epochs == len(run.epochs)
     assert "epochs: more were forecast to exceed" in run.notes[0]
     assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
@@ -143,7 +166,9 @@ def test_a_budget_means_fewer_epochs_and_the_run_says_so(small: Session):
     assert len(plenty.epochs) == 2 and "forecast to fit into 1h" in plenty.notes[0]
 
 
-def test_a_forecast_that_is_interrupted_leaves_no_trace(small: Session, monkeypatch: pytest.MonkeyPatch):
+def test_a_forecast_that_is_interrupted_leaves_no_trace(
+    small: Session, monkeypatch: pytest.MonkeyPatch
+):
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -156,5 +181,11 @@ def test_a_forecast_that_is_interrupted_leaves_no_trace(small: Session, monkeypa
 def test_the_card_shows_phases_and_says_what_was_assumed(small: Session):
     found = small.forecast()
     card = HTML[type(found)](found)
-    for words in ("caching", "training", "memory at most", "training images timed", "which is on the bill"):
+    for words in (
+        "caching",
+        "training",
+        "memory at most",
+        "training images timed",
+        "which is on the bill",
+    ):
         assert words in card

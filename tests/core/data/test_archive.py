@@ -21,7 +21,9 @@ def test_a_zip_is_the_folder_in_it(tmp_path: Path, monkeypatch):
     top = two_classes(tmp_path / "photos")
     file = zipped(top, tmp_path / "p.zip")
     data = opened(file)
-    assert data.name == "p" and data.fingerprint == opened(top).fingerprint == opened(file).fingerprint
+    assert (
+        data.name == "p" and data.fingerprint == opened(top).fingerprint == opened(file).fingerprint
+    )
     assert len(list((tmp_path / "cache" / "archives").iterdir())) == 1
 
 
@@ -31,14 +33,20 @@ def test_what_a_mac_adds_to_a_zip_is_listed(tmp_path: Path, monkeypatch):
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("__MACOSX/photos/a/._0.png", b"x")
         archive.writestr("README.txt", b"x")
-    assert reasons(opened(file)) == {"README.txt": "not in a class folder", "__MACOSX": "hidden folder (1 files)"}
+    assert reasons(opened(file)) == {
+        "README.txt": "not in a class folder",
+        "__MACOSX": "hidden folder (1 files)",
+    }
 
 
 def test_a_zip_of_what_is_not_taken_says_so(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
     with zipfile.ZipFile(tmp_path / "p.zip", "w") as archive:
         archive.writestr("../a/0.png", b"x")
-    with pytest.raises(DataError, match=r"p.zip has no class folder with images \(skipped: .*leads out of the archive"):
+    with pytest.raises(
+        DataError,
+        match=r"p.zip has no class folder with images \(skipped: .*leads out of the archive",
+    ):
         opened(tmp_path / "p.zip")
 
 
@@ -46,7 +54,13 @@ def test_a_zip_writes_nothing_outside_its_folder(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
     file = zipped(two_classes(tmp_path / "photos"), tmp_path / "p.zip")
     with zipfile.ZipFile(file, "a") as archive:
-        for name in ("../../evil.png", "/evil.png", "photos/../../../evil.png", "C:/evil.png", "..\\evil.png"):
+        for name in (
+            "../../evil.png",
+            "/evil.png",
+            "photos/../../../evil.png",
+            "C:/evil.png",
+            "..\\evil.png",
+        ):
             archive.writestr(name, b"x")
         link = zipfile.ZipInfo("photos/a/link.png")
         link.external_attr = 0o120777 << 16
@@ -70,7 +84,9 @@ def test_zip_bombs_and_damaged_zips_are_one_line(tmp_path: Path, monkeypatch):
     assert not list((tmp_path / "cache").rglob("*.part"))
 
 
-def test_what_unpacks_to_a_hundred_times_its_size_is_no_archive_of_photos(tmp_path: Path, monkeypatch):
+def test_what_unpacks_to_a_hundred_times_its_size_is_no_archive_of_photos(
+    tmp_path: Path, monkeypatch
+):
     monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TLNB_DISK", "100GB")
     with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:

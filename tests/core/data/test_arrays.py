@@ -63,14 +63,20 @@ def test_black_and_white_and_half_precision():
 def test_what_is_no_image_gets_one_line(session: Session, images: object, words: str):
     with pytest.raises(TLError) as refused:
         session.data(images, LABELS)
-    assert words in str(refused.value) and "\n" not in str(refused.value) and session.dataset is None
+    assert (
+        words in str(refused.value) and "\n" not in str(refused.value) and session.dataset is None
+    )
 
 
 def test_labels_and_groups_of_any_kind(session: Session):
     wanted = torch.arange(24, dtype=torch.float32, requires_grad=True) // 12
     assert session.data(GREY, wanted).classes == ("0.0", "1.0")
     assert session.data(GREY, LABELS, group=[None, 1, 2, "x"] * 6).groups == 4
-    for labels, group in (([[1], [2, 3]] * 12, None), (LABELS, [[1], [2, 3]] * 12), (LABELS, [1, 2])):
+    for labels, group in (
+        ([[1], [2, 3]] * 12, None),
+        (LABELS, [[1], [2, 3]] * 12),
+        (LABELS, [1, 2]),
+    ):
         with pytest.raises(TLError) as refused:
             session.data(GREY, labels, group=group)
         assert "\n" not in str(refused.value)

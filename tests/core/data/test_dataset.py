@@ -57,8 +57,10 @@ def test_more_labels_contain_fewer():
 
 @settings(max_examples=25)
 @given(
-    st.lists(st.integers(1, 40), min_size=2, max_size=6), st.integers(0, 9), st.sampled_from([None, 0.1, 0.3]),
-)  # fmt: skip
+    st.lists(st.integers(1, 40), min_size=2, max_size=6),
+    st.integers(0, 9),
+    st.sampled_from([None, 0.1, 0.3]),
+)
 def test_splits_of_arrays_are_disjoint_and_complete(sizes, seed, share):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     images = np.zeros((len(labels), 8, 8), dtype=np.uint8)
@@ -141,17 +143,25 @@ def test_every_kind_of_file_is_upright_rgb_and_the_middle_square(tmp_path: Path)
     """Left half red, right half blue, as the viewer sees it; the outer quarters are cut off."""
     seen = np.zeros((20, 40, 3), dtype=np.uint8)
     seen[:, :20, 0] = seen[:, 20:, 2] = 250
-    upright, turned, orientation = Image.fromarray(seen), Image.fromarray(np.rot90(seen).copy()), Image.Exif()
+    upright, turned, orientation = (
+        Image.fromarray(seen),
+        Image.fromarray(np.rot90(seen).copy()),
+        Image.Exif(),
+    )
     orientation[0x0112] = 6  # a camera held upright: to be shown turned a quarter clockwise
     turned.save(tmp_path / "turned.jpg", exif=orientation, subsampling=0)
     upright.save(tmp_path / "plain.jpg", subsampling=0)
     upright.convert("CMYK").save(tmp_path / "cmyk.jpg", subsampling=0)
     upright.quantize(4).save(tmp_path / "palette.png")
     upright.convert("RGBA").save(tmp_path / "alpha.png")
-    upright.resize((1600, 800), Image.Resampling.NEAREST).save(tmp_path / "large.jpg", subsampling=0)
+    upright.resize((1600, 800), Image.Resampling.NEAREST).save(
+        tmp_path / "large.jpg", subsampling=0
+    )
     for path in sorted(tmp_path.iterdir()):
         found = decode(path, 16)
-        assert isinstance(found, torch.Tensor) and found.shape == (3, 16, 16) and found.is_contiguous(), found
+        assert (
+            isinstance(found, torch.Tensor) and found.shape == (3, 16, 16) and found.is_contiguous()
+        ), found
         left, right = found[:, :, :6].float().mean((1, 2)), found[:, :, 10:].float().mean((1, 2))
         assert (left - torch.tensor([250.0, 0, 0])).abs().max() < 12, path.name
         assert (right - torch.tensor([0.0, 0, 250])).abs().max() < 12, path.name
@@ -194,11 +204,19 @@ def test_thousands_of_files(tmp_path: Path):
     assert data.splits == {"train": 1920, "val": 480, "test": 600}
     assert steps == [(i + 1, 3000) for i in range(3000)]
     tones = torch.cat([images[:, 0, 0, 0] for images in data.images.values()])
-    assert torch.equal(tones.bincount(), torch.tensor([i % 256 for i in range(1500)] * 2).bincount())
+    assert torch.equal(
+        tones.bincount(), torch.tensor([i % 256 for i in range(1500)] * 2).bincount()
+    )
 
 
 def test_size_verdict_is_the_convention():
-    assert [size_verdict(n) for n in (1, 99, 100, 999, 1000)] == ["little", "little", "decent", "decent", "a lot"]
+    assert [size_verdict(n) for n in (1, 99, 100, 999, 1000)] == [
+        "little",
+        "little",
+        "decent",
+        "decent",
+        "a lot",
+    ]
 
 
 def test_real_photos(real_data: Path):

@@ -54,7 +54,9 @@ def test_of_a_moving_gif_the_first_picture_counts(tmp_path: Path):
 
 def test_no_program_is_run_for_a_picture(tmp_path: Path):
     """Pillow would open PostScript under any name, and call Ghostscript for it."""
-    (tmp_path / "x.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n")
+    (tmp_path / "x.jpg").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n"
+    )
     assert decode(tmp_path / "x.jpg", 8) == "cannot be read (it holds no image)"
     assert look_over([tmp_path / "x.jpg"]) == {0: "cannot be read (it holds no image)"}
 
@@ -64,16 +66,23 @@ def test_only_what_is_used_is_decoded(tmp_path: Path, monkeypatch):
     (top / "a" / "0.png").write_bytes(b"nothing")
     (top / "a" / "1.png").write_bytes((top / "a" / "1.png").read_bytes()[:-200])
     steps: list[tuple[int, int]] = []
-    data = open_data(top, request=DataRequest(str(top), limit=4), edge=16, progress=lambda *s: steps.append(s))
+    data = open_data(
+        top, request=DataRequest(str(top), limit=4), edge=16, progress=lambda *s: steps.append(s)
+    )
     assert steps[-1] == (4 + data.splits["test"], 4 + data.splits["test"])
     assert set(reasons(data)) == {"a/0.png", "a/1.png"}
     for name in ("0.png", "1.png"):
         (top / "a" / name).unlink()
-    assert open_data(top, request=DataRequest(str(top), limit=4), edge=16).fingerprint == data.fingerprint
+    assert (
+        open_data(top, request=DataRequest(str(top), limit=4), edge=16).fingerprint
+        == data.fingerprint
+    )
 
 
 @pytest.mark.parametrize("memory", ["1GB", "1kB"])
-def test_a_file_that_breaks_only_when_decoded_changes_nothing_else(tmp_path: Path, monkeypatch, memory: str):
+def test_a_file_that_breaks_only_when_decoded_changes_nothing_else(
+    tmp_path: Path, monkeypatch, memory: str
+):
     """Its first and last bytes are right; the splits are those of the folder without it."""
     monkeypatch.setenv("TLNB_MEMORY", memory)
     monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
@@ -85,7 +94,9 @@ def test_a_file_that_breaks_only_when_decoded_changes_nothing_else(tmp_path: Pat
     whole = opened(top)
     (top / "a" / "3.png").unlink()
     assert whole.fingerprint == opened(top).fingerprint and set(reasons(whole)) == {"a/3.png"}
-    assert data.fingerprint == opened(top, per_class=4).fingerprint or not data.skipped  # where it was not chosen
+    assert (
+        data.fingerprint == opened(top, per_class=4).fingerprint or not data.skipped
+    )  # where it was not chosen
 
 
 def saved(path: Path, values: np.ndarray) -> torch.Tensor | str:
@@ -103,7 +114,11 @@ def test_sixteen_bits_are_scaled_by_the_bits_in_use(tmp_path: Path, ending: str)
         found = saved(tmp_path / f"x.{ending}", pixels)
         assert isinstance(found, torch.Tensor) and not found[:, :, :8].any()
         bright[most] = int(found[0, 10, 15])
-    assert [bright[most] for most in (100, 250, 255)] == [100, 250, 255]  # eight bits in a file of sixteen
+    assert [bright[most] for most in (100, 250, 255)] == [
+        100,
+        250,
+        255,
+    ]  # eight bits in a file of sixteen
     assert all(bright[most] == 255 for most in (1023, 4095, 16383, 65535))
     assert all(value >= 127 for most, value in bright.items() if most > 255)
 
@@ -156,14 +171,18 @@ except Exception as error:
 def test_a_picture_that_memory_was_too_short_for_is_no_damaged_file(tmp_path: Path, in_files):
     small, large = two_classes(tmp_path / "small"), two_classes(tmp_path / "large")
     Image.new("RGB", (8000, 8000), (200, 30, 90)).save(large / "a" / "big.png", compress_level=1)
-    short = subprocess.run([sys.executable, "-c", SHORT_OF_MEMORY, small, large], capture_output=True, text=True)
+    short = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY, small, large], capture_output=True, text=True
+    )
     assert short.stdout.startswith("MemoryLimit: memory ran out in tl.data: give a smaller"), short
     data = open_data(large)  # the same cache, and enough memory
     assert not data.skipped and sum(data.splits.values()) == 13
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES])
-def test_a_disk_that_does_not_answer_once_is_asked_again(tmp_path: Path, in_files, monkeypatch, number: int):
+def test_a_disk_that_does_not_answer_once_is_asked_again(
+    tmp_path: Path, in_files, monkeypatch, number: int
+):
     top = two_classes(tmp_path / "photos")
     (top / "b" / "5.png").write_bytes(b"nothing")
     fails, real = [], Image.open
@@ -192,14 +211,17 @@ PRESSED = [("tif", {"compression": kind}) for kind in ("tiff_lzw", "jpeg", "tiff
 
 
 @pytest.mark.parametrize(
-    ("ending", "options"), [*((e, {}) for e in ("webp", "bmp", "tif", "jpg", "png", "gif")), *PRESSED]
+    ("ending", "options"),
+    [*((e, {}) for e in ("webp", "bmp", "tif", "jpg", "png", "gif")), *PRESSED],
 )
 def test_whole_files_are_looked_over_without_decoding_and_cut_ones_found(
     tmp_path: Path, monkeypatch, ending: str, options
 ):
     decoded: list[Path] = []
     real = decoding.decode
-    monkeypatch.setattr(decoding, "decode", lambda path, edge: decoded.append(path) or real(path, edge))
+    monkeypatch.setattr(
+        decoding, "decode", lambda path, edge: decoded.append(path) or real(path, edge)
+    )
     picture(tmp_path / "0.png", 60)
     paths = [tmp_path / f"{i}.{ending}" for i in range(4)]
     with Image.open(tmp_path / "0.png") as image:
@@ -214,6 +236,8 @@ def test_whole_files_are_looked_over_without_decoding_and_cut_ones_found(
 def test_looking_over_many_files_tells_how_far_it_is(tmp_path: Path):
     steps: list[tuple[int, int]] = []
     top = two_classes(tmp_path, 10)
-    data = open_data(top, request=DataRequest(str(top), limit=4), edge=16, progress=lambda *s: steps.append(s))
+    data = open_data(
+        top, request=DataRequest(str(top), limit=4), edge=16, progress=lambda *s: steps.append(s)
+    )
     used = sum(data.splits.values())
     assert steps == [(i + 1, 20) for i in range(20)] + [(i + 1, used) for i in range(used)]

@@ -26,9 +26,15 @@ def test_twins_between_splits_are_leaks(tmp_path: Path):
     scene(test / "a" / "scaled.jpg", 2, size=(120, 90))
     scene(test / "b" / "lighter.jpg", 3, lighter=25)
     found = {leak.image: leak for leak in opened(tmp_path, edge=96).leaks}
-    twins = {f"test/{n}": f"train/{o}" for n, o in {
-        "a/copy.jpg": "a/0.jpg", "b/pressed.jpg": "b/1.jpg", "a/scaled.jpg": "a/2.jpg", "b/lighter.jpg": "b/3.jpg",
-    }.items()}  # fmt: skip
+    twins = {
+        f"test/{n}": f"train/{o}"
+        for n, o in {
+            "a/copy.jpg": "a/0.jpg",
+            "b/pressed.jpg": "b/1.jpg",
+            "a/scaled.jpg": "a/2.jpg",
+            "b/lighter.jpg": "b/3.jpg",
+        }.items()
+    }
     assert {n: leak.other for n, leak in found.items()} == twins
     assert [n for n, leak in found.items() if leak.same] == ["test/a/copy.jpg"]
     assert all((leak.split, leak.other_split) == ("test", "train") for leak in found.values())
@@ -58,7 +64,9 @@ def test_equal_small_images_are_leaks_and_alike_ones_are_not():
 def test_empty_pictures_are_not_twins():
     flat = torch.full((5, 3, 80, 80), 200, dtype=torch.uint8)
     flat[torch.arange(5), :, 0, torch.arange(5)] = 201
-    assert not duplicates.find_leaks({"train": flat[:3], "test": flat[3:]}, {"train": [*"abc"], "test": [*"de"]})
+    assert not duplicates.find_leaks(
+        {"train": flat[:3], "test": flat[3:]}, {"train": [*"abc"], "test": [*"de"]}
+    )
 
 
 @pytest.mark.parametrize(
@@ -69,7 +77,7 @@ def test_empty_pictures_are_not_twins():
         (("ants", "bees"), "1.png", "a well-known tutorial"),
         (("oak", "elm"), "n1234_1.png", ""),
     ],
-)  # fmt: skip
+)
 def test_images_that_may_be_imagenets_are_hinted_at(tmp_path: Path, classes, file, words):
     for name in classes:
         for i in range(3):
@@ -102,6 +110,14 @@ def test_the_card_shows_what_was_noticed(tmp_path: Path, shell):
 
     data = shell.run_line_magic("tl_data", f"{top} --size 64 --seed 1")
     shown = str(data_card(data))
-    assert "images are in two splits" in shown and "imbalance" in shown and "note.txt" in shown and "--group" in shown
+    assert (
+        "images are in two splits" in shown
+        and "imbalance" in shown
+        and "note.txt" in shown
+        and "--group" in shown
+    )
     data = shell.run_line_magic("tl_data", f"{top} --size 64 --group (plant[0-9]+)_")
-    assert "groups" in str(data_card(data)) and shell.user_ns["tl"].script().count("--group (plant[0-9]+)_") == 1
+    assert (
+        "groups" in str(data_card(data))
+        and shell.user_ns["tl"].script().count("--group (plant[0-9]+)_") == 1
+    )

@@ -25,7 +25,11 @@ def plants_of(data: DataSet, split: str) -> set[str]:
 def test_a_group_is_on_one_side_of_every_split(tmp_path: Path, how: str, amounts):
     top = plants(tmp_path / "photos")
     table = tmp_path / "groups.csv"
-    table.write_text("\n".join(f"{p.relative_to(top).as_posix()},{p.name.split('_')[0]}" for p in top.rglob("*.jpg")))
+    table.write_text(
+        "\n".join(
+            f"{p.relative_to(top).as_posix()},{p.name.split('_')[0]}" for p in top.rglob("*.jpg")
+        )
+    )
     data = opened(top, edge=64, group=r"(plant\d+)_" if how == "pattern" else str(table), **amounts)
     seen = [plants_of(data, split) for split in data.splits]
     assert sum(map(len, seen)) == len(set().union(*seen)) and data.groups == 10
@@ -57,7 +61,9 @@ def test_series_between_splits_that_the_data_bring_are_not_ours(tmp_path: Path, 
     assert len(data.leaks) == 10
     said = " ".join(data.notes)
     assert "random split" not in said and "--group" not in said
-    assert "10 of 10 test images have a twin" in said and "the data bring their test split so" in said
+    assert (
+        "10 of 10 test images have a twin" in said and "the data bring their test split so" in said
+    )
 
 
 def test_series_are_told_with_what_keeps_them_together(tmp_path: Path):
@@ -76,7 +82,9 @@ def test_series_are_told_with_what_keeps_them_together(tmp_path: Path):
                 shutil.copy(photo, folder / f"{photo.stem}.JPEG")
     own = open_data("Imagenette", request=DataRequest("Imagenette", root=str(tmp_path)), edge=64)
     said = " ".join(own.notes)
-    assert "the splits are the data set's own" in said and "the data bring their test split so" in said
+    assert (
+        "the splits are the data set's own" in said and "the data bring their test split so" in said
+    )
     assert "random split" not in said and "--group" not in said
 
 
@@ -120,11 +128,13 @@ def test_arrays_take_groups(session):
 @pytest.mark.parametrize(
     ("group", "error", "words"),
     [
-        ("([", UsageError, "no regular expression"), ("zzz", UsageError, "matches none of the 12 files"),
-        ("none.csv", DataError, "no file is called 'none.csv'"), (r"\.png", DataError, "all images into one group"),
+        ("([", UsageError, "no regular expression"),
+        ("zzz", UsageError, "matches none of the 12 files"),
+        ("none.csv", DataError, "no file is called 'none.csv'"),
+        (r"\.png", DataError, "all images into one group"),
         (r"^(.)/", DataError, "cannot be divided so that every class"),
     ],
-)  # fmt: skip
+)
 def test_bad_groups_are_one_line(tmp_path: Path, group, error, words):
     with pytest.raises(error, match=words) as raised:
         opened(two_classes(tmp_path), group=group)

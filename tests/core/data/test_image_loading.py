@@ -40,7 +40,9 @@ def test_every_file_is_used_or_listed_with_the_reason(tmp_path: Path):
         "empty": "a class folder without images",
     }
     assert sum(data.splits.values()) + len(found) - 1 == len(files)  # the empty folder holds none
-    assert {n for names in data.files.values() for n in names} == {f"{c}/{i}.png" for c in "ab" for i in range(6)}
+    assert {n for names in data.files.values() for n in names} == {
+        f"{c}/{i}.png" for c in "ab" for i in range(6)
+    }
 
 
 def test_names_that_are_no_text_are_listed(tmp_path: Path):
@@ -50,7 +52,9 @@ def test_names_that_are_no_text_are_listed(tmp_path: Path):
             Path(os.fsdecode(os.fsencode(top) + b"/" + name)).mkdir()
         except OSError:
             pytest.skip("no such names here")
-        (Path(os.fsdecode(os.fsencode(top) + b"/" + name)) / "0.png").write_bytes((top / "a" / "0.png").read_bytes())
+        (Path(os.fsdecode(os.fsencode(top) + b"/" + name)) / "0.png").write_bytes(
+            (top / "a" / "0.png").read_bytes()
+        )
     data = opened(top)
     assert data.classes == ("a", "b") and len(data.skipped) == 3
     assert all("rename the folder" in words and words.isprintable() for words in data.skipped)
@@ -93,7 +97,7 @@ def test_links_inside_are_followed_once_and_others_listed(tmp_path: Path):
         "a/more": "a link out of the folder, which is not followed: copy what it leads to",
         "a/round": "a link to a folder that is read already",
         "b/gone.jpg": "a link to nothing, or a folder that may not be entered",
-    }  # fmt: skip
+    }
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
@@ -108,7 +112,10 @@ def test_unreadable_files_and_folders_are_listed(tmp_path: Path):
     (top / "a" / "0.png").chmod(0)
     (top / "a" / "locked").mkdir(mode=0)
     found = reasons(opened(top))
-    assert found["a/0.png"] == "cannot be read (no permission)" and "cannot be opened" in found["a/locked"]
+    assert (
+        found["a/0.png"] == "cannot be read (no permission)"
+        and "cannot be opened" in found["a/locked"]
+    )
 
 
 @locked
@@ -118,7 +125,9 @@ def test_a_split_that_cannot_be_opened_is_not_made_from_others(tmp_path: Path, n
         two_classes(tmp_path / split)
     (tmp_path / name).chmod(0)
     try:
-        with pytest.raises(DataError, match=f"{name}' cannot be opened .*make it readable to you") as error:
+        with pytest.raises(
+            DataError, match=f"{name}' cannot be opened .*make it readable to you"
+        ) as error:
             opened(tmp_path)
     finally:
         (tmp_path / name).chmod(0o700)
@@ -132,7 +141,9 @@ def test_a_folder_that_cannot_be_opened_is_the_reason_given(tmp_path: Path, mode
     for folder, words in ((tmp_path / "a", "has one class .b. .skipped: a"), (tmp_path, "")):
         folder.chmod(mode)
         try:
-            with pytest.raises(DataError, match=rf"{words}.*(cannot|may not) be (opened|entered)") as error:
+            with pytest.raises(
+                DataError, match=rf"{words}.*(cannot|may not) be (opened|entered)"
+            ) as error:
                 opened(tmp_path)
         finally:
             folder.chmod(0o700)
@@ -148,7 +159,13 @@ def test_a_hidden_folder_that_cannot_be_opened_is_listed(tmp_path: Path):
 def test_what_lies_beside_a_folder_that_is_descended_into_is_listed(tmp_path: Path):
     top = tmp_path / "top"
     two_classes(top / "photos")
-    for name in (".DS_Store", ".secret.png", ".hidden/x.png", "__MACOSX/photos/._0.png", "photos/.nomedia"):
+    for name in (
+        ".DS_Store",
+        ".secret.png",
+        ".hidden/x.png",
+        "__MACOSX/photos/._0.png",
+        "photos/.nomedia",
+    ):
         (top / name).parent.mkdir(parents=True, exist_ok=True)
         (top / name).write_bytes(b"x")
     data = opened(top)
@@ -169,7 +186,8 @@ def test_a_note_beside_the_folder_of_classes_is_no_class(tmp_path: Path):
     assert data.classes == ("a", "b") and reasons(data) == {"README.txt": "not in a class folder"}
     picture(tmp_path / "cover.png", 9)  # an image beside it: who knows what the folders are
     with pytest.raises(
-        DataError, match=r"one class \(photos\) \(skipped: README.txt: not in a class folder and 1 more"
+        DataError,
+        match=r"one class \(photos\) \(skipped: README.txt: not in a class folder and 1 more",
     ):
         opened(tmp_path)
 
@@ -180,7 +198,9 @@ def test_odd_names_reach_the_card_as_text(tmp_path: Path):
     names = ("-rf", "<b>bold<b>", "$\\alpha$_", "ünï😀", "x" * 200)
     for i, name in enumerate(names):
         for k in range(3):
-            picture(tmp_path / name / f"-{k}<img src=x onerror=alert(1)>{'y' * 150}.png", 40 * i + k)
+            picture(
+                tmp_path / name / f"-{k}<img src=x onerror=alert(1)>{'y' * 150}.png", 40 * i + k
+            )
         (tmp_path / name / "<script>alert(2)<script>.txt").write_text("x")
     data = opened(tmp_path)
     assert data.classes == tuple(sorted(names)) and sum(data.splits.values()) == 15

@@ -28,7 +28,9 @@ def with_glyphnet() -> Session:
 
 def test_every_piece_of_dirt_is_listed_with_its_reason(leaves: Path, with_glyphnet: Session):
     data = with_glyphnet.data(leaves)
-    found = {Path(name).as_posix(): why for name, _, why in (s.partition(": ") for s in data.skipped)}
+    found = {
+        Path(name).as_posix(): why for name, _, why in (s.partition(": ") for s in data.skipped)
+    }
     assert found == {
         ".DS_Store": "hidden file",
         "unsorted": "a class folder without images",
@@ -63,19 +65,25 @@ def test_copies_of_one_class_have_one_label():
     assert find_two_labels(images, labels, files) == (("a/1", "c/0"),)
 
 
-def test_twins_are_noticed_whatever_the_network_needs_and_groups_part_none(leaves: Path, with_glyphnet: Session):
+def test_twins_are_noticed_whatever_the_network_needs_and_groups_part_none(
+    leaves: Path, with_glyphnet: Session
+):
     at_random = with_glyphnet.data(leaves, test=0.33)
     near = [leak for leak in at_random.leaks if leak.split == "test" and not leak.same]
     assert len(near) > 0.8 * at_random.splits["test"]
     assert any("come in series" in words for words in at_random.notes)
     grouped = with_glyphnet.data(leaves, test=0.33, group=r"(\w+/leaf\d+)")
     assert grouped.groups == sum(LEAVES.values()) + 1
-    assert len([leak for leak in grouped.leaks if not leak.same]) <= 4  # other leaves that look alike
+    assert (
+        len([leak for leak in grouped.leaks if not leak.same]) <= 4
+    )  # other leaves that look alike
 
 
 def test_photos_that_the_camera_turned_are_upright(leaves: Path, with_glyphnet: Session):
     data = with_glyphnet.data(leaves)
-    turned = [f for f in sorted(leaves.rglob("leaf[0-6]?_?.jpg")) if Image.open(f).getexif().get(274) == 6]
+    turned = [
+        f for f in sorted(leaves.rglob("leaf[0-6]?_?.jpg")) if Image.open(f).getexif().get(274) == 6
+    ]
     assert turned and len(turned) < 0.5 * SERIES * sum(LEAVES.values())
     name = turned[0].relative_to(leaves).as_posix()
     split, row = next((s, names.index(name)) for s, names in data.files.items() if name in names)
@@ -83,7 +91,9 @@ def test_photos_that_the_camera_turned_are_upright(leaves: Path, with_glyphnet: 
     middle = upright.crop((0, 16, 96, 112)).resize((64, 64), Image.Resampling.BILINEAR)
     seen = data.images[split][row].permute(1, 2, 0).numpy().astype(float)
     assert (
-        np.abs(seen - np.asarray(middle, float)).mean() < 8 < np.abs(np.rot90(seen) - np.asarray(middle, float)).mean()
+        np.abs(seen - np.asarray(middle, float)).mean()
+        < 8
+        < np.abs(np.rot90(seen) - np.asarray(middle, float)).mean()
     )
 
 

@@ -26,7 +26,11 @@ def opened(name: str, **amounts: object):
     ],
 )
 def test_amounts_and_a_seed_change_only_what_is_trained_on(name, splits):
-    one, two, other = opened(name, per_class=5), opened(name, per_class=5), opened(name, per_class=5, seed=1)
+    one, two, other = (
+        opened(name, per_class=5),
+        opened(name, per_class=5),
+        opened(name, per_class=5, seed=1),
+    )
     assert one.splits == splits and set(one.counts.values()) == {5}
     assert one.images["test"].dtype == torch.uint8 and one.images["test"].shape[1:] == (3, 32, 32)
     assert one.fingerprint == two.fingerprint != other.fingerprint
@@ -62,11 +66,15 @@ def test_sliding_windows_overlap_within_an_end_and_not_across():
         one, other = skimage_data.sliding_windows(name)
         assert one.shape == other.shape == (64, 3, 32, 32) and one.dtype == torch.uint8
         width = skimage_data._grey(material).shape[-1]
-        assert 2 * (material.patch + 7 * (material.patch // 4)) < width - material.patch  # the ends lie apart
+        assert (
+            2 * (material.patch + 7 * (material.patch // 4)) < width - material.patch
+        )  # the ends lie apart
 
 
 def test_windows_beside_each_other_share_three_quarters():
-    one, _ = skimage_data.sliding_windows("brick")  # its patches are not scaled: a quarter on is eight pixels
+    one, _ = skimage_data.sliding_windows(
+        "brick"
+    )  # its patches are not scaled: a quarter on is eight pixels
     first, second = one[0, 0].double(), one[1, 0].double()
     assert np.corrcoef(first[:, 8:].flatten(), second[:, :-8].flatten())[0, 1] > 0.99
 
@@ -80,7 +88,9 @@ def test_no_training_picture_looks_like_a_tested_one():
     data = opened("faces")
     train, test = (data.images[s][:, 0].flatten(1).double().numpy() for s in ("train", "test"))
     train, test = train[train.std(1) > 1], test[test.std(1) > 1]
-    assert np.corrcoef(test, train)[: len(test), len(test) :].max() < 0.93  # after scaling: a little above 0.9
+    assert (
+        np.corrcoef(test, train)[: len(test), len(test) :].max() < 0.93
+    )  # after scaling: a little above 0.9
     assert data.notes == (skimage_data.NO_NAMES,)
 
 

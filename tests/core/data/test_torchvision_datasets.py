@@ -104,7 +104,11 @@ def test_a_set_is_downloaded_once_with_progress(fashion: Server, tmp_path: Path)
     steps: list[tuple[str, int, int]] = []
     request = DataRequest("fashion-mnist", root=str(tmp_path))
     data = open_data("fashion-mnist", request=request, telling=lambda *s: steps.append(s))
-    assert data.name == "FashionMNIST" and data.splits == {"train": 60, "test": 20} and len(data.classes) == 10
+    assert (
+        data.name == "FashionMNIST"
+        and data.splits == {"train": 60, "test": 20}
+        and len(data.classes) == 10
+    )
     assert data.images["test"].shape == (20, 3, 28, 28) and data.classes[0] == "T-shirt/top"
     assert {step[0] for step in steps} == {"downloading"}
     assert not data.from_files and any("the data set's own" in words for words in data.notes)
@@ -114,7 +118,9 @@ def test_a_set_is_downloaded_once_with_progress(fashion: Server, tmp_path: Path)
 
 
 @pytest.mark.parametrize("trouble", ["missing", "cut", "wrong"])
-def test_a_download_that_fails_is_one_line_and_can_be_tried_again(fashion: Server, tmp_path: Path, trouble: str):
+def test_a_download_that_fails_is_one_line_and_can_be_tried_again(
+    fashion: Server, tmp_path: Path, trouble: str
+):
     name = "t10k-images-idx3-ubyte.gz"
     whole = fashion.files[name]
     if trouble == "missing":
@@ -124,7 +130,9 @@ def test_a_download_that_fails_is_one_line_and_can_be_tried_again(fashion: Serve
     else:
         fashion.files[name] = whole[:-1] + b"x"
     words = {"missing": "404", "cut": "bytes came", "wrong": "wrong hash"}[trouble]
-    with pytest.raises(DataError, match=f"FashionMNIST could not be downloaded: .*{words}.*--root FOLDER") as error:
+    with pytest.raises(
+        DataError, match=f"FashionMNIST could not be downloaded: .*{words}.*--root FOLDER"
+    ) as error:
         opened("FashionMNIST", tmp_path)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob(name))
@@ -137,8 +145,12 @@ def test_what_killed_kernels_left_half_done_is_swept(fashion: Server, tmp_path: 
     hour_ago = time.time() - 3700
     raw, unpacking = tmp_path / "FashionMNIST" / "raw", tmp_path / ".ab12_xyz.part"
     young, others = raw / "images.gz.00112233.part", tmp_path / "film.zip.part"
-    old = [tmp_path / "cifar-10-python.tar.gz.0a1b2c3d.part", raw / "images.gz.ffffffff.part",
-           tmp_path / "dtd" / "dtd.tar.gz.01234567.part", unpacking / "photos" / "1.jpg"]  # fmt: skip
+    old = [
+        tmp_path / "cifar-10-python.tar.gz.0a1b2c3d.part",
+        raw / "images.gz.ffffffff.part",
+        tmp_path / "dtd" / "dtd.tar.gz.01234567.part",
+        unpacking / "photos" / "1.jpg",
+    ]
     busy = tmp_path / ".busy_001.part" / "photos" / "1.jpg"
     for file in (*old, young, others, busy):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +189,14 @@ def no_network(monkeypatch) -> list[str]:
         hosts.append(host)
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+    for variable in (
+        "http_proxy",
+        "https_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setattr(socket, "getaddrinfo", nowhere)
     monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("a connection was made"))
@@ -185,8 +204,12 @@ def no_network(monkeypatch) -> list[str]:
 
 
 @pytest.mark.parametrize("name", sorted(set(LIBRARY) - {"FakeData"}))
-def test_every_set_is_one_line_without_files_and_network(tmp_path: Path, no_network: list[str], name: str):
-    with pytest.raises(TLError, match=f"{name} (could not be downloaded: |is not in ).*--root FOLDER") as error:
+def test_every_set_is_one_line_without_files_and_network(
+    tmp_path: Path, no_network: list[str], name: str
+):
+    with pytest.raises(
+        TLError, match=f"{name} (could not be downloaded: |is not in ).*--root FOLDER"
+    ) as error:
         opened(name, tmp_path)
     said = str(error.value)
     assert len(said.splitlines()) == 1 and len(said) < 400
@@ -195,11 +218,15 @@ def test_every_set_is_one_line_without_files_and_network(tmp_path: Path, no_netw
 
 
 def test_a_set_that_is_nowhere_any_more(tmp_path: Path):
-    with pytest.raises(DataError, match="StanfordCars could not be downloaded: The original URL is broken"):
+    with pytest.raises(
+        DataError, match="StanfordCars could not be downloaded: The original URL is broken"
+    ):
         opened("StanfordCars", tmp_path)
 
 
-@pytest.mark.parametrize(("name", "key", "many"), [("CIFAR10", "labels", 10), ("CIFAR100", "fine_labels", 100)])
+@pytest.mark.parametrize(
+    ("name", "key", "many"), [("CIFAR10", "labels", 10), ("CIFAR100", "fine_labels", 100)]
+)
 def test_cifar(tmp_path: Path, monkeypatch, name: str, key: str, many: int):
     kind = getattr(datasets, name)
     folder = tmp_path / kind.base_folder
@@ -212,7 +239,9 @@ def test_cifar(tmp_path: Path, monkeypatch, name: str, key: str, many: int):
 
     def batch(file: str, count: int) -> list[str]:
         labels = [i % many for i in range(count)]
-        return write(file, {"data": RNG.integers(0, 255, (count, 3072), dtype=np.uint8), key: labels})
+        return write(
+            file, {"data": RNG.integers(0, 255, (count, 3072), dtype=np.uint8), key: labels}
+        )
 
     names = [f"c{i}" for i in range(many)]
     meta = write(kind.meta["filename"], {kind.meta["key"]: names})
@@ -220,8 +249,12 @@ def test_cifar(tmp_path: Path, monkeypatch, name: str, key: str, many: int):
     monkeypatch.setattr(kind, "test_list", [batch(f, many) for f, _ in kind.test_list])
     monkeypatch.setattr(kind, "meta", {**kind.meta, "md5": meta[1]})
     data = opened(name.lower(), tmp_path, per_class=2)
-    assert data.splits == {"train": 2 * many, "test": many} and list(data.classes) == sorted(names, key=names.index)
-    stored = pickle.loads((folder / kind.test_list[0][0]).read_bytes())["data"].reshape(-1, 3, 32, 32)
+    assert data.splits == {"train": 2 * many, "test": many} and list(data.classes) == sorted(
+        names, key=names.index
+    )
+    stored = pickle.loads((folder / kind.test_list[0][0]).read_bytes())["data"].reshape(
+        -1, 3, 32, 32
+    )
     assert torch.equal(data.images["test"], torch.from_numpy(stored))
     with pytest.raises(UsageError, match="--group"):
         opened(name, tmp_path, group="x")
@@ -252,9 +285,14 @@ def test_flowers_have_three_splits(tmp_path: Path, monkeypatch):
     for i in range(1, 13):
         picture(top / "jpg" / f"image_{i:05}.jpg", 10 * i)
     savemat(top / "imagelabels.mat", {"labels": np.array([1 + i % 2 for i in range(12)])})
-    savemat(top / "setid.mat", {"trnid": np.arange(1, 7), "valid": np.arange(7, 9), "tstid": np.arange(9, 13)})
-    hashes = {k: (f, md5((top / f).read_bytes()) if f.endswith("mat") else m)
-              for k, (f, m) in datasets.Flowers102._file_dict.items()}  # fmt: skip
+    savemat(
+        top / "setid.mat",
+        {"trnid": np.arange(1, 7), "valid": np.arange(7, 9), "tstid": np.arange(9, 13)},
+    )
+    hashes = {
+        k: (f, md5((top / f).read_bytes()) if f.endswith("mat") else m)
+        for k, (f, m) in datasets.Flowers102._file_dict.items()
+    }
     monkeypatch.setattr(datasets.Flowers102, "_file_dict", hashes)
     monkeypatch.setattr(datasets.Flowers102, "classes", ["rose", "lily"], raising=False)
     assert opened("Flowers102", tmp_path).splits == {"train": 6, "val": 2, "test": 4}
@@ -272,9 +310,10 @@ def test_eurosat_comes_as_a_zip_without_splits(server: Server, tmp_path: Path, m
 
     fetch = eurosat.download_and_extract_archive
     monkeypatch.setattr(
-        eurosat, "download_and_extract_archive",
+        eurosat,
+        "download_and_extract_archive",
         lambda url, download_root, md5: fetch(f"{server.url}EuroSAT.zip", download_root, md5=None),
-    )  # fmt: skip
+    )
     data = opened("EuroSAT", tmp_path / "root")
     assert data.splits == {"train": 16, "test": 4} and data.classes == ("Forest", "River")
     assert any("brings no splits" in words for words in data.notes)
@@ -284,7 +323,9 @@ def test_fake_data_need_nothing(tmp_path: Path, monkeypatch):
     from tlnb.core.data import torchvision_datasets
 
     monkeypatch.setitem(
-        torchvision_datasets.LIBRARY, "FakeData", {"": {"size": 60, "image_size": (3, 40, 40), "num_classes": 3}}
+        torchvision_datasets.LIBRARY,
+        "FakeData",
+        {"": {"size": 60, "image_size": (3, 40, 40), "num_classes": 3}},
     )
     data = opened("FakeData", tmp_path)
     assert data.splits["test"] == 12 and len(data.classes) == 3 and data.edge == 32

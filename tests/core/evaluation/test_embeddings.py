@@ -14,7 +14,15 @@ from torchvision import models
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.evaluation import embeddings as looking
-from tlnb.core.evaluation.embeddings import Look, Seer, border_share, evidence, features, features_of, map_layer
+from tlnb.core.evaluation.embeddings import (
+    Look,
+    Seer,
+    border_share,
+    evidence,
+    features,
+    features_of,
+    map_layer,
+)
 from tlnb.core.evaluation.predictions import Judge
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.errors import UsageError
@@ -66,15 +74,24 @@ def test_test_images_are_never_looked_at(seen: tuple[Session, Look], monkeypatch
 
 def test_neighbours_and_shares_agree_with_a_search_by_hand(seen: tuple[Session, Look]):
     session, found = seen
-    rows = features_of(Seer("x", session.model.module, "head", session.model.transform), found._pictures).numpy()
+    rows = features_of(
+        Seer("x", session.model.module, "head", session.model.transform), found._pictures
+    ).numpy()
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     labels = np.array(found.labels)
-    likeness = [[-2.0 if j == i else float(unit[i] @ unit[j]) for j in range(len(unit))] for i in range(len(unit))]
+    likeness = [
+        [-2.0 if j == i else float(unit[i] @ unit[j]) for j in range(len(unit))]
+        for i in range(len(unit))
+    ]
     nearest = [np.argsort(row)[::-1][:5] for row in likeness]
     for example, near in zip(found.examples, found.views[0].neighbours, strict=True):
         alike = np.array(likeness[example])  # of ties either may come first
-        assert example not in near and alike[list(near)] == pytest.approx(alike[nearest[example]], abs=1e-5)
-    assert found.views[0].share == pytest.approx(np.mean([labels[n[0]] == labels[i] for i, n in enumerate(nearest)]))
+        assert example not in near and alike[list(near)] == pytest.approx(
+            alike[nearest[example]], abs=1e-5
+        )
+    assert found.views[0].share == pytest.approx(
+        np.mean([labels[n[0]] == labels[i] for i, n in enumerate(nearest)])
+    )
     pairs = [(labels[i] == labels[j]) for i in range(220) for j in range(220) if i != j]
     assert found.chance == pytest.approx(np.mean(pairs))
 
@@ -100,7 +117,9 @@ def test_few_images_many_classes_uneven_classes(counts: list[int]):
     network = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(27, 2)).eval()
     seer = Seer("x", network, "2", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))
     found = features("toy", data, [seer, seer])
-    assert found.views[0].points == found.views[1].points and np.isfinite(found.views[0].points).all()
+    assert (
+        found.views[0].points == found.views[1].points and np.isfinite(found.views[0].points).all()
+    )
     assert ("t-SNE" in found.method) == (len(found.labels) >= 10)
     assert HTML[Look](found).count("data:image/png") == 2
 
@@ -115,7 +134,9 @@ def test_features_that_are_all_alike_still_make_a_map():
             return self.head(torch.ones(len(x), 4))
 
     found = features(
-        "blind", _arrays([12, 12]), [Seer("x", Blind(), "head", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))]
+        "blind",
+        _arrays([12, 12]),
+        [Seer("x", Blind(), "head", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))],
     )
     assert np.isfinite(found.views[0].points).all()
 
@@ -123,13 +144,17 @@ def test_features_that_are_all_alike_still_make_a_map():
 def test_at_most_so_many_images_classes_in_equal_parts(monkeypatch):
     monkeypatch.setattr(looking, "AT_MOST", 20)
     _, labels, splits = looking._drawn(_arrays([60, 12]))
-    assert labels.bincount().tolist() == [14, 6] and sum(n for _, n in splits) == 20  # the small class has but six
+    assert (
+        labels.bincount().tolist() == [14, 6] and sum(n for _, n in splits) == 20
+    )  # the small class has but six
 
 
 def test_features_of_a_convolution_head_are_averaged_over_places():
     network = models.squeezenet1_1(num_classes=3).eval()
     images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
-    found = features_of(Seer("x", network, "classifier.1", Transform(64, 64, (0.5,) * 3, (0.25,) * 3)), images)
+    found = features_of(
+        Seer("x", network, "classifier.1", Transform(64, 64, (0.5,) * 3, (0.25,) * 3)), images
+    )
     inputs = Transform(64, 64, (0.5,) * 3, (0.25,) * 3)(images)
     with torch.no_grad():
         assert torch.allclose(found, network.features(inputs).mean((2, 3)), atol=1e-5)
@@ -177,7 +202,9 @@ def test_stages_read_the_labels_in_use_alone(small: Session):
     assert [p.stage for p in found.depths[0].probes] == [s.name for s in small.layers().stages][:-1]
     assert len(found.labels) == 20 and small.script().splitlines()[-1] == "%tl_look stages"
     data = small.dataset
-    ruined = {s: images if s == "train" else torch.zeros_like(images) for s, images in data.images.items()}
+    ruined = {
+        s: images if s == "train" else torch.zeros_like(images) for s, images in data.images.items()
+    }
     small.dataset = replace(data, images=ruined)
     assert small.look("stages") == found and "pretrained" in HTML[Look](found)
 
@@ -242,7 +269,9 @@ def test_occlusion_finds_the_only_place_that_counts():
     found = evidence(_judge(Corner()), [image])
     assert "occlusion" in found.method and found.images[0].label == "lit"
     heat = found._heat[0]
-    assert float(heat[:11, :11].sum() / heat.sum()) > 0.99  # a covering square of six may reach in by its corner
+    assert (
+        float(heat[:11, :11].sum() / heat.sum()) > 0.99
+    )  # a covering square of six may reach in by its corner
     assert float(heat.max()) == 1 and heat[:4, :4].min() > 0.2
     middle = rng.integers(0, 120, (32, 32, 3)).astype(np.uint8)
     assert found.images[0].border > 0.3 > evidence(_judge(Middle()), [middle]).images[0].border
@@ -261,7 +290,9 @@ def test_grad_cam_finds_the_bright_patch():
     assert found.method == "Grad-CAM at relu" and found.images[0].label == "lit"
     heat = found._heat[0]
     assert float(heat[19:29, 3:13].sum() / heat.sum()) > 0.99
-    assert network.relu.inplace and all(p.grad is None for p in network.parameters())  # the network is left alone
+    assert network.relu.inplace and all(
+        p.grad is None for p in network.parameters()
+    )  # the network is left alone
 
 
 def test_border_share_by_hand():
@@ -300,7 +331,9 @@ def test_evidence_of_the_data_by_the_last_run(compared: Session):
     assert found.run == "head" and found.data == "digits" and len(found.images) == looking.EXAMPLES
     assert all(e.name.startswith("train image ") for e in found.images)
     assert len({e.truth for e in found.images}) == looking.EXAMPLES
-    assert all(0 <= e.border < 0.2 for e in found.images)  # digits are padded: nothing lies in the border
+    assert all(
+        0 <= e.border < 0.2 for e in found.images
+    )  # digits are padded: nothing lies in the border
     html = HTML[Look](found)
     assert "true class" in html and "25%" in html
 
@@ -323,7 +356,12 @@ def test_what_cannot_be_done_is_one_line(compared: Session, session: Session, mo
 
 def test_magics(shell, compared: Session):
     tl = shell.user_ns["tl"]
-    tl.dataset, tl.model, tl.plan, tl.runs = compared.dataset, compared.model, compared.plan, list(compared.runs)
+    tl.dataset, tl.model, tl.plan, tl.runs = (
+        compared.dataset,
+        compared.model,
+        compared.plan,
+        list(compared.runs),
+    )
     tl._networks, tl._anatomy = compared._networks, compared._anatomy
     assert shell.run_cell("%tl_look evidence --run scratch").result.run == "scratch"
     assert tl.script().splitlines()[-1] == "%tl_look evidence --run scratch"

@@ -43,7 +43,9 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> tuple[Session, Path]:
     session = Session()
     session.load("glyphnet")
     session.data(str(top))
-    session.strategy("full")  # a trunk that learned shapes tells bright from dark only once it may change
+    session.strategy(
+        "full"
+    )  # a trunk that learned shapes tells bright from dark only once it may change
     session.train(epochs=30, lr=0.01, augment="none", precision="fp32", name="head")
     return session, top
 
@@ -58,11 +60,15 @@ def test_errors_are_the_runs_own_figures(compared: Session):
     matrix = np.array(found.matrix)
     assert matrix.sum() == run.test_images == found.total
     assert matrix.trace() / matrix.sum() == pytest.approx(run.accuracy)
-    assert np.array([s.accuracy for s in found.by_class]).mean() == pytest.approx(run.balanced_accuracy)
+    assert np.array([s.accuracy for s in found.by_class]).mean() == pytest.approx(
+        run.balanced_accuracy
+    )
     assert [s.total for s in found.by_class] == matrix.sum(1).tolist()
     assert len(found.mistakes) == found.total - matrix.trace()
     sure = [m.probability for m in found.mistakes]
-    assert sure == sorted(sure, reverse=True) and all(m.of_truth <= m.probability for m in found.mistakes)
+    assert sure == sorted(sure, reverse=True) and all(
+        m.of_truth <= m.probability for m in found.mistakes
+    )
     assert sum(c.count for c in found.confused) == len(found.mistakes)
     assert found.confused[0].count == (matrix - np.diag(matrix.diagonal())).max()
     test = compared.dataset.labels["test"]
@@ -73,21 +79,36 @@ def test_errors_are_the_runs_own_figures(compared: Session):
 def test_the_network_is_asked_once(compared: Session):
     kept = compared.runs[0].answers()
     with torch.no_grad():
-        again = compared.runs[0].module()(compared.runs[0].transform()(compared.dataset.images["test"])).softmax(1)
-    near = 1e-4 if compared.runs[0].precision == "fp32" else 0.02  # the network that a run returns is in fp32
+        again = (
+            compared.runs[0]
+            .module()(compared.runs[0].transform()(compared.dataset.images["test"]))
+            .softmax(1)
+        )
+    near = (
+        1e-4 if compared.runs[0].precision == "fp32" else 0.02
+    )  # the network that a run returns is in fp32
     assert float((again.argmax(1) == kept.guesses).float().mean()) >= 0.99  # all but ties
     assert torch.allclose(again.max(1).values, kept.sure, atol=near)
-    assert torch.allclose(again[torch.arange(len(again)), kept.truths], kept.sure_of_truth, atol=near)
+    assert torch.allclose(
+        again[torch.arange(len(again)), kept.truths], kept.sure_of_truth, atol=near
+    )
 
 
 def test_pictures_come_from_the_runs_own_data_alone(compared: Session):
     run = compared.runs[0]
     shown = errors(run, compared.dataset)
     images = compared.dataset.images["test"]
-    assert all(torch.equal(p, images[m.index]) for p, m in zip(shown._pictures, shown.mistakes, strict=False))
+    assert all(
+        torch.equal(p, images[m.index])
+        for p, m in zip(shown._pictures, shown.mistakes, strict=False)
+    )
     other = Session()
     without = errors(run, other.data("digits", per_class=3))
-    assert without._pictures is None and "no pictures" in without.note and without.matrix == shown.matrix
+    assert (
+        without._pictures is None
+        and "no pictures" in without.note
+        and without.matrix == shown.matrix
+    )
     assert "no pictures" in HTML[type(without)](without)
 
 
@@ -104,10 +125,14 @@ def test_a_record_has_no_answers(compared: Session):
 def test_a_matrix_for_any_number_of_classes(compared: Session, count: int):
     rng = np.random.default_rng(0)
     truths = torch.arange(count).repeat(3)
-    guesses = torch.where(torch.from_numpy(rng.random(3 * count) < 0.7), truths, (truths + 1) % count)
+    guesses = torch.where(
+        torch.from_numpy(rng.random(3 * count) < 0.7), truths, (truths + 1) % count
+    )
     sure = torch.from_numpy(rng.random(3 * count)).float()
     names = tuple(f"a rather long class name {c}" for c in range(count))
-    run = replace(compared.runs[0], classes=names, _answers=Answers(truths, guesses, sure, 1 - sure))
+    run = replace(
+        compared.runs[0], classes=names, _answers=Answers(truths, guesses, sure, 1 - sure)
+    )
     html = HTML[type(errors(run))](errors(run))
     assert ("data:image/png" in html) == (count <= 100)  # above, only the pairs
     assert html.count("a rather long class name") > 3
@@ -120,7 +145,11 @@ def test_nothing_wrong_is_said_plainly(compared: Session):
     kept = compared.runs[0].answers()
     run = replace(compared.runs[0], _answers=replace(kept, guesses=kept.truths))
     found = errors(run, compared.dataset)
-    assert not found.mistakes and not found.confused and "No test image was wrong" in HTML[type(found)](found)
+    assert (
+        not found.mistakes
+        and not found.confused
+        and "No test image was wrong" in HTML[type(found)](found)
+    )
 
 
 # ── new images ──
@@ -130,7 +159,9 @@ def test_files_are_decoded_as_the_training_images_were(tried: tuple[Session, Pat
     session, top = tried
     found = session.predict(str(top / "val"))
     kept = session.runs[0].answers()
-    names = [f"{c}/{p.name}" for c in ("bright", "dark") for p in sorted((top / "val" / c).iterdir())]
+    names = [
+        f"{c}/{p.name}" for c in ("bright", "dark") for p in sorted((top / "val" / c).iterdir())
+    ]
     assert [p.name.replace("\\", "/") for p in found.images] == names
     assert [session.dataset.classes.index(p.label) for p in found.images] == kept.guesses.tolist()
     assert [p.probability for p in found.images] == pytest.approx(kept.sure.tolist(), abs=1e-4)
@@ -155,7 +186,11 @@ def test_every_way_to_give_an_image(tried: tuple[Session, Path]):
     ]
     found = session.predict(*ways, top=1)
     shares = [p.probability for p in found.images]
-    assert len(found) == 8 and shares[:6] == pytest.approx([shares[0]] * 6, abs=1e-6) and shares[6] == shares[7]
+    assert (
+        len(found) == 8
+        and shares[:6] == pytest.approx([shares[0]] * 6, abs=1e-6)
+        and shares[6] == shares[7]
+    )
     assert {p.label for p in found.images} == {"bright"} and len(found.images[0].labels) == 1
     assert len(session.predict(str(top / "val" / "*" / "[01].png"))) == 4
     assert session.script().splitlines()[-2:] == [
@@ -168,8 +203,13 @@ def test_probabilities_are_ranked_and_never_more_than_there_are_classes(compared
     found = compared.predict(*compared.dataset.images["test"][:3].numpy(), top=4)
     for each in found.images:
         shares = [p for _, p in each.labels]
-        assert len(shares) == 4 and shares == sorted(shares, reverse=True) and sum(shares) <= 1 + 1e-5
-    assert len(compared.predict(compared.dataset.images["test"][0].numpy(), top=99).images[0].labels) == 10
+        assert (
+            len(shares) == 4 and shares == sorted(shares, reverse=True) and sum(shares) <= 1 + 1e-5
+        )
+    assert (
+        len(compared.predict(compared.dataset.images["test"][0].numpy(), top=99).images[0].labels)
+        == 10
+    )
     assert compared.predict(np.zeros((5, 9), np.uint8), run="scratch").run == "scratch"
 
 
@@ -178,10 +218,18 @@ def test_probabilities_are_ranked_and_never_more_than_there_are_classes(compared
     [
         (lambda s, t: s.predict(), UsageError, "no image was given"),
         (lambda s, t: s.predict(str(t / "val"), top=0), UsageError, "--top 0"),
-        (lambda s, t: s.predict(str(t / "val" / "dark" / "lot.png")), DataError, "did you mean lit.png"),
+        (
+            lambda s, t: s.predict(str(t / "val" / "dark" / "lot.png")),
+            DataError,
+            "did you mean lit.png",
+        ),
         (lambda s, t: s.predict(str(t / "nowhere" / "x.jpg")), DataError, "no file"),
         (lambda s, t: s.predict(str(t / "*.webp")), DataError, "no image lies in"),
-        (lambda s, t: s.predict(str(t / "val"), str(t / "torn.jpg")), DataError, "torn.jpg cannot be read"),
+        (
+            lambda s, t: s.predict(str(t / "val"), str(t / "torn.jpg")),
+            DataError,
+            "torn.jpg cannot be read",
+        ),
         (lambda s, t: s.predict(np.zeros((4, 4), np.float32)), DataError, "give uint8"),
         (lambda s, t: s.predict(str(t / "val"), run="hed"), UsageError, "did you mean head"),
         (lambda s, t: s.errors("nobody"), UsageError, "no run is called"),
@@ -204,7 +252,9 @@ def test_without_a_run_the_models_own_classes_answer(session: Session):
         with pytest.raises(UsageError, match="no run yet"):
             ask()
 
-    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    network = torch.nn.Sequential(
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(3, 2)
+    )
     torch.nn.init.zeros_(network[2].bias)
     with torch.no_grad():
         network[2].weight.copy_(torch.tensor([[-1.0] * 3, [1.0] * 3]))
@@ -222,7 +272,9 @@ def test_an_embedded_network_names_its_own_pictures(session: Session):
     classes = tuple(glyphnet.card("glyphnet")["classes"])
     images, labels = held_out.pictures(classes)
     found = session.predict(*images[::20].numpy())
-    right = [p.label == classes[c] for p, c in zip(found.images, labels[::20].tolist(), strict=True)]
+    right = [
+        p.label == classes[c] for p, c in zip(found.images, labels[::20].tolist(), strict=True)
+    ]
     assert np.mean(right) > 0.6 and found.classes == len(classes) and found.model == "glyphnet"
 
 
@@ -233,14 +285,23 @@ def test_many_images_keep_few_pictures(compared: Session):
     assert len(found) == 150 and len(found._pictures) == 20
     with torch.no_grad():
         guesses = run.module()(run.transform()(compared.dataset.images["test"][:150])).argmax(1)
-    assert [run.classes.index(p.label) for p in found.images] == guesses.tolist()  # its own answers may be of 16 bits
+    assert [
+        run.classes.index(p.label) for p in found.images
+    ] == guesses.tolist()  # its own answers may be of 16 bits
     assert "120 more" in HTML[type(found)](found)
 
 
 def test_magics_and_completion(shell, compared: Session, tmp_path: Path, monkeypatch):
     tl = shell.user_ns["tl"]
-    tl.dataset, tl.model, tl.plan, tl.runs = compared.dataset, compared.model, compared.plan, list(compared.runs)
-    Image.fromarray(compared.dataset.images["test"][0].permute(1, 2, 0).numpy()).save(tmp_path / "one <b>.png")
+    tl.dataset, tl.model, tl.plan, tl.runs = (
+        compared.dataset,
+        compared.model,
+        compared.plan,
+        list(compared.runs),
+    )
+    Image.fromarray(compared.dataset.images["test"][0].permute(1, 2, 0).numpy()).save(
+        tmp_path / "one <b>.png"
+    )
     monkeypatch.chdir(tmp_path)
     found = shell.run_cell('%tl_predict "one <b>.png" --top 2 --run scratch').result
     assert found.run == "scratch" and len(found.images[0].labels) == 2
@@ -248,7 +309,9 @@ def test_magics_and_completion(shell, compared: Session, tmp_path: Path, monkeyp
     assert "one &lt;b&gt;.png" in html and "<b>.png" not in html
     assert shell.run_cell("%tl_errors").result.run == "head"
     complete = lambda line: shell.complete(line.split(" ")[-1], line, len(line))[1]  # noqa: E731
-    assert "scratch" in complete("%tl_errors --run sc") and "one <b>.png" in complete("%tl_predict on")
+    assert "scratch" in complete("%tl_errors --run sc") and "one <b>.png" in complete(
+        "%tl_predict on"
+    )
 
 
 # ── source accuracy ──
@@ -273,7 +336,9 @@ def test_measured_as_on_the_card(session: Session, name: str):
     run = session.train(epochs=1)
     assert run.source_accuracy[0] == pytest.approx(glyphnet.card(name)["accuracy"], abs=0.03)
     images, labels = held_out.pictures(tuple(glyphnet.card(name)["classes"]))
-    right, pictures = held_out.measured()[name]  # as they ship: another processor may round one answer to another class
+    right, pictures = held_out.measured()[
+        name
+    ]  # as they ship: another processor may round one answer to another class
     assert pictures == len(labels) == run.source_pictures
     assert right_of(glyphnet.load(name), images, labels) == pytest.approx(right, abs=3)
 
@@ -292,11 +357,27 @@ def test_a_network_is_measured_on_its_source_where_it_is_not_as_it_shipped(small
 
 def test_only_held_out_pictures_are_packed_each_class_once():
     images = torch.arange(24, dtype=torch.uint8).view(24, 1, 1).expand(24, 48, 48) * 10
-    one = Source(("a", "b"), images[:4], torch.tensor([0, 0, 1, 1]), torch.tensor([True, False, False, True]), 0)
+    one = Source(
+        ("a", "b"),
+        images[:4],
+        torch.tensor([0, 0, 1, 1]),
+        torch.tensor([True, False, False, True]),
+        0,
+    )
     many = torch.ones(20, dtype=torch.bool)
-    two = Source(("b", "dots"), images[3:24], torch.tensor([0] + [1] * 20), torch.cat([torch.tensor([True]), many]), 1)
+    two = Source(
+        ("b", "dots"),
+        images[3:24],
+        torch.tensor([0] + [1] * 20),
+        torch.cat([torch.tensor([True]), many]),
+        1,
+    )
     with np.load(io.BytesIO(held_out.packed({"one": one, "two": two}))) as file:
-        assert file["names"].tolist() == ["a", "b", "dots"] and file["filled"].tolist() == [False, False, True]
+        assert file["names"].tolist() == ["a", "b", "dots"] and file["filled"].tolist() == [
+            False,
+            False,
+            True,
+        ]
         assert file["totals"].tolist() == [1, 1, 20] and len(file["images"]) == 2 + held_out.KEPT
         assert file["images"].max() <= 15 and file["images"][1, 0, 0] == round(30 / 17)
 
@@ -327,14 +408,21 @@ def test_statistics_left_running_show_on_the_source_alone(small: Session, monkey
     monkeypatch.setattr(training, "set_modes", careless)
     run = small.train(epochs=10, cache=False)
     weights, pretrained = run.module(), dict(small.model.module.named_parameters())
-    assert all(torch.equal(p, pretrained[n]) for n, p in weights.named_parameters() if not n.startswith("head"))
+    assert all(
+        torch.equal(p, pretrained[n])
+        for n, p in weights.named_parameters()
+        if not n.startswith("head")
+    )
     assert run.accuracy > 0.6
     assert run.source_accuracy[1] < run.source_accuracy[0] - 0.05
 
 
 def test_no_figure_where_the_source_is_not_at_hand(session: Session):
     session.data("digits", per_class=1)
-    for load in (lambda: session.load("glyphnet", "none"), lambda: session.load(glyphnet.load("glyphnet"), size=32)):
+    for load in (
+        lambda: session.load("glyphnet", "none"),
+        lambda: session.load(glyphnet.load("glyphnet"), size=32),
+    ):
         load()
         assert session.train(epochs=1).source_accuracy is None
     session.load("glyphnet")
@@ -344,6 +432,8 @@ def test_no_figure_where_the_source_is_not_at_hand(session: Session):
 
 def test_small_changes_are_called_small(compared: Session):
     run = compared.runs[0]
-    moved = replace(run, changes=tuple(replace(c, moved=True) for c in run.changes), source_pictures=1000)
+    moved = replace(
+        run, changes=tuple(replace(c, moved=True) for c in run.changes), source_pictures=1000
+    )
     assert "small difference" in on_its_source(replace(moved, source_accuracy=(0.775, 0.760)))
     assert "it forgot" in on_its_source(replace(moved, source_accuracy=(0.775, 0.500)))

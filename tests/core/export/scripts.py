@@ -60,7 +60,9 @@ class Written:
         weights = self.run.module().state_dict()
         assert own.keys() == weights.keys()
         for key, tensor in weights.items():
-            assert torch.allclose(own[key].float(), tensor.float(), rtol=tolerance, atol=tolerance), key
+            assert torch.allclose(
+                own[key].float(), tensor.float(), rtol=tolerance, atol=tolerance
+            ), key
 
     def check_logits(self, tolerance: float = 1e-4) -> None:
         """The networks compute the same: for plans after which names differ."""
@@ -85,17 +87,26 @@ class Scripts:
         folder.mkdir()
         text = session.code(run)
         (folder / "script.py").write_text(text, "utf8")
-        for call in re.findall(r"# (?:.*: )?((?:torch\.save|tl\.dataset\.save)\(.*\))$", text, re.M):
+        for call in re.findall(
+            r"# (?:.*: )?((?:torch\.save|tl\.dataset\.save)\(.*\))$", text, re.M
+        ):
             # what the comment says, word for word but for the folder
-            call = re.sub(r'"([^"]+\.(?:pt|npz))"', lambda found: repr(str(folder / found[1])), call)
+            call = re.sub(
+                r'"([^"]+\.(?:pt|npz))"', lambda found: repr(str(folder / found[1])), call
+            )
             exec(call, {"torch": torch, "tl": session})
         for name, code in modules.items():
             (folder / f"{name}.py").write_text(code, "utf8")
         size = session._sized(session.model, session.dataset).transform.size
-        torch.save(torch.randn((3, 3, size, size), generator=torch.Generator().manual_seed(0)), folder / "inputs.pt")
+        torch.save(
+            torch.randn((3, 3, size, size), generator=torch.Generator().manual_seed(0)),
+            folder / "inputs.pt",
+        )
         self.groups.setdefault(group, []).append(Written(folder, run, text))
 
     def execute(self) -> None:
         folders = [str(script.folder) for group in self.groups.values() for script in group]
-        done = subprocess.run([sys.executable, "-I", "-c", RUNNER, *folders], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-I", "-c", RUNNER, *folders], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr[-2000:]

@@ -60,7 +60,11 @@ def test_the_header_says_which_run_and_what_it_reached(small: Session):
     run = small.train(epochs=1)
     small.train(scratch=True, epochs=1)
     first = small.code().split('"""')[1]
-    assert f'run "{run.name}"' in first and f"{run.accuracy:.1%} of 700 test images" in first and "measured" in first
+    assert (
+        f'run "{run.name}"' in first
+        and f"{run.accuracy:.1%} of 700 test images" in first
+        and "measured" in first
+    )
     assert 'run "scratch"' in small.code("scratch").split('"""')[1]
     with pytest.raises(UsageError, match="no run is called 'hed'"):
         small.code("hed")
@@ -72,7 +76,10 @@ def test_a_plan_without_a_run(session: Session):
     session.data("digits", per_class=2)
     session.load("glyphnet")
     text = session.code()
-    assert "no run has measured it yet" in text and "EPOCHS, BATCH_SIZE, WEIGHT_DECAY = 100, 64, 0.05" in text
+    assert (
+        "no run has measured it yet" in text
+        and "EPOCHS, BATCH_SIZE, WEIGHT_DECAY = 100, 64, 0.05" in text
+    )
 
 
 def test_weights_from_a_file_and_reduced_precision(small: Session, tmp_path: Path):
@@ -92,7 +99,10 @@ def test_the_magic_shows_it_readable(shell):
     assert value == tl.code() and isinstance(value, str) and "\n" not in repr(value)
     shown, _ = shell.display_formatter.format(value)
     assert shown["text/plain"] == str(value)
-    assert "<pre" in shown["text/html"] and "Data = dict[str, tuple[Tensor, Tensor]]" in shown["text/html"]
+    assert (
+        "<pre" in shown["text/html"]
+        and "Data = dict[str, tuple[Tensor, Tensor]]" in shown["text/html"]
+    )
     hostile, _ = shell.display_formatter.format(Script("<script>alert(1)</script>"))
     assert "<script" not in hostile["text/html"]
     script = shell.run_cell("%tl_script").result

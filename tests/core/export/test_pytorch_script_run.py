@@ -34,8 +34,19 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
             patch.setattr(module, "WARMUP", short)
         # counting takes longer than training here, and tells nothing,
         patch.setattr(meter, "_counted", lambda *_, **__: 1.0)
-        patch.setattr(training, "source_accuracy", lambda *_: None)  # like looking back at the source's pictures
-        for write in (every_strategy, on_features, augmented, folders, amounts, own_modules, plans, edits):
+        patch.setattr(
+            training, "source_accuracy", lambda *_: None
+        )  # like looking back at the source's pictures
+        for write in (
+            every_strategy,
+            on_features,
+            augmented,
+            folders,
+            amounts,
+            own_modules,
+            plans,
+            edits,
+        ):
             write(made, tmp_path_factory.mktemp("data"))
         made.execute()
     return made
@@ -89,7 +100,15 @@ def on_features(scripts: Scripts, _: Path) -> None:
     session = on_digits(per_class=20)
     session.train(epochs=12, precision="fp32")
     scripts.add("on features", session)
-    session.train(epochs=2, precision="fp32", augment="photo", class_weights=True, from_="head", seed=3, name="again")
+    session.train(
+        epochs=2,
+        precision="fp32",
+        augment="photo",
+        class_weights=True,
+        from_="head",
+        seed=3,
+        name="again",
+    )
     scripts.add("on features", session)
     session.train(epochs=2, precision="fp32", solver="lbfgs", name="lbfgs")
     scripts.add("on features", session)
@@ -124,7 +143,9 @@ def test_with_augmentation_accuracy_stays_within_two_points(scripts: Scripts):
     cached, exact = scripts.groups["augmented"]
     found = float(re.search(r"test accuracy ([\d.]+)%", cached.printed)[1]) / 100
     assert found == pytest.approx(cached.run.accuracy, abs=0.0201)
-    assert "every epoch sees new ones" in cached.text and "every epoch sees new ones" not in exact.text
+    assert (
+        "every epoch sees new ones" in cached.text and "every epoch sees new ones" not in exact.text
+    )
     exact.check_weights()
 
 
@@ -162,9 +183,14 @@ def folders(scripts: Scripts, top: Path) -> None:
 def test_folders_are_read_and_split_in_the_same_way(scripts: Scripts):
     for script in scripts.groups["folders"]:
         script.check_weights()
-    assert "skipped" in scripts.groups["folders"][0].printed and "broken.jpg" in scripts.groups["folders"][0].printed
+    assert (
+        "skipped" in scripts.groups["folders"][0].printed
+        and "broken.jpg" in scripts.groups["folders"][0].printed
+    )
     *_, two, three = (script.text for script in scripts.groups["folders"])
-    assert '"test": read_photos(FOLDER / "val")' in two and "hold_out(train, labels, VAL_SHARE)" in two
+    assert (
+        '"test": read_photos(FOLDER / "val")' in two and "hold_out(train, labels, VAL_SHARE)" in two
+    )
     assert '"val": read_photos(FOLDER / "validation")' in three and "hold_out" not in three
 
 
@@ -177,7 +203,9 @@ def amounts(scripts: Scripts, _: Path) -> None:
 
 def test_a_limit_takes_the_same_images(scripts: Scripts):
     few, more = scripts.groups["amounts"]
-    assert "LIMIT = 25" in few.text and "VAL_SHARE" not in few.text and "VAL_SHARE = 0.2" in more.text
+    assert (
+        "LIMIT = 25" in few.text and "VAL_SHARE" not in few.text and "VAL_SHARE = 0.2" in more.text
+    )
     few.check_weights()
     more.check_weights()
 
@@ -250,7 +278,10 @@ def test_ones_own_module_is_asked_for_and_trained_the_same(scripts: Scripts):
     """Dropout in a `forward`, two output layers whose scores are averaged, a layer (attention) that trains around one
     that is frozen."""
     head, _, twins, _, attention = scripts.groups["own"]
-    assert "from your_module import Net  # CHANGE" in head.text and "model = Net()  # CHANGE" in head.text
+    assert (
+        "from your_module import Net  # CHANGE" in head.text
+        and "model = Net()  # CHANGE" in head.text
+    )
     assert "for head in (model.left, model.right):" in twins.text
     assert "model.training = True" in head.text and "parameters(recurse=False)" in attention.text
     for script in scripts.groups["own"]:
@@ -274,8 +305,15 @@ def plans(scripts: Scripts, _: Path) -> None:
 def test_freezes_rates_and_starts(scripts: Scripts):
     custom, on, scratch = scripts.groups["plans"]
     assert '"layer4.conv1": 0.001' in custom.text and '"head": 0.01' in custom.text
-    assert 'torch.load("custom.pt"' in on.text and "goes on computing what it computed before" in on.text
-    assert "set_modes" not in scratch.text and "register_forward" not in scratch.text and "SEED = 7" in scratch.text
+    assert (
+        'torch.load("custom.pt"' in on.text
+        and "goes on computing what it computed before" in on.text
+    )
+    assert (
+        "set_modes" not in scratch.text
+        and "register_forward" not in scratch.text
+        and "SEED = 7" in scratch.text
+    )
     for script in scripts.groups["plans"]:
         script.check_weights(3e-4)  # AdamW makes much of the last digits of small gradients
 
@@ -298,7 +336,9 @@ def edits(scripts: Scripts, _: Path) -> None:
 def test_edits_stand_where_they_belong(scripts: Scripts):
     for script in scripts.groups["edits"]:
         script.check_logits()
-        assert "    model.layer3 = nn.Sequential(model.layer3, nn.Conv2d(96, 96, 1))\n" in script.text
+        assert (
+            "    model.layer3 = nn.Sequential(model.layer3, nn.Conv2d(96, 96, 1))\n" in script.text
+        )
         assert "    model.layer3[1][0].conv2 = nn.Conv2d(96, 96, 3," in script.text
         assert "    width = 12\n    inner = nn.Linear(160, width)\n" in script.text
 

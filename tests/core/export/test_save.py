@@ -36,13 +36,19 @@ def test_what_is_saved_comes_back(trained: Session, tmp_path: Path):
     model = other.load(str(file))
     images = trained.dataset.images["test"]
     assert torch.equal(model.module(model.transform(images)), run.module()(model.transform(images)))
-    assert model.classes == run.classes and model.transform == run.transform() and model.card.accuracy == run.accuracy
+    assert (
+        model.classes == run.classes
+        and model.transform == run.transform()
+        and model.card.accuracy == run.accuracy
+    )
     assert other.predict(images[0].numpy()).images[0].label in run.classes  # without any data
     assert other.script().splitlines()[1] == f"%tl_load {file}"
     assert not list(tmp_path.glob(".*"))
 
 
-def test_the_output_layer_stays_for_the_same_classes_and_goes_for_others(trained: Session, tmp_path: Path):
+def test_the_output_layer_stays_for_the_same_classes_and_goes_for_others(
+    trained: Session, tmp_path: Path
+):
     trained.save(tmp_path / "mine.safetensors")
     other = Session()
     other.data("digits", per_class=2, seed=5)
@@ -57,7 +63,10 @@ def test_the_output_layer_stays_for_the_same_classes_and_goes_for_others(trained
     again = other.train(**QUICK)
     other.save(tmp_path / "second.safetensors")  # edits upon edits
     third = Session().load(tmp_path / "second.safetensors")
-    assert torch.equal(third.module.head.weight, again.module().head.weight) and len(third.classes) == 4
+    assert (
+        torch.equal(third.module.head.weight, again.module().head.weight)
+        and len(third.classes) == 4
+    )
     assert third.fresh()(torch.zeros(1, 3, 32, 32)).shape == (1, 4)
 
 
@@ -79,7 +88,10 @@ def test_torchvisions_networks_come_back(session: Session, tmp_path: Path):
     session.save(tmp_path / "net.safetensors")
     model = Session().load(tmp_path / "net.safetensors")
     images = torch.rand(2, 3, 64, 64)
-    assert torch.allclose(model.module(images), run.module()(images), atol=1e-5) and model.transform.size == 64
+    assert (
+        torch.allclose(model.module(images), run.module()(images), atol=1e-5)
+        and model.transform.size == 64
+    )
 
 
 def test_ones_own_network_has_to_be_given(session: Session, tmp_path: Path):
@@ -95,7 +107,9 @@ def test_ones_own_network_has_to_be_given(session: Session, tmp_path: Path):
     with pytest.raises(ModelError, match="%tl_load net --weights"):
         other.load(file)
     model = other.load(net(), file, called="net")
-    assert torch.equal(model.module[2].weight, run.module()[2].weight) and model.classes == run.classes
+    assert (
+        torch.equal(model.module[2].weight, run.module()[2].weight) and model.classes == run.classes
+    )
 
 
 def test_code_in_a_file_runs_only_when_trusted(small: Session, tmp_path: Path):
@@ -106,7 +120,9 @@ def test_code_in_a_file_runs_only_when_trusted(small: Session, tmp_path: Path):
     with pytest.raises(ModelError, match="--trust"):
         other.load(tmp_path / "mine.safetensors")
     model = other.load(tmp_path / "mine.safetensors", trust=True, names={"Twice": Twice})
-    assert torch.equal(model.module.head.before1.inner.weight, run.module().head.before1.inner.weight)
+    assert torch.equal(
+        model.module.head.before1.inner.weight, run.module().head.before1.inner.weight
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,29 +130,76 @@ def test_code_in_a_file_runs_only_when_trusted(small: Session, tmp_path: Path):
     [
         (lambda h: {**h, "schema": 99}, "schema 99"),
         (lambda h: {**h, "origin": {**h["origin"], "name": "nosuchnet"}}, "no model is called"),
-        (lambda h: {k: v for k, v in h.items() if k != "run"}, "header of bad.safetensors is damaged"),
+        (
+            lambda h: {k: v for k, v in h.items() if k != "run"},
+            "header of bad.safetensors is damaged",
+        ),
         (lambda h: {**h, "transform": 7}, "header of bad.safetensors is damaged"),
         (lambda h: {**h, "origin": {**h["origin"], "edits": []}}, "does not fit"),
-        (lambda h: {**h, "origin": {**h["origin"], "edits": [{"kind": "replace", "name": "head", "code": "__import__('os')"}]}},
-         "holds code that would be run"),
-        (lambda h: {**h, "transform": {**h["transform"], "mean": "0); import os; (0"}}, "header of bad.safetensors"),
-        (lambda h: {**h, "transform": {**h["transform"], "interpolation": "x\nimport os"}}, "header of bad.safetensors"),
-        (lambda h: {**h, "origin": {**h["origin"], "edits": [{"kind": "remove", "name": "x", "code": "nn.Linear(9**9**9, 1)"}]}},
-         "holds code that would be run"),
-        (lambda h: {**h, "origin": {**h["origin"], "edits": [{"kind": "add", "name": "head", "code": "nn.ReLU()",
-                                                              "where": "after", "part": "x; import os"}]}}, "is damaged"),
+        (
+            lambda h: {
+                **h,
+                "origin": {
+                    **h["origin"],
+                    "edits": [{"kind": "replace", "name": "head", "code": "__import__('os')"}],
+                },
+            },
+            "holds code that would be run",
+        ),
+        (
+            lambda h: {**h, "transform": {**h["transform"], "mean": "0); import os; (0"}},
+            "header of bad.safetensors",
+        ),
+        (
+            lambda h: {**h, "transform": {**h["transform"], "interpolation": "x\nimport os"}},
+            "header of bad.safetensors",
+        ),
+        (
+            lambda h: {
+                **h,
+                "origin": {
+                    **h["origin"],
+                    "edits": [{"kind": "remove", "name": "x", "code": "nn.Linear(9**9**9, 1)"}],
+                },
+            },
+            "holds code that would be run",
+        ),
+        (
+            lambda h: {
+                **h,
+                "origin": {
+                    **h["origin"],
+                    "edits": [
+                        {
+                            "kind": "add",
+                            "name": "head",
+                            "code": "nn.ReLU()",
+                            "where": "after",
+                            "part": "x; import os",
+                        }
+                    ],
+                },
+            },
+            "is damaged",
+        ),
     ],
-)  # fmt: skip
-def test_a_damaged_file_is_one_line_and_changes_nothing(trained: Session, tmp_path: Path, spoil, words):
+)
+def test_a_damaged_file_is_one_line_and_changes_nothing(
+    trained: Session, tmp_path: Path, spoil, words
+):
     trained.save(tmp_path / "mine.safetensors")
     with safe_open(tmp_path / "mine.safetensors", framework="pt") as opened:
         header = spoil(json.loads(opened.metadata()["tlnb"]))
     tensors, text = load_file(tmp_path / "mine.safetensors"), json.dumps(header)
-    save_file(tensors, tmp_path / "bad.safetensors", {"tlnb": text, "crc32": str(checksum(text, tensors))})
+    save_file(
+        tensors, tmp_path / "bad.safetensors", {"tlnb": text, "crc32": str(checksum(text, tensors))}
+    )
     before = (trained.model, trained.plan, trained.script())
     with pytest.raises(ModelError, match=words) as error:
         trained.load(tmp_path / "bad.safetensors")
-    assert "\n" not in str(error.value) and (trained.model, trained.plan, trained.script()) == before
+    assert (
+        "\n" not in str(error.value) and (trained.model, trained.plan, trained.script()) == before
+    )
 
 
 def test_a_changed_number_is_noticed(trained: Session, tmp_path: Path):
@@ -184,5 +247,7 @@ def test_onnx(trained: Session, tmp_path: Path):
     from onnx.reference import ReferenceEvaluator
 
     images = torch.rand(3, 3, 32, 32)
-    (scores,) = ReferenceEvaluator(str(tmp_path / "mine.onnx")).run(None, {"images": images.numpy()})
+    (scores,) = ReferenceEvaluator(str(tmp_path / "mine.onnx")).run(
+        None, {"images": images.numpy()}
+    )
     assert torch.allclose(torch.from_numpy(scores), trained.runs[-1].module()(images), atol=1e-4)

@@ -25,7 +25,7 @@ FAMILIES = {
     "convnext_tiny": "features.0 features.1 features.2-3 features.4-5 features.6-7 classifier",
     "densenet121": "stem denseblock1 transition1-denseblock2 transition2-denseblock3 transition3-denseblock4 classifier",
     "efficientnet_b0": "features.0 features.1 features.2 features.3 features.4 features.5 features.6 features.7-8 "
-                       "classifier",
+    "classifier",
     "googlenet": "stem inception3a-b inception4a-e inception5a-b fc",
     "inception_v3": "stem Mixed_5b-d Mixed_6a-e Mixed_7a-c fc",
     "maxvit_t": "stem blocks.0 blocks.1 blocks.2 blocks.3 classifier",
@@ -38,12 +38,15 @@ FAMILIES = {
     "swin_t": "features.0 features.1 features.2-3 features.4-5 features.6-7 head",
     "vgg16_bn": "features.0-3 features.7-10 features.14-20 features.24-30 features.34-40 classifier",
     "vit_b_32": "stem encoder_layer_0-2 encoder_layer_3-5 encoder_layer_6-8 encoder_layer_9-11 heads",
-}  # fmt: skip
+}
 
 PARTIAL = {
-    "resnet18": "layer4 fc", "vgg16_bn": "features.34-40 classifier", "vit_b_32": "encoder_layer_9-11 heads",
-    "efficientnet_b0": "features.7-8 classifier", "densenet121": "transition3-denseblock4 classifier",
-}  # fmt: skip
+    "resnet18": "layer4 fc",
+    "vgg16_bn": "features.34-40 classifier",
+    "vit_b_32": "encoder_layer_9-11 heads",
+    "efficientnet_b0": "features.7-8 classifier",
+    "densenet121": "transition3-denseblock4 classifier",
+}
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -57,11 +60,21 @@ def test_torchvisions_families(name: str):
     assert read.flops == pytest.approx(2e9 * weights.meta["_ops"], rel=0.02)
     assert all(x.used and x.shape for x in read.layers)
     head, partial, full = (plan_strategy(read, s) for s in ("head", "partial", "full"))
-    assert {read.head} == set(head.trained) < set(partial.trained) < set(full.trained) == set(read.names)
+    assert (
+        {read.head}
+        == set(head.trained)
+        < set(partial.trained)
+        < set(full.trained)
+        == set(read.names)
+    )
     assert full.trainable_params == read.params
-    assert " ".join(read.stages_of(partial.trained)) == PARTIAL.get(name, " ".join(read.stages_of(partial.trained)))
+    assert " ".join(read.stages_of(partial.trained)) == PARTIAL.get(
+        name, " ".join(read.stages_of(partial.trained))
+    )
     stages = [s.name for s in read.stages]
-    assert match(read, [f"{stages[0]}..{stages[2]}"]) == {x.name for x in read.layers if x.stage in stages[:3]}
+    assert match(read, [f"{stages[0]}..{stages[2]}"]) == {
+        x.name for x in read.layers if x.stage in stages[:3]
+    }
     images = torch.zeros(2, 3, size, size, device="meta")
     set_modes(module, set(partial.trained))
     assert places(module, partial.trained, images)
@@ -77,9 +90,18 @@ def test_averaged_heads_count_as_one(session: Session):
     read = read_anatomy(LeViT(), 32)
     assert (read.head, read.heads) == ("head", ("head", "head_dist"))
     assert not read.softmax_after_head  # the one in attention is none
-    assert [s.name for s in read.stages] == ["embed", "blocks.0", "blocks.1", "blocks.2", "blocks.3", "head"]
+    assert [s.name for s in read.stages] == [
+        "embed",
+        "blocks.0",
+        "blocks.1",
+        "blocks.2",
+        "blocks.3",
+        "head",
+    ]
     assert (
-        set(plan_strategy(read, "head").trained) == set(plan_strategy(read, "output-frozen").frozen) == set(read.heads)
+        set(plan_strategy(read, "head").trained)
+        == set(plan_strategy(read, "output-frozen").frozen)
+        == set(read.heads)
     )
     session.data("digits", per_class=2)
     session.load(LeViT(), size=32, called="levit")
@@ -116,7 +138,11 @@ def test_unused_layers_come_last():
     assert [x.name for x in read.layers] == ["conv1", "conv2", "fc", "aux", "never", "nowhere"]
     assert [x.name for x in read.layers if not x.used] == ["aux", "never", "nowhere"]
     assert next(x for x in read.layers if x.name == "never").shape is None
-    assert (read.head, read.stages[-1].name, read.params) == ("fc", UNUSED, sum(p.numel() for p in module.parameters()))
+    assert (read.head, read.stages[-1].name, read.params) == (
+        "fc",
+        UNUSED,
+        sum(p.numel() for p in module.parameters()),
+    )
     assert plan_strategy(read, "partial", last=1).trained == ("fc",)
     with pytest.raises(PlanError, match="has 3 stages"):
         plan_strategy(read, "partial", last=4)
@@ -162,7 +188,9 @@ class Ends(nn.Module):
 
     def __init__(self, last) -> None:
         super().__init__()
-        self.classifier = nn.Sequential(nn.Dropout(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.classifier = nn.Sequential(
+            nn.Dropout(), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+        )
         self.decoy = nn.Linear(5, 5)
         self.body = nn.Conv2d(3, 4, 3)
         self.last = last
@@ -174,15 +202,26 @@ class Ends(nn.Module):
 
 @pytest.mark.parametrize(
     ("last", "remedy"),
-    [(nn.Softmax(1), "%tl_remove last"), (lambda x: x.softmax(1), "forward"), (nn.Identity(), None),
-     (nn.LogSoftmax(1), None), (lambda x: x.softmax(1).log(), None)],
-)  # fmt: skip
+    [
+        (nn.Softmax(1), "%tl_remove last"),
+        (lambda x: x.softmax(1), "forward"),
+        (nn.Identity(), None),
+        (nn.LogSoftmax(1), None),
+        (lambda x: x.softmax(1).log(), None),
+    ],
+)
 def test_the_output_layer_is_found_by_data_flow(last, remedy: str | None):
     read = read_anatomy(Ends(last), 16)
-    assert (read.head, read.softmax_after_head, read.names[0]) == ("classifier.1", remedy is not None, "decoy")
+    assert (read.head, read.softmax_after_head, read.names[0]) == (
+        "classifier.1",
+        remedy is not None,
+        "decoy",
+    )
     notes = plan_strategy(read, "head").notes
     assert len(notes) == (remedy is not None) and all(note.endswith(remedy) for note in notes)
-    assert ("a softmax comes after the output layer classifier.1" in HTML[Anatomy](read)) == bool(notes)
+    assert ("a softmax comes after the output layer classifier.1" in HTML[Anatomy](read)) == bool(
+        notes
+    )
 
 
 class NeedsNumbers(nn.Sequential):
@@ -206,8 +245,18 @@ class MakesConstants(nn.Sequential):
 
 @pytest.mark.parametrize("kind", [nn.Sequential, NeedsNumbers, MakesConstants])
 def test_own_modules_of_any_kind(kind):
-    module = kind(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
-                  nn.Flatten(), nn.Linear(8 * 25, 16), nn.ReLU(), nn.Linear(16, 5))  # fmt: skip
+    module = kind(
+        nn.Conv2d(3, 4, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(4, 8, 3),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(8 * 25, 16),
+        nn.ReLU(),
+        nn.Linear(16, 5),
+    )
     read = read_anatomy(module, 16)
     assert [s.name for s in read.stages] == ["0", "3", "7", "9"] and read.head == "9"
     assert [x.running_stats for x in read.layers] == [False, False, True, False, False]
@@ -218,13 +267,20 @@ def test_own_modules_of_any_kind(kind):
 
 def test_a_deep_chain_has_few_stages():
     layers = [part for _ in range(30) for part in (nn.Linear(16, 16), nn.ReLU())]
-    read = read_anatomy(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 16), *layers, nn.Linear(16, 5)), 8)
+    read = read_anatomy(
+        nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 16), *layers, nn.Linear(16, 5)), 8
+    )
     assert [s.name for s in read.stages] == ["1-14", "16-30", "32-44", "46-60", "62"]
 
 
 def test_networks_too_small_for_stages():
     one = read_anatomy(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5)), 8)
-    assert plan_strategy(one, "head").trained == plan_strategy(one, "partial").trained == one.names == ("1",)
+    assert (
+        plan_strategy(one, "head").trained
+        == plan_strategy(one, "partial").trained
+        == one.names
+        == ("1",)
+    )
     two = read_anatomy(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 7), nn.Linear(7, 5)), 8)
     assert plan_strategy(two, "partial").trained == ("2",)
 
@@ -233,7 +289,13 @@ def test_networks_too_small_for_stages():
     ("module", "words"),
     [
         (
-            nn.Sequential(nn.Conv2d(3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.PReLU(), nn.Bilinear(5, 5, 5)),
+            nn.Sequential(
+                nn.Conv2d(3, 5, 3),
+                nn.AdaptiveAvgPool2d(1),
+                nn.Flatten(),
+                nn.PReLU(),
+                nn.Bilinear(5, 5, 5),
+            ),
             "take",
         ),
         (
@@ -273,7 +335,11 @@ def test_layers_show_what_is_frozen(small: Session):
 
 def test_strategies_say_what_each_trains_and_costs(small: Session):
     found = small.strategy()
-    assert found.stages == (("head",), ("layer4", "head"), tuple(s.name for s in small.layers().stages))
+    assert found.stages == (
+        ("head",),
+        ("layer4", "head"),
+        tuple(s.name for s in small.layers().stages),
+    )
     assert [f / 1e6 for f in found.step_flops] == pytest.approx([17.0, 21.9, 50.6], abs=0.1)
     html = HTML[type(found)](found)
     assert "<b>head</b> ← suggested" in html and "(layer4, head)" in html and "measured" in html

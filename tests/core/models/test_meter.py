@@ -19,7 +19,9 @@ def small_vit() -> nn.Module:
     return models.VisionTransformer(32, 8, 4, 2, 16, 32, num_classes=5)
 
 
-@pytest.mark.parametrize("make", [small_vit, lambda: models.squeezenet1_1(num_classes=5), lambda: LeViT()])
+@pytest.mark.parametrize(
+    "make", [small_vit, lambda: models.squeezenet1_1(num_classes=5), lambda: LeViT()]
+)
 def test_flops_are_torchs(make):
     module = make().eval()
     images = torch.randn(2, 3, 32, 32)
@@ -41,13 +43,18 @@ def test_attention_is_counted_whole_and_belongs_to_a_layer():
     attention = next(x for x in read.layers if x.name.endswith("encoder_layer_0.self_attention"))
     assert attention.flops == 2 * tokens * width * 3 * width + 2 * 2 * tokens * tokens * width
     assert (attention.shape, attention.params) == ((tokens, width), 3 * width * (width + 1))
-    output = next(x for x in read.layers if x.name.endswith("encoder_layer_0.self_attention.out_proj"))
+    output = next(
+        x for x in read.layers if x.name.endswith("encoder_layer_0.self_attention.out_proj")
+    )
     assert (output.flops, output.used) == (2 * tokens * width * width, True)
 
 
 def test_a_convolution_in_groups_costs_its_own_gradient_and_no_more():
     module = nn.Sequential(
-        nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 2)
+        nn.Conv2d(16, 16, 3, padding=1, groups=16),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 2),
     )
     images = torch.zeros(1, 16, 8, 8)
     forward = 2 * 8 * 8 * 16 * 9

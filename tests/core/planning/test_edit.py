@@ -56,13 +56,19 @@ def test_added_layers_compute_in_their_order(small: Session):
     small.add("before:head", "nn.Linear(in_features, 16)")
     plan = small.add("after:layer3", "nn.Identity()")
     assert [e.part for e in plan.edits if not e.automatic] == ["before1", "before2", "after1"]
-    assert next(e for e in plan.edits if e.automatic).code == "nn.Linear(16, 10)"  # the output layer follows the width
+    assert (
+        next(e for e in plan.edits if e.automatic).code == "nn.Linear(16, 10)"
+    )  # the output layer follows the width
     network = build(small.model, plan.edits, "pretrained", 0).eval()
     images = torch.rand(2, 3, 32, 32)
     features = network.flatten(
-        network.pool(network.layer4(network.layer3(network.layer2(network.layer1(network.stem(images))))))
+        network.pool(
+            network.layer4(network.layer3(network.layer2(network.layer1(network.stem(images)))))
+        )
     )
-    expected = nn.functional.linear(network.head.before2(features), network.head.weight, network.head.bias)
+    expected = nn.functional.linear(
+        network.head.before2(features), network.head.weight, network.head.bias
+    )
     assert torch.allclose(network(images), expected, atol=1e-6)
     twin = copy.deepcopy(network)
     nn.init.zeros_(twin.head.before2.weight)
@@ -74,7 +80,10 @@ def test_caching_with_edits_changes_nothing(small: Session, strategy: str):
     small.add("after:layer3", "nn.Identity()")
     small.add("before:head", "nn.Dropout(0.3)")
     small.strategy(strategy)
-    runs = [small.train(epochs=3, batch_size=8, augment="none", precision="fp32", cache=c) for c in (True, False)]
+    runs = [
+        small.train(epochs=3, batch_size=8, augment="none", precision="fp32", cache=c)
+        for c in (True, False)
+    ]
     losses = [[e.train_loss for e in run.epochs] for run in runs]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
@@ -105,7 +114,9 @@ def test_a_replaced_layer_trains_until_frozen_by_name(resnet: Session):
 
 
 def test_a_head_of_ones_own(small: Session):
-    plan = small.replace("head", "nn.Sequential(nn.Linear(in_features, 32), nn.ReLU(), nn.Linear(32, classes))")
+    plan = small.replace(
+        "head", "nn.Sequential(nn.Linear(in_features, 32), nn.ReLU(), nn.Linear(32, classes))"
+    )
     assert set(plan.trained) == {"head.0", "head.2"} and small.layers().head == "head.2"
     small.data("symbols", classes=5, per_class=2)  # new data: the same edit, for other classes
     assert small.plan.edits[-1].classes == 5 and small.layers(True).layers[-1].shape == (5,)
@@ -125,7 +136,9 @@ def test_a_module_may_be_given(small: Session):
     before = mine.inner.weight.detach().clone()
     small.add("before:head", mine)
     run = small.train(**QUICK)
-    assert torch.equal(mine.inner.weight, before) and not torch.equal(run.module().head.before1.inner.weight, before)
+    assert torch.equal(mine.inner.weight, before) and not torch.equal(
+        run.module().head.before1.inner.weight, before
+    )
 
 
 def test_undo_goes_back_step_by_step(small: Session):
@@ -176,7 +189,9 @@ def test_squeezenets_output_layer_cannot_die(session: Session):
     session.data("digits", per_class=2)
     session.load("squeezenet1_1", "none", size=64)
     network = build(session.model, session.plan.edits, "pretrained", 0).eval()
-    assert session.layers().head == "classifier.1" and isinstance(network.classifier[2], nn.Identity)
+    assert session.layers().head == "classifier.1" and isinstance(
+        network.classifier[2], nn.Identity
+    )
     images = torch.rand(2, 3, 64, 64)
     maps = network.features(images)
     head = network.classifier[1]
@@ -205,8 +220,16 @@ def test_only_plain_constructors_are_literal():
         "nn.Sequential(nn.ReLU(), nn.Conv2d(in_features, 2 * classes, (3, 3), bias=False))",
     ):
         assert is_literal(code)
-    for code in ("Linear(3, 4)", "nn.Linear(n, 4)", "nn.init.zeros_(x)", "nn.Linear(*[3, 4])", "__import__('os')",
-                 "nn.Linear(3, (lambda: 4)())", "nn.modules", "nn.Linear(3, 4); 1"):  # fmt: skip
+    for code in (
+        "Linear(3, 4)",
+        "nn.Linear(n, 4)",
+        "nn.init.zeros_(x)",
+        "nn.Linear(*[3, 4])",
+        "__import__('os')",
+        "nn.Linear(3, (lambda: 4)())",
+        "nn.modules",
+        "nn.Linear(3, 4); 1",
+    ):
         assert not is_literal(code)
 
 
@@ -218,7 +241,9 @@ def test_only_plain_constructors_are_literal():
         ("vit_b_32", 224, "encoder.layers.encoder_layer_11", "encoder.layers.encoder_layer_11"),
     ],
 )
-def test_removing_from_torchvisions_networks(session: Session, name: str, size: int, pattern: str, gone: str):
+def test_removing_from_torchvisions_networks(
+    session: Session, name: str, size: int, pattern: str, gone: str
+):
     session.data("digits", per_class=1)
     session.load(torchvision.models.get_model(name, weights=None), size=size, called=name)
     assert any(n.startswith(gone + ".") for n in names(session))
@@ -230,9 +255,13 @@ def test_a_dropout_with_something_added_still_drops():
     from tlnb.core.planning.edit import _attach
     from tlnb.core.training.freezing import set_modes
 
-    network = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2))
+    network = torch.nn.Sequential(
+        torch.nn.Linear(4, 4), torch.nn.Dropout(0.5), torch.nn.Linear(4, 2)
+    )
     _attach(network[1], "after", "after1", torch.nn.Identity())
     set_modes(network, {"2"})
-    assert network[1].training and not network[0].training  # it goes with the next layer, as without the addition
+    assert (
+        network[1].training and not network[0].training
+    )  # it goes with the next layer, as without the addition
     set_modes(network, {"0"})
     assert not network[1].training

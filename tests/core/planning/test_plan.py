@@ -22,7 +22,14 @@ from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.model_split import cut_at, places
 from tlnb.session import Session
 
-NETWORKS = ("resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "densenet121", "vgg11_bn")
+NETWORKS = (
+    "resnet18",
+    "mobilenet_v3_small",
+    "squeezenet1_1",
+    "shufflenet_v2_x0_5",
+    "densenet121",
+    "vgg11_bn",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +38,14 @@ def anatomy() -> Anatomy:
 
 
 def test_anatomy_of_glyphnet(anatomy: Anatomy):
-    assert [s.name for s in anatomy.stages] == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
+    assert [s.name for s in anatomy.stages] == [
+        "stem",
+        "layer1",
+        "layer2",
+        "layer3",
+        "layer4",
+        "head",
+    ]
     assert anatomy.head == "head"
     trunk = sum(s.params for s in anatomy.stages[:-1])
     assert trunk == 558_264
@@ -49,7 +63,9 @@ def test_strategies_nest_for_any_network(name: str):
     edited = build(model, edits, "pretrained", 0)
     assert edited(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
     read = read_anatomy(edited, 64, name)
-    head, partial, full = (set(plan_strategy(read, s, edits).trained) for s in ("head", "partial", "full"))
+    head, partial, full = (
+        set(plan_strategy(read, s, edits).trained) for s in ("head", "partial", "full")
+    )
     assert {read.head} == head < partial < full == set(read.names)
     assert plan_strategy(read, "full").trainable_params == read.params
 
@@ -83,12 +99,16 @@ def test_frozen_means_eval_mode_and_no_gradient(anatomy: Anatomy):
     set_modes(module, set(plan.trained))
     for name in plan.frozen:
         layer = module.get_submodule(name)
-        assert not layer.training and not any(p.requires_grad for p in layer._parameters.values() if p is not None)
+        assert not layer.training and not any(
+            p.requires_grad for p in layer._parameters.values() if p is not None
+        )
     assert module.layer3.bn1.training and module.layer3.conv1.weight.requires_grad
 
 
 def test_dropout_goes_with_the_next_layer():
-    net = nn.Sequential(nn.Flatten(), nn.Linear(12, 4), nn.Dropout(), nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2))
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(12, 4), nn.Dropout(), nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2)
+    )
     set_modes(net, {"5"})
     assert [m.training for m in net] == [False, False, False, False, True, True]
 
@@ -96,7 +116,9 @@ def test_dropout_goes_with_the_next_layer():
 def test_patterns(anatomy: Anatomy):
     assert match(anatomy, ["layer4"]) == {n for n in anatomy.names if n.startswith("layer4.")}
     assert match(anatomy, ["*.bn?"]) == {n for n in anatomy.names if ".bn" in n and n != "stem.bn"}
-    assert match(anatomy, ["stem..layer1"]) == {n for n in anatomy.names if n.split(".")[0] in ("stem", "layer1")}
+    assert match(anatomy, ["stem..layer1"]) == {
+        n for n in anatomy.names if n.split(".")[0] in ("stem", "layer1")
+    }
     with pytest.raises(PlanError, match="did you mean layer4"):
         match(anatomy, ["layr4"])
     with pytest.raises(PlanError, match="write layer1..layer3"):
@@ -107,7 +129,9 @@ def test_patterns(anatomy: Anatomy):
 def test_unfreezing_undoes_freezing(anatomy: Anatomy, stages):
     full = plan_strategy(anatomy, "full")
     there = plan_freeze(full, anatomy, stages)
-    assert set(there.frozen) | set(there.trained) == set(anatomy.names) and there.strategy == "custom"
+    assert (
+        set(there.frozen) | set(there.trained) == set(anatomy.names) and there.strategy == "custom"
+    )
     assert plan_unfreeze(there, anatomy, stages).frozen == full.frozen
 
 
@@ -122,7 +146,14 @@ def test_bad_plans_are_one_line(anatomy: Anatomy):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"epochs": 0}, {"lr": -1}, {"lr": float("nan")}, {"augment": "wild"}, {"batch_size": 0}, {"weight_decay": -1}],
+    [
+        {"epochs": 0},
+        {"lr": -1},
+        {"lr": float("nan")},
+        {"augment": "wild"},
+        {"batch_size": 0},
+        {"weight_decay": -1},
+    ],
 )
 def test_bad_options_are_one_line(bad):
     with pytest.raises(UsageError):
@@ -135,7 +166,9 @@ def test_loading_says_what_is_wrong(tmp_path):
     state = pretrained.load("glyphnet").module.state_dict()
     whole = tmp_path / "whole.safetensors"
     save_file({k: v.contiguous() for k, v in state.items()}, whole)
-    assert torch.equal(pretrained.load("glyphnet", str(whole)).module.head.weight, state["head.weight"])
+    assert torch.equal(
+        pretrained.load("glyphnet", str(whole)).module.head.weight, state["head.weight"]
+    )
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(whole.read_bytes()[:10_000])
     other = tmp_path / "other.safetensors"
@@ -144,8 +177,13 @@ def test_loading_says_what_is_wrong(tmp_path):
     torch.save(state, hashed)
     evil = tmp_path / "evil.pt"
     torch.save({"x": print}, evil)
-    for file, words in ((damaged, "is damaged"), (other, "head.bias is .3,"), (hashed, "wrong hash"), (evil, "damaged, or no"),
-                        (tmp_path / "none.pt", "no weights file")):  # fmt: skip
+    for file, words in (
+        (damaged, "is damaged"),
+        (other, "head.bias is .3,"),
+        (hashed, "wrong hash"),
+        (evil, "damaged, or no"),
+        (tmp_path / "none.pt", "no weights file"),
+    ):
         with pytest.raises(ModelError, match=words) as error:
             pretrained.load("glyphnet", str(file))
         assert "\n" not in str(error.value)
@@ -170,7 +208,9 @@ def test_own_modules():
     model = pretrained.load(
         nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4)), size=32, mean="0,0,0", std=(1, 1, 1)
     )
-    assert model.transform == replace(model.transform, size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    assert model.transform == replace(
+        model.transform, size=32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    )
     assert model.transform(torch.full((1, 3, 40, 40), 255, dtype=torch.uint8)).max() == 1
 
 

@@ -39,7 +39,13 @@ def plain() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.GroupNorm(2, 8), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.GroupNorm(2, 16), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        nn.Sequential(
+            nn.Conv2d(8, 16, 3, 2, 1),
+            nn.GroupNorm(2, 16),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+        ),
         nn.Sequential(nn.Dropout(0.3), nn.Linear(16, 5)),
     )
 
@@ -70,7 +76,9 @@ def trained(case: str) -> Run:
     else:
         session.load(network)
     session.strategy(strategy)
-    return session.train(**{"epochs": 3, "batch_size": 8, "precision": "fp32", "augment": "light", **options})
+    return session.train(
+        **{"epochs": 3, "batch_size": 8, "precision": "fp32", "augment": "light", **options}
+    )
 
 
 def work(out: Path) -> None:
@@ -79,8 +87,14 @@ def work(out: Path) -> None:
     found = {}
     for case in CASES:
         run = trained(case)
-        found[case] = {"record": json.loads(run.to_json()), "alike": len(set(map(str, group.told(run.hashes())))) == 1}
-    with pytest.raises(UsageError, match=r"rank 1 on .* has the data 1, rank 0 on .* has 0: give all of them the same"):
+        found[case] = {
+            "record": json.loads(run.to_json()),
+            "alike": len(set(map(str, group.told(run.hashes())))) == 1,
+        }
+    with pytest.raises(
+        UsageError,
+        match=r"rank 1 on .* has the data 1, rank 0 on .* has 0: give all of them the same",
+    ):
         group.agree({"the job": "x", "the data": str(group.rank)})
     with pytest.raises(UsageError, match="rank 1 of 2: mine"):
         group.together(lambda: complain("mine") if group.rank else None)
@@ -102,7 +116,12 @@ def torchrun(*arguments: object, restarts: int = 0) -> list[str]:
 
 def surroundings(tmp_path: Path) -> dict[str, str]:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TLNB_HOME": str(tmp_path / "home")}
+    return {
+        **os.environ,
+        "PYTHONPATH": path,
+        "OMP_NUM_THREADS": "1",
+        "TLNB_HOME": str(tmp_path / "home"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +129,9 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Every case, done by two processes."""
     folder = tmp_path_factory.mktemp("together")
     command = torchrun(__file__, folder / "found.json")
-    done = subprocess.run(command, env=surroundings(folder), capture_output=True, text=True, timeout=TIMEOUT)
+    done = subprocess.run(
+        command, env=surroundings(folder), capture_output=True, text=True, timeout=TIMEOUT
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return dict(json.loads((folder / "found.json").read_text()))
 
@@ -123,7 +144,9 @@ def test_two_processes_give_the_losses_of_one(together: dict[str, Any], case: st
     assert there.processes == 2 and here.processes == 1
     assert there.accuracy == pytest.approx(here.accuracy, abs=0.003) and there.moved == here.moved
     assert there.cache == here.cache
-    if here.options.solver == "lbfgs":  # a line search may ask once more where sums differ in their last digits
+    if (
+        here.options.solver == "lbfgs"
+    ):  # a line search may ask once more where sums differ in their last digits
         assert there.work.steps == pytest.approx(here.work.steps, rel=0.25)
     else:
         assert there.work == here.work
@@ -139,15 +162,24 @@ def test_what_both_processes_spend_is_counted_once(together: dict[str, Any]):
     here, there = trained("head"), Run.from_json(json.dumps(together["head"]["record"]))
     for phase in ("training", "evaluating"):
         assert there.flops_by_phase[phase] == pytest.approx(here.flops_by_phase[phase])
-    assert there.flops_by_phase["caching"] == pytest.approx(here.flops_by_phase["caching"], rel=0.001)
+    assert there.flops_by_phase["caching"] == pytest.approx(
+        here.flops_by_phase["caching"], rel=0.001
+    )
     seconds = sum(there.seconds.values())
     hour = list_price(there.device, there.hardware, there.threads)
-    assert there.money == pytest.approx(2 * hour.of(seconds)) and "2 processes" in there.bases["money"]
+    assert (
+        there.money == pytest.approx(2 * hour.of(seconds)) and "2 processes" in there.bases["money"]
+    )
     assert there.energy_wh > 0
 
 
-def test_batch_statistics_of_a_processor_are_each_processs_own_and_the_run_says_so(together: dict[str, Any]):
-    here, there = trained("batch statistics"), Run.from_json(json.dumps(together["batch statistics"]["record"]))
+def test_batch_statistics_of_a_processor_are_each_processs_own_and_the_run_says_so(
+    together: dict[str, Any],
+):
+    here, there = (
+        trained("batch statistics"),
+        Run.from_json(json.dumps(together["batch statistics"]["record"])),
+    )
     assert together["batch statistics"]["alike"] and there.moved == here.moved
     assert any("batch statistics are each process's own" in note for note in there.notes)
     assert not any("batch statistics" in note for note in here.notes)
@@ -172,7 +204,10 @@ def job(tmp_path: Path, **options: Any) -> Path:
     session = Session()
     session.data("digits", per_class=2)
     session.load("glyphnet")
-    session.save(job=tmp_path / "job.json", **{"batch_size": 8, "precision": "fp32", "augment": "none", **options})
+    session.save(
+        job=tmp_path / "job.json",
+        **{"batch_size": 8, "precision": "fp32", "augment": "none", **options},
+    )
     return tmp_path / "job.json"
 
 
@@ -187,7 +222,9 @@ def test_a_training_whose_processes_are_killed_goes_on_by_itself(tmp_path: Path)
     try:
         for rank in (1, 0):
             kept = until(agent, lambda: workers(agent.pid) and latest(out))
-            until(agent, lambda kept=kept: latest(out) != kept)  # this start has kept an epoch of its own
+            until(
+                agent, lambda kept=kept: latest(out) != kept
+            )  # this start has kept an epoch of its own
             os.kill(workers(agent.pid)[rank], signal.SIGKILL)
         assert agent.wait(TIMEOUT) == 0, (tmp_path / "log").read_text()[-3000:]
     finally:
@@ -206,7 +243,9 @@ def test_a_training_whose_processes_are_killed_goes_on_by_itself(tmp_path: Path)
     )
     later = Session()
     assert later.resume(out) is later
-    assert [r.epochs for r in later.runs] == [run.epochs] and later.errors("head").accuracy == run.accuracy
+    assert [r.epochs for r in later.runs] == [run.epochs] and later.errors(
+        "head"
+    ).accuracy == run.accuracy
 
 
 def until(agent: subprocess.Popen[bytes], what: Any) -> Any:
@@ -277,16 +316,25 @@ def of_another_version(folder: Path) -> str:
 
 @pytest.mark.parametrize(
     "spoil",
-    [without_photos, *(pytest.param(s, marks=pytest.mark.slow) for s in (with_another_photo, of_another_version))],
+    [
+        without_photos,
+        *(
+            pytest.param(s, marks=pytest.mark.slow)
+            for s in (with_another_photo, of_another_version)
+        ),
+    ],
 )
 def test_what_is_wrong_on_one_rank_stops_all_with_one_line(apart: Path, spoil: Any):
     words = spoil(apart / "1")
     command = torchrun(apart / "start.py", "train", "job.json", "--out", apart / "out")
-    done = subprocess.run(command, env=surroundings(apart), capture_output=True, text=True, timeout=TIMEOUT, cwd=apart)
+    done = subprocess.run(
+        command, env=surroundings(apart), capture_output=True, text=True, timeout=TIMEOUT, cwd=apart
+    )
     said = [line for line in (done.stdout + done.stderr).splitlines() if "tlnb: " in line]
     assert done.returncode != 0 and len(said) == 1 and words in said[0], done.stderr[-3000:]
     assert (
-        "Traceback (most recent call last)" not in done.stderr.split("torch/distributed/elastic", 1)[0]
+        "Traceback (most recent call last)"
+        not in done.stderr.split("torch/distributed/elastic", 1)[0]
     )  # torchrun has one of its own
     assert not (apart / "out").exists() and not list(apart.glob("*/.tlnb"))
 
@@ -298,10 +346,23 @@ def test_what_is_wrong_on_one_rank_stops_all_with_one_line(apart: Path, spoil: A
 def test_workers_share_a_study_and_a_killed_one_takes_no_finished_trial_with_it(tmp_path: Path):
     pytest.importorskip("optuna")
     file, storage, best = job(tmp_path, epochs=1), tmp_path / "study.log", tmp_path / "best.json"
-    command = [sys.executable, "-m", "tlnb", "tune", str(file), "--storage", str(storage), "--trials"]
+    command = [
+        sys.executable,
+        "-m",
+        "tlnb",
+        "tune",
+        str(file),
+        "--storage",
+        str(storage),
+        "--trials",
+    ]
     workers = [
         subprocess.Popen(
-            [*command, trials], env=surroundings(tmp_path), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, trials],
+            env=surroundings(tmp_path),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for trials in ("10000", "2")
     ]
@@ -314,7 +375,9 @@ def test_workers_share_a_study_and_a_killed_one_takes_no_finished_trial_with_it(
     assert len(finished) >= 2 and sum(t.params["lr"] == pytest.approx(0.01) for t in finished) <= 1
     found = search(Session(), file, str(storage), 1, best)
     after = trials_in(storage)
-    assert len(after) == len(found.trials) == len(finished) + 1 and after[: len(finished)] == finished
+    assert (
+        len(after) == len(found.trials) == len(finished) + 1 and after[: len(finished)] == finished
+    )
     drawn = [tuple(t.params.values()) for t in after]
     assert len(set(drawn)) == len(drawn)  # no two workers drew the same
     chosen = json.loads(best.read_text())

@@ -27,10 +27,18 @@ from tlnb.core.storage import checked_arrays
 from tlnb.core.storage.memory_map import batches, is_mapped
 
 
-@given(st.integers(0, 10**6), st.sampled_from(["", "k", "M", "g", "T"]), st.sampled_from(["", "b", "B"]))
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from(["", "k", "M", "g", "T"]),
+    st.sampled_from(["", "b", "B"]),
+)
 def test_amounts_are_thousands(number, unit, byte):
     factor = {"": 1, "k": 10**3, "M": 10**6, "g": 10**9, "T": 10**12}[unit]
-    assert parse_bytes(f"{number}{unit}{byte}") == parse_bytes(f" {number} {unit}{byte} ") == number * factor
+    assert (
+        parse_bytes(f"{number}{unit}{byte}")
+        == parse_bytes(f" {number} {unit}{byte} ")
+        == number * factor
+    )
 
 
 def test_amounts_may_be_fractions_and_powers_of_two():
@@ -97,11 +105,25 @@ OTHERS = "12:pids:/elsewhere\n9:name=memory:/elsewhere\n8:cpu,cpuacct:/memory\n"
         ({"": NO_LIMIT, "jobs": NO_LIMIT, "jobs/17": 900_000}, 600_000),
         ({"": NO_LIMIT, "jobs": 720_000, "jobs/17": 900_000}, 420_000),
         ({"": 600_000, "jobs": NO_LIMIT, "jobs/17": NO_LIMIT}, 300_000),
-        ({"": NO_LIMIT, "jobs": NO_LIMIT, "jobs/17": NO_LIMIT, "elsewhere": 400_000, "jobs/18": 400_000}, None),
-        ({"": 900_000}, 600_000),  # a container that sees its own group as the top, and its path from outside
+        (
+            {
+                "": NO_LIMIT,
+                "jobs": NO_LIMIT,
+                "jobs/17": NO_LIMIT,
+                "elsewhere": 400_000,
+                "jobs/18": 400_000,
+            },
+            None,
+        ),
+        (
+            {"": 900_000},
+            600_000,
+        ),  # a container that sees its own group as the top, and its path from outside
     ],
 )
-def test_groups_of_the_first_version_lie_in_one_another(tmp_path, monkeypatch, controllers, limits, left):
+def test_groups_of_the_first_version_lie_in_one_another(
+    tmp_path, monkeypatch, controllers, limits, left
+):
     monkeypatch.delenv("TLNB_MEMORY", raising=False)
     monkeypatch.setattr(memory, "CGROUPS", tmp_path)
     monkeypatch.setattr(memory, "OWN_GROUPS", tmp_path / "own")
@@ -134,7 +156,9 @@ def limited() -> Iterator[Path]:
     outer = (old if old.is_dir() else memory.CGROUPS) / f"tlnb-test-{os.getpid()}"
     try:
         (outer / "inner").mkdir(parents=True)
-        (outer / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(f"{LIMIT}\n")
+        (outer / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(
+            f"{LIMIT}\n"
+        )
     except OSError as error:
         _removed(outer)
         pytest.skip(f"no group with a limit can be made here: {error}")
@@ -168,7 +192,9 @@ from tlnb.core import memory
 memory._free_in_system = lambda: 2**50  # so that only groups set a limit
 print(memory.memory_budget())
 """
-    own = {k: v for k, v in os.environ.items() if k != "TLNB_MEMORY"} | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    own = {k: v for k, v in os.environ.items() if k != "TLNB_MEMORY"} | {
+        "PYTHONPATH": str(Path(__file__).parents[3])
+    }
     done = subprocess.run(
         [sys.executable, "-c", code, str(limited / "cgroup.procs")],
         env=own,
@@ -214,9 +240,14 @@ def no_decoding(monkeypatch) -> None:
 
 
 def same(one: DataSet, two: DataSet) -> bool:
-    return one.skipped == two.skipped and one.splits == two.splits and all(
-        torch.equal(one.images[s], two.images[s]) and torch.equal(one.labels[s], two.labels[s]) for s in one.splits
-    )  # fmt: skip
+    return (
+        one.skipped == two.skipped
+        and one.splits == two.splits
+        and all(
+            torch.equal(one.images[s], two.images[s]) and torch.equal(one.labels[s], two.labels[s])
+            for s in one.splits
+        )
+    )
 
 
 @pytest.mark.parametrize("dirty", [True, False])
@@ -257,7 +288,9 @@ def test_the_same_files_are_decoded_once(folder, little_memory, monkeypatch):
 
 def test_what_is_used_is_held_in_memory_where_that_fits(folder, little_memory, monkeypatch):
     whole = opened(folder, per_class=2)
-    monkeypatch.setenv("TLNB_MEMORY", str(9 * 3 * 32**2))  # four images to train with and four to test fit, all do not
+    monkeypatch.setenv(
+        "TLNB_MEMORY", str(9 * 3 * 32**2)
+    )  # four images to train with and four to test fit, all do not
     few = opened(folder, per_class=2)
     assert same(whole, few) and not any(map(is_mapped, few.images.values()))
 
@@ -286,9 +319,12 @@ def test_changes_to_a_tensor_do_not_reach_the_file(folder, little_memory):
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(errno.ENOSPC, "no room for 0.00 GB.*TLNB_CACHE"), (errno.EACCES, "cannot be written")]
+    ("number", "words"),
+    [(errno.ENOSPC, "no room for 0.00 GB.*TLNB_CACHE"), (errno.EACCES, "cannot be written")],
 )
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(folder, little_memory, monkeypatch, number, words):
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(
+    folder, little_memory, monkeypatch, number, words
+):
     written: list[int] = []
 
     def full(out, data):
@@ -345,7 +381,9 @@ def test_batches_come_in_the_order_asked_for(folder, little_memory):
     order = list(torch.randperm(len(labels)).split(5))
     state = torch.get_rng_state()
     found = list(batches(images, labels, order, pin=False))
-    assert torch.equal(torch.get_rng_state(), state)  # what is drawn afterwards does not depend on where images lie
+    assert torch.equal(
+        torch.get_rng_state(), state
+    )  # what is drawn afterwards does not depend on where images lie
     assert [len(known) for _, known in found] == [len(rows) for rows in order]
     assert torch.equal(torch.cat([read for read, _ in found]), images[torch.cat(order)])
     assert torch.equal(torch.cat([known for _, known in found]), labels[torch.cat(order)])
@@ -353,6 +391,10 @@ def test_batches_come_in_the_order_asked_for(folder, little_memory):
 
 def test_only_tensors_over_a_file_are_mapped(folder, little_memory):
     images = opened(folder).images["train"]
-    assert is_mapped(images[2:5]) and is_mapped(images.float()) is False and not is_mapped(images[[0, 1]])
+    assert (
+        is_mapped(images[2:5])
+        and is_mapped(images.float()) is False
+        and not is_mapped(images[[0, 1]])
+    )
     assert not is_mapped(torch.zeros(3)) and not is_mapped(torch.zeros(0))
     assert not is_mapped(torch.zeros(3, device="meta"))

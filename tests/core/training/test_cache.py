@@ -27,15 +27,21 @@ ARCHITECTURES = {  # ten families; small versions where torchvision has construc
     "squeezenet": lambda: torchvision.models.squeezenet1_1(num_classes=5),
     "mobilenet v3": lambda: torchvision.models.mobilenet_v3_small(num_classes=5),
     "efficientnet": lambda: torchvision.models.EfficientNet(
-        [MBConvConfig(1, 3, 1, 16, 16, 1), MBConvConfig(4, 3, 2, 16, 24, 1)], dropout=0.2, num_classes=5
+        [MBConvConfig(1, 3, 1, 16, 16, 1), MBConvConfig(4, 3, 2, 16, 24, 1)],
+        dropout=0.2,
+        num_classes=5,
     ),
     "densenet": lambda: torchvision.models.DenseNet(8, (2, 2), 16, num_classes=5),
     "shufflenet": lambda: torchvision.models.shufflenet_v2_x0_5(num_classes=5),
     "regnet": lambda: torchvision.models.regnet_x_400mf(num_classes=5),
     "mnasnet": lambda: torchvision.models.mnasnet0_5(num_classes=5),
-    "vision transformer": lambda: torchvision.models.VisionTransformer(64, 16, 2, 2, 32, 64, num_classes=5),
-    "swin": lambda: torchvision.models.SwinTransformer([4, 4], 16, [1, 1], [2, 2], [4, 4], num_classes=5),
-}  # fmt: skip
+    "vision transformer": lambda: torchvision.models.VisionTransformer(
+        64, 16, 2, 2, 32, 64, num_classes=5
+    ),
+    "swin": lambda: torchvision.models.SwinTransformer(
+        [4, 4], 16, [1, 1], [2, 2], [4, 4], num_classes=5
+    ),
+}
 
 
 def photos(count: int = 16, edge: int = 64) -> tuple[np.ndarray, list[int]]:
@@ -54,8 +60,15 @@ def session_of(network: nn.Module, edge: int = 64) -> Session:
 
 
 # where everything trains there is little to keep: that is shown with one network in the default, with all of them in the whole
-BOTH = [pytest.param(name, strategy, marks=[pytest.mark.slow] if strategy == "full" and name != "squeezenet" else [])
-        for name in ARCHITECTURES for strategy in ("head", "partial", "full")]  # fmt: skip
+BOTH = [
+    pytest.param(
+        name,
+        strategy,
+        marks=[pytest.mark.slow] if strategy == "full" and name != "squeezenet" else [],
+    )
+    for name in ARCHITECTURES
+    for strategy in ("head", "partial", "full")
+]
 
 
 @pytest.mark.parametrize(("name", "strategy"), BOTH)
@@ -125,7 +138,9 @@ def test_a_narrow_place_earlier_is_taken_where_the_last_does_not_fit(monkeypatch
     assert roomy.cache.at == "_2" and tight.cache.at == "_1" and none.cache is None
     assert "fit neither in memory nor on the disk" in none.notes[0]
     losses = [[e.train_loss for e in run.epochs] for run in (roomy, tight, none)]
-    assert np.allclose(losses[0], losses[1], atol=1e-5) and np.allclose(losses[0], losses[2], atol=1e-5)
+    assert np.allclose(losses[0], losses[1], atol=1e-5) and np.allclose(
+        losses[0], losses[2], atol=1e-5
+    )
 
 
 class Winding(nn.Module):
@@ -134,7 +149,11 @@ class Winding(nn.Module):
     def __init__(self, early: bool = False) -> None:
         super().__init__()
         self.early = early
-        self.stem, self.body, self.head = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3, 2), nn.Linear(8, 5)
+        self.stem, self.body, self.head = (
+            nn.Conv2d(3, 8, 3, 2),
+            nn.Conv2d(8, 8, 3, 2),
+            nn.Linear(8, 5),
+        )
 
     def forward(self, x):
         x = self.stem(x).relu()
@@ -164,7 +183,11 @@ class Looping(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.twice, self.head = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3, 1, 1), nn.Linear(8, 5)
+        self.stem, self.twice, self.head = (
+            nn.Conv2d(3, 8, 3, 2),
+            nn.Conv2d(8, 8, 3, 1, 1),
+            nn.Linear(8, 5),
+        )
 
     def forward(self, x):
         x = self.stem(x * 2)
@@ -178,7 +201,11 @@ def test_what_is_no_chain_trains_uncached_and_says_why():
     session = session_of(Looping())
     assert chain_places(session.model.module.eval(), ["head"], torch.randn(2, 3, 64, 64)) == []
     run = session.train(epochs=1, augment="none")
-    assert run.cache is None and "cannot be traced" in run.notes[0] and "no chain of modules" in run.notes[0]
+    assert (
+        run.cache is None
+        and "cannot be traced" in run.notes[0]
+        and "no chain of modules" in run.notes[0]
+    )
 
 
 # ── found again ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -190,23 +217,36 @@ def test_a_second_run_computes_no_frozen_layer_again(small: Session):
     assert [e.train_loss for e in first.epochs] == [e.train_loss for e in second.epochs]
     assert first.accuracy == second.accuracy
     assert second.flops_by_phase["caching"] < 0.01 * first.flops_by_phase["caching"]
-    assert second.flops_by_phase["evaluating"] < 0.01 * first.flops_by_phase["evaluating"]  # monitor and test too
+    assert (
+        second.flops_by_phase["evaluating"] < 0.01 * first.flops_by_phase["evaluating"]
+    )  # monitor and test too
     other = small.train(epochs=3, seed=1)  # other views
-    assert not other.cache.reused and other.flops_by_phase["evaluating"] == second.flops_by_phase["evaluating"]
+    assert (
+        not other.cache.reused
+        and other.flops_by_phase["evaluating"] == second.flops_by_phase["evaluating"]
+    )
     small.data("digits", per_class=2, seed=1)  # other images
     assert not small.train(epochs=3).cache.reused
 
 
-def test_a_network_is_traced_once_for_each_mode_and_surveyed_once_for_all_runs(small: Session, monkeypatch):
+def test_a_network_is_traced_once_for_each_mode_and_surveyed_once_for_all_runs(
+    small: Session, monkeypatch
+):
     traced, surveyed = [], []
     trace, survey = cutting._Tracer.trace, cutting._surveyed
-    monkeypatch.setattr(cutting._Tracer, "trace", lambda self, root: (traced.append(root), trace(self, root))[1])
-    monkeypatch.setattr(cutting, "_surveyed", lambda *given: (surveyed.append(given), survey(*given))[1])
+    monkeypatch.setattr(
+        cutting._Tracer, "trace", lambda self, root: (traced.append(root), trace(self, root))[1]
+    )
+    monkeypatch.setattr(
+        cutting, "_surveyed", lambda *given: (surveyed.append(given), survey(*given))[1]
+    )
     for strategy, most in (("head", 2), ("partial", 4)):
         small.strategy(strategy)
         small.train(epochs=1)
         whole = [root for root in traced if isinstance(root, glyphnet.GlyphNet)]
-        assert len(whole) == most  # in both modes, and again where new output layers are trained alone first
+        assert (
+            len(whole) == most
+        )  # in both modes, and again where new output layers are trained alone first
         traced.clear()
     found = len(surveyed)
     small.train(epochs=1, seed=1)
@@ -300,7 +340,9 @@ def test_images_in_a_file_train_as_those_in_memory(folder: Path, monkeypatch):
     assert losses[0] == losses[1]
 
 
-def test_a_kept_file_that_reads_the_same_with_other_white_space_was_damaged_all_the_same(tmp_path: Path):
+def test_a_kept_file_that_reads_the_same_with_other_white_space_was_damaged_all_the_same(
+    tmp_path: Path,
+):
     file, array = tmp_path / "kept.npy", np.zeros((2, 3), np.float32)
     kept.write(file, array.shape, array.dtype, [array], lambda: {"a": 1})
     assert kept.read(file) == {"a": 1}

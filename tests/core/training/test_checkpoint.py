@@ -26,7 +26,9 @@ from tlnb.session import Session
 
 
 @given(st.lists(st.floats(0.001, 30), min_size=1, max_size=60), st.floats(0, 20))
-def test_a_kill_loses_no_more_than_is_at_risk_or_the_epoch_in_progress(took: list[float], at_risk: float):
+def test_a_kill_loses_no_more_than_is_at_risk_or_the_epoch_in_progress(
+    took: list[float], at_risk: float
+):
     """Epochs of a run take about as long; where one takes longer than the one before it, so much more may be lost."""
     now = [0.0]
     due, kept, before = Due(at_risk, lambda: now[0]), 0.0, None
@@ -41,7 +43,9 @@ def test_a_kill_loses_no_more_than_is_at_risk_or_the_epoch_in_progress(took: lis
 
 
 @pytest.mark.parametrize(("seconds", "writes"), [(0.01, 0), (0.5, 5), (3.0, 33), (12.0, 100)])
-def test_an_epoch_of_milliseconds_earns_no_checkpoint_and_one_of_ten_seconds_its_own(seconds: float, writes: int):
+def test_an_epoch_of_milliseconds_earns_no_checkpoint_and_one_of_ten_seconds_its_own(
+    seconds: float, writes: int
+):
     now = [0.0]
     due, found = Due(10, lambda: now[0]), 0
     for _ in range(100):
@@ -65,7 +69,9 @@ def test_what_is_no_number_of_seconds_gets_one_line(monkeypatch, text: str):
 def test_writing_more_or_less_often_changes_no_result(monkeypatch, at_risk: str):
     written: list[int] = []
     write = checkpoint.write
-    monkeypatch.setattr(checkpoint, "write", lambda *a: (written.append(len(a[2].epochs)), write(*a)))
+    monkeypatch.setattr(
+        checkpoint, "write", lambda *a: (written.append(len(a[2].epochs)), write(*a))
+    )
     monkeypatch.setenv("TLNB_AT_RISK", at_risk)
     run = begun(strategy="partial").train(epochs=3)
     assert written == ([1, 2, 3, 3] if at_risk == "0" else [3])  # what it changed comes last
@@ -74,7 +80,9 @@ def test_writing_more_or_less_often_changes_no_result(monkeypatch, at_risk: str)
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
-def test_what_cuts_a_run_short_in_the_middle_of_an_epoch_loses_none_that_was_over(monkeypatch, raised):
+def test_what_cuts_a_run_short_in_the_middle_of_an_epoch_loses_none_that_was_over(
+    monkeypatch, raised
+):
     whole, session = begun().train(epochs=5, batch_size=8), begun()
     real, over = torch.nn.functional.cross_entropy, [0]
     session.report = lambda p: over.append(p.epoch) if p.phase == "training" else None
@@ -114,13 +122,17 @@ tl.train(epochs=6)
 def killed(seconds: float) -> int:
     """A process that trains, killed so long after it began to; the last epoch that it said had ended."""
     every = {**os.environ, "TLNB_AT_RISK": "0"}  # each epoch is written
-    process = subprocess.Popen([sys.executable, "-c", TRAIN], stdout=subprocess.PIPE, text=True, env=every)
+    process = subprocess.Popen(
+        [sys.executable, "-c", TRAIN], stdout=subprocess.PIPE, text=True, env=every
+    )
     assert process.stdout is not None and process.stdout.readline() == "ready\n"
     time.sleep(seconds)
     process.send_signal(signal.SIGKILL)
     said = process.stdout.read().split("\n")
     process.wait()
-    return max((int(line.split()[1]) for line in said[:-1] if line.startswith("training")), default=0)
+    return max(
+        (int(line.split()[1]) for line in said[:-1] if line.startswith("training")), default=0
+    )
 
 
 def test_a_killed_process_loses_at_most_the_epoch_in_progress():
@@ -138,7 +150,9 @@ def test_a_killed_process_loses_at_most_the_epoch_in_progress():
         if isinstance(resumed, Session):  # it had finished
             resumed = later.runs[-1]
         assert resumed.status == "finished" and len(resumed.epochs) == 6
-        assert np.allclose([e.train_loss for e in resumed.epochs], [e.train_loss for e in whole.epochs], atol=1e-4)
+        assert np.allclose(
+            [e.train_loss for e in resumed.epochs], [e.train_loss for e in whole.epochs], atol=1e-4
+        )
         later._keeper.close()
         for path in sorted(folder.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()

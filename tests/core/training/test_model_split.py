@@ -13,14 +13,27 @@ from tlnb.core.planning.plan import plan_strategy
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.model_split import cut_at, places
 
-SMALL = ("densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5", "regnet_y_400mf", "resnet18",
-         "shufflenet_v2_x0_5", "squeezenet1_0")  # fmt: skip  # quick with numbers
+SMALL = (
+    "densenet121",
+    "efficientnet_b0",
+    "googlenet",
+    "inception_v3",
+    "mnasnet0_5",
+    "regnet_y_400mf",
+    "resnet18",
+    "shufflenet_v2_x0_5",
+    "squeezenet1_0",
+)  # quick with numbers
 
 
 @pytest.mark.parametrize("name", SMALL)
 def test_two_halves_make_the_whole(name: str):
     torch.manual_seed(0)
-    options = {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
+    options = (
+        {"init_weights": False, "transform_input": True}
+        if name in ("googlenet", "inception_v3")
+        else {}
+    )
     module = models.get_model(name, weights=None, num_classes=5, **options)
     module.aux_logits = False
     size = 96 if name == "inception_v3" else 64
@@ -32,8 +45,14 @@ def test_two_halves_of_transformers():
     halves(models.VisionTransformer(32, 8, 4, 2, 16, 32, dropout=0.1, num_classes=5), 32)
     halves(models.SwinTransformer([4, 4], 8, [1, 1, 2, 1], [1, 1, 2, 2], [4, 4], num_classes=5), 64)
     halves(models.MaxVit((64, 64), 8, 2, [8, 8, 8, 8], [1, 1, 1, 1], 4, 0.5, num_classes=5), 64)
-    halves(models.ConvNeXt([models.convnext.CNBlockConfig(8, 16, 2), models.convnext.CNBlockConfig(16, None, 2)],
-                           stochastic_depth_prob=0.5, num_classes=5), 32)  # fmt: skip
+    halves(
+        models.ConvNeXt(
+            [models.convnext.CNBlockConfig(8, 16, 2), models.convnext.CNBlockConfig(16, None, 2)],
+            stochastic_depth_prob=0.5,
+            num_classes=5,
+        ),
+        32,
+    )
 
 
 def halves(module: nn.Module, size: int) -> None:
@@ -59,11 +78,14 @@ class Random(nn.Module):
 @pytest.mark.parametrize(
     ("draw", "at"),
     [
-        (lambda x: F.dropout(x, 0.5, False), "mean"), (lambda x: F.dropout(x, 0.5), "body"),
-        (lambda x: F.dropout(x, 0.0), "mean"), (lambda x: x + torch.rand_like(x), "body"),
-        (lambda x: x * x.new_ones(1).bernoulli_(0.5), "body"), (lambda x: torch.cat(x.chunk(2, 1), 1), "mean"),
+        (lambda x: F.dropout(x, 0.5, False), "mean"),
+        (lambda x: F.dropout(x, 0.5), "body"),
+        (lambda x: F.dropout(x, 0.0), "mean"),
+        (lambda x: x + torch.rand_like(x), "body"),
+        (lambda x: x * x.new_ones(1).bernoulli_(0.5), "body"),
+        (lambda x: torch.cat(x.chunk(2, 1), 1), "mean"),
     ],
-)  # fmt: skip
+)
 def test_nothing_random_is_cached(draw, at: str):
     module = Random(draw)
     set_modes(module, {"fc"})
@@ -87,4 +109,6 @@ def test_a_cut_has_a_row_for_each_image():
     module = Windows()
     set_modes(module, {"inner", "fc"})
     images = torch.randn(3, 3, 8, 8)
-    assert all(len(cut_at(module, p).prefix(images)) == 3 for p in places(module, ("inner", "fc"), images))
+    assert all(
+        len(cut_at(module, p).prefix(images)) == 3 for p in places(module, ("inner", "fc"), images)
+    )

@@ -23,7 +23,9 @@ COST = st.floats(0, 1e15, allow_nan=False)
 
 
 @given(st.integers(1, 3000), COST, COST)
-def test_looks_are_few_enough_dense_at_first_and_never_closer_again(epochs: int, training: float, look: float):
+def test_looks_are_few_enough_dense_at_first_and_never_closer_again(
+    epochs: int, training: float, look: float
+):
     found = looks(epochs, training, look)
     assert sorted(set(found)) == list(found) and {0, epochs - 1} <= set(found) <= set(range(epochs))
     steps = [b - a for a, b in pairwise(found)]
@@ -32,7 +34,9 @@ def test_looks_are_few_enough_dense_at_first_and_never_closer_again(epochs: int,
     if epochs <= LEAST or epochs * look <= SHARE * training:
         assert len(found) == epochs
     else:
-        assert len(found) == epochs or (len(found) + 1) * look > SHARE * training  # as many as are paid for
+        assert (
+            len(found) == epochs or (len(found) + 1) * look > SHARE * training
+        )  # as many as are paid for
 
 
 @given(st.integers(1, 300), st.integers(0, 300), COST)
@@ -70,7 +74,9 @@ def test_val_decides_and_is_looked_at_after_every_epoch(session: Session):
 
 
 def test_flops_of_evaluating_are_those_of_the_looks(trained: Session):
-    run = next(run for run in trained.runs if run.baseline_of)  # nothing is cached: every look is a whole pass
+    run = next(
+        run for run in trained.runs if run.baseline_of
+    )  # nothing is cached: every look is a whole pass
     looked = LEAST * trained.dataset.splits["monitor"] + trained.dataset.splits["test"]
     assert run.flops_by_phase["evaluating"] == pytest.approx(looked * run.inference_flops)
 
@@ -88,7 +94,9 @@ def test_a_resumed_run_looks_where_it_would_have(trained: Session):
     assert session.train(epochs=30).status == "stopped"
     session.report = None
     whole, resumed = trained.runs[0], session.resume()
-    assert [e.monitor_accuracy for e in resumed.epochs] == [e.monitor_accuracy for e in whole.epochs]
+    assert [e.monitor_accuracy for e in resumed.epochs] == [
+        e.monitor_accuracy for e in whole.epochs
+    ]
     assert resumed.training_flops == pytest.approx(whole.training_flops)
 
 
@@ -98,16 +106,29 @@ def test_a_resumed_run_looks_where_it_would_have(trained: Session):
 def run_with(run: Run, monitor: list[float | None]) -> Run:
     """The run with a second for each epoch, and these looks."""
     epochs = tuple(EpochRecord(1.0, 0.99, seen, 1.0) for seen in monitor)
-    seconds = {"preparing": 1.0, "caching": 0.0, "warmup": 0.0, "training": float(len(epochs)), "evaluating": 5.0}
-    return replace(run, epochs=epochs, seconds=seconds, flops_by_phase={"training": 10.0 * len(epochs)})
+    seconds = {
+        "preparing": 1.0,
+        "caching": 0.0,
+        "warmup": 0.0,
+        "training": float(len(epochs)),
+        "evaluating": 5.0,
+    }
+    return replace(
+        run, epochs=epochs, seconds=seconds, flops_by_phase={"training": 10.0 * len(epochs)}
+    )
 
 
 def test_a_target_between_two_looks_says_so(trained: Session):
     run = run_with(trained.runs[0], [0.1, 0.2, None, None, 0.6, None, 0.7])
-    assert run.watched == 0.7 and run.seconds_to(0.5) == 6.0 and run.seconds_to(0.8) is None  # val is not mixed in
+    assert (
+        run.watched == 0.7 and run.seconds_to(0.5) == 6.0 and run.seconds_to(0.8) is None
+    )  # val is not mixed in
     between, at_once, first = (to_target(run, target) for target in (0.5, 0.15, 0.05))
     assert (between.since, between.seconds, between.flops) == (3.0, 6.0, 50.0)
-    assert (at_once.since, at_once.seconds) == (None, 3.0) and (first.since, first.seconds) == (None, 2.0)
+    assert (at_once.since, at_once.seconds) == (None, 3.0) and (first.since, first.seconds) == (
+        None,
+        2.0,
+    )
 
 
 def test_a_comparison_shows_both_looks_and_explains_them(trained: Session):
@@ -125,7 +146,11 @@ def test_seeds_together_lie_between_the_means_of_their_looks(trained: Session):
     first = replace(run_with(trained.runs[0], [0.1, None, 0.6]), group="head")
     second = replace(run_with(trained.runs[0], [0.1, 0.6, 0.7]), name="head-seed1", group="head")
     row = compare([first, second], trained.dataset, target=0.5).rows[0]
-    assert row.seeds == 2 and row.to_target.since == (2.0 + 3.0) / 2 and row.seconds_to_target == (4.0 + 3.0) / 2
+    assert (
+        row.seeds == 2
+        and row.to_target.since == (2.0 + 3.0) / 2
+        and row.seconds_to_target == (4.0 + 3.0) / 2
+    )
 
 
 def test_records_with_every_epoch_looked_at_are_read_as_before(trained: Session):
@@ -139,17 +164,25 @@ def test_records_with_every_epoch_looked_at_are_read_as_before(trained: Session)
 
 def test_charts_and_live_curves_draw_a_line_between_looks(trained: Session):
     assert charts.learning(trained.runs[0]).startswith(b"\x89PNG")
-    history = [Progress("head", "training", n, 9, 1.0, {1: 0.2, 5: 0.4, 9: 0.8}.get(n)) for n in range(1, 10)]
+    history = [
+        Progress("head", "training", n, 9, 1.0, {1: 0.2, 5: 0.4, 9: 0.8}.get(n))
+        for n in range(1, 10)
+    ]
     assert str(drawings.curves(history)).count("accuracy: 80.0%") == 1
     shown = live.Notebook()
     shown._curve = [(1, 0.0), (2, 0.5), (5, 1.0)]
-    assert f'points="0.0,{live.HEIGHT}.0 45.0,18.0 180.0,0.0"' in shown._svg()  # by epoch, not by number
+    assert (
+        f'points="0.0,{live.HEIGHT}.0 45.0,18.0 180.0,0.0"' in shown._svg()
+    )  # by epoch, not by number
     assert "accuracy 100.0%" in shown._html(history[2])  # the last look's, in an epoch without one
     assert "accuracy" not in shown._html(Progress("head", "evaluating", 9, 9)).split("<svg")[0]
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "text"), [(None, 0.35, "0.35 s"), (0.21, 0.35, "0.21 s–0.35 s"), (0.081, 0.084, "0.08 s")]
+    ("low", "high", "text"),
+    [(None, 0.35, "0.35 s"), (0.21, 0.35, "0.21 s–0.35 s"), (0.081, 0.084, "0.08 s")],
 )
-def test_a_moment_between_two_looks_is_two_times_where_they_read_differently(low: float | None, high: float, text: str):
+def test_a_moment_between_two_looks_is_two_times_where_they_read_differently(
+    low: float | None, high: float, text: str
+):
     assert span(low, high) == text

@@ -28,7 +28,14 @@ QUICK = {"epochs": 2, "batch_size": 8}
 
 
 def state(session: Session) -> tuple:
-    return (session.dataset, session.model, session.plan, tuple(session.runs), session.bill, session.script())
+    return (
+        session.dataset,
+        session.model,
+        session.plan,
+        tuple(session.runs),
+        session.bill,
+        session.script(),
+    )
 
 
 @pytest.mark.parametrize("strategy", ["head", "partial", "full", "output-frozen", "scratch"])
@@ -38,7 +45,9 @@ def test_just_what_the_plan_trains_moves(small: Session, strategy: str):
     run = small.train(**QUICK)
     assert run.status == "finished"
     assert set(run.moved) == set(plan.trained)
-    assert all(torch.equal(v, before[k]) for k, v in small.model.module.state_dict().items())  # the model stays
+    assert all(
+        torch.equal(v, before[k]) for k, v in small.model.module.state_dict().items()
+    )  # the model stays
     weights = run.module().state_dict()
     pretrained = small.model.module.state_dict()
     for name in plan.frozen:
@@ -60,7 +69,10 @@ def test_custom_freezes_hold(small: Session):
 @pytest.mark.parametrize("strategy", ["head", "partial"])
 def test_caching_changes_nothing(small: Session, strategy: str):
     small.strategy(strategy)
-    runs = [small.train(epochs=4, batch_size=8, augment="none", precision="fp32", cache=c) for c in (True, False)]
+    runs = [
+        small.train(epochs=4, batch_size=8, augment="none", precision="fp32", cache=c)
+        for c in (True, False)
+    ]
     losses = [[e.train_loss for e in run.epochs] for run in runs]
     assert np.allclose(*losses, atol=1e-5)
     assert runs[0].training_flops < runs[1].training_flops
@@ -95,7 +107,9 @@ def test_phases_are_the_whole_and_the_bill_is_their_sum(compared: Session):
     equal = [c for c in compared.bill.charges if "equal steps" in c.run]
     assert equal  # the equal-budget baseline is charged
     mine = [c for c in compared.bill.charges if c not in equal]
-    assert sum(c.seconds for c in mine) == pytest.approx(sum(sum(r.seconds.values()) for r in compared.runs))
+    assert sum(c.seconds for c in mine) == pytest.approx(
+        sum(sum(r.seconds.values()) for r in compared.runs)
+    )
     assert sum(c.flops for c in mine) == pytest.approx(sum(r.flops for r in compared.runs))
     assert total.money == pytest.approx(sum(c.money for c in compared.bill.charges))
     assert total.basis == "assumed" and total.bases["seconds"][0] == "measured"
@@ -106,20 +120,39 @@ def test_flops_agree_with_a_count_by_hand(small: Session):
     trunk = 2 * sum(  # multiply-adds of every convolution, by hand
         out * inputs * k * k * edge * edge
         for inputs, out, k, edge in [
-            (3, 24, 3, 16), (24, 24, 3, 16), (24, 24, 3, 16), (24, 48, 3, 8), (48, 48, 3, 8), (24, 48, 1, 8),
-            (48, 96, 3, 4), (96, 96, 3, 4), (48, 96, 1, 4), (96, 160, 3, 2), (160, 160, 3, 2), (96, 160, 1, 2),
+            (3, 24, 3, 16),
+            (24, 24, 3, 16),
+            (24, 24, 3, 16),
+            (24, 48, 3, 8),
+            (48, 48, 3, 8),
+            (24, 48, 1, 8),
+            (48, 96, 3, 4),
+            (96, 96, 3, 4),
+            (48, 96, 1, 4),
+            (96, 160, 3, 2),
+            (160, 160, 3, 2),
+            (96, 160, 1, 2),
         ]
-    )  # fmt: skip
+    )
     head = 2 * 160 * 10
     images = 20
-    assert run.flops_by_phase["training"] == pytest.approx(3 * images * 2 * head, rel=0.01)  # forward, weight gradient
+    assert run.flops_by_phase["training"] == pytest.approx(
+        3 * images * 2 * head, rel=0.01
+    )  # forward, weight gradient
     assert run.flops_by_phase["caching"] == pytest.approx(images * (trunk + head), rel=0.01)
 
 
 @pytest.mark.parametrize(
-    ("head", "shape"), [(nn.Linear(6, 3), (50, 6)), (nn.Linear(6, 3), (50, 4, 6)), (nn.Conv2d(6, 3, 1), (50, 6, 2, 2))]
+    ("head", "shape"),
+    [
+        (nn.Linear(6, 3), (50, 6)),
+        (nn.Linear(6, 3), (50, 4, 6)),
+        (nn.Conv2d(6, 3, 1), (50, 6, 2, 2)),
+    ],
 )
-def test_each_feature_is_standardised_and_folding_changes_nothing(head: nn.Module, shape: tuple[int, ...]):
+def test_each_feature_is_standardised_and_folding_changes_nothing(
+    head: nn.Module, shape: tuple[int, ...]
+):
     torch.manual_seed(0)
     features = torch.randn(shape) * 3 + 7
     axis = 1 if isinstance(head, nn.Conv2d) else len(shape) - 1
@@ -164,7 +197,9 @@ def test_what_a_run_needed_is_let_go_of_at_once(small: Session, monkeypatch, str
     """Not only when Python looks for cycles: on a GPU it would be missing until then."""
     seen: list[weakref.ref[Training]] = []
     prepare = Training.prepare
-    monkeypatch.setattr(Training, "prepare", lambda self, *a: (seen.append(weakref.ref(self)), prepare(self, *a)))
+    monkeypatch.setattr(
+        Training, "prepare", lambda self, *a: (seen.append(weakref.ref(self)), prepare(self, *a))
+    )
     small.strategy(strategy)
     gc.collect()
     gc.disable()
@@ -186,7 +221,9 @@ def test_a_frozen_layer_that_moves_fails_the_run(small: Session, monkeypatch):
 
 
 @pytest.mark.parametrize("strategy", ["head", "full"])
-def test_an_epoch_walks_over_no_tree_and_begins_no_device_but_its_own(small: Session, monkeypatch, strategy: str):
+def test_an_epoch_walks_over_no_tree_and_begins_no_device_but_its_own(
+    small: Session, monkeypatch, strategy: str
+):
     calls = {"modes": 0, "seeds": 0}
     modes, seed = training.set_modes, torch.manual_seed
 
@@ -216,7 +253,9 @@ def test_after_a_look_what_trains_is_in_training_mode_again():
     with pytest.raises(ValueError, match="in the look"), learning.resting():
         assert not any(part.training for part in network.modules())
         raise ValueError("in the look")
-    assert [part.training for part in network.modules()] == before and any(before) and not all(before)
+    assert (
+        [part.training for part in network.modules()] == before and any(before) and not all(before)
+    )
 
 
 def test_going_on_from_a_run(small: Session):
@@ -234,7 +273,9 @@ def test_the_best_val_epoch_is_kept(session: Session):
     session.load("glyphnet")
     run = session.train(epochs=6)
     values = [e.val_accuracy for e in run.epochs]
-    assert run.best_epoch == max(range(6), key=lambda epoch: (values[epoch], epoch))  # of equals the last
+    assert run.best_epoch == max(
+        range(6), key=lambda epoch: (values[epoch], epoch)
+    )  # of equals the last
 
 
 def test_the_baseline_is_matched(compared: Session):
@@ -269,7 +310,10 @@ def test_a_missed_target_makes_the_speedup_a_bound(compared: Session):
     if above > run.watched:
         pytest.skip("here the baseline reached more than the run")
     found = compared.compare(target=above)
-    assert found.speedup_is_bound and next(r for r in found.rows if r.kind == "baseline").seconds_to_target is None
+    assert (
+        found.speedup_is_bound
+        and next(r for r in found.rows if r.kind == "baseline").seconds_to_target is None
+    )
 
 
 def test_records_survive_json(compared: Session):

@@ -31,12 +31,17 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_only_labels_in_use_are_read(session: Session):
     data = session.data("digits", per_class=20)
     used = labels_in_use(data)
-    assert len(used.labels["train"]) == data.splits["train"] + data.splits["val"] and len(used.labels["test"]) == 0
+    assert (
+        len(used.labels["train"]) == data.splits["train"] + data.splits["val"]
+        and len(used.labels["test"]) == 0
+    )
     known = {tuple(row) for s in ("train", "val") for row in data.images[s].flatten(1).tolist()}
     assert {tuple(row) for row in used.images["train"].flatten(1).tolist()} == known
 
 
-def test_of_much_data_some_are_read_classes_in_equal_parts(session: Session, monkeypatch: pytest.MonkeyPatch):
+def test_of_much_data_some_are_read_classes_in_equal_parts(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(probes, "AT_MOST", 50)
     used = labels_in_use(session.data("digits", per_class=20))
     assert torch.bincount(used.labels["train"]).tolist() == [5] * 10
@@ -61,7 +66,12 @@ def test_advice_is_measured_charged_and_changes_nothing(small: Session):
     charge = small.bill.charges[-1]
     assert charge.kind == "advising" and charge.flops > 0 and charge.seconds > 0
     card = HTML[Advice](found)
-    for words in ("how sure", "What each frozen stage knows", "test images are not read", "rule of thumb"):
+    for words in (
+        "how sure",
+        "What each frozen stage knows",
+        "test images are not read",
+        "rule of thumb",
+    ):
         assert words in card
 
 
@@ -69,7 +79,11 @@ def test_one_label_a_class_measures_nothing_and_says_so(session: Session):
     session.data("digits", per_class=1)
     session.load("glyphnet")
     found = session.advise()
-    assert found.strategy == "head" and found.probes == () and "Nothing can be held out" in found.reason
+    assert (
+        found.strategy == "head"
+        and found.probes == ()
+        and "Nothing can be held out" in found.reason
+    )
     assert "none can be held out" in HTML[Advice](found)
 
 
@@ -99,14 +113,18 @@ def test_few_changes_are_preferred_unless_more_gain_a_point():
     base = advising.Tried("head", None, None, None, 0.0, 0.0, None, True)  # type: ignore[arg-type]
 
     def chosen(partial: float, full: float) -> str:
-        more = [replace(base, strategy=s, expected=e) for s, e in (("partial", partial), ("full", full))]
+        more = [
+            replace(base, strategy=s, expected=e) for s, e in (("partial", partial), ("full", full))
+        ]
         return advising.verdict([base, *more]).strategy
 
     assert chosen(0.03, 0.03) == "partial"
     assert chosen(0.009, 0.0095) == "head"  # within a point
     assert chosen(0.03, 0.07) == "full"
     assert chosen(-0.02, 0.005) == "head"
-    assert chosen(0.005, 0.012) == "partial"  # head is more than a point behind the best, partial is not
+    assert (
+        chosen(0.005, 0.012) == "partial"
+    )  # head is more than a point behind the best, partial is not
 
 
 @given(st.floats(0.5, 5), st.integers(0, 2**16))
@@ -114,15 +132,25 @@ def test_how_sure_a_network_is_of_everything_does_not_count(times: float, seed: 
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, 60)
     logits = rng.normal(size=(60, 4)) + 2 * np.eye(4)[labels]
-    loss, other = (advising.calibrated_loss(scale * logits, labels).mean() for scale in (1.0, times))
+    loss, other = (
+        advising.calibrated_loss(scale * logits, labels).mean() for scale in (1.0, times)
+    )
     assert loss == pytest.approx(other, rel=0.05) and loss < math.log(4)
 
 
 def test_a_loss_is_lower_where_more_is_known():
     labels = np.arange(40) % 4
-    clear, vague = (np.eye(4)[labels] * much + np.random.default_rng(0).normal(size=(40, 4)) for much in (3.0, 1.0))
-    assert advising.calibrated_loss(clear, labels).mean() < advising.calibrated_loss(vague, labels).mean()
-    assert advising.calibrated_loss(np.zeros((40, 4)), labels) == pytest.approx(np.full(40, math.log(4)))
+    clear, vague = (
+        np.eye(4)[labels] * much + np.random.default_rng(0).normal(size=(40, 4))
+        for much in (3.0, 1.0)
+    )
+    assert (
+        advising.calibrated_loss(clear, labels).mean()
+        < advising.calibrated_loss(vague, labels).mean()
+    )
+    assert advising.calibrated_loss(np.zeros((40, 4)), labels) == pytest.approx(
+        np.full(40, math.log(4))
+    )
     assert np.isfinite(advising.calibrated_loss(np.eye(4)[labels] * 1e6, labels)).all()
 
 
@@ -134,7 +162,10 @@ def weighed(head: float, partial: float, full: float, count: int = 400) -> dict[
         wrong = np.random.default_rng(1).permutation(count) >= accuracy * count
         return 3.0 * np.eye(10)[(labels + wrong) % 10]
 
-    trials = {name: said(share) for name, share in zip(advising.STRATEGIES, (head, partial, full), strict=True)}
+    trials = {
+        name: said(share)
+        for name, share in zip(advising.STRATEGIES, (head, partial, full), strict=True)
+    }
     tried = advising._weighed(labels, (), trials, {}, dict.fromkeys(advising.STRATEGIES), None)  # type: ignore[arg-type]
     assert tried[0].accuracy == pytest.approx(head, abs=1 / count)
     return {t.strategy: t.expected for t in tried}
@@ -145,7 +176,9 @@ def test_trials_on_many_images_move_the_rule():
     assert weighed(0.80, 0.95, 0.95)["partial"] > 0.05
     gained = weighed(0.60, 0.60, 0.80)
     assert gained["full"] - gained["partial"] > 0.05
-    assert weighed(0.999, 0.999, 0.999)["partial"] < 0.01  # nothing left to gain: the fewest changes
+    assert (
+        weighed(0.999, 0.999, 0.999)["partial"] < 0.01
+    )  # nothing left to gain: the fewest changes
 
 
 def test_what_was_not_tried_is_expected_by_the_rule_alone():

@@ -29,10 +29,18 @@ def test_trials_never_see_the_test_images_nor_those_of_the_curves(session: Sessi
         data = session.data("digits", per_class=per_class)
         parts, judged_by = to_choose_by(data)
         assert ("cross-validation" in judged_by) == (per_class == 2)
-        used = torch.cat([data.images[s] for s in ("train", "val") if s in data.splits]).flatten(1).tolist()
+        used = (
+            torch.cat([data.images[s] for s in ("train", "val") if s in data.splits])
+            .flatten(1)
+            .tolist()
+        )
         known = {tuple(row) for row in used}
         for part in parts:
-            assert all(tuple(row) in known for images in part.images.values() for row in images.flatten(1).tolist())
+            assert all(
+                tuple(row) in known
+                for images in part.images.values()
+                for row in images.flatten(1).tolist()
+            )
             held = {tuple(row) for row in part.images["test"].flatten(1).tolist()}
             assert not any(tuple(row) in held for row in part.images["train"].flatten(1).tolist())
 
@@ -42,10 +50,17 @@ def test_the_best_values_go_into_the_plan_and_undo_takes_them_back(small: Sessio
     found = small.tune(trials=3, epochs=3)
     assert len(found.trials) == 3 and found.best is not None
     first = found.trials[0]
-    assert first.values["lr"] == pytest.approx(0.01) and found.best.accuracy >= first.accuracy  # the recipe comes first
-    assert small.plan.options.lr == pytest.approx(found.best.values["lr"]) and small.plan.tuned == found.name
+    assert (
+        first.values["lr"] == pytest.approx(0.01) and found.best.accuracy >= first.accuracy
+    )  # the recipe comes first
+    assert (
+        small.plan.options.lr == pytest.approx(found.best.values["lr"])
+        and small.plan.tuned == found.name
+    )
     run = small.train(epochs=2)
-    assert run.options.lr == pytest.approx(found.best.values["lr"]) and small.runs == [run]  # trials are no runs
+    assert run.options.lr == pytest.approx(found.best.values["lr"]) and small.runs == [
+        run
+    ]  # trials are no runs
     stages = small.layers().stages_of(small.plan.trained)
     assert len(stages) == found.best.values["last"]
     assert small.undo() == before
@@ -77,7 +92,9 @@ def test_tuning_counted_in_moves_the_speed_up_and_the_break_even(small: Session)
     apart, within = small.compare(tuning="apart"), small.compare(tuning="in")
     assert apart.break_even and within.break_even
     assert within.break_even.run == pytest.approx(apart.break_even.run + charged[mine.name].seconds)
-    assert within.break_even.baseline == pytest.approx(apart.break_even.baseline + charged[theirs.name].seconds)
+    assert within.break_even.baseline == pytest.approx(
+        apart.break_even.baseline + charged[theirs.name].seconds
+    )
     by = {row.name: row for row in within.rows}
     reached = [row.seconds_to_target or row.seconds for row in (by["scratch"], by["head"])]
     assert within.speedup == pytest.approx(reached[0] / reached[1])
@@ -90,7 +107,10 @@ def test_tuning_counted_in_moves_the_speed_up_and_the_break_even(small: Session)
 def test_the_card_says_where_trials_are_kept_and_no_more_than_others_may_read(small: Session):
     found = small.tune(trials=1, epochs=1)
     text = HTML[Tuning](found)
-    assert f"…/studies/{Path(found.storage).name}" in text and str(Path(found.storage).parent) not in text
+    assert (
+        f"…/studies/{Path(found.storage).name}" in text
+        and str(Path(found.storage).parent) not in text
+    )
     shared = HTML[Tuning](replace(found, storage="postgresql://ada:secret@host/db"))
     assert "postgresql://…@host/db" in shared and "secret" not in shared
 
@@ -100,7 +120,9 @@ def test_trials_pay_for_no_more_than_what_they_are_judged_by(small: Session):
     small.strategy("full")
     found = small.tune(trials=1, epochs=1)
     shown = 2 * 10 * small.train(epochs=1).work.full_step
-    assert found.flops < 3 * shown  # the source's held-out pictures alone would be five times as much
+    assert (
+        found.flops < 3 * shown
+    )  # the source's held-out pictures alone would be five times as much
     assert small.runs[-1].source_accuracy is not None
 
 
@@ -113,7 +135,9 @@ tl.data("digits", per_class=2); tl.load("glyphnet")
 print(len(tl.tune(trials=2, epochs=2, storage={place!r}).trials))
 """
     env = {**os.environ, "TLNB_HOME": str(tmp_path / "other")}
-    other = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300)
+    other = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=300
+    )
     assert other.stdout.strip() == "4", other.stderr[-2000:]
     journal = str(tmp_path / "journal.log")
     assert len(small.tune(trials=1, epochs=2, storage=journal).trials) == 1
@@ -127,7 +151,10 @@ def test_the_baselines_recipe_is_searched_and_used(small: Session):
     frozen = small.plan.frozen
     found = small.tune(trials=2, epochs=2, scratch=True)
     assert found.strategy == "scratch" and small.plan.frozen == frozen
-    assert found.best is not None and small.plan.baseline_options.batch_size == found.best.values["batch_size"]
+    assert (
+        found.best is not None
+        and small.plan.baseline_options.batch_size == found.best.values["batch_size"]
+    )
     run = small.train(scratch=True, epochs=2)
     assert run.options.lr == pytest.approx(found.best.values["lr"]) and run.plan.tuned == found.name
 
@@ -176,7 +203,9 @@ def test_one_label_a_class_leaves_nothing_to_choose_by(session: Session):
     assert session.bill.charges == () and session.plan.tuned == ""
 
 
-@pytest.mark.parametrize("storage", ["sqlite:////nowhere/at/all.db", "postgresql://nobody@localhost/x"])
+@pytest.mark.parametrize(
+    "storage", ["sqlite:////nowhere/at/all.db", "postgresql://nobody@localhost/x"]
+)
 def test_storage_that_cannot_be_used_gets_one_line(small: Session, storage: str):
     with pytest.raises(UsageError, match=r"--storage .* cannot be used"):
         small.tune(trials=1, storage=storage)
@@ -196,5 +225,10 @@ def test_how_soon_it_came_close_counts_every_trial_before():
 def test_the_card_names_the_best_and_every_trial(small: Session):
     found = small.tune(trials=2, epochs=2)
     card = HTML[Tuning](found)
-    for words in ("within a point of it", "stages that train", "test images choose nothing", "<img"):
+    for words in (
+        "within a point of it",
+        "stages that train",
+        "test images choose nothing",
+        "<img",
+    ):
         assert words in card

@@ -16,7 +16,12 @@ for _ in range(2):
     optimizer.step()
 {end}
 """
-RIGHT = {"freeze": "drifted.requires_grad_(False)", "trained": "drifted.head.parameters()", "mode": "train", "end": ""}
+RIGHT = {
+    "freeze": "drifted.requires_grad_(False)",
+    "trained": "drifted.head.parameters()",
+    "mode": "train",
+    "end": "",
+}
 
 WRONG = {
     "1.1": [
@@ -31,7 +36,11 @@ WRONG = {
             "there are runs of full",
             "%tl_strategy head",
         ),
-        ("%tl_data digits --per-class 1\n%tl_load glyphnet\n%tl_train --epochs 1", "1 so far", "draws other images"),
+        (
+            "%tl_data digits --per-class 1\n%tl_load glyphnet\n%tl_train --epochs 1",
+            "1 so far",
+            "draws other images",
+        ),
         (
             "%tl_data digits --per-class 1\n%tl_load glyphnet\n"
             "%tl_train --epochs 1\n%tl_train --epochs 1 --seed 1\n%tl_train --epochs 1 --seed 2",
@@ -86,7 +95,11 @@ WRONG = {
             "its output layer gives ",
             "nn.Linear(drifted.head.in_features, 10)",
         ),
-        ("from torch import nn\ndrifted = nn.Linear(3, 10)", "its layers are others", "drifted = glyphnet.load"),
+        (
+            "from torch import nn\ndrifted = nn.Linear(3, 10)",
+            "its layers are others",
+            "drifted = glyphnet.load",
+        ),
         (
             PYTORCH.format(**{**RIGHT, "freeze": "", "trained": "drifted.parameters()"}),
             "did, stem",
@@ -98,6 +111,10 @@ WRONG = {
             "in eval mode BatchNorm averages nothing",
         ),
         (PYTORCH.format(**RIGHT), "there is no variable answer", "which layers"),
-        (PYTORCH.format(**{**RIGHT, "end": "answer = 'head'"}), "it is 'head'", "running statistics"),
+        (
+            PYTORCH.format(**{**RIGHT, "end": "answer = 'head'"}),
+            "it is 'head'",
+            "running statistics",
+        ),
     ],
 }

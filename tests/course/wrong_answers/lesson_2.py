@@ -33,11 +33,21 @@ nearest = 100 * (said == data.labels["test"]).float().mean()
 WRONG = {
     "2.1": [
         ("", "nothing was trained yet", "%tl_train"),
-        ("%tl_data digits --per-class 2\n%tl_load glyphnet\n" + FAST, "is not like that", "--per-class 5"),
-        (FIVE + FAST, "no run so far replaced a layer", "%tl_replace head"),
-        (FIVE + "%tl_replace head nn.Linear(in_features, classes)\n" + FAST, "has 1 there", "nn.Linear(64, classes)"),
         (
-            FIVE + "%tl_replace head nn.Sequential(nn.Linear(in_features, 8), nn.Linear(8, classes))\n" + FAST,
+            "%tl_data digits --per-class 2\n%tl_load glyphnet\n" + FAST,
+            "is not like that",
+            "--per-class 5",
+        ),
+        (FIVE + FAST, "no run so far replaced a layer", "%tl_replace head"),
+        (
+            FIVE + "%tl_replace head nn.Linear(in_features, classes)\n" + FAST,
+            "has 1 there",
+            "nn.Linear(64, classes)",
+        ),
+        (
+            FIVE
+            + "%tl_replace head nn.Sequential(nn.Linear(in_features, 8), nn.Linear(8, classes))\n"
+            + FAST,
             "between them lies nothing",
             "without a ReLU",
         ),
@@ -53,14 +63,26 @@ WRONG = {
             "other layers did, layer4",
             "freezes all but the output layer",
         ),
-        (FIVE + f"%tl_replace head {TWO}\n%tl_freeze head.0\n" + FAST, "only head.3 did", "%tl_unfreeze head"),
+        (
+            FIVE + f"%tl_replace head {TWO}\n%tl_freeze head.0\n" + FAST,
+            "only head.3 did",
+            "%tl_unfreeze head",
+        ),
         (FIVE + f"%tl_replace head {TWO}\n" + FAST, "none on these images", "%tl_undo"),
     ],
     "2.2": [
         ("", "nothing was trained yet", "%tl_train"),
         (FIVE + FAST, "is not like that", "--per-class 1"),
-        (ONE.format(seeds="(0,)", sources='("glyphnet",)'), "no run of glyphnet-few", "%tl_load glyphnet-few"),
-        (ONE.format(seeds="(0,)", sources='("glyphnet", "glyphnet-few")'), "1 draws have both", "another draw"),
+        (
+            ONE.format(seeds="(0,)", sources='("glyphnet",)'),
+            "no run of glyphnet-few",
+            "%tl_load glyphnet-few",
+        ),
+        (
+            ONE.format(seeds="(0,)", sources='("glyphnet", "glyphnet-few")'),
+            "1 draws have both",
+            "another draw",
+        ),
         (
             ONE.format(seeds="(0, 1, 2)", sources='("glyphnet",)')
             + ONE.format(seeds="(3,)", sources='("glyphnet-few",)'),
@@ -80,10 +102,26 @@ WRONG = {
     ],
     "2.3": [
         ("", "no data yet", "--per-class 5"),
-        ("%tl_data digits --per-class 2", "the data have 2 of each", "%tl_data digits --per-class 5"),
-        ("%tl_data digits --per-class 5", "there is no variable train_features", "register_forward_hook"),
-        (HOOK.format(**{**RIGHT, "layer": "pool"}), "its shape is (50, 160, 1, 1)", "from another layer"),
-        (HOOK.format(**{**RIGHT, "layer": "head"}), "its shape is (50, 1408)", "another layer: network.flatten"),
+        (
+            "%tl_data digits --per-class 2",
+            "the data have 2 of each",
+            "%tl_data digits --per-class 5",
+        ),
+        (
+            "%tl_data digits --per-class 5",
+            "there is no variable train_features",
+            "register_forward_hook",
+        ),
+        (
+            HOOK.format(**{**RIGHT, "layer": "pool"}),
+            "its shape is (50, 160, 1, 1)",
+            "from another layer",
+        ),
+        (
+            HOOK.format(**{**RIGHT, "layer": "head"}),
+            "its shape is (50, 1408)",
+            "another layer: network.flatten",
+        ),
         (
             HOOK.format(**{**RIGHT, "inputs": "data.images[split].float()"}),
             "in 0..255",
@@ -94,10 +132,26 @@ WRONG = {
             "not normalised",
             "what the network was trained with",
         ),
-        (HOOK.format(**{**RIGHT, "mode": "network.train()"}), "the network was in train mode", "is in eval mode"),
+        (
+            HOOK.format(**{**RIGHT, "mode": "network.train()"}),
+            "the network was in train mode",
+            "is in eval mode",
+        ),
         (HOOK.format(**RIGHT), "there is no variable nearest", "likeness ="),
-        (HOOK.format(**{**RIGHT, "end": "nearest = 1.0"}), "compared with themselves", "beside every training image"),
-        (HOOK.format(**{**RIGHT, "end": PERCENT}), "a share lies between 0 and 1", "divide it by 100"),
-        (HOOK.format(**{**RIGHT, "end": "nearest = 0.2"}), "not what your features give", "each test image"),
+        (
+            HOOK.format(**{**RIGHT, "end": "nearest = 1.0"}),
+            "compared with themselves",
+            "beside every training image",
+        ),
+        (
+            HOOK.format(**{**RIGHT, "end": PERCENT}),
+            "a share lies between 0 and 1",
+            "divide it by 100",
+        ),
+        (
+            HOOK.format(**{**RIGHT, "end": "nearest = 0.2"}),
+            "not what your features give",
+            "each test image",
+        ),
     ],
 }

@@ -25,14 +25,20 @@ WRONG = {
             "all of them compute it in every epoch",
             "unless --no-cache",
         ),
-        (TWENTY + "%tl_train --epochs 1\n%tl_train --epochs 1 --no-cache", "augment at random", "--augment none"),
         (
-            TWENTY + "%tl_train --epochs 1 --augment none\n%tl_train --epochs 2 --augment none --no-cache",
+            TWENTY + "%tl_train --epochs 1\n%tl_train --epochs 1 --no-cache",
+            "augment at random",
+            "--augment none",
+        ),
+        (
+            TWENTY
+            + "%tl_train --epochs 1 --augment none\n%tl_train --epochs 2 --augment none --no-cache",
             "epochs differ too",
             "the same --epochs",
         ),
         (
-            TWENTY + "%tl_train --epochs 1 --augment none\n%tl_train --epochs 1 --augment none --no-cache --seed 1",
+            TWENTY
+            + "%tl_train --epochs 1 --augment none\n%tl_train --epochs 1 --augment none --no-cache --seed 1",
             "seed differ",
             "the same --seed",
         ),
@@ -77,12 +83,21 @@ WRONG = {
             "layer4.downsample.0 is a convolution too",
         ),
         (
-            TWENTY + "%tl_unfreeze layer4\n%tl_freeze layer4.bn* layer4.downsample.1 head\n%tl_train --epochs 1",
+            TWENTY
+            + "%tl_unfreeze layer4\n%tl_freeze layer4.bn* layer4.downsample.1 head\n%tl_train --epochs 1",
             "it stayed frozen",
             "%tl_unfreeze head",
         ),
-        (TWENTY + "%tl_strategy scratch\n%tl_train --epochs 1", "start random", "any strategy but scratch"),
-        (TWENTY + "%tl_strategy full\n%tl_train --epochs 1", "stem.bn, layer1.bn1", "%tl_freeze first"),
+        (
+            TWENTY + "%tl_strategy scratch\n%tl_train --epochs 1",
+            "start random",
+            "any strategy but scratch",
+        ),
+        (
+            TWENTY + "%tl_strategy full\n%tl_train --epochs 1",
+            "stem.bn, layer1.bn1",
+            "%tl_freeze first",
+        ),
         (
             "%tl_data digits --per-class 2\n%tl_load glyphnet-glyphs\n%tl_train --epochs 1",
             "trained glyphnet-glyphs",
@@ -100,17 +115,23 @@ WRONG = {
             "nn.ReLU() between",
         ),
         (
-            ON_FEATURES.format(layers="nn.Sequential(nn.Linear(3072, 64), nn.ReLU(), nn.Linear(64, 10))"),
+            ON_FEATURES.format(
+                layers="nn.Sequential(nn.Linear(3072, 64), nn.ReLU(), nn.Linear(64, 10))"
+            ),
             "takes 3072",
             "features, not pixels",
         ),
         (
-            ON_FEATURES.format(layers="nn.Sequential(nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 12))"),
+            ON_FEATURES.format(
+                layers="nn.Sequential(nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 12))"
+            ),
             "gives 12",
             "one score for each of the ten digits",
         ),
         (
-            ON_FEATURES.format(layers="nn.Sequential(nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 10))"),
+            ON_FEATURES.format(
+                layers="nn.Sequential(nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 10))"
+            ),
             "hardly trained",
             "60 passes",
         ),

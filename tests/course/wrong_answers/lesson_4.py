@@ -19,9 +19,12 @@ nn.functional.cross_entropy(truncated(prepare(data.images["train"])), data.label
 optimizer.step()
 """
 RIGHT = {
-    "source": "glyphnet", "stages": "whole.stem, whole.layer1, whole.layer2, whole.layer3", "lr": 0.01,
-    "mode": ".requires_grad_(False).eval()", "end": "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 12)",
-}  # fmt: skip
+    "source": "glyphnet",
+    "stages": "whole.stem, whole.layer1, whole.layer2, whole.layer3",
+    "lr": 0.01,
+    "mode": ".requires_grad_(False).eval()",
+    "end": "nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 12)",
+}
 
 
 def truncated(**other: object) -> str:
@@ -43,8 +46,16 @@ WRONG = {
     "4.2": [
         ("", "nothing was trained yet", "%tl_train"),
         (TWENTY + "%tl_load glyphnet-glyphs\n" + FAST, "is not like that", "--per-class 5"),
-        ("%tl_data textures --per-class 5\n%tl_load glyphnet\n" + FAST, "runs of glyphnet", "%tl_load glyphnet-glyphs"),
-        (FIVE + "%tl_unfreeze layer4\n" + FAST, "7 layers moved", "freezes all but the output layer"),
+        (
+            "%tl_data textures --per-class 5\n%tl_load glyphnet\n" + FAST,
+            "runs of glyphnet",
+            "%tl_load glyphnet-glyphs",
+        ),
+        (
+            FIVE + "%tl_unfreeze layer4\n" + FAST,
+            "7 layers moved",
+            "freezes all but the output layer",
+        ),
         (FIVE + FAST, "no run has a stage removed", "%tl_remove layer4"),
         (FIVE + CUT + FAST, "all runs have stages removed", "takes edits back"),
         (FIVE + FAST + "%tl_remove layer1\n" + FAST, "the whole 560,196", "most of the parameters"),

@@ -36,18 +36,29 @@ WRONG = {
     "5.1": [
         ("", "nothing was trained yet", "%tl_train"),
         (TEN.format(n=1) + _run("head"), "so far there are runs of head", "%tl_strategy full"),
-        (TEN.format(n=1) + _run("partial"), "so far there are runs of partial", "full, then %tl_train"),
+        (
+            TEN.format(n=1) + _run("partial"),
+            "so far there are runs of partial",
+            "full, then %tl_train",
+        ),
         (
             "%tl_data symbols --classes 5 --per-class 1\n%tl_load glyphnet\n" + _run("full"),
             "on symbols --per-class 1 --classes 5, is not like that",
             "--classes 10",
         ),
         (
-            TEN.format(n=1) + _run("head") + "%tl_data symbols --classes 10 --per-class 2\n" + _run("full"),
+            TEN.format(n=1)
+            + _run("head")
+            + "%tl_data symbols --classes 10 --per-class 2\n"
+            + _run("full"),
             "none on the images of any run of full",
             "before the data change",
         ),
-        (TEN.format(n=1) + _run("head", 5) + _run("full", 2), "they overlap", "2 epochs are too few"),
+        (
+            TEN.format(n=1) + _run("head", 5) + _run("full", 2),
+            "they overlap",
+            "2 epochs are too few",
+        ),
         (
             TEN.format(n=1) + _run("head", 20) + _run("full", 20),
             "they overlap",
@@ -61,17 +72,31 @@ WRONG = {
     ],
     "5.2": [
         ("", "nothing was trained yet", "%tl_train"),
-        (TEN.format(n=1) + _run("full"), "on symbols --per-class 1 --classes 10, is not like that", "--per-class 20"),
-        (TEN.format(n=20) + _run("partial"), "so far there are runs of partial", "%tl_strategy full"),
+        (
+            TEN.format(n=1) + _run("full"),
+            "on symbols --per-class 1 --classes 10, is not like that",
+            "--per-class 20",
+        ),
+        (
+            TEN.format(n=20) + _run("partial"),
+            "so far there are runs of partial",
+            "%tl_strategy full",
+        ),
         (TEN.format(n=20) + _run("full"), "it had 1, its recipe is 20", "without --epochs"),
-        (TEN.format(n=20) + _run("full", 20, " --batch-size 160"), "none so far", "%tl_strategy partial"),
+        (
+            TEN.format(n=20) + _run("full", 20, " --batch-size 160"),
+            "none so far",
+            "%tl_strategy partial",
+        ),
         (
             TEN.format(n=20) + _run("full", 20, " --batch-size 160") + _run("partial", 20),
             "took 2",
             "every augmented view",
         ),
         (
-            TEN.format(n=20) + _run("full", 20, " --batch-size 160") + _run("partial", 1, " --augment none"),
+            TEN.format(n=20)
+            + _run("full", 20, " --batch-size 160")
+            + _run("partial", 1, " --augment none"),
             "'partial' is ",
             "one epoch is too few",
         ),
@@ -101,7 +126,11 @@ WRONG = {
             "weights did, stem",
             "requires_grad_(False)",
         ),
-        (PYTORCH.format(**{**RIGHT, "free": False}), "no weight of layer3 and layer4 moved", "requires_grad_(True)"),
+        (
+            PYTORCH.format(**{**RIGHT, "free": False}),
+            "no weight of layer3 and layer4 moved",
+            "requires_grad_(True)",
+        ),
         (
             PYTORCH.format(**{**RIGHT, "groups": "stages.parameters(), lr=0.001"}),
             "it has none of the output layer",

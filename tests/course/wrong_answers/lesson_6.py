@@ -7,7 +7,10 @@ PAIR = "%tl_train --epochs 2\n{between}%tl_train --scratch --epochs 4\n"
 PRICE = "%tl_cost --price 0.2eur/h\n"
 OURS = DIGITS.format(n=2) + PRICE + TUNE
 # from scratch so much more tuning and training that no busy moment of a machine turns the saving round
-TUNED = OURS + "%tl_train --epochs 2\n%tl_tune --scratch --trials 2 --epochs 10\n%tl_train --scratch --epochs 20\n"
+TUNED = (
+    OURS
+    + "%tl_train --epochs 2\n%tl_tune --scratch --trials 2 --epochs 10\n%tl_train --scratch --epochs 20\n"
+)
 
 PYTORCH = """
 import torch
@@ -29,43 +32,91 @@ RIGHT = {"free": True, "backward": "loss.backward()", "divided": "/ len(inputs)"
 WRONG = {
     "6.1": [
         ("", "nothing was trained yet", "%tl_train"),
-        (DIGITS.format(n=5) + "%tl_train --epochs 1", "so far there are runs of head", "%tl_strategy full"),
+        (
+            DIGITS.format(n=5) + "%tl_train --epochs 1",
+            "so far there are runs of head",
+            "%tl_strategy full",
+        ),
         (
             DIGITS.format(n=2) + "%tl_strategy full\n%tl_train --epochs 1",
             "digits --per-class 2, is not like that",
             "--per-class 5",
         ),
-        (FULL + "%tl_train --epochs 1", "was given its number of epochs by hand", "instead of --epochs"),
-        (FULL + "%tl_train --batch-size 50 --augment none", "was given none", "%tl_train --budget TIME, where"),
-        (FULL + "%tl_train --epochs 2 --budget 1h", "2 epochs fitted into it, all that there were", "a smaller budget"),
+        (
+            FULL + "%tl_train --epochs 1",
+            "was given its number of epochs by hand",
+            "instead of --epochs",
+        ),
+        (
+            FULL + "%tl_train --batch-size 50 --augment none",
+            "was given none",
+            "%tl_train --budget TIME, where",
+        ),
+        (
+            FULL + "%tl_train --epochs 2 --budget 1h",
+            "2 epochs fitted into it, all that there were",
+            "a smaller budget",
+        ),
     ],
     "6.2": [
         ("", "nothing was trained yet", "%tl_train"),
-        (DIGITS.format(n=1) + "%tl_train --epochs 1", "on digits --per-class 1, is not like that", "--per-class 2"),
+        (
+            DIGITS.format(n=1) + "%tl_train --epochs 1",
+            "on digits --per-class 1, is not like that",
+            "--per-class 2",
+        ),
         (
             DIGITS.format(n=2) + "%tl_train --epochs 1\n%tl_compare --price 0.2eur/h",
             "it is at the list price",
             "%tl_compare --price is for one comparison",
         ),
-        (DIGITS.format(n=2) + PRICE + "%tl_train --epochs 1\n" + TUNE, "was trained without", "train after it"),
+        (
+            DIGITS.format(n=2) + PRICE + "%tl_train --epochs 1\n" + TUNE,
+            "was trained without",
+            "train after it",
+        ),
         (OURS + "%tl_train --epochs 1", "none of run", "--scratch"),
-        (OURS + PAIR.format(between=""), "has the recipe's settings", "%tl_tune --scratch comes before"),
+        (
+            OURS + PAIR.format(between=""),
+            "has the recipe's settings",
+            "%tl_tune --scratch comes before",
+        ),
         (TUNED, "there is no variable answer", "below the table"),
         (TUNED + "answer = 3\n", "it is 3", "%tl_compare"),
-        (TUNED + "answer = tl.compare().pays_off_after\n", "that is the number without tuning", "--tuning in"),
+        (
+            TUNED + "answer = tl.compare().pays_off_after\n",
+            "that is the number without tuning",
+            "--tuning in",
+        ),
     ],
     "6.3": [
         ("", "nothing was trained yet", "%tl_train"),
         (DIGITS.format(n=1) + "%tl_train --epochs 1", "there is none of that name", "counted ="),
-        (DIGITS.format(n=1) + "%tl_train --epochs 1\ncounted = 'many'", "it is 'many'", "counter.get_total_flops()"),
-        (PYTORCH.format(**{**RIGHT, "backward": "pass"}), "the forward pass alone", "loss.backward() belongs inside"),
+        (
+            DIGITS.format(n=1) + "%tl_train --epochs 1\ncounted = 'many'",
+            "it is 'many'",
+            "counter.get_total_flops()",
+        ),
+        (
+            PYTORCH.format(**{**RIGHT, "backward": "pass"}),
+            "the forward pass alone",
+            "loss.backward() belongs inside",
+        ),
         (PYTORCH.format(**{**RIGHT, "divided": ""}), "divide by the 10 images", "/ len(inputs)"),
         (
             PYTORCH.format(**{**RIGHT, "divided": "/ len(inputs) / 2"}),
             "counts a multiplication with its addition as one",
             "do not halve it",
         ),
-        (PYTORCH.format(**{**RIGHT, "free": False}), "all but the output layer is frozen", "nothing is frozen"),
-        (PYTORCH.format(**{**RIGHT, "divided": "/ 7"}), "is it the same network", "glyphnet.load('glyphnet') as it is"),
+        (
+            PYTORCH.format(**{**RIGHT, "free": False}),
+            "all but the output layer is frozen",
+            "nothing is frozen",
+        ),
+        (
+            PYTORCH.format(**{**RIGHT, "divided": "/ 7"}),
+            "is it the same network",
+            "glyphnet.load('glyphnet') as it is",
+        ),
     ],
 }

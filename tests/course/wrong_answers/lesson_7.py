@@ -19,7 +19,11 @@ WRONG = {
             "digits --per-class 20, is not like that",
             "--per-class 10",
         ),
-        (HUNDRED + "%tl_train --epochs 1", "no run of this session has the mistake", "first see the damage"),
+        (
+            HUNDRED + "%tl_train --epochs 1",
+            "no run of this session has the mistake",
+            "first see the damage",
+        ),
         (BUGGY + "%tl_train --epochs 1", "divides by 0.00392", "a wrong std"),
         (
             BUGGY + "%tl_train --epochs 1\n%tl_train --epochs 5 --lr 0.001",
@@ -49,40 +53,60 @@ WRONG = {
             "is not like that",
             "--per-class 10",
         ),
-        (HUNDRED + "%tl_train --epochs 1", "12 convolutions did not, stem.conv first", "frozen they learn nothing"),
-        (HUNDRED + "%tl_unfreeze layer4\n%tl_train --epochs 1", "9 convolutions did not, stem.conv first", "every one"),
+        (
+            HUNDRED + "%tl_train --epochs 1",
+            "12 convolutions did not, stem.conv first",
+            "frozen they learn nothing",
+        ),
+        (
+            HUNDRED + "%tl_unfreeze layer4\n%tl_train --epochs 1",
+            "9 convolutions did not, stem.conv first",
+            "every one",
+        ),
         (
             HUNDRED + "%tl_strategy full\n%tl_train --epochs 3 --lr 0.0001",
             "BatchNorm layers moved",
             "freeze the BatchNorm layers",
         ),
         (
-            HUNDRED + "%tl_strategy full\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 8 --lr 0.001",
+            HUNDRED
+            + "%tl_strategy full\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 8 --lr 0.001",
             "its weights moved far",
             "a small rate",
         ),
         (
-            HUNDRED + "%tl_strategy full\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 2 --lr 0.1",
+            HUNDRED
+            + "%tl_strategy full\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 2 --lr 0.1",
             "run 'custom'",
             "a learning rate of 0.1 is far too large",
         ),
     ],
     "7.3": [
         ("", "there is none of that name", "network ="),
-        (IN_PYTORCH.format(frozen="", more="", parts="trunk"), "it gives (4, 160)", "nn.Linear(160, 10)"),
         (
-            IN_PYTORCH.format(frozen="", more="", parts="trunk, nn.Dropout(0.5), nn.Linear(160, 10)"),
+            IN_PYTORCH.format(frozen="", more="", parts="trunk"),
+            "it gives (4, 160)",
+            "nn.Linear(160, 10)",
+        ),
+        (
+            IN_PYTORCH.format(
+                frozen="", more="", parts="trunk, nn.Dropout(0.5), nn.Linear(160, 10)"
+            ),
             "ask for a gradient",
             "requires_grad_(False)",
         ),
         (
-            IN_PYTORCH.format(frozen=".requires_grad_(False)", more="", parts="trunk, nn.Linear(160, 10)"),
+            IN_PYTORCH.format(
+                frozen=".requires_grad_(False)", more="", parts="trunk, nn.Linear(160, 10)"
+            ),
             "none found",
             "nn.Dropout",
         ),
         (
             IN_PYTORCH.format(
-                frozen=".requires_grad_(False).eval()", more="", parts="trunk, nn.Dropout(0.5), nn.Linear(160, 10)"
+                frozen=".requires_grad_(False).eval()",
+                more="",
+                parts="trunk, nn.Dropout(0.5), nn.Linear(160, 10)",
             ),
             "calling eval() once is undone by the loop",
             "a wrapper whose train()",
@@ -98,7 +122,9 @@ WRONG = {
         ),
         (
             IN_PYTORCH.format(
-                frozen=".requires_grad_(False)", more="", parts="trunk, nn.Dropout(0.5), nn.Linear(160, 10)"
+                frozen=".requires_grad_(False)",
+                more="",
+                parts="trunk, nn.Dropout(0.5), nn.Linear(160, 10)",
             )
             + "network.train = lambda mode=True: network.eval()\n"
             + "network.eval = lambda: nn.Module.train(network, False)\n",

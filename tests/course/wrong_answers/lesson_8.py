@@ -23,9 +23,12 @@ with torch.no_grad():
     {guesses} = network(images{prepared}).argmax(1)
 """
 RIGHT = {
-    "load": 'network.load_state_dict(load_file("leaves.safetensors"))', "mode": "eval", "split": "test", "guesses": "guesses",
+    "load": 'network.load_state_dict(load_file("leaves.safetensors"))',
+    "mode": "eval",
+    "split": "test",
+    "guesses": "guesses",
     "prepared": " / 255 / 0.25 - 2",
-}  # fmt: skip
+}
 
 
 def saved(**wrong: str) -> str:
@@ -72,19 +75,25 @@ WRONG = {
             "without --per-class",
         ),
         (
-            LEAVES + "tl.data(folder, test=0.33)\ntl.train(epochs=1)\ntl.train(epochs=1, class_weights=True)",
+            LEAVES
+            + "tl.data(folder, test=0.33)\ntl.train(epochs=1)\ntl.train(epochs=1, class_weights=True)",
             "there is none",
             "--group",
         ),
         (BY_LEAF + "tl.train(epochs=1)", "there is none with", "%tl_train --class-weights"),
-        (BY_LEAF + "tl.train(epochs=1, class_weights=True)", "there is none without", "without --class-weights"),
+        (
+            BY_LEAF + "tl.train(epochs=1, class_weights=True)",
+            "there is none without",
+            "without --class-weights",
+        ),
         (
             BY_LEAF + "tl.train(epochs=1)\ntl.train(epochs=2, class_weights=True)",
             "differ in epochs",
             "the same: epochs",
         ),
         (
-            BY_LEAF + "tl.train(epochs=1)\ntl.strategy('full')\ntl.train(epochs=1, class_weights=True)",
+            BY_LEAF
+            + "tl.train(epochs=1)\ntl.strategy('full')\ntl.train(epochs=1, class_weights=True)",
             "differ in strategy",
             "the same: strategy",
         ),
@@ -97,9 +106,14 @@ WRONG = {
     "8.3": [
         ("", "nothing was trained yet", "%tl_train"),
         (BY_LEAF + "tl.train(epochs=1)", "there is none of that name", "network ="),
-        (BY_LEAF + "tl.train(epochs=1)\nnetwork = 'leaves.safetensors'", "it is a str", "network = glyphnet.load"),
         (
-            BY_LEAF + "tl.train(epochs=1)\nfrom tlnb import glyphnet\nnetwork = glyphnet.load('glyphnet')",
+            BY_LEAF + "tl.train(epochs=1)\nnetwork = 'leaves.safetensors'",
+            "it is a str",
+            "network = glyphnet.load",
+        ),
+        (
+            BY_LEAF
+            + "tl.train(epochs=1)\nfrom tlnb import glyphnet\nnetwork = glyphnet.load('glyphnet')",
             "names or shapes differ",
             "as many outputs as classes",
         ),
@@ -108,6 +122,10 @@ WRONG = {
         (saved(split="train"), "it holds", 'tl.dataset.images["test"]'),
         (saved(prepared=""), "the network gets other inputs", "divide by 255"),
         (saved() + "\nnetwork.train()", "BatchNorm would use", "network.eval()"),
-        (saved() + "\ntl.data('digits', per_class=1)", "other data or another split", "on the data as they are now"),
+        (
+            saved() + "\ntl.data('digits', per_class=1)",
+            "other data or another split",
+            "on the data as they are now",
+        ),
     ],
 }

@@ -18,7 +18,11 @@ WRONG = {
         ("tl.load('glyphnet')", "of which no accuracy", "%tl_models --sort accurate lists"),
         ("tl.load('resnet18', weights='none')", "has 11.7 million", "--sort small"),
         ("tl.load('densenet121', weights='none')", "has 8.0 million", "the column parameters"),
-        ("tl.load('shufflenet_v2_x0_5', weights='none')", "others are better than shufflenet_v2_x0_5", "go down until"),
+        (
+            "tl.load('shufflenet_v2_x0_5', weights='none')",
+            "others are better than shufflenet_v2_x0_5",
+            "go down until",
+        ),
         (
             "tl.load('mobilenet_v3_large', weights='none')",
             "others are better than mobilenet_v3_large",
@@ -28,10 +32,22 @@ WRONG = {
     ],
     "9.2": [
         ("", "nothing was trained yet", "%tl_forecast, then %tl_train"),
-        (DIGITS + "tl.forecast(epochs=1)", "nothing was trained yet", "with the options of the forecast"),
+        (
+            DIGITS + "tl.forecast(epochs=1)",
+            "nothing was trained yet",
+            "with the options of the forecast",
+        ),
         (DIGITS + "tl.train(epochs=1)", "no forecast was made", "%tl_forecast first"),
-        (DIGITS + "tl.train(epochs=1)\ntl.forecast(epochs=1)", "its forecast was made after it", "too late"),
-        (DIGITS + "tl.forecast(epochs=2)\ntl.train(epochs=1)", "with epochs 2, the run with 1", "the same --epochs"),
+        (
+            DIGITS + "tl.train(epochs=1)\ntl.forecast(epochs=1)",
+            "its forecast was made after it",
+            "too late",
+        ),
+        (
+            DIGITS + "tl.forecast(epochs=2)\ntl.train(epochs=1)",
+            "with epochs 2, the run with 1",
+            "the same --epochs",
+        ),
         (
             DIGITS + "tl.forecast(epochs=1)\ntl.strategy('full')\ntl.train(epochs=1)",
             "for the strategy head",
@@ -47,9 +63,14 @@ WRONG = {
             "for another network or other layers",
             "what loads, edits and freezes comes first",
         ),
-        (DIGITS + "tl.forecast(epochs=1)\ntl.train(epochs=1)", "so far for head", "%tl_strategy full"),
         (
-            DIGITS + "tl.forecast(epochs=1)\ntl.train(epochs=1)\ntl.strategy('full')\ntl.train(epochs=1)",
+            DIGITS + "tl.forecast(epochs=1)\ntl.train(epochs=1)",
+            "so far for head",
+            "%tl_strategy full",
+        ),
+        (
+            DIGITS
+            + "tl.forecast(epochs=1)\ntl.train(epochs=1)\ntl.strategy('full')\ntl.train(epochs=1)",
             "so far for head",
             "run 'full' does not count: the forecast was made for the strategy head",
         ),
@@ -63,7 +84,11 @@ WRONG = {
     "9.3": [
         ("", "none is", "%tl_load mine"),
         ("tl.load('glyphnet')", "of embedded", "a class of nn.Module"),
-        (OWN.format(norm="nn.Identity()", train=""), "2 convolutions and 0 BatchNorm", "nn.BatchNorm2d"),
+        (
+            OWN.format(norm="nn.Identity()", train=""),
+            "2 convolutions and 0 BatchNorm",
+            "nn.BatchNorm2d",
+        ),
         (OWN.format(norm="nn.BatchNorm2d(8)", train=""), "nothing was trained yet", "%tl_train"),
         (
             OWN.format(norm="nn.BatchNorm2d(8)", train="tl.strategy('full')\ntl.train(epochs=1)"),

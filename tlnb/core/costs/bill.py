@@ -33,12 +33,12 @@ class Charge(OneLine):
     @property
     def basis(self) -> str:
         """`assumed` if any of its figures is."""
-        return "assumed" if any(kind == "assumed" for kind, _ in self.bases.values()) else "measured"
+        return (
+            "assumed" if any(kind == "assumed" for kind, _ in self.bases.values()) else "measured"
+        )
 
     def __repr__(self) -> str:
-        return (
-            f"Charge {self.phase}: {self.seconds:.2f} s, {self.flops / 1e9:.2f} GFLOP, {self.wh:.3f} Wh ({self.basis})"
-        )
+        return f"Charge {self.phase}: {self.seconds:.2f} s, {self.flops / 1e9:.2f} GFLOP, {self.wh:.3f} Wh ({self.basis})"
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,9 @@ class Bill(OneLine):
 
     def at(self, price: Price) -> Bill:
         """The same at another price, which also holds for what comes."""
-        return replace(self, charges=tuple(_priced(charge, price) for charge in self.charges), price=price)
+        return replace(
+            self, charges=tuple(_priced(charge, price) for charge in self.charges), price=price
+        )
 
     def __repr__(self) -> str:
         total = self.total
@@ -139,30 +141,52 @@ def charges_of(run: Run, kind: str | None = None) -> list[Charge]:
     bases = {key.removeprefix("energy_"): _basis(text) for key, text in run.bases.items()}
     kind = kind or ("baseline" if run.baseline_of else "run")
     return [
-        Charge(phase, seconds, run.flops_by_phase.get(phase, 0.0), run.wh_by_phase.get(phase, 0.0),
-               run.money * seconds / whole, bases, run.name, kind, run.processes)
-        for phase in PHASES if (seconds := run.seconds.get(phase, 0.0)) > 0
-    ]  # fmt: skip
+        Charge(
+            phase,
+            seconds,
+            run.flops_by_phase.get(phase, 0.0),
+            run.wh_by_phase.get(phase, 0.0),
+            run.money * seconds / whole,
+            bases,
+            run.name,
+            kind,
+            run.processes,
+        )
+        for phase in PHASES
+        if (seconds := run.seconds.get(phase, 0.0)) > 0
+    ]
 
 
 def charge_of(kind: str, what: str, spent: Tally, price: Price) -> Charge:
     """Work that is no run, as one charge: what its tally says by now."""
     seconds, meter = sum(spent.clock.seconds().values()), spent.clock.meter
-    bases = {"seconds": _basis(SECONDS_BASIS), "flops": _basis(FLOPS_BASIS), "wh": _basis(meter.basis),
-             "money": _basis(price_basis(price))}  # fmt: skip
+    bases = {
+        "seconds": _basis(SECONDS_BASIS),
+        "flops": _basis(FLOPS_BASIS),
+        "wh": _basis(meter.basis),
+        "money": _basis(price_basis(price)),
+    }
     wh = sum(spent.clock.wh().values())
-    return Charge(kind, seconds, sum(spent.flops.values()), wh, price.of(seconds), bases, what, kind)
+    return Charge(
+        kind, seconds, sum(spent.flops.values()), wh, price.of(seconds), bases, what, kind
+    )
 
 
-def charge_of_runs(kind: str, what: str, runs: Sequence[Run], seconds: float, price: Price) -> Charge:
+def charge_of_runs(
+    kind: str, what: str, runs: Sequence[Run], seconds: float, price: Price
+) -> Charge:
     """Runs that are no runs of the session, as one charge.
 
     Args:
         seconds: of everything, what was between the runs included.
     """
     wh_basis = runs[0].bases["energy_wh"] if runs else "measured: nothing ran"
-    bases = {"seconds": _basis(SECONDS_BASIS), "flops": _basis(FLOPS_BASIS), "wh": _basis(wh_basis),
-             "money": _basis(price_basis(price))}  # fmt: skip
+    bases = {
+        "seconds": _basis(SECONDS_BASIS),
+        "flops": _basis(FLOPS_BASIS),
+        "wh": _basis(wh_basis),
+        "money": _basis(price_basis(price)),
+    }
     flops, wh = math.fsum(r.flops for r in runs), math.fsum(r.energy_wh for r in runs)
     return Charge(kind, seconds, flops, wh, price.of(seconds), bases, what, kind)
 

@@ -37,12 +37,23 @@ from tlnb.core.training.trainer import Training, looks_at_monitor, seeded
 LEAST_SECONDS = 1.0  # that a forecast may take, however short the run
 SHARE = 0.05  # of the run's seconds that it may take otherwise
 FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tenths of a second
-LEAST, FEW = 2, 8  # images of a large network's first and second: two sizes tell what a pass takes for itself
+LEAST, FEW = (
+    2,
+    8,
+)  # images of a large network's first and second: two sizes tell what a pass takes for itself
 FEW_FLOPS = 4e10  # for each thread that those of the second may take
 BATCHES = 6  # that a rehearsal times at most
-EPOCHS, MOST_EPOCHS = 2, 10  # of a rehearsal; the first is not timed, and of the others the one in the middle
+EPOCHS, MOST_EPOCHS = (
+    2,
+    10,
+)  # of a rehearsal; the first is not timed, and of the others the one in the middle
 TIMED = 0.15  # seconds of training from which on an epoch's time can be told from chance
-PASSES = ("steps", "prefix", "features", "look")  # kinds of work that are done some images at a time
+PASSES = (
+    "steps",
+    "prefix",
+    "features",
+    "look",
+)  # kinds of work that are done some images at a time
 LEAST_OF_ITS_OWN = 0.4  # of a pass's seconds, that its images take at the least
 OF_ITS_SOURCE = 128  # images of the network's source on which that evaluation is timed
 
@@ -51,9 +62,18 @@ Part = tuple[str, str]  # a phase, a kind of work in it
 
 @large_blocks_kept()  # as while it trains
 def forecast(
-    model: PretrainedModel, anatomy: Anatomy, data: DataSet, plan: Plan, options: TrainOptions, *, name: str,
-    scopes: Scopes | None = None, previous: Run | None = None, store: Store | None = None, price: Price | None = None,
-) -> tuple[Forecast, Tally]:  # fmt: skip
+    model: PretrainedModel,
+    anatomy: Anatomy,
+    data: DataSet,
+    plan: Plan,
+    options: TrainOptions,
+    *,
+    name: str,
+    scopes: Scopes | None = None,
+    previous: Run | None = None,
+    store: Store | None = None,
+    price: Price | None = None,
+) -> tuple[Forecast, Tally]:
     """What `train` with the same arguments will take, and what finding that out took.
 
     Nothing but a copy of the network is touched; the sample never holds test images' answers to anything.
@@ -66,37 +86,72 @@ def forecast(
     spent = Tally(clock)
     began = time.perf_counter()
     with seeded(options.seed, here):
-        whole = _Whole.begin(model, anatomy, data, plan, options, here, spent, name, scopes, previous, store or Store())
+        whole = _Whole.begin(
+            model,
+            anatomy,
+            data,
+            plan,
+            options,
+            here,
+            spent,
+            name,
+            scopes,
+            previous,
+            store or Store(),
+        )
         count = whole.first_count()
         rehearsal = whole.rehearse(count, whole.first_epochs())
         until = max(LEAST_SECONDS, SHARE * sum(whole.scaled(rehearsal).values()))
         left = 0.5 * (until - (time.perf_counter() - began))
-        more = max(whole.next_count(count, rehearsal.times_in(left)), whole.few() if count == LEAST else 0)
-        if more > count or not here.on_cpu:  # the first one on a GPU has loaded what it computes with
+        more = max(
+            whole.next_count(count, rehearsal.times_in(left)), whole.few() if count == LEAST else 0
+        )
+        if (
+            more > count or not here.on_cpu
+        ):  # the first one on a GPU has loaded what it computes with
             first, rehearsal = rehearsal, whole.rehearse(max(count, more), rehearsal.enough_epochs)
             rehearsal = whole.as_in_whole_passes(first, rehearsal)
     phases, flops = whole.scaled(rehearsal), whole.flops(rehearsal)
     seconds = sum(phases.values())
     watts = sum(clock.wh().values()) / sum(clock.seconds().values())
     own = price or list_price(here.device, here.name, here.threads)
-    sampled = f"assumed: {rehearsal.sample} of {whole.images} training images timed, the rest scaled"
+    sampled = (
+        f"assumed: {rehearsal.sample} of {whole.images} training images timed, the rest scaled"
+    )
     found = Forecast(
-        name, data.fingerprint, plan, options, phases, flops, whole.per_epoch(rehearsal), seconds * watts, own.of(seconds),
-        own.currency, whole.peak_bytes(rehearsal),
-        {"seconds": sampled, "flops": "measured: counted, times the number of images", "wh": f"assumed: the forecast's "
-         f"own power for so many seconds ({clock.meter.basis})", "money": f"{own.basis}, {own.per_hour:g} {own.currency} an hour",
-         "peak_bytes": "assumed: the sizes of the tensors that are held at once"
-         + ("" if here.on_cpu else ", but at least what the sample held")},
-        rehearsal.sample, time.perf_counter() - began, per_look=whole.per_look(rehearsal),
+        name,
+        data.fingerprint,
+        plan,
+        options,
+        phases,
+        flops,
+        whole.per_epoch(rehearsal),
+        seconds * watts,
+        own.of(seconds),
+        own.currency,
+        whole.peak_bytes(rehearsal),
+        {
+            "seconds": sampled,
+            "flops": "measured: counted, times the number of images",
+            "wh": f"assumed: the forecast's own power for so many seconds ({clock.meter.basis})",
+            "money": f"{own.basis}, {own.per_hour:g} {own.currency} an hour",
+            "peak_bytes": "assumed: the sizes of the tensors that are held at once"
+            + ("" if here.on_cpu else ", but at least what the sample held"),
+        },
+        rehearsal.sample,
+        time.perf_counter() - began,
+        per_look=whole.per_look(rehearsal),
         look_share=whole.look_share(rehearsal),
-    )  # fmt: skip
+    )
     return found, spent
 
 
 class Rehearsal(Source):
     """A source over a sample: it computes every kind of activation once, and notes which the real run would find."""
 
-    def __init__(self, real: Source, sample: DataSet, choice: tuple[Choice | None, str], tally: Tally) -> None:
+    def __init__(
+        self, real: Source, sample: DataSet, choice: tuple[Choice | None, str], tally: Tally
+    ) -> None:
         super().__init__(real.module, real.transform, sample, real.machine, tally, Store())
         self._real, self._choice, self.counts = real, choice, real.counts
         self._first: Tensor | None = None
@@ -112,7 +167,14 @@ class Rehearsal(Source):
         return self._real._data_key(split, kind, seed, view)
 
     def _kept(
-        self, key: str, split: str, parts: Iterator[Tensor], where: str, flops: float, phase: str, part: str
+        self,
+        key: str,
+        split: str,
+        parts: Iterator[Tensor],
+        where: str,
+        flops: float,
+        phase: str,
+        part: str,
     ) -> tuple[Tensor, bool]:
         known = key in self._real.store
         images = 0 if known else len(self._real.data.labels[split])
@@ -120,7 +182,9 @@ class Rehearsal(Source):
         train = split == "train" and part == "prefix"
         if train and self._first is not None:
             return self._first, known  # further views take as long as the first
-        with self.tally.phase(phase, part):  # past the store: a sample must neither be found nor kept as the whole
+        with self.tally.phase(
+            phase, part
+        ):  # past the store: a sample must neither be found nor kept as the whole
             value = torch.cat(list(parts))
         self.tally.charge(phase, len(value) * flops, part)
         if train:
@@ -168,17 +232,33 @@ class _Whole:
     choice: tuple[Choice | None, str]
     other: float
     writes: Writes
-    source: float = 0.0  # how many times what was done of the evaluation on the network's source the run does
+    source: float = (
+        0.0  # how many times what was done of the evaluation on the network's source the run does
+    )
 
     @classmethod
     def begin(
-        cls, model: PretrainedModel, anatomy: Anatomy, data: DataSet, plan: Plan, options: TrainOptions, here: Machine,
-        tally: Tally, name: str, scopes: Scopes | None, previous: Run | None, store: Store,
-    ) -> _Whole:  # fmt: skip
+        cls,
+        model: PretrainedModel,
+        anatomy: Anatomy,
+        data: DataSet,
+        plan: Plan,
+        options: TrainOptions,
+        here: Machine,
+        tally: Tally,
+        name: str,
+        scopes: Scopes | None,
+        previous: Run | None,
+        store: Store,
+    ) -> _Whole:
         """Prepare a copy, as the run would; choose where to cut it."""
         training = Training(model, anatomy, data, plan, options, here, tally, name, lambda _: None)
         with tally.phase("preparing"):
-            start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
+            start = (
+                previous.module()
+                if previous
+                else build(model, plan.edits, plan.start, options.seed, scopes)
+            )
             training.prepare(start, store)
         training.set_modes()
         began = time.perf_counter()
@@ -199,7 +279,9 @@ class _Whole:
         work = self.training
 
         def look(pictures: int) -> SourceAccuracy | None:
-            return source_accuracy(work.model, work.plan, work.module, work.plan.trained, previous, at_most=pictures)
+            return source_accuracy(
+                work.model, work.plan, work.module, work.plan.trained, previous, at_most=pictures
+            )
 
         look(1)  # reads the pictures
         with self.tally.phase("evaluating", "source"):
@@ -264,7 +346,10 @@ class _Whole:
             raise KeyboardInterrupt
         work.test()
         held = torch.cuda.max_memory_allocated(work.machine.device) if on_gpu else 0
-        for (phase, part), cost in tally.parts.items():  # what the rehearsal computed is charged to the forecast
+        for (
+            phase,
+            part,
+        ), cost in tally.parts.items():  # what the rehearsal computed is charged to the forecast
             self.tally.charge(phase, cost.flops, part)
         seconds = {part: cost.seconds for part, cost in tally.parts.items()}
         if work.epochs:
@@ -276,9 +361,19 @@ class _Whole:
             self.writes.keep(work.held)
         flops = {part: cost.flops for part, cost in tally.parts.items()}
         return Rehearsed(
-            len(sample.labels["train"]), sample.splits, seconds, flops, source.missing, max(0.0, other), self.writes.seconds,
-            _saved_bytes(work), held, time.perf_counter() - began, epochs, _cost(work),
-        )  # fmt: skip
+            len(sample.labels["train"]),
+            sample.splits,
+            seconds,
+            flops,
+            source.missing,
+            max(0.0, other),
+            self.writes.seconds,
+            _saved_bytes(work),
+            held,
+            time.perf_counter() - began,
+            epochs,
+            _cost(work),
+        )
 
     # ── scaling ──
 
@@ -294,7 +389,9 @@ class _Whole:
         for part, took in second.seconds.items():
             if part[1] in PASSES:
                 before = (first.sample, first.seconds.get(part, took))
-                seconds[part] = in_larger_passes(before, (second.sample, took), batch if part[1] == "steps" else chunk)
+                seconds[part] = in_larger_passes(
+                    before, (second.sample, took), batch if part[1] == "steps" else chunk
+                )
         return replace(second, seconds=seconds)
 
     def factors(self, done: Rehearsed) -> dict[Part, float]:
@@ -305,7 +402,8 @@ class _Whole:
         grow = real["train"] / sample["train"]
         return {
             ("caching", "prefix"): done.missing.get(("caching", "prefix"), 0.0) / sample["train"],
-            ("caching", "features"): done.missing.get(("caching", "features"), 0.0) / sample["train"],
+            ("caching", "features"): done.missing.get(("caching", "features"), 0.0)
+            / sample["train"],
             ("caching", "statistics"): grow,
             ("warmup", "steps"): grow,
             ("training", "steps"): grow * epochs / done.epochs,
@@ -321,7 +419,10 @@ class _Whole:
     @staticmethod
     def _looked(done: Rehearsed) -> int:
         """Images that the rehearsal looked at."""
-        return done.epochs * sum(done.splits.get(split, 0) for split in ("val", "monitor")) + done.splits["test"]
+        return (
+            done.epochs * sum(done.splits.get(split, 0) for split in ("val", "monitor"))
+            + done.splits["test"]
+        )
 
     def scaled(self, done: Rehearsed) -> dict[str, float]:
         """Seconds by phase."""
@@ -393,7 +494,9 @@ def in_larger_passes(first: tuple[int, float], second: tuple[int, float], size: 
 
 def _sample(data: DataSet, count: int) -> DataSet:
     """The first images of every split; as many as that of the training images, spread over them."""
-    return data.with_splits({split: (split, _spread(len(labels), count)) for split, labels in data.labels.items()})
+    return data.with_splits(
+        {split: (split, _spread(len(labels), count)) for split, labels in data.labels.items()}
+    )
 
 
 def _spread(length: int, count: int) -> Tensor:

@@ -46,7 +46,10 @@ RECIPES: tuple[tuple[str, int, int | None], ...] = (
     ("#new-recipe-with-fixres", 600, 176),
     ("#issuecomment-1013906621", 600, 176),
 )
-EFFICIENTNET_V2 = {"efficientnet_v2_s": 300, "efficientnet_v2_m": 384}  # crops; the large one was ported from elsewhere
+EFFICIENTNET_V2 = {
+    "efficientnet_v2_s": 300,
+    "efficientnet_v2_m": 384,
+}  # crops; the large one was ported from elsewhere
 
 
 @dataclass(frozen=True)
@@ -93,16 +96,20 @@ def pretraining_of(card: Card) -> Pretraining | None:
     flops = epochs * card.source_images * PASSES * card.flops * ((crop or size) / size) ** 2
     seconds = flops / (GPU_PEAK * GPU_USE)
     cropped = f" at {crop} pixels" if crop and crop != size else ""
-    how = (
-        f"{epochs} epochs of {card.source_images:,} images{cropped}, {PASSES} forward passes' work each ({card.recipe})"
-    )
+    how = f"{epochs} epochs of {card.source_images:,} images{cropped}, {PASSES} forward passes' work each ({card.recipe})"
     bases = {
         "flops": ("assumed", how),
         "seconds": ("assumed", f"one {GPU} at {GPU_USE:.0%} of {GPU_PEAK / 1e12:g} TFLOP/s"),
         "wh": ("assumed", f"{GPU_WATTS:g} W, the card alone"),
     }
     return Pretraining(
-        card.name, seconds, flops, seconds * GPU_WATTS / 3600, f"one {GPU}", list_price("cuda", GPU), bases
+        card.name,
+        seconds,
+        flops,
+        seconds * GPU_WATTS / 3600,
+        f"one {GPU}",
+        list_price("cuda", GPU),
+        bases,
     )
 
 
@@ -111,12 +118,21 @@ def _measured(name: str, took: Mapping[str, Any]) -> Pretraining:
     cores = f"{threads} core" + ("s" if threads > 1 else "")
     basis = str(took.get("basis", "measured"))
     kind = "assumed" if basis.startswith("assumed") else "measured"
-    bases = {"seconds": (kind, "when it was pretrained"), "flops": (kind, "counted when it was pretrained"),
-             "wh": ("assumed", "8 W a core")}  # fmt: skip
+    bases = {
+        "seconds": (kind, "when it was pretrained"),
+        "flops": (kind, "counted when it was pretrained"),
+        "wh": ("assumed", "8 W a core"),
+    }
     return Pretraining(
-        name, float(took["seconds"]), float(took.get("flops") or 0.0), took.get("wh"), cores,
-        list_price("cpu", threads=threads), bases, took.get("steps"),
-    )  # fmt: skip
+        name,
+        float(took["seconds"]),
+        float(took.get("flops") or 0.0),
+        took.get("wh"),
+        cores,
+        list_price("cpu", threads=threads),
+        bases,
+        took.get("steps"),
+    )
 
 
 def _recipe(card: Card) -> tuple[int, int | None] | None:

@@ -42,7 +42,9 @@ def parse_price(text: str | float) -> Price:
     Raises:
         UsageError: anything else.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*(?:/\s*h(?:our)?)?\s*", str(text))
+    found = re.fullmatch(
+        r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*(?:/\s*h(?:our)?)?\s*", str(text)
+    )
     if not found:
         raise UsageError(f"--price {text} is no price: write --price 0.5usd/h")
     if not math.isfinite(float(found[1])):
@@ -58,12 +60,20 @@ def parse_budget(text: str | float, price: Price) -> float:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*", str(text))
     unit = found[2].lower() if found else ""
-    if not found or (unit not in UNITS and unit != price.currency) or not 0 < float(found[1]) < math.inf:
-        raise UsageError(f"--budget {text} is no budget: write --budget 2min, or money as --budget 0.5{price.currency}")
+    if (
+        not found
+        or (unit not in UNITS and unit != price.currency)
+        or not 0 < float(found[1]) < math.inf
+    ):
+        raise UsageError(
+            f"--budget {text} is no budget: write --budget 2min, or money as --budget 0.5{price.currency}"
+        )
     if unit in UNITS:
         return float(found[1]) * UNITS[unit]
     if not price.per_hour:
-        raise UsageError(f"--budget {text} says nothing where an hour costs nothing: write --budget 2min")
+        raise UsageError(
+            f"--budget {text} says nothing where an hour costs nothing: write --budget 2min"
+        )
     return float(found[1]) / price.per_hour * 3600
 
 
@@ -76,7 +86,11 @@ def list_price(device: str, hardware: str = "", threads: int = 1) -> Price:
     kind = "cpu" if device in ("cpu", "mps") else "gpu"  # Apple's GPU is part of its processor
     for entry in _entries():
         named = entry["device"] not in ("cpu", "gpu")
-        if re.search(entry["device"], hardware, re.IGNORECASE) if named else entry["device"] == kind:
+        if (
+            re.search(entry["device"], hardware, re.IGNORECASE)
+            if named
+            else entry["device"] == kind
+        ):
             many = threads if entry["per"] == "thread" else 1
             each = f" for each of {many} threads" if entry["per"] == "thread" else ""
             basis = f"assumed: {entry['per_hour']:g} usd an hour{each}, {entry['as_of']}, {entry['source']}"
@@ -95,7 +109,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
         found = tomllib.loads(path.read_text("utf8"))["price"]
         for entry in found:
             re.compile(entry["device"])
-            if not (0 <= float(entry["per_hour"]) < math.inf and entry["per"] in ("thread", "device")):
+            if not (
+                0 <= float(entry["per_hour"]) < math.inf and entry["per"] in ("thread", "device")
+            ):
                 raise ValueError(f"{entry['device']}: per_hour or per")
             typed(str, entry.get("currency", "usd"), "currency")
             entry["as_of"], entry["source"]
@@ -111,4 +127,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
         RecursionError,
     ) as error:
         reason = str(error)[:100]
-        raise UsageError(f"{OWN_TABLE}: {path} is no table of prices ({reason}): see {TABLE}") from None
+        raise UsageError(
+            f"{OWN_TABLE}: {path} is no table of prices ({reason}): see {TABLE}"
+        ) from None

@@ -31,7 +31,10 @@ MANY = 10**6  # entries
 NAME_BYTES = 255
 SHOWN = 80  # characters of an entry's name
 LONGEST_HEADER = 2**20  # bytes that a tar file may take to say one entry's name
-RATIO, FREE = 100, 10**8  # no photos unpack to so many times the file, once that is more than so many bytes
+RATIO, FREE = (
+    100,
+    10**8,
+)  # no photos unpack to so many times the file, once that is more than so many bytes
 HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -39,8 +42,19 @@ HEADERS = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
-BAD = (zipfile.BadZipFile, tarfile.TarError, RuntimeError, EOFError, ValueError, zlib.error, lzma.LZMAError, struct.error,
-       LookupError, OverflowError, MemoryError)  # fmt: skip  # what a damaged archive raises
+BAD = (
+    zipfile.BadZipFile,
+    tarfile.TarError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    LookupError,
+    OverflowError,
+    MemoryError,
+)  # what a damaged archive raises
 
 
 @dataclass(frozen=True)
@@ -80,18 +94,28 @@ def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str
     """
     state = file.stat()
     told = f"{file.absolute()}|{state.st_size}|{state.st_mtime_ns}"
-    target = cache_folder() / "archives" / hashlib.blake2b(told.encode(errors="replace"), digest_size=8).hexdigest()
+    target = (
+        cache_folder()
+        / "archives"
+        / hashlib.blake2b(told.encode(errors="replace"), digest_size=8).hexdigest()
+    )
     sweep(target.parent.glob("*.part"), LEFTOVER)
     try:
         with (_tar if archive_ending(file) in TAR else _zip)(file) as entries:
-            good, refused = _sorted_out(entries if target.is_dir() else _bounded(file, entries, target.parent))
+            good, refused = _sorted_out(
+                entries if target.is_dir() else _bounded(file, entries, target.parent)
+            )
             if not _is_whole(target, good):
                 shutil.rmtree(target, ignore_errors=True)
                 _unpack(list(_bounded(file, good, target.parent)), target, telling)
     except FileExistsError:
-        raise DataError(f"{file.name} holds two entries of one name: unpack it yourself and give the folder") from None
+        raise DataError(
+            f"{file.name} holds two entries of one name: unpack it yourself and give the folder"
+        ) from None
     except BAD as error:
-        raise DataError(f"{file.name} cannot be unpacked ({error}): unpack it yourself and give the folder") from None
+        raise DataError(
+            f"{file.name} cannot be unpacked ({error}): unpack it yourself and give the folder"
+        ) from None
     except OSError as error:
         raise DataError(
             f"{file.name} cannot be unpacked in {target.parent} ({error.strerror or error}): set TLNB_CACHE to a folder with room"
@@ -107,12 +131,20 @@ def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str
 def _zip(file: Path) -> Iterator[Iterator[Entry]]:
     with zipfile.ZipFile(file) as archive:
         yield (
-            _zip_entry(archive, info) for info in archive.infolist() if not info.is_dir() and info.filename[-1:] != "\\"
+            _zip_entry(archive, info)
+            for info in archive.infolist()
+            if not info.is_dir() and info.filename[-1:] != "\\"
         )
 
 
 def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
-    why = "a link" if stat.S_ISLNK(info.external_attr >> 16) else "encrypted" if info.flag_bits & 1 else ""
+    why = (
+        "a link"
+        if stat.S_ISLNK(info.external_attr >> 16)
+        else "encrypted"
+        if info.flag_bits & 1
+        else ""
+    )
     return Entry(info.filename, info.file_size, why, lambda: archive.open(info), info.CRC)
 
 
@@ -160,7 +192,9 @@ def _bounded(file: Path, entries: Iterable[Entry], folder: Path) -> Iterator[Ent
         if number >= MANY:
             raise ValueError(f"more than {MANY:,} entries")
         if size > FREE and size > RATIO * packed:
-            raise DataError(f"{file.name} unpacks to {size // packed:,} times its size: that is no archive of photos")
+            raise DataError(
+                f"{file.name} unpacks to {size // packed:,} times its size: that is no archive of photos"
+            )
         if size > budget:
             raise DataError(
                 f"{file.name} unpacks to {size / 1e9:,.2f} GB or more, and {budget / 1e9:,.2f} GB are allowed: "
@@ -189,7 +223,11 @@ def _why_not(entry: Entry) -> str:
         return entry.refused
     if not entry.place.parts:
         return "without a name"
-    return "name too long" if any(len(p.encode(errors="replace")) > NAME_BYTES for p in entry.place.parts) else ""
+    return (
+        "name too long"
+        if any(len(p.encode(errors="replace")) > NAME_BYTES for p in entry.place.parts)
+        else ""
+    )
 
 
 # ── unpacking ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,7 +16,9 @@ from tlnb.core.data.table import in_order
 from tlnb.core.runtime.errors import DataError, UsageError, one_line
 
 
-def from_arrays(source: object, labels: object, request: DataRequest, groups: object = None) -> Parts:
+def from_arrays(
+    source: object, labels: object, request: DataRequest, groups: object = None
+) -> Parts:
     """Images in any of the usual shapes, and class numbers or names `(N,)`; maybe groups `(N,)`.
 
     Raises:
@@ -27,9 +29,12 @@ def from_arrays(source: object, labels: object, request: DataRequest, groups: ob
     if labels is None:
         raise UsageError("arrays need labels: tl.data(images, labels)")
     refuse(
-        request, "arrays", group="have no files whose names could say it, give group= one group an image",
-        root="are no data set of torchvision's", classes="have the classes of their labels",
-    )  # fmt: skip
+        request,
+        "arrays",
+        group="have no files whose names could say it, give group= one group an image",
+        root="are no data set of torchvision's",
+        classes="have the classes of their labels",
+    )
     images, notes = _square(as_images(source))
     names = [one_line(str(y)) for y in _plain(labels, "labels").ravel().tolist()]
     if len(names) != len(images):
@@ -39,7 +44,9 @@ def from_arrays(source: object, labels: object, request: DataRequest, groups: ob
     targets = torch.tensor([where[n] for n in names])
     check_classes("the arrays", classes)
     numbers = None if groups is None else _group_numbers(groups, len(names))
-    parts = divide("arrays", classes, images, targets, request, np.arange(len(names)), {}, groups=numbers)
+    parts = divide(
+        "arrays", classes, images, targets, request, np.arange(len(names)), {}, groups=numbers
+    )
     return replace(parts, notes=notes, groups=None if numbers is None else len(np.unique(numbers)))
 
 
@@ -52,11 +59,15 @@ def _refuse_dataset(source: object) -> None:
     if isinstance(root, str | Path) and not isinstance(source, str | Path):
         files = hasattr(source, "samples") or hasattr(inner, "samples")
         line = (
-            f"tl.data({str(root)!r})" if files else f"tl.data({type(inner or source).__name__!r}, root={str(root)!r})"
+            f"tl.data({str(root)!r})"
+            if files
+            else f"tl.data({type(inner or source).__name__!r}, root={str(root)!r})"
         )
         raise UsageError(f"a {kind} is not read: give the folder that it reads itself, {line}")
     if isinstance(source, Dataset | DataLoader) or hasattr(source, "features"):
-        raise UsageError(f"a {kind} is not read: give a folder of class folders, or arrays, tl.data(images, labels)")
+        raise UsageError(
+            f"a {kind} is not read: give a folder of class folders, or arrays, tl.data(images, labels)"
+        )
 
 
 def _square(images: Tensor) -> tuple[Tensor, tuple[str, ...]]:
@@ -67,7 +78,9 @@ def _square(images: Tensor) -> tuple[Tensor, tuple[str, ...]]:
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
     cut = images[..., top : top + edge, left : left + edge]
-    return cut, (f"images of {height} × {width} pixels are cut to their middle square of {edge} × {edge}",)
+    return cut, (
+        f"images of {height} × {width} pixels are cut to their middle square of {edge} × {edge}",
+    )
 
 
 def _group_numbers(groups: object, count: int) -> np.ndarray:
@@ -89,11 +102,15 @@ def as_images(source: object) -> Tensor:
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.ndim != 4:
-        raise DataError(f"images have shape {pixels.shape}: give (N, H, W), (N, H, W, 3) or (N, 3, H, W)")
+        raise DataError(
+            f"images have shape {pixels.shape}: give (N, H, W), (N, H, W, 3) or (N, 3, H, W)"
+        )
     if pixels.shape[1] not in (1, 3) and (pixels.shape[-1] in (1, 3) or pixels.shape[1] != 4):
         pixels = np.moveaxis(pixels, -1, 1)
     if pixels.shape[1] not in (1, 3, 4):
-        raise DataError(f"images have {pixels.shape[1]} channels: give grey (1), RGB (3) or RGBA (4)")
+        raise DataError(
+            f"images have {pixels.shape[1]} channels: give grey (1), RGB (3) or RGBA (4)"
+        )
     if not pixels.size:
         raise DataError(f"images have shape {pixels.shape}: there are no pixels in them")
     ready = _bytes(pixels)
@@ -111,7 +128,9 @@ def _on_white(pixels: np.ndarray) -> np.ndarray:
 def _bytes(pixels: np.ndarray) -> np.ndarray:
     """Of the scale 0..255, as uint8; the same array where it is that already."""
     if pixels.dtype.kind not in "buif":
-        raise DataError(f"images are of type {pixels.dtype}: give whole numbers in 0..255, or floats in 0..1")
+        raise DataError(
+            f"images are of type {pixels.dtype}: give whole numbers in 0..255, or floats in 0..1"
+        )
     whole, least, most = pixels.dtype.kind in "ui", pixels.min(), pixels.max()
     top = 255 if whole else 1
     if not (least >= 0 and most <= top):  # not a number is neither
@@ -148,10 +167,17 @@ def _plain(values: object, what: str) -> np.ndarray:
         return _of_tensor(values) if isinstance(values, Tensor) else np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:80]
-        raise DataError(f"the {what} are no array ({reason}): give all of them the same shape") from None
+        raise DataError(
+            f"the {what} are no array ({reason}): give all of them the same shape"
+        ) from None
 
 
 def _of_tensor(values: Tensor) -> np.ndarray:
     """NumPy knows no bf16, and takes no tensor that is on a GPU or wants a gradient."""
     here = values.detach().cpu()
-    return (here.float() if here.dtype == torch.bfloat16 else here).resolve_conj().resolve_neg().numpy()
+    return (
+        (here.float() if here.dtype == torch.bfloat16 else here)
+        .resolve_conj()
+        .resolve_neg()
+        .numpy()
+    )

@@ -52,8 +52,14 @@ def _warp(floats: Tensor, numbers: Tensor, mirror: bool) -> Tensor:
     if mirror:
         zoom_x = torch.where(numbers[4] < 0.5, -zoom_x, zoom_x)
     right, down = numbers[5:7] if mirror else numbers[4:6]
-    rows = [angle.cos() * zoom_x, shear - angle.sin(), _spread(right, 2 * SHIFT),
-            angle.sin(), angle.cos() * zoom_y, _spread(down, 2 * SHIFT)]  # fmt: skip
+    rows = [
+        angle.cos() * zoom_x,
+        shear - angle.sin(),
+        _spread(right, 2 * SHIFT),
+        angle.sin(),
+        angle.cos() * zoom_y,
+        _spread(down, 2 * SHIFT),
+    ]
     matrix = torch.stack(rows, 1).view(n, 2, 3).to(floats.device)
     grid = F.affine_grid(matrix, list(floats.shape), align_corners=False)
     return F.grid_sample(floats, grid, padding_mode="border", align_corners=False)

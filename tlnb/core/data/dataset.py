@@ -22,7 +22,13 @@ from tlnb.core.data.archive import archive_ending
 from tlnb.core.data.arrays import from_arrays
 from tlnb.core.data.builtin import BUNDLED
 from tlnb.core.data.decoding import Progress, Telling
-from tlnb.core.data.duplicates import Leak, find_leaks, find_two_labels, series_note, two_labels_note
+from tlnb.core.data.duplicates import (
+    Leak,
+    find_leaks,
+    find_two_labels,
+    series_note,
+    two_labels_note,
+)
 from tlnb.core.data.image_loading import list_files, read_files
 from tlnb.core.data.pretraining_overlap import imagenet_hint, seen_note
 from tlnb.core.data.request import DataRequest, check_request, refuse
@@ -47,7 +53,9 @@ class DataFacts(OneLine):
     edge: int  # of the decoded images, in pixels
     request: DataRequest
     folders: tuple[tuple[str, str], ...] = ()
-    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    values: tuple[float, float] | None = (
+        None  # what is black and white, of grey images of more than 8 bits
+    )
     transparent: bool = False  # whether images have transparent parts, which are white here
 
     @property
@@ -77,16 +85,22 @@ class DataSet(OneLine):
     labels: Mapping[str, Tensor] = field(repr=False)  # split → (N,) int64
     request: DataRequest
     skipped: tuple[str, ...] = ()
-    folders: tuple[tuple[str, str], ...] = ()  # split → the folder it was read from, where a folder brings its own
+    folders: tuple[
+        tuple[str, str], ...
+    ] = ()  # split → the folder it was read from, where a folder brings its own
     notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
     files: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict, repr=False
     )  # split → the images' files, in order
     groups: int | None = None  # how many, where the images of each are kept on one side
-    leaks: tuple[Leak, ...] = ()  # images of val and test that are, or nearly are, in a split before
+    leaks: tuple[
+        Leak, ...
+    ] = ()  # images of val and test that are, or nearly are, in a split before
     two_labels: tuple[tuple[str, str], ...] = ()  # files of the same image in two classes
     source_hint: str = ""  # why a network pretrained on ImageNet may have seen these images
-    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    values: tuple[float, float] | None = (
+        None  # what is black and white, of grey images of more than 8 bits
+    )
     transparent: bool = False  # whether images have transparent parts, which are white here
 
     @property
@@ -143,7 +157,14 @@ class DataSet(OneLine):
     def facts(self) -> DataFacts:
         """Everything but the images."""
         return DataFacts(
-            self.name, self.classes, self.splits, self.edge, self.request, self.folders, self.values, self.transparent
+            self.name,
+            self.classes,
+            self.splits,
+            self.edge,
+            self.request,
+            self.folders,
+            self.values,
+            self.transparent,
         )
 
     def save(self, path: str | Path) -> Path:
@@ -175,7 +196,9 @@ class DataSet(OneLine):
         """Hash of all images and labels."""
         digest = hashlib.blake2b(digest_size=8)
         for split in self.splits:
-            for part in self.images[split].split(HASHED):  # they may lie in a file larger than memory
+            for part in self.images[split].split(
+                HASHED
+            ):  # they may lie in a file larger than memory
                 digest.update(part.numpy().tobytes())
             digest.update(self.labels[split].numpy().tobytes())
         return digest.hexdigest()
@@ -195,9 +218,14 @@ def size_verdict(images_per_class: float) -> str:
 
 
 def open_data(
-    source: object, labels: object = None, request: DataRequest | None = None, edge: int | None = None,
-    progress: Progress | None = None, telling: Telling | None = None, groups: object = None,
-) -> DataSet:  # fmt: skip
+    source: object,
+    labels: object = None,
+    request: DataRequest | None = None,
+    edge: int | None = None,
+    progress: Progress | None = None,
+    telling: Telling | None = None,
+    groups: object = None,
+) -> DataSet:
     """Read a data set.
 
     Args:
@@ -221,7 +249,9 @@ def open_data(
     if not isinstance(source, str | Path):
         return _looked_through(from_arrays(source, labels, request, groups), request)
     if labels is not None or groups is not None:
-        raise UsageError("labels and groups go with arrays only: leave them out for a name or a folder")
+        raise UsageError(
+            "labels and groups go with arrays only: leave them out for a name or a folder"
+        )
     if str(source) in BUNDLED:
         _refuse(request, str(source), "group", "root")
         return _data_set(BUNDLED[str(source)](request), request)
@@ -231,13 +261,18 @@ def open_data(
         parts = read_library(name, request, edge or PHOTO_EDGE, progress, telling)
         return _looked_through(parts, replace(request, source=name), photos=name not in ARRAYS)
     if not path.exists():
-        raise DataError(f"no data set and no folder is called {str(source)!r}: {_instead(str(source))}")
+        raise DataError(
+            f"no data set and no folder is called {str(source)!r}: {_instead(str(source))}"
+        )
     _refuse(request, path.name, "root", "classes")
     found = list_files(path, telling)
     where = found.top if path.is_dir() else path
-    where = where.absolute() if library_name(str(where)) else where  # else it would be taken for torchvision's
+    where = (
+        where.absolute() if library_name(str(where)) else where
+    )  # else it would be taken for torchvision's
     return _looked_through(
-        read_files(found, request, edge or PHOTO_EDGE, progress), replace(request, source=str(where))
+        read_files(found, request, edge or PHOTO_EDGE, progress),
+        replace(request, source=str(where)),
     )
 
 
@@ -258,15 +293,21 @@ def _instead(text: str) -> str:
 def _looked_through(parts: Parts, request: DataRequest, photos: bool = True) -> DataSet:
     """The data set with what was noticed: images in two splits, series that a split cuts, images of ImageNet's."""
     data = _data_set(parts, request)
-    files = parts.files or {s: tuple(f"image {i} of {s}" for i in range(n)) for s, n in data.splits.items()}
+    files = parts.files or {
+        s: tuple(f"image {i} of {s}" for i in range(n)) for s, n in data.splits.items()
+    }
     leaks = find_leaks(parts.images, files)
     two_labels = find_two_labels(parts.images, parts.labels, files)
     notes = [*parts.notes, two_labels_note(two_labels)]
     if photos and (parts.brings_test or parts.groups is None):
         notes.append(series_note(leaks, data.splits["test"], parts.brings_test, _grouping(request)))
-    hint = imagenet_hint(parts.name, parts.classes, [f for names in parts.files.values() for f in names])
+    hint = imagenet_hint(
+        parts.name, parts.classes, [f for names in parts.files.values() for f in names]
+    )
     notes.append(seen_note(hint) if hint else "")
-    return replace(data, notes=tuple(filter(None, notes)), leaks=leaks, two_labels=two_labels, source_hint=hint)
+    return replace(
+        data, notes=tuple(filter(None, notes)), leaks=leaks, two_labels=two_labels, source_hint=hint
+    )
 
 
 def _grouping(request: DataRequest) -> str:

@@ -22,16 +22,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-SCAN = b"\xff\xda"  # a JPEG's marker before each scan; in a scan itself 0xFF is never followed by this
+SCAN = (
+    b"\xff\xda"  # a JPEG's marker before each scan; in a scan itself 0xFF is never followed by this
+)
 MOST_SCANS = 100  # cameras and programs write about ten; each goes over the whole image
 MOST_SCANNED = 1_500_000_000  # pixels times scans
-LARGE = 20_000_000  # pixels: larger images are decoded one at a time, whatever the number of threads
+LARGE = (
+    20_000_000  # pixels: larger images are decoded one at a time, whatever the number of threads
+)
 PLAIN, DEEP = (
     12,
     26,
 )  # bytes that a pixel takes on the way: of 8 bits a channel; of more, which is brought to 8 in fractions
 AT_ONCE = 8  # pieces of work that wait for each other's results
-POLL = 0.2  # seconds after which waiting can be interrupted, on systems where it cannot be at any time
+POLL = (
+    0.2  # seconds after which waiting can be interrupted, on systems where it cannot be at any time
+)
 
 _large = Lock()
 
@@ -86,7 +92,9 @@ def in_threads(call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
     try:
         while True:
-            waiting += [pool.submit(unless_over, item) for item in islice(left, AT_ONCE - len(waiting))]
+            waiting += [
+                pool.submit(unless_over, item) for item in islice(left, AT_ONCE - len(waiting))
+            ]
             if not waiting:
                 return
             yield _result(waiting.popleft())

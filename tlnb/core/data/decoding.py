@@ -32,11 +32,16 @@ OVERSHOT = 2.0  # of pictures in fractions: up to this their white is 1 (of thos
 OTHER_EXTENSIONS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".pnm")
 SMALL = 32  # pixels of edge at which a suspicious file is decoded to see whether it can be
 HEAD, TAIL = 16, 64  # bytes
-STRIPS, TILES = (273, 279), (324, 325)  # TIFF's numbers for where its pieces start and how long they are
+STRIPS, TILES = (
+    (273, 279),
+    (324, 325),
+)  # TIFF's numbers for where its pieces start and how long they are
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
 
 Progress = Callable[[int, int], None]  # done, of how many
-Telling = Callable[[str, int, int], None]  # what is being done (`downloading`, `unpacking`), and how far it is
+Telling = Callable[
+    [str, int, int], None
+]  # what is being done (`downloading`, `unpacking`), and how far it is
 
 
 class Passing(str):
@@ -94,8 +99,12 @@ def decode_each(
     """
     groups = [paths[i : i + TOGETHER] for i in range(0, len(paths), TOGETHER)]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what decoders warn of is listed with the file, or does no harm
-        for number, some in enumerate(in_threads(lambda some: _decode_some(some, edge, values), groups)):
+        warnings.simplefilter(
+            "ignore"
+        )  # what decoders warn of is listed with the file, or does no harm
+        for number, some in enumerate(
+            in_threads(lambda some: _decode_some(some, edge, values), groups)
+        ):
             for done, found in enumerate(some, number * TOGETHER + 1):
                 yield found
                 if progress:
@@ -126,7 +135,9 @@ def decode(path: Path, edge: int, values: Values | None = None) -> Tensor | str:
             with one_at_a_time(image):
                 check_memory(image)
                 return squared(image, edge, values)
-    except Exception as error:  # decoders raise anything on damaged files; the file is listed with the reason
+    except (
+        Exception
+    ) as error:  # decoders raise anything on damaged files; the file is listed with the reason
         return _why(error, path)
 
 
@@ -173,7 +184,9 @@ def _ends_well(path: Path, image: Image) -> bool:
         file.seek(-min(TAIL, size), os.SEEK_END)
         tail = file.read()
     match image.format:
-        case "JPEG" | "MPO":  # the latter: JPEGs of phones and cameras with a second picture behind the first
+        case (
+            "JPEG" | "MPO"
+        ):  # the latter: JPEGs of phones and cameras with a second picture behind the first
             return tail.rstrip(b"\0").endswith(b"\xff\xd9")
         case "PNG":
             return b"IEND" in tail
@@ -191,7 +204,9 @@ def _ends_well(path: Path, image: Image) -> bool:
 def _holds_its_pieces(image: Image, size: int) -> bool:
     """Whether a TIFF's strips or tiles lie within so many bytes."""
     tags: Mapping[int, Sequence[int]] = getattr(image, "tag_v2", {})
-    starts, lengths = next(((tags[a], tags[b]) for a, b in (STRIPS, TILES) if a in tags and b in tags), ((), ()))
+    starts, lengths = next(
+        ((tags[a], tags[b]) for a, b in (STRIPS, TILES) if a in tags and b in tags), ((), ())
+    )
     ends = [start + length for start, length in zip(starts, lengths, strict=False)]
     return len(starts) == len(lengths) > 0 and max(ends) <= size
 
@@ -206,7 +221,9 @@ def too_large(image: Image) -> str:
 def raise_if_memory_ran_out(error: Exception) -> None:
     """What failed for want of memory is no property of the file: the call has to fail, not the file be left out."""
     said = str(error).lower()
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in said for w in NO_MEMORY)):
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(w in said for w in NO_MEMORY)
+    ):
         raise error
 
 
@@ -221,10 +238,16 @@ def _why(error: Exception, path: Path) -> str:
     raise_if_memory_ran_out(error)
     if isinstance(error, Image.DecompressionBombError):
         count = re.search(r"\d{5,}", str(error))
-        return f"{int(count[0]):,} pixels are more than {MAX_PIXELS:,}" if count else f"more than {MAX_PIXELS:,} pixels"
+        return (
+            f"{int(count[0]):,} pixels are more than {MAX_PIXELS:,}"
+            if count
+            else f"more than {MAX_PIXELS:,} pixels"
+        )
     if isinstance(error, PermissionError):
         return Passing("cannot be read (no permission)")
-    if isinstance(error, OSError) and error.errno:  # the system's: too many open files, a disk that does not answer
+    if (
+        isinstance(error, OSError) and error.errno
+    ):  # the system's: too many open files, a disk that does not answer
         return Passing(f"cannot be read ({error.strerror})")
     with suppress(OSError):
         if not path.stat().st_size:
@@ -232,7 +255,9 @@ def _why(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"cannot be read ({_instead(path)})"
     words = f"cannot be read ({one_line(str(error))[:80] or type(error).__name__})"
-    return Passing(words) if NO_MEMORY[0] in words else words  # Pillow says so of some damaged files, too
+    return (
+        Passing(words) if NO_MEMORY[0] in words else words
+    )  # Pillow says so of some damaged files, too
 
 
 def _instead(path: Path) -> str:
@@ -268,10 +293,16 @@ def _upright_rgb(image: Image, values: Values | None) -> Image:
     """Copied only where something is to be done: copying takes time."""
     from PIL import ExifTags, ImageOps
 
-    upright = image if image.getexif().get(ExifTags.Base.Orientation, 1) == 1 else ImageOps.exif_transpose(image)
+    upright = (
+        image
+        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        else ImageOps.exif_transpose(image)
+    )
     if upright.mode == "RGB" and not is_transparent(upright):
         return upright
-    return _eight_bit(upright, values).convert("RGB") if upright.mode[0] in "IF" else opaque(upright)
+    return (
+        _eight_bit(upright, values).convert("RGB") if upright.mode[0] in "IF" else opaque(upright)
+    )
 
 
 def is_transparent(image: Image) -> bool:
@@ -286,7 +317,9 @@ def opaque(image: Image) -> Image:
     if not is_transparent(image):
         return image.convert("RGB")
     coloured = image.convert("RGBA")
-    return images.alpha_composite(images.new("RGBA", coloured.size, "white"), coloured).convert("RGB")
+    return images.alpha_composite(images.new("RGBA", coloured.size, "white"), coloured).convert(
+        "RGB"
+    )
 
 
 def _eight_bit(image: Image, given: Values | None) -> Image:
@@ -301,10 +334,18 @@ def _eight_bit(image: Image, given: Values | None) -> Image:
     known = np.isfinite(values)
     if not known.any():
         raise ValueError("none of its pixels is a number")
-    least, most = float(values.min(where=known, initial=0)), float(values.max(where=known, initial=0))
-    low, high = given or (least, white(most, image.mode[0]) if least >= 0 else max(most, least + 1e-6))
+    least, most = (
+        float(values.min(where=known, initial=0)),
+        float(values.max(where=known, initial=0)),
+    )
+    low, high = given or (
+        least,
+        white(most, image.mode[0]) if least >= 0 else max(most, least + 1e-6),
+    )
     values = np.nan_to_num(values, copy=False, nan=low, posinf=high, neginf=low)
-    return Image.fromarray(((values - low) / (high - low) * 255).round().clip(0, 255).astype(np.uint8))
+    return Image.fromarray(
+        ((values - low) / (high - low) * 255).round().clip(0, 255).astype(np.uint8)
+    )
 
 
 def white(most: float, mode: str) -> float:

@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 FINE, COARSE, FREQUENCIES = 32, 16, 8
-NEAR_FROM = 64  # pixels of edge from which images are compared for likeness: smaller ones only for equality
+NEAR_FROM = (
+    64  # pixels of edge from which images are compared for likeness: smaller ones only for equality
+)
 BITS = 10  # of 64: at most so many differ
 CORRELATION = 0.93  # at least, of the thumbnails
 FLAT = 2.0  # grey levels: a picture whose thumbnail varies less has nothing to be recognised by
@@ -51,7 +53,9 @@ class _Looks:
     keys: list[bytes]
 
 
-def find_leaks(images: Mapping[str, Tensor], files: Mapping[str, Sequence[str]]) -> tuple[Leak, ...]:
+def find_leaks(
+    images: Mapping[str, Tensor], files: Mapping[str, Sequence[str]]
+) -> tuple[Leak, ...]:
     """For every image of `val` and `test` the closest one in the splits before, if it is the same or nearly.
 
     Args:
@@ -63,11 +67,16 @@ def find_leaks(images: Mapping[str, Tensor], files: Mapping[str, Sequence[str]])
     near = next(iter(images.values())).shape[-1] >= NEAR_FROM
     found: dict[tuple[str, int], Leak] = {}
     for before, after in combinations(splits, 2):
-        matches = {i: (j, True) for i, j in _same(images[before], images[after], looks[before], looks[after])}
+        matches = {
+            i: (j, True)
+            for i, j in _same(images[before], images[after], looks[before], looks[after])
+        }
         if near:
             matches = {i: (j, False) for i, j in _alike(looks[before], looks[after])} | matches
         for i, (j, same) in matches.items():
-            found.setdefault((after, i), Leak(after, files[after][i], before, files[before][j], same))
+            found.setdefault(
+                (after, i), Leak(after, files[after][i], before, files[before][j], same)
+            )
     return tuple(found[key] for key in sorted(found))
 
 
@@ -90,7 +99,14 @@ def find_two_labels(
             keys = images[split][start : start + CHUNK, 1, ::step, ::step].contiguous().numpy()
             for row, key in enumerate(keys, start):
                 same = seen.setdefault(key.tobytes(), [])
-                other = next((o for o in same[:CHUNK] if torch.equal(images[o[0]][o[1]], images[split][row])), None)
+                other = next(
+                    (
+                        o
+                        for o in same[:CHUNK]
+                        if torch.equal(images[o[0]][o[1]], images[split][row])
+                    ),
+                    None,
+                )
                 if _plain(images[split][row], key):
                     continue
                 if other is None:
@@ -109,7 +125,9 @@ def two_labels_note(pairs: Sequence[tuple[str, str]]) -> str:
     """What to do about them; empty where there are none."""
     if not pairs:
         return ""
-    shown = "; ".join(f"{one} and {other}" for one, other in pairs[:3]) + (" …" if len(pairs) > 3 else "")
+    shown = "; ".join(f"{one} and {other}" for one, other in pairs[:3]) + (
+        " …" if len(pairs) > 3 else ""
+    )
     many = "One image lies" if len(pairs) == 1 else f"{len(pairs)} images lie"
     return f"{many} in two classes ({shown}): at least one of the labels is wrong. Delete the wrong file."
 
@@ -147,7 +165,11 @@ def _looks(images: Tensor) -> _Looks:
         thumbnails.append(torch.nn.functional.avg_pool2d(fine[:, None], FINE // COARSE).flatten(1))
     coarse = torch.cat(thumbnails)
     deviation = coarse.std(1, keepdim=True)
-    standard = (coarse - coarse.mean(1, keepdim=True)) / deviation.clamp(min=1e-6) / (coarse.shape[1] - 1) ** 0.5
+    standard = (
+        (coarse - coarse.mean(1, keepdim=True))
+        / deviation.clamp(min=1e-6)
+        / (coarse.shape[1] - 1) ** 0.5
+    )
     keys = [row.tobytes() for row in coarse.mul(16).round().short().numpy()]
     return _Looks(torch.cat(signs), standard, deviation[:, 0] > FLAT, keys)
 
@@ -185,7 +207,9 @@ def _same(before: Tensor, after: Tensor, one: _Looks, two: _Looks) -> Iterator[t
 
 def _alike(one: _Looks, two: _Looks) -> Iterator[tuple[int, int]]:
     """Pairs (row in `two`, its closest row in `one`) that are nearly the same."""
-    least = two.bits.shape[1] - 2 * BITS  # product of two rows of signs: 63 less twice the bits that differ
+    least = (
+        two.bits.shape[1] - 2 * BITS
+    )  # product of two rows of signs: 63 less twice the bits that differ
     for start in range(0, len(two.bits), CHUNK):
         rows = slice(start, start + CHUNK)
         close = two.bits[rows] @ one.bits.T >= least

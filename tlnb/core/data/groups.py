@@ -44,13 +44,17 @@ def group_files(found: Listing, asked: str) -> Listing:
         )
     found.group_of = [names[i] if g is None else f"group {g}" for i, g in enumerate(groups)]
     if len(set(found.group_of)) < 2:
-        raise DataError(f"--group {asked} puts all images into one group: nothing would be left to test on")
+        raise DataError(
+            f"--group {asked} puts all images into one group: nothing would be left to test on"
+        )
     return found
 
 
 def _name(path: Path, top: Path) -> str:
     """A file's path below the folder, accents in Unicode's composed form."""
-    return class_name(path.relative_to(top).as_posix() if path.is_relative_to(top) else path.as_posix())
+    return class_name(
+        path.relative_to(top).as_posix() if path.is_relative_to(top) else path.as_posix()
+    )
 
 
 def group_numbers(groups: Sequence[str]) -> np.ndarray:
@@ -62,8 +66,14 @@ def _by_pattern(pattern: str, names: Sequence[str]) -> list[str | None]:
     try:
         found = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        raise UsageError(f"--group {pattern} is no regular expression ({error}): {_example(names)}") from None
-    return first_groups(pattern, names) if may_take_long(pattern) else [group_in(found, name) for name in names]
+        raise UsageError(
+            f"--group {pattern} is no regular expression ({error}): {_example(names)}"
+        ) from None
+    return (
+        first_groups(pattern, names)
+        if may_take_long(pattern)
+        else [group_in(found, name) for name in names]
+    )
 
 
 def _from_table(file: Path, names: Sequence[str]) -> list[str | None]:

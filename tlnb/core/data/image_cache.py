@@ -59,7 +59,9 @@ class ImageCache:
                 return found
         return None
 
-    def write(self, order: np.ndarray, edge: int, rows: Iterable[Tensor], unreadable: Unreadable) -> Decoded:
+    def write(
+        self, order: np.ndarray, edge: int, rows: Iterable[Tensor], unreadable: Unreadable
+    ) -> Decoded:
         """Write a file and map it.
 
         Args:
@@ -79,7 +81,9 @@ class ImageCache:
         try:
             checked_arrays.make_room(self.folder, size)
             images = (row[None].numpy() for row in rows)
-            checked_arrays.write(file, shape, np.dtype(np.uint8), images, lambda: _about(order, unreadable))
+            checked_arrays.write(
+                file, shape, np.dtype(np.uint8), images, lambda: _about(order, unreadable)
+            )
             return Decoded(map_file(self._set_apart(file, order, unreadable)), order, unreadable)
         except OSError as error:
             raise DataError(_why(error, self.folder, size)) from None
@@ -88,7 +92,9 @@ class ImageCache:
         """Under the name of what it holds, where some files are to be tried again: the whole is then written beside it."""
         lasting = _lasting(order, unreadable)
         if not np.array_equal(lasting, order):
-            with suppress(OSError):  # Windows replaces nothing that is mapped; the rows of nobody say enough
+            with suppress(
+                OSError
+            ):  # Windows replaces nothing that is mapped; the rows of nobody say enough
                 return file.replace(self._file(lasting))
         return file
 
@@ -97,7 +103,9 @@ class ImageCache:
 
 
 def _about(order: np.ndarray, unreadable: Unreadable) -> dict[str, object]:
-    lasting = sorted((number, why) for number, why in unreadable.items() if not isinstance(why, Passing))
+    lasting = sorted(
+        (number, why) for number, why in unreadable.items() if not isinstance(why, Passing)
+    )
     return {"order": _lasting(order, unreadable).tolist(), "unreadable": lasting}
 
 
@@ -110,7 +118,9 @@ def _lasting(order: np.ndarray, unreadable: Unreadable) -> np.ndarray:
 def image_cache(paths: Sequence[Path], edge: int, values: Values | None = None) -> ImageCache:
     """The cache of these files as they are now: of their paths, sizes and times, at an edge in pixels, and their scale."""
     states = [(str(path.absolute()), *_state(path)) for path in paths]
-    return ImageCache(cache_folder() / "images", _hash(json.dumps([VERSION, edge, values, states]).encode()))
+    return ImageCache(
+        cache_folder() / "images", _hash(json.dumps([VERSION, edge, values, states]).encode())
+    )
 
 
 def _state(path: Path) -> tuple[int, int]:
@@ -131,8 +141,17 @@ def _hash(data: bytes) -> str:
 def _read(file: Path) -> Decoded | None:
     about = checked_arrays.read(file)
     try:
-        return None if about is None else Decoded(map_file(file), np.array(about["order"]), dict(about["unreadable"]))
-    except (OSError, ValueError, KeyError, TypeError):  # removed meanwhile, no memory to map it; another version's
+        return (
+            None
+            if about is None
+            else Decoded(map_file(file), np.array(about["order"]), dict(about["unreadable"]))
+        )
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+    ):  # removed meanwhile, no memory to map it; another version's
         return None
 
 

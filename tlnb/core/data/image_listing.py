@@ -21,8 +21,13 @@ from tlnb.core.runtime.errors import DataError, listed, one_line
 from tlnb.core.runtime.paths import is_file, is_folder, is_there
 
 KINDS = {
-    b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF",
-}  # fmt: skip
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG": "PNG",
+    b"GIF8": "GIF",
+    b"BM": "BMP",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
 LOOKED_INTO = 100  # class folders
 WRAPPERS = 4  # folders that hold nothing but one folder, one in the other
 LONGEST_NAME = 80  # of what is shown
@@ -42,9 +47,13 @@ class Listing:
     split_of: list[str] = field(default_factory=list)
     class_of: list[int] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    parts: dict[str, Path] = field(default_factory=dict)  # split → its folder, where a folder brings its own
+    parts: dict[str, Path] = field(
+        default_factory=dict
+    )  # split → its folder, where a folder brings its own
     group_of: list[str] | None = None
-    columns: dict[str, list[str]] = field(default_factory=dict)  # of a table: what else it says of each file
+    columns: dict[str, list[str]] = field(
+        default_factory=dict
+    )  # of a table: what else it says of each file
     notes: list[str] = field(default_factory=list)
 
     def shown(self, number: int) -> str:
@@ -55,9 +64,15 @@ class Listing:
 def shown(path: Path, top: Path) -> str:
     """A path below `top` in short; the end of it where it lies elsewhere."""
     words, start = os.fspath(path), f"{top}{os.sep}"  # as text: there may be many
-    words = words[len(start) :] if words.startswith(start) else f"{path.parent.name}{os.sep}{path.name}"
+    words = (
+        words[len(start) :] if words.startswith(start) else f"{path.parent.name}{os.sep}{path.name}"
+    )
     clean = one_line(words)  # names need not be valid text
-    return clean if len(clean) <= LONGEST_NAME else f"{clean[: LONGEST_NAME // 2]}…{clean[-LONGEST_NAME // 2 :]}"
+    return (
+        clean
+        if len(clean) <= LONGEST_NAME
+        else f"{clean[: LONGEST_NAME // 2]}…{clean[-LONGEST_NAME // 2 :]}"
+    )
 
 
 # ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -84,7 +99,13 @@ def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> 
     trained = files.get("train", files.get("", {}))
     classes = tuple(sorted(name for name, found in trained.items() if found))
     check_classes(called or f"folder {str(folder)!r}", classes, skipped, folders=True)
-    found = Listing(one_line(top.resolve().name), top, classes, skipped=skipped, parts={} if "" in parts else parts)
+    found = Listing(
+        one_line(top.resolve().name),
+        top,
+        classes,
+        skipped=skipped,
+        parts={} if "" in parts else parts,
+    )
     if "" in parts:
         found.notes += _check_flat(top, classes, called or f"folder {str(folder)!r}")
     for split, by_class in files.items():
@@ -102,7 +123,9 @@ def inner_folder(folder: Path) -> tuple[Path, list[str]]:
         DataError: the folder cannot be opened.
     """
     chain = _wrapped(folder)
-    return chain[-1], [words for outer, inner in pairwise(chain) for words in _stray(outer, folder, {inner})]
+    return chain[-1], [
+        words for outer, inner in pairwise(chain) for words in _stray(outer, folder, {inner})
+    ]
 
 
 def _wrapped(folder: Path) -> list[Path]:
@@ -161,8 +184,14 @@ def class_name(text: str) -> str:
 
 def _add(found: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
     if name not in found.classes:
-        what = f"{len(paths)} images of a class that is not in train" if paths else "a class folder without images"
-        found.skipped.append(f"{shown(found.parts.get(split, found.top) / name, found.top)}: {what}")
+        what = (
+            f"{len(paths)} images of a class that is not in train"
+            if paths
+            else "a class folder without images"
+        )
+        found.skipped.append(
+            f"{shown(found.parts.get(split, found.top) / name, found.top)}: {what}"
+        )
         return
     found.paths += paths
     found.split_of += [split] * len(paths)
@@ -177,15 +206,24 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
             be told which folders are splits.
     """
     folders = [p for p in _entries(folder) if is_folder(p) and not _hidden(p)]
-    known = {p.name: _names_below(p) for p in folders} if any(split_name(p.name) for p in folders) else {}
+    known = (
+        {p.name: _names_below(p) for p in folders}
+        if any(split_name(p.name) for p in folders)
+        else {}
+    )
     found = split_folders(f"folder {str(folder)!r}", known)
     if not found:
         return {"": folder}, []
     parts = {split: folder / name for split, name in found.items()}
     others = [p for p in folders if p not in parts.values()]
-    stray = [f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}" for p in others]
+    stray = [
+        f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}"
+        for p in others
+    ]
     inner = {split: inner_folder(path) for split, path in parts.items()}
-    stray += _stray(folder, folder, set(folders)) + [words for _, beside in inner.values() for words in beside]
+    stray += _stray(folder, folder, set(folders)) + [
+        words for _, beside in inner.values() for words in beside
+    ]
     return {split: path for split, (path, _) in inner.items()}, stray
 
 
@@ -207,7 +245,9 @@ def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]
                 skipped.append(f"{shown(path, top)}: {why}")
             else:
                 good.append(path)
-        if f"{shown(folder, top)}: {CLOSED}" not in (words.partition(" (")[0] for words in skipped[known:]):
+        if f"{shown(folder, top)}: {CLOSED}" not in (
+            words.partition(" (")[0] for words in skipped[known:]
+        ):
             name = class_name(folder.name)
             found[name] = sorted(
                 [*found.get(name, ()), *good]
@@ -305,7 +345,11 @@ def _why_not(path: Path, endings: Sequence[str], top: Path) -> str:
     if path.suffix.lower() in endings:
         if is_file(path):
             return LEADS_OUT if _leads_out(path, top) else ""
-        return "not a regular file" if is_there(path) else "a link to nothing, or a folder that may not be entered"
+        return (
+            "not a regular file"
+            if is_there(path)
+            else "a link to nothing, or a folder that may not be entered"
+        )
     kind = _kind(path)
     return f"not an image type ({path.suffix or 'no extension'}){f': {kind}' if kind else ''}"
 

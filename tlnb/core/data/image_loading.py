@@ -51,7 +51,9 @@ def list_files(source: Path, telling: Telling | None = None) -> Listing:
     return found
 
 
-def read_files(found: Listing, request: DataRequest, edge: int, progress: Progress | None = None) -> Parts:
+def read_files(
+    found: Listing, request: DataRequest, edge: int, progress: Progress | None = None
+) -> Parts:
     """Images and labels of the files in a listing.
 
     Args:
@@ -77,12 +79,19 @@ def read_files(found: Listing, request: DataRequest, edge: int, progress: Progre
         rows, images = _in_memory(found, request, rows, edge, unreadable, progress, seen.values)
     labels = torch.tensor(found.class_of)
     return Parts(
-        found.name, found.classes, images, {split: labels[torch.from_numpy(part)] for split, part in rows.items()},
-        (*found.skipped, *_reasons(found, unreadable)), _folders(found, rows),
+        found.name,
+        found.classes,
+        images,
+        {split: labels[torch.from_numpy(part)] for split, part in rows.items()},
+        (*found.skipped, *_reasons(found, unreadable)),
+        _folders(found, rows),
         {split: tuple(found.shown(i) for i in part.tolist()) for split, part in rows.items()},
-        _groups(found, unreadable), (*_notes(found, rows), *seen.notes), "test" in _brought(found, unreadable),
-        seen.values, seen.transparent,
-    )  # fmt: skip
+        _groups(found, unreadable),
+        (*_notes(found, rows), *seen.notes),
+        "test" in _brought(found, unreadable),
+        seen.values,
+        seen.transparent,
+    )
 
 
 def _count(rows: Rows) -> int:
@@ -102,7 +111,11 @@ def _groups(found: Listing, unreadable: Unreadable) -> int | None:
 
 def _notes(found: Listing, rows: Rows) -> tuple[str, ...]:
     shared = 0 if found.group_of is None else shared_groups(rows, group_numbers(found.group_of))
-    between = [f"{shared} groups lie in more than one of the splits that the data bring"] if shared else []
+    between = (
+        [f"{shared} groups lie in more than one of the splits that the data bring"]
+        if shared
+        else []
+    )
     return (*found.notes, *between, *_untested(found, rows))
 
 
@@ -110,7 +123,11 @@ def _untested(found: Listing, rows: Rows) -> list[str]:
     """A note about the classes whose images are all trained on: the accuracy says nothing of them."""
     tested = {found.class_of[i] for i in rows["test"].tolist()}
     missing = [name for number, name in enumerate(found.classes) if number not in tested]
-    return [f"no test images for {listed(missing, 6)}: the accuracy says nothing of them"] if missing else []
+    return (
+        [f"no test images for {listed(missing, 6)}: the accuracy says nothing of them"]
+        if missing
+        else []
+    )
 
 
 # ── which images go where ─────────────────────────────────────────────────────────────────────────────────────────
@@ -125,7 +142,9 @@ def _rows(found: Listing, request: DataRequest, unreadable: Unreadable) -> Rows:
     pool = fixed.pop("train")
     groups = None if found.group_of is None else group_numbers(found.group_of)
     try:
-        return split_rows(found.name, found.classes, np.array(found.class_of), request, pool, fixed, groups=groups)
+        return split_rows(
+            found.name, found.classes, np.array(found.class_of), request, pool, fixed, groups=groups
+        )
     except DataError as error:
         if not unreadable:
             raise
@@ -137,8 +156,14 @@ def _brought(found: Listing, unreadable: Unreadable) -> Rows:
     where = np.array(found.split_of)
     readable = ~np.isin(np.arange(len(where)), list(unreadable))
     rows = {"train": np.flatnonzero(((where == "train") | (where == "")) & readable)}
-    rows |= {s: np.flatnonzero((where == s) & readable) for s in ("val", "test") if (readable & (where == s)).any()}
-    if "val" in rows and "test" not in rows:  # train and val alone: as in the well-known tutorial, val is the test
+    rows |= {
+        s: np.flatnonzero((where == s) & readable)
+        for s in ("val", "test")
+        if (readable & (where == s)).any()
+    }
+    if (
+        "val" in rows and "test" not in rows
+    ):  # train and val alone: as in the well-known tutorial, val is the test
         rows["test"] = rows.pop("val")
     return rows
 
@@ -149,7 +174,10 @@ def _folders(found: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
     if "train" not in found.parts:
         return ()
     own = {"train": "train"} | {s: w for s, w in where.items() if w != "train"}
-    return tuple((split, found.parts[folder].relative_to(found.top).as_posix()) for split, folder in own.items())
+    return tuple(
+        (split, found.parts[folder].relative_to(found.top).as_posix())
+        for split, folder in own.items()
+    )
 
 
 # ── decoding ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -210,27 +238,42 @@ def _in_file(
     decoded = _written(found.paths, _order(rows), edge, cache, unreadable, progress, values=values)
     while np.isin(_order(rows), list(unreadable)).any():
         rows = _rows(found, request, unreadable)
-        decoded = _written(found.paths, _order(rows), edge, cache, unreadable, None, decoded, values)
+        decoded = _written(
+            found.paths, _order(rows), edge, cache, unreadable, None, decoded, values
+        )
     return rows, _views(decoded.images, rows)
 
 
 def _written(
-    paths: Sequence[Path], order: np.ndarray, edge: int, cache: ImageCache, unreadable: Unreadable,
-    progress: Progress | None, earlier: Decoded | None = None, values: Values | None = None,
-) -> Decoded:  # fmt: skip
+    paths: Sequence[Path],
+    order: np.ndarray,
+    edge: int,
+    cache: ImageCache,
+    unreadable: Unreadable,
+    progress: Progress | None,
+    earlier: Decoded | None = None,
+    values: Values | None = None,
+) -> Decoded:
     """A file with the images in this order, copied from another file of the same images where there is one."""
     known = cache.find(order, just_this=earlier is not None) or earlier
     if known is not None:
         unreadable |= known.unreadable
         if np.array_equal(known.order, order):
             return known
-    place = {} if known is None else {number: row for row, number in enumerate(known.order.tolist())}
+    place = (
+        {} if known is None else {number: row for row, number in enumerate(known.order.tolist())}
+    )
     missing = np.array([number for number in order.tolist() if number not in place], dtype=np.int64)
     found: Unreadable = (
-        {} if known is None else {n: why for n, why in known.unreadable.items() if n in set(order.tolist())}
+        {}
+        if known is None
+        else {n: why for n, why in known.unreadable.items() if n in set(order.tolist())}
     )
     fresh = _images(paths, missing, edge, progress, found, values)
-    images = (known.images[place[n]] if known is not None and n in place else next(fresh) for n in order.tolist())
+    images = (
+        known.images[place[n]] if known is not None and n in place else next(fresh)
+        for n in order.tolist()
+    )
     decoded = cache.write(order, edge, images, found)
     unreadable |= found
     return decoded
@@ -262,4 +305,7 @@ def _order(rows: Rows) -> np.ndarray:
 
 def _views(images: Tensor, rows: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     ends = np.cumsum([len(part) for part in rows.values()]).tolist()
-    return {split: images[end - len(part) : end] for (split, part), end in zip(rows.items(), ends, strict=True)}
+    return {
+        split: images[end - len(part) : end]
+        for (split, part), end in zip(rows.items(), ends, strict=True)
+    }

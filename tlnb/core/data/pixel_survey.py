@@ -16,7 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tlnb.core.data.decoding import Values, formats, is_transparent, opaque, raise_if_memory_ran_out, too_large, white
+from tlnb.core.data.decoding import (
+    Values,
+    formats,
+    is_transparent,
+    opaque,
+    raise_if_memory_ran_out,
+    too_large,
+    white,
+)
 
 LOOKED_INTO = 64  # images with an alpha channel that are decoded to see whether it hides anything
 JPEG = b"\xff\xd8\xff"
@@ -26,7 +34,9 @@ JPEG = b"\xff\xd8\xff"
 class Survey:
     """What was seen."""
 
-    values: Values | None = None  # black and white of grey images of more than 8 bits; None: each by its own range
+    values: Values | None = (
+        None  # black and white of grey images of more than 8 bits; None: each by its own range
+    )
     transparent: bool = False  # whether some images have transparent parts
     notes: tuple[str, ...] = ()
 
@@ -47,7 +57,10 @@ def survey(paths: Sequence[Path]) -> Survey:
     Raises:
         MemoryError, RuntimeError: memory ran out.
     """
-    with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool, warnings.catch_warnings():
+    with (
+        ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         seen = list(pool.map(_seen, paths))
     values, notes = _values([each for each in seen if each.kind])
@@ -76,17 +89,19 @@ def _range(image: object) -> _Seen:
     known = np.isfinite(values)
     if not known.any():
         return _Seen()
-    least = values.min(where=known, initial=np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).max)
-    most = values.max(where=known, initial=-np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).min)
+    least = values.min(
+        where=known, initial=np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).max
+    )
+    most = values.max(
+        where=known, initial=-np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).min
+    )
     return _Seen(image.mode[0], float(least), float(most))  # type: ignore[attr-defined]
 
 
 def _values(seen: Sequence[_Seen]) -> tuple[Values | None, list[str]]:
     kinds = {each.kind for each in seen}
     if len(kinds) != 1:
-        several = (
-            "images of whole numbers and of fractions are each scaled by their own range: brightness tells nothing"
-        )
+        several = "images of whole numbers and of fractions are each scaled by their own range: brightness tells nothing"
         return None, [several] if kinds else []
     least, most = min(each.least for each in seen), max(each.most for each in seen)
     if least < 0:
@@ -105,7 +120,9 @@ def _hidden(paths: Sequence[Path]) -> tuple[bool, list[str]]:
         return False, []
     notes = [f"{len(paths)} images have an alpha channel: what is transparent is white"]
     if lost:
-        notes.append(f"{lost} of them, as far as was looked, are white all over then: save them on a dark ground")
+        notes.append(
+            f"{lost} of them, as far as was looked, are white all over then: save them on a dark ground"
+        )
     return True, notes
 
 

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 SYNSET = re.compile(r"n\d{8}")  # WordNet's number, as ImageNet's folders and files are named
 PHOTO = re.compile(r"n\d{8}_\d+\.|ILSVRC2012_")
 IMAGENET_SETS = {
-    "imagenet": "ImageNet itself", "imagenette": "ten classes of ImageNet", "stl10": "taken from ImageNet",
+    "imagenet": "ImageNet itself",
+    "imagenette": "ten classes of ImageNet",
+    "stl10": "taken from ImageNet",
     "imagewoof": "ten classes of ImageNet",
-}  # fmt: skip
+}
 TUTORIAL = {"ants", "bees"}
 
 
@@ -19,7 +21,9 @@ def imagenet_hint(name: str, classes: Sequence[str], files: Sequence[str]) -> st
 
     Only names are looked at: images that were renamed are not noticed, and a name is no proof.
     """
-    known = IMAGENET_SETS.get(re.sub(r"[^a-z0-9]", "", name.lower()).removesuffix("2160").removesuffix("2320"))
+    known = IMAGENET_SETS.get(
+        re.sub(r"[^a-z0-9]", "", name.lower()).removesuffix("2160").removesuffix("2320")
+    )
     if known:
         return f"{name} is {known}"
     if sum(bool(SYNSET.fullmatch(c)) for c in classes) * 2 > len(classes):

@@ -38,11 +38,15 @@ def check_request(request: DataRequest) -> None:
         value = getattr(request, name)
         if value is not None and not least <= value <= most:
             side = "large" if value > most else "small"
-            raise UsageError(f"--{name.replace('_', '-')} {value} is too {side}: use {least} to {most:,}")
+            raise UsageError(
+                f"--{name.replace('_', '-')} {value} is too {side}: use {least} to {most:,}"
+            )
     for name in ("val", "test"):
         share = getattr(request, name)
         if share is not None and not 0 <= share < 1:
-            raise UsageError(f"--{name} {share} is no share: use a fraction from 0 to below 1, e.g. --{name} 0.2")
+            raise UsageError(
+                f"--{name} {share} is no share: use a fraction from 0 to below 1, e.g. --{name} 0.2"
+            )
     if request.per_class and request.limit:
         raise UsageError("--per-class and --limit exclude each other: give one of them")
 

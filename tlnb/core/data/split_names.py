@@ -46,7 +46,10 @@ def split_name(text: str) -> SplitName | None:
 def settled(splits: Iterable[str]) -> Mapping[str, str]:
     """What each split is called in the end: `eval` is the test where nothing else is, else val."""
     found = set(splits)
-    return {split: split if split != "eval" else ("val" if "test" in found else "test") for split in found}
+    return {
+        split: split if split != "eval" else ("val" if "test" in found else "test")
+        for split in found
+    }
 
 
 def yes_or_no(text: str) -> bool | None:
@@ -77,12 +80,20 @@ def split_folders(top: str, inside: Mapping[str, Set[str]]) -> dict[str, str]:
     for folder, name in sorted(named.items(), key=lambda item: not item[1].plain):
         if not (name.plain and final[name.split] in found):
             found.setdefault(final[name.split], []).append(folder)
-    parts = {split: folders[0] for split, folders in found.items() if len(folders) == 1 or named[folders[0]].plain}
+    parts = {
+        split: folders[0]
+        for split, folders in found.items()
+        if len(folders) == 1 or named[folders[0]].plain
+    }
     deeper = {folder for folder, names in inside.items() if len(names) > 1}
     deep, train_alone = parts.get("train") in deeper, deeper == {parts.get("train")}
     alone, plain = len(named) == len(inside), all(named[folder].plain for folder in parts.values())
     clear = len(parts) == len(found) and "train" in parts
-    if clear and (_repeat(named, inside) or (alone and (plain or train_alone)) or (plain and deep and len(parts) > 1)):
+    if clear and (
+        _repeat(named, inside)
+        or (alone and (plain or train_alone))
+        or (plain and deep and len(parts) > 1)
+    ):
         return parts
     if _repeat(named, inside) or (deep and deeper <= set(named)):
         raise DataError(

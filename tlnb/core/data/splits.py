@@ -30,31 +30,53 @@ class Parts:
     labels: Mapping[str, Tensor]
     skipped: tuple[str, ...] = ()
     folders: tuple[tuple[str, str], ...] = ()
-    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # split → the names of its images
+    files: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # split → the names of its images
     groups: int | None = None  # how many, where images are kept together
     notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
     brings_test: bool = False  # whether the data bring the test split; else it was drawn here
-    values: tuple[float, float] | None = None  # what is black and white, of grey images of more than 8 bits
+    values: tuple[float, float] | None = (
+        None  # what is black and white, of grey images of more than 8 bits
+    )
     transparent: bool = False  # whether images have transparent parts
 
 
 def divide(
-    name: str, classes: tuple[str, ...], images: Tensor, labels: Tensor, request: DataRequest,
-    pool: np.ndarray, fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0, groups: np.ndarray | None = None,
-) -> Parts:  # fmt: skip
+    name: str,
+    classes: tuple[str, ...],
+    images: Tensor,
+    labels: Tensor,
+    request: DataRequest,
+    pool: np.ndarray,
+    fixed: Mapping[str, np.ndarray],
+    spare_to_monitor: int = 0,
+    groups: np.ndarray | None = None,
+) -> Parts:
     """Images in memory, divided as `split_rows` says."""
-    found = split_rows(name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor, groups)
+    found = split_rows(
+        name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor, groups
+    )
     rows = {split: torch.from_numpy(part) for split, part in found.items()}
     return Parts(
-        name, classes, {s: images[r].contiguous() for s, r in rows.items()}, {s: labels[r] for s, r in rows.items()},
+        name,
+        classes,
+        {s: images[r].contiguous() for s, r in rows.items()},
+        {s: labels[r] for s, r in rows.items()},
         brings_test="test" in fixed,
-    )  # fmt: skip
+    )
 
 
 def split_rows(
-    name: str, classes: tuple[str, ...], y: np.ndarray, request: DataRequest, pool: np.ndarray,
-    fixed: Mapping[str, np.ndarray], spare_to_monitor: int = 0, groups: np.ndarray | None = None,
-) -> Rows:  # fmt: skip
+    name: str,
+    classes: tuple[str, ...],
+    y: np.ndarray,
+    request: DataRequest,
+    pool: np.ndarray,
+    fixed: Mapping[str, np.ndarray],
+    spare_to_monitor: int = 0,
+    groups: np.ndarray | None = None,
+) -> Rows:
     """Choose what is used from `pool`, then hold out test and val as the rules say. `fixed` splits stay as they are.
 
     Args:
@@ -79,14 +101,14 @@ def split_rows(
     smallest = int(np.bincount(y[used], minlength=len(classes)).min())
     if not smallest:
         missing = [c for i, c in enumerate(classes) if i not in set(y[used].tolist())]
-        raise DataError(f"nothing is left to train on for {listed(missing)}: ask for more images, or leave out --test")
+        raise DataError(
+            f"nothing is left to train on for {listed(missing)}: ask for more images, or leave out --test"
+        )
     if "val" not in parts and (request.val is not None or smallest >= MIN_FOR_VAL):
         share = VAL_SHARE if request.val is None else request.val
         try:
             used, parts["val"] = _hold_out(used, y, share, groups, request.seed)
-        except (
-            DataError
-        ):  # too few groups to hold some out a second time: the schedule is then fixed, as with little data
+        except DataError:  # too few groups to hold some out a second time: the schedule is then fixed, as with little data
             if request.val is not None:
                 raise
     rows = {split: part for split, part in {"train": used, **parts}.items() if len(part)}
@@ -95,7 +117,9 @@ def split_rows(
     return rows
 
 
-def check_classes(what: str, classes: Sequence[str], skipped: Sequence[str] = (), folders: bool = False) -> None:
+def check_classes(
+    what: str, classes: Sequence[str], skipped: Sequence[str] = (), folders: bool = False
+) -> None:
     """Sees to it that there are two, and not absurdly many.
 
     Args:
@@ -108,9 +132,13 @@ def check_classes(what: str, classes: Sequence[str], skipped: Sequence[str] = ()
     """
     check_most_classes(what, classes)
     if len(classes) < 2:
-        found = f"one class ({classes[0]})" if classes else f"no class{' folder' * folders} with images"
+        found = (
+            f"one class ({classes[0]})" if classes else f"no class{' folder' * folders} with images"
+        )
         why = f" (skipped: {listed(skipped, 1)})" if skipped else ""
-        raise DataError(f"{what} has {found}{why}: at least two classes are needed{', one folder each' * folders}")
+        raise DataError(
+            f"{what} has {found}{why}: at least two classes are needed{', one folder each' * folders}"
+        )
 
 
 def check_most_classes(what: str, classes: Sequence[str]) -> None:
@@ -163,12 +191,20 @@ def _held_out_groups(
         DataError: no fold leaves every class to train on.
     """
     count = len(np.unique(groups[rows]))
-    best: tuple[int, float, np.ndarray] | None = None  # classes that are not held out, distance from the share, what is
-    for folds in range(max(2, min(round(1 / share), count)), 1, -1):  # larger parts where small ones miss a class
+    best: tuple[int, float, np.ndarray] | None = (
+        None  # classes that are not held out, distance from the share, what is
+    )
+    for folds in range(
+        max(2, min(round(1 / share), count)), 1, -1
+    ):  # larger parts where small ones miss a class
         for kept, held in _folds(rows, y, groups, folds, seed):
             classes = [set(y[rows[part]].tolist()) for part in (kept, held)]
             missed, distance = len(classes[0] - classes[1]), abs(len(held) / len(rows) - share)
-            if classes[0] >= classes[1] and len(held) and (best is None or (missed, distance) < best[:2]):
+            if (
+                classes[0] >= classes[1]
+                and len(held)
+                and (best is None or (missed, distance) < best[:2])
+            ):
                 best = missed, distance, held
         if best is not None and not best[0]:
             break
@@ -192,7 +228,11 @@ def _folds(
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes with fewer images than folds
-        return list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(rows, y[rows], groups[rows]))
+        return list(
+            StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(
+                rows, y[rows], groups[rows]
+            )
+        )
 
 
 def folds_of(labels: np.ndarray, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -202,10 +242,14 @@ def folds_of(labels: np.ndarray, count: int, seed: int) -> Iterator[tuple[np.nda
     yield from StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels)
 
 
-def _amount(pool: np.ndarray, y: np.ndarray, classes: tuple[str, ...], request: DataRequest) -> np.ndarray:
+def _amount(
+    pool: np.ndarray, y: np.ndarray, classes: tuple[str, ...], request: DataRequest
+) -> np.ndarray:
     if request.limit:
         if request.limit < len(classes):
-            raise DataError(f"--limit {request.limit} is less than one image for each of {len(classes)} classes")
+            raise DataError(
+                f"--limit {request.limit} is less than one image for each of {len(classes)} classes"
+            )
         return pool[: request.limit]
     if not request.per_class:
         return pool

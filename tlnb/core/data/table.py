@@ -26,22 +26,64 @@ from tlnb.core.runtime.paths import is_file, is_folder, read_text
 # Column names without case, spaces and underscores; the first that a table has counts.
 COLUMNS = {
     "path": (
-        "path", "filepath", "filepaths", "file", "files", "filename", "filenames", "imagepath", "imgpath", "imagefile",
-        "imagename", "imgname", "image", "images", "img", "imageid", "imgid", "photo", "picture", "id", "uid", "uuid", "name",
+        "path",
+        "filepath",
+        "filepaths",
+        "file",
+        "files",
+        "filename",
+        "filenames",
+        "imagepath",
+        "imgpath",
+        "imagefile",
+        "imagename",
+        "imgname",
+        "image",
+        "images",
+        "img",
+        "imageid",
+        "imgid",
+        "photo",
+        "picture",
+        "id",
+        "uid",
+        "uuid",
+        "name",
     ),
     "label": (
-        "label", "labels", "class", "classes", "classname", "target", "category", "species", "y", "breed", "diagnosis",
-        "classid", "classlabel", "labelname", "dx", "tag",
+        "label",
+        "labels",
+        "class",
+        "classes",
+        "classname",
+        "target",
+        "category",
+        "species",
+        "y",
+        "breed",
+        "diagnosis",
+        "classid",
+        "classlabel",
+        "labelname",
+        "dx",
+        "tag",
     ),
     "split": ("split", "splits", "set", "subset", "partition", "usage", "phase", "dataset"),
-}  # fmt: skip
+}
 MARKS = {  # columns of true and false → the split of the marked rows, and of the others
-    "isvalid": ("val", "train"), "isval": ("val", "train"), "isvalidation": ("val", "train"), "isdev": ("val", "train"),
-    "istest": ("test", "train"), "istrain": ("train", "test"), "istraining": ("train", "test"),
+    "isvalid": ("val", "train"),
+    "isval": ("val", "train"),
+    "isvalidation": ("val", "train"),
+    "isdev": ("val", "train"),
+    "istest": ("test", "train"),
+    "istrain": ("train", "test"),
+    "istraining": ("train", "test"),
     "istrainingimage": ("train", "test"),
-}  # fmt: skip
+}
 UNSURE = ("usage", "phase", "dataset")  # columns that hold splits only where a value says so
-NOT_LABELS = frozenset(("", "nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "#N/A", "N/A", "n/a"))
+NOT_LABELS = frozenset(
+    ("", "nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "#N/A", "N/A", "n/a")
+)
 NUMBER = re.compile(r"-?[0-9]{1,18}")
 TABLES = (".csv", ".tsv")
 TRIED = 50  # rows by which the folder of the files is found
@@ -81,10 +123,17 @@ def list_table(file: Path) -> Listing:
     head = rows[0][1] if rows else []
     columns = _columns(file, head)
     found = Listing(one_line(file.stem), file.parent, ())
-    files = _Files(file.parent, [row[columns.path].strip() for _, row in rows[1 : TRIED + 1] if len(row) == len(head)])
+    files = _Files(
+        file.parent,
+        [row[columns.path].strip() for _, row in rows[1 : TRIED + 1] if len(row) == len(head)],
+    )
     if files.top != file.parent:
         found.notes.append(f"the files lie in {one_line(files.top.name)}/")
-    usable = [row for number, fields in rows[1:] if (row := _row(files, columns, len(head), number, fields, found))]
+    usable = [
+        row
+        for number, fields in rows[1:]
+        if (row := _row(files, columns, len(head), number, fields, found))
+    ]
     rows_by_split = _with_splits(file, columns, head, usable, found)
     check_most_classes(file.name, _classes(rows_by_split))
     kept = _once(_of_known_classes(rows_by_split, found), found)
@@ -131,7 +180,9 @@ def _columns(file: Path, head: Sequence[str]) -> _Columns:
     path, split = (_first(COLUMNS[what], places) for what in ("path", "split"))
     mark = None if split is not None else next((name for name in MARKS if name in places), None)
     split = places[mark] if mark else split
-    label = _first([name for name in COLUMNS["label"] if places.get(name) not in (path, split)], places)
+    label = _first(
+        [name for name in COLUMNS["label"] if places.get(name) not in (path, split)], places
+    )
     others = [i for i in range(len(head)) if i not in (path, split)]
     if label is None and path is not None and len(others) == 1:  # `id,breed`
         label = others[0]
@@ -159,7 +210,7 @@ def _first(names: Iterable[str], places: Mapping[str, int]) -> int | None:
 
 def _row(
     files: _Files, columns: _Columns, width: int, number: int, fields: list[str], found: Listing
-) -> _Row | None:  # fmt: skip
+) -> _Row | None:
     """A row that can be used; else the reason is added to what is skipped."""
     if len(fields) != width:
         found.skipped.append(f"line {number}: {len(fields)} fields instead of {width}")
@@ -187,9 +238,13 @@ def _once(rows: Sequence[_Row], found: Listing) -> list[_Row]:
         labels = sorted({row.label for row in (first, *more)})
         if len(labels) == 1:
             kept.append(first)
-            found.skipped += [f"line {row.number}: listed already, in line {first.number}" for row in more]
+            found.skipped += [
+                f"line {row.number}: listed already, in line {first.number}" for row in more
+            ]
         else:
-            found.skipped.append(f"line {first.number}: listed with more than one label ({listed(labels, 4)})")
+            found.skipped.append(
+                f"line {first.number}: listed with more than one label ({listed(labels, 4)})"
+            )
     return kept
 
 
@@ -197,7 +252,10 @@ def _of_known_classes(rows: Sequence[_Row], found: Listing) -> list[_Row]:
     """Without the classes that are never trained on."""
     known = set(_classes(rows))
     dropped = Counter(row.label for row in rows if row.label not in known)
-    found.skipped += [f"{label}: {n} images of a class that is not in train" for label, n in sorted(dropped.items())]
+    found.skipped += [
+        f"{label}: {n} images of a class that is not in train"
+        for label, n in sorted(dropped.items())
+    ]
     return [row for row in rows if row.label in known]
 
 
@@ -216,7 +274,7 @@ def _filled(found: Listing, kept: Sequence[_Row], head: Sequence[str]) -> Listin
 
 def _with_splits(
     file: Path, columns: _Columns, head: Sequence[str], rows: Sequence[_Row], found: Listing
-) -> list[_Row]:  # fmt: skip
+) -> list[_Row]:
     if columns.split is None:
         return list(rows)
     at, marked = columns.split, columns.marked
@@ -227,11 +285,15 @@ def _with_splits(
     for row, text in zip(rows, texts, strict=True):
         if meant[text] is None:
             ways = "true and false" if marked else "train, val and test"
-            raise DataError(f"{file.name}, line {row.number}: {one_line(head[at])} {text!r} is none of {ways}")
+            raise DataError(
+                f"{file.name}, line {row.number}: {one_line(head[at])} {text!r} is none of {ways}"
+            )
     if blank := texts.count(""):
         found.notes.append(f"{blank} rows without a split are trained on")
     final = settled(split for split in meant.values() if split)
-    return [replace(row, split=final[meant[text] or ""]) for row, text in zip(rows, texts, strict=True)]
+    return [
+        replace(row, split=final[meant[text] or ""]) for row, text in zip(rows, texts, strict=True)
+    ]
 
 
 def _split(text: str, marked: tuple[str, str] | None) -> str | None:
@@ -256,7 +318,9 @@ class _Files:
         self._by_stem: dict[Path, dict[str, list[str]]] = {}
         self.top = top
         if names and all(self.find(name)[1] for name in names):
-            self.top = max(self._beside(top), key=lambda folder: self._hits(folder, names), default=top)
+            self.top = max(
+                self._beside(top), key=lambda folder: self._hits(folder, names), default=top
+            )
             self.top = self.top if self._hits(self.top, names) else top
 
     def find(self, name: str, top: Path | None = None) -> tuple[Path, str]:
@@ -280,7 +344,10 @@ class _Files:
         found = self._by_stem[path.parent].get(path.name, [])
         if len(found) == 1:
             return Path(os.path.normpath(path.with_name(found[0]))), ""
-        return path, f"more than one file is called so ({listed(found, 3)})" if found else "no such file"
+        return (
+            path,
+            f"more than one file is called so ({listed(found, 3)})" if found else "no such file",
+        )
 
     def _hits(self, folder: Path, names: Sequence[str]) -> int:
         return sum(not self.find(name, folder)[1] for name in names)

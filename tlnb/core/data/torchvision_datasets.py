@@ -42,7 +42,9 @@ from tlnb.core.storage.download import sweep
 TIMEOUT = 30.0  # seconds of silence after which a download is given up
 PIECE = 2**18
 FAKES = 1000
-UNFINISHED = re.compile(r".+\.[0-9a-f]{8}\.part|\.[a-z0-9_]{8}\.part")  # of a download, of a folder that was unpacked
+UNFINISHED = re.compile(
+    r".+\.[0-9a-f]{8}\.part|\.[a-z0-9_]{8}\.part"
+)  # of a download, of a folder that was unpacked
 PLACES = (
     "*.part",
     "*/*.part",
@@ -52,18 +54,53 @@ PLACES = (
 _BY_FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
 _TRAIN_TEST: dict[str, dict[str, Any]] = {s: {"split": s} for s in ("train", "test")}
 _THREE: dict[str, dict[str, Any]] = {s: {"split": s} for s in ("train", "val", "test")}
-_EMNIST: dict[str, dict[str, Any]] = {s: {"split": "balanced", "train": s == "train"} for s in ("train", "test")}
+_EMNIST: dict[str, dict[str, Any]] = {
+    s: {"split": "balanced", "train": s == "train"} for s in ("train", "test")
+}
 LIBRARY: dict[str, dict[str, dict[str, Any]]] = {
-    "CIFAR10": _BY_FLAG, "CIFAR100": _BY_FLAG, "MNIST": _BY_FLAG, "FashionMNIST": _BY_FLAG, "KMNIST": _BY_FLAG, "USPS": _BY_FLAG,
-    "EMNIST": _EMNIST, "SVHN": _TRAIN_TEST, "STL10": _TRAIN_TEST,
-    "Food101": _TRAIN_TEST, "GTSRB": _TRAIN_TEST, "StanfordCars": _TRAIN_TEST,
-    "Flowers102": _THREE, "DTD": _THREE, "FGVCAircraft": _THREE, "PCAM": _THREE, "RenderedSST2": _THREE,
+    "CIFAR10": _BY_FLAG,
+    "CIFAR100": _BY_FLAG,
+    "MNIST": _BY_FLAG,
+    "FashionMNIST": _BY_FLAG,
+    "KMNIST": _BY_FLAG,
+    "USPS": _BY_FLAG,
+    "EMNIST": _EMNIST,
+    "SVHN": _TRAIN_TEST,
+    "STL10": _TRAIN_TEST,
+    "Food101": _TRAIN_TEST,
+    "GTSRB": _TRAIN_TEST,
+    "StanfordCars": _TRAIN_TEST,
+    "Flowers102": _THREE,
+    "DTD": _THREE,
+    "FGVCAircraft": _THREE,
+    "PCAM": _THREE,
+    "RenderedSST2": _THREE,
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
-    "Country211": {"train": {"split": "train"}, "val": {"split": "valid"}, "test": {"split": "test"}},
-    "Imagenette": {s: {"split": s} for s in ("train", "val")}, "ImageNet": {s: {"split": s} for s in ("train", "val")},
-    "EuroSAT": {"": {}}, "SUN397": {"": {}}, "Caltech101": {"": {}}, "SEMEION": {"": {}}, "FakeData": {"": {"size": FAKES}},
-}  # fmt: skip
-ARRAYS = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST", "USPS", "EMNIST", "SVHN", "STL10", "SEMEION")
+    "Country211": {
+        "train": {"split": "train"},
+        "val": {"split": "valid"},
+        "test": {"split": "test"},
+    },
+    "Imagenette": {s: {"split": s} for s in ("train", "val")},
+    "ImageNet": {s: {"split": s} for s in ("train", "val")},
+    "EuroSAT": {"": {}},
+    "SUN397": {"": {}},
+    "Caltech101": {"": {}},
+    "SEMEION": {"": {}},
+    "FakeData": {"": {"size": FAKES}},
+}
+ARRAYS = (
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
+    "FashionMNIST",
+    "KMNIST",
+    "USPS",
+    "EMNIST",
+    "SVHN",
+    "STL10",
+    "SEMEION",
+)
 LABELS = ("targets", "labels", "_labels", "y")
 FILES = ("_image_files", "_images", "images")
 PAIRS = ("samples", "_samples", "imgs")
@@ -80,7 +117,11 @@ def similar_names(text: str) -> str:
 
 
 def read_library(
-    name: str, request: DataRequest, edge: int, progress: Progress | None = None, telling: Telling | None = None
+    name: str,
+    request: DataRequest,
+    edge: int,
+    progress: Progress | None = None,
+    telling: Telling | None = None,
 ) -> Parts:
     """Images and labels of a data set of torchvision's, in its own splits.
 
@@ -95,15 +136,29 @@ def read_library(
     """
     root = user_path(request.root) if request.root else cache_folder() / "datasets"
     _sweep(root)
-    found = {split: _opened(name, root, options, telling) for split, options in LIBRARY[name].items()}
+    found = {
+        split: _opened(name, root, options, telling) for split, options in LIBRARY[name].items()
+    }
     first = next(iter(found.values()))
     files = {split: _files(data) for split, data in found.items()}
     if all(paths is not None for paths in files.values()):
-        parts = read_files(_listing(name, root, found, {s: f or [] for s, f in files.items()}), request, edge, progress)
+        parts = read_files(
+            _listing(name, root, found, {s: f or [] for s, f in files.items()}),
+            request,
+            edge,
+            progress,
+        )
     else:
-        parts = _divided(name, _classes(first), {s: _held(name, d, edge, progress) for s, d in found.items()}, request)
+        parts = _divided(
+            name,
+            _classes(first),
+            {s: _held(name, d, edge, progress) for s, d in found.items()},
+            request,
+        )
     official = (
-        "the splits are the data set's own" if len(found) > 1 else "the data set brings no splits: they are made here"
+        "the splits are the data set's own"
+        if len(found) > 1
+        else "the data set brings no splits: they are made here"
     )
     return replace(parts, notes=(*parts.notes, f"{name}: {official}"), folders=())
 
@@ -125,7 +180,9 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
         pass  # not there, or not whole
     except Exception as error:  # each set has a parser of its own
         reason = " ".join(str(error).split())[:80] or type(error).__name__
-        raise DataError(f"{name} in {str(root)!r} is damaged ({reason}): remove it there, and load it again") from None
+        raise DataError(
+            f"{name} in {str(root)!r} is damaged ({reason}): remove it there, and load it again"
+        ) from None
     if ("download" not in takes and "kwargs" not in takes) or name == "ImageNet":
         raise DataError(
             f"{name} is not in {str(root)!r} and may not be downloaded by programs: fetch it and give --root FOLDER"
@@ -133,15 +190,31 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
     written: list[Path] = []
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"), _our_download(written, telling), redirect_stdout(io.StringIO()):
-            return kind(root, **options, download=True)  # which finds what another kernel downloaded meanwhile
-    except (OSError, HTTPException, RuntimeError, EOFError, ValueError) as error:  # ValueError: no longer anywhere
+        with (
+            FileLock(root / f".{name}.lock"),
+            _our_download(written, telling),
+            redirect_stdout(io.StringIO()),
+        ):
+            return kind(
+                root, **options, download=True
+            )  # which finds what another kernel downloaded meanwhile
+    except (
+        OSError,
+        HTTPException,
+        RuntimeError,
+        EOFError,
+        ValueError,
+    ) as error:  # ValueError: no longer anywhere
         if "orrupted" in str(error) or isinstance(error, EOFError):
             for path in written[-1:]:
                 path.unlink(missing_ok=True)
-        raise DataError(f"{name} could not be downloaded: {_why(error, written)}; --root FOLDER takes a copy") from None
+        raise DataError(
+            f"{name} could not be downloaded: {_why(error, written)}; --root FOLDER takes a copy"
+        ) from None
     except ImportError as error:
-        raise DataError(f"{name} needs a package that is not installed: %pip install {error.name}") from None
+        raise DataError(
+            f"{name} needs a package that is not installed: %pip install {error.name}"
+        ) from None
 
 
 @contextmanager
@@ -215,7 +288,10 @@ def _download(url: str, file: Path, telling: Telling | None) -> None:
 
 def _sweep(root: Path) -> None:
     """Remove what killed kernels left half done, by the names that it has here: a root may be a folder of the user's."""
-    sweep((p for places in PLACES for p in root.glob(places) if UNFINISHED.fullmatch(p.name)), LEFTOVER)
+    sweep(
+        (p for places in PLACES for p in root.glob(places) if UNFINISHED.fullmatch(p.name)),
+        LEFTOVER,
+    )
 
 
 def _why(error: Exception, written: Sequence[Path]) -> str:
@@ -255,13 +331,19 @@ def _pairs(data: Any) -> list[tuple[Any, Any]] | None:
 def _files(data: Any) -> list[Path] | None:
     """The image files, where the set consists of files."""
     pairs = _pairs(data)
-    paths = [p for p, _ in pairs] if pairs else next((getattr(data, n) for n in FILES if hasattr(data, n)), None)
+    paths = (
+        [p for p, _ in pairs]
+        if pairs
+        else next((getattr(data, n) for n in FILES if hasattr(data, n)), None)
+    )
     if not isinstance(paths, list) or not paths or not isinstance(paths[0], str | Path):
         return None
     return [Path(p) for p in paths]
 
 
-def _listing(name: str, root: Path, found: Mapping[str, Any], files: Mapping[str, list[Path]]) -> Listing:
+def _listing(
+    name: str, root: Path, found: Mapping[str, Any], files: Mapping[str, list[Path]]
+) -> Listing:
     listing = Listing(name, root, _classes(next(iter(found.values()))))
     for split, paths in files.items():
         listing.paths += paths
@@ -275,7 +357,9 @@ def _held(name: str, data: Any, edge: int, progress: Progress | None) -> tuple[T
     if isinstance(getattr(data, "data", None), np.ndarray | Tensor):
         return as_images(data.data).contiguous(), torch.tensor(_labels(data))
     if len(data) * 3 * edge**2 > memory_budget():
-        raise DataError(f"{name} at {edge} pixels does not fit in memory: set TLNB_MEMORY, or give a smaller --size")
+        raise DataError(
+            f"{name} at {edge} pixels does not fit in memory: set TLNB_MEMORY, or give a smaller --size"
+        )
     images, labels = torch.empty((len(data), 3, edge, edge), dtype=torch.uint8), []
     for i in range(len(data)):
         image, label = data[i]
@@ -287,12 +371,18 @@ def _held(name: str, data: Any, edge: int, progress: Progress | None) -> tuple[T
 
 
 def _divided(
-    name: str, classes: tuple[str, ...], held: Mapping[str, tuple[Tensor, Tensor]], request: DataRequest
+    name: str,
+    classes: tuple[str, ...],
+    held: Mapping[str, tuple[Tensor, Tensor]],
+    request: DataRequest,
 ) -> Parts:
     ends = np.cumsum([len(labels) for _, labels in held.values()])
     rows = dict(zip(held, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
     pool = rows.pop("train") if "train" in rows else rows.pop("")
-    images, labels = torch.cat([i for i, _ in held.values()]), torch.cat([y for _, y in held.values()])
+    images, labels = (
+        torch.cat([i for i, _ in held.values()]),
+        torch.cat([y for _, y in held.values()]),
+    )
     return divide(name, classes, images, labels, request, pool, rows)
 
 

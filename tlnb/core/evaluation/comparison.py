@@ -27,7 +27,9 @@ class Spent:
     flops: float | None = None
     wh: float | None = None
     money: float | None = None
-    since: float | None = None  # seconds at the look before, where it lies between two looks; None: it does not
+    since: float | None = (
+        None  # seconds at the look before, where it lies between two looks; None: it does not
+    )
 
     @property
     def known(self) -> bool:
@@ -47,7 +49,9 @@ class Row:
     seeds: int = 1
     balanced_accuracy: float | None = None
     watched: float | None = None  # best monitor (else val) accuracy, which ranks the rows
-    seconds: float | None = None  # preparing, caching, warm-up, training; with tuning where that is counted in
+    seconds: float | None = (
+        None  # preparing, caching, warm-up, training; with tuning where that is counted in
+    )
     to_target: Spent = Spent()
     evaluating: float | None = None  # seconds of drawing curves and testing
     flops: float | None = None  # without evaluation
@@ -59,7 +63,9 @@ class Row:
     phases: dict[str, float] = field(default_factory=dict)
     curve: tuple[tuple[float, float], ...] = ()  # (seconds, watched accuracy) at each look
     basis: str = "measured"
-    source_accuracy: tuple[float, float] | None = None  # on the network's own source, with its old head: before, after
+    source_accuracy: tuple[float, float] | None = (
+        None  # on the network's own source, with its old head: before, after
+    )
     strategy: str = ""
     found_cached: bool = False  # what is frozen was computed, and paid for, by an earlier run
 
@@ -143,10 +149,16 @@ class Compared(Protocol):
 
 
 def compare(
-    runs: Sequence[Run], data: Compared, pretraining: Pretraining | None = None, *, equal_budget: Sequence[Run] = (),
-    target: float | None = None, price: Price | None = None, tunings: Mapping[str, Charge] | None = None,
+    runs: Sequence[Run],
+    data: Compared,
+    pretraining: Pretraining | None = None,
+    *,
+    equal_budget: Sequence[Run] = (),
+    target: float | None = None,
+    price: Price | None = None,
+    tunings: Mapping[str, Charge] | None = None,
     tuning_in: bool = False,
-) -> Comparison:  # fmt: skip
+) -> Comparison:
     """Lay runs side by side.
 
     Args:
@@ -164,8 +176,15 @@ def compare(
     equal = {run.name for run in equal_budget}
     groups = grouped(every)
     target = _common_target(runs) if target is None else target
-    extra = {g[0].name: tunings[g[0].plan.tuned] for g in groups if tuning_in and g[0].plan.tuned in tunings}
-    rows = [_row(g, target, "equal budget" if g[0].name in equal else None, extra.get(g[0].name)) for g in groups]
+    extra = {
+        g[0].name: tunings[g[0].plan.tuned]
+        for g in groups
+        if tuning_in and g[0].plan.tuned in tunings
+    }
+    rows = [
+        _row(g, target, "equal budget" if g[0].name in equal else None, extra.get(g[0].name))
+        for g in groups
+    ]
     if not tuning_in:
         rows += [_tuning_row(name, charge) for name, charge in tunings.items()]
     if isinstance(data, DataSet) and data.name == "digits":
@@ -176,12 +195,20 @@ def compare(
         rows.append(_pretraining_row(pretraining, price))
     counts = data.counts.values()
     return Comparison(
-        data.name, tuple(rows), target, "monitor" if "monitor" in data.splits else "val", price_for(every[-1], price),
-        pair[0][0].name if pair else None, pair[1][0].name if pair else None, speedup, bound,
+        data.name,
+        tuple(rows),
+        target,
+        "monitor" if "monitor" in data.splits else "val",
+        price_for(every[-1], price),
+        pair[0][0].name if pair else None,
+        pair[1][0].name if pair else None,
+        speedup,
+        bound,
         _saving(pair[0][-1], pair[1][-1]) if pair else None,
         _break_even(pair, target, pretraining, price, extra) if pair and pretraining else None,
-        max(counts) >= SKEWED * min(counts), tuple(_notes(groups, bound, [name for name in extra if name not in equal])),
-    )  # fmt: skip
+        max(counts) >= SKEWED * min(counts),
+        tuple(_notes(groups, bound, [name for name in extra if name not in equal])),
+    )
 
 
 def grouped(runs: Iterable[Run]) -> list[list[Run]]:
@@ -217,7 +244,9 @@ def _speedup(
         return None, False
     theirs = [(run.seconds_to(target), run.training_seconds) for run in pair[1]]
     before = [extra[group[0].name].seconds if group[0].name in extra else 0.0 for group in pair]
-    took = before[1] + statistics.fmean(whole if reached is None else reached for reached, whole in theirs)
+    took = before[1] + statistics.fmean(
+        whole if reached is None else reached for reached, whole in theirs
+    )
     took_me = before[0] + statistics.fmean(s for s in mine if s is not None)
     return took / took_me, any(reached is None for reached, _ in theirs)
 
@@ -226,7 +255,9 @@ def _saving(run: Run, baseline: Run) -> Saving:
     return Saving(
         baseline.work.unfrozen_flops - run.work.unfrozen_flops,
         run.work.unfrozen_flops - run.work.uncached_flops,
-        run.work.uncached_flops - run.training_flops + (baseline.training_flops - baseline.work.unfrozen_flops),
+        run.work.uncached_flops
+        - run.training_flops
+        + (baseline.training_flops - baseline.work.unfrozen_flops),
     )
 
 
@@ -244,9 +275,12 @@ def to_target(run: Run, target: float | None) -> Spent:
 
     whole = sum(run.seconds.values()) or 1.0
     return Spent(
-        found.seconds, until(run.flops_by_phase), until(run.wh_by_phase), run.money * found.seconds / whole,
+        found.seconds,
+        until(run.flops_by_phase),
+        until(run.wh_by_phase),
+        run.money * found.seconds / whole,
         before.seconds if before and apart else None,
-    )  # fmt: skip
+    )
 
 
 def _row(group: Group, target: float | None, kind: str | None, tuned: Charge | None) -> Row:
@@ -260,21 +294,40 @@ def _row(group: Group, target: float | None, kind: str | None, tuned: Charge | N
     best = [run.watched for run in group if run.watched is not None]
     with_tuning = " + tuning" if tuned else ""
     return Row(
-        first.name, kind or ("baseline" if first.baseline_of else "run"), f"{first.plan.model}, {first.strategy}{with_tuning}",
-        statistics.fmean(accuracies), None if several else first.interval, statistics.stdev(accuracies) if several else None,
-        len(group), statistics.fmean(run.balanced_accuracy for run in group), statistics.fmean(best) if best else None,
-        whole.seconds, until, statistics.fmean(run.seconds.get("evaluating", 0.0) for run in group), whole.flops, whole.wh,
-        whole.money, first.work.steps, first.plan.trainable_params, first.inference_flops or None, dict(first.seconds),
-        tuple((p.seconds, p.accuracy) for p in first.curve), _bases(first), first.source_accuracy, first.strategy,
+        first.name,
+        kind or ("baseline" if first.baseline_of else "run"),
+        f"{first.plan.model}, {first.strategy}{with_tuning}",
+        statistics.fmean(accuracies),
+        None if several else first.interval,
+        statistics.stdev(accuracies) if several else None,
+        len(group),
+        statistics.fmean(run.balanced_accuracy for run in group),
+        statistics.fmean(best) if best else None,
+        whole.seconds,
+        until,
+        statistics.fmean(run.seconds.get("evaluating", 0.0) for run in group),
+        whole.flops,
+        whole.wh,
+        whole.money,
+        first.work.steps,
+        first.plan.trainable_params,
+        first.inference_flops or None,
+        dict(first.seconds),
+        tuple((p.seconds, p.accuracy) for p in first.curve),
+        _bases(first),
+        first.source_accuracy,
+        first.strategy,
         bool(first.cache and first.cache.reused),
-    )  # fmt: skip
+    )
 
 
 def _without_evaluation(run: Run) -> Spent:
     phases = ("preparing", "caching", "warmup", "training")
     whole = sum(run.seconds.values()) or 1.0
     wh = sum(run.wh_by_phase.get(phase, 0.0) for phase in phases)
-    return Spent(run.training_seconds, run.training_flops, wh, run.money * run.training_seconds / whole)
+    return Spent(
+        run.training_seconds, run.training_flops, wh, run.money * run.training_seconds / whole
+    )
 
 
 def _mean(spent: Sequence[Spent]) -> Spent:
@@ -283,14 +336,21 @@ def _mean(spent: Sequence[Spent]) -> Spent:
     figures = ((s.seconds or 0.0, s.flops or 0.0, s.wh or 0.0, s.money or 0.0) for s in spent)
     since = [s.since if s.since is not None else s.seconds or 0.0 for s in spent]
     between = statistics.fmean(since) if any(s.since is not None for s in spent) else None
-    return replace(Spent(*(statistics.fmean(values) for values in zip(*figures, strict=True))), since=between)
+    return replace(
+        Spent(*(statistics.fmean(values) for values in zip(*figures, strict=True))), since=between
+    )
 
 
 def _plus(one: Spent, tuned: Charge | None) -> Spent:
     """With the tuning that came before it."""
     if not one.known or tuned is None:
         return one
-    pairs = ((one.seconds, tuned.seconds), (one.flops, tuned.flops), (one.wh, tuned.wh), (one.money, tuned.money))
+    pairs = (
+        (one.seconds, tuned.seconds),
+        (one.flops, tuned.flops),
+        (one.wh, tuned.wh),
+        (one.money, tuned.money),
+    )
     since = None if one.since is None else one.since + tuned.seconds
     return replace(Spent(*((a or 0.0) + b for a, b in pairs)), since=since)
 
@@ -301,7 +361,11 @@ def _at(charge: Charge, price: Price | None) -> Charge:
 
 def _bases(run: Run) -> str:
     kinds = {figure: text.partition(":")[0] for figure, text in run.bases.items()}
-    return "measured" if set(kinds.values()) == {"measured"} else f"energy {kinds.get('energy_wh')}, money assumed"
+    return (
+        "measured"
+        if set(kinds.values()) == {"measured"}
+        else f"energy {kinds.get('energy_wh')}, money assumed"
+    )
 
 
 def _notes(groups: Sequence[Group], bound: bool, tuned: Sequence[str]) -> list[str]:
@@ -313,7 +377,9 @@ def _notes(groups: Sequence[Group], bound: bool, tuned: Sequence[str]) -> list[s
         )
     found = [group[0].name for group in groups if group[0].cache and group[0].cache.reused]
     if found:
-        notes.append(f"{', '.join(found)} found what is frozen computed by an earlier run, which paid for it")
+        notes.append(
+            f"{', '.join(found)} found what is frozen computed by an earlier run, which paid for it"
+        )
     return notes
 
 
@@ -325,43 +391,85 @@ def pixels_row(data: DataSet) -> Row:
     from sklearn.svm import SVC
 
     start = time.perf_counter()
-    machine = SVC(C=10).fit(digits_pixels(data.images["train"]).numpy(), data.labels["train"].numpy())
+    machine = SVC(C=10).fit(
+        digits_pixels(data.images["train"]).numpy(), data.labels["train"].numpy()
+    )
     seconds = time.perf_counter() - start
-    right = int((machine.predict(digits_pixels(data.images["test"]).numpy()) == data.labels["test"].numpy()).sum())
+    right = int(
+        (
+            machine.predict(digits_pixels(data.images["test"]).numpy())
+            == data.labels["test"].numpy()
+        ).sum()
+    )
     total = len(data.labels["test"])
     what = "a support-vector machine on raw pixels"
-    return Row("pixels", "pixels", what, right / total, wilson_interval(right, total), seconds=seconds)
+    return Row(
+        "pixels", "pixels", what, right / total, wilson_interval(right, total), seconds=seconds
+    )
 
 
 def _tuning_row(name: str, charge: Charge) -> Row:
     what = "finding hyperparameters"
-    return Row(name, "tuning", what, seconds=charge.seconds, flops=charge.flops, wh=charge.wh, money=charge.money,
-               basis=charge.basis)  # fmt: skip
+    return Row(
+        name,
+        "tuning",
+        what,
+        seconds=charge.seconds,
+        flops=charge.flops,
+        wh=charge.wh,
+        money=charge.money,
+        basis=charge.basis,
+    )
 
 
 def _pretraining_row(found: Pretraining, price: Price | None) -> Row:
-    own = price is not None and not found.hardware.startswith("one ")  # a price of one's own is for one's own machine
+    own = price is not None and not found.hardware.startswith(
+        "one "
+    )  # a price of one's own is for one's own machine
     money = price.of(found.seconds) if price and own else found.money
     return Row(
-        "pretraining", "pretraining", f"{found.model}, by someone else, {found.hardware}", seconds=found.seconds,
-        flops=found.flops, wh=found.wh, money=money, steps=found.steps, basis=found.basis,
-    )  # fmt: skip
+        "pretraining",
+        "pretraining",
+        f"{found.model}, by someone else, {found.hardware}",
+        seconds=found.seconds,
+        flops=found.flops,
+        wh=found.wh,
+        money=money,
+        steps=found.steps,
+        basis=found.basis,
+    )
 
 
 def _break_even(
-    pair: tuple[Group, Group], target: float | None, pretraining: Pretraining, price: Price | None,
+    pair: tuple[Group, Group],
+    target: float | None,
+    pretraining: Pretraining,
+    price: Price | None,
     extra: Mapping[str, Charge],
-) -> BreakEven | None:  # fmt: skip
+) -> BreakEven | None:
     """In seconds where both ran on a processor; else in money, since seconds of unlike machines do not compare."""
 
     def use(group: Group) -> Spent:
         reached = [to_target(run, target) for run in group]
-        spent = _mean(reached if all(s.known for s in reached) else [_without_evaluation(run) for run in group])
+        spent = _mean(
+            reached
+            if all(s.known for s in reached)
+            else [_without_evaluation(run) for run in group]
+        )
         return _plus(spent, extra.get(group[0].name))
 
-    run, baseline = use([priced(r, price) for r in pair[0]]), use([priced(r, price) for r in pair[1]])
+    run, baseline = (
+        use([priced(r, price) for r in pair[0]]),
+        use([priced(r, price) for r in pair[1]]),
+    )
     alike = pair[0][0].device == "cpu" and not pretraining.hardware.startswith("one ")
     if alike:
-        return BreakEven("seconds", pretraining.seconds, run.seconds or 0.0, baseline.seconds or 0.0)
+        return BreakEven(
+            "seconds", pretraining.seconds, run.seconds or 0.0, baseline.seconds or 0.0
+        )
     currency = price.currency if price else "usd"
-    return None if currency != "usd" else BreakEven("usd", pretraining.money, run.money or 0.0, baseline.money or 0.0)
+    return (
+        None
+        if currency != "usd"
+        else BreakEven("usd", pretraining.money, run.money or 0.0, baseline.money or 0.0)
+    )

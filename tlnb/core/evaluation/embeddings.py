@@ -43,9 +43,13 @@ class View(OneLine):
     """The images as one network's features place them."""
 
     of: str  # pretrained, random start, or a run
-    points: tuple[tuple[float, float], ...]  # one an image; distances mean something near by, axes mean nothing
+    points: tuple[
+        tuple[float, float], ...
+    ]  # one an image; distances mean something near by, axes mean nothing
     share: float  # of the images, whose nearest other image is of the same class
-    neighbours: tuple[tuple[int, ...], ...]  # for each example its nearest other images, nearest first
+    neighbours: tuple[
+        tuple[int, ...], ...
+    ]  # for each example its nearest other images, nearest first
 
     def __repr__(self) -> str:
         return f"View {self.of}: nearest image is of the same class for {self.share:.1%}"
@@ -75,10 +79,16 @@ class Evidence(OneLine):
     label: str
     probability: float
     truth: str | None  # where the image comes from the data
-    border: float | None  # share of the positive evidence in the outer ring; None where there is no positive evidence
+    border: (
+        float | None
+    )  # share of the positive evidence in the outer ring; None where there is no positive evidence
 
     def __repr__(self) -> str:
-        border = "no positive evidence" if self.border is None else f"{self.border:.0%} of the evidence in the border"
+        border = (
+            "no positive evidence"
+            if self.border is None
+            else f"{self.border:.0%} of the evidence in the border"
+        )
         return f"Evidence {self.name}: {self.label} ({self.probability:.1%}), {border}"
 
 
@@ -101,7 +111,9 @@ class Look(OneLine):
     depths: tuple[Depth, ...] = ()  # of `stages`, one a network
     images: tuple[Evidence, ...] = ()
     _pictures: Tensor | None = field(default=None, repr=False, compare=False)  # (N, 3, E, E) uint8
-    _heat: Tensor | None = field(default=None, repr=False, compare=False)  # (N, E, E) positive evidence, largest 1
+    _heat: Tensor | None = field(
+        default=None, repr=False, compare=False
+    )  # (N, E, E) positive evidence, largest 1
 
     def __repr__(self) -> str:
         by = f"run {self.run}" if self.run else self.model
@@ -148,13 +160,33 @@ def features(model: str, data: DataSet, seers: Sequence[Seer], run: str | None =
         seen = features_of(seer, images)
         near = _nearest(seen)
         views.append(
-            View(seer.of, _two_dimensions(seen), _same(near, labels), tuple(tuple(near[i].tolist()) for i in examples))
+            View(
+                seer.of,
+                _two_dimensions(seen),
+                _same(near, labels),
+                tuple(tuple(near[i].tolist()) for i in examples),
+            )
         )
-    small = images.float() if data.edge <= PIXEL_EDGE else F.interpolate(images.float(), PIXEL_EDGE, mode="area")
+    small = (
+        images.float()
+        if data.edge <= PIXEL_EDGE
+        else F.interpolate(images.float(), PIXEL_EDGE, mode="area")
+    )
     return Look(
-        "features", model, run, data.name, data.classes, maps, tuple(labels.tolist()), splits, examples, tuple(views),
-        _same(_nearest(small.flatten(1)), labels), _chance(labels), _pictures=images,
-    )  # fmt: skip
+        "features",
+        model,
+        run,
+        data.name,
+        data.classes,
+        maps,
+        tuple(labels.tolist()),
+        splits,
+        examples,
+        tuple(views),
+        _same(_nearest(small.flatten(1)), labels),
+        _chance(labels),
+        _pictures=images,
+    )
 
 
 def _drawn(data: DataSet) -> tuple[Tensor, Tensor, tuple[tuple[str, int], ...]]:
@@ -170,7 +202,9 @@ def _drawn(data: DataSet) -> tuple[Tensor, Tensor, tuple[tuple[str, int], ...]]:
     counts = np.bincount(origin[rows.numpy()], minlength=len(splits)).tolist()
     starts = np.cumsum([0, *(len(data.labels[s]) for s in splits)]).tolist()
     chosen = zip(splits, rows.split(counts), starts, strict=False)
-    images = torch.cat([data.images[s][part - start] for s, part, start in chosen])  # the others stay where they lie
+    images = torch.cat(
+        [data.images[s][part - start] for s, part, start in chosen]
+    )  # the others stay where they lie
     return images, labels[rows], tuple((s, n) for s, n in zip(splits, counts, strict=True) if n)
 
 
@@ -178,7 +212,9 @@ def _examples(labels: Tensor) -> tuple[int, ...]:
     """Some images, spread over the classes that have two or more; of a few classes several each."""
     counts = labels.bincount().tolist()
     able = [c for c, n in enumerate(counts) if n > 1] or [int(labels[0])]
-    chosen = [able[i] for i in np.linspace(0, len(able) - 1, min(EXAMPLES, len(able))).round().astype(int)]
+    chosen = [
+        able[i] for i in np.linspace(0, len(able) - 1, min(EXAMPLES, len(able))).round().astype(int)
+    ]
     each = EXAMPLES // len(chosen)
     return tuple(int(i) for c in chosen for i in (labels == c).nonzero().flatten()[:each])
 
@@ -190,7 +226,9 @@ def features_of(seer: Seer, images: Tensor) -> Tensor:
     seen: list[Tensor] = []
 
     def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        places = inputs[0].movedim(axis, -1).flatten(1, -2) if inputs[0].ndim > 2 else inputs[0][:, None]
+        places = (
+            inputs[0].movedim(axis, -1).flatten(1, -2) if inputs[0].ndim > 2 else inputs[0][:, None]
+        )
         seen.append(places.float().mean(1))
 
     handle = head.register_forward_pre_hook(note)
@@ -230,15 +268,21 @@ def _two_dimensions(rows: Tensor) -> tuple[tuple[float, float], ...]:
     from sklearn.manifold import TSNE
 
     unit = F.normalize(rows.double(), dim=1).numpy()  # distances then agree with the cosine
-    unit = (unit - unit.mean(0)) / max(float(unit.std()), 1e-12)  # t-SNE's start needs a common scale
+    unit = (unit - unit.mean(0)) / max(
+        float(unit.std()), 1e-12
+    )  # t-SNE's start needs a common scale
     few = len(unit) < MIN_FOR_TSNE
     if unit.shape[1] < 2 or not unit.any():
         unit = np.pad(unit, ((0, 0), (0, 1)))
-        unit[:, -1] = np.linspace(0, 1e-3, len(unit))  # nothing tells these images apart: a line of points
+        unit[:, -1] = np.linspace(
+            0, 1e-3, len(unit)
+        )  # nothing tells these images apart: a line of points
     flat = PCA(2 if few else min(50, *unit.shape), random_state=0).fit_transform(unit)
     if not few:
         perplexity = min(PERPLEXITY, (len(unit) - 1) / 3)
-        flat = TSNE(2, perplexity=perplexity, init="pca", max_iter=TSNE_STEPS, random_state=0).fit_transform(flat)
+        flat = TSNE(
+            2, perplexity=perplexity, init="pca", max_iter=TSNE_STEPS, random_state=0
+        ).fit_transform(flat)
     return tuple((float(x), float(y)) for x, y in flat)
 
 
@@ -255,22 +299,38 @@ def stages(model: str, data: DataSet, seers: Sequence[Seer], run: str | None = N
     """
     used = labels_in_use(data)
     if used.per_class < 2:
-        raise UsageError("one label in a class: none can be held out to judge by; give two or more, --per-class 2")
+        raise UsageError(
+            "one label in a class: none can be held out to judge by; give two or more, --per-class 2"
+        )
     folds = min(FOLDS, used.per_class)
     images, labels = used.images["train"], used.labels["train"].numpy()
     depths = []
     for seer in seers:
-        seen = stage_features(seer.module, read_anatomy(seer.module, seer.transform.size), seer.transform, images)
+        seen = stage_features(
+            seer.module, read_anatomy(seer.module, seer.transform.size), seer.transform, images
+        )
         depths.append(Depth(seer.of, probe(seen, labels, folds, repeats=1)))
     method = f"logistic regression, {folds}-fold cross-validation"
-    return Look("stages", model, run, data.name, data.classes, method, tuple(labels.tolist()), depths=tuple(depths))
+    return Look(
+        "stages",
+        model,
+        run,
+        data.name,
+        data.classes,
+        method,
+        tuple(labels.tolist()),
+        depths=tuple(depths),
+    )
 
 
 # ── evidence ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def evidence(
-    judge: Judge, given: Sequence[Any] = (), data: DataSet | None = None, report: Looking | None = None
+    judge: Judge,
+    given: Sequence[Any] = (),
+    data: DataSet | None = None,
+    report: Looking | None = None,
 ) -> Look:
     """Where in each image the evidence for the predicted class lies, by Captum.
 
@@ -289,7 +349,9 @@ def evidence(
     _check_captum()
     sources = list(found_images(given)) if given else []
     if len(sources) > MAX_FILES:
-        raise UsageError(f"{len(sources)} images are too many to look into at once: give {MAX_FILES} or fewer")
+        raise UsageError(
+            f"{len(sources)} images are too many to look into at once: give {MAX_FILES} or fewer"
+        )
     if sources:
         images, names = (
             torch.stack([read_image(source, judge.edge, judge.values) for _, source in sources]),
@@ -313,19 +375,36 @@ def evidence(
         heat = _heat(module, layer, inputs, said)
         heats.append(heat)
         label = judge.classes[said] if judge.classes else f"class {said}"
-        found.append(Evidence(names[i], label, float(probabilities[said]), truths[i], border_share(heat)))
+        found.append(
+            Evidence(names[i], label, float(probabilities[said]), truths[i], border_share(heat))
+        )
         if report:
             report(i + 1, len(seen))
-    method = f"Grad-CAM at {layer}" if layer else f"occlusion, squares of {_window(judge.transform.size)} pixels"
+    method = (
+        f"Grad-CAM at {layer}"
+        if layer
+        else f"occlusion, squares of {_window(judge.transform.size)} pixels"
+    )
     of = None if given or data is None else data.name
-    return Look("evidence", judge.model, judge.run, of, judge.classes, method, images=tuple(found), _pictures=seen,
-                _heat=torch.stack(heats))  # fmt: skip
+    return Look(
+        "evidence",
+        judge.model,
+        judge.run,
+        of,
+        judge.classes,
+        method,
+        images=tuple(found),
+        _pictures=seen,
+        _heat=torch.stack(heats),
+    )
 
 
 def _of_data(data: DataSet | None) -> tuple[Tensor, list[str], list[str | None]]:
     """A few images of the data, one a class, with names and classes."""
     if data is None:
-        raise UsageError("no data to take images from: %tl_data digits --per-class 2, or %tl_look dog.jpg")
+        raise UsageError(
+            "no data to take images from: %tl_data digits --per-class 2, or %tl_look dog.jpg"
+        )
     split = "val" if "val" in data.labels else "train"
     rows = list(_examples(data.labels[split]))
     truths: list[str | None] = [data.classes[int(c)] for c in data.labels[split][rows]]
@@ -349,8 +428,13 @@ def map_layer(module: nn.Module, edge: int) -> str | None:
     met = _calls(module, edge)
     before = [name for name, _ in met][: [name for name, _ in met].index(anatomy.head)]
     same = (nn.Identity, nn.modules.dropout._DropoutNd)
-    maps = [(i, shape[-1]) for i, (name, shape) in enumerate(met[: len(before)])
-            if len(shape) == 3 and shape[1] == shape[2] > 1 and not isinstance(module.get_submodule(name), same)]  # fmt: skip
+    maps = [
+        (i, shape[-1])
+        for i, (name, shape) in enumerate(met[: len(before)])
+        if len(shape) == 3
+        and shape[1] == shape[2] > 1
+        and not isinstance(module.get_submodule(name), same)
+    ]
     if not maps or maps[-1][1] < MAP_EDGE:
         return None
     last = maps[-1][0]
@@ -389,8 +473,12 @@ def _grad_cam(module: nn.Module, layer: str, inputs: Tensor, said: int) -> Tenso
     from captum.attr import LayerGradCam
 
     module.requires_grad_(True)
-    coarse = LayerGradCam(module, module.get_submodule(layer)).attribute(inputs, target=said, relu_attributions=True)
-    heat: Tensor = F.interpolate(coarse, inputs.shape[-2:], mode="bilinear", align_corners=False)[0, 0]
+    coarse = LayerGradCam(module, module.get_submodule(layer)).attribute(
+        inputs, target=said, relu_attributions=True
+    )
+    heat: Tensor = F.interpolate(coarse, inputs.shape[-2:], mode="bilinear", align_corners=False)[
+        0, 0
+    ]
     return heat
 
 
@@ -406,9 +494,13 @@ def _occlusion(module: nn.Module, inputs: Tensor, said: int) -> Tensor:
     median = inputs.flatten(2).median(2).values[..., None, None].expand_as(inputs)
     with torch.no_grad():
         fall: Tensor = Occlusion(sure).attribute(
-            inputs, sliding_window_shapes=(channels, window, window), strides=(channels, step, step), baselines=median,
-            target=said, perturbations_per_eval=CHUNK // 2,
-        )  # fmt: skip
+            inputs,
+            sliding_window_shapes=(channels, window, window),
+            strides=(channels, step, step),
+            baselines=median,
+            target=said,
+            perturbations_per_eval=CHUNK // 2,
+        )
     return fall[0].mean(0)
 
 
@@ -424,7 +516,8 @@ def border_share(heat: Tensor) -> float | None:
     edge = heat.shape[-1]
     margin = edge * (1 - math.sqrt(1 - BORDER)) / 2
     place = torch.arange(edge, dtype=torch.float64)
-    inside = (torch.minimum(place + 1, torch.tensor(edge - margin)) - torch.maximum(place, torch.tensor(margin))).clamp(
-        0, 1
-    )
+    inside = (
+        torch.minimum(place + 1, torch.tensor(edge - margin))
+        - torch.maximum(place, torch.tensor(margin))
+    ).clamp(0, 1)
     return 1 - float((heat.double() * inside[:, None] * inside).sum()) / total

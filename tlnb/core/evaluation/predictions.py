@@ -87,7 +87,9 @@ class Errors(OneLine):
     mistakes: tuple[Mistake, ...]  # most confident first
     confused: tuple[Confusion, ...]  # most frequent first
     note: str = ""  # why there are no pictures
-    _pictures: Tensor | None = field(default=None, repr=False, compare=False)  # (n, 3, E, E) of the first mistakes
+    _pictures: Tensor | None = field(
+        default=None, repr=False, compare=False
+    )  # (n, 3, E, E) of the first mistakes
 
     @property
     def total(self) -> int:
@@ -95,7 +97,11 @@ class Errors(OneLine):
         return sum(score.total for score in self.by_class)
 
     def __repr__(self) -> str:
-        worst = f", most often {self.confused[0].truth} called {self.confused[0].said}" if self.confused else ""
+        worst = (
+            f", most often {self.confused[0].truth} called {self.confused[0].said}"
+            if self.confused
+            else ""
+        )
         return (
             f"Errors of run {self.run}: {len(self.mistakes)} of {self.total} test images of {self.data} wrong{worst}; "
             f"balanced accuracy {self.balanced_accuracy:.1%}"
@@ -114,22 +120,44 @@ def errors(run: Run, data: DataSet | None = None) -> Errors:
     answers = run.answers()
     names = run.classes
     count = len(names)
-    matrix = torch.bincount(answers.truths * count + answers.guesses, minlength=count * count).view(count, count)
+    matrix = torch.bincount(answers.truths * count + answers.guesses, minlength=count * count).view(
+        count, count
+    )
     totals = matrix.sum(1).tolist()
     scores = tuple(ClassScore(n, int(matrix[c, c]), totals[c]) for c, n in enumerate(names))
     wrong = (answers.truths != answers.guesses).nonzero().flatten()
     order = wrong[answers.sure[wrong].argsort(descending=True, stable=True)]
     mistakes = tuple(
-        Mistake(i, names[int(answers.truths[i])], names[int(answers.guesses[i])], float(answers.sure[i]),
-                float(answers.sure_of_truth[i])) for i in order.tolist()
-    )  # fmt: skip
+        Mistake(
+            i,
+            names[int(answers.truths[i])],
+            names[int(answers.guesses[i])],
+            float(answers.sure[i]),
+            float(answers.sure_of_truth[i]),
+        )
+        for i in order.tolist()
+    )
     same = data is not None and data.fingerprint == run.fingerprint
-    pictures = data.images["test"][order[:PICTURED]] if data is not None and same and len(order) else None
-    note = "" if same else f"no pictures: the data in use are not those of run {run.name}, {run.data}"
+    pictures = (
+        data.images["test"][order[:PICTURED]] if data is not None and same and len(order) else None
+    )
+    note = (
+        "" if same else f"no pictures: the data in use are not those of run {run.name}, {run.data}"
+    )
     return Errors(
-        run.name, run.data, names, tuple(map(tuple, matrix.tolist())), scores, run.accuracy, run.interval,
-        run.balanced_accuracy, mistakes, _confused(matrix, names), note, pictures,
-    )  # fmt: skip
+        run.name,
+        run.data,
+        names,
+        tuple(map(tuple, matrix.tolist())),
+        scores,
+        run.accuracy,
+        run.interval,
+        run.balanced_accuracy,
+        mistakes,
+        _confused(matrix, names),
+        note,
+        pictures,
+    )
 
 
 def _confused(matrix: Tensor, names: Sequence[str]) -> tuple[Confusion, ...]:
@@ -171,7 +199,9 @@ class Predictions(OneLine):
     run: str | None  # None: the loaded model with its own classes
     classes: int  # among how many it chose
     images: tuple[Prediction, ...]
-    _pictures: Tensor | None = field(default=None, repr=False, compare=False)  # (n, 3, S, S) as the network sees them
+    _pictures: Tensor | None = field(
+        default=None, repr=False, compare=False
+    )  # (n, 3, S, S) as the network sees them
 
     def __len__(self) -> int:
         return len(self.images)
@@ -193,12 +223,12 @@ class Judge(OneLine):
     classes: tuple[str, ...]
     transform: Transform
     edge: int
-    values: Values | None = None  # black and white of grey images of more than 8 bits, as of those that taught it
+    values: Values | None = (
+        None  # black and white of grey images of more than 8 bits, as of those that taught it
+    )
 
     def __repr__(self) -> str:
-        return (
-            f"Judge: {self.model}, {f'run {self.run}' if self.run else 'its own classes'}, {len(self.classes)} classes"
-        )
+        return f"Judge: {self.model}, {f'run {self.run}' if self.run else 'its own classes'}, {len(self.classes)} classes"
 
 
 def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
@@ -220,16 +250,24 @@ def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
     module = judge.module.eval()
     for start in range(0, len(sources), CHUNK):
         part = sources[start : start + CHUNK]
-        seen = judge.transform.fit(torch.stack([read_image(source, judge.edge, judge.values) for _, source in part]))
+        seen = judge.transform.fit(
+            torch.stack([read_image(source, judge.edge, judge.values) for _, source in part])
+        )
         kept.append(seen[: max(0, PICTURED - start)])
         with torch.no_grad():
             probabilities = module(judge.transform.normalise(seen)).float().softmax(1)
         best = probabilities.topk(min(top, len(judge.classes)))
-        for (name, _), shares, rows in zip(part, best.values.tolist(), best.indices.tolist(), strict=True):
+        for (name, _), shares, rows in zip(
+            part, best.values.tolist(), best.indices.tolist(), strict=True
+        ):
             predictions.append(
-                Prediction(name, tuple((judge.classes[c], p) for c, p in zip(rows, shares, strict=True)))
+                Prediction(
+                    name, tuple((judge.classes[c], p) for c, p in zip(rows, shares, strict=True))
+                )
             )
-    return Predictions(judge.model, judge.run, len(judge.classes), tuple(predictions), torch.cat(kept))
+    return Predictions(
+        judge.model, judge.run, len(judge.classes), tuple(predictions), torch.cat(kept)
+    )
 
 
 def found_images(given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
@@ -254,15 +292,25 @@ def _files(pattern: str) -> list[Path]:
     if is_file(path):
         return [path]
     if is_folder(path):
-        found = _images(p for p in path.rglob("*") if not any(q.startswith(".") for q in p.relative_to(path).parts))
+        found = _images(
+            p
+            for p in path.rglob("*")
+            if not any(q.startswith(".") for q in p.relative_to(path).parts)
+        )
     elif glob.has_magic(pattern):
         found = _images(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - an absolute glob too
     else:
         near = [p.name for p in path.parent.iterdir()] if is_folder(path.parent) else []
-        hint = did_you_mean(path.name, near, "give an image file, a folder of images, or a glob such as photos/*.jpg")
+        hint = did_you_mean(
+            path.name,
+            near,
+            "give an image file, a folder of images, or a glob such as photos/*.jpg",
+        )
         raise DataError(f"no file {pattern!r}: {hint}")
     if not found:
-        raise DataError(f"no image lies in {pattern!r}: give files that end in {', '.join(extensions())}")
+        raise DataError(
+            f"no image lies in {pattern!r}: give files that end in {', '.join(extensions())}"
+        )
     return found
 
 
@@ -299,12 +347,16 @@ def _as_picture(source: Any) -> Any:
         return source
     pixels = source.numpy() if isinstance(source, Tensor) else np.asarray(source)
     if not pixels.size:
-        raise DataError(f"an image of shape {pixels.shape} holds no pixels: give uint8 (H, W), (H, W, 3) or (3, H, W)")
+        raise DataError(
+            f"an image of shape {pixels.shape} holds no pixels: give uint8 (H, W), (H, W, 3) or (3, H, W)"
+        )
     if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[0] in (1, 3):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.ndim == 3 and pixels.shape[-1] == 1:
         pixels = pixels[..., 0]
-    if pixels.dtype != np.uint8 or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))):
+    if pixels.dtype != np.uint8 or not (
+        pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))
+    ):
         raise DataError(
             f"an image of type {pixels.dtype} and shape {pixels.shape} cannot be read: give uint8 (H, W), (H, W, 3) or (3, H, W)"
         )

@@ -75,7 +75,9 @@ def probe(
     )
 
 
-def stage_features(module: nn.Module, anatomy: Anatomy, transform: Transform, images: Tensor) -> dict[str, np.ndarray]:
+def stage_features(
+    module: nn.Module, anatomy: Anatomy, transform: Transform, images: Tensor
+) -> dict[str, np.ndarray]:
     """What each stage before the output layer gives for images `(N, 3, E, E)`: `(N, features)`, averaged to a small grid."""
     watched = _watched(module, anatomy)
     held: dict[str, list[Tensor]] = {stage: [] for stage in watched}
@@ -94,7 +96,11 @@ def _watched(module: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
     """A module for each stage but the output layer's: the one of that name, else the last layer in it."""
     parts = dict(module.named_modules())
     head = {layer.stage for layer in anatomy.layers if layer.name in anatomy.heads}
-    last = {layer.stage: layer.name for layer in anatomy.layers if layer.name in parts and layer.stage not in head}
+    last = {
+        layer.stage: layer.name
+        for layer in anatomy.layers
+        if layer.name in parts and layer.stage not in head
+    }
     return {stage: parts[stage if stage in parts else name] for stage, name in last.items()}
 
 
@@ -124,12 +130,20 @@ def cross_validated(
     for seed in range(repeats):
         for rows, held in folds_of(labels, folds, seed):
             if share < 1:
-                rows = rows[_evenly(torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))).numpy()]
+                rows = rows[
+                    _evenly(
+                        torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))
+                    ).numpy()
+                ]
             mean, spread = features[rows].mean(0), features[rows].std(0)
             scale = spread + 0.1 * spread.mean() + 1e-6
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it says when it stops early; then it is good enough here
-                found = LogisticRegression(C=0.01, max_iter=200).fit((features[rows] - mean) / scale, labels[rows])
+                warnings.simplefilter(
+                    "ignore"
+                )  # it says when it stops early; then it is good enough here
+                found = LogisticRegression(C=0.01, max_iter=200).fit(
+                    (features[rows] - mean) / scale, labels[rows]
+                )
             right[held] += found.predict((features[held] - mean) / scale) == labels[held]
     return right / repeats
 

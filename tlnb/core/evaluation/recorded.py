@@ -46,7 +46,9 @@ class Recorded(OneLine):
 
     def __repr__(self) -> str:
         found = ", ".join(f"{run.name} {run.accuracy:.1%}" for run in self.runs)
-        return f"Recorded on {self.when}: {self.model} on {self.data.name}, {found} ({self.hardware})"
+        return (
+            f"Recorded on {self.when}: {self.model} on {self.data.name}, {found} ({self.hardware})"
+        )
 
     @property
     def hardware(self) -> str:
@@ -65,7 +67,12 @@ class Recorded(OneLine):
         unpaid = pretraining_of(torchvision_card(self.model)) if known else None
         found = compare(self.runs, self.data, unpaid, target=target)
         return replace(
-            found, notes=(f"recorded on {self.when}, not measured here: {self.hardware}", *self.notes, *found.notes)
+            found,
+            notes=(
+                f"recorded on {self.when}, not measured here: {self.hardware}",
+                *self.notes,
+                *found.notes,
+            ),
         )
 
 
@@ -92,15 +99,26 @@ def read_recorded(file: str | Path) -> Recorded:
     try:
         values = parse(read_text(path))
         if values["schema"] != SCHEMA:
-            raise UsageError(f"{path.name} has another schema than {SCHEMA}: record the runs with this version of tlnb")
+            raise UsageError(
+                f"{path.name} has another schema than {SCHEMA}: record the runs with this version of tlnb"
+            )
         found = typed(_File, values, "the file")
         runs = tuple(Run.from_json(json.dumps(run)) for run in found.runs)
         _check(found.data, runs)
         return Recorded(found.recorded, found.typed, found.notes, found.data, found.model, runs)
     except OSError as error:
-        raise UsageError(f"{str(path)!r} cannot be read ({error.strerror}): give a file of recorded runs") from None
-    except (KeyError, TypeError, ValueError, RecursionError) as error:  # what parses may still be too deep to write
-        raise UsageError(f"{path.name} holds no recorded runs ({str(error)[:80]}): give another file") from None
+        raise UsageError(
+            f"{str(path)!r} cannot be read ({error.strerror}): give a file of recorded runs"
+        ) from None
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:  # what parses may still be too deep to write
+        raise UsageError(
+            f"{path.name} holds no recorded runs ({str(error)[:80]}): give another file"
+        ) from None
 
 
 def _check(data: RecordedData, runs: Sequence[Run]) -> None:

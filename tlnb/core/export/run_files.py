@@ -32,8 +32,21 @@ def finished(run: Run) -> Checkpoint:
     tensors = {f"last/{k}": t for k, t in state_of(run.network(), tuple(run.moved)).items()}
     answers = run.answers()
     tensors |= {f"answers/{name}": getattr(answers, name) for name in ANSWERS}
-    return Checkpoint(run.epochs, -1.0, run.best_epoch, run.seconds, run.flops_by_phase, run.work, 0, run.cache, run.notes,
-                      1, {}, run.wh_by_phase, tensors)  # fmt: skip
+    return Checkpoint(
+        run.epochs,
+        -1.0,
+        run.best_epoch,
+        run.seconds,
+        run.flops_by_phase,
+        run.work,
+        0,
+        run.cache,
+        run.notes,
+        1,
+        {},
+        run.wh_by_phase,
+        tensors,
+    )
 
 
 def restored(
@@ -57,7 +70,9 @@ def restored(
     run = Run.from_json(about["record"])
     if run.plan != plan:
         raise UsageError(f"the record of run {run.name!r} is of another plan: train it again")
-    module = previous.module() if previous else build(model, plan.edits, plan.start, run.seed, scopes)
+    module = (
+        previous.module() if previous else build(model, plan.edits, plan.start, run.seed, scopes)
+    )
     _fill(module, found.part("last"), run)
     if hashes(module) != about["hashes"]:
         raise UsageError(
@@ -89,7 +104,11 @@ def scopes_of(plan: Plan, trust: bool, names: Mapping[str, Any]) -> dict[Edit, M
         raise UsageError(
             f"the session holds code that would be run ({listed(foreign, 1)}): if you trust it, %tl_resume --trust"
         )
-    return {e: {n: names[n] for n in names_in(e.code) if n in names} for e in plan.edits if e.code in foreign}
+    return {
+        e: {n: names[n] for n in names_in(e.code) if n in names}
+        for e in plan.edits
+        if e.code in foreign
+    }
 
 
 def facts_from(values: Mapping[str, Any]) -> DataFacts:
@@ -102,7 +121,9 @@ def facts_from(values: Mapping[str, Any]) -> DataFacts:
     facts = typed(DataFacts, dict(values), "the data")
     check_request(facts.request)
     folders = dict(facts.folders)
-    if not folders.keys() | facts.splits.keys() <= set(SPLITS) or (folders and "train" not in folders):
+    if not folders.keys() | facts.splits.keys() <= set(SPLITS) or (
+        folders and "train" not in folders
+    ):
         raise ValueError("the data have splits that are none")
     if (
         len(facts.classes) > MOST_CLASSES

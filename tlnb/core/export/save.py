@@ -65,7 +65,12 @@ class Header:
     def to_json(self) -> str:
         """Names and numbers only."""
         origin = {**asdict(self.origin), "edits": [asdict(e) for e in self.origin.edits]}
-        values = {"schema": SCHEMA, "origin": origin, "transform": asdict(self.transform), "classes": self.classes}
+        values = {
+            "schema": SCHEMA,
+            "origin": origin,
+            "transform": asdict(self.transform),
+            "classes": self.classes,
+        }
         return json.dumps({**values, "run": json.loads(self.run.to_json())})
 
     @classmethod
@@ -78,7 +83,9 @@ class Header:
         try:
             values = parse(text)
             if values["schema"] != SCHEMA:
-                raise ModelError(f"{file} has schema {values['schema']}, not {SCHEMA}: save it again with this tlnb")
+                raise ModelError(
+                    f"{file} has schema {values['schema']}, not {SCHEMA}: save it again with this tlnb"
+                )
             edits = typed(tuple[Edit, ...], values["origin"].pop("edits"), "edits")
             origin = replace(typed(Origin, values["origin"], "origin"), edits=edits)
             if not (origin.family != "own") <= origin.scores <= MOST_CLASSES:
@@ -88,7 +95,9 @@ class Header:
             return cls(origin, typed(Transform, values["transform"], "transform"), classes, run)
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             reason = " ".join(str(error).split())[:80]
-            raise ModelError(f"the header of {file} is damaged ({reason}): save the run again") from None
+            raise ModelError(
+                f"the header of {file} is damaged ({reason}): save the run again"
+            ) from None
 
 
 def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
@@ -104,18 +113,26 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
     from safetensors import SafetensorError
 
     writers: dict[str, Callable[[Run, PretrainedModel, Path], None]] = {
-        ".safetensors": _safetensors, ".pt2": _program, ".onnx": _onnx,
-    }  # fmt: skip
+        ".safetensors": _safetensors,
+        ".pt2": _program,
+        ".onnx": _onnx,
+    }
     write = writers.get(path.suffix)
     if write is None:
-        raise UsageError(f"{path.name!r} has no known ending: use {', '.join(FORMATS)}, e.g. {run.name}.safetensors")
+        raise UsageError(
+            f"{path.name!r} has no known ending: use {', '.join(FORMATS)}, e.g. {run.name}.safetensors"
+        )
     if not path.parent.is_dir():
         raise UsageError(f"no folder {str(path.parent)!r}: give a file in one that exists")
     half = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         write(run, model, half)
         half.replace(path)
-    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk: each writer has its own word for it
+    except (
+        OSError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # a full disk: each writer has its own word for it
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
         raise UsageError(f"{str(path)!r} cannot be written ({reason}): give another file") from None
     finally:
@@ -138,14 +155,19 @@ def _header(run: Run, model: PretrainedModel) -> Header:
 def _safetensors(run: Run, model: PretrainedModel, path: Path) -> None:
     from safetensors.torch import save_file
 
-    state = {k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in run.module().state_dict().items()}
+    state = {
+        k: v.detach().clone(memory_format=torch.contiguous_format)
+        for k, v in run.module().state_dict().items()
+    }
     text = _header(run, model).to_json()
     save_file(state, path, metadata={KEY: text, CRC: str(checksum(text, state))})
 
 
 def _program(run: Run, model: PretrainedModel, path: Path) -> None:
     batch = torch.export.Dim("batch")
-    program = torch.export.export(run.module(), (model.transform.example(2),), dynamic_shapes=({0: batch},))
+    program = torch.export.export(
+        run.module(), (model.transform.example(2),), dynamic_shapes=({0: batch},)
+    )
     held = io.BytesIO()  # torch's own way into a file ends the process where the disk is full
     torch.export.save(program, held, extra_files={f"{KEY}.json": _header(run, model).to_json()})
     path.write_bytes(held.getbuffer())
@@ -156,9 +178,15 @@ def _onnx(run: Run, model: PretrainedModel, path: Path) -> None:
         raise UsageError("writing ONNX needs two more packages: pip install onnx onnxscript")
     batch = torch.export.Dim("batch")
     program: Any = torch.onnx.export(
-        run.module(), (model.transform.example(2),), dynamo=True, dynamic_shapes=({0: batch},), verbose=False,
-        input_names=["images"], output_names=["scores"], external_data=False,
-    )  # fmt: skip
+        run.module(),
+        (model.transform.example(2),),
+        dynamo=True,
+        dynamic_shapes=({0: batch},),
+        verbose=False,
+        input_names=["images"],
+        output_names=["scores"],
+        external_data=False,
+    )
     program.model.metadata_props[KEY] = _header(run, model).to_json()
     program.save(path, external_data=False)
 
@@ -184,11 +212,17 @@ def read_header(path: Path) -> Header | None:
         raise ModelError(f"{path.name} is damaged ({reason}): give another file") from None
     if KEY not in metadata:
         return None
-    return replace(Header.from_json(metadata[KEY], path.name), checked=f"{metadata.get(CRC)} {metadata[KEY]}")
+    return replace(
+        Header.from_json(metadata[KEY], path.name), checked=f"{metadata.get(CRC)} {metadata[KEY]}"
+    )
 
 
 def restore(
-    path: Path, header: Header, base: PretrainedModel, trust: bool = False, names: Mapping[str, Any] | None = None
+    path: Path,
+    header: Header,
+    base: PretrainedModel,
+    trust: bool = False,
+    names: Mapping[str, Any] | None = None,
 ) -> PretrainedModel:
     """The saved run's network with its weights, as a model.
 
@@ -219,4 +253,13 @@ def restore(
     fill(module, state, path.name)
     run = header.run
     sized = replace(base, transform=header.transform, origin=header.origin)
-    return retrained(sized, module, path.stem, run.data, header.classes, run.accuracy, architecture, header.origin)
+    return retrained(
+        sized,
+        module,
+        path.stem,
+        run.data,
+        header.classes,
+        run.accuracy,
+        architecture,
+        header.origin,
+    )

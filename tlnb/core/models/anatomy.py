@@ -13,7 +13,12 @@ from tlnb.core.models.stages import ROOT, UNUSED, name_stages
 from tlnb.core.models.tracing import IMAGE, Watched, watch
 from tlnb.core.runtime.errors import ModelError, OneLine
 
-NORMS = ("batch_norm", "batch_norm_legit_no_training", "layer_norm", "group_norm")  # as torch names operations
+NORMS = (
+    "batch_norm",
+    "batch_norm_legit_no_training",
+    "layer_norm",
+    "group_norm",
+)  # as torch names operations
 
 __all__ = ["ROOT", "UNUSED", "Anatomy", "Layer", "Stage", "evaluating", "owned", "read_anatomy"]
 
@@ -26,7 +31,9 @@ class Layer(OneLine):
     stage: str
     kind: str
     params: int  # a shared parameter counts for the first of its layers that data meets
-    shape: tuple[int, ...] | None  # output for one image, without the batch; None where it was not called
+    shape: (
+        tuple[int, ...] | None
+    )  # output for one image, without the batch; None where it was not called
     flops: int  # forward, one image; a multiply-add counts as two
     frozen: bool = False
     running_stats: bool = False
@@ -60,9 +67,13 @@ class Anatomy(OneLine):
     model: str
     layers: tuple[Layer, ...]
     head: str  # name of the output layer
-    heads: tuple[str, ...]  # all output layers, where the scores are put together from several; else just `head`
+    heads: tuple[
+        str, ...
+    ]  # all output layers, where the scores are put together from several; else just `head`
     detailed: bool = False  # show every layer, not only stages
-    softmax_after_head: bool = False  # what comes out are probabilities: wrong before cross-entropy, which wants logits
+    softmax_after_head: bool = (
+        False  # what comes out are probabilities: wrong before cross-entropy, which wants logits
+    )
     softmax: str | None = None  # the nn.Softmax that does it, where it is a module
 
     @property
@@ -96,7 +107,9 @@ class Anatomy(OneLine):
     @property
     def once_flops(self) -> int:
         """Forward FLOPs of all before the first layer that trains: what need be computed only once for each image."""
-        first = next((i for i, layer in enumerate(self.layers) if not layer.frozen), len(self.layers))
+        first = next(
+            (i for i, layer in enumerate(self.layers) if not layer.frozen), len(self.layers)
+        )
         return sum(layer.flops for layer in self.layers[:first])
 
     @property
@@ -117,7 +130,9 @@ class Anatomy(OneLine):
         """What is amiss before any training, a sentence each."""
         if not self.softmax_after_head:
             return ()
-        remedy = f"%tl_remove {self.softmax}" if self.softmax else "take it out of the network's forward"
+        remedy = (
+            f"%tl_remove {self.softmax}" if self.softmax else "take it out of the network's forward"
+        )
         return (
             f"a softmax comes after the output layer {self.head}; the loss (cross-entropy) applies one itself, and two in a "
             f"row learn slowly and badly: {remedy}",
@@ -140,10 +155,17 @@ def _stage(name: str, layers: list[Layer]) -> Stage:
     shapes = [layer.shape for layer in layers if layer.shape]
     frozen = [layer for layer in layers if layer.frozen]
     return Stage(
-        name, sum(x.params for x in layers), sum(x.flops for x in layers), shapes[-1] if shapes else None,
-        len(layers), len(frozen), sum(x.running_stats for x in layers), sum(x.params for x in frozen),
-        sum(x.flops for x in frozen), any(x.used for x in layers),
-    )  # fmt: skip
+        name,
+        sum(x.params for x in layers),
+        sum(x.flops for x in layers),
+        shapes[-1] if shapes else None,
+        len(layers),
+        len(frozen),
+        sum(x.running_stats for x in layers),
+        sum(x.params for x in frozen),
+        sum(x.flops for x in frozen),
+        any(x.used for x in layers),
+    )
 
 
 def owned(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -170,7 +192,11 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
     used = [n for n in met if n in layers]
     rest = [n for n in layers if n not in met]
     heads, softmax = _heads(seen, layers, met)
-    last = softmax if isinstance(dict(module.named_modules()).get(softmax or ROOT), nn.Softmax) else None
+    last = (
+        softmax
+        if isinstance(dict(module.named_modules()).get(softmax or ROOT), nn.Softmax)
+        else None
+    )
     work = _work(seen, layers)
     stages = name_stages(module, used, heads, work, seen.shapes)
     order = list(dict.fromkeys(stages.values()))
@@ -178,14 +204,25 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
     counted: set[int] = set()
     found = []
     for name in [*used, *rest]:
-        params = [p for p in layers[name]._parameters.values() if p is not None and id(p) not in counted]
+        params = [
+            p for p in layers[name]._parameters.values() if p is not None and id(p) not in counted
+        ]
         counted.update(id(p) for p in params)
-        found.append(Layer(
-            name, stages.get(name, UNUSED), _kind(layers[name]), sum(p.numel() for p in params),
-            _shape(seen, name), work.get(name, 0), running_stats="running_mean" in layers[name]._buffers,
-            used=name in stages,
-        ))  # fmt: skip
-    return Anatomy(model, tuple(found), heads[0], heads, softmax_after_head=softmax is not None, softmax=last)
+        found.append(
+            Layer(
+                name,
+                stages.get(name, UNUSED),
+                _kind(layers[name]),
+                sum(p.numel() for p in params),
+                _shape(seen, name),
+                work.get(name, 0),
+                running_stats="running_mean" in layers[name]._buffers,
+                used=name in stages,
+            )
+        )
+    return Anatomy(
+        model, tuple(found), heads[0], heads, softmax_after_head=softmax is not None, softmax=last
+    )
 
 
 def _kind(part: nn.Module) -> str:
@@ -196,7 +233,9 @@ def _kind(part: nn.Module) -> str:
 def _met(seen: Watched) -> dict[str, int]:
     """The layers that the scores depend on, in the order in which data meets them, with the step of the meeting."""
     needed = seen.needed()
-    whole = IMAGE not in needed  # the way back is lost (through NumPy, say): then everything that ran counts
+    whole = (
+        IMAGE not in needed
+    )  # the way back is lost (through NumPy, say): then everything that ran counts
     met: dict[str, int] = {}
     for i, step in enumerate(seen.steps):
         if whole or i in needed:
@@ -236,7 +275,9 @@ def _work(seen: Watched, layers: dict[str, nn.Module]) -> dict[str, int]:
 # ── the output layer ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _heads(seen: Watched, layers: dict[str, nn.Module], met: dict[str, int]) -> tuple[tuple[str, ...], str | None]:
+def _heads(
+    seen: Watched, layers: dict[str, nn.Module], met: dict[str, int]
+) -> tuple[tuple[str, ...], str | None]:
     """The layers that give the scores, and the module in which a softmax comes after them.
 
     The way back from the scores, through everything that has no matrix (pooling, activations, means of several), ends
@@ -248,8 +289,14 @@ def _heads(seen: Watched, layers: dict[str, nn.Module], met: dict[str, int]) -> 
     heads = tuple(n for n in met if n in ends and _fits(layers[n], seen.scores))
     if heads:
         return heads, softmax
-    last = f"the last layer, {ends[0]}, is a {type(layers[ends[0]]).__name__}: it" if ends else "the last layer"
-    raise ModelError(f"no output layer was found: {last} must be nn.Linear or nn.Conv2d with one score per class")
+    last = (
+        f"the last layer, {ends[0]}, is a {type(layers[ends[0]]).__name__}: it"
+        if ends
+        else "the last layer"
+    )
+    raise ModelError(
+        f"no output layer was found: {last} must be nn.Linear or nn.Conv2d with one score per class"
+    )
 
 
 def _way_back(seen: Watched) -> tuple[list[str], str | None]:
@@ -267,7 +314,9 @@ def _way_back(seen: Watched) -> tuple[list[str], str | None]:
             continue
         if step.name.endswith(NORMS):
             continue  # features are normalised, scores are not: what lies before is no output layer
-        if step.name == "_softmax" and not logged:  # its logarithm is log_softmax, which does no harm
+        if (
+            step.name == "_softmax" and not logged
+        ):  # its logarithm is log_softmax, which does no harm
             softmax = step.module
         open_ends += [(j, logged or step.name == "log") for j in step.inputs]
     return ends, softmax

@@ -15,7 +15,9 @@ from tlnb.core.storage.download import cached_file
 
 EMBEDDED, TORCHVISION = "embedded", "torchvision"
 SORTS = ("small", "accurate", "fast")
-TRAINING_IMAGES = {"ImageNet-1K": 1_281_167}  # ILSVRC 2012, training set: Russakovsky et al., IJCV 115 (2015), table 2
+TRAINING_IMAGES = {
+    "ImageNet-1K": 1_281_167
+}  # ILSVRC 2012, training set: Russakovsky et al., IJCV 115 (2015), table 2
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Card(OneLine):
     on_disk: bool = False
     notes: tuple[str, ...] = ()
     weights: str = ""  # torchvision's name of these weights
-    others: tuple[Card, ...] = field(default=(), repr=False)  # the same network with its other weights
+    others: tuple[Card, ...] = field(
+        default=(), repr=False
+    )  # the same network with its other weights
 
     @property
     def chance(self) -> float | None:
@@ -103,7 +107,9 @@ def catalogue(pattern: str | None = None, sort: str | None = None) -> Catalogue:
         raise ModelError(f"no model matches {pattern!r}: {hint}")
     embedded = set(glyphnet.names())
     cards = [embedded_card(n) if n in embedded else torchvision_card(n) for n in found]
-    return Catalogue(tuple(sorted(cards, key=lambda card: _rank(card, order))), pattern or "*", order)
+    return Catalogue(
+        tuple(sorted(cards, key=lambda card: _rank(card, order))), pattern or "*", order
+    )
 
 
 def _rank(card: Card, order: str) -> tuple[bool, float]:
@@ -116,7 +122,9 @@ def embedded_card(name: str) -> Card:
     """From the card that lies beside the weights."""
     facts = glyphnet.card(name)
     known = {k: v for k, v in facts.items() if k in Card.__dataclass_fields__}
-    return Card(**{**known, "family": EMBEDDED, "on_disk": True, "notes": tuple(facts.get("notes", ()))})
+    return Card(
+        **{**known, "family": EMBEDDED, "on_disk": True, "notes": tuple(facts.get("notes", ()))}
+    )
 
 
 # ── torchvision ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -148,13 +156,25 @@ def _card_of(name: str, weights: Any) -> Card:
     dataset, metrics = next(iter(meta["_metrics"].items()))
     top1, top5 = (None if math.isnan(metrics[k]) else metrics[k] / 100 for k in ("acc@1", "acc@5"))
     return Card(
-        name, TORCHVISION, dataset, TRAINING_IMAGES.get(dataset), len(meta["categories"] or ()) or None,
-        accuracy=top1, accuracy_of=f"top-1 on {dataset}", top5=top5, parameters=meta["num_params"],
+        name,
+        TORCHVISION,
+        dataset,
+        TRAINING_IMAGES.get(dataset),
+        len(meta["categories"] or ()) or None,
+        accuracy=top1,
+        accuracy_of=f"top-1 on {dataset}",
+        top5=top5,
+        parameters=meta["num_params"],
         flops=meta["_ops"] * 2e9,  # torchvision counts a multiply-add as one
-        bytes=round(meta["_file_size"] * 2**20), size=weights.transforms().crop_size[0], min_size=max(meta["min_size"]),
-        licence=meta.get("license") or _code_licence(), recipe=meta["recipe"], about=_plain(meta.get("_docs", "")),
-        on_disk=cached_file(weights.url).is_file(), weights=weights.name,
-    )  # fmt: skip
+        bytes=round(meta["_file_size"] * 2**20),
+        size=weights.transforms().crop_size[0],
+        min_size=max(meta["min_size"]),
+        licence=meta.get("license") or _code_licence(),
+        recipe=meta["recipe"],
+        about=_plain(meta.get("_docs", "")),
+        on_disk=cached_file(weights.url).is_file(),
+        weights=weights.name,
+    )
 
 
 def _code_licence() -> str:

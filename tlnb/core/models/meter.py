@@ -18,17 +18,25 @@ from tlnb.core.runtime.energy import Meter, meter_of
 from tlnb.core.runtime.torch_lock import alone
 
 PHASES = ("preparing", "caching", "warmup", "training", "evaluating", "other")
-SECONDS_BASIS, FLOPS_BASIS = "measured: synchronised wall clock", "measured: counted by torch on the modules that ran"
-NUMBERS_COST_LITTLE = 2e10  # parameters times input values, below which a real step is the faster way to count one
+SECONDS_BASIS, FLOPS_BASIS = (
+    "measured: synchronised wall clock",
+    "measured: counted by torch on the modules that ran",
+)
+NUMBERS_COST_LITTLE = (
+    2e10  # parameters times input values, below which a real step is the faster way to count one
+)
 
 
 class Clock:
     """Wall time and energy by phase. Phases do not nest; what no phase claims is `other`, so that all sum to the whole."""
 
     def __init__(
-        self, machine: Machine, earlier: Mapping[str, float] | None = None, earlier_wh: Mapping[str, float] | None = None,
+        self,
+        machine: Machine,
+        earlier: Mapping[str, float] | None = None,
+        earlier_wh: Mapping[str, float] | None = None,
         meter: Meter | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._machine, self.meter = machine, meter or meter_of(machine)
         self._start = time.perf_counter() - sum((earlier or {}).values())
         self._phases = {**dict.fromkeys(PHASES, 0.0), **(earlier or {})}
@@ -143,7 +151,9 @@ class Counts:
         """Let go of the modules."""
         self._known.clear()
 
-    def _once(self, count: Callable[[], float], module: nn.Module, example: Tensor, trains: object) -> float:
+    def _once(
+        self, count: Callable[[], float], module: nn.Module, example: Tensor, trains: object
+    ) -> float:
         key = (module, tuple(m.training for m in module.modules()), tuple(example.shape), trains)
         if key not in self._known:
             self._known[key] = count()
@@ -151,10 +161,15 @@ class Counts:
 
 
 def _counted(
-    module: nn.Module, example: Tensor, work: Callable[[Call, Tensor], None], everything: bool = False
+    module: nn.Module,
+    example: Tensor,
+    work: Callable[[Call, Tensor], None],
+    everything: bool = False,
 ) -> float:
     """FLOPs of `work` on twins of the module's parameters, for one item: without numbers, unless those cost less."""
-    example = example.float()  # what is cached may be bf16, which without autocast meets fp32 weights
+    example = (
+        example.float()
+    )  # what is cached may be bf16, which without autocast meets fp32 weights
     tries = [("meta", example.to("meta")), ("", example)]
     if sum(p.numel() for p in module.parameters()) * example.numel() < NUMBERS_COST_LITTLE:
         tries.reverse()
@@ -165,7 +180,9 @@ def _counted(
                 # a layer may change its input in place
                 work(lambda x, twins=twins: functional_call(module, twins, (x,)), inputs.clone())  # type: ignore[misc]
             break
-        except Exception:  # without numbers a foreign module may raise anything; with them it means it
+        except (
+            Exception
+        ):  # without numbers a foreign module may raise anything; with them it means it
             if device == tries[-1][0]:
                 raise
     return float(counter.total) / len(example)
@@ -181,4 +198,6 @@ def _twin(tensor: Tensor, device: str, everything: bool) -> Tensor:
     is_parameter = isinstance(tensor, nn.Parameter)
     own = tensor.detach() if is_parameter else tensor.detach().clone()  # buffers change in place
     twin = torch.empty_like(tensor, device=device) if device else own
-    return twin.requires_grad_(is_parameter and tensor.is_floating_point() and (everything or tensor.requires_grad))
+    return twin.requires_grad_(
+        is_parameter and tensor.is_floating_point() and (everything or tensor.requires_grad)
+    )

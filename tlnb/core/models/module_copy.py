@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from tlnb.core.runtime.errors import ModelError
 
 Module = TypeVar("Module", bound=nn.Module)
-LOCKS = {type(make()): make for make in (threading.Lock, threading.RLock, threading.Event, threading.Condition)}
+LOCKS = {
+    type(make()): make
+    for make in (threading.Lock, threading.RLock, threading.Event, threading.Condition)
+}
 DEPTH = 3  # of lists and dictionaries in an attribute
 
 
@@ -28,7 +31,9 @@ def copied(module: Module, memo: Mapping[int, Any] | None = None) -> Module:
     Raises:
         ModelError: an attribute that cannot be copied, such as an open file.
     """
-    known = {id(value): fresh for part in module.modules() for value, fresh in _made_anew(part)} | dict(memo or {})
+    known = {
+        id(value): fresh for part in module.modules() for value, fresh in _made_anew(part)
+    } | dict(memo or {})
     try:
         return copy.deepcopy(module, known)
     except (TypeError, RuntimeError, NotImplementedError) as error:

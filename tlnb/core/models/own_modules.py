@@ -23,7 +23,17 @@ from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 
 USUAL_EDGE = 224
-NAMES = ("logits", "scores", "out", "output", "outputs", "pred", "preds", "prediction", "predictions")
+NAMES = (
+    "logits",
+    "scores",
+    "out",
+    "output",
+    "outputs",
+    "pred",
+    "preds",
+    "prediction",
+    "predictions",
+)
 OUTPUT = "output_layer"  # the name of one that is appended
 FAILED = object()  # the network does not take such an image: said where its anatomy is read
 
@@ -57,7 +67,9 @@ def adopt(module: nn.Module, size: int | None = None) -> Adopted:
         notes += _one_output(own, output, _passed(own, edge, layout, training=True))
         notes += _ending(own, edge)
     if layout == "contiguous":
-        notes.append("its code needs contiguous memory (x.view(...)): images are laid out so, which is a little slower")
+        notes.append(
+            "its code needs contiguous memory (x.view(...)): images are laid out so, which is a little slower"
+        )
     return Adopted(own, tuple(notes), layout)
 
 
@@ -96,7 +108,11 @@ def _shaped(module: nn.Module, edge: int) -> list[str]:
     Raises:
         ModelError: the pass fails, so that their shapes stay unknown.
     """
-    lazy = [name for name, part in module.named_modules() if any(map(is_lazy, part._parameters.values()))]
+    lazy = [
+        name
+        for name, part in module.named_modules()
+        if any(map(is_lazy, part._parameters.values()))
+    ]
     if not lazy:
         return []
     try:
@@ -112,11 +128,15 @@ def _shaped(module: nn.Module, edge: int) -> list[str]:
 
 
 def _single(module: nn.Module) -> list[str]:
-    kinds = {t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()} - {torch.float32}
+    kinds = {
+        t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()
+    } - {torch.float32}
     if not kinds:
         return []
     module.float()
-    return [f"converted from {listed(sorted(str(kind).removeprefix('torch.') for kind in kinds))} to float32"]
+    return [
+        f"converted from {listed(sorted(str(kind).removeprefix('torch.') for kind in kinds))} to float32"
+    ]
 
 
 # ── what it takes, and what it gives ──────────────────────────────────────────────────────────────────────────────
@@ -164,7 +184,11 @@ def _one_output(module: nn.Module, in_eval: Any, in_training: Any) -> list[str]:
     Raises:
         ModelError: no scores are among it.
     """
-    several = [each for each in (in_eval, in_training) if each is not FAILED and not isinstance(each, Tensor)]
+    several = [
+        each
+        for each in (in_eval, in_training)
+        if each is not FAILED and not isinstance(each, Tensor)
+    ]
     for each in several:
         if not isinstance(scores_of(each), Tensor):
             raise ModelError(
@@ -175,7 +199,9 @@ def _one_output(module: nn.Module, in_eval: Any, in_training: Any) -> list[str]:
     kind = type(module)
     _give(module, lambda self, x: scores_of(kind.forward(self, x)))
     when = "" if not isinstance(in_eval, Tensor) else " while it trains"
-    return [f"it gives {_words(several[0])}{when}: the {_which(several[0])} is used, the rest is not trained"]
+    return [
+        f"it gives {_words(several[0])}{when}: the {_which(several[0])} is used, the rest is not trained"
+    ]
 
 
 def _words(output: Any) -> str:
@@ -218,7 +244,9 @@ def _ending(module: nn.Module, edge: int) -> list[str]:
         return []
     width = watch(module, edge).scores
     last = [name for name, part in module.named_modules() if name]
-    end = next((name for name in reversed(last) if type(module.get_submodule(name)) is nn.Identity), None)
+    end = next(
+        (name for name in reversed(last) if type(module.get_submodule(name)) is nn.Identity), None
+    )
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = nn.Linear(width, 2)

@@ -23,20 +23,38 @@ from tlnb.core.models.catalogue import (
     names,
     torchvision_card,
     torchvision_weights,
-)  # fmt: skip
+)
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.transform import MOST_PIXELS, Transform
-from tlnb.core.models.weights import State, different, fill, last_layer, named_as, outline, read_state
+from tlnb.core.models.weights import (
+    State,
+    different,
+    fill,
+    last_layer,
+    named_as,
+    outline,
+    read_state,
+)
 from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, did_you_mean
 from tlnb.core.runtime.paths import user_path
 from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.storage.download import Progress, fetch
 
 __all__ = [
-    "EMBEDDED", "Card", "Catalogue", "Origin", "PretrainedModel", "Transform", "bare", "catalogue", "facing", "load",
-    "names", "resized",
+    "EMBEDDED",
+    "Card",
+    "Catalogue",
+    "Origin",
+    "PretrainedModel",
+    "Transform",
+    "bare",
+    "catalogue",
+    "facing",
+    "load",
+    "names",
+    "resized",
     "retrained",
-]  # fmt: skip
+]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -64,9 +82,13 @@ class PretrainedModel(OneLine):
     card: Card
     weights: str = "default"
     architecture: Callable[[], nn.Module] | None = field(default=None, repr=False)
-    classes: tuple[str, ...] | None = field(default=None, repr=False)  # of the source, in the order of the scores
+    classes: tuple[str, ...] | None = field(
+        default=None, repr=False
+    )  # of the source, in the order of the scores
     origin: Origin = field(default=Origin("", "own"), repr=False)
-    target_classes: int | None = None  # of the data at hand, for which a new output layer takes the place of the old
+    target_classes: int | None = (
+        None  # of the data at hand, for which a new output layer takes the place of the old
+    )
 
     def fresh(self) -> nn.Module:
         """The architecture at a random start, drawn from torch's current random state."""
@@ -79,10 +101,17 @@ class PretrainedModel(OneLine):
 
 
 def load(
-    source: str | nn.Module | PretrainedModel, weights: str | Path = "default", *, mean: Any = None, std: Any = None,
-    size: int | None = None, called: str | None = None, progress: Progress | None = None,
-    layout: str = "channels_last", notes: tuple[str, ...] = (),
-) -> PretrainedModel:  # fmt: skip
+    source: str | nn.Module | PretrainedModel,
+    weights: str | Path = "default",
+    *,
+    mean: Any = None,
+    std: Any = None,
+    size: int | None = None,
+    called: str | None = None,
+    progress: Progress | None = None,
+    layout: str = "channels_last",
+    notes: tuple[str, ...] = (),
+) -> PretrainedModel:
     """Load a model by name, or wrap one's own module.
 
     Args:
@@ -109,7 +138,9 @@ def load(
         model = _by_name(source, weights, progress)
     else:
         otherwise = f"%tl_models lists all; of a variable inside a function write tl.load({source})"
-        hint = did_you_mean(source, names(), otherwise if source.isidentifier() else "%tl_models lists all")
+        hint = did_you_mean(
+            source, names(), otherwise if source.isidentifier() else "%tl_models lists all"
+        )
         raise ModelError(f"no model is called {source!r}: {hint}")
     model.module.eval()
     return replace(model, transform=_changed(model, mean, std, size))
@@ -125,9 +156,15 @@ def resized(model: PretrainedModel, size: int | None) -> PretrainedModel:
 
 
 def retrained(
-    model: PretrainedModel, module: nn.Module, name: str, data: str, classes: tuple[str, ...], accuracy: float,
-    architecture: Callable[[], nn.Module], origin: Origin,
-) -> PretrainedModel:  # fmt: skip
+    model: PretrainedModel,
+    module: nn.Module,
+    name: str,
+    data: str,
+    classes: tuple[str, ...],
+    accuracy: float,
+    architecture: Callable[[], nn.Module],
+    origin: Origin,
+) -> PretrainedModel:
     """What a run made of a model: its network and the classes of its data, with the model's preprocessing.
 
     Args:
@@ -136,12 +173,26 @@ def retrained(
         origin: the same as data.
     """
     card = Card(
-        name, "run", f"{data}, starting from {model.name}", source_classes=len(classes), accuracy=accuracy,
-        accuracy_of=f"on the test images of {data}", parameters=_count(module), size=model.transform.size,
-        min_size=model.card.min_size, on_disk=True, notes=(f"preprocessing as for {model.name}",),
-    )  # fmt: skip
+        name,
+        "run",
+        f"{data}, starting from {model.name}",
+        source_classes=len(classes),
+        accuracy=accuracy,
+        accuracy_of=f"on the test images of {data}",
+        parameters=_count(module),
+        size=model.transform.size,
+        min_size=model.card.min_size,
+        on_disk=True,
+        notes=(f"preprocessing as for {model.name}",),
+    )
     return PretrainedModel(
-        name, module, model.transform, card, architecture=architecture, classes=classes, origin=origin
+        name,
+        module,
+        model.transform,
+        card,
+        architecture=architecture,
+        classes=classes,
+        origin=origin,
     )
 
 
@@ -152,10 +203,14 @@ def bare(name: str, scores: int) -> PretrainedModel:
         ModelError: no such model.
     """
     if name not in names():
-        raise ModelError(f"no model is called {name!r}: {did_you_mean(name, names(), '%tl_models lists all')}")
+        raise ModelError(
+            f"no model is called {name!r}: {did_you_mean(name, names(), '%tl_models lists all')}"
+        )
     given = next(iter(torchvision_weights(name).values()), None)
     original = _embedded(name) if given is None else _torchvision(name, given)
-    return original.with_weights(_at_random(partial(original.make, scores)), "none", _untrained(original.card), scores)
+    return original.with_weights(
+        _at_random(partial(original.make, scores)), "none", _untrained(original.card), scores
+    )
 
 
 def facing(model: PretrainedModel, classes: int | None) -> PretrainedModel:
@@ -167,10 +222,16 @@ def _changed(model: PretrainedModel, mean: Any, std: Any, size: int | None) -> T
     transform, least = model.transform, max(16, model.card.min_size or 0)
     if size is not None:
         if size < least:
-            raise UsageError(f"--size {size} is too small for {model.name}: use {least} pixels or more")
+            raise UsageError(
+                f"--size {size} is too small for {model.name}: use {least} pixels or more"
+            )
         if size > MOST_PIXELS:
-            raise UsageError(f"--size {size} is too large for any network here: use {MOST_PIXELS} pixels or fewer")
-        transform = replace(transform, size=size, resize=round(size * transform.resize / transform.size))
+            raise UsageError(
+                f"--size {size} is too large for any network here: use {MOST_PIXELS} pixels or fewer"
+            )
+        transform = replace(
+            transform, size=size, resize=round(size * transform.resize / transform.size)
+        )
     if mean is not None:
         transform = replace(transform, mean=_three("mean", mean))
     if std is not None:
@@ -183,7 +244,9 @@ def _three(name: str, values: Any) -> tuple[float, float, float]:
         parts = values.split(",") if isinstance(values, str) else list(values)
         r, g, b = (float(v) for v in parts)
     except (TypeError, ValueError):
-        raise UsageError(f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5") from None
+        raise UsageError(
+            f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5"
+        ) from None
     if not all(map(math.isfinite, (r, g, b))):
         raise UsageError(f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5")
     if name == "std" and min(r, g, b) <= 0:
@@ -204,7 +267,9 @@ def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
         return "file"
     ways = ["default", "none", *by_lower.values()]
     hint = did_you_mean(weights, ways)
-    raise ModelError(f"{name} has no weights {weights!r}: use {', '.join(ways)} or a file{'; ' + hint if hint else ''}")
+    raise ModelError(
+        f"{name} has no weights {weights!r}: use {', '.join(ways)} or a file{'; ' + hint if hint else ''}"
+    )
 
 
 def _count(module: nn.Module) -> int:
@@ -220,9 +285,14 @@ def _at_random(make: Callable[[], nn.Module]) -> nn.Module:
 
 # ── by name ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}  # heads that only helped training
+AUXILIARY = {
+    "googlenet": ("aux1.", "aux2."),
+    "inception_v3": ("AuxLogits.",),
+}  # heads that only helped training
 NO_AUXILIARY = "auxiliary heads, which only help to train from scratch, are left out"
-OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # `norm.1` in the files, `norm1` in the network
+OLD_DENSENET = re.compile(
+    r"(denselayer\d+\.(?:norm|conv))\.([12])\."
+)  # `norm.1` in the files, `norm1` in the network
 
 
 @dataclass(frozen=True)
@@ -235,13 +305,22 @@ class _Original:
     count: int  # of the scores that its output layer gives
     make: Callable[[int], nn.Module] = field(repr=False)  # the network for a number of classes
 
-    def with_weights(self, module: nn.Module, weights: str, card: Card, count: int) -> PretrainedModel:
+    def with_weights(
+        self, module: nn.Module, weights: str, card: Card, count: int
+    ) -> PretrainedModel:
         card = replace(card, parameters=_count(module))
         classes = self.classes if card.source_classes == len(self.classes) else None
         origin = Origin(card.name, card.family, count)
         return PretrainedModel(
-            card.name, module, self.transform, card, weights, partial(self.make, count), classes, origin
-        )  # fmt: skip
+            card.name,
+            module,
+            self.transform,
+            card,
+            weights,
+            partial(self.make, count),
+            classes,
+            origin,
+        )
 
 
 def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedModel:
@@ -276,13 +355,19 @@ def _embedded_module(name: str) -> nn.Module:
     try:
         return glyphnet.load(name)
     except glyphnet.DamagedWeights as error:
-        raise ModelError(f"the weights of {name} are damaged ({error}): install tlnb again") from None
+        raise ModelError(
+            f"the weights of {name} are damaged ({error}): install tlnb again"
+        ) from None
 
 
 def _torchvision(name: str, weights: Any) -> _Original:
     preset, card = weights.transforms(), torchvision_card(name, weights.name)
     transform = Transform(
-        preset.crop_size[0], preset.resize_size[0], tuple(preset.mean), tuple(preset.std), preset.interpolation.value
+        preset.crop_size[0],
+        preset.resize_size[0],
+        tuple(preset.mean),
+        tuple(preset.std),
+        preset.interpolation.value,
     )
     if name in AUXILIARY:
         card = replace(card, notes=(*card.notes, NO_AUXILIARY))
@@ -308,7 +393,9 @@ def _network(name: str, weights: Any, classes: int) -> nn.Module:
 def _today(state: State, name: str) -> State:
     """The state with the names that today's network has, without auxiliary heads."""
     dropped = AUXILIARY.get(name, ())
-    return state.renamed(lambda key: None if key.startswith(dropped) else OLD_DENSENET.sub(r"\1\2.", key))
+    return state.renamed(
+        lambda key: None if key.startswith(dropped) else OLD_DENSENET.sub(r"\1\2.", key)
+    )
 
 
 def _from_file(
@@ -320,8 +407,11 @@ def _from_file(
     """
     module = outline(partial(make, classes))
     state = _today(named_as(state, module) if lenient else state, name)
-    counts = {found[0] for found, own in different(module, state).values()
-              if found and (classes, *found[1:]) == own}  # fmt: skip
+    counts = {
+        found[0]
+        for found, own in different(module, state).values()
+        if found and (classes, *found[1:]) == own
+    }
     if len(counts) == 1:
         other = outline(partial(make, *counts))
         if not different(other, state):
@@ -340,26 +430,47 @@ def _from_elsewhere(card: Card, file: str, notes: tuple[str, ...], classes: int,
     else:
         also = f"the output layer has {classes:,} classes of unknown names, the original has {card.source_classes:,}"
     return replace(
-        _untrained(card), source=f"unknown data (weights from {file})", source_classes=classes or None, bytes=size,
+        _untrained(card),
+        source=f"unknown data (weights from {file})",
+        source_classes=classes or None,
+        bytes=size,
         notes=(*card.notes, *notes, also),
-    )  # fmt: skip
+    )
 
 
 def _untrained(card: Card) -> Card:
     """The card of the same network at a random start."""
     others = (replace(card, others=()), *card.others) if card.weights else ()
     return replace(
-        card, source="nothing (a random start)", source_images=None, source_classes=None, accuracy=None, accuracy_of="",
-        top5=None, bytes=None, licence="", recipe="", about="", training={}, on_disk=True, weights="", others=others,
-    )  # fmt: skip
+        card,
+        source="nothing (a random start)",
+        source_images=None,
+        source_classes=None,
+        accuracy=None,
+        accuracy_of="",
+        top5=None,
+        bytes=None,
+        licence="",
+        recipe="",
+        about="",
+        training={},
+        on_disk=True,
+        weights="",
+        others=others,
+    )
 
 
 # ── one's own ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _own(
-    module: nn.Module, called: str, weights: str, given: Mapping[str, Any], layout: str, notes: tuple[str, ...]
-) -> PretrainedModel:  # fmt: skip
+    module: nn.Module,
+    called: str,
+    weights: str,
+    given: Mapping[str, Any],
+    layout: str,
+    notes: tuple[str, ...],
+) -> PretrainedModel:
     """One's own module, on a copy.
 
     Args:
@@ -370,10 +481,16 @@ def _own(
     assumed = [part for part, value in given.items() if value is None]
     if assumed:
         ways = ", ".join(f"{part}=" for part in assumed)
-        notes += (f"preprocessing assumed to be ImageNet's: {', '.join(assumed)} ({ways} change it)",)
+        notes += (
+            f"preprocessing assumed to be ImageNet's: {', '.join(assumed)} ({ways} change it)",
+        )
     if called in names():
         notes += (f"your variable {called}, not the model of that name in %tl_models",)
-    source, kind, module = "unknown data (your own module)", _chosen(called, weights), copied(module)
+    source, kind, module = (
+        "unknown data (your own module)",
+        _chosen(called, weights),
+        copied(module),
+    )
     if kind == "none":
         source = "nothing (a random start)"
         module = _at_random(partial(_reset, module))

@@ -44,9 +44,12 @@ Group = list[Part]
 
 
 def name_stages(
-    module: nn.Module, layers: Sequence[str], heads: Sequence[str], work: Mapping[str, int],
+    module: nn.Module,
+    layers: Sequence[str],
+    heads: Sequence[str],
+    work: Mapping[str, int],
     shapes: Mapping[str, tuple[int, ...]],
-) -> dict[str, str]:  # fmt: skip
+) -> dict[str, str]:
     """The stage of every layer.
 
     Args:
@@ -71,7 +74,12 @@ def name_stages(
         parts[at : at + 1] = inside(parts[at])
     groups, blocks = _groups(parts, set(heads))
     names = _names(module, groups, blocks)
-    return {layer: name for name, group in zip(names, groups, strict=True) for p in group for layer in p.layers}
+    return {
+        layer: name
+        for name, group in zip(names, groups, strict=True)
+        for p in group
+        for layer in p.layers
+    }
 
 
 def _below(layer: str, path: str) -> str:
@@ -229,4 +237,8 @@ def _rest(first: str, last: str) -> str:
 
 
 def _one_piece(before: str, after: str) -> bool:
-    return (before.isdigit() and after.isdigit()) or (before.isalpha() and after.isalpha()) or not after
+    return (
+        (before.isdigit() and after.isdigit())
+        or (before.isalpha() and after.isalpha())
+        or not after
+    )

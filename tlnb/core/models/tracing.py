@@ -41,7 +41,9 @@ class Watched:
     """What one image met on its way."""
 
     steps: tuple[Step, ...]
-    shapes: Mapping[str, tuple[int, ...]]  # output of every module called, without the batch; the first call counts
+    shapes: Mapping[
+        str, tuple[int, ...]
+    ]  # output of every module called, without the batch; the first call counts
     output: int  # the step that made the scores
     scores: int  # how many there are
 
@@ -61,7 +63,9 @@ def blank(module: nn.Module) -> nn.Module:
     twins: dict[int, Any] = {}
     for tensor in chain(module.parameters(), module.buffers()):
         empty = torch.empty_like(tensor, device="meta")
-        twins[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        twins[id(tensor)] = (
+            nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
+        )
     return copied(module, twins)
 
 
@@ -100,7 +104,9 @@ def watch(module: nn.Module, size: int) -> Watched:
         raise
     except Exception as error:  # whatever a foreign module raises on a foreign input
         reason = " ".join(str(error).split())[:120]
-        raise ModelError(f"the network does not take an image (1, 3, {size}, {size}): {reason}") from None
+        raise ModelError(
+            f"the network does not take an image (1, 3, {size}, {size}): {reason}"
+        ) from None
 
 
 class _NoScores(ModelError):
@@ -133,7 +139,9 @@ def _watched(twin: nn.Module, image: Tensor) -> Watched:
     if not isinstance(output, Tensor) or output.ndim != 2:
         found = eye.shapes.get("", f"a {type(output).__name__}")
         raise _NoScores(f"the network gives {found}: it must give scores (N, classes)")
-    return Watched(tuple(eye.steps), eye.shapes, eye.made.get(_storage(output), IMAGE), output.shape[1])
+    return Watched(
+        tuple(eye.steps), eye.shapes, eye.made.get(_storage(output), IMAGE), output.shape[1]
+    )
 
 
 class _Eye(TorchDispatchMode):
@@ -146,7 +154,9 @@ class _Eye(TorchDispatchMode):
         self.made = {_storage(image): IMAGE}
         self._names = {part: name for name, part in twin.named_modules()}
         self._calls = [""]
-        self._owners: dict[int, tuple[str, ...]] = {}  # by storage, of parameters and what is made of them alone
+        self._owners: dict[
+            int, tuple[str, ...]
+        ] = {}  # by storage, of parameters and what is made of them alone
         self._shared: dict[int, tuple[str, ...]] = {}  # owners to choose from
         for part, name in self._names.items():
             for tensor in chain(part._parameters.values(), part._buffers.values()):
@@ -179,7 +189,12 @@ class _Eye(TorchDispatchMode):
             return func(*args, **kwargs)
         args, kwargs = _without_numbers(func, args, kwargs)
         out = func(*args, **kwargs)
-        self._note(func, [*_tensors(args), *_tensors(kwargs.values())], out, _flops(func, args, kwargs, out))
+        self._note(
+            func,
+            [*_tensors(args), *_tensors(kwargs.values())],
+            out,
+            _flops(func, args, kwargs, out),
+        )
         return out
 
     def _note(self, func: Any, read: list[Tensor], out: Any, flops: int) -> None:
@@ -187,7 +202,9 @@ class _Eye(TorchDispatchMode):
         layers = dict.fromkeys(name for place in places for name in self._layers(place))
         inputs = frozenset(self.made[place] for place in places if place in self.made)
         results = [_storage(t) for t in _tensors([out])]
-        made_of_parameters = bool(layers) and not inputs  # a view of one, or something made of them alone
+        made_of_parameters = (
+            bool(layers) and not inputs
+        )  # a view of one, or something made of them alone
         if flops or not made_of_parameters:
             first = next(iter(_tensors([out])), None)
             shape = () if first is None else tuple(first.shape)
@@ -225,9 +242,19 @@ def _formulas() -> dict[Any, Callable[..., int]]:
 
 
 def _convolution_backward(
-    gradient: Tensor, inputs: Tensor, weight: Tensor, _bias: Any, _stride: Any, _padding: Any, _dilation: Any,
-    transposed: bool, _output_padding: Any, _groups: int, wanted: Sequence[bool], out_val: Any,
-) -> int:  # fmt: skip
+    gradient: Tensor,
+    inputs: Tensor,
+    weight: Tensor,
+    _bias: Any,
+    _stride: Any,
+    _padding: Any,
+    _dilation: Any,
+    transposed: bool,
+    _output_padding: Any,
+    _groups: int,
+    wanted: Sequence[bool],
+    out_val: Any,
+) -> int:
     """The forward product once for the gradient of the input and once for the weight's, as far as they are wanted."""
     places = (inputs if transposed else gradient).shape[2:].numel()
     return 2 * len(inputs) * places * weight.numel() * (wanted[0] + wanted[1])

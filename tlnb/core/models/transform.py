@@ -9,7 +9,9 @@ from functools import cache
 import torch
 from torch import Tensor
 
-MOST_PIXELS = 4096  # of a network's input edge: more is a slip of the finger, and no memory holds it
+MOST_PIXELS = (
+    4096  # of a network's input edge: more is a slip of the finger, and no memory holds it
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,9 @@ class Transform:
 
     def example(self, count: int) -> Tensor:
         """Blank inputs `(count, 3, size, size)`, to measure with."""
-        return torch.zeros(count, 3, self.size, self.size).contiguous(memory_format=self.memory_format)
+        return torch.zeros(count, 3, self.size, self.size).contiguous(
+            memory_format=self.memory_format
+        )
 
     @property
     def memory_format(self) -> torch.memory_format:

@@ -21,9 +21,21 @@ from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.storage.download import file_hash, promised_hash
 
 WRAPPERS = (
-    "state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights", "params", "ema", "model_ema",
-    "state_dict_ema", "teacher", "student", "backbone",
-)  # fmt: skip  # keys under which training scripts keep the state_dict, the first that is there
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "model_state",
+    "weights",
+    "params",
+    "ema",
+    "model_ema",
+    "state_dict_ema",
+    "teacher",
+    "student",
+    "backbone",
+)  # keys under which training scripts keep the state_dict, the first that is there
 PREFIXES = (
     "module",
     "model",
@@ -37,26 +49,62 @@ PREFIXES = (
     "base_model",
 )
 UNSAFE = re.compile(r"(?:GLOBAL|global) ([\w.]+)")  # as torch names what it does not load
-CODE = frozenset((  # modules whose globals do things when a file is loaded; builtins come without a module
-    "builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib", "runpy", "pickle", "io", "socket",
-    "ctypes", "code", "pty", "webbrowser", "operator", "functools", "pathlib", "tempfile", "threading", "multiprocessing",
-))  # fmt: skip
-COUNTED = (".total_ops", ".total_params", "total_ops", "total_params")  # what a tool that counts FLOPs leaves behind
+CODE = frozenset(
+    (  # modules whose globals do things when a file is loaded; builtins come without a module
+        "builtins",
+        "__builtin__",
+        "os",
+        "posix",
+        "nt",
+        "sys",
+        "subprocess",
+        "shutil",
+        "importlib",
+        "runpy",
+        "pickle",
+        "io",
+        "socket",
+        "ctypes",
+        "code",
+        "pty",
+        "webbrowser",
+        "operator",
+        "functools",
+        "pathlib",
+        "tempfile",
+        "threading",
+        "multiprocessing",
+    )
+)
+COUNTED = (
+    ".total_ops",
+    ".total_params",
+    "total_ops",
+    "total_params",
+)  # what a tool that counts FLOPs leaves behind
 COUNTER = "num_batches_tracked"  # of BatchNorm; files written before 2018 lack it, and nothing is computed from it
 
 
 class State(dict[str, Tensor]):
     """A state_dict: tensors by name, what torch keeps beside them, and what is worth saying about the file."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], file: str, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], file: str, notes: tuple[str, ...] = ()
+    ) -> None:
         super().__init__(tensors)
         self.file = file
         self.notes = notes
-        self._metadata: dict[str, Any] = {}  # torch's name: versions of the modules that wrote the file
+        self._metadata: dict[
+            str, Any
+        ] = {}  # torch's name: versions of the modules that wrote the file
 
     def renamed(self, new: Callable[[str], str | None]) -> State:
         """The same with other names; what gets None is left out."""
-        state = State({name: v for k, v in self.items() if (name := new(k)) is not None}, self.file, self.notes)
+        state = State(
+            {name: v for k, v in self.items() if (name := new(k)) is not None},
+            self.file,
+            self.notes,
+        )
         state._metadata = self._metadata
         return state
 
@@ -71,10 +119,14 @@ def read_state(path: Path, checked: bool = False) -> State:
         ModelError: no such file; a wrong hash; a damaged file; a file that holds no state_dict.
     """
     if not path.is_file():
-        raise ModelError(f"no weights file {str(path)!r}: give default, none, or a file that exists")
+        raise ModelError(
+            f"no weights file {str(path)!r}: give default, none, or a file that exists"
+        )
     promised = promised_hash(path.name)
     if promised and not checked and not (found := file_hash(path)).startswith(promised):
-        raise ModelError(f"{path.name} has the wrong hash ({found[:8]}, not {promised[:8]}): download it again")
+        raise ModelError(
+            f"{path.name} has the wrong hash ({found[:8]}, not {promised[:8]}): download it again"
+        )
     try:
         content = _content(path)
     except Exception as error:  # both readers raise many types for a damaged file
@@ -89,20 +141,32 @@ def read_state(path: Path, checked: bool = False) -> State:
         raise ModelError(
             f"{path.name} is no usual state_dict (see {str(odd)[:80]!r}): save model.state_dict() and give that file"
         )
-    small = next((v.dtype for v in tensors.values() if v.is_floating_point() and v.dtype.itemsize < 2), None)
+    small = next(
+        (v.dtype for v in tensors.values() if v.is_floating_point() and v.dtype.itemsize < 2), None
+    )
     if small is not None:
         raise ModelError(
             f"{path.name} holds {str(small).removeprefix('torch.')}, which no layer here computes with: "
             "save {k: v.float() for k, v in model.state_dict().items()}"
         )
-    return _checked(tensors, path.name, (f"{path.name}: taken from its {wrapper!r}",) if wrapper else ())
+    return _checked(
+        tensors, path.name, (f"{path.name}: taken from its {wrapper!r}",) if wrapper else ()
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> str:
     """What is wrong with a file; one that holds a script's settings beside its weights is not damaged."""
-    found = UNSAFE.search(str(error)) if "weights_only" in str(error) or "nsupported global" in str(error) else None
+    found = (
+        UNSAFE.search(str(error))
+        if "weights_only" in str(error) or "nsupported global" in str(error)
+        else None
+    )
     if found is None or found[1].partition(".")[0] in CODE or "." not in found[1]:
-        reason = f"it calls {found[1]}" if found else " ".join(str(error).split())[:80] or type(error).__name__
+        reason = (
+            f"it calls {found[1]}"
+            if found
+            else " ".join(str(error).split())[:80] or type(error).__name__
+        )
         return f"{path.name} is damaged, or no state_dict ({reason}): give another file"
     return (
         f"{path.name} holds a {found[1]} beside its weights, and only plain tensors are read: save the weights alone where "
@@ -121,7 +185,10 @@ def _tensors_of(content: Any) -> tuple[str, dict[str, Tensor]]:
             deeper, tensors = _tensors_of(inner)
             if tensors:
                 return f"{key}.{deeper}".rstrip("."), tensors
-    return "", _State({k: v for k, v in content.items() if isinstance(v, Tensor)}, getattr(content, "_metadata", {}))
+    return "", _State(
+        {k: v for k, v in content.items() if isinstance(v, Tensor)},
+        getattr(content, "_metadata", {}),
+    )
 
 
 class _State(dict[str, Tensor]):
@@ -150,7 +217,9 @@ def _content(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
-    if zipfile.is_zipfile(path):  # torch compresses nothing: what unpacks to more than the file is a bomb
+    if zipfile.is_zipfile(
+        path
+    ):  # torch compresses nothing: what unpacks to more than the file is a bomb
         with zipfile.ZipFile(path) as parts:
             if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
                 raise ValueError("it unpacks to more than it is")
@@ -159,9 +228,13 @@ def _content(path: Path) -> Any:
 
 def _checked(tensors: Mapping[str, Tensor], file: str, notes: tuple[str, ...]) -> State:
     """The tensors as they are, and a note about those that hold no numbers."""
-    broken = [k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v.sum())]
+    broken = [
+        k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v.sum())
+    ]
     if broken:
-        notes += (f"{file}: values that are no numbers in {listed(broken, 3)}; such layers must be replaced",)
+        notes += (
+            f"{file}: values that are no numbers in {listed(broken, 3)}; such layers must be replaced",
+        )
     state = State({k: v.detach() for k, v in tensors.items()}, file, notes)
     state._metadata = dict(getattr(tensors, "_metadata", {}))
     return state
@@ -182,7 +255,10 @@ def named_as(state: State, module: nn.Module) -> State:
         dropped.append(prefix)
     if not dropped or not own & set(best):
         return state
-    best.notes = (*state.notes, f"{state.file}: {''.join(dropped)!r} dropped from the front of every name")
+    best.notes = (
+        *state.notes,
+        f"{state.file}: {''.join(dropped)!r} dropped from the front of every name",
+    )
     return best
 
 
@@ -224,7 +300,9 @@ def outline(make: Callable[[], nn.Module]) -> nn.Module:
     here = get_ident()
 
     def without_numbers(_: nn.Module, __: str, parameter: Tensor | None) -> nn.Parameter | None:
-        if parameter is None or get_ident() != here:  # the hook is everybody's: other threads build as they are used to
+        if (
+            parameter is None or get_ident() != here
+        ):  # the hook is everybody's: other threads build as they are used to
             return None
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
@@ -238,7 +316,11 @@ def outline(make: Callable[[], nn.Module]) -> nn.Module:
 def different(module: nn.Module, state: State) -> dict[str, tuple[torch.Size, torch.Size]]:
     """The shapes in the file and in the network, by name, where both have the name and the shapes differ."""
     own = module.state_dict()
-    return {k: (state[k].shape, own[k].shape) for k in own if k in state and state[k].shape != own[k].shape}
+    return {
+        k: (state[k].shape, own[k].shape)
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    }
 
 
 def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> tuple[str, ...]:
@@ -264,24 +346,35 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
         state, apart = state.renamed(lambda key: None if key in apart else key), {}
     wrong = [f"{k} is {tuple(found)}, {name} has {tuple(own)}" for k, (found, own) in apart.items()]
     missing, foreign, broken = ([], [], []) if wrong else _loaded(module, state)
-    if head and missing and all(_inside(k, head) for k in missing) and len(missing) < len(module.state_dict()):
+    if (
+        head
+        and missing
+        and all(_inside(k, head) for k in missing)
+        and len(missing) < len(module.state_dict())
+    ):
         notes = notes or [f"{state.file}: holds no output layer ({head}): that layer starts anew"]
         _start_anew(module.get_submodule(head))
         missing = []
     parts = {key.partition(".")[0] for key in module.state_dict()}
-    beside = [k for k in foreign if lenient and (k.partition(".")[0] not in parts or k.endswith(COUNTED))]
+    beside = [
+        k for k in foreign if lenient and (k.partition(".")[0] not in parts or k.endswith(COUNTED))
+    ]
     if beside:
         notes.append(f"{state.file}: left out, as no part of {name}: {listed(beside, 3)}")
     wrong += [*broken, *(f"{k} is missing" for k in missing)]
     wrong += [f"{k} is not part of {name}" for k in foreign if k not in beside]
     if wrong:
-        raise ModelError(f"{state.file} does not fit {name}: {'; '.join(wrong[:3])}{_more(len(wrong) - 3)}")
+        raise ModelError(
+            f"{state.file} does not fit {name}: {'; '.join(wrong[:3])}{_more(len(wrong) - 3)}"
+        )
     return tuple(notes)
 
 
 def last_layer(module: nn.Module) -> str:
     """The name of the output layer, as most networks define it: the last that is linear or a convolution."""
-    found = [n for n, part in module.named_modules() if n and isinstance(part, nn.Linear | nn.Conv2d)]
+    found = [
+        n for n, part in module.named_modules() if n and isinstance(part, nn.Linear | nn.Conv2d)
+    ]
     return found[-1] if found else ""
 
 

@@ -28,7 +28,11 @@ Scopes = Mapping[Edit, Mapping[str, Any]]  # the user's names that an edit's cod
 
 
 def build(
-    model: PretrainedModel, edits: tuple[Edit, ...], start: str, seed: int, scopes: Scopes | None = None
+    model: PretrainedModel,
+    edits: tuple[Edit, ...],
+    start: str,
+    seed: int,
+    scopes: Scopes | None = None,
 ) -> nn.Module:
     """A network of its own, ready to train: pretrained or random parameters, edits applied.
 
@@ -41,7 +45,9 @@ def build(
     return module
 
 
-def apply_edits(module: nn.Module, edits: Sequence[Edit], scope_of: Callable[[Edit], Mapping[str, Any]]) -> None:
+def apply_edits(
+    module: nn.Module, edits: Sequence[Edit], scope_of: Callable[[Edit], Mapping[str, Any]]
+) -> None:
     """Carry out edits in place, one after the other.
 
     Raises:
@@ -79,7 +85,9 @@ def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
             f"no module is called {edit.name!r}: {did_you_mean(edit.name, known, '%tl_layers --all lists them')}"
         )
     if edit.kind == "add" and hasattr(known[edit.name], edit.part):
-        raise PlanError(f"{edit.name} has a part {edit.part} already: %tl_undo takes the last edit back")
+        raise PlanError(
+            f"{edit.name} has a part {edit.part} already: %tl_undo takes the last edit back"
+        )
     if edit.kind == "remove":
         module.set_submodule(edit.name, nn.Identity())
     elif edit.kind == "replace":
@@ -143,10 +151,16 @@ def names_in(code: str) -> set[str]:
     """
     try:
         tree = ast.parse(code.strip())
-        return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+        return {
+            node.id
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+        }
     except DEEP as error:
         what = getattr(error, "msg", None) or str(error)
-        raise PlanError(f"{short(code)} is no Python expression ({what}): write e.g. nn.Dropout(0.2)") from None
+        raise PlanError(
+            f"{short(code)} is no Python expression ({what}): write e.g. nn.Dropout(0.2)"
+        ) from None
 
 
 def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
@@ -156,7 +170,13 @@ def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
         PlanError: code that fails, or that builds no module.
     """
     literal = is_literal(edit.code)
-    names = {**scope, "nn": nn, "torch": torch, "in_features": edit.in_features, "classes": edit.classes}
+    names = {
+        **scope,
+        "nn": nn,
+        "torch": torch,
+        "in_features": edit.in_features,
+        "classes": edit.classes,
+    }
     if literal:
         names["__builtins__"] = {}
     try:
@@ -167,7 +187,9 @@ def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
         raise _unbuildable(edit, error) from None
     if not isinstance(made, nn.Module):
         kind = type(made).__name__
-        raise PlanError(f"{short(edit.code)} is of type {kind}, not nn.Module: write e.g. nn.Dropout(0.2)")
+        raise PlanError(
+            f"{short(edit.code)} is of type {kind}, not nn.Module: write e.g. nn.Dropout(0.2)"
+        )
     if any(map(is_lazy, (*made.parameters(), *made.buffers()))):
         raise PlanError(
             f"{short(edit.code)} is lazy, it has no shape before a first pass: write numbers, e.g. nn.Linear(in_features, 64)"
@@ -207,7 +229,9 @@ def new_output_layer(module: nn.Module, head: str, classes: int, width: int | No
     elif isinstance(old, nn.Conv2d):
         code = f"nn.Conv2d({width or old.in_channels}, {classes}, {old.kernel_size})"
     else:
-        raise PlanError(f"{head} is a {type(old).__name__}: an output layer must be nn.Linear or nn.Conv2d")
+        raise PlanError(
+            f"{head} is a {type(old).__name__}: an output layer must be nn.Linear or nn.Conv2d"
+        )
     return Edit("replace", head, code, automatic=True)
 
 
@@ -231,7 +255,11 @@ def output_edits(
                 first = head
                 if place and isinstance(around[place - 1][1], nn.Dropout):
                     first = f"{parent}.{around[place - 1][0]}"
-                found.append(Edit("add", first, "nn.AdaptiveAvgPool2d(1)", "before", "before1", automatic=True))
+                found.append(
+                    Edit(
+                        "add", first, "nn.AdaptiveAvgPool2d(1)", "before", "before1", automatic=True
+                    )
+                )
                 found.append(Edit("remove", f"{parent}.{name}", automatic=True))
     return tuple(found)
 
@@ -253,7 +281,9 @@ def modules_matching(module: nn.Module, pattern: str, layers: set[str]) -> list[
         covering = [name for name in known if fnmatch.fnmatchcase(name, pattern)]
     outer = [n for n in covering if not any(n.startswith(other + ".") for other in covering)]
     if not outer:
-        raise PlanError(f"no module matches {pattern!r}: {did_you_mean(pattern, known, '%tl_layers --all lists them')}")
+        raise PlanError(
+            f"no module matches {pattern!r}: {did_you_mean(pattern, known, '%tl_layers --all lists them')}"
+        )
     return outer
 
 

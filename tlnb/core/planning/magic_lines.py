@@ -20,7 +20,9 @@ def line(magic: str, *words: Any, **options: Any) -> str:
 
     What no magic line can hold (a file's name with a brace, a line end) becomes the same call in Python.
     """
-    given = {name: value for name, value in options.items() if value is not None and value is not False}
+    given = {
+        name: value for name, value in options.items() if value is not None and value is not False
+    }
     quoted = [_quoted(w) for w in words] + [_quoted(v) for v in given.values() if v is not True]
     if None in quoted:
         return _call(magic, words, given)
@@ -33,8 +35,11 @@ def line(magic: str, *words: Any, **options: Any) -> str:
 def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -> str:
     """What `Asked` holds, as a magic line; what is the default is left out."""
     given = {name.rstrip("_").replace("_", "-"): value for name, value in asked.items()}
-    given |= {"lr": rates_text(given.get("lr")), "from": getattr(given.get("from"), "name", given.get("from")),
-              "no-cache": not given.pop("cache", True)}  # fmt: skip
+    given |= {
+        "lr": rates_text(given.get("lr")),
+        "from": getattr(given.get("from"), "name", given.get("from")),
+        "no-cache": not given.pop("cache", True),
+    }
     for option, default in (("precision", "auto"), ("solver", "sgd")):
         given[option] = None if given.get(option) == default else given.get(option)
     return line(magic, **given, **more)
@@ -43,7 +48,11 @@ def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -
 def edit_line(name: str, at: str, code: str) -> str:
     """An edit as a magic, or where none can hold it as the same call in Python: `add`, `replace`."""
     magic = f"%tl_{name} {at} {code}"
-    typed = one_line(magic) == magic and not re.search(r"\s", at) and not magic.endswith((";", "?", "\\"))
+    typed = (
+        one_line(magic) == magic
+        and not re.search(r"\s", at)
+        and not magic.endswith((";", "?", "\\"))
+    )
     return magic if typed else f"tl.{name}({at!r}, {code!r})"
 
 
@@ -60,7 +69,10 @@ def tokens(line: str) -> tuple[list[str], bool]:
     silent = bool(words) and words[-1].endswith(";")
     if silent:
         words[-1] = words[-1].rstrip(";")
-    plain = (re.sub(r'"([^"]*)"|\'([^\']*)\'', lambda m: m[1] if m[1] is not None else m[2], w) for w in words)
+    plain = (
+        re.sub(r'"([^"]*)"|\'([^\']*)\'', lambda m: m[1] if m[1] is not None else m[2], w)
+        for w in words
+    )
     return [w for w in plain if w], silent
 
 
@@ -77,7 +89,9 @@ def _quoted(word: Any) -> str | None:
 def _call(magic: str, words: tuple[Any, ...], given: Mapping[str, Any]) -> str:
     named = {"no-cache": ("cache", False), "from": ("from_", given.get("from"))}
     pairs = [named.get(name, (name.replace("-", "_"), value)) for name, value in given.items()]
-    arguments = [_python(word) for word in words] + [f"{name}={_python(value)}" for name, value in pairs]
+    arguments = [_python(word) for word in words] + [
+        f"{name}={_python(value)}" for name, value in pairs
+    ]
     return f"{magic.replace('_', '.', 1)}({', '.join(arguments)})"
 
 

@@ -12,7 +12,11 @@ from tlnb.core.runtime.typed_json import typed
 
 AUGMENTATIONS = ("none", "light", "photo")
 SOLVERS = ("sgd", "lbfgs")
-MOST_EPOCHS, MOST_IMAGES, MOST_DECAY = 10**6, 10**6, 1000  # far beyond what is of use: a slip of the finger
+MOST_EPOCHS, MOST_IMAGES, MOST_DECAY = (
+    10**6,
+    10**6,
+    1000,
+)  # far beyond what is of use: a slip of the finger
 MOST_SEED = 2**31 - 1  # random generators take no larger one times the prime between seeds
 
 
@@ -42,8 +46,13 @@ class TrainOptions:
         for name, rate in rates:
             _check_number(name, rate, whole=False)
             if rate is not None and not 0 < rate < 100:
-                raise UsageError(f"--{name} {rate} is no learning rate: use a number above 0, e.g. --lr 0.001")
-        for name, value, known in (("augment", self.augment, AUGMENTATIONS), ("solver", self.solver, SOLVERS)):
+                raise UsageError(
+                    f"--{name} {rate} is no learning rate: use a number above 0, e.g. --lr 0.001"
+                )
+        for name, value, known in (
+            ("augment", self.augment, AUGMENTATIONS),
+            ("solver", self.solver, SOLVERS),
+        ):
             if value is not None and value not in known:
                 raise UsageError(f"--{name} {value} is not known: use one of {', '.join(known)}")
 
@@ -63,11 +72,17 @@ class TrainOptions:
 
 def _check_number(name: str, value: Any, whole: bool) -> None:
     """Raises `UsageError` for text, for truth, and for a fraction where whole numbers are counted."""
-    wrong = isinstance(value, bool) or not isinstance(value, Real) or (whole and not float(value).is_integer())
+    wrong = (
+        isinstance(value, bool)
+        or not isinstance(value, Real)
+        or (whole and not float(value).is_integer())
+    )
     if value is not None and wrong:
         example = "10" if whole else "0.001"
         kind = "whole number" if whole else "number"
-        raise UsageError(f"{name.replace(' ', '_')}={value!r} is not a {kind}: write {name.split()[0]}={example}")
+        raise UsageError(
+            f"{name.replace(' ', '_')}={value!r} is not a {kind}: write {name.split()[0]}={example}"
+        )
 
 
 def _side(value: float, most: float) -> str:

@@ -7,24 +7,89 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 OPTIONS = {  # by how the word reads without hyphens and underscores
-    "learningrate": "lr", "rate": "lr", "baselr": "lr", "lrmax": "lr", "maxlr": "lr", "bs": "batch-size", "batch": "batch-size",
-    "batchsize": "batch-size", "epoch": "epochs", "numepochs": "epochs", "nepochs": "epochs", "nepoch": "epochs",
-    "maxepochs": "epochs", "numtrainepochs": "epochs", "wd": "weight-decay", "decay": "weight-decay", "l2": "weight-decay",
-    "optimizer": "solver", "optim": "solver", "opt": "solver", "augmentation": "augment", "augmentations": "augment",
-    "transforms": "augment", "resume": "from", "checkpoint": "from", "init": "from", "randomseed": "seed",
-    "randomstate": "seed", "manualseed": "seed", "gpu": "device", "cuda": "device", "amp": "precision", "dtype": "precision",
-    "shots": "per-class", "nshot": "per-class", "samplesperclass": "per-class", "maxsamples": "limit", "subset": "limit",
-    "imgsz": "size", "imagesize": "size", "imgsize": "size", "inputsize": "size", "resolution": "size", "validpct": "val",
-    "valsplit": "val", "validationsplit": "val", "testsize": "test", "testsplit": "test", "numclasses": "classes",
-    "pretrained": "weights", "checkpointpath": "weights", "output": "out", "outfile": "out", "o": "out", "topk": "top",
-}  # fmt: skip
+    "learningrate": "lr",
+    "rate": "lr",
+    "baselr": "lr",
+    "lrmax": "lr",
+    "maxlr": "lr",
+    "bs": "batch-size",
+    "batch": "batch-size",
+    "batchsize": "batch-size",
+    "epoch": "epochs",
+    "numepochs": "epochs",
+    "nepochs": "epochs",
+    "nepoch": "epochs",
+    "maxepochs": "epochs",
+    "numtrainepochs": "epochs",
+    "wd": "weight-decay",
+    "decay": "weight-decay",
+    "l2": "weight-decay",
+    "optimizer": "solver",
+    "optim": "solver",
+    "opt": "solver",
+    "augmentation": "augment",
+    "augmentations": "augment",
+    "transforms": "augment",
+    "resume": "from",
+    "checkpoint": "from",
+    "init": "from",
+    "randomseed": "seed",
+    "randomstate": "seed",
+    "manualseed": "seed",
+    "gpu": "device",
+    "cuda": "device",
+    "amp": "precision",
+    "dtype": "precision",
+    "shots": "per-class",
+    "nshot": "per-class",
+    "samplesperclass": "per-class",
+    "maxsamples": "limit",
+    "subset": "limit",
+    "imgsz": "size",
+    "imagesize": "size",
+    "imgsize": "size",
+    "inputsize": "size",
+    "resolution": "size",
+    "validpct": "val",
+    "valsplit": "val",
+    "validationsplit": "val",
+    "testsize": "test",
+    "testsplit": "test",
+    "numclasses": "classes",
+    "pretrained": "weights",
+    "checkpointpath": "weights",
+    "output": "out",
+    "outfile": "out",
+    "o": "out",
+    "topk": "top",
+}
 METHODS = {
-    "fit": "train", "fit_one_cycle": "train", "fine_tune": "train", "finetune": "train", "learn": "train", "run": "train",
-    "evaluate": "errors", "validate": "errors", "score": "errors", "confusion_matrix": "errors", "interpret": "errors",
-    "summary": "layers", "describe": "layers", "lr_find": "tune", "search": "tune", "infer": "predict",
-    "classify": "predict", "load_data": "data", "dataset_from": "data", "load_model": "load", "create_model": "load",
-    "export": "save", "freeze_to": "freeze", "plot": "compare", "plot_history": "compare",
-}  # fmt: skip
+    "fit": "train",
+    "fit_one_cycle": "train",
+    "fine_tune": "train",
+    "finetune": "train",
+    "learn": "train",
+    "run": "train",
+    "evaluate": "errors",
+    "validate": "errors",
+    "score": "errors",
+    "confusion_matrix": "errors",
+    "interpret": "errors",
+    "summary": "layers",
+    "describe": "layers",
+    "lr_find": "tune",
+    "search": "tune",
+    "infer": "predict",
+    "classify": "predict",
+    "load_data": "data",
+    "dataset_from": "data",
+    "load_model": "load",
+    "create_model": "load",
+    "export": "save",
+    "freeze_to": "freeze",
+    "plot": "compare",
+    "plot_history": "compare",
+}
 
 
 def meant_option(word: str, known: Sequence[str]) -> str:
@@ -35,7 +100,9 @@ def meant_option(word: str, known: Sequence[str]) -> str:
     return found or ""
 
 
-def meant_words(magic: str, words: Sequence[str], known: Sequence[str], numbers: Mapping[str, str]) -> str:
+def meant_words(
+    magic: str, words: Sequence[str], known: Sequence[str], numbers: Mapping[str, str]
+) -> str:
     """The line that would work in place of words that no option takes; empty where that cannot be told.
 
     Args:
@@ -47,7 +114,9 @@ def meant_words(magic: str, words: Sequence[str], known: Sequence[str], numbers:
         if equals and not name.startswith("-") and (option := meant_option(name, known)):
             return f"write %{magic} {option} {value}"
         if re.fullmatch(r"-[A-Za-z]\w*", word) or (re.fullmatch(r"-[A-Za-z]+", word)):
-            options = [o for o in known if o.startswith(f"--{word[1:]}")] or [o for o in known if o[2] == word[1]]
+            options = [o for o in known if o.startswith(f"--{word[1:]}")] or [
+                o for o in known if o[2] == word[1]
+            ]
             option = meant_option(word, known) or (options[0] if options else "")
             if option:
                 return f"write %{magic} {option} {following}".rstrip()

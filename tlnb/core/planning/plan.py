@@ -79,19 +79,28 @@ class Plan(OneLine):
     options: TrainOptions = field(default_factory=TrainOptions)
     notes: tuple[str, ...] = ()  # what one should know before training it
     tuned: str = ""  # the study that found its options
-    baseline_options: TrainOptions = field(default_factory=TrainOptions)  # found for its baseline; None: the recipe's
+    baseline_options: TrainOptions = field(
+        default_factory=TrainOptions
+    )  # found for its baseline; None: the recipe's
     baseline_tuned: str = ""  # the study that found those
     normalised: bool = True  # whether the network has layers that normalise (batch, layer, group …)
 
     def __post_init__(self) -> None:
-        if self.strategy not in (*STRATEGIES, "custom") or self.start not in ("pretrained", "random"):
-            raise ValueError(f"a plan of strategy {self.strategy!r} from a start called {self.start!r}")
+        if self.strategy not in (*STRATEGIES, "custom") or self.start not in (
+            "pretrained",
+            "random",
+        ):
+            raise ValueError(
+                f"a plan of strategy {self.strategy!r} from a start called {self.start!r}"
+            )
 
     def __repr__(self) -> str:
         share = self.trainable_params / max(self.total_params, 1)
         layers = f"{len(self.trained)} of {len(self.trained) + len(self.frozen)} layers"
         counts = f"{self.trainable_params:,} of {self.total_params:,} parameters ({share:.1%})"
-        return f"Plan {self.strategy} for {self.model}: trains {counts}, {layers}, start {self.start}"
+        return (
+            f"Plan {self.strategy} for {self.model}: trains {counts}, {layers}, start {self.start}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Names and numbers only."""
@@ -107,10 +116,14 @@ class Plan(OneLine):
         try:
             fields = {k: v for k, v in values.items() if k != "schema"}
             if values.get("schema", SCHEMA) != SCHEMA:
-                raise UsageError(f"the plan has another schema than {SCHEMA}: write it again with this version of tlnb")
+                raise UsageError(
+                    f"the plan has another schema than {SCHEMA}: write it again with this version of tlnb"
+                )
             return typed(cls, fields, "the plan")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"this is no plan ({str(error)[:80]}): give what plan.to_json() wrote") from None
+            raise UsageError(
+                f"this is no plan ({str(error)[:80]}): give what plan.to_json() wrote"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -124,11 +137,15 @@ class Strategies(OneLine):
     suggested: str | None = None  # by the rule of thumb for this amount of data
 
     def __repr__(self) -> str:
-        parts = [f"{p.strategy} trains {p.trainable_params / p.total_params:.1%}" for p in self.plans]
+        parts = [
+            f"{p.strategy} trains {p.trainable_params / p.total_params:.1%}" for p in self.plans
+        ]
         return f"Strategies for {self.plans[0].model}: {', '.join(parts)} of {self.plans[0].total_params:,} parameters"
 
 
-def plan_strategy(anatomy: Anatomy, name: str, edits: tuple[Edit, ...] = (), last: int | None = None) -> Plan:
+def plan_strategy(
+    anatomy: Anatomy, name: str, edits: tuple[Edit, ...] = (), last: int | None = None
+) -> Plan:
     """The plan of a strategy for this network.
 
     Args:
@@ -140,7 +157,9 @@ def plan_strategy(anatomy: Anatomy, name: str, edits: tuple[Edit, ...] = (), las
     strategy = ALIASES.get(name, name)
     if strategy not in STRATEGIES:
         known = (*STRATEGIES, *ALIASES)
-        raise PlanError(f"no strategy is called {name!r}: {did_you_mean(name, known, 'use ' + ', '.join(known))}")
+        raise PlanError(
+            f"no strategy is called {name!r}: {did_you_mean(name, known, 'use ' + ', '.join(known))}"
+        )
     if last is not None and strategy != "partial":
         raise UsageError(f"--last goes with partial only: write %tl_strategy partial --last {last}")
     new = {n for n in anatomy.names if n in anatomy.heads or any(edit.covers(n) for edit in edits)}
@@ -151,7 +170,9 @@ def plan_strategy(anatomy: Anatomy, name: str, edits: tuple[Edit, ...] = (), las
         frozen = set(anatomy.names) - _last_stages(anatomy, last) - new
     elif strategy == "output-frozen":
         frozen = anatomy.heads
-    return _plan(anatomy, strategy, "random" if strategy == "scratch" else "pretrained", set(frozen), edits)
+    return _plan(
+        anatomy, strategy, "random" if strategy == "scratch" else "pretrained", set(frozen), edits
+    )
 
 
 def plan_freeze(plan: Plan, anatomy: Anatomy, patterns: Iterable[str]) -> Plan:
@@ -166,7 +187,9 @@ def plan_unfreeze(plan: Plan, anatomy: Anatomy, patterns: Iterable[str]) -> Plan
     return plan_custom(plan, anatomy, set(plan.frozen) - chosen)
 
 
-def renewed(plan: Plan, anatomy: Anatomy, edits: tuple[Edit, ...], fresh: Edit | None = None) -> Plan:
+def renewed(
+    plan: Plan, anatomy: Anatomy, edits: tuple[Edit, ...], fresh: Edit | None = None
+) -> Plan:
     """The same strategy, freezes and options for an anatomy that changed: new data, or an edit.
 
     The layers that the edit `fresh` made train.
@@ -199,14 +222,19 @@ def matches(anatomy: Anatomy, pattern: str) -> bool:
 
 
 def _matches(anatomy: Anatomy, pattern: str) -> set[str]:
-    inside = {x.name for x in anatomy.layers
-              if x.name == pattern or x.name.startswith(pattern + ".") or x.stage == pattern}  # fmt: skip
+    inside = {
+        x.name
+        for x in anatomy.layers
+        if x.name == pattern or x.name.startswith(pattern + ".") or x.stage == pattern
+    }
     if inside:
         return inside
     if any(c in pattern for c in "*?["):
         inside = {n for n in anatomy.names if fnmatch.fnmatchcase(n, pattern)}
     if not inside:
-        parts = [".".join(n.split(".")[:k]) for n in anatomy.names for k in range(1, n.count(".") + 2)]
+        parts = [
+            ".".join(n.split(".")[:k]) for n in anatomy.names for k in range(1, n.count(".") + 2)
+        ]
         stages = [s.name for s in anatomy.stages]
         hint = did_you_mean(pattern, [*stages, *parts], f"the stages are {', '.join(stages)}")
         raise PlanError(f"no layer matches {pattern!r}: {hint}")
@@ -258,13 +286,24 @@ def plan_custom(plan: Plan, anatomy: Anatomy, frozen: set[str]) -> Plan:
     return replace(made, options=plan.options)
 
 
-def _plan(anatomy: Anatomy, strategy: str, start: str, frozen: set[str], edits: tuple[Edit, ...]) -> Plan:
+def _plan(
+    anatomy: Anatomy, strategy: str, start: str, frozen: set[str], edits: tuple[Edit, ...]
+) -> Plan:
     trained = [x for x in anatomy.layers if x.name not in frozen]
     params = sum(x.params for x in trained)
     if not params:
-        raise PlanError(f"everything in {anatomy.model} is frozen: nothing would train; %tl_unfreeze {anatomy.head}")
+        raise PlanError(
+            f"everything in {anatomy.model} is frozen: nothing would train; %tl_unfreeze {anatomy.head}"
+        )
     return Plan(
-        anatomy.model, strategy, start, tuple(n for n in anatomy.names if n in frozen),
-        tuple(x.name for x in trained), params, anatomy.params, edits,
-        notes=anatomy.warnings, normalised=any("Norm" in x.kind for x in anatomy.layers),
-    )  # fmt: skip
+        anatomy.model,
+        strategy,
+        start,
+        tuple(n for n in anatomy.names if n in frozen),
+        tuple(x.name for x in trained),
+        params,
+        anatomy.params,
+        edits,
+        notes=anatomy.warnings,
+        normalised=any("Norm" in x.kind for x in anatomy.layers),
+    )

@@ -31,9 +31,13 @@ class Prepared:
 
 
 def prepare(
-    model: PretrainedModel, data: DataSet | None, old: Plan | None, scopes: Scopes, fresh: Edit | None = None,
+    model: PretrainedModel,
+    data: DataSet | None,
+    old: Plan | None,
+    scopes: Scopes,
+    fresh: Edit | None = None,
     loaded: Parts | None = None,
-) -> Prepared:  # fmt: skip
+) -> Prepared:
     """Edits completed and tried, the anatomy read, the plan made.
 
     Args:
@@ -53,11 +57,19 @@ def prepare(
     replaced = _to_replace(model, own, data, loaded)
     edits, module, found = fit_edits(model, replaced, wanted, classes, size, scopes)
     read = read_anatomy(module, size, model.name) if edits else own
-    plan = renewed(old, read, edits, edits[-1] if fresh else None) if old else plan_strategy(read, "head", edits)
-    return Prepared(facing(model, classes if replaced else None), parts_of(model.module), read, plan, found)
+    plan = (
+        renewed(old, read, edits, edits[-1] if fresh else None)
+        if old
+        else plan_strategy(read, "head", edits)
+    )
+    return Prepared(
+        facing(model, classes if replaced else None), parts_of(model.module), read, plan, found
+    )
 
 
-def _to_replace(model: PretrainedModel, own: Anatomy, data: DataSet | None, loaded: Parts | None) -> list[str]:
+def _to_replace(
+    model: PretrainedModel, own: Anatomy, data: DataSet | None, loaded: Parts | None
+) -> list[str]:
     """The output layers that new data replace: all but those that are for just these classes.
 
     Such are a run's, on data of the same classes, and one that the user made for so many.
@@ -90,13 +102,17 @@ def noticed(now: Prepared, data: DataSet | None, scopes: Scopes) -> tuple[Prepar
     if parts == before:
         return None
     changed = [name for name, (part, _) in parts.items() if before.get(name, (None,))[0] != part]
-    if changed or before.keys() - parts.keys():  # another architecture than the one that `fresh` would build
+    if (
+        changed or before.keys() - parts.keys()
+    ):  # another architecture than the one that `fresh` would build
         own = replace(now.model.origin, family="own")
         model = replace(now.model, architecture=None, origin=own)
         after = prepare(model, data, now.plan, scopes, loaded=before)
     else:
         after = replace(now, parts=parts)
-    frozen = {n for n in after.plan.frozen if not any(n == c or n.startswith(c + ".") for c in changed)}
+    frozen = {
+        n for n in after.plan.frozen if not any(n == c or n.startswith(c + ".") for c in changed)
+    }
     layers = set(after.anatomy.names)
     for name, (_, flags) in parts.items():
         layer = name or ROOT

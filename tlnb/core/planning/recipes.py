@@ -21,28 +21,42 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
         (9, TrainOptions(epochs=100, lr=0.01, batch_size=64, weight_decay=0.05, augment="light")),
         (99, TrainOptions(epochs=60, lr=0.02, batch_size=64, weight_decay=0.01, augment="light")),
         (999, TrainOptions(epochs=20, lr=0.01, batch_size=64, weight_decay=0.01, augment="light")),
-        (float("inf"), TrainOptions(epochs=10, lr=0.005, batch_size=128, weight_decay=0.01, augment="none")),
+        (
+            float("inf"),
+            TrainOptions(epochs=10, lr=0.005, batch_size=128, weight_decay=0.01, augment="none"),
+        ),
     ),
     "partial": (
         (9, TrainOptions(epochs=40, lr=0.001, batch_size=16, weight_decay=0.01, augment="light")),
         (99, TrainOptions(epochs=20, lr=0.002, batch_size=32, weight_decay=0.01, augment="light")),
         (999, TrainOptions(epochs=12, lr=0.002, batch_size=64, weight_decay=0.01, augment="light")),
-        (float("inf"), TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light")),
+        (
+            float("inf"),
+            TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light"),
+        ),
     ),
     "full": (
         (9, TrainOptions(epochs=40, lr=0.001, batch_size=16, weight_decay=0.01, augment="light")),
         (99, TrainOptions(epochs=20, lr=0.001, batch_size=32, weight_decay=0.01, augment="light")),
         (999, TrainOptions(epochs=12, lr=0.002, batch_size=64, weight_decay=0.01, augment="light")),
-        (float("inf"), TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light")),
+        (
+            float("inf"),
+            TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light"),
+        ),
     ),
     "scratch": (
         (9, TrainOptions(epochs=100, lr=0.002, batch_size=16, weight_decay=0.05, augment="light")),
         (99, TrainOptions(epochs=40, lr=0.003, batch_size=32, weight_decay=0.05, augment="light")),
         (999, TrainOptions(epochs=24, lr=0.005, batch_size=64, weight_decay=0.05, augment="light")),
-        (float("inf"), TrainOptions(epochs=12, lr=0.005, batch_size=128, weight_decay=0.05, augment="light")),
+        (
+            float("inf"),
+            TrainOptions(epochs=12, lr=0.005, batch_size=128, weight_decay=0.05, augment="light"),
+        ),
     ),
 }
-LBFGS = TrainOptions(epochs=20, lr=1.0, batch_size=1, weight_decay=0.01)  # its line search finds the rates
+LBFGS = TrainOptions(
+    epochs=20, lr=1.0, batch_size=1, weight_decay=0.01
+)  # its line search finds the rates
 UNNORMALISED = 0.1  # times the learning rate, where no layer normalises what the trained ones pass on (SqueezeNet, VGG)
 LIKE = {"custom": "partial", "output-frozen": "full"}
 

@@ -20,7 +20,9 @@ ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 PLACES = ("device", "dtype")  # arguments that would build somewhere else than asked
 DEEP = (SyntaxError, ValueError, RecursionError, MemoryError)  # what Python's parser raises
 LONGEST = 10_000  # characters
-MOST_BYTES = 5 * 10**8  # of parameters and buffers, of all edits of a plan together: VGG's classifier fits
+MOST_BYTES = (
+    5 * 10**8
+)  # of parameters and buffers, of all edits of a plan together: VGG's classifier fits
 MOST_STEPS = 5_000  # tensors that are made on the way: about a thousand layers
 MOST_EDITS = 200  # of a plan
 
@@ -35,7 +37,11 @@ def is_literal(code: str) -> bool:
 
 def _call(node: ast.expr) -> bool:
     """A constructor of `nn`; its arguments may be such constructors too."""
-    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and _is_module(node.func)):
+    if not (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and _is_module(node.func)
+    ):
         return False
     named = all(k.arg and k.arg not in PLACES and _argument(k.value) for k in node.keywords)
     return named and all(map(_argument, node.args))
@@ -95,7 +101,12 @@ def size_of(code: str, in_features: int | None, classes: int | None) -> int:
         Exception: what `nn`'s constructors raise.
     """
     names = {"__builtins__": {}, "nn": nn, "in_features": in_features, "classes": classes}
-    with torch.device("meta"), torch.random.fork_rng(devices=[]), warnings.catch_warnings(), _Bounded():
+    with (
+        torch.device("meta"),
+        torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
+        _Bounded(),
+    ):
         warnings.simplefilter("ignore")
         made = eval(compile(ast.parse(code.strip(), mode="eval"), "<edit>", "eval"), names)  # noqa: S307 - literal
     tensors = [*made.parameters(), *made.buffers()]

@@ -15,7 +15,15 @@ from tlnb.core.models.anatomy import ROOT, evaluating
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.models.tracing import Counter, blank
-from tlnb.core.planning.edit import Scopes, apply_edit, check_together, names_in, new_output_layer, output_edits, short
+from tlnb.core.planning.edit import (
+    Scopes,
+    apply_edit,
+    check_together,
+    names_in,
+    new_output_layer,
+    output_edits,
+    short,
+)
 from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import PlanError
 from tlnb.core.runtime.torch_lock import alone
@@ -24,9 +32,13 @@ LONGEST_REASON = 140  # characters: torch's line about channels fits
 
 
 def fit_edits(
-    model: PretrainedModel, heads: Sequence[str], wanted: Sequence[Edit], classes: int | None, size: int,
+    model: PretrainedModel,
+    heads: Sequence[str],
+    wanted: Sequence[Edit],
+    classes: int | None,
+    size: int,
     scopes: Scopes,
-) -> tuple[tuple[Edit, ...], nn.Module, Scopes]:  # fmt: skip
+) -> tuple[tuple[Edit, ...], nn.Module, Scopes]:
     """The user's edits completed for this network and data, the edited network, and the scopes by completed edit.
 
     Output layers are made for `classes` (None: no data yet), and for the width that reaches them after removals. Each
@@ -36,11 +48,17 @@ def fit_edits(
         PlanError: an edit that cannot be built, or after which the network does not compute.
     """
     own = [edit for edit in wanted if not edit.automatic]
-    kept = [h for h in heads if not any(e.kind != "add" and (h == e.name or h.startswith(e.name + ".")) for e in own)]
+    kept = [
+        h
+        for h in heads
+        if not any(e.kind != "add" and (h == e.name or h.startswith(e.name + ".")) for e in own)
+    ]
     widths: dict[str, int | None] = dict.fromkeys(kept)
     for _ in range(2):
         edits, module, found = _apply(model, kept, own, classes, size, scopes, widths)
-        wrong = {h: w for h in kept if (w := _arriving(module, h, size)) not in (None, _takes(module, h))}
+        wrong = {
+            h: w for h in kept if (w := _arriving(module, h, size)) not in (None, _takes(module, h))
+        }
         if not wrong:
             break
         widths.update(wrong)
@@ -49,15 +67,22 @@ def fit_edits(
 
 
 def _apply(
-    model: PretrainedModel, heads: list[str], own: list[Edit], classes: int | None, size: int, scopes: Scopes,
+    model: PretrainedModel,
+    heads: list[str],
+    own: list[Edit],
+    classes: int | None,
+    size: int,
+    scopes: Scopes,
     widths: Mapping[str, int | None],
-) -> tuple[tuple[Edit, ...], nn.Module, Scopes]:  # fmt: skip
+) -> tuple[tuple[Edit, ...], nn.Module, Scopes]:
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module = copied(model.module)
         if classes is None:
             automatic = tuple(
-                new_output_layer(module, h, _scores(module.get_submodule(h)), w) for h in heads if (w := widths[h])
+                new_output_layer(module, h, _scores(module.get_submodule(h)), w)
+                for h in heads
+                if (w := widths[h])
             )
         else:
             automatic = output_edits(module, heads, classes, widths)
@@ -78,13 +103,17 @@ def _completed(module: nn.Module, edit: Edit, classes: int | None, size: int) ->
     """The edit with the numbers that its code names."""
     used = names_in(edit.code) if edit.code else set()
     if "classes" in used and classes is None:
-        raise PlanError(f"{short(edit.code)} needs the number of classes: %tl_data first, or write the number")
+        raise PlanError(
+            f"{short(edit.code)} needs the number of classes: %tl_data first, or write the number"
+        )
     width = None
     if "in_features" in used:
         at = edit.name if edit.kind != "add" or edit.where == "before" else None
         width = _arriving(module, at, size) if at else _leaving(module, edit.name, size)
         if width is None:
-            raise PlanError(f"nothing reaches {edit.name}, so in_features is not known there: write the number")
+            raise PlanError(
+                f"nothing reaches {edit.name}, so in_features is not known there: write the number"
+            )
     return replace(edit, in_features=width, classes=classes if "classes" in used else None)
 
 
@@ -99,25 +128,39 @@ def _takes(module: nn.Module, head: str) -> int | None:
 
 def _arriving(module: nn.Module, name: str, size: int) -> int | None:
     """How many features arrive at a module; None where the pass does not get there."""
-    return _width(module, name, size, lambda part, note: part.register_forward_pre_hook(lambda _, x: note(x[0])))
+    return _width(
+        module,
+        name,
+        size,
+        lambda part, note: part.register_forward_pre_hook(lambda _, x: note(x[0])),
+    )
 
 
 def _leaving(module: nn.Module, name: str, size: int) -> int | None:
-    return _width(module, name, size, lambda part, note: part.register_forward_hook(lambda _, __, y: note(y)))
+    return _width(
+        module, name, size, lambda part, note: part.register_forward_hook(lambda _, __, y: note(y))
+    )
 
 
 def _width(
     module: nn.Module, name: str, size: int, hook: Callable[[nn.Module, Callable[[Any], None]], Any]
-) -> int | None:  # fmt: skip
+) -> int | None:
     seen: list[int] = []
-    last = isinstance(module.get_submodule(name), nn.Linear | nn.LayerNorm)  # features last, whatever the shape
+    last = isinstance(
+        module.get_submodule(name), nn.Linear | nn.LayerNorm
+    )  # features last, whatever the shape
 
     def note(value: Any) -> None:
         if isinstance(value, Tensor):
             seen.append(value.shape[1] if value.ndim == 4 and not last else value.shape[-1])
 
-    for twin_of in (blank, _itself):  # without numbers first: that costs nothing, however large the network
-        with contextlib.suppress(Exception):  # where it fails is found by _try; here it matters how far data came
+    for twin_of in (
+        blank,
+        _itself,
+    ):  # without numbers first: that costs nothing, however large the network
+        with contextlib.suppress(
+            Exception
+        ):  # where it fails is found by _try; here it matters how far data came
             twin = twin_of(module)
             handle = hook(twin.get_submodule(name), note)
             try:
@@ -135,7 +178,11 @@ def _itself(module: nn.Module) -> nn.Module:
 
 def _pass(module: nn.Module, size: int) -> Any:
     parameter = next(module.parameters())
-    with evaluating(module), torch.no_grad(), Counter():  # which lets constants meet what has no numbers
+    with (
+        evaluating(module),
+        torch.no_grad(),
+        Counter(),
+    ):  # which lets constants meet what has no numbers
         return module(torch.zeros(1, 3, size, size, device=parameter.device))
 
 
@@ -172,7 +219,11 @@ def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, size: in
         for handle in handles:
             handle.remove()
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if not isinstance(output, Tensor) or output.ndim != 2 or (classes is not None and output.shape[1] != classes):
+    if (
+        not isinstance(output, Tensor)
+        or output.ndim != 2
+        or (classes is not None and output.shape[1] != classes)
+    ):
         wanted = f"(1, {classes})" if classes is not None else "(1, classes)"
         raise PlanError(
             f"{last!r} does not fit: the network gives {shape}, not {wanted}: end it with nn.Linear(in_features, classes)"

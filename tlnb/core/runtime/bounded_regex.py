@@ -50,7 +50,9 @@ def first_groups(pattern: str, texts: Sequence[str]) -> list[str | None]:
     given = json.dumps([pattern, list(texts)])
     command = [sys.executable, "-I", "-S", "-c", PROGRAM]
     try:
-        done = subprocess.run(command, input=given, capture_output=True, text=True, timeout=SECONDS, encoding="ascii")
+        done = subprocess.run(
+            command, input=given, capture_output=True, text=True, timeout=SECONDS, encoding="ascii"
+        )
         found: list[str | None] = json.loads(done.stdout)
         return found
     except subprocess.TimeoutExpired:

@@ -64,7 +64,9 @@ class Machine(OneLine):
             yield
             return
         cudnn = torch.backends.cudnn
-        with cudnn.flags(cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=self.precision != "fp32"):
+        with cudnn.flags(
+            cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=self.precision != "fp32"
+        ):
             yield
 
     def free_bytes(self) -> int | None:
@@ -96,9 +98,15 @@ def out_of_memory(error: BaseException) -> bool:
 
 def device_lost(error: BaseException) -> bool:
     """Whether an error says that a GPU fell away or faulted: from then on every call to it fails in this process."""
-    accelerator = getattr(torch, "AcceleratorError", None)  # newer versions of torch have a type for it
-    said = str(error).startswith(("CUDA error", "HIP error", "MPS backend", "cuDNN error", "CUDA driver error"))
-    return not out_of_memory(error) and (said or (accelerator is not None and isinstance(error, accelerator)))
+    accelerator = getattr(
+        torch, "AcceleratorError", None
+    )  # newer versions of torch have a type for it
+    said = str(error).startswith(
+        ("CUDA error", "HIP error", "MPS backend", "cuDNN error", "CUDA driver error")
+    )
+    return not out_of_memory(error) and (
+        said or (accelerator is not None and isinstance(error, accelerator))
+    )
 
 
 def free_memory() -> None:
@@ -116,14 +124,20 @@ def in_chunks(work: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tens
     """
     while True:
         try:
-            return torch.cat([work(part) for part in rows.split(size)]) if size < len(rows) else work(rows)
+            return (
+                torch.cat([work(part) for part in rows.split(size)])
+                if size < len(rows)
+                else work(rows)
+            )
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
         # outside of `except`: the traceback, and all tensors that its frames hold, are gone here
         free_memory()
         if size == 1:
-            raise MemoryLimit("not even one image fits in memory: a smaller --size, or a smaller model")
+            raise MemoryLimit(
+                "not even one image fits in memory: a smaller --size, or a smaller model"
+            )
         size = (min(size, len(rows)) + 1) // 2
 
 
@@ -136,7 +150,9 @@ def machine(device: str | None = None, precision: str = "auto") -> Machine:
     device = device or _best_device()
     _check_device(device)
     if precision not in PRECISIONS:
-        raise UsageError(f"precision {precision!r} is not known: use one of {', '.join(PRECISIONS)}")
+        raise UsageError(
+            f"precision {precision!r} is not known: use one of {', '.join(PRECISIONS)}"
+        )
     if precision == "auto":
         precision = _native_precision(device)
     if precision == "fp16" and device == "cpu":
@@ -162,7 +178,11 @@ def _native_precision(device: str) -> str:
     """bf16 where the hardware computes it, fp16 on older NVIDIA GPUs, fp32 elsewhere."""
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if device == "cpu" and {"avx512_bf16", "amx_bf16"} & _cpu_flags() and not _held_to_older_instructions():
+    if (
+        device == "cpu"
+        and {"avx512_bf16", "amx_bf16"} & _cpu_flags()
+        and not _held_to_older_instructions()
+    ):
         return "bf16"
     return "fp32"
 
@@ -173,7 +193,9 @@ def _held_to_older_instructions() -> bool:
     Sources: oneDNN's and torch's notes on ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY.
     """
     onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    has_bf16 = onednn in ("", "DEFAULT", "ALL") or any(kind in onednn for kind in ("BF16", "FP16", "AMX"))
+    has_bf16 = onednn in ("", "DEFAULT", "ALL") or any(
+        kind in onednn for kind in ("BF16", "FP16", "AMX")
+    )
     return not has_bf16 or os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2")
 
 

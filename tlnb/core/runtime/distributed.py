@@ -30,13 +30,16 @@ from tlnb.core.runtime.errors import TLError, UsageError
 
 POLL = 0.02  # seconds between two looks at who is there
 PATIENCE = timedelta(seconds=10)  # with the process that tells of an error
-HELD = 2**26  # bytes that all processes together make before they meet, unless one takes more at a time
+HELD = (
+    2**26
+)  # bytes that all processes together make before they meet, unless one takes more at a time
 APART = 7_368_787  # a prime between the seeds of ranks
 # of DistributedDataParallel; torch renamed it in 2.14
 SYNCHRONISED = next(
-    n for n in ("forward_sync_buffers", "broadcast_buffers")
+    n
+    for n in ("forward_sync_buffers", "broadcast_buffers")
     if n in inspect.signature(nn.parallel.DistributedDataParallel).parameters
-)  # fmt: skip
+)
 
 T = TypeVar("T")
 
@@ -96,7 +99,9 @@ class Ranks:
             made = found[0] if len(found) == 1 else torch.cat(found)
             yield self.joined(made if part.start < part.stop else made[:0], length)
             first += length
-            if self.count > 1:  # of rows that are as large for all, so that all meet at the same place
+            if (
+                self.count > 1
+            ):  # of rows that are as large for all, so that all meet at the same place
                 row = made.nbytes // len(made)
                 each = max(size, HELD // (self.count * max(1, row)) // size * size)
 
@@ -113,7 +118,10 @@ class Ranks:
         dist.all_gather(found, sent)
         parts = [self.part(total, rank) for rank in range(self.count)]
         whole = torch.cat(
-            [f.view(plain.dtype).view_as(filled)[: p.stop - p.start] for f, p in zip(found, parts, strict=True)]
+            [
+                f.view(plain.dtype).view_as(filled)[: p.stop - p.start]
+                for f, p in zip(found, parts, strict=True)
+            ]
         )
         return whole.permute(0, 3, 1, 2) if last else whole
 
@@ -129,8 +137,12 @@ class Ranks:
         """Each of the numbers summed over all processes. By itself a process keeps its own."""
         if self.count == 1:
             return dict(numbers)
-        found = self.sum(torch.tensor([numbers.get(key, 0.0) for key in keys], dtype=torch.float64)).tolist()
-        return {key: number for key, number in zip(keys, found, strict=True) if number or key in numbers}
+        found = self.sum(
+            torch.tensor([numbers.get(key, 0.0) for key in keys], dtype=torch.float64)
+        ).tolist()
+        return {
+            key: number for key, number in zip(keys, found, strict=True) if number or key in numbers
+        }
 
     def least(self, number: int) -> int:
         """The smallest that any process has."""
@@ -236,7 +248,9 @@ class Ranks:
             on_cpu: only a processor's are drawn. `torch.manual_seed` would begin every other device's too, and keep a stack
                 trace for each that is not in use.
         """
-        (torch.default_generator.manual_seed if on_cpu else torch.manual_seed)(seed + self.rank * APART)
+        (torch.default_generator.manual_seed if on_cpu else torch.manual_seed)(
+            seed + self.rank * APART
+        )
         self.draws.generator.manual_seed(seed)
 
 
@@ -245,7 +259,10 @@ ALONE = Ranks()
 
 def uses_batch_statistics(module: nn.Module) -> bool:
     """Whether a layer normalises by the batch at hand, so that a result depends on what else is in it."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training for part in module.modules())
+    return any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training
+        for part in module.modules()
+    )
 
 
 class _Drop(nn.Module):
@@ -266,9 +283,15 @@ class _Drop(nn.Module):
             shape: tuple[int, ...] = (count, *x.shape[1:])
         else:
             shape = (count if self.of.mode == "row" else 1, *[1] * (x.ndim - 1))
-        last = x.ndim == 4 and len(shape) == x.ndim and x.is_contiguous(memory_format=torch.channels_last)
+        last = (
+            x.ndim == 4
+            and len(shape) == x.ndim
+            and x.is_contiguous(memory_format=torch.channels_last)
+        )
         whole = torch.empty(
-            shape, dtype=x.dtype, memory_format=torch.channels_last if last else torch.contiguous_format
+            shape,
+            dtype=x.dtype,
+            memory_format=torch.channels_last if last else torch.contiguous_format,
         )
         drawn = whole.bernoulli_(keep, generator=self.ranks.draws.generator).div_(keep)
         return x * (drawn if len(drawn) == 1 else drawn[part])
@@ -282,7 +305,9 @@ def _sharing(module: nn.Module) -> nn.Module:
 # ── joining ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _now: Ranks = ALONE
-_store: Any = None  # of torch.distributed: what all processes can read and write, one of them at a time
+_store: Any = (
+    None  # of torch.distributed: what all processes can read and write, one of them at a time
+)
 
 
 def ranks() -> Ranks:
@@ -302,16 +327,23 @@ def join() -> Ranks:
         return _now
     from torch.distributed.rendezvous import rendezvous
 
-    local, here = int(os.environ.get("LOCAL_RANK", "0")), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    local, here = (
+        int(os.environ.get("LOCAL_RANK", "0")),
+        int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
+    )
     on_gpu = torch.cuda.is_available()
     store, rank, count = next(rendezvous("env://"))
     _store = dist.PrefixStore(_start(store, rank, count), store)  # type: ignore[attr-defined]
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=_store, rank=rank, world_size=count)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=_store, rank=rank, world_size=count
+    )
     _now = Ranks(rank, count, local, here)
     if on_gpu:
         gpus = torch.cuda.device_count()
         if here > gpus:
-            raise UsageError(f"{here} processes on this machine and {gpus} GPUs: torchrun --nproc-per-node {gpus}")
+            raise UsageError(
+                f"{here} processes on this machine and {gpus} GPUs: torchrun --nproc-per-node {gpus}"
+            )
         torch.cuda.set_device(local)
     return _now
 
@@ -327,7 +359,9 @@ def _start(store: Any, rank: int, count: int) -> str:
         return name
     while store.add(f"heard/{mine}", 0) < count - 1:
         for other in range(1, count):
-            if store.check([f"here/{other}"]):  # perhaps by one that is gone: then its successor writes there yet
+            if store.check(
+                [f"here/{other}"]
+            ):  # perhaps by one that is gone: then its successor writes there yet
                 store.set(f"start/{store.get(f'here/{other}').decode()}", mine)
         time.sleep(POLL)
     return mine
@@ -354,7 +388,10 @@ def tell(line: str) -> None:
             _store.wait(["said"], PATIENCE)  # leaving now might end the one that is about to speak
             return
         again = _store.underlying_store.add(f"told/{zlib.crc32(line.encode())}", 1) > 1
-    except (RuntimeError, ValueError):  # whoever keeps the store is gone, or the one that was to speak
+    except (
+        RuntimeError,
+        ValueError,
+    ):  # whoever keeps the store is gone, or the one that was to speak
         again = False
     if not again:
         print(line, file=sys.stderr, flush=True)
@@ -364,6 +401,8 @@ def tell(line: str) -> None:
 
 def lost(error: BaseException) -> bool:
     """Whether an error says that another process is gone."""
-    return _now.count > 1 and isinstance(error, RuntimeError) and (
-        isinstance(error, dist.DistError) or "gloo" in str(error)
-    )  # fmt: skip
+    return (
+        _now.count > 1
+        and isinstance(error, RuntimeError)
+        and (isinstance(error, dist.DistError) or "gloo" in str(error))
+    )

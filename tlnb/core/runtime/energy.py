@@ -25,7 +25,9 @@ POWERCAP = Path("/sys/class/powercap")
 class Meter(Protocol):
     """Counts energy from when it was made."""
 
-    shared: bool  # whether it counts what all processes of the machine use, and not this one's alone
+    shared: (
+        bool  # whether it counts what all processes of the machine use, and not this one's alone
+    )
 
     def joules(self) -> float:
         """Since then; never less than the last time."""

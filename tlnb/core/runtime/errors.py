@@ -82,7 +82,9 @@ def _in_one_line(own: Callable[[Any], str]) -> Callable[[Any], str]:
 
 
 def _printable(character: str) -> bool:
-    return character.isprintable() or unicodedata.category(character) == "Zs"  # spaces of other widths
+    return (
+        character.isprintable() or unicodedata.category(character) == "Zs"
+    )  # spaces of other widths
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:

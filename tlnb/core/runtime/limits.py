@@ -20,16 +20,32 @@ import torch
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.paths import user_path
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]i?|)b?\s*", re.IGNORECASE | re.ASCII)
-MEMORY_SHARE = 3  # a third of the available memory: networks, activations and other programs need the rest
+MEMORY_SHARE = (
+    3  # a third of the available memory: networks, activations and other programs need the rest
+)
 ASSUMED_AVAILABLE = 6 * 10**9  # where the system does not say: two gigabytes may then be used
 DISK_SHARE = 5
 DISK_MOST = 20 * 10**9
 CGROUPS = Path("/sys/fs/cgroup")
-OWN_GROUPS = Path("/proc/self/cgroup")  # a line for each hierarchy: number, controllers, the group's path
+OWN_GROUPS = Path(
+    "/proc/self/cgroup"
+)  # a line for each hierarchy: number, controllers, the group's path
 IN_GROUP = r"^0::/(.*)$"
-IN_OLD_GROUP = r"^\d+:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:/(.*)$"  # the first version of control groups
+IN_OLD_GROUP = (
+    r"^\d+:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:/(.*)$"  # the first version of control groups
+)
 
 
 def parse_bytes(text: str) -> int:
@@ -40,7 +56,9 @@ def parse_bytes(text: str) -> int:
     """
     found = AMOUNT.fullmatch(text)
     if not found:
-        raise UsageError(f"{text!r} is no number of bytes: write a number and a unit, e.g. 500MB or 2GB")
+        raise UsageError(
+            f"{text!r} is no number of bytes: write a number and a unit, e.g. 500MB or 2GB"
+        )
     return int(Decimal(found[1]) * UNITS[found[2].lower()])
 
 
@@ -89,7 +107,11 @@ def cache_folder() -> Path:
 def _user_caches() -> Path:
     if platform.system() == "Darwin":
         return Path.home() / "Library" / "Caches"
-    name, usual = ("LOCALAPPDATA", "AppData/Local") if platform.system() == "Windows" else ("XDG_CACHE_HOME", ".cache")
+    name, usual = (
+        ("LOCALAPPDATA", "AppData/Local")
+        if platform.system() == "Windows"
+        else ("XDG_CACHE_HOME", ".cache")
+    )
     return Path(os.environ.get(name) or Path.home() / usual)
 
 
@@ -122,7 +144,9 @@ def _free_in_system() -> int:
 def _free_in_groups() -> Iterator[int]:
     """What control groups leave: in a container the limit lies far below the machine's memory."""
     for group in _own_groups(CGROUPS, IN_GROUP):
-        yield _left(group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file")
+        yield _left(
+            group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file"
+        )
     for group in _own_groups(CGROUPS / "memory", IN_OLD_GROUP):
         limit, usage = group / "memory.limit_in_bytes", group / "memory.usage_in_bytes"
         yield _left(limit, usage, group / "memory.stat", "total_inactive_file")

@@ -19,7 +19,10 @@ from typing import Any
 
 import torch
 
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # mallopt's numbers: of bytes free at the end, and of bytes of one block
+TRIM_THRESHOLD, MMAP_THRESHOLD = (
+    -1,
+    -3,
+)  # mallopt's numbers: of bytes free at the end, and of bytes of one block
 KEPT = 2**30  # bytes: only blocks larger than that are still mapped
 USUAL = 2**25  # bytes: the largest block that glibc would keep by itself
 

@@ -11,7 +11,9 @@ from tlnb.core.runtime.errors import UsageError, one_line
 
 SHOWN = 80  # characters
 MOST_TEXT = 5 * 10**8  # bytes of a table, a session, a job
-SYSTEMS = (("proc",), ("sys",), ("dev",)) if os.sep == "/" else ()  # folders of no files: reading some never ends
+SYSTEMS = (
+    (("proc",), ("sys",), ("dev",)) if os.sep == "/" else ()
+)  # folders of no files: reading some never ends
 
 
 def is_file(path: Path) -> bool:
@@ -69,5 +71,7 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         reason = getattr(error, "strerror", None) or error
         words = one_line(os.fspath(text))
         words = words if len(words) <= SHOWN else f"{words[: SHOWN // 2]}…{words[-SHOWN // 2 :]}"
-        raise UsageError(f"{words!r} cannot be used as a path ({reason}): give another file or folder") from None
+        raise UsageError(
+            f"{words!r} cannot be used as a path ({reason}): give another file or folder"
+        ) from None
     return path

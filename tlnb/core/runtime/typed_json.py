@@ -15,7 +15,16 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 # What Python and torch raise for a value that has the right type and makes no sense: a file's readers turn it into a line.
-SENSELESS = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, AssertionError, OSError)
+SENSELESS = (
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    ArithmeticError,
+    RuntimeError,
+    AssertionError,
+    OSError,
+)
 
 
 def parse(text: str) -> Any:
@@ -58,7 +67,10 @@ def _typed(kind: Any, value: Any, what: str) -> Any:
     if origin is list and isinstance(value, list):
         return [_typed(inside[0], each, what) for each in value]
     if origin in (dict, Mapping) and isinstance(value, dict):
-        return {_typed(inside[0], k, what): _typed(inside[1], v, f"{what} of {k}") for k, v in value.items()}
+        return {
+            _typed(inside[0], k, what): _typed(inside[1], v, f"{what} of {k}")
+            for k, v in value.items()
+        }
     return _plain(kind, value, what)
 
 
@@ -89,7 +101,9 @@ def _one_of(kinds: tuple[Any, ...], value: Any, what: str) -> Any:
     return _typed(rest[-1], value, what)
 
 
-def _tuple(inside: tuple[Any, ...], value: list[Any] | tuple[Any, ...], what: str) -> tuple[Any, ...]:
+def _tuple(
+    inside: tuple[Any, ...], value: list[Any] | tuple[Any, ...], what: str
+) -> tuple[Any, ...]:
     if inside[-1] is Ellipsis:
         return tuple(_typed(inside[0], each, what) for each in value)
     if len(value) != len(inside):

@@ -35,7 +35,9 @@ class Store(OneLine):
         self.costs: dict[
             str, tuple[float, float, float, float, float]
         ] = {}  # counted FLOPs, by a key of what was counted
-        self.surveys: dict[str, Any] = {}  # shapes and FLOPs on the way through a network (`cut.Surveys`)
+        self.surveys: dict[
+            str, Any
+        ] = {}  # shapes and FLOPs on the way through a network (`cut.Surveys`)
 
     def get(self, key: str, device: str = "cpu") -> Tensor | None:
         """The tensor of this key, or None. One from a file is checked against its hash."""
@@ -52,7 +54,9 @@ class Store(OneLine):
         """Whether `get` would find it, short of damage."""
         return key in self._held or (_folder() / f"{key}.npy").is_file()
 
-    def keep(self, key: str, count: int, parts: Iterable[Tensor], place: str, flops: float = 0.0) -> Tensor:
+    def keep(
+        self, key: str, count: int, parts: Iterable[Tensor], place: str, flops: float = 0.0
+    ) -> Tensor:
         """All rows of `parts` as one tensor of `count` rows, kept under this key.
 
         Args:
@@ -76,7 +80,11 @@ class Store(OneLine):
         self._held.move_to_end(key)
         alike = [k for k, t in self._held.items() if t.device == value.device]
         taken = sum(self._held[k].nbytes for k in alike)
-        most = memory_budget() if value.device.type != "cuda" else (free_on_gpu(value.device) + taken) // 2
+        most = (
+            memory_budget()
+            if value.device.type != "cuda"
+            else (free_on_gpu(value.device) + taken) // 2
+        )
         for oldest in alike[:-1]:
             if taken > most:
                 taken -= self._held.pop(oldest).nbytes

@@ -31,9 +31,12 @@ LEFTOVER = 3600  # seconds after which an unfinished file belongs to nobody
 
 
 def write(
-    file: Path, shape: tuple[int, ...], dtype: np.dtype[Any], parts: Iterable[np.ndarray],
+    file: Path,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    parts: Iterable[np.ndarray],
     about: Callable[[], Mapping[str, Any]],
-) -> None:  # fmt: skip
+) -> None:
     """Write an array part by part.
 
     Args:
@@ -50,7 +53,9 @@ def write(
         file.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w+b") as out:
             descr: Any = np.lib.format.dtype_to_descr(dtype)
-            np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
+            np.lib.format.write_array_header_1_0(
+                out, {"descr": descr, "fortran_order": False, "shape": shape}
+            )
             end = out.tell() + math.prod(shape) * dtype.itemsize
             for part in parts:
                 _append(out, part.data)
@@ -101,7 +106,9 @@ def _checked(file: BinaryIO, end: int, about: object) -> str:
     """Hash of what a file says about itself, its length, and all that it holds up to `end`."""
     file.flush()
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
-        parts = pool.map(lambda start: _piece(file.name, start, min(PIECE, end - start)), range(0, end, PIECE))
+        parts = pool.map(
+            lambda start: _piece(file.name, start, min(PIECE, end - start)), range(0, end, PIECE)
+        )
         digest = hashlib.blake2b(json.dumps([end, about]).encode(), digest_size=16)
         for part in parts:
             digest.update(part)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-_mapped: WeakValueDictionary[int, np.memmap] = WeakValueDictionary()  # where a storage begins → the file under it
+_mapped: WeakValueDictionary[int, np.memmap] = (
+    WeakValueDictionary()
+)  # where a storage begins → the file under it
 
 
 def map_file(path: Path) -> Tensor:
@@ -22,7 +24,9 @@ def map_file(path: Path) -> Tensor:
     """
     array = _open(path)
     tensor = torch.from_numpy(array)
-    _mapped[tensor.untyped_storage().data_ptr()] = array  # the tensor keeps it alive, and it goes with the tensor
+    _mapped[tensor.untyped_storage().data_ptr()] = (
+        array  # the tensor keeps it alive, and it goes with the tensor
+    )
     return tensor
 
 
@@ -31,7 +35,9 @@ def is_mapped(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu" and tensor.untyped_storage().data_ptr() in _mapped
 
 
-def batches(images: Tensor, labels: Tensor, order: list[Tensor], pin: bool) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    images: Tensor, labels: Tensor, order: list[Tensor], pin: bool
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Images and labels for each of the given row tensors `(n,)`, one batch in memory at a time.
 
     Args:
@@ -39,9 +45,13 @@ def batches(images: Tensor, labels: Tensor, order: list[Tensor], pin: bool) -> I
         pin: put batches into page-locked memory, from which copies to a GPU need not wait.
     """
     loader = DataLoader(
-        _Rows(images, labels), batch_size=None, sampler=order, collate_fn=tuple, pin_memory=pin,
+        _Rows(images, labels),
+        batch_size=None,
+        sampler=order,
+        collate_fn=tuple,
+        pin_memory=pin,
         generator=torch.Generator(),  # else it would draw from the global one, and change what comes after
-    )  # fmt: skip
+    )
     yield from loader
 
 
@@ -62,5 +72,7 @@ def _open(path: Path) -> np.memmap:
     """Changes made to the tensor stay in memory, unless the system has too little to promise that."""
     try:
         return np.lib.format.open_memmap(path, mode="c")
-    except OSError:  # the promise covers the whole file: one larger than memory and swap may be refused it
+    except (
+        OSError
+    ):  # the promise covers the whole file: one larger than memory and swap may be refused it
         return np.lib.format.open_memmap(path, mode="r+")

@@ -93,7 +93,9 @@ class Checkpoint:
 
     def held(self) -> Checkpoint:
         """The same for later: what the optimiser goes on changing is copied, the rest no longer changes."""
-        tensors = {k: t.clone() if k.startswith("optimizer/") else t for k, t in self.tensors.items()}
+        tensors = {
+            k: t.clone() if k.startswith("optimizer/") else t for k, t in self.tensors.items()
+        }
         return replace(self, tensors=tensors)
 
 
@@ -109,8 +111,11 @@ def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:
     tensors = {k: t.detach().cpu().contiguous() for k, t in found.tensors.items()}
     values = {f: getattr(found, f) for f in found.__dataclass_fields__ if f != "tensors"}
     # vars: `asdict` copies deep, and hundreds of epochs are written after each
-    values |= {"epochs": [vars(e) for e in found.epochs], "work": asdict(found.work),
-               "cache": asdict(found.cache) if found.cache else None}  # fmt: skip
+    values |= {
+        "epochs": [vars(e) for e in found.epochs],
+        "work": asdict(found.work),
+        "cache": asdict(found.cache) if found.cache else None,
+    }
     text = json.dumps({"schema": SCHEMA, "about": about, "state": values})
     header = {KEY: text, "crc32": str(checksum(text, tensors))}
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -143,25 +148,42 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
         text = header[KEY]
         values = parse(text)
         if values["schema"] != SCHEMA:
-            raise UsageError(f"{path.name} has schema {values['schema']}, not {SCHEMA}: train that run again")
+            raise UsageError(
+                f"{path.name} has schema {values['schema']}, not {SCHEMA}: train that run again"
+            )
         if int(header["crc32"]) != checksum(text, tensors):
             raise UsageError(f"{path.name} is damaged (its checksum differs): train that run again")
         about = typed(dict[str, Any], values["about"], "about")
-        return about, replace(_plausible(typed(Checkpoint, values["state"], "state")), tensors=tensors)
+        return about, replace(
+            _plausible(typed(Checkpoint, values["state"], "state")), tensors=tensors
+        )
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80]
-        raise UsageError(f"{path.name} is no checkpoint, or damaged ({reason}): train that run again") from None
+        raise UsageError(
+            f"{path.name} is no checkpoint, or damaged ({reason}): train that run again"
+        ) from None
 
 
 def _plausible(found: Checkpoint) -> Checkpoint:
     """Raises `ValueError` where a figure is no number, negative, or no share: costs and curves are made of them."""
-    shares = [a for e in found.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None]
+    shares = [
+        a for e in found.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None
+    ]
     cache = (found.cache.views, found.cache.bytes) if found.cache else ()
-    amounts = [*found.seconds.values(), *found.flops.values(), *found.wh.values(), *vars(found.work).values(), *cache,
-               *(e.seconds for e in found.epochs), found.steps]  # fmt: skip
+    amounts = [
+        *found.seconds.values(),
+        *found.flops.values(),
+        *found.wh.values(),
+        *vars(found.work).values(),
+        *cache,
+        *(e.seconds for e in found.epochs),
+        found.steps,
+    ]
     if not all(0 <= share <= 1 for share in shares) or not -1 <= found.best <= 1:
         raise ValueError("an accuracy that is no share")
-    if not all(0 <= amount < math.inf for amount in amounts) or not all(map(math.isfinite, found.scaler.values())):
+    if not all(0 <= amount < math.inf for amount in amounts) or not all(
+        map(math.isfinite, found.scaler.values())
+    ):
         raise ValueError("an amount that is none")
     return found
 
@@ -170,6 +192,10 @@ def checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
     """CRC-32 of a text and of tensors on the CPU: their names, types, shapes and numbers."""
     found = zlib.crc32(text.encode())
     for key in sorted(tensors):
-        found = zlib.crc32(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode(), found)
-        found = zlib.crc32(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+        found = zlib.crc32(
+            f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode(), found
+        )
+        found = zlib.crc32(
+            tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().data, found
+        )
     return found

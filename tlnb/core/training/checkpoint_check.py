@@ -24,13 +24,25 @@ from tlnb.core.training.run import Answers
 from tlnb.core.training.standardise import can_fold
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW keeps of a parameter
-SCALER = ("_growth_tracker", "backoff_factor", "growth_factor", "growth_interval", "scale")  # what torch's keeps
+SCALER = (
+    "_growth_tracker",
+    "backoff_factor",
+    "growth_factor",
+    "growth_interval",
+    "scale",
+)  # what torch's keeps
 
 
 def check_fits(
-    found: Checkpoint, name: str, module: nn.Module, plan: Plan, anatomy: Anatomy, options: TrainOptions, images: int,
+    found: Checkpoint,
+    name: str,
+    module: nn.Module,
+    plan: Plan,
+    anatomy: Anatomy,
+    options: TrainOptions,
+    images: int,
     parameters: Sequence[Tensor],
-) -> None:  # fmt: skip
+) -> None:
     """Compare a checkpoint with the training that is to go on from it. Nothing is changed.
 
     Args:
@@ -80,10 +92,16 @@ def _within(what: str, value: int, least: int, most: int) -> None:
 
 def _sound_scaler(values: Mapping[str, float]) -> bool:
     positive = all(values[key] > 0 for key in SCALER[1:])
-    return positive and values["_growth_tracker"] >= 0 and all(float(values[key]).is_integer() for key in SCALER[::3])
+    return (
+        positive
+        and values["_growth_tracker"] >= 0
+        and all(float(values[key]).is_integer() for key in SCALER[::3])
+    )
 
 
-def check_state(state: Mapping[str, Tensor], own: Mapping[str, Tensor], module: nn.Module, finite: bool = True) -> None:
+def check_state(
+    state: Mapping[str, Tensor], own: Mapping[str, Tensor], module: nn.Module, finite: bool = True
+) -> None:
     """Compare a run's parameters and buffers with the network's own.
 
     Args:
@@ -116,13 +134,17 @@ def _check_moments(held: Mapping[str, Tensor], parameters: Sequence[Tensor], ste
     """Each parameter has all of its moments or none: one that no image reaches never steps."""
     known = {f"{i}/{name}" for i in range(len(parameters)) for name in MOMENTS}
     numbers = {key.partition("/")[0] for key in held}
-    if odd := sorted({f"{i}/{name}" for i in numbers for name in MOMENTS} ^ held.keys() | held.keys() - known):
+    if odd := sorted(
+        {f"{i}/{name}" for i in numbers for name in MOMENTS} ^ held.keys() | held.keys() - known
+    ):
         raise ValueError(f"optimizer/{odd[0]} is missing or unknown")
     for key, tensor in held.items():
         number, _, name = key.partition("/")
         like = parameters[int(number)].detach()
         _alike(f"optimizer/{key}", tensor, torch.zeros(()) if name == "step" else like)
-        if (name != "exp_avg" and bool((tensor < 0).any())) or (name == "step" and float(tensor) > steps):
+        if (name != "exp_avg" and bool((tensor < 0).any())) or (
+            name == "step" and float(tensor) > steps
+        ):
             raise ValueError(f"optimizer/{key} is out of its range")
 
 
@@ -135,9 +157,15 @@ def _check_scales(held: Mapping[str, Tensor], heads: Sequence[nn.Module]) -> Non
     for key, tensor in held.items():
         weight: Tensor = heads[int(key.partition("/")[0])].weight  # type: ignore[assignment]
         features = weight.shape[1]
-        if tensor.numel() != features or tensor.dtype != torch.float32 or max(tensor.shape, default=0) != features:
+        if (
+            tensor.numel() != features
+            or tensor.dtype != torch.float32
+            or max(tensor.shape, default=0) != features
+        ):
             raise ValueError(f"scale/{key} is {_kind(tensor)}, not of {features} features")
-        if not bool(torch.isfinite(tensor).all()) or (key.endswith("spread") and bool((tensor <= 0).any())):
+        if not bool(torch.isfinite(tensor).all()) or (
+            key.endswith("spread") and bool((tensor <= 0).any())
+        ):
             raise ValueError(f"scale/{key} is out of its range")
 
 
@@ -147,7 +175,12 @@ def check_answers(held: Mapping[str, Any], images: int, classes: int) -> Answers
     Raises:
         ValueError: another number of images, another type, a class or a probability that is none.
     """
-    kinds = {"truths": torch.int64, "guesses": torch.int64, "sure": torch.float32, "sure_of_truth": torch.float32}
+    kinds = {
+        "truths": torch.int64,
+        "guesses": torch.int64,
+        "sure": torch.float32,
+        "sure_of_truth": torch.float32,
+    }
     if held.keys() != kinds.keys():
         raise ValueError("the answers are incomplete")
     for name, kind in kinds.items():

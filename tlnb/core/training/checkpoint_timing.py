@@ -31,7 +31,9 @@ class Writes:
 
     def keep(self, found: Checkpoint) -> None:
         """Write it, more than once if that is soon done; where it is known what one takes, do nothing."""
-        as_halfway = max(1, self._epochs // 2 // len(found.epochs))  # a checkpoint tells of every epoch before it
+        as_halfway = max(
+            1, self._epochs // 2 // len(found.epochs)
+        )  # a checkpoint tells of every epoch before it
         found = replace(found, epochs=found.epochs * as_halfway)
         home = home_folder()
         writable = home.is_dir() and os.access(home, os.W_OK)

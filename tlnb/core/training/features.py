@@ -26,15 +26,18 @@ from tlnb.core.training.run import Cache
 from tlnb.core.training.split_chain import Cut, Place, chain_places
 
 CHUNK = 256  # images in one forward pass that needs no gradient, at most
-CHUNK_NUMBERS = 8 * 3 * 224 * 224  # and numbers in the images of one: more do not fit a core's cache and are slower
+CHUNK_NUMBERS = (
+    8 * 3 * 224 * 224
+)  # and numbers in the images of one: more do not fit a core's cache and are slower
 AT_ONCE = 64  # rows of a chunk that pass a processor at once: faster than more (GlyphNet by a fifth), and less memory
 CACHED_VIEWS = 10  # views of every image that a cache holds: the image itself, the others augmented
-FEW_VIEWS = (
-    "trained without augmentation: caching more views takes too much computing (--no-cache augments every batch)"
-)
+FEW_VIEWS = "trained without augmentation: caching more views takes too much computing (--no-cache augments every batch)"
 VIEW_FLOPS = 1e12  # for all views together; about ten seconds of two CPU cores
 VIEW_SEED = 500_009  # added to the seeds of views, which must not be those of epochs
-PRICE = {"memory": 1.0, "disk": 50.0}  # of reading a byte of cache, in FLOPs that take as long; rough, and fixed
+PRICE = {
+    "memory": 1.0,
+    "disk": 50.0,
+}  # of reading a byte of cache, in FLOPs that take as long; rough, and fixed
 FIXED = ("val", "monitor", "test")
 
 _unique = itertools.count()
@@ -64,7 +67,9 @@ class Inputs:
     """Images in the form that the training module takes."""
 
     train: Callable[[int], Tensor]  # epoch → all training inputs, or the raw images
-    make: Callable[[Tensor, Tensor], Tensor]  # a batch of those and what `draw` gave for it → the module's input
+    make: Callable[
+        [Tensor, Tensor], Tensor
+    ]  # a batch of those and what `draw` gave for it → the module's input
     seen: Callable[[str], Tensor]  # split → inputs to judge by
     look: Callable[[Tensor], Tensor]  # a batch of those → the module's input
     teaches: nn.Module  # what trains
@@ -105,9 +110,16 @@ class Source:
     """Where inputs come from: the network, its preprocessing, the images, and what was computed before."""
 
     def __init__(
-        self, module: nn.Module, transform: Transform, data: DataSet, machine: Machine, tally: Tally, store: Store,
-        pause: Callable[[], None] = lambda: None, ranks: Ranks = ALONE,
-    ) -> None:  # fmt: skip
+        self,
+        module: nn.Module,
+        transform: Transform,
+        data: DataSet,
+        machine: Machine,
+        tally: Tally,
+        store: Store,
+        pause: Callable[[], None] = lambda: None,
+        ranks: Ranks = ALONE,
+    ) -> None:
         self.ranks = ranks  # who share the passes without gradients
         self.module, self.transform, self.data = module, transform, data
         self.machine, self.tally, self.store = machine, tally, store
@@ -127,7 +139,9 @@ class Source:
             if is_mapped(self.data.images[split]):
                 return self.data.images[split]
             fitted = self.transform.fit(self.data.images[split])
-            self._fitted[split] = fitted.to(self.machine.device) if self.machine.fits(fitted.nbytes) else fitted
+            self._fitted[split] = (
+                fitted.to(self.machine.device) if self.machine.fits(fitted.nbytes) else fitted
+            )
         return self._fitted[split]
 
     def example(self) -> Tensor:
@@ -147,14 +161,23 @@ class Source:
         """Images as they are, augmented batch by batch, through the whole network."""
         to, fit = self.transform.normalise, self.transform.fit
         return Inputs(
-            lambda _: self.images("train"), lambda x, numbers: to(changed(fit(x), kind, numbers)), self.images,
-            lambda x: to(fit(self.placed(x))), self.module, self.module, self._cost(self.module, self.example()),
-            note=note, chunk=self.chunk(), augment=kind,
-        )  # fmt: skip
+            lambda _: self.images("train"),
+            lambda x, numbers: to(changed(fit(x), kind, numbers)),
+            self.images,
+            lambda x: to(fit(self.placed(x))),
+            self.module,
+            self.module,
+            self._cost(self.module, self.example()),
+            note=note,
+            chunk=self.chunk(),
+            augment=kind,
+        )
 
     # ── where to cut ──
 
-    def inputs(self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None) -> Inputs:
+    def inputs(
+        self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
+    ) -> Inputs:
         """Cached activations where the plan leaves a frozen prefix worth keeping, else raw images.
 
         Call it with the modes set as for training.
@@ -185,7 +208,9 @@ class Source:
         full = "trained without a cache: the activations fit neither in memory nor on the disk"
         return choice, "" if choice else full
 
-    def places(self, module: nn.Module, trained: Sequence[str], example: Tensor) -> tuple[list[Place], str]:
+    def places(
+        self, module: nn.Module, trained: Sequence[str], example: Tensor
+    ) -> tuple[list[Place], str]:
         """Where the module can be cut, and where torch.fx cannot trace it and no chain helps, why not."""
         try:
             return places(module, trained, example, self.cuts), ""
@@ -195,9 +220,14 @@ class Source:
             found = chain_places(module, trained, example)
         except Exception:  # nor is a foreign forward bound to take what we try
             found = []
-        return found, "" if found else f"the network cannot be traced ({reason}) and is no chain of modules"
+        return (
+            found,
+            "" if found else f"the network cannot be traced ({reason}) and is no chain of modules",
+        )
 
-    def _chosen(self, found: list[Place], kind: str, epochs: int, before: Cache | None) -> Choice | None:
+    def _chosen(
+        self, found: list[Place], kind: str, epochs: int, before: Cache | None
+    ) -> Choice | None:
         """The cheapest place by bytes read and FLOPs computed again: fixed before step one, never by the clock."""
         if before is not None:
             found = [place for place in found if place.at == before.at] or found
@@ -206,7 +236,9 @@ class Source:
         room = self._room()
         choices = [c for place in found for c in self._ways(place, kind, epochs, before, room)]
 
-        def cost(choice: Choice) -> tuple[float, int]:  # of equals the last: what costs no FLOPs takes time too
+        def cost(
+            choice: Choice,
+        ) -> tuple[float, int]:  # of equals the last: what costs no FLOPs takes time too
             again = epochs * images * (last - choice.place.flops)
             return again + epochs * images * choice.price, -found.index(choice.place)
 
@@ -219,7 +251,9 @@ class Source:
     ) -> Iterator[Choice]:
         counts = self.data.splits
         images = counts["train"]
-        wanted = int(max(1, min(CACHED_VIEWS, epochs, VIEW_FLOPS // (images * max(place.flops, 1.0)))))
+        wanted = int(
+            max(1, min(CACHED_VIEWS, epochs, VIEW_FLOPS // (images * max(place.flops, 1.0))))
+        )
         wanted = before.views if before else (1 if kind == "none" else wanted)
         one = place.numbers * self.machine.bytes_per_number
         fixed = sum(counts.get(split, 0) for split in FIXED) * one
@@ -269,19 +303,47 @@ class Source:
         set_modes(self.module, set(trained))
         note = ""
         if kind != "none":
-            note = f"trained on {choice.views} cached views of each image" if choice.views > 1 else FEW_VIEWS
-        facts = Cache(place.at, choice.views, choice.bytes, choice.where, str(train[0].dtype).removeprefix("torch."),
-                      all(was))  # fmt: skip
+            note = (
+                f"trained on {choice.views} cached views of each image"
+                if choice.views > 1
+                else FEW_VIEWS
+            )
+        facts = Cache(
+            place.at,
+            choice.views,
+            choice.bytes,
+            choice.where,
+            str(train[0].dtype).removeprefix("torch."),
+            all(was),
+        )
         chunk = self.chunk() * max(1, self.example_numbers // max(1, place.numbers))
-        return Inputs(lambda epoch: train[epoch % choice.views], lambda x, _: self.placed(x), seen, self.placed,
-                      cut.suffix, judge, cost, choice.views, note, chunk, facts)  # fmt: skip
+        return Inputs(
+            lambda epoch: train[epoch % choice.views],
+            lambda x, _: self.placed(x),
+            seen,
+            self.placed,
+            cut.suffix,
+            judge,
+            cost,
+            choice.views,
+            note,
+            chunk,
+            facts,
+        )
 
     def placed(self, rows: Tensor) -> Tensor:
         """Rows on the device."""
         return self.machine.placed(rows)
 
     def _kept(
-        self, key: str, split: str, parts: Iterator[Tensor], where: str, flops: float, phase: str, part: str
+        self,
+        key: str,
+        split: str,
+        parts: Iterator[Tensor],
+        where: str,
+        flops: float,
+        phase: str,
+        part: str,
     ) -> tuple[Tensor, bool]:
         """A value from the store, or computed and charged; and whether it was there."""
         count = len(self.data.labels[split])
@@ -294,7 +356,9 @@ class Source:
         self.tally.charge(phase, count * flops / self.ranks.count, part)
         return value, False
 
-    def _computed(self, key: str, count: int, parts: Iterator[Tensor], where: str, flops: float) -> Tensor:
+    def _computed(
+        self, key: str, count: int, parts: Iterator[Tensor], where: str, flops: float
+    ) -> Tensor:
         """All rows of `parts`, kept; a file is written by one process of each machine.
 
         Raises:
@@ -317,23 +381,31 @@ class Source:
             raise OSError(5, "what another process wrote cannot be read")
         return value
 
-    def _through(self, prefix: nn.Module, split: str, kind: str, seed: int, view: int) -> Iterator[Tensor]:
+    def _through(
+        self, prefix: nn.Module, split: str, kind: str, seed: int, view: int
+    ) -> Iterator[Tensor]:
         """The frozen prefix over a split: view 0 is the images as they are, the others are augmented."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
         images, chunk = self.images(split), self.chunk()
-        drawn = self.placed(torch.cat([draw(len(part), kind, generator) for part in images.split(chunk)], 1))
+        drawn = self.placed(
+            torch.cat([draw(len(part), kind, generator) for part in images.split(chunk)], 1)
+        )
 
         def pass_some(rows: slice) -> Tensor:
             self._pause()
             fitted = self.transform.fit(self.placed(images[rows]))
-            return self.pass_through(prefix, self.transform.normalise(changed(fitted, kind, drawn[:, rows])))
+            return self.pass_through(
+                prefix, self.transform.normalise(changed(fitted, kind, drawn[:, rows]))
+            )
 
         return self.ranks.shared(len(images), chunk, pass_some)
 
     def pass_through(self, module: nn.Module, ready: Tensor) -> Tensor:
         """A forward pass without gradients; in smaller pieces where memory runs out."""
         with torch.no_grad(), self.machine.autocast():
-            return in_chunks(module, ready, min(len(ready), AT_ONCE) if self.machine.on_cpu else len(ready))
+            return in_chunks(
+                module, ready, min(len(ready), AT_ONCE) if self.machine.on_cpu else len(ready)
+            )
 
     @property
     def example_numbers(self) -> int:
@@ -357,7 +429,9 @@ class Source:
         start = None if base.cache is None else Place(base.cache.at, (), 0.0)
         example = self.example() if start is None else self.placed(base.train(0)[:2])
         set_modes(self.module, set(heads))
-        outer = cut_at(self.module, start, self.cuts) if start else Cut("", nn.Identity(), self.module)
+        outer = (
+            cut_at(self.module, start, self.cuts) if start else Cut("", nn.Identity(), self.module)
+        )
         found, _ = self.places(outer.suffix, heads, example)
         if not found and start is None:
             return None
@@ -369,13 +443,19 @@ class Source:
             return HeadInputs(base.train(0), outer.suffix, judges)
         cut = cut_at(outer.suffix, found[-1], self.cuts)
         flops = found[-1].flops or forward_flops(cut.prefix, example)
-        key = key_of(self.identity(outer) if start else "", self.identity(cut), self._data_key("train", "none", 0, 0))
+        key = key_of(
+            self.identity(outer) if start else "",
+            self.identity(cut),
+            self._data_key("train", "none", 0, 0),
+        )
         if start is None:
             parts = self._through(cut.prefix, "train", "none", 0, 0)
         else:
             cached = base.train(0)
             parts = self.ranks.shared(
-                len(cached), self.chunk(), lambda rows: self.pass_through(cut.prefix, self.placed(cached[rows]).clone())
+                len(cached),
+                self.chunk(),
+                lambda rows: self.pass_through(cut.prefix, self.placed(cached[rows]).clone()),
             )
         features, _ = self._kept(key, "train", parts, "memory", flops, "caching", "features")
         return HeadInputs(features, cut.suffix, judges)
@@ -397,7 +477,9 @@ class Source:
         digest.update(repr(kinds_of(prefix)).encode())
         for name, tensor in prefix.state_dict().items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+            digest.update(
+                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
         return digest.hexdigest()[:32]
 
     def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
@@ -413,6 +495,9 @@ class Source:
             return Cost(*self.store.costs[key])
         image, counts = self.example(), self.counts
         done, look = counts.step(teaches, example), counts.forward(teaches, example)
-        planned, full = counts.step(self.module, image), counts.step(self.module, image, everything=True)
+        planned, full = (
+            counts.step(self.module, image),
+            counts.step(self.module, image, everything=True),
+        )
         self.store.costs[key] = (done, planned, full, look, counts.forward(self.module, image))
         return Cost(*self.store.costs[key])

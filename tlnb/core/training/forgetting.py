@@ -42,9 +42,13 @@ _known: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], float, int]] = WeakK
 
 
 def source_accuracy(
-    model: PretrainedModel, plan: Plan, trained: nn.Module, moved: Sequence[str], previous: Run | None = None,
+    model: PretrainedModel,
+    plan: Plan,
+    trained: nn.Module,
+    moved: Sequence[str],
+    previous: Run | None = None,
     at_most: int | None = None,
-) -> SourceAccuracy | None:  # fmt: skip
+) -> SourceAccuracy | None:
     """The network's accuracy on its own source before and after a run.
 
     Both are of a trunk with the model's *own* output layer, so that they compare trunks alone. Where nothing but the
@@ -60,7 +64,9 @@ def source_accuracy(
         None where the source is not at hand, the trunk did not come from it, or layers before the output were edited.
     """
     since = previous.source_accuracy if previous else None
-    if not _at_hand(model, plan) or (previous and (since is None or previous.plan.model != model.name)):
+    if not _at_hand(model, plan) or (
+        previous and (since is None or previous.plan.model != model.name)
+    ):
         return None
     before, pictures, looked = _before(model, at_most)
     after = since[1] if since else before
@@ -71,7 +77,9 @@ def source_accuracy(
         images, labels = _pictures(model, at_most)
         after = right_of(twin, images, labels) / len(labels)
         looked += len(labels)
-    return SourceAccuracy(before, after, pictures, float(looked * glyphnet.card(model.name)["flops"]))
+    return SourceAccuracy(
+        before, after, pictures, float(looked * glyphnet.card(model.name)["flops"])
+    )
 
 
 def _at_hand(model: PretrainedModel, plan: Plan) -> bool:
@@ -114,13 +122,19 @@ def _shipped(model: PretrainedModel) -> tuple[int, int, int] | None:
     from tlnb.glyphnet import held_out
 
     state, shipped = model.module.state_dict(), glyphnet.weights(model.name)
-    same = state.keys() == shipped.keys() and all(torch.equal(t.cpu(), shipped[k]) for k, t in state.items())
+    same = state.keys() == shipped.keys() and all(
+        torch.equal(t.cpu(), shipped[k]) for k, t in state.items()
+    )
     return (*held_out.measured()[model.name], 0) if same else None
 
 
 def _measured(model: PretrainedModel, at_most: int | None) -> tuple[int, int, int]:
     images, labels = _pictures(model, at_most)
-    return right_of(copied(model.module), images, labels), len(_pictures(model, None)[1]), len(labels)
+    return (
+        right_of(copied(model.module), images, labels),
+        len(_pictures(model, None)[1]),
+        len(labels),
+    )
 
 
 def right_of(network: nn.Module, images: Tensor, labels: Tensor) -> int:
@@ -129,5 +143,7 @@ def right_of(network: nn.Module, images: Tensor, labels: Tensor) -> int:
     device = next(network.parameters()).device
     normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
     with torch.no_grad():
-        guesses = torch.cat([network(normalise(part.to(device))).argmax(1).cpu() for part in images.split(CHUNK)])
+        guesses = torch.cat(
+            [network(normalise(part.to(device))).argmax(1).cpu() for part in images.split(CHUNK)]
+        )
     return int((guesses == labels).sum())

@@ -62,7 +62,9 @@ class Learning:
 
 def state_of(module: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
     """A copy of what these layers themselves hold, by full name."""
-    return {key: tensor.detach().clone() for name in layers for key, tensor in _tensors(module, name)}
+    return {
+        key: tensor.detach().clone() for name in layers for key, tensor in _tensors(module, name)
+    }
 
 
 def _tensors(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
@@ -90,8 +92,11 @@ class Change(OneLine):
     def __repr__(self) -> str:
         if not self.moved:
             return f"Change {self.name}: none, to the bit"
-        parts = [f"{what} by {share:.2%}" for what, share in
-                 (("weights", self.weights), ("statistics", self.statistics)) if share]  # fmt: skip
+        parts = [
+            f"{what} by {share:.2%}"
+            for what, share in (("weights", self.weights), ("statistics", self.statistics))
+            if share
+        ]
         return f"Change {self.name}: {', '.join(parts) or 'a counter'}"
 
 
@@ -102,18 +107,24 @@ def hashes(module: nn.Module) -> dict[str, str]:
         digest = hashlib.sha256()  # processors have an instruction for it
         for tensor in [*part._parameters.values(), *part._buffers.values()]:
             if tensor is not None:
-                digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+                digest.update(
+                    tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+                )
         found[name] = digest.hexdigest()[:32]
     return found
 
 
-def relative_change(module: nn.Module, name: str, start: Mapping[str, Tensor]) -> tuple[float | None, float | None]:
+def relative_change(
+    module: nn.Module, name: str, start: Mapping[str, Tensor]
+) -> tuple[float | None, float | None]:
     """‖now − start‖ / ‖start‖ of a layer's parameters, and of its running statistics (Frobenius norms)."""
     parameters = {id(p) for p in layer_of(module, name)._parameters.values()}
     pairs: dict[bool, list[tuple[Tensor, Tensor]]] = {True: [], False: []}
     for key, tensor in _tensors(module, name):
         if tensor.is_floating_point() and key in start:
-            pairs[id(tensor) in parameters].append((tensor.detach().cpu().double(), start[key].cpu().double()))
+            pairs[id(tensor) in parameters].append(
+                (tensor.detach().cpu().double(), start[key].cpu().double())
+            )
     return _share(pairs[True]), _share(pairs[False])
 
 

@@ -20,8 +20,24 @@ from tlnb.core.planning.edit import has_added_parts
 from tlnb.core.storage.activation_cache import key_of
 from tlnb.core.training.split_chain import Cut, Place, chain_cut
 
-RANDOM = {"rand", "randn", "randint", "randperm", "rand_like", "randn_like", "bernoulli", "normal", "multinomial", "dropout",
-          "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "rrelu", "gumbel_softmax", "stochastic_depth"}  # fmt: skip
+RANDOM = {
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "rand_like",
+    "randn_like",
+    "bernoulli",
+    "normal",
+    "multinomial",
+    "dropout",
+    "feature_dropout",
+    "alpha_dropout",
+    "feature_alpha_dropout",
+    "rrelu",
+    "gumbel_softmax",
+    "stochastic_depth",
+}
 RANDOM_IN_PLACE = {
     "bernoulli_",
     "cauchy_",
@@ -46,7 +62,9 @@ class Cuts:
     def __init__(self, surveys: Surveys | None = None) -> None:
         self._graphs: dict[tuple[object, ...], fx.Graph] = {}
         self._cuts: dict[tuple[object, ...], Cut] = {}
-        self.surveys: Surveys = {} if surveys is None else surveys  # outlive this: they hold names and numbers
+        self.surveys: Surveys = (
+            {} if surveys is None else surveys
+        )  # outlive this: they hold names and numbers
 
     def graph(self, module: nn.Module) -> fx.Graph:
         """The network's operations; torch.fx raises whatever it does on one that it cannot trace."""
@@ -73,7 +91,9 @@ def _modes(module: nn.Module) -> tuple[object, ...]:
     return module, modes, tuple(parameter.requires_grad for parameter in module.parameters())
 
 
-def places(module: nn.Module, trained: Sequence[str], example: Tensor, cuts: Cuts | None = None) -> list[Place]:
+def places(
+    module: nn.Module, trained: Sequence[str], example: Tensor, cuts: Cuts | None = None
+) -> list[Place]:
     """Every place such that all left of it is frozen, deterministic and in eval mode, from the input on.
 
     Call it with the modes set as for training. Empty where the first operations train, say.
@@ -95,7 +115,11 @@ def places(module: nn.Module, trained: Sequence[str], example: Tensor, cuts: Cut
     if key not in cuts.surveys:
         cuts.surveys[key] = _surveyed(last, names, example[:1].expand(ROWS, *example.shape[1:]))
     seen = cuts.surveys[key]
-    return [Place(at, shape[1:], flops / ROWS) for at, (shape, flops) in seen.items() if shape[:1] == (ROWS,)]
+    return [
+        Place(at, shape[1:], flops / ROWS)
+        for at, (shape, flops) in seen.items()
+        if shape[:1] == (ROWS,)
+    ]
 
 
 def cut_at(module: nn.Module, place: Place, cuts: Cuts | None = None) -> Cut:
@@ -110,7 +134,9 @@ def kinds_of(prefix: nn.Module) -> tuple[object, ...]:
     ]
 
 
-def _surveyed(prefix: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, tuple[tuple[int, ...], float]]:
+def _surveyed(
+    prefix: nn.Module, names: Sequence[str], images: Tensor
+) -> dict[str, tuple[tuple[int, ...], float]]:
     try:
         return _Surveyor(blank(prefix), names).survey(images.to("meta"))
     except Exception:  # a prefix that needs numbers
@@ -155,7 +181,9 @@ class _Surveyor(fx.Interpreter):
 
 def _taken_apart(node: fx.Node) -> bool:
     """Whether a value is a tuple, as `chunk` gives one: its items are taken by number."""
-    return any(user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users)
+    return any(
+        user.target is operator.getitem and isinstance(user.args[1], int) for user in node.users
+    )
 
 
 class _Tracer(fx.Tracer):
@@ -166,7 +194,9 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         trains = any(p is not None and p.requires_grad for p in m._parameters.values())
-        return super().is_leaf_module(m, module_qualified_name) and (trains or not has_added_parts(m))
+        return super().is_leaf_module(m, module_qualified_name) and (
+            trains or not has_added_parts(m)
+        )
 
 
 def _moving(module: nn.Module, nodes: list[fx.Node], trained: set[str]) -> set[fx.Node]:
@@ -191,7 +221,11 @@ def _moves(node: fx.Node, parts: dict[str, nn.Module], trained: set[str]) -> boo
 def _random(node: fx.Node) -> bool:
     """Whether a function draws at random or uses batch statistics: told by its name, its shares and its mode."""
     given = _arguments(node)
-    shares = [v for name, v in given.items() if (name == "p" or "drop" in name) and isinstance(v, int | float)]
+    shares = [
+        v
+        for name, v in given.items()
+        if (name == "p" or "drop" in name) and isinstance(v, int | float)
+    ]
     if shares and not any(shares):
         return False
     mode = given.get("training", given.get("train"))
@@ -215,7 +249,9 @@ def _arguments(node: fx.Node) -> Mapping[str, Any]:
 def ignores_mode(part: nn.Module) -> bool:
     """Whether training mode changes nothing: neither random nor with running statistics, as in pooling or ReLU."""
     kinds = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.RReLU)
-    return not any(isinstance(p, kinds) for p in part.modules()) and type(part).__module__.startswith("torch.nn")
+    return not any(isinstance(p, kinds) for p in part.modules()) and type(
+        part
+    ).__module__.startswith("torch.nn")
 
 
 def _last_use(nodes: list[fx.Node]) -> dict[fx.Node, int]:

@@ -41,5 +41,7 @@ def _steps(length: int, count: int) -> list[int]:
     """So many steps of at least 1 that sum to `length` and never shrink."""
     spare, weights = length - count, count * (count - 1) // 2
     found = [1 + spare * i // max(1, weights) for i in range(count)]
-    short = length - sum(found)  # lost by rounding down: less than one for each step, so the last ones take it
+    short = length - sum(
+        found
+    )  # lost by rounding down: less than one for each step, so the last ones take it
     return [step + (i >= count - short) for i, step in enumerate(found)]

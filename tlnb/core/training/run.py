@@ -23,7 +23,12 @@ from tlnb.core.training.monitor_schedule import looks
 
 SCHEMA = 1
 RECIPES_FILL = ("epochs", "lr", "batch_size", "weight_decay", "augment")  # whatever is trained
-DERIVED = ("strategy", "seed", "flops", "moved")  # written for readers of the JSON, computed on the way back
+DERIVED = (
+    "strategy",
+    "seed",
+    "flops",
+    "moved",
+)  # written for readers of the JSON, computed on the way back
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 
 
@@ -120,7 +125,11 @@ class Forecast(OneLine):
     @property
     def flops_error(self) -> float | None:
         """The same for FLOPs."""
-        return None if not self.measured_flops else abs(self.flops - self.measured_flops) / self.measured_flops
+        return (
+            None
+            if not self.measured_flops
+            else abs(self.flops - self.measured_flops) / self.measured_flops
+        )
 
     def seconds_of(self, epochs: int) -> float:
         """All phases, with another number of epochs."""
@@ -151,7 +160,9 @@ class Answers(OneLine):
     logits: Tensor | None = None  # (N, C) float32, of trials only: they are not kept with a run
 
     def __repr__(self) -> str:
-        return f"Answers: {len(self.truths)} images, {int((self.truths == self.guesses).sum())} right"
+        return (
+            f"Answers: {len(self.truths)} images, {int((self.truths == self.guesses).sum())} right"
+        )
 
 
 @dataclass(frozen=True)
@@ -187,7 +198,9 @@ class Run(OneLine):
     versions: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     edge: int = 0  # pixels at which the data kept its images
-    source_accuracy: tuple[float, float] | None = None  # on the network's own source, with its old head: before, after
+    source_accuracy: tuple[float, float] | None = (
+        None  # on the network's own source, with its old head: before, after
+    )
     cache: Cache | None = None  # None: every epoch computed everything
     source_pictures: int = 0  # how many of the source's pictures that was measured on
     wh_by_phase: dict[str, float] = field(default_factory=dict)
@@ -195,12 +208,14 @@ class Run(OneLine):
     threads: int = 1  # of the processor
     inference_flops: float = 0.0  # of the whole trained network, for one image
     group: str = ""  # the first of several runs that differ in nothing but their seeds
-    repeats: tuple[tuple[int, float], ...] = ()  # (seed, test accuracy) of that group so far, this run included
-    processes: int = (
-        1  # that trained together, each on a device of the kind named; FLOPs and energy are theirs together
-    )
+    repeats: tuple[
+        tuple[int, float], ...
+    ] = ()  # (seed, test accuracy) of that group so far, this run included
+    processes: int = 1  # that trained together, each on a device of the kind named; FLOPs and energy are theirs together
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
-    _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)  # of every layer at the end
+    _hashes: dict[str, str] | None = field(
+        default=None, repr=False, compare=False
+    )  # of every layer at the end
     _answers: Answers | None = field(default=None, repr=False, compare=False)
     _transform: Transform | None = field(default=None, repr=False, compare=False)
 
@@ -224,7 +239,9 @@ class Run(OneLine):
         """Every look at monitor, else at val, oldest first. What lies between two looks is not known."""
         spent = sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
         seconds = list(itertools.accumulate((e.seconds for e in self.epochs), initial=spent))
-        return tuple(Point(done, seconds[done], accuracy) for done, accuracy in looked_at(self.epochs))
+        return tuple(
+            Point(done, seconds[done], accuracy) for done, accuracy in looked_at(self.epochs)
+        )
 
     @property
     def watched(self) -> float | None:
@@ -259,7 +276,9 @@ class Run(OneLine):
             UsageError: the record was read from JSON, which holds no weights.
         """
         if self._trained is None:
-            raise UsageError(f"run {self.name!r} was read from a record without weights: train it again")
+            raise UsageError(
+                f"run {self.name!r} was read from a record without weights: train it again"
+            )
         return self._trained
 
     def hashes(self) -> dict[str, str]:
@@ -273,7 +292,9 @@ class Run(OneLine):
             UsageError: the record was read from JSON, which holds none.
         """
         if self._answers is None:
-            raise UsageError(f"run {self.name!r} was read from a record without its answers: train it again")
+            raise UsageError(
+                f"run {self.name!r} was read from a record without its answers: train it again"
+            )
         return self._answers
 
     def transform(self) -> Transform:
@@ -283,7 +304,9 @@ class Run(OneLine):
             UsageError: the record was read from JSON, which holds none.
         """
         if self._transform is None:
-            raise UsageError(f"run {self.name!r} was read from a record without its preprocessing: train it again")
+            raise UsageError(
+                f"run {self.name!r} was read from a record without its preprocessing: train it again"
+            )
         return self._transform
 
     def seconds_to(self, target: float) -> float | None:
@@ -342,7 +365,9 @@ class Run(OneLine):
                 values["forecast"].pop(derived, None)
             return _plausible(typed(cls, values, "the record"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UsageError(f"this is no run record ({str(error)[:80]}): give the text of run.to_json()") from None
+            raise UsageError(
+                f"this is no run record ({str(error)[:80]}): give the text of run.to_json()"
+            ) from None
 
 
 def _plausible(run: Run) -> Run:
@@ -358,7 +383,10 @@ def _plausible(run: Run) -> Run:
         *(a for _, a in run.repeats),
     ]
     shares += [a for e in run.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None]
-    if not all(0 <= share <= 1 for share in shares) or min(run.test_images, run.source_pictures) < 0:
+    if (
+        not all(0 <= share <= 1 for share in shares)
+        or min(run.test_images, run.source_pictures) < 0
+    ):
         raise ValueError("an accuracy that is no share, or a negative count")
     return run
 

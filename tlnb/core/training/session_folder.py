@@ -46,7 +46,9 @@ class Home:
         self.folder = folder
         _no_link(folder)
         (folder / "runs").mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / "lock", thread_local=False)  # training takes it on a thread, reset lets it go
+        self._lock = FileLock(
+            folder / "lock", thread_local=False
+        )  # training takes it on a thread, reset lets it go
         self._lock.acquire(timeout=0)
 
     @classmethod
@@ -83,7 +85,10 @@ class Home:
         text = json.dumps(values)
         try:
             half.unlink(missing_ok=True)  # a link of that name would be written through
-            half.write_text(json.dumps({"schema": SCHEMA, "crc32": zlib.crc32(text.encode()), "session": text}), "utf8")
+            half.write_text(
+                json.dumps({"schema": SCHEMA, "crc32": zlib.crc32(text.encode()), "session": text}),
+                "utf8",
+            )
             half.replace(target)
         finally:
             with contextlib.suppress(OSError):
@@ -108,9 +113,13 @@ def find_session(where: str | Path | None) -> Path:
             if (folder / "session.json").is_file():
                 return folder
         if not (path / "sessions").is_dir():
-            raise UsageError(f"{str(where)!r} holds no session of tlnb: give the folder that has a session.json")
+            raise UsageError(
+                f"{str(where)!r} holds no session of tlnb: give the folder that has a session.json"
+            )
     top = (home_folder() if where is None else user_path(where)) / "sessions"
-    found = sorted((f.parent for f in top.glob("*/session.json")), key=lambda f: f.name, reverse=True)
+    found = sorted(
+        (f.parent for f in top.glob("*/session.json")), key=lambda f: f.name, reverse=True
+    )
     free = [folder for folder in found if not in_use(folder)]
     if not free:
         busy = " but those of kernels that are running" if found else ""
@@ -136,13 +145,17 @@ def read_session(folder: Path) -> dict[str, Any]:
     try:
         values = parse(read_text(folder / "session.json"))
         if values["schema"] != SCHEMA:
-            raise UsageError(f"the session in {folder} has schema {values['schema']}, not {SCHEMA}: start a new one")
+            raise UsageError(
+                f"the session in {folder} has schema {values['schema']}, not {SCHEMA}: start a new one"
+            )
         if zlib.crc32(values["session"].encode()) != values["crc32"]:
             raise ValueError("its checksum differs")
         return typed(dict[str, Any], parse(values["session"]), "the session")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80]
-        raise UsageError(f"the session in {folder} cannot be read ({reason}): start a new one") from None
+        raise UsageError(
+            f"the session in {folder} cannot be read ({reason}): start a new one"
+        ) from None
 
 
 def in_use(folder: Path) -> bool:
@@ -172,7 +185,11 @@ def notebook() -> str:
 def _safe(name: str) -> str:
     """A run's name as a file's: what no file system minds, and different for different names."""
     plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:60]
-    return plain if plain == name else f"{plain}-{blake2b(name.encode(errors='replace'), digest_size=8).hexdigest()}"
+    return (
+        plain
+        if plain == name
+        else f"{plain}-{blake2b(name.encode(errors='replace'), digest_size=8).hexdigest()}"
+    )
 
 
 def _prune(top: Path) -> None:

@@ -113,7 +113,10 @@ def chain_places(module: nn.Module, trained: Sequence[str], example: Tensor) -> 
         if value is not None:
             found.append(
                 Place(
-                    name, tuple(value.shape[1:]), forward_flops(chain_cut(module, name).prefix, example), traced=False
+                    name,
+                    tuple(value.shape[1:]),
+                    forward_flops(chain_cut(module, name).prefix, example),
+                    traced=False,
                 )
             )
     return found
@@ -139,7 +142,10 @@ def _called(module: nn.Module, example: Tensor) -> list[str]:
         for handle in handles:
             handle.remove()
     held = [name for name, _ in module.named_children()]
-    same = next((i for i, (a, b) in enumerate(zip(order, held, strict=False)) if a != b), min(len(order), len(held)))
+    same = next(
+        (i for i, (a, b) in enumerate(zip(order, held, strict=False)) if a != b),
+        min(len(order), len(held)),
+    )
     return [name for name in order[:same] if order.count(name) == 1]
 
 
@@ -149,7 +155,13 @@ def _same(module: nn.Module, at: str, example: Tensor) -> Tensor | None:
     with evaluating(module), torch.no_grad():
         try:
             value = cut.prefix(example)
-            rows = isinstance(value, Tensor) and value.is_floating_point() and len(value) == len(example)
+            rows = (
+                isinstance(value, Tensor)
+                and value.is_floating_point()
+                and len(value) == len(example)
+            )
             return value if rows and torch.equal(cut.suffix(value), module(example)) else None
-        except Exception:  # a forward that does not take the value in the image's place raises anything
+        except (
+            Exception
+        ):  # a forward that does not take the value in the image's place raises anything
             return None

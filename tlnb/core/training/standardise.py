@@ -51,7 +51,9 @@ def can_fold(head: nn.Module) -> bool:
     """Linear layers, and convolutions without padding, whose borders would see zeros instead of the mean."""
     if getattr(head, "bias", None) is None:
         return False
-    return isinstance(head, nn.Linear) or (isinstance(head, nn.Conv2d) and head.padding == (0, 0) and head.groups == 1)
+    return isinstance(head, nn.Linear) or (
+        isinstance(head, nn.Conv2d) and head.padding == (0, 0) and head.groups == 1
+    )
 
 
 def feature_axes(head: nn.Module, ndim: int) -> tuple[int, ...]:

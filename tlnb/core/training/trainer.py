@@ -37,7 +37,15 @@ from tlnb.core.training.checkpoint import Checkpoint, Due, at_risk
 from tlnb.core.training.checkpoint_check import check_fits
 from tlnb.core.training.features import Cost, HeadInputs, Inputs, Source
 from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
-from tlnb.core.training.freezing import Change, Learning, hashes, layer_of, relative_change, set_modes, state_of
+from tlnb.core.training.freezing import (
+    Change,
+    Learning,
+    hashes,
+    layer_of,
+    relative_change,
+    set_modes,
+    state_of,
+)
 from tlnb.core.training.monitor_schedule import looks
 from tlnb.core.training.run import Answers, Cache, EpochRecord, Run, Work, wilson_interval
 from tlnb.core.training.standardise import Standardise, can_fold
@@ -81,11 +89,18 @@ class Pieces:
 
 
 def train_epoch(
-    module: nn.Module, batches: Iterable[Batch | tuple[Tensor, Tensor]], optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler, machine: Machine, *, scaler: torch.amp.GradScaler | None = None,
-    class_weights: Tensor | None = None, label_smoothing: float = 0.0, pieces: Pieces | None = None,
+    module: nn.Module,
+    batches: Iterable[Batch | tuple[Tensor, Tensor]],
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    machine: Machine,
+    *,
+    scaler: torch.amp.GradScaler | None = None,
+    class_weights: Tensor | None = None,
+    label_smoothing: float = 0.0,
+    pieces: Pieces | None = None,
     ranks: Ranks = ALONE,
-) -> float:  # fmt: skip
+) -> float:
     """One optimiser step for each batch of inputs and labels; the mean loss over all items.
 
     The modes, and what needs gradients, are the caller's business; so is a gradient scaler for fp16, which must
@@ -100,10 +115,14 @@ def train_epoch(
 
     def loss_of(inputs: Tensor, labels: Tensor) -> Tensor:
         with machine.autocast():
-            return F.cross_entropy(module(inputs), labels, class_weights, label_smoothing=label_smoothing)
+            return F.cross_entropy(
+                module(inputs), labels, class_weights, label_smoothing=label_smoothing
+            )
 
     for inputs, labels, share, of in (Batch(*batch) for batch in batches):
-        scale = None if ranks.count == 1 else share * ranks.count  # since a mean of gradients is to be their sum
+        scale = (
+            None if ranks.count == 1 else share * ranks.count
+        )  # since a mean of gradients is to be their sum
         items = ranks.draws.of = of or len(labels)
         loss = _gradients(loss_of, inputs, labels, optimizer, scaler, class_weights, pieces, scale)
         scaler.step(optimizer)
@@ -115,9 +134,15 @@ def train_epoch(
 
 
 def _gradients(
-    loss_of: Callable[[Tensor, Tensor], Tensor], inputs: Tensor, labels: Tensor, optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler, class_weights: Tensor | None, pieces: Pieces, scale: Tensor | float | None = None,
-) -> Tensor:  # fmt: skip
+    loss_of: Callable[[Tensor, Tensor], Tensor],
+    inputs: Tensor,
+    labels: Tensor,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    class_weights: Tensor | None,
+    pieces: Pieces,
+    scale: Tensor | float | None = None,
+) -> Tensor:
     """The batch's mean loss, its gradients in place: whole, or piece by piece where memory demands it.
 
     Args:
@@ -131,7 +156,9 @@ def _gradients(
                 scaler.scale(loss if scale is None else loss * scale).backward()
                 return loss.detach()
             total = torch.zeros((), device=labels.device)
-            for some, theirs in zip(inputs.tensor_split(pieces.count), labels.tensor_split(pieces.count), strict=True):
+            for some, theirs in zip(
+                inputs.tensor_split(pieces.count), labels.tensor_split(pieces.count), strict=True
+            ):
                 loss = loss_of(some, theirs) * _share(theirs, labels, class_weights)
                 scaler.scale(loss).backward()
                 total += loss.detach()
@@ -178,9 +205,11 @@ def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sc
 
 
 def go_on(
-    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler, scaler: torch.amp.GradScaler,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    scaler: torch.amp.GradScaler,
     found: Checkpoint,
-) -> None:  # fmt: skip
+) -> None:
     """Put optimiser, schedule and scaler where they were."""
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -188,9 +217,15 @@ def go_on(
         number, _, name = key.partition("/")
         like = parameters[int(number)]
         # a fused step takes numbers as they lie in memory, so they must lie as the parameter's do (channels_last, say)
-        laid = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.shape == like.shape else tensor
+        laid = (
+            torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+            if tensor.shape == like.shape
+            else tensor
+        )
         state.setdefault(int(number), {})[name] = laid
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )
     schedule.last_epoch = found.steps
     factors = schedule.lr_lambdas  # type: ignore[attr-defined]
     for group, base, factor in zip(optimizer.param_groups, schedule.base_lrs, factors, strict=True):
@@ -209,7 +244,9 @@ def looks_at_monitor(data: DataSet, options: TrainOptions, cost: Cost) -> tuple[
     if "monitor" not in data.splits:
         return ()
     epochs = options.epochs or 0
-    return looks(epochs, epochs * data.splits["train"] * cost.done, data.splits["monitor"] * cost.look)
+    return looks(
+        epochs, epochs * data.splits["train"] * cost.done, data.splits["monitor"] * cost.look
+    )
 
 
 Keep = Callable[[Checkpoint], None]
@@ -217,11 +254,23 @@ Keep = Callable[[Checkpoint], None]
 
 @large_blocks_kept()
 def train(
-    model: PretrainedModel, anatomy: Anatomy, data: DataSet, plan: Plan, options: TrainOptions, *, name: str,
-    scopes: Scopes | None = None, baseline_of: str | None = None, previous: Run | None = None, report: Report | None = None,
-    store: Store | None = None, keep: Keep | None = None, resume: Checkpoint | None = None,
-    stop: Callable[[], bool] | None = None, trial: bool = False,
-) -> Run:  # fmt: skip
+    model: PretrainedModel,
+    anatomy: Anatomy,
+    data: DataSet,
+    plan: Plan,
+    options: TrainOptions,
+    *,
+    name: str,
+    scopes: Scopes | None = None,
+    baseline_of: str | None = None,
+    previous: Run | None = None,
+    report: Report | None = None,
+    store: Store | None = None,
+    keep: Keep | None = None,
+    resume: Checkpoint | None = None,
+    stop: Callable[[], bool] | None = None,
+    trial: bool = False,
+) -> Run:
     """Carry out a plan on a copy of the model.
 
     Args:
@@ -253,11 +302,26 @@ def train(
     with seeded(options.seed, here):
         tally = Tally(clock, paid.flops if paid else None)
         work = Training(
-            model, anatomy, data, plan, options, here, tally, name, report or (lambda _: None), keep, resume, stop,
+            model,
+            anatomy,
+            data,
+            plan,
+            options,
+            here,
+            tally,
+            name,
+            report or (lambda _: None),
+            keep,
+            resume,
+            stop,
             ranks=group,
-        )  # fmt: skip
+        )
         with tally.phase("preparing"):
-            start = previous.module() if previous else build(model, plan.edits, plan.start, options.seed, scopes)
+            start = (
+                previous.module()
+                if previous
+                else build(model, plan.edits, plan.start, options.seed, scopes)
+            )
             work.prepare(start, store or Store())
             work.check_resume()
         status = work.run(warm=plan.start == "pretrained" and previous is None)
@@ -275,19 +339,46 @@ def train(
     right, by_class = scores(answers)
     tested = len(data.labels["test"])
     return Run(
-        name=name, plan=plan, options=options, data=data.name, fingerprint=data.fingerprint, status=status,
-        accuracy=right / tested, interval=wilson_interval(right, tested), balanced_accuracy=by_class, test_images=tested,
-        epochs=tuple(work.epochs), best_epoch=work.best_epoch, seconds=seconds, flops_by_phase=flops,
-        work=work.done, energy_wh=sum(wh.values()), money=0.0, wh_by_phase=wh,
+        name=name,
+        plan=plan,
+        options=options,
+        data=data.name,
+        fingerprint=data.fingerprint,
+        status=status,
+        accuracy=right / tested,
+        interval=wilson_interval(right, tested),
+        balanced_accuracy=by_class,
+        test_images=tested,
+        epochs=tuple(work.epochs),
+        best_epoch=work.best_epoch,
+        seconds=seconds,
+        flops_by_phase=flops,
+        work=work.done,
+        energy_wh=sum(wh.values()),
+        money=0.0,
+        wh_by_phase=wh,
         bases={"seconds": SECONDS_BASIS, "flops": FLOPS_BASIS, "energy_wh": clock.meter.basis},
-        device=here.device, hardware=here.name, threads=here.threads, precision=here.precision, changes=changes,
-        baseline_of=baseline_of, started_from=previous.name if previous else None, notes=tuple(notes),
+        device=here.device,
+        hardware=here.name,
+        threads=here.threads,
+        precision=here.precision,
+        changes=changes,
+        baseline_of=baseline_of,
+        started_from=previous.name if previous else None,
+        notes=tuple(notes),
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
-        classes=data.classes, edge=data.edge, source_accuracy=(source.before, source.after) if source else None,
-        source_pictures=source.pictures if source else 0, cache=work.cache, inference_flops=inference,
+        classes=data.classes,
+        edge=data.edge,
+        source_accuracy=(source.before, source.after) if source else None,
+        source_pictures=source.pictures if source else 0,
+        cache=work.cache,
+        inference_flops=inference,
         processes=group.count,
-        _trained=trained, _hashes=work.end_hashes, _answers=answers, _transform=model.transform,
-    )  # fmt: skip
+        _trained=trained,
+        _hashes=work.end_hashes,
+        _answers=answers,
+        _transform=model.transform,
+    )
 
 
 @contextmanager
@@ -296,7 +387,9 @@ def seeded(seed: int, here: Machine) -> Iterator[None]:
     with (
         alone(),
         here.exact(),
-        torch.random.fork_rng(devices=[torch.cuda.current_device()] if here.device.startswith("cuda") else []),
+        torch.random.fork_rng(
+            devices=[torch.cuda.current_device()] if here.device.startswith("cuda") else []
+        ),
     ):
         torch.manual_seed(seed)
         yield
@@ -349,10 +442,19 @@ class Training:
     def prepare(self, network: nn.Module, store: Store) -> None:
         """Bring the network to the device; note every layer's hash and what trained layers hold."""
         self.report(Progress(self.name, "preparing"))
-        self.module = network.to(self.machine.device, memory_format=self.model.transform.memory_format)  # type: ignore[call-overload]
+        self.module = network.to(
+            self.machine.device, memory_format=self.model.transform.memory_format
+        )  # type: ignore[call-overload]
         self.labels = {s: y.to(self.machine.device) for s, y in self.data.labels.items()}
         self.source = Source(
-            self.module, self.model.transform, self.data, self.machine, self.tally, store, self._pause, self.ranks
+            self.module,
+            self.model.transform,
+            self.data,
+            self.machine,
+            self.tally,
+            store,
+            self._pause,
+            self.ranks,
         )
         self.scales: list[Standardise] = []
         self.inference_flops = 0.0
@@ -361,7 +463,10 @@ class Training:
         self.best, self.best_state = -1.0, dict[str, Tensor]()
         self.last_state = dict[str, Tensor]()
         self.at_risk = at_risk()
-        self.start, self.start_hashes = state_of(self.module, self.plan.trained), hashes(self.module)
+        self.start, self.start_hashes = (
+            state_of(self.module, self.plan.trained),
+            hashes(self.module),
+        )
         self._check_count()
         self.class_weights: Tensor | None = None
         if self.options.class_weights:
@@ -375,8 +480,16 @@ class Training:
             parameters: list[Tensor] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
             self.set_modes()
             options = self._none_alone(self.module, self.options)
-            check_fits(self.resume, self.name, self.module, self.plan, self.anatomy, options,
-                       len(self.labels["train"]), parameters)  # fmt: skip
+            check_fits(
+                self.resume,
+                self.name,
+                self.module,
+                self.plan,
+                self.anatomy,
+                options,
+                len(self.labels["train"]),
+                parameters,
+            )
 
     def _pause(self) -> None:
         """Between two steps: other threads may have their turn, and whoever asked to stop is heard."""
@@ -390,10 +503,16 @@ class Training:
 
     def _check_count(self) -> None:
         """What trains must be what the plan promises; a parameter that layers share counts once."""
-        held = {id(p): p.numel() for n in self.plan.trained for p in layer_of(self.module, n)._parameters.values()
-                if p is not None}  # fmt: skip
+        held = {
+            id(p): p.numel()
+            for n in self.plan.trained
+            for p in layer_of(self.module, n)._parameters.values()
+            if p is not None
+        }
         if self.plan.trainable_params > sum(held.values()):
-            raise AssertionError(f"the plan trains {self.plan.trainable_params} parameters, found {held.values()}")
+            raise AssertionError(
+                f"the plan trains {self.plan.trainable_params} parameters, found {held.values()}"
+            )
 
     # ── training ──
 
@@ -412,9 +531,13 @@ class Training:
             self._fit()
         except KeyboardInterrupt:
             self._write(self.held)
-            if self.ranks.count > 1:  # the others may be anywhere: what is left is the last checkpoint
+            if (
+                self.ranks.count > 1
+            ):  # the others may be anywhere: what is left is the last checkpoint
                 raise
-            self.notes.append(f"stopped after epoch {len(self.epochs)} of {self.options.epochs}: %tl_resume goes on")
+            self.notes.append(
+                f"stopped after epoch {len(self.epochs)} of {self.options.epochs}: %tl_resume goes on"
+            )
             return "stopped"
         except BaseException:
             with suppress(Exception):  # a GPU that fell away takes what it held with it
@@ -426,7 +549,11 @@ class Training:
                 self.module.load_state_dict(self.best_state, strict=False)
             for scale in self.scales:
                 scale.fold()
-        return "failed" if self.epochs and not math.isfinite(self.epochs[-1].train_loss) else "finished"
+        return (
+            "failed"
+            if self.epochs and not math.isfinite(self.epochs[-1].train_loss)
+            else "finished"
+        )
 
     def _begin(self, warm: bool) -> None:
         """The output layers before the first epoch: what reaches them standardised, new ones trained alone for a while."""
@@ -451,7 +578,8 @@ class Training:
         """
         seen: dict[nn.Module, list[Tensor]] = {head: [] for head in layers}
         handles = [
-            head.register_forward_pre_hook(lambda h, x: seen[h].append(x[0].detach().float())) for head in layers
+            head.register_forward_pre_hook(lambda h, x: seen[h].append(x[0].detach().float()))
+            for head in layers
         ]
         look = self.source
         rest = self.module if found is None else found.judges
@@ -463,11 +591,17 @@ class Training:
             self.machine.autocast(),
         ):
             for part in rows.split(look.chunk() if found is None else STATISTICS_ROWS):
-                rest(self.model.transform(look.placed(part)) if found is None else look.placed(part).clone())
+                rest(
+                    self.model.transform(look.placed(part))
+                    if found is None
+                    else look.placed(part).clone()
+                )
         for handle in handles:
             handle.remove()
         example = look.example() if found is None else look.placed(found.features[:2])
-        self.tally.charge("caching", len(self.labels["train"]) * forward_flops(rest, example), "statistics")
+        self.tally.charge(
+            "caching", len(self.labels["train"]) * forward_flops(rest, example), "statistics"
+        )
         self.scales = [Standardise.of(head, torch.cat(features)) for head, features in seen.items()]
         self.ranks.same(t for scale in self.scales for t in (scale.mean, scale.spread))
         for scale in self.scales if keep else ():
@@ -478,10 +612,18 @@ class Training:
         options = replace(WARMUP, seed=self.options.seed)
         set_modes(self.module, set(heads))
         assert self.inputs is not None
-        inputs = self.source.raw("none") if found is None else replace(
-            self.inputs, train=lambda _: found.features, make=lambda x, _: self.source.placed(x), teaches=found.teaches,
-            cost=self._warm_up_cost(found), augment="none",
-        )  # fmt: skip
+        inputs = (
+            self.source.raw("none")
+            if found is None
+            else replace(
+                self.inputs,
+                train=lambda _: found.features,
+                make=lambda x, _: self.source.placed(x),
+                teaches=found.teaches,
+                cost=self._warm_up_cost(found),
+                augment="none",
+            )
+        )
         one_epoch = self._in_batches(inputs, heads, options)
         for epoch in range(options.epochs or 0):
             self._seed(epoch)
@@ -495,7 +637,9 @@ class Training:
         example = self.source.placed(found.features[:2])
         counts, whole = self.source.counts, self.inputs.cost if self.inputs else None
         planned = counts.step(self.module, self.source.example())
-        return Cost(counts.step(found.teaches, example), planned, whole.full if whole else planned, 0.0, 0.0)
+        return Cost(
+            counts.step(found.teaches, example), planned, whole.full if whole else planned, 0.0, 0.0
+        )
 
     def _fit(self) -> None:
         inputs, options, trained = self.inputs, self.options, self.plan.trained
@@ -506,7 +650,9 @@ class Training:
         lbfgs = options.solver == "lbfgs"
         said = self.resume.pieces if self.resume else 1
         one_epoch = (
-            self._all_at_once(inputs, options) if lbfgs else self._in_batches(inputs, trained, options, self.resume)
+            self._all_at_once(inputs, options)
+            if lbfgs
+            else self._in_batches(inputs, trained, options, self.resume)
         )
         learning, due = Learning(self.module), Due(self.at_risk)
         for epoch in range(len(self.epochs), options.epochs or 0):
@@ -519,19 +665,27 @@ class Training:
                 self._note_pieces()
                 said = self.pieces.count
             self.ranks.same(self.module.buffers())
-            seen = self._watch(inputs, learning, ("val", "monitor") if epoch in looked_at else ("val",))
+            seen = self._watch(
+                inputs, learning, ("val", "monitor") if epoch in looked_at else ("val",)
+            )
             seconds = self.tally.clock.of("training") - before
             self.epochs.append(EpochRecord(loss, seen.get("val"), seen.get("monitor"), seconds))
             if not math.isfinite(loss):
                 self._note_nan()
                 return
             self.last_state = state_of(self.module, trained)
-            if "val" in seen and seen["val"] >= self.best:  # of equally good epochs the last: it has learned longest
+            if (
+                "val" in seen and seen["val"] >= self.best
+            ):  # of equally good epochs the last: it has learned longest
                 self.best, self.best_epoch, self.best_state = seen["val"], epoch, self.last_state
             if not lbfgs:  # which takes less time than it would to go on with it
                 with self.tally.phase("other", "keep"):
                     self._keep(due)
-            self.report(Progress(self.name, "training", epoch + 1, options.epochs or 0, loss, seen.get(watched)))
+            self.report(
+                Progress(
+                    self.name, "training", epoch + 1, options.epochs or 0, loss, seen.get(watched)
+                )
+            )
 
     def _seed(self, epoch: int) -> None:
         self.ranks.seed(self.options.seed * STRIDE + epoch, self.machine.on_cpu)
@@ -539,9 +693,13 @@ class Training:
     def _note_pieces(self) -> None:
         batch_statistics = uses_batch_statistics(self.module)
         same = (
-            "; batch statistics are of the pieces, so the result differs from whole batches" if batch_statistics else ""
+            "; batch statistics are of the pieces, so the result differs from whole batches"
+            if batch_statistics
+            else ""
         )
-        self.notes.append(f"memory ran out: batches are split into {self.pieces.count} pieces{same}")
+        self.notes.append(
+            f"memory ran out: batches are split into {self.pieces.count} pieces{same}"
+        )
 
     def _note_nan(self) -> None:
         """The loss is no number: back to the last epoch that had one, with the advice that fits."""
@@ -578,18 +736,36 @@ class Training:
     def _standing(self, flops: dict[str, float], wh: dict[str, float]) -> Checkpoint:
         """The run at the end of an epoch, in tensors that the next one changes."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state = {i: self.optimizer.state[p] for i, p in enumerate(parameters) if p in self.optimizer.state}
+        state = {
+            i: self.optimizer.state[p]
+            for i, p in enumerate(parameters)
+            if p in self.optimizer.state
+        }
         tensors = {
             **{f"last/{k}": t for k, t in self.last_state.items()},
             **{f"best/{k}": t for k, t in self.best_state.items() if not self._last_is_best},
             **{f"optimizer/{i}/{k}": t for i, held in state.items() for k, t in held.items()},
-            **{f"scale/{i}/{k}": getattr(s, k) for i, s in enumerate(self.scales) for k in ("mean", "spread")},
+            **{
+                f"scale/{i}/{k}": getattr(s, k)
+                for i, s in enumerate(self.scales)
+                for k in ("mean", "spread")
+            },
         }
         return Checkpoint(
-            tuple(self.epochs), self.best, self.best_epoch, self.tally.clock.seconds(), flops, self.done,
-            self.schedule.last_epoch, self.cache, tuple(self.notes), self.pieces.count, self.scaler.state_dict(),
-            wh, tensors,
-        )  # fmt: skip
+            tuple(self.epochs),
+            self.best,
+            self.best_epoch,
+            self.tally.clock.seconds(),
+            flops,
+            self.done,
+            self.schedule.last_epoch,
+            self.cache,
+            tuple(self.notes),
+            self.pieces.count,
+            self.scaler.state_dict(),
+            wh,
+            tensors,
+        )
 
     def _write(self, found: Checkpoint | None) -> None:
         """To disk, if there is anything to write."""
@@ -616,8 +792,9 @@ class Training:
         kept = {k: t.to(device) for k, t in found.part("scale").items()}
         self.scales = [
             Standardise(head, kept[f"{i}/mean"], kept[f"{i}/spread"])
-            for i, head in enumerate(filter(can_fold, heads)) if f"{i}/mean" in kept
-        ]  # fmt: skip
+            for i, head in enumerate(filter(can_fold, heads))
+            if f"{i}/mean" in kept
+        ]
         if self._last_is_best:
             self.best_state = self.last_state
         self.module.load_state_dict(self.last_state, strict=False)
@@ -630,7 +807,11 @@ class Training:
     # ── an epoch ──
 
     def _in_batches(
-        self, inputs: Inputs, trained: tuple[str, ...], options: TrainOptions, resume: Checkpoint | None = None
+        self,
+        inputs: Inputs,
+        trained: tuple[str, ...],
+        options: TrainOptions,
+        resume: Checkpoint | None = None,
     ) -> Epoch:
         """AdamW with one-cycle rates, a step for each batch."""
         options = self._none_alone(inputs.teaches, options)
@@ -646,16 +827,25 @@ class Training:
 
         def one_epoch(epoch: int) -> tuple[float, int, int]:
             loss = train_epoch(
-                teaches, self._batches(inputs, options, epoch), optimizer, schedule, self.machine, scaler=scaler,
-                class_weights=self.class_weights, pieces=self.pieces, ranks=self.ranks,
-            )  # fmt: skip
+                teaches,
+                self._batches(inputs, options, epoch),
+                optimizer,
+                schedule,
+                self.machine,
+                scaler=scaler,
+                class_weights=self.class_weights,
+                pieces=self.pieces,
+                ranks=self.ranks,
+            )
             return loss, math.ceil(images / (options.batch_size or 1)), images
 
         return one_epoch
 
     def _can_fuse(self) -> bool:
         """Whether one call may step all parameters: complex ones take plain AdamW."""
-        return can_fuse(self.machine.device) and not any(p.is_complex() for p in self.module.parameters())
+        return can_fuse(self.machine.device) and not any(
+            p.is_complex() for p in self.module.parameters()
+        )
 
     def _none_alone(self, teaches: nn.Module, options: TrainOptions) -> TrainOptions:
         """Batches of two or more images where batch statistics are taken: that of one image tells nothing.
@@ -664,7 +854,11 @@ class Training:
             UsageError: batches of one image were asked for.
         """
         images, size = len(self.labels["train"]), options.batch_size or 1
-        if self.ranks.count > 1 or images // math.ceil(images / size) > 1 or not uses_batch_statistics(teaches):
+        if (
+            self.ranks.count > 1
+            or images // math.ceil(images / size) > 1
+            or not uses_batch_statistics(teaches)
+        ):
             return options
         if size == 1:
             raise UsageError(
@@ -693,17 +887,25 @@ class Training:
             whose = "over all processes (SyncBatchNorm)" if synchronised else "each process's own"
             note = f"{count} processes shared every batch: batch statistics are {whose}"
             self.notes += [note] if note not in self.notes else []
-        return self.ranks.wrapped(teaches, unused=not all(layer.used for layer in self.anatomy.layers))
+        return self.ranks.wrapped(
+            teaches, unused=not all(layer.used for layer in self.anatomy.layers)
+        )
 
     def _all_at_once(self, inputs: Inputs, options: TrainOptions) -> Epoch:
         """L-BFGS on the output layer: logistic regression by all cached views of all images in every evaluation."""
         if not inputs.views:
-            raise UsageError("--solver lbfgs needs cached features, and this network cannot be cut: leave it out")
-        features = self.source.placed(torch.cat([inputs.train(view) for view in range(inputs.views)]))
+            raise UsageError(
+                "--solver lbfgs needs cached features, and this network cannot be cut: leave it out"
+            )
+        features = self.source.placed(
+            torch.cat([inputs.train(view) for view in range(inputs.views)])
+        )
         labels = self.labels["train"].repeat(inputs.views)
         head = layer_of(self.module, self.anatomy.head)
         weight: Tensor = head.weight  # type: ignore[assignment]
-        optimizer = torch.optim.LBFGS(head.parameters(), max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
+        optimizer = torch.optim.LBFGS(
+            head.parameters(), max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe"
+        )
         evaluations: list[float] = []
         part = self.ranks.part(len(labels))
         mine, share = self.ranks.busy(part), _share(labels[part], labels, self.class_weights)
@@ -711,7 +913,10 @@ class Training:
         def evaluate() -> Tensor:
             optimizer.zero_grad(set_to_none=True)
             # in eval mode: a line search needs the same loss for the same weights, which dropout would not give
-            loss = F.cross_entropy(inputs.judges(features[mine]), labels[mine], self.class_weights) * share
+            loss = (
+                F.cross_entropy(inputs.judges(features[mine]), labels[mine], self.class_weights)
+                * share
+            )
             penalty = 0.5 * (options.weight_decay or 0.0) * weight.square().sum() / self.ranks.count
             (loss + penalty).backward()
             for parameter in head.parameters():
@@ -743,7 +948,10 @@ class Training:
                     key = (rates.get(stages[name], options.lr or 0.0), parameter.ndim > 1)
                     groups.setdefault(key, []).append(parameter)
         decay = options.weight_decay or 0.0
-        return [{"params": p, "lr": rate, "weight_decay": decay * decays} for (rate, decays), p in groups.items()]
+        return [
+            {"params": p, "lr": rate, "weight_decay": decay * decays}
+            for (rate, decays), p in groups.items()
+        ]
 
     def _batches(self, inputs: Inputs, options: TrainOptions, epoch: int) -> Iterator[Batch]:
         """Batches of nearly equal size: no last batch of one image, which batch statistics could not bear.
@@ -763,20 +971,33 @@ class Training:
         if source.device.type == "cpu":  # in memory, or in a file that is read as it is needed
             here = labels.cpu()
             in_memory = ((source[rows], here[rows]) for rows in mine)
-            pairs = batches(source, here, mine, pin=labels.is_cuda) if is_mapped(source) else in_memory
+            pairs = (
+                batches(source, here, mine, pin=labels.is_cuda) if is_mapped(source) else in_memory
+            )
         else:
-            there = self.machine.placed(torch.cat(mine)).split(sizes)  # one copy an epoch: a step waits for none
+            there = self.machine.placed(torch.cat(mine)).split(
+                sizes
+            )  # one copy an epoch: a step waits for none
             pairs = ((source[rows], labels[rows]) for rows in there)
-        for rows, part, some_numbers, (some, theirs) in zip(groups, parts, numbers, pairs, strict=True):
+        for rows, part, some_numbers, (some, theirs) in zip(
+            groups, parts, numbers, pairs, strict=True
+        ):
             self._pause()
-            ready, theirs = inputs.make(self.machine.placed(some), some_numbers), self.machine.placed(theirs)
+            ready, theirs = (
+                inputs.make(self.machine.placed(some), some_numbers),
+                self.machine.placed(theirs),
+            )
             if self.ranks.count == 1:
                 yield Batch(ready, theirs)
             else:
                 whole = labels[self.machine.placed(rows)]
-                yield Batch(ready, theirs, _share(whole[part], whole, self.class_weights), len(rows))
+                yield Batch(
+                    ready, theirs, _share(whole[part], whole, self.class_weights), len(rows)
+                )
 
-    def _watch(self, inputs: Inputs, learning: Learning, splits: Sequence[str]) -> Mapping[str, float]:
+    def _watch(
+        self, inputs: Inputs, learning: Learning, splits: Sequence[str]
+    ) -> Mapping[str, float]:
         """Accuracy on those of the splits that the data have."""
         here = [s for s in splits if s in self.data.splits]
         if not here:
@@ -786,7 +1007,9 @@ class Training:
             guesses = {s: self._scores(inputs, x).argmax(1) for s, x in seen.items()}
             images = sum(map(len, seen.values())) / self.ranks.count
             self.tally.charge("evaluating", images * inputs.cost.look, "look")
-            return {s: float((found == self.labels[s]).float().mean()) for s, found in guesses.items()}
+            return {
+                s: float((found == self.labels[s]).float().mean()) for s, found in guesses.items()
+            }
 
     def _scores(self, inputs: Inputs, rows: Tensor) -> Tensor:
         """Logits `(N, classes)` by the network in eval mode; processes share the rows."""
@@ -801,14 +1024,21 @@ class Training:
     def _count(self, cost: Cost, steps: int, images: int, phase: str) -> None:
         old = self.done
         self.done = Work(
-            cost.full, cost.planned, old.steps + steps, old.images + images,
-            old.unfrozen_flops + images * cost.full, old.uncached_flops + images * cost.planned,
-        )  # fmt: skip
+            cost.full,
+            cost.planned,
+            old.steps + steps,
+            old.images + images,
+            old.unfrozen_flops + images * cost.full,
+            old.uncached_flops + images * cost.planned,
+        )
         self.tally.charge(phase, images * cost.done / self.ranks.count, "steps")
 
     def spent(self) -> tuple[dict[str, float], dict[str, float]]:
         """FLOPs and watt-hours by phase, of all processes."""
-        wh, one_speaks = self.tally.clock.wh(), self.tally.clock.meter.shared and self.ranks.local > 0
+        wh, one_speaks = (
+            self.tally.clock.wh(),
+            self.tally.clock.meter.shared and self.ranks.local > 0,
+        )
         flops = self.ranks.totals(self.tally.flops, PHASES)
         return flops, self.ranks.totals(dict.fromkeys(wh, 0.0) if one_speaks else wh, PHASES)
 
@@ -822,7 +1052,11 @@ class Training:
         self.module.eval()
         with self.tally.phase("evaluating", "look"):
             logits = self._scores(inputs, rows)
-            truths, guesses, probabilities = self.labels["test"], logits.argmax(1), logits.float().softmax(1)
+            truths, guesses, probabilities = (
+                self.labels["test"],
+                logits.argmax(1),
+                logits.float().softmax(1),
+            )
             sure, of_truth = (probabilities.gather(1, c[:, None])[:, 0] for c in (guesses, truths))
             whole = logits.float().cpu() if with_logits else None
             answers = Answers(truths.cpu(), guesses.cpu(), sure.cpu(), of_truth.cpu(), whole)
@@ -840,8 +1074,17 @@ class Training:
             weights, statistics = (
                 relative_change(self.module, layer.name, self.start) if moved else (0.0, 0.0)
             )  # a frozen layer that moved has no copy of its start: how far is then unknown
-            found.append(Change(layer.name, layer.stage, layer.params, layer.name in frozen, moved,
-                                weights if layer.params else None, statistics if layer.running_stats else None))  # fmt: skip
+            found.append(
+                Change(
+                    layer.name,
+                    layer.stage,
+                    layer.params,
+                    layer.name in frozen,
+                    moved,
+                    weights if layer.params else None,
+                    statistics if layer.running_stats else None,
+                )
+            )
         return tuple(found)
 
     def on_its_source(self, moved: Sequence[str], previous: Run | None) -> SourceAccuracy | None:

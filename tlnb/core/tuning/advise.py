@@ -22,7 +22,14 @@ from tlnb.core.costs.forecast import forecast
 from tlnb.core.costs.prices import Price
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.data.splits import folds_of
-from tlnb.core.evaluation.probes import FOLDS, Probe, cross_validated, labels_in_use, probe, stage_features
+from tlnb.core.evaluation.probes import (
+    FOLDS,
+    Probe,
+    cross_validated,
+    labels_in_use,
+    probe,
+    stage_features,
+)
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.meter import Clock, Tally, forward_flops
 from tlnb.core.models.pretrained import PretrainedModel
@@ -37,10 +44,17 @@ from tlnb.core.training.run import Forecast
 from tlnb.core.training.trainer import Progress, Report, train
 
 STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
-CLOSE = 0.01  # a point of accuracy, for which no further changes are made: few changes are preferred
+CLOSE = (
+    0.01  # a point of accuracy, for which no further changes are made: few changes are preferred
+)
 ALLOWANCE = 20.0  # seconds for trial trainings, unless a larger budget allows more
 OF_BUDGET = 0.1  # of the budget, that advice may take
-OF_A_TRIAL = ("preparing", "caching", "warmup", "training")  # phases: a trial watches no curves and keeps nothing
+OF_A_TRIAL = (
+    "preparing",
+    "caching",
+    "warmup",
+    "training",
+)  # phases: a trial watches no curves and keeps nothing
 
 # The share of a frozen network's mistakes that training the last stages removes, and that training all stages removes beyond
 # that: expectation and standard deviation, fixed on sixteen settings (BENCHMARKS.md).
@@ -107,9 +121,14 @@ class Case:
 
 
 def advise(
-    case: Case, *, budget: float | None = None, budget_text: str = "", price: Price | None = None,
-    report: Report | None = None, flags: Sequence[str] = (),
-) -> tuple[Advice, Tally]:  # fmt: skip
+    case: Case,
+    *,
+    budget: float | None = None,
+    budget_text: str = "",
+    price: Price | None = None,
+    report: Report | None = None,
+    flags: Sequence[str] = (),
+) -> tuple[Advice, Tally]:
     """Measure, and say which strategy.
 
     Args:
@@ -133,19 +152,40 @@ def advise(
     forecasts = {}
     for step, strategy in enumerate(STRATEGIES, 1):
         plan, options = case.task(strategy)
-        forecasts[strategy], tally = forecast(case.model, case.anatomy, case.data, plan, options, name=strategy,
-                                              scopes=case.scopes, store=case.store, price=price)  # fmt: skip
+        forecasts[strategy], tally = forecast(
+            case.model,
+            case.anatomy,
+            case.data,
+            plan,
+            options,
+            name=strategy,
+            scopes=case.scopes,
+            store=case.store,
+            price=price,
+        )
         spent.charge("advising", sum(tally.flops.values()))
         said(step)
     allowance = max(ALLOWANCE, OF_BUDGET * (budget or 0.0))
-    trials, why_not = _trials(case, used, folds, forecasts, allowance, spent, lambda k: said(1 + len(STRATEGIES) + k))
+    trials, why_not = _trials(
+        case, used, folds, forecasts, allowance, spent, lambda k: said(1 + len(STRATEGIES) + k)
+    )
     tried = _weighed(used.labels["train"].numpy(), probes, trials, why_not, forecasts, budget)
     chosen = verdict([t for t in tried if t.affordable])
     found = Advice(
-        chosen.strategy, _reason(chosen, tried, budget_text), FOR_VERDICT[case.data.size_verdict], case.model.name,
-        case.data.name, case.data.mean_count, len(case.data.classes), tried, probes, fractions, _sure(chosen, tried),
-        time.perf_counter() - began, (*flags, *_differs(probes)),
-    )  # fmt: skip
+        chosen.strategy,
+        _reason(chosen, tried, budget_text),
+        FOR_VERDICT[case.data.size_verdict],
+        case.model.name,
+        case.data.name,
+        case.data.mean_count,
+        len(case.data.classes),
+        tried,
+        probes,
+        fractions,
+        _sure(chosen, tried),
+        time.perf_counter() - began,
+        (*flags, *_differs(probes)),
+    )
     return found, spent
 
 
@@ -162,7 +202,9 @@ def _probed(
     spent.charge("advising", len(images) * forward_flops(module, case.model.transform(images[:2])))
     probes = probe(stages, labels, folds)
     last = list(stages.values())[-1]
-    enough = used.per_class * (folds - 1) / folds / 2 >= 1  # half of a fold's labels: one in each class
+    enough = (
+        used.per_class * (folds - 1) / folds / 2 >= 1
+    )  # half of a fold's labels: one in each class
     half = cross_validated(last, labels, folds, share=0.5) if enough else None
     fractions = ((0.5, float(half.mean())), (1.0, probes[-1].accuracy)) if half is not None else ()
     return probes, fractions
@@ -172,9 +214,14 @@ def _probed(
 
 
 def _trials(
-    case: Case, used: DataSet, folds: int, forecasts: Mapping[str, Forecast], allowance: float, spent: Tally,
+    case: Case,
+    used: DataSet,
+    folds: int,
+    forecasts: Mapping[str, Forecast],
+    allowance: float,
+    spent: Tally,
     said: Callable[[int], None],
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:  # fmt: skip
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """What each strategy says of held-out images, logits (n, C); those that take too long are left out, and why."""
     found: dict[str, np.ndarray] = {}
     why_not: dict[str, str] = {}
@@ -200,9 +247,20 @@ def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: Tally) -
     labels = used.labels["train"]
     logits = np.zeros((len(labels), len(used.classes)), np.float32)
     for rows, held in folds_of(labels.numpy(), folds, seed=0):
-        part = used.with_splits({"train": ("train", torch.from_numpy(rows)), "test": ("train", torch.from_numpy(held))})
-        run = train(case.model, case.anatomy, part, plan, options, name=f"advice: {strategy}", scopes=case.scopes,
-                    store=case.store, trial=True)  # fmt: skip
+        part = used.with_splits(
+            {"train": ("train", torch.from_numpy(rows)), "test": ("train", torch.from_numpy(held))}
+        )
+        run = train(
+            case.model,
+            case.anatomy,
+            part,
+            plan,
+            options,
+            name=f"advice: {strategy}",
+            scopes=case.scopes,
+            store=case.store,
+            trial=True,
+        )
         if run.status == "stopped":
             raise KeyboardInterrupt
         spent.charge("advising", run.flops)
@@ -216,11 +274,17 @@ def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: Tally) -
 
 
 def _weighed(
-    labels: np.ndarray, probes: Sequence[Probe], trials: Mapping[str, np.ndarray], why_not: Mapping[str, str],
-    forecasts: Mapping[str, Forecast], budget: float | None,
-) -> tuple[Tried, ...]:  # fmt: skip
+    labels: np.ndarray,
+    probes: Sequence[Probe],
+    trials: Mapping[str, np.ndarray],
+    why_not: Mapping[str, str],
+    forecasts: Mapping[str, Forecast],
+    budget: float | None,
+) -> tuple[Tried, ...]:
     """For each strategy what is expected above `head`: the rule, moved by what trials showed."""
-    accuracies = {strategy: float((logits.argmax(1) == labels).mean()) for strategy, logits in trials.items()}
+    accuracies = {
+        strategy: float((logits.argmax(1) == labels).mean()) for strategy, logits in trials.items()
+    }
     losses = {strategy: calibrated_loss(logits, labels) for strategy, logits in trials.items()}
     head = accuracies.get("head", probes[-1].accuracy if probes else None)
     wrong = max(1 - head, 0.5 / len(labels)) if head is not None else 0.0
@@ -229,7 +293,9 @@ def _weighed(
     for strategy, before in zip(STRATEGIES, ("", *STRATEGIES), strict=False):
         gain = error = None
         if strategy in losses and before in losses:
-            each = wrong * (losses[before] - losses[strategy]) / max(LEAST_LOSS, losses["head"].mean())
+            each = (
+                wrong * (losses[before] - losses[strategy]) / max(LEAST_LOSS, losses["head"].mean())
+            )
             gain, error = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
         share, sd_of_share = expected[strategy]
         doubt = None if error is None else math.hypot(error, BEYOND * wrong)
@@ -237,9 +303,22 @@ def _weighed(
         step, sd = _together(*prior, gain, doubt)
         mean, variance = mean + step, variance + sd**2
         affordable = budget is None or strategy == "head" or forecasts[strategy].seconds <= budget
-        skipped = why_not.get(strategy, "" if strategy in trials else "a shallower one already took too long to try")
-        found.append(Tried(strategy, accuracies.get(strategy), gain, error, mean, math.sqrt(variance), forecasts[strategy],
-                           affordable, skipped))  # fmt: skip
+        skipped = why_not.get(
+            strategy, "" if strategy in trials else "a shallower one already took too long to try"
+        )
+        found.append(
+            Tried(
+                strategy,
+                accuracies.get(strategy),
+                gain,
+                error,
+                mean,
+                math.sqrt(variance),
+                forecasts[strategy],
+                affordable,
+                skipped,
+            )
+        )
     return tuple(found)
 
 
@@ -265,7 +344,9 @@ def verdict(tried: Sequence[Tried]) -> Tried:
     return next(t for t in tried if t.expected >= best - CLOSE)
 
 
-def _together(mean: float, sd: float, measured: float | None, error: float | None) -> tuple[float, float]:
+def _together(
+    mean: float, sd: float, measured: float | None, error: float | None
+) -> tuple[float, float]:
     """An expectation and a measurement, each by its precision (the normal distribution's conjugate update)."""
     if measured is None or not error or not sd:
         return mean, sd
@@ -295,14 +376,19 @@ def _sure(chosen: Tried, tried: Sequence[Tried]) -> str:
     """How likely it is that no other strategy is more than a point better."""
     rivals = [t for t in tried if t is not chosen and t.affordable]
     chance = min(
-        (_below(chosen.expected - t.expected + CLOSE, abs(t.sd**2 - chosen.sd**2)) for t in rivals), default=1.0
+        (_below(chosen.expected - t.expected + CLOSE, abs(t.sd**2 - chosen.sd**2)) for t in rivals),
+        default=1.0,
     )
     return f"that no other is more than a point better: {chance:.0%}, by the expectations above"
 
 
 def _below(margin: float, variance: float) -> float:
     """Chance that a normal deviate of this variance stays below a margin."""
-    return 0.5 * (1 + math.erf(margin / math.sqrt(2 * variance))) if variance > 0 else float(margin >= 0)
+    return (
+        0.5 * (1 + math.erf(margin / math.sqrt(2 * variance)))
+        if variance > 0
+        else float(margin >= 0)
+    )
 
 
 def _differs(probes: Sequence[Probe]) -> tuple[str, ...]:

@@ -85,7 +85,11 @@ def set_aside(path: Path, why: str) -> str:
     Raises:
         OSError: it cannot be renamed.
     """
-    aside = next(p for k in range(1, 10**6) if not os.path.lexists(p := path.with_name(f"{path.name}.damaged-{k}")))
+    aside = next(
+        p
+        for k in range(1, 10**6)
+        if not os.path.lexists(p := path.with_name(f"{path.name}.damaged-{k}"))
+    )
     path.rename(aside)
     return f"the study in {path.name} cannot be read ({why}): it is kept as {aside.name}, and a new one begins"
 
@@ -95,4 +99,8 @@ def _is_entry(line: str) -> bool:
         found: Any = parse(line)
     except ValueError:
         return False
-    return isinstance(found, dict) and type(found.get("op_code")) is int and isinstance(found.get("worker_id"), str)
+    return (
+        isinstance(found, dict)
+        and type(found.get("op_code")) is int
+        and isinstance(found.get("worker_id"), str)
+    )

@@ -97,7 +97,9 @@ class Tuning(OneLine):
         return None
 
     def __repr__(self) -> str:
-        found = f"best {self.best.accuracy:.1%} by {self.judged_by}" if self.best else "none finished"
+        found = (
+            f"best {self.best.accuracy:.1%} by {self.judged_by}" if self.best else "none finished"
+        )
         return f"Tuning {self.name}: {len(self.trials)} trials, {found}, {self.seconds:.1f} s ({self.status})"
 
 
@@ -119,23 +121,39 @@ class Task:
     @property
     def key(self) -> str:
         """Everything that makes results comparable: two studies with the same key are one."""
-        plan = self.plan if self.depths is None else replace(self.plan, strategy="custom", frozen=(), trained=())
-        about = (plan.model, plan.start, plan.edits, plan.frozen, self.model.weights, self.data.fingerprint)
+        plan = (
+            self.plan
+            if self.depths is None
+            else replace(self.plan, strategy="custom", frozen=(), trained=())
+        )
+        about = (
+            plan.model,
+            plan.start,
+            plan.edits,
+            plan.frozen,
+            self.model.weights,
+            self.data.fingerprint,
+        )
         options = replace(self.options, lr=None, weight_decay=None, augment=None, batch_size=None)
         return key_of(about, options, self.space)[:8]
 
     @property
     def depths(self) -> int | None:
         """How many stages, counted from the output, may train; None where depth is not searched."""
-        return len(self.anatomy.stages) if not self.scratch and self.plan.strategy in DEEPER else None
+        return (
+            len(self.anatomy.stages) if not self.scratch and self.plan.strategy in DEEPER else None
+        )
 
     @property
     def space(self) -> tuple[str, ...]:
         """What is searched, in words."""
         lr = self.options.lr or 0.001
         augment = self.augmentations
-        words = [f"learning rate {lr / AROUND:g} to {lr * AROUND:g}", f"weight decay {DECAYS[0]:g} to {DECAYS[1]:g}",
-                 f"augmentation {' or '.join(augment)}"]  # fmt: skip
+        words = [
+            f"learning rate {lr / AROUND:g} to {lr * AROUND:g}",
+            f"weight decay {DECAYS[0]:g} to {DECAYS[1]:g}",
+            f"augmentation {' or '.join(augment)}",
+        ]
         words += [f"the last 1 to {self.depths} stages"] if self.depths else []
         return (*words, *([f"batches of {', '.join(map(str, BATCHES))}"] if self.scratch else []))
 
@@ -153,7 +171,9 @@ class Task:
             stages = self.anatomy.stages_of(self.plan.trained)
             values["last"] = max(1, len(stages))
         if self.scratch:
-            values["batch_size"] = min(BATCHES, key=lambda size: abs(size - (self.options.batch_size or 32)))
+            values["batch_size"] = min(
+                BATCHES, key=lambda size: abs(size - (self.options.batch_size or 32))
+            )
         return values
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
@@ -189,9 +209,15 @@ def depth_plan(anatomy: Anatomy, plan: Plan, last: int) -> Plan:
 
 
 def tune(
-    task: Task, trials: int, *, seconds: float | None = None, storage: str | None = None, seed: int = 0,
-    store: Store | None = None, report: Report | None = None,
-) -> tuple[Tuning, list[Run]]:  # fmt: skip
+    task: Task,
+    trials: int,
+    *,
+    seconds: float | None = None,
+    storage: str | None = None,
+    seed: int = 0,
+    store: Store | None = None,
+    report: Report | None = None,
+) -> tuple[Tuning, list[Run]]:
     """Search. An interrupt ends it; what was tried so far counts.
 
     Args:
@@ -219,21 +245,32 @@ def tune(
         if seconds is not None and count and not _room(began, count, seconds):
             break
         try:
-            done = (t.value for t in study.trials if t.value is not None and t.state.name == "COMPLETE")
+            done = (
+                t.value for t in study.trials if t.value is not None and t.state.name == "COMPLETE"
+            )
             best = max(done, default=None)
             tell(Progress(name, "tuning", count, trials, None, best))
             trial = study.ask()
-            if trial.number != expected:  # others add trials too: by its number each draws what none of them draws
+            if (
+                trial.number != expected
+            ):  # others add trials too: by its number each draws what none of them draws
                 sampler = _sampler(seed + trial.number)
-            study.sampler, expected = sampler if trial.number else _recipe(task, sampler), trial.number + 1
+            study.sampler, expected = (
+                sampler if trial.number else _recipe(task, sampler),
+                trial.number + 1,
+            )
             mine = _try(task, trial, parts, held)
             runs += mine.runs
             if mine.stopped:
                 study.tell(trial, state=failed)
                 status = "stopped"
                 break
-            study.tell(trial, None if mine.pruned else mine.accuracy, state=pruned if mine.pruned else None)
-        except KeyboardInterrupt:  # between trials: within one it ends the training, which is charged
+            study.tell(
+                trial, None if mine.pruned else mine.accuracy, state=pruned if mine.pruned else None
+            )
+        except (
+            KeyboardInterrupt
+        ):  # between trials: within one it ends the training, which is charged
             status = "stopped"
             break
         except OSError as error:  # a full disk: what was tried counts
@@ -241,14 +278,27 @@ def tune(
                 raise UsageError(
                     f"the study cannot be written ({_reason(error)}): free some room, then try again"
                 ) from None
-            status, notes = "stopped", (*notes, f"the study could not be written any more ({_reason(error)})")
+            status, notes = (
+                "stopped",
+                (*notes, f"the study could not be written any more ({_reason(error)})"),
+            )
             break
     found = tuple(_trial(t) for t in study.trials if t.state.is_finished() and _is_sound(task, t))
     tuning = Tuning(
-        name, "scratch" if task.scratch else task.plan.strategy, task.data.name, judged_by, found, task.plan,
-        time.perf_counter() - began, sum(r.flops for r in runs), sum(r.energy_wh for r in runs), place, status, task.space,
+        name,
+        "scratch" if task.scratch else task.plan.strategy,
+        task.data.name,
+        judged_by,
+        found,
+        task.plan,
+        time.perf_counter() - began,
+        sum(r.flops for r in runs),
+        sum(r.energy_wh for r in runs),
+        place,
+        status,
+        task.space,
         notes,
-    )  # fmt: skip
+    )
     return replace(tuning, plan=_with_best(task, tuning)), runs
 
 
@@ -257,13 +307,22 @@ def _with_best(task: Task, tuning: Tuning) -> Plan:
     if tuning.best is None:
         return task.plan
     plan, options = task.planned(tuning.best.values)
-    chosen = TrainOptions(lr=options.lr, weight_decay=options.weight_decay, augment=options.augment,
-                          batch_size=options.batch_size if task.scratch else None)  # fmt: skip
+    chosen = TrainOptions(
+        lr=options.lr,
+        weight_decay=options.weight_decay,
+        augment=options.augment,
+        batch_size=options.batch_size if task.scratch else None,
+    )
     if task.scratch:
         return replace(task.plan, baseline_options=chosen, baseline_tuned=tuning.name)
     old = task.plan
-    return replace(plan, options=chosen, tuned=tuning.name, baseline_options=old.baseline_options,
-                   baseline_tuned=old.baseline_tuned)  # fmt: skip
+    return replace(
+        plan,
+        options=chosen,
+        tuned=tuning.name,
+        baseline_options=old.baseline_options,
+        baseline_tuned=old.baseline_tuned,
+    )
 
 
 # ── one trial ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -290,8 +349,18 @@ def _try(task: Task, trial: optuna.Trial, parts: list[DataSet], store: Store) ->
     tried = _Tried()
     for number, data in enumerate(parts):
         watch = _pruning(trial, tried, number * (options.epochs or 1))
-        run = train(task.model, task.anatomy, data, plan, options, name=f"trial {trial.number}", scopes=task.scopes,
-                    report=watch, store=store, trial=True)  # fmt: skip
+        run = train(
+            task.model,
+            task.anatomy,
+            data,
+            plan,
+            options,
+            name=f"trial {trial.number}",
+            scopes=task.scopes,
+            report=watch,
+            store=store,
+            trial=True,
+        )
         tried.runs.append(run)
         tried.stopped = run.status == "stopped" and not tried.pruned
         if tried.pruned or tried.stopped:
@@ -328,11 +397,15 @@ def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
     """
     if "val" in data.splits:
         every = slice(None)
-        judged = data.with_splits({"train": ("train", every), "val": ("val", every), "test": ("val", every)})
+        judged = data.with_splits(
+            {"train": ("train", every), "val": ("val", every), "test": ("val", every)}
+        )
         return [judged], f"{data.splits['val']} held-out labels"
     folds = min(FOLDS, data.per_class)
     if folds < 2:
-        raise UsageError("one label in a class leaves nothing to choose by: %tl_data with --per-class 2 or more")
+        raise UsageError(
+            "one label in a class leaves nothing to choose by: %tl_data with --per-class 2 or more"
+        )
     parts = []
     for rows, held in folds_of(data.labels["train"].numpy(), folds, seed):
         learns, judges = ("train", torch.from_numpy(rows)), ("train", torch.from_numpy(held))
@@ -343,22 +416,34 @@ def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
 # ── Optuna ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _optuna() -> tuple[Callable[[str, str, int, int], tuple[optuna.Study, tuple[str, ...]]], Any, Any]:
+def _optuna() -> tuple[
+    Callable[[str, str, int, int], tuple[optuna.Study, tuple[str, ...]]], Any, Any
+]:
     """How a study is opened, with what became of its journal; and the two states that are told."""
     try:
         import optuna
     except ImportError:
-        raise UsageError("tuning needs Optuna: pip install 'tlnb[tune]', then restart the kernel") from None
+        raise UsageError(
+            "tuning needs Optuna: pip install 'tlnb[tune]', then restart the kernel"
+        ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def study_in(name: str, place: str) -> optuna.Study:
         storage = _storage(place)
-        make = partial(optuna.create_study, storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+        make = partial(
+            optuna.create_study,
+            storage=storage,
+            study_name=name,
+            direction="maximize",
+            load_if_exists=True,
+        )
         study = _opened(make)
         check_scores(study.get_trials())  # all of them can be read
         return study
 
-    def study_of(name: str, place: str, seed: int, epochs: int) -> tuple[optuna.Study, tuple[str, ...]]:
+    def study_of(
+        name: str, place: str, seed: int, epochs: int
+    ) -> tuple[optuna.Study, tuple[str, ...]]:
         try:
             notes = [mended(place)]
             try:
@@ -385,7 +470,9 @@ def _opened(open_study: Callable[[], optuna.Study]) -> optuna.Study:
     for wait in OPENING:
         try:
             return open_study()
-        except Exception:  # each storage has its own words for what another process did a moment before
+        except (
+            Exception
+        ):  # each storage has its own words for what another process did a moment before
             time.sleep(wait)
     return open_study()
 
@@ -428,7 +515,9 @@ def _is_sound(task: Task, found: optuna.trial.FrozenTrial) -> bool:
     try:
         task.planned(dict(found.params))
         sound = all(type(f) in (int, float) and 0 <= float(f) < math.inf for f in figures)
-        return sound and found.params.keys() == task.start().keys() and all(0 <= a <= 1 for a in told)
+        return (
+            sound and found.params.keys() == task.start().keys() and all(0 <= a <= 1 for a in told)
+        )
     except (TLError, TypeError, ValueError):
         return False
 
@@ -440,8 +529,18 @@ def _default_storage(task: Task) -> str:
 def _trial(found: optuna.trial.FrozenTrial) -> Trial:
     status = {"COMPLETE": "finished", "PRUNED": "pruned"}.get(found.state.name, "stopped")
     attrs = found.user_attrs
-    accuracy = found.value if status == "finished" else found.intermediate_values.get(found.last_step or 0)
-    return Trial(found.number, dict(found.params), accuracy, status, attrs["seconds"], attrs["flops"], attrs["wh"])
+    accuracy = (
+        found.value if status == "finished" else found.intermediate_values.get(found.last_step or 0)
+    )
+    return Trial(
+        found.number,
+        dict(found.params),
+        accuracy,
+        status,
+        attrs["seconds"],
+        attrs["flops"],
+        attrs["wh"],
+    )
 
 
 def _room(began: float, done: int, seconds: float) -> bool:

@@ -28,8 +28,14 @@ def one_of_each(tl: Session) -> Steps:
         line="%tl_data digits --per-class 1, then %tl_train",
     )
     runs = [run for run in tl.runs if _one_each(run, tl.data_of(run))]
-    draws = {tl.data_of(run).request.seed: run for run in runs if run.strategy == "head" and run.status == "finished"}
-    same = ", all with the same ten images: the seed of %tl_train changes the training, not the images"
+    draws = {
+        tl.data_of(run).request.seed: run
+        for run in runs
+        if run.strategy == "head" and run.status == "finished"
+    }
+    same = (
+        ", all with the same ten images: the seed of %tl_train changes the training, not the images"
+    )
     yield Step(
         "three draws of ten images were tried",
         len(draws) >= 3,
@@ -77,7 +83,9 @@ def the_whole(tl: Session) -> Steps:
         "%tl_strategy full takes back every freeze",
     )
     heads = [
-        r for r in tl.runs if r.strategy == "head" and r.fingerprint == whole.fingerprint and r.status == "finished"
+        r
+        for r in tl.runs
+        if r.strategy == "head" and r.fingerprint == whole.fingerprint and r.status == "finished"
     ]
     yield Step(
         "there is a run of the new output layer on the same images",

@@ -26,8 +26,14 @@ def two_layers(tl: Session) -> Steps:
         like="it was trained on five images of each digit",
         line="%tl_data digits --per-class 5, %tl_load glyphnet, %tl_train",
     )
-    ended = [r for r in tl.runs if r.status == "finished" and r.baseline_of is None and _on_five(r, tl.data_of(r))]
-    own = [run for run in ended if any(e.kind == "replace" and not e.automatic for e in run.plan.edits)]
+    ended = [
+        r
+        for r in tl.runs
+        if r.status == "finished" and r.baseline_of is None and _on_five(r, tl.data_of(r))
+    ]
+    own = [
+        run for run in ended if any(e.kind == "replace" and not e.automatic for e in run.plan.edits)
+    ]
     yield Step(
         "in one run the output layer is one of your own",
         own,
@@ -49,7 +55,9 @@ def two_layers(tl: Session) -> Steps:
         "with a ReLU and dropout between them",
         relu and _between(parts, nn.modules.dropout._DropoutNd),
         f"between them lies {_kinds_between(parts) or 'nothing'}",
-        "the dropout belongs between them too" if relu else "without a ReLU two linear layers are no more than one",
+        "the dropout belongs between them too"
+        if relu
+        else "without a ReLU two linear layers are no more than one",
         "nn.ReLU(), nn.Dropout(0.2)",
     )
     others = [name for name in run.moved if name.partition(".")[0] != "head"]
@@ -65,8 +73,14 @@ def two_layers(tl: Session) -> Steps:
         f"only {', '.join(run.moved)} did" if run.moved else "none did",
         "%tl_unfreeze head",
     )
-    plain = [r for r in ended if r.strategy == "head" and r.moved == ("head",) and r.fingerprint == run.fingerprint
-             and r.plan.model == run.plan.model]  # fmt: skip
+    plain = [
+        r
+        for r in ended
+        if r.strategy == "head"
+        and r.moved == ("head",)
+        and r.fingerprint == run.fingerprint
+        and r.plan.model == run.plan.model
+    ]
     yield Step(
         "there is a run of the usual output layer on the same images",
         plain,
@@ -114,7 +128,11 @@ def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
         like="it was trained on one image of each digit",
         line="%tl_data digits --per-class 1, %tl_load glyphnet, %tl_train --solver lbfgs",
     )
-    runs = [r for r in tl.runs if r.strategy == "head" and r.status == "finished" and one_each(r, tl.data_of(r))]
+    runs = [
+        r
+        for r in tl.runs
+        if r.strategy == "head" and r.status == "finished" and one_each(r, tl.data_of(r))
+    ]
     by_source: dict[str, dict[str, Run]] = {"glyphnet": {}, "glyphnet-few": {}}
     for run in runs:
         by_source.get(run.plan.model, {})[run.fingerprint] = run
@@ -137,13 +155,18 @@ def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
         else "%tl_data digits --per-class 1 --seed 1 makes another draw; then both sources again",
         "for seed in (0, 1, 2): tl.data('digits', per_class=1, seed=seed), and both sources on it",
     )
-    gaps = [by_source["glyphnet"][draw].accuracy - by_source["glyphnet-few"][draw].accuracy for draw in both]
+    gaps = [
+        by_source["glyphnet"][draw].accuracy - by_source["glyphnet-few"][draw].accuracy
+        for draw in both
+    ]
     ahead = sum(gap > 0 for gap in gaps)
     answer = names.get("ahead_in")
     yield Step(
         "ahead_in says in how many draws glyphnet is ahead",
         answer == ahead,
-        "there is no variable ahead_in" if answer is None else f"it is {answer!r}; your runs show another number",
+        "there is no variable ahead_in"
+        if answer is None
+        else f"it is {answer!r}; your runs show another number",
         "it is a count: in how many draws is run.accuracy of glyphnet the larger of the two?",
         "in the loop over the draws, ahead_in += of_glyphnet.accuracy > of_few.accuracy; before it, ahead_in = 0",
     )
@@ -170,10 +193,13 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
         yield Step(
             f"{name} is a tensor of {count} rows of 160 features",
             shape == (count, 160),
-            f"there is no variable {name}" if value is None else f"its shape is {shape}" if isinstance(value, Tensor) else
-            f"it is a {shape}",
+            f"there is no variable {name}"
+            if value is None
+            else f"its shape is {shape}"
+            if isinstance(value, Tensor)
+            else f"it is a {shape}",
             *_hook_hints(value, count),
-        )  # fmt: skip
+        )
         assert isinstance(value, Tensor)
         found[split] = value.detach().float()
     for split, mine in found.items():
@@ -197,13 +223,15 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
     yield Step(
         "nearest is the share of test images whose nearest training image is of their class",
         value is not None and min(abs(value - share), abs(value - other)) < 0.01,
-        "there is no variable nearest" if answer is None else f"it is {value if value is not None else answer!r}: "
-        f"{_not_nearest(value, share)}",
-        "divide it by 100" if value is not None and abs(value - 100 * share) < 1 else
-        "likeness = normalize(test_features) @ normalize(train_features).T: each test image beside every training image",
+        "there is no variable nearest"
+        if answer is None
+        else f"it is {value if value is not None else answer!r}: {_not_nearest(value, share)}",
+        "divide it by 100"
+        if value is not None and abs(value - 100 * share) < 1
+        else "likeness = normalize(test_features) @ normalize(train_features).T: each test image beside every training image",
         "said = data.labels['train'][likeness.argmax(1)], one row of likeness for each test image",
         "nearest = (said == data.labels['test']).float().mean()",
-    )  # fmt: skip
+    )
     assert value is not None
     return (
         f"{value:.1%} of 700 digits, with fifty labels and not one step of training. A trained output layer gains on that, but "
@@ -228,9 +256,7 @@ def _prepared(images: Tensor) -> Tensor:
 def _hook_hints(value: object, count: int) -> tuple[str, ...]:
     """For features that are missing, of another layer, or of a part of the images."""
     line = "network.flatten.register_forward_hook(lambda module, inputs, output: …)"
-    parts = (
-        "the hook is called once for each forward pass: pass all images of a split at once, or torch.cat what it caught"
-    )
+    parts = "the hook is called once for each forward pass: pass all images of a split at once, or torch.cat what it caught"
     if not isinstance(value, Tensor):
         return line, parts
     return fitting(value.shape[:1] == (count,), f"it comes from another layer: {line}", parts)
@@ -241,9 +267,18 @@ def _cause(mine: Tensor, images: Tensor) -> str:
     likely = {
         ": the images were given in 0..255, not prepared": _seen(images.float()),
         ": the images were scaled to 0..1, but not normalised": _seen(images.float() / 255),
-        ": the network was in train mode, so BatchNorm used the batch's own statistics": _seen(_prepared(images), True),
+        ": the network was in train mode, so BatchNorm used the batch's own statistics": _seen(
+            _prepared(images), True
+        ),
     }
-    return next((words for words, seen in likely.items() if torch.allclose(mine, seen, rtol=1e-2, atol=1e-2)), "")
+    return next(
+        (
+            words
+            for words, seen in likely.items()
+            if torch.allclose(mine, seen, rtol=1e-2, atol=1e-2)
+        ),
+        "",
+    )
 
 
 def _nearest(train: Tensor, test: Tensor, labels: Tensor) -> Tensor:

@@ -28,13 +28,29 @@ def _twenty(run: Run, data: DataFacts) -> bool:
 @exercise("3.1", "Show that caching changes nothing")
 def nothing_is_lost(tl: Session) -> Steps:
     line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_train"
-    yield from a_run(tl, "head", _twenty, like="it was trained on two images of each digit", line=line)
-    runs = [r for r in tl.runs if r.baseline_of is None and r.strategy == "head" and _twenty(r, tl.data_of(r))]
+    yield from a_run(
+        tl, "head", _twenty, like="it was trained on two images of each digit", line=line
+    )
+    runs = [
+        r
+        for r in tl.runs
+        if r.baseline_of is None and r.strategy == "head" and _twenty(r, tl.data_of(r))
+    ]
     cached, uncached = ([r for r in runs if r.options.cache is kind] for kind in (True, False))
-    yield Step("one run keeps the frozen part", cached, "all of them compute it in every epoch",
-               "%tl_train keeps it unless --no-cache is given", TWO_LINES)  # fmt: skip
-    yield Step("one run computes it in every epoch", uncached, "all of them keep it",
-               "--no-cache is the option that computes it in every epoch", TWO_LINES)  # fmt: skip
+    yield Step(
+        "one run keeps the frozen part",
+        cached,
+        "all of them compute it in every epoch",
+        "%tl_train keeps it unless --no-cache is given",
+        TWO_LINES,
+    )
+    yield Step(
+        "one run computes it in every epoch",
+        uncached,
+        "all of them keep it",
+        "--no-cache is the option that computes it in every epoch",
+        TWO_LINES,
+    )
     one, other = cached[-1], uncached[-1]
     plain = [r.name for r in (one, other) if r.options.augment != "none"]
     yield Step(
@@ -46,7 +62,9 @@ def nothing_is_lost(tl: Session) -> Steps:
     )
     apart, hint = _apart(one, other)
     yield Step("they differ in nothing else", not apart, apart, hint, TWO_LINES)
-    gap = max(abs(a.train_loss - b.train_loss) for a, b in zip(one.epochs, other.epochs, strict=False))
+    gap = max(
+        abs(a.train_loss - b.train_loss) for a, b in zip(one.epochs, other.epochs, strict=False)
+    )
     yield Step(
         "the losses agree in every epoch",
         gap < (AGREE if one.precision == "fp32" else AGREE_ROUNDED),
@@ -63,7 +81,10 @@ def _apart(one: Run, other: Run) -> tuple[str, str]:
     rest = replace(one.options, cache=False)
     options = [k for k, v in vars(rest).items() if v != getattr(other.options, k)]
     if options:
-        return f"{', '.join(options)} differ too", f"give both the same --{options[0].replace('_', '-')}"
+        return (
+            f"{', '.join(options)} differ too",
+            f"give both the same --{options[0].replace('_', '-')}",
+        )
     if one.fingerprint != other.fingerprint:
         return "they were trained on other draws of the images", "no %tl_data between the two lines"
     if (one.plan.model, one.plan.edits) != (other.plan.model, other.plan.edits):
@@ -78,11 +99,17 @@ def by_name(tl: Session) -> Steps:
         "it trained glyphnet, from the pretrained weights",
         run.plan.model == "glyphnet" and run.plan.start == "pretrained",
         f"run {run.name!r} trained {run.plan.model}, start {run.plan.start}",
-        "%tl_load glyphnet" if run.plan.model != "glyphnet" else "any strategy but scratch: %tl_strategy head",
+        "%tl_load glyphnet"
+        if run.plan.model != "glyphnet"
+        else "any strategy but scratch: %tl_strategy head",
     )
     parts = dict(run.network().named_modules())
     norms = [name for name in run.moved if isinstance(parts[name], nn.BatchNorm2d)]
-    last = {name for name, part in parts.items() if name.startswith("layer4") and isinstance(part, nn.Conv2d)}
+    last = {
+        name
+        for name, part in parts.items()
+        if name.startswith("layer4") and isinstance(part, nn.Conv2d)
+    }
     still = sorted(last - set(run.moved))
     yield Step(
         "the convolutions of layer4 moved",
@@ -112,7 +139,9 @@ def by_name(tl: Session) -> Steps:
         f"{', '.join(more[:3])} did",
         "%tl_freeze first: all but the head",
     )
-    yield Step("the output layer moved", "head" in run.moved, "it stayed frozen", "%tl_unfreeze head")
+    yield Step(
+        "the output layer moved", "head" in run.moved, "it stayed frozen", "%tl_unfreeze head"
+    )
     source = (
         f" On its own source: {run.source_accuracy[0]:.0%} before, {run.source_accuracy[1]:.0%} after."
         if run.source_accuracy
@@ -124,8 +153,12 @@ def by_name(tl: Session) -> Steps:
 @exercise("3.3", "In PyTorch: two layers on features that are computed once")
 def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
     data = yield from some_data(tl, "digits", line="%tl_data digits --per-class 5")
-    yield Step("five images of each digit", set(data.counts.values()) == {5}, f"{max(data.counts.values())} of each are in use",
-               "%tl_data digits --per-class 5")  # fmt: skip
+    yield Step(
+        "five images of each digit",
+        set(data.counts.values()) == {5},
+        f"{max(data.counts.values())} of each are in use",
+        "%tl_data digits --per-class 5",
+    )
     network = names.get("network")
     yield Step(
         "your layers are in the variable network",
@@ -142,22 +175,33 @@ def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
         "one from the 160 features to a width of your choice, and one from there to the ten scores",
         "network = nn.Sequential(nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 10))",
     )
-    between = [m for m in network.modules() if not list(m.children()) and not isinstance(m, nn.Linear)]
+    between = [
+        m for m in network.modules() if not list(m.children()) and not isinstance(m, nn.Linear)
+    ]
     yield Step(
         "with something between them that is not linear",
-        any(isinstance(m, nn.ReLU | nn.GELU | nn.Tanh | nn.Sigmoid | nn.LeakyReLU | nn.SiLU) for m in between),
+        any(
+            isinstance(m, nn.ReLU | nn.GELU | nn.Tanh | nn.Sigmoid | nn.LeakyReLU | nn.SiLU)
+            for m in between
+        ),
         "two linear layers in a row are one linear layer",
         "nn.ReLU() between the two",
     )
     shape = (linear[0].in_features, linear[-1].out_features)
-    yield Step("it takes 160 features and gives ten scores", shape == (160, 10), f"it takes {shape[0]} and gives {shape[1]}",
-               "one score for each of the ten digits: nn.Linear(64, 10)" if shape[0] == 160 else
-               "it gets features, not pixels: 160 is trunk.head.in_features")  # fmt: skip
+    yield Step(
+        "it takes 160 features and gives ten scores",
+        shape == (160, 10),
+        f"it takes {shape[0]} and gives {shape[1]}",
+        "one score for each of the ten digits: nn.Linear(64, 10)"
+        if shape[0] == 160
+        else "it gets features, not pixels: 160 is trunk.head.in_features",
+    )
     right = _right(network, data.images["test"], data.labels["test"])
     yield Step(
         f"it reads at least {RATE:.0%} of the test images",
         right >= RATE,
-        f"it reads {right:.1%}" + (": no more than guessing, so it was hardly trained" if right < 0.3 else ""),
+        f"it reads {right:.1%}"
+        + (": no more than guessing, so it was hardly trained" if right < 0.3 else ""),
         "AdamW with lr=0.01, 60 passes over the features are enough",
         "features come from the trunk in eval mode, of prepared images: trunk(prepare(images))",
     )

@@ -46,7 +46,9 @@ def best_depth(tl: Session, names: Mapping[str, Any]) -> Steps:
     yield Step(
         "best names a stage before the output layer",
         answer in stages,
-        "there is no variable best" if answer is None else f"it is {answer!r}; the stages are {', '.join(stages)}",
+        "there is no variable best"
+        if answer is None
+        else f"it is {answer!r}; the stages are {', '.join(stages)}",
         "%tl_look stages measures every stage: best is the name of one of them",
         "best = 'stem', or another",
     )
@@ -73,7 +75,9 @@ def _probes(tl: Session, data: DataSet) -> dict[str, Probe]:
     used = labels_in_use(data)
     assert tl.model is not None
     seen = stage_features(tl.model.module, tl.layers(), tl.model.transform, used.images["train"])
-    return {p.stage: p for p in probe(seen, used.labels["train"].numpy(), min(FOLDS, used.per_class))}
+    return {
+        p.stage: p for p in probe(seen, used.labels["train"].numpy(), min(FOLDS, used.per_class))
+    }
 
 
 def _own_edits(tl: Session) -> bool:
@@ -91,7 +95,11 @@ def cut_and_compare(tl: Session) -> Steps:
         like="it was trained on five patches of each material",
         line="%tl_data textures --per-class 5, %tl_load glyphnet-glyphs, %tl_train --solver lbfgs",
     )
-    ended = [r for r in tl.runs if r.status == "finished" and r.baseline_of is None and five(r, tl.data_of(r))]
+    ended = [
+        r
+        for r in tl.runs
+        if r.status == "finished" and r.baseline_of is None and five(r, tl.data_of(r))
+    ]
     far = [r for r in ended if r.plan.model == "glyphnet-glyphs"]
     yield Step(
         "its source is glyphnet-glyphs",
@@ -99,7 +107,11 @@ def cut_and_compare(tl: Session) -> Steps:
         f"so far there are runs of {', '.join(dict.fromkeys(r.plan.model for r in ended))}",
         "%tl_load glyphnet-glyphs",
     )
-    heads = [r for r in far if not any(e.kind != "remove" and not e.automatic for e in r.plan.edits) and _head_alone(r)]
+    heads = [
+        r
+        for r in far
+        if not any(e.kind != "remove" and not e.automatic for e in r.plan.edits) and _head_alone(r)
+    ]
     yield Step(
         "only a new output layer trained",
         heads,
@@ -114,7 +126,12 @@ def cut_and_compare(tl: Session) -> Steps:
         "all runs have stages removed",
         "%tl_load glyphnet-glyphs takes edits back; then %tl_train",
     )
-    yield Step("and of one that was cut", cut, "no run has a stage removed", "%tl_remove layer4, then %tl_train")
+    yield Step(
+        "and of one that was cut",
+        cut,
+        "no run has a stage removed",
+        "%tl_remove layer4, then %tl_train",
+    )
     largest = next(iter(whole.values())).plan.total_params
     small = [r for r in cut if r.plan.total_params < largest / 2]
     yield Step(
@@ -179,19 +196,26 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
         "end before it: nn.Sequential(whole.stem, whole.layer1, whole.layer2, whole.layer3)",
     )
     early = {name: value for name, value in whole.items() if name.startswith(("stem.", "layer1."))}
-    changed = [name for name, value in early.items() if not any(_equal(value, mine) for mine in state.values())]
+    changed = [
+        name
+        for name, value in early.items()
+        if not any(_equal(value, mine) for mine in state.values())
+    ]
     stem = glyphnet.load("glyphnet-glyphs").state_dict()["stem.conv.weight"]
     far = any(_equal(stem, mine) for mine in state.values())
     yield Step(
         "stem and layer1 of glyphnet are in it, as they were loaded",
         not changed,
-        "its stages are those of glyphnet-glyphs, the far source" if far else
-        f"{len(changed)} of {len(early)} tensors are not, {changed[0] if changed else ''} first{_why(changed)}",
-        "whole = glyphnet.load('glyphnet')" if far else
-        "eval() before any image passes, and no train() after it" if _why(changed) else
-        "requires_grad_(False) on the stages before any step",
+        "its stages are those of glyphnet-glyphs, the far source"
+        if far
+        else f"{len(changed)} of {len(early)} tensors are not, {changed[0] if changed else ''} first{_why(changed)}",
+        "whole = glyphnet.load('glyphnet')"
+        if far
+        else "eval() before any image passes, and no train() after it"
+        if _why(changed)
+        else "requires_grad_(False) on the stages before any step",
         "whole = glyphnet.load('glyphnet').requires_grad_(False).eval()",
-    )  # fmt: skip
+    )
     scores = _scores(network, data.images["test"])
     yield Step(
         "it gives twelve scores for each image",
@@ -212,9 +236,7 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
         ),
     )
     count = sum(p.numel() for p in network.parameters())
-    return (
-        f"{share:.1%} with {count:,} parameters; glyphnet with an output layer for twelve classes has {_size(whole):,}."
-    )
+    return f"{share:.1%} with {count:,} parameters; glyphnet with an output layer for twelve classes has {_size(whole):,}."
 
 
 def _has(state: Mapping[str, Tensor], shape: torch.Size) -> bool:
@@ -249,6 +271,8 @@ def _scores(network: nn.Module, images: Tensor) -> Tensor | str:
 def _size(whole: Mapping[str, Tensor]) -> int:
     """Parameters of the whole network with twelve scores."""
     trunk = sum(
-        v.numel() for n, v in whole.items() if "running_" not in n and "num_batches" not in n and "head" not in n
+        v.numel()
+        for n, v in whole.items()
+        if "running_" not in n and "num_batches" not in n and "head" not in n
     )
     return trunk + 12 * (whole["head.weight"].shape[1] + 1)

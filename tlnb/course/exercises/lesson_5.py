@@ -38,8 +38,14 @@ def _figures(run: Run) -> str:
 def by_more_than_chance(tl: Session) -> Steps:
     line = "%tl_data symbols --classes 10 --per-class N, %tl_load glyphnet, %tl_strategy full, %tl_train"
     yield from a_run(tl, "full", _ten, like="it was trained on ten letters", line=line)
-    wholes = [r for r in tl.runs if r.strategy == "full" and r.status == "finished" and _ten(r, tl.data_of(r))]
-    pairs = [(head, whole) for whole in wholes for head in _others(tl, whole) if head.strategy == "head"]
+    wholes = [
+        r
+        for r in tl.runs
+        if r.strategy == "full" and r.status == "finished" and _ten(r, tl.data_of(r))
+    ]
+    pairs = [
+        (head, whole) for whole in wholes for head in _others(tl, whole) if head.strategy == "head"
+    ]
     yield Step(
         "there is a run of head on the same images",
         pairs,
@@ -60,7 +66,9 @@ def by_more_than_chance(tl: Session) -> Steps:
         "the lesson's table says where the difference is largest for its size: %tl_data symbols --classes 10 --per-class 20",
     )
     head, whole = clear[-1]
-    still = sorted({tl.data_of(w).request.per_class or 20 for h, w in pairs if w.interval[0] <= h.interval[1]})
+    still = sorted(
+        {tl.data_of(w).request.per_class or 20 for h, w in pairs if w.interval[0] <= h.interval[1]}
+    )
     before = f" With {', '.join(map(str, still))} of each class they overlapped." if still else ""
     return (
         f"With {tl.data_of(whole).request.per_class or 20} of each class: {_figures(head)}, {_figures(whole)}, which took "
@@ -74,8 +82,14 @@ def for_a_fifth(tl: Session) -> Steps:
         return _ten(run, data) and data.request.per_class == 20
 
     line = "%tl_data symbols --classes 10 --per-class 20, %tl_load glyphnet, %tl_strategy full, %tl_train"
-    yield from a_run(tl, "full", twenty, like="it was trained on 20 images of each of ten letters", line=line)
-    wholes = [r for r in tl.runs if r.strategy == "full" and r.status == "finished" and twenty(r, tl.data_of(r))]
+    yield from a_run(
+        tl, "full", twenty, like="it was trained on 20 images of each of ten letters", line=line
+    )
+    wholes = [
+        r
+        for r in tl.runs
+        if r.strategy == "full" and r.status == "finished" and twenty(r, tl.data_of(r))
+    ]
     whole = max(wholes, key=lambda r: len(r.epochs))
     yield Step(
         "full had the epochs of its recipe",
@@ -83,7 +97,9 @@ def for_a_fifth(tl: Session) -> Steps:
         f"it had {len(whole.epochs)}, its recipe is 20",
         "%tl_train without --epochs",
     )
-    cheaper = [r for r in _others(tl, whole) if r.plan.start == "pretrained" and r.strategy != "full"]
+    cheaper = [
+        r for r in _others(tl, whole) if r.plan.start == "pretrained" and r.strategy != "full"
+    ]
     yield Step(
         "there is a run on the same images that trains less than the whole network",
         cheaper,
@@ -170,7 +186,11 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
             "network.requires_grad_(False) comes before what trains is set free",
         ),
     )
-    still = [stage for stage in TRAINED[:2] if not any(n.startswith(stage) and "weight" in n for n in moved)]
+    still = [
+        stage
+        for stage in TRAINED[:2]
+        if not any(n.startswith(stage) and "weight" in n for n in moved)
+    ]
     free = all(p.requires_grad for stage in still for p in getattr(network, stage).parameters())
     yield Step(
         "layer3 and layer4 were trained",
@@ -217,7 +237,10 @@ def _share_right(tl: Session, network: nn.Module) -> float:
     modes = {module: module.training for module in network.modules()}
     network.eval()
     with torch.no_grad():
-        guesses = [network(tl.model.transform(part)).argmax(1) for part in tl.dataset.images["test"].split(100)]
+        guesses = [
+            network(tl.model.transform(part)).argmax(1)
+            for part in tl.dataset.images["test"].split(100)
+        ]
     for module, mode in modes.items():
         module.training = mode
     return float((torch.cat(guesses) == tl.dataset.labels["test"]).float().mean())

@@ -22,9 +22,17 @@ def within_a_budget(tl: Session) -> Steps:
     def five(run: Run, data: DataFacts) -> bool:
         return data.request.source == "digits" and data.request.per_class == 5
 
-    line = "%tl_data digits --per-class 5, %tl_load glyphnet, %tl_strategy full, %tl_train --budget 2s"
-    yield from a_run(tl, "full", five, like="it was trained on five images of each digit", line=line)
-    runs = [r for r in tl.runs if r.strategy == "full" and r.status == "finished" and five(r, tl.data_of(r))]
+    line = (
+        "%tl_data digits --per-class 5, %tl_load glyphnet, %tl_strategy full, %tl_train --budget 2s"
+    )
+    yield from a_run(
+        tl, "full", five, like="it was trained on five images of each digit", line=line
+    )
+    runs = [
+        r
+        for r in tl.runs
+        if r.strategy == "full" and r.status == "finished" and five(r, tl.data_of(r))
+    ]
     given = [r for r in runs if any("were forecast to" in note for note in r.notes)]
     by_hand = len(runs[-1].epochs) != 40
     yield Step(
@@ -46,7 +54,9 @@ def within_a_budget(tl: Session) -> Steps:
     forecast = run.forecast
     assert forecast is not None
     longer = [r for r in runs if len(r.epochs) > len(run.epochs)]
-    beside = f" All {len(longer[-1].epochs)} epochs reached {longer[-1].accuracy:.1%}." if longer else ""
+    beside = (
+        f" All {len(longer[-1].epochs)} epochs reached {longer[-1].accuracy:.1%}." if longer else ""
+    )
     return (
         f"{note.partition(':')[0]}: forecast {forecast.seconds:.1f} s, took {forecast.measured:.1f} s ({forecast.error:.0%} "
         f"off), {run.accuracy:.1%} of the test images.{beside}"
@@ -59,7 +69,9 @@ def own_bill(tl: Session, names: Mapping[str, Any]) -> Steps:
         return data.request.source == "digits" and data.request.per_class == 2
 
     line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_tune --trials 2 --epochs 3, %tl_train"
-    last = yield from a_run(tl, where=two, like="it was trained on two images of each digit", line=line)
+    last = yield from a_run(
+        tl, where=two, like="it was trained on two images of each digit", line=line
+    )
     price = tl.bill.price
     yield Step(
         "the bill has a price of your own",
@@ -117,11 +129,17 @@ def _uses(tl: Session, tuning_in: bool) -> BreakEven | None:
     runs = [run for run in tl.runs if run.fingerprint == tl.dataset.fingerprint]
     tunings = tl.bill.of("tuning", {run.plan.tuned for run in runs})
     unpaid = pretraining_of(tl.model.card)
-    return compare(runs, tl.dataset, unpaid, price=tl.bill.price, tunings=tunings, tuning_in=tuning_in).break_even
+    return compare(
+        runs, tl.dataset, unpaid, price=tl.bill.price, tunings=tunings, tuning_in=tuning_in
+    ).break_even
 
 
 def _is(answer: object, figure: float | None) -> bool:
-    return isinstance(answer, int | float) and figure is not None and abs(answer - figure) <= max(0.5, CLOSE * figure)
+    return (
+        isinstance(answer, int | float)
+        and figure is not None
+        and abs(answer - figure) <= max(0.5, CLOSE * figure)
+    )
 
 
 @exercise("6.3", "In PyTorch: count the FLOPs of a training step")
@@ -136,7 +154,9 @@ def count_them(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     assert isinstance(counted, int | float)
     share, network = counted / truth, names.get("network")
-    frozen = isinstance(network, nn.Module) and any(not p.requires_grad for p in network.parameters())
+    frozen = isinstance(network, nn.Module) and any(
+        not p.requires_grad for p in network.parameters()
+    )
     likely, hint = _likely(share, run.work.plan_step / truth, frozen)
     yield Step(
         "it is what training everything takes, forward and backward, for one image",
@@ -165,7 +185,10 @@ def _likely(share: float, planned: float, frozen: bool) -> tuple[str, str]:
         whole = "get_total_flops() counts a multiplication and its addition as two, as tlnb does: do not halve it"
         return "half of it counts a multiplication with its addition as one", whole
     if share > 1.5 and abs(share - round(share)) <= CLOSE * share:
-        return f"divide by the {round(share)} images of the batch", "counted = counter.get_total_flops() / len(inputs)"
+        return (
+            f"divide by the {round(share)} images of the batch",
+            "counted = counter.get_total_flops() / len(inputs)",
+        )
     return (
         "is it the same network, trained in full?",
         "glyphnet.load('glyphnet') as it is, its output layer for ten classes",

@@ -32,7 +32,9 @@ def _as_trained(run: Run) -> bool:
 @exercise("7.1", "Find the bug in a colleague's four lines")
 def find_the_bug(tl: Session) -> Steps:
     line = "run the colleague's four lines as they are, %tl_data digits --per-class 10 among them"
-    yield from a_run(tl, where=_hundred, like="it was trained on ten images of each digit", line=line)
+    yield from a_run(
+        tl, where=_hundred, like="it was trained on ten images of each digit", line=line
+    )
     runs = [r for r in tl.runs if _hundred(r, tl.data_of(r)) and r.status == "finished"]
     wrong = [i for i, r in enumerate(runs) if not _as_trained(r)]
     yield Step(
@@ -56,7 +58,9 @@ def find_the_bug(tl: Session) -> Steps:
         "the network is still glyphnet, from its pretrained weights",
         last.plan.model == "glyphnet" and last.plan.start == "pretrained",
         f"run {last.name!r} trained {last.plan.model}, start {last.plan.start}: another network is no repair",
-        "%tl_load glyphnet" if last.plan.model != "glyphnet" else "any strategy but scratch: %tl_strategy head",
+        "%tl_load glyphnet"
+        if last.plan.model != "glyphnet"
+        else "any strategy but scratch: %tl_strategy head",
     )
     little = learned_little(last, rate=0.005, epochs=20)
     yield Step(
@@ -82,7 +86,9 @@ def _odd(run: Run) -> str:
 @exercise("7.2", "Learn without forgetting the source")
 def without_forgetting(tl: Session) -> Steps:
     line = "%tl_data digits --per-class 10, %tl_load glyphnet, %tl_train"
-    run = yield from a_run(tl, where=_hundred, like="it was trained on ten images of each digit", line=line)
+    run = yield from a_run(
+        tl, where=_hundred, like="it was trained on ten images of each digit", line=line
+    )
     still = [c.name for c in run.changes if _is_convolution(run, c.name) and not c.moved]
     yield Step(
         "every convolution moved",
@@ -91,7 +97,12 @@ def without_forgetting(tl: Session) -> Steps:
         "frozen they learn nothing: %tl_strategy full lets them train, every one",
     )
     known = run.source_accuracy
-    yield Step("accuracy on its source is known", known, "this network's source is not at hand", "%tl_load glyphnet")
+    yield Step(
+        "accuracy on its source is known",
+        known,
+        "this network's source is not at hand",
+        "%tl_load glyphnet",
+    )
     assert known is not None
     little = learned_little(run, rate=0.0001, epochs=10)
     yield Step(
@@ -102,7 +113,11 @@ def without_forgetting(tl: Session) -> Steps:
         "%tl_train --epochs 10 --lr 0.0001",
     )
     norms = [c.name for c in run.changes if c.moved and c.statistics]
-    why = f": the running statistics of {len(norms)} BatchNorm layers moved" if norms else ": its weights moved far"
+    why = (
+        f": the running statistics of {len(norms)} BatchNorm layers moved"
+        if norms
+        else ": its weights moved far"
+    )
     yield Step(
         f"at least {KEPT:.0%} on its own source",
         known[1] >= KEPT,
@@ -113,7 +128,9 @@ def without_forgetting(tl: Session) -> Steps:
             "a small rate, so that weights stay near where they were: --lr 0.0001",
         ),
     )
-    return f"{run.accuracy:.1%} on your digits, {known[1]:.1%} on its source (before: {known[0]:.1%})."
+    return (
+        f"{run.accuracy:.1%} on your digits, {known[1]:.1%} on its source (before: {known[0]:.1%})."
+    )
 
 
 @exercise("7.3", "In PyTorch: a trunk that stays frozen whatever the loop calls")
@@ -127,8 +144,12 @@ def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     assert isinstance(network, nn.Module)
     shape = _tried(network)
-    yield Step("it takes images (N, 3, 32, 32) and gives ten scores", shape == (4, 10), f"it gives {shape}",
-               "trunk.head = nn.Identity() leaves 160 features, nn.Linear(160, 10) makes ten scores of them")  # fmt: skip
+    yield Step(
+        "it takes images (N, 3, 32, 32) and gives ten scores",
+        shape == (4, 10),
+        f"it gives {shape}",
+        "trunk.head = nn.Identity() leaves 160 features, nn.Linear(160, 10) makes ten scores of them",
+    )
     trained = [n for n, p in network.named_parameters() if p.requires_grad]
     yield Step(
         "the output layer alone trains",
@@ -145,7 +166,9 @@ def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     network.train()
     dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout)]
-    yield Step("there is a dropout", dropouts, "none found", "nn.Dropout(0.5) before the output layer")
+    yield Step(
+        "there is a dropout", dropouts, "none found", "nn.Dropout(0.5) before the output layer"
+    )
     yield Step(
         "after network.train() the dropout is active",
         all(m.training for m in dropouts),
@@ -182,9 +205,16 @@ def _after_training_mode(network: nn.Module) -> tuple[int, int]:
     """How many of glyphnet's tensors the network lacks, and how many changed in a pass in training mode. It is put back."""
     from tlnb import glyphnet
 
-    trunk = {n: t for n, t in glyphnet.load("glyphnet").state_dict().items() if not n.startswith("head") and t.ndim}
+    trunk = {
+        n: t
+        for n, t in glyphnet.load("glyphnet").state_dict().items()
+        if not n.startswith("head") and t.ndim
+    }
     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    mine = {n: next((k for k in kept if k.endswith(n) and kept[k].shape == t.shape), None) for n, t in trunk.items()}
+    mine = {
+        n: next((k for k in kept if k.endswith(n) and kept[k].shape == t.shape), None)
+        for n, t in trunk.items()
+    }
     missing = sum(mine[n] is None or not kept[mine[n] or ""].equal(t) for n, t in trunk.items())
     mode = network.training
     with torch.no_grad():

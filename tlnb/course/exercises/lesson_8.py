@@ -27,7 +27,9 @@ def _a_folder(tl: Session) -> Generator[Step, None, DataSet]:
     data = tl.dataset
     yield Step("there are data", data is not None, "no data yet", FOLDER)
     assert data is not None
-    yield Step("the data are a folder of photos", data.from_files, f"the data are {data.name}", FOLDER)
+    yield Step(
+        "the data are a folder of photos", data.from_files, f"the data are {data.name}", FOLDER
+    )
     return data
 
 
@@ -82,14 +84,27 @@ def weights_for_the_rare(tl: Session) -> Steps:
         f"the largest class has {data.imbalance:.1f} times the labels of the smallest",
         "without --per-class: the leaves have four times as many beeches as birches",
     )
-    runs = [r for r in tl.runs if r.status == "finished" and not r.baseline_of and tl.data_of(r).request.group]
-    yield Step("there are runs with series kept together", runs, "there is none", FOLDER, "then %tl_train")
+    runs = [
+        r
+        for r in tl.runs
+        if r.status == "finished" and not r.baseline_of and tl.data_of(r).request.group
+    ]
+    yield Step(
+        "there are runs with series kept together", runs, "there is none", FOLDER, "then %tl_train"
+    )
     plain = [r for r in runs if not r.options.class_weights]
     weighted = [r for r in runs if r.options.class_weights]
     found = "there is none with" if plain else "there is none without"
     lacking = "%tl_train --class-weights" if plain else "%tl_train, without --class-weights"
-    yield Step("some with class weights and some without", plain and weighted, found, f"{lacking}, on the same data")
-    pairs = {tl.data_of(w).request.seed: (p, w) for w in weighted for p in plain if not _difference(p, w)}
+    yield Step(
+        "some with class weights and some without",
+        plain and weighted,
+        found,
+        f"{lacking}, on the same data",
+    )
+    pairs = {
+        tl.data_of(w).request.seed: (p, w) for w in weighted for p in plain if not _difference(p, w)
+    }
     apart = _difference(plain[-1], weighted[-1])
     yield Step(
         "two of them differ in nothing else",
@@ -105,7 +120,10 @@ def weights_for_the_rare(tl: Session) -> Steps:
         "%tl_data photos --test 0.33 --group … --seed 1 divides the photos otherwise",
         "on each split %tl_train, then %tl_train --class-weights",
     )
-    gaps = [100 * (after.balanced_accuracy - before.balanced_accuracy) for before, after in pairs.values()]
+    gaps = [
+        100 * (after.balanced_accuracy - before.balanced_accuracy)
+        for before, after in pairs.values()
+    ]
     rare = min(data.counts, key=lambda name: data.counts[name])
     score = next(c for c in errors(next(iter(pairs.values()))[1]).by_class if c.name == rare)
     worth = 100 / max(1, score.total) / len(data.classes)
@@ -122,8 +140,11 @@ def _difference(one: Run, other: Run) -> str:
     if one.strategy != other.strategy:
         return "strategy"
     if (one.plan.start, one.plan.model, one.plan.edits, one.plan.frozen) != (
-        other.plan.start, other.plan.model, other.plan.edits, other.plan.frozen,
-    ):  # fmt: skip
+        other.plan.start,
+        other.plan.model,
+        other.plan.edits,
+        other.plan.frozen,
+    ):
         return "what trains"
     same = replace(other.options, class_weights=one.options.class_weights)
     names = [name for name, value in vars(one.options).items() if value != getattr(same, name)]

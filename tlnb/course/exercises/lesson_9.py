@@ -24,7 +24,12 @@ def _allowed() -> list[Card]:
 @exercise("9.1", "The best network within a limit")
 def within_a_limit(tl: Session) -> Steps:
     model = tl.model
-    yield Step("a model is loaded", model is not None, "none is", "%tl_load NAME --weights none needs no download")
+    yield Step(
+        "a model is loaded",
+        model is not None,
+        "none is",
+        "%tl_load NAME --weights none needs no download",
+    )
     assert model is not None
     known = {c.name: c for c in catalogue().cards if c.family == TORCHVISION}
     yield Step(
@@ -64,9 +69,13 @@ def within_a_limit(tl: Session) -> Steps:
 @exercise("9.2", "Say what it will take, for two strategies, then let it be measured")
 def forecast_first(tl: Session) -> Steps:
     first = "%tl_forecast, then %tl_train with the same options"
-    run = yield from a_run(tl, line="%tl_train, with the options of the forecast" if tl._forecasts else first)
+    run = yield from a_run(
+        tl, line="%tl_train, with the options of the forecast" if tl._forecasts else first
+    )
     made = [
-        r for r in tl.runs if r.forecast is not None and r.status == "finished" and r.fingerprint == run.fingerprint
+        r
+        for r in tl.runs
+        if r.forecast is not None and r.status == "finished" and r.fingerprint == run.fingerprint
     ]
     why, hint = _no_forecast(tl, run)
     yield Step(
@@ -76,7 +85,9 @@ def forecast_first(tl: Session) -> Steps:
         hint,
         "tl.forecast(epochs=5), then tl.train(epochs=5), with nothing between them",
     )
-    by_strategy = {r.strategy: r.forecast for r in made if r.forecast is not None and r.forecast.measured}
+    by_strategy = {
+        r.strategy: r.forecast for r in made if r.forecast is not None and r.forecast.measured
+    }
     yield Step(
         "so it was done for two strategies on the same data",
         len(by_strategy) > 1,
@@ -84,7 +95,9 @@ def forecast_first(tl: Session) -> Steps:
         _second(tl, made),
         "for strategy in ('head', 'full'): tl.strategy(strategy), tl.forecast(epochs=5), tl.train(epochs=5)",
     )
-    cheap, dear = sorted(by_strategy, key=lambda name: by_strategy[name].seconds)[:: len(by_strategy) - 1]
+    cheap, dear = sorted(by_strategy, key=lambda name: by_strategy[name].seconds)[
+        :: len(by_strategy) - 1
+    ]
     said, took = (
         by_strategy[dear].seconds / by_strategy[cheap].seconds,
         _measured(by_strategy[dear], by_strategy[cheap]),
@@ -115,12 +128,20 @@ def _unlike(said: Forecast, run: Run) -> tuple[str, str]:
     if said.fingerprint != run.fingerprint:
         return "the forecast was made for other data", f"%tl_data {order}"
     if said.plan.strategy != run.strategy:
-        return f"the forecast was made for the strategy {said.plan.strategy}", f"%tl_strategy {order}"
+        return (
+            f"the forecast was made for the strategy {said.plan.strategy}",
+            f"%tl_strategy {order}",
+        )
     if said.plan != run.plan:
-        return "the forecast was made for another network or other layers", f"what loads, edits and freezes {order}"
+        return (
+            "the forecast was made for another network or other layers",
+            f"what loads, edits and freezes {order}",
+        )
     for name, given in vars(said.options).items():
         if given != (used := getattr(run.options, name)):
-            words = f"the forecast was made with {name.replace('_', ' ')} {given}, the run with {used}"
+            words = (
+                f"the forecast was made with {name.replace('_', ' ')} {given}, the run with {used}"
+            )
             return words, f"the same --{name.replace('_', '-')} for %tl_forecast and %tl_train"
     return "", ""
 
@@ -128,7 +149,9 @@ def _unlike(said: Forecast, run: Run) -> tuple[str, str]:
 def _second(tl: Session, made: list[Run]) -> str:
     """What a second strategy lacks on the data of these runs."""
     tried = [
-        r for r in tl.runs if r.fingerprint == made[-1].fingerprint and r.baseline_of is None and r.forecast is None
+        r
+        for r in tl.runs
+        if r.fingerprint == made[-1].fingerprint and r.baseline_of is None and r.forecast is None
     ]
     others = [r for r in tried if r.strategy not in {m.strategy for m in made}]
     if others:
@@ -143,7 +166,12 @@ def _measured(one: Forecast, other: Forecast) -> float:
 @exercise("9.3", "In PyTorch: a network of your own, and its output layer found")
 def of_your_own(tl: Session, names: Mapping[str, Any]) -> Steps:
     model = tl.model
-    yield Step("a model is loaded", model is not None, "none is", "%tl_load mine, where mine is your nn.Module")
+    yield Step(
+        "a model is loaded",
+        model is not None,
+        "none is",
+        "%tl_load mine, where mine is your nn.Module",
+    )
     assert model is not None
     yield Step(
         "it is a module of your own",
@@ -154,12 +182,17 @@ def of_your_own(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     mine = names.get(model.name)
     kinds = [type(m) for m in (mine if isinstance(mine, nn.Module) else model.module).modules()]
-    found = sum(issubclass(k, nn.Conv2d) for k in kinds), sum(issubclass(k, nn.BatchNorm2d) for k in kinds)
+    found = (
+        sum(issubclass(k, nn.Conv2d) for k in kinds),
+        sum(issubclass(k, nn.BatchNorm2d) for k in kinds),
+    )
     yield Step(
         "it has two convolutions or more, and BatchNorm",
         found[0] >= 2 and found[1] >= 1,
         f"it has {found[0]} convolutions and {found[1]} BatchNorm layers",
-        "nn.BatchNorm2d belongs behind a convolution" if found[0] >= 2 else "one nn.Conv2d behind another",
+        "nn.BatchNorm2d belongs behind a convolution"
+        if found[0] >= 2
+        else "one nn.Conv2d behind another",
         "nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), and a second one",
     )
     run = yield from a_run(

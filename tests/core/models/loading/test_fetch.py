@@ -66,21 +66,35 @@ class Answer(BaseHTTPRequestHandler):
 def server(content: bytes, cache: Path) -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Answer) as server:
         server.content = content
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        threading.Thread(
+            target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+        ).start()
         yield server
         server.shutdown()
 
 
-def test_a_download_is_reported_cached_and_used_again(session, server, cache, network, monkeypatch, capfd):
+def test_a_download_is_reported_cached_and_used_again(
+    session, server, cache, network, monkeypatch, capfd
+):
     serve_from(monkeypatch, server.url("good"))
     seen: list[Progress] = []
     session.report = seen.append
-    assert not next(c for c in session.models(NAME).cards if c.name == NAME).on_disk and not cache.exists()
+    assert (
+        not next(c for c in session.models(NAME).cards if c.name == NAME).on_disk
+        and not cache.exists()
+    )
     model = session.load(NAME)
     assert same(model.module, network) and model.card.on_disk
-    assert model.classes is not None and model.classes[:2] == ("tench", "goldfish") and len(model.classes) == 1000
+    assert (
+        model.classes is not None
+        and model.classes[:2] == ("tench", "goldfish")
+        and len(model.classes) == 1000
+    )
     downloads = [p for p in seen if p.phase == "downloading"]
-    assert {p.run for p in downloads} == {NAME} and (downloads[0].epoch, downloads[-1].epoch) == (0, 5)
+    assert {p.run for p in downloads} == {NAME} and (downloads[0].epoch, downloads[-1].epoch) == (
+        0,
+        5,
+    )
     assert {p.epochs for p in downloads} == {5}  # megabytes
     assert [f.name for f in cache.iterdir()] == [server.url("good").rpartition("/")[2]]
     assert "".join(capfd.readouterr()) == ""
@@ -98,7 +112,9 @@ def test_a_download_is_reported_cached_and_used_again(session, server, cache, ne
         ("slow", "127.0.0.1 sent nothing for 0.3 s"),
     ],
 )
-def test_a_failed_download_is_one_line_and_leaves_nothing(small, server, cache, monkeypatch, way, words):
+def test_a_failed_download_is_one_line_and_leaves_nothing(
+    small, server, cache, monkeypatch, way, words
+):
     serve_from(monkeypatch, server.url(way))
     monkeypatch.setattr(download, "TIMEOUT", 0.3)
     before = dict(vars(small))
@@ -115,7 +131,9 @@ def test_without_a_network(session, cache, monkeypatch):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     serve_from(monkeypatch, f"http://127.0.0.1:{port}/{NAME}-00000000.pth")
-    with pytest.raises(ModelError, match=r"no connection to 127.0.0.1 \(.*glyphnet, which needs no network"):
+    with pytest.raises(
+        ModelError, match=r"no connection to 127.0.0.1 \(.*glyphnet, which needs no network"
+    ):
         session.load(NAME)
     assert session.model is None and list(cache.iterdir()) == []
 
@@ -124,7 +142,9 @@ def test_a_cache_that_cannot_be_written(session, server, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way: not even root makes a folder inside a file")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
     serve_from(monkeypatch, server.url("good"))
-    with pytest.raises(ModelError, match=r"checkpoints cannot be written \(.*%env TORCH_HOME=FOLDER"):
+    with pytest.raises(
+        ModelError, match=r"checkpoints cannot be written \(.*%env TORCH_HOME=FOLDER"
+    ):
         session.load(NAME)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "elsewhere"))  # what the line says
     assert session.load(NAME).card.on_disk
@@ -136,7 +156,9 @@ def test_a_full_disk(session, server, cache, monkeypatch):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     try:
-        with pytest.raises(ModelError, match=r"no room in .*checkpoints \(5.0 MB needed, .* free\); .*TORCH_HOME"):
+        with pytest.raises(
+            ModelError, match=r"no room in .*checkpoints \(5.0 MB needed, .* free\); .*TORCH_HOME"
+        ):
             session.load(NAME)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -161,7 +183,8 @@ def test_leftovers_of_killed_kernels_go_and_living_downloads_stay(server, cache,
     cache.mkdir(parents=True)
     file = download.cached_file(server.url("good"))
     dead, living, other = (
-        file.with_name(n) for n in (f"{file.name}.1.partial", f"{file.name}.2.partial", "b.pth.3.partial")
+        file.with_name(n)
+        for n in (f"{file.name}.1.partial", f"{file.name}.2.partial", "b.pth.3.partial")
     )
     for left in (dead, living, other):
         left.write_bytes(b"half")
@@ -184,5 +207,9 @@ def test_a_damaged_copy_is_fetched_again(server, cache, content, monkeypatch):
 
 
 def test_progress_of_a_download_reads_as_megabytes():
-    assert "squeezenet: downloading 2 of 5 MB" in live.Notebook()._html(Progress("squeezenet", "downloading", 2, 5))
-    assert "photos: decoding 2 of 5 files" in live.Notebook()._html(Progress("photos", "decoding", 2, 5))
+    assert "squeezenet: downloading 2 of 5 MB" in live.Notebook()._html(
+        Progress("squeezenet", "downloading", 2, 5)
+    )
+    assert "photos: decoding 2 of 5 files" in live.Notebook()._html(
+        Progress("photos", "decoding", 2, 5)
+    )

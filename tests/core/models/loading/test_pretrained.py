@@ -22,17 +22,27 @@ from tlnb.display import cards
 
 @pytest.mark.parametrize(
     ("name", "weights"),
-    [("vit_b_16", "IMAGENET1K_SWAG_E2E_V1"), ("vit_b_32", "IMAGENET1K_V1"), ("maxvit_t", "IMAGENET1K_V1"),
-     ("regnet_y_400mf", "IMAGENET1K_V1"), ("swin_t", "IMAGENET1K_V1"), ("vgg11", "IMAGENET1K_V1")],
-)  # fmt: skip
-def test_the_network_is_the_one_that_torchvision_builds_for_these_weights(monkeypatch, name, weights):
+    [
+        ("vit_b_16", "IMAGENET1K_SWAG_E2E_V1"),
+        ("vit_b_32", "IMAGENET1K_V1"),
+        ("maxvit_t", "IMAGENET1K_V1"),
+        ("regnet_y_400mf", "IMAGENET1K_V1"),
+        ("swin_t", "IMAGENET1K_V1"),
+        ("vgg11", "IMAGENET1K_V1"),
+    ],
+)
+def test_the_network_is_the_one_that_torchvision_builds_for_these_weights(
+    monkeypatch, name, weights
+):
     member = torchvision_weights(name)[weights]
     built: list[nn.Module] = []
     monkeypatch.setattr(type(member), "get_state_dict", lambda *_, **__: {})
     monkeypatch.setattr(nn.Module, "load_state_dict", lambda self, *_, **__: built.append(self))
     outline(lambda: models.get_model(name, weights=member))
     ours = outline(lambda: pretrained._torchvision(name, member).make(1000)).state_dict()
-    assert {k: v.shape for k, v in built[-1].state_dict().items()} == {k: v.shape for k, v in ours.items()}
+    assert {k: v.shape for k, v in built[-1].state_dict().items()} == {
+        k: v.shape for k, v in ours.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
@@ -67,8 +77,10 @@ def test_an_outline_is_made_of_parameters_alone_and_in_this_thread_alone():
 def test_an_own_module_says_what_is_assumed(session):
     own = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 4))
     model = session.load(own, size=32, called="glyphnet")
-    assert model.card.notes == ("preprocessing assumed to be ImageNet's: mean, std (mean=, std= change it)",
-                                "your variable glyphnet, not the model of that name in %tl_models")  # fmt: skip
+    assert model.card.notes == (
+        "preprocessing assumed to be ImageNet's: mean, std (mean=, std= change it)",
+        "your variable glyphnet, not the model of that name in %tl_models",
+    )
     assert session.load(own, mean=(0, 0, 0), std=(1, 1, 1), size=32, called="mine").card.notes == ()
     assert not same(session.load(own, "none", size=32).module, own)
 
@@ -78,8 +90,9 @@ def test_the_card_says_what_became_of_the_output_layer(session):
     assert f"{len(model.classes):,} classes; kept until there are data" in cards.model_card(model)
     count = len(model.classes)
     session.data("digits", per_class=1)
-    assert f"{count:,} classes; replaced by a new one for 10 classes when the data came" in cards.model_card(
-        session.model
+    assert (
+        f"{count:,} classes; replaced by a new one for 10 classes when the data came"
+        in cards.model_card(session.model)
     )
     assert session.model.module.head.out_features == count  # the model keeps its own
     assert session.load("glyphnet-few").target_classes == 10
@@ -90,7 +103,10 @@ def test_a_run_keeps_its_preprocessing_and_classes(small):
     run = small.train(epochs=1)
     before = small.model.transform
     model = small.load(run)
-    assert (model.transform.mean, model.transform.std) == (before.mean, before.std) and model.transform.size == 48
+    assert (model.transform.mean, model.transform.std) == (
+        before.mean,
+        before.std,
+    ) and model.transform.size == 48
     assert model.classes == tuple("0123456789") and model.card.accuracy == run.accuracy
     assert not [n for n in model.card.notes if "assumed" in n]
     assert same(model.module, run.module())
@@ -109,7 +125,16 @@ def test_help_shows_examples_with_weights(shell):
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet18", "resnet50", "efficientnet_b0", "vit_b_16", "swin_t", "convnext_tiny", "inception_v3", "vit_h_14"],
+    [
+        "resnet18",
+        "resnet50",
+        "efficientnet_b0",
+        "vit_b_16",
+        "swin_t",
+        "convnext_tiny",
+        "inception_v3",
+        "vit_h_14",
+    ],
 )
 def test_preprocessing_is_torchvisions(name):
     """On a real photo, cut to a square: within 2 of 255 (Pillow and torch round the same sums at other places)."""
@@ -121,7 +146,10 @@ def test_preprocessing_is_torchvisions(name):
     transform = pretrained._torchvision(name, weights).transform
     expected = weights.transforms()(Image.fromarray(photo))
     found = transform(torch.from_numpy(photo).permute(2, 0, 1)[None])[0]
-    assert found.shape == expected.shape and transform.interpolation == weights.transforms().interpolation.value
+    assert (
+        found.shape == expected.shape
+        and transform.interpolation == weights.transforms().interpolation.value
+    )
     levels = (found - expected).abs() * torch.tensor(transform.std).view(3, 1, 1) * 255
     assert float(levels.max()) <= 2.01 and float(levels.mean()) < 0.05
 
@@ -129,10 +157,16 @@ def test_preprocessing_is_torchvisions(name):
 def test_real_weights_know_real_photos(real_data):
     model = pretrained.load("squeezenet1_0", real_data / "squeezenet1_0_imagenet.safetensors")
     data = open_data(str(real_data / "ants_bees" / "val"), edge=model.transform.resize)
-    images, labels = (torch.cat(list(part.values()))[::2] for part in (data.images, data.labels))  # half is enough
+    images, labels = (
+        torch.cat(list(part.values()))[::2] for part in (data.images, data.labels)
+    )  # half is enough
     assert model.classes is not None
-    wanted = torch.tensor([model.classes.index({"ants": "ant", "bees": "bee"}[c]) for c in data.classes])
+    wanted = torch.tensor(
+        [model.classes.index({"ants": "ant", "bees": "bee"}[c]) for c in data.classes]
+    )
     with torch.inference_mode():
-        best = torch.cat([model.module(model.transform(part)).topk(5).indices for part in images.split(16)])
+        best = torch.cat(
+            [model.module(model.transform(part)).topk(5).indices for part in images.split(16)]
+        )
     right = (best == wanted[labels][:, None]).any(1).float().mean()
     assert float(right) >= 0.8

@@ -17,14 +17,18 @@ from tlnb.display import cards
 # ── names of weights ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("way", ["IMAGENET1K_V1", "imagenet1k_v1", "MobileNet_V2_Weights.IMAGENET1K_V1", "member"])
+@pytest.mark.parametrize(
+    "way", ["IMAGENET1K_V1", "imagenet1k_v1", "MobileNet_V2_Weights.IMAGENET1K_V1", "member"]
+)
 def test_weights_by_torchvisions_name(cache, monkeypatch, way):
     state = saved(random_network("mobilenet_v2").state_dict())
     member = torchvision_weights("mobilenet_v2")["IMAGENET1K_V1"]
     file = cache / f"mobilenet_v2-{hashlib.sha256(state).hexdigest()[:8]}.pth"
     cache.mkdir(parents=True)
     file.write_bytes(state)
-    monkeypatch.setattr(member.value, "url", f"http://127.0.0.1:9/{file.name}")  # already here: no server is asked
+    monkeypatch.setattr(
+        member.value, "url", f"http://127.0.0.1:9/{file.name}"
+    )  # already here: no server is asked
     model = pretrained.load("mobilenet_v2", member if way == "member" else way)
     assert model.weights == model.card.weights == "IMAGENET1K_V1" and model.transform.resize == 256
     assert [other.weights for other in model.card.others] == ["IMAGENET1K_V2"]
@@ -33,9 +37,13 @@ def test_weights_by_torchvisions_name(cache, monkeypatch, way):
 
 
 def test_unknown_weights_are_listed(session):
-    with pytest.raises(ModelError, match=r"IMAGENET1K_V2, IMAGENET1K_V1 or a file; did you mean IMAGENET1K_V2 or"):
+    with pytest.raises(
+        ModelError, match=r"IMAGENET1K_V2, IMAGENET1K_V1 or a file; did you mean IMAGENET1K_V2 or"
+    ):
         session.load("resnet50", "IMAGENET1K_V3")
-    with pytest.raises(ModelError, match="glyphnet has no weights 'best': use default, none or a file"):
+    with pytest.raises(
+        ModelError, match="glyphnet has no weights 'best': use default, none or a file"
+    ):
         session.load("glyphnet", "best")
     with pytest.raises(ModelError, match="no weights file 'best.pth'"):
         session.load("glyphnet", "best.pth")
@@ -54,8 +62,12 @@ def test_names_of_weights_are_completed(shell):
 def test_a_file_says_what_is_known_of_it(tmp_path, network):
     model = pretrained.load(NAME, file_of(tmp_path, network.state_dict()))
     assert same(model.module, network) and model.weights.endswith("mine.pth")
-    assert model.card.source == "unknown data (weights from mine.pth)" and model.card.accuracy is None
-    assert "assumed to be those of ImageNet-1K" in model.card.notes[-1] and model.classes is not None
+    assert (
+        model.card.source == "unknown data (weights from mine.pth)" and model.card.accuracy is None
+    )
+    assert (
+        "assumed to be those of ImageNet-1K" in model.card.notes[-1] and model.classes is not None
+    )
     assert all(p.requires_grad and not p.is_meta for p in model.module.parameters())
 
 
@@ -64,8 +76,10 @@ def test_wrappers_and_prefixes_are_opened_and_said(tmp_path, network, wrapper):
     state = {wrapper: nn.DataParallel(network).state_dict(), "epoch": 3}
     model = pretrained.load(NAME, file_of(tmp_path, state))
     assert same(model.module, network)
-    assert model.card.notes[:2] == (f"mine.pth: taken from its {wrapper!r}",
-                                    "mine.pth: 'module.' dropped from the front of every name")  # fmt: skip
+    assert model.card.notes[:2] == (
+        f"mine.pth: taken from its {wrapper!r}",
+        "mine.pth: 'module.' dropped from the front of every name",
+    )
     assert "module." in cards.model_card(model)
 
 
@@ -80,8 +94,14 @@ def test_a_file_with_other_classes_brings_its_output_layer(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s.pop("features.0.weight"), "does not fit squeezenet1_1: features.0.weight is missing"),
-        (lambda s: s.update({"features.99.w": torch.zeros(1)}), "features.99.w is not part of squeezenet1_1"),
+        (
+            lambda s: s.pop("features.0.weight"),
+            "does not fit squeezenet1_1: features.0.weight is missing",
+        ),
+        (
+            lambda s: s.update({"features.99.w": torch.zeros(1)}),
+            "features.99.w is not part of squeezenet1_1",
+        ),
         (
             lambda s: s.update({"features.0.bias": torch.zeros(3)}),
             r"features.0.bias is \(3,\), squeezenet1_1 has \(64,\)",
@@ -114,11 +134,16 @@ def test_older_names_and_files_without_counters(tmp_path):
     from safetensors.torch import save_file
 
     dense = random_network("densenet121")
-    old = {k.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): v for k, v in dense.state_dict().items()
-           if not k.endswith("num_batches_tracked")}  # fmt: skip
+    old = {
+        k.replace(".norm1.", ".norm.1.").replace(".conv2.", ".conv.2."): v
+        for k, v in dense.state_dict().items()
+        if not k.endswith("num_batches_tracked")
+    }
     assert any(".norm.1." in k for k in old)
     assert same(pretrained.load("densenet121", file_of(tmp_path, old)).module, dense)
-    tiny = random_network("mnasnet0_5")  # its own loader insists on a version, which safetensors does not keep
+    tiny = random_network(
+        "mnasnet0_5"
+    )  # its own loader insists on a version, which safetensors does not keep
     save_file(tiny.state_dict(), tmp_path / "mnasnet.safetensors")
     assert same(pretrained.load("mnasnet0_5", tmp_path / "mnasnet.safetensors").module, tiny)
 

@@ -21,11 +21,18 @@ def digits(request: DataRequest) -> Parts:
     """scikit-learn's handwritten digits: 8×8 → 24 bilinear, padded to 32. Test is the last 700 by file order."""
     from sklearn.datasets import load_digits
 
-    refuse(request, "digits", classes="has ten classes", test="has its own test split (the last 700 by file order)")
+    refuse(
+        request,
+        "digits",
+        classes="has ten classes",
+        test="has its own test split (the last 700 by file order)",
+    )
     found = load_digits()
     grey = torch.from_numpy(found.images).float()[:, None] / 16
     large = torch.nn.functional.interpolate(grey, 24, mode="bilinear", align_corners=False)
-    images = torch.nn.functional.pad(large, (4, 4, 4, 4)).mul(255).round().byte().expand(-1, 3, -1, -1)
+    images = (
+        torch.nn.functional.pad(large, (4, 4, 4, 4)).mul(255).round().byte().expand(-1, 3, -1, -1)
+    )
     labels = torch.from_numpy(found.target).long()
     pool = np.arange(len(labels) - DIGITS_TEST)
     test = np.arange(len(labels) - DIGITS_TEST, len(labels))
@@ -42,12 +49,25 @@ def symbols(request: DataRequest) -> Parts:
     """Invented letters: 20 classes and 20 labels a class unless asked otherwise; 50 a class to test, 15 to monitor."""
     from tlnb.core.data.builtin.symbols import draw_symbols, symbol_names
 
-    refuse(request, "symbols", limit="draws as many as --per-class says", test="draws its own test split")
+    refuse(
+        request,
+        "symbols",
+        limit="draws as many as --per-class says",
+        test="draws its own test split",
+    )
     classes, per_class = request.classes or 20, request.per_class or 20
-    drawn = {split: draw_symbols(classes, n, seed) for split, n, seed in (
-        ("used", per_class, 1000 + request.seed), ("test", 50, 1), ("monitor", 15, 2),
-    )}  # fmt: skip
-    images, labels = torch.cat([d[0] for d in drawn.values()]), torch.cat([d[1] for d in drawn.values()])
+    drawn = {
+        split: draw_symbols(classes, n, seed)
+        for split, n, seed in (
+            ("used", per_class, 1000 + request.seed),
+            ("test", 50, 1),
+            ("monitor", 15, 2),
+        )
+    }
+    images, labels = (
+        torch.cat([d[0] for d in drawn.values()]),
+        torch.cat([d[1] for d in drawn.values()]),
+    )
     ends = np.cumsum([len(d[1]) for d in drawn.values()])
     used, test, monitor = np.split(np.arange(ends[-1]), ends[:-1])
     fixed = {"test": test, "monitor": monitor}
@@ -58,7 +78,12 @@ def textures(request: DataRequest) -> Parts:
     """Grey patches of twelve materials; test and monitor patches come from other strips of the same pictures."""
     from tlnb.core.data.builtin.skimage_data import MATERIALS, texture_patches
 
-    refuse(request, "textures", classes="has twelve classes", test="has its own test split (strips of their own)")
+    refuse(
+        request,
+        "textures",
+        classes="has twelve classes",
+        test="has its own test split (strips of their own)",
+    )
     images, labels, rows = texture_patches()
     fixed = {split: rows[split] for split in ("monitor", "test")}
     return divide("textures", tuple(MATERIALS), images, labels, request, rows["pool"], fixed)
@@ -68,13 +93,23 @@ def faces(request: DataRequest) -> Parts:
     """Faces and backgrounds. Test is the last thirty of each by file order."""
     from tlnb.core.data.builtin.skimage_data import NO_NAMES, face_pictures
 
-    refuse(request, "faces", classes="has two classes", test="has its own test split (the last 30 of each class)")
+    refuse(
+        request,
+        "faces",
+        classes="has two classes",
+        test="has its own test split (the last 30 of each class)",
+    )
     images, labels, rows = face_pictures()
     fixed = {"test": rows["test"]}
-    parts = divide("faces", ("background", "face"), images, labels, request, rows["pool"], fixed, FACES_MONITOR)
+    parts = divide(
+        "faces", ("background", "face"), images, labels, request, rows["pool"], fixed, FACES_MONITOR
+    )
     return replace(parts, notes=(NO_NAMES,))
 
 
 BUNDLED: dict[str, Callable[[DataRequest], Parts]] = {
-    "digits": digits, "symbols": symbols, "textures": textures, "faces": faces,
-}  # fmt: skip
+    "digits": digits,
+    "symbols": symbols,
+    "textures": textures,
+    "faces": faces,
+}

@@ -21,7 +21,9 @@ FINER = 2  # outlines are drawn so many times larger, then reduced: smooth edges
 SERIES = 3  # photos of one leaf
 LEAVES = {"beech": 36, "birch": 9, "oak": 18}  # leaves by class: skewed, as found
 GROUND = ("grass", "gravel", "brick")
-GREENS = np.array([[74, 112, 44], [120, 138, 52], [164, 140, 60], [140, 88, 44], [96, 60, 38]])  # summer to winter
+GREENS = np.array(
+    [[74, 112, 44], [120, 138, 52], [164, 140, 60], [140, 88, 44], [96, 60, 38]]
+)  # summer to winter
 POINTS = 240  # of an outline's side
 ORIENTATION, SIDEWAYS = 274, 6  # EXIF's tag, and its value for a camera held upright
 
@@ -57,7 +59,9 @@ def leaf_photos(folder: str | Path, seed: int = 0, leaves: Mapping[str, int] | N
                 _write_series(top / kind / f"leaf{leaf:02d}", kind, grounds, rng)
         _add_dirt(top)
     except OSError as error:
-        raise DataError(f"{str(top)!r} cannot be written ({error.strerror}): give a folder of yours") from None
+        raise DataError(
+            f"{str(top)!r} cannot be written ({error.strerror}): give a folder of yours"
+        ) from None
     return top
 
 
@@ -73,7 +77,9 @@ def leaf_photo(file: str | Path, kind: str, seed: int = 1000) -> Path:
         UsageError: another kind.
     """
     if kind not in LEAVES:
-        raise UsageError(f"no leaf is called {kind!r}: {did_you_mean(kind, LEAVES, listed(LEAVES))}")
+        raise UsageError(
+            f"no leaf is called {kind!r}: {did_you_mean(kind, LEAVES, listed(LEAVES))}"
+        )
     rng = np.random.default_rng([seed, list(LEAVES).index(kind)])
     path = Path(file).expanduser()
     try:
@@ -105,7 +111,11 @@ def _oak(t: Array, rng: Generator) -> Array:
     return np.asarray(np.sin(np.pi * t**1.2) ** 0.7 * (1 - rng.uniform(0.2, 0.32) * (1 + lobes)))
 
 
-OUTLINES: dict[str, Callable[[Array, Generator], Array]] = {"beech": _beech, "birch": _birch, "oak": _oak}
+OUTLINES: dict[str, Callable[[Array, Generator], Array]] = {
+    "beech": _beech,
+    "birch": _birch,
+    "oak": _oak,
+}
 
 
 @dataclass(frozen=True)
@@ -133,16 +143,32 @@ def _grown(kind: str, grounds: list[Array], rng: Generator) -> _Leaf:
     slim, bend, length = rng.uniform(0.24, 0.36), rng.normal(0, 0.08), rng.uniform(0.8, 1.05)
     sides = [slim * OUTLINES[kind](t, rng) for _ in range(2)]
     spine = np.stack([bend * np.sin(np.pi * t), -t], 1)
-    right, left = (spine + np.stack([side * sign, 0 * t], 1) for side, sign in zip(sides, (1, -1), strict=True))
+    right, left = (
+        spine + np.stack([side * sign, 0 * t], 1) for side, sign in zip(sides, (1, -1), strict=True)
+    )
     season = rng.uniform(0, len(GREENS) - 1)
-    colour = np.array([np.interp(season, range(len(GREENS)), GREENS[:, c]) for c in range(3)]) + rng.normal(0, 6, 3)
+    colour = np.array(
+        [np.interp(season, range(len(GREENS)), GREENS[:, c]) for c in range(3)]
+    ) + rng.normal(0, 6, 3)
     ground = grounds[rng.integers(len(grounds))]
     top, side = (
-        rng.integers(0, extent - size + 1) for extent, size in zip(ground.shape, (HEIGHT, WIDTH), strict=False)
+        rng.integers(0, extent - size + 1)
+        for extent, size in zip(ground.shape, (HEIGHT, WIDTH), strict=False)
     )
-    patch = ground[top : top + HEIGHT, side : side + WIDTH] * rng.uniform(0.55, 0.9) * rng.uniform(0.92, 1.08, 3)
-    return _Leaf(length * np.concatenate([right, left[::-1]]), length * spine, colour, patch, rng.uniform(-25, 25),
-                 rng.uniform(0.85, 1.15), rng.uniform(-0.2, 0.2, 2))  # fmt: skip
+    patch = (
+        ground[top : top + HEIGHT, side : side + WIDTH]
+        * rng.uniform(0.55, 0.9)
+        * rng.uniform(0.92, 1.08, 3)
+    )
+    return _Leaf(
+        length * np.concatenate([right, left[::-1]]),
+        length * spine,
+        colour,
+        patch,
+        rng.uniform(-25, 25),
+        rng.uniform(0.85, 1.15),
+        rng.uniform(-0.2, 0.2, 2),
+    )
 
 
 def _photo(leaf: _Leaf, rng: Generator) -> Array:
@@ -156,7 +182,9 @@ def _photo(leaf: _Leaf, rng: Generator) -> Array:
     texture = leaf.colour * (1 + 0.05 * rng.standard_normal((HEIGHT, WIDTH, 1))) + 40 * veins
     scene = leaf.ground * (1 - 0.5 * shadow) * (1 - blade) + texture * blade
     rows, columns = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
-    scene *= (leaf.light * rng.normal(1, 0.03) * (1 + leaf.shade[0] * rows + leaf.shade[1] * columns))[..., None]
+    scene *= (
+        leaf.light * rng.normal(1, 0.03) * (1 + leaf.shade[0] * rows + leaf.shade[1] * columns)
+    )[..., None]
     return np.asarray((scene + rng.normal(0, 4, scene.shape)).clip(0, 255).astype(np.uint8))
 
 
@@ -171,7 +199,9 @@ def _masks(leaf: _Leaf, placed: Callable[[Array], Array]) -> tuple[Array, Array]
         if part == "blade":
             pen.polygon([*placed(leaf.outline).flatten().tolist()], fill=255)
             pen.line(
-                [*placed(np.array([[0, 0], [0, 0.12]])).flatten().tolist()], fill=255, width=2 * FINER
+                [*placed(np.array([[0, 0], [0, 0.12]])).flatten().tolist()],
+                fill=255,
+                width=2 * FINER,
             )  # the stalk
         else:
             pen.line([*placed(leaf.spine).flatten().tolist()], fill=255, width=FINER)
@@ -221,12 +251,15 @@ def _add_dirt(top: Path) -> None:
     """What lies in folders of photos beside photos."""
     some = (top / "oak" / "leaf01_1.jpg").read_bytes()
     dirt: dict[str, bytes] = {
-        ".DS_Store": b"\0\0\0\1Bud1", "beech/Thumbs.db": b"\xd0\xcf\x11\xe0", "beech/leaf90_1.jpg": b"",
-        "oak/leaf90_1.jpg": some[: len(some) // 3], "oak/IMG_0417": some,
+        ".DS_Store": b"\0\0\0\1Bud1",
+        "beech/Thumbs.db": b"\xd0\xcf\x11\xe0",
+        "beech/leaf90_1.jpg": b"",
+        "oak/leaf90_1.jpg": some[: len(some) // 3],
+        "oak/IMG_0417": some,
         "birch/leaf90_1.jpg": b"<!DOCTYPE html><html>404</html>",
         "oak/leaf03_2 (copy).jpg": (top / "oak" / "leaf03_2.jpg").read_bytes(),
         "birch/from-oak.jpg": (top / "oak" / "leaf05_1.jpg").read_bytes(),
-    }  # fmt: skip
+    }
     for name, content in dirt.items():
         (top / name).write_bytes(content)
     (top / "unsorted").mkdir()

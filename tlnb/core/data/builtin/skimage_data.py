@@ -24,12 +24,21 @@ from tlnb.core.runtime.errors import DataError
 EDGE = 32
 MONITOR_EACH, TEST_EACH = 16, 32  # patches a class
 MONITOR_SHARE, TEST_SHARE = 8, 5  # a picture's strips: one patch in so many along its longer side
-TONE, CONTRAST, LEAST = 128.0, 44.0, 6.0  # grey levels: mean, standard deviation, least deviation that is stretched
+TONE, CONTRAST, LEAST = (
+    128.0,
+    44.0,
+    6.0,
+)  # grey levels: mean, standard deviation, least deviation that is stretched
 
-WINDOWS, OVERLAP = 8, 4  # rows and columns of overlapping windows; each a quarter of a patch on from the one before
+WINDOWS, OVERLAP = (
+    8,
+    4,
+)  # rows and columns of overlapping windows; each a quarter of a patch on from the one before
 
 FACES_TEST = 30  # of each class, the last by file order
-ALIKE = 0.9  # correlation of two pictures from which one is not trained on where the other is tested on
+ALIKE = (
+    0.9  # correlation of two pictures from which one is not trained on where the other is tested on
+)
 SAME_TONE = 0.02  # mean difference of two pictures in 0..1, likewise
 NO_NAMES = "the file does not say who is seen: one person may appear in both train and test"
 
@@ -41,16 +50,28 @@ class Material:
     picture: str  # scikit-image's name for it
     patch: int  # pixels, scaled to `EDGE`
     shrink: int = 1  # taken at one in so many pixels, averaged
-    box: tuple[float, float, float, float] = (0, 0, 1, 1)  # the part that shows it: left, top, right, bottom
+    box: tuple[float, float, float, float] = (
+        0,
+        0,
+        1,
+        1,
+    )  # the part that shows it: left, top, right, bottom
 
 
 MATERIALS = {
-    "brick": Material("brick", 32), "cat": Material("cat", 20, 1, (0, 0, 0.84, 1)), "coins": Material("coins", 24),
-    "grass": Material("grass", 32), "gravel": Material("gravel", 32), "handwriting": Material("text", 20),
-    "moon": Material("moon", 32), "print": Material("page", 14, 1, (0, 0.26, 0.97, 0.78)),
-    "retina": Material("retina", 24, 2, (0.17, 0.17, 0.83, 0.83)), "stars": Material("hubble_deep_field", 32, 2),
-    "tissue": Material("immunohistochemistry", 32), "workshop": Material("stereo_motorcycle", 32),
-}  # fmt: skip
+    "brick": Material("brick", 32),
+    "cat": Material("cat", 20, 1, (0, 0, 0.84, 1)),
+    "coins": Material("coins", 24),
+    "grass": Material("grass", 32),
+    "gravel": Material("gravel", 32),
+    "handwriting": Material("text", 20),
+    "moon": Material("moon", 32),
+    "print": Material("page", 14, 1, (0, 0.26, 0.97, 0.78)),
+    "retina": Material("retina", 24, 2, (0.17, 0.17, 0.83, 0.83)),
+    "stars": Material("hubble_deep_field", 32, 2),
+    "tissue": Material("immunohistochemistry", 32),
+    "workshop": Material("stereo_motorcycle", 32),
+}
 
 
 def texture_patches() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
@@ -85,7 +106,9 @@ def sliding_windows(material: str) -> tuple[Tensor, Tensor]:
     grey, step = _grey(found), found.patch // OVERLAP
     wide = found.patch + (WINDOWS - 1) * step
     ends = (grey[..., :wide, :wide], grey[..., :wide, -wide:])
-    cut = (end.unfold(2, found.patch, step).unfold(3, found.patch, step).flatten(0, 3) for end in ends)
+    cut = (
+        end.unfold(2, found.patch, step).unfold(3, found.patch, step).flatten(0, 3) for end in ends
+    )
     one, other = (_even(_scaled(windows)).expand(-1, 3, -1, -1) for windows in cut)
     return one, other
 
@@ -102,7 +125,11 @@ def face_pictures() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
     test = np.concatenate([np.arange(end - FACES_TEST, end) for end in (100, 200)])
     pool = np.setdiff1d(np.arange(200), test)
     alike = _alike(found.reshape(200, -1))[np.ix_(pool, test)].any(1)
-    return images.mul(255).round().byte().expand(-1, 3, -1, -1), labels, {"pool": pool[~alike], "test": test}
+    return (
+        images.mul(255).round().byte().expand(-1, 3, -1, -1),
+        labels,
+        {"pool": pool[~alike], "test": test},
+    )
 
 
 def _alike(flat: np.ndarray) -> np.ndarray:
@@ -131,31 +158,56 @@ def _grey(material: Material) -> Tensor:
     grey = pixels if pixels.ndim == 2 else pixels[..., :3] @ torch.tensor([0.299, 0.587, 0.114])
     height, width = grey.shape
     left, top, right, bottom = material.box
-    part = grey[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
+    part = grey[
+        round(top * height) : round(bottom * height), round(left * width) : round(right * width)
+    ]
     grey = torch.nn.functional.avg_pool2d(part[None, None], material.shrink)
     return grey if grey.shape[-1] >= grey.shape[-2] else grey.mT
 
 
 def _strips(picture: Tensor, patch: int) -> dict[str, Tensor]:
     """Patches `(N, 1, 32, 32)` by strip, none of which overlap."""
-    grid = picture.unfold(2, patch, patch).unfold(3, patch, patch)[0, 0]  # (rows, columns, patch, patch)
+    grid = picture.unfold(2, patch, patch).unfold(3, patch, patch)[
+        0, 0
+    ]  # (rows, columns, patch, patch)
     columns = grid.shape[1]
-    test, monitor = columns - columns // TEST_SHARE, columns - columns // TEST_SHARE - 1 - columns // MONITOR_SHARE
-    strips = {"pool": grid[:, : monitor - 1], "monitor": grid[:, monitor : test - 1], "test": grid[:, test:]}
+    test, monitor = (
+        columns - columns // TEST_SHARE,
+        columns - columns // TEST_SHARE - 1 - columns // MONITOR_SHARE,
+    )
+    strips = {
+        "pool": grid[:, : monitor - 1],
+        "monitor": grid[:, monitor : test - 1],
+        "test": grid[:, test:],
+    }
     amounts = {"monitor": MONITOR_EACH, "test": TEST_EACH}
-    return {strip: _scaled(_spread(part.flatten(0, 1), amounts.get(strip))) for strip, part in strips.items()}
+    return {
+        strip: _scaled(_spread(part.flatten(0, 1), amounts.get(strip)))
+        for strip, part in strips.items()
+    }
 
 
 def _spread(patches: Tensor, amount: int | None) -> Tensor:
     """So many, evenly spaced."""
-    return patches if amount is None else patches[np.linspace(0, len(patches) - 1, amount).round().astype(int)]
+    return (
+        patches
+        if amount is None
+        else patches[np.linspace(0, len(patches) - 1, amount).round().astype(int)]
+    )
 
 
 def _scaled(patches: Tensor) -> Tensor:
-    return torch.nn.functional.interpolate(patches[:, None], EDGE, mode="bilinear", align_corners=False)
+    return torch.nn.functional.interpolate(
+        patches[:, None], EDGE, mode="bilinear", align_corners=False
+    )
 
 
 def _even(patches: Tensor) -> Tensor:
     """All of one brightness and contrast, uint8."""
     mean, deviation = patches.mean((1, 2, 3), keepdim=True), patches.std((1, 2, 3), keepdim=True)
-    return ((patches - mean) / deviation.clamp(min=LEAST) * CONTRAST + TONE).round().clamp(0, 255).byte()
+    return (
+        ((patches - mean) / deviation.clamp(min=LEAST) * CONTRAST + TONE)
+        .round()
+        .clamp(0, 255)
+        .byte()
+    )

@@ -78,11 +78,17 @@ def _write(letters: Tensor, generator: torch.Generator) -> Tensor:
 
     control = letters + 0.09 * normal(*letters.shape[1:])
     t = torch.linspace(0, 1, POINTS)
-    weights = torch.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2], dim=1)  # (POINTS, 3), Bernstein polynomials
+    weights = torch.stack(
+        [(1 - t) ** 2, 2 * t * (1 - t), t**2], dim=1
+    )  # (POINTS, 3), Bernstein polynomials
     points = torch.einsum("pc,nscx->nspx", weights, control)
     angle, size = 0.22 * normal(), uniform(0.62, 0.95, 2)
-    turn = torch.stack([angle.cos(), -angle.sin() + 0.2 * normal(), angle.sin(), angle.cos()], 1).view(n, 2, 2)
-    points = torch.einsum("nxy,nspy->nspx", turn, points) * size[:, None, None] + 0.09 * normal(1, 1, 2)
+    turn = torch.stack(
+        [angle.cos(), -angle.sin() + 0.2 * normal(), angle.sin(), angle.cos()], 1
+    ).view(n, 2, 2)
+    points = torch.einsum("nxy,nspy->nspx", turn, points) * size[:, None, None] + 0.09 * normal(
+        1, 1, 2
+    )
     distance = _distance(points[:, :, :-1].flatten(1, 2), points[:, :, 1:].flatten(1, 2))
     pen = uniform(0.04, 0.13, 1, 1)
     ink = torch.sigmoid((pen - distance) * uniform(14, 45, 1, 1))[:, None]  # (N, 1, 32, 32)

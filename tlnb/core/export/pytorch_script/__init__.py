@@ -59,8 +59,15 @@ def write_script(case: Case) -> Script:
     """
     solver = case.options.solver
     if solver not in LOOPS or (solver == "lbfgs" and not case.apart):
-        raise UsageError(f"no script is written for --solver {solver} with this network: %tl_train --solver sgd")
-    parts = [_settings(case), *data_sections(case), *network_sections(case), *training_sections(case)]
+        raise UsageError(
+            f"no script is written for --solver {solver} with this network: %tl_train --solver sgd"
+        )
+    parts = [
+        _settings(case),
+        *data_sections(case),
+        *network_sections(case),
+        *training_sections(case),
+    ]
     body = "\n\n\n".join(part.strip("\n") for part in parts)
     what = f"run {case.run.name}" if case.run else f"the plan ({case.plan.strategy})"
     whole = f"{_docstring(case)}\n\n{_imports(case, body)}\n\n{body}\n"
@@ -70,15 +77,21 @@ def write_script(case: Case) -> Script:
 
 def _docstring(case: Case) -> str:
     said = [f"Trains {case.model.name} on {case.data.name}: {MEANING[case.plan.strategy]}.", ""]
-    said += textwrap.wrap(f"{_did(case.run) if case.run else _will(case)} Writes model.pt.", WIDTH - 2)
+    said += textwrap.wrap(
+        f"{_did(case.run) if case.run else _will(case)} Writes model.pt.", WIDTH - 2
+    )
     if case.sees_new_views:
-        said.append("tlnb trained on a few augmented views of each image; here every epoch sees new ones.")
+        said.append(
+            "tlnb trained on a few augmented views of each image; here every epoch sees new ones."
+        )
     return '"""' + "\n".join(said).replace("\\", "\\\\").replace('"""', "'''") + '\n"""'
 
 
 def _did(run: Run) -> str:
     low, high = run.interval
-    versions = ", ".join(f"{name} {version.partition('+')[0]}" for name, version in run.versions.items())
+    versions = ", ".join(
+        f"{name} {version.partition('+')[0]}" for name, version in run.versions.items()
+    )
     stopped = f" It was stopped after {len(run.epochs)} epochs." if run.status == "stopped" else ""
     return (
         f'Does what tlnb\'s run "{run.name}" did (strategy {run.strategy}), which got {run.accuracy:.1%} of '
@@ -87,14 +100,18 @@ def _did(run: Run) -> str:
 
 
 def _will(case: Case) -> str:
-    return f"Does what tlnb's plan says (strategy {case.plan.strategy}); no run has measured it yet."
+    return (
+        f"Does what tlnb's plan says (strategy {case.plan.strategy}); no run has measured it yet."
+    )
 
 
 def _imports(case: Case, body: str) -> str:
     lines = [line for line, mark in IMPORTS if not mark or re.search(mark, body)]
     own = sorted(own_names(case))
     if own:
-        lines += [f"from {OURS} import {', '.join(own)}  # CHANGE: your own code, and the file that it is in"]
+        lines += [
+            f"from {OURS} import {', '.join(own)}  # CHANGE: your own code, and the file that it is in"
+        ]
     return "\n".join(lines).strip("\n")
 
 
@@ -105,7 +122,9 @@ def _settings(case: Case) -> str:
         lines.append(f"SIZE = {t.size}  # the network's input edge, in pixels")
     lines.append(f"MEAN, STD = {t.mean}, {t.std}  # of the images that the network was trained on")
     if o.solver == "sgd":
-        lines.append(f"EPOCHS, BATCH_SIZE, WEIGHT_DECAY = {o.epochs}, {o.batch_size}, {o.weight_decay:g}")
+        lines.append(
+            f"EPOCHS, BATCH_SIZE, WEIGHT_DECAY = {o.epochs}, {o.batch_size}, {o.weight_decay:g}"
+        )
         lines += rates(case)
     else:
         lines.append(f"EPOCHS, WEIGHT_DECAY = {o.epochs}, {o.weight_decay:g}")
@@ -114,7 +133,9 @@ def _settings(case: Case) -> str:
             f"VIEWS = {case.views}  # of each image: the first is the image itself, the others are moved a little"
         )
     chance = (
-        "new layers, the order of images and augmentation" if case.augmented else "new layers and the order of images"
+        "new layers, the order of images and augmentation"
+        if case.augmented
+        else "new layers and the order of images"
     )
     lines += [
         f"SEED = {o.seed}  # of {chance}",

@@ -22,7 +22,12 @@ def data_settings(case: Case) -> list[str]:
 def data_sections(case: Case) -> Iterator[str]:
     """Functions from files to what the network takes."""
     flags, values = _flags(case), _values(case)
-    for when, template in (*READ[case.source], ("sized", FIT_SIZE), ("", NORMALISE), ("augmented", AUGMENT)):
+    for when, template in (
+        *READ[case.source],
+        ("sized", FIT_SIZE),
+        ("", NORMALISE),
+        ("augmented", AUGMENT),
+    ):
         if not when or flags[when]:
             yield fill(template, flags, values)
 
@@ -41,21 +46,32 @@ def _digits_settings(case: Case) -> list[str]:
 
 def _folder_settings(case: Case) -> list[str]:
     folders = ", ".join(folder for _, folder in case.data.folders)
-    holds = f"holds {folders}, each with one folder per class" if folders else "holds one folder per class"
+    holds = (
+        f"holds {folders}, each with one folder per class"
+        if folders
+        else "holds one folder per class"
+    )
     return [
-        *noted(f"FOLDER = Path({quoted(case.data.request.source)})", holds), _classes(case), *_amounts(case),
+        *noted(f"FOLDER = Path({quoted(case.data.request.source)})", holds),
+        _classes(case),
+        *_amounts(case),
         f"EDGE = {case.data.edge}  # photos are read at this edge, in pixels",
-    ]  # fmt: skip
+    ]
 
 
 def _file_settings(case: Case) -> list[str]:
     file = quoted(re.sub(r"[^\w.-]+", "-", case.data.name) + ".npz")
-    return [f"FILE = {file}  # written by: tl.dataset.save({file})", f"CLASSES = {len(case.data.classes)}"]
+    return [
+        f"FILE = {file}  # written by: tl.dataset.save({file})",
+        f"CLASSES = {len(case.data.classes)}",
+    ]
 
 
 SETTINGS: dict[str, Callable[[Case], list[str]]] = {
-    "digits": _digits_settings, "folder": _folder_settings, "file": _file_settings,
-}  # fmt: skip
+    "digits": _digits_settings,
+    "folder": _folder_settings,
+    "file": _file_settings,
+}
 
 
 def _classes(case: Case) -> str:
@@ -65,7 +81,11 @@ def _classes(case: Case) -> str:
         return line
     train = dict(case.data.folders).get("train")
     top = f"(FOLDER / {quoted(train)})" if train else "FOLDER"
-    name = "p.name" if all(map(str.isascii, case.data.classes)) else 'unicodedata.normalize("NFC", p.name)'
+    name = (
+        "p.name"
+        if all(map(str.isascii, case.data.classes))
+        else 'unicodedata.normalize("NFC", p.name)'
+    )
     return f'CLASSES = sorted({name} for p in {top}.iterdir() if p.is_dir() and not p.name.startswith("."))'
 
 
@@ -78,24 +98,40 @@ def _amounts(case: Case) -> list[str]:
         "holds_test": f"TEST_SHARE = {test:g}  # of the images, to report on",
         "holds_val": f"VAL_SHARE = {val:g}  # of the labels, to choose the best epoch by",
     }
-    return [*(line for flag, line in lines.items() if flags[flag]), f"DATA_SEED = {r.seed}  # which images are chosen"]
+    return [
+        *(line for flag, line in lines.items() if flags[flag]),
+        f"DATA_SEED = {r.seed}  # which images are chosen",
+    ]
 
 
 # ── values and conditions ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _flags(case: Case) -> dict[str, bool]:
-    t, edge, folders, r = case.model.transform, case.data.edge, dict(case.data.folders), case.data.request
+    t, edge, folders, r = (
+        case.model.transform,
+        case.data.edge,
+        dict(case.data.folders),
+        case.data.request,
+    )
     holds_test = case.source == "folder" and "test" not in folders
     holds_val = case.chooses and "val" not in folders
     return {
-        "flat": not folders, "per_class": bool(r.per_class), "limit": bool(r.limit),
-        "holds_test": holds_test, "holds_val": holds_val, "holds": holds_test or holds_val,
-        "val": case.chooses, "sized": edge != t.size, "resized": edge not in (t.size, t.resize),
+        "flat": not folders,
+        "per_class": bool(r.per_class),
+        "limit": bool(r.limit),
+        "holds_test": holds_test,
+        "holds_val": holds_val,
+        "holds": holds_test or holds_val,
+        "val": case.chooses,
+        "sized": edge != t.size,
+        "resized": edge not in (t.size, t.resize),
         "cropped": edge != t.size and t.resize != t.size,
-        "transparent": case.data.transparent, "accents": not all(map(str.isascii, case.data.classes)),
-        "augmented": case.augmented, "photo": case.options.augment == "photo",
-    }  # fmt: skip
+        "transparent": case.data.transparent,
+        "accents": not all(map(str.isascii, case.data.classes)),
+        "augmented": case.augmented,
+        "photo": case.options.augment == "photo",
+    }
 
 
 def _values(case: Case) -> dict[str, object]:
@@ -105,16 +141,35 @@ def _values(case: Case) -> dict[str, object]:
     how = getattr(t, "interpolation", "bilinear")
     folders = {f"{split}_folder": quoted(folder) for split, folder in case.data.folders}
     return {
-        "count": count(case), "edge": case.data.edge, "chosen": ", ".join(chosen), "splits": ", ".join(map(quoted, splits)),
-        "arrays": f"tuple[{', '.join(['np.ndarray'] * len(chosen))}]" if len(chosen) > 1 else "np.ndarray",
-        "rows": " and ".join(filter(None, [", ".join(chosen[:-1]), chosen[-1]])), "digits_test": DIGITS_TEST,
-        "max_pixels": f"{MAX_PIXELS // 2:_}", "finer": FINER, "formats": str(formats()).replace("'", '"'), "resize": t.resize,
+        "count": count(case),
+        "edge": case.data.edge,
+        "chosen": ", ".join(chosen),
+        "splits": ", ".join(map(quoted, splits)),
+        "arrays": f"tuple[{', '.join(['np.ndarray'] * len(chosen))}]"
+        if len(chosen) > 1
+        else "np.ndarray",
+        "rows": " and ".join(filter(None, [", ".join(chosen[:-1]), chosen[-1]])),
+        "digits_test": DIGITS_TEST,
+        "max_pixels": f"{MAX_PIXELS // 2:_}",
+        "finer": FINER,
+        "formats": str(formats()).replace("'", '"'),
+        "resize": t.resize,
         "interpolation": "" if how == "bilinear" else f"TF.InterpolationMode.{how.upper()}, ",
-        "turn": f"{math.degrees(TURN):g}", "shear": SHEAR, "zoom": ZOOM, "shift": 2 * SHIFT, "contrast": CONTRAST,
-        "layout": "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format",
-        "endings": ", ".join(map(quoted, OTHER_EXTENSIONS)), "train_folder": "", "val_folder": "", "test_folder": "", **folders,
+        "turn": f"{math.degrees(TURN):g}",
+        "shear": SHEAR,
+        "zoom": ZOOM,
+        "shift": 2 * SHIFT,
+        "contrast": CONTRAST,
+        "layout": "channels_last"
+        if case.model.transform.layout == "channels_last"
+        else "contiguous_format",
+        "endings": ", ".join(map(quoted, OTHER_EXTENSIONS)),
+        "train_folder": "",
+        "val_folder": "",
+        "test_folder": "",
+        **folders,
         "more": ", mirrored or not, lighter or darker" if flags["photo"] else "",
-    }  # fmt: skip
+    }
 
 
 # ── which images ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -233,7 +288,13 @@ def load_data() -> Data:
 # by source: when a section is needed, and the section
 READ: dict[str, tuple[tuple[str, str], ...]] = {
     "digits": (("holds", HOLD_OUT), ("", CHOOSE), ("", DIGITS)),
-    "folder": (("", READ_PHOTO), ("", READ_FOLDER), ("holds", HOLD_OUT), ("", CHOOSE), ("", FOLDER)),
+    "folder": (
+        ("", READ_PHOTO),
+        ("", READ_FOLDER),
+        ("holds", HOLD_OUT),
+        ("", CHOOSE),
+        ("", FOLDER),
+    ),
     "file": (("", FILE),),
 }
 

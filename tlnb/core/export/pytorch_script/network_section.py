@@ -19,7 +19,13 @@ from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import one_line
 from tlnb.glyphnet import network as glyphnet
 
-KNOWN = {"nn", "torch", "F", "in_features", "classes"}  # what an edit's code may mention without being the user's
+KNOWN = {
+    "nn",
+    "torch",
+    "F",
+    "in_features",
+    "classes",
+}  # what an edit's code may mention without being the user's
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 BUILD = '''
@@ -36,8 +42,12 @@ def network_sections(case: Case) -> Iterator[str]:
         yield f"WIDTHS = {glyphnet.WIDTHS}"
         yield inspect.getsource(glyphnet.GlyphNet)
         yield inspect.getsource(glyphnet._stage)
-    layout = "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format"
-    yield BUILD.format(what=_what(case), layout=layout, lines=textwrap.indent("\n".join(_build(case)), "    "))
+    layout = (
+        "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format"
+    )
+    yield BUILD.format(
+        what=_what(case), layout=layout, lines=textwrap.indent("\n".join(_build(case)), "    ")
+    )
 
 
 def own_names(case: Case) -> set[str]:
@@ -59,7 +69,11 @@ def place(name: str, edits: Iterable[Edit], whole: bool = False) -> str:
         if edit.kind == "add":
             added.setdefault(edit.name, []).append(edit)
         else:  # a new module in its place: what was next to the old one is gone
-            added = {n: found for n, found in added.items() if not (n == edit.name or n.startswith(edit.name + "."))}
+            added = {
+                n: found
+                for n, found in added.items()
+                if not (n == edit.name or n.startswith(edit.name + "."))
+            }
     path: list[str] = []
     at = ""
     for part in name.split(".") if name else []:
@@ -96,12 +110,22 @@ def _is_name(text: str) -> bool:
 
 
 def _what(case: Case) -> str:
-    start = "The architecture at a random start" if case.plan.start == "random" else "The pretrained network"
+    start = (
+        "The architecture at a random start"
+        if case.plan.start == "random"
+        else "The pretrained network"
+    )
     if case.came_from is not None:
-        start = f"The network of run {one_line(case.came_from)!r}".replace('"', "'").replace("\\", "\\\\")
+        start = f"The network of run {one_line(case.came_from)!r}".replace('"', "'").replace(
+            "\\", "\\\\"
+        )
     if not case.plan.edits:
         return start
-    changed = "with an output layer for our classes" if len(case.plan.edits) == 1 else "changed for our task"
+    changed = (
+        "with an output layer for our classes"
+        if len(case.plan.edits) == 1
+        else "changed for our task"
+    )
     return f"{start}, {changed}"
 
 
@@ -152,7 +176,10 @@ def _settings(case: Case) -> dict[str, object]:
         known = {"transform_input": True, "aux_logits": False, "init_weights": True}
     elif name.startswith("vit_") and case.model.card.min_size not in (None, 224):
         known = {"image_size": case.model.card.min_size}
-    return {**known, **({"num_classes": scores} if (scores := _scores(case)) not in (None, 1000) else {})}
+    return {
+        **known,
+        **({"num_classes": scores} if (scores := _scores(case)) not in (None, 1000) else {}),
+    }
 
 
 def _scores(case: Case) -> int | None:
@@ -181,7 +208,10 @@ def _embedded(case: Case) -> Iterator[str]:
         yield from _saved(case) if case.model.weights == "default" else _from_file(case)
 
 
-ORIGIN: dict[str, Callable[[Case], Iterator[str]]] = {EMBEDDED: _embedded, "torchvision": _torchvision}
+ORIGIN: dict[str, Callable[[Case], Iterator[str]]] = {
+    EMBEDDED: _embedded,
+    "torchvision": _torchvision,
+}
 
 
 def _own(case: Case) -> Iterator[str]:
@@ -198,7 +228,11 @@ def _own(case: Case) -> Iterator[str]:
 
 def _own_class(case: Case) -> str:
     kind = type(case.model.module)
-    return "make_network" if kind.__module__.startswith("torch") or not _is_name(kind.__name__) else kind.__name__
+    return (
+        "make_network"
+        if kind.__module__.startswith("torch") or not _is_name(kind.__name__)
+        else kind.__name__
+    )
 
 
 def _saved(case: Case) -> Iterator[str]:
@@ -209,7 +243,9 @@ def _saved(case: Case) -> Iterator[str]:
 
 def _from_file(case: Case) -> Iterator[str]:
     file = case.model.weights
-    if any(note.startswith(f"{Path(file).name}: ") for note in case.model.card.notes):  # read with changes
+    if any(
+        note.startswith(f"{Path(file).name}: ") for note in case.model.card.notes
+    ):  # read with changes
         yield from _saved(case)
     elif file.endswith(".safetensors"):
         yield f"model.load_state_dict(load_file({quoted(file)}))"
@@ -222,7 +258,11 @@ def _from_file(case: Case) -> Iterator[str]:
 
 def _replace(case: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
     *before, made = _made(case, edit)
-    note = "  # one score per class; the softmax is part of the loss" if edit.name in case.anatomy.heads else ""
+    note = (
+        "  # one score per class; the softmax is part of the loss"
+        if edit.name in case.anatomy.heads
+        else ""
+    )
     yield from before
     yield f"{path(place(edit.name, earlier, whole=True))} = {made}{note}"
 
@@ -239,8 +279,10 @@ def _add(case: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
 
 
 EDITS: dict[str, Callable[[Case, Edit, Sequence[Edit]], Iterator[str]]] = {
-    "replace": _replace, "remove": _remove, "add": _add,
-}  # fmt: skip
+    "replace": _replace,
+    "remove": _remove,
+    "add": _add,
+}
 
 
 def _made(case: Case, edit: Edit) -> list[str]:
@@ -249,14 +291,20 @@ def _made(case: Case, edit: Edit) -> list[str]:
     constants = [f"{name} = {value!r}" for name, value in _constants(case, edit).items()]
     lines = code.split("\n")
     last = ast.parse(code).body[-1]
-    made = ast.get_source_segment(code, last) or ""  # without a comment behind it: more code may follow there
+    made = (
+        ast.get_source_segment(code, last) or ""
+    )  # without a comment behind it: more code may follow there
     return [*constants, *lines[: last.lineno - 1], made]
 
 
 def _constants(case: Case, edit: Edit) -> dict[str, object]:
     """The user's numbers and texts in an edit's code; what is more than that, the user has to bring."""
     held = case.scopes.get(edit, {})
-    return {n: held[n] for n in sorted(_users_names(edit.code)) if type(held.get(n)) in (bool, int, float, str)}
+    return {
+        n: held[n]
+        for n in sorted(_users_names(edit.code))
+        if type(held.get(n)) in (bool, int, float, str)
+    }
 
 
 def _users_names(code: str) -> set[str]:
@@ -279,5 +327,7 @@ def _with_numbers(case: Case, edit: Edit, code: str) -> str:
     lines = [line.encode() for line in code.split("\n")]  # ast counts columns in bytes
     for name in sorted(names, key=lambda n: (n.lineno, n.col_offset), reverse=True):
         row = lines[name.lineno - 1]
-        lines[name.lineno - 1] = row[: name.col_offset] + values[name.id].encode() + row[name.end_col_offset :]
+        lines[name.lineno - 1] = (
+            row[: name.col_offset] + values[name.id].encode() + row[name.end_col_offset :]
+        )
     return "\n".join(line.decode() for line in lines)

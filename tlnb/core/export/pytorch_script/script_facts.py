@@ -44,19 +44,27 @@ class Case:
     """All that a script is written from."""
 
     model: PretrainedModel
-    network: nn.Module = field(repr=False)  # with the plan's edits: its structure is read, and its modes are set
+    network: nn.Module = field(
+        repr=False
+    )  # with the plan's edits: its structure is read, and its modes are set
     anatomy: Anatomy  # of the same
     data: DataFacts
     plan: Plan
     options: TrainOptions  # filled in
     precision: str  # fp32, bf16 or fp16
     run: Run | None = None
-    scopes: Mapping[Edit, Mapping[str, Any]] = field(default_factory=dict)  # the user's names that edits mention
+    scopes: Mapping[Edit, Mapping[str, Any]] = field(
+        default_factory=dict
+    )  # the user's names that edits mention
 
     @property
     def scaled(self) -> list[str]:
         """Output layers that see standardised features while they train; in nearly all networks one or none."""
-        trained = [h for h in self.anatomy.heads if h in self.plan.trained and self.plan.start == "pretrained"]
+        trained = [
+            h
+            for h in self.anatomy.heads
+            if h in self.plan.trained and self.plan.start == "pretrained"
+        ]
         return [h for h in trained if can_fold(self.network.get_submodule(h))]
 
     @property
@@ -127,7 +135,9 @@ class Case:
     @property
     def views(self) -> int:
         """How many views of each image the features are computed for, the image itself being one."""
-        cached = next((m for note in self._notes if (m := re.search(r"\b(\d{1,3}) cached views", note))), None)
+        cached = next(
+            (m for note in self._notes if (m := re.search(r"\b(\d{1,3}) cached views", note))), None
+        )
         if cached:
             return max(1, min(CACHED_VIEWS, int(cached[1])))
         worth = VIEW_FLOPS // (self.data.splits["train"] * max(self.anatomy.flops, 1))
@@ -142,7 +152,11 @@ class Case:
     def dropouts(self) -> list[str]:
         """Dropout that acts while the output layer trains."""
         rates = self.rates_of(self.anatomy.heads, 1.0)
-        return [name for name, rate in rates.items() if rate is not None and name not in self.anatomy.heads]
+        return [
+            name
+            for name, rate in rates.items()
+            if rate is not None and name not in self.anatomy.heads
+        ]
 
     @property
     def _notes(self) -> tuple[str, ...]:
@@ -157,11 +171,17 @@ class Case:
         size = self.model.transform.size
         seen: dict[str, list[torch.Tensor]] = {"arrives": [], "scores": [], "dropped": []}
         handles = [
-            self.head.register_forward_pre_hook(lambda _, inputs: seen["arrives"].append(inputs[0])),
+            self.head.register_forward_pre_hook(
+                lambda _, inputs: seen["arrives"].append(inputs[0])
+            ),
             self.head.register_forward_hook(lambda _, __, output: seen["scores"].append(output)),
-            *(self.network.get_submodule(n).register_forward_hook(lambda _, __, y: seen["dropped"].append(y))
-              for n in self.dropouts),
-        ]  # fmt: skip
+            *(
+                self.network.get_submodule(n).register_forward_hook(
+                    lambda _, __, y: seen["dropped"].append(y)
+                )
+                for n in self.dropouts
+            ),
+        ]
         try:
             with evaluating(self.network), torch.no_grad():
                 images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -187,11 +207,13 @@ class Case:
         whole = self.learning(self.plan.trained)
         layers = {part for _, part in owned(self.network)}
         return [
-            name for name, part in self.network.named_modules()
-            if part not in layers and "training" in _names_in_forward(part)
+            name
+            for name, part in self.network.named_modules()
+            if part not in layers
+            and "training" in _names_in_forward(part)
             and not any(not m or name == m or name.startswith(f"{m}.") for m in whole)
             and any(not name or n.startswith(f"{name}.") for n in self.plan.trained)
-        ]  # fmt: skip
+        ]
 
     def learning(self, trained: Iterable[str], rate: float | None = None) -> dict[str, float]:
         """What learns and at which rate, in the fewest modules that say it: a module stands for all inside it.
@@ -207,9 +229,13 @@ class Case:
     @property
     def one_by_one(self) -> bool:
         rates = self.rates_of(self.plan.trained)
-        return any(value is not None and len(_inside(rates, name)) > 1 for name, value in rates.items())
+        return any(
+            value is not None and len(_inside(rates, name)) > 1 for name, value in rates.items()
+        )
 
-    def rates_of(self, trained: Iterable[str], rate: float | None = None) -> dict[str, float | None]:
+    def rates_of(
+        self, trained: Iterable[str], rate: float | None = None
+    ) -> dict[str, float | None]:
         """The rate of every module whose mode matters, None where it is frozen. Dropout has that of the next layer."""
         by_stage = dict(self.options.stage_lr) if rate is None else {}
         common = rate or self.options.lr or 0.0
@@ -241,7 +267,9 @@ def _acts_in_training(part: nn.Module) -> bool:
 
 
 def _inside(rates: Mapping[str, float | None], name: str) -> set[float | None]:
-    return {value for n, value in rates.items() if not name or n == name or n.startswith(f"{name}.")}
+    return {
+        value for n, value in rates.items() if not name or n == name or n.startswith(f"{name}.")
+    }
 
 
 def _cover(network: nn.Module, name: str, rates: Mapping[str, float | None]) -> dict[str, float]:
@@ -249,5 +277,10 @@ def _cover(network: nn.Module, name: str, rates: Mapping[str, float | None]) -> 
     if len(found) <= 1:
         value = found.pop() if found else None
         return {} if value is None else {name: value}
-    children = [f"{name}.{child}" if name else child for child, _ in network.get_submodule(name).named_children()]
-    return {part: value for child in children for part, value in _cover(network, child, rates).items()}
+    children = [
+        f"{name}.{child}" if name else child
+        for child, _ in network.get_submodule(name).named_children()
+    ]
+    return {
+        part: value for child in children for part, value in _cover(network, child, rates).items()
+    }

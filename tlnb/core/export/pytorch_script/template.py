@@ -22,7 +22,9 @@ def fill(template: str, flags: Mapping[str, bool], values: Mapping[str, Any]) ->
     lines = []
     for line in template.strip("\n").split("\n"):
         found = CONDITION.search(line)
-        if found and not all(flags[f.lstrip("!")] != f.startswith("!") for f in found["flags"].split()):
+        if found and not all(
+            flags[f.lstrip("!")] != f.startswith("!") for f in found["flags"].split()
+        ):
             continue
         lines.append(line[: found.start()] if found else line)
     return string.Template("\n".join(lines)).substitute(values)
@@ -43,7 +45,11 @@ def assigned(name: str, values: Mapping[str, float], note: str) -> list[str]:
     line = f"{name} = {literal(values)}"
     if len(line) <= WIDTH:
         return noted(line, note)
-    return [f"{name} = {{  # {one_line(note)}", *(f"    {quoted(k)}: {v:g}," for k, v in values.items()), "}"]
+    return [
+        f"{name} = {{  # {one_line(note)}",
+        *(f"    {quoted(k)}: {v:g}," for k, v in values.items()),
+        "}",
+    ]
 
 
 def noted(line: str, note: str) -> list[str]:

@@ -28,9 +28,12 @@ def training_sections(case: Case) -> Iterator[str]:
     """Everything from the frozen network to `model.pt`."""
     flags, values = _flags(case), _values(case)
     sections = (
-        ("modes", MODES), ("standardised", FEATURES), *LOOPS[case.options.solver],
-        ("", ACCURACY), ("", MAIN),
-    )  # fmt: skip
+        ("modes", MODES),
+        ("standardised", FEATURES),
+        *LOOPS[case.options.solver],
+        ("", ACCURACY),
+        ("", MAIN),
+    )
     for when, template in sections:
         if not when or flags[when]:
             yield fill(template, flags, values)
@@ -44,14 +47,18 @@ def rates(case: Case) -> list[str]:
         return [f"LEARNING_RATE = {case.options.lr:g}"]
     found = case.learning(case.plan.trained)
     quiet = [
-        _in_script(case, n) for n in found if n and not any(True for _ in case.network.get_submodule(n).parameters())
+        _in_script(case, n)
+        for n in found
+        if n and not any(True for _ in case.network.get_submodule(n).parameters())
     ]
     note = "what learns, and how fast" + ("; all else is frozen" if case.plan.frozen else "")
     if "" in found:
         note += ' ("" is the whole network)'
     if quiet:
         note += f" ({'some are' if len(quiet) > 1 else quiet[0] + ':'} dropout, which acts where its layer learns)"
-    return assigned("LEARNING_RATES", {_in_script(case, n): rate for n, rate in found.items()}, note)
+    return assigned(
+        "LEARNING_RATES", {_in_script(case, n): rate for n, rate in found.items()}, note
+    )
 
 
 # ── values and conditions ─────────────────────────────────────────────────────────────────────────────────────────
@@ -60,16 +67,30 @@ def rates(case: Case) -> list[str]:
 def _flags(case: Case) -> dict[str, bool]:
     twice = case.warm and (case.augmented or case.chooses)
     return {
-        "apart": case.apart, "warm": case.warm, "fresh": case.fresh, "parted": case.parted,
-        "modes": case.parted and not case.apart, "single": case.one_by_one,
-        "standardised": bool(case.scaled), "several": len(case.scaled) > 1, "one": len(case.scaled) == 1,
-        "val": case.chooses, "augmented": case.augmented, "twice": twice, "weighted": case.options.class_weights,
-        "half": case.precision != "fp32", "fp16": case.precision == "fp16", "dropout": bool(case.dropouts),
-        "lbfgs": case.options.solver == "lbfgs", "views": case.apart and case.augmented,
-        "cast": case.apart and case.precision != "fp32", "whole": not case.apart,
-        "score_layer": case.apart and case.chooses, "sized": case.data.edge != case.model.transform.size,
+        "apart": case.apart,
+        "warm": case.warm,
+        "fresh": case.fresh,
+        "parted": case.parted,
+        "modes": case.parted and not case.apart,
+        "single": case.one_by_one,
+        "standardised": bool(case.scaled),
+        "several": len(case.scaled) > 1,
+        "one": len(case.scaled) == 1,
+        "val": case.chooses,
+        "augmented": case.augmented,
+        "twice": twice,
+        "weighted": case.options.class_weights,
+        "half": case.precision != "fp32",
+        "fp16": case.precision == "fp16",
+        "dropout": bool(case.dropouts),
+        "lbfgs": case.options.solver == "lbfgs",
+        "views": case.apart and case.augmented,
+        "cast": case.apart and case.precision != "fp32",
+        "whole": not case.apart,
+        "score_layer": case.apart and case.chooses,
+        "sized": case.data.edge != case.model.transform.size,
         "askers": bool(case.askers),
-    }  # fmt: skip
+    }
 
 
 def _values(case: Case) -> dict[str, object]:
@@ -87,21 +108,40 @@ def _loop_words(case: Case) -> dict[str, object]:
     arguments, groups = ["model: nn.Module", "data: Data"], ["model: nn.Module"]
     if case.warm:
         settings = {name: name for name in settings}
-        arguments += ["learning: dict[str, float]", "epochs: int", "batch_size: int", "weight_decay: float"]
+        arguments += [
+            "learning: dict[str, float]",
+            "epochs: int",
+            "batch_size: int",
+            "weight_decay: float",
+        ]
         arguments += ["warmup: bool = False"] if _flags(case)["twice"] else []
         groups += ["learning: dict[str, float]", "weight_decay: float"]
-    alone = {_in_script(case, n): rate for n, rate in case.learning(case.anatomy.heads, WARMUP.lr).items()}
+    alone = {
+        _in_script(case, n): rate
+        for n, rate in case.learning(case.anatomy.heads, WARMUP.lr).items()
+    }
     return {
-        **settings, "fit": signature("fit", arguments, "None"), "groups": signature("parameter_groups", groups, "list[dict]"),
-        "stride": f"{STRIDE:_}", "view_seed": f"{VIEW_SEED:_}", "rise": RISE, "iterations": LBFGS_STEPS, "chunk": _chunk(case),
+        **settings,
+        "fit": signature("fit", arguments, "None"),
+        "groups": signature("parameter_groups", groups, "list[dict]"),
+        "stride": f"{STRIDE:_}",
+        "view_seed": f"{VIEW_SEED:_}",
+        "rise": RISE,
+        "iterations": LBFGS_STEPS,
+        "chunk": _chunk(case),
         "fused": ", fused=True" if can_fuse(_device(case)) else "",
-        "alone": literal(alone), "warm_epochs": WARMUP.epochs, "warm_batch": WARMUP.batch_size,
-        "warm_decay": f"{WARMUP.weight_decay:g}", "warmup": ", warmup=True" if _flags(case)["twice"] else "",
+        "alone": literal(alone),
+        "warm_epochs": WARMUP.epochs,
+        "warm_batch": WARMUP.batch_size,
+        "warm_decay": f"{WARMUP.weight_decay:g}",
+        "warmup": ", warmup=True" if _flags(case)["twice"] else "",
         "what": "Train what learns" if case.parted else "Train the network",
         "best": ", and keep the epoch that val likes best" if case.chooses else "",
-        "val_argument": ", val" if case.chooses else "", "fed": "views: list[Tensor]" if case.augmented else "inputs: Tensor",
-        "features": "views" if case.augmented else "seen", "targets": "targets" if case.augmented else "labels",
-    }  # fmt: skip
+        "val_argument": ", val" if case.chooses else "",
+        "fed": "views: list[Tensor]" if case.augmented else "inputs: Tensor",
+        "features": "views" if case.augmented else "seen",
+        "targets": "targets" if case.augmented else "labels",
+    }
 
 
 def _layer_words(case: Case) -> dict[str, object]:
@@ -112,29 +152,39 @@ def _layer_words(case: Case) -> dict[str, object]:
     axes, back = _feature_axes(case)
     return {
         "heads": ", ".join(path(place(name, edits)) for name in case.scaled),
-        "head": head, "hooked": "head" if len(case.scaled) > 1 else head,
+        "head": head,
+        "hooked": "head" if len(case.scaled) > 1 else head,
         "layer": f"nn.Sequential({', '.join(layers)})" if len(layers) > 1 else "head",
-        "axes": axes, "back": back, "epsilon": f"{EPSILON:g}",
+        "axes": axes,
+        "back": back,
+        "epsilon": f"{EPSILON:g}",
         "dot": "(head.weight * mean).sum((1, 2, 3))" if conv else "head.weight @ mean",
-        "flat": ".flatten(1)" if conv else "", "eval": ".eval()" if case.dropouts else "",
-    }  # fmt: skip
+        "flat": ".flatten(1)" if conv else "",
+        "eval": ".eval()" if case.dropouts else "",
+    }
 
 
 def _asked_words(case: Case) -> dict[str, object]:
     """What options and plans ask for now and then."""
     kind = "bfloat16" if case.precision == "bf16" else "float16"
     return {
-        "count": count(case), "weights": ", class_weights" if case.options.class_weights else "",
-        "autocast": f"torch.autocast(DEVICE.type, dtype=torch.{kind})", "float": "" if case.precision == "fp32" else ".float()",
+        "count": count(case),
+        "weights": ", class_weights" if case.options.class_weights else "",
+        "autocast": f"torch.autocast(DEVICE.type, dtype=torch.{kind})",
+        "float": "" if case.precision == "fp32" else ".float()",
         "recurse": "recurse=False" if case.one_by_one else "",
         "asker": "\n    ".join(_asking(case, name) for name in case.askers),
-    }  # fmt: skip
+    }
 
 
 def _asking(case: Case, name: str) -> str:
     """A line that gives a module of both kinds the mode that its forward asks for."""
     at = path(place(name, case.plan.edits))
-    return f"{at}.training = any(p.requires_grad for p in {at}.parameters())" if name else f"{at}.training = True"
+    return (
+        f"{at}.training = any(p.requires_grad for p in {at}.parameters())"
+        if name
+        else f"{at}.training = True"
+    )
 
 
 def _in_script(case: Case, name: str) -> str:
@@ -143,7 +193,9 @@ def _in_script(case: Case, name: str) -> str:
 
 def _feature_axes(case: Case) -> tuple[str, str]:
     """Over what mean and spread are taken, and what brings them back to the shape of the features."""
-    shape = next(layer.shape for layer in case.anatomy.layers if layer.name == case.head_name) or (1,)
+    shape = next(layer.shape for layer in case.anatomy.layers if layer.name == case.head_name) or (
+        1,
+    )
     axes = feature_axes(case.head, 1 + len(shape))
     back = ".view(-1, 1, 1)" if isinstance(case.head, nn.Conv2d) else ""
     return (str(axes[0]) if len(axes) == 1 else str(axes)), back
@@ -329,7 +381,13 @@ def share_right(layer: nn.Module, inputs: Tensor, labels: Tensor) -> float:
 
 # by solver: when a section is needed, and the section
 LOOPS: dict[str, tuple[tuple[str, str], ...]] = {
-    "sgd": (("whole", GROUPS), ("", ONE_CYCLE), ("score_layer", SHARE_RIGHT), ("apart", FIT_LAYER), ("whole", FIT)),
+    "sgd": (
+        ("whole", GROUPS),
+        ("", ONE_CYCLE),
+        ("score_layer", SHARE_RIGHT),
+        ("apart", FIT_LAYER),
+        ("whole", FIT),
+    ),
     "lbfgs": (("score_layer", SHARE_RIGHT), ("", FIT_AT_ONCE)),
 }
 
