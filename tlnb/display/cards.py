@@ -35,25 +35,25 @@ from tlnb.display.words import interval, percent, seconds
 from tlnb.session import Session
 
 
-def comparison_card(found: Comparison) -> str:
-    head, rows = comparison_table(found)
-    parts: list[str] = [line(measured(verdict(found)))]
-    curves = [row.name for row in found.rows if row.curve]
+def comparison_card(comparison: Comparison) -> str:
+    head, rows = comparison_table(comparison)
+    parts: list[str] = [line(measured(verdict(comparison)))]
+    curves = [row.name for row in comparison.rows if row.curve]
     if curves:
         alt = f"accuracy against seconds for {', '.join(curves)}, and where the seconds went"
-        parts.append(picture(charts.comparison(found), alt))
+        parts.append(picture(charts.comparison(comparison), alt))
     named = [
         [Raw(f"<b>{safe(name)}</b>{note(what)}"), *map(measured, rest)]
         for name, what, *rest in rows
     ]
     parts.append(table(["", *head[2:]], named))
-    parts += [line(measured(words)) for words in findings(found)]
-    if found.break_even is not None and found.break_even.uses is not None:
-        alt = f"what uses cost in all, from scratch and with pretraining paid; equal after {found.break_even.uses:,.0f} uses"
-        parts.append(picture(charts.break_even(found.break_even), alt, of_figures=True))
-    parts += [note(words) for words in footnotes(found)]
-    parts += [note(measured(words)) for words in found.notes]
-    return card(f"Side by side on {found.data}", *parts)
+    parts += [line(measured(words)) for words in findings(comparison)]
+    if comparison.break_even is not None and comparison.break_even.uses is not None:
+        alt = f"what uses cost in all, from scratch and with pretraining paid; equal after {comparison.break_even.uses:,.0f} uses"
+        parts.append(picture(charts.break_even(comparison.break_even), alt, of_figures=True))
+    parts += [note(words) for words in footnotes(comparison)]
+    parts += [note(measured(words)) for words in comparison.notes]
+    return card(f"Side by side on {comparison.data}", *parts)
 
 
 def session_card(session: Session) -> str:

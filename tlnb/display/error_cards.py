@@ -33,34 +33,34 @@ MAX_NUMBERED_CLASSES = 30  # classes up to which the matrix shows its counts
 MAX_DRAWN_CLASSES = 100  # and up to which it is drawn
 
 
-def errors_card(found: Errors) -> str:
-    wrong = len(found.mistakes)
+def errors_card(errors: Errors) -> str:
+    wrong = len(errors.mistakes)
     rows = [
-        ("run", found.run),
+        ("run", errors.run),
         (
             "test accuracy",
             measured(
-                f"{percent(found.accuracy)} (95% interval {interval(found.interval)}%), {wrong} of {found.total:,} wrong"
+                f"{percent(errors.accuracy)} (95% interval {interval(errors.interval)}%), {wrong} of {errors.total:,} wrong"
             ),
         ),
         (
             "balanced accuracy",
-            f"{percent(found.balanced_accuracy)}, the mean of the accuracies by class",
+            f"{percent(errors.balanced_accuracy)}, the mean of the accuracies by class",
         ),
     ]
     parts = [facts(rows)]
-    if 2 <= len(found.classes) <= MAX_DRAWN_CLASSES:
+    if 2 <= len(errors.classes) <= MAX_DRAWN_CLASSES:
         parts.append(
             picture(
-                matrix(found),
-                f"confusion matrix of run {found.run}: {wrong} of {found.total} test images wrong",
+                matrix(errors),
+                f"confusion matrix of run {errors.run}: {wrong} of {errors.total} test images wrong",
                 of_figures=True,
             )
         )
     if not wrong:
         parts.append(line(measured("No test image was wrong.")))
-    if found._pictures is not None and wrong:
-        shown = found.mistakes[: len(found._pictures)]
+    if errors._pictures is not None and wrong:
+        shown = errors.mistakes[: len(errors._pictures)]
         titles = [f"{shortened(m.truth)} → {shortened(m.said)}\n{m.probability:.1%}" for m in shown]
         parts.append(
             line(
@@ -70,22 +70,22 @@ def errors_card(found: Errors) -> str:
             )
         )
         alt = "; ".join(f"{m.truth} called {m.said}" for m in shown)
-        parts.append(picture(pictures(found._pictures, titles), alt, of_figures=True))
-    parts += [_confused(found), _by_class(found)]
-    if found.note:
-        parts.append(note(found.note))
+        parts.append(picture(pictures(errors._pictures, titles), alt, of_figures=True))
+    parts += [_confused(errors), _by_class(errors)]
+    if errors.note:
+        parts.append(note(errors.note))
     parts.append(
         note(
             "Measured on the test split, which was read once, at the end of the run; these are its answers from then."
         )
     )
-    return card(f"Errors of run {found.run} on {found.data}", *parts)
+    return card(f"Errors of run {errors.run} on {errors.data}", *parts)
 
 
-def _confused(found: Errors) -> Raw:
+def _confused(errors: Errors) -> Raw:
     rows = [
         [c.truth, c.said, str(c.count), f"{c.count / c.of:.1%} of {c.of}"]
-        for c in found.confused[:MAX_CONFUSED_PAIRS]
+        for c in errors.confused[:MAX_CONFUSED_PAIRS]
     ]
     return (
         table(["true class", "said", "times", "share of the class"], rows, left=2, of_figures=True)
@@ -94,12 +94,12 @@ def _confused(found: Errors) -> Raw:
     )
 
 
-def _by_class(found: Errors) -> Raw:
-    scores: Sequence[ClassScore] = found.by_class
+def _by_class(errors: Errors) -> Raw:
+    scores: Sequence[ClassScore] = errors.by_class
     title = ""
     if len(scores) > MAX_ROWS:
         scores = sorted((s for s in scores if s.total), key=lambda s: s.right / s.total)[:MAX_ROWS]
-        title = line(f"The {MAX_ROWS} of {len(found.classes)} classes with the lowest accuracy:")
+        title = line(f"The {MAX_ROWS} of {len(errors.classes)} classes with the lowest accuracy:")
     rows = [
         [
             s.name,
@@ -115,22 +115,22 @@ def _by_class(found: Errors) -> Raw:
         ]
         for s in scores
     ]
-    worst = len(found.by_class) > MAX_ROWS
+    worst = len(errors.by_class) > MAX_ROWS
     return Raw(
         f"{title}{table(['class', 'right', 'accuracy', '', '95% interval'], rows, of_figures=worst)}"
     )
 
 
-def matrix(found: Errors) -> bytes:
+def matrix(errors: Errors) -> bytes:
     """Rows are true classes, columns are answers. What is right is blue, what is wrong orange, by its share of the row."""
-    counts = np.array(found.matrix)
+    counts = np.array(errors.matrix)
     n = len(counts)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     wrong = shares * (1 - np.eye(n))
     colours = np.ones((n, n, 3))
     colours -= np.sqrt(wrong / max(float(wrong.max()), 1e-9))[..., None] * (1 - _rgb(ORANGE))
     colours[np.arange(n), np.arange(n)] = 1 - np.diag(shares)[:, None] * (1 - _rgb(BLUE)) * 0.8
-    names = [shortened(name) for name in found.classes]
+    names = [shortened(name) for name in errors.classes]
     longest = max(map(len, names))
     cell, size, every = (
         (0.42, 8.0, 1)
@@ -177,10 +177,10 @@ def _rgb(colour: str) -> Any:
     return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
 
 
-def predictions_card(found: Predictions) -> str:
-    thumbnails = found._pictures if found._pictures is not None else ()
+def predictions_card(predictions: Predictions) -> str:
+    thumbnails = predictions._pictures if predictions._pictures is not None else ()
     rows = []
-    for i, each in enumerate(found.images[:MAX_ROWS]):
+    for i, each in enumerate(predictions.images[:MAX_ROWS]):
         view = picture(_thumbnail(thumbnails[i]), each.name) if i < len(thumbnails) else ""
         first, *others = each.labels
         label, probability = first
@@ -192,20 +192,21 @@ def predictions_card(found: Predictions) -> str:
         )
         rows.append([view, each.name, *map(measured, said)])
     by = (
-        f"run {found.run} ({found.model})"
-        if found.run
-        else f"{found.model} with its own output layer"
+        f"run {predictions.run} ({predictions.model})"
+        if predictions.run
+        else f"{predictions.model} with its own output layer"
     )
     parts: list[str] = [table(["", "image", "label", "probability", "", "then"], rows, left=3)]
-    if len(found.images) > MAX_ROWS:
-        parts.append(note(f"and {len(found.images) - MAX_ROWS} more: .images has them all"))
+    if len(predictions.images) > MAX_ROWS:
+        parts.append(note(f"and {len(predictions.images) - MAX_ROWS} more: .images has them all"))
     parts.append(
         note(
-            f"Measured: by {by}, among {found.classes:,} classes. It can only answer with one of these, whatever the image shows."
+            f"Measured: by {by}, among {predictions.classes:,} classes. "
+            "It can only answer with one of these, whatever the image shows."
         )
     )
     return card(
-        f"{len(found.images)} image{'s' if len(found.images) != 1 else ''}, labelled by {by}",
+        f"{len(predictions.images)} image{'s' if len(predictions.images) != 1 else ''}, labelled by {by}",
         *parts,
     )
 

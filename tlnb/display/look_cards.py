@@ -16,36 +16,36 @@ from tlnb.display.pictures import CLASS_STYLES, MAX_NAMED_CLASSES, draw_image, s
 from tlnb.display.words import percent
 
 
-def look_card(found: Look) -> str:
+def look_card(look: Look) -> str:
     kinds = {"evidence": _evidence_card, "stages": _stages_card, "features": _features_card}
-    return kinds[found.kind](found)
+    return kinds[look.kind](look)
 
 
-def _features_card(found: Look) -> str:
-    total = len(found.labels)
-    origin = ", ".join(f"{n} {split}" for split, n in found.splits)
+def _features_card(look: Look) -> str:
+    total = len(look.labels)
+    origin = ", ".join(f"{n} {split}" for split, n in look.splits)
     shares = [
-        *((v.of, v.share) for v in found.views),
-        ("raw pixels", found.pixels),
-        ("chance", found.chance),
+        *((v.of, v.share) for v in look.views),
+        ("raw pixels", look.pixels),
+        ("chance", look.chance),
     ]
     rows = [[of, measured(percent(share)), measured(bar(share or 0))] for of, share in shares]
     alt = "two maps of the same images: " + "; ".join(
-        f"{v.of}, nearest of the same class {v.share:.1%}" for v in found.views
+        f"{v.of}, nearest of the same class {v.share:.1%}" for v in look.views
     )
     parts = [
         line(
             f"{total} images ({origin}; none of test) as the output layer of each network would see them."
         ),
-        picture(maps(found), alt),
+        picture(maps(look), alt),
         line("How often the nearest other image is of the same class:"),
         table(["features of", "same class", ""], rows),
     ]
-    if found._pictures is not None:
+    if look._pictures is not None:
         parts.append(
             line(f"Some images and their {NEIGHBOURS} nearest; a dashed frame marks another class:")
         )
-        parts.append(picture(neighbours(found), _neighbours_text(found), of_figures=True))
+        parts.append(picture(neighbours(look), _neighbours_text(look), of_figures=True))
     off = 100 * (1 / max(1, total)) ** 0.5
     parts.append(
         note(
@@ -54,24 +54,24 @@ def _features_card(found: Look) -> str:
     )
     parts.append(
         note(
-            f"The map is {found.method}, which keeps neighbours together; its axes and the gaps between groups mean nothing."
+            f"The map is {look.method}, which keeps neighbours together; its axes and the gaps between groups mean nothing."
         )
     )
     return card(
-        f"What {found.model} sees in {found.data}"
-        + (f", and run {found.run}" if found.run else ", before any training"),
+        f"What {look.model} sees in {look.data}"
+        + (f", and run {look.run}" if look.run else ", before any training"),
         *parts,
     )
 
 
-def maps(found: Look) -> bytes:
+def maps(look: Look) -> bytes:
     """One map a network: colour, marker and name by class."""
-    labels = np.array(found.labels)
-    figure = figure_of(4.4 * len(found.views), 4.3)
+    labels = np.array(look.labels)
+    figure = figure_of(4.4 * len(look.views), 4.3)
     for axes, view in zip(
-        figure.subplots(1, len(found.views), squeeze=False)[0], found.views, strict=True
+        figure.subplots(1, len(look.views), squeeze=False)[0], look.views, strict=True
     ):
-        _map(axes, view, labels, found.classes)
+        _map(axes, view, labels, look.classes)
     return png_of(figure)
 
 
@@ -111,42 +111,42 @@ def _map(axes: Any, view: View, labels: Any, classes: Sequence[str]) -> None:
     axes.margins(0.06)
 
 
-def neighbours(found: Look) -> bytes:
+def neighbours(look: Look) -> bytes:
     """A row an example: the image, then its nearest by each network."""
-    near = max(len(view.neighbours[0]) for view in found.views)
-    starts = [1.6 + (near + 0.6) * block for block in range(len(found.views))]
-    width, height = starts[-1] + near, len(found.examples) + 0.4
+    near = max(len(view.neighbours[0]) for view in look.views)
+    starts = [1.6 + (near + 0.6) * block for block in range(len(look.views))]
+    width, height = starts[-1] + near, len(look.examples) + 0.4
     figure = figure_of(0.66 * width, 0.66 * height)
     axes = figure.subplots()
     axes.set_axis_off()
-    _place(axes, found, 0.0, -0.1, "image", None)
-    for block, view in enumerate(found.views):
-        _place(axes, found, starts[block], -0.1, f"nearest: {view.of}", None)
-    for row, example in enumerate(found.examples):
-        _place(axes, found, 0.0, row, example, None)
-        for block, view in enumerate(found.views):
+    _place(axes, look, 0.0, -0.1, "image", None)
+    for block, view in enumerate(look.views):
+        _place(axes, look, starts[block], -0.1, f"nearest: {view.of}", None)
+    for row, example in enumerate(look.examples):
+        _place(axes, look, 0.0, row, example, None)
+        for block, view in enumerate(look.views):
             for i, other in enumerate(view.neighbours[row]):
                 _place(
                     axes,
-                    found,
+                    look,
                     starts[block] + i,
                     row,
                     other,
-                    found.labels[other] == found.labels[example],
+                    look.labels[other] == look.labels[example],
                 )
     axes.set(xlim=(-0.1, width), ylim=(height - 0.4, -0.4), aspect="equal")
     return png_of(figure)
 
 
-def _place(axes: Any, found: Look, x: float, y: float, what: int | str, same: bool | None) -> None:
+def _place(axes: Any, look: Look, x: float, y: float, what: int | str, same: bool | None) -> None:
     """A text, or an image of edge 0.9 with a dashed frame where it is of another class."""
     from matplotlib.patches import Rectangle
 
     if isinstance(what, str):
         axes.text(x, y, what, fontsize=8, va="bottom", parse_math=False)
         return
-    assert found._pictures is not None
-    pixels = found._pictures[what].permute(1, 2, 0).numpy()
+    assert look._pictures is not None
+    pixels = look._pictures[what].permute(1, 2, 0).numpy()
     axes.imshow(
         pixels,
         extent=(x, x + 0.9, y + 0.9, y),
@@ -160,20 +160,20 @@ def _place(axes: Any, found: Look, x: float, y: float, what: int | str, same: bo
         )
 
 
-def _neighbours_text(found: Look) -> str:
+def _neighbours_text(look: Look) -> str:
     words = []
-    for row, example in enumerate(found.examples):
-        mine = found.classes[found.labels[example]]
+    for row, example in enumerate(look.examples):
+        mine = look.classes[look.labels[example]]
         near = (
-            f"{v.of}: {', '.join(found.classes[found.labels[i]] for i in v.neighbours[row])}"
-            for v in found.views
+            f"{v.of}: {', '.join(look.classes[look.labels[i]] for i in v.neighbours[row])}"
+            for v in look.views
         )
         words.append(f"{mine} is nearest to {'; '.join(near)}")
     return ". ".join(words)
 
 
-def _stages_card(found: Look) -> str:
-    head = ["stage", "features", *(words for depth in found.depths for words in (depth.of, "", ""))]
+def _stages_card(look: Look) -> str:
+    head = ["stage", "features", *(words for depth in look.depths for words in (depth.of, "", ""))]
     rows = [
         [
             stages[0].stage,
@@ -184,16 +184,16 @@ def _stages_card(found: Look) -> str:
                 for cell in (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy))
             ),
         ]
-        for stages in zip(*(depth.probes for depth in found.depths), strict=False)
+        for stages in zip(*(depth.probes for depth in look.depths), strict=False)
     ]
-    alt = "; ".join(repr(depth) for depth in found.depths)
+    alt = "; ".join(repr(depth) for depth in look.depths)
     return card(
-        f"What each stage of {found.model} knows about {found.data}"
-        + (f", and run {found.run}" if found.run else ""),
-        picture(depths(found), alt),
+        f"What each stage of {look.model} knows about {look.data}"
+        + (f", and run {look.run}" if look.run else ""),
+        picture(depths(look), alt),
         table(head, rows),
         note(
-            f"Measured on {len(found.labels)} labels in use, none of test: {found.method} on each stage's output, averaged "
+            f"Measured on {len(look.labels)} labels in use, none of test: {look.method} on each stage's output, averaged "
             "to a grid of 2×2."
         ),
         note(
@@ -202,12 +202,12 @@ def _stages_card(found: Look) -> str:
     )
 
 
-def depths(found: Look) -> bytes:
+def depths(look: Look) -> bytes:
     """Accuracy by stage, a line a network."""
     figure = figure_of(6.4, 2.8)
     axes = figure.subplots()
-    chance = 100 * max(found.labels.count(c) for c in set(found.labels)) / len(found.labels)
-    for depth, (colour, dash, marker) in zip(found.depths, LINES, strict=False):
+    chance = 100 * max(look.labels.count(c) for c in set(look.labels)) / len(look.labels)
+    for depth, (colour, dash, marker) in zip(look.depths, LINES, strict=False):
         _depth(axes, depth, colour, dash, marker)
     axes.axhline(chance, color=GREY, lw=1, ls=":", label="always the most frequent class")
     axes.set(ylabel="accuracy, %", ylim=(0, 102))
@@ -234,33 +234,33 @@ def _depth(axes: Any, depth: Depth, colour: str, dash: str, marker: str) -> None
     )
 
 
-def _evidence_card(found: Look) -> str:
-    by = f"run {found.run} ({found.model})" if found.run else found.model
+def _evidence_card(look: Look) -> str:
+    by = f"run {look.run} ({look.model})" if look.run else look.model
     rows = [
         [
             e.name,
-            *([e.truth or "–"] if found.data else []),
+            *([e.truth or "–"] if look.data else []),
             *map(measured, (e.label, f"{e.probability:.1%}", _border(e), bar(e.border or 0))),
         ]
-        for e in found.images
+        for e in look.images
     ]
     head = [
         "image",
-        *(["true class"] if found.data else []),
+        *(["true class"] if look.data else []),
         "said",
         "probability",
         "evidence in the border",
         "",
     ]
     parts: list[str] = []
-    if found._pictures is not None and found._heat is not None:
+    if look._pictures is not None and look._heat is not None:
         alt = "; ".join(
-            f"{e.name}: {e.label}, {_border(e)} of the evidence in the border" for e in found.images
+            f"{e.name}: {e.label}, {_border(e)} of the evidence in the border" for e in look.images
         )
-        parts.append(picture(overlays(found), alt, of_figures=True))
+        parts.append(picture(overlays(look), alt, of_figures=True))
     parts += [
         table(head, rows, left=len(head) - 3),
-        note(f"Measured by {found.method}; bright is where the evidence for what it said lies."),
+        note(f"Measured by {look.method}; bright is where the evidence for what it said lies."),
         note(
             f"The border is the outer ring that takes {BORDER:.0%} of the area: evidence spread evenly would give {BORDER:.0%}. "
             "Much more in many images hints at a network that reads the background; look at the pictures first."
@@ -273,9 +273,9 @@ def _border(each: Evidence) -> str:
     return "no evidence" if each.border is None else f"{each.border:.0%}"
 
 
-def overlays(found: Look) -> bytes:
+def overlays(look: Look) -> bytes:
     """Each image beside the same image with its evidence laid over it."""
-    images, heat = found._pictures, found._heat
+    images, heat = look._pictures, look._heat
     assert images is not None and heat is not None
     columns = min(3, len(images))
     rows = -(-len(images) // columns)
@@ -283,7 +283,7 @@ def overlays(found: Look) -> bytes:
     grid = figure.subplots(rows, 2 * columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
-    for i, each in enumerate(found.images):
+    for i, each in enumerate(look.images):
         left, right = (
             grid[i // columns, 2 * (i % columns)],
             grid[i // columns, 2 * (i % columns) + 1],

@@ -28,7 +28,7 @@ ORDERS = {
 }
 
 
-def catalogue_card(found: Catalogue) -> str:
+def catalogue_card(catalogue: Catalogue) -> str:
     rows = [
         [
             c.name,
@@ -45,7 +45,7 @@ def catalogue_card(found: Catalogue) -> str:
             "yes" if c.on_disk else "no",
             _links(c),
         ]
-        for c in found.cards
+        for c in catalogue.cards
     ]
     head = [
         "model",
@@ -62,12 +62,12 @@ def catalogue_card(found: Catalogue) -> str:
         "on disk",
         "more",
     ]
-    many = "model" if len(found.cards) == 1 else "models"
+    many = "model" if len(catalogue.cards) == 1 else "models"
     return card(
-        f"{len(found.cards)} {many}, {found.sort} first",
+        f"{len(catalogue.cards)} {many}, {catalogue.sort} first",
         table(head, rows, left=2, height="28em" if len(rows) > UNSCROLLED_ROWS else ""),
         note(
-            f"Order: {ORDERS[found.sort]}. Figures are those of the weights that load by default, measured by who trained "
+            f"Order: {ORDERS[catalogue.sort]}. Figures are those of the weights that load by default, measured by who trained "
             "them, not here. An accuracy holds for its own data: compare it within one source; chance is one in so many "
             "classes. One image is one forward pass, a multiply-add counted as two. Input is the image's edge in pixels, "
             "as trained and at least."
@@ -88,12 +88,12 @@ def _edge(pixels: int | None) -> str:
 
 
 def _links(c: Card) -> Raw:
-    found = (
+    links = (
         link(url, text)
         for text, url in (("recipe", c.recipe), ("licence", c.licence))
         if url.startswith("http")
     )
-    return Raw(", ".join(found) or "–")
+    return Raw(", ".join(links) or "–")
 
 
 def model_card(model: PretrainedModel) -> str:
@@ -152,12 +152,12 @@ def _output(model: PretrainedModel) -> str:
 
 
 def _took(c: Card) -> Raw | None:
-    found = pretraining_of(c)
-    if found is None:
+    pretraining = pretraining_of(c)
+    if pretraining is None:
         return (
             None if c.family in ("own", "run") else Raw("not known: no recipe of it is published")
         )
-    lines = (f"{safe(name)}: {safe(text)}" for name, text in pretraining_facts(found) if text)
+    lines = (f"{safe(name)}: {safe(text)}" for name, text in pretraining_facts(pretraining) if text)
     return Raw("<br>".join(lines))
 
 
@@ -198,18 +198,18 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{v:g}" for v in values)
 
 
-def card_of_card(found: Card) -> str:
+def card_of_card(entry: Card) -> str:
     rows = [
-        ("trained on", _source(found)),
-        ("accuracy there", _accuracies(found)),
-        ("parameters", f"{found.parameters:,}" if found.parameters else None),
-        ("one image", f"{flops(found.flops)} forward" if found.flops else None),
-        ("input", f"{_edge(found.size)} pixels, at least {_edge(found.min_size)}"),
+        ("trained on", _source(entry)),
+        ("accuracy there", _accuracies(entry)),
+        ("parameters", f"{entry.parameters:,}" if entry.parameters else None),
+        ("one image", f"{flops(entry.flops)} forward" if entry.flops else None),
+        ("input", f"{_edge(entry.size)} pixels, at least {_edge(entry.min_size)}"),
         (
             "weights",
-            f"{found.weights or found.family}, {size(found.bytes)}, {'on disk' if found.on_disk else 'not on disk yet'}",
+            f"{entry.weights or entry.family}, {size(entry.bytes)}, {'on disk' if entry.on_disk else 'not on disk yet'}",
         ),
-        ("what they are", found.about),
-        ("licence", link(found.licence, found.licence) if found.licence else None),
+        ("what they are", entry.about),
+        ("licence", link(entry.licence, entry.licence) if entry.licence else None),
     ]
-    return card(found.name, facts(rows), *(note(n) for n in found.notes))
+    return card(entry.name, facts(rows), *(note(n) for n in entry.notes))

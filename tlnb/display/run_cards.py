@@ -16,31 +16,31 @@ from tlnb.display.tables import on_its_source
 from tlnb.display.words import flops, interval, size, small
 
 
-def plan_card(made: Plan) -> str:
-    share = made.trainable_params / max(made.total_params, 1)
+def plan_card(plan: Plan) -> str:
+    share = plan.trainable_params / max(plan.total_params, 1)
     rows = [
-        ("strategy", f"{made.strategy}: {MEANING[made.strategy]}"),
-        ("start", "the pretrained weights" if made.start == "pretrained" else "random"),
+        ("strategy", f"{plan.strategy}: {MEANING[plan.strategy]}"),
+        ("start", "the pretrained weights" if plan.start == "pretrained" else "random"),
         (
             "trains",
             Raw(
-                f"{made.trainable_params:,} of {made.total_params:,} parameters ({share:.1%}) {bar(share)}"
+                f"{plan.trainable_params:,} of {plan.total_params:,} parameters ({share:.1%}) {bar(share)}"
             ),
         ),
-        ("layers that train", _some(made.trained)),
-        ("frozen", _some(made.frozen) or "nothing"),
-        ("edits", _edits(made) or "none"),
+        ("layers that train", _some(plan.trained)),
+        ("frozen", _some(plan.frozen) or "nothing"),
+        ("edits", _edits(plan) or "none"),
     ]
     return card(
-        f"Plan: {made.strategy}", facts(rows), *(line(f"Note: {words}") for words in made.notes)
+        f"Plan: {plan.strategy}", facts(rows), *(line(f"Note: {words}") for words in plan.notes)
     )
 
 
-def _edits(made: Plan) -> Raw:
+def _edits(plan: Plan) -> Raw:
     """One line an edit; those that only fit the network to the data say so."""
     words = (
         f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}"
-        for e in made.edits
+        for e in plan.edits
     )
     return Raw("<br>".join(words))
 
@@ -110,9 +110,9 @@ def _repeats(run: Run) -> str | None:
     """Mean and spread of the test accuracies of runs that differ in nothing but their seeds."""
     if len(run.repeats) < 2:
         return None
-    found = [accuracy for _, accuracy in run.repeats]
+    accuracies = [accuracy for _, accuracy in run.repeats]
     each = ", ".join(f"{accuracy:.1%} (seed {seed})" for seed, accuracy in run.repeats)
-    return f"{statistics.fmean(found):.1%} ± {100 * statistics.stdev(found):.1f} points: {each}"
+    return f"{statistics.fmean(accuracies):.1%} ± {100 * statistics.stdev(accuracies):.1f} points: {each}"
 
 
 def proof(run: Run) -> Raw:
@@ -126,9 +126,9 @@ def proof(run: Run) -> Raw:
         weights = [c.weights for c in moved if c.weights is not None]
         statistics = [c.statistics for c in moved if c.statistics is not None]
         planned = frozen_of(sum(c.frozen for c in layers), len(layers))
-        found = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, to the bit"
+        moved_layers = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, to the bit"
         much = [_shares(weights), bar(max(weights, default=0.0)), _shares(statistics)]
-        rows.append([stage, planned, found, *(map(measured, much) if moved else much)])
+        rows.append([stage, planned, moved_layers, *(map(measured, much) if moved else much)])
     head = [
         "stage",
         "planned",
@@ -150,14 +150,14 @@ def _shares(values: list[float]) -> str:
 
 def _cached(run: Run) -> Raw | None:
     """What the run did not compute in every epoch."""
-    found = run.cache
-    if found is None:
+    cache = run.cache
+    if cache is None:
         return None
-    views = f"{found.views} views of each image" if found.views > 1 else "each image"
-    kept = f"{found.bytes / 1e6:,.1f} MB" if found.bytes >= 1e5 else f"{found.bytes / 1e3:,.0f} kB"
-    reused = "; found from an earlier run, which paid for it" if found.reused else ""
-    place = "memory" if found.place == "memory" else "a file"
-    return measured(f"everything up to {found.at}, for {views}: {kept} in {place}{reused}")
+    views = f"{cache.views} views of each image" if cache.views > 1 else "each image"
+    kept = f"{cache.bytes / 1e6:,.1f} MB" if cache.bytes >= 1e5 else f"{cache.bytes / 1e3:,.0f} kB"
+    reused = "; found from an earlier run, which paid for it" if cache.reused else ""
+    place = "memory" if cache.place == "memory" else "a file"
+    return measured(f"everything up to {cache.at}, for {views}: {kept} in {place}{reused}")
 
 
 def _options(run: Run) -> str:
