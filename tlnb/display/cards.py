@@ -21,7 +21,6 @@ from tlnb.core.training.freezing import Change
 from tlnb.core.training.run import Forecast, Run
 from tlnb.core.tuning.advise import Advice
 from tlnb.core.tuning.tune import Tuning
-from tlnb.course.checks import Check, Checks
 from tlnb.display import charts, pictures
 from tlnb.display.bills import (
     advice_card,
@@ -50,6 +49,7 @@ from tlnb.display.networks import MEANING, anatomy_card, frozen_of, strategies_c
 from tlnb.display.tables import comparison_table, findings, footnotes, on_its_source, verdict
 from tlnb.display.words import count, flops, interval, percent, seconds, size, small
 from tlnb.session import Session
+from tlnb.session.check_results import Check, Checks
 
 SHOWN = 1000  # rows of a list
 SKEWED = 3.0  # times more labels in the largest class than in the smallest: it is said
