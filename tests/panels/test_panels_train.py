@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.panels.held import GATE, ended, lines, until
+from tlnb.core.runtime import torch_lock
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.torch_lock import alone, give_way
 from tlnb.panels import panel_of
@@ -153,7 +154,7 @@ def test_those_who_wait_get_their_turn_between_steps():
     def train() -> None:
         with alone():
             inside.set()
-            until(lambda: __import__("tlnb.core.runtime.torch_lock").core.alone._waiting)
+            until(lambda: torch_lock._waiting)
             order.append("step")
             give_way()
             order.append("step")
