@@ -120,9 +120,14 @@ def _judge(state: SessionState, which: str | Run | None, nameless: bool = False)
         return _judge_of_model(state, nameless)
     run = last_run(state, which)
     facts = state.facts.get(run.name)
-    values = facts.values if facts else None
     return Judge(
-        run.plan.model, run.name, run.module(), run.classes, run.transform(), run.edge, values
+        model=run.plan.model,
+        run=run.name,
+        module=run.module(),
+        classes=run.classes,
+        transform=run.transform(),
+        edge=run.edge,
+        values=facts.values if facts else None,
     )
 
 
@@ -136,5 +141,12 @@ def _judge_of_model(state: SessionState, nameless: bool) -> Judge:
         raise UsageError(
             f"no run yet, and {why}: %tl_train first, or load a model that knows its classes"
         )
-    edge, values = model.transform.resize, state.dataset.values if state.dataset else None
-    return Judge(model.name, None, model.module, classes, model.transform, edge, values)
+    return Judge(
+        model=model.name,
+        run=None,
+        module=model.module,
+        classes=classes,
+        transform=model.transform,
+        edge=model.transform.resize,
+        values=state.dataset.values if state.dataset else None,
+    )

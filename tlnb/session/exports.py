@@ -147,7 +147,15 @@ def script_of(
     from tlnb.core.export.pytorch_script import Case, write_script
 
     model, read = network
-    module = build(model, made.edits, "pretrained", 0, state.scopes)
-    return write_script(
-        Case(model, module, read, data, made, options, precision, run, state.scopes)
+    case = Case(
+        model=model,
+        network=build(model, made.edits, "pretrained", 0, state.scopes),
+        anatomy=read,
+        data=data,
+        plan=made,
+        options=options,
+        precision=precision,
+        run=run,
+        scopes=state.scopes,
     )
+    return write_script(case)

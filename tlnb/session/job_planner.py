@@ -105,7 +105,16 @@ def _ordinary(
             f"--solver lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
         )
     filled = options.filled(made.options).filled(recipe(made, data, options.solver))
-    return Job(name, made, filled, state.sized(), read, state.asked, data, previous=previous)
+    return Job(
+        name=name,
+        plan=made,
+        options=filled,
+        model=state.sized(),
+        anatomy=read,
+        asked=state.asked,
+        data=data,
+        previous=previous,
+    )
 
 
 def _baseline(
@@ -118,6 +127,13 @@ def _baseline(
     same = now is not None and (now.model, now.edits) == (of.plan.model, of.plan.edits)
     options = options if own_seed else replace(options, seed=of.seed)
     made, filled = matched(of, read, data, options, now if same else None)
-    asked = state.jobs[of.name].asked
-    sized = resized(model, data.request.size)
-    return Job(name, made, filled, sized, read, asked, data, baseline_of=of.name)
+    return Job(
+        name=name,
+        plan=made,
+        options=filled,
+        model=resized(model, data.request.size),
+        anatomy=read,
+        asked=state.jobs[of.name].asked,
+        data=data,
+        baseline_of=of.name,
+    )

@@ -152,10 +152,16 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     session.commit(replace(state, scopes={**state.scopes, **scopes}))
     model = state.sized()
     network = build(model, plan.edits, "pretrained", 0, scopes)
-    anatomy = read_anatomy(network, model.transform.size, model.name)
-    name = typed(str, values["run"], "run")
-    of = typed(str | None, values["baseline_of"], "baseline_of")  # type: ignore[arg-type]
-    return Job(name, plan, options, model, anatomy, values["asked"], data, of)
+    return Job(
+        name=typed(str, values["run"], "run"),
+        plan=plan,
+        options=options,
+        model=model,
+        anatomy=read_anatomy(network, model.transform.size, model.name),
+        asked=values["asked"],
+        data=data,
+        baseline_of=typed(str | None, values["baseline_of"], "baseline_of"),  # type: ignore[arg-type]
+    )
 
 
 def _facts(job: Job, group: Ranks) -> dict[str, str]:

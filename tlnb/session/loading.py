@@ -72,16 +72,16 @@ def data(
     named = isinstance(source, str | Path)
     of_files = isinstance(group, str | Path)
     request = DataRequest(
-        str(source) if named else "arrays",
-        per_class,
-        limit,
-        val,
-        test,
-        size,
-        classes,
-        seed,
-        str(group) if of_files else None,
-        str(root) if root else None,
+        source=str(source) if named else "arrays",
+        per_class=per_class,
+        limit=limit,
+        val=val,
+        test=test,
+        size=size,
+        classes=classes,
+        seed=seed,
+        group=str(group) if of_files else None,
+        root=str(root) if root else None,
     )
     groups = None if of_files else group
     opened = _opened(source, labels, request, _edge(self.state, size), self.tell, groups)
@@ -173,7 +173,16 @@ def load(
             be downloaded.
         UsageError: weights for a run, which has its own; a size, mean or standard deviation that makes no sense.
     """
-    request = LoadRequest(source, weights, mean, std, size, called, trust, names)
+    request = LoadRequest(
+        source=source,
+        weights=weights,
+        mean=mean,
+        std=std,
+        size=size,
+        called=called,
+        trust=trust,
+        names=names,
+    )
     state, typed = with_model(self.state, request, self.tell)
     self.commit(state, typed)
     return state.loaded()[0]

@@ -160,21 +160,16 @@ def tune(
         report=self.report,
     )
     charge = bill.charge_of_runs("tuning", found.name, runs, found.seconds, price)
-    after, typed = replace(state, bill=state.bill.with_charge(charge)), ""
+    after = replace(state, bill=state.bill.with_charge(charge))
     if scratch:
         found = replace(found, plan=_with_tuned_baseline(old, found.plan))
-    if found.best is not None:
-        typed = line(
-            "tl_tune",
-            trials=None if trials == 20 else trials,
-            budget=budget,
-            scratch=scratch,
-            storage=storage,
-            epochs=epochs,
-            seed=seed or None,
-        )
-        after = with_plan(after, found.plan)
-    self.commit(after, typed)
+    if found.best is None:
+        self.commit(after)
+    else:
+        given = {"budget": budget, "scratch": scratch, "storage": storage, "epochs": epochs}
+        tries = None if trials == 20 else trials
+        typed = line("tl_tune", trials=tries, **given, seed=seed or None)
+        self.commit(with_plan(after, found.plan), typed)
     self.save_to_disk()
     return found
 
