@@ -42,7 +42,7 @@ class SessionBase(OneLine):
 
     def record(self, *lines: str) -> None:
         """Add to the transcript, which calls that only read do, too, while another thread trains."""
-        self.transcript += [line for line in lines if line]
+        self.transcript.extend(line for line in lines if line)
 
     def save_to_disk(self) -> None:
         """Write what a later kernel should find again."""
