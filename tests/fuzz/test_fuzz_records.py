@@ -21,7 +21,7 @@ from tlnb.core.training.run import Run
 from tlnb.display import cards
 from tlnb.session import Session
 from tlnb.session.job_runner import carry_out
-from tlnb.session.restoring import restore
+from tlnb.session.restoring import adopt, restore
 
 
 def record_of(session: Session) -> str:
@@ -141,8 +141,8 @@ def test_sessions(trained: Session, place: Path, data: st.DataObject):
         )
     session = Session()
     try:
-        name = one_line_or(lambda: restore(session, folder, False, {}, None))
-        if name is not None or session.plan is not None:
+        one_line_or(lambda: adopt(session, restore(folder, Session)))
+        if session.plan is not None:
             one_line_or(session.undo)
             assert all(one_line(said) == said for said in session.script().splitlines())
     finally:

@@ -237,12 +237,12 @@ def test_a_lock_that_is_a_link_changes_nothing(tmp_path: Path):
 
 @POSIX
 def test_a_half_written_file_that_is_a_link_is_not_written_through(tmp_path: Path):
-    victim, home = tmp_path / "victim", SessionFolder(tmp_path / "session")
+    victim, folder = tmp_path / "victim", SessionFolder(tmp_path / "session")
     victim.write_text("precious")
-    (home.folder / f".session.{os.getpid()}.part").symlink_to(victim)
-    home.write_session({})
-    home.close()
-    assert victim.read_text() == "precious" and not (home.folder / "session.json").is_symlink()
+    (folder.path / f".session.{os.getpid()}.part").symlink_to(victim)
+    folder.write_session({})
+    folder.close()
+    assert victim.read_text() == "precious" and not (folder.path / "session.json").is_symlink()
 
 
 def test_filelock_refuses_links():

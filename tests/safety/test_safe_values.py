@@ -23,7 +23,7 @@ from tlnb.core.training.run import Run
 from tlnb.display import cards
 from tlnb.session import Session
 from tlnb.session.job_runner import carry_out
-from tlnb.session.restoring import restore
+from tlnb.session.restoring import adopt, restore
 
 STRANGE = (
     None,
@@ -94,14 +94,8 @@ def restored(place: Path, values: Any) -> None:
     """A session is taken or refused in a line; what is taken can be looked at."""
     write_session(place / "session", json.dumps(values))
     session = Session()
-
-    def take() -> None:
-        earlier = restore(place / "session", Session)
-        session.store, session.transcript = earlier.store, earlier.transcript
-        session.commit(earlier.state)
-
     try:
-        if refused(take) is None:
+        if refused(lambda: adopt(session, restore(place / "session", Session))) is None:
             assert one_line(repr(session)) == repr(session)
             assert all(one_line(said) == said for said in session.script().splitlines())
             for shown in (

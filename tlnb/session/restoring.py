@@ -65,19 +65,20 @@ class Restored:
 
 
 def _go_on_with(session: SessionBase, restored: Restored) -> Run | None:
-    """Put an earlier session in this one's place, and go on with its run. Where that cannot be, nothing has happened."""
+    """Adopt an earlier session and go on with its run. Where that cannot be, nothing has happened."""
     before = Restored(session.state, session.transcript, session.store)
     session.store.close()
-    _adopt(session, restored)
+    adopt(session, restored)
     try:
         return None if restored.running is None else go_on(session, restored.running)
     except UsageError:
         session.store.close()
-        _adopt(session, before)
+        adopt(session, before)
         raise
 
 
-def _adopt(session: SessionBase, other: Restored) -> None:
+def adopt(session: SessionBase, other: Restored) -> None:
+    """Put an earlier session in this one's place."""
     session.store, session.transcript = other.store, list(other.transcript)
     session.commit(other.state)
 
