@@ -25,7 +25,7 @@ import time
 import traceback
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -309,13 +309,15 @@ def again(place: Path, say: Say) -> Outcome:
         session.resume()
     except TLError as error:
         outcome.lines.append(str(error))
-        session._keeper.close()
+        session.store.close()
         session = Session()
     if not session.runs or session.runs[-1].status != "finished":
         session = prepared(place, say)
         trained(session, say)
     run = session.runs[-1]
-    session._networks.setdefault(run.name, (session.model, session._anatomy))  # type: ignore[arg-type]
+    state = session.state
+    networks = {run.name: (state.model, state.anatomy), **state.networks}
+    session.commit(replace(state, networks=networks))
     return ended(session, run, place, say, outcome)
 
 

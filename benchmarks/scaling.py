@@ -148,7 +148,7 @@ def seconds(options: argparse.Namespace, parts: int, seed: int) -> dict[str, flo
 def ready(train: int, edge: int, seed: int) -> Session:
     """A session with so many training images and an untrained network."""
     session = Session()
-    session._keeper.writes = False
+    session.store.writes = False
     session.data(*photos(train + TEST, edge, seed), val=0, test=TEST / (train + TEST), size=edge)
     session.load(MODEL, "none", size=edge)
     return session

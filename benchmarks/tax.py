@@ -64,6 +64,7 @@ def measure(threads: int) -> None:
 
     from tlnb.display.cards import HTML
     from tlnb.session import Session
+    from tlnb.session.comparisons import equal_budget_of
 
     torch.set_num_threads(threads)
     session = Session()
@@ -78,7 +79,7 @@ def measure(threads: int) -> None:
             run_row(name, timed(lambda scratch=scratch: session.train(scratch=scratch))), flush=True
         )
     print("\n| comparing | wall, s | cpu, s |\n|---|---|---|")
-    session._with_equal_budget(session.runs[-1], session.dataset)  # type: ignore[arg-type]
+    equal_budget_of(session, session.runs[-1])
     compared = timed(session.compare)
     steps = (
         ("the comparison", lambda: compared),

@@ -21,7 +21,7 @@ from typing import Any
 
 from tlnb.core.training.run import Run
 from tlnb.session import Session
-from tlnb.session.job_file import RECORD
+from tlnb.session.job_runner import RECORD
 
 
 def main() -> None:

@@ -116,7 +116,7 @@ def _python(name: str) -> list[str]:
     method = getattr(Session, name.removeprefix("tl_"), None)
     if method is None:
         return []
-    signature = re.sub(r"\(self(, )?", "(", str(inspect.signature(method)))
+    signature = re.sub(r"\(self(: '\w+')?(, )?", "(", str(inspect.signature(method)))
     signature = (
         re.sub(r"tlnb\.[\w.]+\.(\w+)", r"\1", signature)
         .replace("torch.nn.modules.module.", "nn.")

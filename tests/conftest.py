@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-import tlnb.session.session
+import tlnb.session.trainings
 from tests.trained_once import TrainedOnce
 from tlnb.session import Session
 
@@ -43,13 +43,13 @@ def small(session: Session) -> Session:
 
 @pytest.fixture(scope="session")
 def _trainings() -> TrainedOnce:
-    return TrainedOnce(tlnb.session.session.train)
+    return TrainedOnce(tlnb.session.trainings.train)
 
 
 @pytest.fixture
 def trained_once(_trainings: TrainedOnce, monkeypatch: pytest.MonkeyPatch) -> TrainedOnce:
     """What another test of this process has trained is not trained again: for tests that are about something else."""
-    monkeypatch.setattr(tlnb.session.session, "train", _trainings)
+    monkeypatch.setattr(tlnb.session.trainings, "train", _trainings)
     return _trainings
 
 

@@ -219,8 +219,8 @@ def test_a_gpu_that_is_gone_is_one_line_and_a_later_kernel_goes_on(
         ) as error:
             first.train(epochs=5)
     assert "\n" not in str(error.value) and first.runs == []
-    assert len(checkpoint.read(first._keeper.home.run_file("partial"))[1].epochs) == 3
-    first._keeper.close()
+    assert len(checkpoint.read(first.store.folder.run_file("partial"))[1].epochs) == 3
+    first.store.close()
     later = Session()
     same(later.resume(), whole)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
 import zipfile
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,70 @@ def test_lint_and_types(arguments: tuple[str, ...]):
 def test_a_module_imports_only_from_lower_floors():
     done = tool("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()")
     assert done.returncode == 0, done.stdout
+
+
+def imported_by(source: str, module: str) -> set[str]:
+    """What a module imports at any depth of its code: for type checkers, inside functions, as `import_module("…")`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{module} has a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            found |= {str(a.value) for a in node.args if isinstance(a, ast.Constant)}
+    return found
+
+
+def cycle_in(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other in a circle, the first again at the end; empty for none."""
+
+    def module_of(name: str) -> str:
+        while name and name not in sources:
+            name = name.rpartition(".")[0]  # a name of the module, or of none of these
+        return name
+
+    imports = {
+        module: {module_of(name) for name in imported_by(text, module)} - {module, ""}
+        for module, text in sources.items()
+    }
+    try:
+        TopologicalSorter(imports).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other():
+    files = (ROOT / "tlnb").rglob("*.py")
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files}
+    sources = {name.removesuffix(".__init__"): p.read_text("utf8") for p, name in names.items()}
+    assert len(sources) > 100 and cycle_in(sources) == []
+
+
+@pytest.mark.parametrize(
+    "back",
+    [
+        "import p.a",
+        "from p import a",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from p.a import A",
+        "def later():\n    from p.a import A",
+        "from importlib import import_module\ndef later():\n    import_module('p.a')",
+    ],
+)
+def test_a_circle_of_imports_is_found_however_it_is_hidden(back: str):
+    forth = "from p.b import B"
+    assert set(cycle_in({"p": "", "p.a": forth, "p.b": back})) == {"p.a", "p.b"}
+    assert not cycle_in({"p": "", "p.a": forth, "p.b": "import json"})
+
+
+def test_nothing_touches_private_names_of_a_session():
+    for path in (ROOT / "tlnb").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf8"))):
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+                owner = ast.unparse(node.value).rpartition(".")[2]
+                assert owner not in ("session", "tl"), f"{path.name}: {ast.unparse(node)}"
 
 
 def test_public_names():

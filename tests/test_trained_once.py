@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-import tlnb.session.session
+import tlnb.session.trainings
 from tests.trained_once import TrainedOnce
 from tlnb.session import Session
 
@@ -14,8 +14,8 @@ from tlnb.session import Session
 @pytest.fixture
 def once(monkeypatch: pytest.MonkeyPatch) -> TrainedOnce:
     """One of its own, in which nothing was trained yet."""
-    found = TrainedOnce(tlnb.session.session.train)
-    monkeypatch.setattr(tlnb.session.session, "train", found)
+    found = TrainedOnce(tlnb.session.trainings.train)
+    monkeypatch.setattr(tlnb.session.trainings, "train", found)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from tlnb.session import Session
+from tlnb.session.extensions import EXTENSIONS
 
 __version__ = "0.1.0"
 __all__ = ["Session", "__version__", "tl"]
@@ -20,3 +21,18 @@ def load_ipython_extension(ipython: Any) -> None:
     from tlnb.magics import register
 
     register(ipython, tl)
+
+
+def _open_panel(session: Session, name: str | None) -> Any:
+    from tlnb.panels import open_panel
+
+    return open_panel(session, name)
+
+
+def _check_exercise(session: Session, *asked: Any) -> Any:
+    from tlnb.course.check_call import check_exercise
+
+    return check_exercise(session, *asked)
+
+
+EXTENSIONS.open_panel, EXTENSIONS.check_exercise = _open_panel, _check_exercise

@@ -146,7 +146,8 @@ def train(job: Path, out: Path, trust: bool) -> None:
     from tlnb.display.live import Silent, Terminal
     from tlnb.display.run_cards import run_card
     from tlnb.session import Session
-    from tlnb.session.job_file import NETWORK, RECORD, carry_out, write_whole
+    from tlnb.session.job_file import write_whole
+    from tlnb.session.job_runner import NETWORK, RECORD, carry_out
 
     group = distributed.join()
     session, show = Session(), Terminal() if group.writes else Silent()
@@ -167,7 +168,7 @@ def tune(job: Path, storage: str, trials: int, best: Path | None, trust: bool) -
     """Add trials to the study of a job, which others may be doing at the same time."""
     from tlnb.display.live import Terminal
     from tlnb.session import Session
-    from tlnb.session.job_file import search
+    from tlnb.session.job_runner import search
 
     session, show = Session(), Terminal()
     session.report = show

@@ -21,9 +21,9 @@ from tlnb.core.planning.options import AUGMENTATIONS, SOLVERS, Asked
 from tlnb.core.planning.other_tools import meant_option, meant_words, spaced_path
 from tlnb.core.planning.plan import ALIASES, STRATEGIES
 from tlnb.core.runtime.errors import TLError, UsageError, did_you_mean, one_line
-from tlnb.course.checks import Checks
 from tlnb.display.live import reporter, testing
 from tlnb.session import PANELS, Session
+from tlnb.session.check_results import Checks
 
 TESTING_THREADS = 2
 

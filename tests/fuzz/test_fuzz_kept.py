@@ -33,12 +33,12 @@ def test_kept_arrays_are_never_read_when_damaged(place: Path, data: st.DataObjec
 def test_checkpoints_are_never_read_when_damaged(
     trained: Session, place: Path, data: st.DataObject
 ):
-    whole = trained._keeper.home.run_file("head").read_bytes()
+    whole = trained.store.folder.run_file("head").read_bytes()
     file = place / "run.safetensors"
     file.write_bytes(damaged(data.draw, whole))
     if file.read_bytes() != whole:
         sound = one_line_or(lambda: read(file))
         if sound is not None:  # what was changed carries nothing: white space in the header
-            about, found = read(trained._keeper.home.run_file("head"))
+            about, found = read(trained.store.folder.run_file("head"))
             assert sound[0] == about and sound[1] == found
             assert all(torch.equal(sound[1].tensors[k], t) for k, t in found.tensors.items())

@@ -23,6 +23,7 @@ from tlnb.core.planning.plan import match
 from tlnb.core.runtime.errors import UsageError, one_line
 from tlnb.magics import TLMagics, tokens
 from tlnb.session import Session
+from tlnb.session.exports import script_of
 
 # ── lines ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -81,19 +82,12 @@ def test_magic_lines(trained: Session, place: Path, magic: str, typed: list[str]
         return  # not the whole disk
     session, shell = Session(), Shell()
     if more > 3:
-        for name in ("dataset", "model", "plan", "_anatomy", "_parts"):
-            setattr(session, name, getattr(trained, name))
-        session.runs, session._networks, session._facts = (
-            list(trained.runs),
-            dict(trained._networks),
-            dict(trained._facts),
-        )
-        session._keeper.jobs, session._asked = dict(trained._keeper.jobs), dict(trained._asked)
+        session.commit(trained.state)
     method = getattr(TLMagics(shell, session), magic)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         for heavy in (
-            "tlnb.session.session.train",
+            "tlnb.session.trainings.train",
             "tlnb.core.costs.forecast.forecast",
             "tlnb.core.tuning.tune.tune",
             "tlnb.core.tuning.advise.advise",
@@ -102,7 +96,7 @@ def test_magic_lines(trained: Session, place: Path, magic: str, typed: list[str]
         ):
             patch.setattr(heavy, _far_enough)
         one_line_or(lambda: method(" ".join(typed)))
-    session._keeper.close()
+    session.store.close()
 
 
 def _far_enough(*_: Any, **__: Any) -> None:
@@ -142,8 +136,8 @@ def test_what_is_written_for_a_cell_says_what_was_called(said: list[str], option
 @given(pattern=text)
 @example(pattern="layer?" + "*" * 200 + "x")
 def test_layer_patterns(trained: Session, pattern: str):
-    found = one_line_or(lambda: match(trained._anatomy, [pattern]))
-    assert found is None or found <= set(trained._anatomy.names)
+    found = one_line_or(lambda: match(trained.state.anatomy, [pattern]))
+    assert found is None or found <= set(trained.state.anatomy.names)
     one_line_or(lambda: modules_matching(trained.model.module, pattern, found or set()))
 
 
@@ -172,7 +166,7 @@ def test_code_of_edits(trained: Session, code: str):
         session = Session()
         session.load("glyphnet")
         one_line_or(lambda: session.add("before:head", code))
-        session._keeper.close()
+        session.store.close()
 
 
 @fuzz
@@ -229,8 +223,8 @@ def test_no_name_becomes_code(
         made = copy.copy(trained.runs[0])
         for key, new in (("name", run), ("started_from", run), ("data", name)):
             object.__setattr__(made, key, new)
-        case = (trained.model, trained._anatomy, facts, made.plan, made.options, "fp32", made)
-        return trained._script_of(*case)
+        network = (trained.model, trained.state.anatomy)
+        return script_of(trained.state, network, facts, made.plan, made.options, "fp32", made)
 
     written = one_line_or(lambda: script(name, source, (first, second), run))
     # long names are read from the folder instead, and names with accents are compared in one form

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,8 +20,8 @@ from tlnb.core.runtime.errors import UsageError, one_line
 from tlnb.core.training.run import Run
 from tlnb.display import cards, run_cards
 from tlnb.session import Session
-from tlnb.session.job_file import carry_out
-from tlnb.session.store import restore
+from tlnb.session.job_runner import carry_out
+from tlnb.session.restoring import adopt, restore
 
 
 def record_of(session: Session) -> str:
@@ -81,8 +82,13 @@ def test_jobs(trained: Session, place: Path, data: st.DataObject):
         trained.save(job=whole, epochs=1)
     file.write_text(data.draw(spoilt(whole.read_text())), "utf8", "surrogatepass")
     session = Session()
-    session._done = lambda *_: (_ for _ in ()).throw(UsageError("far enough"))  # type: ignore[method-assign]
-    one_line_or(lambda: carry_out(session, file, place / "out"))
+
+    def enough(*_: Any) -> None:
+        raise UsageError("far enough")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlnb.session.trainings.carry_out", enough)
+        one_line_or(lambda: carry_out(session, file, place / "out"))
 
 
 @fuzz
@@ -121,7 +127,7 @@ def test_sessions(trained: Session, place: Path, data: st.DataObject):
 
     folder = place / "session"
     if not folder.exists():
-        shutil.copytree(trained._keeper.home.folder, folder)
+        shutil.copytree(trained.store.folder.path, folder)
         (folder / "lock").unlink(missing_ok=True)
         (folder / "whole.json").write_text((folder / "session.json").read_text())
     outer = json.loads((folder / "whole.json").read_text())
@@ -135,9 +141,9 @@ def test_sessions(trained: Session, place: Path, data: st.DataObject):
         )
     session = Session()
     try:
-        name = one_line_or(lambda: restore(session, folder, False, {}, None))
-        if name is not None or session.plan is not None:
+        one_line_or(lambda: adopt(session, restore(folder, Session)))
+        if session.plan is not None:
             one_line_or(session.undo)
             assert all(one_line(said) == said for said in session.script().splitlines())
     finally:
-        session._keeper.close()
+        session.store.close()

@@ -27,6 +27,6 @@ def held(session: Session):
     GATE.armed = True
     yield session
     GATE.open.set()
-    if session.turn.training is not None:
-        session.turn.training.wait(60)
+    if session.background.training is not None:
+        session.background.training.wait(60)
     GATE.armed = False

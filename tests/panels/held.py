@@ -17,9 +17,9 @@ def lines(session: Session) -> list[str]:
 def ended(session: Session) -> background.Training:
     """The last training, once it and what it led to have ended."""
     while True:
-        training = session.turn.training
+        training = session.background.training
         assert training is not None and training.wait(60)
-        if training is session.turn.training:
+        if training is session.background.training:
             return training
 
 

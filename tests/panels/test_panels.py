@@ -263,5 +263,5 @@ def test_the_magics(shell, capsys):
         assert not shell.run_cell(line).success
         assert len(capsys.readouterr().out.strip().splitlines()) == 1
     tl = shell.user_ns["tl"]
-    tl.turn.start("the training", lambda: tl.train(epochs=2))
+    tl.background.start("the training", lambda: tl.train(epochs=2))
     assert shell.run_cell("%tl_wait").result is tl.runs[0]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from tests.panels.held import GATE, ended, lines, until
+from tlnb.core.runtime import torch_lock
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.torch_lock import alone, give_way
 from tlnb.panels import panel_of
 from tlnb.panels.train_panel import TrainPanel
 from tlnb.session import Session, background
+from tlnb.session.lock import SessionLock
 
 # ── training in the background ────────────────────────────────────────────────────────────────────────────────────
 
@@ -21,7 +24,7 @@ def test_while_it_trains_reading_is_allowed_and_changing_is_refused(held: Sessio
     panel.epochs.value = "3"
     panel.go.click()
     until(lambda: GATE.steps)
-    assert held.turn.running and not panel.stop.disabled and panel.go.disabled
+    assert held.background.running and not panel.stop.disabled and panel.go.disabled
     assert held.layers().model == "net" and "tl_load" in str(held.script())
     plan = held.plan
     for call in (
@@ -50,14 +53,14 @@ def test_stop_keeps_what_there_is_and_go_on_ends_it(held: Session):
     panel.epochs.value = "400"
     GATE.open.set()
     panel.go.click()
-    until(lambda: held.turn.training.history)
+    until(lambda: held.background.training.history)
     panel.stop.click()
     assert "stopping" in panel.live.value and panel.did.value == "%tl_stop"
     run = ended(held).value
     assert run.status == "stopped" and 0 < len(run.epochs) < 400 and not panel.resume.disabled
     assert "Go on" in panel.error.value and "%tl_resume" in run.notes[-1]
     panel.resume.click()
-    until(lambda: len(held.turn.training.history) > 1)
+    until(lambda: len(held.background.training.history) > 1)
     assert (
         held.stop().status == "stopped"
         and len(held.runs) == 1
@@ -79,7 +82,7 @@ def test_background_and_foreground_give_the_same(small: Session):
     small.load("glyphnet")
     small.add("before:head", "nn.Dropout(0.5)")
     here = small.train(epochs=4)
-    there = small.turn.start("the training", lambda: small.train(epochs=4))
+    there = small.background.start("the training", lambda: small.train(epochs=4))
     while there.running:
         small.strategy()  # counts FLOPs and draws random numbers meanwhile
     there.wait()
@@ -92,7 +95,7 @@ def test_errors_in_the_thread_appear_in_the_panel(held: Session, monkeypatch):
     panel.go.click()
     assert isinstance(ended(held).error, UsageError)
     assert "--lr quick is no learning rate" in panel.error.value and held.runs == []
-    monkeypatch.setattr("tlnb.session.session.train", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("tlnb.session.trainings.train", lambda *_, **__: 1 / 0)
     panel.lr.value = ""
     panel.go.click()
     with pytest.raises(ZeroDivisionError):
@@ -107,7 +110,9 @@ def test_on_colab_it_trains_in_the_foreground(small: Session, monkeypatch):
     panel.epochs.value = "1"
     panel.go.click()
     assert (
-        small.turn.training.thread is None and len(small.runs) == 1 and "Proof" in panel.view.value
+        small.background.training.thread is None
+        and len(small.runs) == 1
+        and "Proof" in panel.view.value
     )
 
 
@@ -118,10 +123,10 @@ def test_nothing_to_stop_or_to_wait_for(session: Session):
 
 
 def test_updates_come_at_most_five_times_a_second(monkeypatch):
-    turn, now, seen = background.Turn(), [100.0], []
+    thread, now, seen = background.Background(SessionLock()), [100.0], []
     monkeypatch.setattr(background.time, "monotonic", lambda: now[0])
-    turn.progressed.add(seen.append)
-    report = turn._reporter(background.Training("the training"))
+    thread.progressed.add(seen.append)
+    report = thread._reporter(background.Training("the training"))
     from tlnb.core.training.trainer import Progress
 
     for epoch in range(1000):
@@ -149,7 +154,7 @@ def test_those_who_wait_get_their_turn_between_steps():
     def train() -> None:
         with alone():
             inside.set()
-            until(lambda: __import__("tlnb.core.runtime.torch_lock").core.alone._waiting)
+            until(lambda: torch_lock._waiting)
             order.append("step")
             give_way()
             order.append("step")
@@ -187,9 +192,8 @@ def test_tuning_counts_in_or_out(small: Session):
     small.train(epochs=1)
     panel = panel_of(small, "compare")
     assert panel.tuning.disabled
-    small.bill = small.bill.with_charge(
-        Charge("training", 7200.0, 0.0, 0.0, 0.0, run="tuning", kind="tuning")
-    )
+    tuning = Charge("training", 7200.0, 0.0, 0.0, 0.0, run="tuning", kind="tuning")
+    small.commit(replace(small.state, bill=small.bill.with_charge(tuning)))
     panel.refresh()
     assert (
         not panel.tuning.disabled

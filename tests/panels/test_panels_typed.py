@@ -68,7 +68,7 @@ def test_nothing_typed_for_training_raises(held: Session, control: str, text: st
     if (control, text) == ("epochs", "9" * 30):
         return  # a number of epochs like any other
     panel.go.click()
-    if held.turn.training is not None:
+    if held.background.training is not None:
         ended(held)
     assert panel.failure is None and "<script" not in panel.error.value
     assert panel.error.value or held.runs

@@ -23,7 +23,7 @@ from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.checkpoint_check import check_fits
 from tlnb.core.training.trainer import Training, go_on, one_cycle
 from tlnb.session import Session
-from tlnb.session.store import Job
+from tlnb.session.job import Job
 
 
 @dataclass
@@ -71,7 +71,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         session.report = report
         run = session.train(epochs=3, batch_size=8)
         session.report = None
-        job, file = session._keeper.jobs[run.name], session._keeper.home.run_file(run.name)
+        job, file = session.state.jobs[run.name], session.store.folder.run_file(run.name)
         module = build(job.model, job.plan.edits, job.plan.start, job.options.seed, {})
         here = machine("cpu", "fp32")
         work = Training(
@@ -206,13 +206,13 @@ def test_a_checkpoint_that_is_refused_leaves_the_session_as_it_was_and_the_run_w
     for _ in range(2):
         assert "exp_avg" in (refused(session.resume) or "")
         assert session.runs == runs
-    session._keeper.close()
+    session.store.close()
     later = Session()
     assert refused(lambda: later.resume(stopped.file.parent.parent))
     assert later.runs == [] and later.model is None and later.dataset is None
     stopped.file.write_bytes(whole)
     assert later.resume(stopped.file.parent.parent).status == "finished"
-    later._keeper.close()
+    later.store.close()
 
 
 # ── any change ────────────────────────────────────────────────────────────────────────────────────────────────────

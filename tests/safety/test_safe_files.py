@@ -26,7 +26,7 @@ from tlnb.core.data.table import list_table
 from tlnb.core.runtime import bounded_regex
 from tlnb.core.runtime.bounded_regex import first_groups, may_take_long
 from tlnb.core.runtime.paths import read_text, user_path
-from tlnb.core.training.session_folder import Home, in_use
+from tlnb.core.training.session_folder import SessionFolder, in_use
 from tlnb.session import Session
 
 POSIX = pytest.mark.skipif(os.sep != "/", reason="links and pipes as POSIX has them")
@@ -231,18 +231,18 @@ def test_a_lock_that_is_a_link_changes_nothing(tmp_path: Path):
     (folder / "lock").symlink_to(victim)
     assert in_use(folder)
     with pytest.raises(OSError, match="link"):
-        Home(folder)
+        SessionFolder(folder)
     assert victim.read_text() == "precious" and not (folder / "runs").exists()
 
 
 @POSIX
 def test_a_half_written_file_that_is_a_link_is_not_written_through(tmp_path: Path):
-    victim, home = tmp_path / "victim", Home(tmp_path / "session")
+    victim, folder = tmp_path / "victim", SessionFolder(tmp_path / "session")
     victim.write_text("precious")
-    (home.folder / f".session.{os.getpid()}.part").symlink_to(victim)
-    home.write_session({})
-    home.close()
-    assert victim.read_text() == "precious" and not (home.folder / "session.json").is_symlink()
+    (folder.path / f".session.{os.getpid()}.part").symlink_to(victim)
+    folder.write_session({})
+    folder.close()
+    assert victim.read_text() == "precious" and not (folder.path / "session.json").is_symlink()
 
 
 def test_filelock_refuses_links():

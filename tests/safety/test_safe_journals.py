@@ -16,6 +16,7 @@ from tlnb.core.tuning import tune as tuning
 from tlnb.core.tuning.study_journal import sound_journal
 from tlnb.core.tuning.tune import Task
 from tlnb.session import Session
+from tlnb.session.job_planner import plan_job
 
 optuna = pytest.importorskip("optuna")
 
@@ -29,7 +30,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Any:
     session.load("glyphnet")
     found = session.tune(trials=1, epochs=1, storage=str(file))
     assert found.notes == () and len(found.trials) == 1
-    job = session._job({"epochs": 1, "seed": 0})
+    job = plan_job(session.state, {"epochs": 1, "seed": 0})
     task = Task(job.model, job.anatomy, job.data, job.plan, job.options, {})
     return session, task, file, file.read_text(), found.name
 

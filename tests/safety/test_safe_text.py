@@ -23,6 +23,7 @@ from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import one_line
 from tlnb.core.training.run import Run
 from tlnb.session import Session
+from tlnb.session.exports import script_of
 from tlnb.session.transcript import read_back
 
 NASTY = (
@@ -156,8 +157,14 @@ def written(session: Session, values: dict[str, Any]) -> Script | None:
         plan = Plan.from_json(values["plan"])
         run_files.scopes_of(plan, False, {})
         made.append(
-            session._script_of(
-                session.model, session._anatomy, facts, plan, run.options, run.precision, run
+            script_of(
+                session.state,
+                (session.model, session.state.anatomy),
+                facts,
+                plan,
+                run.options,
+                run.precision,
+                run,
             )
         )
 

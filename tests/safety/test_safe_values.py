@@ -22,8 +22,8 @@ from tlnb.core.runtime.errors import OneLine, UsageError, one_line
 from tlnb.core.training.run import Run
 from tlnb.display import run_cards
 from tlnb.session import Session
-from tlnb.session.job_file import carry_out
-from tlnb.session.store import restore
+from tlnb.session.job_runner import carry_out
+from tlnb.session.restoring import adopt, restore
 
 STRANGE = (
     None,
@@ -69,9 +69,9 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Any:
     session.train(epochs=1)
     session.strategy("partial")
     session.save(job=place / "job.json", epochs=1)
-    session._keeper.write(session)
-    session._keeper.close()
-    shutil.copytree(session._keeper.home.folder, place / "session")
+    session.save_to_disk()
+    session.store.close()
+    shutil.copytree(session.store.folder.path, place / "session")
     (place / "session" / "lock").unlink(missing_ok=True)
     values = json.loads(json.loads((place / "session" / "session.json").read_text())["session"])
     return place, values, json.loads((place / "job.json").read_text()), session.runs[0]
@@ -95,11 +95,7 @@ def restored(place: Path, values: Any) -> None:
     write_session(place / "session", json.dumps(values))
     session = Session()
     try:
-        name: list[Any] = []
-        if (
-            refused(lambda: name.append(restore(session, place / "session", False, {}, None)))
-            is None
-        ):
+        if refused(lambda: adopt(session, restore(place / "session", Session))) is None:
             assert one_line(repr(session)) == repr(session)
             assert all(one_line(said) == said for said in session.script().splitlines())
             for shown in (
@@ -111,7 +107,7 @@ def restored(place: Path, values: Any) -> None:
             ):
                 refused(lambda shown=shown: repr(shown()))
     finally:
-        session._keeper.close()
+        session.store.close()
 
 
 def begun(place: Path, values: Any) -> None:
@@ -122,8 +118,9 @@ def begun(place: Path, values: Any) -> None:
     def enough(*_: Any) -> Any:
         raise UsageError("far enough")
 
-    session._done = enough  # type: ignore[method-assign]
-    assert refused(lambda: carry_out(session, file, place / "out"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tlnb.session.trainings.carry_out", enough)
+        assert refused(lambda: carry_out(session, file, place / "out"))
 
 
 def changed(whole: Any, at: tuple[Any, ...], new: Any) -> Any:

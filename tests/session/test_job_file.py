@@ -14,7 +14,7 @@ from torch import nn
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.run import Run
 from tlnb.session import Session
-from tlnb.session.job_file import carry_out
+from tlnb.session.job_runner import carry_out
 
 
 def test_a_job_done_elsewhere_is_the_run_that_it_would_have_been_here(

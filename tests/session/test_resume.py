@@ -56,7 +56,7 @@ def test_a_later_kernel_goes_on_where_an_earlier_one_ended(monkeypatch):
     first.freeze("layer4.bn1")
     stop_after(first, 1)
     first.train(epochs=4, from_="done")
-    first._keeper.close()  # as the end of its kernel does
+    first.store.close()  # as the end of its kernel does
     later = Session()
     resumed = later.resume()
     assert (
@@ -78,7 +78,7 @@ def test_a_session_without_a_stopped_run_comes_back_as_it_was():
     first = begun(strategy="head")
     first.train(epochs=2)
     first.train(scratch=True, epochs=2)
-    first._keeper.close()
+    first.store.close()
     later = Session()
     assert later.resume() is later
     assert [r.name for r in later.runs] == [
@@ -112,7 +112,7 @@ def test_data_from_python_and_own_modules_are_asked_for():
     first.strategy("full")
     stop_after(first, 1)
     first.train(epochs=3)
-    first._keeper.close()
+    first.store.close()
     later = Session()
     with pytest.raises(UsageError, match=r"tl\.data\(images, labels\) first"):
         later.resume()
@@ -128,7 +128,7 @@ def test_code_of_ones_own_is_not_run_without_trust():
     first = begun(strategy="head")
     first.add("before:head", "make()", {"make": lambda: nn.Dropout(0.1)})
     first.train(epochs=1)
-    first._keeper.close()
+    first.store.close()
     with pytest.raises(UsageError, match="--trust"):
         Session().resume()
     later = Session()
@@ -157,8 +157,8 @@ def test_code_is_found_wherever_it_stands(tmp_path: Path):
     mark = tmp_path / "it-ran"
     first = begun(strategy="head")
     first.train(epochs=1)
-    first._keeper.close()
-    folder = first._keeper.home.folder
+    first.store.close()
+    folder = first.store.folder.path
     whole = (folder / "session.json").read_text()
     rewritten(folder, lambda values: values["history"].append(with_code(values["plan"], mark)))
     with pytest.raises(UsageError, match="--trust"):
@@ -177,9 +177,9 @@ def test_code_is_found_wherever_it_stands(tmp_path: Path):
 def test_lines_that_no_magic_writes_are_refused():
     first = begun(strategy="head")
     first.train(epochs=1)
-    first._keeper.close()
+    first.store.close()
     rewritten(
-        first._keeper.home.folder, lambda values: values["lines"].append("%tl_train\n!touch pwned")
+        first.store.folder.path, lambda values: values["lines"].append("%tl_train\n!touch pwned")
     )
     with pytest.raises(UsageError, match="is damaged .*a line that no magic writes"):
         Session().resume()
@@ -189,9 +189,9 @@ def test_a_damaged_session_does_not_hide_the_one_before():
     for name in ("early", "late"):
         session = begun(strategy="head")
         session.train(epochs=1, name=name)
-        session._keeper.close()
+        session.store.close()
         time.sleep(1.1)  # folders are called by the second
-    file = session._keeper.home.folder / "session.json"
+    file = session.store.folder.path / "session.json"
     file.write_text(file.read_text().replace("late", "lame"))
     later = Session()
     assert later.resume() is later and [r.name for r in later.runs] == ["early"]
@@ -204,7 +204,7 @@ def test_a_damaged_checkpoint_is_never_read_as_good(tmp_path: Path, where: int):
     session = begun(strategy="partial")
     stop_after(session, 1)
     session.train(epochs=3)
-    path = session._keeper.home.run_file("partial")
+    path = session.store.folder.run_file("partial")
     content = bytearray(path.read_bytes())
     content[where] ^= 0x41
     path.write_bytes(bytes(content))

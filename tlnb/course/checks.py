@@ -19,14 +19,13 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tlnb.core.runtime.errors import OneLine, UsageError, did_you_mean, listed
-
-if TYPE_CHECKING:
-    from tlnb.core.data.dataset import DataFacts, DataSet
-    from tlnb.core.training.run import Run
-    from tlnb.session import Session
+from tlnb.core.data.dataset import DataFacts, DataSet
+from tlnb.core.runtime.errors import UsageError, did_you_mean, listed
+from tlnb.core.training.run import Run
+from tlnb.session import Session
+from tlnb.session.check_results import Check
 
 SCHEMA = 1
 
@@ -62,43 +61,6 @@ class Exercise:
     name: str
     title: str
     steps: Callable[..., Steps]
-
-
-@dataclass(frozen=True)
-class Check(OneLine):
-    """What became of an exercise."""
-
-    name: str
-    title: str
-    passed: bool
-    met: tuple[str, ...] = ()  # the steps that are met, in order
-    asked: str = ""  # the first that is not
-    missing: str = ""  # what was found instead
-    hints: tuple[str, ...] = ()  # as many as were earned
-    hints_left: int = 0
-    learned: str = ""  # told when it is passed
-    attempts: int = 0
-
-    def __repr__(self) -> str:
-        if not self.attempts:
-            return f"Check {self.name}: not tried yet ({self.title})"
-        if self.passed:
-            return f"Check {self.name}: passed. {self.learned}".rstrip()
-        instead = f"; found: {self.missing}" if self.missing else ""
-        hint = f"; hint: {self.hints[-1]}" if self.hints else ""
-        return f"Check {self.name}: not yet; missing: {self.asked}{instead}{hint}"
-
-
-@dataclass(frozen=True)
-class Checks(OneLine):
-    """All exercises there are, and how far the learner is."""
-
-    checks: tuple[Check, ...]
-
-    def __repr__(self) -> str:
-        return (
-            f"Checks: {sum(c.passed for c in self.checks)} of {len(self.checks)} exercises passed"
-        )
 
 
 EXERCISES: dict[str, Exercise] = {}

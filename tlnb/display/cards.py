@@ -19,7 +19,6 @@ from tlnb.core.planning.plan import Plan, Strategies
 from tlnb.core.training.run import Forecast, Run
 from tlnb.core.tuning.advise import Advice
 from tlnb.core.tuning.tune import Tuning
-from tlnb.course.checks import Check, Checks
 from tlnb.display import charts
 from tlnb.display.bills import advice_card, bill_card, forecast_card, tuning_card
 from tlnb.display.check_cards import check_card, checks_card
@@ -33,6 +32,7 @@ from tlnb.display.run_cards import plan_card, run_card, saved_card
 from tlnb.display.tables import comparison_table, findings, footnotes, verdict
 from tlnb.display.words import interval, percent, seconds
 from tlnb.session import Session
+from tlnb.session.check_results import Check, Checks
 
 
 def comparison_card(comparison: Comparison) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tlnb.course.checks import Check, Checks
 from tlnb.display.html import GREEN, GREY, ORANGE, Raw, card, facts, line, note, safe, table
+from tlnb.session.check_results import Check, Checks
 
 
 def check_card(check: Check) -> str:

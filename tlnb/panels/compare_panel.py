@@ -105,12 +105,12 @@ class ComparePanel(Panel):
 
     def compare(self) -> None:
         """Compare; where a baseline of equal steps must be trained first, that is done on a thread."""
-        self.act(lambda: self.session.turn.start(AT_WORK, self._made), "comparing …")
+        self.act(lambda: self.session.background.start(AT_WORK, self._made), "comparing …")
         self.refresh()
 
     def again(self) -> None:
         """A comparison that is shown follows target, price and choice at once."""
-        running = self.session.turn.running
+        running = self.session.background.running
         self._pending = (
             running is not None and running.name == AT_WORK
         )  # then it is done again at the end
@@ -140,7 +140,7 @@ class ComparePanel(Panel):
 
     def fill(self) -> None:
         here = self._here()
-        running = self.session.turn.running
+        running = self.session.background.running
         self._fill_runs(here)
         self.go.disabled = not here or running is not None
         charged = any(charge.kind == TUNING for charge in self.session.bill.charges)
@@ -161,7 +161,7 @@ class ComparePanel(Panel):
         self.runs.rows = max(3, min(8, len(options) + 1))
 
     def _fill_view(self, here: list[Run]) -> None:
-        training = self.session.turn.training
+        training = self.session.background.training
         if training is not None and training.running and training.name == AT_WORK:
             step = "" if training.progress is None else f": {training.progress.run}"
             self.stale.value = line(f"comparing{step} …")

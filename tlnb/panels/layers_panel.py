@@ -183,7 +183,7 @@ class LayersPanel(Panel):
         ):
             control.disabled = not loaded
         self.code.disabled = not loaded or self.kind.value == "remove"
-        self.undo.disabled = not session._history
+        self.undo.disabled = not session.state.history
         self.predict.disabled = not loaded or session.dataset is None
         plan = session.plan
         if read is None or plan is None:

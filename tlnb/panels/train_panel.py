@@ -104,7 +104,9 @@ class TrainPanel(Panel):
             min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="54em", display="none")
         )
         self._curves_at = 0.0
-        self._follow: list[Callable[[], None]] = [self.session.turn.progressed.add(self.follow)]
+        self._follow: list[Callable[[], None]] = [
+            self.session.background.progressed.add(self.follow)
+        ]
         return [
             self.plan,
             row(self.epochs, self.lr, self.augment),
@@ -168,7 +170,7 @@ class TrainPanel(Panel):
 
         def start() -> Training:
             chosen = options()
-            begun = self.session.turn.start(name, lambda: call(chosen))
+            begun = self.session.background.start(name, lambda: call(chosen))
             if begun.running:
                 self.show_line(magic(typed, **{k.replace("_", "-"): v for k, v in chosen.items()}))
             return begun
@@ -179,7 +181,7 @@ class TrainPanel(Panel):
 
     def halt(self) -> None:
         """Ask the training to stop, and do not wait for it: the panel must go on answering."""
-        running = self.session.turn.running
+        running = self.session.background.running
         if running is not None:
             running.stop()
             self.stop.disabled = True
@@ -217,7 +219,7 @@ class TrainPanel(Panel):
 
     def fill(self) -> None:
         session = self.session
-        running = session.turn.running
+        running = session.background.running
         self._fill_plan()
         self._fill_buttons(running)
         if running is not None:
@@ -225,7 +227,7 @@ class TrainPanel(Panel):
             self.live.value = line(live_words(running))
             return
         self.curve.value = ""
-        self._fill_end(session.turn.training)
+        self._fill_end(session.background.training)
         run = session.runs[-1] if session.runs else None
         self.once("run", run, lambda: run_cards.run_card(run) if run else "", self.view)
 
@@ -271,7 +273,7 @@ class TrainPanel(Panel):
         ]
         self.go.disabled = not ready
         self.scratch.disabled = not (ready and any(r.baseline_of is None for r in mine))
-        self.resume.disabled = running is not None or not session._keeper.unfinished
+        self.resume.disabled = running is not None or not session.state.unfinished
         self.stop.disabled = running is None or running.stopping
         self.ask.disabled = not ready
         self.done.layout.display = "" if running is not None else "none"

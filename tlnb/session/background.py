@@ -1,59 +1,22 @@
-"""Whose turn it is to change a session, who is told of changes, and training on a thread while the main thread is free.
+"""Training on a thread while the main thread is free.
 
-One thread at a time changes a session. A call that wants to while another thread trains is refused in one line; reading
-is always allowed. Threads print and display nothing: who wants to show something is called back.
+Threads print and display nothing: who wants to show something is called back.
 """
 
 from __future__ import annotations
 
-import functools
-import inspect
 import sys
 import threading
 import time
-import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import Any
 
-from tlnb.core.runtime.device import free_memory, out_of_memory
-from tlnb.core.runtime.errors import MemoryLimit, UsageError
+from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.trainer import Progress, Report
+from tlnb.session.lock import SessionLock, Watchers
 
 EVERY = 0.5  # seconds between two reports of a training: what a page draws, a small computer does not train with
 POLL = 0.1  # seconds after which waiting can be interrupted
-
-P = ParamSpec("P")
-R = TypeVar("R")
-Callback = Callable[..., None]
-
-
-class Watchers:
-    """Callbacks. Bound methods are held weakly: whoever is gone is not called."""
-
-    def __init__(self) -> None:
-        self._found: list[Callable[[], Callback | None]] = []
-
-    def add(self, callback: Callback) -> Callable[[], None]:
-        """Returns a call that takes the callback out again."""
-        bound = inspect.ismethod(callback)
-        held: Callable[[], Callback | None] = (
-            weakref.WeakMethod(callback) if bound else lambda: callback
-        )
-        self._found = [*self._found, held]
-
-        def remove() -> None:
-            self._found = [f for f in self._found if f is not held]
-
-        return remove
-
-    def __call__(self, *values: Any) -> None:
-        for held in self._found:
-            callback = held()
-            if callback is None:
-                self._found = [f for f in self._found if f is not held]
-            else:
-                callback(*values)
 
 
 class Training:
@@ -116,15 +79,13 @@ class Training:
         self._ended.set()
 
 
-class Turn:
-    """Whose turn it is to change a session."""
+class Background:
+    """Carries out a session's calls on a thread, one at a time, and tells how far they are."""
 
-    def __init__(self) -> None:
-        self.changed = Watchers()  # called without values after every call that changed the session
+    def __init__(self, lock: SessionLock) -> None:
         self.progressed = Watchers()  # called with the `Training`, at most twice a second
         self.training: Training | None = None  # the last one
-        self._lock = threading.RLock()
-        self._depth = 0
+        self._lock = lock
         self._own = threading.local()
 
     @property
@@ -141,35 +102,6 @@ class Turn:
         """The training that goes on now on another thread than the main one."""
         return self.training if self.training is not None and self.training.running else None
 
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Inside, this thread alone changes the session; afterwards the watchers are told. May be nested.
-
-        Raises:
-            UsageError: it is another thread's turn.
-        """
-        with self._mine():
-            self._depth += 1
-            try:
-                yield
-            finally:
-                self._depth -= 1
-                outermost = not self._depth
-        if outermost:
-            self.changed()
-
-    @contextmanager
-    def _mine(self) -> Iterator[None]:
-        if not self._lock.acquire(blocking=False):
-            name = self.running.name if self.running else "another call"
-            raise UsageError(
-                f"{name} is still at work, and this would change the session: %tl_stop ends it, %tl_wait waits for it"
-            )
-        try:
-            yield
-        finally:
-            self._lock.release()
-
     def interrupted(self) -> bool:
         """Whether the calling thread was asked to stop."""
         found = self.running
@@ -185,13 +117,13 @@ class Turn:
         Raises:
             UsageError: something is at work already.
         """
-        with self._mine():
-            training = Training(name)
+        self._lock.refuse_if_busy()
+        training = Training(name)
         begun = threading.Event()
 
         def work() -> None:
             try:
-                with self.taken():
+                with self._lock.exclusive(name):
                     self.training = training
                     begun.set()
                     self._carry_out(training, call)
@@ -256,27 +188,6 @@ class Turn:
         if training.error is not None:
             raise training.error
         return training.value
-
-
-def changing(call: Callable[P, R]) -> Callable[P, R]:
-    """A session's call that changes it: one thread at a time, watchers told afterwards."""
-
-    @functools.wraps(call)
-    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-        session: Any = args[0]
-        with session.turn.taken():
-            try:
-                return call(*args, **kwargs)
-            except (RuntimeError, MemoryError) as error:
-                if not out_of_memory(error):
-                    raise
-        # outside of `except`: the traceback, and all that its frames hold, are gone here
-        free_memory()
-        raise MemoryLimit(
-            f"memory ran out in tl.{call.__name__}: give a smaller --size, fewer images (--limit) or a smaller model"
-        )
-
-    return guarded
 
 
 def on_colab() -> bool:

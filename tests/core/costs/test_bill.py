@@ -154,7 +154,7 @@ def test_the_bill_and_its_price_survive_a_restart(
     small.train(**QUICK)
     small.cost("36eur/h")
     small.forecast(**QUICK)
-    small._keeper.close()
+    small.store.close()
     later = Session()
     later.resume(tmp_path)
     assert later.bill == small.bill and [c.kind for c in later.bill.charges][-1] == "forecasting"
@@ -252,7 +252,7 @@ def test_seeds_are_repeated_and_shown_as_one_row_with_a_spread(small: Session):
     assert (row.name, row.seeds) == ("head", 3) and row.spread is not None and row.interval is None
     assert row.accuracy == pytest.approx(sum(r.accuracy for r in small.runs) / 3)
     assert "± " in HTML[type(found)](found) and "(3 seeds)" in HTML[type(found)](found)
-    assert small._lines[-2] == "%tl_train --epochs 2 --batch-size 8 --seeds 3"
+    assert small.transcript[-2] == "%tl_train --epochs 2 --batch-size 8 --seeds 3"
     again = Run.from_json(run.to_json())
     assert again.repeats == run.repeats and again.group == "head"
     with pytest.raises(UsageError, match="--seeds 0"):

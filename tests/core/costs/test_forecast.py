@@ -175,7 +175,7 @@ def test_a_forecast_that_is_interrupted_leaves_no_trace(
     monkeypatch.setattr(forecasting.Rehearsal, "_kept", stop)
     with pytest.raises(KeyboardInterrupt):
         small.forecast()
-    assert small.bill.charges == () and small._forecasts == []
+    assert small.bill.charges == () and small.state.forecasts == ()
 
 
 def test_the_card_shows_phases_and_says_what_was_assumed(small: Session):

@@ -95,7 +95,7 @@ def test_a_run_says_that_its_network_may_have_seen_the_images(session, tmp_path:
     session.load("squeezenet1_1", weights="none", size=64)
     assert not any("very images" in words for words in session.train(epochs=1).notes)
     card = replace(session.model.card, source="ImageNet-1K")
-    session.model = replace(session.model, card=card)
+    session.commit(replace(session.state, model=replace(session.model, card=card)))
     assert any("very images" in words for words in session.train(epochs=1).notes)
     assert not any("very images" in words for words in session.train(epochs=1, scratch=True).notes)
 

@@ -205,7 +205,7 @@ def test_stages_read_the_labels_in_use_alone(small: Session):
     ruined = {
         s: images if s == "train" else torch.zeros_like(images) for s, images in data.images.items()
     }
-    small.dataset = replace(data, images=ruined)
+    small.commit(replace(small.state, dataset=replace(data, images=ruined)))
     assert small.look("stages") == found and "pretrained" in HTML[Look](found)
 
 
@@ -356,13 +356,7 @@ def test_what_cannot_be_done_is_one_line(compared: Session, session: Session, mo
 
 def test_magics(shell, compared: Session):
     tl = shell.user_ns["tl"]
-    tl.dataset, tl.model, tl.plan, tl.runs = (
-        compared.dataset,
-        compared.model,
-        compared.plan,
-        list(compared.runs),
-    )
-    tl._networks, tl._anatomy = compared._networks, compared._anatomy
+    tl.commit(compared.state)
     assert shell.run_cell("%tl_look evidence --run scratch").result.run == "scratch"
     assert tl.script().splitlines()[-1] == "%tl_look evidence --run scratch"
     assert "features" in shell.complete("feat", "%tl_look feat", 13)[1]

@@ -261,7 +261,7 @@ def test_without_a_run_the_models_own_classes_answer(session: Session):
     model = session.load(network, size=16, mean=(0.5,) * 3, std=(0.25,) * 3)
     with pytest.raises(UsageError, match="does not name its classes"):
         session.predict(np.zeros((8, 8), np.uint8))
-    session.model = replace(model, classes=("dim", "lit"))
+    session.commit(replace(session.state, model=replace(model, classes=("dim", "lit"))))
     found = session.predict(np.full((20, 30), 250, np.uint8), np.zeros((20, 30), np.uint8))
     assert [p.label for p in found.images] == ["lit", "dim"] and found.run is None
     assert "its own output layer" in HTML[type(found)](found)
@@ -293,12 +293,7 @@ def test_many_images_keep_few_pictures(compared: Session):
 
 def test_magics_and_completion(shell, compared: Session, tmp_path: Path, monkeypatch):
     tl = shell.user_ns["tl"]
-    tl.dataset, tl.model, tl.plan, tl.runs = (
-        compared.dataset,
-        compared.model,
-        compared.plan,
-        list(compared.runs),
-    )
+    tl.commit(compared.state)
     Image.fromarray(compared.dataset.images["test"][0].permute(1, 2, 0).numpy()).save(
         tmp_path / "one <b>.png"
     )

@@ -97,7 +97,7 @@ class Scripts:
             exec(call, {"torch": torch, "tl": session})
         for name, code in modules.items():
             (folder / f"{name}.py").write_text(code, "utf8")
-        size = session._sized(session.model, session.dataset).transform.size
+        size = session.state.sized().transform.size
         torch.save(
             torch.randn((3, 3, size, size), generator=torch.Generator().manual_seed(0)),
             folder / "inputs.pt",

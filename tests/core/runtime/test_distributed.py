@@ -26,7 +26,7 @@ from tlnb.core.runtime.distributed import Ranks
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.run import Run
 from tlnb.session import Session
-from tlnb.session.job_file import search
+from tlnb.session.job_runner import search
 
 ROOT = Path(__file__).parents[3]
 TIMEOUT = 300
@@ -69,7 +69,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
 def trained(case: str) -> Run:
     network, strategy, per_class, options = CASES[case]
     session = Session()
-    session._keeper.writes = distributed.ranks().writes
+    session.store.writes = distributed.ranks().writes
     session.data("digits", per_class=per_class)
     if network == "plain":
         session.load(plain(), size=32, called="plain")

@@ -310,7 +310,7 @@ def test_a_cache_on_disk_trains_the_same(small: Session, monkeypatch):
     quick = {"epochs": 2, "batch_size": 8}
     in_memory = small.train(**quick)
     monkeypatch.setenv("TLNB_MEMORY", "10kB")
-    small._store = Store()
+    small.cache = Store()
     on_disk = small.train(**quick)
     assert in_memory.cache.place == "memory" and on_disk.cache.place == "disk"
     assert [e.train_loss for e in on_disk.epochs] == [e.train_loss for e in in_memory.epochs]

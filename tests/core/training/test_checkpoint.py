@@ -101,8 +101,8 @@ def test_what_cuts_a_run_short_in_the_middle_of_an_epoch_loses_none_that_was_ove
             with pytest.raises(raised):
                 session.train(epochs=5, batch_size=8)
     session.report = None
-    assert len(checkpoint.read(session._keeper.home.run_file("full"))[1].epochs) == 3
-    session._keeper.close()
+    assert len(checkpoint.read(session.store.folder.run_file("full"))[1].epochs) == 3
+    session.store.close()
     same(Session().resume(), whole)
 
 
@@ -153,7 +153,7 @@ def test_a_killed_process_loses_at_most_the_epoch_in_progress():
         assert np.allclose(
             [e.train_loss for e in resumed.epochs], [e.train_loss for e in whole.epochs], atol=1e-4
         )
-        later._keeper.close()
+        later.store.close()
         for path in sorted(folder.rglob("*"), reverse=True):
             path.unlink() if path.is_file() else path.rmdir()
         folder.rmdir()

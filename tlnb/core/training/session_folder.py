@@ -37,13 +37,13 @@ def home_folder() -> Path:
     return user_path(os.environ.get("TLNB_HOME") or ".tlnb")
 
 
-class Home:
+class SessionFolder:
     """The folder of one session, locked as long as this object lives."""
 
     def __init__(self, folder: Path) -> None:
         from filelock import FileLock
 
-        self.folder = folder
+        self.path = folder
         _no_link(folder)
         (folder / "runs").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(
@@ -52,7 +52,7 @@ class Home:
         self._lock.acquire(timeout=0)
 
     @classmethod
-    def fresh(cls) -> Home:
+    def fresh(cls) -> SessionFolder:
         """A folder for a new session; the oldest of many go.
 
         Raises:
@@ -64,7 +64,7 @@ class Home:
 
     def run_file(self, name: str) -> Path:
         """The file of a run."""
-        return self.folder / "runs" / f"{_safe(name)}.safetensors"
+        return self.path / "runs" / f"{_safe(name)}.safetensors"
 
     def write_run(self, name: str, about: Mapping[str, Any], found: Checkpoint) -> None:
         """Write a run as it stands.
@@ -80,7 +80,7 @@ class Home:
         Raises:
             OSError: a full disk, say.
         """
-        target = self.folder / "session.json"
+        target = self.path / "session.json"
         half = target.with_name(f".session.{os.getpid()}.part")
         text = json.dumps(values)
         try:

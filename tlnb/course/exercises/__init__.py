@@ -1,6 +1,6 @@
 """The course's exercises, by lesson. A teacher's own are written the same way, in a cell or a module: lessons/TEACHING.md."""
 
-from tlnb.course.checks import Check, Checks, Step, Steps, a_run, exercise, some_data
+from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
 from tlnb.course.exercises import (
     lesson_1,
     lesson_2,
@@ -12,6 +12,7 @@ from tlnb.course.exercises import (
     lesson_8,
     lesson_9,
 )
+from tlnb.session.check_results import Check, Checks
 
 __all__ = [
     "Check",

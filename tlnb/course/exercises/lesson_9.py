@@ -70,7 +70,7 @@ def within_a_limit(tl: Session) -> Steps:
 def forecast_first(tl: Session) -> Steps:
     first = "%tl_forecast, then %tl_train with the same options"
     run = yield from a_run(
-        tl, line="%tl_train, with the options of the forecast" if tl._forecasts else first
+        tl, line="%tl_train, with the options of the forecast" if tl.state.forecasts else first
     )
     made = [
         r
@@ -111,7 +111,7 @@ def forecast_first(tl: Session) -> Steps:
 
 def _no_forecast(tl: Session, run: Run) -> tuple[str, str]:
     """Why a run has no forecast, and what would give it one."""
-    forecasts = tl._forecasts
+    forecasts = tl.state.forecasts
     if not forecasts:
         return "no forecast was made", "%tl_forecast first, then %tl_train with the same options"
     if any(not _unlike(said, run)[0] for said in forecasts):

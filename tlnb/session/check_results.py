@@ -1,0 +1,44 @@
+"""What became of exercises that were checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlnb.core.runtime.errors import OneLine
+
+
+@dataclass(frozen=True)
+class Check(OneLine):
+    """What became of an exercise."""
+
+    name: str
+    title: str
+    passed: bool
+    met: tuple[str, ...] = ()  # the steps that are met, in order
+    asked: str = ""  # the first that is not
+    missing: str = ""  # what was found instead
+    hints: tuple[str, ...] = ()  # as many as were earned
+    hints_left: int = 0
+    learned: str = ""  # told when it is passed
+    attempts: int = 0
+
+    def __repr__(self) -> str:
+        if not self.attempts:
+            return f"Check {self.name}: not tried yet ({self.title})"
+        if self.passed:
+            return f"Check {self.name}: passed. {self.learned}".rstrip()
+        found = f"; found: {self.missing}" if self.missing else ""
+        hint = f"; hint: {self.hints[-1]}" if self.hints else ""
+        return f"Check {self.name}: not yet; missing: {self.asked}{found}{hint}"
+
+
+@dataclass(frozen=True)
+class Checks(OneLine):
+    """All exercises there are, and how far the learner is."""
+
+    checks: tuple[Check, ...]
+
+    def __repr__(self) -> str:
+        return (
+            f"Checks: {sum(c.passed for c in self.checks)} of {len(self.checks)} exercises passed"
+        )

@@ -1,0 +1,161 @@
+"""What leaves a session: a run's file, a job's file, a plain PyTorch script, a cell of magics."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from tlnb.core.data.dataset import DataFacts
+from tlnb.core.planning.edit import build
+from tlnb.core.planning.magic_lines import line, train_line
+from tlnb.core.planning.options import Asked, TrainOptions
+from tlnb.core.planning.plan import Plan
+from tlnb.core.planning.recipes import recipe
+from tlnb.core.runtime.device import machine
+from tlnb.core.runtime.errors import UsageError
+from tlnb.core.runtime.paths import user_path
+from tlnb.core.training.run import Run
+from tlnb.session.base import SessionBase
+from tlnb.session.job_planner import plan_job
+from tlnb.session.run_registry import has_plain_run, last_run, name_of
+from tlnb.session.state import Network, SessionState
+
+if TYPE_CHECKING:  # at run time where they are used: loading the extension should take no time
+    from tlnb.core.export.pytorch_script import Script
+    from tlnb.core.export.save import Saved
+
+
+def save(
+    self: SessionBase,
+    file: str | Path | None = None,
+    run: str | Run | None = None,
+    *,
+    job: str | Path | None = None,
+    **asked: Unpack[Asked],
+) -> Saved:
+    """Write a run, by default the last that is no baseline, to a file: its network, plan, classes, preprocessing, record.
+
+    Args:
+        file: ending in `.safetensors` (`%tl_load` takes it back), `.pt2` (torch.export) or `.onnx`; default: by the
+            run's name, here.
+        job: write what `train` with the options `asked` would do to this file instead, for
+            `python -m tlnb train FILE --out DIR`; it needs no run.
+
+    Raises:
+        UsageError: no run, another ending, a folder that cannot be written to, a package that is missing; for a job
+            data or a module from Python.
+    """
+    if job is not None:
+        if file is not None or run is not None:
+            raise UsageError(
+                f"--job {user_path(job)} is a file of its own: give no other, and no run"
+            )
+        written = _save_job(self.current(), user_path(job), asked)
+        self.record(train_line(asked, "tl_save", job=user_path(job)))
+        return written
+    if train_line(asked) != "%tl_train":
+        raise UsageError("options of a training go with --job FILE: a run has its own")
+    written = _save_run(self.state, file, last_run(self.state, run))
+    self.record(line("tl_save", file, run=name_of(run)) if file else "%tl_save")
+    return written
+
+
+def _save_run(state: SessionState, file: str | Path | None, run: Run) -> Saved:
+    from tlnb.core.export.save import save
+
+    if run.name not in state.networks:
+        raise UsageError(
+            f"run {run.name!r} is not of this session: its file has to be written there"
+        )
+    safe = re.sub(r"[^\w.-]+", "-", run.name).strip("-.") or "run"
+    model = replace(state.networks[run.name][0], transform=run.transform())
+    return save(run, model, user_path(file or f"{safe}.safetensors"))
+
+
+def _save_job(state: SessionState, path: Path, asked: Asked) -> Saved:
+    from tlnb.session.job_file import write_job
+
+    return write_job(plan_job(state, asked), path)
+
+
+def script(self: SessionBase) -> Script:
+    """The session as a cell of magics."""
+    from tlnb.core.export.pytorch_script import Script
+
+    return Script("\n".join(["%load_ext tlnb", *self.transcript]), "the session as magics")
+
+
+def code(
+    self: SessionBase, run: str | Run | None = None, *, out: str | Path | None = None
+) -> Script:
+    """A run as a plain PyTorch script with no tlnb in it; without runs the current plan.
+
+    Args:
+        run: default: the last that is not a baseline. The script's first lines say which it is.
+        out: a file to write the script to.
+
+    Raises:
+        UsageError: no run has that name; no data, model or plan yet; a way of training that no script does; a file
+            that cannot be written.
+    """
+    planned = run is None and not has_plain_run(self.state)
+    text = _script_of_plan(self.current()) if planned else _script_of_run(self.state, run)
+    if out is not None:
+        try:
+            user_path(out).write_text(str.__str__(text), "utf8")
+        except OSError as error:
+            raise UsageError(
+                f"{str(out)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+            ) from None
+    return text
+
+
+def _script_of_run(state: SessionState, which: str | Run | None) -> Script:
+    run = last_run(state, which)
+    if run.name not in state.facts:
+        raise UsageError(
+            f"run {run.name!r} was not trained in this session: %tl_code works for those that were"
+        )
+    network, facts = state.networks[run.name], state.facts[run.name]
+    return script_of(state, network, facts, run.plan, run.options, run.precision, run)
+
+
+def _script_of_plan(state: SessionState) -> Script:
+    data = state.data()
+    _, read, made = state.loaded()
+    options = made.options.filled(recipe(made, data, made.options.solver))
+    precision = machine(options.device, options.precision).precision
+    return script_of(state, (state.sized(), read), data.facts, made, options, precision)
+
+
+def script_of(
+    state: SessionState,
+    network: Network,
+    data: DataFacts,
+    made: Plan,
+    options: TrainOptions,
+    precision: str,
+    run: Run | None = None,
+) -> Script:
+    """A training as a plain PyTorch script.
+
+    Raises:
+        UsageError: a way of training that no script does.
+    """
+    from tlnb.core.export.pytorch_script import Case, write_script
+
+    model, read = network
+    case = Case(
+        model=model,
+        network=build(model, made.edits, "pretrained", 0, state.scopes),
+        anatomy=read,
+        data=data,
+        plan=made,
+        options=options,
+        precision=precision,
+        run=run,
+        scopes=state.scopes,
+    )
+    return write_script(case)

@@ -1,0 +1,139 @@
+"""What a training is to do, as a `Job`: options filled in, a baseline matched to its run. Nothing is done yet."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.models.pretrained import resized
+from tlnb.core.planning.options import Asked, TrainOptions, parse_rates
+from tlnb.core.planning.recipes import recipe
+from tlnb.core.runtime.errors import PlanError, UsageError, did_you_mean
+from tlnb.core.training.baseline import matched
+from tlnb.core.training.run import Run
+from tlnb.session.job import Job
+from tlnb.session.run_registry import network_of, new_name, run_meant, run_to_match
+from tlnb.session.state import SessionState
+
+
+def plan_job(state: SessionState, asked: Asked) -> Job:
+    """What `train` with these options is to do.
+
+    Raises:
+        UsageError, PlanError: no data or model, an option's value, no run to go on from or to be compared with.
+    """
+    options = _options(state, asked)
+    data = state.data()
+    state.loaded()
+    scratch, from_ = asked.get("scratch", False), asked.get("from_")
+    name = new_name(state, asked.get("name") or ("scratch" if scratch else None))
+    if not scratch:
+        previous = run_meant(state, from_) if from_ is not None else None
+        return _ordinary(state, data, options, name, previous)
+    if from_ is not None:
+        raise UsageError("--scratch starts at random, --from does not: give one of them")
+    return _baseline(state, data, options, name, own_seed=asked.get("seed") is not None)
+
+
+def with_seeds(state: SessionState, job: Job, seeds: int) -> Iterator[Job]:
+    """The job, and again with the next seeds, under names that no run of the state has."""
+    for seed in range(job.options.seed, job.options.seed + seeds):
+        first = seed == job.options.seed
+        name = job.name if first else new_name(state, f"{job.name}-seed{seed}")
+        options = replace(job.options, seed=seed)
+        yield replace(job, name=name, options=options, group=job.name if seeds > 1 else "")
+
+
+def job_to_resume(state: SessionState, name: str) -> Job:
+    """The training that a stopped or interrupted run is to go on with.
+
+    Raises:
+        UsageError: its data are not at hand.
+    """
+    job, data = state.jobs[name], state.dataset
+    if data is not None and data.fingerprint == job.data.fingerprint:
+        return replace(job, data=data)
+    if not job.data.images:
+        raise UsageError(
+            f"run {name!r} was on other data than the session's: load those with %tl_data, then %tl_resume"
+        )
+    return job
+
+
+def _options(state: SessionState, asked: Asked) -> TrainOptions:
+    rate, by_stage = _rates(state, asked.get("lr"))
+    return TrainOptions(
+        epochs=asked.get("epochs"),
+        lr=rate,
+        stage_lr=by_stage,
+        batch_size=asked.get("batch_size"),
+        weight_decay=asked.get("weight_decay"),
+        augment=asked.get("augment"),
+        seed=asked.get("seed") or 0,
+        precision=asked.get("precision", "auto"),
+        device=asked.get("device"),
+        cache=asked.get("cache", True),
+        class_weights=asked.get("class_weights", False),
+        solver=asked.get("solver", "sgd"),
+    )
+
+
+def _rates(state: SessionState, lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+    rate, by_stage = parse_rates(lr)
+    if by_stage:
+        known = [stage.name for stage in state.loaded()[1].stages]
+        for stage, _ in by_stage:
+            if stage not in known:
+                hint = did_you_mean(stage, known, f"the stages are {', '.join(known)}")
+                raise PlanError(f"--lr names no stage {stage!r}: {hint}")
+    return rate, by_stage
+
+
+def _ordinary(
+    state: SessionState, data: DataSet, options: TrainOptions, name: str, previous: Run | None
+) -> Job:
+    model, read, made = state.loaded()
+    if previous is not None and set(network_of(state, previous)[1].names) != set(read.names):
+        raise UsageError(
+            f"run {previous.name!r} trained another network than {model.name}: %tl_load that one first"
+        )
+    if options.solver == "lbfgs" and made.trained != (read.head,):
+        layers = f"{len(made.trained)} layers" if len(made.trained) > 1 else made.trained[0]
+        raise UsageError(
+            f"--solver lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
+        )
+    filled = options.filled(made.options).filled(recipe(made, data, options.solver))
+    return Job(
+        name=name,
+        plan=made,
+        options=filled,
+        model=state.sized(),
+        anatomy=read,
+        asked=state.asked,
+        data=data,
+        previous=previous,
+    )
+
+
+def _baseline(
+    state: SessionState, data: DataSet, options: TrainOptions, name: str, own_seed: bool
+) -> Job:
+    """From scratch, matched to the last run on this data: its network, up to twice its steps."""
+    of = run_to_match(state, data)
+    model, read = network_of(state, of)
+    now = state.plan
+    same = now is not None and (now.model, now.edits) == (of.plan.model, of.plan.edits)
+    options = options if own_seed else replace(options, seed=of.seed)
+    made, filled = matched(of, read, data, options, now if same else None)
+    return Job(
+        name=name,
+        plan=made,
+        options=filled,
+        model=resized(model, data.request.size),
+        anatomy=read,
+        asked=state.jobs[of.name].asked,
+        data=data,
+        baseline_of=of.name,
+    )

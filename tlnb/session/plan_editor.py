@@ -1,0 +1,256 @@
+"""Editing the plan: strategies, freezing, edits of the network, and undoing them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace as replaced
+from typing import Any
+
+from torch import nn
+
+from tlnb.core.models.anatomy import Anatomy
+from tlnb.core.models.meter import step_flops
+from tlnb.core.planning import plan
+from tlnb.core.planning.edit import Scopes, build, modules_matching, names_in
+from tlnb.core.planning.magic_lines import edit_line, line
+from tlnb.core.planning.plan import Edit, Plan, Strategies
+from tlnb.core.planning.prepare import prepare
+from tlnb.core.runtime.errors import PlanError, did_you_mean
+from tlnb.core.training.freezing import set_modes
+from tlnb.session.base import SessionBase
+from tlnb.session.lock import mutates_session
+from tlnb.session.state import SessionState
+
+HISTORY = 100  # plans that undo can go back
+
+# ── what trains ──
+
+
+def layers(self: SessionBase, every: bool = False) -> Anatomy:
+    """The network's stages, or with `every` its layers: parameters, output, FLOPs, frozen or not."""
+    _, read, made = self.current().loaded()
+    return replaced(read.with_frozen(made.frozen), detailed=every)
+
+
+def strategy(
+    self: SessionBase, name: str | None = None, *, last: int | None = None
+) -> Plan | Strategies:
+    """Set a strategy; earlier freezes are dropped, edits stay. Without a name: the three side by side, nothing is set.
+
+    Raises:
+        PlanError: an unknown strategy, or more stages than there are.
+    """
+    return _side_by_side(self.current()) if name is None else _set_strategy(self, name, last)
+
+
+@mutates_session
+def _set_strategy(self: SessionBase, name: str, last: int | None) -> Plan:
+    state = self.noticed()
+    _, read, made = state.loaded()
+    planned = plan.plan_strategy(read, name, made.edits, last)
+    return _commit(self, with_plan(state, planned), line("tl_strategy", name, last=last))
+
+
+@mutates_session
+def freeze(self: SessionBase, *patterns: str) -> Plan:
+    """Freeze layers too, by name, stage, glob or range; without a pattern all but the output layer."""
+    state = self.noticed()
+    _, read, made = state.loaded()
+    frozen = (
+        plan.plan_freeze(made, read, patterns)
+        if patterns
+        else plan.plan_strategy(read, "head", made.edits)
+    )
+    return _commit(self, with_plan(state, frozen), line("tl_freeze", *patterns))
+
+
+@mutates_session
+def unfreeze(self: SessionBase, *patterns: str) -> Plan:
+    """Let layers train again, by name, stage, glob or range."""
+    state = self.noticed()
+    _, read, made = state.loaded()
+    if not patterns:
+        raise PlanError(
+            f"nothing to unfreeze was named: %tl_unfreeze {read.stages[-2:][0].name}, or %tl_strategy full for all"
+        )
+    thawed = plan.plan_unfreeze(made, read, patterns)
+    return _commit(self, with_plan(state, thawed), line("tl_unfreeze", *patterns))
+
+
+# ── the network ──
+
+
+@mutates_session
+def add(
+    self: SessionBase, where: str, what: str | nn.Module, names: Mapping[str, Any] | None = None
+) -> Plan:
+    """Add a layer next to a module. It becomes a part of that module, so that no layer's name changes.
+
+    Args:
+        where: `before:NAME` or `after:NAME`, a module's name in PyTorch.
+        what: an expression such as `nn.Dropout(0.2)`, in which `in_features` is the width that arrives and `classes`
+            the number of classes; or a module.
+        names: the user's variables that the expression may use.
+
+    Raises:
+        PlanError: a place that does not exist, or a layer after which the network does not compute.
+    """
+    state = self.noticed()
+    _, read, _ = state.loaded()
+    side, colon, name = where.partition(":")
+    if side not in ("before", "after") or not colon:
+        raise PlanError(f"{where!r} is no place: write before:{read.head} or after:{read.names[0]}")
+    module = _module_named(state, name)
+    code, scope = _code(what, names or {}, state.scopes)
+    count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
+    edit = Edit("add", name, code, side, f"{side}{count}")
+    return _commit(self, with_edit(state, edit, scope), edit_line("add", where, code))
+
+
+@mutates_session
+def remove(self: SessionBase, pattern: str) -> Plan:
+    """Take modules out: each becomes `nn.Identity`. A new output layer of the right width follows where one is needed.
+
+    Raises:
+        PlanError: nothing of that name, the output layer, or a module without which the network does not compute.
+    """
+    state = self.noticed()
+    _, read, made = state.loaded()
+    matching = plan.match(read, [pattern]) if plan.matches(read, pattern) else set()
+    gone = modules_matching(_network(state), pattern, matching)
+    for name in gone:
+        if any(head == name or head.startswith(name + ".") for head in read.heads):
+            raise PlanError(
+                f"{name} is the output layer: it can be replaced, not removed: %tl_replace {name} EXPR"
+            )
+    *before, last = [Edit("remove", name) for name in gone]
+    so_far = replaced(made, edits=(*made.edits, *before))
+    return _commit(self, with_edit(state, last, so_far=so_far), line("tl_remove", pattern))
+
+
+@mutates_session
+def replace(
+    self: SessionBase, name: str, what: str | nn.Module, names: Mapping[str, Any] | None = None
+) -> Plan:
+    """Put another module in the place of one. It trains, unless it is frozen by name afterwards.
+
+    Args:
+        name: a module's name in PyTorch.
+        what, names: as in `add`; several lines are allowed, the last being the new module.
+
+    Raises:
+        PlanError: no such module, or one that does not fit there.
+    """
+    state = self.noticed()
+    _module_named(state, name)
+    code, scope = _code(what, names or {}, state.scopes)
+    after = with_edit(state, Edit("replace", name, code), scope)
+    return _commit(self, after, edit_line("replace", name, code))
+
+
+@mutates_session
+def undo(self: SessionBase) -> Plan:
+    """Take back the last change of the plan: an edit, a strategy, a freeze.
+
+    Raises:
+        PlanError: nothing was changed since the model was loaded.
+    """
+    state = self.noticed()
+    model, _, _ = state.loaded()
+    if not state.history:
+        raise PlanError(f"nothing to undo: the plan is as %tl_load {model.name} made it")
+    before = replaced(state, history=state.history[:-1])
+    return _commit(self, prepared_anew(before, state.history[-1]), "%tl_undo")
+
+
+# ── a state and a change → the next state ──
+
+
+def with_plan(state: SessionState, made: Plan) -> SessionState:
+    """The state with this plan; undo goes back to the one before."""
+    return replaced(state, plan=made, history=_remembered(state))
+
+
+def with_edit(
+    state: SessionState,
+    edit: Edit,
+    scope: Mapping[str, Any] | None = None,
+    so_far: Plan | None = None,
+) -> SessionState:
+    """The state with one more edit, tried by a forward pass.
+
+    Args:
+        scope: the user's names in the edit's code, where it has code.
+        so_far: the plan to edit; default: the state's.
+
+    Raises:
+        PlanError: an edit that does not fit.
+    """
+    model, _, made = state.loaded()
+    scopes = state.scopes if scope is None else {**state.scopes, edit: scope}
+    prepared = prepare(model, state.dataset, so_far or made, scopes, edit, state.parts)
+    after = replaced(state, scopes=scopes, history=_remembered(state))
+    return after.with_prepared(prepared)
+
+
+def prepared_anew(state: SessionState, made: Plan) -> SessionState:
+    """The state with this plan, its anatomy read again."""
+    model, _, _ = state.loaded()
+    prepared = prepare(model, state.dataset, made, state.scopes, loaded=state.parts)
+    return state.with_prepared(prepared)
+
+
+def _commit(session: SessionBase, state: SessionState, typed: str) -> Plan:
+    session.commit(state, typed)
+    return state.loaded()[2]
+
+
+def _remembered(state: SessionState) -> tuple[Plan, ...]:
+    return (*state.history, state.loaded()[2])[-HISTORY:]
+
+
+def _code(
+    what: str | nn.Module, names: Mapping[str, Any], scopes: Scopes
+) -> tuple[str, Mapping[str, Any]]:
+    """The code of a new module, and the user's names in it. A module itself gets a name of its own."""
+    if isinstance(what, str):
+        if not what.strip():
+            raise PlanError("nothing was given to put there: write e.g. nn.Dropout(0.2)")
+        return what.strip(), {n: names[n] for n in names_in(what) if n in names}
+    if not isinstance(what, nn.Module):
+        raise PlanError(
+            f"{type(what).__name__} is no layer: give an nn.Module, or an expression in quotes"
+        )
+    count = sum(1 for scope in scopes.values() for held in scope.values() if held is not what)
+    name = f"your_{type(what).__name__}" + (f"_{count + 1}" if count else "")
+    return name, {name: what}
+
+
+def _network(state: SessionState) -> nn.Module:
+    """The network as planned, to look at."""
+    model, _, made = state.loaded()
+    return build(model, made.edits, "pretrained", 0, state.scopes)
+
+
+def _module_named(state: SessionState, name: str) -> nn.Module:
+    known: dict[str, nn.Module] = dict(_network(state).named_modules())
+    known.pop("", None)
+    if name not in known:
+        hint = did_you_mean(name, known, "%tl_layers --all lists them")
+        raise PlanError(f"no module is called {name!r}: {hint}")
+    return known[name]
+
+
+def _side_by_side(state: SessionState) -> Strategies:
+    _, read, made = state.loaded()
+    plans = [plan.plan_strategy(read, name, made.edits) for name in ("head", "partial", "full")]
+    example = state.sized().transform.example(2)
+    network = _network(state)
+    flops = []
+    for each in plans:
+        set_modes(network, set(each.trained))
+        flops.append(step_flops(network, example))
+    verdict = state.dataset.size_verdict if state.dataset else None
+    stages = tuple(read.stages_of(p.trained) for p in plans)
+    suggested = plan.FOR_VERDICT.get(verdict or "")
+    return Strategies(tuple(plans), tuple(flops), stages, verdict, suggested)

@@ -1,0 +1,269 @@
+"""Going on: with a run that was stopped, or with an earlier session as its folder has it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.export import run_files
+from tlnb.core.models.anatomy import Anatomy, read_anatomy
+from tlnb.core.models.pretrained import PretrainedModel, resized
+from tlnb.core.planning.edit import Scopes, build
+from tlnb.core.planning.options import options_from
+from tlnb.core.planning.plan import Plan
+from tlnb.core.runtime.device import out_of_memory
+from tlnb.core.runtime.errors import UsageError, one_line
+from tlnb.core.runtime.typed_json import SENSELESS, typed
+from tlnb.core.training import checkpoint
+from tlnb.core.training.run import Run
+from tlnb.core.training.session_folder import SessionFolder, find_session, read_session
+from tlnb.session.base import SessionBase
+from tlnb.session.direct_changes import with_data
+from tlnb.session.job import Job
+from tlnb.session.loading import LoadRequest, Tell, read_again, with_model
+from tlnb.session.plan_editor import prepared_anew
+from tlnb.session.state import SessionState
+from tlnb.session.store import SessionStore
+from tlnb.session.trainings import go_on
+from tlnb.session.transcript import read_back
+
+
+def resume(
+    session: SessionBase, where: str | Path | None, trust: bool, names: Mapping[str, Any]
+) -> Run | None:
+    """Go on with a run that was stopped; in an empty session, with an earlier session. The run that was gone on with.
+
+    Raises:
+        UsageError: nothing to go on with; data, weights or a module that are no longer there.
+    """
+    state = session.state
+    if where is None and state.runs:
+        if not state.unfinished:
+            raise UsageError(
+                "no run of this session was stopped: %tl_train --from RUN trains one further"
+            )
+        return go_on(session, state.unfinished[-1])
+    if state.runs:
+        raise UsageError(
+            "this session has runs, which an earlier one would replace: %tl_reset first"
+        )
+    restored = restore(where, type(session), trust, names, current=state.dataset, tell=session.tell)
+    return _go_on_with(session, restored)
+
+
+@dataclass(frozen=True)
+class Restored:
+    """An earlier session."""
+
+    state: SessionState
+    transcript: list[str]
+    store: SessionStore
+    running: str | None = None  # the run to go on with, if one was in progress or stopped
+
+
+def _go_on_with(session: SessionBase, restored: Restored) -> Run | None:
+    """Adopt an earlier session and go on with its run. Where that cannot be, nothing has happened."""
+    before = Restored(session.state, session.transcript, session.store)
+    session.store.close()
+    adopt(session, restored)
+    try:
+        return None if restored.running is None else go_on(session, restored.running)
+    except UsageError:
+        session.store.close()
+        adopt(session, before)
+        raise
+
+
+def adopt(session: SessionBase, other: Restored) -> None:
+    """Put an earlier session in this one's place."""
+    session.store, session.transcript = other.store, list(other.transcript)
+    session.commit(other.state)
+
+
+def restore(
+    where: str | Path | None,
+    calls: type,
+    trust: bool = False,
+    names: Mapping[str, Any] | None = None,
+    current: DataSet | None = None,
+    tell: Tell = lambda *_: None,
+) -> Restored:
+    """An earlier session from its folder.
+
+    Args:
+        calls: the class whose calls the transcript's lines are.
+        trust: run code in it that is more than `nn.*` constructors; it may use `names`.
+        current: data at hand, used where they are the ones that are needed (arrays cannot be read again).
+
+    Raises:
+        UsageError: no such session, or one that cannot be made again; the line says what is missing.
+    """
+    folder = find_session(where)
+    values = read_session(folder)
+    store = SessionStore(_locked(folder))
+    try:
+        return _Restoring(store, trust, names or {}, current, tell).all(values, calls)
+    except SENSELESS as error:
+        store.close()
+        if out_of_memory(error):
+            raise
+        reason = one_line(f"{type(error).__name__}: {error}")[:80]
+        raise UsageError(
+            f"the session in {folder} is damaged ({reason}): start a new one"
+        ) from None
+    except BaseException:
+        store.close()
+        raise
+
+
+def _locked(folder: Path) -> SessionFolder:
+    try:
+        return SessionFolder(folder)
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be written to ({error.strerror}): %tl_resume in another folder"
+        ) from None
+
+
+@dataclass
+class _Restoring:
+    """Builds up the state of an earlier session: data, runs, model, plan, bill; each needs what came before."""
+
+    store: SessionStore
+    trust: bool
+    names: Mapping[str, Any]
+    current: DataSet | None
+    tell: Tell
+    state: SessionState = field(default_factory=SessionState)
+    data: DataSet | None = None  # as the runs had them; a model may need them decoded anew
+
+    def all(self, values: dict[str, Any], calls: type) -> Restored:
+        """The session of these values, as its file has them."""
+        self._take_data(values["data"], values["fingerprint"])
+        for name in typed(tuple[str, ...], values["runs"], "runs"):
+            self._take_run(name)
+        if values["asked"]:
+            self._load(values["asked"])
+        if values["plan"] is not None:
+            self.state = prepared_anew(self.state, self._checked(values["plan"]))
+            history = tuple(self._checked(p) for p in values["history"])
+            self.state = replace(self.state, history=history)
+        lines = read_back(_lines(values["lines"]), calls, self.trust)
+        unfinished = tuple(n for n in values["unfinished"] if n in values["runs"])
+        bill = run_files.bill_from(values["bill"])
+        self.state = replace(self.state, bill=bill, unfinished=unfinished)
+        last = unfinished[-1] if unfinished else None
+        running = values["running"]
+        if running is not None:
+            last = self._take_job(running).name
+        return Restored(self.state, lines, self.store, last)
+
+    def _take_data(self, facts: Mapping[str, Any] | None, fingerprint: str | None) -> None:
+        if facts is None:
+            return
+        data = self.current
+        if data is None or data.fingerprint != fingerprint:
+            data = self._read(facts, fingerprint)
+        self.data = data
+        self.state = with_data(self.state, data)[0]
+
+    def _read(self, facts: Mapping[str, Any], fingerprint: str | None) -> DataSet:
+        request = run_files.facts_from(facts).request
+        if request.source == "arrays":
+            raise UsageError(
+                "the session's data came from Python: tl.data(images, labels) first, then %tl_resume"
+            )
+        data = read_again(request, None, self.tell)
+        if data.edge != facts["edge"]:
+            data = read_again(request, int(facts["edge"]), self.tell)
+        if data.fingerprint != fingerprint:
+            raise UsageError(
+                f"{request.source!r} holds other images than when the session was left: %tl_data starts anew"
+            )
+        return data
+
+    def _load(self, asked: Mapping[str, Any]) -> PretrainedModel:
+        given = dict(asked)
+        source = given.pop("source")
+        if given.pop("own"):
+            if source not in self.names:
+                raise UsageError(
+                    f"the session used your own module {source!r}: build that again, then %tl_resume"
+                )
+            source, given["called"] = self.names[source], source
+        request = LoadRequest(source, **given, trust=self.trust, names=self.names)
+        self.state, _ = with_model(self.state, request, self.tell)
+        return self.state.loaded()[0]
+
+    def _take_job(self, about: Mapping[str, Any]) -> Job:
+        """What a run was to do, with its model and anatomy."""
+        job = self._job(about)
+        facts = run_files.facts_from(about["facts"])
+        self.state = replace(
+            self.state,
+            jobs={**self.state.jobs, job.name: job},
+            networks={**self.state.networks, job.name: (job.model, job.anatomy)},
+            facts={**self.state.facts, job.name: facts},
+        )
+        return job
+
+    def _job(self, about: Mapping[str, Any]) -> Job:
+        asked = about["asked"]
+        same = next((j for j in self.state.jobs.values() if dict(j.asked) == asked), None)
+        plan = self._checked(about["plan"])
+        size = about["facts"]["request"]["size"]
+        model = same.model if same else resized(self._load(asked), size)
+        data = self.data
+        if data is None or about["fingerprint"] != data.fingerprint:
+            data = DataSet("other data", (), {}, {}, run_files.facts_from(about["facts"]).request)
+        return Job(
+            name=typed(str, about["run"], "run"),
+            plan=plan,
+            options=options_from(about["options"]),
+            model=model,
+            anatomy=_anatomy(model, plan, self.state.scopes),
+            asked=asked,
+            data=data,
+            baseline_of=typed(str | None, about["baseline_of"], "baseline_of"),  # type: ignore[arg-type]
+            previous=next((r for r in self.state.runs if r.name == about["previous"]), None),
+            note=typed(str, about["note"], "note"),
+            group=typed(str, about["group"], "group"),
+        )
+
+    def _checked(self, values: Mapping[str, Any]) -> Plan:
+        """A plan, once its code is known to be harmless or is trusted: also one that only undo would go back to."""
+        plan = Plan.from_json(values)
+        scopes = run_files.scopes_of(plan, self.trust, self.names)
+        self.state = replace(self.state, scopes={**self.state.scopes, **scopes})
+        return plan
+
+    def _take_run(self, name: str) -> None:
+        assert self.store.folder is not None
+        about, found = checkpoint.read(self.store.folder.run_file(name))
+        job = self._take_job(about)
+        if "record" in about:
+            run = run_files.restored(
+                about, found, job.model, job.plan, self.state.scopes, job.previous
+            )
+            self.state = replace(self.state, runs=(*self.state.runs, run))
+
+
+def _lines(values: Any) -> list[str]:
+    """What was typed: lines of magics, calls and comments, which `%tl_script` shows again."""
+    lines = typed(list[str], values, "lines")
+    strange = [
+        text
+        for text in lines
+        if one_line(text) != text or not text.startswith(("%tl_", "tl.", "#"))
+    ]
+    if strange:
+        raise ValueError(f"a line that no magic writes: {strange[0]!r}")
+    return lines
+
+
+def _anatomy(model: PretrainedModel, plan: Plan, scopes: Scopes) -> Anatomy:
+    network = build(model, plan.edits, "pretrained", 0, scopes)
+    return read_anatomy(network, model.transform.size, model.name)

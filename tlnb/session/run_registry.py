@@ -1,0 +1,115 @@
+"""Finding runs, and what is known of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tlnb.core.data.dataset import DataFacts, DataSet
+from tlnb.core.runtime.errors import UsageError, did_you_mean, one_line
+from tlnb.core.training.run import Run
+from tlnb.session.base import SessionBase
+from tlnb.session.state import Network, SessionState
+
+LONGEST_NAME = 100  # characters of a run's
+
+
+def data_of(self: SessionBase, run: str | Run) -> DataFacts:
+    """What is known of the data that a run was trained on.
+
+    Raises:
+        UsageError: no such run, or one that was not trained in this session.
+    """
+    found = run_meant(self.state, run)
+    if found.name not in self.state.facts:
+        raise UsageError(
+            f"run {found.name!r} was not trained in this session: its data are not known"
+        )
+    return self.state.facts[found.name]
+
+
+def run_meant(state: SessionState, which: str | Run) -> Run:
+    """A run itself, or the one of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if isinstance(which, Run):
+        return which
+    by_name = {run.name: run for run in state.runs}
+    if which not in by_name:
+        known = (
+            f"the runs are {', '.join(by_name)}"
+            if by_name
+            else "there is none yet, %tl_train first"
+        )
+        raise UsageError(f"no run is called {which!r}: {did_you_mean(which, by_name, known)}")
+    return by_name[which]
+
+
+def name_of(run: str | Run | None) -> Any:
+    """A run as it is written in the transcript."""
+    return getattr(run, "name", run)
+
+
+def last_run(state: SessionState, which: str | Run | None = None) -> Run:
+    """The run that is meant; by default the last that is not a baseline.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if which is not None:
+        return run_meant(state, which)
+    found = _last_plain(state.runs)
+    if found is None:
+        raise UsageError("no run yet: %tl_train")
+    return found
+
+
+def has_plain_run(state: SessionState) -> bool:
+    """Whether there is a run that is not a baseline."""
+    return _last_plain(state.runs) is not None
+
+
+def run_to_match(state: SessionState, data: DataSet) -> Run:
+    """The run that a new baseline is for.
+
+    Raises:
+        UsageError: there is none on these data.
+    """
+    found = _last_plain(runs_on(state, data))
+    if found is None:
+        raise UsageError(
+            "a baseline needs a run to be compared with: %tl_train first, then %tl_train --scratch"
+        )
+    return found
+
+
+def runs_on(state: SessionState, data: DataSet) -> tuple[Run, ...]:
+    """The runs on these data, oldest first."""
+    return tuple(run for run in state.runs if run.fingerprint == data.fingerprint)
+
+
+def network_of(state: SessionState, run: Run) -> Network:
+    """The model that a run started from, and the anatomy of what it trained."""
+    return state.networks[run.name]
+
+
+def new_name(state: SessionState, wanted: str | None) -> str:
+    """A name that no run has; `head`, then `head-2`.
+
+    Raises:
+        UsageError: a name that cannot be shown in a line.
+    """
+    base = wanted or (state.plan.strategy if state.plan else "run")
+    if one_line(base) != base or base != base.strip() or len(base) > LONGEST_NAME:
+        raise UsageError(
+            f"--name {base[:80]!r} is no name: use up to {LONGEST_NAME} characters in one line, e.g. --name first"
+        )
+    taken = {run.name for run in state.runs}
+    return next(
+        n for k in range(1, len(taken) + 2) if (n := base if k == 1 else f"{base}-{k}") not in taken
+    )
+
+
+def _last_plain(runs: tuple[Run, ...]) -> Run | None:
+    return next((run for run in reversed(runs) if run.baseline_of is None), None)

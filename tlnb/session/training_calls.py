@@ -1,0 +1,277 @@
+"""Training, and what is asked before it: forecasts, advice, a search of hyperparameters."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Unpack
+
+from tlnb.core.costs import bill
+from tlnb.core.costs.prices import Price, list_price, parse_budget
+from tlnb.core.data.pretraining_overlap import seen_by
+from tlnb.core.models.meter import Tally
+from tlnb.core.planning.magic_lines import line, train_line
+from tlnb.core.planning.options import Asked, TrainOptions
+from tlnb.core.planning.plan import Plan
+from tlnb.core.runtime.device import machine
+from tlnb.core.runtime.errors import UsageError
+from tlnb.core.storage.activation_cache import Store
+from tlnb.core.training.run import Forecast, Run
+from tlnb.session import trainings
+from tlnb.session.base import SessionBase
+from tlnb.session.job import Job
+from tlnb.session.job_planner import plan_job, with_seeds
+from tlnb.session.lock import mutates_session
+from tlnb.session.plan_editor import with_plan
+from tlnb.session.state import SessionState
+
+if TYPE_CHECKING:  # at run time where they are used: loading the extension should take no time
+    from tlnb.core.tuning.advise import Advice
+    from tlnb.core.tuning.tune import Tuning
+
+
+@mutates_session
+def train(
+    self: SessionBase,
+    *,
+    epochs: int | None = None,
+    lr: float | str | Mapping[str, float] | None = None,
+    batch_size: int | None = None,
+    weight_decay: float | None = None,
+    augment: str | None = None,
+    scratch: bool = False,
+    from_: str | Run | None = None,
+    seed: int | None = None,
+    seeds: int = 1,
+    name: str | None = None,
+    budget: str | float | None = None,
+    cache: bool = True,
+    precision: str = "auto",
+    class_weights: bool = False,
+    device: str | None = None,
+    solver: str = "sgd",
+) -> Run:
+    """Train the plan on a copy of the model, or with `scratch` the baseline of the last run.
+
+    Args:
+        lr: one rate for all, or by stage: `layer4=0.001,head=0.01`.
+        from_: go on from a run's weights.
+        seed: of new layers, batches and augmentation; default 0, a baseline takes its run's.
+        seeds: train so many times, each with the next seed; the last run is returned, and knows of the others.
+        budget: time or money, `2min`, `0.5usd`: fewer epochs where the forecast says that they take longer.
+        cache: compute what is frozen once.
+        solver: `sgd` (in batches), or `lbfgs` for strategy `head`: the output layer by all images at once.
+
+    Raises:
+        UsageError: no data or model yet, an option's value, no run to compare with, a budget that one epoch exceeds.
+    """
+    began = time.perf_counter()
+    asked = Asked(
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        weight_decay=weight_decay,
+        augment=augment,
+        scratch=scratch,
+        from_=from_,
+        seed=seed,
+        name=name,
+        cache=cache,
+        precision=precision,
+        class_weights=class_weights,
+        device=device,
+        solver=solver,
+    )
+    if seeds < 1:
+        raise UsageError(f"--seeds {seeds} trains nothing: use 1 or more")
+    job = plan_job(self.noticed(), asked)
+    if budget is not None:
+        job = _within(self, job, budget)
+    typed = train_line(asked, seeds=None if seeds == 1 else seeds, budget=budget)
+    for each in with_seeds(self.state, job, seeds):
+        run = trainings.carry_out(self, each, began, typed)
+        began, typed = time.perf_counter(), ""
+        if run.status == "stopped":
+            break
+    return run
+
+
+@mutates_session
+def forecast(self: SessionBase, **asked: Unpack[Asked]) -> Forecast:
+    """What `train` with the same options will take: seconds by phase, FLOPs, energy, money, memory. Nothing is trained.
+
+    Some steps are timed on a copy of the network, which is charged. The run that follows says how far it was off.
+
+    Raises:
+        UsageError: as `train` does.
+    """
+    state = self.noticed()
+    after, found = with_forecast(state, plan_job(state, asked), self.cache)
+    self.commit(after, train_line(asked, "tl_forecast"))
+    self.save_to_disk()
+    return found
+
+
+@mutates_session
+def tune(
+    self: SessionBase,
+    *,
+    trials: int = 20,
+    budget: str | float | None = None,
+    scratch: bool = False,
+    storage: str | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+) -> Tuning:
+    """Search learning rate, weight decay, augmentation and how many stages train; the best go into the plan.
+
+    Trials are judged by held-out labels, else by cross-validation on the training labels; never by test images. The
+    whole search is charged as tuning. `undo` takes its values back.
+
+    Args:
+        trials: to try, in addition to what the study has.
+        budget: time or money, `5min`, `0.1usd`: no trial begins that is likely to exceed it.
+        scratch: tune the baseline of the last run instead; the next one uses what is found.
+        storage: a file for Optuna's journal, or a database's URL, which several processes may share.
+        epochs: of each trial; default: the recipe's.
+        seed: of what is tried, and of the trainings.
+
+    Raises:
+        UsageError: Optuna missing, no data or model, too few labels to choose by, storage that cannot be used.
+    """
+    from tlnb.core.tuning.tune import Task, tune
+
+    state = self.noticed()
+    job = plan_job(state, Asked(scratch=scratch, epochs=epochs, seed=seed))
+    old = state.loaded()[2]
+    if scratch and (old.model, old.edits) != (job.plan.model, job.plan.edits):
+        raise UsageError(
+            f"the last run trained {job.plan.model}, not what is loaded: %tl_load {job.plan.model} first"
+        )
+    price = _price(state, job.options)
+    found, runs = tune(
+        Task(job.model, job.anatomy, job.data, job.plan, job.options, state.scopes),
+        trials,
+        seconds=None if budget is None else parse_budget(budget, price),
+        storage=storage,
+        seed=seed,
+        store=self.cache,
+        report=self.report,
+    )
+    charge = bill.charge_of_runs("tuning", found.name, runs, found.seconds, price)
+    after = replace(state, bill=state.bill.with_charge(charge))
+    if scratch:
+        found = replace(found, plan=_with_tuned_baseline(old, found.plan))
+    if found.best is None:
+        self.commit(after)
+    else:
+        given = {"budget": budget, "scratch": scratch, "storage": storage, "epochs": epochs}
+        tries = None if trials == 20 else trials
+        typed = line("tl_tune", trials=tries, **given, seed=seed or None)
+        self.commit(with_plan(after, found.plan), typed)
+    self.save_to_disk()
+    return found
+
+
+@mutates_session
+def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
+    """Which strategy, and why: the rule by amount of data, and evidence measured now on the labels in use.
+
+    Nothing is set; test images are not read. What it takes is charged.
+
+    Args:
+        budget: time or money that the training may take, `5min`, `2usd`.
+
+    Raises:
+        UsageError: no data or model, or a budget that is none.
+    """
+    from tlnb.core.tuning.advise import Case, advise
+
+    state = self.noticed()
+    data = state.data()
+    model, read, made = state.loaded()
+    price = _price(state, TrainOptions())
+    allowed = None if budget is None else parse_budget(budget, price)
+    seen = seen_by(model.card.source, data.source_hint)
+    found, spent = advise(
+        Case(state.sized(), read, data, made.edits, state.scopes, self.cache),
+        budget=allowed,
+        budget_text=str(budget),
+        price=state.bill.price,
+        report=self.report,
+        flags=[seen] if seen else [],
+    )
+    after = _charged(state, "advising", found.strategy, spent, price)
+    self.commit(after, line("tl_advise", budget=budget))
+    self.save_to_disk()
+    return found
+
+
+# ── a state and what was found → the next state ──
+
+
+def with_forecast(state: SessionState, job: Job, cache: Store) -> tuple[SessionState, Forecast]:
+    """The state with a forecast for this job, which is charged; and the forecast."""
+    from tlnb.core.costs.forecast import forecast
+
+    found, spent = forecast(
+        job.model,
+        job.anatomy,
+        job.data,
+        job.plan,
+        job.options,
+        name=job.name,
+        scopes=state.scopes,
+        previous=job.previous,
+        store=cache,
+        price=state.bill.price,
+    )
+    others = tuple(f for f in state.forecasts if not trainings.same_training(f, found))
+    after = replace(state, forecasts=(*others, found))
+    price = _price(state, job.options)
+    return _charged(after, "forecasting", job.name, spent, price), found
+
+
+def _within(session: SessionBase, job: Job, budget: str | float) -> Job:
+    """The job with no more epochs than the budget allows. Its forecasts are charged whatever follows."""
+    allowed = parse_budget(budget, _price(session.state, job.options))
+    found = _forecast_now(session, job)
+    wanted, fit = job.options.epochs or 0, found.epochs_within(allowed)
+    if fit < 1:
+        raise UsageError(
+            f"--budget {budget}: one epoch is forecast to take {found.seconds_of(1):.1f} s; give more, or freeze more layers"
+        )
+    if fit >= wanted:
+        return replace(job, note=f"all {wanted} epochs were forecast to fit into {budget}")
+    shorter = replace(
+        job,
+        options=replace(job.options, epochs=fit),
+        note=f"{fit} of {wanted} epochs: more were forecast to exceed {budget}",
+    )
+    _forecast_now(session, shorter)
+    return shorter
+
+
+def _forecast_now(session: SessionBase, job: Job) -> Forecast:
+    state, found = with_forecast(session.state, job, session.cache)
+    session.commit(state)
+    session.save_to_disk()
+    return found
+
+
+def _with_tuned_baseline(old: Plan, best: Plan) -> Plan:
+    return replace(old, baseline_options=best.baseline_options, baseline_tuned=best.baseline_tuned)
+
+
+def _charged(state: SessionState, kind: str, what: str, spent: Tally, price: Price) -> SessionState:
+    """The state with work that is not a run on the bill."""
+    return replace(state, bill=state.bill.with_charge(bill.charge_of(kind, what, spent, price)))
+
+
+def _price(state: SessionState, options: TrainOptions) -> Price:
+    """Of an hour where a training with these options runs."""
+    if state.bill.price is not None:
+        return state.bill.price
+    here = machine(options.device, options.precision)
+    return list_price(here.device, here.name, here.threads)

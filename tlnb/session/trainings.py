@@ -1,0 +1,207 @@
+"""Carrying trainings out: the engine is called, its run belongs to the session and is kept on disk."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+
+from tlnb.core.costs import bill
+from tlnb.core.data.pretraining_overlap import seen_by
+from tlnb.core.models.pretrained import resized
+from tlnb.core.runtime.device import device_lost
+from tlnb.core.runtime.errors import DeviceLost, TLError, UsageError, one_line
+from tlnb.core.training.baseline import with_steps
+from tlnb.core.training.checkpoint import Checkpoint
+from tlnb.core.training.run import Forecast, Run
+from tlnb.core.training.trainer import train
+from tlnb.session.base import SessionBase
+from tlnb.session.job import Job
+from tlnb.session.job_planner import job_to_resume
+from tlnb.session.run_registry import network_of
+from tlnb.session.state import SessionState
+
+
+def carry_out(
+    session: SessionBase, job: Job, began: float, typed: str, checkpoint: Checkpoint | None = None
+) -> Run:
+    """Carry a job out, from its checkpoint where there is one; the run belongs to the session from then on.
+
+    Args:
+        began: when the call began, by `time.perf_counter`.
+        typed: its line of the transcript.
+
+    Raises:
+        TLError: as the engine does; DeviceLost with what to do.
+    """
+    before = sum(checkpoint.seconds.values()) if checkpoint else 0.0
+    run = _timed(_trained(session, job, checkpoint), began - before)
+    run = _scored(session.state, run)
+    session.commit(with_run(session.state, run, job), typed)
+    return _kept(session, run)
+
+
+def go_on(session: SessionBase, name: str) -> Run:
+    """Go on with a run that stopped, from its last checkpoint, else from the start.
+
+    Raises:
+        UsageError: its data are not at hand.
+    """
+    job = job_to_resume(session.state, name)
+    checkpoint = session.store.checkpoint_of(name)
+    run = _scored(session.state, _trained(session, job, checkpoint))
+    state = session.state  # what the run was charged so far is part of what it is charged now
+    uncharged = replace(state, bill=state.bill.without(name))
+    session.commit(with_run(uncharged, run, job), "%tl_resume")
+    return _kept(session, run)
+
+
+def _trained(session: SessionBase, job: Job, checkpoint: Checkpoint | None) -> Run:
+    """Train, keeping on disk where it stands."""
+    if checkpoint is None:
+        session.store.begin(session.state, session.transcript, job)
+    try:
+        run = train(
+            job.model,
+            job.anatomy,
+            job.data,
+            job.plan,
+            job.options,
+            name=job.name,
+            scopes=session.state.scopes,
+            baseline_of=job.baseline_of,
+            previous=job.previous,
+            report=session.report,
+            store=session.cache,
+            keep=partial(session.store.keep, job),
+            resume=checkpoint,
+            stop=session.background.interrupted,
+        )
+    except TLError:
+        if job.name not in session.state.unfinished:  # else an earlier checkpoint can go on
+            session.save_to_disk()
+        raise
+    except RuntimeError as error:
+        if not device_lost(error):
+            raise
+        raise _lost(session, job, error) from None
+    return _noted(session.state, run, job)
+
+
+def _lost(session: SessionBase, job: Job, error: RuntimeError) -> DeviceLost:
+    reason = one_line(str(error).splitlines()[0])[:100]
+    kept = (
+        "%tl_resume goes on from the last checkpoint"
+        if session.store.folder
+        else "load data and model again"
+    )
+    return DeviceLost(
+        f"{job.options.device or 'the GPU'} does not answer any more ({reason}): restart the kernel, then {kept}"
+    )
+
+
+def _kept(session: SessionBase, run: Run) -> Run:
+    """The run, on disk; where that cannot be, it says so."""
+    problem = session.store.end(session.state, session.transcript, run)
+    if not problem:
+        return run
+    said = f"not kept on disk ({problem}): a later kernel will not find it"
+    noted = replace(run, notes=(*run.notes, said))
+    session.commit(replace(session.state, runs=_with(session.state.runs, noted)))
+    return noted
+
+
+# ── a state and a run → the next state ──
+
+
+def with_run(state: SessionState, run: Run, job: Job) -> SessionState:
+    """The state with this run, in the place of the one that it went on from."""
+    others = tuple(name for name in state.unfinished if name != run.name)
+    return replace(
+        state,
+        runs=_with(state.runs, run),
+        bill=state.bill.with_run(run),
+        networks={**state.networks, job.name: (job.model, job.anatomy)},
+        facts={**state.facts, run.name: job.data.facts},
+        jobs={**state.jobs, job.name: job},
+        unfinished=(*others, run.name) if run.status == "stopped" else others,
+    )
+
+
+def _with(runs: tuple[Run, ...], run: Run) -> tuple[Run, ...]:
+    """The runs with this one, in the place of the one of its name."""
+    if any(r.name == run.name for r in runs):
+        return tuple(run if r.name == run.name else r for r in runs)
+    return (*runs, run)
+
+
+def _timed(run: Run, began: float) -> Run:
+    """What the call took beside the training itself is `other`."""
+    rest = time.perf_counter() - began - sum(run.seconds.values())
+    return replace(run, seconds={**run.seconds, "other": run.seconds["other"] + max(0.0, rest)})
+
+
+def _noted(state: SessionState, run: Run, job: Job) -> Run:
+    """The run with what the session knows of how it came about, and its siblings by seed."""
+    siblings = [r for r in state.runs if job.group and r.group == job.group and r.name != run.name]
+    repeats = tuple((r.seed, r.accuracy) for r in (*siblings, run)) if job.group else ()
+    pretrained_on = job.model.card.source if job.plan.start == "pretrained" else ""
+    seen = seen_by(pretrained_on, job.data.source_hint) if pretrained_on else ""
+    notes = tuple(dict.fromkeys(note for note in (job.note, *run.notes, seen) if note))
+    return replace(run, notes=notes, group=job.group, repeats=repeats)
+
+
+def _scored(state: SessionState, run: Run) -> Run:
+    """The run with its money, and the last forecast for the same plan, options and data, and what became of it."""
+    run = bill.priced(run, state.bill.price)
+    found = next((f for f in reversed(state.forecasts) if same_training(f, run)), None)
+    if found is None or run.status != "finished":
+        return run if found is None else replace(run, forecast=found)
+    measured = sum(run.seconds.values())
+    return replace(run, forecast=replace(found, measured=measured, measured_flops=run.flops))
+
+
+def same_training(one: Forecast, other: Forecast | Run) -> bool:
+    """Whether a forecast is of this training."""
+    return (one.plan, one.options, one.fingerprint) == (
+        other.plan,
+        other.options,
+        other.fingerprint,
+    )
+
+
+# ── the baseline with its run's number of steps ──
+
+
+def with_equal_budget(session: SessionBase, baseline: Run, of: Run) -> SessionState:
+    """The session's state with the same baseline trained for just the steps of its run, which is charged.
+
+    Raises:
+        UsageError: it was stopped.
+    """
+    state = session.state
+    model, read = network_of(state, baseline)
+    data = state.data()
+    made = train(
+        resized(model, data.request.size),
+        read,
+        data,
+        baseline.plan,
+        with_steps(baseline.options, of.work.steps, len(data.labels["train"])),
+        name=f"{baseline.name}, equal steps",
+        scopes=state.scopes,
+        baseline_of=of.name,
+        report=session.report,
+        store=session.cache,
+        stop=session.background.interrupted,
+    )
+    if made.status == "stopped":
+        raise UsageError(
+            "stopped before the baseline of equal steps was trained: %tl_compare begins it again"
+        )
+    made = bill.priced(made, state.bill.price)
+    return replace(
+        state,
+        equal_budget={**state.equal_budget, baseline.name: made},
+        bill=state.bill.with_run(made, "equal budget"),
+    )
