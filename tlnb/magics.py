@@ -17,7 +17,8 @@ from tlnb.core.data.builtin import BUNDLED
 from tlnb.core.data.torchvision_datasets import LIBRARY
 from tlnb.core.models.catalogue import SORTS, names, torchvision_weights
 from tlnb.core.planning.magic_lines import tokens
-from tlnb.core.planning.options import AUGMENTATIONS, SOLVERS, Asked
+from tlnb.core.planning.old_names import todays_words
+from tlnb.core.planning.options import AUGMENTATIONS, OPTIMIZERS, Asked
 from tlnb.core.planning.other_tools import meant_option, meant_words, spaced_path
 from tlnb.core.planning.plan import ALIASES, STRATEGIES
 from tlnb.core.runtime.errors import TLError, UsageError, did_you_mean, one_line
@@ -84,15 +85,16 @@ def _of_training(method: Callable[..., Any]) -> Callable[..., Any]:
         argument("--precision", default="auto", metavar="P", help="auto, fp32, bf16, fp16"),
         argument("--class-weights", action="store_true", help="weigh rare classes up"),
         argument(
-            "--solver",
-            default="sgd",
+            "--optimizer",
+            default="adamw",
             metavar="HOW",
-            help="sgd (in batches), or lbfgs for strategy head",
+            help="adamw (in batches), or lbfgs for strategy head",
         ),
         argument("--device", metavar="D", help="cpu, cuda, mps; default: the best there is"),
     )
     for option in reversed(options):
         method = option(method)
+    method.trains = True  # type: ignore[attr-defined]
     return method
 
 
@@ -109,7 +111,10 @@ class TLMagics(Magics):
         self, method: Callable[..., Any], line: str, call: Callable[[argparse.Namespace], Any]
     ) -> Any:
         words, silent = tokens(line)
+        words, renamed = todays_words(words) if hasattr(method, "trains") else (words, "")
         chosen = _parse(method, words)
+        if renamed:
+            print(renamed)
         return self._show(lambda: call(chosen), silent)
 
     def _show(self, call: Callable[[], Any], silent: bool) -> Any:
@@ -766,8 +771,8 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         return [check.name for check in cast(Checks, session.check()).checks]
     if magic == "tl_strategy":
         return [*STRATEGIES, *ALIASES]
-    if re.search(r"--solver \S*$", rest):
-        return SOLVERS
+    if re.search(r"--optimizer \S*$", rest):
+        return OPTIMIZERS
     if magic in ("tl_freeze", "tl_unfreeze") and session.model is not None:
         read = session.layers()
         return [*(s.name for s in read.stages), *read.names]

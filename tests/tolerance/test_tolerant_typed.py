@@ -113,7 +113,7 @@ def test_other_data_sets_are_one_line():
         ("tl_train --batch_size 8", "write --batch-size"),
         ("tl_train --n_epochs 3", "write --epochs"),
         ("tl_train --wd 0.1", "write --weight-decay"),
-        ("tl_train --optimizer adamw", "write --solver"),
+        ("tl_train --optim adamw", "write --optimizer"),
         ("tl_train --help", r"tl_train\? shows its options: .*--epochs"),
         ("tl_train -h", r"tl_train\? shows its options"),
         ("tl_data digits --shots 2", "write --per-class"),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import ipywidgets as w
 
 from tlnb.core.planning.magic_lines import line as magic
-from tlnb.core.planning.options import AUGMENTATIONS, SOLVERS, TrainOptions
+from tlnb.core.planning.options import AUGMENTATIONS, OPTIMIZERS, TrainOptions
 from tlnb.core.planning.recipes import recipe
 from tlnb.core.training.run import Forecast
 from tlnb.display import cards, drawings
@@ -42,11 +42,11 @@ class TrainPanel(Panel):
             options=[(USUAL, ""), *((a, a) for a in AUGMENTATIONS)],
             value="",
         )
-        self.solver = field(
+        self.optimizer = field(
             w.Dropdown,
-            "solver",
+            "optimizer",
             "lbfgs: the output layer alone, all images at once",
-            options=SOLVERS,
+            options=OPTIMIZERS,
         )
         self.seed = field(
             w.BoundedIntText,
@@ -71,12 +71,12 @@ class TrainPanel(Panel):
             indent=False,
         )
         self.more = w.VBox(
-            [row(self.batch, self.decay, self.solver), row(self.seed, self.name, self.weigh)],
+            [row(self.batch, self.decay, self.optimizer), row(self.seed, self.name, self.weigh)],
             layout=w.Layout(width="100%", display="none"),
         )
         self.options = button(
             "More options",
-            "Batch size, weight decay, solver, seed, name",
+            "Batch size, weight decay, optimizer, seed, name",
             self.toggle_more,
             "sliders",
         )
@@ -133,7 +133,7 @@ class TrainPanel(Panel):
             "name": self.name.value.strip() or None,
             "seed": self.seed.value or None,
             "class_weights": self.weigh.value or None,
-            "solver": None if self.solver.value == "sgd" else self.solver.value,
+            "optimizer": None if self.optimizer.value == "adamw" else self.optimizer.value,
         }
         return {name: value for name, value in found.items() if value is not None}
 
@@ -247,7 +247,7 @@ class TrainPanel(Panel):
             usual = None
         else:
             self.plan.value = line(repr(session.plan))
-            usual = recipe(session.plan, session.dataset, self.solver.value)
+            usual = recipe(session.plan, session.dataset, self.optimizer.value)
         self._fill_usual(usual)
 
     def _fill_usual(self, usual: TrainOptions | None) -> None:

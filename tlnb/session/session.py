@@ -34,6 +34,7 @@ from tlnb.core.models.pretrained import Catalogue, PretrainedModel
 from tlnb.core.planning import plan
 from tlnb.core.planning.edit import apply_edits, build, modules_matching, names_in
 from tlnb.core.planning.magic_lines import edit_line, line, train_line
+from tlnb.core.planning.old_names import takes_old_names
 from tlnb.core.planning.options import Asked, TrainOptions, parse_rates
 from tlnb.core.planning.other_tools import METHODS
 from tlnb.core.planning.plan import Edit, Plan, Strategies
@@ -591,6 +592,7 @@ class Session(OneLine):
 
     # ── training ──
 
+    @takes_old_names
     @changing
     def train(
         self,
@@ -610,7 +612,7 @@ class Session(OneLine):
         precision: str = "auto",
         class_weights: bool = False,
         device: str | None = None,
-        solver: str = "sgd",
+        optimizer: str = "adamw",
     ) -> Run:
         """Train the plan on a copy of the model, or with `scratch` the baseline of the last run.
 
@@ -621,7 +623,7 @@ class Session(OneLine):
             seeds: train so many times, each with the next seed; the last run is returned, and knows of the others.
             budget: time or money, `2min`, `0.5usd`: fewer epochs where the forecast says that they take longer.
             cache: compute what is frozen once.
-            solver: `sgd` (in batches), or `lbfgs` for strategy `head`: the output layer by all images at once.
+            optimizer: `adamw` (in batches), or `lbfgs` for strategy `head`: the output layer by all images at once.
 
         Raises:
             UsageError: no data or model yet, an option's value, no run to compare with, a budget that one epoch exceeds.
@@ -641,7 +643,7 @@ class Session(OneLine):
             precision=precision,
             class_weights=class_weights,
             device=device,
-            solver=solver,
+            optimizer=optimizer,
         )
         if seeds < 1:
             raise UsageError(f"--seeds {seeds} trains nothing: use 1 or more")
@@ -695,6 +697,7 @@ class Session(OneLine):
         rest = time.perf_counter() - began - sum(run.seconds.values())
         return replace(run, seconds={**run.seconds, "other": run.seconds["other"] + max(0.0, rest)})
 
+    @takes_old_names
     @changing
     def forecast(self, **asked: Unpack[Asked]) -> Forecast:
         """What `train` with the same options will take: seconds by phase, FLOPs, energy, money, memory. Nothing is trained.
@@ -878,7 +881,7 @@ class Session(OneLine):
             asked.get("device"),
             asked.get("cache", True),
             asked.get("class_weights", False),
-            asked.get("solver", "sgd"),
+            asked.get("optimizer", "adamw"),
         )
         data = self._data()
         name = self._new_name(asked.get("name") or ("scratch" if scratch else None))
@@ -908,12 +911,12 @@ class Session(OneLine):
             raise UsageError(
                 f"run {previous.name!r} trained another network than {model.name}: %tl_load that one first"
             )
-        if options.solver == "lbfgs" and made.trained != (read.head,):
+        if options.optimizer == "lbfgs" and made.trained != (read.head,):
             layers = f"{len(made.trained)} layers" if len(made.trained) > 1 else made.trained[0]
             raise UsageError(
-                f"--solver lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
+                f"--optimizer lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
             )
-        filled = options.filled(made.options).filled(recipe(made, data, options.solver))
+        filled = options.filled(made.options).filled(recipe(made, data, options.optimizer))
         return Job(
             name, made, filled, self._sized(model, data), read, self._asked, data, None, previous
         )
@@ -1249,6 +1252,7 @@ class Session(OneLine):
             raise UsageError("no run yet: %tl_train")
         return found
 
+    @takes_old_names
     def save(
         self,
         file: str | Path | None = None,
@@ -1548,7 +1552,7 @@ class Session(OneLine):
     def _planned(self) -> Script:
         data = self._data()
         model, read, made = self._loaded()
-        options = made.options.filled(recipe(made, data, made.options.solver))
+        options = made.options.filled(recipe(made, data, made.options.optimizer))
         precision = machine(options.device, options.precision).precision
         return self._script_of(self._sized(model, data), read, data.facts, made, options, precision)
 

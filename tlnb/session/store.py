@@ -109,7 +109,7 @@ class Keeper:
         if not file.exists():
             return None
         about, found = checkpoint.read(file)
-        return found if {**about, "note": job.note} == json.loads(json.dumps(job.about())) else None
+        return found if _is_of({**about, "note": job.note}, job) else None
 
     def keep(self, job: Job, found: Checkpoint) -> None:
         """Where a run stands at the end of an epoch.
@@ -184,6 +184,13 @@ class Keeper:
                 "running": running.about() if running else None,
             }
         )
+
+
+def _is_of(about: Mapping[str, Any], job: Job) -> bool:
+    """Whether what was written of a run, maybe by an older version, is of this job."""
+    plan, options = Plan.from_json(about["plan"]), options_from(about["options"])
+    todays = {**about, "plan": asdict(plan), "options": asdict(options)}
+    return bool(json.loads(json.dumps(todays)) == json.loads(json.dumps(job.about())))
 
 
 # ── and back ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -16,9 +16,10 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 from tlnb.core.planning.magic_lines import edit_line, line, tokens
+from tlnb.core.planning.old_names import todays_options, todays_words
 from tlnb.core.planning.options import Asked
 from tlnb.core.planning.safe_modules import is_literal
-from tlnb.core.runtime.errors import one_line
+from tlnb.core.runtime.errors import UsageError, one_line
 
 CALLS = frozenset(
     (
@@ -112,7 +113,7 @@ def _of_magic(text: str, session: type) -> Call | None:
     if set(rest) & set("{}$"):
         return None
     words, options = list[str](), dict[str, Any]()
-    left = iter(tokens(rest)[0])
+    left = iter(todays_words(tokens(rest)[0])[0])
     for word in left:
         if not word.startswith("-"):
             words.append(word)
@@ -134,8 +135,8 @@ def _of_python(text: str) -> Call | None:
         ):
             return None
         words = tuple(ast.literal_eval(each) for each in call.args)
-        given = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        given = todays_options({str(k.arg): ast.literal_eval(k.value) for k in call.keywords})
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, UsageError):
         return None
     options = {name.rstrip("_").replace("_", "-"): value for name, value in given.items()}
     if options.get("cache") is False:

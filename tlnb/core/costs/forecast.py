@@ -436,7 +436,7 @@ class _Whole:
         return phases
 
     def _writes(self, phases: Mapping[str, float]) -> int:
-        epochs = 0 if self.options.solver == "lbfgs" else self.options.epochs or 0
+        epochs = 0 if self.options.optimizer == "lbfgs" else self.options.epochs or 0
         return count(epochs, phases["training"] + phases["evaluating"], self.training.at_risk)
 
     def flops(self, done: Rehearsed) -> dict[str, float]:

@@ -40,7 +40,7 @@ def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -
         "from": getattr(given.get("from"), "name", given.get("from")),
         "no-cache": not given.pop("cache", True),
     }
-    for option, default in (("precision", "auto"), ("solver", "sgd")):
+    for option, default in (("precision", "auto"), ("optimizer", "adamw")):
         given[option] = None if given.get(option) == default else given.get(option)
     return line(magic, **given, **more)
 

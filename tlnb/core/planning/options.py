@@ -7,11 +7,12 @@ from dataclasses import dataclass, fields, replace
 from numbers import Real
 from typing import Any, TypedDict
 
+from tlnb.core.planning.old_names import todays_options
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.typed_json import typed
 
 AUGMENTATIONS = ("none", "light", "photo")
-SOLVERS = ("sgd", "lbfgs")
+OPTIMIZERS = ("adamw", "lbfgs")
 MOST_EPOCHS, MOST_IMAGES, MOST_DECAY = (
     10**6,
     10**6,
@@ -35,7 +36,7 @@ class TrainOptions:
     device: str | None = None
     cache: bool = True
     class_weights: bool = False
-    solver: str = "sgd"  # in batches; "lbfgs": the output layer alone, all images at once
+    optimizer: str = "adamw"  # in batches; "lbfgs": the output layer alone, all images at once
 
     def __post_init__(self) -> None:
         self._between("epochs", 1, MOST_EPOCHS)
@@ -51,7 +52,7 @@ class TrainOptions:
                 )
         for name, value, known in (
             ("augment", self.augment, AUGMENTATIONS),
-            ("solver", self.solver, SOLVERS),
+            ("optimizer", self.optimizer, OPTIMIZERS),
         ):
             if value is not None and value not in known:
                 raise UsageError(f"--{name} {value} is not known: use one of {', '.join(known)}")
@@ -63,6 +64,11 @@ class TrainOptions:
             raise UsageError(
                 f"--{name.replace('_', '-')} {value} is too {_side(value, most)}: use {least:,} to {most:,}"
             )
+
+    @classmethod
+    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON's values by today's names: until 0.1.0 the optimizer was called a solver."""
+        return todays_options(values)
 
     def filled(self, recipe: TrainOptions) -> TrainOptions:
         """These options, with the recipe's where nothing was chosen."""
@@ -105,7 +111,7 @@ class Asked(TypedDict, total=False):
     precision: str
     class_weights: bool
     device: str | None
-    solver: str
+    optimizer: str
 
 
 def options_from(values: Mapping[str, Any]) -> TrainOptions:

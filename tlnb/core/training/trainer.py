@@ -647,7 +647,7 @@ class Training:
         watched = "monitor" if "monitor" in self.data.splits else "val"
         looked_at = looks_at_monitor(self.data, options, inputs.cost)
         set_modes(self.module, set(trained))
-        lbfgs = options.solver == "lbfgs"
+        lbfgs = options.optimizer == "lbfgs"
         said = self.resume.pieces if self.resume else 1
         one_epoch = (
             self._all_at_once(inputs, options)
@@ -709,7 +709,7 @@ class Training:
         else:
             self.module.load_state_dict(self.start, strict=False)
             kept = "weights are those at the start"
-        usual = recipe(self.plan, self.data, self.options.solver).lr
+        usual = recipe(self.plan, self.data, self.options.optimizer).lr
         advice = advice_for_nan(self.options, usual, self.machine.precision)
         self.notes.append(f"the loss is not a number in epoch {len(self.epochs)}; {kept}; {advice}")
 
@@ -895,7 +895,7 @@ class Training:
         """L-BFGS on the output layer: logistic regression by all cached views of all images in every evaluation."""
         if not inputs.views:
             raise UsageError(
-                "--solver lbfgs needs cached features, and this network cannot be cut: leave it out"
+                "--optimizer lbfgs needs cached features, and this network cannot be cut: leave it out"
             )
         features = self.source.placed(
             torch.cat([inputs.train(view) for view in range(inputs.views)])
