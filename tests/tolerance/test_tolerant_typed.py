@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from tests.tolerance.inputs import class_folders
 from tlnb.core.data.dataset import open_data
 from tlnb.core.planning.options import TrainOptions, parse_rates
-from tlnb.core.planning.other_tools import METHODS, OPTIONS, meant_option
+from tlnb.core.planning.other_tools import HABITS, METHODS, meant_option
 from tlnb.core.runtime.errors import TLError, UsageError
 from tlnb.panels.base import decimal, whole
 from tlnb.session import Session
@@ -184,6 +184,5 @@ def test_every_habit_means_an_option_that_some_magic_has():
         for o in action.option_strings
     }
     assert all(
-        meant_option(f"--{word}", sorted(known)) == f"--{option}"
-        for word, option in OPTIONS.items()
+        meant_option(f"--{word}", sorted(known)) == f"--{option}" for word, option in HABITS.items()
     )

@@ -35,7 +35,7 @@ from tlnb.core.planning import plan
 from tlnb.core.planning.edit import apply_edits, build, modules_matching, names_in
 from tlnb.core.planning.magic_lines import edit_line, line, train_line
 from tlnb.core.planning.old_names import takes_old_names
-from tlnb.core.planning.options import Asked, TrainOptions, parse_rates
+from tlnb.core.planning.options import Asked, TrainOptions, options_asked, parse_rates
 from tlnb.core.planning.other_tools import METHODS
 from tlnb.core.planning.plan import Edit, Plan, Strategies
 from tlnb.core.planning.prepare import Parts, Prepared, noticed, prepare
@@ -650,7 +650,7 @@ class Session(OneLine):
         job = self._job(asked)
         if budget is not None:
             job = self._within(job, budget)
-        typed = train_line(asked, seeds=None if seeds == 1 else seeds, budget=budget)
+        typed = train_line({**asked, "seeds": seeds, "budget": budget})
         for each in self._with_seeds(job, seeds):
             run = self._done(each, began, typed if each.options.seed == job.options.seed else "")
             began = time.perf_counter()
@@ -867,22 +867,9 @@ class Session(OneLine):
 
     def _job(self, asked: Asked) -> Job:
         """What `train` is to do, as data: nothing is done yet."""
-        rate, by_stage = self._rates(asked.get("lr"))
+        self._check_stages(asked.get("lr"))
         seed, scratch, from_ = asked.get("seed"), asked.get("scratch", False), asked.get("from_")
-        options = TrainOptions(
-            asked.get("epochs"),
-            rate,
-            by_stage,
-            asked.get("batch_size"),
-            asked.get("weight_decay"),
-            asked.get("augment"),
-            seed or 0,
-            asked.get("precision", "auto"),
-            asked.get("device"),
-            asked.get("cache", True),
-            asked.get("class_weights", False),
-            asked.get("optimizer", "adamw"),
-        )
+        options = options_asked(asked)
         data = self._data()
         name = self._new_name(asked.get("name") or ("scratch" if scratch else None))
         if not scratch:
@@ -893,15 +880,15 @@ class Session(OneLine):
             raise UsageError("--scratch starts at random, --from does not: give one of them")
         return self._baseline(data, options, name, own_seed=seed is not None)
 
-    def _rates(self, lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
-        rate, by_stage = parse_rates(lr)
+    def _check_stages(self, lr: Any) -> None:
+        """Raises `PlanError` where a rate is for a stage that the network does not have."""
+        _, by_stage = parse_rates(lr)
         if by_stage:
             known = [stage.name for stage in self._loaded()[1].stages]
             for stage, _ in by_stage:
                 if stage not in known:
                     hint = did_you_mean(stage, known, f"the stages are {', '.join(known)}")
                     raise PlanError(f"--lr names no stage {stage!r}: {hint}")
-        return rate, by_stage
 
     def _ordinary(
         self, data: DataSet, options: TrainOptions, name: str, previous: Run | None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.pretrained import Transform
-from tlnb.core.planning.options import TrainOptions
+from tlnb.core.planning.options import BY_RECIPE, TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine, UsageError
 from tlnb.core.runtime.typed_json import parse, typed
@@ -22,7 +22,6 @@ from tlnb.core.training.freezing import Change, hashes
 from tlnb.core.training.monitor_schedule import looks
 
 SCHEMA = 1
-RECIPES_FILL = ("epochs", "lr", "batch_size", "weight_decay", "augment")  # whatever is trained
 DERIVED = (
     "strategy",
     "seed",
@@ -372,7 +371,7 @@ class Run(OneLine):
 
 def _plausible(run: Run) -> Run:
     """Raises `ValueError` where a share is none, a count is negative, or an option open: what is shown comes from them."""
-    for name in RECIPES_FILL:
+    for name in BY_RECIPE:
         if getattr(run.options, name) is None:
             raise ValueError(f"no {name}")
     shares = [
