@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -33,13 +34,42 @@ def test_records_are_read():
     assert record("budget").options.optimizer == record("baseline").options.optimizer == "adamw"
 
 
+def test_what_was_said_in_words_is_a_fact():
+    kinds = {name: record(name).kind for name in ("lbfgs", "budget", "baseline", "equal-steps")}
+    assert kinds == {
+        "lbfgs": "plain",
+        "budget": "plain",
+        "baseline": "baseline",
+        "equal-steps": "equal-budget",
+    }
+    run = record("budget")
+    budget, views = run.event("budget"), run.event("cached-views")
+    assert budget is not None and views is not None and run.cache is not None
+    assert budget.facts == {"epochs": 11, "wanted": 40000, "budget": "1s"}
+    assert views.facts == {"views": run.cache.views}
+    file = json.loads((BEFORE / "run-budget.json").read_text("utf8"))
+    assert list(run.notes) == file["notes"]
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "budget", "baseline", "equal-steps"])
+def test_records_are_written_anew_with_what_they_said(name: str):
+    run = record(name)
+    assert Run.from_json(run.to_json()) == run
+    old, new = (
+        json.loads((BEFORE / f"run-{name}.json").read_text("utf8")),
+        json.loads(run.to_json()),
+    )
+    assert new["notes"] == old["notes"] and new["events"] is not None
+
+
 def test_a_session_is_read_and_goes_on(written: Path):
     session = Session()
     run = session.resume(written / "session")
     assert isinstance(run, Run) and run.name == "adamw" and run.status == "finished"
     assert len(run.epochs) == 25 and run.options.optimizer == "adamw"
     assert [r.options.optimizer for r in session.runs] == ["lbfgs", "adamw"]
-    assert any("25 of 40000 epochs" in note for note in run.notes)
+    budget = run.event("budget")
+    assert budget is not None and budget.facts == {"epochs": 25, "wanted": 40000, "budget": "2s"}
 
 
 def test_a_job_is_read(written: Path, tmp_path: Path):

@@ -28,6 +28,7 @@ from tlnb.core.runtime.distributed import Ranks, ranks
 from tlnb.core.runtime.errors import UsageError, listed, one_line
 from tlnb.core.runtime.paths import read_text
 from tlnb.core.runtime.typed_json import SENSELESS, parse, typed
+from tlnb.core.training.events import event
 from tlnb.core.training.run import Run
 from tlnb.core.training.session_folder import OF_JOB
 from tlnb.session.store import Job
@@ -119,9 +120,7 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
         )
         session._keeper.jobs[job.name] = job
         if found is not None:
-            job = replace(
-                job, note=f"cut off after epoch {len(found.epochs)}, and went on from there"
-            )
+            job = replace(job, event=event("went-on", epoch=len(found.epochs)))
         run = session._done(job, began, one_line(f"# tlnb train {path}"), found)
         group.together(lambda: _leave(session, run, out) if group.writes else None)
     finally:

@@ -55,6 +55,7 @@ from tlnb.core.runtime.paths import user_path
 from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.baseline import matched, with_steps
 from tlnb.core.training.checkpoint import Checkpoint
+from tlnb.core.training.events import event, once
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.run import Forecast, Run
 from tlnb.core.training.trainer import Progress, train
@@ -669,13 +670,7 @@ class Session(OneLine):
         """The run, on disk; where that cannot be, it says so."""
         problem = self._keeper.end(self, run)
         if problem:
-            run = replace(
-                run,
-                notes=(
-                    *run.notes,
-                    f"not kept on disk ({problem}): a later kernel will not find it",
-                ),
-            )
+            run = replace(run, events=(*run.events, event("not-kept", reason=problem)))
             self.runs = [run if r.name == run.name else r for r in self.runs]
         return run
 
@@ -843,15 +838,12 @@ class Session(OneLine):
             raise UsageError(
                 f"--budget {budget}: one epoch is forecast to take {found.seconds_of(1):.1f} s; give more, or freeze more layers"
             )
+        kept = event("budget", epochs=min(fit, wanted), wanted=wanted, budget=str(budget))
         if fit >= wanted:
-            return replace(job, note=f"all {wanted} epochs were forecast to fit into {budget}")
+            return replace(job, event=kept)
         options = replace(job.options, epochs=fit)
         self._forecast_of(replace(job, options=options))
-        return replace(
-            job,
-            options=options,
-            note=f"{fit} of {wanted} epochs: more were forecast to exceed {budget}",
-        )
+        return replace(job, options=options, event=kept)
 
     def _price(self, options: TrainOptions) -> Price:
         """Of an hour where a training with these options runs."""
@@ -970,8 +962,10 @@ class Session(OneLine):
         repeats = tuple((r.seed, r.accuracy) for r in (*siblings, run)) if job.group else ()
         pretrained_on = job.model.card.source if job.plan.start == "pretrained" else ""
         seen = seen_by(pretrained_on, job.data.source_hint) if pretrained_on else ""
-        notes = tuple(dict.fromkeys(note for note in (job.note, *run.notes, seen) if note))
-        return replace(run, notes=notes, group=job.group, repeats=repeats)
+        before = [job.event] if job.event else []
+        after = [event("note", text=seen)] if seen else []
+        events = tuple(once([*before, *run.events, *after]))
+        return replace(run, events=events, group=job.group, repeats=repeats)
 
     def _scored(self, run: Run) -> Run:
         """The run with the last forecast for the same plan, options and data, and what became of it."""
@@ -1400,7 +1394,7 @@ class Session(OneLine):
             raise UsageError(
                 "stopped before the baseline of equal steps was trained: %tl_compare begins it again"
             )
-        made = bill.priced(made, self.bill.price)
+        made = replace(bill.priced(made, self.bill.price), kind="equal-budget")
         self._equal_budget[baseline.name] = made
         self.bill = self.bill.with_run(made, "equal budget")
 

@@ -21,6 +21,7 @@ from tlnb.core.runtime.errors import UsageError, one_line
 from tlnb.core.runtime.typed_json import SENSELESS, typed
 from tlnb.core.training import checkpoint
 from tlnb.core.training.checkpoint import Checkpoint
+from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.run import Run
 from tlnb.core.training.session_folder import Home, find_session, notebook, read_session
 from tlnb.session.transcript import read_back
@@ -42,7 +43,7 @@ class Job:
     data: DataSet
     baseline_of: str | None = None
     previous: Run | None = None
-    note: str = ""  # what the run should say about how it came about
+    event: Event | None = None  # how the run came about, where it should say so
     group: str = ""  # of runs that differ in nothing but their seeds, the first's name
 
     def about(self, run: Run | None = None) -> dict[str, Any]:
@@ -61,7 +62,7 @@ class Job:
             "fingerprint": self.data.fingerprint,
             "baseline_of": self.baseline_of,
             "previous": self.previous.name if self.previous else None,
-            "note": self.note,
+            "event": asdict(self.event) if self.event else None,
             "group": self.group,
         }
 
@@ -109,7 +110,7 @@ class Keeper:
         if not file.exists():
             return None
         about, found = checkpoint.read(file)
-        return found if _is_of({**about, "note": job.note}, job) else None
+        return found if _is_of(about, job) else None
 
     def keep(self, job: Job, found: Checkpoint) -> None:
         """Where a run stands at the end of an epoch.
@@ -189,8 +190,20 @@ class Keeper:
 def _is_of(about: Mapping[str, Any], job: Job) -> bool:
     """Whether what was written of a run, maybe by an older version, is of this job."""
     plan, options = Plan.from_json(about["plan"]), options_from(about["options"])
-    todays = {**about, "plan": asdict(plan), "options": asdict(options)}
-    return bool(json.loads(json.dumps(todays)) == json.loads(json.dumps(job.about())))
+    todays = {**about, "plan": asdict(plan), "options": asdict(options), "event": None}
+    todays.pop("note", None)  # which was in place of the event
+    own = {**job.about(), "event": None}
+    return bool(json.loads(json.dumps(todays)) == json.loads(json.dumps(own)))
+
+
+def _event_of(about: Mapping[str, Any]) -> Event | None:
+    """How a run came about; until 0.1.0 that was a note."""
+    written = (
+        about["event"]
+        if "event" in about
+        else about["note"] and events_of_notes([about["note"]])[0]
+    )
+    return typed(Event, written, "event") if written else None
 
 
 # ── and back ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -302,7 +315,7 @@ class _Restoring:
         if data is None or about["fingerprint"] != data.fingerprint:
             data = DataSet("other data", (), {}, {}, run_files.facts_from(about["facts"]).request)
         previous = next((r for r in session.runs if r.name == about["previous"]), None)
-        texts = {k: typed(str, about[k], k) for k in ("run", "note", "group")}
+        texts = {k: typed(str, about[k], k) for k in ("run", "group")}
         of = typed(str | None, about["baseline_of"], "baseline_of")  # type: ignore[arg-type]
         options = options_from(about["options"])
         job = Job(
@@ -315,7 +328,7 @@ class _Restoring:
             data,
             of,
             previous,
-            texts["note"],
+            _event_of(about),
             texts["group"],
         )
         session._keeper.jobs[job.name] = job
