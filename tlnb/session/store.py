@@ -197,7 +197,7 @@ def _is_of(about: Mapping[str, Any], job: Job) -> bool:
 
 
 def _event_of(about: Mapping[str, Any]) -> Event | None:
-    """How a run came about; until 0.1.0 that was a note."""
+    """How a run came about; in version 0.1.0 that was a note."""
     written = (
         about["event"]
         if "event" in about

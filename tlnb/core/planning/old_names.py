@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tlnb.core.runtime.errors import UsageError
 
-OLD_OPTION, NEW_OPTION = "--solver", "--optimizer"  # since 0.1.0
+OLD_OPTION, NEW_OPTION = "--solver", "--optimizer"  # of version 0.1.0
 OLD_OPTIMIZERS = {"sgd": "adamw"}  # what `--solver` called it
 
 P = ParamSpec("P")

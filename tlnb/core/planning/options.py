@@ -216,7 +216,7 @@ class TrainOptions:
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON's values by today's names: until 0.1.0 the optimizer was called a solver."""
+        """JSON's values by today's names: version 0.1.0 called the optimizer a solver."""
         return todays_options(values)
 
     def filled(self, recipe: TrainOptions) -> TrainOptions:

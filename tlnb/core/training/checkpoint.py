@@ -89,7 +89,7 @@ class Checkpoint:
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON's values by today's names: until 0.1.0 there were notes in place of events."""
+        """JSON's values by today's names: version 0.1.0 had notes in place of events."""
         rest = dict(values)
         return rest | {"events": events_of_notes(rest.pop("notes"))} if "notes" in rest else rest
 

@@ -356,7 +356,7 @@ class Run(OneLine):
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON's values by today's names: until 0.1.0 a run had notes in place of events, and no kind."""
+        """JSON's values by today's names: in version 0.1.0 a run had notes in place of events, and no kind."""
         older: dict[str, Any] = {"kind": _kind_of(values)}
         if "events" not in values:
             older["events"] = events_of_notes(values.get("notes", ()))
