@@ -95,3 +95,22 @@ def test_there_is_one_repository_address():
         text = path.read_text("utf8")
         assert f"{colab}{path.name}" in text and f"lessons/{path.name}" in text.partition(binder)[2]
         assert set(re.findall(r"github\.com/[\w-]+/tlnb", text)) == {f"github.com/{name}"}
+
+
+def test_where_does_it_live_names_what_is_there():
+    """Files and folders exist, modules are found, and each "`NAME` in `FILE`" is in that file."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf8")
+    page = text.partition("## Where does it live?")[2].partition("\n## ")[0]
+    assert page.count("\n| ") >= 11  # a head and ten questions
+    paths = set(re.findall(r"`([\w.-]+/[\w./-]*|[\w-]+\.md)`", page))
+    assert {path for path in paths if not (ROOT / path).exists()} == set()
+    modules = set(re.findall(r"`(tlnb(?:\.\w+)+)`", page))
+    assert {name for name in modules if importlib.util.find_spec(name) is None} == set()
+    for name, path in re.findall(r"`(\w+)` in `([\w./-]+)`", page):
+        assert re.search(rf"\b{name}\b", _code(ROOT / path)), f"{path} has no {name}"
+
+
+def _code(path: Path) -> str:
+    """A file's text, or that of all modules of a folder."""
+    files = path.rglob("*.py") if path.is_dir() else [path]
+    return "\n".join(file.read_text("utf8") for file in files)

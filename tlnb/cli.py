@@ -142,9 +142,9 @@ def _free(file: Path) -> Path:
 
 def train(job: Path, out: Path, trust: bool) -> None:
     """Carry out a job file, alone or as one of torchrun's processes; record, network and card end up in a folder."""
-    from tlnb.display.cards import run_card
     from tlnb.display.html import page
     from tlnb.display.live import Silent, Terminal
+    from tlnb.display.run_cards import run_card
     from tlnb.session import Session
     from tlnb.session.job_file import NETWORK, RECORD, carry_out, write_whole
 

@@ -17,7 +17,7 @@ from tlnb.core.export.save import Header
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import UsageError, one_line
 from tlnb.core.training.run import Run
-from tlnb.display import cards
+from tlnb.display import cards, run_cards
 from tlnb.session import Session
 from tlnb.session.job_file import carry_out
 from tlnb.session.store import restore
@@ -33,7 +33,7 @@ def test_records_of_runs(trained: Session, data: st.DataObject):
     run = one_line_or(lambda: Run.from_json(data.draw(spoilt(record_of(trained)))))
     if run is not None:
         assert Run.from_json(run.to_json()).to_json() == run.to_json()
-        assert "\n" not in one_line(repr(run)) and "<script" not in cards.run_card(run)
+        assert "\n" not in one_line(repr(run)) and "<script" not in run_cards.run_card(run)
 
 
 @fuzz
@@ -47,7 +47,7 @@ def test_plans(trained: Session, data: st.DataObject):
             or "NaN" in spoiled
             or "nan" in repr(plan)
         )
-        assert "<script" not in cards.plan_card(plan)
+        assert "<script" not in run_cards.plan_card(plan)
 
 
 def _parsed(record: str) -> Any:

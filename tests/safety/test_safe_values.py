@@ -20,7 +20,7 @@ import tlnb
 from tests.safety.cases import few, many, put, refused, write_session
 from tlnb.core.runtime.errors import OneLine, UsageError, one_line
 from tlnb.core.training.run import Run
-from tlnb.display import cards
+from tlnb.display import run_cards
 from tlnb.session import Session
 from tlnb.session.job_file import carry_out
 from tlnb.session.store import restore
@@ -220,7 +220,7 @@ def shown(run: Run) -> None:
     assert one_line(repr(run)) == repr(run)
     for part in (run.plan, *run.changes, run.cache, run.forecast):
         assert one_line(repr(part)) == repr(part)
-    card = cards.run_card(run) + cards.plan_card(run.plan)
+    card = run_cards.run_card(run) + run_cards.plan_card(run.plan)
     card.encode()
     assert "\x1b" not in card and "\0" not in card and "<script" not in card
 

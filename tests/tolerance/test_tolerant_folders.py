@@ -14,7 +14,7 @@ from tests.tolerance.inputs import class_folders, noise, opened, split_folders
 from tlnb.core.data import archive
 from tlnb.core.data.split_names import split_name
 from tlnb.core.runtime.errors import DataError
-from tlnb.display.cards import data_card
+from tlnb.display.data_cards import data_card
 
 
 @pytest.mark.parametrize(

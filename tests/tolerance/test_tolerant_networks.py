@@ -17,7 +17,7 @@ from torchvision import models
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.errors import ModelError, UsageError
-from tlnb.display.cards import model_card
+from tlnb.display.model_cards import model_card
 from tlnb.session import Session
 
 

@@ -84,9 +84,9 @@ class Check(OneLine):
             return f"Check {self.name}: not tried yet ({self.title})"
         if self.passed:
             return f"Check {self.name}: passed. {self.learned}".rstrip()
-        found = f"; found: {self.missing}" if self.missing else ""
+        instead = f"; found: {self.missing}" if self.missing else ""
         hint = f"; hint: {self.hints[-1]}" if self.hints else ""
-        return f"Check {self.name}: not yet; missing: {self.asked}{found}{hint}"
+        return f"Check {self.name}: not yet; missing: {self.asked}{instead}{hint}"
 
 
 @dataclass(frozen=True)
@@ -262,11 +262,11 @@ def a_run(
     )
     if strategy is not None:
         kept = [r for r in ended if r.strategy == strategy]
-        found = ", ".join(dict.fromkeys(r.strategy for r in ended))
+        strategies = ", ".join(dict.fromkeys(r.strategy for r in ended))
         yield Step(
             f"its strategy is {strategy}",
             kept,
-            f"so far there are runs of {found}",
+            f"so far there are runs of {strategies}",
             f"%tl_strategy {strategy}, then %tl_train",
         )
         ended = kept

@@ -69,25 +69,36 @@ def _bases(total: Charge) -> list[str]:
     return [f"{names[k]}: {kind}, {how}." for k, (kind, how) in total.bases.items() if k in names]
 
 
-def _unpaid(found: Pretraining) -> list[Raw]:
+def _unpaid(pretraining: Pretraining) -> list[Raw]:
     title = Raw(
-        f"<b>The bill you did not pay</b>: pretraining {safe(found.model)}, by someone else, once"
+        f"<b>The bill you did not pay</b>: pretraining {safe(pretraining.model)}, by someone else, once"
     )
-    return [line(title), facts(pretraining_facts(found))]
+    return [line(title), facts(pretraining_facts(pretraining))]
 
 
-def pretraining_facts(found: Pretraining) -> list[tuple[str, object]]:
+def pretraining_facts(pretraining: Pretraining) -> list[tuple[str, object]]:
     """What pretraining took, figure by figure, each with its basis."""
     return [
-        ("time", f"{clock(found.seconds)} on {found.hardware} ({_why(found, 'seconds')})"),
-        ("FLOPs", f"{flops(found.flops)} ({_why(found, 'flops')})"),
-        ("energy", f"{_wh(found.wh)} ({_why(found, 'wh')})" if found.wh is not None else None),
-        ("money", f"{money(found.money, found.price.currency)} ({found.price.basis})"),
+        (
+            "time",
+            f"{clock(pretraining.seconds)} on {pretraining.hardware} ({_why(pretraining, 'seconds')})",
+        ),
+        ("FLOPs", f"{flops(pretraining.flops)} ({_why(pretraining, 'flops')})"),
+        (
+            "energy",
+            f"{_wh(pretraining.wh)} ({_why(pretraining, 'wh')})"
+            if pretraining.wh is not None
+            else None,
+        ),
+        (
+            "money",
+            f"{money(pretraining.money, pretraining.price.currency)} ({pretraining.price.basis})",
+        ),
     ]
 
 
-def _why(found: Pretraining, figure: str) -> str:
-    kind, how = found.bases[figure]
+def _why(pretraining: Pretraining, figure: str) -> str:
+    kind, how = pretraining.bases[figure]
     return f"{'estimate' if kind == 'assumed' else kind}: {how}"
 
 
@@ -95,32 +106,38 @@ def _wh(value: float) -> str:
     return small(value, "Wh") if value < 1000 else f"{value / 1000:,.0f} kWh"
 
 
-def forecast_card(found: Forecast) -> str:
+def forecast_card(forecast: Forecast) -> str:
     """Seconds by phase with bars, the other figures, and after the run how far it was off."""
-    phases = {phase: s for phase, s in found.phases.items() if s >= 0.005}
+    phases = {phase: s for phase, s in forecast.phases.items() if s >= 0.005}
     longest = max(phases.values(), default=1.0)
     rows = [
-        [phase, seconds(s), bar(s / longest), work(found.flops_by_phase.get(phase, 0.0))]
+        [phase, seconds(s), bar(s / longest), work(forecast.flops_by_phase.get(phase, 0.0))]
         for phase, s in phases.items()
     ]
-    rows.append([Raw("<b>all</b>"), seconds(found.seconds), "", flops(found.flops)])
+    rows.append([Raw("<b>all</b>"), seconds(forecast.seconds), "", flops(forecast.flops)])
     about = [
-        ("epochs", f"{found.options.epochs}, each about {seconds(found.per_epoch)}"),
-        ("energy", measured(f"{small(found.wh, 'Wh')} ({found.bases['wh']})")),
-        ("money", measured(f"{money(found.money, found.currency)} ({found.bases['money']})")),
-        ("memory at most", measured(f"{memory(found.peak_bytes)} ({found.bases['peak_bytes']})")),
-        ("how", measured(f"{found.bases['seconds']}; FLOPs {found.bases['flops']}")),
-        ("this forecast took", f"{seconds(found.took)}, which is on the bill"),
-        ("afterwards", measured(forecast_score(found))),
-        ("notes", "; ".join(found.notes)),
+        ("epochs", f"{forecast.options.epochs}, each about {seconds(forecast.per_epoch)}"),
+        ("energy", measured(f"{small(forecast.wh, 'Wh')} ({forecast.bases['wh']})")),
+        (
+            "money",
+            measured(f"{money(forecast.money, forecast.currency)} ({forecast.bases['money']})"),
+        ),
+        (
+            "memory at most",
+            measured(f"{memory(forecast.peak_bytes)} ({forecast.bases['peak_bytes']})"),
+        ),
+        ("how", measured(f"{forecast.bases['seconds']}; FLOPs {forecast.bases['flops']}")),
+        ("this forecast took", f"{seconds(forecast.took)}, which is on the bill"),
+        ("afterwards", measured(forecast_score(forecast))),
+        ("notes", "; ".join(forecast.notes)),
     ]
-    title = f"Forecast of {found.name}: {seconds(found.seconds)}, {flops(found.flops)}"
+    title = f"Forecast of {forecast.name}: {seconds(forecast.seconds)}, {flops(forecast.flops)}"
     return card(
         title, table(["phase", "seconds", "", "FLOPs"], rows, of_figures=True), facts(about)
     )
 
 
-def advice_card(found: Advice) -> str:
+def advice_card(advice: Advice) -> str:
     """The verdict, the three strategies with their evidence, what each stage knows, and the rule of thumb."""
     head = [
         "strategy",
@@ -132,9 +149,9 @@ def advice_card(found: Advice) -> str:
         "",
     ]
     rows = []
-    for tried in found.evidence:
+    for tried in advice.evidence:
         name = (
-            Raw(f"<b>{tried.strategy}</b>") if tried.strategy == found.strategy else tried.strategy
+            Raw(f"<b>{tried.strategy}</b>") if tried.strategy == advice.strategy else tried.strategy
         )
         gain = (
             "–"
@@ -160,21 +177,21 @@ def advice_card(found: Advice) -> str:
             ]
         )
     parts: list[str] = [
-        line(measured(Raw(f"<b>{found.strategy}</b>: {safe(found.reason)}"))),
+        line(measured(Raw(f"<b>{advice.strategy}</b>: {safe(advice.reason)}"))),
         table(head, rows, of_figures=True),
     ]
-    parts += [line(Raw(f"<b>Note</b>: {safe(flag)}.")) for flag in found.flags]
+    parts += [line(Raw(f"<b>Note</b>: {safe(flag)}.")) for flag in advice.flags]
     about: list[tuple[str, object]] = [
         (
             "the rule of thumb",
-            f"{found.rule}, for {found.per_class:,.0f} images in each of {found.classes} classes (little < "
+            f"{advice.rule}, for {advice.per_class:,.0f} images in each of {advice.classes} classes (little < "
             "100 ≤ decent < 1,000 ≤ a lot, a convention); few changes first, unless data and budget are very large",
         ),
-        ("how sure", measured(found.sure)),
+        ("how sure", measured(advice.sure)),
         (
             "half of the labels",
-            f"a probe gets {percent(found.fractions[0][1])}, with all {percent(found.fractions[1][1])}"
-            if found.fractions
+            f"a probe gets {percent(advice.fractions[0][1])}, with all {percent(advice.fractions[1][1])}"
+            if advice.fractions
             else None,
         ),
         (
@@ -182,27 +199,27 @@ def advice_card(found: Advice) -> str:
             "cross-validation on the labels in use; a gain says how much surer of the truth it is than the "
             "strategy before it, as a share of head's mistakes, ± one standard error; test images are not read",
         ),
-        ("this advice took", f"{seconds(found.seconds)}, which is on the bill"),
+        ("this advice took", f"{seconds(advice.seconds)}, which is on the bill"),
     ]
     parts.append(facts(about))
-    if found.probes:
+    if advice.probes:
         probes = [
             [
                 p.stage,
                 *map(measured, (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy))),
             ]
-            for p in found.probes
+            for p in advice.probes
         ]
         parts.append(
             line("What each frozen stage knows already (a logistic regression on its output):")
         )
         parts.append(table(["stage", "accuracy", "", ""], probes))
-    return card(f"Advice for {found.model} on {found.data}: {found.strategy}", *parts)
+    return card(f"Advice for {advice.model} on {advice.data}: {advice.strategy}", *parts)
 
 
-def tuning_card(found: Tuning) -> str:
+def tuning_card(tuning: Tuning) -> str:
     """The best values, how long it took to come close to them, every trial, and the best so far against time."""
-    best, close = found.best, found.until_close()
+    best, close = tuning.best, tuning.until_close()
     about: list[tuple[str, object]] = [
         (
             "best",
@@ -216,19 +233,19 @@ def tuning_card(found: Tuning) -> str:
             "within a point of it",
             measured(f"after {close[0]} trials, {seconds(close[1])}") if close else None,
         ),
-        ("judged by", found.judged_by + "; test images choose nothing"),
-        ("searched", "; ".join(found.space)),
+        ("judged by", tuning.judged_by + "; test images choose nothing"),
+        ("searched", "; ".join(tuning.space)),
         (
             "this call took",
-            f"{seconds(found.seconds)}, {flops(found.flops)}, which is on the bill as tuning",
+            f"{seconds(tuning.seconds)}, {flops(tuning.flops)}, which is on the bill as tuning",
         ),
-        ("kept in", _place(found.storage)),
-        ("notes", "; ".join(found.notes)),
+        ("kept in", _place(tuning.storage)),
+        ("notes", "; ".join(tuning.notes)),
     ]
-    names = list(dict.fromkeys(name for t in found.trials for name in t.values))
+    names = list(dict.fromkeys(name for t in tuning.trials for name in t.values))
     head = ["trial", "status", *(WORDS.get(n, n) for n in names), "accuracy", "seconds", "FLOPs"]
     order = sorted(
-        found.trials, key=lambda t: (t.status != "finished", -(t.accuracy or 0.0), t.number)
+        tuning.trials, key=lambda t: (t.status != "finished", -(t.accuracy or 0.0), t.number)
     )
     rows = [
         [
@@ -244,12 +261,12 @@ def tuning_card(found: Tuning) -> str:
     parts: list[str] = [facts(about)]
     if best:
         alt = f"best accuracy so far against seconds of tuning; {percent(best.accuracy)} in the end"
-        parts.append(picture(charts.tuning(found), alt))
+        parts.append(picture(charts.tuning(tuning), alt))
     parts.append(
         table(head, rows, left=2, height="22em" if len(rows) > 16 else "", of_figures=True)
     )
     return card(
-        f"Tuning for {found.strategy} on {found.data}: {len(found.trials)} trials ({found.status})",
+        f"Tuning for {tuning.strategy} on {tuning.data}: {len(tuning.trials)} trials ({tuning.status})",
         *parts,
     )
 
@@ -275,9 +292,9 @@ def _value(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)
 
 
-def forecast_score(found: Forecast) -> str:
+def forecast_score(forecast: Forecast) -> str:
     """How far a forecast was off; empty before the run."""
-    if found.error is None:
+    if forecast.error is None:
         return ""
-    of_flops = f", {found.flops_error:.1%} in FLOPs" if found.flops_error is not None else ""
-    return f"forecast {seconds(found.seconds)}, took {seconds(found.measured)}: {found.error:.0%} off in time{of_flops}"
+    of_flops = f", {forecast.flops_error:.1%} in FLOPs" if forecast.flops_error is not None else ""
+    return f"forecast {seconds(forecast.seconds)}, took {seconds(forecast.measured)}: {forecast.error:.0%} off in time{of_flops}"

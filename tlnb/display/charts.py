@@ -112,9 +112,9 @@ def learning(run: Run) -> bytes:
     return png_of(figure)
 
 
-def comparison(found: Comparison) -> bytes:
+def comparison(record: Comparison) -> bytes:
     """Left: accuracy against seconds spent. Right: where the seconds went."""
-    rows = [row for row in found.rows if row.curve]
+    rows = [row for row in record.rows if row.curve]
     figure = figure_of(8.6, 0.32 * len(rows) + 2.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for row, (colour, dash, marker) in zip(
@@ -135,17 +135,17 @@ def comparison(found: Comparison) -> bytes:
         if row.seconds_to_target is not None:
             left.plot(
                 row.seconds_to_target,
-                100 * (found.target or 0),
+                100 * (record.target or 0),
                 marker="*",
                 ms=13,
                 color=colour,
                 mec="white",
             )
-    if found.target is not None:
-        left.axhline(100 * found.target, color=GREY, lw=1, ls=":")
+    if record.target is not None:
+        left.axhline(100 * record.target, color=GREY, lw=1, ls=":")
         left.annotate(
-            f"target {found.target:.1%}",
-            (0.99, 100 * found.target),
+            f"target {record.target:.1%}",
+            (0.99, 100 * record.target),
             xycoords=("axes fraction", "data"),
             ha="right",
             va="bottom",
@@ -158,7 +158,7 @@ def comparison(found: Comparison) -> bytes:
     left.tick_params(axis="x", which="minor", labelsize=8)
     left.set(
         xlabel="seconds spent (log scale)",
-        ylabel=f"{found.watched_split} accuracy, %",
+        ylabel=f"{record.watched_split} accuracy, %",
         ylim=(0, 102),
     )
     if rows:
@@ -200,36 +200,36 @@ def _phases(axes: Any, rows: list[Row]) -> None:
     _plain(axes)
 
 
-def break_even(found: BreakEven) -> bytes:
+def break_even(record: BreakEven) -> bytes:
     """What uses cost in all: from scratch, and with the pretraining paid first."""
-    uses = found.uses or 1.0
+    uses = record.uses or 1.0
     most = max(4.0, 2 * uses)
     figure = figure_of(5.6, 2.4)
     axes = figure.subplots()
     lines = (
-        ("from scratch every time", 0.0, found.baseline, VERMILION, "--"),
-        ("pretraining once, then this run", found.once, found.run, BLUE, "-"),
+        ("from scratch every time", 0.0, record.baseline, VERMILION, "--"),
+        ("pretraining once, then this run", record.once, record.run, BLUE, "-"),
     )
     for name, once, each, colour, dash in lines:
         axes.plot([0, most], [once, once + most * each], dash, color=colour, lw=1.8, label=name)
-    axes.plot(uses, uses * found.baseline, "o", color=GREY, ms=7)
+    axes.plot(uses, uses * record.baseline, "o", color=GREY, ms=7)
     axes.annotate(
         f"{uses:,.0f} uses",
-        (uses, uses * found.baseline),
+        (uses, uses * record.baseline),
         xytext=(6, -12),
         textcoords="offset points",
         fontsize=8,
     )
-    axes.set(xlabel="uses", ylabel=f"{found.unit} in all", xlim=(0, most), ylim=(0, None))
+    axes.set(xlabel="uses", ylabel=f"{record.unit} in all", xlim=(0, most), ylim=(0, None))
     axes.legend(fontsize=8, frameon=False, loc="upper left")
     _plain(axes)
     return png_of(figure)
 
 
-def tuning(found: Tuning) -> bytes:
+def tuning(record: Tuning) -> bytes:
     """Every trial's accuracy against the seconds spent, and the best so far."""
     spent, best, at, tops = 0.0, 0.0, [], []
-    for trial in found.trials:
+    for trial in record.trials:
         spent += trial.seconds
         best = max(best, trial.accuracy or 0.0) if trial.status == "finished" else best
         at.append(spent)
@@ -240,7 +240,7 @@ def tuning(found: Tuning) -> bytes:
     for status, colour, marker in looks:
         mine = [
             (x, 100 * t.accuracy)
-            for x, t in zip(at, found.trials, strict=True)
+            for x, t in zip(at, record.trials, strict=True)
             if t.status == status and t.accuracy is not None
         ]
         if mine:

@@ -6,34 +6,34 @@ from tlnb.course.checks import Check, Checks
 from tlnb.display.html import GREEN, GREY, ORANGE, Raw, card, facts, line, note, safe, table
 
 
-def check_card(found: Check) -> str:
+def check_card(check: Check) -> str:
     """One exercise."""
-    if not found.attempts:
+    if not check.attempts:
         return card(
-            f"Exercise {found.name}: not tried yet",
-            line(found.title),
-            note(f"%tl_check {found.name}"),
+            f"Exercise {check.name}: not tried yet",
+            line(check.title),
+            note(f"%tl_check {check.name}"),
         )
-    rows: list[tuple[str, object]] = [(_mark("✓", GREEN), what) for what in found.met]
-    if found.passed:
-        parts = [facts(rows), line(found.learned)] if found.learned else [facts(rows)]
-        return card(f"Exercise {found.name}: passed. {found.title}", *parts)
-    rows.append((_mark("○", ORANGE), Raw(f"<b>{safe(found.asked)}</b>: not yet")))
-    parts = [facts(rows), line(f"Found: {found.missing}") if found.missing else Raw("")]
-    parts += [line(f"Hint {number}: {hint}") for number, hint in enumerate(found.hints, 1)]
-    if found.hints_left:
+    rows: list[tuple[str, object]] = [(_mark("✓", GREEN), what) for what in check.met]
+    if check.passed:
+        parts = [facts(rows), line(check.learned)] if check.learned else [facts(rows)]
+        return card(f"Exercise {check.name}: passed. {check.title}", *parts)
+    rows.append((_mark("○", ORANGE), Raw(f"<b>{safe(check.asked)}</b>: not yet")))
+    parts = [facts(rows), line(f"Found: {check.missing}") if check.missing else Raw("")]
+    parts += [line(f"Hint {number}: {hint}") for number, hint in enumerate(check.hints, 1)]
+    if check.hints_left:
         parts.append(
-            note(f"Check again without a change for {'another' if found.hints else 'a'} hint")
+            note(f"Check again without a change for {'another' if check.hints else 'a'} hint")
         )
-    return card(f"Exercise {found.name}: not yet. {found.title}", *parts)
+    return card(f"Exercise {check.name}: not yet. {check.title}", *parts)
 
 
-def checks_card(found: Checks) -> str:
+def checks_card(checks: Checks) -> str:
     """All exercises."""
-    rows = [[c.name, c.title, _state(c), c.attempts or "–"] for c in found.checks]
-    passed = sum(c.passed for c in found.checks)
+    rows = [[c.name, c.title, _state(c), c.attempts or "–"] for c in checks.checks]
+    passed = sum(c.passed for c in checks.checks)
     return card(
-        f"{passed} of {len(found.checks)} exercises passed",
+        f"{passed} of {len(checks.checks)} exercises passed",
         table(["exercise", "what it asks for", "state", "tries"], rows, left=3),
         note(
             "%tl_check NAME checks one; %tl_check --export FILE --learner NAME writes the results to a file"

@@ -157,11 +157,11 @@ def _plot(
     dash: str,
 ) -> Raw:
     left, right, high, low = 40, PLOT_WIDE - 12, 22, PLOT_TALL - 18
-    some = points[:: max(1, len(points) // POINTS)]
-    some = some if some[-1] == points[-1] else [*some, points[-1]]
+    sampled = points[:: max(1, len(points) // POINTS)]
+    sampled = sampled if sampled[-1] == points[-1] else [*sampled, points[-1]]
     placed = [
         (left + x * (right - left), low - min(1.0, max(0.0, y / top)) * (low - high))
-        for x, y in some
+        for x, y in sampled
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
     x, y = placed[-1]

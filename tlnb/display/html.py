@@ -166,3 +166,23 @@ def picture(png: bytes, alt: str, *, of_figures: bool = False) -> Raw:
     return Raw(
         f'<img{mark} alt="{text}" src="data:image/png;base64,{data}" style="max-width:100%;height:auto">'
     )
+
+
+UNSCROLLED_ROWS = 12
+MAX_ROWS = 1000
+
+
+def long_table(head: list[str], rows: list[list[str]], left: int = 1) -> Raw:
+    """A table that scrolls where it is long, and says how many rows it leaves out after the first thousand."""
+    more = (
+        f"and {len(rows) - MAX_ROWS:,} more: tl.dataset.skipped, tl.dataset.leaks"
+        if len(rows) > MAX_ROWS
+        else ""
+    )
+    rest = [[more, *[""] * (len(head) - 1)]] if more else []
+    return table(
+        head,
+        [*rows[:MAX_ROWS], *rest],
+        left=left,
+        height="28em" if len(rows) > UNSCROLLED_ROWS else "",
+    )

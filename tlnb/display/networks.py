@@ -120,23 +120,25 @@ def frozen_of(frozen: int, layers: int) -> str:
     return "frozen" if frozen == layers else f"{frozen} of {layers} frozen"
 
 
-def strategies_card(found: Strategies) -> str:
+def strategies_card(strategies: Strategies) -> str:
     """What each trains, what a step costs, what it is made for."""
-    most = max(found.step_flops)
+    most = max(strategies.step_flops)
     head = ["strategy", "trains", "made for", "parameters", "", "", "a step's FLOPs", "", ""]
     rows = [
-        _strategy_row(plan, stages, cost, most, found.suggested)
-        for plan, stages, cost in zip(found.plans, found.stages, found.step_flops, strict=True)
+        _strategy_row(plan, stages, cost, most, strategies.suggested)
+        for plan, stages, cost in zip(
+            strategies.plans, strategies.stages, strategies.step_flops, strict=True
+        )
     ]
     words = ["FLOPs are counted (measured): one image, forward and backward, nothing cached."]
-    if found.size_verdict:
+    if strategies.size_verdict:
         words.append(
-            f"The rule goes by the amount of data ({found.size_verdict} here); it is a start, not a law."
+            f"The rule goes by the amount of data ({strategies.size_verdict} here); it is a start, not a law."
         )
     words.append(
         "%tl_strategy partial --last 2 trains the last two stages instead; %tl_layers shows them."
     )
-    return card(repr(found), table(head, rows, left=3), *(note(w) for w in words))
+    return card(repr(strategies), table(head, rows, left=3), *(note(w) for w in words))
 
 
 def _strategy_row(

@@ -9,28 +9,34 @@ from tlnb.core.training.run import Run, wilson_interval
 from tlnb.display.words import clock, flops, interval, money, percent, small, span, times
 
 
-def comparison_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
+def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and rows. Columns that say nothing here are left out."""
-    target = "target" if found.target is None else percent(found.target)
-    later = {row.inference_flops for row in found.rows if row.inference_flops}
+    target = "target" if comparison.target is None else percent(comparison.target)
+    later = {row.inference_flops for row in comparison.rows if row.inference_flops}
     columns = [
         ("", lambda row: row.name, True),
         ("what", lambda row: row.what, True),
         ("test accuracy", _accuracy, True),
         ("95% interval", lambda row: interval(row.interval) or "–", True),
-        ("balanced", lambda row: percent(row.balanced_accuracy), found.skewed),
+        ("balanced", lambda row: percent(row.balanced_accuracy), comparison.skewed),
         ("to train", lambda row: clock(row.seconds), True),
-        (f"to {target}", lambda row: _until(row, found), found.target is not None),
+        (f"to {target}", lambda row: _until(row, comparison), comparison.target is not None),
         ("FLOPs", lambda row: flops(row.flops), True),
-        (f"FLOPs to {target}", lambda row: flops(row.to_target.flops), found.target is not None),
+        (
+            f"FLOPs to {target}",
+            lambda row: flops(row.to_target.flops),
+            comparison.target is not None,
+        ),
         ("energy, Wh", lambda row: small(row.wh), True),
-        (f"money, {found.price.currency}", lambda row: money(row.money), True),
+        (f"money, {comparison.price.currency}", lambda row: money(row.money), True),
         ("steps", lambda row: "–" if row.steps is None else f"{row.steps:,}", True),
         ("an image later", lambda row: flops(row.inference_flops), len(later) > 1),
-        ("on its own source", _on_source, any(row.source_accuracy for row in found.rows)),
+        ("on its own source", _on_source, any(row.source_accuracy for row in comparison.rows)),
     ]
     shown = [(head, cell) for head, cell, wanted in columns if wanted]
-    return [head for head, _ in shown], [[cell(row) for _, cell in shown] for row in found.rows]
+    return [head for head, _ in shown], [
+        [cell(row) for _, cell in shown] for row in comparison.rows
+    ]
 
 
 def _accuracy(row: Row) -> str:
@@ -39,8 +45,8 @@ def _accuracy(row: Row) -> str:
     return f"{percent(row.accuracy)} ± {100 * row.spread:.1f} ({row.seeds} seeds)"
 
 
-def _until(row: Row, found: Comparison) -> str:
-    missed = row.seconds_to_target is None and row.curve and found.target is not None
+def _until(row: Row, comparison: Comparison) -> str:
+    missed = row.seconds_to_target is None and row.curve and comparison.target is not None
     return "not reached" if missed else span(row.to_target.since, row.seconds_to_target)
 
 
@@ -72,12 +78,12 @@ def on_its_source(run: Run) -> str:
     return f"with its old output layer {percent(before)} before, {percent(after)} after: {words} ({how})"
 
 
-def verdict(found: Comparison) -> str:
+def verdict(comparison: Comparison) -> str:
     """The pair in two sentences; small differences are called small."""
-    if found.run is None or found.baseline is None:
+    if comparison.run is None or comparison.baseline is None:
         return "No baseline yet: %tl_train --scratch trains one."
-    by = {row.name: row for row in found.rows}
-    run, baseline = by[found.run], by[found.baseline]
+    by = {row.name: row for row in comparison.rows}
+    run, baseline = by[comparison.run], by[comparison.baseline]
     several = " (means over seeds)" if run.seeds > 1 or baseline.seeds > 1 else ""
     gap = 100 * ((run.accuracy or 0) - (baseline.accuracy or 0))
     small_gap = "" if _apart(run, baseline) else " (within the 95% intervals: call it small)"
@@ -85,9 +91,11 @@ def verdict(found: Comparison) -> str:
         f"{run.name} gets {percent(run.accuracy)} of the test images right, {baseline.name} {percent(baseline.accuracy)}: "
         f"{gap:+.1f} points{several or small_gap}."
     ]
-    if found.speedup is not None:
-        least = "at least " if found.speedup_is_bound else ""
-        words.append(f"It reached {percent(found.target)} {least}{times(found.speedup)} sooner.")
+    if comparison.speedup is not None:
+        least = "at least " if comparison.speedup_is_bound else ""
+        words.append(
+            f"It reached {percent(comparison.target)} {least}{times(comparison.speedup)} sooner."
+        )
     return " ".join(words)
 
 
@@ -97,11 +105,11 @@ def _apart(one: Row, other: Row) -> bool:
     return one.interval[0] > other.interval[1] or other.interval[0] > one.interval[1]
 
 
-def findings(found: Comparison) -> list[str]:
+def findings(comparison: Comparison) -> list[str]:
     """What was saved and by what; after how many uses the pretraining has paid for itself."""
     words = []
-    if found.saving is not None:
-        saved = found.saving
+    if comparison.saving is not None:
+        saved = comparison.saving
         causes = (
             ("fewer images shown", saved.fewer_steps),
             ("freezing", saved.freezing),
@@ -110,33 +118,33 @@ def findings(found: Comparison) -> list[str]:
         total = _signed(sum(v for _, v in causes))
         parts = ", ".join(f"{name} {_signed(v)}" for name, v in causes)
         words.append(f"FLOPs saved against the baseline: {total} ({parts}).")
-    if found.break_even is not None:
-        words.append(_break_even(found.break_even))
+    if comparison.break_even is not None:
+        words.append(_break_even(comparison.break_even))
     return words
 
 
-def _break_even(found: BreakEven) -> str:
-    paid = f"The pretraining was paid by someone else; counted in {'seconds' if found.unit == 'seconds' else 'money'}, "
-    if found.uses is None:
+def _break_even(break_even: BreakEven) -> str:
+    paid = f"The pretraining was paid by someone else; counted in {'seconds' if break_even.unit == 'seconds' else 'money'}, "
+    if break_even.uses is None:
         return (
             paid
             + "it never pays for itself here: this use cost no less than starting from scratch."
         )
-    return paid + f"it has paid for itself after {found.uses:,.0f} such uses."
+    return paid + f"it has paid for itself after {break_even.uses:,.0f} such uses."
 
 
-def footnotes(found: Comparison) -> list[str]:
+def footnotes(comparison: Comparison) -> list[str]:
     """What was measured and what was assumed."""
-    price = f"{found.price.per_hour:g} {found.price.currency} an hour ({found.price.basis})"
-    source = any(row.source_accuracy for row in found.rows)
+    price = f"{comparison.price.per_hour:g} {comparison.price.currency} an hour ({comparison.price.basis})"
+    source = any(row.source_accuracy for row in comparison.rows)
     energy = sorted(
-        {row.basis.split(",")[0] for row in found.rows if row.kind in ("run", "baseline")}
+        {row.basis.split(",")[0] for row in comparison.rows if row.kind in ("run", "baseline")}
     )
     return [
         f"Seconds and FLOPs are measured, without evaluating; {' and '.join(energy)}; money is seconds at {price}.",
-        f"The target is read on {found.watched_split}; test images choose nothing.",
-        *_between(found),
-        *_later(found),
+        f"The target is read on {comparison.watched_split}; test images choose nothing.",
+        *_between(comparison),
+        *_later(comparison),
         *(
             [
                 "On its own source: held-out pictures, the old output layer on what became of the other layers."
@@ -147,19 +155,19 @@ def footnotes(found: Comparison) -> list[str]:
     ]
 
 
-def _between(found: Comparison) -> list[str]:
+def _between(comparison: Comparison) -> list[str]:
     """Where a target lies between two looks at the split that it is read on."""
-    apart = any(row.to_target.since is not None for row in found.rows)
+    apart = any(row.to_target.since is not None for row in comparison.rows)
     words = (
-        f"{found.watched_split.capitalize()} is looked at after some epochs only: two times stand for the looks before and "
+        f"{comparison.watched_split.capitalize()} is looked at after some epochs only: two times stand for the looks before and "
         "after the target was reached; everything else counts to the later one."
     )
     return [words] if apart else []
 
 
-def _later(found: Comparison) -> list[str]:
+def _later(comparison: Comparison) -> list[str]:
     """What using a trained network costs, where it is the same for all."""
-    later = {row.inference_flops for row in found.rows if row.inference_flops}
+    later = {row.inference_flops for row in comparison.rows if row.inference_flops}
     return (
         [f"Using the trained network takes {flops(later.pop())} an image, whichever it is."]
         if len(later) == 1
@@ -187,17 +195,17 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> s
     return "\n".join([text(head), "  ".join("-" * w for w in widths), *map(text, rows)])
 
 
-def comparison_text(found: Comparison) -> str:
+def comparison_text(comparison: Comparison) -> str:
     """The whole comparison for a terminal."""
-    head, rows = comparison_table(found)
+    head, rows = comparison_table(comparison)
     return "\n".join(
         [
-            verdict(found),
+            verdict(comparison),
             "",
             grid(head, rows, left=2),
             "",
-            *findings(found),
-            *footnotes(found),
-            *found.notes,
+            *findings(comparison),
+            *footnotes(comparison),
+            *comparison.notes,
         ]
     )

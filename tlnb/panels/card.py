@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tlnb.core.runtime.errors import OneLine
-from tlnb.display import cards
+from tlnb.display import cards, data_cards, model_cards, run_cards
 from tlnb.display.html import card, line, note
 from tlnb.display.networks import anatomy_card
 from tlnb.session import Session
@@ -48,13 +48,13 @@ def static(session: Session, name: str) -> str:
 
 def _parts(session: Session, name: str) -> list[str]:
     if name == "data" and session.dataset is not None:
-        return [cards.data_card(session.dataset)]
+        return [data_cards.data_card(session.dataset)]
     if name == "model" and session.model is not None:
-        return [cards.model_card(session.model)]
+        return [model_cards.model_card(session.model)]
     if name == "layers" and session.plan is not None:
-        return [anatomy_card(session.layers()), cards.plan_card(session.plan)]
+        return [anatomy_card(session.layers()), run_cards.plan_card(session.plan)]
     if name == "train" and session.runs:
-        return [cards.run_card(session.runs[-1])]
+        return [run_cards.run_card(session.runs[-1])]
     if name in ("all", "train", "compare"):
         return [cards.session_card(session)]
     return [line(f"nothing yet; next: {session.next_line}")]

@@ -10,7 +10,7 @@ import ipywidgets as w
 
 from tlnb.core.data.builtin import BUNDLED
 from tlnb.core.data.dataset import DataSet
-from tlnb.display import cards
+from tlnb.display import data_cards
 from tlnb.display.html import Raw, bar, line, table
 from tlnb.panels.base import WIDE, Panel, button, field, row, shown
 
@@ -119,7 +119,7 @@ class DataPanel(Panel):
 
 
 def _seen(data: DataSet) -> str:
-    return cards.data_card(data) + counts(data)
+    return data_cards.data_card(data) + counts(data)
 
 
 def sources() -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import ipywidgets as w
 
 from tlnb.core.models.anatomy import Anatomy, Stage
 from tlnb.core.planning.plan import STRATEGIES, Plan
-from tlnb.display import cards, drawings
+from tlnb.display import drawings, run_cards
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, line, safe
 from tlnb.display.networks import MEANING, anatomy_card, frozen_of, work
 from tlnb.display.words import count, percent, seconds
@@ -206,7 +206,7 @@ class LayersPanel(Panel):
         def detail() -> str:
             if not self._detailed:
                 return ""
-            return anatomy_card(session.layers(True)) + cards.plan_card(plan)
+            return anatomy_card(session.layers(True)) + run_cards.plan_card(plan)
 
         self.once("detail", (key, self._detailed), detail, self.detail)
 

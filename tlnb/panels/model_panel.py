@@ -11,7 +11,7 @@ from torch import nn
 from tlnb.core.models.catalogue import SORTS, Card
 from tlnb.core.planning.magic_lines import line as magic
 from tlnb.core.runtime.errors import ModelError
-from tlnb.display import cards
+from tlnb.display import model_cards
 from tlnb.display.html import Raw, line
 from tlnb.display.words import count, flops, percent, size
 from tlnb.panels.base import WIDE, Panel, button, field, row, user_names
@@ -121,10 +121,10 @@ class ModelPanel(Panel):
             self.weights.options = known
         self.weights.disabled = kind == RUN
         self.go.disabled = not name
-        draw: Callable[[], str] = lambda: cards.card_of_card(card) if card else line(Raw())  # noqa: E731
+        draw: Callable[[], str] = lambda: model_cards.card_of_card(card) if card else line(Raw())  # noqa: E731
         model = self.session.model
         if model is not None and kind == NAME and model.name == name:
-            draw = lambda: cards.model_card(model)  # noqa: E731
+            draw = lambda: model_cards.model_card(model)  # noqa: E731
         self.once("view", (kind, name, id(model)), draw, self.view)
 
     @property

@@ -12,7 +12,7 @@ from tlnb.core.planning.magic_lines import train_line
 from tlnb.core.planning.options import OPTIONS, TrainOptions
 from tlnb.core.planning.recipes import recipe
 from tlnb.core.training.run import Forecast
-from tlnb.display import cards, drawings
+from tlnb.display import cards, drawings, run_cards
 from tlnb.display.html import line
 from tlnb.display.live import counted
 from tlnb.display.words import percent, seconds
@@ -178,7 +178,7 @@ class TrainPanel(Panel):
         self.curve.value = ""
         self._fill_end(session.turn.training)
         run = session.runs[-1] if session.runs else None
-        self.once("run", run, lambda: cards.run_card(run) if run else "", self.view)
+        self.once("run", run, lambda: run_cards.run_card(run) if run else "", self.view)
 
     def _fill_end(self, ended: Training | None) -> None:
         """How the last training ended, said once."""

@@ -106,7 +106,7 @@ def test_the_card_shows_what_was_noticed(tmp_path: Path, shell):
     (top / "sick" / "note.txt").write_text("x")
     for i in range(70):
         scene(top / "well" / f"more_{i}.jpg", 500 + i)
-    from tlnb.display.cards import data_card
+    from tlnb.display.data_cards import data_card
 
     data = shell.run_line_magic("tl_data", f"{top} --size 64 --seed 1")
     shown = str(data_card(data))

@@ -193,7 +193,7 @@ def test_a_note_beside_the_folder_of_classes_is_no_class(tmp_path: Path):
 
 
 def test_odd_names_reach_the_card_as_text(tmp_path: Path):
-    from tlnb.display.cards import data_card
+    from tlnb.display.data_cards import data_card
 
     names = ("-rf", "<b>bold<b>", "$\\alpha$_", "ünï😀", "x" * 200)
     for i, name in enumerate(names):

@@ -19,7 +19,7 @@ from tlnb.core.runtime.errors import DataError, UsageError
 from tlnb.core.training import trainer as training
 from tlnb.core.training.forgetting import SourceAccuracy, right_of, source_accuracy
 from tlnb.core.training.run import Answers, Run
-from tlnb.display import pictures as drawn
+from tlnb.display import error_cards
 from tlnb.display.cards import HTML
 from tlnb.display.tables import comparison_table, on_its_source
 from tlnb.glyphnet import held_out
@@ -137,7 +137,7 @@ def test_a_matrix_for_any_number_of_classes(compared: Session, count: int):
     assert ("data:image/png" in html) == (count <= 100)  # above, only the pairs
     assert html.count("a rather long class name") > 3
     if count <= 100:
-        width, height = Image.open(io.BytesIO(drawn.matrix(errors(run)))).size
+        width, height = Image.open(io.BytesIO(error_cards.matrix(errors(run)))).size
         assert 150 < height <= width < 1700
 
 

@@ -8,7 +8,7 @@ from torchvision import models
 from tests.core.models.loading.networks import NAME
 from tlnb.core.models.catalogue import catalogue, torchvision_card
 from tlnb.core.runtime.errors import UsageError
-from tlnb.display import cards
+from tlnb.display import model_cards
 
 
 def test_the_catalogue_has_all_classifiers_in_three_orders():
@@ -57,13 +57,13 @@ def test_card_figures_are_torchvisions():
 
 
 def test_the_catalogues_card_shows_and_escapes(shell):
-    text = cards.catalogue_card(shell.run_cell("%tl_models resn --sort accurate").result)
+    text = model_cards.catalogue_card(shell.run_cell("%tl_models resn --sort accurate").result)
     assert (
         text.index("resnext101_64x4d") < text.index(">resnet18<")
         and "80.9%" in text
         and "max-height" not in text
     )
-    assert "position:sticky" in cards.catalogue_card(catalogue())
+    assert "position:sticky" in model_cards.catalogue_card(catalogue())
     assert not shell.run_cell("%tl_models --sort cheap").success
 
 

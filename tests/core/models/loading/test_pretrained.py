@@ -15,7 +15,7 @@ from tlnb.core.models import pretrained
 from tlnb.core.models.catalogue import torchvision_weights
 from tlnb.core.models.weights import outline
 from tlnb.core.runtime.errors import UsageError
-from tlnb.display import cards
+from tlnb.display import model_cards
 
 # ── architectures ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -87,12 +87,14 @@ def test_an_own_module_says_what_is_assumed(session):
 
 def test_the_card_says_what_became_of_the_output_layer(session):
     model = session.load("glyphnet")
-    assert f"{len(model.classes):,} classes; kept until there are data" in cards.model_card(model)
+    assert f"{len(model.classes):,} classes; kept until there are data" in model_cards.model_card(
+        model
+    )
     count = len(model.classes)
     session.data("digits", per_class=1)
     assert (
         f"{count:,} classes; replaced by a new one for 10 classes when the data came"
-        in cards.model_card(session.model)
+        in model_cards.model_card(session.model)
     )
     assert session.model.module.head.out_features == count  # the model keeps its own
     assert session.load("glyphnet-few").target_classes == 10

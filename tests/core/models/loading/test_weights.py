@@ -12,7 +12,7 @@ from tests.core.models.loading.networks import NAME, file_of, random_network, sa
 from tlnb.core.models import pretrained
 from tlnb.core.models.catalogue import torchvision_card, torchvision_weights
 from tlnb.core.runtime.errors import ModelError
-from tlnb.display import cards
+from tlnb.display import model_cards
 
 # ── names of weights ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -32,7 +32,7 @@ def test_weights_by_torchvisions_name(cache, monkeypatch, way):
     model = pretrained.load("mobilenet_v2", member if way == "member" else way)
     assert model.weights == model.card.weights == "IMAGENET1K_V1" and model.transform.resize == 256
     assert [other.weights for other in model.card.others] == ["IMAGENET1K_V2"]
-    assert "IMAGENET1K_V2" in cards.model_card(model)
+    assert "IMAGENET1K_V2" in model_cards.model_card(model)
     assert torchvision_card("mobilenet_v2").weights == "IMAGENET1K_V2"  # the default
 
 
@@ -80,7 +80,7 @@ def test_wrappers_and_prefixes_are_opened_and_said(tmp_path, network, wrapper):
         f"mine.pth: taken from its {wrapper!r}",
         "mine.pth: 'module.' dropped from the front of every name",
     )
-    assert "module." in cards.model_card(model)
+    assert "module." in model_cards.model_card(model)
 
 
 def test_a_file_with_other_classes_brings_its_output_layer(tmp_path):

@@ -1,0 +1,64 @@
+"""The card of a data set."""
+
+from __future__ import annotations
+
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.duplicates import Leak
+from tlnb.display import charts
+from tlnb.display.html import card, facts, line, long_table, note, picture
+
+SKEWED = 3.0  # times more labels in the largest class than in the smallest: it is said
+
+
+def data_card(data: DataSet) -> str:
+    counts = data.counts
+    low, high = min(counts.values()), max(counts.values())
+    each = f"{low}" if low == high else f"{low} to {high}"
+    splits = ", ".join(f"{n:,} {split}" for split, n in data.splits.items())
+    used = sum(counts.values())
+    rows = [
+        (
+            "classes",
+            f"{len(data.classes)}: {', '.join(data.classes[:12])}{' …' if len(data.classes) > 12 else ''}",
+        ),
+        ("images", splits),
+        ("labels in use", f"{used:,} ({each} in each class)"),
+        (
+            "size verdict",
+            f"{data.size_verdict} (a convention: little < 100 ≤ decent < 1,000 ≤ a lot, images per class)",
+        ),
+        ("kept at", f"{data.edge}×{data.edge} pixels"),
+    ]
+    if data.imbalance >= SKEWED:
+        few, many = (next(c for c, n in counts.items() if n == amount) for amount in (low, high))
+        skew = f"{many} has {data.imbalance:.3g} times as many labels as {few}: see balanced accuracy, or train --class-weights"
+        rows.append(("imbalance", skew))
+    if data.groups is not None:
+        rows.append(("groups", f"{data.groups:,}, each on one side of every split made here"))
+    parts = [facts(rows), *(note(words) for words in data.notes)]
+    if data.leaks:
+        same = sum(leak.same for leak in data.leaks)
+        parts.append(
+            line(
+                f"{len(data.leaks)} images are in two splits ({same} the same, {len(data.leaks) - same} nearly):"
+            )
+        )
+        parts.append(
+            long_table(
+                ["image", "repeats"],
+                [[f"{k.image} ({k.split})", _repeated(k)] for k in data.leaks],
+                left=2,
+            )
+        )
+    if data.skipped:
+        parts.append(line(f"{len(data.skipped)} files were skipped:"))
+        parts.append(long_table(["file and reason"], [[s] for s in data.skipped]))
+    training = "all training images" if data.splits["train"] <= 120 else "some training images"
+    parts.append(
+        picture(charts.samples(data), f"{training} of {data.name}, a column for each class")
+    )
+    return card(f"{data.name}: {splits}", *parts)
+
+
+def _repeated(leak: Leak) -> str:
+    return f"{leak.other} ({leak.other_split}), {'pixel for pixel' if leak.same else 'nearly'}"

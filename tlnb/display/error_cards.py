@@ -1,0 +1,224 @@
+"""Cards and charts of a run's mistakes and of predictions for new images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tlnb.core.evaluation.predictions import ClassScore, Errors, Predictions
+from tlnb.display.charts import figure_of, png_of
+from tlnb.display.html import (
+    BLUE,
+    ORANGE,
+    Raw,
+    bar,
+    card,
+    facts,
+    line,
+    measured,
+    note,
+    picture,
+    safe,
+    table,
+)
+from tlnb.display.pictures import MAX_NAMED_CLASSES, pictures, shortened
+from tlnb.display.words import interval, percent
+
+MAX_ROWS = 30  # rows of a table
+MAX_CONFUSED_PAIRS = 10
+MAX_NUMBERED_CLASSES = 30  # classes up to which the matrix shows its counts
+MAX_DRAWN_CLASSES = 100  # and up to which it is drawn
+
+
+def errors_card(errors: Errors) -> str:
+    wrong = len(errors.mistakes)
+    rows = [
+        ("run", errors.run),
+        (
+            "test accuracy",
+            measured(
+                f"{percent(errors.accuracy)} (95% interval {interval(errors.interval)}%), {wrong} of {errors.total:,} wrong"
+            ),
+        ),
+        (
+            "balanced accuracy",
+            f"{percent(errors.balanced_accuracy)}, the mean of the accuracies by class",
+        ),
+    ]
+    parts = [facts(rows)]
+    if 2 <= len(errors.classes) <= MAX_DRAWN_CLASSES:
+        parts.append(
+            picture(
+                matrix(errors),
+                f"confusion matrix of run {errors.run}: {wrong} of {errors.total} test images wrong",
+                of_figures=True,
+            )
+        )
+    if not wrong:
+        parts.append(line(measured("No test image was wrong.")))
+    if errors._pictures is not None and wrong:
+        shown = errors.mistakes[: len(errors._pictures)]
+        titles = [f"{shortened(m.truth)} → {shortened(m.said)}\n{m.probability:.1%}" for m in shown]
+        parts.append(
+            line(
+                measured(
+                    f"The {len(shown)} most confident mistakes, true class → what it said, with its probability:"
+                )
+            )
+        )
+        alt = "; ".join(f"{m.truth} called {m.said}" for m in shown)
+        parts.append(picture(pictures(errors._pictures, titles), alt, of_figures=True))
+    parts += [_confused(errors), _by_class(errors)]
+    if errors.note:
+        parts.append(note(errors.note))
+    parts.append(
+        note(
+            "Measured on the test split, which was read once, at the end of the run; these are its answers from then."
+        )
+    )
+    return card(f"Errors of run {errors.run} on {errors.data}", *parts)
+
+
+def _confused(errors: Errors) -> Raw:
+    rows = [
+        [c.truth, c.said, str(c.count), f"{c.count / c.of:.1%} of {c.of}"]
+        for c in errors.confused[:MAX_CONFUSED_PAIRS]
+    ]
+    return (
+        table(["true class", "said", "times", "share of the class"], rows, left=2, of_figures=True)
+        if rows
+        else Raw()
+    )
+
+
+def _by_class(errors: Errors) -> Raw:
+    scores: Sequence[ClassScore] = errors.by_class
+    title = ""
+    if len(scores) > MAX_ROWS:
+        scores = sorted((s for s in scores if s.total), key=lambda s: s.right / s.total)[:MAX_ROWS]
+        title = line(f"The {MAX_ROWS} of {len(errors.classes)} classes with the lowest accuracy:")
+    rows = [
+        [
+            s.name,
+            *map(
+                measured,
+                (
+                    f"{s.right} of {s.total}",
+                    percent(s.accuracy),
+                    bar(s.accuracy or 0),
+                    interval(s.interval) if s.total else "–",
+                ),
+            ),
+        ]
+        for s in scores
+    ]
+    worst = len(errors.by_class) > MAX_ROWS
+    return Raw(
+        f"{title}{table(['class', 'right', 'accuracy', '', '95% interval'], rows, of_figures=worst)}"
+    )
+
+
+def matrix(errors: Errors) -> bytes:
+    """Rows are true classes, columns are answers. What is right is blue, what is wrong orange, by its share of the row."""
+    counts = np.array(errors.matrix)
+    n = len(counts)
+    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    wrong = shares * (1 - np.eye(n))
+    colours = np.ones((n, n, 3))
+    colours -= np.sqrt(wrong / max(float(wrong.max()), 1e-9))[..., None] * (1 - _rgb(ORANGE))
+    colours[np.arange(n), np.arange(n)] = 1 - np.diag(shares)[:, None] * (1 - _rgb(BLUE)) * 0.8
+    names = [shortened(name) for name in errors.classes]
+    longest = max(map(len, names))
+    cell, size, every = (
+        (0.42, 8.0, 1)
+        if n <= MAX_NUMBERED_CLASSES
+        else (0.17, 7.0, 1)
+        if n <= MAX_NAMED_CLASSES
+        else (0.1, 8.0, 1 + n // 30)
+    )
+    ticks = range(0, n, every)
+    edge = max(1.6, cell * n) + 0.5 + 0.075 * longest
+    figure = figure_of(edge + 0.3, edge)
+    axes = figure.subplots()
+    axes.imshow(colours, interpolation="nearest")
+    axes.set_xticks(
+        ticks,
+        names[::every],
+        rotation=90 if 0.08 * longest > max(cell, 1.6 / n) * every else 0,
+        fontsize=size,
+        parse_math=False,
+    )
+    axes.set_yticks(ticks, names[::every], fontsize=size, parse_math=False)
+    axes.set(xlabel="said", ylabel="true class")
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
+    axes.grid(True, which="minor", color="#dddddd", lw=0.5)
+    axes.tick_params(which="minor", length=0)
+    for row, column in zip(*counts.nonzero(), strict=True):
+        if n <= MAX_NUMBERED_CLASSES:
+            dark = row == column and shares[row, column] > 0.6
+            axes.text(
+                column,
+                row,
+                f"{counts[row, column]}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if dark else "black",
+            )
+    return png_of(figure)
+
+
+def _rgb(colour: str) -> Any:
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+
+
+def predictions_card(predictions: Predictions) -> str:
+    thumbnails = predictions._pictures if predictions._pictures is not None else ()
+    rows = []
+    for i, each in enumerate(predictions.images[:MAX_ROWS]):
+        view = picture(_thumbnail(thumbnails[i]), each.name) if i < len(thumbnails) else ""
+        first, *others = each.labels
+        label, probability = first
+        said = (
+            Raw(f"<b>{safe(label)}</b>"),
+            f"{probability:.1%}",
+            bar(probability),
+            ", ".join(f"{name} {p:.1%}" for name, p in others),
+        )
+        rows.append([view, each.name, *map(measured, said)])
+    by = (
+        f"run {predictions.run} ({predictions.model})"
+        if predictions.run
+        else f"{predictions.model} with its own output layer"
+    )
+    parts: list[str] = [table(["", "image", "label", "probability", "", "then"], rows, left=3)]
+    if len(predictions.images) > MAX_ROWS:
+        parts.append(note(f"and {len(predictions.images) - MAX_ROWS} more: .images has them all"))
+    parts.append(
+        note(
+            f"Measured: by {by}, among {predictions.classes:,} classes. "
+            "It can only answer with one of these, whatever the image shows."
+        )
+    )
+    return card(
+        f"{len(predictions.images)} image{'s' if len(predictions.images) != 1 else ''}, labelled by {by}",
+        *parts,
+    )
+
+
+def _thumbnail(pixels: Tensor, edge: int = 72) -> bytes:
+    """A small PNG; small images are enlarged by whole pixels."""
+    import io
+
+    from PIL import Image
+
+    image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+    how = Image.Resampling.NEAREST if image.width < edge else Image.Resampling.BILINEAR
+    out = io.BytesIO()
+    image.resize((edge, edge), how).save(out, format="png")
+    return out.getvalue()

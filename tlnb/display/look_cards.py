@@ -1,0 +1,303 @@
+"""Cards and charts of what a network sees: embeddings, stages, evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tlnb.core.evaluation.embeddings import BORDER, NEIGHBOURS, Depth, Evidence, Look, View
+from tlnb.display.charts import LOOKS as LINES
+from tlnb.display.charts import figure_of, png_of
+from tlnb.display.html import GREY, VERMILION, bar, card, line, measured, note, picture, table
+from tlnb.display.pictures import CLASS_STYLES, MAX_NAMED_CLASSES, draw_image, shortened
+from tlnb.display.words import percent
+
+
+def look_card(look: Look) -> str:
+    kinds = {"evidence": _evidence_card, "stages": _stages_card, "features": _features_card}
+    return kinds[look.kind](look)
+
+
+def _features_card(look: Look) -> str:
+    total = len(look.labels)
+    origin = ", ".join(f"{n} {split}" for split, n in look.splits)
+    shares = [
+        *((v.of, v.share) for v in look.views),
+        ("raw pixels", look.pixels),
+        ("chance", look.chance),
+    ]
+    rows = [[of, measured(percent(share)), measured(bar(share or 0))] for of, share in shares]
+    alt = "two maps of the same images: " + "; ".join(
+        f"{v.of}, nearest of the same class {v.share:.1%}" for v in look.views
+    )
+    parts = [
+        line(
+            f"{total} images ({origin}; none of test) as the output layer of each network would see them."
+        ),
+        picture(maps(look), alt),
+        line("How often the nearest other image is of the same class:"),
+        table(["features of", "same class", ""], rows),
+    ]
+    if look._pictures is not None:
+        parts.append(
+            line(f"Some images and their {NEIGHBOURS} nearest; a dashed frame marks another class:")
+        )
+        parts.append(picture(neighbours(look), _neighbours_text(look), of_figures=True))
+    off = 100 * (1 / max(1, total)) ** 0.5
+    parts.append(
+        note(
+            f"Measured on {total} images: differences below about {off:.0f} points are small. Nearness is the cosine."
+        )
+    )
+    parts.append(
+        note(
+            f"The map is {look.method}, which keeps neighbours together; its axes and the gaps between groups mean nothing."
+        )
+    )
+    return card(
+        f"What {look.model} sees in {look.data}"
+        + (f", and run {look.run}" if look.run else ", before any training"),
+        *parts,
+    )
+
+
+def maps(look: Look) -> bytes:
+    """One map a network: colour, marker and name by class."""
+    labels = np.array(look.labels)
+    figure = figure_of(4.4 * len(look.views), 4.3)
+    for axes, view in zip(
+        figure.subplots(1, len(look.views), squeeze=False)[0], look.views, strict=True
+    ):
+        _map(axes, view, labels, look.classes)
+    return png_of(figure)
+
+
+def _map(axes: Any, view: View, labels: Any, classes: Sequence[str]) -> None:
+    from matplotlib import patheffects
+
+    points = np.array(view.points)
+    for c in np.unique(labels):
+        colour, marker = CLASS_STYLES[c % len(CLASS_STYLES)]
+        mine = points[labels == c]
+        size = 8 if marker in "*PX" else 5.5
+        axes.plot(*mine.T, marker, color=colour, ms=size, alpha=0.8, mec="white", mew=0.3)
+        if len(classes) <= MAX_NAMED_CLASSES:
+            x, y = mine[
+                np.square(mine - np.median(mine, 0)).sum(1).argmin()
+            ]  # the image in the middle of its class
+            halo = [patheffects.withStroke(linewidth=4, foreground="white")]
+            size = 12 if len(classes) <= 10 else 9
+            axes.text(
+                x,
+                y,
+                shortened(classes[c], 10),
+                fontsize=size,
+                weight="bold",
+                color="#222222",
+                ha="center",
+                va="center",
+                path_effects=halo,
+                parse_math=False,
+                zorder=5,
+            )
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(
+        f"{view.of}: nearest of the same class {view.share:.1%}", fontsize=9, parse_math=False
+    )
+    axes.spines[:].set_color("#bbbbbb")
+    axes.margins(0.06)
+
+
+def neighbours(look: Look) -> bytes:
+    """A row an example: the image, then its nearest by each network."""
+    near = max(len(view.neighbours[0]) for view in look.views)
+    starts = [1.6 + (near + 0.6) * block for block in range(len(look.views))]
+    width, height = starts[-1] + near, len(look.examples) + 0.4
+    figure = figure_of(0.66 * width, 0.66 * height)
+    axes = figure.subplots()
+    axes.set_axis_off()
+    _place(axes, look, 0.0, -0.1, "image", None)
+    for block, view in enumerate(look.views):
+        _place(axes, look, starts[block], -0.1, f"nearest: {view.of}", None)
+    for row, example in enumerate(look.examples):
+        _place(axes, look, 0.0, row, example, None)
+        for block, view in enumerate(look.views):
+            for i, other in enumerate(view.neighbours[row]):
+                _place(
+                    axes,
+                    look,
+                    starts[block] + i,
+                    row,
+                    other,
+                    look.labels[other] == look.labels[example],
+                )
+    axes.set(xlim=(-0.1, width), ylim=(height - 0.4, -0.4), aspect="equal")
+    return png_of(figure)
+
+
+def _place(axes: Any, look: Look, x: float, y: float, what: int | str, same: bool | None) -> None:
+    """A text, or an image of edge 0.9 with a dashed frame where it is of another class."""
+    from matplotlib.patches import Rectangle
+
+    if isinstance(what, str):
+        axes.text(x, y, what, fontsize=8, va="bottom", parse_math=False)
+        return
+    assert look._pictures is not None
+    pixels = look._pictures[what].permute(1, 2, 0).numpy()
+    axes.imshow(
+        pixels,
+        extent=(x, x + 0.9, y + 0.9, y),
+        interpolation="nearest" if len(pixels) <= 64 else "antialiased",
+    )
+    if same is False:
+        axes.add_patch(
+            Rectangle(
+                (x, y), 0.9, 0.9, fill=False, ec=VERMILION, lw=2.5, ls=(0, (2, 1)), capstyle="butt"
+            )
+        )
+
+
+def _neighbours_text(look: Look) -> str:
+    words = []
+    for row, example in enumerate(look.examples):
+        mine = look.classes[look.labels[example]]
+        near = (
+            f"{v.of}: {', '.join(look.classes[look.labels[i]] for i in v.neighbours[row])}"
+            for v in look.views
+        )
+        words.append(f"{mine} is nearest to {'; '.join(near)}")
+    return ". ".join(words)
+
+
+def _stages_card(look: Look) -> str:
+    head = ["stage", "features", *(words for depth in look.depths for words in (depth.of, "", ""))]
+    rows = [
+        [
+            stages[0].stage,
+            f"{stages[0].features:,}",
+            *(
+                measured(cell)
+                for p in stages
+                for cell in (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy))
+            ),
+        ]
+        for stages in zip(*(depth.probes for depth in look.depths), strict=False)
+    ]
+    alt = "; ".join(repr(depth) for depth in look.depths)
+    return card(
+        f"What each stage of {look.model} knows about {look.data}"
+        + (f", and run {look.run}" if look.run else ""),
+        picture(depths(look), alt),
+        table(head, rows),
+        note(
+            f"Measured on {len(look.labels)} labels in use, none of test: {look.method} on each stage's output, averaged "
+            "to a grid of 2×2."
+        ),
+        note(
+            "± is one standard error. The same images, in the same parts, for every stage and network."
+        ),
+    )
+
+
+def depths(look: Look) -> bytes:
+    """Accuracy by stage, a line a network."""
+    figure = figure_of(6.4, 2.8)
+    axes = figure.subplots()
+    chance = 100 * max(look.labels.count(c) for c in set(look.labels)) / len(look.labels)
+    for depth, (colour, dash, marker) in zip(look.depths, LINES, strict=False):
+        _depth(axes, depth, colour, dash, marker)
+    axes.axhline(chance, color=GREY, lw=1, ls=":", label="always the most frequent class")
+    axes.set(ylabel="accuracy, %", ylim=(0, 102))
+    axes.legend(fontsize=8, frameon=False, loc="best")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, alpha=0.25)
+    return png_of(figure)
+
+
+def _depth(axes: Any, depth: Depth, colour: str, dash: str, marker: str) -> None:
+    values, errors = [100 * p.accuracy for p in depth.probes], [100 * p.error for p in depth.probes]
+    axes.errorbar(
+        [p.stage for p in depth.probes],
+        values,
+        errors,
+        color=colour,
+        ls=dash,
+        marker=marker,
+        ms=5,
+        lw=1.8,
+        elinewidth=1,
+        capsize=3,
+        label=depth.of,
+    )
+
+
+def _evidence_card(look: Look) -> str:
+    by = f"run {look.run} ({look.model})" if look.run else look.model
+    rows = [
+        [
+            e.name,
+            *([e.truth or "–"] if look.data else []),
+            *map(measured, (e.label, f"{e.probability:.1%}", _border(e), bar(e.border or 0))),
+        ]
+        for e in look.images
+    ]
+    head = [
+        "image",
+        *(["true class"] if look.data else []),
+        "said",
+        "probability",
+        "evidence in the border",
+        "",
+    ]
+    parts: list[str] = []
+    if look._pictures is not None and look._heat is not None:
+        alt = "; ".join(
+            f"{e.name}: {e.label}, {_border(e)} of the evidence in the border" for e in look.images
+        )
+        parts.append(picture(overlays(look), alt, of_figures=True))
+    parts += [
+        table(head, rows, left=len(head) - 3),
+        note(f"Measured by {look.method}; bright is where the evidence for what it said lies."),
+        note(
+            f"The border is the outer ring that takes {BORDER:.0%} of the area: evidence spread evenly would give {BORDER:.0%}. "
+            "Much more in many images hints at a network that reads the background; look at the pictures first."
+        ),
+    ]
+    return card(f"Where {by} finds its evidence", *parts)
+
+
+def _border(each: Evidence) -> str:
+    return "no evidence" if each.border is None else f"{each.border:.0%}"
+
+
+def overlays(look: Look) -> bytes:
+    """Each image beside the same image with its evidence laid over it."""
+    images, heat = look._pictures, look._heat
+    assert images is not None and heat is not None
+    columns = min(3, len(images))
+    rows = -(-len(images) // columns)
+    figure = figure_of(3.5 * columns, 2.05 * rows)
+    grid = figure.subplots(rows, 2 * columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for i, each in enumerate(look.images):
+        left, right = (
+            grid[i // columns, 2 * (i % columns)],
+            grid[i // columns, 2 * (i % columns) + 1],
+        )
+        draw_image(left, images[i], shortened(each.truth or each.name, 20), 8.5)
+        draw_image(
+            right, _grey(images[i]), f"said {shortened(each.label)}, {each.probability:.0%}", 8.5
+        )
+        right.imshow(
+            heat[i].numpy(), cmap="viridis", alpha=0.6, vmin=0, vmax=1, interpolation="bilinear"
+        )
+    return png_of(figure)
+
+
+def _grey(pixels: Tensor) -> Tensor:
+    """Without colour, so that all colour is evidence."""
+    return pixels.float().mean(0).round().byte().expand(3, -1, -1)

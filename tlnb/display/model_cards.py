@@ -1,0 +1,215 @@
+"""Cards of networks: the catalogue, an entry of it, a loaded network."""
+
+from __future__ import annotations
+
+from tlnb.core.costs.pretraining import pretraining_of
+from tlnb.core.models.catalogue import Card, Catalogue
+from tlnb.core.models.pretrained import PretrainedModel, Transform
+from tlnb.display.bills import pretraining_facts
+from tlnb.display.html import (
+    BLUE,
+    UNSCROLLED_ROWS,
+    Raw,
+    bar,
+    card,
+    facts,
+    line,
+    link,
+    note,
+    safe,
+    table,
+)
+from tlnb.display.words import count, flops, percent, size
+
+ORDERS = {
+    "small": "by parameters, the embedded ones before the others",
+    "accurate": "by top-1 accuracy, the embedded ones, which learned from other data, after the others",
+    "fast": "by FLOPs for one image, the embedded ones before the others",
+}
+
+
+def catalogue_card(catalogue: Catalogue) -> str:
+    rows = [
+        [
+            c.name,
+            _wide(c.source),
+            count(c.source_classes),
+            percent(c.accuracy),
+            bar(c.accuracy or 0, BLUE, 60),
+            percent(c.top5),
+            count(c.parameters),
+            flops(c.flops),
+            size(c.bytes),
+            _edge(c.size),
+            _edge(c.min_size),
+            "yes" if c.on_disk else "no",
+            _links(c),
+        ]
+        for c in catalogue.cards
+    ]
+    head = [
+        "model",
+        "trained on",
+        "classes",
+        "top-1",
+        "",
+        "top-5",
+        "parameters",
+        "one image",
+        "file",
+        "input",
+        "at least",
+        "on disk",
+        "more",
+    ]
+    many = "model" if len(catalogue.cards) == 1 else "models"
+    return card(
+        f"{len(catalogue.cards)} {many}, {catalogue.sort} first",
+        table(head, rows, left=2, height="28em" if len(rows) > UNSCROLLED_ROWS else ""),
+        note(
+            f"Order: {ORDERS[catalogue.sort]}. Figures are those of the weights that load by default, measured by who trained "
+            "them, not here. An accuracy holds for its own data: compare it within one source; chance is one in so many "
+            "classes. One image is one forward pass, a multiply-add counted as two. Input is the image's edge in pixels, "
+            "as trained and at least."
+        ),
+        note(
+            "%tl_load NAME loads one; its card lists its other weights. %tl_models --sort accurate, or fast"
+        ),
+    )
+
+
+def _wide(text: str) -> Raw:
+    """Room for a few words on a line."""
+    return Raw(f'<span style="display:inline-block;min-width:9em">{safe(text)}</span>')
+
+
+def _edge(pixels: int | None) -> str:
+    return f"{pixels or '–'}"
+
+
+def _links(c: Card) -> Raw:
+    links = (
+        link(url, text)
+        for text, url in (("recipe", c.recipe), ("licence", c.licence))
+        if url.startswith("http")
+    )
+    return Raw(", ".join(links) or "–")
+
+
+def model_card(model: PretrainedModel) -> str:
+    c, t = model.card, model.transform
+    rows = [
+        ("trained on", _source(c)),
+        ("accuracy there", _accuracies(c)),
+        ("parameters", f"{c.parameters:,}" if c.parameters else None),
+        (
+            "one image",
+            f"{flops(c.flops)} forward, a multiply-add counted as two" if c.flops else None,
+        ),
+        ("input", _input(t)),
+        ("", f"mean {_numbers(t.mean)}; standard deviation {_numbers(t.std)}"),
+        ("output layer", _output(model)),
+        ("the bill you did not pay", _took(c)),
+        ("weights", _weights(model)),
+        ("what they are", c.about),
+        ("recipe", link(c.recipe, c.recipe) if c.recipe else None),
+        ("licence", link(c.licence, c.licence) if c.licence else None),
+    ]
+    parts = [facts(rows), *(note(n) for n in c.notes)]
+    if c.others:
+        parts.append(
+            line(Raw(f"Other weights, by <code>%tl_load {safe(c.name)} --weights NAME</code>:"))
+        )
+        parts.append(_others(c))
+    return card(f"{model.name}: {c.source}", *parts)
+
+
+def _source(c: Card) -> str:
+    if not c.source_classes:
+        return c.source
+    images = f"{count(c.source_images)} images, " if c.source_images else ""
+    return f"{c.source}: {images}{c.source_classes:,} classes"
+
+
+def _accuracies(c: Card) -> str | None:
+    if c.accuracy is None:
+        return None
+    five = f", top-5 {percent(c.top5)}" if c.top5 is not None else ""
+    whose = "measured by the run" if c.family == "run" else "as stated by who trained it"
+    return f"{percent(c.accuracy)} {c.accuracy_of}{five} (chance: {percent(c.chance)}), {whose}"
+
+
+def _input(t: Transform) -> str:
+    cut = "" if t.resize == t.size else f", cut from the middle after resizing to {t.resize}"
+    return f"{t.size}×{t.size} pixels{cut} ({t.interpolation})"
+
+
+def _output(model: PretrainedModel) -> str:
+    has = f"{model.card.source_classes:,} classes" if model.card.source_classes else "its own"
+    if model.target_classes is None:
+        return f"{has}; kept until there are data, then replaced for their classes"
+    return f"{has}; replaced by a new one for {model.target_classes:,} classes when the data came"
+
+
+def _took(c: Card) -> Raw | None:
+    pretraining = pretraining_of(c)
+    if pretraining is None:
+        return (
+            None if c.family in ("own", "run") else Raw("not known: no recipe of it is published")
+        )
+    lines = (f"{safe(name)}: {safe(text)}" for name, text in pretraining_facts(pretraining) if text)
+    return Raw("<br>".join(lines))
+
+
+def _weights(model: PretrainedModel) -> str:
+    c = model.card
+    if model.weights == "none":
+        return "random: --weights none"
+    if c.weights:
+        return (
+            f"{c.weights} ({'the default, ' if model.weights == 'default' else ''}{size(c.bytes)})"
+        )
+    if model.weights != "default":
+        return f"from {model.weights}"
+    return {"own": "as your module holds them", "run": "the run's"}.get(
+        c.family, f"embedded ({size(c.bytes)})"
+    )
+
+
+def _others(c: Card) -> Raw:
+    rows = [
+        [
+            o.weights,
+            o.about,
+            percent(o.accuracy),
+            percent(o.top5),
+            flops(o.flops),
+            str(o.size),
+            size(o.bytes),
+            "yes" if o.on_disk else "no",
+        ]
+        for o in c.others
+    ]
+    head = ["weights", "what they are", "top-1", "top-5", "one image", "input", "file", "on disk"]
+    return table(head, rows, left=2)
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ", ".join(f"{v:g}" for v in values)
+
+
+def card_of_card(entry: Card) -> str:
+    rows = [
+        ("trained on", _source(entry)),
+        ("accuracy there", _accuracies(entry)),
+        ("parameters", f"{entry.parameters:,}" if entry.parameters else None),
+        ("one image", f"{flops(entry.flops)} forward" if entry.flops else None),
+        ("input", f"{_edge(entry.size)} pixels, at least {_edge(entry.min_size)}"),
+        (
+            "weights",
+            f"{entry.weights or entry.family}, {size(entry.bytes)}, {'on disk' if entry.on_disk else 'not on disk yet'}",
+        ),
+        ("what they are", entry.about),
+        ("licence", link(entry.licence, entry.licence) if entry.licence else None),
+    ]
+    return card(entry.name, facts(rows), *(note(n) for n in entry.notes))

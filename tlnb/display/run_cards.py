@@ -1,0 +1,176 @@
+"""Cards of a plan, of a run with its proof, and of a saved run."""
+
+from __future__ import annotations
+
+import statistics
+
+from tlnb.core.export.save import Saved
+from tlnb.core.planning.plan import Plan
+from tlnb.core.training.freezing import Change
+from tlnb.core.training.run import Run
+from tlnb.display import charts
+from tlnb.display.bills import forecast_score
+from tlnb.display.html import Raw, bar, card, facts, line, measured, picture, safe, table
+from tlnb.display.networks import MEANING, frozen_of
+from tlnb.display.tables import on_its_source
+from tlnb.display.words import flops, interval, size, small
+
+
+def plan_card(plan: Plan) -> str:
+    share = plan.trainable_params / max(plan.total_params, 1)
+    rows = [
+        ("strategy", f"{plan.strategy}: {MEANING[plan.strategy]}"),
+        ("start", "the pretrained weights" if plan.start == "pretrained" else "random"),
+        (
+            "trains",
+            Raw(
+                f"{plan.trainable_params:,} of {plan.total_params:,} parameters ({share:.1%}) {bar(share)}"
+            ),
+        ),
+        ("layers that train", _some(plan.trained)),
+        ("frozen", _some(plan.frozen) or "nothing"),
+        ("edits", _edits(plan) or "none"),
+    ]
+    return card(
+        f"Plan: {plan.strategy}", facts(rows), *(line(f"Note: {words}") for words in plan.notes)
+    )
+
+
+def _edits(plan: Plan) -> Raw:
+    """One line an edit; those that only fit the network to the data say so."""
+    words = (
+        f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}"
+        for e in plan.edits
+    )
+    return Raw("<br>".join(words))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return (
+        ", ".join(names)
+        if len(names) <= 8
+        else f"{', '.join(names[:3])} … {names[-1]} ({len(names)} layers)"
+    )
+
+
+def run_card(run: Run) -> str:
+    phases = [(p, s) for p, s in run.seconds.items() if s >= 0.005]
+    rows = [
+        (
+            "test accuracy",
+            Raw(
+                f"<b>{run.accuracy:.1%}</b> (95% interval {interval(run.interval)}%, {run.test_images:,} images)"
+            ),
+        ),
+        (
+            "trained",
+            f"{run.plan.trainable_params:,} of {run.plan.total_params:,} parameters, "
+            f"{len(run.epochs)} epochs, {_steps(run)}",
+        ),
+        ("seconds", measured(", ".join(f"{p} {s:.2f}" for p, s in phases) + " (measured)")),
+        (
+            "FLOPs",
+            measured(
+                f"{flops(run.training_flops)} to train, {flops(run.flops - run.training_flops)} to evaluate (counted)"
+            ),
+        ),
+        ("computed once", _cached(run)),
+        ("energy", measured(f"{small(run.energy_wh, 'Wh')} ({run.bases.get('energy_wh', '')})")),
+        ("money", measured(f"{small(run.money, run.currency)} ({run.bases.get('money', '')})")),
+        ("forecast", measured(forecast_score(run.forecast)) if run.forecast else None),
+        ("over seeds", _repeats(run)),
+        ("on its own source", measured(on_its_source(run))),
+        ("options", measured(_options(run)) if run.plan.tuned else _options(run)),
+        ("on", measured(f"{run.hardware}, {run.device}, {run.precision}" + _together(run))),
+        ("notes", "; ".join(run.notes)),
+    ]
+    if run.baseline_of:
+        rows.insert(0, ("baseline of", run.baseline_of))
+    parts = [facts(rows), proof(run)]
+    if charts.has_curve(run):
+        parts.append(
+            picture(
+                charts.learning(run),
+                f"training loss and accuracy of {run.name} by epoch; test accuracy {run.accuracy:.1%}",
+            )
+        )
+    return card(f"Run {run.name}: {run.status}, {run.strategy} on {run.data}", *parts)
+
+
+def _together(run: Run) -> str:
+    return f", {run.processes} processes together" if run.processes > 1 else ""
+
+
+def _steps(run: Run) -> str:
+    """Of AdamW as planned; a line search takes as many evaluations as it needs."""
+    return f"{run.work.steps} {'steps' if run.options.optimizer == 'adamw' else 'evaluations of all images'}"
+
+
+def _repeats(run: Run) -> str | None:
+    """Mean and spread of the test accuracies of runs that differ in nothing but their seeds."""
+    if len(run.repeats) < 2:
+        return None
+    accuracies = [accuracy for _, accuracy in run.repeats]
+    each = ", ".join(f"{accuracy:.1%} (seed {seed})" for seed, accuracy in run.repeats)
+    return f"{statistics.fmean(accuracies):.1%} ± {100 * statistics.stdev(accuracies):.1f} points: {each}"
+
+
+def proof(run: Run) -> Raw:
+    """What really moved, stage by stage from input to output: every layer was compared with its start, to the bit."""
+    stages: dict[str, list[Change]] = {}
+    for change in run.changes:
+        stages.setdefault(change.stage, []).append(change)
+    rows = []
+    for stage, layers in stages.items():
+        moved = [c for c in layers if c.moved]
+        weights = [c.weights for c in moved if c.weights is not None]
+        statistics = [c.statistics for c in moved if c.statistics is not None]
+        planned = frozen_of(sum(c.frozen for c in layers), len(layers))
+        moved_layers = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, to the bit"
+        much = [_shares(weights), bar(max(weights, default=0.0)), _shares(statistics)]
+        rows.append([stage, planned, moved_layers, *(map(measured, much) if moved else much)])
+    head = [
+        "stage",
+        "planned",
+        "what really moved",
+        "weights, ‖Δw‖ / ‖w‖",
+        "",
+        "running statistics",
+    ]
+    return Raw(line(Raw("<b>Proof</b>: every layer beside its start")) + table(head, rows, left=3))
+
+
+def _shares(values: list[float]) -> str:
+    """`0.3% to 12%`: from the layer that moved least to the one that moved most."""
+    if not values:
+        return "–"
+    low, high = (f"{v:.2%}" if v < 0.1 else f"{v:.0%}" for v in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
+
+
+def _cached(run: Run) -> Raw | None:
+    """What the run did not compute in every epoch."""
+    cache = run.cache
+    if cache is None:
+        return None
+    views = f"{cache.views} views of each image" if cache.views > 1 else "each image"
+    kept = f"{cache.bytes / 1e6:,.1f} MB" if cache.bytes >= 1e5 else f"{cache.bytes / 1e3:,.0f} kB"
+    reused = "; found from an earlier run, which paid for it" if cache.reused else ""
+    place = "memory" if cache.place == "memory" else "a file"
+    return measured(f"everything up to {cache.at}, for {views}: {kept} in {place}{reused}")
+
+
+def _options(run: Run) -> str:
+    o = run.options
+    rate = f"lr {o.lr:g}" + "".join(f", {stage} {value:g}" for stage, value in o.stage_lr)
+    return f"{rate}, batches of {o.batch_size}, weight decay {o.weight_decay:g}, augmentation {o.augment}, seed {o.seed}"
+
+
+def saved_card(saved: Saved) -> str:
+    rows = [
+        ("file", saved.path),
+        ("size", size(saved.bytes)),
+        ("takes", saved.takes),
+        ("use it", Raw(f"<code>{safe(saved.use)}</code>")),
+    ]
+    return card(f"Run {saved.run}, saved", facts(rows))
