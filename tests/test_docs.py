@@ -34,7 +34,7 @@ def test_pages_are_what_the_help_says(build, tmp_path: Path):
 
 
 def test_no_magic_is_left_out(build):
-    there = {name for name in vars(TLMagics) if name == "tl" or name.startswith("tl_")}
+    there = {name for name in dir(TLMagics) if name == "tl" or name.startswith("tl_")}
     assert there == set(build.magics())
     assert all(re.search(rf"%{name}\b", build.sheet()) for name in there)
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlnb.core.planning.magic_lines import tokens
 from tlnb.core.runtime.errors import UsageError
 from tlnb.display import cards, live
-from tlnb.magics import tokens
 
 
 def run(shell, cell: str):

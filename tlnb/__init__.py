@@ -18,7 +18,7 @@ tl = Session()
 
 def load_ipython_extension(ipython: Any) -> None:
     """Called by `%load_ext tlnb`."""
-    from tlnb.magics import register
+    from tlnb.extension import register
 
     register(ipython, tl)
 

@@ -17,11 +17,11 @@ from tlnb.core.data.groups import _by_pattern
 from tlnb.core.data.request import DataRequest
 from tlnb.core.export.pytorch_script.script_facts import Script
 from tlnb.core.planning.edit import is_literal, modules_matching, names_in
-from tlnb.core.planning.magic_lines import line
+from tlnb.core.planning.magic_lines import line, tokens
 from tlnb.core.planning.options import parse_rates
 from tlnb.core.planning.plan import match
 from tlnb.core.runtime.errors import UsageError, one_line
-from tlnb.magics import TLMagics, tokens
+from tlnb.magics import TLMagics
 from tlnb.session import Session
 from tlnb.session.exports import script_of
 
@@ -30,15 +30,15 @@ from tlnb.session.exports import script_of
 OPTIONS = sorted(
     {
         o
-        for n in vars(TLMagics)
-        if n.startswith("tl") and hasattr(vars(TLMagics)[n], "parser")
-        for a in vars(TLMagics)[n].parser._actions
+        for n in dir(TLMagics)
+        if n.startswith("tl") and hasattr(getattr(TLMagics, n), "parser")
+        for a in getattr(TLMagics, n).parser._actions
         for o in a.option_strings
         if o.startswith("--")
     }
 )
 
-MAGICS = sorted(n for n in vars(TLMagics) if n.startswith("tl"))
+MAGICS = sorted(n for n in dir(TLMagics) if n.startswith("tl"))
 
 HEAVY = {"tl_models"}  # right, and slow: a case in twenty
 

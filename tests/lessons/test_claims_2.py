@@ -18,7 +18,7 @@ def transferred(model: str, data: str, per_class: int) -> list[float]:
         session.load(
             "glyphnet" if model == "random" else model, "none" if model == "random" else "default"
         )
-        found.append(session.train(solver="lbfgs", augment="none").accuracy)
+        found.append(session.train(optimizer="lbfgs", augment="none").accuracy)
     return found
 
 

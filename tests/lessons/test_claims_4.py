@@ -59,8 +59,8 @@ def ways() -> dict[str, np.ndarray]:
     for seed in SEEDS:
         far, near = on_textures("glyphnet-glyphs", seed), on_textures("glyphnet", seed)
         runs = {
-            "frozen": far.train(solver="lbfgs", seed=seed),
-            "near": near.train(solver="lbfgs", seed=seed),
+            "frozen": far.train(optimizer="lbfgs", seed=seed),
+            "near": near.train(optimizer="lbfgs", seed=seed),
         }
         far.strategy("scratch")
         runs["scratch"] = far.train(epochs=20, seed=seed)  # half of what the recipe takes
@@ -68,7 +68,7 @@ def ways() -> dict[str, np.ndarray]:
         runs["all-trained"] = far.train(epochs=8, seed=seed)
         far.strategy("head")
         far.remove("layer4")
-        runs["cut"] = far.train(solver="lbfgs", seed=seed)
+        runs["cut"] = far.train(optimizer="lbfgs", seed=seed)
         for name, run in runs.items():
             found.setdefault(name, []).append(run.accuracy)
     return {name: np.array(accuracy) for name, accuracy in found.items()}
@@ -98,7 +98,7 @@ def test_windows_of_one_place_split_at_random_flatter(seed: int):
     session = Session()
     session.data(one.numpy(), names, test=0.5, seed=seed)
     session.load("glyphnet")
-    run = session.train(solver="lbfgs", augment="none")
+    run = session.train(optimizer="lbfgs", augment="none")
     with torch.no_grad():
         said = run.module()(session.model.transform(other)).argmax(1)
     assert run.accuracy > float(np.mean(np.array(session.dataset.classes)[said] == names)) + 0.15

@@ -21,8 +21,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 from tlnb.cli import main
-from tlnb.magics import _parse as parse
-from tlnb.magics import tokens
+from tlnb.core.planning.magic_lines import tokens
+from tlnb.magic_options import parse
 
 LESSONS = sorted((Path(__file__).parents[2] / "lessons").glob("*.ipynb"))
 IDS = [p.stem for p in LESSONS]

@@ -21,7 +21,7 @@ from tlnb.session.lock import SessionLock
 
 def test_while_it_trains_reading_is_allowed_and_changing_is_refused(held: Session):
     panel: TrainPanel = panel_of(held, "train")
-    panel.epochs.value = "3"
+    panel.controls["epochs"].value = "3"
     panel.go.click()
     until(lambda: GATE.steps)
     assert held.background.running and not panel.stop.disabled and panel.go.disabled
@@ -50,7 +50,7 @@ def test_while_it_trains_reading_is_allowed_and_changing_is_refused(held: Sessio
 
 def test_stop_keeps_what_there_is_and_go_on_ends_it(held: Session):
     panel: TrainPanel = panel_of(held, "train")
-    panel.epochs.value = "400"
+    panel.controls["epochs"].value = "400"
     GATE.open.set()
     panel.go.click()
     until(lambda: held.background.training.history)
@@ -91,12 +91,12 @@ def test_background_and_foreground_give_the_same(small: Session):
 
 def test_errors_in_the_thread_appear_in_the_panel(held: Session, monkeypatch):
     panel = panel_of(held, "train")
-    panel.lr.value = "quick"
+    panel.controls["lr"].value = "quick"
     panel.go.click()
     assert isinstance(ended(held).error, UsageError)
     assert "--lr quick is no learning rate" in panel.error.value and held.runs == []
     monkeypatch.setattr("tlnb.session.trainings.train", lambda *_, **__: 1 / 0)
-    panel.lr.value = ""
+    panel.controls["lr"].value = ""
     panel.go.click()
     with pytest.raises(ZeroDivisionError):
         held.wait()
@@ -107,7 +107,7 @@ def test_errors_in_the_thread_appear_in_the_panel(held: Session, monkeypatch):
 def test_on_colab_it_trains_in_the_foreground(small: Session, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "google.colab", object())
     panel = panel_of(small, "train")
-    panel.epochs.value = "1"
+    panel.controls["epochs"].value = "1"
     panel.go.click()
     assert (
         small.background.training.thread is None

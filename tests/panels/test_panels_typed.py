@@ -10,7 +10,7 @@ import torch
 from tests.conftest import picture
 from tests.panels.held import GATE, ended
 from tlnb.panels import panel_of
-from tlnb.panels.train_panel import TrainPanel
+from tlnb.panels.train_panel import SHOWN, TrainPanel
 from tlnb.session import PANELS, Session
 
 NASTY = [
@@ -58,13 +58,20 @@ def test_nothing_typed_raises(small: Session, text: str, tmp_path: Path, monkeyp
         assert panel.did.value == panel._last
 
 
-@pytest.mark.parametrize("control", ["epochs", "lr", "batch", "decay", "name"])
+TYPED = [
+    each.name
+    for each in SHOWN
+    if not (each.choices or each.is_switch or each.name.startswith("seed"))
+]
+
+
+@pytest.mark.parametrize("control", TYPED)
 @pytest.mark.parametrize("text", ["x", "-1", "nan", "1e999", "a=b=c", "\x00<script>", "9" * 30])
 def test_nothing_typed_for_training_raises(held: Session, control: str, text: str):
     panel: TrainPanel = panel_of(held, "train")
     GATE.open.set()
-    panel.epochs.value = "1"
-    getattr(panel, control).value = text
+    panel.controls["epochs"].value = "1"
+    panel.controls[control].value = text
     if (control, text) == ("epochs", "9" * 30):
         return  # a number of epochs like any other
     panel.go.click()

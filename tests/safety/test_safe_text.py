@@ -120,7 +120,10 @@ def records(session: Session, way: str) -> dict[str, Any]:
     run = json.loads(session.runs[0].to_json())
     run |= {
         "started_from": "first" if way == "goes on" else None,
-        "notes": ["a note", "3 cached views"],
+        "events": [
+            {"kind": "note", "facts": {"text": "a note"}},
+            {"kind": "cached-views", "facts": {"views": 3}},
+        ],
         "group": "g",
     }
     return json.loads(
@@ -249,10 +252,19 @@ def test_a_folder_called_by_a_line_of_code_is_a_text(trained: Session):
     )
 
 
-def test_views_of_a_note_are_bounded(trained: Session):
-    for note in ("9999999999 cached views", "9" * 5000 + " cached views", "0 cached views"):
+def test_views_of_an_event_are_bounded(trained: Session):
+    for views in (9999999999, int("9" * 4000), 0, -1):
         values = records(trained, "folder")
-        values["run"]["notes"] = [note]
+        values["run"]["events"] = [{"kind": "cached-views", "facts": {"views": views}}]
+        script = written(trained, values)
+        assert script is not None and f"VIEWS = {views} " not in script
+
+
+def test_views_of_an_old_records_note_are_bounded(trained: Session):
+    for views in ("9999999999", "9" * 5000, "0"):
+        values = records(trained, "folder")
+        del values["run"]["events"]
+        values["run"]["notes"] = [f"trained on {views} cached views of each image"]
         assert written(trained, values) is not None
 
 

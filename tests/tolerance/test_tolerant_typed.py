@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from tests.tolerance.inputs import class_folders
 from tlnb.core.data.dataset import open_data
 from tlnb.core.planning.options import TrainOptions, parse_rates
-from tlnb.core.planning.other_tools import METHODS, OPTIONS, meant_option
+from tlnb.core.planning.other_tools import HABITS, METHODS, meant_option
 from tlnb.core.runtime.errors import TLError, UsageError
 from tlnb.panels.base import decimal, whole
 from tlnb.session import Session
@@ -113,7 +113,7 @@ def test_other_data_sets_are_one_line():
         ("tl_train --batch_size 8", "write --batch-size"),
         ("tl_train --n_epochs 3", "write --epochs"),
         ("tl_train --wd 0.1", "write --weight-decay"),
-        ("tl_train --optimizer adamw", "write --solver"),
+        ("tl_train --optim adamw", "write --optimizer"),
         ("tl_train --help", r"tl_train\? shows its options: .*--epochs"),
         ("tl_train -h", r"tl_train\? shows its options"),
         ("tl_data digits --shots 2", "write --per-class"),
@@ -184,6 +184,5 @@ def test_every_habit_means_an_option_that_some_magic_has():
         for o in action.option_strings
     }
     assert all(
-        meant_option(f"--{word}", sorted(known)) == f"--{option}"
-        for word, option in OPTIONS.items()
+        meant_option(f"--{word}", sorted(known)) == f"--{option}" for word, option in HABITS.items()
     )

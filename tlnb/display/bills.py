@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tlnb.core.costs.bill import Bill, Charge
 from tlnb.core.costs.pretraining import Pretraining
+from tlnb.core.planning.options import OPTIONS
 from tlnb.core.training.run import Forecast
 from tlnb.core.tuning.advise import Advice
 from tlnb.core.tuning.tune import Trial, Tuning
@@ -270,13 +271,7 @@ def tuning_card(tuning: Tuning) -> str:
     )
 
 
-WORDS = {
-    "lr": "learning rate",
-    "weight_decay": "weight decay",
-    "augment": "augmentation",
-    "last": "stages that train",
-    "batch_size": "batch size",
-}
+WORDS = {each.name: each.label for each in OPTIONS} | {"last": "stages that train"}
 
 
 def _place(storage: str) -> str:

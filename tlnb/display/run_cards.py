@@ -103,7 +103,7 @@ def _together(run: Run) -> str:
 
 def _steps(run: Run) -> str:
     """Of AdamW as planned; a line search takes as many evaluations as it needs."""
-    return f"{run.work.steps} {'steps' if run.options.solver == 'sgd' else 'evaluations of all images'}"
+    return f"{run.work.steps} {'steps' if run.options.optimizer == 'adamw' else 'evaluations of all images'}"
 
 
 def _repeats(run: Run) -> str | None:

@@ -8,18 +8,19 @@ from typing import Any, ClassVar
 
 import ipywidgets as w
 
-from tlnb.core.planning.magic_lines import line as magic
-from tlnb.core.planning.options import AUGMENTATIONS, SOLVERS, TrainOptions
+from tlnb.core.planning.magic_lines import train_line
+from tlnb.core.planning.options import OPTIONS, TrainOptions
 from tlnb.core.planning.recipes import recipe
 from tlnb.core.training.run import Forecast
 from tlnb.display import cards, drawings, run_cards
 from tlnb.display.html import line
 from tlnb.display.live import counted
 from tlnb.display.words import percent, seconds
-from tlnb.panels.base import WIDE, Panel, button, decimal, field, row, shown, whole
+from tlnb.panels.base import Panel, button, row, shown
+from tlnb.panels.option_controls import control, typed_in
 from tlnb.session.background import Training, on_colab
 
-USUAL = "as the recipe says"
+SHOWN = tuple(each for each in OPTIONS if each.label)  # the others have a button
 CURVES = 1.0  # seconds between two drawings of the curves, which cost a browser as much as all else
 
 
@@ -29,56 +30,12 @@ class TrainPanel(Panel):
     title: ClassVar[str] = "Train"
 
     def parts(self) -> list[Any]:
-        text = lambda label, tip: field(w.Text, label, f"{tip}; empty: as the recipe says")  # noqa: E731
-        self.epochs = text("epochs", "Passes over the training images")
-        self.lr = text("learning rate", "One for all, or by stage: layer4=0.001,head=0.01")
-        self.batch = text("batch size", "Images in one step")
-        self.decay = text("weight decay", "Decay of weights")
-        self.augment = field(
-            w.Dropdown,
-            "augmentation",
-            "How images are varied",
-            WIDE,
-            options=[(USUAL, ""), *((a, a) for a in AUGMENTATIONS)],
-            value="",
-        )
-        self.solver = field(
-            w.Dropdown,
-            "solver",
-            "lbfgs: the output layer alone, all images at once",
-            options=SOLVERS,
-        )
-        self.seed = field(
-            w.BoundedIntText,
-            "seed",
-            "Of new layers, batches and augmentation",
-            value=0,
-            min=0,
-            max=2**31 - 1,
-        )
-        self.name = field(
-            w.Text,
-            "name",
-            "What to call the run; empty: by its strategy",
-            placeholder="by its strategy",
-        )
-        self.weigh = field(
-            w.Checkbox,
-            "weigh rare classes up",
-            "Rare classes count more in the loss",
-            "auto",
-            value=False,
-            indent=False,
-        )
-        self.more = w.VBox(
-            [row(self.batch, self.decay, self.solver), row(self.seed, self.name, self.weigh)],
-            layout=w.Layout(width="100%", display="none"),
-        )
+        self.controls = {each.name: control(each) for each in SHOWN}
+        rare = [self.controls[each.name] for each in SHOWN if each.rare]
+        self.more = w.VBox([row(*rare)], layout=w.Layout(width="100%", display="none"))
+        labels = ", ".join(each.label for each in SHOWN if each.rare)
         self.options = button(
-            "More options",
-            "Batch size, weight decay, solver, seed, name",
-            self.toggle_more,
-            "sliders",
+            "More options", labels[0].upper() + labels[1:], self.toggle_more, "sliders"
         )
         self.go = button("Train", "Train the plan (%tl_train)", self.train, "play", "primary")
         self.scratch = button(
@@ -109,7 +66,7 @@ class TrainPanel(Panel):
         ]
         return [
             self.plan,
-            row(self.epochs, self.lr, self.augment),
+            row(*(self.controls[each.name] for each in SHOWN if not each.rare)),
             self.more,
             row(self.go, self.scratch, self.stop, self.resume, self.ask, self.options),
             self.done,
@@ -120,24 +77,18 @@ class TrainPanel(Panel):
 
     # ── what a click does ──
 
-    def typed(self) -> dict[str, Any]:
-        """What was chosen, as `Session.train` takes it.
+    def typed(self, of_train: bool = True) -> dict[str, Any]:
+        """What was chosen, as `Session.train` takes it; a forecast takes no options that are of `train` alone.
 
         Raises:
             UsageError: what is no number.
         """
-        found = {
-            "epochs": whole(self.epochs.value, "epochs"),
-            "lr": self.lr.value.strip() or None,
-            "batch_size": whole(self.batch.value, "batch size"),
-            "weight_decay": decimal(self.decay.value, "weight decay"),
-            "augment": self.augment.value or None,
-            "name": self.name.value.strip() or None,
-            "seed": self.seed.value or None,
-            "class_weights": self.weigh.value or None,
-            "solver": None if self.solver.value == "sgd" else self.solver.value,
+        chosen = {
+            each.name: typed_in(each, self.controls[each.name])
+            for each in SHOWN
+            if of_train or not each.of_train
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in chosen.items() if value is not None}
 
     def train(self) -> None:
         """Train the plan."""
@@ -172,7 +123,7 @@ class TrainPanel(Panel):
             chosen = options()
             begun = self.session.background.start(name, lambda: call(chosen))
             if begun.running:
-                self.show_line(magic(typed, **{k.replace("_", "-"): v for k, v in chosen.items()}))
+                self.show_line(train_line(chosen, typed))
             return begun
 
         wait = "training; to stop it, interrupt the kernel" if on_colab() else ""
@@ -191,7 +142,7 @@ class TrainPanel(Panel):
     def forecast(self) -> None:
         """What training with these options would take."""
         call: Callable[..., Forecast] = self.session.forecast
-        found = self.act(lambda: call(**self.typed()), "measuring …")
+        found = self.act(lambda: call(**self.typed(of_train=False)), "measuring …")
         if found is not None:
             self.live.value = shown(cards.HTML[Forecast](found))
 
@@ -249,19 +200,15 @@ class TrainPanel(Panel):
             usual = None
         else:
             self.plan.value = line(repr(session.plan))
-            usual = recipe(session.plan, session.dataset, self.solver.value)
+            usual = recipe(session.plan, session.dataset, self.controls["optimizer"].value)
         self._fill_usual(usual)
 
     def _fill_usual(self, usual: TrainOptions | None) -> None:
         """Empty fields say what the recipe would take."""
-        pairs = (
-            (self.epochs, "epochs"),
-            (self.lr, "lr"),
-            (self.batch, "batch_size"),
-            (self.decay, "weight_decay"),
-        )
-        for control, name in pairs:
-            control.placeholder = "" if usual is None else f"{getattr(usual, name):g}"
+        for each in SHOWN:
+            if each.by_recipe and not each.choices:
+                said = "" if usual is None else f"{getattr(usual, each.name):g}"
+                self.controls[each.name].placeholder = said
 
     def _fill_buttons(self, running: Training | None) -> None:
         session = self.session

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 from tlnb.core.data.dataset import DataFacts
 from tlnb.core.planning.edit import build
 from tlnb.core.planning.magic_lines import line, train_line
+from tlnb.core.planning.old_names import takes_old_names
 from tlnb.core.planning.options import Asked, TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.planning.recipes import recipe
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # at run time where they are used: loading the extension shou
     from tlnb.core.export.save import Saved
 
 
+@takes_old_names
 def save(
     self: SessionBase,
     file: str | Path | None = None,
@@ -125,7 +127,7 @@ def _script_of_run(state: SessionState, which: str | Run | None) -> Script:
 def _script_of_plan(state: SessionState) -> Script:
     data = state.data()
     _, read, made = state.loaded()
-    options = made.options.filled(recipe(made, data, made.options.solver))
+    options = made.options.filled(recipe(made, data, made.options.optimizer))
     precision = machine(options.device, options.precision).precision
     return script_of(state, (state.sized(), read), data.facts, made, options, precision)
 

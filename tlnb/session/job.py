@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -11,8 +12,10 @@ from tlnb.core.data.dataset import DataSet
 from tlnb.core.export import run_files
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.pretrained import PretrainedModel
-from tlnb.core.planning.options import TrainOptions
+from tlnb.core.planning.options import TrainOptions, options_from
 from tlnb.core.planning.plan import Plan
+from tlnb.core.runtime.typed_json import typed
+from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.run import Run
 
 
@@ -29,7 +32,7 @@ class Job:
     data: DataSet
     baseline_of: str | None = None
     previous: Run | None = None
-    note: str = ""  # what the run should say about how it came about
+    event: Event | None = None  # how the run came about, where it should say so
     group: str = ""  # of runs that differ in nothing but their seeds, the first's name
 
     def about(self, run: Run | None = None) -> dict[str, Any]:
@@ -48,6 +51,22 @@ class Job:
             "fingerprint": self.data.fingerprint,
             "baseline_of": self.baseline_of,
             "previous": self.previous.name if self.previous else None,
-            "note": self.note,
+            "event": asdict(self.event) if self.event else None,
             "group": self.group,
         }
+
+
+def is_about(about: Mapping[str, Any], job: Job) -> bool:
+    """Whether what was written of a run, maybe by an older version, describes this job."""
+    plan, options = Plan.from_json(about["plan"]), options_from(about["options"])
+    todays = {**about, "plan": asdict(plan), "options": asdict(options), "event": None}
+    todays.pop("note", None)  # older versions wrote it in place of the event
+    own = {**job.about(), "event": None}
+    return bool(json.loads(json.dumps(todays)) == json.loads(json.dumps(own)))
+
+
+def event_of(about: Mapping[str, Any]) -> Event | None:
+    """How a run came about; in version 0.1.0 that was a note."""
+    old = {"event": events_of_notes([about["note"]])[0]} if about.get("note") else {"event": None}
+    written = {**old, **about}["event"]
+    return typed(Event, written, "event") if written else None

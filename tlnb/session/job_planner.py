@@ -8,7 +8,7 @@ from typing import Any
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.pretrained import resized
-from tlnb.core.planning.options import Asked, TrainOptions, parse_rates
+from tlnb.core.planning.options import Asked, TrainOptions, options_asked, parse_rates
 from tlnb.core.planning.recipes import recipe
 from tlnb.core.runtime.errors import PlanError, UsageError, did_you_mean
 from tlnb.core.training.baseline import matched
@@ -24,7 +24,8 @@ def plan_job(state: SessionState, asked: Asked) -> Job:
     Raises:
         UsageError, PlanError: no data or model, an option's value, no run to go on from or to be compared with.
     """
-    options = _options(state, asked)
+    _check_stages(state, asked.get("lr"))
+    options = options_asked(asked)
     data = state.data()
     state.loaded()
     scratch, from_ = asked.get("scratch", False), asked.get("from_")
@@ -62,33 +63,15 @@ def job_to_resume(state: SessionState, name: str) -> Job:
     return job
 
 
-def _options(state: SessionState, asked: Asked) -> TrainOptions:
-    rate, by_stage = _rates(state, asked.get("lr"))
-    return TrainOptions(
-        epochs=asked.get("epochs"),
-        lr=rate,
-        stage_lr=by_stage,
-        batch_size=asked.get("batch_size"),
-        weight_decay=asked.get("weight_decay"),
-        augment=asked.get("augment"),
-        seed=asked.get("seed") or 0,
-        precision=asked.get("precision", "auto"),
-        device=asked.get("device"),
-        cache=asked.get("cache", True),
-        class_weights=asked.get("class_weights", False),
-        solver=asked.get("solver", "sgd"),
-    )
-
-
-def _rates(state: SessionState, lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
-    rate, by_stage = parse_rates(lr)
+def _check_stages(state: SessionState, lr: Any) -> None:
+    """Raises `PlanError` where a rate is for a stage that the network does not have."""
+    _, by_stage = parse_rates(lr)
     if by_stage:
         known = [stage.name for stage in state.loaded()[1].stages]
         for stage, _ in by_stage:
             if stage not in known:
                 hint = did_you_mean(stage, known, f"the stages are {', '.join(known)}")
                 raise PlanError(f"--lr names no stage {stage!r}: {hint}")
-    return rate, by_stage
 
 
 def _ordinary(
@@ -99,12 +82,12 @@ def _ordinary(
         raise UsageError(
             f"run {previous.name!r} trained another network than {model.name}: %tl_load that one first"
         )
-    if options.solver == "lbfgs" and made.trained != (read.head,):
+    if options.optimizer == "lbfgs" and made.trained != (read.head,):
         layers = f"{len(made.trained)} layers" if len(made.trained) > 1 else made.trained[0]
         raise UsageError(
-            f"--solver lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
+            f"--optimizer lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
         )
-    filled = options.filled(made.options).filled(recipe(made, data, options.solver))
+    filled = options.filled(made.options).filled(recipe(made, data, options.optimizer))
     return Job(
         name=name,
         plan=made,

@@ -25,6 +25,7 @@ from tlnb.core.runtime.device import machine, out_of_memory
 from tlnb.core.runtime.distributed import Ranks, ranks
 from tlnb.core.runtime.errors import UsageError, listed, one_line
 from tlnb.core.runtime.typed_json import SENSELESS, typed
+from tlnb.core.training.events import event
 from tlnb.core.training.run import Run
 from tlnb.core.training.session_folder import OF_JOB
 from tlnb.session import trainings
@@ -64,9 +65,7 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
             )
         )
         if found is not None:
-            job = replace(
-                job, note=f"cut off after epoch {len(found.epochs)}, and went on from there"
-            )
+            job = replace(job, event=event("went-on", epoch=len(found.epochs)))
         typed = one_line(f"# tlnb train {path}")
         run = trainings.carry_out(session, job, began, typed, found)
         group.together(lambda: _leave(session, run, out) if group.writes else None)

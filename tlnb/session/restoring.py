@@ -22,7 +22,7 @@ from tlnb.core.training.run import Run
 from tlnb.core.training.session_folder import SessionFolder, find_session, read_session
 from tlnb.session.base import SessionBase
 from tlnb.session.direct_changes import with_data
-from tlnb.session.job import Job
+from tlnb.session.job import Job, event_of
 from tlnb.session.loading import LoadRequest, Tell, read_again, with_model
 from tlnb.session.plan_editor import prepared_anew
 from tlnb.session.state import SessionState
@@ -229,7 +229,7 @@ class _Restoring:
             data=data,
             baseline_of=typed(str | None, about["baseline_of"], "baseline_of"),  # type: ignore[arg-type]
             previous=next((r for r in self.state.runs if r.name == about["previous"]), None),
-            note=typed(str, about["note"], "note"),
+            event=event_of(about),
             group=typed(str, about["group"], "group"),
         )
 

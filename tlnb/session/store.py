@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +12,7 @@ from tlnb.core.training import checkpoint
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.run import Run
 from tlnb.core.training.session_folder import SessionFolder, notebook
-from tlnb.session.job import Job
+from tlnb.session.job import Job, is_about
 from tlnb.session.state import SessionState
 
 Lines = Sequence[str]  # the transcript
@@ -57,7 +56,7 @@ class SessionStore:
         if not file.exists():
             return None
         about, found = checkpoint.read(file)
-        return found if {**about, "note": job.note} == json.loads(json.dumps(job.about())) else None
+        return found if is_about(about, job) else None
 
     def keep(self, job: Job, found: Checkpoint) -> None:
         """Where a run stands at the end of an epoch.

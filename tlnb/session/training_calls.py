@@ -12,11 +12,13 @@ from tlnb.core.costs.prices import Price, list_price, parse_budget
 from tlnb.core.data.pretraining_overlap import seen_by
 from tlnb.core.models.meter import Tally
 from tlnb.core.planning.magic_lines import line, train_line
+from tlnb.core.planning.old_names import takes_old_names
 from tlnb.core.planning.options import Asked, TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.storage.activation_cache import Store
+from tlnb.core.training.events import event
 from tlnb.core.training.run import Forecast, Run
 from tlnb.session import trainings
 from tlnb.session.base import SessionBase
@@ -31,6 +33,7 @@ if TYPE_CHECKING:  # at run time where they are used: loading the extension shou
     from tlnb.core.tuning.tune import Tuning
 
 
+@takes_old_names
 @mutates_session
 def train(
     self: SessionBase,
@@ -50,7 +53,7 @@ def train(
     precision: str = "auto",
     class_weights: bool = False,
     device: str | None = None,
-    solver: str = "sgd",
+    optimizer: str = "adamw",
 ) -> Run:
     """Train the plan on a copy of the model, or with `scratch` the baseline of the last run.
 
@@ -61,7 +64,7 @@ def train(
         seeds: train so many times, each with the next seed; the last run is returned, and knows of the others.
         budget: time or money, `2min`, `0.5usd`: fewer epochs where the forecast says that they take longer.
         cache: compute what is frozen once.
-        solver: `sgd` (in batches), or `lbfgs` for strategy `head`: the output layer by all images at once.
+        optimizer: `adamw` (in batches), or `lbfgs` for strategy `head`: the output layer by all images at once.
 
     Raises:
         UsageError: no data or model yet, an option's value, no run to compare with, a budget that one epoch exceeds.
@@ -81,14 +84,14 @@ def train(
         precision=precision,
         class_weights=class_weights,
         device=device,
-        solver=solver,
+        optimizer=optimizer,
     )
     if seeds < 1:
         raise UsageError(f"--seeds {seeds} trains nothing: use 1 or more")
     job = plan_job(self.noticed(), asked)
     if budget is not None:
         job = _within(self, job, budget)
-    typed = train_line(asked, seeds=None if seeds == 1 else seeds, budget=budget)
+    typed = train_line({**asked, "seeds": seeds, "budget": budget})
     for each in with_seeds(self.state, job, seeds):
         run = trainings.carry_out(self, each, began, typed)
         began, typed = time.perf_counter(), ""
@@ -97,6 +100,7 @@ def train(
     return run
 
 
+@takes_old_names
 @mutates_session
 def forecast(self: SessionBase, **asked: Unpack[Asked]) -> Forecast:
     """What `train` with the same options will take: seconds by phase, FLOPs, energy, money, memory. Nothing is trained.
@@ -242,13 +246,10 @@ def _within(session: SessionBase, job: Job, budget: str | float) -> Job:
         raise UsageError(
             f"--budget {budget}: one epoch is forecast to take {found.seconds_of(1):.1f} s; give more, or freeze more layers"
         )
+    kept = event("budget", epochs=min(fit, wanted), wanted=wanted, budget=str(budget))
     if fit >= wanted:
-        return replace(job, note=f"all {wanted} epochs were forecast to fit into {budget}")
-    shorter = replace(
-        job,
-        options=replace(job.options, epochs=fit),
-        note=f"{fit} of {wanted} epochs: more were forecast to exceed {budget}",
-    )
+        return replace(job, event=kept)
+    shorter = replace(job, options=replace(job.options, epochs=fit), event=kept)
     _forecast_now(session, shorter)
     return shorter
 

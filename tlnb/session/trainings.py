@@ -13,6 +13,7 @@ from tlnb.core.runtime.device import device_lost
 from tlnb.core.runtime.errors import DeviceLost, TLError, UsageError, one_line
 from tlnb.core.training.baseline import with_steps
 from tlnb.core.training.checkpoint import Checkpoint
+from tlnb.core.training.events import event, once
 from tlnb.core.training.run import Forecast, Run
 from tlnb.core.training.trainer import train
 from tlnb.session.base import SessionBase
@@ -105,8 +106,7 @@ def _kept(session: SessionBase, run: Run) -> Run:
     problem = session.store.end(session.state, session.transcript, run)
     if not problem:
         return run
-    said = f"not kept on disk ({problem}): a later kernel will not find it"
-    noted = replace(run, notes=(*run.notes, said))
+    noted = replace(run, events=(*run.events, event("not-kept", reason=problem)))
     session.commit(replace(session.state, runs=_with(session.state.runs, noted)))
     return noted
 
@@ -147,8 +147,10 @@ def _noted(state: SessionState, run: Run, job: Job) -> Run:
     repeats = tuple((r.seed, r.accuracy) for r in (*siblings, run)) if job.group else ()
     pretrained_on = job.model.card.source if job.plan.start == "pretrained" else ""
     seen = seen_by(pretrained_on, job.data.source_hint) if pretrained_on else ""
-    notes = tuple(dict.fromkeys(note for note in (job.note, *run.notes, seen) if note))
-    return replace(run, notes=notes, group=job.group, repeats=repeats)
+    before = [job.event] if job.event else []
+    after = [event("note", text=seen)] if seen else []
+    events = tuple(once([*before, *run.events, *after]))
+    return replace(run, events=events, group=job.group, repeats=repeats)
 
 
 def _scored(state: SessionState, run: Run) -> Run:
@@ -199,7 +201,7 @@ def with_equal_budget(session: SessionBase, baseline: Run, of: Run) -> SessionSt
         raise UsageError(
             "stopped before the baseline of equal steps was trained: %tl_compare begins it again"
         )
-    made = bill.priced(made, state.bill.price)
+    made = replace(bill.priced(made, state.bill.price), kind="equal-budget")
     return replace(
         state,
         equal_budget={**state.equal_budget, baseline.name: made},

@@ -15,10 +15,11 @@ from functools import cache
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
-from tlnb.core.planning.magic_lines import edit_line, line, tokens
+from tlnb.core.planning.magic_lines import edit_line, flag, keyword, line, tokens
+from tlnb.core.planning.old_names import todays_options, todays_words
 from tlnb.core.planning.options import Asked
 from tlnb.core.planning.safe_modules import is_literal
-from tlnb.core.runtime.errors import one_line
+from tlnb.core.runtime.errors import UsageError, one_line
 
 CALLS = frozenset(
     (
@@ -112,7 +113,7 @@ def _of_magic(text: str, session: type) -> Call | None:
     if set(rest) & set("{}$"):
         return None
     words, options = list[str](), dict[str, Any]()
-    left = iter(tokens(rest)[0])
+    left = iter(todays_words(tokens(rest)[0])[0])
     for word in left:
         if not word.startswith("-"):
             words.append(word)
@@ -134,15 +135,10 @@ def _of_python(text: str) -> Call | None:
         ):
             return None
         words = tuple(ast.literal_eval(each) for each in call.args)
-        given = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+        given = todays_options({str(k.arg): ast.literal_eval(k.value) for k in call.keywords})
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, UsageError):
         return None
-    options = {name.rstrip("_").replace("_", "-"): value for name, value in given.items()}
-    if options.get("cache") is False:
-        options = {
-            ("no-cache" if name == "cache" else name): value is False or value
-            for name, value in options.items()
-        }
+    options = dict(flag(name, value) for name, value in given.items())
     return Call(call.func.attr, words, options) if call.func.value.id == "tl" else None
 
 
@@ -154,9 +150,7 @@ def _known(call: Call, session: type) -> bool:
     parameters = _parameters(session, call.name)
     count = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
     fits = len(call.words) <= count or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
-    names = {
-        "no-cache" if name == "cache" else name.rstrip("_").replace("_", "-") for name in parameters
-    }
+    names = {flag(name, None)[0] for name in parameters}
     return (
         fits
         and call.options.keys() <= names
@@ -178,8 +172,8 @@ def _parameters(session: type, name: str) -> dict[str, inspect.Parameter]:
 
 
 def _is_flag(option: str, name: str, session: type) -> bool:
-    parameter = _parameters(session, name).get(option.replace("-", "_"))
-    return option == "no-cache" or (parameter is not None and parameter.annotation == "bool")
+    parameter = _parameters(session, name).get(keyword(option, None)[0])
+    return parameter is not None and parameter.annotation == "bool"
 
 
 def _harmless(call: Call, trust: bool) -> bool:

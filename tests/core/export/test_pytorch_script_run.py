@@ -110,7 +110,7 @@ def on_features(scripts: Scripts, _: Path) -> None:
         name="again",
     )
     scripts.add("on features", session)
-    session.train(epochs=2, precision="fp32", solver="lbfgs", name="lbfgs")
+    session.train(epochs=2, precision="fp32", optimizer="lbfgs", name="lbfgs")
     scripts.add("on features", session)
     session.add("before:head", "nn.Dropout(0.5)")
     session.train(**EXACT, name="dropout")

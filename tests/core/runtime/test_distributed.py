@@ -54,7 +54,7 @@ def plain() -> nn.Module:
 CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "head": ("glyphnet", "head", 3, {}),
     "no cache": ("glyphnet", "head", 3, {"cache": False}),
-    "lbfgs": ("glyphnet", "head", 3, {"solver": "lbfgs"}),
+    "lbfgs": ("glyphnet", "head", 3, {"optimizer": "lbfgs"}),
     "plain head": ("plain", "head", 3, {}),
     "plain partial": ("plain", "partial", 3, {}),
     "plain full": ("plain", "full", 3, {"class_weights": True}),
@@ -145,7 +145,7 @@ def test_two_processes_give_the_losses_of_one(together: dict[str, Any], case: st
     assert there.accuracy == pytest.approx(here.accuracy, abs=0.003) and there.moved == here.moved
     assert there.cache == here.cache
     if (
-        here.options.solver == "lbfgs"
+        here.options.optimizer == "lbfgs"
     ):  # a line search may ask once more where sums differ in their last digits
         assert there.work.steps == pytest.approx(here.work.steps, rel=0.25)
     else:

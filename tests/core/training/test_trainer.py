@@ -167,15 +167,15 @@ def test_each_feature_is_standardised_and_folding_changes_nothing(
 
 
 def test_lbfgs_solves_the_output_layer(small: Session):
-    run = small.train(solver="lbfgs", augment="none", epochs=4)
+    run = small.train(optimizer="lbfgs", augment="none", epochs=4)
     losses = [e.train_loss for e in run.epochs]
     assert run.moved == ("head",) and losses == sorted(losses, reverse=True) and losses[-1] < 0.5
-    again = small.train(solver="lbfgs", augment="none", epochs=4, cache=True)
+    again = small.train(optimizer="lbfgs", augment="none", epochs=4, cache=True)
     assert [e.train_loss for e in again.epochs] == losses
     assert run.accuracy > 0.5 and run.flops_by_phase["training"] > 0
     small.strategy("partial")
     with pytest.raises(UsageError, match="%tl_strategy head first"):
-        small.train(solver="lbfgs")
+        small.train(optimizer="lbfgs")
 
 
 def test_interrupt_keeps_everything(small: Session):

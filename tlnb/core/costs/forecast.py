@@ -334,7 +334,7 @@ class _Whole:
         work.module.load_state_dict(work.start, strict=False)
         batch = min(self.options.batch_size or 1, len(sample.labels["train"]))
         work.options = replace(self.options, epochs=epochs, batch_size=batch)
-        work.data, work.tally, work.epochs, work.notes = sample, tally, [], []
+        work.data, work.tally, work.epochs, work.events = sample, tally, [], []
         work.labels = {s: y.to(work.machine.device) for s, y in sample.labels.items()}
         source = Rehearsal(self.training.source, sample, self.choice, tally)
         work.source = source
@@ -436,7 +436,7 @@ class _Whole:
         return phases
 
     def _writes(self, phases: Mapping[str, float]) -> int:
-        epochs = 0 if self.options.solver == "lbfgs" else self.options.epochs or 0
+        epochs = 0 if self.options.optimizer == "lbfgs" else self.options.epochs or 0
         return count(epochs, phases["training"] + phases["evaluating"], self.training.at_risk)
 
     def flops(self, done: Rehearsed) -> dict[str, float]:

@@ -228,7 +228,7 @@ def _last_pair(groups: Sequence[Group]) -> tuple[Group, Group] | None:
     """The last baseline, and what it is the baseline of."""
     of = {run.name: group for group in groups for run in group}
     for baseline in reversed(groups):
-        if (name := baseline[0].baseline_of) in of and "equal steps" not in baseline[0].name:
+        if baseline[0].kind == "baseline" and (name := baseline[0].baseline_of) in of:
             return of[name or ""], baseline
     return None
 

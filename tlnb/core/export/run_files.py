@@ -41,7 +41,7 @@ def finished(run: Run) -> Checkpoint:
         run.work,
         0,
         run.cache,
-        run.notes,
+        run.events,
         1,
         {},
         run.wh_by_phase,

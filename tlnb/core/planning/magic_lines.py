@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tlnb.core.planning.options import rates_text
+from tlnb.core.planning.options import OPTIONS, option_named
 from tlnb.core.runtime.errors import one_line
 
 # Stands for itself in a magic's line: no space, quote, comment, `{x}`, `$x`, and at its end neither `;`, `?` nor `\`.
@@ -34,14 +34,7 @@ def line(magic: str, *words: Any, **options: Any) -> str:
 
 def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -> str:
     """What `Asked` holds, as a magic line; what is the default is left out."""
-    given = {name.rstrip("_").replace("_", "-"): value for name, value in asked.items()}
-    given |= {
-        "lr": rates_text(given.get("lr")),
-        "from": getattr(given.get("from"), "name", given.get("from")),
-        "no-cache": not given.pop("cache", True),
-    }
-    for option, default in (("precision", "auto"), ("solver", "sgd")):
-        given[option] = None if given.get(option) == default else given.get(option)
+    given = {each.flag: each.typed(asked[each.name]) for each in OPTIONS if each.name in asked}
     return line(magic, **given, **more)
 
 
@@ -54,6 +47,22 @@ def edit_line(name: str, at: str, code: str) -> str:
         and not magic.endswith((";", "?", "\\"))
     )
     return magic if typed else f"tl.{name}({at!r}, {code!r})"
+
+
+def keyword(flag: str, value: Any) -> tuple[str, Any]:
+    """A magic's option as Python has it: `no-cache` and True are `cache=False`."""
+    known = option_named(flag)
+    if known is None:
+        return flag.replace("-", "_"), value
+    return known.name, bool(value) is not known.default if known.is_switch else value
+
+
+def flag(name: str, value: Any) -> tuple[str, Any]:
+    """The inverse: `cache` and False are `no-cache` and True."""
+    known = option_named(name)
+    if known is None:
+        return name.replace("_", "-"), value
+    return known.flag, bool(value) is not known.default if known.is_switch else value
 
 
 def tokens(line: str) -> tuple[list[str], bool]:
@@ -87,8 +96,7 @@ def _quoted(word: Any) -> str | None:
 
 
 def _call(magic: str, words: tuple[Any, ...], given: Mapping[str, Any]) -> str:
-    named = {"no-cache": ("cache", False), "from": ("from_", given.get("from"))}
-    pairs = [named.get(name, (name.replace("-", "_"), value)) for name, value in given.items()]
+    pairs = [keyword(option, value) for option, value in given.items()]
     arguments = [_python(word) for word in words] + [
         f"{name}={_python(value)}" for name, value in pairs
     ]

@@ -1,73 +1,329 @@
-"""Options of one training, shared by every door. `None` leaves a choice to the recipe."""
+"""The options of a training: one list, from which every door takes its own.
+
+Each option is declared once, as a field with what there is to say of it. From that come the magics' flags, the lines of the
+transcript, the train panel's controls, what Tab offers, what other tools call it, and what a job file keeps.
+`None` leaves a choice to the recipe.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from numbers import Real
 from typing import Any, TypedDict
 
+from tlnb.core.planning.old_names import todays_options
+from tlnb.core.runtime.device import PRECISIONS
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.typed_json import typed
 
 AUGMENTATIONS = ("none", "light", "photo")
-SOLVERS = ("sgd", "lbfgs")
-MOST_EPOCHS, MOST_IMAGES, MOST_DECAY = (
-    10**6,
-    10**6,
-    1000,
-)  # far beyond what is of use: a slip of the finger
+OPTIMIZERS = ("adamw", "lbfgs")
+# Limits far beyond what is of use: a slip of the finger.
+MOST_EPOCHS, MOST_IMAGES, MOST_DECAY, MOST_RATE = 10**6, 10**6, 1000, 100
 MOST_SEED = 2**31 - 1  # random generators take no larger one times the prime between seeds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What there is to say of one option.
+
+    Args:
+        help: beside the magic's flag; `panel_help` replaces it in the panel.
+        metavar: what stands for the value in the help.
+        number: what the value's text is read as; None: it stays a text.
+        choices: the values that there are; empty: any.
+        bounds: the smallest and the largest value.
+        label: before the panel's control; empty: the panel has a button for it.
+        empty: what an empty control means.
+        rare: whether the panel shows it only on request.
+        by_recipe: whether the recipe fills it in.
+        also: what other tools call it, without hyphens and underscores.
+        of_train: whether it is for `train` alone, not for a forecast or a job.
+        in_job: whether a job file keeps it: how the network is trained, not what the call is about.
+    """
+
+    name: str = ""  # the keyword of `Session.train`
+    default: Any = None  # what leaving it out means there
+    help: str
+    metavar: str = ""
+    number: type[int] | type[float] | None = None
+    choices: tuple[str, ...] = ()
+    bounds: tuple[float, float] | None = None
+    label: str = ""
+    panel_help: str = ""
+    empty: str = "as the recipe says"
+    rare: bool = True
+    by_recipe: bool = False
+    also: tuple[str, ...] = ()
+    of_train: bool = False
+    in_job: bool = True
+
+    @property
+    def flag(self) -> str:
+        """As a magic's option, without `--`: `batch-size`; a switch that is on by default is typed to turn it off."""
+        typed_name = self.name.rstrip("_").replace("_", "-")
+        return f"no-{typed_name}" if self.default is True else typed_name
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is on or off."""
+        return isinstance(self.default, bool)
+
+    def typed(self, value: Any) -> Any:
+        """A value as it is typed after the flag: True for a switch that differs from the default, None for the default."""
+        if self.is_switch:
+            return True if bool(value) != self.default else None
+        if value is None or value == self.default:
+            return None
+        return rates_text(value) if self.name == "lr" else getattr(value, "name", value)
+
+    def check(self, value: Any) -> None:
+        """Raises `UsageError` for a value of another kind, beyond the bounds, or that is none of the choices."""
+        if value is None:
+            return
+        if self.bounds is not None:
+            _check_number(self.name, value, whole=self.number is int)
+            least, most = self.bounds
+            if not least <= value <= most:
+                side = "large" if value > most else "small"
+                raise UsageError(f"--{self.flag} {value} is too {side}: use {least:,} to {most:,}")
+        if self.choices and value not in self.choices:
+            known = ", ".join(self.choices)
+            raise UsageError(f"--{self.flag} {value} is not known: use one of {known}")
+
+
+def option(default: Any, help: str, *, unasked: Any = ..., **about: Any) -> Any:
+    """A field that is an option. `unasked`: what a call without it means, where that is not the field's default."""
+    asked = default if unasked is ... else unasked
+    return field(default=default, metadata={"option": Option(help=help, default=asked, **about)})
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Options of one training. `None` leaves the choice to the recipe for this strategy and amount of data."""
+    """How a network is trained. `None` leaves the choice to the recipe for this strategy and amount of data."""
 
-    epochs: int | None = None
-    lr: float | None = None
-    stage_lr: tuple[tuple[str, float], ...] = ()
-    batch_size: int | None = None
-    weight_decay: float | None = None
-    augment: str | None = None
-    seed: int = 0
-    precision: str = "auto"
-    device: str | None = None
-    cache: bool = True
-    class_weights: bool = False
-    solver: str = "sgd"  # in batches; "lbfgs": the output layer alone, all images at once
+    epochs: int | None = option(
+        None,
+        "passes over the training images",
+        metavar="N",
+        number=int,
+        bounds=(1, MOST_EPOCHS),
+        label="epochs",
+        rare=False,
+        by_recipe=True,
+        also=("epoch", "numepochs", "nepochs", "nepoch", "maxepochs", "numtrainepochs"),
+    )
+    lr: float | None = option(
+        None,
+        "learning rate, or by stage: layer4=0.001,head=0.01",
+        metavar="X",
+        label="learning rate",
+        rare=False,
+        by_recipe=True,
+        also=("learningrate", "rate", "baselr", "lrmax", "maxlr"),
+    )
+    stage_lr: tuple[tuple[str, float], ...] = field(default=(), metadata={"part_of": "lr"})
+    batch_size: int | None = option(
+        None,
+        "images in one step",
+        metavar="N",
+        number=int,
+        bounds=(1, MOST_IMAGES),
+        label="batch size",
+        by_recipe=True,
+        also=("bs", "batch", "batchsize"),
+    )
+    weight_decay: float | None = option(
+        None,
+        "decay of weights, not of biases",
+        metavar="X",
+        number=float,
+        bounds=(0, MOST_DECAY),
+        label="weight decay",
+        by_recipe=True,
+        also=("wd", "decay", "l2"),
+    )
+    augment: str | None = option(
+        None,
+        ", ".join(AUGMENTATIONS),
+        metavar="HOW",
+        choices=AUGMENTATIONS,
+        label="augmentation",
+        panel_help="How images are varied",
+        rare=False,
+        by_recipe=True,
+        also=("augmentation", "augmentations", "transforms"),
+    )
+    seed: int = option(
+        0,
+        "of new layers, batches, augmentation; default 0",
+        unasked=None,  # a baseline takes its run's
+        metavar="S",
+        number=int,
+        bounds=(0, MOST_SEED),
+        label="seed",
+        also=("randomseed", "randomstate", "manualseed"),
+    )
+    precision: str = option(
+        "auto",
+        ", ".join(PRECISIONS),
+        metavar="P",
+        choices=PRECISIONS,
+        label="precision",
+        panel_help="Of the numbers in a step: auto takes bf16 where the hardware has it",
+        also=("amp", "dtype"),
+    )
+    device: str | None = option(
+        None,
+        "cpu, cuda, mps; default: the best there is",
+        metavar="D",
+        label="device",
+        panel_help="cpu, cuda, mps",
+        empty="the best there is",
+        also=("gpu", "cuda"),
+    )
+    cache: bool = option(
+        True, "compute frozen layers again in every epoch", label="no cache of frozen layers"
+    )
+    class_weights: bool = option(
+        False,
+        "weigh rare classes up",
+        label="weigh rare classes up",
+        panel_help="Rare classes count more in the loss",
+    )
+    optimizer: str = option(
+        "adamw",
+        "adamw (in batches), or lbfgs for strategy head",
+        metavar="HOW",
+        choices=OPTIMIZERS,
+        label="optimizer",
+        panel_help="lbfgs: the output layer alone, all images at once",
+        also=("optim", "opt"),
+    )
 
     def __post_init__(self) -> None:
-        self._between("epochs", 1, MOST_EPOCHS)
-        self._between("batch_size", 1, MOST_IMAGES)
-        self._between("weight_decay", 0, MOST_DECAY)
-        self._between("seed", 0, MOST_SEED)
+        for each in _declared(TrainOptions):
+            each.check(getattr(self, each.name))
         rates = [("lr", self.lr), *(("lr " + stage, rate) for stage, rate in self.stage_lr)]
         for name, rate in rates:
             _check_number(name, rate, whole=False)
-            if rate is not None and not 0 < rate < 100:
+            if rate is not None and not 0 < rate < MOST_RATE:
                 raise UsageError(
                     f"--{name} {rate} is no learning rate: use a number above 0, e.g. --lr 0.001"
                 )
-        for name, value, known in (
-            ("augment", self.augment, AUGMENTATIONS),
-            ("solver", self.solver, SOLVERS),
-        ):
-            if value is not None and value not in known:
-                raise UsageError(f"--{name} {value} is not known: use one of {', '.join(known)}")
 
-    def _between(self, name: str, least: float, most: float) -> None:
-        value = getattr(self, name)
-        _check_number(name, value, whole=name != "weight_decay")
-        if value is not None and not least <= value <= most:
-            raise UsageError(
-                f"--{name.replace('_', '-')} {value} is too {_side(value, most)}: use {least:,} to {most:,}"
-            )
+    @classmethod
+    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON's values by today's names: version 0.1.0 called the optimizer a solver."""
+        return todays_options(values)
 
     def filled(self, recipe: TrainOptions) -> TrainOptions:
         """These options, with the recipe's where nothing was chosen."""
         empty = [f.name for f in fields(self) if getattr(self, f.name) is None]
         return replace(self, **{name: getattr(recipe, name) for name in empty})
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """What a call of `train` is about, beside how the network is trained."""
+
+    scratch: bool = option(
+        False, "the baseline of the last run: same data, same loop, random start", in_job=False
+    )
+    from_: str | None = option(
+        None,
+        "go on from a run's weights",
+        metavar="RUN",
+        label="from run",
+        empty="from the plan's start",
+        in_job=False,
+        also=("resume", "checkpoint", "init"),
+    )
+    name: str | None = option(
+        None,
+        "what to call the run",
+        metavar="NAME",
+        label="name",
+        empty="by its strategy",
+        in_job=False,
+    )
+    seeds: int = option(
+        1,
+        "train N times, each with the next seed; shows the spread",
+        metavar="N",
+        number=int,
+        bounds=(1, MOST_EPOCHS),
+        label="seeds",
+        in_job=False,
+        of_train=True,
+    )
+    budget: str | None = option(
+        None,
+        "2min, or 0.5usd: fewer epochs where the forecast says they exceed it",
+        metavar="B",
+        label="budget",
+        empty="none",
+        in_job=False,
+        of_train=True,
+    )
+
+
+class Asked(TypedDict, total=False):
+    """What one may ask of a training, by the names of `Session.train`, in the order in which it is shown."""
+
+    epochs: int | None
+    lr: float | str | Mapping[str, float] | None
+    batch_size: int | None
+    weight_decay: float | None
+    augment: str | None
+    scratch: bool
+    from_: Any  # a run, or its name
+    seed: int | None
+    name: str | None
+    cache: bool
+    precision: str
+    class_weights: bool
+    optimizer: str
+    device: str | None
+
+
+class AskedOfTrain(Asked, total=False):
+    """The same with what is for `train` alone."""
+
+    seeds: int
+    budget: str | float | None
+
+
+@cache
+def _declared(kind: type[Any]) -> tuple[Option, ...]:
+    """The options among a dataclass's fields."""
+    return tuple(
+        replace(f.metadata["option"], name=f.name) for f in fields(kind) if "option" in f.metadata
+    )
+
+
+_by_name = {each.name: each for kind in (TrainOptions, CallOptions) for each in _declared(kind)}
+OPTIONS = tuple(_by_name[name] for name in AskedOfTrain.__annotations__)
+BY_RECIPE = tuple(each.name for each in OPTIONS if each.by_recipe)
+
+
+def option_named(name: str) -> Option | None:
+    """An option by its keyword in Python or by its flag, `batch_size` or `batch-size`; None where there is none."""
+    return next((each for each in OPTIONS if name in (each.name, each.flag)), None)
+
+
+def options_asked(asked: Mapping[str, Any]) -> TrainOptions:
+    """What was asked for, as options; what the call is about is left out.
+
+    Raises:
+        UsageError: a value that makes no sense.
+    """
+    rate, by_stage = parse_rates(asked.get("lr"))
+    kept = {each.name for each in OPTIONS if each.in_job} - {"lr"}
+    given = {n: value for n, value in asked.items() if n in kept and value is not None}
+    return TrainOptions(**given, lr=rate, stage_lr=by_stage)
 
 
 def _check_number(name: str, value: Any, whole: bool) -> None:
@@ -83,29 +339,6 @@ def _check_number(name: str, value: Any, whole: bool) -> None:
         raise UsageError(
             f"{name.replace(' ', '_')}={value!r} is not a {kind}: write {name.split()[0]}={example}"
         )
-
-
-def _side(value: float, most: float) -> str:
-    return "large" if value > most else "small"
-
-
-class Asked(TypedDict, total=False):
-    """What one may ask of a training, by the names of `Session.train`."""
-
-    epochs: int | None
-    lr: float | str | Mapping[str, float] | None
-    batch_size: int | None
-    weight_decay: float | None
-    augment: str | None
-    scratch: bool
-    from_: Any  # a run, or its name
-    seed: int | None
-    name: str | None
-    cache: bool
-    precision: str
-    class_weights: bool
-    device: str | None
-    solver: str
 
 
 def options_from(values: Mapping[str, Any]) -> TrainOptions:

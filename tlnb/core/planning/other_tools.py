@@ -6,40 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-OPTIONS = {  # by how the word reads without hyphens and underscores
-    "learningrate": "lr",
-    "rate": "lr",
-    "baselr": "lr",
-    "lrmax": "lr",
-    "maxlr": "lr",
-    "bs": "batch-size",
-    "batch": "batch-size",
-    "batchsize": "batch-size",
-    "epoch": "epochs",
-    "numepochs": "epochs",
-    "nepochs": "epochs",
-    "nepoch": "epochs",
-    "maxepochs": "epochs",
-    "numtrainepochs": "epochs",
-    "wd": "weight-decay",
-    "decay": "weight-decay",
-    "l2": "weight-decay",
-    "optimizer": "solver",
-    "optim": "solver",
-    "opt": "solver",
-    "augmentation": "augment",
-    "augmentations": "augment",
-    "transforms": "augment",
-    "resume": "from",
-    "checkpoint": "from",
-    "init": "from",
-    "randomseed": "seed",
-    "randomstate": "seed",
-    "manualseed": "seed",
-    "gpu": "device",
-    "cuda": "device",
-    "amp": "precision",
-    "dtype": "precision",
+from tlnb.core.planning.options import OPTIONS
+
+HABITS = {  # by how the word reads without hyphens and underscores
+    **{word: each.flag for each in OPTIONS for word in each.also},
     "shots": "per-class",
     "nshot": "per-class",
     "samplesperclass": "per-class",
@@ -96,7 +66,7 @@ def meant_option(word: str, known: Sequence[str]) -> str:
     """The option that a word means: `--learning-rate` is `--lr`; empty where there is none like it."""
     plain = re.sub(r"[-_]", "", word).lower()
     by_plain = {re.sub(r"[-_]", "", option): option for option in known}
-    found = by_plain.get(plain) or by_plain.get(OPTIONS.get(plain, "").replace("-", ""))
+    found = by_plain.get(plain) or by_plain.get(HABITS.get(plain, "").replace("-", ""))
     return found or ""
 
 

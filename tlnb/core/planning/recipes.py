@@ -61,14 +61,14 @@ UNNORMALISED = 0.1  # times the learning rate, where no layer normalises what th
 LIKE = {"custom": "partial", "output-frozen": "full"}
 
 
-def recipe(plan: Plan, data: DataSet, solver: str = "sgd") -> TrainOptions:
+def recipe(plan: Plan, data: DataSet, optimizer: str = "adamw") -> TrainOptions:
     """The default options for a plan and an amount of data."""
     row = "scratch" if plan.start == "random" else LIKE.get(plan.strategy, plan.strategy)
     options = next(o for limit, o in TABLE[row] if data.mean_count <= limit)
     if not plan.normalised and row != "head":
         assert options.lr is not None  # each row of the table has one
         options = replace(options, lr=UNNORMALISED * options.lr)
-    if solver == "lbfgs":
+    if optimizer == "lbfgs":
         options = replace(LBFGS, batch_size=len(data.labels["train"]), augment=options.augment)
     if data.edge > DRAWING_EDGE and options.augment == "light":
         # on photos a frozen network's features of augmented views cost twice the time and gave the output layer nothing

@@ -42,7 +42,8 @@ def parse(text: str) -> Any:
 def typed(kind: type[T], value: Any, what: str = "") -> T:
     """A JSON value as one of this type: a number, text, `None`, a tuple, a list, a dictionary, a union, a dataclass of those.
 
-    Fields of a dataclass that have a default may be missing; those that begin with an underscore are not JSON's.
+    Fields of a dataclass that have a default may be missing; those that begin with an underscore are not JSON's. A
+    dataclass with a class method `upgraded` gets what an older version wrote by today's names.
 
     Args:
         what: the field's name, for the error.
@@ -114,6 +115,7 @@ def _tuple(
 def _record(kind: Any, value: Any, what: str) -> Any:
     if not isinstance(value, dict):
         raise ValueError(f"{what} is {type(value).__name__}, not a record")
+    value = getattr(kind, "upgraded", dict)(value)
     hints, needed = _fields(kind)
     unknown, missing = value.keys() - hints.keys(), needed - value.keys()
     if unknown or missing:

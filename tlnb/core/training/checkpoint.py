@@ -23,6 +23,7 @@ from torch import Tensor
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.paths import is_file
 from tlnb.core.runtime.typed_json import parse, typed
+from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.run import Cache, EpochRecord, Work
 
 SCHEMA = 2
@@ -78,13 +79,19 @@ class Checkpoint:
     work: Work
     steps: int  # of the schedule
     cache: Cache | None
-    notes: tuple[str, ...]
+    events: tuple[Event, ...]
     pieces: int  # into which batches are split since memory ran out; 1: whole
     scaler: dict[str, float] = field(default_factory=dict)  # of fp16's gradients
     wh: dict[str, float] = field(default_factory=dict)  # by phase
     # "last/…" and, where that is another epoch's, "best/…" by full name, "optimizer/3/exp_avg" by parameter,
     # "scale/0/mean" by output layer
     tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON's values by today's names: version 0.1.0 had notes in place of events."""
+        rest = dict(values)
+        return rest | {"events": events_of_notes(rest.pop("notes"))} if "notes" in rest else rest
 
     def part(self, name: str) -> dict[str, Tensor]:
         """The tensors of `last`, `best`, `optimizer` or `scale`, without that prefix."""
@@ -115,6 +122,7 @@ def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:
         "epochs": [vars(e) for e in found.epochs],
         "work": asdict(found.work),
         "cache": asdict(found.cache) if found.cache else None,
+        "events": [asdict(each) for each in found.events],
     }
     text = json.dumps({"schema": SCHEMA, "about": about, "state": values})
     header = {KEY: text, "crc32": str(checksum(text, tensors))}

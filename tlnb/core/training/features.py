@@ -20,6 +20,7 @@ from tlnb.core.runtime.distributed import ALONE, Ranks
 from tlnb.core.runtime.limits import cache_folder, disk_budget, memory_budget
 from tlnb.core.storage.activation_cache import Store, key_of
 from tlnb.core.storage.memory_map import is_mapped
+from tlnb.core.training.events import Event, event
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.model_split import Cuts, cut_at, kinds_of, places
 from tlnb.core.training.run import Cache
@@ -31,7 +32,6 @@ CHUNK_NUMBERS = (
 )  # and numbers in the images of one: more do not fit a core's cache and are slower
 AT_ONCE = 64  # rows of a chunk that pass a processor at once: faster than more (GlyphNet by a fifth), and less memory
 CACHED_VIEWS = 10  # views of every image that a cache holds: the image itself, the others augmented
-FEW_VIEWS = "trained without augmentation: caching more views takes too much computing (--no-cache augments every batch)"
 VIEW_FLOPS = 1e12  # for all views together; about ten seconds of two CPU cores
 VIEW_SEED = 500_009  # added to the seeds of views, which must not be those of epochs
 PRICE = {
@@ -76,7 +76,7 @@ class Inputs:
     judges: nn.Module  # the same in eval mode
     cost: Cost
     views: int = 0  # how many cached ones `train` cycles through; 0: nothing is cached
-    note: str = ""  # how it was done, where the run should say so
+    event: Event | None = None  # how it was done, where the run should say so
     chunk: int = 8  # rows in one forward pass that needs no gradient
     cache: Cache | None = None
     augment: str = "none"  # of each batch
@@ -157,7 +157,7 @@ class Source:
         self.cuts.forget()
         self._pause = lambda: None
 
-    def raw(self, kind: str, note: str = "") -> Inputs:
+    def raw(self, kind: str, happened: Event | None = None) -> Inputs:
         """Images as they are, augmented batch by batch, through the whole network."""
         to, fit = self.transform.normalise, self.transform.fit
         return Inputs(
@@ -168,7 +168,7 @@ class Source:
             self.module,
             self.module,
             self._cost(self.module, self.example()),
-            note=note,
+            event=happened,
             chunk=self.chunk(),
             augment=kind,
         )
@@ -185,15 +185,16 @@ class Source:
         Args:
             before: what an interrupted run had chosen, which is chosen again.
         """
-        choice, note = self.choose(trained, options, before)
+        choice, why = self.choose(trained, options, before)
         kind = options.augment or "none"
         if choice is None:
-            return self.raw(kind, note)
+            return self.raw(kind, event("uncached", why=why) if why else None)
         try:
             return self._cached(choice, trained, options)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            return self.raw(kind, f"trained without a cache: it could not be written ({reason})")
+            why = f"it could not be written ({reason})"
+            return self.raw(kind, event("uncached", why=why))
 
     def choose(
         self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
@@ -203,9 +204,9 @@ class Source:
             return None, ""
         found, why = self.places(self.module, trained, self.example())
         if not found:
-            return None, f"trained without a cache: {why}" if why else ""
+            return None, why
         choice = self._chosen(found, options.augment or "none", options.epochs or 1, before)
-        full = "trained without a cache: the activations fit neither in memory nor on the disk"
+        full = "the activations fit neither in memory nor on the disk"
         return choice, "" if choice else full
 
     def places(
@@ -301,13 +302,9 @@ class Source:
         self.module.eval()
         judge = cut_at(self.module, place, self.cuts).suffix
         set_modes(self.module, set(trained))
-        note = ""
-        if kind != "none":
-            note = (
-                f"trained on {choice.views} cached views of each image"
-                if choice.views > 1
-                else FEW_VIEWS
-            )
+        varied = (
+            event("cached-views", views=choice.views) if choice.views > 1 else event("one-view")
+        )
         facts = Cache(
             place.at,
             choice.views,
@@ -326,7 +323,7 @@ class Source:
             judge,
             cost,
             choice.views,
-            note,
+            varied if kind != "none" else None,
             chunk,
             facts,
         )

@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -14,21 +14,19 @@ from torch import Tensor, nn
 
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.pretrained import Transform
-from tlnb.core.planning.options import TrainOptions
+from tlnb.core.planning.options import BY_RECIPE, TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine, UsageError
 from tlnb.core.runtime.typed_json import parse, typed
+from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.freezing import Change, hashes
 from tlnb.core.training.monitor_schedule import looks
 
 SCHEMA = 1
-RECIPES_FILL = ("epochs", "lr", "batch_size", "weight_decay", "augment")  # whatever is trained
-DERIVED = (
-    "strategy",
-    "seed",
-    "flops",
-    "moved",
-)  # written for readers of the JSON, computed on the way back
+# written for readers of the JSON, computed on the way back
+DERIVED = ("strategy", "seed", "flops", "moved", "notes")
+KINDS = ("plain", "baseline", "equal-budget")  # of runs
+OLD_EQUAL_BUDGET = ", equal steps"  # ended the name of such a baseline, which had no kind yet
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 
 
@@ -193,8 +191,9 @@ class Run(OneLine):
     changes: tuple[Change, ...]  # the proof: every layer beside its start, in the anatomy's order
     baseline_of: str | None = None
     started_from: str | None = None
+    kind: str = "plain"  # of KINDS
     forecast: Forecast | None = None  # the last for the same plan, options and data
-    notes: tuple[str, ...] = ()
+    events: tuple[Event, ...] = ()  # what happened, oldest first
     versions: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     edge: int = 0  # pixels at which the data kept its images
@@ -218,6 +217,15 @@ class Run(OneLine):
     )  # of every layer at the end
     _answers: Answers | None = field(default=None, repr=False, compare=False)
     _transform: Transform | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What happened, in words."""
+        return tuple(str(each) for each in self.events)
+
+    def event(self, kind: str) -> Event | None:
+        """The last event of a kind (`core.training.events`)."""
+        return next((each for each in reversed(self.events) if each.kind == kind), None)
 
     @property
     def moved(self) -> tuple[str, ...]:
@@ -347,6 +355,14 @@ class Run(OneLine):
         return json.dumps({"schema": SCHEMA, **values, **derived}, indent=1)
 
     @classmethod
+    def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON's values by today's names: in version 0.1.0 a run had notes in place of events, and no kind."""
+        older: dict[str, Any] = {"kind": _kind_of(values)}
+        if "events" not in values:
+            older["events"] = events_of_notes(values.get("notes", ()))
+        return older | {name: value for name, value in values.items() if name not in DERIVED}
+
+    @classmethod
     def from_json(cls, text: str) -> Run:
         """The record back from its JSON, without weights.
 
@@ -359,8 +375,6 @@ class Run(OneLine):
                 raise UsageError(
                     f"the record has another schema than {SCHEMA}: write it again with this version of tlnb"
                 )
-            for derived in DERIVED:
-                values.pop(derived, None)
             for derived in ("seconds", "error") if values.get("forecast") else ():
                 values["forecast"].pop(derived, None)
             return _plausible(typed(cls, values, "the record"))
@@ -370,11 +384,20 @@ class Run(OneLine):
             ) from None
 
 
+def _kind_of(values: Mapping[str, Any]) -> str:
+    """The kind of a run whose record does not say it: by its name, which was all there was."""
+    if not values.get("baseline_of"):
+        return "plain"
+    return "equal-budget" if str(values["name"]).endswith(OLD_EQUAL_BUDGET) else "baseline"
+
+
 def _plausible(run: Run) -> Run:
     """Raises `ValueError` where a share is none, a count is negative, or an option open: what is shown comes from them."""
-    for name in RECIPES_FILL:
+    for name in BY_RECIPE:
         if getattr(run.options, name) is None:
             raise ValueError(f"no {name}")
+    if run.kind not in KINDS or (run.kind == "plain") != (run.baseline_of is None):
+        raise ValueError(f"a run of kind {run.kind!r}")
     shares = [
         run.accuracy,
         *run.interval,

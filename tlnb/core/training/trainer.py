@@ -35,6 +35,7 @@ from tlnb.core.storage.activation_cache import Store
 from tlnb.core.storage.memory_map import batches, is_mapped
 from tlnb.core.training.checkpoint import Checkpoint, Due, at_risk
 from tlnb.core.training.checkpoint_check import check_fits
+from tlnb.core.training.events import Event, event, once
 from tlnb.core.training.features import Cost, HeadInputs, Inputs, Source
 from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import (
@@ -328,11 +329,11 @@ def train(
         answers = work.test(trial)
     changes = work.changes()
     source = None if trial else work.on_its_source([c.name for c in changes if c.moved], previous)
-    notes = list(work.notes)
+    events = list(work.events)
     broken = [c.name for c in changes if c.frozen and c.moved]
     if broken:
         status = "failed"
-        notes.append(f"frozen layers moved: {', '.join(broken)}")
+        events.append(event("frozen-moved", layers=", ".join(broken)))
     inference = work.inference_flops
     trained = work.result()
     seconds, (flops, wh) = clock.seconds(), work.spent()
@@ -364,8 +365,9 @@ def train(
         precision=here.precision,
         changes=changes,
         baseline_of=baseline_of,
+        kind="baseline" if baseline_of else "plain",
         started_from=previous.name if previous else None,
-        notes=tuple(notes),
+        events=tuple(events),
         versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
         classes=data.classes,
         edge=data.edge,
@@ -431,7 +433,7 @@ class Training:
     stop: Callable[[], bool] | None = None
     epochs: list[EpochRecord] = field(default_factory=list)
     best_epoch: int | None = None
-    notes: list[str] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
     done: Work = field(default_factory=lambda: Work(0, 0, 0, 0, 0, 0))
     cache: Cache | None = None
     ranks: Ranks = ALONE
@@ -526,7 +528,7 @@ class Training:
             if self.resume:
                 self._restore(self.resume)
             else:
-                self.notes += [self.inputs.note] if self.inputs.note else []
+                self.events += [self.inputs.event] if self.inputs.event else []
                 self._begin(warm)
             self._fit()
         except KeyboardInterrupt:
@@ -535,9 +537,8 @@ class Training:
                 self.ranks.count > 1
             ):  # the others may be anywhere: what is left is the last checkpoint
                 raise
-            self.notes.append(
-                f"stopped after epoch {len(self.epochs)} of {self.options.epochs}: %tl_resume goes on"
-            )
+            epochs = self.options.epochs or 0
+            self.events.append(event("stopped", epoch=len(self.epochs), epochs=epochs))
             return "stopped"
         except BaseException:
             with suppress(Exception):  # a GPU that fell away takes what it held with it
@@ -647,7 +648,7 @@ class Training:
         watched = "monitor" if "monitor" in self.data.splits else "val"
         looked_at = looks_at_monitor(self.data, options, inputs.cost)
         set_modes(self.module, set(trained))
-        lbfgs = options.solver == "lbfgs"
+        lbfgs = options.optimizer == "lbfgs"
         said = self.resume.pieces if self.resume else 1
         one_epoch = (
             self._all_at_once(inputs, options)
@@ -697,9 +698,7 @@ class Training:
             if batch_statistics
             else ""
         )
-        self.notes.append(
-            f"memory ran out: batches are split into {self.pieces.count} pieces{same}"
-        )
+        self.events.append(event("split-batches", pieces=self.pieces.count, same=same))
 
     def _note_nan(self) -> None:
         """The loss is no number: back to the last epoch that had one, with the advice that fits."""
@@ -709,9 +708,10 @@ class Training:
         else:
             self.module.load_state_dict(self.start, strict=False)
             kept = "weights are those at the start"
-        usual = recipe(self.plan, self.data, self.options.solver).lr
+        usual = recipe(self.plan, self.data, self.options.optimizer).lr
         advice = advice_for_nan(self.options, usual, self.machine.precision)
-        self.notes.append(f"the loss is not a number in epoch {len(self.epochs)}; {kept}; {advice}")
+        epoch = len(self.epochs)
+        self.events.append(event("not-a-number", epoch=epoch, kept=kept, advice=advice))
 
     # ── keeping ──
 
@@ -760,7 +760,7 @@ class Training:
             self.done,
             self.schedule.last_epoch,
             self.cache,
-            tuple(self.notes),
+            tuple(self.events),
             self.pieces.count,
             self.scaler.state_dict(),
             wh,
@@ -777,13 +777,12 @@ class Training:
         except OSError as error:
             self.keep = None
             reason = error.strerror or type(error).__name__
-            self.notes.append(
-                f"no checkpoint from epoch {len(found.epochs)} on ({reason}): %tl_resume goes back to before that"
-            )
+            epoch = len(found.epochs)
+            self.events.append(event("no-checkpoint", epoch=epoch, reason=reason))
 
     def _restore(self, found: Checkpoint) -> None:
         self.epochs, self.best, self.best_epoch = list(found.epochs), found.best, found.best_epoch
-        self.done, self.notes, self.pieces.count = found.work, list(found.notes), found.pieces
+        self.done, self.events, self.pieces.count = found.work, list(found.events), found.pieces
         device = self.machine.device
         self.last_state, self.best_state = (
             {k: t.to(device) for k, t in found.part(p).items()} for p in ("last", "best")
@@ -865,8 +864,7 @@ class Training:
                 "--batch-size 1 leaves BatchNorm one image, which has no statistics: use --batch-size 2 or more, "
                 "or %tl_freeze the BatchNorm layers"
             )
-        note = f"batches of {size + 1}: one of {size} would leave one image alone, which has no batch statistics"
-        self.notes += [note] if note not in self.notes else []
+        self.events = once([*self.events, event("joined-batches", size=size)])
         return replace(options, batch_size=size + 1)
 
     def _taught_together(self, teaches: nn.Module, images: int, options: TrainOptions) -> nn.Module:
@@ -885,8 +883,8 @@ class Training:
                     "statistics: fewer processes, a larger --batch-size, or %tl_freeze the BatchNorm layers"
                 )
             whose = "over all processes (SyncBatchNorm)" if synchronised else "each process's own"
-            note = f"{count} processes shared every batch: batch statistics are {whose}"
-            self.notes += [note] if note not in self.notes else []
+            shared = event("shared-batches", processes=count, whose=whose)
+            self.events = once([*self.events, shared])
         return self.ranks.wrapped(
             teaches, unused=not all(layer.used for layer in self.anatomy.layers)
         )
@@ -895,7 +893,7 @@ class Training:
         """L-BFGS on the output layer: logistic regression by all cached views of all images in every evaluation."""
         if not inputs.views:
             raise UsageError(
-                "--solver lbfgs needs cached features, and this network cannot be cut: leave it out"
+                "--optimizer lbfgs needs cached features, and this network cannot be cut: leave it out"
             )
         features = self.source.placed(
             torch.cat([inputs.train(view) for view in range(inputs.views)])

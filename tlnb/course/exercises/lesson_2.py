@@ -126,7 +126,7 @@ def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
         "head",
         one_each,
         like="it was trained on one image of each digit",
-        line="%tl_data digits --per-class 1, %tl_load glyphnet, %tl_train --solver lbfgs",
+        line="%tl_data digits --per-class 1, %tl_load glyphnet, %tl_train --optimizer lbfgs",
     )
     runs = [
         r

@@ -93,7 +93,7 @@ def cut_and_compare(tl: Session) -> Steps:
         tl,
         where=five,
         like="it was trained on five patches of each material",
-        line="%tl_data textures --per-class 5, %tl_load glyphnet-glyphs, %tl_train --solver lbfgs",
+        line="%tl_data textures --per-class 5, %tl_load glyphnet-glyphs, %tl_train --optimizer lbfgs",
     )
     ended = [
         r
@@ -158,8 +158,8 @@ def cut_and_compare(tl: Session) -> Steps:
         f"it is {-100 * sum(gains) / len(gains):.1f} points behind",
         "too much was cut; behind which stage does a linear layer do best? %tl_look stages says it"
         if deep > 1
-        else "both have to be trained to their end: %tl_train --solver lbfgs",
-        "on each draw: %tl_load glyphnet-glyphs, %tl_train --solver lbfgs, %tl_remove layer4, %tl_train --solver lbfgs",
+        else "both have to be trained to their end: %tl_train --optimizer lbfgs",
+        "on each draw: %tl_load glyphnet-glyphs, %tl_train --optimizer lbfgs, %tl_remove layer4, %tl_train --optimizer lbfgs",
     )
     params = next(iter(pairs.values()))[0].plan.total_params
     return (

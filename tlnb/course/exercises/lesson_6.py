@@ -33,7 +33,7 @@ def within_a_budget(tl: Session) -> Steps:
         for r in tl.runs
         if r.strategy == "full" and r.status == "finished" and five(r, tl.data_of(r))
     ]
-    given = [r for r in runs if any("were forecast to" in note for note in r.notes)]
+    given = [r for r in runs if r.event("budget")]
     by_hand = len(runs[-1].epochs) != 40
     yield Step(
         "it was given a budget",
@@ -41,7 +41,7 @@ def within_a_budget(tl: Session) -> Steps:
         f"run {runs[-1].name!r} was given {'its number of epochs by hand' if by_hand else 'none'}",
         f"%tl_train --budget TIME{' instead of --epochs' if by_hand else ''}, where %tl_forecast says what all epochs take",
     )
-    short = [r for r in given if any("forecast to exceed" in note for note in r.notes)]
+    short = [r for r in given if _cut_short(r)]
     yield Step(
         "the budget was smaller than what all epochs take",
         short,
@@ -50,17 +50,24 @@ def within_a_budget(tl: Session) -> Steps:
         "tl.train(budget=f'{tl.forecast().seconds / 2:.2f}s')",
     )
     run = short[-1]
-    note = next(note for note in run.notes if "forecast to exceed" in note)
+    kept = run.event("budget")
     forecast = run.forecast
-    assert forecast is not None
+    assert forecast is not None and kept is not None
     longer = [r for r in runs if len(r.epochs) > len(run.epochs)]
     beside = (
         f" All {len(longer[-1].epochs)} epochs reached {longer[-1].accuracy:.1%}." if longer else ""
     )
+    fitted = f"{kept.facts['epochs']} of {kept.facts['wanted']} epochs"
     return (
-        f"{note.partition(':')[0]}: forecast {forecast.seconds:.1f} s, took {forecast.measured:.1f} s ({forecast.error:.0%} "
-        f"off), {run.accuracy:.1%} of the test images.{beside}"
+        f"{fitted}: forecast {forecast.seconds:.1f} s, took {forecast.measured:.1f} s "
+        f"({forecast.error:.0%} off), {run.accuracy:.1%} of the test images.{beside}"
     )
+
+
+def _cut_short(run: Run) -> bool:
+    """Whether a budget took epochs away."""
+    kept = run.event("budget")
+    return kept is not None and kept.facts["epochs"] != kept.facts["wanted"]
 
 
 @exercise("6.2", "Both sides tuned, at your own price")

@@ -57,10 +57,10 @@ def write_script(case: Case) -> Script:
     Raises:
         UsageError: a way of training that no script is written for.
     """
-    solver = case.options.solver
-    if solver not in LOOPS or (solver == "lbfgs" and not case.apart):
+    optimizer = case.options.optimizer
+    if optimizer not in LOOPS or (optimizer == "lbfgs" and not case.apart):
         raise UsageError(
-            f"no script is written for --solver {solver} with this network: %tl_train --solver sgd"
+            f"no script is written for --optimizer {optimizer} with this network: %tl_train --optimizer adamw"
         )
     parts = [
         _settings(case),
@@ -121,7 +121,7 @@ def _settings(case: Case) -> str:
     if case.data.edge != t.size:
         lines.append(f"SIZE = {t.size}  # the network's input edge, in pixels")
     lines.append(f"MEAN, STD = {t.mean}, {t.std}  # of the images that the network was trained on")
-    if o.solver == "sgd":
+    if o.optimizer == "adamw":
         lines.append(
             f"EPOCHS, BATCH_SIZE, WEIGHT_DECAY = {o.epochs}, {o.batch_size}, {o.weight_decay:g}"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +17,8 @@ from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Edit, Plan
 from tlnb.core.runtime.errors import OneLine
-from tlnb.core.training.features import CACHED_VIEWS, FEW_VIEWS, VIEW_FLOPS
+from tlnb.core.training.events import Event
+from tlnb.core.training.features import CACHED_VIEWS, VIEW_FLOPS
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.model_split import ignores_mode
 from tlnb.core.training.run import Run
@@ -104,7 +104,7 @@ class Case:
 
     @property
     def augmented(self) -> bool:
-        return self.options.augment not in (None, "none") and FEW_VIEWS not in self._notes
+        return self.options.augment not in (None, "none") and not self._happened("one-view")
 
     @property
     def own(self) -> bool:
@@ -128,25 +128,22 @@ class Case:
             alone
             and not self.askers
             and len(self.dropouts) <= 1
-            and self._uncached is None
+            and self._happened("uncached") is None
             and self._ends_with_the_head()
         )
 
     @property
     def views(self) -> int:
         """How many views of each image the features are computed for, the image itself being one."""
-        cached = next(
-            (m for note in self._notes if (m := re.search(r"\b(\d{1,3}) cached views", note))), None
-        )
-        if cached:
-            return max(1, min(CACHED_VIEWS, int(cached[1])))
+        if cached := self._happened("cached-views"):
+            return max(1, min(CACHED_VIEWS, int(cached.facts["views"])))
         worth = VIEW_FLOPS // (self.data.splits["train"] * max(self.anatomy.flops, 1))
         return max(1, min(CACHED_VIEWS, self.options.epochs or 1, int(worth)))
 
     @property
     def sees_new_views(self) -> bool:
         """Whether the run trained on cached views where the script augments in every epoch."""
-        return not self.apart and any("cached views" in note for note in self._notes)
+        return not self.apart and self._happened("cached-views") is not None
 
     @property
     def dropouts(self) -> list[str]:
@@ -158,13 +155,9 @@ class Case:
             if rate is not None and name not in self.anatomy.heads
         ]
 
-    @property
-    def _notes(self) -> tuple[str, ...]:
-        return self.run.notes if self.run else ()
-
-    @property
-    def _uncached(self) -> str | None:
-        return next((note for note in self._notes if "without a cache" in note), None)
+    def _happened(self, kind: str) -> Event | None:
+        """The run's event of a kind; None for a plan, to which nothing has happened yet."""
+        return self.run.event(kind) if self.run else None
 
     def _ends_with_the_head(self) -> bool:
         """Whether the network's scores are the output layer's, and what it gets is what dropout gives: tried once."""

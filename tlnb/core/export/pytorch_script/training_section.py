@@ -30,7 +30,7 @@ def training_sections(case: Case) -> Iterator[str]:
     sections = (
         ("modes", MODES),
         ("standardised", FEATURES),
-        *LOOPS[case.options.solver],
+        *LOOPS[case.options.optimizer],
         ("", ACCURACY),
         ("", MAIN),
     )
@@ -83,7 +83,7 @@ def _flags(case: Case) -> dict[str, bool]:
         "half": case.precision != "fp32",
         "fp16": case.precision == "fp16",
         "dropout": bool(case.dropouts),
-        "lbfgs": case.options.solver == "lbfgs",
+        "lbfgs": case.options.optimizer == "lbfgs",
         "views": case.apart and case.augmented,
         "cast": case.apart and case.precision != "fp32",
         "whole": not case.apart,
@@ -379,9 +379,9 @@ def share_right(layer: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     return (layer(inputs)$flat.argmax(1) == labels).float().mean().item()
 '''
 
-# by solver: when a section is needed, and the section
+# by optimizer: when a section is needed, and the section
 LOOPS: dict[str, tuple[tuple[str, str], ...]] = {
-    "sgd": (
+    "adamw": (
         ("whole", GROUPS),
         ("", ONE_CYCLE),
         ("score_layer", SHARE_RIGHT),

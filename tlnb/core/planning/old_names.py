@@ -1,0 +1,60 @@
+"""Names that options had in earlier versions: lines, calls and files that use them go on working."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeVar
+
+from tlnb.core.runtime.errors import UsageError
+
+OLD_OPTION, NEW_OPTION = "--solver", "--optimizer"  # of version 0.1.0
+OLD_OPTIMIZERS = {"sgd": "adamw"}  # what `--solver` called it
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def todays_options(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by today's names: `solver` is called `optimizer`, and its `sgd`, which ran AdamW, `adamw`.
+
+    Raises:
+        UsageError: both names are given.
+    """
+    rest = dict(asked)
+    if "solver" not in rest:
+        return rest
+    solver = rest.pop("solver")
+    if "optimizer" in rest:
+        raise UsageError(f"solver={solver!r} is an old name of optimizer: give optimizer alone")
+    return rest | {"optimizer": OLD_OPTIMIZERS.get(str(solver), solver)}
+
+
+def takes_old_names(call: Callable[P, R]) -> Callable[P, R]:
+    """A call that also takes a training's options by the names that they had, and says today's in a warning."""
+
+    @functools.wraps(call)
+    def renamed(*args: P.args, **kwargs: P.kwargs) -> R:
+        if "solver" not in kwargs:
+            return call(*args, **kwargs)
+        options: Any = todays_options(kwargs)
+        new = f"optimizer={options['optimizer']!r}"
+        message = f"solver={kwargs['solver']!r} is now called {new}"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return call(*args, **options)
+
+    return renamed
+
+
+def todays_words(words: Sequence[str]) -> tuple[list[str], str]:
+    """A training's words by today's names, and the line that says so; empty where there was nothing to rename."""
+    at = next((i for i, word in enumerate(words) if word.partition("=")[0] == OLD_OPTION), None)
+    if at is None:
+        return list(words), ""
+    _, equals, value = words[at].partition("=")
+    rest = words[at + 1 :]
+    value, rest = (value, rest) if equals else ("".join(rest[:1]), rest[1:])
+    new = OLD_OPTIMIZERS.get(value, value)
+    renamed = [*words[:at], NEW_OPTION, *([new] if new else []), *rest]
+    return renamed, f"{OLD_OPTION} {value} is now called {NEW_OPTION} {new}"

@@ -1,0 +1,58 @@
+"""The extension: magics, cards, completion and the name `tl` in an IPython shell."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from tlnb.completion import completions
+from tlnb.display.live import testing
+from tlnb.magics import TLMagics
+from tlnb.session import Session
+
+TESTING_THREADS = 2
+
+
+def register(shell: Any, session: Session) -> None:
+    """Magics, cards, completion, and the name `tl` unless it is taken."""
+    magics = TLMagics(shell, session)
+    shell.register_magics(magics)
+    shell.events.register("pre_run_cell", magics.cell.begin)
+    shell.input_transformers_cleanup.append(_apart)
+    shell.user_ns.setdefault("tl", session)
+    session.names = shell.user_ns
+    _register_cards(shell)
+
+    def offer(_: Any, event: Any) -> list[str]:
+        typed = event.line[: event.line.rfind(event.symbol) + len(event.symbol)]
+        return completions(session, shell.user_ns, typed)
+
+    for name in [*magics.magics["line"]]:
+        shell.set_hook("complete_command", offer, str_key=f"%{name}")
+    if testing() and "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
+        import torch
+
+        torch.set_num_threads(min(TESTING_THREADS, os.cpu_count() or 1))
+
+
+def _apart(lines: list[str]) -> list[str]:
+    """`%tl_freeze;` → `%tl_freeze ;`: without the space IPython would look for a magic of that name."""
+    return [re.sub(r"^(\s*(?:[\w\s,]+=\s*)?%tl\w*);", r"\1 ;", line) for line in lines]
+
+
+def _register_cards(shell: Any) -> None:
+    from tlnb.core.evaluation.comparison import Comparison
+    from tlnb.core.export.pytorch_script import Script
+    from tlnb.display import cards
+    from tlnb.display.tables import comparison_text
+
+    formatters = shell.display_formatter.formatters
+    for kind, make in cards.HTML.items():
+        formatters["text/html"].for_type(kind, make)
+    formatters["text/plain"].for_type(
+        Comparison, lambda found, printer, _: printer.text(comparison_text(found))
+    )
+    formatters["text/plain"].for_type(
+        Script, lambda script, printer, _: printer.text(str.__str__(script))
+    )

@@ -1,0 +1,310 @@
+"""What each magic takes: its arguments, and how a line of them is read. argparse's errors become one line that would work."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from IPython.core.error import UsageError as IPythonUsageError
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from tlnb.core.models.catalogue import SORTS
+from tlnb.core.planning.old_names import NEW_OPTION, todays_words
+from tlnb.core.planning.options import OPTIONS, Option
+from tlnb.core.planning.other_tools import meant_option, meant_words, spaced_path
+from tlnb.core.planning.plan import ALIASES, STRATEGIES
+from tlnb.core.runtime.errors import UsageError, did_you_mean
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+Arguments = tuple[argument, ...]
+
+# what a number alone means
+NUMBERS = {"tl_train": "--epochs", "tl_forecast": "--epochs", "tl_tune": "--trials"}
+
+
+def takes(*arguments: argument) -> Callable[[Method], Method]:
+    """A magic's method with its arguments."""
+
+    def decorate(method: Method) -> Method:
+        for each in reversed(arguments):  # as decorators are applied
+            method = each(method)
+        declared: Method = magic_arguments()(method)
+        return declared
+
+    return decorate
+
+
+def _of_training(option: Option) -> argument:
+    flag = f"--{option.flag}"
+    if option.is_switch:
+        action = "store_false" if option.default else "store_true"
+        return argument(flag, dest=option.name, action=action, help=option.help)
+    return argument(
+        flag,
+        dest=option.name,
+        type=option.number,
+        default=option.default,
+        metavar=option.metavar,
+        help=option.help,
+    )
+
+
+TRAIN: Arguments = tuple(_of_training(each) for each in OPTIONS)
+TRAINING: Arguments = tuple(_of_training(each) for each in OPTIONS if not each.of_train)
+DATA: Arguments = (
+    argument(
+        "source",
+        help="digits, symbols, textures, faces; a folder with one folder per class, a .zip, a .csv; CIFAR10, …",
+    ),
+    argument(
+        "--per-class", type=int, metavar="N", help="use N labels of each class, all of them counted"
+    ),
+    argument("--limit", type=int, metavar="N", help="use N images in all, classes in equal parts"),
+    argument("--val", type=float, metavar="F", help="share of the labels to choose with"),
+    argument("--test", type=float, metavar="F", help="share of the images to report on"),
+    argument("--size", type=int, metavar="PX", help="the network's input edge in pixels"),
+    argument("--classes", type=int, metavar="K", help="how many classes to draw (symbols)"),
+    argument(
+        "--group",
+        metavar="REGEX-or-CSV",
+        help="what is kept on one side of every split, e.g. ([^/]+)_ ({ as {{)",
+    ),
+    argument(
+        "--root", metavar="DIR", help="where torchvision's data sets lie, or are downloaded to"
+    ),
+    argument("--seed", type=int, default=0, metavar="S", help="which images are chosen; default 0"),
+)
+MODELS: Arguments = (
+    argument("pattern", nargs="?", help="a glob, or part of a name"),
+    argument(
+        "--sort", metavar="ORDER", help=f"what comes first: {', '.join(SORTS)}; default {SORTS[0]}"
+    ),
+)
+LOAD: Arguments = (
+    argument(
+        "name",
+        help="a model of %%tl_models, a variable that holds your own nn.Module or a run, or a saved file",
+    ),
+    argument(
+        "--weights",
+        default="default",
+        metavar="W",
+        help="default, none (random), a name of torchvision's, or a file",
+    ),
+    argument("--mean", metavar="R,G,B", help="replace the preprocessing's mean"),
+    argument("--std", metavar="R,G,B", help="replace the preprocessing's standard deviation"),
+    argument("--size", type=int, metavar="PX", help="replace the input edge"),
+    argument(
+        "--trust",
+        action="store_true",
+        help="run code in a saved file that is more than nn.* constructors",
+    ),
+)
+LAYERS: Arguments = (
+    argument("--all", action="store_true", help="every layer, not only the stages"),
+)
+STRATEGY: Arguments = (
+    argument("name", nargs="?", help=f"{', '.join(STRATEGIES)}; also {', '.join(ALIASES)}"),
+    argument("--last", type=int, metavar="N", help="partial only: train the last N stages"),
+)
+PATTERNS: Arguments = (
+    argument(
+        "patterns", nargs="*", metavar="PATTERN", help="a layer, a stage, a glob, or a range a..b"
+    ),
+)
+ADD: Arguments = (
+    argument("place", help="before:NAME or after:NAME, a module's name"),
+    argument("code", nargs="+", help="an expression, the rest of the line: nn.Dropout(0.2)"),
+)
+REMOVE: Arguments = (argument("pattern", help="a module, a stage, a glob, or a range a..b"),)
+REPLACE: Arguments = (
+    argument("name", help="a module's name"),
+    argument(
+        "code",
+        nargs="*",
+        help="an expression, the rest of the line; as %%%%tl_replace NAME the cell's body",
+    ),
+)
+ADVISE: Arguments = (
+    argument("--budget", metavar="B", help="what the training may take: 5min, or 2usd"),
+)
+TUNE: Arguments = (
+    argument(
+        "--trials",
+        type=int,
+        default=20,
+        metavar="N",
+        help="sets of hyperparameters to try; default 20",
+    ),
+    argument(
+        "--budget", metavar="B", help="5min, or 0.1usd: no trial begins that is likely to exceed it"
+    ),
+    argument("--scratch", action="store_true", help="tune the baseline of the last run"),
+    argument(
+        "--storage",
+        metavar="URL",
+        help="a file for the journal, or sqlite:///tuning.db; processes may share it",
+    ),
+    argument("--epochs", type=int, metavar="N", help="of each trial; default: the recipe's"),
+    argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="S",
+        help="of what is tried, and of the trainings; default 0",
+    ),
+)
+COST: Arguments = (
+    argument("--price", metavar="X/h", help="what an hour costs, from now on: 0.5usd/h"),
+)
+SAVE: Arguments = (
+    argument(
+        "file",
+        nargs="?",
+        help="ending in .safetensors, .pt2 (torch.export) or .onnx; default: by the run's name",
+    ),
+    argument("--run", metavar="RUN", help="default: the last run that is no baseline"),
+    argument(
+        "--job",
+        metavar="FILE",
+        help="write what %%tl_train with these options would do instead; needs no run",
+    ),
+    *TRAINING,
+)
+RESUME: Arguments = (
+    argument(
+        "where",
+        nargs="?",
+        metavar="FOLDER",
+        help="of an earlier session; default: the last of this notebook",
+    ),
+    argument("--trust", action="store_true", help="run code of yours that the session holds"),
+)
+COMPARE: Arguments = (
+    argument("runs", nargs="*", metavar="RUN", help="names; default: all runs on the current data"),
+    argument(
+        "--target", type=float, metavar="ACC", help="accuracy from 0 to 1 to measure the time to"
+    ),
+    argument("--price", metavar="X/h", help="what an hour costs, e.g. 0.5usd/h"),
+    argument(
+        "--tuning",
+        default="apart",
+        metavar="HOW",
+        help="apart (in rows of its own), or in (counted in with the runs)",
+    ),
+)
+ERRORS: Arguments = (
+    argument("--run", metavar="NAME", help="which run; default: the last that is no baseline"),
+)
+PREDICT: Arguments = (
+    argument("files", nargs="+", metavar="FILE", help="image files, globs, or folders of images"),
+    argument(
+        "--run",
+        metavar="NAME",
+        help="which run; default: the last that is no baseline, else the loaded model",
+    ),
+    argument(
+        "--top",
+        type=int,
+        default=3,
+        metavar="K",
+        help="how many classes to give for each image; default 3",
+    ),
+)
+LOOK: Arguments = (
+    argument(
+        "what",
+        nargs="*",
+        metavar="WHAT",
+        help="features (the default), stages, evidence, or image files to look into",
+    ),
+    argument(
+        "--run",
+        metavar="NAME",
+        help="whose network; evidence: default the last run that is no baseline",
+    ),
+)
+CODE: Arguments = (
+    argument(
+        "--run",
+        metavar="NAME",
+        help="default: the last run that is not a baseline; without runs the plan",
+    ),
+    argument("--out", metavar="FILE", help="write the script to this file"),
+)
+CHECK: Arguments = (
+    argument("name", nargs="?", help="an exercise, e.g. 1.1; default: all, and how far you are"),
+    argument("--export", metavar="FILE", help="write all results to this JSON file"),
+    argument("--learner", metavar="NAME", help="whose results they are"),
+)
+PANEL: Arguments = (
+    argument("name", nargs="?", help="data, model, layers, train or compare; default: all of them"),
+)
+
+
+def training(chosen: argparse.Namespace) -> dict[str, Any]:
+    """The options of a training among what was chosen, by the names of `Session.train`."""
+    return {each.name: getattr(chosen, each.name) for each in OPTIONS if hasattr(chosen, each.name)}
+
+
+def place_and_code(magic: str, example: str, line: str) -> tuple[str, str, bool]:
+    """The first word, the rest verbatim, and whether a trailing `;` silences it."""
+    silent = line.rstrip().endswith(";")
+    found = re.fullmatch(r"\s*(\S+)\s+(\S.*?)[\s;]*", line, re.DOTALL)
+    if not found:
+        raise UsageError(f"%{magic} needs a name and what to put there: %{magic} {example}")
+    return found[1], found[2], silent
+
+
+def options_of(method: Callable[..., Any]) -> list[str]:
+    """The options that a magic takes: `--epochs` …"""
+    actions = method.parser._actions  # type: ignore[attr-defined]
+    return [o for action in actions for o in action.option_strings if o.startswith("--")]
+
+
+def by_todays_names(method: Callable[..., Any], words: list[str]) -> tuple[list[str], str]:
+    """The words with options by today's names, and the line that says so; empty where none had an old one."""
+    return todays_words(words) if NEW_OPTION in options_of(method) else (words, "")
+
+
+def parse(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
+    """What the words of a line choose.
+
+    Raises:
+        UsageError: what argparse does not take, with the line that would work.
+    """
+    name = method.__name__
+    _check_options(name, words, options_of(method))
+    try:
+        return method.parser.parse_args(words)  # type: ignore[attr-defined, no-any-return]
+    except IPythonUsageError as error:
+        raise UsageError(_instead(method, words, str(error).splitlines()[0])) from None
+    except SystemExit:
+        raise UsageError(
+            f"%{name} could not read {' '.join(words)!r}: %{name}? shows an example"
+        ) from None
+
+
+def _check_options(name: str, words: list[str], known: list[str]) -> None:
+    """Raises `UsageError` for an option that the magic does not take, and where help is asked for."""
+    for word in words:
+        option = word.partition("=")[0]
+        if option in ("--help", "-h"):
+            raise UsageError(f"%{name}? shows its options: {' '.join(known) or 'it has none'}")
+        if option.startswith("--") and option not in known:
+            meant = meant_option(option, known)
+            close = did_you_mean(option, known, f"%{name}? lists what there is")
+            hint = f"write {meant}" if meant else close
+            raise UsageError(f"%{name} has no option {option}: {hint}")
+
+
+def _instead(method: Callable[..., Any], words: list[str], problem: str) -> str:
+    """The error of a line that argparse refuses, with the line that would work where that can be told."""
+    name = method.__name__
+    if path := spaced_path([word for word in words if not word.startswith("-")]):
+        return f'%{name}: a name with spaces needs quotes: %{name} "{path}"'
+    if meant := meant_words(name, words, options_of(method), NUMBERS):
+        return f"%{name} does not take {' '.join(words)!r}: {meant}"
+    return f"%{name}: {problem}; %{name}? shows an example"
