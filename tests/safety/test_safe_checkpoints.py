@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.safety.cases import few, many, refused
-from tlnb.core.models.meter import Clock, Tally
+from tlnb.core.models.meter import Clock, CostTracker
 from tlnb.core.planning.edit import build
 from tlnb.core.runtime.device import machine
 from tlnb.core.training import checkpoint
@@ -81,7 +81,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Any:
             job.plan,
             job.options,
             here,
-            Tally(Clock(here)),
+            CostTracker(Clock(here)),
             "x",
             lambda _: None,
         )

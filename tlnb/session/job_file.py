@@ -110,11 +110,11 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
     began = time.perf_counter()
     job = group.together(lambda: prepared(session, path, trust))
     group.agree(_facts(job, group))
-    session._keeper.writes = group.writes
+    session._keeper.writes = group.is_main
     try:
-        found = group.given(
+        found = group.broadcast_object(
             group.together(
-                lambda: session._keeper.settle(_made(out) / OF_JOB, job) if group.writes else None
+                lambda: session._keeper.settle(_made(out) / OF_JOB, job) if group.is_main else None
             )
         )
         session._keeper.jobs[job.name] = job
@@ -123,7 +123,7 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
                 job, note=f"cut off after epoch {len(found.epochs)}, and went on from there"
             )
         run = session._done(job, began, one_line(f"# tlnb train {path}"), found)
-        group.together(lambda: _leave(session, run, out) if group.writes else None)
+        group.together(lambda: _leave(session, run, out) if group.is_main else None)
     finally:
         session._keeper.close()
     return run
@@ -186,9 +186,9 @@ def prepared(session: Session, path: Path, trust: bool = False) -> Job:
 def _facts(job: Job, group: Ranks) -> dict[str, str]:
     """What all processes that do a job together must have alike."""
     device = job.options.device or ""
-    if group.here > 1 and ":" in device:
+    if group.local_count > 1 and ":" in device:
         raise UsageError(
-            f"--device {device} cannot be shared by {group.here} processes: write the job without it"
+            f"--device {device} cannot be shared by {group.local_count} processes: write the job without it"
         )
     text = json.dumps({**job.about(), "facts": None}, sort_keys=True)
     here = machine(job.options.device, job.options.precision)

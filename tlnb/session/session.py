@@ -29,7 +29,7 @@ from tlnb.core.data.request import DataRequest
 from tlnb.core.evaluation.comparison import Comparison, compare
 from tlnb.core.models import pretrained
 from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.meter import Tally, step_flops
+from tlnb.core.models.meter import CostTracker, step_flops
 from tlnb.core.models.pretrained import Catalogue, PretrainedModel
 from tlnb.core.planning import plan
 from tlnb.core.planning.edit import apply_edits, build, modules_matching, names_in
@@ -857,7 +857,7 @@ class Session(OneLine):
         here = machine(options.device, options.precision)
         return list_price(here.device, here.name, here.threads)
 
-    def _charge(self, kind: str, what: str, spent: Tally, price: Price) -> None:
+    def _charge(self, kind: str, what: str, spent: CostTracker, price: Price) -> None:
         """Put work that is no run on the bill."""
         self.bill = self.bill.with_charge(bill.charge_of(kind, what, spent, price))
         self._keeper.write(self)

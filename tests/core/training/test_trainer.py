@@ -18,9 +18,9 @@ from tlnb.core.data.augment import augment
 from tlnb.core.models.meter import PHASES
 from tlnb.core.runtime.errors import ModelError, PlanError, UsageError
 from tlnb.core.training import trainer as training
+from tlnb.core.training.folded_input_norm import FoldedInputNorm
 from tlnb.core.training.freezing import Learning, set_modes
 from tlnb.core.training.run import Run, wilson_interval
-from tlnb.core.training.standardise import Standardise
 from tlnb.core.training.trainer import Training
 from tlnb.session import Session
 
@@ -157,7 +157,7 @@ def test_each_feature_is_standardised_and_folding_changes_nothing(
     features = torch.randn(shape) * 3 + 7
     axis = 1 if isinstance(head, nn.Conv2d) else len(shape) - 1
     features.select(axis, 2).add_(100.0)  # one feature lies far off
-    scale = Standardise.of(head, features)
+    scale = FoldedInputNorm.of(head, features)
     seen: list[torch.Tensor] = []
     head.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     before = head(features)

@@ -19,7 +19,7 @@ from tlnb.core.costs.prices import Price, list_price
 from tlnb.core.data.augment import draw
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.meter import PHASES, Clock, Tally
+from tlnb.core.models.meter import PHASES, Clock, CostTracker
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.edit import Scopes, build
 from tlnb.core.planning.options import TrainOptions
@@ -73,7 +73,7 @@ def forecast(
     previous: Run | None = None,
     store: Store | None = None,
     price: Price | None = None,
-) -> tuple[Forecast, Tally]:
+) -> tuple[Forecast, CostTracker]:
     """What `train` with the same arguments will take, and what finding that out took.
 
     Nothing but a copy of the network is touched; the sample never holds test images' answers to anything.
@@ -83,7 +83,7 @@ def forecast(
     """
     here = machine(options.device, options.precision)
     clock = Clock(here)
-    spent = Tally(clock)
+    spent = CostTracker(clock)
     began = time.perf_counter()
     with seeded(options.seed, here):
         whole = _Whole.begin(
@@ -150,7 +150,7 @@ class Rehearsal(Source):
     """A source over a sample: it computes every kind of activation once, and notes which the real run would find."""
 
     def __init__(
-        self, real: Source, sample: DataSet, choice: tuple[Choice | None, str], tally: Tally
+        self, real: Source, sample: DataSet, choice: tuple[Choice | None, str], tally: CostTracker
     ) -> None:
         super().__init__(real.module, real.transform, sample, real.machine, tally, Store())
         self._real, self._choice, self.counts = real, choice, real.counts
@@ -228,7 +228,7 @@ class _Whole:
     training: Training
     options: TrainOptions
     warm: bool
-    tally: Tally
+    tally: CostTracker
     choice: tuple[Choice | None, str]
     other: float
     writes: Writes
@@ -245,7 +245,7 @@ class _Whole:
         plan: Plan,
         options: TrainOptions,
         here: Machine,
-        tally: Tally,
+        tally: CostTracker,
         name: str,
         scopes: Scopes | None,
         previous: Run | None,
@@ -327,7 +327,7 @@ class _Whole:
     def rehearse(self, count: int, epochs: int = EPOCHS) -> Rehearsed:
         """The training on a sample, some epochs of it, and what each kind of work took."""
         began = time.perf_counter()
-        tally = Tally(Clock(self.training.machine, meter=self.tally.clock.meter))
+        tally = CostTracker(Clock(self.training.machine, meter=self.tally.clock.meter))
         sample = _sample(self.training.data, count)
         work = copy.copy(self.training)
         # else what an earlier one taught would look like another network

@@ -75,20 +75,20 @@ def _with_rest(claimed: Mapping[str, float], whole: float) -> dict[str, float]:
 
 
 @dataclass
-class Part:
+class PartCost:
     """One kind of work within a phase: what it took so far."""
 
     seconds: float = 0.0
     flops: float = 0.0
 
 
-class Tally:
+class CostTracker:
     """What a run spends: seconds on its clock and FLOPs, by phase; and by the kind of work within, from which it is forecast."""
 
     def __init__(self, clock: Clock, earlier: Mapping[str, float] | None = None) -> None:
         self.clock = clock
         self.flops: dict[str, float] = dict(earlier or {})
-        self.parts: defaultdict[tuple[str, str], Part] = defaultdict(Part)
+        self.parts: defaultdict[tuple[str, str], PartCost] = defaultdict(PartCost)
 
     @contextmanager
     def phase(self, name: str, part: str = "") -> Iterator[None]:

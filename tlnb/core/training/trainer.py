@@ -20,7 +20,14 @@ from torch import Tensor, nn
 from tlnb.core.data.augment import draw
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.anatomy import Anatomy, evaluating
-from tlnb.core.models.meter import FLOPS_BASIS, PHASES, SECONDS_BASIS, Clock, Tally, forward_flops
+from tlnb.core.models.meter import (
+    FLOPS_BASIS,
+    PHASES,
+    SECONDS_BASIS,
+    Clock,
+    CostTracker,
+    forward_flops,
+)
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.edit import Scopes, build
 from tlnb.core.planning.options import TrainOptions
@@ -36,6 +43,7 @@ from tlnb.core.storage.memory_map import batches, is_mapped
 from tlnb.core.training.checkpoint import Checkpoint, Due, at_risk
 from tlnb.core.training.checkpoint_check import check_fits
 from tlnb.core.training.features import Cost, HeadInputs, Inputs, Source
+from tlnb.core.training.folded_input_norm import FoldedInputNorm, can_fold
 from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import (
     Change,
@@ -48,7 +56,6 @@ from tlnb.core.training.freezing import (
 )
 from tlnb.core.training.monitor_schedule import looks
 from tlnb.core.training.run import Answers, Cache, EpochRecord, Run, Work, wilson_interval
-from tlnb.core.training.standardise import Standardise, can_fold
 
 RISE = 0.15  # share of the steps in which the learning rate rises; then it falls along a cosine
 STATISTICS_ROWS = 256  # cached features in one look at what reaches the output layer
@@ -297,10 +304,10 @@ def train(
         MemoryLimit: not even one image fits in memory.
     """
     here, group = machine(options.device, options.precision), ranks()
-    paid = resume if group.writes else None  # what was spent before is counted by one process
+    paid = resume if group.is_main else None  # what was spent before is counted by one process
     clock = Clock(here, resume.seconds if resume else None, paid.wh if paid else None)
     with seeded(options.seed, here):
-        tally = Tally(clock, paid.flops if paid else None)
+        tally = CostTracker(clock, paid.flops if paid else None)
         work = Training(
             model,
             anatomy,
@@ -423,7 +430,7 @@ class Training:
     plan: Plan
     options: TrainOptions
     machine: Machine
-    tally: Tally
+    tally: CostTracker
     name: str
     report: Report
     keep: Keep | None = None
@@ -456,7 +463,7 @@ class Training:
             self._pause,
             self.ranks,
         )
-        self.scales: list[Standardise] = []
+        self.scales: list[FoldedInputNorm] = []
         self.inference_flops = 0.0
         self.inputs: Inputs | None = None
         self.pieces = Pieces()
@@ -602,8 +609,10 @@ class Training:
         self.tally.charge(
             "caching", len(self.labels["train"]) * forward_flops(rest, example), "statistics"
         )
-        self.scales = [Standardise.of(head, torch.cat(features)) for head, features in seen.items()]
-        self.ranks.same(t for scale in self.scales for t in (scale.mean, scale.spread))
+        self.scales = [
+            FoldedInputNorm.of(head, torch.cat(features)) for head, features in seen.items()
+        ]
+        self.ranks.broadcast(t for scale in self.scales for t in (scale.mean, scale.spread))
         for scale in self.scales if keep else ():
             scale.unfold()
 
@@ -664,7 +673,7 @@ class Training:
             if self.pieces.count > said:
                 self._note_pieces()
                 said = self.pieces.count
-            self.ranks.same(self.module.buffers())
+            self.ranks.broadcast(self.module.buffers())
             seen = self._watch(
                 inputs, learning, ("val", "monitor") if epoch in looked_at else ("val",)
             )
@@ -720,7 +729,7 @@ class Training:
         if self.ranks.every(self.keep is None):
             return
         flops, wh = self.spent()
-        if self.keep is None or not self.ranks.writes:
+        if self.keep is None or not self.ranks.is_main:
             return
         found = self._standing(flops, wh)
         if not due.after_epoch():
@@ -791,7 +800,7 @@ class Training:
         heads = [layer_of(self.module, h) for h in self.anatomy.heads if h in self.plan.trained]
         kept = {k: t.to(device) for k, t in found.part("scale").items()}
         self.scales = [
-            Standardise(head, kept[f"{i}/mean"], kept[f"{i}/spread"])
+            FoldedInputNorm(head, kept[f"{i}/mean"], kept[f"{i}/spread"])
             for i, head in enumerate(filter(can_fold, heads))
             if f"{i}/mean" in kept
         ]
@@ -907,7 +916,7 @@ class Training:
             head.parameters(), max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe"
         )
         evaluations: list[float] = []
-        part = self.ranks.part(len(labels))
+        part = self.ranks.shard(len(labels))
         mine, share = self.ranks.busy(part), _share(labels[part], labels, self.class_weights)
 
         def evaluate() -> Tensor:
@@ -962,7 +971,7 @@ class Training:
         source, labels = inputs.train(epoch), self.labels["train"]
         order = torch.randperm(len(labels), generator=generator)
         groups = list(order.tensor_split(math.ceil(len(labels) / (options.batch_size or 1))))
-        parts = [self.ranks.part(len(rows)) for rows in groups]
+        parts = [self.ranks.shard(len(rows)) for rows in groups]
         own = [(rows, self.ranks.busy(part)) for rows, part in zip(groups, parts, strict=True)]
         mine = [rows[busy] for rows, busy in own]
         sizes = [len(rows) for rows in mine]
@@ -1089,7 +1098,7 @@ class Training:
 
     def on_its_source(self, moved: Sequence[str], previous: Run | None) -> SourceAccuracy | None:
         """What the network still knows of its own source, where that is at hand; one process's work."""
-        if not self.ranks.writes:
+        if not self.ranks.is_main:
             return None
         with self.tally.phase("evaluating", "source"):
             found = source_accuracy(self.model, self.plan, self.module, moved, previous)
