@@ -32,8 +32,9 @@ from tlnb.core.models.meter import step_flops
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.device import Machine, machine
 from tlnb.core.runtime.energy import WATTS_PER_CPU_THREAD, WATTS_PER_GPU
+from tlnb.core.training.epoch import train_epoch
 from tlnb.core.training.forgetting import right_of
-from tlnb.core.training.trainer import one_cycle, train_epoch
+from tlnb.core.training.optimizers import one_cycle
 from tlnb.glyphnet import held_out
 from tlnb.glyphnet.source import Source, source
 

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from tlnb.core.runtime.device import free_memory, out_of_memory
 from tlnb.core.runtime.errors import MemoryLimit, UsageError
-from tlnb.core.training.trainer import Progress, Report
+from tlnb.core.training.progress import Progress, Report
 
 EVERY = 0.5  # seconds between two reports of a training: what a page draws, a small computer does not train with
 POLL = 0.1  # seconds after which waiting can be interrupted

@@ -55,8 +55,9 @@ from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.baseline import matched, with_steps
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.freezing import set_modes
+from tlnb.core.training.progress import Progress
 from tlnb.core.training.run import Forecast, Run
-from tlnb.core.training.trainer import Progress, train
+from tlnb.core.training.trainer import train
 from tlnb.course.checks import EXERCISES, Check, Checks, find, grades, judge, untried, write_grades
 from tlnb.session.background import Turn, changing
 from tlnb.session.store import Job, Keeper, job_of

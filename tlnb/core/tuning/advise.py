@@ -40,8 +40,9 @@ from tlnb.core.planning.recipes import recipe
 from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.errors import OneLine
 from tlnb.core.storage.activation_cache import Store
+from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import Forecast
-from tlnb.core.training.trainer import Progress, Report, train
+from tlnb.core.training.trainer import train
 
 STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
 CLOSE = (

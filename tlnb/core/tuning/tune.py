@@ -28,9 +28,10 @@ from tlnb.core.planning.plan import Plan, plan_strategy
 from tlnb.core.planning.recipes import DRAWING_EDGE
 from tlnb.core.runtime.errors import OneLine, TLError, UsageError
 from tlnb.core.storage.activation_cache import Store, key_of
+from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import Run
 from tlnb.core.training.session_folder import home_folder
-from tlnb.core.training.trainer import Progress, Report, train
+from tlnb.core.training.trainer import train
 from tlnb.core.tuning.study_journal import check_scores, mended, set_aside
 
 if TYPE_CHECKING:

@@ -11,9 +11,11 @@ from tlnb.core.export.pytorch_script.network_section import path, place
 from tlnb.core.export.pytorch_script.script_facts import Case
 from tlnb.core.export.pytorch_script.template import assigned, fill, literal, signature
 from tlnb.core.planning.recipes import WARMUP
+from tlnb.core.training.context import SEED_STRIDE
 from tlnb.core.training.features import VIEW_SEED, chunk_of
 from tlnb.core.training.folded_input_norm import EPSILON, feature_axes
-from tlnb.core.training.trainer import LBFGS_STEPS, RISE, STRIDE, can_fuse
+from tlnb.core.training.lbfgs import LBFGS_ITERATIONS
+from tlnb.core.training.optimizers import RISING_SHARE, can_fuse
 
 
 def _device(case: Case) -> str:
@@ -124,10 +126,10 @@ def _loop_words(case: Case) -> dict[str, object]:
         **settings,
         "fit": signature("fit", arguments, "None"),
         "groups": signature("parameter_groups", groups, "list[dict]"),
-        "stride": f"{STRIDE:_}",
+        "stride": f"{SEED_STRIDE:_}",
         "view_seed": f"{VIEW_SEED:_}",
-        "rise": RISE,
-        "iterations": LBFGS_STEPS,
+        "rise": RISING_SHARE,
+        "iterations": LBFGS_ITERATIONS,
         "chunk": _chunk(case),
         "fused": ", fused=True" if can_fuse(_device(case)) else "",
         "alone": literal(alone),
