@@ -148,7 +148,8 @@ def search(
     Raises:
         UsageError: as `carry_out` and `core.tune.tune` do.
     """
-    from tlnb.core.tuning.tune import Task, tune
+    from tlnb.core.tuning.search_space import Task
+    from tlnb.core.tuning.tune import tune
 
     job = prepared(session, path, trust)
     task = Task(job.model, job.anatomy, job.data, job.plan, job.options, session._scopes)

@@ -26,10 +26,12 @@ from tlnb.core.data.dataset import DataFacts, DataSet, open_data
 from tlnb.core.data.duplicates import NEAR_FROM
 from tlnb.core.data.pretraining_overlap import seen_by
 from tlnb.core.data.request import DataRequest
-from tlnb.core.evaluation.comparison import Comparison, compare
+from tlnb.core.evaluation.compare import compare
+from tlnb.core.evaluation.comparison import Comparison
 from tlnb.core.models import pretrained
 from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.meter import CostTracker, step_flops
+from tlnb.core.models.clocks import CostTracker
+from tlnb.core.models.flops import step_flops
 from tlnb.core.models.pretrained import Catalogue, PretrainedModel
 from tlnb.core.planning import plan
 from tlnb.core.planning.edit import apply_edits, build, modules_matching, names_in
@@ -64,7 +66,8 @@ from tlnb.session.store import Job, Keeper, job_of
 from tlnb.session.store import restore as restore_session
 
 if TYPE_CHECKING:  # at run time where they are used: loading the extension should take no time
-    from tlnb.core.evaluation.embeddings import Look, Seer
+    from tlnb.core.evaluation.embeddings import FeatureExtractor
+    from tlnb.core.evaluation.look import Look
     from tlnb.core.evaluation.predictions import Errors, Judge, Predictions
     from tlnb.core.export.pytorch_script import Script
     from tlnb.core.export.save import Header, Saved
@@ -755,7 +758,8 @@ class Session(OneLine):
         Raises:
             UsageError: Optuna missing, no data or model, too few labels to choose by, storage that cannot be used.
         """
-        from tlnb.core.tuning.tune import Task, tune
+        from tlnb.core.tuning.search_space import Task
+        from tlnb.core.tuning.tune import tune
 
         job = self._job(Asked(scratch=scratch, epochs=epochs, seed=seed))
         old = self._loaded()[2]
@@ -1164,24 +1168,24 @@ class Session(OneLine):
             DataError: an image that is missing or cannot be read.
             UsageError: no data or model, too many images, one label a class (stages), or Captum missing (evidence needs it).
         """
-        from tlnb.core.evaluation import embeddings as looking
+        from tlnb.core.evaluation import embeddings, saliency
 
         named = all(
             isinstance(each, str | Path) for each in what
         )  # arrays cannot be compared with a word
         if not what or (named and what in (("features",), ("stages",))):
-            view = looking.stages if what == ("stages",) else looking.features
+            view = embeddings.stages if what == ("stages",) else embeddings.features
             found = view(*self._seers(None if run is None else self._run(run)))
         else:
             images = () if named and what == ("evidence",) else what
-            found = looking.evidence(
+            found = saliency.evidence(
                 self._judge(run, nameless=True), images, self.dataset, self._looking
             )
         text = line("tl_look", *what, run=getattr(run, "name", run))
         self._lines.append(text if named else "tl.look(...)  # images from Python")
         return found
 
-    def _seers(self, run: Run | None) -> tuple[str, DataSet, list[Seer], str | None]:
+    def _seers(self, run: Run | None) -> tuple[str, DataSet, list[FeatureExtractor], str | None]:
         """The networks whose features are compared: as loaded, at a random start, and the run's."""
         data = self._data()
         model, read, made = self._loaded()
@@ -1191,15 +1195,15 @@ class Session(OneLine):
         )
         starts = {called: "pretrained", "random start": "random"}
         scopes = self._scopes
-        from tlnb.core.evaluation.embeddings import Seer
+        from tlnb.core.evaluation.embeddings import FeatureExtractor
 
         seers = [
-            Seer(of, build(sized, made.edits, s, 0, scopes), read.head, sized.transform)
+            FeatureExtractor(of, build(sized, made.edits, s, 0, scopes), read.head, sized.transform)
             for of, s in starts.items()
         ]
         if run is not None:
             seers.append(
-                Seer(
+                FeatureExtractor(
                     f"run {run.name}",
                     run.module(),
                     self._networks[run.name][1].head,

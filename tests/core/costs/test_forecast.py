@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tlnb.core.costs import extrapolation, rehearsal
-from tlnb.core.models import meter
+from tlnb.core.models import flops
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.limits import cache_folder
 from tlnb.core.storage import activation_cache
@@ -95,9 +95,9 @@ def test_what_a_few_images_took_is_told_as_in_whole_batches(overhead: float, eac
 
 def test_flops_are_counted_once_for_what_trains(monkeypatch: pytest.MonkeyPatch):
     counted: list[int] = []
-    count = meter.step_flops
-    monkeypatch.setattr(meter, "step_flops", lambda *given: counted.append(1) or count(*given))
-    network, counts = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), meter.Counts()
+    count = flops.step_flops
+    monkeypatch.setattr(flops, "step_flops", lambda *given: counted.append(1) or count(*given))
+    network, counts = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), flops.Counts()
     example = torch.zeros(2, 4)
     whole = counts.step(network, example)
     assert counts.step(network, example, everything=True) == whole == count(network, example)

@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import picture
 from tests.core.export.scripts import Scripts
 from tlnb.core.export.pytorch_script import training_section as code_training
-from tlnb.core.models import meter
+from tlnb.core.models import flops
 from tlnb.core.planning import recipes
 from tlnb.core.planning.plan import STRATEGIES
 from tlnb.core.training import head_first, trainer
@@ -33,7 +33,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
         for module in (head_first, code_training):
             patch.setattr(module, "WARMUP", short)
         # counting takes longer than training here, and tells nothing,
-        patch.setattr(meter, "_counted", lambda *_, **__: 1.0)
+        patch.setattr(flops, "_counted", lambda *_, **__: 1.0)
         patch.setattr(
             trainer, "source_accuracy", lambda *_: None
         )  # like looking back at the source's pictures

@@ -15,7 +15,7 @@ from torch import nn
 from tlnb.core.costs.bill import Bill
 from tlnb.core.costs.prices import parse_price
 from tlnb.core.data.augment import augment
-from tlnb.core.models.meter import PHASES
+from tlnb.core.models.clocks import PHASES
 from tlnb.core.runtime.errors import ModelError, PlanError, UsageError
 from tlnb.core.training import context as training_context
 from tlnb.core.training.folded_input_norm import FoldedInputNorm

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tlnb.core.costs.pretraining import Pretraining
 from tlnb.core.costs.prices import Price, list_price
-from tlnb.core.models.meter import FLOPS_BASIS, PHASES, SECONDS_BASIS, CostTracker
+from tlnb.core.models.clocks import FLOPS_BASIS, PHASES, SECONDS_BASIS, CostTracker
 from tlnb.core.runtime.errors import OneLine
 from tlnb.core.training.run import Run
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from tlnb.core.costs.rehearsal import PASSES, Rehearsal, WorkKind
-from tlnb.core.models.meter import PHASES
+from tlnb.core.models.clocks import PHASES
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.training.checkpoint_timing import count as checkpoints_due
 from tlnb.core.training.context import TrainingContext

@@ -13,7 +13,7 @@ from tlnb.core.costs.prices import Price, list_price
 from tlnb.core.costs.rehearsal import Rehearsal, Rehearser
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.meter import Clock, CostTracker
+from tlnb.core.models.clocks import Clock, CostTracker
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.edit import Scopes
 from tlnb.core.planning.options import TrainOptions

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tlnb.core.data.augment import draw
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.models.meter import Clock, CostTracker
+from tlnb.core.models.clocks import Clock, CostTracker
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.batches import MicroBatches

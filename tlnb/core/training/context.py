@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.meter import PHASES, CostTracker
+from tlnb.core.models.clocks import PHASES, CostTracker
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan

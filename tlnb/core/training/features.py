@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 
 from tlnb.core.data.augment import changed, draw
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.models.meter import CostTracker, Counts, forward_flops
+from tlnb.core.models.clocks import CostTracker
+from tlnb.core.models.flops import Counts, forward_flops
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.runtime.device import Machine, in_chunks

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tlnb.core.models.anatomy import evaluating
-from tlnb.core.models.meter import forward_flops
+from tlnb.core.models.flops import forward_flops
 from tlnb.core.planning.recipes import WARMUP
 from tlnb.core.training.checkpoint_state import TrainingState
 from tlnb.core.training.context import TrainingContext

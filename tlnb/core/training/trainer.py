@@ -16,7 +16,7 @@ from torch import nn
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.meter import FLOPS_BASIS, SECONDS_BASIS, Clock, CostTracker
+from tlnb.core.models.clocks import FLOPS_BASIS, SECONDS_BASIS, Clock, CostTracker
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.edit import Scopes, build
 from tlnb.core.planning.options import TrainOptions

@@ -31,7 +31,8 @@ from tlnb.core.evaluation.probes import (
     stage_features,
 )
 from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.meter import Clock, CostTracker, forward_flops
+from tlnb.core.models.clocks import Clock, CostTracker
+from tlnb.core.models.flops import forward_flops
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.edit import Scopes, build
 from tlnb.core.planning.options import TrainOptions
