@@ -85,9 +85,11 @@ def _recorded(heads: list[nn.Module]) -> Iterator[dict[nn.Module, list[Tensor]]]
         head.register_forward_pre_hook(lambda h, x: seen[h].append(x[0].detach().float()))
         for head in heads
     ]
-    yield seen
-    for handle in handles:
-        handle.remove()
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _pass_all(context: TrainingContext, rest: nn.Module, head_inputs: HeadInputs | None) -> None:
