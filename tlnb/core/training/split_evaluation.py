@@ -1,4 +1,4 @@
-"""What the network says about the images of a split: accuracies while it trains, the test split once at the end."""
+"""Evaluate splits: accuracies while the network trains, and its answers on the test split once at the end."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def answers_on_test(context: TrainingContext, inputs: Inputs, with_logits: bool 
 def _logits(context: TrainingContext, inputs: Inputs, rows: Tensor) -> Tensor:
     """Logits `(N, C)` by the network in eval mode; processes share the rows."""
 
-    def look(some: slice) -> Tensor:
-        ready = inputs.look(rows[some].clone())
+    def look(part: slice) -> Tensor:
+        ready = inputs.look(rows[part].clone())
         return context.source.pass_through(inputs.judges, ready)
 
     return torch.cat(list(context.ranks.shared(len(rows), inputs.chunk, look)))
