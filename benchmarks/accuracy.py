@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from tlnb.core.evaluation.comparison import pixels_row
+from tlnb.core.evaluation.compare import pixels_row
 from tlnb.core.runtime.device import machine
 from tlnb.session import Session
 

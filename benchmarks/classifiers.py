@@ -34,9 +34,10 @@ from tlnb.core.models.tracing import blank, watch
 from tlnb.core.planning.edit import apply_edit, output_edits
 from tlnb.core.planning.plan import Plan, plan_strategy
 from tlnb.core.runtime.device import machine
+from tlnb.core.training.epoch import train_epoch
 from tlnb.core.training.freezing import hashes, set_modes
 from tlnb.core.training.model_split import find_cut
-from tlnb.core.training.trainer import one_cycle, train_epoch
+from tlnb.core.training.optimizers import one_cycle
 
 CLASSES = 10
 BATCH = 2

@@ -100,16 +100,16 @@ def work(options: argparse.Namespace) -> list[dict[str, Any]]:
     found = []
     for turn in range(options.rounds):
         with as_if_alone():
-            alone = seconds(options, 1, 3 * turn) if group.writes else {}
+            alone = seconds(options, 1, 3 * turn) if group.is_main else {}
             dist.barrier()
             halves = seconds(options, 2, 3 * turn + 1)
         dist.barrier()
         both = seconds(options, 1, 3 * turn + 2)
-        slower = {key: max(each[key] for each in group.told(halves)) for key in halves}
+        slower = {key: max(each[key] for each in group.all_gather_object(halves)) for key in halves}
         found.append(
             {"alone": alone, "halves": slower, "both": both, "sum": summed(int(both["bytes"]))}
         )
-        if group.writes:
+        if group.is_main:
             print(f"round {turn + 1}: {json.dumps(found[-1])}", file=sys.stderr, flush=True)
     distributed.leave()
     return found

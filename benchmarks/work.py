@@ -16,7 +16,7 @@ from torch import nn
 
 from benchmarks.laps import Laps
 from tlnb.core.data.dataset import BUNDLED, DataRequest, open_data
-from tlnb.core.models.meter import step_flops
+from tlnb.core.models.flops import step_flops
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.planning.edit import build
 from tlnb.core.runtime.device import Machine, machine

@@ -150,13 +150,13 @@ def train(job: Path, out: Path, trust: bool) -> None:
     from tlnb.session.job_runner import NETWORK, RECORD, carry_out
 
     group = distributed.join()
-    session, show = Session(), Terminal() if group.writes else Silent()
+    session, show = Session(), Terminal() if group.is_main else Silent()
     session.report = show
     try:
         run = carry_out(session, job, out, trust)
     finally:
         show.close()
-    if group.writes:
+    if group.is_main:
         write_whole(out / CARD, page(f"Run {run.name}", run_card(run)))
         print(
             f"{run!r}\nThe record: {out / RECORD}\nThe network: {out / NETWORK}\nThe card: {out / CARD}"

@@ -28,12 +28,13 @@ from tqdm import tqdm
 from tlnb import glyphnet
 from tlnb.core.data.dataset import open_data
 from tlnb.core.models.anatomy import read_anatomy
-from tlnb.core.models.meter import step_flops
+from tlnb.core.models.flops import step_flops
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.device import Machine, machine
 from tlnb.core.runtime.energy import WATTS_PER_CPU_THREAD, WATTS_PER_GPU
+from tlnb.core.training.epoch import train_epoch
 from tlnb.core.training.forgetting import right_of
-from tlnb.core.training.trainer import one_cycle, train_epoch
+from tlnb.core.training.optimizers import one_cycle
 from tlnb.glyphnet import held_out
 from tlnb.glyphnet.source import Source, source
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from tlnb import glyphnet
 from tlnb.core.costs.pretraining import pretraining_of
-from tlnb.core.evaluation.comparison import compare, to_target
+from tlnb.core.evaluation.compare import compare, to_target
 from tlnb.core.training.run import Run
 from tlnb.session import Session
 

@@ -50,10 +50,10 @@ def test_textures_in_the_source_decide_on_textures():
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_classes_gather_before_any_training(seed: int, monkeypatch: pytest.MonkeyPatch):
-    from tlnb.core.evaluation import embeddings as looking
+    from tlnb.core.evaluation import embeddings
 
     monkeypatch.setattr(
-        looking, "_two_dimensions", lambda seen: ()
+        embeddings, "_two_dimensions", lambda seen: ()
     )  # the map is not what is claimed
     session = Session()
     session.data("digits", per_class=2, seed=seed)

@@ -11,7 +11,7 @@ import torch
 from torchvision.io import write_png
 
 from tlnb import glyphnet
-from tlnb.core.evaluation import embeddings as looking
+from tlnb.core.evaluation import embeddings
 from tlnb.glyphnet import held_out
 from tlnb.session import Session
 
@@ -146,7 +146,7 @@ def test_a_far_source_is_seen_before_training_and_after(
 ):
     pytest.importorskip("skimage")
     monkeypatch.setattr(
-        looking, "_two_dimensions", lambda seen: ()
+        embeddings, "_two_dimensions", lambda seen: ()
     )  # the map is not what is claimed
     session.data("textures", per_class=5, seed=seed)
     shares, accuracy = [], []

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from tests.panels.held import lines
-from tlnb.core.models.meter import step_flops
+from tlnb.core.models.flops import step_flops
 from tlnb.panels import panel_of
 from tlnb.panels.layers_panel import LayersPanel
 from tlnb.session import Session

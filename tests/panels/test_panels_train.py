@@ -127,7 +127,7 @@ def test_updates_come_at_most_five_times_a_second(monkeypatch):
     monkeypatch.setattr(background.time, "monotonic", lambda: now[0])
     thread.progressed.add(seen.append)
     report = thread._reporter(background.Training("the training"))
-    from tlnb.core.training.trainer import Progress
+    from tlnb.core.training.progress import Progress
 
     for epoch in range(1000):
         report(Progress("run", "training", epoch + 1, 1000, 0.5))
@@ -136,7 +136,7 @@ def test_updates_come_at_most_five_times_a_second(monkeypatch):
 
 
 def test_the_time_left_goes_by_the_pace(monkeypatch):
-    from tlnb.core.training.trainer import Progress
+    from tlnb.core.training.progress import Progress
 
     training, now = background.Training("the training"), [0.0]
     monkeypatch.setattr(background.time, "monotonic", lambda: now[0])

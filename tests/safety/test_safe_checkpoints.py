@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tests.safety.cases import few, many, refused
-from tlnb.core.models.meter import Clock, Tally
 from tlnb.core.planning.edit import build
-from tlnb.core.runtime.device import machine
 from tlnb.core.training import checkpoint
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.checkpoint_check import check_fits
-from tlnb.core.training.trainer import Training, go_on, one_cycle
+from tlnb.core.training.optimizers import AdamW, one_cycle, parameter_groups, parameters_of
 from tlnb.session import Session
 from tlnb.session.job import Job
 
@@ -73,21 +71,8 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Any:
         session.report = None
         job, file = session.state.jobs[run.name], session.store.folder.run_file(run.name)
         module = build(job.model, job.plan.edits, job.plan.start, job.options.seed, {})
-        here = machine("cpu", "fp32")
-        work = Training(
-            job.model,
-            job.anatomy,
-            job.data,
-            job.plan,
-            job.options,
-            here,
-            Tally(Clock(here)),
-            "x",
-            lambda _: None,
-        )
-        work.module = module
-        groups = work._groups(job.plan.trained, job.options)
-        parameters = [p for group in groups for p in group["params"]]
+        groups = parameter_groups(module, job.anatomy, job.plan.trained, job.options)
+        parameters = parameters_of(groups)
         yield Stopped(session, job, file, *checkpoint.read(file), parameters, module)
 
 
@@ -284,7 +269,8 @@ def tried(stopped: Stopped, place: Path, data: st.DataObject) -> None:
         return
     parameters = [nn.Parameter(p.detach().clone()) for p in stopped.parameters]
     optimizer = torch.optim.AdamW(parameters, lr=0.001, fused=True)
-    go_on(optimizer, one_cycle(optimizer, 100), torch.amp.GradScaler(enabled=False), accepted[0])
+    scaler = torch.amp.GradScaler(enabled=False)
+    AdamW(optimizer, one_cycle(optimizer, 100), scaler).restore(accepted[0])
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tests.safety.cases import few, many, refused
 from tlnb.core.tuning import tune as tuning
+from tlnb.core.tuning.optuna_study import open_study
+from tlnb.core.tuning.search_space import Task
 from tlnb.core.tuning.study_journal import sound_journal
-from tlnb.core.tuning.tune import Task
 from tlnb.session import Session
 from tlnb.session.job_planner import plan_job
 
@@ -38,8 +39,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def opened(searched: Any, text: str, place: Path) -> tuple[list[Any], tuple[str, ...]]:
     """The sound trials of a journal with this text, and what became of it."""
     place.write_bytes(text.encode(errors="surrogatepass"))
-    study_of, _, _ = tuning._optuna()
-    study, notes = study_of(searched[4], str(place), 0, 1)
+    study, notes = open_study(searched[4], str(place), 0, 1)
     return [
         t for t in study.trials if t.state.is_finished() and tuning._is_sound(searched[1], t)
     ], notes

@@ -19,8 +19,10 @@ from tests.resuming import begun, own_home, same, stop_after  # noqa: F401 - a f
 from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.errors import MemoryLimit, UsageError
 from tlnb.core.training import checkpoint, session_folder
+from tlnb.core.training.batches import MicroBatches
+from tlnb.core.training.epoch import train_epoch
+from tlnb.core.training.optimizers import one_cycle
 from tlnb.core.training.run import Run
-from tlnb.core.training.trainer import Pieces, one_cycle, train_epoch
 from tlnb.session import Session
 
 
@@ -266,7 +268,7 @@ def test_out_of_memory_gives_the_same_result_in_pieces(weights):
     found = []
     for most in (100, 3):
         torch.manual_seed(1)
-        module, pieces = Hungry(most), Pieces()
+        module, micro_batches = Hungry(most), MicroBatches()
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
         loss = train_epoch(
             module,
@@ -275,9 +277,9 @@ def test_out_of_memory_gives_the_same_result_in_pieces(weights):
             one_cycle(optimizer, 4),
             machine("cpu", "fp32"),
             class_weights=weights,
-            pieces=pieces,
+            micro_batches=micro_batches,
         )
-        found.append((loss, module.layer.weight.detach().clone(), pieces.count))
+        found.append((loss, module.layer.weight.detach().clone(), micro_batches.count))
     assert found[0][2] == 1 and found[1][2] == 8
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
     assert torch.allclose(found[0][1], found[1][1], atol=1e-6)

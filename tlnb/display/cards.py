@@ -8,7 +8,7 @@ from typing import Any
 from tlnb.core.costs.bill import Bill
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.evaluation.comparison import Comparison
-from tlnb.core.evaluation.embeddings import Look
+from tlnb.core.evaluation.look import Look
 from tlnb.core.evaluation.predictions import Errors, Predictions
 from tlnb.core.export.pytorch_script import Script
 from tlnb.core.export.save import Saved

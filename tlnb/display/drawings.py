@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 
 from tlnb.core.models.anatomy import Anatomy, Stage
-from tlnb.core.training.trainer import Progress
+from tlnb.core.training.progress import Progress
 from tlnb.display.html import BLUE, GREEN, VERMILION, Raw, safe
 from tlnb.display.networks import frozen_of
 from tlnb.display.words import percent

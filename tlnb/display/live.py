@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any
 
-from tlnb.core.training.trainer import Progress
+from tlnb.core.training.progress import Progress
 from tlnb.display.html import BLUE, safe
 
 EVERY = 0.25  # seconds between updates

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tlnb.core.evaluation.embeddings import BORDER, NEIGHBOURS, Depth, Evidence, Look, View
+from tlnb.core.evaluation.embeddings import NEIGHBOURS
+from tlnb.core.evaluation.look import Evidence, Look, StageProbes, View
+from tlnb.core.evaluation.saliency import BORDER
 from tlnb.display.charts import LOOKS as LINES
 from tlnb.display.charts import figure_of, png_of
 from tlnb.display.html import GREY, VERMILION, bar, card, line, measured, note, picture, table
@@ -217,7 +219,7 @@ def depths(look: Look) -> bytes:
     return png_of(figure)
 
 
-def _depth(axes: Any, depth: Depth, colour: str, dash: str, marker: str) -> None:
+def _depth(axes: Any, depth: StageProbes, colour: str, dash: str, marker: str) -> None:
     values, errors = [100 * p.accuracy for p in depth.probes], [100 * p.error for p in depth.probes]
     axes.errorbar(
         [p.stage for p in depth.probes],

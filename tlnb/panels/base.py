@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import ipywidgets as w
 
 from tlnb.core.runtime.errors import TLError, UsageError
-from tlnb.core.training.trainer import Progress
+from tlnb.core.training.progress import Progress
 from tlnb.display.html import VERMILION, Raw, safe
 from tlnb.display.live import counted
 from tlnb.session import Session

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tlnb.core.runtime.errors import UsageError
-from tlnb.core.training.trainer import Progress, Report
+from tlnb.core.training.progress import Progress, Report
 from tlnb.session.lock import SessionLock, Watchers
 
 EVERY = 0.5  # seconds between two reports of a training: what a page draws, a small computer does not train with

@@ -7,7 +7,7 @@ from typing import Any
 
 from tlnb.core.runtime.errors import OneLine
 from tlnb.core.storage.activation_cache import Store
-from tlnb.core.training.trainer import Progress, Report
+from tlnb.core.training.progress import Progress, Report
 from tlnb.session.background import Background
 from tlnb.session.check_results import Check
 from tlnb.session.direct_changes import with_direct_changes

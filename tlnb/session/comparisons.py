@@ -9,7 +9,7 @@ from tlnb.core.costs.bill import Bill
 from tlnb.core.costs.pretraining import pretraining_of
 from tlnb.core.costs.prices import Price, parse_price
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.evaluation import comparison
+from tlnb.core.evaluation import compare as comparing
 from tlnb.core.evaluation.comparison import Comparison
 from tlnb.core.planning.magic_lines import line
 from tlnb.core.runtime.errors import UsageError
@@ -53,7 +53,7 @@ def compare(
     card = next((network_of(state, r)[0].card for r in chosen if not r.baseline_of), None)
     typed = {"target": target, "price": price, "tuning": None if tuning == "apart" else tuning}
     self.record(line("tl_compare", *(name_of(run) for run in runs), **typed))
-    return comparison.compare(
+    return comparing.compare(
         chosen,
         data,
         pretraining_of(card) if card else None,

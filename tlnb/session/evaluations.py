@@ -16,7 +16,8 @@ from tlnb.session.run_registry import has_plain_run, last_run, name_of, network_
 from tlnb.session.state import SessionState
 
 if TYPE_CHECKING:  # at run time where they are used: loading the extension should take no time
-    from tlnb.core.evaluation.embeddings import Look, Seer
+    from tlnb.core.evaluation.embeddings import FeatureExtractor
+    from tlnb.core.evaluation.look import Look
     from tlnb.core.evaluation.predictions import Errors, Judge, Predictions
 
 
@@ -68,7 +69,7 @@ def look(self: SessionBase, *what: Any, run: str | Run | None = None) -> Look:
         DataError: an image that is missing or cannot be read.
         UsageError: no data or model, too many images, one label a class (stages), or Captum missing (evidence needs it).
     """
-    from tlnb.core.evaluation import embeddings
+    from tlnb.core.evaluation import embeddings, saliency
 
     named = _named(what)  # arrays cannot be compared with a word
     if not what or (named and what in (("features",), ("stages",))):
@@ -79,7 +80,7 @@ def look(self: SessionBase, *what: Any, run: str | Run | None = None) -> Look:
         images = () if named and what == ("evidence",) else what
         looking = partial(self.tell, "look", "looking")
         judge = _judge(self.state, run, nameless=True)
-        found = embeddings.evidence(judge, images, self.state.dataset, looking)
+        found = saliency.evidence(judge, images, self.state.dataset, looking)
     text = line("tl_look", *what, run=name_of(run))
     self.record(text if named else "tl.look(...)  # images from Python")
     return found
@@ -90,9 +91,11 @@ def _named(values: tuple[Any, ...]) -> bool:
     return all(isinstance(each, str | Path) for each in values)
 
 
-def _seers(state: SessionState, run: Run | None) -> tuple[str, DataSet, list[Seer], str | None]:
+def _seers(
+    state: SessionState, run: Run | None
+) -> tuple[str, DataSet, list[FeatureExtractor], str | None]:
     """The networks whose features are compared: as loaded, at a random start, and the run's."""
-    from tlnb.core.evaluation.embeddings import Seer
+    from tlnb.core.evaluation.embeddings import FeatureExtractor
 
     data = state.data()
     model, read, made = state.loaded()
@@ -103,12 +106,14 @@ def _seers(state: SessionState, run: Run | None) -> tuple[str, DataSet, list[See
         "random start": "random",
     }
     seers = [
-        Seer(of, build(sized, made.edits, s, 0, state.scopes), read.head, sized.transform)
+        FeatureExtractor(
+            of, build(sized, made.edits, s, 0, state.scopes), read.head, sized.transform
+        )
         for of, s in starts.items()
     ]
     if run is not None:
         head = network_of(state, run)[1].head
-        seers.append(Seer(f"run {run.name}", run.module(), head, run.transform()))
+        seers.append(FeatureExtractor(f"run {run.name}", run.module(), head, run.transform()))
     return model.name, data, seers, run.name if run else None
 
 

@@ -57,18 +57,18 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
     began = time.perf_counter()
     job = group.together(lambda: prepared(session, path, trust))
     group.agree(_facts(job, group))
-    session.store.writes = group.writes
+    session.store.writes = group.is_main
     try:
-        found = group.given(
+        found = group.broadcast_object(
             group.together(
-                lambda: session.store.settle(_made(out) / OF_JOB, job) if group.writes else None
+                lambda: session.store.settle(_made(out) / OF_JOB, job) if group.is_main else None
             )
         )
         if found is not None:
             job = replace(job, event=event("went-on", epoch=len(found.epochs)))
         typed = one_line(f"# tlnb train {path}")
         run = trainings.carry_out(session, job, began, typed, found)
-        group.together(lambda: _leave(session, run, out) if group.writes else None)
+        group.together(lambda: _leave(session, run, out) if group.is_main else None)
     finally:
         session.store.close()
     return run
@@ -93,7 +93,8 @@ def search(
     Raises:
         UsageError: as `carry_out` and `core.tune.tune` do.
     """
-    from tlnb.core.tuning.tune import Task, tune
+    from tlnb.core.tuning.search_space import Task
+    from tlnb.core.tuning.tune import tune
 
     job = prepared(session, path, trust)
     task = Task(job.model, job.anatomy, job.data, job.plan, job.options, session.state.scopes)
@@ -166,9 +167,9 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
 def _facts(job: Job, group: Ranks) -> dict[str, str]:
     """What all processes that do a job together must have alike."""
     device = job.options.device or ""
-    if group.here > 1 and ":" in device:
+    if group.local_count > 1 and ":" in device:
         raise UsageError(
-            f"--device {device} cannot be shared by {group.here} processes: write the job without it"
+            f"--device {device} cannot be shared by {group.local_count} processes: write the job without it"
         )
     text = json.dumps({**job.about(), "facts": None}, sort_keys=True)
     here = machine(job.options.device, job.options.precision)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.meter import step_flops
+from tlnb.core.models.flops import step_flops
 from tlnb.core.planning import plan
 from tlnb.core.planning.edit import Scopes, build, modules_matching, names_in
 from tlnb.core.planning.magic_lines import edit_line, line

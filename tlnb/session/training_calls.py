@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 from tlnb.core.costs import bill
 from tlnb.core.costs.prices import Price, list_price, parse_budget
 from tlnb.core.data.pretraining_overlap import seen_by
-from tlnb.core.models.meter import Tally
+from tlnb.core.models.clocks import CostTracker
 from tlnb.core.planning.magic_lines import line, train_line
 from tlnb.core.planning.old_names import takes_old_names
 from tlnb.core.planning.options import Asked, TrainOptions
@@ -144,7 +144,8 @@ def tune(
     Raises:
         UsageError: Optuna missing, no data or model, too few labels to choose by, storage that cannot be used.
     """
-    from tlnb.core.tuning.tune import Task, tune
+    from tlnb.core.tuning.search_space import Task
+    from tlnb.core.tuning.tune import tune
 
     state = self.noticed()
     job = plan_job(state, Asked(scratch=scratch, epochs=epochs, seed=seed))
@@ -265,7 +266,9 @@ def _with_tuned_baseline(old: Plan, best: Plan) -> Plan:
     return replace(old, baseline_options=best.baseline_options, baseline_tuned=best.baseline_tuned)
 
 
-def _charged(state: SessionState, kind: str, what: str, spent: Tally, price: Price) -> SessionState:
+def _charged(
+    state: SessionState, kind: str, what: str, spent: CostTracker, price: Price
+) -> SessionState:
     """The state with work that is not a run on the bill."""
     return replace(state, bill=state.bill.with_charge(bill.charge_of(kind, what, spent, price)))
 

@@ -12,9 +12,11 @@ from torch import nn
 
 from tlnb.core.costs.pretraining import GPU_PEAK, GPU_USE, pretraining_of
 from tlnb.core.costs.prices import Price, list_price, parse_budget
-from tlnb.core.evaluation.comparison import BreakEven, Spent, compare, to_target
+from tlnb.core.evaluation.compare import compare, to_target
+from tlnb.core.evaluation.comparison import BreakEven, Spent
 from tlnb.core.models.catalogue import catalogue, embedded_card, torchvision_card
-from tlnb.core.models.meter import PHASES, Clock, forward_flops, step_flops
+from tlnb.core.models.clocks import PHASES, Clock
+from tlnb.core.models.flops import forward_flops, step_flops
 from tlnb.core.runtime.device import Machine
 from tlnb.core.runtime.energy import WATTS_PER_CPU_THREAD, Assumed, Rapl, meter_of
 from tlnb.core.runtime.errors import UsageError

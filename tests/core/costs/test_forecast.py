@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from tlnb.core.costs import forecast as forecasting
-from tlnb.core.models import meter
+from tlnb.core.costs import extrapolation, rehearsal
+from tlnb.core.models import flops
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.limits import cache_folder
 from tlnb.core.storage import activation_cache
-from tlnb.core.training import trainer as training
+from tlnb.core.training import epoch as adamw_epoch
 from tlnb.core.training.freezing import hashes
 from tlnb.core.training.run import Run
 from tlnb.display.cards import HTML
@@ -70,7 +70,7 @@ def test_a_sample_is_neither_taken_from_cached_files_nor_kept_in_them(
 ):
     monkeypatch.setenv("TLNB_CACHE", str(tmp_path))
     monkeypatch.setattr(activation_cache, "WORTH_A_FILE", 0.0)  # everything goes to a file
-    monkeypatch.setattr(forecasting, "FIRST_FLOPS", 1.0)  # and the sample is small
+    monkeypatch.setattr(rehearsal, "FIRST_FLOPS", 1.0)  # and the sample is small
     session.data("digits", per_class=5)
     session.load("glyphnet")
     session.strategy("partial")
@@ -86,18 +86,18 @@ def test_a_sample_is_neither_taken_from_cached_files_nor_kept_in_them(
 @pytest.mark.parametrize(("overhead", "each"), [(0.3, 0.1), (0.0, 0.1), (0.5, 0.05)])
 def test_what_a_few_images_took_is_told_as_in_whole_batches(overhead: float, each: float):
     took = [(n, overhead + n * each) for n in (2, 8)]
-    own = max(8 * each, forecasting.LEAST_OF_ITS_OWN * took[1][1])  # a pass is never all overhead
-    assert forecasting.in_larger_passes(*took, 32) == pytest.approx(
+    own = max(8 * each, extrapolation.LEAST_OF_ITS_OWN * took[1][1])  # a pass is never all overhead
+    assert extrapolation.in_larger_passes(*took, 32) == pytest.approx(
         own + (took[1][1] - own) * 8 / 32
     )
-    assert forecasting.in_larger_passes(*took, 8) == took[1][1]  # it was a whole one
+    assert extrapolation.in_larger_passes(*took, 8) == took[1][1]  # it was a whole one
 
 
 def test_flops_are_counted_once_for_what_trains(monkeypatch: pytest.MonkeyPatch):
     counted: list[int] = []
-    count = meter.step_flops
-    monkeypatch.setattr(meter, "step_flops", lambda *given: counted.append(1) or count(*given))
-    network, counts = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), meter.Counts()
+    count = flops.step_flops
+    monkeypatch.setattr(flops, "step_flops", lambda *given: counted.append(1) or count(*given))
+    network, counts = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), flops.Counts()
     example = torch.zeros(2, 4)
     whole = counts.step(network, example)
     assert counts.step(network, example, everything=True) == whole == count(network, example)
@@ -110,7 +110,7 @@ def test_flops_are_counted_once_for_what_trains(monkeypatch: pytest.MonkeyPatch)
 def test_a_rehearsal_that_ends_in_no_number_after_an_epoch_is_forecast_all_the_same(
     small: Session, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(training, "train_epoch", lambda *_, **__: float("nan"))
+    monkeypatch.setattr(adamw_epoch, "train_epoch", lambda *_, **__: float("nan"))
     small.strategy("full")
     assert small.forecast(epochs=3).seconds > 0
 
@@ -172,7 +172,7 @@ def test_a_forecast_that_is_interrupted_leaves_no_trace(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(forecasting.Rehearsal, "_kept", stop)
+    monkeypatch.setattr(rehearsal.RehearsalSource, "_kept", stop)
     with pytest.raises(KeyboardInterrupt):
         small.forecast()
     assert small.bill.charges == () and small.state.forecasts == ()

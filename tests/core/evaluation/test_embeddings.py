@@ -13,17 +13,11 @@ from torch import Tensor, nn
 from torchvision import models
 
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.evaluation import embeddings as looking
-from tlnb.core.evaluation.embeddings import (
-    Look,
-    Seer,
-    border_share,
-    evidence,
-    features,
-    features_of,
-    map_layer,
-)
+from tlnb.core.evaluation import embeddings
+from tlnb.core.evaluation.embeddings import FeatureExtractor, features, features_of
+from tlnb.core.evaluation.look import Look
 from tlnb.core.evaluation.predictions import Judge
+from tlnb.core.evaluation.saliency import BORDER, border_share, evidence, map_layer
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.errors import UsageError
 from tlnb.display.cards import HTML
@@ -36,7 +30,7 @@ PLAIN = Transform(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 def quick() -> Iterator[None]:
     """As few steps of t-SNE as it takes: the tests ask for no beautiful map."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(looking, "TSNE_STEPS", 250)
+        patch.setattr(embeddings, "TSNE_STEPS", 250)
         yield
 
 
@@ -67,15 +61,16 @@ def test_test_images_are_never_looked_at(seen: tuple[Session, Look], monkeypatch
     assert all(image.numpy().tobytes() in allowed for image in found._pictures)
     data = session.dataset
     ruined = replace(data, images={**data.images, "test": torch.zeros_like(data.images["test"])})
-    seer = Seer("x", session.model.module, "head", session.model.transform)
-    monkeypatch.setattr(looking, "AT_MOST", 40)
-    assert features("m", ruined, [seer]).views == features("m", data, [seer]).views
+    extractor = FeatureExtractor("x", session.model.module, "head", session.model.transform)
+    monkeypatch.setattr(embeddings, "AT_MOST", 40)
+    assert features("m", ruined, [extractor]).views == features("m", data, [extractor]).views
 
 
 def test_neighbours_and_shares_agree_with_a_search_by_hand(seen: tuple[Session, Look]):
     session, found = seen
     rows = features_of(
-        Seer("x", session.model.module, "head", session.model.transform), found._pictures
+        FeatureExtractor("x", session.model.module, "head", session.model.transform),
+        found._pictures,
     ).numpy()
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     labels = np.array(found.labels)
@@ -115,8 +110,8 @@ def _arrays(counts: list[int], edge: int = 12) -> DataSet:
 def test_few_images_many_classes_uneven_classes(counts: list[int]):
     data = _arrays(counts)
     network = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(27, 2)).eval()
-    seer = Seer("x", network, "2", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))
-    found = features("toy", data, [seer, seer])
+    extractor = FeatureExtractor("x", network, "2", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))
+    found = features("toy", data, [extractor, extractor])
     assert (
         found.views[0].points == found.views[1].points and np.isfinite(found.views[0].points).all()
     )
@@ -136,14 +131,14 @@ def test_features_that_are_all_alike_still_make_a_map():
     found = features(
         "blind",
         _arrays([12, 12]),
-        [Seer("x", Blind(), "head", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))],
+        [FeatureExtractor("x", Blind(), "head", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))],
     )
     assert np.isfinite(found.views[0].points).all()
 
 
 def test_at_most_so_many_images_classes_in_equal_parts(monkeypatch):
-    monkeypatch.setattr(looking, "AT_MOST", 20)
-    _, labels, splits = looking._drawn(_arrays([60, 12]))
+    monkeypatch.setattr(embeddings, "AT_MOST", 20)
+    _, labels, splits = embeddings._drawn(_arrays([60, 12]))
     assert (
         labels.bincount().tolist() == [14, 6] and sum(n for _, n in splits) == 20
     )  # the small class has but six
@@ -153,7 +148,8 @@ def test_features_of_a_convolution_head_are_averaged_over_places():
     network = models.squeezenet1_1(num_classes=3).eval()
     images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
     found = features_of(
-        Seer("x", network, "classifier.1", Transform(64, 64, (0.5,) * 3, (0.25,) * 3)), images
+        FeatureExtractor("x", network, "classifier.1", Transform(64, 64, (0.5,) * 3, (0.25,) * 3)),
+        images,
     )
     inputs = Transform(64, 64, (0.5,) * 3, (0.25,) * 3)(images)
     with torch.no_grad():
@@ -187,8 +183,10 @@ def _bright_or_dark(each: int = 12) -> DataSet:
 
 
 def test_stages_show_where_the_answer_gets_lost():
-    seer = Seer("toy", TwoStages().eval(), "head", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))
-    found = looking.stages("toy", _bright_or_dark(), [seer])
+    extractor = FeatureExtractor(
+        "toy", TwoStages().eval(), "head", Transform(12, 12, (0.5,) * 3, (0.25,) * 3)
+    )
+    found = embeddings.stages("toy", _bright_or_dark(), [extractor])
     first, second = found.depths[0].probes[:2]
     assert (first.stage, second.stage) == ("first", "second")
     assert first.accuracy == 1 and second.accuracy <= 0.6 and found.depths[0].best is first
@@ -297,7 +295,7 @@ def test_grad_cam_finds_the_bright_patch():
 
 def test_border_share_by_hand():
     even = torch.ones(32, 32)
-    assert border_share(even) == pytest.approx(looking.BORDER, abs=1e-6)
+    assert border_share(even) == pytest.approx(BORDER, abs=1e-6)
     assert border_share(torch.zeros(8, 8)) is None
     edge = torch.zeros(64, 64)
     edge[0] = edge[-1] = 1
@@ -328,9 +326,11 @@ def test_transformers_and_photos_have_evidence_too(session: Session):
 
 def test_evidence_of_the_data_by_the_last_run(compared: Session):
     found = compared.look("evidence")
-    assert found.run == "head" and found.data == "digits" and len(found.images) == looking.EXAMPLES
+    assert (
+        found.run == "head" and found.data == "digits" and len(found.images) == embeddings.EXAMPLES
+    )
     assert all(e.name.startswith("train image ") for e in found.images)
-    assert len({e.truth for e in found.images}) == looking.EXAMPLES
+    assert len({e.truth for e in found.images}) == embeddings.EXAMPLES
     assert all(
         0 <= e.border < 0.2 for e in found.images
     )  # digits are padded: nothing lies in the border

@@ -16,7 +16,7 @@ from PIL import Image
 from tlnb import glyphnet
 from tlnb.core.evaluation.predictions import Judge, errors, predict
 from tlnb.core.runtime.errors import DataError, UsageError
-from tlnb.core.training import trainer as training
+from tlnb.core.training import context as training_context
 from tlnb.core.training.forgetting import SourceAccuracy, right_of, source_accuracy
 from tlnb.core.training.run import Answers, Run
 from tlnb.display import error_cards
@@ -400,7 +400,7 @@ def test_statistics_left_running_show_on_the_source_alone(small: Session, monkey
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name.startswith("head"))
 
-    monkeypatch.setattr(training, "set_modes", careless)
+    monkeypatch.setattr(training_context, "set_modes", careless)
     run = small.train(epochs=10, cache=False)
     weights, pretrained = run.module(), dict(small.model.module.named_parameters())
     assert all(

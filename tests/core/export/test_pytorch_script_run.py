@@ -15,10 +15,10 @@ import pytest
 from tests.conftest import picture
 from tests.core.export.scripts import Scripts
 from tlnb.core.export.pytorch_script import training_section as code_training
-from tlnb.core.models import meter
+from tlnb.core.models import flops
 from tlnb.core.planning import recipes
 from tlnb.core.planning.plan import STRATEGIES
-from tlnb.core.training import trainer as training
+from tlnb.core.training import head_first, trainer
 from tlnb.session import Session
 
 EXACT = {"epochs": 2, "batch_size": 16, "augment": "none", "precision": "fp32"}
@@ -30,12 +30,12 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
     made = Scripts(tmp_path_factory.mktemp("scripts"))
     with pytest.MonkeyPatch.context() as patch:
         short = replace(recipes.WARMUP, epochs=2)  # two epochs of warm-up show as much as forty
-        for module in (training, code_training):
+        for module in (head_first, code_training):
             patch.setattr(module, "WARMUP", short)
         # counting takes longer than training here, and tells nothing,
-        patch.setattr(meter, "_counted", lambda *_, **__: 1.0)
+        patch.setattr(flops, "_counted", lambda *_, **__: 1.0)
         patch.setattr(
-            training, "source_accuracy", lambda *_: None
+            trainer, "source_accuracy", lambda *_: None
         )  # like looking back at the source's pictures
         for write in (
             every_strategy,

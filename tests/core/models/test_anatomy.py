@@ -11,7 +11,7 @@ from torchvision import models
 
 from tests.networks import LeViT, without_numbers
 from tlnb.core.models.anatomy import ROOT, UNUSED, Anatomy, read_anatomy
-from tlnb.core.models.meter import step_flops
+from tlnb.core.models.flops import step_flops
 from tlnb.core.models.tracing import blank, watch
 from tlnb.core.planning.edit import apply_edit, output_edits
 from tlnb.core.planning.plan import match, plan_strategy

@@ -69,7 +69,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
 def trained(case: str) -> Run:
     network, strategy, per_class, options = CASES[case]
     session = Session()
-    session.store.writes = distributed.ranks().writes
+    session.store.writes = distributed.ranks().is_main
     session.data("digits", per_class=per_class)
     if network == "plain":
         session.load(plain(), size=32, called="plain")
@@ -89,7 +89,7 @@ def work(out: Path) -> None:
         run = trained(case)
         found[case] = {
             "record": json.loads(run.to_json()),
-            "alike": len(set(map(str, group.told(run.hashes())))) == 1,
+            "alike": len(set(map(str, group.all_gather_object(run.hashes())))) == 1,
         }
     with pytest.raises(
         UsageError,
@@ -100,7 +100,7 @@ def work(out: Path) -> None:
         group.together(lambda: complain("mine") if group.rank else None)
     with pytest.raises(UsageError, match="^ours$"):
         group.together(lambda: complain("ours"))
-    if group.writes:
+    if group.is_main:
         out.write_text(json.dumps(found))
     distributed.leave()
 
@@ -189,12 +189,12 @@ def test_batch_statistics_of_a_processor_are_each_processs_own_and_the_run_says_
 
 @pytest.mark.parametrize("count", [1, 2, 3, 64])
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 64, 200])
-def test_parts_are_nearly_equal_and_together_the_whole(count: int, length: int):
-    parts = [Ranks(rank, count).part(length) for rank in range(count)]
+def test_shards_are_nearly_equal_and_together_the_whole(count: int, length: int):
+    parts = [Ranks(rank, count).shard(length) for rank in range(count)]
     assert [i for part in parts for i in range(length)[part]] == list(range(length))
     sizes = [part.stop - part.start for part in parts]
     assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
-    assert all(part == Ranks(0, count).part(length, rank) for rank, part in enumerate(parts))
+    assert all(part == Ranks(0, count).shard(length, rank) for rank, part in enumerate(parts))
 
 
 # ── jobs ──────────────────────────────────────────────────────────────────────────────────────────────────────────

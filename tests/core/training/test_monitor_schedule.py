@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlnb.core.evaluation.comparison import compare, to_target
+from tlnb.core.evaluation.compare import compare, to_target
 from tlnb.core.training.monitor_schedule import LEAST, SHARE, looks
+from tlnb.core.training.progress import Progress
 from tlnb.core.training.run import EpochRecord, Run
-from tlnb.core.training.trainer import Progress
 from tlnb.display import charts, drawings, live
 from tlnb.display.cards import HTML
 from tlnb.display.words import span

@@ -15,13 +15,13 @@ from torch import nn
 from tlnb.core.costs.bill import Bill
 from tlnb.core.costs.prices import parse_price
 from tlnb.core.data.augment import augment
-from tlnb.core.models.meter import PHASES
+from tlnb.core.models.clocks import PHASES
 from tlnb.core.runtime.errors import ModelError, PlanError, UsageError
-from tlnb.core.training import trainer as training
+from tlnb.core.training import context as training_context
+from tlnb.core.training.folded_input_norm import FoldedInputNorm
 from tlnb.core.training.freezing import Learning, set_modes
 from tlnb.core.training.run import Run, wilson_interval
-from tlnb.core.training.standardise import Standardise
-from tlnb.core.training.trainer import Training
+from tlnb.core.training.trainer import Trainer
 from tlnb.session import Session
 
 QUICK = {"epochs": 2, "batch_size": 8}
@@ -157,7 +157,7 @@ def test_each_feature_is_standardised_and_folding_changes_nothing(
     features = torch.randn(shape) * 3 + 7
     axis = 1 if isinstance(head, nn.Conv2d) else len(shape) - 1
     features.select(axis, 2).add_(100.0)  # one feature lies far off
-    scale = Standardise.of(head, features)
+    scale = FoldedInputNorm.of(head, features)
     seen: list[torch.Tensor] = []
     head.register_forward_pre_hook(lambda _, x: seen.append(x[0]))
     before = head(features)
@@ -195,10 +195,10 @@ def test_interrupt_keeps_everything(small: Session):
 @pytest.mark.parametrize("strategy", ["head", "full"])
 def test_what_a_run_needed_is_let_go_of_at_once(small: Session, monkeypatch, strategy: str):
     """Not only when Python looks for cycles: on a GPU it would be missing until then."""
-    seen: list[weakref.ref[Training]] = []
-    prepare = Training.prepare
+    seen: list[weakref.ref[Trainer]] = []
+    carry_out = Trainer.run
     monkeypatch.setattr(
-        Training, "prepare", lambda self, *a: (seen.append(weakref.ref(self)), prepare(self, *a))
+        Trainer, "run", lambda self, warm: seen.append(weakref.ref(self)) or carry_out(self, warm)
     )
     small.strategy(strategy)
     gc.collect()
@@ -215,7 +215,7 @@ def test_a_frozen_layer_that_moves_fails_the_run(small: Session, monkeypatch):
     def careless(module, trained):
         module.train()
 
-    monkeypatch.setattr(training, "set_modes", careless)
+    monkeypatch.setattr(training_context, "set_modes", careless)
     run = small.train(epochs=1, cache=False)
     assert run.status == "failed" and "frozen layers moved" in run.notes[-1]
 
@@ -225,7 +225,7 @@ def test_an_epoch_walks_over_no_tree_and_begins_no_device_but_its_own(
     small: Session, monkeypatch, strategy: str
 ):
     calls = {"modes": 0, "seeds": 0}
-    modes, seed = training.set_modes, torch.manual_seed
+    modes, seed = training_context.set_modes, torch.manual_seed
 
     def counted(what: str, call):
         def counting(*given):
@@ -234,7 +234,7 @@ def test_an_epoch_walks_over_no_tree_and_begins_no_device_but_its_own(
 
         return counting
 
-    monkeypatch.setattr(training, "set_modes", counted("modes", modes))
+    monkeypatch.setattr(training_context, "set_modes", counted("modes", modes))
     monkeypatch.setattr(torch, "manual_seed", counted("seeds", seed))
     small.strategy(strategy)
     found = []

@@ -177,14 +177,14 @@ def test_an_interrupt_keeps_what_was_tried(small: Session):
 
 
 def test_an_interrupt_within_a_trial_ends_it(small: Session, monkeypatch: pytest.MonkeyPatch):
-    from tlnb.core.training import trainer
+    from tlnb.core.training import epoch as adamw_epoch
 
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     small.tune(trials=1, epochs=2)
     plan = small.plan
-    monkeypatch.setattr(trainer, "train_epoch", stop)
+    monkeypatch.setattr(adamw_epoch, "train_epoch", stop)
     found = small.tune(trials=2, epochs=2)
     assert found.status == "stopped" and [t.status for t in found.trials] == ["finished", "stopped"]
     assert small.plan == plan

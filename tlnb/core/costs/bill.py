@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tlnb.core.costs.pretraining import Pretraining
 from tlnb.core.costs.prices import Price, list_price
-from tlnb.core.models.meter import FLOPS_BASIS, PHASES, SECONDS_BASIS, Tally
+from tlnb.core.models.clocks import FLOPS_BASIS, PHASES, SECONDS_BASIS, CostTracker
 from tlnb.core.runtime.errors import OneLine
 from tlnb.core.training.run import Run
 
@@ -157,8 +157,8 @@ def charges_of(run: Run, kind: str | None = None) -> list[Charge]:
     ]
 
 
-def charge_of(kind: str, what: str, spent: Tally, price: Price) -> Charge:
-    """Work that is no run, as one charge: what its tally says by now."""
+def charge_of(kind: str, what: str, spent: CostTracker, price: Price) -> Charge:
+    """Work that is no run, as one charge: what its tracker says by now."""
     seconds, meter = sum(spent.clock.seconds().values()), spent.clock.meter
     bases = {
         "seconds": _basis(SECONDS_BASIS),

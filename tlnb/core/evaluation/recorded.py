@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tlnb.core.costs.pretraining import pretraining_of
-from tlnb.core.evaluation.comparison import Comparison, compare
+from tlnb.core.evaluation.compare import compare
+from tlnb.core.evaluation.comparison import Comparison
 from tlnb.core.models.catalogue import torchvision_card, torchvision_weights
 from tlnb.core.runtime.errors import OneLine, UsageError
 from tlnb.core.runtime.paths import read_text, user_path

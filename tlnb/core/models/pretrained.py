@@ -1,8 +1,7 @@
-"""Pretrained models: architecture, parameters, preprocessing and card, from the embedded set, torchvision or the user."""
+"""Load pretrained models: from the embedded set, torchvision or the user."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,17 @@ from tlnb.core.models.catalogue import (
     torchvision_weights,
 )
 from tlnb.core.models.module_copy import copied
-from tlnb.core.models.transform import MOST_PIXELS, Transform
+from tlnb.core.models.pretrained_model import (
+    Origin,
+    PretrainedModel,
+    changed_transform,
+    facing,
+    parameter_count,
+    reset_parameters,
+    resized,
+    retrained,
+)
+from tlnb.core.models.transform import Transform
 from tlnb.core.models.weights import (
     State,
     different,
@@ -35,7 +44,7 @@ from tlnb.core.models.weights import (
     outline,
     read_state,
 )
-from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, did_you_mean
+from tlnb.core.runtime.errors import ModelError, did_you_mean
 from tlnb.core.runtime.paths import user_path
 from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.storage.download import Progress, fetch
@@ -57,47 +66,6 @@ __all__ = [
 ]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Origin(OneLine):
-    """How to build a model's architecture again: where it comes from, its number of scores there, and edits since."""
-
-    name: str
-    family: str  # embedded, torchvision; own: the user has to give the network
-    scores: int = 0
-    edits: tuple[Any, ...] = ()  # of type plan.Edit, which stands on a higher floor
-
-    def __repr__(self) -> str:
-        return f"Origin {self.family} {self.name}, {len(self.edits)} edits"
-
-
-@dataclass(frozen=True)
-class PretrainedModel(OneLine):
-    """A network with its preprocessing and card. `fresh()` gives the same architecture with random parameters."""
-
-    name: str
-    module: nn.Module = field(repr=False)
-    transform: Transform
-    card: Card
-    weights: str = "default"
-    architecture: Callable[[], nn.Module] | None = field(default=None, repr=False)
-    classes: tuple[str, ...] | None = field(
-        default=None, repr=False
-    )  # of the source, in the order of the scores
-    origin: Origin = field(default=Origin("", "own"), repr=False)
-    target_classes: int | None = (
-        None  # of the data at hand, for which a new output layer takes the place of the old
-    )
-
-    def fresh(self) -> nn.Module:
-        """The architecture at a random start, drawn from torch's current random state."""
-        if self.architecture is not None:
-            return self.architecture()
-        return _reset(copied(self.module))
-
-    def __repr__(self) -> str:
-        return f"PretrainedModel {self.name}: {_count(self.module):,} parameters, trained on {self.card.source}"
 
 
 def load(
@@ -143,57 +111,7 @@ def load(
         )
         raise ModelError(f"no model is called {source!r}: {hint}")
     model.module.eval()
-    return replace(model, transform=_changed(model, mean, std, size))
-
-
-def resized(model: PretrainedModel, size: int | None) -> PretrainedModel:
-    """The model with another input edge; None changes nothing.
-
-    Raises:
-        UsageError: an edge that is smaller than the network takes.
-    """
-    return replace(model, transform=_changed(model, None, None, size))
-
-
-def retrained(
-    model: PretrainedModel,
-    module: nn.Module,
-    name: str,
-    data: str,
-    classes: tuple[str, ...],
-    accuracy: float,
-    architecture: Callable[[], nn.Module],
-    origin: Origin,
-) -> PretrainedModel:
-    """What a run made of a model: its network and the classes of its data, with the model's preprocessing.
-
-    Args:
-        name, data, accuracy: the run's; the accuracy is that on the test split.
-        architecture: the network with the run's edits at a random start.
-        origin: the same as data.
-    """
-    card = Card(
-        name,
-        "run",
-        f"{data}, starting from {model.name}",
-        source_classes=len(classes),
-        accuracy=accuracy,
-        accuracy_of=f"on the test images of {data}",
-        parameters=_count(module),
-        size=model.transform.size,
-        min_size=model.card.min_size,
-        on_disk=True,
-        notes=(f"preprocessing as for {model.name}",),
-    )
-    return PretrainedModel(
-        name,
-        module,
-        model.transform,
-        card,
-        architecture=architecture,
-        classes=classes,
-        origin=origin,
-    )
+    return replace(model, transform=changed_transform(model, mean, std, size))
 
 
 def bare(name: str, scores: int) -> PretrainedModel:
@@ -213,47 +131,6 @@ def bare(name: str, scores: int) -> PretrainedModel:
     )
 
 
-def facing(model: PretrainedModel, classes: int | None) -> PretrainedModel:
-    """The model with data of so many classes at hand; None: with no data."""
-    return replace(model, target_classes=classes)
-
-
-def _changed(model: PretrainedModel, mean: Any, std: Any, size: int | None) -> Transform:
-    transform, least = model.transform, max(16, model.card.min_size or 0)
-    if size is not None:
-        if size < least:
-            raise UsageError(
-                f"--size {size} is too small for {model.name}: use {least} pixels or more"
-            )
-        if size > MOST_PIXELS:
-            raise UsageError(
-                f"--size {size} is too large for any network here: use {MOST_PIXELS} pixels or fewer"
-            )
-        transform = replace(
-            transform, size=size, resize=round(size * transform.resize / transform.size)
-        )
-    if mean is not None:
-        transform = replace(transform, mean=_three("mean", mean))
-    if std is not None:
-        transform = replace(transform, std=_three("std", std))
-    return transform
-
-
-def _three(name: str, values: Any) -> tuple[float, float, float]:
-    try:
-        parts = values.split(",") if isinstance(values, str) else list(values)
-        r, g, b = (float(v) for v in parts)
-    except (TypeError, ValueError):
-        raise UsageError(
-            f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5"
-        ) from None
-    if not all(map(math.isfinite, (r, g, b))):
-        raise UsageError(f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5")
-    if name == "std" and min(r, g, b) <= 0:
-        raise UsageError(f"--std {values} must be above zero: write --std 0.25,0.25,0.25")
-    return r, g, b
-
-
 def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
     """`default`, `none`, `file`, or one of the `known` names of weights, which may be written in full or in small letters."""
     if weights in ("default", "none"):
@@ -270,10 +147,6 @@ def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
     raise ModelError(
         f"{name} has no weights {weights!r}: use {', '.join(ways)} or a file{'; ' + hint if hint else ''}"
     )
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def _at_random(make: Callable[[], nn.Module]) -> nn.Module:
@@ -308,7 +181,7 @@ class _Original:
     def with_weights(
         self, module: nn.Module, weights: str, card: Card, count: int
     ) -> PretrainedModel:
-        card = replace(card, parameters=_count(module))
+        card = replace(card, parameters=parameter_count(module))
         classes = self.classes if card.source_classes == len(self.classes) else None
         origin = Origin(card.name, card.family, count)
         return PretrainedModel(
@@ -408,9 +281,9 @@ def _from_file(
     module = outline(partial(make, classes))
     state = _today(named_as(state, module) if lenient else state, name)
     counts = {
-        found[0]
-        for found, own in different(module, state).values()
-        if found and (classes, *found[1:]) == own
+        shape[0]
+        for shape, own in different(module, state).values()
+        if shape and (classes, *shape[1:]) == own
     }
     if len(counts) == 1:
         other = outline(partial(make, *counts))
@@ -476,7 +349,7 @@ def _own(
     Args:
         given: the parts of the preprocessing by name; those that are None are assumed.
     """
-    if not _count(module):
+    if not parameter_count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
     assumed = [part for part, value in given.items() if value is None]
     if assumed:
@@ -493,21 +366,14 @@ def _own(
     )
     if kind == "none":
         source = "nothing (a random start)"
-        module = _at_random(partial(_reset, module))
+        module = _at_random(partial(reset_parameters, module))
     elif kind == "file":
         state = named_as(read_state(user_path(weights)), module)
         source = f"unknown data (weights from {state.file})"
         notes = (*notes, *state.notes, *fill(module, state, called, lenient=True))
-    card = Card(called, "own", source, parameters=_count(module), on_disk=True, notes=notes)
+    card = Card(
+        called, "own", source, parameters=parameter_count(module), on_disk=True, notes=notes
+    )
     transform = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD, layout=layout)
     origin = Origin(called, "own")
     return PretrainedModel(called, module, transform, card, weights, origin=origin)
-
-
-def _reset(module: nn.Module) -> nn.Module:
-    """The module with random parameters wherever its layers know how to draw them."""
-    for layer in module.modules():
-        reset = getattr(layer, "reset_parameters", None)
-        if callable(reset):
-            reset()
-    return module

@@ -59,32 +59,32 @@ class Ranks:
     rank: int = 0
     count: int = 1
     local: int = 0  # which of those on this machine
-    here: int = 1  # how many of them are on this machine
+    local_count: int = 1  # how many of them are on this machine
     draws: Draws = field(default_factory=Draws, compare=False, repr=False)
 
     @property
-    def writes(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the one process that writes files and shows progress."""
         return self.rank == 0
 
     # ── shares ──
 
-    def part(self, length: int, rank: int | None = None) -> slice:
-        """The rows of so many that are this process's (or another's): equal shares, the first ones larger by one."""
+    def shard(self, length: int, rank: int | None = None) -> slice:
+        """The rows of `length` that are this process's (or another's): equal shards, the first ones larger by one."""
         rank = self.rank if rank is None else rank
         each, more = divmod(length, self.count)
         start = rank * each + min(rank, more)
         return slice(start, start + each + (rank < more))
 
     @staticmethod
-    def busy(part: slice) -> slice:
-        """The part, or for a process that has no rows the first: it does what the others do, and it counts for nothing."""
-        return part if part.start < part.stop else slice(0, 1)
+    def busy(shard: slice) -> slice:
+        """The shard, or row 0 for a process without rows: it takes part in what the others do, with no weight."""
+        return shard if shard.start < shard.stop else slice(0, 1)
 
     def shared(self, count: int, size: int, work: Callable[[slice], Tensor]) -> Iterator[Tensor]:
-        """`work` on all of `count` rows, at most `size` at a time; what all processes made of them, in order.
+        """`work` on all of `count` rows, at most `size` at a time; the results of all processes, in order.
 
-        They meet after the first call, and then seldom: each core is slower now and then, and who meets waits.
+        They meet after the first call, and then seldom: each core is slower now and then, and whoever meets waits.
 
         Args:
             work: given the rows to work on, a result `(n, …)` for just those.
@@ -92,38 +92,36 @@ class Ranks:
         first, each = 0, size  # rows that a process works on before it meets the others
         while first < count:
             length = min(each * self.count, count - first)
-            part = self.part(length)
-            some = self.busy(part)
-            starts = range(first + some.start, first + some.stop, size)
-            found = [work(slice(start, min(start + size, first + some.stop))) for start in starts]
-            made = found[0] if len(found) == 1 else torch.cat(found)
-            yield self.joined(made if part.start < part.stop else made[:0], length)
+            shard = self.shard(length)
+            rows = self.busy(shard)
+            starts = range(first + rows.start, first + rows.stop, size)
+            parts = [work(slice(start, min(start + size, first + rows.stop))) for start in starts]
+            result = parts[0] if len(parts) == 1 else torch.cat(parts)
+            yield self.all_gather(result if shard.start < shard.stop else result[:0], length)
             first += length
-            if (
-                self.count > 1
-            ):  # of rows that are as large for all, so that all meet at the same place
-                row = made.nbytes // len(made)
-                each = max(size, HELD // (self.count * max(1, row)) // size * size)
+            if self.count > 1:
+                # by the bytes of a row, which are the same for all, so that all meet at the same place
+                row_bytes = result.nbytes // len(result)
+                each = max(size, HELD // (self.count * max(1, row_bytes)) // size * size)
 
-    def joined(self, mine: Tensor, total: int) -> Tensor:
-        """All `total` rows, of which each process holds its part, in order, on every process."""
+    def all_gather(self, mine: Tensor, total: int) -> Tensor:
+        """All `total` rows, of which each process holds its shard, in order, on every process."""
         if self.count == 1:
             return mine
-        last = mine.ndim == 4 and mine.is_contiguous(memory_format=torch.channels_last)
-        plain = mine.permute(0, 2, 3, 1) if last else mine
-        filled = plain.new_zeros((self.part(total, 0).stop, *plain.shape[1:]))
+        channels_last = mine.ndim == 4 and mine.is_contiguous(memory_format=torch.channels_last)
+        plain = mine.permute(0, 2, 3, 1) if channels_last else mine
+        filled = plain.new_zeros((self.shard(total, 0).stop, *plain.shape[1:]))
         filled[: len(plain)] = plain
         sent = filled.view(-1).view(torch.uint8)  # gloo does not know every type
-        found = [torch.empty_like(sent) for _ in range(self.count)]
-        dist.all_gather(found, sent)
-        parts = [self.part(total, rank) for rank in range(self.count)]
-        whole = torch.cat(
-            [
-                f.view(plain.dtype).view_as(filled)[: p.stop - p.start]
-                for f, p in zip(found, parts, strict=True)
-            ]
-        )
-        return whole.permute(0, 3, 1, 2) if last else whole
+        received = [torch.empty_like(sent) for _ in range(self.count)]
+        dist.all_gather(received, sent)
+        shards = [self.shard(total, rank) for rank in range(self.count)]
+        rows = [
+            each.view(plain.dtype).view_as(filled)[: shard.stop - shard.start]
+            for each, shard in zip(received, shards, strict=True)
+        ]
+        whole = torch.cat(rows)
+        return whole.permute(0, 3, 1, 2) if channels_last else whole
 
     # ── sums and agreement ──
 
@@ -137,14 +135,11 @@ class Ranks:
         """Each of the numbers summed over all processes. By itself a process keeps its own."""
         if self.count == 1:
             return dict(numbers)
-        found = self.sum(
-            torch.tensor([numbers.get(key, 0.0) for key in keys], dtype=torch.float64)
-        ).tolist()
-        return {
-            key: number for key, number in zip(keys, found, strict=True) if number or key in numbers
-        }
+        own = torch.tensor([numbers.get(key, 0.0) for key in keys], dtype=torch.float64)
+        sums = zip(keys, self.sum(own).tolist(), strict=True)
+        return {key: number for key, number in sums if number or key in numbers}
 
-    def least(self, number: int) -> int:
+    def all_reduce_min(self, number: int) -> int:
         """The smallest that any process has."""
         if self.count == 1:
             return number
@@ -154,29 +149,29 @@ class Ranks:
 
     def every(self, yes: bool) -> bool:
         """Whether it is so on every process."""
-        return bool(self.least(int(yes)))
+        return bool(self.all_reduce_min(int(yes)))
 
-    def same(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Rank 0's values everywhere, in place."""
         if self.count > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
 
-    def given(self, value: T) -> T:
+    def broadcast_object(self, value: T) -> T:
         """Rank 0's object everywhere."""
         if self.count == 1:
             return value
-        box = [value if self.writes else None]
+        box = [value if self.is_main else None]
         dist.broadcast_object_list(box, 0)
         return box[0]  # type: ignore[return-value]
 
-    def told(self, value: T) -> list[T]:
+    def all_gather_object(self, value: T) -> list[T]:
         """Every process's object, by rank."""
         if self.count == 1:
             return [value]
-        found: list[Any] = [None] * self.count
-        dist.all_gather_object(found, value)
-        return found
+        objects: list[Any] = [None] * self.count
+        dist.all_gather_object(objects, value)
+        return objects
 
     def together(self, work: Callable[[], T]) -> T:
         """`work` on every process: where it fails on one, it fails on all, with that one's words.
@@ -184,22 +179,22 @@ class Ranks:
         Raises:
             TLError: what `work` raised; the lowest rank's, where it failed on several.
         """
-        found, error = None, None
+        result, error = None, None
         try:
-            found = work()
+            result = work()
         except TLError as raised:
             error = raised
         if self.count == 1:
             if error is not None:
                 raise error
-            return found  # type: ignore[return-value]
-        said = self.told(None if error is None else (type(error), str(error)))
+            return result  # type: ignore[return-value]
+        said = self.all_gather_object(None if error is None else (type(error), str(error)))
         failed = [rank for rank, each in enumerate(said) if each is not None]
         if failed:
             kind, words = said[failed[0]]  # type: ignore[misc]
             everywhere = len(failed) == self.count
             raise kind(words if everywhere else f"rank {failed[0]} of {self.count}: {words}")
-        return found  # type: ignore[return-value]
+        return result  # type: ignore[return-value]
 
     def agree(self, facts: Mapping[str, str]) -> None:
         """Be sure that all processes are about to do the same.
@@ -207,12 +202,12 @@ class Ranks:
         Raises:
             UsageError: some differ.
         """
-        first, *others = self.told((dict(facts), platform.node()))
-        for rank, (theirs, machine) in enumerate(others, 1):
+        first, *others = self.all_gather_object((dict(facts), platform.node()))
+        for rank, (other, machine) in enumerate(others, 1):
             for what, value in first[0].items():
-                if theirs[what] != value:
+                if other[what] != value:
                     raise UsageError(
-                        f"rank {rank} on {machine} has {what} {theirs[what]}, rank 0 on {first[1]} has {value}: "
+                        f"rank {rank} on {machine} has {what} {other[what]}, rank 0 on {first[1]} has {value}: "
                         "give all of them the same job file, data and kind of machine"
                     )
 
@@ -275,10 +270,10 @@ class _Drop(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """What the module makes of `(n, …)`, this process's rows."""
         count, keep = self.ranks.draws.of, 1 - self.of.p
-        part = Ranks.busy(self.ranks.part(count))
-        if x.device.type != "cpu" or len(x) != part.stop - part.start or not 0 < keep < 1:
-            found: Tensor = self.of(x)
-            return found
+        rows = Ranks.busy(self.ranks.shard(count))
+        if x.device.type != "cpu" or len(x) != rows.stop - rows.start or not 0 < keep < 1:
+            dropped: Tensor = self.of(x)
+            return dropped
         if isinstance(self.of, nn.Dropout):
             shape: tuple[int, ...] = (count, *x.shape[1:])
         else:
@@ -294,7 +289,7 @@ class _Drop(nn.Module):
             memory_format=torch.channels_last if last else torch.contiguous_format,
         )
         drawn = whole.bernoulli_(keep, generator=self.ranks.draws.generator).div_(keep)
-        return x * (drawn if len(drawn) == 1 else drawn[part])
+        return x * (drawn if len(drawn) == 1 else drawn[rows])
 
 
 def _sharing(module: nn.Module) -> nn.Module:
@@ -327,7 +322,7 @@ def join() -> Ranks:
         return _now
     from torch.distributed.rendezvous import rendezvous
 
-    local, here = (
+    local, local_count = (
         int(os.environ.get("LOCAL_RANK", "0")),
         int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
     )
@@ -337,12 +332,12 @@ def join() -> Ranks:
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=_store, rank=rank, world_size=count
     )
-    _now = Ranks(rank, count, local, here)
+    _now = Ranks(rank, count, local, local_count)
     if on_gpu:
         gpus = torch.cuda.device_count()
-        if here > gpus:
+        if local_count > gpus:
             raise UsageError(
-                f"{here} processes on this machine and {gpus} GPUs: torchrun --nproc-per-node {gpus}"
+                f"{local_count} processes on this machine and {gpus} GPUs: torchrun --nproc-per-node {gpus}"
             )
         torch.cuda.set_device(local)
     return _now

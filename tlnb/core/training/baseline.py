@@ -10,8 +10,8 @@ from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan, plan_strategy
 from tlnb.core.planning.recipes import recipe
+from tlnb.core.training.optimizers import steps_of
 from tlnb.core.training.run import Run
-from tlnb.core.training.trainer import steps_of
 
 MORE_STEPS = 2  # a random start may take up to so many times the run's steps
 

@@ -106,7 +106,7 @@ class Checkpoint:
         return replace(self, tensors=tensors)
 
 
-def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:
+def write(path: Path, about: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Write a checkpoint, and `about`, which says what run it is of.
 
     Raises:
@@ -115,14 +115,14 @@ def write(path: Path, about: Mapping[str, Any], found: Checkpoint) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {k: t.detach().cpu().contiguous() for k, t in found.tensors.items()}
-    values = {f: getattr(found, f) for f in found.__dataclass_fields__ if f != "tensors"}
+    tensors = {k: t.detach().cpu().contiguous() for k, t in checkpoint.tensors.items()}
+    values = {f: getattr(checkpoint, f) for f in checkpoint.__dataclass_fields__ if f != "tensors"}
     # vars: `asdict` copies deep, and hundreds of epochs are written after each
     values |= {
-        "epochs": [vars(e) for e in found.epochs],
-        "work": asdict(found.work),
-        "cache": asdict(found.cache) if found.cache else None,
-        "events": [asdict(each) for each in found.events],
+        "epochs": [vars(e) for e in checkpoint.epochs],
+        "work": asdict(checkpoint.work),
+        "cache": asdict(checkpoint.cache) if checkpoint.cache else None,
+        "events": [asdict(each) for each in checkpoint.events],
     }
     text = json.dumps({"schema": SCHEMA, "about": about, "state": values})
     header = {KEY: text, "crc32": str(checksum(text, tensors))}
@@ -172,38 +172,34 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
         ) from None
 
 
-def _plausible(found: Checkpoint) -> Checkpoint:
+def _plausible(checkpoint: Checkpoint) -> Checkpoint:
     """Raises `ValueError` where a figure is no number, negative, or no share: costs and curves are made of them."""
     shares = [
-        a for e in found.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None
+        a for e in checkpoint.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None
     ]
-    cache = (found.cache.views, found.cache.bytes) if found.cache else ()
+    cache = (checkpoint.cache.views, checkpoint.cache.bytes) if checkpoint.cache else ()
     amounts = [
-        *found.seconds.values(),
-        *found.flops.values(),
-        *found.wh.values(),
-        *vars(found.work).values(),
+        *checkpoint.seconds.values(),
+        *checkpoint.flops.values(),
+        *checkpoint.wh.values(),
+        *vars(checkpoint.work).values(),
         *cache,
-        *(e.seconds for e in found.epochs),
-        found.steps,
+        *(e.seconds for e in checkpoint.epochs),
+        checkpoint.steps,
     ]
-    if not all(0 <= share <= 1 for share in shares) or not -1 <= found.best <= 1:
+    if not all(0 <= share <= 1 for share in shares) or not -1 <= checkpoint.best <= 1:
         raise ValueError("an accuracy that is no share")
     if not all(0 <= amount < math.inf for amount in amounts) or not all(
-        map(math.isfinite, found.scaler.values())
+        map(math.isfinite, checkpoint.scaler.values())
     ):
         raise ValueError("an amount that is none")
-    return found
+    return checkpoint
 
 
 def checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
     """CRC-32 of a text and of tensors on the CPU: their names, types, shapes and numbers."""
-    found = zlib.crc32(text.encode())
+    crc = zlib.crc32(text.encode())
     for key in sorted(tensors):
-        found = zlib.crc32(
-            f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode(), found
-        )
-        found = zlib.crc32(
-            tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().data, found
-        )
-    return found
+        crc = zlib.crc32(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode(), crc)
+        crc = zlib.crc32(tensors[key].contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
+    return crc

@@ -19,9 +19,9 @@ from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import UsageError, one_line
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.features import CACHED_VIEWS
+from tlnb.core.training.folded_input_norm import can_fold
 from tlnb.core.training.freezing import layer_of, state_of
 from tlnb.core.training.run import Answers
-from tlnb.core.training.standardise import can_fold
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW keeps of a parameter
 SCALER = (
@@ -34,7 +34,7 @@ SCALER = (
 
 
 def check_fits(
-    found: Checkpoint,
+    checkpoint: Checkpoint,
     name: str,
     module: nn.Module,
     plan: Plan,
@@ -56,14 +56,14 @@ def check_fits(
         UsageError: a number out of its range; a tensor that is missing, unknown, of another shape or type, or not finite.
     """
     try:
-        _check_numbers(found, options, images)
+        _check_numbers(checkpoint, options, images)
         own = state_of(module, plan.trained)
-        check_state(found.part("last"), own, module)
-        if found.part("best"):
-            check_state(found.part("best"), own, module)
-        _check_moments(found.part("optimizer"), parameters, found.steps)
+        check_state(checkpoint.part("last"), own, module)
+        if checkpoint.part("best"):
+            check_state(checkpoint.part("best"), own, module)
+        _check_moments(checkpoint.part("optimizer"), parameters, checkpoint.steps)
         heads = [layer_of(module, h) for h in anatomy.heads if h in plan.trained]
-        _check_scales(found.part("scale"), [h for h in heads if can_fold(h)])
+        _check_scales(checkpoint.part("scale"), [h for h in heads if can_fold(h)])
     except ValueError as error:
         raise UsageError(
             f"the checkpoint of run {name!r} does not fit its training ({one_line(str(error))[:120]}): "
@@ -71,16 +71,18 @@ def check_fits(
         ) from None
 
 
-def _check_numbers(found: Checkpoint, options: TrainOptions, images: int) -> None:
-    done, batches = len(found.epochs), math.ceil(images / (options.batch_size or 1))
+def _check_numbers(checkpoint: Checkpoint, options: TrainOptions, images: int) -> None:
+    done, batches = len(checkpoint.epochs), math.ceil(images / (options.batch_size or 1))
     _within("epochs", done, 1, options.epochs or 0)
-    _within("steps", found.steps, done * batches, done * batches)
-    _within("pieces", found.pieces, 1, options.batch_size or 1)
-    if found.best_epoch is not None:
-        _within("best_epoch", found.best_epoch, 0, done - 1)
-    if found.cache is not None:
-        _within("views", found.cache.views, 1, CACHED_VIEWS)
-    if found.scaler and (sorted(found.scaler) != sorted(SCALER) or not _sound_scaler(found.scaler)):
+    _within("steps", checkpoint.steps, done * batches, done * batches)
+    _within("pieces", checkpoint.pieces, 1, options.batch_size or 1)
+    if checkpoint.best_epoch is not None:
+        _within("best_epoch", checkpoint.best_epoch, 0, done - 1)
+    if checkpoint.cache is not None:
+        _within("views", checkpoint.cache.views, 1, CACHED_VIEWS)
+    if checkpoint.scaler and (
+        sorted(checkpoint.scaler) != sorted(SCALER) or not _sound_scaler(checkpoint.scaler)
+    ):
         raise ValueError("the gradient scaler's values")
 
 

@@ -29,18 +29,17 @@ class Writes:
         self._epochs = epochs
         self._took: list[float] = []
 
-    def keep(self, found: Checkpoint) -> None:
+    def keep(self, last: Checkpoint) -> None:
         """Write it, more than once if that is soon done; where it is known what one takes, do nothing."""
-        as_halfway = max(
-            1, self._epochs // 2 // len(found.epochs)
-        )  # a checkpoint tells of every epoch before it
-        found = replace(found, epochs=found.epochs * as_halfway)
+        # a checkpoint tells of every epoch before it
+        as_halfway = max(1, self._epochs // 2 // len(last.epochs))
+        halfway = replace(last, epochs=last.epochs * as_halfway)
         home = home_folder()
         writable = home.is_dir() and os.access(home, os.W_OK)
         with tempfile.TemporaryDirectory(dir=home if writable else None) as folder:
             while not self._took or (len(self._took) < TIMES and self._took[-1] < QUICK):
                 began = time.perf_counter()
-                checkpoint.write(Path(folder) / "rehearsal.safetensors", {}, found)
+                checkpoint.write(Path(folder) / "rehearsal.safetensors", {}, halfway)
                 self._took.append(time.perf_counter() - began)
 
     @property

@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 
 from tlnb.core.data.augment import changed, draw
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.models.meter import Counts, Tally, forward_flops
+from tlnb.core.models.clocks import CostTracker
+from tlnb.core.models.flops import Counts, forward_flops
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.runtime.device import Machine, in_chunks
@@ -115,7 +116,7 @@ class Source:
         transform: Transform,
         data: DataSet,
         machine: Machine,
-        tally: Tally,
+        tally: CostTracker,
         store: Store,
         pause: Callable[[], None] = lambda: None,
         ranks: Ranks = ALONE,
@@ -269,9 +270,11 @@ class Source:
 
     def _room(self) -> tuple[int, int]:
         """Bytes in memory and on the disk for what is cached; processes share a machine's, and all must decide alike."""
-        free, memory = self.machine.free_bytes(), memory_budget() // self.ranks.here
+        free, memory = self.machine.free_bytes(), memory_budget() // self.ranks.local_count
         memory = memory if free is None else min(free // 2, memory)
-        return self.ranks.least(memory), self.ranks.least(disk_budget(cache_folder()))
+        return self.ranks.all_reduce_min(memory), self.ranks.all_reduce_min(
+            disk_budget(cache_folder())
+        )
 
     # ── what is cached ──
 

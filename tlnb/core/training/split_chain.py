@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tlnb.core.models.anatomy import ROOT, evaluating, owned
-from tlnb.core.models.meter import forward_flops
+from tlnb.core.models.flops import forward_flops
 from tlnb.core.runtime.errors import OneLine
 
 

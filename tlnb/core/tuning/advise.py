@@ -31,7 +31,8 @@ from tlnb.core.evaluation.probes import (
     stage_features,
 )
 from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.meter import Clock, Tally, forward_flops
+from tlnb.core.models.clocks import Clock, CostTracker
+from tlnb.core.models.flops import forward_flops
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.edit import Scopes, build
 from tlnb.core.planning.options import TrainOptions
@@ -40,8 +41,9 @@ from tlnb.core.planning.recipes import recipe
 from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.errors import OneLine
 from tlnb.core.storage.activation_cache import Store
+from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import Forecast
-from tlnb.core.training.trainer import Progress, Report, train
+from tlnb.core.training.trainer import train
 
 STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
 CLOSE = (
@@ -128,7 +130,7 @@ def advise(
     price: Price | None = None,
     report: Report | None = None,
     flags: Sequence[str] = (),
-) -> tuple[Advice, Tally]:
+) -> tuple[Advice, CostTracker]:
     """Measure, and say which strategy.
 
     Args:
@@ -138,7 +140,7 @@ def advise(
     Returns:
         The advice, and what finding it took.
     """
-    spent, began = Tally(Clock(machine())), time.perf_counter()
+    spent, began = CostTracker(Clock(machine())), time.perf_counter()
     tell = report or (lambda _: None)
     used = labels_in_use(case.data)
     folds = min(FOLDS, used.per_class)
@@ -193,7 +195,7 @@ def advise(
 
 
 def _probed(
-    case: Case, used: DataSet, folds: int, spent: Tally
+    case: Case, used: DataSet, folds: int, spent: CostTracker
 ) -> tuple[tuple[Probe, ...], tuple[tuple[float, float], ...]]:
     """Each stage's output as features; and the last one's with half of the labels."""
     images, labels = used.images["train"], used.labels["train"].numpy()
@@ -219,7 +221,7 @@ def _trials(
     folds: int,
     forecasts: Mapping[str, Forecast],
     allowance: float,
-    spent: Tally,
+    spent: CostTracker,
     said: Callable[[int], None],
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     """What each strategy says of held-out images, logits (n, C); those that take too long are left out, and why."""
@@ -242,7 +244,7 @@ def _trials(
     return found, why_not
 
 
-def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: Tally) -> np.ndarray:
+def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: CostTracker) -> np.ndarray:
     plan, options = case.task(strategy)
     labels = used.labels["train"]
     logits = np.zeros((len(labels), len(used.classes)), np.float32)

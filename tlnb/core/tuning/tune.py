@@ -9,40 +9,29 @@ from __future__ import annotations
 
 import math
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.data.splits import folds_of
-from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.pretrained import PretrainedModel
-from tlnb.core.planning.edit import Scopes
 from tlnb.core.planning.options import TrainOptions
-from tlnb.core.planning.plan import Plan, plan_strategy
-from tlnb.core.planning.recipes import DRAWING_EDGE
+from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine, TLError, UsageError
-from tlnb.core.storage.activation_cache import Store, key_of
+from tlnb.core.storage.activation_cache import Store
+from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import Run
 from tlnb.core.training.session_folder import home_folder
-from tlnb.core.training.trainer import Progress, Report, train
-from tlnb.core.tuning.study_journal import check_scores, mended, set_aside
+from tlnb.core.training.trainer import train
+from tlnb.core.tuning.optuna_study import beginning_with, imported_optuna, open_study, sampler
+from tlnb.core.tuning.search_space import Task
 
 if TYPE_CHECKING:
     import optuna
 
 FOLDS = 3
-AROUND = 10.0  # times the recipe's learning rate, up and down
-DECAYS = (1e-4, 0.5)
-BATCHES = (16, 32, 64, 128)  # searched for a random start
-DEEPER = ("head", "partial", "full")  # strategies within which the depth of freezing is searched
-STARTUP = 5  # trials that are drawn at random before the search learns, and before any is pruned
-OPENING = (0.1, 0.3, 1.0)  # seconds before a study that could not be opened is tried again
 CLOSE = 0.01  # accuracy within which a trial is as good as the best
 
 
@@ -97,115 +86,10 @@ class Tuning(OneLine):
         return None
 
     def __repr__(self) -> str:
-        found = (
+        best = (
             f"best {self.best.accuracy:.1%} by {self.judged_by}" if self.best else "none finished"
         )
-        return f"Tuning {self.name}: {len(self.trials)} trials, {found}, {self.seconds:.1f} s ({self.status})"
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is tuned: a training as data."""
-
-    model: PretrainedModel
-    anatomy: Anatomy
-    data: DataSet
-    plan: Plan
-    options: TrainOptions  # filled in: the values that the search starts from
-    scopes: Scopes | None = None
-
-    @property
-    def scratch(self) -> bool:
-        return self.plan.start == "random"
-
-    @property
-    def key(self) -> str:
-        """Everything that makes results comparable: two studies with the same key are one."""
-        plan = (
-            self.plan
-            if self.depths is None
-            else replace(self.plan, strategy="custom", frozen=(), trained=())
-        )
-        about = (
-            plan.model,
-            plan.start,
-            plan.edits,
-            plan.frozen,
-            self.model.weights,
-            self.data.fingerprint,
-        )
-        options = replace(self.options, lr=None, weight_decay=None, augment=None, batch_size=None)
-        return key_of(about, options, self.space)[:8]
-
-    @property
-    def depths(self) -> int | None:
-        """How many stages, counted from the output, may train; None where depth is not searched."""
-        return (
-            len(self.anatomy.stages) if not self.scratch and self.plan.strategy in DEEPER else None
-        )
-
-    @property
-    def space(self) -> tuple[str, ...]:
-        """What is searched, in words."""
-        lr = self.options.lr or 0.001
-        augment = self.augmentations
-        words = [
-            f"learning rate {lr / AROUND:g} to {lr * AROUND:g}",
-            f"weight decay {DECAYS[0]:g} to {DECAYS[1]:g}",
-            f"augmentation {' or '.join(augment)}",
-        ]
-        words += [f"the last 1 to {self.depths} stages"] if self.depths else []
-        return (*words, *([f"batches of {', '.join(map(str, BATCHES))}"] if self.scratch else []))
-
-    @property
-    def augmentations(self) -> tuple[str, str]:
-        return ("none", "photo" if self.data.edge > DRAWING_EDGE else "light")
-
-    def start(self) -> dict[str, Any]:
-        """The recipe's values: the first trial, so that tuning never ends below it."""
-        values: dict[str, Any] = {"lr": self.options.lr, "augment": self.options.augment}
-        values["weight_decay"] = min(max(self.options.weight_decay or 0.0, DECAYS[0]), DECAYS[1])
-        if values["augment"] not in self.augmentations:
-            values["augment"] = self.augmentations[0]
-        if self.depths:
-            stages = self.anatomy.stages_of(self.plan.trained)
-            values["last"] = max(1, len(stages))
-        if self.scratch:
-            values["batch_size"] = min(
-                BATCHES, key=lambda size: abs(size - (self.options.batch_size or 32))
-            )
-        return values
-
-    def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Values from the search space."""
-        lr = self.options.lr or 0.001
-        values: dict[str, Any] = {
-            "lr": trial.suggest_float("lr", lr / AROUND, lr * AROUND, log=True),
-            "weight_decay": trial.suggest_float("weight_decay", *DECAYS, log=True),
-            "augment": trial.suggest_categorical("augment", self.augmentations),
-        }
-        if self.depths:
-            values["last"] = trial.suggest_int("last", 1, self.depths)
-        if self.scratch:
-            values["batch_size"] = trial.suggest_categorical("batch_size", BATCHES)
-        return values
-
-    def planned(self, values: dict[str, Any]) -> tuple[Plan, TrainOptions]:
-        """The plan and the options of a trial."""
-        found = {k: v for k, v in values.items() if k != "last"}
-        plan = self.plan
-        if "last" in values:
-            plan = depth_plan(self.anatomy, self.plan, values["last"])
-        return plan, replace(self.options, **found, stage_lr=())
-
-
-def depth_plan(anatomy: Anatomy, plan: Plan, last: int) -> Plan:
-    """The plan that trains the last stages: `head` for one, `full` for all."""
-    if last <= 1:
-        return plan_strategy(anatomy, "head", plan.edits)
-    if last >= len(anatomy.stages):
-        return plan_strategy(anatomy, "full", plan.edits)
-    return plan_strategy(anatomy, "partial", plan.edits, last)
+        return f"Tuning {self.name}: {len(self.trials)} trials, {best}, {self.seconds:.1f} s ({self.status})"
 
 
 def tune(
@@ -233,73 +117,103 @@ def tune(
     """
     if trials < 1:
         raise UsageError(f"--trials {trials} tries nothing: use 1 or more")
-    study_of, pruned, failed = _optuna()
+    imported_optuna()
     parts, judged_by = to_choose_by(task.data, seed)
     place = storage or _default_storage(task)
     name = f"{'scratch' if task.scratch else 'tuned'}-{task.plan.model}-{task.key}"
-    study, notes = study_of(name, place, seed, task.options.epochs or 1)
-    sampler, expected = study.sampler, len(study.trials)
-    runs, status, tell, held = list[Run](), "finished", report or (lambda _: None), store or Store()
+    study, notes = open_study(name, place, seed, task.options.epochs or 1)
+    search = _Search(task, study, parts, seed, store or Store())
     began = time.perf_counter()
-    for count in range(trials):
-        if seconds is not None and count and not _room(began, count, seconds):
-            break
-        try:
-            done = (
-                t.value for t in study.trials if t.value is not None and t.state.name == "COMPLETE"
-            )
-            best = max(done, default=None)
-            tell(Progress(name, "tuning", count, trials, None, best))
-            trial = study.ask()
-            if (
-                trial.number != expected
-            ):  # others add trials too: by its number each draws what none of them draws
-                sampler = _sampler(seed + trial.number)
-            study.sampler, expected = (
-                sampler if trial.number else _recipe(task, sampler),
-                trial.number + 1,
-            )
-            mine = _try(task, trial, parts, held)
-            runs += mine.runs
-            if mine.stopped:
-                study.tell(trial, state=failed)
-                status = "stopped"
-                break
-            study.tell(
-                trial, None if mine.pruned else mine.accuracy, state=pruned if mine.pruned else None
-            )
-        except (
-            KeyboardInterrupt
-        ):  # between trials: within one it ends the training, which is charged
-            status = "stopped"
-            break
-        except OSError as error:  # a full disk: what was tried counts
-            if not runs:
-                raise UsageError(
-                    f"the study cannot be written ({_reason(error)}): free some room, then try again"
-                ) from None
-            status, notes = (
-                "stopped",
-                (*notes, f"the study could not be written any more ({_reason(error)})"),
-            )
-            break
-    found = tuple(_trial(t) for t in study.trials if t.state.is_finished() and _is_sound(task, t))
+    status, note = search.add(trials, seconds, began, report or (lambda _: None))
     tuning = Tuning(
-        name,
-        "scratch" if task.scratch else task.plan.strategy,
-        task.data.name,
-        judged_by,
-        found,
-        task.plan,
-        time.perf_counter() - began,
-        sum(r.flops for r in runs),
-        sum(r.energy_wh for r in runs),
-        place,
-        status,
-        task.space,
-        notes,
+        name=name,
+        strategy="scratch" if task.scratch else task.plan.strategy,
+        data=task.data.name,
+        judged_by=judged_by,
+        trials=tuple(
+            _trial(t) for t in study.trials if t.state.is_finished() and _is_sound(task, t)
+        ),
+        plan=task.plan,
+        seconds=time.perf_counter() - began,
+        flops=sum(run.flops for run in search.runs),
+        wh=sum(run.energy_wh for run in search.runs),
+        storage=place,
+        status=status,
+        space=task.space,
+        notes=(*notes, note) if note else notes,
     )
-    return replace(tuning, plan=_with_best(task, tuning)), runs
+    return replace(tuning, plan=_with_best(task, tuning)), search.runs
+
+
+class _Search:
+    """Adds trials to a study."""
+
+    def __init__(
+        self, task: Task, study: optuna.Study, parts: list[DataSet], seed: int, store: Store
+    ) -> None:
+        self._task, self._study, self._parts = task, study, parts
+        self._seed, self._store = seed, store
+        self._sampler, self._expected = study.sampler, len(study.trials)
+        self.runs: list[Run] = []
+
+    def add(
+        self, trials: int, seconds: float | None, began: float, report: Report
+    ) -> tuple[str, str]:
+        """`finished` or `stopped` (an interrupt, a full disk), and a note where there is something to say.
+
+        Raises:
+            UsageError: not even one trial could be written.
+        """
+        for count in range(trials):
+            if seconds is not None and count and not _room(began, count, seconds):
+                break
+            try:
+                best = max(self._accuracies(), default=None)
+                report(Progress(self._study.study_name, "tuning", count, trials, None, best))
+                if not self._add_one():
+                    return "stopped", ""
+            # between trials: within one it ends the training, which is charged
+            except KeyboardInterrupt:
+                return "stopped", ""
+            except OSError as error:  # a full disk: what was tried counts
+                reason = error.strerror or type(error).__name__
+                if not self.runs:
+                    raise UsageError(
+                        f"the study cannot be written ({reason}): free some room, then try again"
+                    ) from None
+                return "stopped", f"the study could not be written any more ({reason})"
+        return "finished", ""
+
+    def _accuracies(self) -> list[float]:
+        """Of the trials that ran to their end."""
+        return [
+            t.value
+            for t in self._study.trials
+            if t.value is not None and t.state.name == "COMPLETE"
+        ]
+
+    def _add_one(self) -> bool:
+        """Try once; whether it was not interrupted."""
+        from optuna.trial import TrialState
+
+        trial = self._study.ask()
+        # others add trials too: by its number each draws what none of them draws
+        if trial.number != self._expected:
+            self._sampler = sampler(self._seed + trial.number)
+        self._expected = trial.number + 1
+        # the recipe's values come first, so that tuning never ends below them
+        self._study.sampler = (
+            self._sampler if trial.number else beginning_with(self._task.start(), self._sampler)
+        )
+        tried = _try(self._task, trial, self._parts, self._store)
+        self.runs += tried.runs
+        if tried.stopped:
+            self._study.tell(trial, state=TrialState.FAIL)
+        elif tried.pruned:
+            self._study.tell(trial, None, state=TrialState.PRUNED)
+        else:
+            self._study.tell(trial, tried.accuracy)
+        return not tried.stopped
 
 
 def _with_best(task: Task, tuning: Tuning) -> Plan:
@@ -413,110 +327,18 @@ def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
     return parts, f"cross-validation on the training labels, {folds} folds"
 
 
-# ── Optuna ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what a study holds ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _optuna() -> tuple[
-    Callable[[str, str, int, int], tuple[optuna.Study, tuple[str, ...]]], Any, Any
-]:
-    """How a study is opened, with what became of its journal; and the two states that are told."""
-    try:
-        import optuna
-    except ImportError:
-        raise UsageError(
-            "tuning needs Optuna: pip install 'tlnb[tune]', then restart the kernel"
-        ) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-
-    def study_in(name: str, place: str) -> optuna.Study:
-        storage = _storage(place)
-        make = partial(
-            optuna.create_study,
-            storage=storage,
-            study_name=name,
-            direction="maximize",
-            load_if_exists=True,
-        )
-        study = _opened(make)
-        check_scores(study.get_trials())  # all of them can be read
-        return study
-
-    def study_of(
-        name: str, place: str, seed: int, epochs: int
-    ) -> tuple[optuna.Study, tuple[str, ...]]:
-        try:
-            notes = [mended(place)]
-            try:
-                study = study_in(name, place)
-            except Exception as error:
-                if "://" in place or isinstance(error, OSError):
-                    raise
-                notes.append(set_aside(Path(place).expanduser(), type(error).__name__))
-                study = study_in(name, place)
-            study.sampler = _sampler(seed + len(study.trials))
-            study.pruner = optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=max(1, epochs // 4))
-            return study, tuple(filter(None, notes))
-        except Exception as error:  # a file, a database, its driver: each raises its own
-            reason = " ".join(str(error).split())[:100]
-            raise UsageError(
-                f"--storage {place} cannot be used ({reason}): give a file, or sqlite:///tuning.db"
-            ) from None
-
-    return study_of, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL
-
-
-def _opened(open_study: Callable[[], optuna.Study]) -> optuna.Study:
-    """The study; one that several processes make at the same moment is there at the next look."""
-    for wait in OPENING:
-        try:
-            return open_study()
-        except (
-            Exception
-        ):  # each storage has its own words for what another process did a moment before
-            time.sleep(wait)
-    return open_study()
-
-
-def _recipe(task: Task, otherwise: Any) -> Any:
-    """The sampler of a study's first trial: the recipe's values, so that tuning never ends below them."""
-    from optuna.exceptions import ExperimentalWarning
-    from optuna.samplers import PartialFixedSampler
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # it has been that since 2.4
-        return PartialFixedSampler(task.start(), otherwise)
-
-
-def _sampler(seed: int) -> Any:
-    from optuna.samplers import TPESampler
-
-    return TPESampler(seed=seed, n_startup_trials=STARTUP)
-
-
-def _storage(place: str) -> Any:
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-
-    if "://" in place:
-        return place
-    path = Path(place).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=JournalFileOpenLock(str(path))))
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__
-
-
-def _is_sound(task: Task, found: optuna.trial.FrozenTrial) -> bool:
+def _is_sound(task: Task, trial: optuna.trial.FrozenTrial) -> bool:
     """Whether a trial is one of this search's: a journal holds what anybody wrote into it."""
-    figures = [found.user_attrs.get(name) for name in ("seconds", "flops", "wh")]
-    told = [found.value or 0.0, *found.intermediate_values.values()]
+    figures = [trial.user_attrs.get(name) for name in ("seconds", "flops", "wh")]
+    told = [trial.value or 0.0, *trial.intermediate_values.values()]
     try:
-        task.planned(dict(found.params))
+        task.planned(dict(trial.params))
         sound = all(type(f) in (int, float) and 0 <= float(f) < math.inf for f in figures)
         return (
-            sound and found.params.keys() == task.start().keys() and all(0 <= a <= 1 for a in told)
+            sound and trial.params.keys() == task.start().keys() and all(0 <= a <= 1 for a in told)
         )
     except (TLError, TypeError, ValueError):
         return False
@@ -526,15 +348,15 @@ def _default_storage(task: Task) -> str:
     return str(home_folder() / "studies" / f"{task.plan.model}-{task.key}.log")
 
 
-def _trial(found: optuna.trial.FrozenTrial) -> Trial:
-    status = {"COMPLETE": "finished", "PRUNED": "pruned"}.get(found.state.name, "stopped")
-    attrs = found.user_attrs
+def _trial(trial: optuna.trial.FrozenTrial) -> Trial:
+    status = {"COMPLETE": "finished", "PRUNED": "pruned"}.get(trial.state.name, "stopped")
+    attrs = trial.user_attrs
     accuracy = (
-        found.value if status == "finished" else found.intermediate_values.get(found.last_step or 0)
+        trial.value if status == "finished" else trial.intermediate_values.get(trial.last_step or 0)
     )
     return Trial(
-        found.number,
-        dict(found.params),
+        trial.number,
+        dict(trial.params),
         accuracy,
         status,
         attrs["seconds"],

@@ -9,7 +9,8 @@ from torch import nn
 
 from tlnb.core.costs.pretraining import pretraining_of
 from tlnb.core.data.dataset import DataFacts
-from tlnb.core.evaluation.comparison import BreakEven, compare
+from tlnb.core.evaluation.compare import compare
+from tlnb.core.evaluation.comparison import BreakEven
 from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.session import Session

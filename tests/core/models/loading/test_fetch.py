@@ -18,7 +18,7 @@ from tests.core.models.loading.networks import NAME, same, serve_from
 from tlnb.core.models import pretrained
 from tlnb.core.runtime.errors import ModelError
 from tlnb.core.storage import download
-from tlnb.core.training.trainer import Progress
+from tlnb.core.training.progress import Progress
 from tlnb.display import live
 
 

@@ -19,10 +19,10 @@ from tlnb.core.planning.plan import Edit, Plan
 from tlnb.core.runtime.errors import OneLine
 from tlnb.core.training.events import Event
 from tlnb.core.training.features import CACHED_VIEWS, VIEW_FLOPS
+from tlnb.core.training.folded_input_norm import can_fold
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.model_split import ignores_mode
 from tlnb.core.training.run import Run
-from tlnb.core.training.standardise import can_fold
 
 
 class Script(OneLine, str):

@@ -10,7 +10,7 @@ from torchvision import models
 
 from tests.networks import LeViT, without_numbers
 from tlnb.core.models.anatomy import read_anatomy
-from tlnb.core.models.meter import forward_flops, step_flops
+from tlnb.core.models.flops import forward_flops, step_flops
 from tlnb.core.models.tracing import countable
 from tlnb.core.training.freezing import set_modes
 

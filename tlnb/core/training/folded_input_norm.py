@@ -8,7 +8,7 @@ from torch import Tensor, nn
 EPSILON = 4.0  # of the features' overall spread, added before dividing by each feature's own: few examples say little
 
 
-class Standardise:
+class FoldedInputNorm:
     """A forward hook on the output layer that standardises its input, until `fold` moves it into the weights."""
 
     def __init__(self, head: nn.Module, mean: Tensor, spread: Tensor) -> None:
@@ -16,7 +16,7 @@ class Standardise:
         self._handle = head.register_forward_pre_hook(self._hook)
 
     @classmethod
-    def of(cls, head: nn.Module, features: Tensor) -> Standardise:
+    def of(cls, head: nn.Module, features: Tensor) -> FoldedInputNorm:
         """By the mean and spread of these features `(N, …)`, as they reach the output layer."""
         axes = feature_axes(head, features.ndim)
         spread = features.std(axes, keepdim=True, unbiased=False) + EPSILON * features.std() + 1e-6

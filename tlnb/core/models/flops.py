@@ -1,110 +1,18 @@
-"""Measuring: FLOPs, and synchronised clocks that read an energy meter too."""
+"""FLOPs, counted by torch: of a forward pass, and of a training step."""
 
 from __future__ import annotations
 
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from tlnb.core.models.tracing import Counter, countable
-from tlnb.core.runtime.device import Machine
-from tlnb.core.runtime.energy import Meter, meter_of
 from tlnb.core.runtime.torch_lock import alone
 
-PHASES = ("preparing", "caching", "warmup", "training", "evaluating", "other")
-SECONDS_BASIS, FLOPS_BASIS = (
-    "measured: synchronised wall clock",
-    "measured: counted by torch on the modules that ran",
-)
-NUMBERS_COST_LITTLE = (
-    2e10  # parameters times input values, below which a real step is the faster way to count one
-)
-
-
-class Clock:
-    """Wall time and energy by phase. Phases do not nest; what no phase claims is `other`, so that all sum to the whole."""
-
-    def __init__(
-        self,
-        machine: Machine,
-        earlier: Mapping[str, float] | None = None,
-        earlier_wh: Mapping[str, float] | None = None,
-        meter: Meter | None = None,
-    ) -> None:
-        self._machine, self.meter = machine, meter or meter_of(machine)
-        self._start = time.perf_counter() - sum((earlier or {}).values())
-        self._phases = {**dict.fromkeys(PHASES, 0.0), **(earlier or {})}
-        self._wh = {**dict.fromkeys(PHASES, 0.0), **(earlier_wh or {})}
-        self._earlier_wh = sum((earlier_wh or {}).values())
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Charge what runs inside to a phase, the device synchronised before and after."""
-        self._machine.synchronize()
-        start, joules = time.perf_counter(), self.meter.joules()
-        try:
-            yield
-        finally:
-            self._machine.synchronize()
-            self._phases[name] += time.perf_counter() - start
-            self._wh[name] += (self.meter.joules() - joules) / 3600
-
-    def of(self, name: str) -> float:
-        """Seconds charged to a phase so far."""
-        return self._phases[name]
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds by phase until now; their sum is the wall time since the clock was made, with what came earlier."""
-        return _with_rest(self._phases, time.perf_counter() - self._start)
-
-    def wh(self) -> dict[str, float]:
-        """Watt-hours by phase until now; `meter.basis` says where they come from."""
-        return _with_rest(self._wh, self._earlier_wh + self.meter.joules() / 3600)
-
-
-def _with_rest(claimed: Mapping[str, float], whole: float) -> dict[str, float]:
-    """By phase; what none claims is `other`."""
-    rest = whole - sum(claimed.values()) + claimed["other"]
-    return {**claimed, "other": max(0.0, rest)}
-
-
-@dataclass
-class Part:
-    """One kind of work within a phase: what it took so far."""
-
-    seconds: float = 0.0
-    flops: float = 0.0
-
-
-class Tally:
-    """What a run spends: seconds on its clock and FLOPs, by phase; and by the kind of work within, from which it is forecast."""
-
-    def __init__(self, clock: Clock, earlier: Mapping[str, float] | None = None) -> None:
-        self.clock = clock
-        self.flops: dict[str, float] = dict(earlier or {})
-        self.parts: defaultdict[tuple[str, str], Part] = defaultdict(Part)
-
-    @contextmanager
-    def phase(self, name: str, part: str = "") -> Iterator[None]:
-        """Charge the time of what runs inside to a phase."""
-        start = time.perf_counter()
-        try:
-            with self.clock.phase(name):
-                yield
-        finally:
-            self.parts[name, part].seconds += time.perf_counter() - start
-
-    def charge(self, phase: str, flops: float, part: str = "") -> None:
-        """Charge counted FLOPs to a phase."""
-        self.flops[phase] = self.flops.get(phase, 0.0) + flops
-        self.parts[phase, part].flops += flops
-
+# parameters times input values, below which a real step is the faster way to count one
+NUMBERS_COST_LITTLE = 2e10
 
 Call = Callable[[Tensor], Tensor]  # a module's forward on twins of its parameters
 

@@ -1,0 +1,155 @@
+"""From a rehearsal on some images to the whole training: each kind of work, times how often the run does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tlnb.core.costs.rehearsal import PASSES, Rehearsal, WorkKind
+from tlnb.core.models.clocks import PHASES
+from tlnb.core.planning.options import TrainOptions
+from tlnb.core.training.checkpoint_timing import count as checkpoints_due
+from tlnb.core.training.context import TrainingContext
+from tlnb.core.training.features import FIXED
+from tlnb.core.training.split_evaluation import looks_at_monitor
+
+LEAST_OF_ITS_OWN = 0.4  # of a pass's seconds, that its images take at the least
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedCosts:
+    """What a run takes whatever the number of its images and epochs."""
+
+    preparing_seconds: float
+    source_seconds: float  # of the evaluation on the network's own source
+    source_flops: float
+    other_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extrapolation:
+    """The figures of a whole training, by what a rehearsal of it took."""
+
+    context: TrainingContext  # of the whole training
+    options: TrainOptions
+    rehearsal: Rehearsal
+    fixed: FixedCosts
+    at_risk: float  # seconds of work (`checkpoint.Due`)
+    cached_bytes: int
+
+    def factors(self) -> dict[WorkKind, float]:
+        """How many times the rehearsal's work of each kind the run does."""
+        done, real, sample = self.rehearsal, self.context.data.splits, self.rehearsal.splits
+        epochs = self.options.epochs or 0
+        looks = looks_at_monitor(self.context.data, self.options, done.cost)
+        watched = epochs * real.get("val", 0) + len(looks) * real.get("monitor", 0)
+        grow = real["train"] / sample["train"]
+        fixed_images = max(1, sum(sample.get(split, 0) for split in FIXED))
+        return {
+            ("caching", "prefix"): self._missing("caching", "prefix") / sample["train"],
+            ("caching", "features"): self._missing("caching", "features") / sample["train"],
+            ("caching", "statistics"): grow,
+            ("warmup", "steps"): grow,
+            ("training", "steps"): grow * epochs / done.epochs,
+            ("evaluating", "prefix"): self._missing("evaluating", "prefix") / fixed_images,
+            ("evaluating", "look"): (watched + real["test"]) / self._looked(),
+            ("other", "keep"): epochs / done.epochs,
+        }
+
+    def _missing(self, phase: str, part: str) -> float:
+        """Images that the real run sends through what is frozen."""
+        return self.rehearsal.missing.get((phase, part), 0.0)
+
+    def _looked(self) -> int:
+        """Images that the rehearsal looked at."""
+        splits = self.rehearsal.splits
+        each_epoch = sum(splits.get(split, 0) for split in ("val", "monitor"))
+        return self.rehearsal.epochs * each_epoch + splits["test"]
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by phase."""
+        phases, done, fixed = dict.fromkeys(PHASES, 0.0), self.rehearsal, self.fixed
+        for kind, factor in self.factors().items():
+            phases[kind[0]] += factor * done.seconds.get(kind, 0.0)
+        phases["preparing"] += fixed.preparing_seconds
+        phases["evaluating"] += fixed.source_seconds
+        checkpoints = done.checkpoint_seconds * self._checkpoints(phases)
+        phases["other"] += fixed.other_seconds + done.other_seconds + checkpoints
+        return phases
+
+    def _checkpoints(self, phases: Mapping[str, float]) -> int:
+        epochs = 0 if self.options.optimizer == "lbfgs" else self.options.epochs or 0
+        return checkpoints_due(epochs, phases["training"] + phases["evaluating"], self.at_risk)
+
+    def flops(self) -> dict[str, float]:
+        """FLOPs by phase."""
+        phases: dict[str, float] = {}
+        for kind, factor in self.factors().items():
+            flops = factor * self.rehearsal.flops.get(kind, 0.0)
+            phases[kind[0]] = phases.get(kind[0], 0.0) + flops
+        phases["evaluating"] += self.fixed.source_flops
+        return {phase: flops for phase, flops in phases.items() if flops}
+
+    def per_epoch(self) -> float:
+        """Seconds of one more epoch, without a look at `monitor`."""
+        one, two = (
+            replace(self, options=replace(self.options, epochs=epochs)).seconds()
+            for epochs in (1, 2)
+        )
+        return sum(two.values()) - sum(one.values()) - self.per_look()
+
+    def per_look(self) -> float:
+        """Seconds of one look at `monitor`."""
+        images = self.context.data.splits.get("monitor", 0)
+        return images * self.rehearsal.seconds.get(("evaluating", "look"), 0.0) / self._looked()
+
+    def look_share(self) -> float:
+        """FLOPs of one look at `monitor`, in those of an epoch's training."""
+        splits, cost = self.context.data.splits, self.rehearsal.cost
+        return splits.get("monitor", 0) * cost.look / max(1.0, splits["train"] * cost.done)
+
+    def peak_bytes(self) -> int:
+        """Parameters, their gradients and moments; two copies of what trains and one of the moments; a batch's activations;
+        images; what is cached.
+
+        What passes through frozen layers while features are cached only a GPU knows: the sample's chunks are as large.
+        """
+        context = self.context
+        held = sum(t.nbytes for t in context.module.state_dict().values())
+        trains = 4 * context.plan.trainable_params
+        size = min(self.options.batch_size or 1, context.train_images)
+        batch = self.rehearsal.saved_bytes * size
+        images = sum(t.nbytes for t in context.data.images.values())
+        whole = int(held + 7 * trains + batch + images + self.cached_bytes)
+        return max(whole, self.rehearsal.held_bytes)
+
+
+def as_in_whole_passes(context: TrainingContext, first: Rehearsal, second: Rehearsal) -> Rehearsal:
+    """The second rehearsal with the seconds that its images would take in passes as large as the run's.
+
+    A few images would else speak of a large network's overhead alone.
+    """
+    if second.images <= first.images or not context.machine.on_cpu:
+        return second
+    batch, chunk = context.options.batch_size or 1, context.source.chunk()
+    seconds = dict(second.seconds)
+    for kind, took in second.seconds.items():
+        if kind[1] in PASSES:
+            size = batch if kind[1] == "steps" else chunk
+            before = (first.images, first.seconds.get(kind, took))
+            seconds[kind] = in_larger_passes(before, (second.images, took), size)
+    return replace(second, seconds=seconds)
+
+
+def in_larger_passes(first: tuple[int, float], second: tuple[int, float], size: int) -> float:
+    """Seconds that the second sample's images would have taken in passes of `size`.
+
+    A pass takes so much for itself (a step of the optimiser, fetching the weights) and so much for each image: both
+    follow from two samples, each `(images, seconds)` in one pass. At least `LEAST_OF_ITS_OWN` is the images'.
+    """
+    (fewer, before), (images, took) = first, second
+    if images >= size or not took:
+        return took
+    by_images = (took - before) * images / (images - fewer) / took
+    by_images = min(1.0, max(LEAST_OF_ITS_OWN, by_images))
+    return took * (by_images + (1 - by_images) * images / size)

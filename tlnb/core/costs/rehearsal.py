@@ -1,0 +1,274 @@
+"""A rehearsal: the real training loop on a sample of the images, some epochs of it, each kind of work timed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from tlnb.core.data.augment import draw
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.models.clocks import Clock, CostTracker
+from tlnb.core.planning.options import TrainOptions
+from tlnb.core.storage.activation_cache import Store
+from tlnb.core.training.batches import MicroBatches
+from tlnb.core.training.checkpoint_state import CheckpointWriter, TrainingState
+from tlnb.core.training.checkpoint_timing import Writes
+from tlnb.core.training.context import TrainingContext, labels_on
+from tlnb.core.training.features import Choice, Cost, Inputs, Source
+from tlnb.core.training.proof import StartState
+from tlnb.core.training.run import Cache
+from tlnb.core.training.trainer import Trainer
+
+FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tenths of a second
+# images of a large network's first and second rehearsal: two sizes tell what a pass takes for itself
+FIRST_IMAGES, SECOND_IMAGES = 2, 8
+SECOND_FLOPS = 4e10  # for each thread that those of the second may take
+FIRST_IMAGES_AT_MOST = 256
+BATCHES = 6  # that a rehearsal times at most
+# epochs of a rehearsal; the first is not timed, and of the others the one in the middle
+EPOCHS, MOST_EPOCHS = 2, 10
+TIMED = 0.15  # seconds of training from which on an epoch's time can be told from chance
+PASSES = ("steps", "prefix", "features", "look")  # kinds of work done some images at a time
+
+WorkKind = tuple[str, str]  # a phase, a kind of work in it
+
+
+class RehearsalSource(Source):
+    """A source over a sample: it computes every kind of activation once, and notes which the real run would find."""
+
+    def __init__(
+        self, real: Source, sample: DataSet, choice: tuple[Choice | None, str], costs: CostTracker
+    ) -> None:
+        super().__init__(real.module, real.transform, sample, real.machine, costs, Store())
+        self._real, self._choice, self.counts = real, choice, real.counts
+        self._first: Tensor | None = None
+        self.store.costs, self.cuts = real.store.costs, real.cuts
+        self.missing: dict[WorkKind, float] = {}  # images that the real run computes
+
+    def choose(
+        self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
+    ) -> tuple[Choice | None, str]:
+        return self._choice
+
+    def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
+        return self._real._data_key(split, kind, seed, view)
+
+    def _kept(
+        self,
+        key: str,
+        split: str,
+        parts: Iterator[Tensor],
+        where: str,
+        flops: float,
+        phase: str,
+        part: str,
+    ) -> tuple[Tensor, bool]:
+        known = key in self._real.store
+        images = 0 if known else len(self._real.data.labels[split])
+        self.missing[phase, part] = self.missing.get((phase, part), 0.0) + images
+        train = split == "train" and part == "prefix"
+        if train and self._first is not None:
+            return self._first, known  # further views take as long as the first
+        # past the store: a sample must neither be found nor kept as the whole
+        with self.tally.phase(phase, part):
+            value = torch.cat(list(parts))
+        self.tally.charge(phase, len(value) * flops, part)
+        if train:
+            self._first = value
+        return value, known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearsal:
+    """What a rehearsal took, by kind of work, and how much of each kind it did."""
+
+    images: int  # training images of the sample
+    splits: Mapping[str, int]
+    seconds: dict[WorkKind, float]
+    flops: dict[WorkKind, float]
+    missing: dict[WorkKind, float]  # images that the real run sends through what is frozen
+    other_seconds: float  # of what does not grow with images or epochs
+    checkpoint_seconds: float  # of one
+    saved_bytes: float  # that a batch of one image keeps for its backward pass
+    held_bytes: int  # the most that the GPU held at once; 0 on processors, which do not say
+    took: float
+    epochs: int  # so few that each was followed by a look at every split
+    cost: Cost
+
+    def times_in(self, seconds: float) -> float:
+        """How many times as many images as these could be rehearsed in so many seconds."""
+        by_images = sum(took for kind, took in self.seconds.items() if kind[1] in PASSES)
+        return (seconds - (self.took - by_images)) / max(1e-3, by_images)
+
+    @property
+    def enough_epochs(self) -> int:
+        """For the next rehearsal: more where they are quick."""
+        one = self.seconds.get(("training", "steps"), 0.0) / self.epochs
+        return max(EPOCHS, min(MOST_EPOCHS, math.ceil(TIMED / max(one, 1e-3))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rehearser:
+    """Rehearses a training: how many images, how many epochs, and what they take."""
+
+    context: TrainingContext  # of the whole training
+    start: StartState
+    warm: bool  # as `Trainer.run` takes it
+    choice: tuple[Choice | None, str]  # where the whole training's network is cut
+    writes: Writes
+    micro_batches: MicroBatches = field(default_factory=MicroBatches)
+
+    # ── how many images ──
+
+    @property
+    def images(self) -> int:
+        """Training images of the whole training."""
+        return self.context.train_images
+
+    @property
+    def batch_size(self) -> int:
+        """Of the whole training."""
+        return self.context.options.batch_size or 1
+
+    def first_count(self) -> int:
+        """Images of the first rehearsal: few of a large network, but on a GPU a batch, which may take no longer than one."""
+        if not self.context.machine.on_cpu:
+            return min(self.images, self.batch_size)
+        count = self._images_in(FIRST_FLOPS)
+        enough = count if count > SECOND_IMAGES else FIRST_IMAGES
+        return min(self.images, FIRST_IMAGES_AT_MOST, enough)
+
+    def first_epochs(self) -> int:
+        """Epochs of the first rehearsal: more where they pass through nothing but output layers."""
+        only_output = set(self.context.plan.trained) <= set(self.context.anatomy.heads)
+        return MOST_EPOCHS if self.choice[0] and only_output else EPOCHS
+
+    def next_count(self, first: int, rehearsal: Rehearsal, seconds: float) -> int:
+        """Images of the second, in so many seconds: more than those of the first, or the first's where that was enough."""
+        more = self._whole_batches(int(first * rehearsal.times_in(seconds)))
+        if first == FIRST_IMAGES:  # of a large network, unless these take very long
+            more = max(more, min(self.images, SECOND_IMAGES, self._images_in(SECOND_FLOPS)))
+        return max(first, more)
+
+    def _whole_batches(self, count: int) -> int:
+        """At most some batches; whole ones where there is time for one."""
+        batch = self.batch_size
+        count = min(self.images, max(BATCHES * batch, 256), count)
+        return count if count < batch or count >= self.images else count // batch * batch
+
+    def _images_in(self, flops: float) -> int:
+        """How many can be learned from with so many FLOPs in each thread."""
+        source = self.context.source
+        step = source.counts.step(source.module, source.example())
+        return int(flops * max(1, torch.get_num_threads()) / max(step, 1.0))
+
+    # ── rehearsing ──
+
+    def rehearse(self, count: int, epochs: int = EPOCHS) -> Rehearsal:
+        """The training on a sample, some epochs of it, and what each kind of work took.
+
+        Its costs are charged to the whole training's tracker.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted.
+        """
+        began = time.perf_counter()
+        trainer = self._trainer(count, epochs)
+        held_bytes = self._run(trainer)
+        context, costs = trainer.context, trainer.context.costs
+        for (phase, part), cost in costs.parts.items():
+            self.context.costs.charge(phase, cost.flops, part)
+        seconds = {kind: cost.seconds for kind, cost in costs.parts.items()}
+        if trainer.state.epochs:
+            seconds["training", "steps"] = epochs * _usual_seconds(trainer.state)
+        other = costs.clock.seconds()["other"] - seconds.get(("other", "keep"), 0.0)
+        if trainer.checkpoints.held is not None:
+            self.writes.keep(trainer.checkpoints.held)
+        inputs, source = trainer.inputs, context.source
+        assert isinstance(source, RehearsalSource)
+        return Rehearsal(
+            images=context.train_images,
+            splits=context.data.splits,
+            seconds=seconds,
+            flops={kind: cost.flops for kind, cost in costs.parts.items()},
+            missing=source.missing,
+            other_seconds=max(0.0, other),
+            checkpoint_seconds=self.writes.seconds,
+            saved_bytes=_saved_bytes(context, inputs) if inputs else 0.0,
+            held_bytes=held_bytes,
+            took=time.perf_counter() - began,
+            epochs=epochs,
+            cost=inputs.cost if inputs else Cost(0.0, 0.0, 0.0, 0.0, 0.0),
+        )
+
+    def _trainer(self, count: int, epochs: int) -> Trainer:
+        """One of the same network on a sample; its epochs' ends are held, none is written."""
+        context = self.context
+        # else what an earlier rehearsal taught would look like another network
+        context.module.load_state_dict(self.start.weights, strict=False)
+        sample = _sample(context.data, count)
+        costs = CostTracker(Clock(context.machine, meter=context.costs.clock.meter))
+        batch_size = min(self.batch_size, len(sample.labels["train"]))
+        context = replace(
+            context,
+            options=replace(context.options, epochs=epochs, batch_size=batch_size),
+            data=sample,
+            costs=costs,
+            labels=labels_on(context.machine, sample),
+            source=RehearsalSource(context.source, sample, self.choice, costs),
+        )
+        checkpoints = CheckpointWriter(lambda _: None, math.inf, context.ranks)
+        state = TrainingState(micro_batches=self.micro_batches)
+        return Trainer(context, self.start, checkpoints, state=state)
+
+    def _run(self, trainer: Trainer) -> int:
+        """Train and test; the bytes that a GPU held at most."""
+        device = trainer.context.machine.device
+        on_gpu = device.startswith("cuda")
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats(device)
+        if trainer.run(self.warm) == "stopped":
+            raise KeyboardInterrupt
+        trainer.test()
+        return torch.cuda.max_memory_allocated(device) if on_gpu else 0
+
+
+def _usual_seconds(state: TrainingState) -> float:
+    """Of an epoch: the middle one, without the first where there are others."""
+    return statistics.median_low(e.seconds for e in state.epochs[1:] or state.epochs)
+
+
+def _sample(data: DataSet, count: int) -> DataSet:
+    """So many images of every split, or all where there are fewer, spread over it."""
+    return data.with_splits(
+        {split: (split, _spread(len(labels), count)) for split, labels in data.labels.items()}
+    )
+
+
+def _spread(length: int, count: int) -> Tensor:
+    return torch.linspace(0, length - 1, min(length, count)).round().long()
+
+
+def _saved_bytes(context: TrainingContext, inputs: Inputs) -> float:
+    """Bytes that one image's forward pass keeps for the backward pass, parameters not counted; by autograd's own hook."""
+    own = {p.untyped_storage().data_ptr() for p in context.module.state_dict().values()}
+    sizes: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            sizes[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    context.set_modes()
+    rows = inputs.train(0)[:2]
+    ready = inputs.make(rows, draw(len(rows), inputs.augment, torch.Generator().manual_seed(0)))
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t), context.machine.autocast():
+        inputs.teaches(ready).sum()
+    return math.fsum(sizes.values()) / len(rows)

@@ -1,0 +1,166 @@
+"""A network with its preprocessing and card, whatever it comes from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import nn
+
+from tlnb.core.models.catalogue import Card
+from tlnb.core.models.module_copy import copied
+from tlnb.core.models.transform import MOST_PIXELS, Transform
+from tlnb.core.runtime.errors import OneLine, UsageError
+
+
+@dataclass(frozen=True)
+class Origin(OneLine):
+    """How to build a model's architecture again: where it comes from, its number of scores there, and edits since."""
+
+    name: str
+    family: str  # embedded, torchvision; own: the user has to give the network
+    scores: int = 0
+    edits: tuple[Any, ...] = ()  # of type plan.Edit, which stands on a higher floor
+
+    def __repr__(self) -> str:
+        return f"Origin {self.family} {self.name}, {len(self.edits)} edits"
+
+
+@dataclass(frozen=True)
+class PretrainedModel(OneLine):
+    """A network with its preprocessing and card. `fresh()` gives the same architecture with random parameters."""
+
+    name: str
+    module: nn.Module = field(repr=False)
+    transform: Transform
+    card: Card
+    weights: str = "default"
+    architecture: Callable[[], nn.Module] | None = field(default=None, repr=False)
+    classes: tuple[str, ...] | None = field(
+        default=None, repr=False
+    )  # of the source, in the order of the scores
+    origin: Origin = field(default=Origin("", "own"), repr=False)
+    target_classes: int | None = (
+        None  # of the data at hand, for which a new output layer takes the place of the old
+    )
+
+    def fresh(self) -> nn.Module:
+        """The architecture at a random start, drawn from torch's current random state."""
+        if self.architecture is not None:
+            return self.architecture()
+        return reset_parameters(copied(self.module))
+
+    def __repr__(self) -> str:
+        return f"PretrainedModel {self.name}: {parameter_count(self.module):,} parameters, trained on {self.card.source}"
+
+
+def resized(model: PretrainedModel, size: int | None) -> PretrainedModel:
+    """The model with another input edge; None changes nothing.
+
+    Raises:
+        UsageError: an edge that is smaller than the network takes.
+    """
+    return replace(model, transform=changed_transform(model, None, None, size))
+
+
+def retrained(
+    model: PretrainedModel,
+    module: nn.Module,
+    name: str,
+    data: str,
+    classes: tuple[str, ...],
+    accuracy: float,
+    architecture: Callable[[], nn.Module],
+    origin: Origin,
+) -> PretrainedModel:
+    """What a run made of a model: its network and the classes of its data, with the model's preprocessing.
+
+    Args:
+        name, data, accuracy: the run's; the accuracy is that on the test split.
+        architecture: the network with the run's edits at a random start.
+        origin: the same as data.
+    """
+    card = Card(
+        name,
+        "run",
+        f"{data}, starting from {model.name}",
+        source_classes=len(classes),
+        accuracy=accuracy,
+        accuracy_of=f"on the test images of {data}",
+        parameters=parameter_count(module),
+        size=model.transform.size,
+        min_size=model.card.min_size,
+        on_disk=True,
+        notes=(f"preprocessing as for {model.name}",),
+    )
+    return PretrainedModel(
+        name,
+        module,
+        model.transform,
+        card,
+        architecture=architecture,
+        classes=classes,
+        origin=origin,
+    )
+
+
+def facing(model: PretrainedModel, classes: int | None) -> PretrainedModel:
+    """The model with data of so many classes at hand; None: with no data."""
+    return replace(model, target_classes=classes)
+
+
+def changed_transform(model: PretrainedModel, mean: Any, std: Any, size: int | None) -> Transform:
+    """The model's preprocessing with these parts replaced; None leaves a part as it is.
+
+    Raises:
+        UsageError: a size, mean or standard deviation that makes no sense.
+    """
+    transform, least = model.transform, max(16, model.card.min_size or 0)
+    if size is not None:
+        if size < least:
+            raise UsageError(
+                f"--size {size} is too small for {model.name}: use {least} pixels or more"
+            )
+        if size > MOST_PIXELS:
+            raise UsageError(
+                f"--size {size} is too large for any network here: use {MOST_PIXELS} pixels or fewer"
+            )
+        transform = replace(
+            transform, size=size, resize=round(size * transform.resize / transform.size)
+        )
+    if mean is not None:
+        transform = replace(transform, mean=_three("mean", mean))
+    if std is not None:
+        transform = replace(transform, std=_three("std", std))
+    return transform
+
+
+def _three(name: str, values: Any) -> tuple[float, float, float]:
+    try:
+        parts = values.split(",") if isinstance(values, str) else list(values)
+        r, g, b = (float(v) for v in parts)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5"
+        ) from None
+    if not all(map(math.isfinite, (r, g, b))):
+        raise UsageError(f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5")
+    if name == "std" and min(r, g, b) <= 0:
+        raise UsageError(f"--std {values} must be above zero: write --std 0.25,0.25,0.25")
+    return r, g, b
+
+
+def parameter_count(module: nn.Module) -> int:
+    """Numbers in all parameters."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def reset_parameters(module: nn.Module) -> nn.Module:
+    """The module with random parameters wherever its layers know how to draw them."""
+    for layer in module.modules():
+        reset = getattr(layer, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return module
