@@ -13,7 +13,7 @@ from tlnb.core.export.save import read_header
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.run import Run
 from tlnb.session import Session
-from tlnb.session.job_file import carry_out
+from tlnb.session.job_runner import carry_out
 
 BEFORE = Path(__file__).parents[1] / "data" / "before-optimizer"
 
