@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -56,3 +57,13 @@ def put(values: Any, at: tuple[Any, ...], new: Any) -> None:
     for key in path:
         values = values[key]
     values[last] = new
+
+
+def peak_memory() -> int:
+    """The most bytes of main memory that this process has held so far; 0 where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most * (1 if sys.platform == "darwin" else 1024)

@@ -23,6 +23,7 @@ from tlnb.core.planning.edit import build
 from tlnb.core.planning.options import options_from
 from tlnb.core.planning.plan import Plan
 from tlnb.core.planning.safe_modules import is_literal
+from tlnb.core.planning.shape_fitting import check_activations
 from tlnb.core.runtime.device import machine, out_of_memory
 from tlnb.core.runtime.distributed import Ranks, ranks
 from tlnb.core.runtime.errors import UsageError, listed, one_line
@@ -238,6 +239,7 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     assert session.model is not None
     model = session._sized(session.model, data)
     network = build(model, plan.edits, "pretrained", 0, scopes)
+    check_activations(network, model.module, plan.edits, model.transform.size)
     anatomy = read_anatomy(network, model.transform.size, model.name)
     name = typed(str, values["run"], "run")
     of = typed(str | None, values["baseline_of"], "baseline_of")  # type: ignore[arg-type]
