@@ -9,6 +9,7 @@ import inspect
 import json
 import pkgutil
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tlnb
-from tests.safety.cases import few, many, put, refused, write_session
+from tests.safety.cases import few, many, passes_once, put, refused, write_session
 from tlnb.core.runtime.errors import OneLine, UsageError, one_line
 from tlnb.core.training.run import Run
 from tlnb.display import cards
@@ -206,10 +207,16 @@ def test_any_value_of_a_session_or_a_job(left: Any, data: st.DataObject):
     any_value(left, data)
 
 
+@pytest.fixture
+def quick() -> Iterator[None]:
+    with passes_once():
+        yield
+
+
 @pytest.mark.exhaustive
 @many
 @given(data=st.data())
-def test_very_many_values_of_sessions_and_jobs(left: Any, data: st.DataObject):
+def test_very_many_values_of_sessions_and_jobs(left: Any, quick: None, data: st.DataObject):
     any_value(left, data)
 
 
