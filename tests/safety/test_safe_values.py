@@ -10,6 +10,7 @@ import json
 import pkgutil
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import tlnb
 from tests.safety.cases import few, many, passes_once, put, refused, write_session
 from tlnb.core.runtime.errors import OneLine, UsageError, one_line
 from tlnb.core.training.run import Run
-from tlnb.display import cards
+from tlnb.display import cards, drawings, html
 from tlnb.session import Session
 from tlnb.session.job_file import carry_out
 from tlnb.session.store import restore
@@ -44,6 +45,8 @@ STRANGE = (
     "a\nb",
     "\ud800",
     "/proc",
+    "<script>",
+    "$\\frac{$",
     "/dev/zero",
     "9" * 5000,
     [],
@@ -75,7 +78,13 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Any:
     shutil.copytree(session._keeper.home.folder, place / "session")
     (place / "session" / "lock").unlink(missing_ok=True)
     values = json.loads(json.loads((place / "session" / "session.json").read_text())["session"])
-    return place, values, json.loads((place / "job.json").read_text()), session.runs[0]
+    return (
+        place,
+        values,
+        json.loads((place / "job.json").read_text()),
+        session.runs[0],
+        session.layers(),
+    )
 
 
 def places(found: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -191,7 +200,7 @@ def test_a_tampered_job_is_refused_in_a_line(left: Any, at: tuple[Any, ...], new
 
 
 def any_value(left: Any, data: st.DataObject) -> None:
-    place, session, job, _ = left
+    place, session, job, *_ = left
     whole, read = data.draw(st.sampled_from([(session, restored), (job, begun)]))
     read(
         place,
@@ -228,8 +237,12 @@ def shown(run: Run) -> None:
     for part in (run.plan, *run.changes, run.cache, run.forecast):
         assert one_line(repr(part)) == repr(part)
     card = cards.run_card(run) + cards.plan_card(run.plan)
-    card.encode()
-    assert "\x1b" not in card and "\0" not in card and "<script" not in card
+    _is_harmless(card)
+
+
+def _is_harmless(markup: str) -> None:
+    markup.encode()
+    assert not {"\x1b", "\0"} & set(markup) and "<script" not in markup and '" onload' not in markup
 
 
 def any_record(left: Any, data: st.DataObject) -> None:
@@ -282,6 +295,23 @@ def _writes_its_own(kind: type) -> bool:
     return isinstance(body, ast.ClassDef) and any(
         getattr(part, "name", "") == "__repr__" for part in body.body
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[2J", "\0", "\ud800", "<script>", '" onload="x', "$\\frac{$"]
+)
+def test_a_name_is_text_wherever_a_card_shows_it(left: Any, name: str):
+    """In words, in what stands for a picture, in drawings and in links."""
+    record = json.loads(left[3].to_json())
+    named = Run.from_json(json.dumps(record | {"name": name}))
+    shown(named)
+    for made in (
+        html.picture(b"", name),
+        html.link(name, name),
+        html.link("https://x/" + name, name),
+    ):
+        _is_harmless(made)
+    _is_harmless(drawings.network(replace(left[4], model=name)))
 
 
 def test_control_characters_of_a_record_stay_in_the_file(left: Any):
