@@ -324,7 +324,7 @@ edits = st.builds(
 
 def built(saved: Path, given_edits: list[Edit], scores: int) -> None:
     """A header that was changed is refused in a line, or its network is built within the bounds."""
-    header = header_of(saved)
+    before, header = peak_memory(), header_of(saved)
     header["origin"] |= {"edits": [asdict(e) for e in given_edits], "scores": scores}
     file = tampered(saved, header)
 
@@ -339,6 +339,7 @@ def built(saved: Path, given_edits: list[Edit], scores: int) -> None:
         )
 
     refused(load)
+    assert peak_memory() - before < 10**9
 
 
 headers = given(

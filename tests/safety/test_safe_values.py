@@ -199,6 +199,38 @@ def test_a_tampered_job_is_refused_in_a_line(left: Any, at: tuple[Any, ...], new
     begun(left[0], changed(left[2], at, new))
 
 
+def with_upsampling(values: Any, automatic: bool) -> Any:
+    """A session or a job with an edit that makes too much of an image."""
+    edited = copy.deepcopy(values)
+    edits = edited["plan"]["edits"]
+    place = {"kind": "add", "name": "layer1", "where": "after", "part": "after1"}
+    code = {"code": "nn.Upsample(size=1000000)", "automatic": automatic}
+    edits.append(edits[-1] | place | code)
+    return edited
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_a_job_makes_no_more_of_an_image_than_an_edit_may(left: Any, automatic: bool):
+    """An edit that is said to be tlnb's own is counted like any other."""
+    file = left[0] / "changed.json"
+    file.write_text(json.dumps(with_upsampling(left[2], automatic)), "utf8")
+    said = refused(lambda: carry_out(Session(), file, left[0] / "out"))
+    assert said is not None and "activations of one image" in said
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_a_session_makes_no_more_of_an_image_than_an_edit_may(left: Any, automatic: bool):
+    """Edits that are said to be tlnb's own are made anew."""
+    write_session(left[0] / "session", json.dumps(with_upsampling(left[1], automatic)))
+    session = Session()
+    said = refused(lambda: restore(session, left[0] / "session", False, {}, None))
+    session._keeper.close()
+    if automatic:
+        assert said is None and not any("Upsample" in edit.code for edit in session.plan.edits)
+    else:
+        assert said is not None and "activations of one image" in said
+
+
 def any_value(left: Any, data: st.DataObject) -> None:
     place, session, job, *_ = left
     whole, read = data.draw(st.sampled_from([(session, restored), (job, begun)]))
