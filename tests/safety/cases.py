@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import os
 import sys
@@ -13,7 +15,8 @@ from typing import Any
 
 import pytest
 import sklearn.datasets
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis.strategies import SearchStrategy
 from torch import nn
 
 from tlnb.core.models.anatomy import read_anatomy
@@ -28,6 +31,36 @@ few = settings(max_examples=CASES, derandomize="TLNB_FUZZ" not in os.environ, **
 many = settings(
     max_examples=EXHAUSTIVE, derandomize="TLNB_FUZZ_EXHAUSTIVE" not in os.environ, **_common
 )
+
+
+def drawn(
+    **strategies: SearchStrategy[Any],
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A test of drawn cases in two sizes: that of every run, and marked `exhaustive` that of a release.
+
+    The test takes what is drawn by name; its other parameters are fixtures.
+    """
+
+    def in_two_sizes(test: Callable[..., None]) -> Callable[..., None]:
+        names = [name for name in inspect.signature(test).parameters if name not in strategies]
+
+        @functools.wraps(test)
+        def sized(size: settings, **fixtures: Any) -> None:
+            @size
+            @given(**strategies)
+            def one(**case: Any) -> None:
+                test(**fixtures, **case)
+
+            one()
+
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        sized.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter(name, kind) for name in ("size", *names)]
+        )
+        release = pytest.param(many, id="many", marks=pytest.mark.exhaustive)
+        return pytest.mark.parametrize("size", [pytest.param(few, id="few"), release])(sized)
+
+    return in_two_sizes
 
 
 def refused(call: Callable[[], Any]) -> str | None:

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 import tlnb
-from tests.safety.cases import few, many, passes_once, put, refused, write_session
+from tests.safety.cases import drawn, passes_once, put, refused, write_session
 from tlnb.core.runtime.errors import OneLine, UsageError, one_line
 from tlnb.core.training.run import Run
 from tlnb.display import cards, drawings, html
@@ -231,7 +230,14 @@ def test_a_session_makes_no_more_of_an_image_than_an_edit_may(left: Any, automat
         assert said is not None and "activations of one image" in said
 
 
-def any_value(left: Any, data: st.DataObject) -> None:
+@pytest.fixture
+def quick() -> Iterator[None]:
+    with passes_once():
+        yield
+
+
+@drawn(data=st.data())
+def test_any_value_of_a_session_or_a_job(left: Any, quick: None, data: st.DataObject):
     place, session, job, *_ = left
     whole, read = data.draw(st.sampled_from([(session, restored), (job, begun)]))
     read(
@@ -240,25 +246,6 @@ def any_value(left: Any, data: st.DataObject) -> None:
             whole, data.draw(st.sampled_from(places(whole))), data.draw(st.sampled_from(STRANGE))
         ),
     )
-
-
-@few
-@given(data=st.data())
-def test_any_value_of_a_session_or_a_job(left: Any, data: st.DataObject):
-    any_value(left, data)
-
-
-@pytest.fixture
-def quick() -> Iterator[None]:
-    with passes_once():
-        yield
-
-
-@pytest.mark.exhaustive
-@many
-@given(data=st.data())
-def test_very_many_values_of_sessions_and_jobs(left: Any, quick: None, data: st.DataObject):
-    any_value(left, data)
 
 
 # ── records ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -277,7 +264,8 @@ def _is_harmless(markup: str) -> None:
     assert not {"\x1b", "\0"} & set(markup) and "<script" not in markup and '" onload' not in markup
 
 
-def any_record(left: Any, data: st.DataObject) -> None:
+@drawn(data=st.data())
+def test_any_record_on_cards(left: Any, data: st.DataObject):
     record = json.loads(left[3].to_json())
     for _ in range(data.draw(st.integers(1, 3))):
         put(
@@ -290,19 +278,6 @@ def any_record(left: Any, data: st.DataObject) -> None:
     read: list[Run] = []
     if refused(lambda: read.append(Run.from_json(json.dumps(record)))) is None:
         refused(lambda: shown(read[0]))
-
-
-@few
-@given(data=st.data())
-def test_any_record_on_cards(left: Any, data: st.DataObject):
-    any_record(left, data)
-
-
-@pytest.mark.exhaustive
-@many
-@given(data=st.data())
-def test_very_many_records_on_cards(left: Any, data: st.DataObject):
-    any_record(left, data)
 
 
 def test_every_repr_of_ones_own_is_one_line():
