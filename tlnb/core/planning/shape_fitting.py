@@ -232,6 +232,31 @@ def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, image: _
     Raises:
         PlanError: naming the last edit, and the layer that no longer fits.
     """
+    last = edits[-1] if edits else "the network"
+    output = _output(module, last, image)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if (
+        not isinstance(output, Tensor)
+        or output.ndim != 2
+        or (classes is not None and output.shape[1] != classes)
+    ):
+        wanted = f"(1, {classes})" if classes is not None else "(1, classes)"
+        raise PlanError(
+            f"{last!r} does not fit: the network gives {shape}, not {wanted}: end it with nn.Linear(in_features, classes)"
+        )
+
+
+def _output(module: nn.Module, last: object, image: _Image) -> Any:
+    """What a network gives; where a pass without numbers fails, one with numbers shows which layer does not fit."""
+    try:
+        return image.through(blank(module))
+    except TooManyActivations:
+        raise
+    except Exception:  # it does not fit, or needs numbers: see which, and where
+        return _output_or_where_it_fails(module, last, image)
+
+
+def _output_or_where_it_fails(module: nn.Module, last: object, image: _Image) -> Any:
     entered: list[tuple[str, Any]] = []
     names = {part: name or ROOT for name, part in module.named_modules()}
 
@@ -239,16 +264,9 @@ def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, image: _
         shape = tuple(inputs[0].shape) if inputs and isinstance(inputs[0], Tensor) else "no tensor"
         entered.append((names[part], shape))
 
-    last = edits[-1] if edits else "the network"
-    handles = []
+    handles = [part.register_forward_pre_hook(enter) for part in names]
     try:
-        try:
-            output = image.through(blank(module))
-        except TooManyActivations:
-            raise
-        except Exception:  # it does not fit, or needs numbers: see which, and where
-            handles = [part.register_forward_pre_hook(enter) for part in names]
-            output = image.through(module)
+        return image.through(module)
     except TooManyActivations:
         raise
     except Exception as error:  # whatever modules raise on inputs that do not fit
@@ -262,13 +280,3 @@ def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, image: _
     finally:
         for handle in handles:
             handle.remove()
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if (
-        not isinstance(output, Tensor)
-        or output.ndim != 2
-        or (classes is not None and output.shape[1] != classes)
-    ):
-        wanted = f"(1, {classes})" if classes is not None else "(1, classes)"
-        raise PlanError(
-            f"{last!r} does not fit: the network gives {shape}, not {wanted}: end it with nn.Linear(in_features, classes)"
-        )
