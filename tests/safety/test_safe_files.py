@@ -179,6 +179,7 @@ STOPPED = """
 import os, signal, sys, threading
 from pathlib import Path
 from tlnb.core.data import decoding
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what runs in the background
 begun, decode = threading.Event(), decoding.decode
 def told(*given):
     begun.set()
@@ -187,7 +188,7 @@ decoding.decode = told
 threading.Thread(target=lambda: (begun.wait(), os.kill(os.getpid(), signal.SIGINT))).start()
 found = "nothing"
 try:
-    for found in decoding.decode_each([Path(sys.argv[1])] * 16, 224):
+    for found in decoding.decode_each([Path(sys.argv[1])] * 2, 224):
         pass
 except KeyboardInterrupt:
     print("stopped after", found, flush=True)
