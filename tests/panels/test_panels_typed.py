@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,59 @@ def test_nothing_typed_for_training_raises(held: Session, control: str, text: st
         ended(held)
     assert panel.failure is None and "<script" not in panel.error.value
     assert panel.error.value or held.runs
+
+
+HOSTILE = [
+    "a\nprint(1)",
+    "it's",
+    'say "x"',
+    "both ' and \"",
+    "{1 + 1}",
+    "$HOME",
+    "${x}",
+    "a;b",
+    "a;",
+    "a?",
+    "# a",
+    "-x",
+    "--trust",
+    "a\\",
+    "\x1b[2J",
+    "a b",
+    "`ls`",
+]
+
+
+def heard(shell, monkeypatch, call: str, typed: str) -> list[object]:
+    """The first words with which a cell of one line calls the session."""
+    words: list[object] = []
+    own = getattr(Session, call)
+    with monkeypatch.context() as patch:
+        listening = functools.wraps(own)(lambda _, first, *rest, **options: words.append(first))
+        patch.setattr(Session, call, listening)
+        shell.run_cell(typed).raise_error()
+    return words
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_panels_line_says_what_was_typed_whatever_it_is(shell, monkeypatch, name: str):
+    panel = panel_of(shell.user_ns["tl"], "model")
+    panel.find.value = name
+    assert heard(shell, monkeypatch, "models", panel.did.value) == [name]
+
+
+@pytest.mark.parametrize("name", [n for n in HOSTILE if n.isprintable()])
+def test_a_panels_line_names_the_folder_that_was_taken(
+    shell, tmp_path: Path, monkeypatch, name: str
+):
+    monkeypatch.chdir(tmp_path)
+    for kind in "ab":
+        for i in range(3):
+            picture(tmp_path / name / kind / f"{i}.png", 60 + 10 * i)
+    panel = panel_of(shell.user_ns["tl"], "data")
+    panel.source.value, panel.folder.value, panel.amount.value = "another folder", name, "all"
+    panel.take.click()
+    assert panel.error.value == "" and heard(shell, monkeypatch, "data", panel.did.value) == [name]
 
 
 def test_hostile_and_foreign_names_are_shown_as_they_are(

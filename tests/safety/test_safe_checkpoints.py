@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.safety.cases import few, many, refused
+from tests.safety.cases import drawn, refused
 from tlnb.core.planning.edit import build
 from tlnb.core.training import checkpoint
 from tlnb.core.training.checkpoint import Checkpoint
@@ -259,8 +258,12 @@ def changed(draw: Any, found: Checkpoint) -> Checkpoint:
     return replace(found, tensors=tensors, **values)
 
 
-def tried(stopped: Stopped, place: Path, data: st.DataObject) -> None:
+@drawn(data=st.data())
+def test_a_changed_checkpoint_is_refused_or_steps(
+    stopped: Stopped, tmp_path_factory: Any, data: st.DataObject
+):
     """What is accepted steps: a fused optimiser takes it."""
+    place = tmp_path_factory.getbasetemp()
     file, found = place / "run.safetensors", data.draw(changed(stopped.found))
     checkpoint.write(file, stopped.about, found)
     accepted: list[Checkpoint] = []
@@ -275,20 +278,3 @@ def tried(stopped: Stopped, place: Path, data: st.DataObject) -> None:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     assert all(torch.isfinite(p).all() for p in parameters)
-
-
-@few
-@given(data=st.data())
-def test_a_changed_checkpoint_is_refused_or_steps(
-    stopped: Stopped, tmp_path_factory: Any, data: st.DataObject
-):
-    tried(stopped, tmp_path_factory.getbasetemp(), data)
-
-
-@pytest.mark.exhaustive
-@many
-@given(data=st.data())
-def test_very_many_changed_checkpoints(
-    stopped: Stopped, tmp_path_factory: Any, data: st.DataObject
-):
-    tried(stopped, tmp_path_factory.getbasetemp(), data)

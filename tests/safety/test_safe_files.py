@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +19,7 @@ import torch
 from PIL import Image
 
 from tests.safety.cases import refused
-from tlnb.core.data import decode_limits
+from tlnb.core.data import decode_limits, decoding
 from tlnb.core.data.decode_limits import LARGE, in_threads, one_at_a_time, why_costly
 from tlnb.core.data.decoding import decode, decode_each, look_over
 from tlnb.core.data.groups import _by_pattern
@@ -75,12 +78,134 @@ def test_a_deep_image_is_decoded_only_where_memory_allows_it(
     Image.fromarray(np.zeros((20, 24), np.uint16)).save(file)
     monkeypatch.setattr(decode_limits, "LARGE", 100)
     assert isinstance(decode(file, 16), torch.Tensor)
-    needed = 20 * 24 * decode_limits.DEEP
+    needed = 20 * 24 * decode_limits.PIXEL
     monkeypatch.setattr(decode_limits, "available_memory", lambda: needed - 1)
     with pytest.raises(MemoryError, match="480 pixels take"):
         decode(file, 16)
     monkeypatch.setattr(decode_limits, "available_memory", lambda: needed)
     assert isinstance(decode(file, 16), torch.Tensor)
+
+
+DECODED = """
+import json, os, sys
+from pathlib import Path
+from tests.safety.cases import peak_memory
+from tlnb.core.data.decoding import decode
+decode(Path(sys.argv[1]), 224)  # what libraries take once
+memory, time = peak_memory(), os.times()
+found = decode(Path(sys.argv[2]), 224)
+now = os.times()
+seconds = now.user + now.system - time.user - time.system
+print(json.dumps([found if isinstance(found, str) else "", peak_memory() - memory, seconds]))
+"""
+WIDE = 10_000  # pixels, either way: as many as an image may have
+
+
+def _blank(path: Path, mode: str, **how: Any) -> int:
+    """A large image that takes next to nothing on disk; its bytes there."""
+    black = np.zeros((WIDE, WIDE), np.uint16) if mode == "I;16" else None
+    made = Image.new(mode, (WIDE, WIDE)) if black is None else Image.fromarray(black)
+    made.save(path, **how)
+    return path.stat().st_size
+
+
+def _decoded(path: Path) -> tuple[str, int, float]:
+    """Why a file is not decoded in a process of its own, or nothing; bytes beyond those of the libraries, seconds of a core."""
+    small = photo(path.with_name("small.png"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", DECODED, str(small), str(path)],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    why, memory, seconds = json.loads(done.stdout)
+    return why, memory, seconds
+
+
+def test_a_jpeg_of_half_a_megabyte_that_takes_minutes_is_refused_by_its_scans(tmp_path: Path):
+    file = tmp_path / "x.jpg"
+    Image.new("L", (8000, 8000), 128).save(file, progressive=True)
+    content = file.read_bytes()
+    last = content[content.rindex(b"\xff\xda") : -2]
+    file.write_bytes(content[:-2] + last * ((523_000 - len(content)) // len(last)) + content[-2:])
+    assert 500_000 < file.stat().st_size < 524_000
+    why, memory, seconds = _decoded(file)
+    assert "scans takes too long to decode" in why and memory < 10**8 and seconds < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "mode", "how"),
+    [
+        ("deep.png", "I;16", {}),
+        ("fractions.tif", "F", {"compression": "tiff_adobe_deflate"}),
+        ("ink.tif", "CMYK", {"compression": "tiff_adobe_deflate"}),
+        ("clear.png", "RGBA", {}),
+        ("palette.png", "P", {"transparency": 0}),
+        (
+            "turned.png",
+            "RGB",
+            {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"},
+        ),
+    ],
+)
+def test_an_image_as_large_as_may_be_takes_a_bounded_time_and_memory(
+    tmp_path: Path, name: str, mode: str, how: dict[str, Any]
+):
+    """The first is the one of 194 kB that took 2.6 GB."""
+    assert _blank(tmp_path / name, mode, **how) < 10**6
+    why, memory, seconds = _decoded(tmp_path / name)
+    assert why == "" and memory < WIDE * WIDE * decode_limits.PIXEL and seconds < 5
+    assert memory < 10**9 or name == "turned.png"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "RGBA", "LA", "CMYK", "I;16", "I", "F"])
+def test_rows_are_decoded_as_the_whole_would_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+):
+    rng, file = np.random.default_rng(0), tmp_path / "x.tif"
+    pixels = rng.integers(0, 255, (60, 50, 4), dtype=np.uint8)
+    numbers = {"I;16": np.uint16, "I": np.int32, "F": np.float32}
+    Image.fromarray(
+        (pixels[..., 0] * 3).astype(numbers[mode]) if mode in numbers else pixels
+    ).convert(mode).save(file)
+    whole = decode(file, 16)
+    monkeypatch.setattr(decoding, "BAND", 7 * 50)
+    assert isinstance(whole, torch.Tensor) and torch.equal(whole, decode(file, 16))
+
+
+STOPPED = """
+import os, signal, sys, threading
+from pathlib import Path
+from tlnb.core.data import decoding
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what runs in the background
+begun, decode = threading.Event(), decoding.decode
+def told(*given):
+    begun.set()
+    return decode(*given)
+decoding.decode = told
+threading.Thread(target=lambda: (begun.wait(), os.kill(os.getpid(), signal.SIGINT))).start()
+found = "nothing"
+try:
+    for found in decoding.decode_each([Path(sys.argv[1])] * 2, 224):
+        pass
+except KeyboardInterrupt:
+    print("stopped after", found, flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_heard_before_a_large_image_is_there(tmp_path: Path):
+    _blank(tmp_path / "deep.png", "I;16")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", STOPPED, str(tmp_path / "deep.png")],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.stdout.strip() == "stopped after nothing", done.stderr
 
 
 def test_large_images_are_decoded_one_at_a_time():

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.safety.cases import few, many, refused
+from tests.safety.cases import drawn, refused
 from tlnb.core.tuning import tune as tuning
 from tlnb.core.tuning.optuna_study import open_study
 from tlnb.core.tuning.search_space import Task
@@ -207,7 +206,11 @@ def changed(draw: Any, whole: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def any_journal(searched: Any, place: Path, data: st.DataObject) -> None:
+@drawn(data=st.data())
+def test_any_journal_opens_or_is_refused_in_a_line(
+    searched: Any, tmp_path_factory: Any, data: st.DataObject
+):
+    place = tmp_path_factory.getbasetemp()
     task, text = searched[1], data.draw(changed(searched[3]))
     trials: list[Any] = []
     refused(lambda: trials.extend(opened(searched, text, place / "any.log")[0]))
@@ -216,18 +219,3 @@ def any_journal(searched: Any, place: Path, data: st.DataObject) -> None:
         assert made.seconds >= 0 and task.planned(made.values)
     for left in place.glob("any.log*"):
         left.unlink()
-
-
-@few
-@given(data=st.data())
-def test_any_journal_opens_or_is_refused_in_a_line(
-    searched: Any, tmp_path_factory: Any, data: st.DataObject
-):
-    any_journal(searched, tmp_path_factory.getbasetemp(), data)
-
-
-@pytest.mark.exhaustive
-@many
-@given(data=st.data())
-def test_very_many_journals(searched: Any, tmp_path_factory: Any, data: st.DataObject):
-    any_journal(searched, tmp_path_factory.getbasetemp(), data)

@@ -9,12 +9,12 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from IPython.core.inputtransformer2 import TransformerManager
 from torch import nn
 
-from tests.safety.cases import few, many, put, refused
+from tests.safety.cases import drawn, few, put, refused
 from tlnb.core.export import run_files
 from tlnb.core.export.pytorch_script.network_section import path
 from tlnb.core.export.pytorch_script.script_facts import Script
@@ -93,15 +93,6 @@ def skeleton(code: str) -> str:
 
 
 # ── scripts in PyTorch ────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@pytest.fixture(scope="module")
-def trained() -> Session:
-    session = Session()
-    session.data("digits", per_class=2)
-    session.load("glyphnet")
-    session.train(epochs=1)
-    return session
 
 
 def records(session: Session, way: str) -> dict[str, Any]:
@@ -209,24 +200,12 @@ def test_every_text_of_a_run_in_a_script(trained: Session, way: str):
             same_but_for_constants(trained, way, place, "a\n__import__('os').system('x')")
 
 
-def any_text(session: Session, data: st.DataObject) -> None:
+@drawn(data=st.data())
+def test_any_text_of_a_run_in_a_script(trained: Session, data: st.DataObject):
     way = data.draw(st.sampled_from(WAYS))
     same_but_for_constants(
-        session, way, data.draw(st.sampled_from(texts(records(session, way)))), data.draw(text)
+        trained, way, data.draw(st.sampled_from(texts(records(trained, way)))), data.draw(text)
     )
-
-
-@few
-@given(data=st.data())
-def test_any_text_of_a_run_in_a_script(trained: Session, data: st.DataObject):
-    any_text(trained, data)
-
-
-@pytest.mark.exhaustive
-@many
-@given(data=st.data())
-def test_very_many_texts_of_runs_in_scripts(trained: Session, data: st.DataObject):
-    any_text(trained, data)
 
 
 @few
@@ -390,11 +369,6 @@ def only_plain_calls(lines: list[str]) -> None:
         )
 
 
-def any_lines(lines: list[str]) -> None:
-    kept = [one_line(line) for line in lines]
-    only_plain_calls(read_back(kept, Session))
-
-
 pieces = st.one_of(
     text,
     st.sampled_from(
@@ -426,23 +400,23 @@ made_lines = st.one_of(
         text,
     ),
 )
-some_lines = given(lines=st.lists(made_lines, max_size=4))
 
 
-@few
-@some_lines
-@example(
-    lines=["#{x}", "%tl_data a?", "%tl_data a\\", "tl.data('a')?", "%%bash", "tl.data('a')  # x\\"]
-)
+@drawn(lines=st.lists(made_lines, max_size=4))
 def test_any_lines_of_a_session_in_a_cell(lines: list[str]):
-    any_lines(lines)
+    only_plain_calls(read_back([one_line(line) for line in lines], Session))
 
 
-@pytest.mark.exhaustive
-@many
-@some_lines
-def test_very_many_lines_of_sessions_in_cells(lines: list[str]):
-    any_lines(lines)
+def test_lines_that_mean_more_to_ipython_than_to_python():
+    lines = [
+        "#{x}",
+        "%tl_data a?",
+        "%tl_data a\\",
+        "tl.data('a')?",
+        "%%bash",
+        "tl.data('a')  # x\\",
+    ]
+    only_plain_calls(read_back(lines, Session))
 
 
 def test_names_of_ones_own_modules_that_are_none_are_looked_up():

@@ -9,18 +9,19 @@ import inspect
 import json
 import pkgutil
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
 from hypothesis import strategies as st
 
 import tlnb
-from tests.safety.cases import few, many, put, refused, write_session
+from tests.safety.cases import drawn, passes_once, put, refused, write_session
 from tlnb.core.runtime.errors import OneLine, UsageError, one_line
 from tlnb.core.training.run import Run
-from tlnb.display import run_cards
+from tlnb.display import drawings, html, run_cards
 from tlnb.session import Session
 from tlnb.session.job_runner import carry_out
 from tlnb.session.restoring import adopt, restore
@@ -43,6 +44,8 @@ STRANGE = (
     "a\nb",
     "\ud800",
     "/proc",
+    "<script>",
+    "$\\frac{$",
     "/dev/zero",
     "9" * 5000,
     [],
@@ -74,7 +77,13 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> Any:
     shutil.copytree(session.store.folder.path, place / "session")
     (place / "session" / "lock").unlink(missing_ok=True)
     values = json.loads(json.loads((place / "session" / "session.json").read_text())["session"])
-    return place, values, json.loads((place / "job.json").read_text()), session.runs[0]
+    return (
+        place,
+        values,
+        json.loads((place / "job.json").read_text()),
+        session.runs[0],
+        session.layers(),
+    )
 
 
 def places(found: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -186,8 +195,47 @@ def test_a_tampered_job_is_refused_in_a_line(left: Any, at: tuple[Any, ...], new
     begun(left[0], changed(left[2], at, new))
 
 
-def any_value(left: Any, data: st.DataObject) -> None:
-    place, session, job, _ = left
+def with_upsampling(values: Any, automatic: bool) -> Any:
+    """A session or a job with an edit that makes too much of an image."""
+    edited = copy.deepcopy(values)
+    edits = edited["plan"]["edits"]
+    place = {"kind": "add", "name": "layer1", "where": "after", "part": "after1"}
+    code = {"code": "nn.Upsample(size=1000000)", "automatic": automatic}
+    edits.append(edits[-1] | place | code)
+    return edited
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_a_job_makes_no_more_of_an_image_than_an_edit_may(left: Any, automatic: bool):
+    """An edit that is said to be tlnb's own is counted like any other."""
+    file = left[0] / "changed.json"
+    file.write_text(json.dumps(with_upsampling(left[2], automatic)), "utf8")
+    said = refused(lambda: carry_out(Session(), file, left[0] / "out"))
+    assert said is not None and "activations of one image" in said
+
+
+@pytest.mark.parametrize("automatic", [False, True])
+def test_a_session_makes_no_more_of_an_image_than_an_edit_may(left: Any, automatic: bool):
+    """Edits that are said to be tlnb's own are made anew."""
+    write_session(left[0] / "session", json.dumps(with_upsampling(left[1], automatic)))
+    session = Session()
+    said = refused(lambda: restore(session, left[0] / "session", False, {}, None))
+    session._keeper.close()
+    if automatic:
+        assert said is None and not any("Upsample" in edit.code for edit in session.plan.edits)
+    else:
+        assert said is not None and "activations of one image" in said
+
+
+@pytest.fixture
+def quick() -> Iterator[None]:
+    with passes_once():
+        yield
+
+
+@drawn(data=st.data())
+def test_any_value_of_a_session_or_a_job(left: Any, quick: None, data: st.DataObject):
+    place, session, job, *_ = left
     whole, read = data.draw(st.sampled_from([(session, restored), (job, begun)]))
     read(
         place,
@@ -195,19 +243,6 @@ def any_value(left: Any, data: st.DataObject) -> None:
             whole, data.draw(st.sampled_from(places(whole))), data.draw(st.sampled_from(STRANGE))
         ),
     )
-
-
-@few
-@given(data=st.data())
-def test_any_value_of_a_session_or_a_job(left: Any, data: st.DataObject):
-    any_value(left, data)
-
-
-@pytest.mark.exhaustive
-@many
-@given(data=st.data())
-def test_very_many_values_of_sessions_and_jobs(left: Any, data: st.DataObject):
-    any_value(left, data)
 
 
 # ── records ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -218,11 +253,16 @@ def shown(run: Run) -> None:
     for part in (run.plan, *run.changes, run.cache, run.forecast):
         assert one_line(repr(part)) == repr(part)
     card = run_cards.run_card(run) + run_cards.plan_card(run.plan)
-    card.encode()
-    assert "\x1b" not in card and "\0" not in card and "<script" not in card
+    _is_harmless(card)
 
 
-def any_record(left: Any, data: st.DataObject) -> None:
+def _is_harmless(markup: str) -> None:
+    markup.encode()
+    assert not {"\x1b", "\0"} & set(markup) and "<script" not in markup and '" onload' not in markup
+
+
+@drawn(data=st.data())
+def test_any_record_on_cards(left: Any, data: st.DataObject):
     record = json.loads(left[3].to_json())
     for _ in range(data.draw(st.integers(1, 3))):
         put(
@@ -235,19 +275,6 @@ def any_record(left: Any, data: st.DataObject) -> None:
     read: list[Run] = []
     if refused(lambda: read.append(Run.from_json(json.dumps(record)))) is None:
         refused(lambda: shown(read[0]))
-
-
-@few
-@given(data=st.data())
-def test_any_record_on_cards(left: Any, data: st.DataObject):
-    any_record(left, data)
-
-
-@pytest.mark.exhaustive
-@many
-@given(data=st.data())
-def test_very_many_records_on_cards(left: Any, data: st.DataObject):
-    any_record(left, data)
 
 
 def test_every_repr_of_ones_own_is_one_line():
@@ -272,6 +299,23 @@ def _writes_its_own(kind: type) -> bool:
     return isinstance(body, ast.ClassDef) and any(
         getattr(part, "name", "") == "__repr__" for part in body.body
     )
+
+
+@pytest.mark.parametrize(
+    "name", ["\x1b[2J", "\0", "\ud800", "<script>", '" onload="x', "$\\frac{$"]
+)
+def test_a_name_is_text_wherever_a_card_shows_it(left: Any, name: str):
+    """In words, in what stands for a picture, in drawings and in links."""
+    record = json.loads(left[3].to_json())
+    named = Run.from_json(json.dumps(record | {"name": name}))
+    shown(named)
+    for made in (
+        html.picture(b"", name),
+        html.link(name, name),
+        html.link("https://x/" + name, name),
+    ):
+        _is_harmless(made)
+    _is_harmless(drawings.network(replace(left[4], model=name)))
 
 
 def test_control_characters_of_a_record_stay_in_the_file(left: Any):

@@ -6,7 +6,6 @@ What a drawing shows is said in words in its label, and nothing is told apart by
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from tlnb.core.models.anatomy import Anatomy, Stage
 from tlnb.core.training.progress import Progress
@@ -24,7 +23,7 @@ PLOT_WIDE, PLOT_TALL = 340, 120
 def _svg(width: int, height: int, label: str, *parts: str) -> Raw:
     style = f"display:block;width:100%;max-width:{width}px;height:auto"
     return Raw(
-        f'<svg viewBox="0 0 {width} {height}" style="{style}" role="img" aria-label="{escape(label, quote=True)}" '
+        f'<svg viewBox="0 0 {width} {height}" style="{style}" role="img" aria-label="{safe(label)}" '
         f'font-family="sans-serif" fill="currentColor">{"".join(parts)}</svg>'
     )
 

@@ -77,10 +77,8 @@ def note(text: object) -> Raw:
 def link(url: str, text: str) -> Raw:
     """A link to a page; anything but a web address stays text."""
     if not url.startswith(("https://", "http://")):
-        return Raw(escape(text))
-    return Raw(
-        f'<a href="{escape(url, quote=True)}" target="_blank" rel="noopener">{escape(text)}</a>'
-    )
+        return Raw(safe(text))
+    return Raw(f'<a href="{safe(url)}" target="_blank" rel="noopener">{safe(text)}</a>')
 
 
 # Opaque in light and dark: the front end's own colours, else the browser's pair, which goes together.
@@ -161,7 +159,7 @@ def picture(png: bytes, alt: str, *, of_figures: bool = False) -> Raw:
     data, mark, text = (
         base64.b64encode(png).decode(),
         MARK if of_figures else "",
-        escape(alt, quote=True),
+        safe(alt),
     )
     return Raw(
         f'<img{mark} alt="{text}" src="data:image/png;base64,{data}" style="max-width:100%;height:auto">'

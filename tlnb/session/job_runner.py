@@ -21,6 +21,7 @@ from tlnb.core.planning.edit import build
 from tlnb.core.planning.options import options_from
 from tlnb.core.planning.plan import Plan
 from tlnb.core.planning.safe_modules import is_literal
+from tlnb.core.planning.shape_fitting import check_activations
 from tlnb.core.runtime.device import machine, out_of_memory
 from tlnb.core.runtime.distributed import Ranks, ranks
 from tlnb.core.runtime.errors import UsageError, listed, one_line
@@ -152,6 +153,7 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     session.commit(replace(state, scopes={**state.scopes, **scopes}))
     model = state.sized()
     network = build(model, plan.edits, "pretrained", 0, scopes)
+    check_activations(network, model.module, plan.edits, model.transform.size)
     return Job(
         name=typed(str, values["run"], "run"),
         plan=plan,

@@ -14,6 +14,7 @@ from tlnb.core.models.pretrained import PretrainedModel, resized
 from tlnb.core.planning.edit import Scopes, build
 from tlnb.core.planning.options import options_from
 from tlnb.core.planning.plan import Plan
+from tlnb.core.planning.shape_fitting import check_activations
 from tlnb.core.runtime.device import out_of_memory
 from tlnb.core.runtime.errors import UsageError, one_line
 from tlnb.core.runtime.typed_json import SENSELESS, typed
@@ -266,4 +267,5 @@ def _lines(values: Any) -> list[str]:
 
 def _anatomy(model: PretrainedModel, plan: Plan, scopes: Scopes) -> Anatomy:
     network = build(model, plan.edits, "pretrained", 0, scopes)
+    check_activations(network, model.module, plan.edits, model.transform.size)
     return read_anatomy(network, model.transform.size, model.name)

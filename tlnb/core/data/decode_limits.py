@@ -30,10 +30,7 @@ MOST_SCANNED = 1_500_000_000  # pixels times scans
 LARGE = (
     20_000_000  # pixels: larger images are decoded one at a time, whatever the number of threads
 )
-PLAIN, DEEP = (
-    12,
-    26,
-)  # bytes that a pixel takes on the way: of 8 bits a channel; of more, which is brought to 8 in fractions
+PIXEL = 12  # bytes that a pixel takes on the way: as decoded, turned upright, in RGB
 AT_ONCE = 8  # pieces of work that wait for each other's results
 POLL = (
     0.2  # seconds after which waiting can be interrupted, on systems where it cannot be at any time
@@ -55,7 +52,7 @@ def why_costly(path: Path, image: Image) -> str:
 def check_memory(image: Image) -> None:
     """Raises `MemoryError` where a large image does not fit in the memory that there is now: that says nothing of the file."""
     pixels = image.width * image.height
-    needed = pixels * (DEEP if image.mode[0] in "IF" else PLAIN)
+    needed = pixels * PIXEL
     if pixels > LARGE and needed > available_memory():
         raise MemoryError(f"{pixels:,} pixels take {needed / 1e9:.1f} GB to decode")
 

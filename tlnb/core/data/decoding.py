@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -30,6 +31,7 @@ TOGETHER = 8  # images that a thread decodes before it hands them over: each han
 LOOKED_OVER = 64  # the same of files that are only looked over
 OVERSHOT = 2.0  # of pictures in fractions: up to this their white is 1 (of those in 0..255 it would be black anyway)
 OTHER_EXTENSIONS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".pnm")
+BAND = 2**20  # pixels that are brought to RGB at a time
 SMALL = 32  # pixels of edge at which a suspicious file is decoded to see whether it can be
 HEAD, TAIL = 16, 64  # bytes
 STRIPS, TILES = (
@@ -50,6 +52,8 @@ class Passing(str):
     __slots__ = ()
 
 
+Bytes = npt.NDArray[np.uint8]
+Fractions = npt.NDArray[np.float64]
 Values = tuple[float, float]  # what is black and what is white, of grey images of more than 8 bits
 
 # Named, since Pillow goes by content: others run programs (EPS calls Ghostscript), or are no photos.
@@ -281,7 +285,7 @@ def squared(image: Image, edge: int, values: Values | None = None) -> Tensor:
     """
     from torchvision.transforms.v2 import functional as F
 
-    pixels = torch.from_numpy(np.array(_upright_rgb(image, values))).permute(2, 0, 1)
+    pixels = torch.from_numpy(_upright_rgb(image, values)).permute(2, 0, 1)
     _, height, width = pixels.shape
     most = LONGEST * min(height, width)
     middle = F.center_crop(pixels, [min(height, most), min(width, most)])
@@ -289,8 +293,8 @@ def squared(image: Image, edge: int, values: Values | None = None) -> Tensor:
     return square.contiguous()
 
 
-def _upright_rgb(image: Image, values: Values | None) -> Image:
-    """Copied only where something is to be done: copying takes time."""
+def _upright_rgb(image: Image, values: Values | None) -> Bytes:
+    """As (H, W, 3). Large images some rows at a time: what is made on the way takes many times their memory."""
     from PIL import ExifTags, ImageOps
 
     upright = (
@@ -298,11 +302,24 @@ def _upright_rgb(image: Image, values: Values | None) -> Image:
         if image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         else ImageOps.exif_transpose(image)
     )
-    if upright.mode == "RGB" and not is_transparent(upright):
-        return upright
-    return (
-        _eight_bit(upright, values).convert("RGB") if upright.mode[0] in "IF" else opaque(upright)
-    )
+    to_rgb = _grey_to_rgb(upright, values) if upright.mode[0] in "IF" else _plain_to_rgb
+    if upright.width * upright.height <= BAND:
+        return to_rgb(upright)
+    pixels, top = np.empty((upright.height, upright.width, 3), np.uint8), 0
+    for band in _bands(upright):
+        pixels[top : top + band.height] = to_rgb(band)
+        top += band.height
+    return pixels
+
+
+def _bands(image: Image) -> Iterator[Image]:
+    rows = max(1, BAND // image.width)
+    for top in range(0, image.height, rows):
+        yield image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _plain_to_rgb(image: Image) -> Bytes:
+    return np.array(opaque(image) if image.mode != "RGB" or is_transparent(image) else image)
 
 
 def is_transparent(image: Image) -> bool:
@@ -322,30 +339,39 @@ def opaque(image: Image) -> Image:
     )
 
 
-def _eight_bit(image: Image, given: Values | None) -> Image:
-    """Grey of 16 or 32 bits or fractions as 8 bits: PIL's own conversion would make nearly all of it white.
+def _grey_to_rgb(image: Image, given: Values | None) -> Callable[[Image], Bytes]:
+    """What brings rows of grey of 16 or 32 bits, or fractions, to 8 bits: PIL's own conversion would make nearly all white.
 
     Raises:
         ValueError: not one of its pixels is a number.
     """
-    from PIL import Image
-
-    values = np.asarray(image, dtype=np.float64)
-    known = np.isfinite(values)
-    if not known.any():
+    ends = [found for band in _bands(image) if (found := _ends(_numbers(band))) is not None]
+    if not ends:
         raise ValueError("none of its pixels is a number")
-    least, most = (
-        float(values.min(where=known, initial=0)),
-        float(values.max(where=known, initial=0)),
-    )
+    least, most = min(low for low, _ in ends), max(high for _, high in ends)
     low, high = given or (
         least,
         white(most, image.mode[0]) if least >= 0 else max(most, least + 1e-6),
     )
-    values = np.nan_to_num(values, copy=False, nan=low, posinf=high, neginf=low)
-    return Image.fromarray(
-        ((values - low) / (high - low) * 255).round().clip(0, 255).astype(np.uint8)
-    )
+
+    def to_rgb(band: Image) -> Bytes:
+        values = np.nan_to_num(_numbers(band), copy=False, nan=low, posinf=high, neginf=low)
+        grey = ((values - low) / (high - low) * 255).round().clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+
+    return to_rgb
+
+
+def _numbers(image: Image) -> Fractions:
+    return np.array(image, dtype=np.float64)
+
+
+def _ends(values: Fractions) -> Values | None:
+    """The least and the most of the numbers among them, and 0; None where there are none."""
+    known = np.isfinite(values)
+    if not known.any():
+        return None
+    return float(values.min(where=known, initial=0)), float(values.max(where=known, initial=0))
 
 
 def white(most: float, mode: str) -> float:

@@ -26,6 +26,7 @@ from tlnb.core.planning.edit import apply_edits
 from tlnb.core.planning.magic_lines import line
 from tlnb.core.planning.plan import Edit
 from tlnb.core.planning.safe_modules import is_literal
+from tlnb.core.planning.shape_fitting import check_activations
 from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, listed
 from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.runtime.typed_json import parse, typed
@@ -246,6 +247,7 @@ def restore(
 
     with alone(), torch.random.fork_rng(devices=[]):
         module = architecture()
+    check_activations(module, base.module, header.origin.edits, header.transform.size)
     state = read_state(path)
     promised, _, text = header.checked.partition(" ")
     if promised != str(checksum(text, state)):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tlnb.core.models.anatomy import ROOT, evaluating
+from tlnb.core.models.anatomy import ROOT
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.pretrained import PretrainedModel
-from tlnb.core.models.tracing import Counter, blank
+from tlnb.core.models.tracing import blank
+from tlnb.core.planning.activation_limits import (
+    ActivationCounter,
+    ActivationLimit,
+    TooManyActivations,
+    limit_of,
+    one_image,
+)
 from tlnb.core.planning.edit import (
     Scopes,
     apply_edit,
@@ -45,9 +52,10 @@ def fit_edits(
     edit learns the width that arrives where it is. The whole is tried by one forward pass.
 
     Raises:
-        PlanError: an edit that cannot be built, or after which the network does not compute.
+        PlanError: an edit that cannot be built, makes too much of an image, or after which the network does not compute.
     """
     own = [edit for edit in wanted if not edit.automatic]
+    image = _Image(size, limit_of(model.module, own, size))
     kept = [
         h
         for h in heads
@@ -55,15 +63,45 @@ def fit_edits(
     ]
     widths: dict[str, int | None] = dict.fromkeys(kept)
     for _ in range(2):
-        edits, module, found = _apply(model, kept, own, classes, size, scopes, widths)
+        edits, module, found = _apply(model, kept, own, classes, image, scopes, widths)
         wrong = {
-            h: w for h in kept if (w := _arriving(module, h, size)) not in (None, _takes(module, h))
+            h: w
+            for h in kept
+            if (w := _arriving(module, h, image)) not in (None, _takes(module, h))
         }
         if not wrong:
             break
         widths.update(wrong)
-    _try(module, edits, classes, size)
+    _try(module, edits, classes, image)
     return edits, module, found
+
+
+def check_activations(
+    module: nn.Module, original: nn.Module, edits: Sequence[Edit], size: int
+) -> None:
+    """See to it that an edited network makes no more of an image than edits may; whether it computes is found elsewhere.
+
+    Raises:
+        TooManyActivations: it does.
+    """
+    limit = limit_of(original, edits, size)
+    if limit is None:
+        return
+    for twin_of in (blank, _itself):
+        with _as_far_as_it_goes():
+            _Image(size, limit).through(twin_of(module))
+            return
+
+
+@dataclass(frozen=True)
+class _Image:
+    """A blank image, and what edits may make of it."""
+
+    size: int
+    limit: ActivationLimit | None
+
+    def through(self, module: nn.Module) -> Any:
+        return one_image(module, self.size, ActivationCounter(self.limit))
 
 
 def _apply(
@@ -71,7 +109,7 @@ def _apply(
     heads: list[str],
     own: list[Edit],
     classes: int | None,
-    size: int,
+    image: _Image,
     scopes: Scopes,
     widths: Mapping[str, int | None],
 ) -> tuple[tuple[Edit, ...], nn.Module, Scopes]:
@@ -91,7 +129,7 @@ def _apply(
         edits: list[Edit] = [*automatic]
         found: dict[Edit, Mapping[str, Any]] = {}
         for edit in own:
-            complete = _completed(module, edit, classes, size)
+            complete = _completed(module, edit, classes, image)
             edits.append(complete)
             check_together(edits)
             apply_edit(module, complete, scopes.get(edit, {}))
@@ -99,7 +137,7 @@ def _apply(
     return tuple(edits), module, found
 
 
-def _completed(module: nn.Module, edit: Edit, classes: int | None, size: int) -> Edit:
+def _completed(module: nn.Module, edit: Edit, classes: int | None, image: _Image) -> Edit:
     """The edit with the numbers that its code names."""
     used = names_in(edit.code) if edit.code else set()
     if "classes" in used and classes is None:
@@ -109,7 +147,7 @@ def _completed(module: nn.Module, edit: Edit, classes: int | None, size: int) ->
     width = None
     if "in_features" in used:
         at = edit.name if edit.kind != "add" or edit.where == "before" else None
-        width = _arriving(module, at, size) if at else _leaving(module, edit.name, size)
+        width = _arriving(module, at, image) if at else _leaving(module, edit.name, image)
         if width is None:
             raise PlanError(
                 f"nothing reaches {edit.name}, so in_features is not known there: write the number"
@@ -126,24 +164,27 @@ def _takes(module: nn.Module, head: str) -> int | None:
     return getattr(part, "in_features", getattr(part, "in_channels", None))
 
 
-def _arriving(module: nn.Module, name: str, size: int) -> int | None:
+def _arriving(module: nn.Module, name: str, image: _Image) -> int | None:
     """How many features arrive at a module; None where the pass does not get there."""
     return _width(
         module,
         name,
-        size,
+        image,
         lambda part, note: part.register_forward_pre_hook(lambda _, x: note(x[0])),
     )
 
 
-def _leaving(module: nn.Module, name: str, size: int) -> int | None:
+def _leaving(module: nn.Module, name: str, image: _Image) -> int | None:
     return _width(
-        module, name, size, lambda part, note: part.register_forward_hook(lambda _, __, y: note(y))
+        module, name, image, lambda part, note: part.register_forward_hook(lambda _, __, y: note(y))
     )
 
 
 def _width(
-    module: nn.Module, name: str, size: int, hook: Callable[[nn.Module, Callable[[Any], None]], Any]
+    module: nn.Module,
+    name: str,
+    image: _Image,
+    hook: Callable[[nn.Module, Callable[[Any], None]], Any],
 ) -> int | None:
     seen: list[int] = []
     last = isinstance(
@@ -158,13 +199,11 @@ def _width(
         blank,
         _itself,
     ):  # without numbers first: that costs nothing, however large the network
-        with contextlib.suppress(
-            Exception
-        ):  # where it fails is found by _try; here it matters how far data came
+        with _as_far_as_it_goes():
             twin = twin_of(module)
             handle = hook(twin.get_submodule(name), note)
             try:
-                _pass(twin, size)
+                image.through(twin)
             finally:
                 handle.remove()
         if seen:
@@ -176,22 +215,48 @@ def _itself(module: nn.Module) -> nn.Module:
     return module
 
 
-def _pass(module: nn.Module, size: int) -> Any:
-    parameter = next(module.parameters())
-    with (
-        evaluating(module),
-        torch.no_grad(),
-        Counter(),
-    ):  # which lets constants meet what has no numbers
-        return module(torch.zeros(1, 3, size, size, device=parameter.device))
+@contextlib.contextmanager
+def _as_far_as_it_goes() -> Iterator[None]:
+    """Where a pass fails is found by `_try`; inside it matters how far data came, and how much was made of them."""
+    try:
+        yield
+    except TooManyActivations:
+        raise
+    except Exception:  # whatever modules raise on inputs that do not fit
+        return
 
 
-def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, size: int) -> None:
+def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, image: _Image) -> None:
     """One forward pass.
 
     Raises:
         PlanError: naming the last edit, and the layer that no longer fits.
     """
+    last = edits[-1] if edits else "the network"
+    output = _output(module, last, image)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if (
+        not isinstance(output, Tensor)
+        or output.ndim != 2
+        or (classes is not None and output.shape[1] != classes)
+    ):
+        wanted = f"(1, {classes})" if classes is not None else "(1, classes)"
+        raise PlanError(
+            f"{last!r} does not fit: the network gives {shape}, not {wanted}: end it with nn.Linear(in_features, classes)"
+        )
+
+
+def _output(module: nn.Module, last: object, image: _Image) -> Any:
+    """What a network gives; where a pass without numbers fails, one with numbers shows which layer does not fit."""
+    try:
+        return image.through(blank(module))
+    except TooManyActivations:
+        raise
+    except Exception:  # it does not fit, or needs numbers: see which, and where
+        return _output_or_where_it_fails(module, last, image)
+
+
+def _output_or_where_it_fails(module: nn.Module, last: object, image: _Image) -> Any:
     entered: list[tuple[str, Any]] = []
     names = {part: name or ROOT for name, part in module.named_modules()}
 
@@ -199,14 +264,11 @@ def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, size: in
         shape = tuple(inputs[0].shape) if inputs and isinstance(inputs[0], Tensor) else "no tensor"
         entered.append((names[part], shape))
 
-    last = edits[-1] if edits else "the network"
-    handles = []
+    handles = [part.register_forward_pre_hook(enter) for part in names]
     try:
-        try:
-            output = _pass(blank(module), size)
-        except Exception:  # it does not fit, or needs numbers: see which, and where
-            handles = [part.register_forward_pre_hook(enter) for part in names]
-            output = _pass(module, size)
+        return image.through(module)
+    except TooManyActivations:
+        raise
     except Exception as error:  # whatever modules raise on inputs that do not fit
         where, shape = entered[-1] if entered else (ROOT, "nothing")
         kind = type(module if where == ROOT else module.get_submodule(where)).__name__
@@ -218,13 +280,3 @@ def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, size: in
     finally:
         for handle in handles:
             handle.remove()
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if (
-        not isinstance(output, Tensor)
-        or output.ndim != 2
-        or (classes is not None and output.shape[1] != classes)
-    ):
-        wanted = f"(1, {classes})" if classes is not None else "(1, classes)"
-        raise PlanError(
-            f"{last!r} does not fit: the network gives {shape}, not {wanted}: end it with nn.Linear(in_features, classes)"
-        )
