@@ -214,7 +214,7 @@ def _overhead(chosen: argparse.Namespace) -> list[Job]:
     return [replace(base, peer=name, label=name) for name in table.SAME if name in chosen.peers]
 
 
-# ── what is said around the tables ────────────────────────────────────────────────────────────────────────────────
+# ── what is said around the tables ────────────────────────────────────────────────────────────────
 
 
 def _title(chosen: argparse.Namespace, rates: dict[str, float]) -> str:

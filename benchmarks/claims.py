@@ -67,7 +67,7 @@ def machines(draws: int) -> list[Machine]:
     return [*MACHINES, *(replace(HERE, name=f"draw {n}", draw=n) for n in range(1, draws))]
 
 
-# ── one execution ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── one execution ─────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass
@@ -239,7 +239,7 @@ def one(lesson: Path, here: Machine) -> dict[str, Any]:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-# ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the table ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)

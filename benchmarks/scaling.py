@@ -83,7 +83,7 @@ def efficiency(
     return step / (step + shown + 2 * normalised * math.ceil(math.log2(count)) * network.latency)
 
 
-# ── one measurement ───────────────────────────────────────────────────────────────────────────────────────────────
+# ── one measurement ───────────────────────────────────────────────────────────────────────────────
 
 
 def photos(count: int, edge: int, seed: int) -> tuple[np.ndarray, list[str]]:
@@ -173,7 +173,7 @@ def summed(size: int) -> float:
     return statistics.median(took)
 
 
-# ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the table ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def measured(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -262,7 +262,7 @@ def main() -> None:
     print("\n".join(on_paper()))
 
 
-# ── on paper ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── on paper ──────────────────────────────────────────────────────────────────────────────────────
 
 SHOWN = (
     88 * 1_281_167

@@ -100,7 +100,7 @@ def classes(data: str) -> list[str]:
     return sorted(p.name for p in Path(data, "train").iterdir() if p.is_dir())
 
 
-# ── data and weights ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── data and weights ──────────────────────────────────────────────────────────────────────────────
 
 
 def real() -> Path | None:

@@ -106,7 +106,7 @@ def _crops(count: int, size: int, task: Task) -> Tensor:
     return F.affine_grid(matrix, [count, 3, size, size], align_corners=False)
 
 
-# ── decoding ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── decoding ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def decoded(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:

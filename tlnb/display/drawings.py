@@ -33,7 +33,7 @@ def _text(x: float, y: float, words: object, anchor: str = "middle", size: int =
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{safe(words)}</text>'
 
 
-# ── the network ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the network ───────────────────────────────────────────────────────────────────────────────────
 
 
 def network(read: Anatomy) -> Raw:
@@ -102,7 +102,7 @@ def _short(name: str, width: float) -> str:
     return name if len(name) <= room else name[: room - 1] + "…"
 
 
-# ── shares ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── shares ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def meter(what: str, share: float | None, words: str) -> Raw:
@@ -121,7 +121,7 @@ def meter(what: str, share: float | None, words: str) -> Raw:
     )
 
 
-# ── curves while a run goes on ────────────────────────────────────────────────────────────────────────────────────
+# ── curves while a run goes on ────────────────────────────────────────────────────────────────────
 
 
 def curves(history: Sequence[Progress]) -> Raw:

@@ -99,7 +99,7 @@ def test_prices_come_from_a_dated_table_and_say_where_they_are_from(
     bad = tmp_path / "bad.toml"
     bad.write_text('[[price]]\ndevice = "EPYC"\n')
     monkeypatch.setenv("TLNB_PRICES", str(bad))
-    with pytest.raises(UsageError, match="is no table of prices"):
+    with pytest.raises(UsageError, match="is not a valid price table"):
         list_price("cpu", "AMD EPYC", 2)
 
 
@@ -112,7 +112,7 @@ def test_budgets(text: str, seconds: float):
 
 @pytest.mark.parametrize("text", ["soon", "3eur", "-1min", "0s", "nan", "1 usd 2"])
 def test_what_is_no_budget_gets_one_line(text: str):
-    with pytest.raises(UsageError, match="is no budget"):
+    with pytest.raises(UsageError, match="is not a budget"):
         parse_budget(text, Price(2.0, "usd", ""))
 
 
@@ -142,7 +142,7 @@ def test_a_price_of_ones_own_wins_from_then_on(small: Session):
     run = small.train(**QUICK)
     assert run.currency == "eur" and run.money == pytest.approx(0.01 * sum(run.seconds.values()))
     assert small.compare().price.currency == "eur"
-    with pytest.raises(UsageError, match="is no price"):
+    with pytest.raises(UsageError, match="is not a price"):
         small.cost("cheap")
     assert small.bill.currency == "eur"
 

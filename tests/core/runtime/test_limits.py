@@ -58,7 +58,7 @@ def test_nonsense_is_one_line_that_names_what_works(text):
 @pytest.mark.parametrize("variable", ["TLNB_MEMORY", "TLNB_DISK"])
 def test_a_bad_variable_is_named(variable, monkeypatch):
     monkeypatch.setenv(variable, "much")
-    with pytest.raises(UsageError, match=f"{variable}: 'much' is no number of bytes"):
+    with pytest.raises(UsageError, match=f"{variable}: 'much' is not an amount of bytes"):
         _ = memory_budget(), disk_budget(Path())
 
 

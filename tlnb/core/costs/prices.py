@@ -1,4 +1,4 @@
-"""What an hour costs: a small dated table in `prices.toml`, or the user's own figure, which always wins."""
+"""Prices per hour: a small dated table in `prices.toml`; the user's own price wins."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Price(OneLine):
     basis: str = ""
 
     def of(self, seconds: float) -> float:
-        """The money for so many seconds."""
+        """The money for this many seconds."""
         return seconds * self.per_hour / 3600
 
     def __repr__(self) -> str:
@@ -37,7 +37,7 @@ class Price(OneLine):
 
 
 def parse_price(text: str | float) -> Price:
-    """`0.5`, `0.5usd`, `0.5usd/h`, `2eur/h` → a price an hour.
+    """Parse a price per hour: `0.5`, `0.5usd`, `0.5usd/h`, `2eur/h`.
 
     Raises:
         UsageError: anything else.
@@ -46,17 +46,20 @@ def parse_price(text: str | float) -> Price:
         r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*(?:/\s*h(?:our)?)?\s*", str(text)
     )
     if not found:
-        raise UsageError(f"--price {text} is no price: write --price 0.5usd/h")
+        raise UsageError(f"--price {text} is not a price: write --price 0.5usd/h")
     if not math.isfinite(float(found[1])):
-        raise UsageError(f"--price {str(text)[:40]} … is no price: write --price 0.5usd/h")
+        raise UsageError(f"--price {str(text)[:40]} … is not a price: write --price 0.5usd/h")
     return Price(float(found[1]), found[2].lower() or "usd", "assumed: your figure")
 
 
 def parse_budget(text: str | float, price: Price) -> float:
-    """`90s`, `5min`, `2h`, or money at this price, `2usd`; a bare number is seconds → seconds.
+    """Convert a budget to seconds.
+
+    A budget is a time (`90s`, `5min`, `2h`), a bare number of seconds, or money (`2usd`), which is
+    converted at `price`.
 
     Raises:
-        UsageError: anything else, or another currency than the price's.
+        UsageError: anything else, or a currency other than the price's.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*", str(text))
     unit = found[2].lower() if found else ""
@@ -66,22 +69,22 @@ def parse_budget(text: str | float, price: Price) -> float:
         or not 0 < float(found[1]) < math.inf
     ):
         raise UsageError(
-            f"--budget {text} is no budget: write --budget 2min, or money as --budget 0.5{price.currency}"
+            f"--budget {text} is not a budget: write --budget 2min, or money as --budget 0.5{price.currency}"
         )
     if unit in UNITS:
         return float(found[1]) * UNITS[unit]
     if not price.per_hour:
         raise UsageError(
-            f"--budget {text} says nothing where an hour costs nothing: write --budget 2min"
+            f"--budget {text} sets no limit, because an hour costs nothing: write --budget 2min"
         )
     return float(found[1]) / price.per_hour * 3600
 
 
 def list_price(device: str, hardware: str = "", threads: int = 1) -> Price:
-    """An assumed price for a device (`cpu`, `cuda:0`, `mps`), by the hardware's name.
+    """The assumed price of a device (`cpu`, `cuda:0`, `mps`), by the hardware's name.
 
     Raises:
-        UsageError: a table of one's own that cannot be read.
+        UsageError: the user's own table cannot be read.
     """
     kind = "cpu" if device in ("cpu", "mps") else "gpu"  # Apple's GPU is part of its processor
     for entry in _entries():
@@ -95,7 +98,7 @@ def list_price(device: str, hardware: str = "", threads: int = 1) -> Price:
             each = f" for each of {many} threads" if entry["per"] == "thread" else ""
             basis = f"assumed: {entry['per_hour']:g} usd an hour{each}, {entry['as_of']}, {entry['source']}"
             return Price(entry["per_hour"] * many, entry.get("currency", "usd"), basis)
-    return Price(0.0, "usd", f"assumed: the table of prices says nothing of {hardware or device}")
+    return Price(0.0, "usd", f"assumed: the price table has no entry for {hardware or device}")
 
 
 def _entries() -> list[dict[str, Any]]:
@@ -128,5 +131,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
     ) as error:
         reason = str(error)[:100]
         raise UsageError(
-            f"{OWN_TABLE}: {path} is no table of prices ({reason}): see {TABLE}"
+            f"{OWN_TABLE}: {path} is not a valid price table ({reason}): see {TABLE}"
         ) from None

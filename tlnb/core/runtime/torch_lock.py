@@ -1,7 +1,8 @@
-"""What torch has one of in a process (random numbers, attention's switches) is used by one thread at a time.
+"""A lock for torch's process-wide state (random number generator, attention backends).
 
-Training holds it from start to end and gives way between its steps; what builds a network or counts FLOPs takes it for
-that long. So a panel that trains and a cell that looks at another network leave each other's numbers as they are.
+Training holds the lock from start to end and yields it between steps; building a network or
+counting FLOPs takes it for as long as that lasts. So a panel that trains and a cell that inspects
+another network do not disturb each other's random numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PATIENCE = 0.05  # seconds that training waits for those who asked to take over
+PATIENCE = 0.05  # seconds that training waits for waiting threads to take the lock
 
 _held = threading.Condition(threading.RLock())
 _counting = threading.Lock()
@@ -19,7 +20,7 @@ _waiting = 0
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """No other thread is inside at the same time. May be nested."""
+    """Hold the lock: only one thread is inside at a time. May be nested."""
     if not _held.acquire(blocking=False):
         _wait(1)
         try:
@@ -34,7 +35,10 @@ def alone() -> Iterator[None]:
 
 
 def give_way() -> None:
-    """Inside `alone`, where an interruption does no harm: let those in who wait. Costs nothing if nobody does."""
+    """Let waiting threads take the lock; call it inside `alone`, where an interruption is safe.
+
+    Costs nothing if no thread is waiting.
+    """
     if _waiting:
         _held.wait(PATIENCE)
 
