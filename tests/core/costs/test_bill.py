@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tlnb.core.costs.pretraining import GPU_PEAK, GPU_USE, pretraining_of
+from tlnb.core.costs.pretraining import GPU_PEAK, GPU_UTILISATION, pretraining_of
 from tlnb.core.costs.prices import Price, list_price, parse_budget
 from tlnb.core.evaluation.comparison import BreakEven, Spent, compare, to_target
 from tlnb.core.models.catalogue import catalogue, embedded_card, torchvision_card
@@ -220,7 +220,7 @@ def test_pretraining_of_embedded_models_is_measured_and_of_torchvisions_estimate
     assert other is not None and other.basis == "assumed"
     flops = 90 * 1_281_167 * 3 * 1.814e9 * 2  # epochs, images, passes, one forward pass
     assert other.flops == pytest.approx(flops, rel=0.01)
-    assert other.seconds == pytest.approx(other.flops / (GPU_PEAK * GPU_USE))
+    assert other.seconds == pytest.approx(other.flops / (GPU_PEAK * GPU_UTILISATION))
     assert other.bases["seconds"][0] == "assumed" and "30%" in other.bases["seconds"][1]
     assert pretraining_of(torchvision_card("squeezenet1_0")) is None  # no recipe of it is published
     known = [pretraining_of(card) for card in catalogue().cards]

@@ -65,16 +65,16 @@ class Bill(OneLine):
     @property
     def kinds(self) -> dict[str, Charge]:
         """The sums by kind of work (`KINDS`)."""
-        found = {kind: [c for c in self.charges if c.kind == kind] for kind in KINDS}
-        return {kind: summed(charges, kind) for kind, charges in found.items() if charges}
+        by_kind = {kind: [c for c in self.charges if c.kind == kind] for kind in KINDS}
+        return {kind: summed(charges, kind) for kind, charges in by_kind.items() if charges}
 
     def of(self, kind: str, names: Collection[str]) -> dict[str, Charge]:
         """The sums of one kind of work, for each of these names that it was spent on."""
-        found: dict[str, list[Charge]] = {}
+        by_name: dict[str, list[Charge]] = {}
         for charge in self.charges:
             if charge.kind == kind and charge.run in names:
-                found.setdefault(charge.run, []).append(charge)
-        return {name: summed(charges, kind) for name, charges in found.items()}
+                by_name.setdefault(charge.run, []).append(charge)
+        return {name: summed(charges, kind) for name, charges in by_name.items()}
 
     def with_run(self, run: Run, kind: str | None = None) -> Bill:
         """The bill with a run's phases added."""
@@ -116,7 +116,9 @@ def summed(charges: Iterable[Charge], name: str) -> Charge:
             if figure not in bases or basis[0] == "assumed":
                 bases[figure] = basis
     seconds, flops, wh, money = (math.fsum(getattr(c, figure) for c in every) for figure in FIGURES)
-    return Charge(name, seconds, flops, wh, money, bases, kind=name)
+    return Charge(
+        phase=name, seconds=seconds, flops=flops, wh=wh, money=money, bases=bases, kind=name
+    )
 
 
 def price_for(run: Run, own: Price | None) -> Price:
@@ -145,15 +147,15 @@ def charges_of(run: Run, kind: str | None = None) -> list[Charge]:
     kind = kind or ("baseline" if run.baseline_of else "run")
     return [
         Charge(
-            phase,
-            seconds,
-            run.flops_by_phase.get(phase, 0.0),
-            run.wh_by_phase.get(phase, 0.0),
-            run.money * seconds / whole,
-            bases,
-            run.name,
-            kind,
-            run.processes,
+            phase=phase,
+            seconds=seconds,
+            flops=run.flops_by_phase.get(phase, 0.0),
+            wh=run.wh_by_phase.get(phase, 0.0),
+            money=run.money * seconds / whole,
+            bases=bases,
+            run=run.name,
+            kind=kind,
+            devices=run.processes,
         )
         for phase in PHASES
         if (seconds := run.seconds.get(phase, 0.0)) > 0
@@ -169,9 +171,15 @@ def charge_of(kind: str, what: str, spent: Tally, price: Price) -> Charge:
         "wh": _basis(meter.basis),
         "money": _basis(price_basis(price)),
     }
-    wh = sum(spent.clock.wh().values())
     return Charge(
-        kind, seconds, sum(spent.flops.values()), wh, price.of(seconds), bases, what, kind
+        phase=kind,
+        seconds=seconds,
+        flops=sum(spent.flops.values()),
+        wh=sum(spent.clock.wh().values()),
+        money=price.of(seconds),
+        bases=bases,
+        run=what,
+        kind=kind,
     )
 
 
@@ -190,8 +198,16 @@ def charge_of_runs(
         "wh": _basis(wh_basis),
         "money": _basis(price_basis(price)),
     }
-    flops, wh = math.fsum(r.flops for r in runs), math.fsum(r.energy_wh for r in runs)
-    return Charge(kind, seconds, flops, wh, price.of(seconds), bases, what, kind)
+    return Charge(
+        phase=kind,
+        seconds=seconds,
+        flops=math.fsum(r.flops for r in runs),
+        wh=math.fsum(r.energy_wh for r in runs),
+        money=price.of(seconds),
+        bases=bases,
+        run=what,
+        kind=kind,
+    )
 
 
 def _basis(text: str) -> tuple[str, str]:

@@ -18,12 +18,12 @@ from tlnb.core.runtime.errors import OneLine
 
 # A forward and a backward pass together cost about three forward passes: the gradients of the
 # inputs and of the weights cost one each.
-PASSES = 3
+FORWARDS_PER_STEP = 3
 GPU = "A100"
 GPU_PEAK = 312e12  # FLOP/s in bf16, dense: NVIDIA's data sheet of the A100
 # Two published trainings on A100s reach 24% (ResNet-50) and 35% (ResNet-18) of that peak by the
 # same count: FFCV's README, 77.2 minutes on eight GPUs and 187 minutes on one, 88 epochs each.
-GPU_USE = 0.3
+GPU_UTILISATION = 0.3
 GPU_WATTS = 400.0  # NVIDIA's limit for the SXM card
 
 # end of the recipe's URL, epochs, edge of the training crop in pixels (None: the input size)
@@ -88,35 +88,43 @@ def pretraining_of(card: Card) -> Pretraining | None:
     """The cost of a model's pretraining; None if it is not known."""
     if card.family == EMBEDDED and card.training:
         return _measured(card.name, card.training)
-    found = _recipe(card)
-    if found is None or not card.flops or not card.source_images:
+    recipe = _recipe(card)
+    if recipe is None or not card.flops or not card.source_images:
         return None
-    epochs, crop = found
+    epochs, crop = recipe
     size = card.size or 224
-    flops = epochs * card.source_images * PASSES * card.flops * ((crop or size) / size) ** 2
-    seconds = flops / (GPU_PEAK * GPU_USE)
+    flops = (
+        epochs * card.source_images * FORWARDS_PER_STEP * card.flops * ((crop or size) / size) ** 2
+    )
+    seconds = flops / (GPU_PEAK * GPU_UTILISATION)
     cropped = f" at {crop} pixels" if crop and crop != size else ""
-    how = f"{epochs} epochs of {card.source_images:,} images{cropped}, {PASSES} forward passes' work each ({card.recipe})"
+    how = (
+        f"{epochs} epochs of {card.source_images:,} images{cropped}, "
+        f"{FORWARDS_PER_STEP} forward passes' work each ({card.recipe})"
+    )
     bases = {
         "flops": ("assumed", how),
-        "seconds": ("assumed", f"one {GPU} at {GPU_USE:.0%} of {GPU_PEAK / 1e12:g} TFLOP/s"),
+        "seconds": (
+            "assumed",
+            f"one {GPU} at {GPU_UTILISATION:.0%} of {GPU_PEAK / 1e12:g} TFLOP/s",
+        ),
         "wh": ("assumed", f"{GPU_WATTS:g} W, the card alone"),
     }
     return Pretraining(
-        card.name,
-        seconds,
-        flops,
-        seconds * GPU_WATTS / 3600,
-        f"one {GPU}",
-        list_price("cuda", GPU),
-        bases,
+        model=card.name,
+        seconds=seconds,
+        flops=flops,
+        wh=seconds * GPU_WATTS / 3600,
+        hardware=f"one {GPU}",
+        price=list_price("cuda", GPU),
+        bases=bases,
     )
 
 
-def _measured(name: str, took: Mapping[str, Any]) -> Pretraining:
-    threads = int(took.get("threads", 1))
+def _measured(name: str, training: Mapping[str, Any]) -> Pretraining:
+    threads = int(training.get("threads", 1))
     cores = f"{threads} core" + ("s" if threads > 1 else "")
-    basis = str(took.get("basis", "measured"))
+    basis = str(training.get("basis", "measured"))
     kind = "assumed" if basis.startswith("assumed") else "measured"
     bases = {
         "seconds": (kind, "when it was pretrained"),
@@ -124,14 +132,14 @@ def _measured(name: str, took: Mapping[str, Any]) -> Pretraining:
         "wh": ("assumed", "8 W a core"),
     }
     return Pretraining(
-        name,
-        float(took["seconds"]),
-        float(took.get("flops") or 0.0),
-        took.get("wh"),
-        cores,
-        list_price("cpu", threads=threads),
-        bases,
-        took.get("steps"),
+        model=name,
+        seconds=float(training["seconds"]),
+        flops=float(training.get("flops") or 0.0),
+        wh=training.get("wh"),
+        hardware=cores,
+        price=list_price("cpu", threads=threads),
+        bases=bases,
+        steps=training.get("steps"),
     )
 
 
@@ -139,7 +147,9 @@ def _recipe(card: Card) -> tuple[int, int | None] | None:
     """Epochs and training crop; None if no recipe is published."""
     if card.name in EFFICIENTNET_V2 and card.recipe.endswith("#efficientnet-v2"):
         return 600, EFFICIENTNET_V2[card.name]
-    where = re.search(r"#[\w-]+$", card.recipe)
+    fragment = re.search(r"#[\w-]+$", card.recipe)
     known = {end: (epochs, crop) for end, epochs, crop in RECIPES}
-    ours = "/pytorch/vision/tree/" in card.recipe or "/pytorch/vision/issues/3995#" in card.recipe
-    return known.get(where[0]) if where and ours else None
+    is_torchvision = (
+        "/pytorch/vision/tree/" in card.recipe or "/pytorch/vision/issues/3995#" in card.recipe
+    )
+    return known.get(fragment[0]) if fragment and is_torchvision else None

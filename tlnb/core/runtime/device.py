@@ -109,11 +109,11 @@ def device_lost(error: BaseException) -> bool:
     From then on every call to that GPU fails in this process.
     """
     accelerator = getattr(torch, "AcceleratorError", None)  # newer versions of torch have it
-    said = str(error).startswith(
+    has_known_message = str(error).startswith(
         ("CUDA error", "HIP error", "MPS backend", "cuDNN error", "CUDA driver error")
     )
     return not out_of_memory(error) and (
-        said or (accelerator is not None and isinstance(error, accelerator))
+        has_known_message or (accelerator is not None and isinstance(error, accelerator))
     )
 
 
@@ -189,13 +189,13 @@ def _native_precision(device: str) -> str:
     if (
         device == "cpu"
         and {"avx512_bf16", "amx_bf16"} & _cpu_flags()
-        and not _held_to_older_instructions()
+        and not _is_limited_to_older_instructions()
     ):
         return "bf16"
     return "fp32"
 
 
-def _held_to_older_instructions() -> bool:
+def _is_limited_to_older_instructions() -> bool:
     """Whether torch or oneDNN is restricted to instructions without bf16.
 
     They would then emulate bf16, which is slow.

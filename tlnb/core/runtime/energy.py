@@ -20,7 +20,7 @@ from tlnb.core.runtime.device import Machine
 WATTS_PER_CPU_THREAD = 8.0  # assumed: a server core under load, with its share of the package
 WATTS_PER_GPU = 250.0  # assumed: a data-centre GPU under load
 # upper bound of a package's power, which tells how soon its counter may have wrapped around
-MOST_WATTS = 1_000.0
+MAX_PACKAGE_WATTS = 1_000.0
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -93,18 +93,18 @@ class Rapl:
     """
 
     packages: list[Path]
-    otherwise: Assumed
+    fallback: Assumed
     clock: Callable[[], float] = time.monotonic
     shared: bool = True
     _total: float = field(default=0.0, init=False)
     _lost: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self._ranges = [_number(p / "max_energy_range_uj") for p in self.packages]
+        self._ranges = [_read_int(p / "max_energy_range_uj") for p in self.packages]
         self._last, self._at = self._read(), self.clock()
 
     def _read(self) -> list[int]:
-        return [_number(p / "energy_uj") for p in self.packages]
+        return [_read_int(p / "energy_uj") for p in self.packages]
 
     def joules(self) -> float:
         try:
@@ -113,30 +113,30 @@ class Rapl:
             self._lost = True
         else:
             moment = self.clock()
-            self._lost |= (moment - self._at) * MOST_WATTS * 1e6 > min(self._ranges)
+            self._lost |= (moment - self._at) * MAX_PACKAGE_WATTS * 1e6 > min(self._ranges)
             for new, old, size in zip(now, self._last, self._ranges, strict=True):
                 self._total += (new - old if new >= old else new - old + size) / 1e6
             self._last, self._at = now, moment
-        return self.otherwise.joules() if self._lost else self._total
+        return self.fallback.joules() if self._lost else self._total
 
     @property
     def basis(self) -> str:
         if self._lost:
-            return self.otherwise.basis
+            return self.fallback.basis
         return "measured: the processor's own counter (RAPL), other programs on it included"
 
 
-def _number(path: Path) -> int:
+def _read_int(path: Path) -> int:
     return int(path.read_text())
 
 
 def meter_of(machine: Machine, powercap: Path = POWERCAP) -> Meter:
     """The best meter that can be read on this machine."""
-    otherwise = Assumed(machine)
-    found = _nvml(machine) if machine.device.startswith("cuda") else None
-    if found is None and machine.on_cpu:
-        found = _rapl(powercap, otherwise)
-    return found or otherwise
+    fallback = Assumed(machine)
+    meter = _nvml(machine) if machine.device.startswith("cuda") else None
+    if meter is None and machine.on_cpu:
+        meter = _rapl(powercap, fallback)
+    return meter or fallback
 
 
 def _nvml(machine: Machine) -> Meter | None:
@@ -152,14 +152,14 @@ def _nvml(machine: Machine) -> Meter | None:
         return None
 
 
-def _rapl(powercap: Path, otherwise: Assumed) -> Meter | None:
+def _rapl(powercap: Path, fallback: Assumed) -> Meter | None:
     """RAPL's meter, if it can be read.
 
     Packages are `intel-rapl:0`, `intel-rapl:1` (on AMD's processors too); their parts have two
     colons.
     """
     try:
-        found = sorted(p for p in powercap.glob("intel-rapl:*") if p.name.count(":") == 1)
-        return Rapl(found, otherwise) if found else None
+        packages = sorted(p for p in powercap.glob("intel-rapl:*") if p.name.count(":") == 1)
+        return Rapl(packages, fallback) if packages else None
     except (OSError, ValueError):  # on most systems only root may read it
         return None

@@ -19,7 +19,7 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
-LONGEST = 1000  # characters of an error
+MAX_ERROR_LENGTH = 1000  # characters of an error
 
 
 class TLError(Exception):
@@ -30,7 +30,8 @@ class TLError(Exception):
 
     def __str__(self) -> str:
         text = one_line(super().__str__())
-        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+        half = MAX_ERROR_LENGTH // 2
+        return text if len(text) <= MAX_ERROR_LENGTH else f"{text[:half]} … {text[-half:]}"
 
     def _render_traceback_(self, *_: object) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
@@ -73,16 +74,16 @@ class OneLine:
     A file may put control characters into a name, and terminals obey them.
     """
 
-    def __init_subclass__(cls, **given: Any) -> None:
-        super().__init_subclass__(**given)
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         if "__repr__" in vars(cls):
-            cls.__repr__ = _in_one_line(cls.__repr__)  # type: ignore[method-assign]
+            cls.__repr__ = _one_line_repr(cls.__repr__)  # type: ignore[method-assign]
 
 
-def _in_one_line(own: Callable[[Any], str]) -> Callable[[Any], str]:
-    @functools.wraps(own)
+def _one_line_repr(original: Callable[[Any], str]) -> Callable[[Any], str]:
+    @functools.wraps(original)
     def __repr__(self: Any) -> str:
-        return one_line(own(self))
+        return one_line(original(self))
 
     return __repr__
 

@@ -22,8 +22,8 @@ import torch
 
 # mallopt's parameters: free bytes at the end of the heap, and bytes of one block
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-KEPT = 2**30  # bytes; only larger blocks are still mapped
-USUAL = 2**25  # bytes; the largest block that glibc keeps by default
+MAX_KEPT_BLOCK = 2**30  # bytes; only larger blocks are still mapped
+DEFAULT_KEPT_BLOCK = 2**25  # bytes; the largest block that glibc keeps by default
 
 
 @contextmanager
@@ -31,14 +31,14 @@ def large_blocks_kept() -> Iterator[None]:
     """Reuse freed blocks inside the context and release them at its end; do not nest."""
     library = _glibc()
     if library is not None:
-        library.mallopt(MMAP_THRESHOLD, KEPT)
-        library.mallopt(TRIM_THRESHOLD, 2 * KEPT - 1)
+        library.mallopt(MMAP_THRESHOLD, MAX_KEPT_BLOCK)
+        library.mallopt(TRIM_THRESHOLD, 2 * MAX_KEPT_BLOCK - 1)
     try:
         yield
     finally:
         if library is not None:
-            library.mallopt(MMAP_THRESHOLD, USUAL)
-            library.mallopt(TRIM_THRESHOLD, 2 * USUAL)
+            library.mallopt(MMAP_THRESHOLD, DEFAULT_KEPT_BLOCK)
+            library.mallopt(TRIM_THRESHOLD, 2 * DEFAULT_KEPT_BLOCK)
             library.malloc_trim(0)
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from tlnb.core.runtime.errors import UsageError, one_line
 
-SHOWN = 80  # characters
-MOST_TEXT = 5 * 10**8  # bytes of a table, a session, a job
+MAX_SHOWN_LENGTH = 80  # characters
+MAX_TEXT_BYTES = 5 * 10**8  # bytes of a table, a session, a job
 # pseudo file systems; reading some of their files never ends
-SYSTEMS = (("proc",), ("sys",), ("dev",)) if os.sep == "/" else ()
+SYSTEM_FOLDERS = (("proc",), ("sys",), ("dev",)) if os.sep == "/" else ()
 
 
 def is_file(path: Path) -> bool:
@@ -35,7 +35,7 @@ def is_link(path: Path) -> bool:
     return os.path.islink(path)  # noqa: PTH114
 
 
-def read_text(path: Path, most: int = MOST_TEXT, encoding: str = "utf8") -> str:
+def read_text(path: Path, most: int = MAX_TEXT_BYTES, encoding: str = "utf8") -> str:
     """The text of a regular file.
 
     Raises:
@@ -63,15 +63,21 @@ def user_path(text: str | os.PathLike[str]) -> Path:
         path = Path(text).expanduser()
         path.stat()
         top = path.resolve().parts[1:3]
-        if top[:1] in SYSTEMS and top != ("dev", "shm"):
+        if top[:1] in SYSTEM_FOLDERS and top != ("dev", "shm"):
             raise ValueError("it is in a system folder")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        words = one_line(os.fspath(text))
-        words = words if len(words) <= SHOWN else f"{words[: SHOWN // 2]}…{words[-SHOWN // 2 :]}"
         raise UsageError(
-            f"{words!r} cannot be used as a path ({reason}): give another file or folder"
+            f"{_shortened(text)!r} cannot be used as a path ({reason}): give another file or folder"
         ) from None
     return path
+
+
+def _shortened(text: str | os.PathLike[str]) -> str:
+    words = one_line(os.fspath(text))
+    if len(words) <= MAX_SHOWN_LENGTH:
+        return words
+    half = MAX_SHOWN_LENGTH // 2
+    return f"{words[:half]}…{words[-half:]}"

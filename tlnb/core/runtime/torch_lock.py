@@ -11,27 +11,27 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PATIENCE = 0.05  # seconds that training waits for waiting threads to take the lock
+YIELD_SECONDS = 0.05  # seconds that training waits for waiting threads to take the lock
 
-_held = threading.Condition(threading.RLock())
-_counting = threading.Lock()
+_lock = threading.Condition(threading.RLock())
+_waiting_lock = threading.Lock()
 _waiting = 0
 
 
 @contextmanager
 def alone() -> Iterator[None]:
     """Hold the lock: only one thread is inside at a time. May be nested."""
-    if not _held.acquire(blocking=False):
-        _wait(1)
+    if not _lock.acquire(blocking=False):
+        _count_waiting(1)
         try:
-            _held.acquire()
+            _lock.acquire()
         finally:
-            _wait(-1)
+            _count_waiting(-1)
     try:
         yield
     finally:
-        _held.notify_all()
-        _held.release()
+        _lock.notify_all()
+        _lock.release()
 
 
 def give_way() -> None:
@@ -40,10 +40,10 @@ def give_way() -> None:
     Costs nothing if no thread is waiting.
     """
     if _waiting:
-        _held.wait(PATIENCE)
+        _lock.wait(YIELD_SECONDS)
 
 
-def _wait(more: int) -> None:
+def _count_waiting(change: int) -> None:
     global _waiting
-    with _counting:
-        _waiting += more
+    with _waiting_lock:
+        _waiting += change

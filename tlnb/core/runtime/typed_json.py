@@ -53,25 +53,25 @@ def typed(kind: type[T], value: Any, what: str = "") -> T:
     Raises:
         ValueError: a value of another type, or a missing or unknown field.
     """
-    found: T = _typed(kind, value, what or getattr(kind, "__name__", "value"))
-    return found
+    result: T = _typed(kind, value, what or getattr(kind, "__name__", "value"))
+    return result
 
 
 def _typed(kind: Any, value: Any, what: str) -> Any:
-    origin, inside = get_origin(kind), get_args(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
-        return _one_of(inside, value, what)
+        return _one_of(arguments, value, what)
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, what)
     if origin is tuple and isinstance(value, list | tuple):
-        return _tuple(inside, value, what)
+        return _tuple(arguments, value, what)
     if origin is list and isinstance(value, list):
-        return [_typed(inside[0], each, what) for each in value]
+        return [_typed(arguments[0], each, what) for each in value]
     if origin in (dict, Mapping) and isinstance(value, dict):
         return {
-            _typed(inside[0], k, what): _typed(inside[1], v, f"{what} of {k}")
+            _typed(arguments[0], k, what): _typed(arguments[1], v, f"{what} of {k}")
             for k, v in value.items()
         }
     return _plain(kind, value, what)
@@ -105,13 +105,13 @@ def _one_of(kinds: tuple[Any, ...], value: Any, what: str) -> Any:
 
 
 def _tuple(
-    inside: tuple[Any, ...], value: list[Any] | tuple[Any, ...], what: str
+    arguments: tuple[Any, ...], value: list[Any] | tuple[Any, ...], what: str
 ) -> tuple[Any, ...]:
-    if inside[-1] is Ellipsis:
-        return tuple(_typed(inside[0], each, what) for each in value)
-    if len(value) != len(inside):
-        raise ValueError(f"{what} has {len(value)} parts, not {len(inside)}")
-    return tuple(_typed(kind, each, what) for kind, each in zip(inside, value, strict=True))
+    if arguments[-1] is Ellipsis:
+        return tuple(_typed(arguments[0], each, what) for each in value)
+    if len(value) != len(arguments):
+        raise ValueError(f"{what} has {len(value)} parts, not {len(arguments)}")
+    return tuple(_typed(kind, each, what) for kind, each in zip(arguments, value, strict=True))
 
 
 def _record(kind: Any, value: Any, what: str) -> Any:

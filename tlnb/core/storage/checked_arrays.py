@@ -26,8 +26,8 @@ import torch
 from tlnb.core.runtime.limits import disk_budget
 from tlnb.core.runtime.typed_json import parse
 
-PIECE = 2**25  # bytes hashed at a time, in as many threads as torch uses
-MOST = 2**27  # bytes of JSON; a file with more was not written by this module
+HASH_CHUNK = 2**25  # bytes hashed at a time, in as many threads as torch uses
+MAX_JSON_BYTES = 2**27  # bytes of JSON; a file with more was not written by this module
 LEFTOVER = 3600  # seconds after which an unfinished file counts as abandoned
 
 
@@ -63,13 +63,13 @@ def write(
             if out.tell() != end:
                 raise ValueError(f"{file.name}: {out.tell()} bytes instead of {end}")
             facts = dict(about())
-            _append(out, _text(facts, _checked(out, end, facts)).encode())
+            _append(out, _json_line(facts, _digest(out, end, facts)).encode())
         unfinished.replace(file)
     finally:
         remove(unfinished)
 
 
-def _text(about: Mapping[str, Any], digest: str) -> str:
+def _json_line(about: Mapping[str, Any], digest: str) -> str:
     """The exact line of JSON: one that differs only in white space is damaged too."""
     return json.dumps({**about, "hash": digest})
 
@@ -93,11 +93,11 @@ def read(file: Path) -> dict[str, Any] | None:
             if end > file.stat().st_size:
                 raise ValueError("cut short")
             opened.seek(end)
-            text = opened.read(MOST).decode()
+            text = opened.read(MAX_JSON_BYTES).decode()
             about: dict[str, Any] = parse(text)
-            found = about.pop("hash")
-            sound = found == _checked(opened, end, about) and text == _text(about, found)
-        if sound:
+            stored = about.pop("hash")
+            is_intact = stored == _digest(opened, end, about) and text == _json_line(about, stored)
+        if is_intact:
             os.utime(file)  # eviction goes by time of last use
             return about
     except Exception:  # a damaged header makes NumPy's and Python's parsers raise anything
@@ -106,12 +106,13 @@ def read(file: Path) -> dict[str, Any] | None:
     return None
 
 
-def _checked(file: BinaryIO, end: int, about: object) -> str:
+def _digest(file: BinaryIO, end: int, about: object) -> str:
     """Hash of a file's facts, its length, and its content up to `end`."""
     file.flush()
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
         parts = pool.map(
-            lambda start: _piece(file.name, start, min(PIECE, end - start)), range(0, end, PIECE)
+            lambda start: _hash_of_chunk(file.name, start, min(HASH_CHUNK, end - start)),
+            range(0, end, HASH_CHUNK),
         )
         digest = hashlib.blake2b(json.dumps([end, about]).encode(), digest_size=16)
         for part in parts:
@@ -120,7 +121,7 @@ def _checked(file: BinaryIO, end: int, about: object) -> str:
     return digest.hexdigest()
 
 
-def _piece(file: str, start: int, size: int) -> bytes:
+def _hash_of_chunk(file: str, start: int, size: int) -> bytes:
     with Path(file).open("rb", buffering=0) as part:
         part.seek(start)
         return hashlib.blake2b(part.read(size)).digest()

@@ -25,9 +25,9 @@ import torch
 from tlnb.core.runtime.errors import ModelError
 
 TIMEOUT = 30.0  # seconds of silence after which a download is abandoned
-LEFTOVER = 600.0  # seconds without a write after which a partial file counts as abandoned
-FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-ELSEWHERE = "name another folder with %env TORCH_HOME=FOLDER and load again"
+ABANDONED_AFTER = 600.0  # seconds without a write after which a partial file counts as abandoned
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+OTHER_FOLDER_LINE = "name another folder with %env TORCH_HOME=FOLDER and load again"
 
 Progress = Callable[[int, int], None]  # bytes so far, bytes in all (0 if the server does not tell)
 
@@ -42,8 +42,8 @@ def promised_hash(file_name: str) -> str:
 
     This is torch.hub's naming convention.
     """
-    found = re.search(r"-([0-9a-f]{8,64})\.", file_name)
-    return found[1] if found else ""
+    match = re.search(r"-([0-9a-f]{8,64})\.", file_name)
+    return match[1] if match else ""
 
 
 def file_hash(path: Path) -> str:
@@ -63,33 +63,35 @@ def fetch(url: str, name: str, progress: Progress | None = None) -> Path:
             not writable.
     """
     file = cached_file(url)
-    promised, there = promised_hash(file.name), file.is_file()
-    if there and (not promised or file_hash(file).startswith(promised)):
+    promised, has_copy = promised_hash(file.name), file.is_file()
+    if has_copy and (not promised or file_hash(file).startswith(promised)):
         return file
-    bar = _Bar(progress)
+    bar = _TqdmStandIn(progress)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        sweep(file.parent.glob(f"{file.name}.*.partial"), LEFTOVER)
-        with _time_limit(), _instead_of_tqdm(bar):
+        sweep(file.parent.glob(f"{file.name}.*.partial"), ABANDONED_AFTER)
+        with _time_limit(), _replace_tqdm(bar):
             torch.hub.download_url_to_file(url, str(file), promised or None, progress=True)
         if bar.short:  # torch.hub notices this only if the name has a hash
             file.unlink()
             raise RuntimeError
     except (OSError, HTTPException, RuntimeError) as error:
-        damaged = f" (the copy in {file.parent} is damaged)" if there else ""
-        why = _why(error, url, file, bar, name)
-        raise ModelError(f"the weights of {name} could not be downloaded{damaged}: {why}") from None
+        damaged = f" (the copy in {file.parent} is damaged)" if has_copy else ""
+        reason = _reason(error, url, file, bar, name)
+        raise ModelError(
+            f"the weights of {name} could not be downloaded{damaged}: {reason}"
+        ) from None
     return file
 
 
-class _Bar:
+class _TqdmStandIn:
     """Stands in for tqdm in torch.hub and passes the numbers on; prints nothing."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self.done = self.total = 0
 
-    def __call__(self, *_: Any, total: int | None = None, **__: Any) -> _Bar:
+    def __call__(self, *_: Any, total: int | None = None, **__: Any) -> _TqdmStandIn:
         self.done, self.total = 0, total or 0
         self.update(0)
         return self
@@ -104,7 +106,7 @@ class _Bar:
         """Whether fewer bytes arrived than the server announced."""
         return self.done < self.total
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> _TqdmStandIn:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,14 +114,14 @@ class _Bar:
 
 
 @contextmanager
-def _instead_of_tqdm(bar: _Bar) -> Iterator[None]:
+def _replace_tqdm(bar: _TqdmStandIn) -> Iterator[None]:
     """Replace torch.hub's tqdm for one call, because torch.hub takes no callback."""
     hub: Any = torch.hub
-    theirs, hub.tqdm = hub.tqdm, bar
+    original, hub.tqdm = hub.tqdm, bar
     try:
         yield
     finally:
-        hub.tqdm = theirs
+        hub.tqdm = original
 
 
 @contextmanager
@@ -156,25 +158,25 @@ def _is_old(left: Path, seconds: float) -> bool:
     return left.lstat().st_mtime < before and all(path.lstat().st_mtime < before for path in inside)
 
 
-def _why(error: Exception, url: str, file: Path, bar: _Bar, name: str) -> str:
+def _reason(error: Exception, url: str, file: Path, bar: _TqdmStandIn, name: str) -> str:
     """Say what went wrong, and the line that would work."""
     host = urlparse(url).hostname
     instead = f"try %tl_load {name} --weights FILE, or %tl_load glyphnet, which needs no network"
     if isinstance(error, HTTPError):
         return f"{host} answered {error.code} {error.reason} for {file.name}; {instead}"
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         free = shutil.disk_usage(file.parent).free
-        return f"no room in {file.parent} ({_mb(bar.total)} needed, {_mb(free)} free); {ELSEWHERE}"
+        return f"no room in {file.parent} ({_mb(bar.total)} needed, {_mb(free)} free); {OTHER_FOLDER_LINE}"
     if isinstance(error, OSError) and error.filename is not None:
-        return f"{file.parent} cannot be written ({error.strerror}); {ELSEWHERE}"
+        return f"{file.parent} cannot be written ({error.strerror}); {OTHER_FOLDER_LINE}"
     reason = error.reason if isinstance(error, URLError) else error
     if isinstance(reason, TimeoutError):
         return f"{host} sent nothing for {socket.getdefaulttimeout() or TIMEOUT:g} s; {instead}"
     if bar.short:
         return f"it was cut short after {_mb(bar.done)} of {_mb(bar.total)}; {instead}"
     if isinstance(error, RuntimeError):
-        found = re.search(r'got "([0-9a-f]{8})', str(error))
-        got = found[1] if found else error
+        match = re.search(r'got "([0-9a-f]{8})', str(error))
+        got = match[1] if match else error
         return (
             f"{file.name} has the wrong hash ({got}, not {promised_hash(file.name)[:8]}); {instead}"
         )
