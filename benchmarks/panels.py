@@ -37,7 +37,7 @@ STOP = """() => new Promise((done, fail) => {
   const look = () => {
     const now = performance.now() - start
     if (!found.length && (said('stopped after epoch') || said('stopped:'))) found.push(now)
-    if (said('Go on carries it further')) return done([...found, now])
+    if (said('press Resume to continue')) return done([...found, now])
     now > 20000 ? fail('it did not stop') : requestAnimationFrame(look)
   }
   look()
@@ -66,14 +66,14 @@ def whole_line(page: Page) -> dict[str, float]:
     """From the opened notebook to a finished run of strategy head."""
     start = time.monotonic()
     page.run()
-    page.click("Take these images")
+    page.click("Load these images")
     page.sees("size verdict")
     page.tab("2 Model")
     page.click("Load")
     page.sees("Loaded: glyphnet")
     page.tab("4 Train")
     page.click("Train")
-    page.sees("every layer beside its start")
+    page.sees("every layer compared with its start")
     return {"clicks": page.clicks, "seconds": time.monotonic() - start}
 
 

@@ -1,4 +1,4 @@
-"""Cards of what things cost: the bill, a forecast, what someone else paid."""
+"""Cards about costs: the bill, forecasts, pretraining, advice and tuning."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HEAD = ["seconds", "FLOPs", "energy", "money", "basis"]
 
 
 def bill_card(bill: Bill) -> str:
-    """Every charge, sums by kind, the total, and the bill that was not paid."""
+    """Sums by kind, the total, the pretraining bill that others paid, and every charge."""
     kinds = [[KINDS[kind], *_figures(total, bill)] for kind, total in bill.kinds.items()]
     kinds.append([Raw("<b>total</b>"), *_figures(bill.total, bill)])
     rows = [
@@ -76,7 +76,7 @@ def _unpaid(pretraining: Pretraining) -> list[Raw]:
 
 
 def pretraining_facts(pretraining: Pretraining) -> list[tuple[str, object]]:
-    """What pretraining took, figure by figure, each with its basis."""
+    """The cost of pretraining as rows of (figure, value with its basis)."""
     return [
         (
             "time",
@@ -106,7 +106,7 @@ def _wh(value: float) -> str:
 
 
 def forecast_card(forecast: Forecast) -> str:
-    """Seconds by phase with bars, the other figures, and after the run how far it was off."""
+    """Seconds by phase with bars, other figures and, after the run, the forecast's error."""
     phases = {phase: s for phase, s in forecast.phases.items() if s >= 0.005}
     longest = max(phases.values(), default=1.0)
     rows = [
@@ -137,13 +137,13 @@ def forecast_card(forecast: Forecast) -> str:
 
 
 def advice_card(advice: Advice) -> str:
-    """The verdict, the three strategies with their evidence, what each stage knows, and the rule of thumb."""
+    """The verdict, the strategies with their evidence, the rule of thumb, the probes."""
     head = [
         "strategy",
         "tried on these labels",
         "gain",
         "expected above head",
-        "it would take",
+        "forecast time",
         "money",
         "",
     ]
@@ -195,8 +195,8 @@ def advice_card(advice: Advice) -> str:
         ),
         (
             "measured by",
-            "cross-validation on the labels in use; a gain says how much surer of the truth it is than the "
-            "strategy before it, as a share of head's mistakes, ± one standard error; test images are not read",
+            "cross-validation on the labels in use; a gain is how much more probability it gives the true class than "
+            "the strategy before it, as a share of head's mistakes, ± one standard error; test images are not read",
         ),
         ("this advice took", f"{seconds(advice.seconds)}, which is on the bill"),
     ]
@@ -210,14 +210,14 @@ def advice_card(advice: Advice) -> str:
             for p in advice.probes
         ]
         parts.append(
-            line("What each frozen stage knows already (a logistic regression on its output):")
+            line("What each frozen stage already knows (logistic regression on its output):")
         )
         parts.append(table(["stage", "accuracy", "", ""], probes))
     return card(f"Advice for {advice.model} on {advice.data}: {advice.strategy}", *parts)
 
 
 def tuning_card(tuning: Tuning) -> str:
-    """The best values, how long it took to come close to them, every trial, and the best so far against time."""
+    """The best values, the time until close to them, a chart against time, and every trial."""
     best, close = tuning.best, tuning.until_close()
     about: list[tuple[str, object]] = [
         (
@@ -232,13 +232,13 @@ def tuning_card(tuning: Tuning) -> str:
             "within a point of it",
             measured(f"after {close[0]} trials, {seconds(close[1])}") if close else None,
         ),
-        ("judged by", tuning.judged_by + "; test images choose nothing"),
+        ("judged by", tuning.judged_by + "; test images are not used to choose"),
         ("searched", "; ".join(tuning.space)),
         (
             "this call took",
             f"{seconds(tuning.seconds)}, {flops(tuning.flops)}, which is on the bill as tuning",
         ),
-        ("kept in", _place(tuning.storage)),
+        ("saved in", _place(tuning.storage)),
         ("notes", "; ".join(tuning.notes)),
     ]
     names = list(dict.fromkeys(name for t in tuning.trials for name in t.values))
@@ -259,7 +259,7 @@ def tuning_card(tuning: Tuning) -> str:
     ]
     parts: list[str] = [facts(about)]
     if best:
-        alt = f"best accuracy so far against seconds of tuning; {percent(best.accuracy)} in the end"
+        alt = f"best accuracy so far against seconds of tuning; finally {percent(best.accuracy)}"
         parts.append(picture(charts.tuning(tuning), alt))
     parts.append(
         table(head, rows, left=2, height="22em" if len(rows) > 16 else "", of_figures=True)
@@ -280,7 +280,10 @@ WORDS = {
 
 
 def _place(storage: str) -> str:
-    """A database's URL without its password, or a file with its folder: others read notebooks too."""
+    """A database's URL without its password, or a file with its parent folder.
+
+    Notebooks are shared with others.
+    """
     if "://" in storage:
         return re.sub(r"//[^/@]*@", "//…@", storage)
     parts = Path(storage).parts
@@ -298,7 +301,7 @@ def _value(value: object) -> str:
 
 
 def forecast_score(forecast: Forecast) -> str:
-    """How far a forecast was off; empty before the run."""
+    """The error of a forecast in words; empty before the run."""
     if forecast.error is None:
         return ""
     of_flops = f", {forecast.flops_error:.1%} in FLOPs" if forecast.flops_error is not None else ""

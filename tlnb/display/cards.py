@@ -1,4 +1,4 @@
-"""A card for each type of record: title, the figures as a table, a chart where one helps."""
+"""A card for each type of record: a title, a table of figures, and a chart where one helps."""
 
 from __future__ import annotations
 

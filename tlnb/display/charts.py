@@ -1,4 +1,7 @@
-"""PNG charts. matplotlib's Figure, never pyplot: nothing global is touched. Markers and dashes beside colours."""
+"""PNG charts, drawn with matplotlib's `Figure` because pyplot has global state.
+
+Series differ by marker and dash as well as by colour.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ LOOKS = (
 )
 PHASE_COLOURS = {"preparing": GREY, "caching": SKY, "warmup": ORANGE, "training": BLUE}
 MAX_COLUMNS, MAX_ROWS, MAX_SAMPLES = 20, 6, 60
-FLAT = 4096  # colours: a chart has fewer, photographs have more
+FLAT = 4096  # colours; charts have fewer, photographs more
 
 
 def figure_of(width: float, height: float) -> Figure:
@@ -35,7 +38,11 @@ def figure_of(width: float, height: float) -> Figure:
 
 
 def png_of(figure: Figure) -> bytes:
-    """As PNG; a chart's few colours fit a palette, which makes notebooks a third of the size. Photographs stay as they are."""
+    """Render a figure as PNG.
+
+    The few colours of a chart fit a palette, which makes notebooks a third of the size. Photographs
+    keep their colours.
+    """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -51,7 +58,7 @@ def png_of(figure: Figure) -> bytes:
 
 
 def words(text: str) -> str:
-    """A name as it is: `$` begins no formula, `_` at its start hides nothing from the legend."""
+    """Escape a name for matplotlib: `$` starts a formula, a leading `_` hides a legend."""
     return (" " if text.startswith("_") else "") + text.replace("$", "\\$")
 
 
@@ -61,7 +68,7 @@ def _plain(axes: Any) -> None:
 
 
 def samples(data: DataSet) -> bytes:
-    """Training images, a column for each class."""
+    """Draw training images, one column per class."""
     import numpy as np
 
     labels = data.labels["train"]
@@ -87,7 +94,7 @@ def samples(data: DataSet) -> bytes:
 
 
 def learning(run: Run) -> bytes:
-    """Loss, and the watched accuracy, by epoch."""
+    """Plot the training loss and the validation or monitor accuracy by epoch."""
     figure = figure_of(7.2, 2.6)
     left, right = figure.subplots(1, 2)
     epochs = range(1, len(run.epochs) + 1)
@@ -113,7 +120,7 @@ def learning(run: Run) -> bytes:
 
 
 def comparison(record: Comparison) -> bytes:
-    """Left: accuracy against seconds spent. Right: where the seconds went."""
+    """Plot accuracy against seconds (left) and seconds by phase (right)."""
     rows = [row for row in record.rows if row.curve]
     figure = figure_of(8.6, 0.32 * len(rows) + 2.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -171,7 +178,7 @@ def comparison(record: Comparison) -> bytes:
 
 
 def _few_minor_labels(value: float, _: int) -> str:
-    """Between powers of ten only 2 and 5 are named."""
+    """Label only 2 and 5 between powers of ten."""
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
@@ -201,7 +208,7 @@ def _phases(axes: Any, rows: list[Row]) -> None:
 
 
 def break_even(record: BreakEven) -> bytes:
-    """What uses cost in all: from scratch, and with the pretraining paid first."""
+    """Plot the total cost by number of uses: from scratch, and with pretraining paid once."""
     uses = record.uses or 1.0
     most = max(4.0, 2 * uses)
     figure = figure_of(5.6, 2.4)
@@ -227,7 +234,7 @@ def break_even(record: BreakEven) -> bytes:
 
 
 def tuning(record: Tuning) -> bytes:
-    """Every trial's accuracy against the seconds spent, and the best so far."""
+    """Plot every trial's accuracy against the seconds spent, and the best so far."""
     spent, best, at, tops = 0.0, 0.0, [], []
     for trial in record.trials:
         spent += trial.seconds
@@ -255,5 +262,5 @@ def tuning(record: Tuning) -> bytes:
 
 
 def has_curve(run: Run) -> bool:
-    """Whether there is anything to draw."""
+    """Whether a run has a curve to draw."""
     return bool(run.epochs) and (bool(run.curve) or len(run.epochs) > 1)

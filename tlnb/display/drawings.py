@@ -1,6 +1,7 @@
-"""Light drawings that change at a click or while it trains: inline SVG whose text takes the page's own colour.
+"""Light drawings that update on a click or during training, as inline SVG.
 
-What a drawing shows is said in words in its label, and nothing is told apart by colour alone.
+Text has the page's own colour. The label of each drawing describes it in words, and nothing is
+distinguished by colour alone.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from tlnb.display.html import BLUE, GREEN, VERMILION, Raw, safe
 from tlnb.display.networks import frozen_of
 from tlnb.display.words import percent
 
-WIDE, TALL = 760, 150  # of the network, in units that scale with the page
-NAMED = 16  # stages up to which each has its name below
-POINTS = 160  # of a curve
-HATCH = 7  # between two lines
+WIDE, TALL = 760, 150  # size of the network's drawing, in units that scale with the page
+NAMED = 16  # up to so many stages have their names below
+POINTS = 160  # at most, in a curve
+HATCH = 7  # distance between two hatch lines
 PLOT_WIDE, PLOT_TALL = 340, 120
 
 
@@ -37,9 +38,10 @@ def _text(x: float, y: float, words: object, anchor: str = "middle", size: int =
 
 
 def network(read: Anatomy) -> Raw:
-    """The stages from input to output: a box's width goes by the root of its parameters, its height by that of its FLOPs.
+    """Draw the stages from input to output.
 
-    What trains is filled from the bottom, what is frozen is hatched.
+    The width of a box grows with the square root of its parameters, its height with that of its
+    FLOPs. The trained share is filled from the bottom, the frozen share is hatched.
     """
     stages = read.stages
     widths = _scaled([s.params for s in stages], WIDE - 90 - 8 * len(stages))
@@ -59,7 +61,7 @@ def network(read: Anatomy) -> Raw:
 
 
 def _scaled(values: Sequence[int], room: float) -> list[float]:
-    """Widths that fill the room, by the root of the values, none too thin to be seen."""
+    """Widths that fill `room`, by the square root of the values, with a visible minimum."""
     roots = [max(1, v) ** 0.5 for v in values]
     least = min(14.0, room / len(roots))
     spare = max(0.0, room - least * len(roots))
@@ -83,7 +85,10 @@ def _box(stage: Stage, x: float, width: float, height: float) -> str:
 
 
 def _hatch(x: float, y: float, width: float, height: float) -> str:
-    """Diagonal lines in a box. A pattern would do, were it not for copies of a drawing in tabs that are not shown."""
+    """Diagonal lines in a box.
+
+    An SVG pattern would not render where its id belongs to a copy of the drawing in a hidden tab.
+    """
     if width <= 0 or height <= 0:
         return ""
     lines = []
@@ -106,7 +111,7 @@ def _short(name: str, width: float) -> str:
 
 
 def meter(what: str, share: float | None, words: str) -> Raw:
-    """A labelled bar from nothing to all; without a share only words."""
+    """A labelled bar from 0 to 1; without a share only words."""
     if share is None:
         drawn = ""
     else:
@@ -121,11 +126,11 @@ def meter(what: str, share: float | None, words: str) -> Raw:
     )
 
 
-# ── curves while a run goes on ────────────────────────────────────────────────────────────────────
+# ── curves during training ────────────────────────────────────────────────────────────────────
 
 
 def curves(history: Sequence[Progress]) -> Raw:
-    """Training loss and watched accuracy by epoch so far, side by side."""
+    """Training loss and accuracy by epoch so far, side by side."""
     if not history:
         return Raw()
     epochs = max(history[-1].epochs, 1)

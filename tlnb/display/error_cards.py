@@ -29,8 +29,8 @@ from tlnb.display.words import interval, percent
 
 MAX_ROWS = 30  # rows of a table
 MAX_CONFUSED_PAIRS = 10
-MAX_NUMBERED_CLASSES = 30  # classes up to which the matrix shows its counts
-MAX_DRAWN_CLASSES = 100  # and up to which it is drawn
+MAX_NUMBERED_CLASSES = 30  # up to so many classes the matrix shows its counts
+MAX_DRAWN_CLASSES = 100  # up to so many classes it is drawn
 
 
 def errors_card(errors: Errors) -> str:
@@ -65,7 +65,7 @@ def errors_card(errors: Errors) -> str:
         parts.append(
             line(
                 measured(
-                    f"The {len(shown)} most confident mistakes, true class → what it said, with its probability:"
+                    f"The {len(shown)} most confident mistakes, true class → predicted class, with its probability:"
                 )
             )
         )
@@ -76,7 +76,7 @@ def errors_card(errors: Errors) -> str:
         parts.append(note(errors.note))
     parts.append(
         note(
-            "Measured on the test split, which was read once, at the end of the run; these are its answers from then."
+            "Measured on the test split, which was read once, at the end of the run; these are the predictions made then."
         )
     )
     return card(f"Errors of run {errors.run} on {errors.data}", *parts)
@@ -122,7 +122,10 @@ def _by_class(errors: Errors) -> Raw:
 
 
 def matrix(errors: Errors) -> bytes:
-    """Rows are true classes, columns are answers. What is right is blue, what is wrong orange, by its share of the row."""
+    """Draw the confusion matrix: rows are true classes, columns predictions.
+
+    Colour shows the share of the row: blue for right, orange for wrong.
+    """
     counts = np.array(errors.matrix)
     n = len(counts)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
@@ -212,7 +215,7 @@ def predictions_card(predictions: Predictions) -> str:
 
 
 def _thumbnail(pixels: Tensor, edge: int = 72) -> bytes:
-    """A small PNG; small images are enlarged by whole pixels."""
+    """A small PNG of an image; images below `edge` are enlarged without smoothing."""
     import io
 
     from PIL import Image

@@ -1,4 +1,4 @@
-"""Cards and charts of what a network sees: embeddings, stages, evidence."""
+"""Cards and charts of what a network sees: embeddings, probes by stage, saliency."""
 
 from __future__ import annotations
 
@@ -35,26 +35,28 @@ def _features_card(look: Look) -> str:
     )
     parts = [
         line(
-            f"{total} images ({origin}; none of test) as the output layer of each network would see them."
+            f"{total} images ({origin}; none from test) as the output layer of each network would see them."
         ),
         picture(maps(look), alt),
-        line("How often the nearest other image is of the same class:"),
+        line("How often the nearest other image has the same class:"),
         table(["features of", "same class", ""], rows),
     ]
     if look._pictures is not None:
         parts.append(
-            line(f"Some images and their {NEIGHBOURS} nearest; a dashed frame marks another class:")
+            line(
+                f"Some images and their {NEIGHBOURS} nearest; a dashed frame marks a different class:"
+            )
         )
         parts.append(picture(neighbours(look), _neighbours_text(look), of_figures=True))
     off = 100 * (1 / max(1, total)) ** 0.5
     parts.append(
         note(
-            f"Measured on {total} images: differences below about {off:.0f} points are small. Nearness is the cosine."
+            f"Measured on {total} images: differences below about {off:.0f} points are small. Nearest by cosine similarity."
         )
     )
     parts.append(
         note(
-            f"The map is {look.method}, which keeps neighbours together; its axes and the gaps between groups mean nothing."
+            f"The map is {look.method}, which keeps neighbours together; its axes and the gaps between groups have no meaning."
         )
     )
     return card(
@@ -65,7 +67,7 @@ def _features_card(look: Look) -> str:
 
 
 def maps(look: Look) -> bytes:
-    """One map a network: colour, marker and name by class."""
+    """Draw one map per network, with colour, marker and name by class."""
     labels = np.array(look.labels)
     figure = figure_of(4.4 * len(look.views), 4.3)
     for axes, view in zip(
@@ -112,7 +114,7 @@ def _map(axes: Any, view: View, labels: Any, classes: Sequence[str]) -> None:
 
 
 def neighbours(look: Look) -> bytes:
-    """A row an example: the image, then its nearest by each network."""
+    """Draw one row per example: the image, then its nearest neighbours for each network."""
     near = max(len(view.neighbours[0]) for view in look.views)
     starts = [1.6 + (near + 0.6) * block for block in range(len(look.views))]
     width, height = starts[-1] + near, len(look.examples) + 0.4
@@ -139,7 +141,7 @@ def neighbours(look: Look) -> bytes:
 
 
 def _place(axes: Any, look: Look, x: float, y: float, what: int | str, same: bool | None) -> None:
-    """A text, or an image of edge 0.9 with a dashed frame where it is of another class."""
+    """Draw a text, or an image of edge 0.9, with a dashed frame if its class differs."""
     from matplotlib.patches import Rectangle
 
     if isinstance(what, str):
@@ -193,17 +195,17 @@ def _stages_card(look: Look) -> str:
         picture(depths(look), alt),
         table(head, rows),
         note(
-            f"Measured on {len(look.labels)} labels in use, none of test: {look.method} on each stage's output, averaged "
+            f"Measured on {len(look.labels)} labels in use, none from test: {look.method} on each stage's output, averaged "
             "to a grid of 2×2."
         ),
         note(
-            "± is one standard error. The same images, in the same parts, for every stage and network."
+            "± is one standard error. Every stage and network gets the same images in the same folds."
         ),
     )
 
 
 def depths(look: Look) -> bytes:
-    """Accuracy by stage, a line a network."""
+    """Plot accuracy by stage, one line per network."""
     figure = figure_of(6.4, 2.8)
     axes = figure.subplots()
     chance = 100 * max(look.labels.count(c) for c in set(look.labels)) / len(look.labels)
@@ -260,10 +262,10 @@ def _evidence_card(look: Look) -> str:
         parts.append(picture(overlays(look), alt, of_figures=True))
     parts += [
         table(head, rows, left=len(head) - 3),
-        note(f"Measured by {look.method}; bright is where the evidence for what it said lies."),
+        note(f"Measured by {look.method}; bright areas hold the evidence for the predicted class."),
         note(
-            f"The border is the outer ring that takes {BORDER:.0%} of the area: evidence spread evenly would give {BORDER:.0%}. "
-            "Much more in many images hints at a network that reads the background; look at the pictures first."
+            f"The border is the outer ring with {BORDER:.0%} of the area: evidence spread evenly would give {BORDER:.0%}. "
+            "Much more in many images suggests that the network reads the background; look at the pictures first."
         ),
     ]
     return card(f"Where {by} finds its evidence", *parts)
@@ -274,7 +276,7 @@ def _border(each: Evidence) -> str:
 
 
 def overlays(look: Look) -> bytes:
-    """Each image beside the same image with its evidence laid over it."""
+    """Draw each image beside the same image with its evidence overlaid."""
     images, heat = look._pictures, look._heat
     assert images is not None and heat is not None
     columns = min(3, len(images))
@@ -299,5 +301,5 @@ def overlays(look: Look) -> bytes:
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    """Without colour, so that all colour is evidence."""
+    """The image in grey, so that all colour is evidence."""
     return pixels.float().mean(0).round().byte().expand(3, -1, -1)

@@ -1,4 +1,4 @@
-"""Cards of a plan, of a run with its proof, and of a saved run."""
+"""Cards of a plan, a run with its proof, and a saved run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plan_card(plan: Plan) -> str:
 
 
 def _edits(plan: Plan) -> Raw:
-    """One line an edit; those that only fit the network to the data say so."""
+    """One line per edit; automatic ones are marked."""
     words = (
         f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}"
         for e in plan.edits
@@ -102,12 +102,12 @@ def _together(run: Run) -> str:
 
 
 def _steps(run: Run) -> str:
-    """Of AdamW as planned; a line search takes as many evaluations as it needs."""
+    """The steps of AdamW, or the evaluations of L-BFGS, whose line search decides how many."""
     return f"{run.work.steps} {'steps' if run.options.solver == 'sgd' else 'evaluations of all images'}"
 
 
 def _repeats(run: Run) -> str | None:
-    """Mean and spread of the test accuracies of runs that differ in nothing but their seeds."""
+    """Mean and standard deviation of test accuracy over runs that differ only in seed."""
     if len(run.repeats) < 2:
         return None
     accuracies = [accuracy for _, accuracy in run.repeats]
@@ -116,7 +116,10 @@ def _repeats(run: Run) -> str | None:
 
 
 def proof(run: Run) -> Raw:
-    """What really moved, stage by stage from input to output: every layer was compared with its start, to the bit."""
+    """What really moved, by stage from input to output.
+
+    Every layer was compared with its start, bit for bit.
+    """
     stages: dict[str, list[Change]] = {}
     for change in run.changes:
         stages.setdefault(change.stage, []).append(change)
@@ -126,7 +129,7 @@ def proof(run: Run) -> Raw:
         weights = [c.weights for c in moved if c.weights is not None]
         statistics = [c.statistics for c in moved if c.statistics is not None]
         planned = frozen_of(sum(c.frozen for c in layers), len(layers))
-        moved_layers = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, to the bit"
+        moved_layers = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, bit for bit"
         much = [_shares(weights), bar(max(weights, default=0.0)), _shares(statistics)]
         rows.append([stage, planned, moved_layers, *(map(measured, much) if moved else much)])
     head = [
@@ -137,11 +140,12 @@ def proof(run: Run) -> Raw:
         "",
         "running statistics",
     ]
-    return Raw(line(Raw("<b>Proof</b>: every layer beside its start")) + table(head, rows, left=3))
+    title = line(Raw("<b>Proof</b>: every layer compared with its start"))
+    return Raw(title + table(head, rows, left=3))
 
 
 def _shares(values: list[float]) -> str:
-    """`0.3% to 12%`: from the layer that moved least to the one that moved most."""
+    """The range from the layer that moved least to the one that moved most: `0.3% to 12%`."""
     if not values:
         return "–"
     low, high = (f"{v:.2%}" if v < 0.1 else f"{v:.0%}" for v in (min(values), max(values)))
@@ -149,13 +153,13 @@ def _shares(values: list[float]) -> str:
 
 
 def _cached(run: Run) -> Raw | None:
-    """What the run did not compute in every epoch."""
+    """What the run computed once instead of in every epoch."""
     cache = run.cache
     if cache is None:
         return None
     views = f"{cache.views} views of each image" if cache.views > 1 else "each image"
     kept = f"{cache.bytes / 1e6:,.1f} MB" if cache.bytes >= 1e5 else f"{cache.bytes / 1e3:,.0f} kB"
-    reused = "; found from an earlier run, which paid for it" if cache.reused else ""
+    reused = "; reused from an earlier run, which was charged for it" if cache.reused else ""
     place = "memory" if cache.place == "memory" else "a file"
     return measured(f"everything up to {cache.at}, for {views}: {kept} in {place}{reused}")
 

@@ -1,4 +1,4 @@
-"""What comparison cards say, as plain words: one source for HTML and for text."""
+"""The content of comparison cards as plain text, shared by HTML and text cards."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tlnb.display.words import clock, flops, interval, money, percent, small, sp
 
 
 def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Head and rows. Columns that say nothing here are left out."""
+    """Head and rows of the comparison; columns without information are left out."""
     target = "target" if comparison.target is None else percent(comparison.target)
     later = {row.inference_flops for row in comparison.rows if row.inference_flops}
     columns = [
@@ -58,13 +58,13 @@ def _on_source(row: Row) -> str:
 
 
 def on_its_source(run: Run) -> str:
-    """What became of the network's accuracy on what it was pretrained on; empty where that is not at hand."""
+    """The network's accuracy on its pretraining task, before and after; empty if unknown."""
     if run.source_accuracy is None:
         return ""
     before, after = run.source_accuracy
     how = f"{run.source_pictures:,} held-out pictures, measured"
     if before == after and all(any(e.covers(layer) for e in run.plan.edits) for layer in run.moved):
-        return f"with its old output layer {percent(before)}, as before: only the output layer moved ({how})"
+        return f"with its old output layer {percent(before)}, unchanged: only the output layer moved ({how})"
     intervals = [
         wilson_interval(round(a * run.source_pictures), run.source_pictures)
         for a in (before, after)
@@ -79,7 +79,10 @@ def on_its_source(run: Run) -> str:
 
 
 def verdict(comparison: Comparison) -> str:
-    """The pair in two sentences; small differences are called small."""
+    """Compare run and baseline in two sentences.
+
+    Differences within the 95% intervals are called small.
+    """
     if comparison.run is None or comparison.baseline is None:
         return "No baseline yet: %tl_train --scratch trains one."
     by = {row.name: row for row in comparison.rows}
@@ -106,7 +109,7 @@ def _apart(one: Row, other: Row) -> bool:
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """What was saved and by what; after how many uses the pretraining has paid for itself."""
+    """The savings with their causes, and the uses until pretraining pays for itself."""
     words = []
     if comparison.saving is not None:
         saved = comparison.saving
@@ -124,30 +127,28 @@ def findings(comparison: Comparison) -> list[str]:
 
 
 def _break_even(break_even: BreakEven) -> str:
-    paid = f"The pretraining was paid by someone else; counted in {'seconds' if break_even.unit == 'seconds' else 'money'}, "
+    unit = "seconds" if break_even.unit == "seconds" else "money"
+    paid = f"Someone else paid for the pretraining; counted in {unit}, "
     if break_even.uses is None:
-        return (
-            paid
-            + "it never pays for itself here: this use cost no less than starting from scratch."
-        )
-    return paid + f"it has paid for itself after {break_even.uses:,.0f} such uses."
+        return f"{paid}it never pays for itself here: this use cost at least as much as training from scratch."
+    return f"{paid}it has paid for itself after {break_even.uses:,.0f} such uses."
 
 
 def footnotes(comparison: Comparison) -> list[str]:
-    """What was measured and what was assumed."""
+    """Which figures were measured and which were assumed."""
     price = f"{comparison.price.per_hour:g} {comparison.price.currency} an hour ({comparison.price.basis})"
     source = any(row.source_accuracy for row in comparison.rows)
     energy = sorted(
         {row.basis.split(",")[0] for row in comparison.rows if row.kind in ("run", "baseline")}
     )
     return [
-        f"Seconds and FLOPs are measured, without evaluating; {' and '.join(energy)}; money is seconds at {price}.",
-        f"The target is read on {comparison.watched_split}; test images choose nothing.",
+        f"Seconds and FLOPs are measured, without evaluation; {' and '.join(energy)}; money is seconds at {price}.",
+        f"The target is measured on {comparison.watched_split}; test images are not used to choose.",
         *_between(comparison),
         *_later(comparison),
         *(
             [
-                "On its own source: held-out pictures, the old output layer on what became of the other layers."
+                "On its own source: held-out pictures, with the old output layer on the trained network's other layers."
             ]
             if source
             else []
@@ -156,20 +157,20 @@ def footnotes(comparison: Comparison) -> list[str]:
 
 
 def _between(comparison: Comparison) -> list[str]:
-    """Where a target lies between two looks at the split that it is read on."""
+    """Explain times that lie between two evaluations of the watched split."""
     apart = any(row.to_target.since is not None for row in comparison.rows)
     words = (
-        f"{comparison.watched_split.capitalize()} is looked at after some epochs only: two times stand for the looks before and "
-        "after the target was reached; everything else counts to the later one."
+        f"{comparison.watched_split.capitalize()} is evaluated after some epochs only: two times mean the evaluations before "
+        "and after the target was reached; all other figures count up to the later one."
     )
     return [words] if apart else []
 
 
 def _later(comparison: Comparison) -> list[str]:
-    """What using a trained network costs, where it is the same for all."""
+    """The cost of using a trained network, if it is the same for all."""
     later = {row.inference_flops for row in comparison.rows if row.inference_flops}
     return (
-        [f"Using the trained network takes {flops(later.pop())} an image, whichever it is."]
+        [f"Using any of these networks takes {flops(later.pop())} an image."]
         if len(later) == 1
         else []
     )
@@ -182,7 +183,7 @@ def _signed(value: float) -> str:
 
 
 def grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A table as text: the first `left` columns to the left, the others to the right."""
+    """Format a table as text: the first `left` columns flush left, the others flush right."""
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
 
     def text(row: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
-"""Panels: the session's calls with the mouse, from ipywidgets' core controls. State lies in the session, not here.
+"""Panels: the session's calls as ipywidgets' core controls. The session holds all state.
 
-A session has one panel of each kind, shown wherever it is asked for, so that two never disagree. Without widgets, and
-under test, the same information is a card.
+A session has one panel of each kind, which may be shown in several places, so that two never
+disagree. Without widgets, and in tests, a card shows the same information.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _open: WeakKeyDictionary[Session, dict[str, Panel]] = WeakKeyDictionary()
 
 
 def open_panel(session: Session, name: str | None = None) -> Shown:
-    """The panel of that name, or all of them as tabs.
+    """Open the panel of that name, or all panels as tabs.
 
     Raises:
-        UsageError: there is no such panel.
+        UsageError: no panel has that name.
     """
     name = name or "all"
     if name != "all" and name not in PANELS:
@@ -45,7 +45,7 @@ def widgets_here() -> bool:
 
 
 def panel_of(session: Session, name: str) -> Panel:
-    """The session's panel of that name, made on first use."""
+    """The session's panel of that name, created on first use."""
     from tlnb.panels.all import KINDS, AllPanels
 
     made = _open.setdefault(session, {})

@@ -1,4 +1,4 @@
-"""Compare: runs beside each other; a target, a price, tuning counted or not."""
+"""Compare: runs side by side, with a target, a price, and with or without tuning."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class ComparePanel(Panel):
         self.runs = field(
             w.SelectMultiple,
             "runs",
-            "Which runs to compare; Ctrl or Shift for several",
+            "The runs to compare; hold Ctrl or Shift for several",
             "54em",
             rows=5,
             options=[],
         )
         self.own = field(
             w.Checkbox,
-            "target of my own",
+            "choose a target",
             "Measure the time to an accuracy that you choose",
             "auto",
             value=False,
@@ -55,22 +55,22 @@ class ComparePanel(Panel):
         )
         self.price = field(
             w.Text,
-            "an hour costs",
-            "A price for an hour, e.g. 0.5usd/h",
+            "price per hour",
+            "Price of an hour, e.g. 0.5usd/h",
             placeholder="the list price",
             continuous_update=False,
         )
         self.tuning = field(
             w.Checkbox,
-            "count tuning",
-            "Whether the search for options is in the sum",
+            "include tuning",
+            "Whether the total includes the search for hyperparameters",
             "auto",
             value=True,
             indent=False,
         )
         self.go = button(
             "Compare",
-            "Lay the chosen runs side by side (%tl_compare)",
+            "Show the chosen runs side by side (%tl_compare)",
             self.compare,
             "bar-chart",
             "primary",
@@ -94,7 +94,7 @@ class ComparePanel(Panel):
         ]
 
     def _counted(self) -> None:
-        """Sum and chart follow."""
+        """Update the total and the chart."""
         self.refresh()
         self.again()
 
@@ -104,16 +104,15 @@ class ComparePanel(Panel):
     # ── what a click does ──
 
     def compare(self) -> None:
-        """Compare; where a baseline of equal steps must be trained first, that is done on a thread."""
+        """Compare on a thread: a baseline of equal steps may have to be trained first."""
         self.act(lambda: self.session.turn.start(AT_WORK, self._made), "comparing …")
         self.refresh()
 
     def again(self) -> None:
-        """A comparison that is shown follows target, price and choice at once."""
+        """Repeat the comparison that is shown, after a change of target, price or choice."""
         running = self.session.turn.running
-        self._pending = (
-            running is not None and running.name == AT_WORK
-        )  # then it is done again at the end
+        # a comparison in progress is repeated when it ends
+        self._pending = running is not None and running.name == AT_WORK
         if self.found is not None and running is None:
             self.compare()
 
@@ -147,7 +146,7 @@ class ComparePanel(Panel):
         self.tuning.disabled = not charged
         self.bill.value = self._bill() if self.session.bill.charges else ""
         if self.found is not None and not set(self.found[0]) <= set(self._key()):
-            self.found = None  # of other data, or of a session that was reset
+            self.found = None  # it was of other data, or the session was reset
         self._fill_view(here)
 
     def _fill_runs(self, here: list[Run]) -> None:
@@ -181,15 +180,15 @@ class ComparePanel(Panel):
                 self.compare()
         if self.found is None:
             words = (
-                "no run on these data yet: train one"
+                "no run on this data set yet: train one"
                 if not here
-                else "press Compare to lay the chosen runs side by side"
+                else "press Compare to show the chosen runs side by side"
             )
             self.once("view", words, lambda: line(words), self.view)
             return
         key, found = self.found
         if key != self._key():
-            self.stale.value = line("There are new runs: Compare takes them in.")
+            self.stale.value = line("There are new runs: press Compare to include them.")
         self.once("view", found, lambda: cards.comparison_card(found), self.view)
 
     def _bill(self) -> str:
@@ -204,11 +203,11 @@ class ComparePanel(Panel):
             f"{small(total[3], self.session.bill.currency)}"
         )
         return line(words) + note(
-            "Seconds and FLOPs are measured, energy and money assumed. %tl_compare says how."
+            "Seconds and FLOPs are measured, energy and money assumed; %tl_compare shows how."
         )
 
 
 def run_words(run: Run) -> str:
-    """One line of the list."""
+    """A run as one line of the list."""
     of = f", baseline of {run.baseline_of}" if run.baseline_of else ""
     return f"{run.name}: {percent(run.accuracy)} in {seconds(run.training_seconds)} ({run.strategy}{of}, {run.status})"

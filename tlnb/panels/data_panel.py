@@ -1,4 +1,4 @@
-"""Data: choose a source and how much of it; see the images, the counts, what was skipped."""
+"""Data: choose a source and an amount; see images, counts and skipped files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tlnb.display.html import Raw, bar, line, table
 from tlnb.panels.base import WIDE, Panel, button, field, row, shown
 
 AMOUNTS = (
-    ("labels of each class", "per_class"),
+    ("images per class", "per_class"),
     ("images in all", "limit"),
-    ("all there are", "all"),
+    ("all images", "all"),
 )
 OTHER, PYTHON = "another folder", "arrays"
-FOLDERS = 20  # offered
-COUNTED = 300  # classes whose counts are listed
+FOLDERS = 20  # offered at most
+COUNTED = 300  # at most so many classes have their counts listed
 
 
 class DataPanel(Panel):
@@ -41,7 +41,7 @@ class DataPanel(Panel):
         self.folder = field(
             w.Text,
             "folder",
-            "A folder with one folder of images for each class",
+            "A folder with one subfolder of images per class",
             WIDE,
             placeholder="path/to/photos",
         )
@@ -51,7 +51,7 @@ class DataPanel(Panel):
         self.number = field(
             w.BoundedIntText,
             "how many",
-            "Labels of each class, or images in all",
+            "Images per class, or images in all",
             value=2,
             min=1,
             max=10_000_000,
@@ -60,7 +60,7 @@ class DataPanel(Panel):
             w.BoundedIntText, "seed", "Which images are chosen", value=0, min=0, max=2**31 - 1
         )
         self.take = button(
-            "Take these images", "Read the data set (%tl_data)", self.load, "check", "primary"
+            "Load these images", "Load the data set (%tl_data)", self.load, "check", "primary"
         )
         self.view = w.HTML()
         self.on(self.source, self._switch)
@@ -74,16 +74,16 @@ class DataPanel(Panel):
         ]
 
     def _switch(self) -> None:
-        """What does not go with the choice is not there to be filled in."""
+        """Hide or disable controls that do not apply to the choice."""
         self.folder.layout.display = "" if self.source.value == OTHER else "none"
         self.number.disabled = self.amount.value == "all"
-        self.take.disabled = self.source.value == PYTHON  # arrays can be taken again in a cell only
+        self.take.disabled = self.source.value == PYTHON  # arrays can only be loaded from a cell
 
     def load(self) -> None:
-        """Take the data set that the controls describe."""
+        """Load the data set that the controls describe."""
         chosen = self.folder.value.strip() if self.source.value == OTHER else self.source.value
         if not chosen:
-            self.say("no folder was given: type one, e.g. photos", bad=True)
+            self.say("no folder given: type one, e.g. photos", bad=True)
             return
         amount = {} if self.amount.value == "all" else {self.amount.value: self.number.value}
         self.act(
@@ -100,7 +100,7 @@ class DataPanel(Panel):
         self.source.options = [*arrays, *sources()]
         if data is None:
             self.once(
-                "view", None, lambda: line("no data yet: choose a source and take it"), self.view
+                "view", None, lambda: line("no data yet: choose a source and load it"), self.view
             )
             return
         asked = data.request
@@ -111,10 +111,8 @@ class DataPanel(Panel):
         self.number.value = asked.limit or asked.per_class or self.number.value
         self.seed.value = asked.seed
         self._switch()
-        if (
-            self._drawn.get("view") != data.fingerprint
-        ):  # figures at once, pictures when they are drawn
-            self.view.value = shown(line(repr(data)))
+        if self._drawn.get("view") != data.fingerprint:
+            self.view.value = shown(line(repr(data)))  # figures first: drawing pictures takes time
         self.once("view", data.fingerprint, partial(_seen, data), self.view)
 
 
@@ -123,7 +121,7 @@ def _seen(data: DataSet) -> str:
 
 
 def sources() -> list[tuple[str, str]]:
-    """What can be chosen: the data sets that come with tlnb, and folders here that hold folders."""
+    """The sources on offer: built-in data sets, and local folders that have subfolders."""
     return [
         *((name, name) for name in BUNDLED),
         *((f"{name}{os.sep}", name) for name in _folders()),
@@ -147,7 +145,7 @@ def _holds_folders(path: str) -> bool:
 
 
 def counts(data: DataSet) -> Raw:
-    """Labels in use by class; of many classes the smallest first."""
+    """Labels in use by class, the smallest classes first if they differ."""
     found = list(data.counts.items())
     most = max(n for _, n in found)
     uneven = most != min(n for _, n in found)

@@ -1,4 +1,4 @@
-"""Layers: the network from input to output; what trains by a click, a pattern or a strategy; parts in and out."""
+"""Layers: the network from input to output; freezing by click or pattern; edits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tlnb.display.networks import MEANING, anatomy_card, frozen_of, work
 from tlnb.display.words import count, percent, seconds
 from tlnb.panels.base import WIDE, Panel, button, field, heading, row, user_names
 
-STAGES = 60  # that have a button each
-NAMES = 400  # of modules that are offered
+STAGES = 60  # with a button each, at most
+NAMES = 400  # of modules offered, at most
 EDITS = (
     ("add after", "after"),
     ("add before", "before"),
@@ -26,7 +26,7 @@ EDITS = (
 
 
 class LayersPanel(Panel):
-    """`%tl_layers`, `%tl_strategy`, `%tl_freeze`, `%tl_unfreeze` and the edits with the mouse."""
+    """`%tl_layers`, `%tl_strategy`, `%tl_freeze`, `%tl_unfreeze` and edits with the mouse."""
 
     title: ClassVar[str] = "Layers"
 
@@ -37,7 +37,7 @@ class LayersPanel(Panel):
         self.last = field(
             w.BoundedIntText,
             "last stages",
-            "partial: how many stages train, from the output; 0: by itself",
+            "partial: how many stages train, counted from the output; 0: automatic",
             "13em",
             value=0,
             min=0,
@@ -59,14 +59,14 @@ class LayersPanel(Panel):
         )
         self.unfreeze = button(
             "Unfreeze",
-            "Let what matches train (%tl_unfreeze)",
+            "Train what matches (%tl_unfreeze)",
             partial(self.by_pattern, False),
             "unlock",
         )
         self.kind = field(
             w.Dropdown,
             "change",
-            "What to do with a part of the network",
+            "What to change in the network",
             options=EDITS,
             value="after",
         )
@@ -76,19 +76,22 @@ class LayersPanel(Panel):
         self.code = field(
             w.Text,
             "new part",
-            "What to put there: an expression that makes a layer",
+            "What to put there: an expression that creates a layer",
             WIDE,
             placeholder="nn.Dropout(0.2)",
         )
         self.apply = button(
-            "Do it", "Change the network (%tl_add, %tl_remove, %tl_replace)", self.edit, "wrench"
+            "Apply", "Change the network (%tl_add, %tl_remove, %tl_replace)", self.edit, "wrench"
         )
-        self.undo = button("Undo", "Take back the last change (%tl_undo)", self.take_back, "undo")
+        self.undo = button("Undo", "Undo the last change (%tl_undo)", self.take_back, "undo")
         self.every = button(
-            "Every layer", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list"
+            "All layers", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list"
         )
         self.predict = button(
-            "Predict seconds", "What this plan would take (%tl_forecast)", self.forecast, "clock-o"
+            "Predict seconds",
+            "Forecast the cost of this plan (%tl_forecast)",
+            self.forecast,
+            "clock-o",
         )
         self.predicted: dict[tuple[str, Plan], float] = {}
         self.on(self.kind, self._switch)
@@ -97,10 +100,10 @@ class LayersPanel(Panel):
             row(*self.strategies.values(), self.last, self.predict),
             self.shares,
             self.drawing,
-            heading("Stages, from input to output: click to freeze or to train"),
+            heading("Stages, from input to output: click to freeze or unfreeze"),
             self.stages,
             row(self.pattern, self.freeze, self.unfreeze, self.undo),
-            heading("Other parts"),
+            heading("Change the network"),
             row(self.kind, self.part, self.code, self.apply),
             self.notes,
             row(self.every),
@@ -115,17 +118,17 @@ class LayersPanel(Panel):
         self.act(lambda: self.session.strategy(strategy, last=last))
 
     def toggle(self, stage: str) -> None:
-        """Freeze a stage that trains as a whole; let any other train."""
+        """Freeze a stage that trains completely; unfreeze any other."""
         read = self.session.layers()
         now = next(s for s in read.stages if s.name == stage)
         call = self.session.unfreeze if now.frozen else self.session.freeze
         self.act(lambda: call(stage))
 
     def by_pattern(self, freeze: bool) -> None:
-        """Freeze or unfreeze what is typed."""
+        """Freeze or unfreeze the layers that the typed patterns match."""
         patterns = self.pattern.value.split()
         if not patterns:
-            self.say("no layer was named: type e.g. stem..layer2, or click a stage", bad=True)
+            self.say("no layer given: type e.g. stem..layer2, or click a stage", bad=True)
             return
         call = self.session.freeze if freeze else self.session.unfreeze
         self.act(lambda: call(*patterns))
@@ -134,7 +137,7 @@ class LayersPanel(Panel):
         """Add, replace or remove a part."""
         name, code, kind = self.part.value.strip(), self.code.value, self.kind.value
         if not name:
-            self.say("no part was named: choose one from the list", bad=True)
+            self.say("no part given: choose one from the list", bad=True)
         elif kind == "remove":
             self.act(lambda: self.session.remove(name))
         elif kind == "replace":
@@ -143,11 +146,11 @@ class LayersPanel(Panel):
             self.act(lambda: self.session.add(f"{kind}:{name}", code, user_names()))
 
     def take_back(self) -> None:
-        """Undo."""
+        """Undo the last change."""
         self.act(self.session.undo)
 
     def forecast(self) -> None:
-        """Ask the session what the plan would take; it is remembered as long as the data are the same."""
+        """Forecast the plan's seconds, and remember them for this plan and data set."""
         plan, data = self.session.plan, self.session.dataset
         found = self.act(self.session.forecast, "measuring …")
         if found is not None and plan is not None and data is not None:
@@ -155,7 +158,7 @@ class LayersPanel(Panel):
             self.refresh()
 
     def toggle_detail(self) -> None:
-        """Show every layer, or not."""
+        """Show or hide the list of all layers."""
         self._detailed = not self._detailed
         self.refresh()
         if self._detailed:
@@ -188,7 +191,7 @@ class LayersPanel(Panel):
         plan = session.plan
         if read is None or plan is None:
             self.drawing.value = line(
-                "no network yet: load one, in the panel before this one or with %tl_load"
+                "no network yet: load one in the Model panel, or with %tl_load"
             )
             self.stages.children, self.buttons = (), []
             self.shares.value = self.notes.value = self.detail.value = ""
@@ -227,7 +230,7 @@ class LayersPanel(Panel):
             rows = [row(b, html) for b, html in zip(self.buttons, self.bars, strict=True)]
             more = len(read.stages) - len(stages)
             rest = (
-                [w.HTML(line(f"and {more} more stages: name them in the field below"))]
+                [w.HTML(line(f"and {more} more stages: type their names in the field below"))]
                 if more
                 else []
             )
@@ -287,11 +290,11 @@ def _fill_stage(each: Any, stage: Stage) -> None:
     each.description = f"{stage.name}: {state}"
     each.icon = "lock" if stage.frozen == stage.layers else "unlock"
     each.button_style = "" if stage.frozen == stage.layers else "info"
-    each.tooltip = f"{stage.name}: click to {'let it train' if stage.frozen else 'freeze it'}"
+    each.tooltip = f"{stage.name}: click to {'unfreeze it' if stage.frozen else 'freeze it'}"
 
 
 def stage_bars(stage: Stage, most_params: int, most_flops: int) -> Raw:
-    """Parameters and FLOPs of a stage beside the largest stage's; an outline is frozen."""
+    """Bars of a stage's parameters and FLOPs relative to the largest; outlines: frozen."""
     params = bar(stage.params / most_params, BLUE, hollow=stage.frozen_params / most_params)
     flops = bar(stage.flops / most_flops, ORANGE, hollow=stage.frozen_flops / most_flops)
     cell = '<span style="display:inline-block;width:17em;max-width:100%;white-space:nowrap">'
@@ -302,7 +305,7 @@ def stage_bars(stage: Stage, most_params: int, most_flops: int) -> Raw:
 
 
 def edits_words(plan: Plan) -> str:
-    """The edits so far, one line each."""
+    """The plan's edits, one line each."""
     rows = (
         f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}"
         for e in plan.edits

@@ -18,7 +18,7 @@ from tlnb.panels.base import WIDE, Panel, button, field, row, user_names
 
 OWN, RUN, NAME = "own", "run", "name"
 ROWS = 8
-SUGGESTED = "glyphnet"  # chosen at first where it is listed
+SUGGESTED = "glyphnet"  # selected at first, if it is listed
 ORDERS = (
     ("smallest first", "small"),
     ("most accurate first", "accurate"),
@@ -38,12 +38,12 @@ class ModelPanel(Panel):
             w.Text, "find", "Part of a name, or a glob such as resnet*", placeholder="resnet*"
         )
         self.sort = field(
-            w.Dropdown, "order", "What comes first", WIDE, options=ORDERS, value=SORTS[0]
+            w.Dropdown, "order", "Order of the list", WIDE, options=ORDERS, value=SORTS[0]
         )
         self.list = field(
             w.Select,
             "networks",
-            "What can be loaded: choose one to read its card",
+            "The networks that can be loaded: choose one to read its card",
             "64em",
             rows=ROWS,
             options=[],
@@ -71,7 +71,7 @@ class ModelPanel(Panel):
     # ── finding ──
 
     def search(self) -> None:
-        """List what matches; where nothing does, say so and offer nothing."""
+        """List the networks that match; if none does, say so and offer none."""
         pattern = self.find.value.strip() or None
         self.act(lambda: self._listed(pattern, self.sort.value))
         self.show_line(magic("tl_models", *([pattern] if pattern else []), sort=self.sort.value))
@@ -88,13 +88,13 @@ class ModelPanel(Panel):
         self._offer(own_modules(), sort)
 
     def _offer(self, own: dict[str, nn.Module], sort: str) -> None:
-        """Fill the list, the choice kept where it is still there."""
+        """Fill the list, and keep the selection if it is still listed."""
         offered = [
             (f"{name}: your own {type(module).__name__}", f"{OWN}:{name}")
             for name, module in own.items()
         ]
         offered += [
-            (f"{run.name}: what this run trained, {percent(run.accuracy)}", f"{RUN}:{run.name}")
+            (f"{run.name}: the result of this run, {percent(run.accuracy)}", f"{RUN}:{run.name}")
             for run in self.session.runs
         ]
         offered += [(_words(card), f"{NAME}:{name}") for name, card in self.cards.items()]
@@ -109,7 +109,7 @@ class ModelPanel(Panel):
         self.asked = (self.find.value, sort)
 
     def choose(self) -> None:
-        """Show the card of what is chosen, and which weights there are."""
+        """Show the card and the available weights of the selection."""
         with self.filling():
             self._choose()
 
@@ -129,14 +129,14 @@ class ModelPanel(Panel):
 
     @property
     def chosen(self) -> tuple[str, str]:
-        """What kind of thing is chosen, and its name; both empty where nothing is."""
+        """Kind and name of the selection; both are empty without one."""
         kind, _, name = str(self.list.value or "").partition(":")
         return kind, name
 
     # ── loading ──
 
     def load(self) -> None:
-        """Load what is chosen."""
+        """Load the selection."""
         kind, name = self.chosen
         weights = "default" if kind == RUN else self.weights.value
         source: Any = own_modules().get(name, name) if kind == OWN else name
@@ -161,20 +161,20 @@ class ModelPanel(Panel):
         words = (
             f"Loaded: {model.name}"
             if model
-            else "Nothing is loaded yet: choose a network and load it."
+            else "Nothing loaded yet: choose a network and load it."
         )
         self.now.value = line(words)
 
 
 def own_modules() -> dict[str, nn.Module]:
-    """The user's own networks, by variable."""
+    """The user's own networks by variable name."""
     return {
         n: v for n, v in user_names().items() if isinstance(v, nn.Module) and not n.startswith("_")
     }
 
 
 def _words(card: Card) -> str:
-    """One line of the list."""
+    """A catalogue entry as one line of the list."""
     accuracy = f"{percent(card.accuracy)} · " if card.accuracy is not None else ""
     place = "on disk" if card.on_disk else f"{size(card.bytes)} to download"
     return f"{card.name}: {accuracy}{count(card.parameters)} parameters · {flops(card.flops)} · {place} · {card.source}"

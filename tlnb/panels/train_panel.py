@@ -1,4 +1,4 @@
-"""Train: options, forecast, start; curves and the time left while it runs; Stop; afterwards the proof of what moved."""
+"""Train: options, forecast and start; progress, curves and Stop; the run with its proof."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from tlnb.panels.base import WIDE, Panel, button, decimal, field, row, shown, wh
 from tlnb.session.background import Training, on_colab
 
 USUAL = "as the recipe says"
-CURVES = 1.0  # seconds between two drawings of the curves, which cost a browser as much as all else
+# seconds between two drawings of the curves, which cost a browser as much as everything else
+CURVES = 1.0
 
 
 class TrainPanel(Panel):
-    """`%tl_train`, `%tl_resume`, `%tl_stop` with the mouse."""
+    """`%tl_train`, `%tl_resume` and `%tl_stop` with the mouse."""
 
     title: ClassVar[str] = "Train"
 
@@ -83,19 +84,19 @@ class TrainPanel(Panel):
         self.go = button("Train", "Train the plan (%tl_train)", self.train, "play", "primary")
         self.scratch = button(
             "Train the baseline",
-            "The same network from scratch (%tl_train --scratch)",
+            "Train the same network from scratch (%tl_train --scratch)",
             self.baseline,
             "random",
         )
         self.resume = button(
-            "Go on", "Go on with the run that was stopped (%tl_resume)", self.go_on, "forward"
+            "Resume", "Resume the run that was stopped (%tl_resume)", self.go_on, "forward"
         )
         self.stop = button(
-            "Stop", "Stop; what it has so far is kept (%tl_stop)", self.halt, "stop", "danger"
+            "Stop", "Stop; the result so far is kept (%tl_stop)", self.halt, "stop", "danger"
         )
         self.ask = button(
             "Forecast",
-            "What it would cost, before the first step (%tl_forecast)",
+            "The cost, before the first step (%tl_forecast)",
             self.forecast,
             "clock-o",
         )
@@ -119,10 +120,10 @@ class TrainPanel(Panel):
     # ── what a click does ──
 
     def typed(self) -> dict[str, Any]:
-        """What was chosen, as `Session.train` takes it.
+        """The chosen options as arguments of `Session.train`.
 
         Raises:
-            UsageError: what is no number.
+            UsageError: a field that needs a number has something else.
         """
         found = {
             "epochs": whole(self.epochs.value, "epochs"),
@@ -142,7 +143,10 @@ class TrainPanel(Panel):
         self._begin("the training", lambda chosen: self.session.train(**chosen), self.typed)
 
     def baseline(self) -> None:
-        """Train the last run's baseline. It has a recipe of its own: only epochs and seed are taken from the controls."""
+        """Train the last run's baseline.
+
+        It has its own recipe: only epochs and seed come from the controls.
+        """
 
         def chosen() -> dict[str, Any]:
             return {"scratch": True} | {
@@ -154,7 +158,7 @@ class TrainPanel(Panel):
         )
 
     def go_on(self) -> None:
-        """Go on with the run that was stopped."""
+        """Resume the run that was stopped."""
         self._begin("the training", lambda _: self.session.resume(), dict, "tl_resume")
 
     def _begin(
@@ -164,7 +168,7 @@ class TrainPanel(Panel):
         options: Callable[[], dict[str, Any]],
         typed: str = "tl_train",
     ) -> None:
-        """On a thread, so that the panels go on answering; on Colab here and now."""
+        """Start on a thread, so that panels stay responsive; on Colab, in the foreground."""
 
         def start() -> Training:
             chosen = options()
@@ -178,29 +182,29 @@ class TrainPanel(Panel):
             self.refresh(keep_line=True)
 
     def halt(self) -> None:
-        """Ask the training to stop, and do not wait for it: the panel must go on answering."""
+        """Ask the training to stop without waiting for it: the panel must stay responsive."""
         running = self.session.turn.running
         if running is not None:
             running.stop()
             self.stop.disabled = True
-            self.live.value = line("stopping after this step: what it has is kept and tested …")
+            self.live.value = line("stopping after this step: the result is kept and tested …")
             self.show_line("%tl_stop")
 
     def forecast(self) -> None:
-        """What training with these options would take."""
+        """Forecast the cost of training with these options."""
         call: Callable[..., Forecast] = self.session.forecast
         found = self.act(lambda: call(**self.typed()), "measuring …")
         if found is not None:
             self.live.value = shown(cards.HTML[Forecast](found))
 
     def toggle_more(self) -> None:
-        """Show the rarer options, or hide them."""
+        """Show or hide the less common options."""
         self.more.layout.display = "" if self.more.layout.display == "none" else "none"
 
     # ── what is shown ──
 
     def follow(self, training: Training) -> None:
-        """While it trains, on its thread: at most twice a second."""
+        """Show the progress of a training; called on its thread, at most twice a second."""
         progress = training.progress
         if progress is None or not training.running:
             return
@@ -210,7 +214,7 @@ class TrainPanel(Panel):
         if not training.stopping:
             self.live.value = line(live_words(training))
         elif progress.phase == "evaluating":
-            self.live.value = line(f"stopped after epoch {progress.epoch}: testing what it has …")
+            self.live.value = line(f"stopped after epoch {progress.epoch}: testing the result …")
         if time.monotonic() - self._curves_at >= CURVES:
             self._curves_at = time.monotonic()
             self.curve.value = drawings.curves(training.history)
@@ -230,7 +234,7 @@ class TrainPanel(Panel):
         self.once("run", run, lambda: run_cards.run_card(run) if run else "", self.view)
 
     def _fill_end(self, ended: Training | None) -> None:
-        """How the last training ended, said once."""
+        """Say how the last training ended, once."""
         self.live.value = ""
         if ended is None or self._drawn.get("ended") is ended:
             return
@@ -238,12 +242,12 @@ class TrainPanel(Panel):
         if ended.error is not None:
             self.fail(ended.error)
         elif ended.stopping:
-            self.say("stopped: Go on carries it further")
+            self.say("stopped: press Resume to continue")
 
     def _fill_plan(self) -> None:
         session = self.session
         if session.plan is None or session.dataset is None:
-            self.plan.value = line("data and a network come first: next is " + session.next_line)
+            self.plan.value = line("load data and a network first: next is " + session.next_line)
             usual = None
         else:
             self.plan.value = line(repr(session.plan))
@@ -251,7 +255,7 @@ class TrainPanel(Panel):
         self._fill_usual(usual)
 
     def _fill_usual(self, usual: TrainOptions | None) -> None:
-        """Empty fields say what the recipe would take."""
+        """Show the recipe's values in empty fields."""
         pairs = (
             (self.epochs, "epochs"),
             (self.lr, "lr"),
@@ -277,17 +281,20 @@ class TrainPanel(Panel):
         self.done.layout.display = "" if running is not None else "none"
 
     def close(self) -> None:
-        """Let go of the training too."""
+        """Detach from the training too."""
         for end in self._follow:
             end()
         super().close()
 
 
 def live_words(training: Training) -> str:
-    """Where a training is: `head: training 12 of 100 epochs, loss 0.123, accuracy 89.0%, about 3 s left`."""
+    """The state of a training in words.
+
+    `head: training 12 of 100 epochs, loss 0.123, accuracy 89.0%, about 3 s left`.
+    """
     progress = training.progress
     if progress is None:
-        return f"{training.name} begins …"
+        return f"{training.name} is starting …"
     words = [
         f"{progress.run}: {progress.phase}" + (f" {counted(progress)}" if progress.epochs else "")
     ]

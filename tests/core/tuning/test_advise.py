@@ -68,7 +68,7 @@ def test_advice_is_measured_charged_and_changes_nothing(small: Session):
     card = HTML[Advice](found)
     for words in (
         "how sure",
-        "What each frozen stage knows",
+        "What each frozen stage already knows",
         "test images are not read",
         "rule of thumb",
     ):
