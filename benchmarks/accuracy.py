@@ -1,11 +1,12 @@
-"""Test accuracy by strategy and amount of data, over seeds.
+"""Measure test accuracy by strategy and amount of data, over seeds.
 
-    python -m benchmarks.accuracy digits --per-class 1 2 5 20 --strategies head scratch pixels --seeds 5
+    python -m benchmarks.accuracy digits --per-class 1 2 5 20
+        --strategies head scratch pixels --seeds 5
 
-Prints a row for each strategy, mean ± standard deviation over seeds in percent. A seed chooses the images and everything
-random in the run. `scratch` is the recipe for scratch with its full number of steps. `--monitor` reads the monitor split
-instead of the test split: that is how recipes are chosen. `--record FILE` also writes what was measured as JSON, for
-lessons that show what would take them too long.
+Prints a row per strategy: mean ± standard deviation over seeds, in percent. A seed determines the
+images and all randomness of the run. `scratch` is the recipe for scratch with its full number of
+steps. `--monitor` uses the monitor split instead of the test split: that is how recipes are chosen.
+`--record FILE` also writes the results as JSON, for lessons in which they would take too long.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Reached:
-    """What one run reached, and what it took."""
+    """The accuracy and the cost of one run."""
 
     accuracy: float  # in 0..1
     steps: int = 0
@@ -52,7 +53,7 @@ def one(
     extra: dict,
     monitor: bool,
 ) -> Reached:
-    """One run from an empty session."""
+    """Train one run in a new session."""
     session = Session()
     found = session.data(data, per_class=per_class, classes=classes, seed=seed)
     if strategy == "pixels":
@@ -65,13 +66,16 @@ def one(
 
 
 def summary(found: Sequence[Reached]) -> tuple[float, float]:
-    """Mean and standard deviation of accuracy in 0..1; one run has a deviation of 0."""
+    """Mean and standard deviation of accuracy in 0..1; the deviation of a single run is 0."""
     values = [reached.accuracy for reached in found]
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def record(command: str, data: dict[str, object], cells: Sequence[dict[str, object]]) -> str:
-    """What was measured as JSON text: on what, when, by which command, and a cell for each strategy and amount."""
+    """The results as JSON text.
+
+    Contains hardware, date, command, and a cell for each strategy and amount.
+    """
     here = machine()
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}"
     about = {

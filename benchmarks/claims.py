@@ -1,11 +1,12 @@
-"""How far the lessons' claims are from failing: every `assert` of every lesson, over draws and over kinds of processor.
+"""Measure how far the lessons' claims are from failing, over draws and kinds of processor.
 
     python -m benchmarks.claims [NUMBER …] [--draws N] [--json FILE]
 
-A claim's margin is how far its comparison is from turning false, the smallest where it compares several times: 0.03 for
-`accuracy > 0.7` at 0.73. It is measured in the lesson as it stands on every machine of `MACHINES`, which imitate other
-processors, and on this machine over several draws of data and seeds. The chance is that a machine drawn from a normal
-distribution with the margins' mean and standard deviation over machines fails the claim.
+A claim is an `assert` in a lesson. Its margin is how far its comparison is from becoming false:
+0.03 for `accuracy > 0.7` at 0.73; the smallest margin if it compares several times. It is measured
+in the unchanged lesson on every machine of `MACHINES`, which imitate other processors, and on this
+machine over several draws of data and seeds. The chance of failing is the probability that a margin
+is negative if margins over machines are normally distributed.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from typing import Any
 from benchmarks.table import markdown
 
 LESSONS = Path(__file__).parents[1] / "lessons"
-APART = 1000  # between the seeds of two draws, so that no lesson's own seeds meet
-MOST_CHANCE = 1e-4  # of failing, on a machine that nobody has tried
+APART = 1000  # distance between the seeds of two draws, so that a lesson's seeds never overlap
+MOST_CHANCE = 1e-4  # largest acceptable chance of failing on an untested machine
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one execution of a lesson differs in from an ordinary one."""
+    """How one execution of a lesson differs from an ordinary one."""
 
     name: str
     env: Mapping[str, str] = field(default_factory=dict)
@@ -63,7 +64,7 @@ MACHINES = (
 
 
 def machines(draws: int) -> list[Machine]:
-    """All that a lesson is executed on; the first is the lesson as it stands, on this machine."""
+    """All machines and draws for a lesson, starting with the unchanged lesson, here."""
     return [*MACHINES, *(replace(HERE, name=f"draw {n}", draw=n) for n in range(1, draws))]
 
 
@@ -79,7 +80,7 @@ class Claims:
     _now: str = ""
 
     def claim(self, text: str, test: Callable[[], object]) -> None:
-        """What an `assert` becomes: evaluated with its comparisons watched; a false one does not end the lesson."""
+        """Evaluate an `assert` and watch its comparisons; a failure does not stop the run."""
         self._now = text
         self.margins[text] = []
         try:
@@ -88,7 +89,7 @@ class Claims:
             self._now = ""
 
     def compare(self, kinds: tuple[str, ...], *values: Any) -> bool:
-        """What a comparison becomes: `a < b < c` is `compare(("Lt", "Lt"), a, b, c)`."""
+        """Evaluate a comparison: `a < b < c` is `compare(("Lt", "Lt"), a, b, c)`."""
         whole = True
         for kind, left, right in zip(kinds, values, values[1:], strict=False):
             if self._now and (margin := _margin(kind, left, right)) is not None:
@@ -112,7 +113,7 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _margin(kind: str, left: Any, right: Any) -> float | None:
-    """How far a comparison of two numbers is from turning; None for what is exact."""
+    """How far a comparison of two numbers is from changing; None for exact values."""
     if kind not in ("Lt", "LtE", "Gt", "GtE"):
         return None
     try:
@@ -123,7 +124,7 @@ def _margin(kind: str, left: Any, right: Any) -> float | None:
 
 
 class Watched(ast.NodeTransformer):
-    """Asserts and comparisons of a cell become calls of `Claims`, in cells that assert something."""
+    """Turns asserts, and comparisons in cells with asserts, into calls of `Claims`."""
 
     def visit_Module(self, module: ast.Module) -> ast.Module:
         if any(isinstance(node, ast.Assert) for node in ast.walk(module)):
@@ -154,7 +155,7 @@ def _call(name: str, *arguments: ast.expr) -> ast.Call:
 
 
 def execute(lesson: Path, here: Machine) -> Claims:
-    """Run a lesson's code cells in a shell of this process, in the current folder."""
+    """Run a lesson's code cells in a shell in this process, in the current folder."""
     from IPython.core.interactiveshell import InteractiveShell
 
     _imitate(here)
@@ -170,7 +171,7 @@ def execute(lesson: Path, here: Machine) -> Claims:
 
 
 def _imitate(here: Machine) -> None:
-    """What no environment variable sets: precision, oneDNN, another draw, inputs that differ in the last digits."""
+    """Set what no environment variable can: precision, oneDNN, the draw, scaled inputs."""
     import torch
 
     from tlnb.core.data.builtin import leaves
@@ -198,7 +199,7 @@ def _imitate(here: Machine) -> None:
 
 
 def _drawn_otherwise(function: Callable[..., Any], draw: int, own: bool) -> Callable[..., Any]:
-    """The function with another seed; a baseline without a seed of its own takes its run's."""
+    """Wrap a function to use another seed; a baseline without its own seed takes its run's."""
 
     def with_seed(*arguments: Any, **options: Any) -> Any:
         if not (own and options.get("scratch") and options.get("seed") is None):
@@ -209,7 +210,11 @@ def _drawn_otherwise(function: Callable[..., Any], draw: int, own: bool) -> Call
 
 
 def one(lesson: Path, here: Machine) -> dict[str, Any]:
-    """Execute a lesson in a process and a folder of its own; the margins by claim, or why there are none."""
+    """Execute a lesson in a new process and folder.
+
+    Returns:
+        The margins by claim, or why there are none.
+    """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "lessons"
         shutil.copytree(LESSONS, work, ignore=shutil.ignore_patterns(".*"))
@@ -244,7 +249,7 @@ def one(lesson: Path, here: Machine) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim's margins over machines and over draws; exact ones have none."""
+    """A claim's margins over machines and over draws; exact claims have none."""
 
     lesson: str
     text: str
@@ -254,7 +259,7 @@ class Claim:
 
     @property
     def chance(self) -> float:
-        """Of failing on another machine: the normal distribution's tail."""
+        """The chance of failing on another machine: the tail of a normal distribution."""
         if not self.machines:
             return 1.0 if self.failed else 0.0
         mean, spread = statistics.fmean(self.machines), _spread(self.machines)
@@ -286,7 +291,7 @@ def _spread(values: tuple[float, ...]) -> float:
 
 
 def claims_of(lesson: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Claim]:
-    """What the executions of a lesson say of each of its claims."""
+    """Collect the margins of each claim from the executions of a lesson."""
     texts = dict.fromkeys(text for result in found.values() for text in result.get("held", ()))
     for text in texts:
         margins = {
@@ -307,7 +312,7 @@ def claims_of(lesson: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Clai
 def measure(
     lessons: list[Path], draws: int, workers: int, file: Path | None
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Every lesson on every machine and draw; what `file` holds already is not measured again."""
+    """Execute every lesson on every machine and draw, unless `file` already has the result."""
     found: dict[str, dict[str, dict[str, Any]]] = (
         json.loads(file.read_text()) if file and file.exists() else {}
     )
@@ -330,18 +335,18 @@ def measure(
 
 
 def main() -> None:
-    """The table for BENCHMARKS.md; exit status 1 where a claim may fail."""
+    """Print the table for BENCHMARKS.md; exit with status 1 if a claim may fail."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("numbers", nargs="*", help="of lessons; default: all")
+    parser.add_argument("numbers", nargs="*", help="numbers of lessons; default: all")
     parser.add_argument(
-        "--draws", type=int, default=5, help="of data and seeds, the lesson's own among them"
+        "--draws", type=int, default=5, help="draws of data and seeds, including the lesson's own"
     )
     parser.add_argument("--workers", type=int, default=1, help="executions at a time")
     parser.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
-        help="every margin; goes on where an earlier call ended",
+        help="file of all margins; continues where an earlier call ended",
     )
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()

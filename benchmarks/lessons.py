@@ -1,9 +1,10 @@
-"""Every lesson as "Run all" does it: seconds until its last cell, and the most memory its kernel held.
+"""Execute every lesson as "Run all" does: seconds to its end, and its kernel's peak memory.
 
     python -m benchmarks.lessons [NUMBER …]
 
-A build of torch for CUDA maps libraries that a CPU build, which Binder installs, does not have. What the kernel holds of these
-files is looked up twice a second (`/proc/PID/smaps`, Linux); the last column is the most that it held besides.
+A CUDA build of torch maps libraries that the CPU build installed on Binder does not have. How much
+of these files the kernel holds is read twice a second (`/proc/PID/smaps`, Linux); the last column
+is the peak memory without them.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from benchmarks.table import markdown
 LESSONS = Path(__file__).parents[1] / "lessons"
 PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # kB on Linux
 OF_CUDA = ("nvidia", "cuda", "triton", "cupti", "nccl")  # in the names of libraries
-LOOK = 0.5  # seconds between two looks
+LOOK = 0.5  # seconds between two readings
 
 
 @dataclass
 class Memory:
-    """The most that a process held besides CUDA's libraries, looked up by a thread."""
+    """Peak memory of a process without CUDA's libraries, measured by a thread."""
 
     pid: int
     peak: float = 0.0  # MiB
@@ -51,7 +52,7 @@ class Memory:
 
 
 def besides_cuda(pid: int) -> float:
-    """MiB that a process holds now, CUDA's libraries apart."""
+    """MiB that a process holds now, without CUDA's libraries."""
     held, counts = 0, True
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         first, *others = line.split()
@@ -63,7 +64,12 @@ def besides_cuda(pid: int) -> float:
 
 
 def run(path: Path) -> tuple[float, float, float, float]:
-    """Seconds of computing, seconds with the kernel's start, peak memory in MiB, the same without CUDA's libraries."""
+    """Execute a lesson.
+
+    Returns:
+        Seconds of computing, seconds including the kernel's start, peak memory in MiB, and the same
+        without CUDA's libraries.
+    """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "lessons"
         shutil.copytree(LESSONS, work, ignore=shutil.ignore_patterns(".*"))
@@ -85,7 +91,7 @@ def run(path: Path) -> tuple[float, float, float, float]:
 
 
 def main() -> None:
-    """The table for BENCHMARKS.md."""
+    """Print the table for BENCHMARKS.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="numbers of lessons; default: all")
     chosen = parser.parse_args()

@@ -1,8 +1,9 @@
-"""Panels in a real browser: clicks and seconds to a finished run, how soon a click shows, what live updates cost.
+"""Measure panels in a browser: clicks to a finished run, response times, cost of live updates.
 
     python -m benchmarks.panels [--front-end lab|notebook] [--times 20]
 
-Clicks are timed in the page itself: from the click to the frame in which the page has changed, with the kernel in between.
+Clicks are timed in the page: from the click, through the kernel, to the frame in which the page has
+changed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from benchmarks.front_end import Page, browser, missing, server, write
 
-# clicks a button and waits for the frame in which a part of the page reads differently
+# clicks a button and waits for the frame in which a part of the page has a different text
 CLICK = """([words, watched]) => new Promise((done, fail) => {
   const all = s => [...document.querySelectorAll(s)].filter(e => e.offsetParent)
   const seen = s => all(s).map(e => e.innerText + (e.value ?? '')).join('|')
@@ -28,7 +29,7 @@ CLICK = """([words, watched]) => new Promise((done, fail) => {
     : performance.now() - start > 20000 ? fail('nothing changed') : requestAnimationFrame(look)
   look()
 })"""
-# clicks Stop and waits for the frames in which the page says that it has stopped, and what came of it
+# clicks Stop and waits for the frames in which the page reports the stop, and then the result
 STOP = """() => new Promise((done, fail) => {
   const shown = s => [...document.querySelectorAll(s)].filter(e => e.offsetParent)
   const said = words => shown('.widget-html, [role=status]').some(e => e.innerText.includes(words))
@@ -42,7 +43,7 @@ STOP = """() => new Promise((done, fail) => {
   }
   look()
 })"""
-# one training, in blocks of epochs with live updates and without: with, without, without, with …
+# one training in blocks of epochs with and without live updates: with, without, without, with …
 COST = """
 import json
 from tlnb.session.background import Training
@@ -63,7 +64,7 @@ print(json.dumps([pairs]))
 
 
 def whole_line(page: Page) -> dict[str, float]:
-    """From the opened notebook to a finished run of strategy head."""
+    """Work from the opened notebook to a finished run of strategy head."""
     start = time.monotonic()
     page.run()
     page.click("Load these images")
@@ -78,7 +79,7 @@ def whole_line(page: Page) -> dict[str, float]:
 
 
 def spread(found: list[float]) -> dict[str, float]:
-    """Milliseconds: median, nine tenths, worst."""
+    """Milliseconds: median, 90th percentile, maximum."""
     found = sorted(found)
     return {
         "median": statistics.median(found),
@@ -88,8 +89,15 @@ def spread(found: list[float]) -> dict[str, float]:
 
 
 def share(pairs: list[tuple[float, float]]) -> dict[str, float]:
-    """What live updates add to the time of training, from seconds of blocks with them and without: the median of the pairs,
-    and half of its 95% interval (1.253 standard errors of a mean; outliers at either end are left out of those)."""
+    """The share that live updates add to training time.
+
+    Args:
+        pairs: seconds of blocks with live updates and without.
+
+    Returns:
+        The median of the pairs and half of its 95% interval (1.253 standard errors of a mean,
+        without outliers at either end).
+    """
     costs = sorted(live / still - 1 for live, still in pairs)
     middle = costs[len(costs) // 10 : len(costs) - len(costs) // 10]
     error = 1.253 * statistics.stdev(middle) / len(costs) ** 0.5
@@ -102,7 +110,7 @@ def share(pairs: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def answers(page: Page, times: int, clicks: list[tuple[str, str]]) -> dict[str, float]:
-    """How soon clicks show: pairs of a button's words and what changes in the page."""
+    """Measure response times of clicks, given as pairs of a button's words and what changes."""
     found = []
     for i in range(times):
         found.append(page.page.evaluate(CLICK, list(clicks[i % len(clicks)])))
@@ -111,7 +119,7 @@ def answers(page: Page, times: int, clicks: list[tuple[str, str]]) -> dict[str, 
 
 
 def measured(page: Page, times: int) -> dict[str, Any]:
-    """All figures."""
+    """Measure all figures."""
     found: dict[str, Any] = {"whole line": whole_line(page)}
     page.tab("3 Layers")
     stages = [
@@ -151,7 +159,7 @@ def main() -> None:
     parser.add_argument("--front-end", choices=["lab", "notebook"], default="lab")
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument(
-        "--block", type=int, default=20, help="epochs with live updates, or without"
+        "--block", type=int, default=20, help="epochs of a block with or without live updates"
     )
     parser.add_argument("--pairs", type=int, default=40, help="of such blocks")
     chosen = parser.parse_args()

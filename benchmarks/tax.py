@@ -1,10 +1,11 @@
-"""What a run takes beside computing: `python -m benchmarks.tax [--threads 1]`.
+"""Measure the overhead of a run beyond its training: `python -m benchmarks.tax [--threads 1]`.
 
-On twenty digits: `%tl_train` on a frozen network, the same again (what is frozen is found), its baseline from scratch, and the
-comparison. A run's own work is caching, warm-up and training; wall clock divided by that says what it pays on top. The
-comparison is timed without the baseline of equal steps that it trains, and its card by itself, once with matplotlib's
-import and once more. Everything that could be found from earlier is in a folder that is new. Nothing else should run
-meanwhile; `cpu` is processor time, which minds that less.
+On twenty digits: `%tl_train` on a frozen network, the same again (with cached activations), its
+baseline from scratch, and the comparison. A run's own work is caching, head first and training;
+wall time divided by that is the overhead. The comparison is timed without the baseline of equal
+steps that it trains, and its card separately, once with matplotlib's import and once without.
+Caches are in a new folder. Run nothing else at the same time; `cpu` is process time, which is
+affected less.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ OWN = ("caching", "warmup", "training")
 
 @dataclass(frozen=True)
 class Timed:
-    """What a call gave, and what it took in seconds."""
+    """The result of a call and its seconds."""
 
     value: Any
     wall: float
@@ -30,14 +31,14 @@ class Timed:
 
 
 def timed(call: Callable[[], Any]) -> Timed:
-    """The call, with both clocks."""
+    """Time a call with both clocks."""
     wall, cpu = time.perf_counter(), time.process_time()
     value = call()
     return Timed(value, time.perf_counter() - wall, time.process_time() - cpu)
 
 
 def run_row(name: str, found: Timed) -> str:
-    """A run: wall clock, its own work, their ratio, and the phases."""
+    """Format a run: wall time, its own work, their ratio, and the phases."""
     own = sum(found.value.seconds[phase] for phase in OWN)
     phases = ", ".join(
         f"{phase} {seconds:.2f}"
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def measure(threads: int) -> None:
-    """Print both tables."""
+    """Measure, and print both tables."""
     import torch
 
     from tlnb.display.cards import HTML

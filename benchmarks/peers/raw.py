@@ -1,4 +1,4 @@
-"""A loop in plain PyTorch, made to be fast."""
+"""A fast training loop in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHUNK = 64  # images in a forward pass without gradient
 
 
 def run(task: Task) -> Outcome:
-    """Decode everything, train on batches of it, test once."""
+    """Decode everything, train on batches in memory, test once."""
     job, laps, here = task.job, task.laps, task.machine
     network = task.network.to(memory_format=torch.channels_last)
     torch.backends.cudnn.benchmark = True  # on GPUs: the fastest convolution for these shapes
@@ -70,7 +70,10 @@ def scores(images: Tensor, task: Task) -> Tensor:
 
 
 def ready(images: Tensor, task: Task, varied: bool) -> Tensor:
-    """uint8 `(N, 3, E, E)` → the network's input `(N, 3, size, size)`, cropped at random or in the middle."""
+    """Turn uint8 `(N, 3, E, E)` into the network's input `(N, 3, size, size)`.
+
+    Crops at random if `varied`, else from the middle.
+    """
     size, edge = task.transform.size, images.shape[-1]
     floats = images.contiguous(memory_format=torch.channels_last).float()
     if varied and task.job.augment != "none":
@@ -88,12 +91,12 @@ def ready(images: Tensor, task: Task, varied: bool) -> Tensor:
 
 @cache
 def _by_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """As `(3, 1, 1)`, of the scale 0..255: made once, since a GPU waits for the copy."""
+    """Numbers as `(3, 1, 1)` on the scale 0..255; cached, as a GPU waits for the copy."""
     return torch.tensor(numbers, device=device).view(3, 1, 1) * 255
 
 
 def _crops(count: int, size: int, task: Task) -> Tensor:
-    """Where to read the pixels of random crops: a grid `(N, size, size, 2)`."""
+    """Sampling positions of random crops: a grid `(N, size, size, 2)`."""
     area, shape, x, y, side = torch.rand(5, count, device=task.job.device)
     area = LEAST_AREA + (1 - LEAST_AREA) * area
     ratio = RATIO ** (2 * shape - 1)
@@ -110,7 +113,7 @@ def _crops(count: int, size: int, task: Task) -> Tensor:
 
 
 def decoded(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images `(N, 3, E, E)` uint8 and their labels, test images and theirs."""
+    """Training images `(N, 3, E, E)` uint8 and labels, then test images and labels."""
     data = task.job.data
     if data in BUNDLED:
         found = open_data(data)
