@@ -180,7 +180,7 @@ from tlnb.course.exercises import Step, exercise
 
 @exercise("mine", "Take five images of each digit")
 def mine(tl):
-    yield Step("there are data", tl.dataset, "none yet", "%tl_data")
+    yield Step("data are loaded", tl.dataset, "none yet", "%tl_data")
     yield Step("five of each digit", set(tl.dataset.counts.values()) == {5}, f"{min(tl.dataset.counts.values())} of each")
     return "That is all."
 """).raise_error()

@@ -1,6 +1,6 @@
-"""The embedded pretrained models: a small network, its source images, its weights and its cards.
+"""The embedded pretrained models: a small network, its source images, weights and cards.
 
-Everything a learner needs to meet transfer learning offline. Stands by itself: nothing here knows the rest of tlnb.
+Everything a learner needs to try transfer learning offline. Imports nothing else of tlnb.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ __all__ = [
 ]
 
 
-LARGE = 200_000  # a tensor of more numbers is stored in 8 bits
+LARGE = 200_000  # tensors with more elements are stored in 8 bits
 SCALE = ".scale"
 
 
 class DamagedWeights(Exception):
-    """A weights file that is missing or has another hash than its card says."""
+    """A weights file is missing, or its hash differs from the one on its card."""
 
 
 @lru_cache(maxsize=1)
 def names() -> tuple[str, ...]:
-    """The embedded models, the main one first."""
+    """Names of the embedded models, the main one first."""
     folder = resources.files(__package__).joinpath("cards")
     found = (p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))
     return tuple(sorted(found, key=len))
@@ -49,17 +49,17 @@ def names() -> tuple[str, ...]:
 
 @lru_cache
 def card(name: str) -> dict[str, Any]:
-    """The facts of one model: source, accuracy, size, what its training cost, the SHA-256 of its weights."""
+    """Read a model's card: source, accuracy, size, training cost, SHA-256 of its weights."""
     text = resources.files(__package__).joinpath("cards", f"{name}.json").read_text("utf8")
     facts: dict[str, Any] = json.loads(text)
     return facts
 
 
 def load(name: str) -> GlyphNet:
-    """The pretrained network in fp32 and eval mode.
+    """Load the pretrained network in fp32 and eval mode.
 
     Raises:
-        DamagedWeights: the file is missing, or its hash is not the card's.
+        DamagedWeights: the file is missing, or its hash differs from the card's.
     """
     network = GlyphNet(card(name)["source_classes"])
     network.load_state_dict(weights(name))
@@ -67,10 +67,10 @@ def load(name: str) -> GlyphNet:
 
 
 def weights(name: str) -> dict[str, Tensor]:
-    """The pretrained network's state_dict, in fp32.
+    """Load the pretrained network's state_dict in fp32.
 
     Raises:
-        DamagedWeights: the file is missing, or its hash is not the card's.
+        DamagedWeights: the file is missing, or its hash differs from the card's.
     """
     from safetensors.torch import load as read_safetensors
 
@@ -86,9 +86,10 @@ def weights(name: str) -> dict[str, Tensor]:
 
 
 def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a weights file holds: fp16, and the few largest tensors in 8 bits with a scale for each output channel.
+    """Compress a state_dict for a weights file.
 
-    The source has many classes, and the file should stay small.
+    Tensors are stored in fp16, the few largest ones in 8 bits with a scale per output channel: the
+    source has many classes, and the file should stay small.
     """
     packed = {}
     for name, tensor in state.items():
@@ -104,7 +105,7 @@ def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state_dict, in fp32, of what `pack` made."""
+    """Restore the state_dict, in fp32, from the result of `pack`."""
     state = {}
     for name, tensor in packed.items():
         if name + SCALE in packed:

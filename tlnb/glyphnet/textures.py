@@ -1,7 +1,8 @@
-"""Sixty-four procedural textures and shapes: what letters cannot teach (surfaces, repetition, filled areas).
+"""Sixty-four procedural textures and shapes.
 
-Eight families of eight classes. A picture is a grey map `(48, 48)` in 0..1; colour, blur and distortion are added
-later, for glyphs and textures alike (`augment.py`).
+They teach what letters cannot: surfaces, repetition, filled areas. There are eight families of
+eight classes. A picture is a grey map `(48, 48)` in 0..1; colour, blur and distortion are added
+later, for glyphs and textures alike (`distortions.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ _Y, _X = np.meshgrid(np.linspace(-1, 1, EDGE), np.linspace(-1, 1, EDGE), indexin
 def texture_set(
     per_class: int, seed: int = 0
 ) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[np.int64]]:
-    """Names, pictures `(64 * per_class, 48, 48)` and labels. The same seed draws the same pictures."""
+    """Draw the textures: names, pictures `(64 * per_class, 48, 48)` and labels.
+
+    The seed determines the pictures.
+    """
     classes = _classes()
     images = np.empty((len(classes) * per_class, EDGE, EDGE), dtype=np.uint8)
     for label, draw in enumerate(classes.values()):
@@ -76,7 +80,7 @@ def _bind(draw: Callable[..., Map], *settings: object) -> Draw:
 
 
 def _turned(rng: np.random.Generator, spread: float = 0.2, angle: float = 0.0) -> tuple[Map, Map]:
-    """Coordinates turned by `angle` and a little more, shifted and stretched."""
+    """Coordinates rotated by about `angle`, shifted and stretched."""
     a = angle + rng.uniform(-spread, spread)
     stretch = rng.uniform(0.85, 1.15)
     x, y = _X + rng.uniform(-1, 1), _Y + rng.uniform(-1, 1)
@@ -142,7 +146,7 @@ def _waves(rng: np.random.Generator, kind: int, cycles: int) -> Map:
 
 
 def _polygon(rng: np.random.Generator, corners: int, waist: float) -> Map:
-    """A regular polygon (waist 1) or a star: the radius moves between 1 and `waist` twice a corner."""
+    """Draw a regular polygon (waist 1) or a star, whose radius varies between 1 and `waist`."""
     size, turn = rng.uniform(0.55, 0.9), rng.uniform(0, 2 * np.pi)
     x, y = (_X - rng.uniform(-0.15, 0.15)) / size, (_Y - rng.uniform(-0.15, 0.15)) / size
     angle = (np.arctan2(y, x) + turn) % (2 * np.pi / corners) - np.pi / corners

@@ -17,7 +17,7 @@ from tlnb.session import Session
 
 TWO_LINES = "%tl_train --augment none, then the same line with --no-cache"
 RATE = 0.85  # of the test images, exercise 3.3
-AGREE = 1e-5  # exercise 3.1: how near losses of cached and uncached runs are in 32 bits …
+AGREE = 1e-5  # exercise 3.1: largest difference of the losses with and without cache in 32 bits …
 AGREE_ROUNDED = 1e-3  # … and in 16 bits
 
 
@@ -38,16 +38,16 @@ def nothing_is_lost(tl: Session) -> Steps:
     ]
     cached, uncached = ([r for r in runs if r.options.cache is kind] for kind in (True, False))
     yield Step(
-        "one run keeps the frozen part",
+        "one run caches the frozen part",
         cached,
         "all of them compute it in every epoch",
-        "%tl_train keeps it unless --no-cache is given",
+        "%tl_train caches it unless --no-cache is given",
         TWO_LINES,
     )
     yield Step(
         "one run computes it in every epoch",
         uncached,
-        "all of them keep it",
+        "all of them cache it",
         "--no-cache is the option that computes it in every epoch",
         TWO_LINES,
     )
@@ -56,8 +56,8 @@ def nothing_is_lost(tl: Session) -> Steps:
     yield Step(
         "both show the same images in every epoch",
         not plain,
-        f"{' and '.join(plain)} augment at random: each epoch shows variants, and no two runs the same ones",
-        "--augment none, for both runs: each image as it is",
+        f"{' and '.join(plain)} augment at random: each epoch shows variants, which differ between runs",
+        "--augment none for both runs: images without augmentation",
         TWO_LINES,
     )
     apart, hint = _apart(one, other)
@@ -69,7 +69,7 @@ def nothing_is_lost(tl: Session) -> Steps:
         "the losses agree in every epoch",
         gap < (AGREE if one.precision == "fp32" else AGREE_ROUNDED),
         f"the largest difference is {gap:.2g}",
-        "numbers of 16 bits are rounded too much to agree: compare at 32 bits",
+        "16-bit numbers are rounded too much to agree: compare at 32 bits",
         "%tl_train --augment none --precision fp32, then the same line with --no-cache",
     )
     saved = other.training_flops / one.training_flops
@@ -77,7 +77,7 @@ def nothing_is_lost(tl: Session) -> Steps:
 
 
 def _apart(one: Run, other: Run) -> tuple[str, str]:
-    """What two runs differ in beside the cache, and how they would not; empty for nothing."""
+    """What two runs differ in besides the cache, and how to avoid it; both empty for nothing."""
     rest = replace(one.options, cache=False)
     options = [k for k, v in vars(rest).items() if v != getattr(other.options, k)]
     if options:
@@ -86,13 +86,13 @@ def _apart(one: Run, other: Run) -> tuple[str, str]:
             f"give both the same --{options[0].replace('_', '-')}",
         )
     if one.fingerprint != other.fingerprint:
-        return "they were trained on other draws of the images", "no %tl_data between the two lines"
+        return "they were trained on different draws", "no %tl_data between the two lines"
     if (one.plan.model, one.plan.edits) != (other.plan.model, other.plan.edits):
         return "they trained different networks", "no %tl_load and no edit between the two lines"
     return "", ""
 
 
-@exercise("3.2", "Train the convolutions of the last stage, keep every BatchNorm frozen")
+@exercise("3.2", "Train the convolutions of the last stage, but keep every BatchNorm frozen")
 def by_name(tl: Session) -> Steps:
     run = yield from a_run(tl, line="%tl_data digits --per-class 5, %tl_load glyphnet, %tl_train")
     yield Step(
@@ -117,7 +117,7 @@ def by_name(tl: Session) -> Steps:
         f"{', '.join(still)} did not",
         *fitting(
             len(still) > 1,
-            "%tl_unfreeze layer4 lets the whole stage train; then freeze what should not",
+            "%tl_unfreeze layer4 makes the whole stage train; then freeze what should not",
             "layer4.downsample.0 is a convolution too",
         ),
     )
@@ -127,9 +127,9 @@ def by_name(tl: Session) -> Steps:
         f"{', '.join(norms[:3])}{' …' if len(norms) > 3 else ''} moved",
         "%tl_freeze first, then %tl_unfreeze layer4 alone"
         if any(not name.startswith("layer4") for name in norms)
-        else "one BatchNorm is called otherwise: layer4.downsample.1"
+        else "one BatchNorm has a different kind of name: layer4.downsample.1"
         if len(norms) == 1
-        else "after %tl_unfreeze layer4, freeze what it set free too much: %tl_freeze layer4.bn*",
+        else "after %tl_unfreeze layer4, freeze its BatchNorm layers again: %tl_freeze layer4.bn*",
         "%tl_freeze, %tl_unfreeze layer4, %tl_freeze layer4.bn* layer4.downsample.1",
     )
     more = sorted(set(run.moved) - last - {"head"})
@@ -201,8 +201,8 @@ def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
         f"it reads at least {RATE:.0%} of the test images",
         right >= RATE,
         f"it reads {right:.1%}"
-        + (": no more than guessing, so it was hardly trained" if right < 0.3 else ""),
-        "AdamW with lr=0.01, 60 passes over the features are enough",
+        + (": little better than guessing, so it was hardly trained" if right < 0.3 else ""),
+        "AdamW with lr=0.01 and 60 passes over the features are enough",
         "features come from the trunk in eval mode, of prepared images: trunk(prepare(images))",
     )
     return f"{right:.1%} of the test images, {sum(p.numel() for p in network.parameters()):,} parameters trained."
@@ -210,7 +210,7 @@ def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
 
 @torch.no_grad()
 def _right(layers: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Accuracy of layers on glyphnet's features of (N, 3, 32, 32) uint8 images."""
+    """Accuracy of `layers` on glyphnet's features of uint8 images (N, 3, 32, 32)."""
     from tlnb import glyphnet
     from tlnb.core.models import pretrained
 

@@ -17,8 +17,8 @@ from tlnb.course.exercises.causes import fitting
 from tlnb.session import Session
 
 DRAWS = 3
-GUESSED = 0.17  # of the test patches: hardly more than one in twelve
-LEAST = 0.5  # of the test patches: a linear layer behind layer2, layer3 of the near source gets 0.55 to 0.65
+GUESSED = 0.17  # test accuracy that is hardly better than guessing among twelve classes
+LEAST = 0.5  # test accuracy; a linear layer after layer2 or layer3 of glyphnet gets 0.55 to 0.65
 
 
 def _twenty(data: DataSet) -> Step:
@@ -39,7 +39,7 @@ def best_depth(tl: Session, names: Mapping[str, Any]) -> Steps:
         "glyphnet-early is loaded, with no edits",
         tl.model is not None and loaded == "glyphnet-early" and not _own_edits(tl),
         f"{loaded} is loaded{', with edits' if tl.plan and _own_edits(tl) else ''}",
-        f"%tl_load glyphnet-early{', which takes edits back' if loaded == 'glyphnet-early' else ''}",
+        f"%tl_load glyphnet-early{', which undoes edits' if loaded == 'glyphnet-early' else ''}",
     )
     answer = names.get("best")
     stages = [stage.name for stage in tl.layers().stages][:-1]
@@ -59,19 +59,19 @@ def best_depth(tl: Session, names: Mapping[str, Any]) -> Steps:
         "no stage is better than that by more than the standard errors of both",
         top.accuracy - mine.accuracy <= top.error + mine.error,
         f"another is, by {100 * (top.accuracy - mine.accuracy):.1f} points; look {'earlier' if deeper else 'later'}",
-        f"a stage {'before' if deeper else 'behind'} {mine.stage}: the pretrained network's best in the card of %tl_look stages",
+        f"a stage {'before' if deeper else 'after'} {mine.stage}: the pretrained network's best in the card of %tl_look stages",
         "best = tl.look('stages').depths[0].best.stage",
     )
     last = probes[stages[-1]]
     return (
         f"{mine.stage}: {mine.accuracy:.1%} ± {100 * mine.error:.1f}; the last stage: {last.accuracy:.1%} "
         f"± {100 * last.error:.1f}. "
-        "A source that was left early has learned its first stages and little else."
+        "A source that stopped early has learned its first stages and little else."
     )
 
 
 def _probes(tl: Session, data: DataSet) -> dict[str, Probe]:
-    """What %tl_look stages measures of the loaded network, by stage."""
+    """The probes of %tl_look stages for the loaded network, by stage."""
     used = labels_in_use(data)
     assert tl.model is not None
     seen = stage_features(tl.model.module, tl.layers(), tl.model.transform, used.images["train"])
@@ -124,7 +124,7 @@ def cut_and_compare(tl: Session) -> Steps:
         "there are runs of the whole network",
         whole,
         "all runs have stages removed",
-        "%tl_load glyphnet-glyphs takes edits back; then %tl_train",
+        "%tl_load glyphnet-glyphs undoes edits; then %tl_train",
     )
     yield Step(
         "and of one that was cut",
@@ -156,9 +156,9 @@ def cut_and_compare(tl: Session) -> Steps:
         "the cut network is ahead on average",
         sum(gains) > 0,
         f"it is {-100 * sum(gains) / len(gains):.1f} points behind",
-        "too much was cut; behind which stage does a linear layer do best? %tl_look stages says it"
+        "too much was cut; after which stage does a linear layer do best? %tl_look stages shows it"
         if deep > 1
-        else "both have to be trained to their end: %tl_train --solver lbfgs",
+        else "both have to be trained to convergence: %tl_train --solver lbfgs",
         "on each draw: %tl_load glyphnet-glyphs, %tl_train --solver lbfgs, %tl_remove layer4, %tl_train --solver lbfgs",
     )
     params = next(iter(pairs.values()))[0].plan.total_params
@@ -211,7 +211,7 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
         else f"{len(changed)} of {len(early)} tensors are not, {changed[0] if changed else ''} first{_why(changed)}",
         "whole = glyphnet.load('glyphnet')"
         if far
-        else "eval() before any image passes, and no train() after it"
+        else "call eval() before the first image, and no train() after it"
         if _why(changed)
         else "requires_grad_(False) on the stages before any step",
         "whole = glyphnet.load('glyphnet').requires_grad_(False).eval()",
@@ -228,11 +228,11 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
     yield Step(
         "it gets at least half of the test patches right",
         share >= LEAST,
-        f"it gets {share:.1%}{': no better than guessing, the output layer has learned nothing' if share < GUESSED else ''}",
+        f"it gets {share:.1%}{': no better than guessing; the output layer has learned nothing' if share < GUESSED else ''}",
         *fitting(
             share < GUESSED,
             "more steps, or a learning rate of about 0.01 with AdamW",
-            "tl.load('glyphnet').transform prepares the images, for training too",
+            "tl.load('glyphnet').transform prepares the images; use it for training too",
         ),
     )
     count = sum(p.numel() for p in network.parameters())
@@ -248,13 +248,13 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _why(changed: list[str]) -> str:
-    """Only running statistics, or weights too."""
+    """Explain a change of running statistics alone; empty if weights changed too."""
     still = all("running_" in name or "num_batches" in name for name in changed)
     return ": running statistics, which move in train mode" if changed and still else ""
 
 
 def _scores(network: nn.Module, images: Tensor) -> Tensor | str:
-    """What it gives in eval mode, or why it fails; its modes stay."""
+    """The network's output in eval mode, or why it fails; its modes are restored."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (glyphnet.MEAN, glyphnet.STD))
     modes = {part: part.training for part in network.modules()}
     try:
@@ -269,7 +269,7 @@ def _scores(network: nn.Module, images: Tensor) -> Tensor | str:
 
 
 def _size(whole: Mapping[str, Tensor]) -> int:
-    """Parameters of the whole network with twelve scores."""
+    """The number of parameters of the whole network with twelve scores."""
     trunk = sum(
         v.numel()
         for n, v in whole.items()
