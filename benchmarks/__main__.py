@@ -36,7 +36,7 @@ TABLES = {
     "scratch": table.steps_table,
     "overhead": table.overhead_table,
 }
-WHOLE = ("head", "partial")  # timed as whole runs
+WHOLE_RUNS = ("head", "partial")  # timed as whole runs
 MODELS = ("squeezenet1_0", "resnet18", "resnet50", "mobilenet_v3_large", "glyphnet")
 LIBRARIES = ("tlnb", "torch", "torchvision", "fastai", "lightning", "keras", "numpy", "pillow")
 OVERHEAD = {"model": "glyphnet", "data": "digits", "batch_size": 64, "epochs": 5, "augment": "none"}
@@ -59,9 +59,9 @@ def main() -> None:
     print(text[0], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for work, model in _comparisons(chosen):
-            found = _compare(work, model, chosen, Path(folder))
-            results += found
-            text.append(f"## {work}, {model}\n\n{TABLES[work](found, chosen.epochs, rates)}")
+            compared = _compare(work, model, chosen, Path(folder))
+            results += compared
+            text.append(f"## {work}, {model}\n\n{TABLES[work](compared, chosen.epochs, rates)}")
             print(f"\n{text[-1]}", flush=True)
     text.append(_notes(results))
     print(f"\n{text[-1]}")
@@ -159,19 +159,19 @@ def _jobs(work: str, model: str, chosen: argparse.Namespace, folder: Path) -> li
     data = make_data(model, folder, chosen.per_class, chosen.size)
     size = None if model == "glyphnet" else chosen.size  # glyphnet is built for 32 pixels
     base = Job(
-        "",
-        "",
-        work,
-        model,
-        data,
-        weights_of(model),
-        chosen.measured_epochs,
-        chosen.batch_size,
-        chosen.augment,
-        size,
-        chosen.device,
-        chosen.threads,
-        0,
+        label="",
+        peer="",
+        strategy=work,
+        model=model,
+        data=data,
+        weights=weights_of(model),
+        epochs=chosen.measured_epochs,
+        batch_size=chosen.batch_size,
+        augment=chosen.augment,
+        size=size,
+        device=chosen.device,
+        threads=chosen.threads,
+        seed=0,
     )
     jobs = [
         replace(base, peer=name, label=name)
@@ -196,9 +196,9 @@ def _ours(work: str, base: Job, chosen: argparse.Namespace) -> list[Job]:
         if chosen.augment == "recipe"
         else {"none": "tlnb"}
     )
-    counts = chosen.epochs if work in WHOLE else [chosen.measured_epochs]
+    counts = chosen.epochs if work in WHOLE_RUNS else [chosen.measured_epochs]
     return [
-        replace(base, peer="tlnb", label=label, augment=way, epochs=count, again=work in WHOLE)
+        replace(base, peer="tlnb", label=label, augment=way, epochs=count, again=work in WHOLE_RUNS)
         for way, label in ways.items()
         for count in counts
     ]
@@ -216,14 +216,18 @@ def _overhead(chosen: argparse.Namespace) -> list[Job]:
         seed=0,
         **OVERHEAD,
     )
-    return [replace(base, peer=name, label=name) for name in table.SAME if name in chosen.peers]
+    return [
+        replace(base, peer=name, label=name)
+        for name in table.OVERHEAD_PEERS
+        if name in chosen.peers
+    ]
 
 
 # ── text around the tables ────────────────────────────────────────────────────────────────
 
 
 def _title(chosen: argparse.Namespace, rates: dict[str, float]) -> str:
-    here = machine(chosen.device)
+    hardware = machine(chosen.device)
     products = ", ".join(f"{rate:,.1f} GFLOP/s in {kind}" for kind, rate in rates.items())
     versions = ", ".join(f"{name} {found}" for name, found in _versions().items())
     photos = f"{chosen.per_class or 'all'} training images per class" + (
@@ -231,7 +235,7 @@ def _title(chosen: argparse.Namespace, rates: dict[str, float]) -> str:
     )
     augmented = "each peer's own augmentation" if chosen.augment == "recipe" else "no augmentation"
     return (
-        f"{here.name}, {chosen.device}, {chosen.threads} threads; fastest matrix product: {products}. {versions}.\n\n"
+        f"{hardware.name}, {chosen.device}, {chosen.threads} threads; fastest matrix product: {products}. {versions}.\n\n"
         f"Batches of {chosen.batch_size}, {augmented}, {photos}. Medians of {chosen.repeats} runs, each in a fresh process "
         f"(least–most)."
     )
@@ -249,13 +253,13 @@ def _notes(results: list[Result]) -> str:
 def _versions() -> dict[str, str]:
     """The version of every library, or that it is missing."""
 
-    def found(name: str) -> str:
+    def version_of(name: str) -> str:
         try:
             return version(name)
         except PackageNotFoundError:
             return "not installed"
 
-    return {"python": sys.version.split()[0]} | {name: found(name) for name in LIBRARIES}
+    return {"python": sys.version.split()[0]} | {name: version_of(name) for name in LIBRARIES}
 
 
 if __name__ == "__main__":

@@ -55,9 +55,9 @@ def one(
 ) -> Reached:
     """Train one run in a new session."""
     session = Session()
-    found = session.data(data, per_class=per_class, classes=classes, seed=seed)
+    dataset = session.data(data, per_class=per_class, classes=classes, seed=seed)
     if strategy == "pixels":
-        return Reached(pixels_row(found).accuracy or 0)
+        return Reached(pixels_row(dataset).accuracy or 0)
     session.load(model)
     session.strategy(strategy)
     run = session.train(seed=seed, **extra)
@@ -65,9 +65,9 @@ def one(
     return Reached(accuracy, run.work.steps, run.training_flops)
 
 
-def summary(found: Sequence[Reached]) -> tuple[float, float]:
+def summary(runs: Sequence[Reached]) -> tuple[float, float]:
     """Mean and standard deviation of accuracy in 0..1; the deviation of a single run is 0."""
-    values = [reached.accuracy for reached in found]
+    values = [reached.accuracy for reached in runs]
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
@@ -76,13 +76,13 @@ def record(command: str, data: dict[str, object], cells: Sequence[dict[str, obje
 
     Contains hardware, date, command, and a cell for each strategy and amount.
     """
-    here = machine()
+    hardware = machine()
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}"
     about = {
         "schema": SCHEMA,
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
         "command": [command],
-        "hardware": f"{here.name}, {here.threads} threads, {here.precision}",
+        "hardware": f"{hardware.name}, {hardware.threads} threads, {hardware.precision}",
         "versions": versions,
         **data,
     }
@@ -124,13 +124,20 @@ def main() -> None:
     for strategy in chosen.strategies:
         start, cells = time.perf_counter(), []
         for n in chosen.per_class:
-            found = [
+            runs = [
                 one(
-                    chosen.data, chosen.model, strategy, n, chosen.classes, s, extra, chosen.monitor
+                    data=chosen.data,
+                    model=chosen.model,
+                    strategy=strategy,
+                    per_class=n,
+                    classes=chosen.classes,
+                    seed=s,
+                    extra=extra,
+                    monitor=chosen.monitor,
                 )
                 for s in range(chosen.seeds)
             ]
-            mean, spread = summary(found)
+            mean, spread = summary(runs)
             cells.append(f" {100 * mean:.1f} ± {100 * spread:.1f} |")
             recorded.append(
                 {
@@ -140,8 +147,8 @@ def main() -> None:
                     "accuracy": mean,
                     "sd": spread,
                     "seeds": chosen.seeds,
-                    "steps": found[0].steps,
-                    "flops": found[0].flops,
+                    "steps": runs[0].steps,
+                    "flops": runs[0].flops,
                 }
             )
         print(

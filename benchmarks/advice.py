@@ -61,7 +61,7 @@ SETTINGS = (
     "symbols12-15@glyphnet-few",
     "ants_bees-90",
 )
-CLOSE = 1.0  # point
+CLOSE_POINTS = 1.0
 
 
 def opened(setting: str, seed: int) -> Session:
@@ -128,7 +128,7 @@ def table(rows: list[dict[str, Any]], settings: list[str]) -> str:
         )
         cells = [f"{mean[s]:.1f}" for s in STRATEGIES]
         lines.append(f"| {setting} | {' | '.join(cells)} | {counts} | {got:.1f} | {regret:+.1f} |")
-    close = sum(r <= CLOSE for r in regrets)
+    close = sum(r <= CLOSE_POINTS for r in regrets)
     average = ", ".join(
         f"{name} {statistics.mean(values):.2f}" for name, values in means.items() if values
     )

@@ -30,8 +30,8 @@ from typing import Any
 from benchmarks.table import markdown
 
 LESSONS = Path(__file__).parents[1] / "lessons"
-APART = 1000  # distance between the seeds of two draws, so that a lesson's seeds never overlap
-MOST_CHANCE = 1e-4  # largest acceptable chance of failing on an untested machine
+SEED_DISTANCE = 1000  # between two draws, so that the seeds of a lesson never overlap
+MAX_CHANCE = 1e-4  # largest acceptable chance of failing on an untested machine
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Machine:
     draw: int = 0
 
 
-HERE = Machine("as it is")
+THIS_MACHINE = Machine("as it is")
 MACHINES = (
-    HERE,
+    THIS_MACHINE,
     Machine("two threads", threads=2),
     Machine("AVX2 in torch", {"ATEN_CPU_CAPABILITY": "avx2"}),
     Machine("no vectors in torch", {"ATEN_CPU_CAPABILITY": "default"}),
@@ -65,7 +65,7 @@ MACHINES = (
 
 def machines(draws: int) -> list[Machine]:
     """All machines and draws for a lesson, starting with the unchanged lesson, here."""
-    return [*MACHINES, *(replace(HERE, name=f"draw {n}", draw=n) for n in range(1, draws))]
+    return [*MACHINES, *(replace(THIS_MACHINE, name=f"draw {n}", draw=n) for n in range(1, draws))]
 
 
 # ── one execution ─────────────────────────────────────────────────────────────────────────────────
@@ -134,7 +134,7 @@ class Watched(ast.NodeTransformer):
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         text = ast.Constant(ast.unparse(node.test))
         self.generic_visit(node)
-        nothing = ast.arguments([], [], None, [], [], None, [])
+        nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
         return ast.copy_location(
             ast.Expr(_call("_claims.claim", text, ast.Lambda(nothing, node.test))), node
         )
@@ -154,11 +154,11 @@ def _call(name: str, *arguments: ast.expr) -> ast.Call:
     )
 
 
-def execute(lesson: Path, here: Machine) -> Claims:
+def execute(lesson: Path, machine: Machine) -> Claims:
     """Run a lesson's code cells in a shell in this process, in the current folder."""
     from IPython.core.interactiveshell import InteractiveShell
 
-    _imitate(here)
+    _imitate(machine)
     shell, claims = InteractiveShell.instance(), Claims()
     shell.user_ns["_claims"] = claims
     shell.ast_transformers.append(Watched())
@@ -170,7 +170,7 @@ def execute(lesson: Path, here: Machine) -> Claims:
     return claims
 
 
-def _imitate(here: Machine) -> None:
+def _imitate(machine: Machine) -> None:
     """Set what no environment variable can: precision, oneDNN, the draw, scaled inputs."""
     import torch
 
@@ -179,22 +179,24 @@ def _imitate(here: Machine) -> None:
     from tlnb.core.runtime import device
     from tlnb.session import Session
 
-    torch.backends.mkldnn.set_flags(here.onednn)
-    if here.precision:
+    torch.backends.mkldnn.set_flags(machine.onednn)
+    if machine.precision:
         other = "fp32" if device._native_precision("cpu") == "bf16" else "bf16"
-        precision = other if here.precision == "other" else here.precision
+        precision = other if machine.precision == "other" else machine.precision
         device._native_precision = lambda _: precision
-    if here.scale != 1:
+    if machine.scale != 1:
         normalise = Transform.normalise
-        Transform.normalise = lambda self, images: normalise(self, images) * here.scale  # type: ignore[method-assign]
-    if here.draw:
+        Transform.normalise = lambda self, images: normalise(self, images) * machine.scale  # type: ignore[method-assign]
+    if machine.draw:
         for owner, name in ((Session, "data"), (Session, "train"), (leaves, "leaf_photos")):
             setattr(
-                owner, name, _drawn_otherwise(getattr(owner, name), here.draw, own=name == "train")
+                owner,
+                name,
+                _drawn_otherwise(getattr(owner, name), machine.draw, own=name == "train"),
             )
         seed = torch.manual_seed
         torch.manual_seed = lambda number: seed(
-            number + APART * here.draw
+            number + SEED_DISTANCE * machine.draw
         )  # the cells of plain PyTorch
 
 
@@ -203,13 +205,13 @@ def _drawn_otherwise(function: Callable[..., Any], draw: int, own: bool) -> Call
 
     def with_seed(*arguments: Any, **options: Any) -> Any:
         if not (own and options.get("scratch") and options.get("seed") is None):
-            options["seed"] = (options.get("seed") or 0) + APART * draw
+            options["seed"] = (options.get("seed") or 0) + SEED_DISTANCE * draw
         return function(*arguments, **options)
 
     return with_seed
 
 
-def one(lesson: Path, here: Machine) -> dict[str, Any]:
+def one(lesson: Path, machine: Machine) -> dict[str, Any]:
     """Execute a lesson in a new process and folder.
 
     Returns:
@@ -221,10 +223,10 @@ def one(lesson: Path, here: Machine) -> dict[str, Any]:
         root = str(LESSONS.parent)
         places = {"TLNB_HOME": f"{folder}/home", "TLNB_CACHE": f"{folder}/cache"}
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        threads = {"OMP_NUM_THREADS": str(here.threads)}
+        threads = {"OMP_NUM_THREADS": str(machine.threads)}
         env = {
             **os.environ,
-            **here.env,
+            **machine.env,
             **places,
             **threads,
             "TLNB_TESTING": "1",
@@ -236,7 +238,7 @@ def one(lesson: Path, here: Machine) -> dict[str, Any]:
             "benchmarks.claims",
             "--one",
             str(lesson),
-            json.dumps(vars(here)),
+            json.dumps(vars(machine)),
         ]
         done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True)
         if done.returncode:
@@ -268,7 +270,9 @@ class Claim:
         return 0.5 * math.erfc(mean / spread / math.sqrt(2))
 
     def row(self, draws: int) -> list[str]:
-        held = draws - sum(name == HERE.name or name.startswith("draw ") for name in self.failed)
+        held = draws - sum(
+            name == THIS_MACHINE.name or name.startswith("draw ") for name in self.failed
+        )
         figures = (
             [f"{statistics.fmean(self.machines):.3g}", f"{_spread(self.machines):.2g}"]
             if self.machines
@@ -290,16 +294,16 @@ def _spread(values: tuple[float, ...]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def claims_of(lesson: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Claim]:
+def claims_of(lesson: str, results: Mapping[str, dict[str, Any]]) -> Iterator[Claim]:
     """Collect the margins of each claim from the executions of a lesson."""
-    texts = dict.fromkeys(text for result in found.values() for text in result.get("held", ()))
+    texts = dict.fromkeys(text for result in results.values() for text in result.get("held", ()))
     for text in texts:
         margins = {
-            name: min(got) for name, r in found.items() if (got := r.get("margins", {}).get(text))
+            name: min(got) for name, r in results.items() if (got := r.get("margins", {}).get(text))
         }
-        failed = tuple(name for name, r in found.items() if not r.get("held", {}).get(text, True))
+        failed = tuple(name for name, r in results.items() if not r.get("held", {}).get(text, True))
         on = [m.name for m in MACHINES]
-        draws = [name for name in found if name == HERE.name or name.startswith("draw ")]
+        draws = [name for name in results if name == THIS_MACHINE.name or name.startswith("draw ")]
         yield Claim(
             lesson,
             text,
@@ -313,25 +317,29 @@ def measure(
     lessons: list[Path], draws: int, workers: int, file: Path | None
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Execute every lesson on every machine and draw, unless `file` already has the result."""
-    found: dict[str, dict[str, dict[str, Any]]] = (
+    results: dict[str, dict[str, dict[str, Any]]] = (
         json.loads(file.read_text()) if file and file.exists() else {}
     )
-    work = [(p, m) for p in lessons for m in machines(draws) if m.name not in found.get(p.stem, {})]
+    work = [
+        (p, m) for p in lessons for m in machines(draws) if m.name not in results.get(p.stem, {})
+    ]
     with ThreadPoolExecutor(workers) as pool:
-        for (path, here), result in zip(work, pool.map(lambda job: one(*job), work), strict=True):
-            found.setdefault(path.stem, {})[here.name] = result
+        for (path, machine), result in zip(
+            work, pool.map(lambda job: one(*job), work), strict=True
+        ):
+            results.setdefault(path.stem, {})[machine.name] = result
             failed = [text for text, held in result.get("held", {}).items() if not held]
             print(
                 path.stem,
-                here.name,
+                machine.name,
                 result.get("problem") or failed or "holds",
                 sep=" | ",
                 file=sys.stderr,
                 flush=True,
             )
             if file:
-                file.write_text(json.dumps(found, indent=1))
-    return found
+                file.write_text(json.dumps(results, indent=1))
+    return results
 
 
 def main() -> None:
@@ -351,8 +359,8 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
-        lesson, here = Path(chosen.one[0]), Machine(**json.loads(chosen.one[1]))
-        claims = execute(lesson, here)
+        lesson, machine = Path(chosen.one[0]), Machine(**json.loads(chosen.one[1]))
+        claims = execute(lesson, machine)
         print("\n" + json.dumps({"held": claims.held, "margins": claims.margins}))
         return
     lessons = [
@@ -360,9 +368,9 @@ def main() -> None:
         for p in sorted(LESSONS.glob("*.ipynb"))
         if not chosen.numbers or str(int(p.name[:2])) in chosen.numbers
     ]
-    found = measure(lessons, chosen.draws, chosen.workers, chosen.json)
+    results = measure(lessons, chosen.draws, chosen.workers, chosen.json)
     claims = [
-        claim for lesson in found for claim in claims_of(lesson[:2].lstrip("0"), found[lesson])
+        claim for lesson in results for claim in claims_of(lesson[:2].lstrip("0"), results[lesson])
     ]
     head = [
         "lesson",
@@ -376,12 +384,12 @@ def main() -> None:
     print(markdown(head, [claim.row(chosen.draws) for claim in claims]))
     problems = [
         f"{lesson}, {name}: {r['problem']}"
-        for lesson in found
-        for name, r in found[lesson].items()
+        for lesson in results
+        for name, r in results[lesson].items()
         if "problem" in r
     ]
     print(*problems, sep="\n")
-    sys.exit(bool(problems) or any(claim.chance > MOST_CHANCE for claim in claims))
+    sys.exit(bool(problems) or any(claim.chance > MAX_CHANCE for claim in claims))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ CLASSES = 10
 BATCH = 2
 STRATEGIES = ("head", "partial", "full")
 TOLERANCE = 0.02  # of torchvision's figure for FLOPs
-SMALL = 64  # input edge of a step in pixels, if the architecture takes any size
+STEP_EDGE = 64  # input edge of a step in pixels, if the architecture takes any size
 BYTES_PER_PARAMETER = 8  # weights and gradients; plain SGD has no other state
 MEMORY = 24.0  # GiB
 
@@ -78,7 +78,7 @@ class Classifier:
     @property
     def step_size(self) -> int:
         """The input edge for a training step, in pixels."""
-        return max(self.least, SMALL) if self.least < 224 else 224
+        return max(self.least, STEP_EDGE) if self.least < 224 else 224
 
     def step_gib(self) -> float:
         """GiB for a step of `full`: weights, gradients and the result of every operation."""
@@ -89,12 +89,12 @@ class Classifier:
 
 def classifiers(patterns: list[str]) -> list[Classifier]:
     """The classifiers whose names match a glob, smallest first."""
-    found = []
+    networks = []
     for name in models.list_models(module=models):
         if any(fnmatch.fnmatch(name, p) for p in patterns):
             weights = models.get_model_weights(name).DEFAULT
             least = max(weights.meta["min_size"])
-            found.append(
+            networks.append(
                 Classifier(
                     name,
                     weights.transforms().crop_size[0],
@@ -103,7 +103,7 @@ def classifiers(patterns: list[str]) -> list[Classifier]:
                     weights.meta["_ops"] * 2e9,
                 )
             )
-    return sorted(found, key=lambda c: c.params)
+    return sorted(networks, key=lambda c: c.params)
 
 
 def check(one: Classifier, step: bool) -> str:
@@ -161,7 +161,7 @@ def steps(one: Classifier) -> str:
     for edit in output_edits(module, read.heads, CLASSES, {}):
         apply_edit(module, edit, {})
     read = read_anatomy(module, one.step_size, one.name)
-    here = machine("cpu", "fp32")
+    hardware = machine("cpu", "fp32")
     images, labels = torch.randn(BATCH, 3, one.step_size, one.step_size), torch.arange(BATCH)
     took = []
     for strategy in STRATEGIES:
@@ -170,7 +170,7 @@ def steps(one: Classifier) -> str:
         before = hashes(module)
         optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1e-3)
         start = time.process_time()
-        loss = train_epoch(module, [(images, labels)], optimizer, one_cycle(optimizer, 1), here)
+        loss = train_epoch(module, [(images, labels)], optimizer, one_cycle(optimizer, 1), hardware)
         took.append(f"{time.process_time() - start:.1f}")
         optimizer.zero_grad(set_to_none=True)
         after = hashes(module)
@@ -191,8 +191,8 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=MEMORY, metavar="GiB")
     chosen = parser.parse_args()
     failed, skipped = [], []
-    found = classifiers(chosen.patterns)
-    for one in found:
+    networks = classifiers(chosen.patterns)
+    for one in networks:
         try:
             needs = 0.0 if chosen.no_step else one.step_gib()
             if needs > chosen.memory:
@@ -203,7 +203,9 @@ def main() -> None:
             print(f"{one.name:20} FAILED: {error}", flush=True)
             if not isinstance(error, AssertionError):
                 traceback.print_exc(limit=-3)
-    print(f"{len(found) - len(failed)} of {len(found)} pass; failed: {', '.join(failed) or 'none'}")
+    print(
+        f"{len(networks) - len(failed)} of {len(networks)} pass; failed: {', '.join(failed) or 'none'}"
+    )
     print(f"steps skipped for lack of memory: {', '.join(skipped) or 'none'}")
     sys.exit(bool(failed))
 

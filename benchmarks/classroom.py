@@ -39,7 +39,7 @@ LINES = """
 RESULT = """import json, os
 print(json.dumps([os.getpid(), [[r.name, r.status, r.accuracy] for r in tl.runs], tl.runs[0].cache is not None]))
 """
-PATIENCE = 900  # timeout of a line in seconds: thirty kernels share the processor
+LINE_TIMEOUT = 900  # timeout of a line in seconds: thirty kernels share the processor
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def main() -> None:
     parser.add_argument("--memory", default="100kB")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tlnb-class-") as top:
-        found = class_of(Path(top), chosen.kernels, chosen.epochs, chosen.memory)
-    print(*found.failed, repr(found), sep="\n")
+        result = class_of(Path(top), chosen.kernels, chosen.epochs, chosen.memory)
+    print(*result.failed, repr(result), sep="\n")
 
 
 def class_of(top: Path, kernels: int, epochs: int = 5, memory: str = "100kB") -> Class:
@@ -137,7 +137,7 @@ def seat_of(manager: Any, epochs: int) -> Seat:
     client = manager.blocking_client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=PATIENCE)
+        client.wait_for_ready(timeout=LINE_TIMEOUT)
         began = time.perf_counter()
         for line in LINES.format(epochs=epochs).strip().splitlines():
             failed, _ = executed(client, line)
@@ -159,7 +159,7 @@ def executed(client: Any, code: str) -> tuple[str, str]:
         if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
             said.append(message["content"]["text"])
 
-    reply = client.execute_interactive(code, output_hook=hook, timeout=PATIENCE)["content"]
+    reply = client.execute_interactive(code, output_hook=hook, timeout=LINE_TIMEOUT)["content"]
     return (
         "" if reply["status"] == "ok" else f"{reply.get('ename')}: {reply.get('evalue')}"
     ), "".join(said)
@@ -171,11 +171,15 @@ def memory_of(pid: int) -> tuple[int, int, int]:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0, 0, 0
-    found = {
+    kilobytes_by_name = {
         name: int(kilobytes) * 1024
         for name, kilobytes in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
     }
-    return found["Rss"], found["Pss"], found["Private_Clean"] + found["Private_Dirty"]
+    return (
+        kilobytes_by_name["Rss"],
+        kilobytes_by_name["Pss"],
+        kilobytes_by_name["Private_Clean"] + kilobytes_by_name["Private_Dirty"],
+    )
 
 
 if __name__ == "__main__":

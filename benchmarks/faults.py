@@ -42,7 +42,7 @@ from tlnb.session import Session
 
 EPOCHS = 5
 PHOTOS, EDGE = 20, 100  # photos of each of two classes; edge in pixels
-KILLS = ("decoding", "caching", "training", "saving")  # by the phase
+KILL_PHASES = ("decoding", "caching", "training", "saving")  # by the phase
 FILES = {
     "checkpoint": "home/sessions/*/runs/*.safetensors",
     "session": "home/sessions/*/session.json",
@@ -50,8 +50,8 @@ FILES = {
     "images": "cache/images/*.npy",
     "network": "net.safetensors",
 }
-WAYS = ("bytes", "cut", "zeros")
-LATEST = 0.12  # a kill comes at most so many seconds after a phase begins
+DAMAGES = ("bytes", "cut", "zeros")
+MAX_KILL_DELAY = 0.12  # a kill comes at most so many seconds after a phase begins
 fork = multiprocessing.get_context("fork")
 
 
@@ -98,8 +98,8 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="tlnb-faults-") as top:
-        found = faults(Path(top), chosen.times, random.Random(chosen.seed))
-    print(table(found))
+        counts = faults(Path(top), chosen.times, random.Random(chosen.seed))
+    print(table(counts))
     print(f"{time.perf_counter() - began:.0f} s in all")
 
 
@@ -112,10 +112,10 @@ def faults(top: Path, times: int, draw: random.Random) -> dict[str, Count]:
     finished(stopped, halfway)
     if reference.traceback:
         raise RuntimeError(reference.traceback)
-    kinds = [f"killed while {phase}" for phase in KILLS] + [
-        f"{file}: {way}" for file in FILES for way in WAYS
+    kinds = [f"killed while {phase}" for phase in KILL_PHASES] + [
+        f"{file}: {way}" for file in FILES for way in DAMAGES
     ]
-    found: dict[str, Count] = defaultdict(Count)
+    counts: dict[str, Count] = defaultdict(Count)
     for i in range(times):
         kind = kinds[i % len(kinds)]
         place = top / f"fault{i}"
@@ -127,9 +127,9 @@ def faults(top: Path, times: int, draw: random.Random) -> dict[str, Count]:
             file, way = kind.split(": ")
             shutil.copytree(stopped if file in ("checkpoint", "session") else whole, place)
             damage(draw.choice(sorted(place.glob(FILES[file]))), way, draw)
-        note(found[kind], finished(place, again), reference, said)
+        note(counts[kind], finished(place, again), reference, said)
         shutil.rmtree(place)
-    return dict(found)
+    return dict(counts)
 
 
 def note(count: Count, outcome: Outcome, reference: Outcome, said: int) -> None:
@@ -143,14 +143,14 @@ def note(count: Count, outcome: Outcome, reference: Outcome, said: int) -> None:
         print(outcome.traceback)
 
 
-def table(found: dict[str, Count]) -> str:
+def table(counts: dict[str, Count]) -> str:
     """Format a table: a row per kind, and the totals."""
     rows = [
         "| fault | times | corrupt reads | epochs lost, at most | tracebacks | refused in one line |",
         "|---|---|---|---|---|---|",
     ]
     total = Count()
-    for kind, c in found.items():
+    for kind, c in counts.items():
         rows.append(
             f"| {kind} | {c.times} | {c.corrupt} | {c.lost} | {c.tracebacks} | {c.refused} |"
         )
@@ -178,29 +178,29 @@ def killed(place: Path, phase: str, draw: random.Random) -> int:
     Returns:
         The last epoch that it reported as finished.
     """
-    here, there = fork.Pipe(duplex=False)
-    process = fork.Process(target=run, args=(first, place, there))
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=run, args=(first, place, sender))
     process.start()
-    there.close()
+    sender.close()
     wanted, ended = draw.randrange(EPOCHS) if phase == "training" else 0, 0
     deadline = None
     try:
         while deadline is None or (left := deadline - time.monotonic()) > 0:
-            if deadline is not None and not here.poll(left):
+            if deadline is not None and not receiver.poll(left):
                 break
-            message = here.recv()
+            message = receiver.recv()
             if isinstance(message, Outcome):
                 break
             now, epoch = message
             ended = max(ended, epoch if now == "training" else 0)
             if deadline is None and now == phase and epoch >= wanted:
-                deadline = time.monotonic() + draw.uniform(0.0, LATEST)
+                deadline = time.monotonic() + draw.uniform(0.0, MAX_KILL_DELAY)
     except EOFError:
         pass
     process.kill()
-    while here.poll():  # messages sent before the kill
+    while receiver.poll():  # messages sent before the kill
         try:
-            message = here.recv()
+            message = receiver.recv()
         except EOFError:
             break
         ended = max(
@@ -231,13 +231,13 @@ Say = Callable[[tuple[str, int]], None]
 
 def finished(place: Path, what: Callable[[Path, Say], Outcome]) -> Outcome:
     """Run `what` in a new process and return its outcome."""
-    here, there = fork.Pipe(duplex=False)
-    process = fork.Process(target=run, args=(what, place, there))
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=run, args=(what, place, sender))
     process.start()
-    there.close()
+    sender.close()
     outcome = Outcome(traceback="the process ended without a message")
     try:
-        while not isinstance(message := here.recv(), Outcome):
+        while not isinstance(message := receiver.recv(), Outcome):
             pass
         outcome = message
     except EOFError:
@@ -336,17 +336,17 @@ def epochs_on_disk() -> int:
 def ended(session: Session, run: Run, place: Path, say: Say, outcome: Outcome) -> Outcome:
     """Save the run, unless an intact file exists, and read the file back."""
     file = place / "net.safetensors"
-    found = ""
+    saved = ""
     if file.exists():
         try:
-            found = hashed(Session().load(file).module)
+            saved = hashed(Session().load(file).module)
         except TLError as error:
             outcome.lines.append(str(error))
-    if not found:
+    if not saved:
         say(("saving", 0))
         session.save(file, run)
-        found = hashed(Session().load(file).module)
-    outcome.saved, outcome.weights = found, hashed(run.network())
+        saved = hashed(Session().load(file).module)
+    outcome.saved, outcome.weights = saved, hashed(run.network())
     outcome.losses = tuple(e.train_loss for e in run.epochs)
     outcome.fingerprint = run.fingerprint
     return outcome

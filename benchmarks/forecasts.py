@@ -58,12 +58,12 @@ def measured(
     began = time.perf_counter()
     session.forecast(**options)
     took = time.perf_counter() - began
-    found = session.train(**options).forecast
-    assert found is not None and found.measured is not None
+    forecast = session.train(**options).forecast
+    assert forecast is not None and forecast.measured is not None
     name = f"{Path(source).name} {given.get('per_class', 'all')} a class, {model}, {strategy}"
     return (
-        f"| {name} | {found.seconds:.1f} | {found.measured:.1f} | {found.error:.0%} | {found.flops_error:.2%} | "
-        f"{took:.1f} ({took / found.measured:.0%}) |"
+        f"| {name} | {forecast.seconds:.1f} | {forecast.measured:.1f} | {forecast.error:.0%} | {forecast.flops_error:.2%} | "
+        f"{took:.1f} ({took / forecast.measured:.0%}) |"
     )
 
 

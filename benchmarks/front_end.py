@@ -18,8 +18,8 @@ from typing import Any
 import nbformat
 
 FRONT_ENDS = {"lab": ("jupyterlab", "doc/tree"), "notebook": ("notebook", "notebooks")}
-RED = '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
-HARMLESS = (
+RED_OUTPUTS = '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
+HARMLESS_MESSAGES = (
     "favicon",
     "Failed to load resource",
     "net::ERR",
@@ -126,7 +126,9 @@ class Page:
         self.problems.clear()  # messages of the front end itself while it opened
 
     def _heard(self, message: Any) -> None:
-        if message.type == "error" and not any(words in message.text for words in HARMLESS):
+        if message.type == "error" and not any(
+            words in message.text for words in HARMLESS_MESSAGES
+        ):
             self.problems.append(message.text)
 
     def run(self, cell: int = 0) -> None:
@@ -170,7 +172,7 @@ class Page:
     def red(self) -> list[str]:
         """The outputs shown in red, and the widgets that could not be shown."""
         broken = self.page.get_by_text("Error displaying widget").all_inner_texts()
-        return [*self.page.locator(RED).all_inner_texts(), *broken]
+        return [*self.page.locator(RED_OUTPUTS).all_inner_texts(), *broken]
 
 
 @contextmanager
@@ -179,9 +181,9 @@ def browser(width: int = 1100, height: int = 1500) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        found = play.chromium.launch(
+        chromium = play.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        context = found.new_context(viewport={"width": width, "height": height})
+        context = chromium.new_context(viewport={"width": width, "height": height})
         yield context
-        found.close()
+        chromium.close()

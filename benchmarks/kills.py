@@ -31,7 +31,7 @@ torch.set_num_threads(1)
 %tl_load glyphnet ;
 %tl_strategy {strategy} ;
 """
-SAYING = "_ = setattr(tl, 'report', lambda p: print(p.phase, p.epoch, flush=True))\nrun = tl.train(epochs={epochs})"
+REPORTING_TRAINING = "_ = setattr(tl, 'report', lambda p: print(p.phase, p.epoch, flush=True))\nrun = tl.train(epochs={epochs})"
 LOSSES = "import json; print(json.dumps([e.train_loss for e in tl.runs[-1].epochs] + [tl.runs[-1].status]))"
 
 
@@ -136,7 +136,7 @@ def once(strategy: str, epochs: int, seconds: float) -> tuple[list[float], str, 
     try:
         first = Kernel(folder)
         first.run(LINES.format(strategy=strategy))
-        said = first.run_for(SAYING.format(epochs=epochs), seconds)
+        said = first.run_for(REPORTING_TRAINING.format(epochs=epochs), seconds)
         ended = max(
             (int(line.split()[1]) for line in said.split("\n")[:-1] if line.startswith("training")),
             default=0,

@@ -24,9 +24,10 @@ from nbclient import NotebookClient
 from benchmarks.table import markdown
 
 LESSONS = Path(__file__).parents[1] / "lessons"
-PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # kB on Linux
-OF_CUDA = ("nvidia", "cuda", "triton", "cupti", "nccl")  # in the names of libraries
-LOOK = 0.5  # seconds between two readings
+# prints kB on Linux
+PEAK_MEMORY_CODE = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+CUDA_NAMES = ("nvidia", "cuda", "triton", "cupti", "nccl")  # in the names of libraries
+READING_INTERVAL = 0.5  # seconds between two readings
 
 
 @dataclass
@@ -47,7 +48,7 @@ class Memory:
         self.thread.join()
 
     def watch(self) -> None:
-        while not self.over.wait(LOOK):
+        while not self.over.wait(READING_INTERVAL):
             self.peak = max(self.peak, besides_cuda(self.pid))
 
 
@@ -57,7 +58,7 @@ def besides_cuda(pid: int) -> float:
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         first, *others = line.split()
         if not first.endswith(":"):  # a mapping begins: its addresses, and at the end its file
-            counts = not any(word in others[-1].lower() for word in OF_CUDA)
+            counts = not any(word in others[-1].lower() for word in CUDA_NAMES)
         elif first == "Rss:" and counts:
             held += int(others[0])
     return held / 1024
@@ -77,7 +78,7 @@ def run(path: Path) -> tuple[float, float, float, float]:
             TLNB_HOME=f"{folder}/home", TLNB_CACHE=f"{folder}/cache", TLNB_TESTING="1"
         )
         book = nbformat.read(path, as_version=4)
-        book.cells.append(nbformat.v4.new_code_cell(PEAK))
+        book.cells.append(nbformat.v4.new_code_cell(PEAK_MEMORY_CODE))
         client = NotebookClient(
             book, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(work)}}
         )
@@ -95,11 +96,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="numbers of lessons; default: all")
     chosen = parser.parse_args()
-    found = []
+    rows = []
     for path in sorted(LESSONS.glob("*.ipynb")):
         if not chosen.names or path.name[:2].lstrip("0") in chosen.names:
             computing, whole, peak, besides = run(path)
-            found.append(
+            rows.append(
                 [
                     path.stem,
                     f"{computing:.0f} s",
@@ -108,7 +109,7 @@ def main() -> None:
                     f"{besides:,.0f} MiB",
                 ]
             )
-            print(*found[-1], flush=True)
+            print(*rows[-1], flush=True)
     print(
         markdown(
             [
@@ -118,7 +119,7 @@ def main() -> None:
                 "peak memory",
                 "besides CUDA's libraries",
             ],
-            found,
+            rows,
         )
     )
 

@@ -101,10 +101,12 @@ def peak(device: str, threads: int) -> dict[str, float]:
     Precisions are fp32 and the machine's native one.
     """
     pin(threads)
-    here = machine(device)
+    hardware = machine(device)
     kinds = {"fp32": torch.float32}
-    if here.precision != "fp32":
-        kinds[here.precision] = {"bf16": torch.bfloat16, "fp16": torch.float16}[here.precision]
+    if hardware.precision != "fp32":
+        kinds[hardware.precision] = {"bf16": torch.bfloat16, "fp16": torch.float16}[
+            hardware.precision
+        ]
     return {
         name: _matmul_rate(PEAK_EDGE.get(device.split(":")[0], 2048), kind, device)
         for name, kind in kinds.items()
@@ -113,11 +115,11 @@ def peak(device: str, threads: int) -> dict[str, float]:
 
 def _matmul_rate(edge: int, kind: torch.dtype, device: str) -> float:
     left, right = (torch.randn(edge, edge, device=device).to(kind) for _ in range(2))
-    here, best = machine(device), float("inf")
+    hardware, best = machine(device), float("inf")
     for _ in range(PEAK_TRIES):
-        here.synchronize()
+        hardware.synchronize()
         start = time.perf_counter()
         left @ right
-        here.synchronize()
+        hardware.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * edge**3 / best / 1e9

@@ -78,13 +78,13 @@ def whole_line(page: Page) -> dict[str, float]:
     return {"clicks": page.clicks, "seconds": time.monotonic() - start}
 
 
-def spread(found: list[float]) -> dict[str, float]:
+def spread(values: list[float]) -> dict[str, float]:
     """Milliseconds: median, 90th percentile, maximum."""
-    found = sorted(found)
+    values = sorted(values)
     return {
-        "median": statistics.median(found),
-        "90%": found[int(0.9 * (len(found) - 1))],
-        "worst": found[-1],
+        "median": statistics.median(values),
+        "90%": values[int(0.9 * (len(values) - 1))],
+        "worst": values[-1],
     }
 
 
@@ -111,16 +111,16 @@ def share(pairs: list[tuple[float, float]]) -> dict[str, float]:
 
 def answers(page: Page, times: int, clicks: list[tuple[str, str]]) -> dict[str, float]:
     """Measure response times of clicks, given as pairs of a button's words and what changes."""
-    found = []
+    milliseconds = []
     for i in range(times):
-        found.append(page.page.evaluate(CLICK, list(clicks[i % len(clicks)])))
+        milliseconds.append(page.page.evaluate(CLICK, list(clicks[i % len(clicks)])))
         page.page.wait_for_timeout(150)
-    return spread(found)
+    return spread(milliseconds)
 
 
 def measured(page: Page, times: int) -> dict[str, Any]:
     """Measure all figures."""
-    found: dict[str, Any] = {"whole line": whole_line(page)}
+    figures: dict[str, Any] = {"whole line": whole_line(page)}
     page.tab("3 Layers")
     stages = [
         ("layer4: frozen", "button"),
@@ -128,28 +128,28 @@ def measured(page: Page, times: int) -> dict[str, Any]:
         ("partial", "button"),
         ("head", "button"),
     ]
-    found["idle, ms"] = answers(page, times, stages)
+    figures["idle, ms"] = answers(page, times, stages)
     page.click("full")
     page.sees("everything, from the pretrained weights")
     page.tab("4 Train")
     page.field("epochs").fill("20000")
     page.click("Train")
     page.page.locator("svg[aria-label^='training loss']:visible").wait_for()
-    found["training, ms"] = answers(
+    figures["training, ms"] = answers(
         page,
         times,
         [("More options", ".jupyter-button, .widget-text"), ("Session as a cell", "textarea")],
     )
     stopped, tested = page.page.evaluate(STOP)
-    found["stop, ms"] = {"training has stopped": stopped, "tested, with its card": tested}
+    figures["stop, ms"] = {"training has stopped": stopped, "tested, with its card": tested}
     page.run(1)
     page.page.locator(".jp-OutputArea-output pre", has_text="]]").first.wait_for(timeout=600_000)
     (pairs,) = json.loads(
         page.page.locator(".jp-OutputArea-output pre", has_text="]]").first.inner_text()
     )
-    found["live updates"] = share(pairs)
-    found["red"], found["console"] = page.red(), page.problems
-    return found
+    figures["live updates"] = share(pairs)
+    figures["red"], figures["console"] = page.red(), page.problems
+    return figures
 
 
 def main() -> None:
@@ -165,14 +165,14 @@ def main() -> None:
     chosen = parser.parse_args()
     if reason := missing(chosen.front_end):
         raise SystemExit(f"nothing measured: {reason}")
-    with tempfile.TemporaryDirectory() as made:
-        top = Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        top = Path(temporary)
         (top / "work").mkdir()
         cost = COST.replace("BLOCK", str(chosen.block)).replace("PAIRS", str(chosen.pairs))
         write(top / "work" / "panels.ipynb", ["%load_ext tlnb\n%tl_panel", cost])
         with server(top / "work", top, chosen.front_end) as address, browser() as chromium:
-            found = measured(Page(chromium.new_page(), f"{address}/panels.ipynb"), chosen.times)
-    print(json.dumps(found, indent=1))
+            figures = measured(Page(chromium.new_page(), f"{address}/panels.ipynb"), chosen.times)
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

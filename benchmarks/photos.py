@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.work import PHOTO
+from benchmarks.work import PHOTO_SIZE
 from tlnb.core.data.dataset import PHOTO_EDGE, DataSet, open_data
 from tlnb.core.data.decoding import decode
 from tlnb.core.data.image_listing import list_folder
@@ -83,13 +83,13 @@ def opened(folder: Path, limit: int | None) -> tuple[tuple[float, float], DataSe
 def make(folder: Path, count: int) -> Path:
     """Generate distinct photos in two classes: smooth random patches, with shared grain."""
     rng = np.random.default_rng(0)
-    grain = rng.normal(0, 8, (PHOTO[1], PHOTO[0], 1)).astype(np.float32)
+    grain = rng.normal(0, 8, (PHOTO_SIZE[1], PHOTO_SIZE[0], 1)).astype(np.float32)
     for i in range(count):
         file = folder / "ab"[i % 2] / f"{i:06}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         cells = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
-        patches = np.asarray(cells.resize(PHOTO, Image.Resampling.BICUBIC), np.float32)
-        pixels = patches * 0.8 + 20 + np.roll(grain, int(rng.integers(PHOTO[0])), axis=1)
+        patches = np.asarray(cells.resize(PHOTO_SIZE, Image.Resampling.BICUBIC), np.float32)
+        pixels = patches * 0.8 + 20 + np.roll(grain, int(rng.integers(PHOTO_SIZE[0])), axis=1)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file, quality=90)
     return folder
 

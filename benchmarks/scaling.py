@@ -38,8 +38,8 @@ from tlnb.core.runtime import distributed
 from tlnb.session import Session
 
 MODEL = "resnet18"
-TEST = 4  # held-out images, as few as allowed
-SUMS = 10  # messages timed
+TEST_IMAGES = 4  # held-out images, as few as allowed
+TIMED_MESSAGES = 10  # messages timed
 OVERLAP = (
     0.5  # assumed: the part of a step during whose backward pass gradients are already on their way
 )
@@ -104,7 +104,7 @@ def work(options: argparse.Namespace) -> list[dict[str, Any]]:
     """
     group = distributed.join()
     pin_apart(group.local)
-    found = []
+    rounds = []
     for turn in range(options.rounds):
         with as_if_alone():
             alone = seconds(options, 1, 3 * turn) if group.writes else {}
@@ -113,13 +113,13 @@ def work(options: argparse.Namespace) -> list[dict[str, Any]]:
         dist.barrier()
         both = seconds(options, 1, 3 * turn + 2)
         slower = {key: max(each[key] for each in group.told(halves)) for key in halves}
-        found.append(
+        rounds.append(
             {"alone": alone, "halves": slower, "both": both, "sum": summed(int(both["bytes"]))}
         )
         if group.writes:
-            print(f"round {turn + 1}: {json.dumps(found[-1])}", file=sys.stderr, flush=True)
+            print(f"round {turn + 1}: {json.dumps(rounds[-1])}", file=sys.stderr, flush=True)
     distributed.leave()
-    return found
+    return rounds
 
 
 @contextmanager
@@ -158,7 +158,12 @@ def ready(train: int, edge: int, seed: int) -> Session:
     """A session with `train` training images and an untrained network."""
     session = Session()
     session._keeper.writes = False
-    session.data(*photos(train + TEST, edge, seed), val=0, test=TEST / (train + TEST), size=edge)
+    session.data(
+        *photos(train + TEST_IMAGES, edge, seed),
+        val=0,
+        test=TEST_IMAGES / (train + TEST_IMAGES),
+        size=edge,
+    )
     session.load(MODEL, "none", size=edge)
     return session
 
@@ -174,7 +179,7 @@ def pin_apart(local: int) -> None:
 def summed(size: int) -> float:
     """Seconds until all processes have the sum of `size` bytes."""
     message, took = torch.zeros(size // 4), []
-    for _ in range(SUMS):
+    for _ in range(TIMED_MESSAGES):
         dist.barrier()
         began = time.perf_counter()
         dist.all_reduce(message)
@@ -224,7 +229,7 @@ def cores() -> str:
     return ",".join(map(str, sorted(free)))
 
 
-def rows(found: list[dict[str, Any]]) -> Iterator[str]:
+def rows(rounds: list[dict[str, Any]]) -> Iterator[str]:
     """Yield a line for each kind of work: the fastest of all rounds, and its efficiencies."""
     yield "| work | one process | two together | efficiency | of two independent processes |"
     yield "|---|---|---|---|---|"
@@ -233,7 +238,7 @@ def rows(found: list[dict[str, Any]]) -> Iterator[str]:
         ("caching", "feature caching, all images"),
     ):
         alone, both, halves = (
-            min(each[how][key] for each in found) for how in ("alone", "both", "halves")
+            min(each[how][key] for each in rounds) for how in ("alone", "both", "halves")
         )
         yield f"| {name} | {alone:.2f} s | {both:.2f} s | {alone / (2 * both):.1%} | {alone / (2 * halves):.1%} |"
 
@@ -251,36 +256,36 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.into:
-        found = work(chosen)
+        rounds = work(chosen)
         if os.environ.get("RANK", "0") == "0":
-            chosen.into.write_text(json.dumps(found))
+            chosen.into.write_text(json.dumps(rounds))
         return
     if chosen.quick:
         chosen.images, chosen.edge, chosen.batch, chosen.steps, chosen.rounds = 64, 96, 16, 4, 2
-    found = measured(chosen)
-    print("\n".join(rows(found)))
-    size, alone = found[0]["both"]["bytes"], min(each["alone"]["step"] for each in found)
-    took = statistics.median(each["sum"] for each in found)
-    here = Network("loopback, gloo", size / took, 0.0)
+    rounds = measured(chosen)
+    print("\n".join(rows(rounds)))
+    size, alone = rounds[0]["both"]["bytes"], min(each["alone"]["step"] for each in rounds)
+    took = statistics.median(each["sum"] for each in rounds)
+    loopback = Network("loopback, gloo", size / took, 0.0)
     print(
         f"\nGradients: {size / 1e6:.1f} MB, summed over two processes in {took * 1e3:.0f} ms ({size / took / 1e9:.2f} GB/s)"
     )
     print(
-        f"Predicted from that for two, no overlap: {efficiency(alone / 2, size, 2, here, 0.0):.1%}\n"
+        f"Predicted from that for two, no overlap: {efficiency(alone / 2, size, 2, loopback, 0.0):.1%}\n"
     )
     print("\n".join(on_paper()))
 
 
 # ── on paper ──────────────────────────────────────────────────────────────────────────────────────
 
-SHOWN = (
+IMAGES_SHOWN = (
     88 * 1_281_167
 )  # epochs times ImageNet's images, in the trainings that FFCV's README reports
 # model → (parameters, BatchNorm layers, images per second of one A100, from FFCV's README: 187 min
 # on one, 77.2 min on eight)
 PUBLISHED = {
-    "ResNet-18": (11_689_512, 20, SHOWN / (187 * 60)),
-    "ResNet-50": (25_557_032, 53, SHOWN / (77.2 * 60 * 8)),
+    "ResNet-18": (11_689_512, 20, IMAGES_SHOWN / (187 * 60)),
+    "ResNet-50": (25_557_032, 53, IMAGES_SHOWN / (77.2 * 60 * 8)),
 }
 
 

@@ -9,14 +9,14 @@ from benchmarks.measure import Result
 from benchmarks.peers import ABOUT
 
 REFERENCE = "tutorial"
-AGAIN = " again"
-SAME = ("raw", "tlnb")  # what `overhead` compares
+REPEATED = " again"
+OVERHEAD_PEERS = ("raw", "tlnb")  # what `overhead` compares
 
 
 def runs_table(results: list[Result], epochs: list[int], peak: Mapping[str, float]) -> str:
     """Seconds of whole runs, for `head` and `partial`; `peak` is not used."""
-    found = rows(results)
-    references = {e: _median(_seconds(found.get(REFERENCE, []), e)) for e in epochs}
+    by_label = rows(results)
+    references = {e: _median(_seconds(by_label.get(REFERENCE, []), e)) for e in epochs}
     head = [
         "",
         *(cell for e in epochs for cell in (f"{e} epochs, s", "speed-up")),
@@ -24,7 +24,7 @@ def runs_table(results: list[Result], epochs: list[int], peak: Mapping[str, floa
         "measured",
     ]
     lines = []
-    for label, row in found.items():
+    for label, row in by_label.items():
         if problem := _problem(row):
             lines.append([label, problem])
             continue
@@ -45,18 +45,18 @@ def runs_table(results: list[Result], epochs: list[int], peak: Mapping[str, floa
                 for c in (spread(again[e]), _speedup(references[e], _median(again[e])))
             ]
             if any(again.values()):
-                lines.append([label + AGAIN, *cells, "the same", "in full"])
-    return markdown(head, lines) + gpu_table(found)
+                lines.append([label + REPEATED, *cells, "the same", "in full"])
+    return markdown(head, lines) + gpu_table(by_label)
 
 
 def steps_table(results: list[Result], epochs: list[int], peak: Mapping[str, float]) -> str:
     """Milliseconds of training per image for `full` and `scratch`, loading excluded."""
-    found = rows(results)
-    reference = _median(_each(found.get(REFERENCE, []), lambda r: r.outcome.step_ms))
+    by_label = rows(results)
+    reference = _median(_each(by_label.get(REFERENCE, []), lambda r: r.outcome.step_ms))
     top = max(peak.values(), default=0.0)
     head = ["", "ms per image", "speed-up", "GFLOP/s", "of the matmul peak", "test accuracy"]
     lines = []
-    for label, row in found.items():
+    for label, row in by_label.items():
         if problem := _problem(row):
             lines.append([label, problem])
             continue
@@ -73,21 +73,24 @@ def steps_table(results: list[Result], epochs: list[int], peak: Mapping[str, flo
                 _accuracies(row),
             ]
         )
-    return markdown(head, lines) + gpu_table(found)
+    return markdown(head, lines) + gpu_table(by_label)
 
 
 def overhead_table(results: list[Result], epochs: list[int], peak: Mapping[str, float]) -> str:
     """Format `steps_table`, and the overhead of tlnb's loop over the raw one."""
-    found = rows(results)
-    raw, ours = (_median(_each(found.get(name, []), lambda r: r.outcome.step_ms)) for name in SAME)
+    by_label = rows(results)
+    raw, ours = (
+        _median(_each(by_label.get(name, []), lambda r: r.outcome.step_ms))
+        for name in OVERHEAD_PEERS
+    )
     extra = f"\n\ntlnb takes {ours / raw - 1:+.1%} of the raw loop's time." if raw and ours else ""
     return steps_table(results, epochs, peak) + extra
 
 
-def gpu_table(found: Mapping[str, list[Result]]) -> str:
+def gpu_table(by_label: Mapping[str, list[Result]]) -> str:
     """Images per second, seconds by part, and memory; empty for CPUs."""
     lines = []
-    for label, row in found.items():
+    for label, row in by_label.items():
         done = [r for r in row if r.outcome and r.job.device.startswith("cuda")]
         if done:
             outcome = done[-1].outcome
@@ -114,10 +117,10 @@ def notes(labels: Iterable[str]) -> str:
 
 def rows(results: Iterable[Result]) -> dict[str, list[Result]]:
     """Results by row, in order of first appearance."""
-    found: dict[str, list[Result]] = {}
+    by_label: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(result.job.label, []).append(result)
-    return found
+        by_label.setdefault(result.job.label, []).append(result)
+    return by_label
 
 
 def spread(values: list[float]) -> str:
@@ -167,10 +170,10 @@ def _speedup(reference: float | None, value: float | None) -> str:
 def _accuracies(row: list[Result]) -> str:
     """Median accuracies by number of epochs."""
     counts = sorted({r.job.epochs for r in row if r.outcome and r.outcome.accuracy is not None})
-    found = {
+    accuracies = {
         e: [r.outcome.accuracy for r in row if r.outcome and r.job.epochs == e] for e in counts
     }
-    return ", ".join(f"{statistics.median(found[e]):.1%} after {e}" for e in counts) or "–"
+    return ", ".join(f"{statistics.median(accuracies[e]):.1%} after {e}" for e in counts) or "–"
 
 
 def _how(row: list[Result], epochs: list[int]) -> str:

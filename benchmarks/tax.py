@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-OWN = ("caching", "warmup", "training")
+TRAINING_PHASES = ("caching", "warmup", "training")
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ def timed(call: Callable[[], Any]) -> Timed:
     return Timed(value, time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def run_row(name: str, found: Timed) -> str:
+def run_row(name: str, timed_call: Timed) -> str:
     """Format a run: wall time, its own work, their ratio, and the phases."""
-    own = sum(found.value.seconds[phase] for phase in OWN)
+    own = sum(timed_call.value.seconds[phase] for phase in TRAINING_PHASES)
     phases = ", ".join(
         f"{phase} {seconds:.2f}"
-        for phase, seconds in found.value.seconds.items()
+        for phase, seconds in timed_call.value.seconds.items()
         if seconds >= 0.005
     )
-    return f"| {name} | {found.wall:.2f} | {found.cpu:.2f} | {own:.2f} | ×{found.wall / own:.2f} | {phases} |"
+    return f"| {name} | {timed_call.wall:.2f} | {timed_call.cpu:.2f} | {own:.2f} | ×{timed_call.wall / own:.2f} | {phases} |"
 
 
 def main() -> None:
@@ -88,8 +88,8 @@ def measure(threads: int) -> None:
         ("its card, again", lambda: timed(lambda: HTML[type(compared.value)](compared.value))),
     )
     for name, step in steps:
-        found = step()
-        print(f"| {name} | {found.wall:.2f} | {found.cpu:.2f} |", flush=True)
+        timed_call = step()
+        print(f"| {name} | {timed_call.wall:.2f} | {timed_call.cpu:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

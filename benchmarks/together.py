@@ -84,14 +84,14 @@ def _run(start: list[str], job: Path, out: Path) -> Run:
         "TLNB_CACHE": f"{out}-cache",
         "OMP_NUM_THREADS": "1",
     }
-    found = subprocess.run(
+    process = subprocess.run(
         [*start, "tlnb", "train", str(job), "--out", str(out)],
         env=os.environ | own,
         capture_output=True,
         text=True,
     )
-    if found.returncode:
-        raise SystemExit(found.stderr)
+    if process.returncode:
+        raise SystemExit(process.stderr)
     return Run.from_json((out / RECORD).read_text("utf8"))
 
 

@@ -26,8 +26,8 @@ from tlnb.session import Session
 WEIGHTS_FILES = {
     "squeezenet1_0": "squeezenet1_0_imagenet.safetensors"
 }  # in the folder $TLNB_REAL_DATA
-PHOTO = (500, 375)  # pixels, the size of most photos of ants and bees
-KINDS = {
+PHOTO_SIZE = (500, 375)  # pixels, the size of most photos of ants and bees
+PHOTO_KINDS = {
     "coarse": (5, (120, 96, 60)),
     "fine": (24, (84, 112, 72)),
 }  # class → cells along an edge, colour
@@ -80,9 +80,8 @@ def prepare(job: Job) -> Task:
     session = Session()
     session.load(job.model, job.weights, size=job.size)
     count = len(classes(job.data))
-    session.data(
-        np.zeros((4 * count, 32, 32), np.uint8), [i % count for i in range(4 * count)]
-    )  # needed for planning only
+    blank = np.zeros((4 * count, 32, 32), np.uint8)  # needed for planning only
+    session.data(blank, [i % count for i in range(4 * count)])
     plan = session.strategy(job.strategy)
     network = build(session.model, plan.edits, plan.start, job.seed).to(job.device)
     set_modes(network, set(plan.trained))
@@ -90,7 +89,13 @@ def prepare(job: Job) -> Task:
     flops = step_flops(network, torch.zeros(2, 3, edge, edge, device=job.device))
     laps = Laps(job.device, job.epochs)
     return Task(
-        job, network, plan.trained, session.model.transform, machine(job.device), flops, laps
+        job=job,
+        network=network,
+        trained=plan.trained,
+        transform=session.model.transform,
+        machine=machine(job.device),
+        flops=flops,
+        laps=laps,
     )
 
 
@@ -133,16 +138,18 @@ def make_data(model: str, folder: Path, per_class: int | None, edge: int | None)
             many as ants and bees have.
         edge: of generated photos in pixels; None: full size, or real photos.
     """
-    found = real()
+    real_data = real()
     if model == "glyphnet":
         return str(draw_digits(folder / "digits", per_class))
-    if found and edge is None:
-        return str(copy_photos(found / "ants_bees", folder / "ants_bees", per_class))
-    size = PHOTO if edge is None else (edge, edge)
+    if real_data and edge is None:
+        return str(copy_photos(real_data / "ants_bees", folder / "ants_bees", per_class))
+    size = PHOTO_SIZE if edge is None else (edge, edge)
     return str(draw_photos(folder / "photos", per_class or 122, size))
 
 
-def draw_photos(folder: Path, per_class: int, size: tuple[int, int] = PHOTO, seed: int = 0) -> Path:
+def draw_photos(
+    folder: Path, per_class: int, size: tuple[int, int] = PHOTO_SIZE, seed: int = 0
+) -> Path:
     """Generate JPEGs of two classes that differ in texture and colour, as large as photos.
 
     Args:
@@ -153,14 +160,16 @@ def draw_photos(folder: Path, per_class: int, size: tuple[int, int] = PHOTO, see
         return folder
     wanted = []
     for split, count in (("train", per_class), ("val", max(1, per_class // 2))):
-        for name in KINDS:
+        for name in PHOTO_KINDS:
             target = folder / split / name
             target.mkdir(parents=True, exist_ok=True)
             wanted += [(name, target / f"{i:04}.jpg") for i in range(count)]
 
     def draw(numbered: tuple[int, tuple[str, Path]]) -> None:
         number, (name, file) = numbered
-        _photo(np.random.default_rng([seed, number]), *KINDS[name], size).save(file, quality=90)
+        _photo(np.random.default_rng([seed, number]), *PHOTO_KINDS[name], size).save(
+            file, quality=90
+        )
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(draw, enumerate(wanted)))

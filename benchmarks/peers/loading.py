@@ -57,8 +57,8 @@ def loaders(task: Task) -> tuple[Loader, Loader]:
     )
     options: dict[str, Any] = {
         "batch_size": job.batch_size,
-        "num_workers": (found := workers(job.threads)),
-        "persistent_workers": found > 0,
+        "num_workers": (count := workers(job.threads)),
+        "persistent_workers": count > 0,
         "pin_memory": job.device.startswith("cuda"),
     }
 

@@ -19,13 +19,13 @@ from tlnb.core.data.dataset import BUNDLED, open_data
 
 RATES = {"head": 0.01}  # of AdamW; everything else:
 RATE = 0.001
-LEAST_AREA, RATIO = 0.08, 4 / 3  # of a crop, as torchvision's
+MIN_CROP_AREA, RATIO = 0.08, 4 / 3  # of a crop, as torchvision's
 CHUNK = 64  # images in a forward pass without gradient
 
 
 def run(task: Task) -> Outcome:
     """Decode everything, train on batches in memory, test once."""
-    job, laps, here = task.job, task.laps, task.machine
+    job, laps, machine = task.job, task.laps, task.machine
     network = task.network.to(memory_format=torch.channels_last)
     torch.backends.cudnn.benchmark = True  # on GPUs: the fastest convolution for these shapes
     laps.start()
@@ -43,7 +43,7 @@ def run(task: Task) -> Outcome:
         laps.epoch_starts()
         for rows in torch.randperm(len(images), device=job.device).tensor_split(steps):
             optimizer.zero_grad(set_to_none=True)
-            with here.autocast():
+            with machine.autocast():
                 loss = F.cross_entropy(
                     network(ready(images[rows], task, varied=True)), labels[rows]
                 )
@@ -98,7 +98,7 @@ def _by_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
 def _crops(count: int, size: int, task: Task) -> Tensor:
     """Sampling positions of random crops: a grid `(N, size, size, 2)`."""
     area, shape, x, y, side = torch.rand(5, count, device=task.job.device)
-    area = LEAST_AREA + (1 - LEAST_AREA) * area
+    area = MIN_CROP_AREA + (1 - MIN_CROP_AREA) * area
     ratio = RATIO ** (2 * shape - 1)
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     left, top = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)
@@ -116,12 +116,12 @@ def decoded(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Training images `(N, 3, E, E)` uint8 and labels, then test images and labels."""
     data = task.job.data
     if data in BUNDLED:
-        found = open_data(data)
+        dataset = open_data(data)
         return (
-            found.images["train"],
-            found.labels["train"],
-            found.images["test"],
-            found.labels["test"],
+            dataset.images["train"],
+            dataset.labels["train"],
+            dataset.images["test"],
+            dataset.labels["test"],
         )
     return (*_split(task, "train"), *_split(task, "val"))
 
