@@ -39,9 +39,9 @@ from tlnb.core.training.trainer import one_cycle, train_epoch
 from tlnb.glyphnet import held_out
 from tlnb.glyphnet.source import Source, source
 
-TAKES = 0.05  # a class with this mean probability for some digit is dropped
-PART = 100  # steps between checkpoints
-HERE = Path(glyphnet.__file__).parent
+MAX_DIGIT_SHARE = 0.05  # a class with this mean probability for some digit is dropped
+CHECKPOINT_STEPS = 100  # steps between checkpoints
+GLYPHNET_FOLDER = Path(glyphnet.__file__).parent
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
         The weights, and the cost of the training.
     """
     images = source_of(recipe)
-    here = machine()
+    hardware = machine()
     normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = glyphnet.GlyphNet(len(images.classes))
-    network = network.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         network.parameters(),
         recipe.lr,
@@ -121,16 +121,16 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
 
     def moved(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         for pictures, labels in batches:
-            yield normalise(here.placed(pictures)), here.placed(labels)
+            yield normalise(hardware.placed(pictures)), hardware.placed(labels)
 
     # a GPU trains faster than one process can draw batches
-    workers = 0 if here.on_cpu else max(1, (os.cpu_count() or 1) - 1)
+    workers = 0 if hardware.on_cpu else max(1, (os.cpu_count() or 1) - 1)
     coming = images.batches(recipe.batch_size, last, recipe.seed, done, workers)
 
     with tqdm(total=last, initial=done, desc=recipe.name, unit="step", mininterval=5) as bar:
         while done < last:
-            start = _now(here)
-            until = min(done + PART, last)
+            start = _clock(hardware)
+            until = min(done + CHECKPOINT_STEPS, last)
             batches = islice(coming, until - done)
             network.train()
             loss = train_epoch(
@@ -138,11 +138,11 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
                 moved(batches),
                 optimizer,
                 schedule,
-                here,
+                hardware,
                 label_smoothing=recipe.label_smoothing,
             )
-            here.synchronize()
-            seconds += _now(here) - start
+            hardware.synchronize()
+            seconds += _clock(hardware) - start
             bar.update(until - done)
             bar.set_postfix(loss=f"{loss:.3f}")
             done = until
@@ -156,35 +156,35 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
                     "seconds": seconds,
                 },
             )
-    return {k: v.cpu() for k, v in network.state_dict().items()}, _took(
-        network, recipe, here, seconds, last
+    return {k: v.cpu() for k, v in network.state_dict().items()}, _training_cost(
+        network, recipe, hardware, seconds, last
     )
 
 
-def _now(here: Machine) -> float:
+def _clock(hardware: Machine) -> float:
     """A clock in seconds.
 
     On a CPU it is process time divided by threads: other work on the machine does not count.
     """
-    return time.process_time() / here.threads if here.on_cpu else time.perf_counter()
+    return time.process_time() / hardware.threads if hardware.on_cpu else time.perf_counter()
 
 
-def _took(
-    network: torch.nn.Module, recipe: Recipe, here: Machine, seconds: float, steps: int
+def _training_cost(
+    network: torch.nn.Module, recipe: Recipe, hardware: Machine, seconds: float, steps: int
 ) -> dict[str, Any]:
-    example = torch.zeros(2, 3, glyphnet.SIZE, glyphnet.SIZE, device=here.device)
+    example = torch.zeros(2, 3, glyphnet.SIZE, glyphnet.SIZE, device=hardware.device)
     shown = steps * recipe.batch_size
-    watts = WATTS_PER_CPU_THREAD * here.threads if here.on_cpu else WATTS_PER_GPU
+    watts = WATTS_PER_CPU_THREAD * hardware.threads if hardware.on_cpu else WATTS_PER_GPU
     return {
         "seconds": round(seconds, 1),
         "steps": steps,
         "images": shown,
         "flops": step_flops(network, example) * shown,
         "wh": round(watts * seconds / 3600, 2),
-        "threads": here.threads,
-        "hardware": here.name,
-        "precision": here.precision,
-        "basis": f"{'processor ' if here.on_cpu else ''}seconds and FLOPs measured; energy assumed at {watts:g} W",
+        "threads": hardware.threads,
+        "hardware": hardware.name,
+        "precision": hardware.precision,
+        "basis": f"{'processor ' if hardware.on_cpu else ''}seconds and FLOPs measured; energy assumed at {watts:g} W",
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
 
@@ -192,9 +192,9 @@ def _took(
 def _save(path: Path, state: dict[str, Any]) -> None:
     """Write through a temporary file: a killed process leaves the last checkpoint intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".part")
-    torch.save(state, half)
-    half.replace(path)
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    partial.replace(path)
 
 
 def source_accuracy(network: torch.nn.Module, images: Source) -> float:
@@ -237,9 +237,14 @@ def audit(network: torch.nn.Module, classes: tuple[str, ...]) -> dict[str, dict[
     return found
 
 
-def takers(found: dict[str, dict[str, float]]) -> set[str]:
-    """The classes with a share of `TAKES` or more of some digit."""
-    return {name for shares in found.values() for name, share in shares.items() if share >= TAKES}
+def confused_classes(found: dict[str, dict[str, float]]) -> set[str]:
+    """The classes with a share of `MAX_DIGIT_SHARE` or more of some digit."""
+    return {
+        name
+        for shares in found.values()
+        for name, share in shares.items()
+        if share >= MAX_DIGIT_SHARE
+    }
 
 
 def publish(
@@ -300,7 +305,7 @@ def write_held_out() -> int:
             f"the sources of {', '.join(stale)} have different classes than their cards: train them again first"
         )
     data = held_out.packed(sources)
-    (HERE / held_out.FILE).write_bytes(data)
+    (GLYPHNET_FOLDER / held_out.FILE).write_bytes(data)
     write_measured()
     return len(data)
 
@@ -313,7 +318,7 @@ def write_measured() -> None:
     for name in glyphnet.names():
         images, labels = held_out.pictures(tuple(glyphnet.card(name)["classes"]))
         found[name] = [right_of(glyphnet.load(name), images, labels), len(labels)]
-    (HERE / held_out.MEASURED).write_text(json.dumps(found) + "\n", "utf8")
+    (GLYPHNET_FOLDER / held_out.MEASURED).write_text(json.dumps(found) + "\n", "utf8")
 
 
 def _json(card: dict[str, Any]) -> bytes:
@@ -323,8 +328,10 @@ def _json(card: dict[str, Any]) -> bytes:
 def _report(name: str, found: dict[str, dict[str, float]]) -> None:
     for digit, shares in found.items():
         print(f"  {digit}: " + "  ".join(f"{c} {share:.1%}" for c, share in shares.items()))
-    worst = takers(found)
-    print(f"{name}: {len(worst)} classes take {TAKES:.0%} or more of some digit: {sorted(worst)}")
+    worst = confused_classes(found)
+    print(
+        f"{name}: {len(worst)} classes take {MAX_DIGIT_SHARE:.0%} or more of some digit: {sorted(worst)}"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -374,7 +381,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{recipe.name}: source accuracy {card['accuracy']:.1%}, {took['seconds']:.0f} s")
         _report(recipe.name, card["audit"])
     print(
-        f"To ship them, copy {chosen.out}/weights and {chosen.out}/cards to {HERE.name}/, then run with --held-out."
+        f"To ship them, copy {chosen.out}/weights and {chosen.out}/cards to {GLYPHNET_FOLDER.name}/, then run with --held-out."
     )
     return 0
 

@@ -145,21 +145,16 @@ def judge(
         while True:
             step = next(steps)
             if not step.met:
-                again = before is not None and before.asked == step.what
-                shown = (
-                    min(len(step.hints), len(before.hints) + 1)
-                    if before is not None and again
-                    else 0
-                )
+                shown = _hints_shown(step, before)
                 return Check(
-                    asked.name,
-                    asked.title,
-                    False,
-                    tuple(met),
-                    step.what,
-                    step.missing,
-                    step.hints[:shown],
-                    len(step.hints) - shown,
+                    name=asked.name,
+                    title=asked.title,
+                    passed=False,
+                    met=tuple(met),
+                    asked=step.what,
+                    missing=step.missing,
+                    hints=step.hints[:shown],
+                    hints_left=len(step.hints) - shown,
                     attempts=attempts,
                 )
             met.append(step.what)
@@ -172,6 +167,13 @@ def judge(
         raise UsageError(
             f"the check of exercise {asked.name!r} itself failed ({reason}): its author has to fix it"
         ) from error
+
+
+def _hints_shown(step: Step, before: Check | None) -> int:
+    """How many hints of a step that is not met are shown: one more if it failed last time."""
+    if before is None or before.asked != step.what:
+        return 0
+    return min(len(step.hints), len(before.hints) + 1)
 
 
 def untried(asked: Exercise) -> Check:

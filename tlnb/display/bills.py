@@ -15,7 +15,7 @@ from tlnb.display.html import Raw, bar, card, facts, line, measured, note, pictu
 from tlnb.display.networks import work
 from tlnb.display.words import clock, flops, memory, money, percent, seconds, small
 
-KINDS = {
+KIND_NAMES = {
     "run": "runs",
     "baseline": "baselines, from scratch",
     "equal budget": "baselines with equal steps",
@@ -23,27 +23,27 @@ KINDS = {
     "forecasting": "forecasting",
     "advising": "advising",
 }
-HEAD = ["seconds", "FLOPs", "energy", "money", "basis"]
+FIGURE_COLUMNS = ["seconds", "FLOPs", "energy", "money", "basis"]
 
 
 def bill_card(bill: Bill) -> str:
     """Sums by kind, the total, the pretraining bill that others paid, and every charge."""
-    kinds = [[KINDS[kind], *_figures(total, bill)] for kind, total in bill.kinds.items()]
+    kinds = [[KIND_NAMES[kind], *_figures(total, bill)] for kind, total in bill.kinds.items()]
     kinds.append([Raw("<b>total</b>"), *_figures(bill.total, bill)])
     rows = [
-        [KINDS[c.kind], c.run, c.phase, *_figures(c, bill)]
+        [KIND_NAMES[c.kind], c.run, c.phase, *_figures(c, bill)]
         for kind in bill.kinds
         for c in bill.charges
         if c.kind == kind
     ]
-    parts: list[str] = [table(["for", *HEAD], kinds)]
+    parts: list[str] = [table(["for", *FIGURE_COLUMNS], kinds)]
     parts += _unpaid(bill.unpaid) if bill.unpaid else []
-    parts += [note(measured(text)) for text in _bases(bill.total)]
+    parts += [note(measured(text)) for text in _basis_lines(bill.total)]
     if rows:
         parts += [
             line("Every charge:"),
             table(
-                ["for", "what", "phase", *HEAD],
+                ["for", "what", "phase", *FIGURE_COLUMNS],
                 rows,
                 left=3,
                 height="22em" if len(rows) > 14 else "",
@@ -63,7 +63,7 @@ def _figures(c: Charge, bill: Bill) -> list[object]:
     return [measured(figure) for figure in figures]
 
 
-def _bases(total: Charge) -> list[str]:
+def _basis_lines(total: Charge) -> list[str]:
     names = {"seconds": "Seconds", "flops": "FLOPs", "wh": "Energy", "money": "Money"}
     return [f"{names[k]}: {kind}, {how}." for k, (kind, how) in total.bases.items() if k in names]
 
@@ -80,12 +80,12 @@ def pretraining_facts(pretraining: Pretraining) -> list[tuple[str, object]]:
     return [
         (
             "time",
-            f"{clock(pretraining.seconds)} on {pretraining.hardware} ({_why(pretraining, 'seconds')})",
+            f"{clock(pretraining.seconds)} on {pretraining.hardware} ({_basis_words(pretraining, 'seconds')})",
         ),
-        ("FLOPs", f"{flops(pretraining.flops)} ({_why(pretraining, 'flops')})"),
+        ("FLOPs", f"{flops(pretraining.flops)} ({_basis_words(pretraining, 'flops')})"),
         (
             "energy",
-            f"{_wh(pretraining.wh)} ({_why(pretraining, 'wh')})"
+            f"{_energy(pretraining.wh)} ({_basis_words(pretraining, 'wh')})"
             if pretraining.wh is not None
             else None,
         ),
@@ -96,12 +96,12 @@ def pretraining_facts(pretraining: Pretraining) -> list[tuple[str, object]]:
     ]
 
 
-def _why(pretraining: Pretraining, figure: str) -> str:
+def _basis_words(pretraining: Pretraining, figure: str) -> str:
     kind, how = pretraining.bases[figure]
     return f"{'estimate' if kind == 'assumed' else kind}: {how}"
 
 
-def _wh(value: float) -> str:
+def _energy(value: float) -> str:
     return small(value, "Wh") if value < 1000 else f"{value / 1000:,.0f} kWh"
 
 
@@ -163,7 +163,7 @@ def advice_card(advice: Advice) -> str:
             else f"{100 * tried.expected:+.1f} ± {100 * tried.sd:.1f}"
         )
         cost = tried.forecast
-        note_ = tried.why_not if tried.affordable else "over the budget"
+        remark = tried.why_not if tried.affordable else "over the budget"
         rows.append(
             [
                 name,
@@ -172,7 +172,7 @@ def advice_card(advice: Advice) -> str:
                 expected,
                 seconds(cost.seconds),
                 money(cost.money, cost.currency),
-                note_,
+                remark,
             ]
         )
     parts: list[str] = [
@@ -223,7 +223,7 @@ def tuning_card(tuning: Tuning) -> str:
         (
             "best",
             measured(
-                f"trial {best.number}: {percent(best.accuracy)} ({_values(best)})"
+                f"trial {best.number}: {percent(best.accuracy)} ({_option_words(best)})"
                 if best
                 else "no trial finished"
             ),
@@ -238,11 +238,18 @@ def tuning_card(tuning: Tuning) -> str:
             "this call took",
             f"{seconds(tuning.seconds)}, {flops(tuning.flops)}, which is on the bill as tuning",
         ),
-        ("saved in", _place(tuning.storage)),
+        ("saved in", _public_location(tuning.storage)),
         ("notes", "; ".join(tuning.notes)),
     ]
     names = list(dict.fromkeys(name for t in tuning.trials for name in t.values))
-    head = ["trial", "status", *(WORDS.get(n, n) for n in names), "accuracy", "seconds", "FLOPs"]
+    head = [
+        "trial",
+        "status",
+        *(OPTION_NAMES.get(n, n) for n in names),
+        "accuracy",
+        "seconds",
+        "FLOPs",
+    ]
     order = sorted(
         tuning.trials, key=lambda t: (t.status != "finished", -(t.accuracy or 0.0), t.number)
     )
@@ -250,7 +257,7 @@ def tuning_card(tuning: Tuning) -> str:
         [
             t.number,
             t.status,
-            *(_value(t.values.get(n)) for n in names),
+            *(_option_value(t.values.get(n)) for n in names),
             percent(t.accuracy),
             seconds(t.seconds),
             work(t.flops),
@@ -270,7 +277,7 @@ def tuning_card(tuning: Tuning) -> str:
     )
 
 
-WORDS = {
+OPTION_NAMES = {
     "lr": "learning rate",
     "weight_decay": "weight decay",
     "augment": "augmentation",
@@ -279,7 +286,7 @@ WORDS = {
 }
 
 
-def _place(storage: str) -> str:
+def _public_location(storage: str) -> str:
     """A database's URL without its password, or a file with its parent folder.
 
     Notebooks are shared with others.
@@ -290,14 +297,17 @@ def _place(storage: str) -> str:
     return storage if len(parts) < 3 else "…/" + "/".join(parts[-2:])
 
 
-def _values(trial: Trial) -> str:
+def _option_words(trial: Trial) -> str:
     return ", ".join(
-        f"{WORDS.get(name, name)} {_value(value)}" for name, value in trial.values.items()
+        f"{OPTION_NAMES.get(name, name)} {_option_value(value)}"
+        for name, value in trial.values.items()
     )
 
 
-def _value(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)
+def _option_value(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def forecast_score(forecast: Forecast) -> str:

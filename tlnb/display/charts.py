@@ -18,7 +18,7 @@ from tlnb.display.words import seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOOKS = (
+LINE_STYLES = (
     (BLUE, "-", "o"),
     (VERMILION, "--", "s"),
     (GREEN, "-.", "^"),
@@ -28,7 +28,7 @@ LOOKS = (
 )
 PHASE_COLOURS = {"preparing": GREY, "caching": SKY, "warmup": ORANGE, "training": BLUE}
 MAX_COLUMNS, MAX_ROWS, MAX_SAMPLES = 20, 6, 60
-FLAT = 4096  # colours; charts have fewer, photographs more
+MAX_CHART_COLOURS = 4096  # colours; charts have fewer, photographs more
 
 
 def figure_of(width: float, height: float) -> Figure:
@@ -50,7 +50,7 @@ def png_of(figure: Figure) -> bytes:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    if image.getcolors(FLAT) is not None:
+    if image.getcolors(MAX_CHART_COLOURS) is not None:
         image = image.quantize(dither=Image.Dither.NONE)
     out = io.BytesIO()
     image.save(out, format="png", optimize=True)
@@ -62,7 +62,7 @@ def words(text: str) -> str:
     return (" " if text.startswith("_") else "") + text.replace("$", "\\$")
 
 
-def _plain(axes: Any) -> None:
+def _style_axes(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, alpha=0.25)
 
@@ -115,7 +115,7 @@ def learning(run: Run) -> bytes:
     right.legend(fontsize=8, frameon=False, loc="lower right")
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _plain(axes)
+        _style_axes(axes)
     return png_of(figure)
 
 
@@ -125,7 +125,7 @@ def comparison(record: Comparison) -> bytes:
     figure = figure_of(8.6, 0.32 * len(rows) + 2.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for row, (colour, dash, marker) in zip(
-        rows, LOOKS * (1 + len(rows) // len(LOOKS)), strict=False
+        rows, LINE_STYLES * (1 + len(rows) // len(LINE_STYLES)), strict=False
     ):
         x, y = [s for s, _ in row.curve], [100 * a for _, a in row.curve]
         left.plot(
@@ -172,7 +172,7 @@ def comparison(record: Comparison) -> bytes:
         left.legend(
             fontsize=8, frameon=False, loc="center right" if len(rows) < 3 else "lower right"
         )
-    _plain(left)
+    _style_axes(left)
     _phases(right, rows)
     return png_of(figure)
 
@@ -204,7 +204,7 @@ def _phases(axes: Any, rows: list[Row]) -> None:
             ncols=2,
             borderaxespad=0,
         )
-    _plain(axes)
+    _style_axes(axes)
 
 
 def break_even(record: BreakEven) -> bytes:
@@ -229,7 +229,7 @@ def break_even(record: BreakEven) -> bytes:
     )
     axes.set(xlabel="uses", ylabel=f"{record.unit} in all", xlim=(0, most), ylim=(0, None))
     axes.legend(fontsize=8, frameon=False, loc="upper left")
-    _plain(axes)
+    _style_axes(axes)
     return png_of(figure)
 
 
@@ -243,8 +243,8 @@ def tuning(record: Tuning) -> bytes:
         tops.append(100 * best)
     figure = figure_of(6.4, 2.4)
     axes = figure.subplots()
-    looks = (("finished", BLUE, "o"), ("pruned", ORANGE, "x"))
-    for status, colour, marker in looks:
+    styles = (("finished", BLUE, "o"), ("pruned", ORANGE, "x"))
+    for status, colour, marker in styles:
         mine = [
             (x, 100 * t.accuracy)
             for x, t in zip(at, record.trials, strict=True)
@@ -257,7 +257,7 @@ def tuning(record: Tuning) -> bytes:
     axes.step(at, tops, where="post", color=VERMILION, lw=1.6, label="the best so far")
     axes.set(xlabel="seconds of tuning", ylabel="accuracy, %", ylim=(None, 101))
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    _plain(axes)
+    _style_axes(axes)
     return png_of(figure)
 
 

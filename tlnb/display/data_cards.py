@@ -7,7 +7,8 @@ from tlnb.core.data.duplicates import Leak
 from tlnb.display import charts
 from tlnb.display.html import card, facts, line, long_table, note, picture
 
-SKEWED = 3.0  # ratio of the largest to the smallest class from which the card mentions it
+# ratio of the largest to the smallest class from which the card mentions it
+MENTIONED_IMBALANCE = 3.0
 
 
 def data_card(data: DataSet) -> str:
@@ -29,7 +30,7 @@ def data_card(data: DataSet) -> str:
         ),
         ("kept at", f"{data.edge}×{data.edge} pixels"),
     ]
-    if data.imbalance >= SKEWED:
+    if data.imbalance >= MENTIONED_IMBALANCE:
         few, many = (next(c for c, n in counts.items() if n == amount) for amount in (low, high))
         skew = f"{many} has {data.imbalance:.3g} times as many labels as {few}: see balanced accuracy, or train --class-weights"
         rows.append(("imbalance", skew))

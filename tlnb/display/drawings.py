@@ -15,11 +15,12 @@ from tlnb.display.html import BLUE, GREEN, VERMILION, Raw, safe
 from tlnb.display.networks import frozen_of
 from tlnb.display.words import percent
 
-WIDE, TALL = 760, 150  # size of the network's drawing, in units that scale with the page
-NAMED = 16  # up to so many stages have their names below
-POINTS = 160  # at most, in a curve
-HATCH = 7  # distance between two hatch lines
-PLOT_WIDE, PLOT_TALL = 340, 120
+# size of the network's drawing, in units that scale with the page
+NETWORK_WIDTH, NETWORK_HEIGHT = 760, 150
+MAX_NAMED_STAGES = 16  # up to so many stages have their names below
+MAX_CURVE_POINTS = 160  # at most, in a curve
+HATCH_SPACING = 7  # distance between two hatch lines
+PLOT_WIDTH, PLOT_HEIGHT = 340, 120
 
 
 def _svg(width: int, height: int, label: str, *parts: str) -> Raw:
@@ -44,20 +45,22 @@ def network(read: Anatomy) -> Raw:
     FLOPs. The trained share is filled from the bottom, the frozen share is hatched.
     """
     stages = read.stages
-    widths = _scaled([s.params for s in stages], WIDE - 90 - 8 * len(stages))
+    widths = _scaled([s.params for s in stages], NETWORK_WIDTH - 90 - 8 * len(stages))
     heights = [18 + 92 * (s.flops / max(1, *(t.flops for t in stages))) ** 0.5 for s in stages]
     parts = [_text(20, 68, "image"), _arrow(38)]
     x = 48.0
     for i, (stage, width, height) in enumerate(zip(stages, widths, heights, strict=True)):
         parts.append(_box(stage, x, width, height))
-        if len(stages) <= NAMED:
+        if len(stages) <= MAX_NAMED_STAGES:
             parts.append(
                 _text(x + width / 2, 134 if i % 2 == 0 else 147, _short(stage.name, width))
             )
         x += width + 8
     parts += [_arrow(x - 4), _text(x + 8, 68, "scores", "start")]
-    said = ", ".join(f"{s.name} {frozen_of(s.frozen, s.layers)}" for s in stages[:60])
-    return _svg(WIDE, TALL, f"{read.model} from input to output: {said}", *parts)
+    states = ", ".join(f"{s.name} {frozen_of(s.frozen, s.layers)}" for s in stages[:60])
+    return _svg(
+        NETWORK_WIDTH, NETWORK_HEIGHT, f"{read.model} from input to output: {states}", *parts
+    )
 
 
 def _scaled(values: Sequence[int], room: float) -> list[float]:
@@ -92,7 +95,7 @@ def _hatch(x: float, y: float, width: float, height: float) -> str:
     if width <= 0 or height <= 0:
         return ""
     lines = []
-    for k in range(HATCH, int(width + height), HATCH):
+    for k in range(HATCH_SPACING, int(width + height), HATCH_SPACING):
         start = f"M{x + max(0.0, k - height):.1f} {y + min(k, height):.1f}"
         lines.append(f"{start}L{x + min(k, width):.1f} {y + max(0.0, k - width):.1f}")
     return "".join(lines)
@@ -142,12 +145,30 @@ def curves(history: Sequence[Progress]) -> Raw:
     if losses:
         top = max(y for _, y in losses) or 1.0
         plots.append(
-            _plot("training loss", losses, top, f"{top:.2g}", f"{losses[-1][1]:.3f}", VERMILION, "")
+            _plot(
+                "training loss",
+                losses,
+                top=top,
+                most=f"{top:.2g}",
+                last=f"{losses[-1][1]:.3f}",
+                colour=VERMILION,
+                dash="",
+            )
         )
     if seen:
-        plots.append(_plot("accuracy", seen, 1.0, "100%", percent(seen[-1][1]), GREEN, "5 2"))
+        plots.append(
+            _plot(
+                "accuracy",
+                seen,
+                top=1.0,
+                most="100%",
+                last=percent(seen[-1][1]),
+                colour=GREEN,
+                dash="5 2",
+            )
+        )
     row = "".join(
-        f'<div style="flex:1 1 16em;max-width:{PLOT_WIDE}px">{plot}</div>' for plot in plots
+        f'<div style="flex:1 1 16em;max-width:{PLOT_WIDTH}px">{plot}</div>' for plot in plots
     )
     return Raw(f'<div style="display:flex;flex-wrap:wrap;gap:.6em">{row}</div>')
 
@@ -155,14 +176,15 @@ def curves(history: Sequence[Progress]) -> Raw:
 def _plot(
     title: str,
     points: Sequence[tuple[float, float]],
+    *,
     top: float,
     most: str,
     last: str,
     colour: str,
     dash: str,
 ) -> Raw:
-    left, right, high, low = 40, PLOT_WIDE - 12, 22, PLOT_TALL - 18
-    sampled = points[:: max(1, len(points) // POINTS)]
+    left, right, high, low = 40, PLOT_WIDTH - 12, 22, PLOT_HEIGHT - 18
+    sampled = points[:: max(1, len(points) // MAX_CURVE_POINTS)]
     sampled = sampled if sampled[-1] == points[-1] else [*sampled, points[-1]]
     placed = [
         (left + x * (right - left), low - min(1.0, max(0.0, y / top)) * (low - high))
@@ -171,8 +193,8 @@ def _plot(
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
     x, y = placed[-1]
     return _svg(
-        PLOT_WIDE,
-        PLOT_TALL,
+        PLOT_WIDTH,
+        PLOT_HEIGHT,
         f"{title} so far, now {last}",
         _text(left, 13, f"{title}: {last}", "start", 12),
         f'<path d="M{left} {high}V{low}H{right}" fill="none" stroke="currentColor" opacity=".5"/>',

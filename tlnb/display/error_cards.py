@@ -135,13 +135,7 @@ def matrix(errors: Errors) -> bytes:
     colours[np.arange(n), np.arange(n)] = 1 - np.diag(shares)[:, None] * (1 - _rgb(BLUE)) * 0.8
     names = [shortened(name) for name in errors.classes]
     longest = max(map(len, names))
-    cell, size, every = (
-        (0.42, 8.0, 1)
-        if n <= MAX_NUMBERED_CLASSES
-        else (0.17, 7.0, 1)
-        if n <= MAX_NAMED_CLASSES
-        else (0.1, 8.0, 1 + n // 30)
-    )
+    cell, size, every = _matrix_layout(n)
     ticks = range(0, n, every)
     edge = max(1.6, cell * n) + 0.5 + 0.075 * longest
     figure = figure_of(edge + 0.3, edge)
@@ -174,6 +168,15 @@ def matrix(errors: Errors) -> bytes:
                 color="white" if dark else "black",
             )
     return png_of(figure)
+
+
+def _matrix_layout(classes: int) -> tuple[float, float, int]:
+    """Edge of a cell in inches, font size, and distance between named classes."""
+    if classes <= MAX_NUMBERED_CLASSES:
+        return 0.42, 8.0, 1
+    if classes <= MAX_NAMED_CLASSES:
+        return 0.17, 7.0, 1
+    return 0.1, 8.0, 1 + classes // 30
 
 
 def _rgb(colour: str) -> Any:

@@ -35,7 +35,7 @@ class Measured(Raw):
     """
 
 
-MARK = ' class="measured"'
+MEASURED_CLASS = ' class="measured"'
 
 
 def measured(value: object) -> Measured:
@@ -43,8 +43,8 @@ def measured(value: object) -> Measured:
     return Measured(safe(value))
 
 
-def _mark(value: object) -> str:
-    return MARK if isinstance(value, Measured) else ""
+def _measured_class(value: object) -> str:
+    return MEASURED_CLASS if isinstance(value, Measured) else ""
 
 
 def safe(value: object) -> str:
@@ -68,11 +68,13 @@ def page(title: str, *cards: str) -> str:
 
 
 def line(text: object) -> Raw:
-    return Raw(f'<p{_mark(text)} style="margin:.3em 0">{safe(text)}</p>')
+    return Raw(f'<p{_measured_class(text)} style="margin:.3em 0">{safe(text)}</p>')
 
 
 def note(text: object) -> Raw:
-    return Raw(f'<p{_mark(text)} style="margin:.3em 0;opacity:.75;font-size:90%">{safe(text)}</p>')
+    return Raw(
+        f'<p{_measured_class(text)} style="margin:.3em 0;opacity:.75;font-size:90%">{safe(text)}</p>'
+    )
 
 
 def link(url: str, text: str) -> Raw:
@@ -85,7 +87,7 @@ def link(url: str, text: str) -> Raw:
 
 
 # Opaque in light and dark themes: the front end's own colours, else the browser's system colours.
-STUCK = (
+STICKY_HEAD_STYLE = (
     ";position:sticky;top:0;background:var(--jp-layout-color0,var(--vscode-editor-background,Canvas))"
     ";color:var(--jp-content-font-color1,var(--vscode-editor-foreground,CanvasText))"
 )
@@ -109,17 +111,17 @@ def table(
     def cells(tag: str, row: Sequence[object], number: str) -> str:
         styles = ("text-align:left" if i < left else number for i in range(len(row)))
         return "".join(
-            f'<{tag}{_mark(c)} style="{s};vertical-align:top">{safe(c)}</{tag}>'
+            f'<{tag}{_measured_class(c)} style="{s};vertical-align:top">{safe(c)}</{tag}>'
             for s, c in zip(styles, row, strict=True)
         )
 
     top = cells("th", head, "text-align:right")
     if height:
-        top = top.replace(";vertical-align:top", f";vertical-align:bottom{STUCK}")
+        top = top.replace(";vertical-align:top", f";vertical-align:bottom{STICKY_HEAD_STYLE}")
     body = "".join(
         f"<tr>{cells('td', row, 'text-align:right;white-space:nowrap')}</tr>" for row in rows
     )
-    mark = MARK if of_figures else ""
+    mark = MEASURED_CLASS if of_figures else ""
     scroll = f"overflow:auto;max-height:{height}" if height else "overflow-x:auto"
     return Raw(
         f'<div style="{scroll}"><table{mark} style="margin:.3em 0"><thead><tr>{top}</tr></thead>'
@@ -131,7 +133,7 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Raw:
     """A table of names and values. Pairs without a value are left out."""
     rows = "".join(
         f'<tr><td style="text-align:left;vertical-align:top">{safe(k)}</td>'
-        f'<td{_mark(v)} style="text-align:left">{safe(v)}</td></tr>'
+        f'<td{_measured_class(v)} style="text-align:left">{safe(v)}</td></tr>'
         for k, v in pairs
         if v not in (None, "")
     )
@@ -166,7 +168,7 @@ def picture(png: bytes, alt: str, *, of_figures: bool = False) -> Raw:
     """
     data, mark, text = (
         base64.b64encode(png).decode(),
-        MARK if of_figures else "",
+        MEASURED_CLASS if of_figures else "",
         escape(alt, quote=True),
     )
     return Raw(

@@ -12,7 +12,7 @@ from typing import Any
 from tlnb.core.training.trainer import Progress
 from tlnb.display.html import BLUE, safe
 
-EVERY = 0.25  # seconds between updates
+UPDATE_INTERVAL = 0.25  # seconds between updates
 WIDTH, HEIGHT = 180, 36
 UNITS = {  # what a phase counts, if not epochs
     "decoding": "files",
@@ -108,7 +108,7 @@ class Notebook(Silent):
         if progress.accuracy is not None:
             self._curve.append((progress.epoch, progress.accuracy))
         self._last = progress
-        if now - self._drawn >= EVERY:
+        if now - self._drawn >= UPDATE_INTERVAL:
             self._drawn = now
             self._handle.update(HTML(self._html(progress)))
 

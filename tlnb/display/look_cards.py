@@ -9,8 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from tlnb.core.evaluation.embeddings import BORDER, NEIGHBOURS, Depth, Evidence, Look, View
-from tlnb.display.charts import LOOKS as LINES
-from tlnb.display.charts import figure_of, png_of
+from tlnb.display.charts import LINE_STYLES, figure_of, png_of
 from tlnb.display.html import GREY, VERMILION, bar, card, line, measured, note, picture, table
 from tlnb.display.pictures import CLASS_STYLES, MAX_NAMED_CLASSES, draw_image, shortened
 from tlnb.display.words import percent
@@ -73,11 +72,11 @@ def maps(look: Look) -> bytes:
     for axes, view in zip(
         figure.subplots(1, len(look.views), squeeze=False)[0], look.views, strict=True
     ):
-        _map(axes, view, labels, look.classes)
+        _draw_map(axes, view, labels, look.classes)
     return png_of(figure)
 
 
-def _map(axes: Any, view: View, labels: Any, classes: Sequence[str]) -> None:
+def _draw_map(axes: Any, view: View, labels: Any, classes: Sequence[str]) -> None:
     from matplotlib import patheffects
 
     points = np.array(view.points)
@@ -121,14 +120,14 @@ def neighbours(look: Look) -> bytes:
     figure = figure_of(0.66 * width, 0.66 * height)
     axes = figure.subplots()
     axes.set_axis_off()
-    _place(axes, look, 0.0, -0.1, "image", None)
+    _draw_cell(axes, look, 0.0, -0.1, "image", None)
     for block, view in enumerate(look.views):
-        _place(axes, look, starts[block], -0.1, f"nearest: {view.of}", None)
+        _draw_cell(axes, look, starts[block], -0.1, f"nearest: {view.of}", None)
     for row, example in enumerate(look.examples):
-        _place(axes, look, 0.0, row, example, None)
+        _draw_cell(axes, look, 0.0, row, example, None)
         for block, view in enumerate(look.views):
             for i, other in enumerate(view.neighbours[row]):
-                _place(
+                _draw_cell(
                     axes,
                     look,
                     starts[block] + i,
@@ -140,7 +139,9 @@ def neighbours(look: Look) -> bytes:
     return png_of(figure)
 
 
-def _place(axes: Any, look: Look, x: float, y: float, what: int | str, same: bool | None) -> None:
+def _draw_cell(
+    axes: Any, look: Look, x: float, y: float, what: int | str, same: bool | None
+) -> None:
     """Draw a text, or an image of edge 0.9, with a dashed frame if its class differs."""
     from matplotlib.patches import Rectangle
 
@@ -209,8 +210,8 @@ def depths(look: Look) -> bytes:
     figure = figure_of(6.4, 2.8)
     axes = figure.subplots()
     chance = 100 * max(look.labels.count(c) for c in set(look.labels)) / len(look.labels)
-    for depth, (colour, dash, marker) in zip(look.depths, LINES, strict=False):
-        _depth(axes, depth, colour, dash, marker)
+    for depth, (colour, dash, marker) in zip(look.depths, LINE_STYLES, strict=False):
+        _draw_depth(axes, depth, colour, dash, marker)
     axes.axhline(chance, color=GREY, lw=1, ls=":", label="always the most frequent class")
     axes.set(ylabel="accuracy, %", ylim=(0, 102))
     axes.legend(fontsize=8, frameon=False, loc="best")
@@ -219,7 +220,7 @@ def depths(look: Look) -> bytes:
     return png_of(figure)
 
 
-def _depth(axes: Any, depth: Depth, colour: str, dash: str, marker: str) -> None:
+def _draw_depth(axes: Any, depth: Depth, colour: str, dash: str, marker: str) -> None:
     values, errors = [100 * p.accuracy for p in depth.probes], [100 * p.error for p in depth.probes]
     axes.errorbar(
         [p.stage for p in depth.probes],
@@ -242,7 +243,7 @@ def _evidence_card(look: Look) -> str:
         [
             e.name,
             *([e.truth or "–"] if look.data else []),
-            *map(measured, (e.label, f"{e.probability:.1%}", _border(e), bar(e.border or 0))),
+            *map(measured, (e.label, f"{e.probability:.1%}", _border_share(e), bar(e.border or 0))),
         ]
         for e in look.images
     ]
@@ -257,7 +258,8 @@ def _evidence_card(look: Look) -> str:
     parts: list[str] = []
     if look._pictures is not None and look._heat is not None:
         alt = "; ".join(
-            f"{e.name}: {e.label}, {_border(e)} of the evidence in the border" for e in look.images
+            f"{e.name}: {e.label}, {_border_share(e)} of the evidence in the border"
+            for e in look.images
         )
         parts.append(picture(overlays(look), alt, of_figures=True))
     parts += [
@@ -271,7 +273,7 @@ def _evidence_card(look: Look) -> str:
     return card(f"Where {by} finds its evidence", *parts)
 
 
-def _border(each: Evidence) -> str:
+def _border_share(each: Evidence) -> str:
     return "no evidence" if each.border is None else f"{each.border:.0%}"
 
 

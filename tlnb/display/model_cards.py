@@ -32,7 +32,7 @@ def catalogue_card(catalogue: Catalogue) -> str:
     rows = [
         [
             c.name,
-            _wide(c.source),
+            _min_width(c.source),
             count(c.source_classes),
             percent(c.accuracy),
             bar(c.accuracy or 0, BLUE, 60),
@@ -78,7 +78,7 @@ def catalogue_card(catalogue: Catalogue) -> str:
     )
 
 
-def _wide(text: str) -> Raw:
+def _min_width(text: str) -> Raw:
     """Keep a column wide enough for a few words per line."""
     return Raw(f'<span style="display:inline-block;min-width:9em">{safe(text)}</span>')
 
@@ -99,7 +99,7 @@ def _links(c: Card) -> Raw:
 def model_card(model: PretrainedModel) -> str:
     c, t = model.card, model.transform
     rows = [
-        ("trained on", _source(c)),
+        ("trained on", _source_words(c)),
         ("accuracy there", _accuracies(c)),
         ("parameters", f"{c.parameters:,}" if c.parameters else None),
         (
@@ -109,7 +109,7 @@ def model_card(model: PretrainedModel) -> str:
         ("input", _input(t)),
         ("", f"mean {_numbers(t.mean)}; standard deviation {_numbers(t.std)}"),
         ("output layer", _output(model)),
-        ("the bill you did not pay", _took(c)),
+        ("the bill you did not pay", _pretraining_lines(c)),
         ("weights", _weights(model)),
         ("what they are", c.about),
         ("recipe", link(c.recipe, c.recipe) if c.recipe else None),
@@ -120,11 +120,11 @@ def model_card(model: PretrainedModel) -> str:
         parts.append(
             line(Raw(f"Other weights, with <code>%tl_load {safe(c.name)} --weights NAME</code>:"))
         )
-        parts.append(_others(c))
+        parts.append(_other_weights(c))
     return card(f"{model.name}: {c.source}", *parts)
 
 
-def _source(c: Card) -> str:
+def _source_words(c: Card) -> str:
     if not c.source_classes:
         return c.source
     images = f"{count(c.source_images)} images, " if c.source_images else ""
@@ -151,7 +151,7 @@ def _output(model: PretrainedModel) -> str:
     return f"{has}; replaced by a new one for the {model.target_classes:,} classes of the data"
 
 
-def _took(c: Card) -> Raw | None:
+def _pretraining_lines(c: Card) -> Raw | None:
     pretraining = pretraining_of(c)
     if pretraining is None:
         return None if c.family in ("own", "run") else Raw("unknown: its recipe is not published")
@@ -174,7 +174,7 @@ def _weights(model: PretrainedModel) -> str:
     )
 
 
-def _others(c: Card) -> Raw:
+def _other_weights(c: Card) -> Raw:
     rows = [
         [
             o.weights,
@@ -196,9 +196,9 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{v:g}" for v in values)
 
 
-def card_of_card(entry: Card) -> str:
+def catalogue_entry_card(entry: Card) -> str:
     rows = [
-        ("trained on", _source(entry)),
+        ("trained on", _source_words(entry)),
         ("accuracy there", _accuracies(entry)),
         ("parameters", f"{entry.parameters:,}" if entry.parameters else None),
         ("one image", f"{flops(entry.flops)} forward" if entry.flops else None),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tlnb.core.models.anatomy import UNUSED, Anatomy, Stage
+from tlnb.core.models.anatomy import UNUSED, Anatomy, Layer, Stage
 from tlnb.core.planning.plan import Plan, Strategies
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, line, note, safe, table
 from tlnb.display.words import flops, percent
 
-TALL = 40  # tables with more rows scroll
-MEANING = {
+UNSCROLLED_ROWS = 40  # tables with more rows scroll
+STRATEGY_MEANINGS = {
     "head": "a new output layer on a frozen network",
     "partial": "the last stages and the output layer",
     "full": "everything, from the pretrained weights",
@@ -16,7 +16,7 @@ MEANING = {
     "output-frozen": "everything but a random output layer",
     "custom": "what you froze and unfroze",
 }
-MADE_FOR = {"head": "little data", "partial": "a decent amount", "full": "a lot"}
+STRATEGY_DATA = {"head": "little data", "partial": "a decent amount", "full": "a lot"}
 
 
 def anatomy_card(read: Anatomy) -> str:
@@ -34,7 +34,7 @@ def anatomy_card(read: Anatomy) -> str:
             head[:width],
             cut,
             left=2 if read.detailed else 1,
-            height="34em" if len(rows) > TALL else "",
+            height="34em" if len(rows) > UNSCROLLED_ROWS else "",
         )
     ]
     parts += [line(f"Note: {words}.") for words in read.warnings]
@@ -74,11 +74,17 @@ def _rows(stage: Stage, read: Anatomy) -> list[list[object]]:
                     _shape(x.shape),
                     work(x.flops),
                     _bar(x.flops, x.flops * x.frozen, most_flops, ORANGE),
-                    ("frozen" if x.frozen else "trains") if x.used else "unused",
+                    _layer_state(x),
                     "yes" if x.running_stats else "",
                 ]
             )
     return rows
+
+
+def _layer_state(layer: Layer) -> str:
+    if not layer.used:
+        return "unused"
+    return "frozen" if layer.frozen else "trains"
 
 
 def _bar(value: int, frozen: int, most: int, colour: str) -> Raw:
@@ -150,8 +156,8 @@ def _strategy_row(
     )
     return [
         name,
-        MEANING[plan.strategy] + where,
-        MADE_FOR.get(plan.strategy, ""),
+        STRATEGY_MEANINGS[plan.strategy] + where,
+        STRATEGY_DATA.get(plan.strategy, ""),
         f"{plan.trainable_params:,}",
         percent(share),
         bar(share),

@@ -20,7 +20,11 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
         ("95% interval", lambda row: interval(row.interval) or "–", True),
         ("balanced", lambda row: percent(row.balanced_accuracy), comparison.skewed),
         ("to train", lambda row: clock(row.seconds), True),
-        (f"to {target}", lambda row: _until(row, comparison), comparison.target is not None),
+        (
+            f"to {target}",
+            lambda row: _time_to_target(row, comparison),
+            comparison.target is not None,
+        ),
         ("FLOPs", lambda row: flops(row.flops), True),
         (
             f"FLOPs to {target}",
@@ -31,7 +35,11 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
         (f"money, {comparison.price.currency}", lambda row: money(row.money), True),
         ("steps", lambda row: "–" if row.steps is None else f"{row.steps:,}", True),
         ("an image later", lambda row: flops(row.inference_flops), len(later) > 1),
-        ("on its own source", _on_source, any(row.source_accuracy for row in comparison.rows)),
+        (
+            "on its own source",
+            _pretraining_accuracy,
+            any(row.source_accuracy for row in comparison.rows),
+        ),
     ]
     shown = [(head, cell) for head, cell, wanted in columns if wanted]
     return [head for head, _ in shown], [
@@ -45,19 +53,19 @@ def _accuracy(row: Row) -> str:
     return f"{percent(row.accuracy)} ± {100 * row.spread:.1f} ({row.seeds} seeds)"
 
 
-def _until(row: Row, comparison: Comparison) -> str:
+def _time_to_target(row: Row, comparison: Comparison) -> str:
     missed = row.seconds_to_target is None and row.curve and comparison.target is not None
     return "not reached" if missed else span(row.to_target.since, row.seconds_to_target)
 
 
-def _on_source(row: Row) -> str:
+def _pretraining_accuracy(row: Row) -> str:
     if row.source_accuracy is None:
         return "–"
     before, after = row.source_accuracy
     return percent(before) if before == after else f"{percent(before)} → {percent(after)}"
 
 
-def on_its_source(run: Run) -> str:
+def pretraining_accuracy_words(run: Run) -> str:
     """The network's accuracy on its pretraining task, before and after; empty if unknown."""
     if run.source_accuracy is None:
         return ""
@@ -70,11 +78,9 @@ def on_its_source(run: Run) -> str:
         for a in (before, after)
     ]
     apart = intervals[0][0] > intervals[1][1] or intervals[1][0] > intervals[0][1]
-    words = (
-        ("it forgot" if after < before else "it gained")
-        if apart
-        else "a small difference, within the 95% intervals"
-    )
+    words = "it forgot" if after < before else "it gained"
+    if not apart:
+        words = "a small difference, within the 95% intervals"
     return f"with its old output layer {percent(before)} before, {percent(after)} after: {words} ({how})"
 
 
@@ -89,7 +95,9 @@ def verdict(comparison: Comparison) -> str:
     run, baseline = by[comparison.run], by[comparison.baseline]
     several = " (means over seeds)" if run.seeds > 1 or baseline.seeds > 1 else ""
     gap = 100 * ((run.accuracy or 0) - (baseline.accuracy or 0))
-    small_gap = "" if _apart(run, baseline) else " (within the 95% intervals: call it small)"
+    small_gap = (
+        "" if _intervals_differ(run, baseline) else " (within the 95% intervals: call it small)"
+    )
     words = [
         f"{run.name} gets {percent(run.accuracy)} of the test images right, {baseline.name} {percent(baseline.accuracy)}: "
         f"{gap:+.1f} points{several or small_gap}."
@@ -102,7 +110,7 @@ def verdict(comparison: Comparison) -> str:
     return " ".join(words)
 
 
-def _apart(one: Row, other: Row) -> bool:
+def _intervals_differ(one: Row, other: Row) -> bool:
     if one.interval is None or other.interval is None:
         return False
     return one.interval[0] > other.interval[1] or other.interval[0] > one.interval[1]
@@ -144,8 +152,8 @@ def footnotes(comparison: Comparison) -> list[str]:
     return [
         f"Seconds and FLOPs are measured, without evaluation; {' and '.join(energy)}; money is seconds at {price}.",
         f"The target is measured on {comparison.watched_split}; test images are not used to choose.",
-        *_between(comparison),
-        *_later(comparison),
+        *_interval_notes(comparison),
+        *_inference_notes(comparison),
         *(
             [
                 "On its own source: held-out pictures, with the old output layer on the trained network's other layers."
@@ -156,7 +164,7 @@ def footnotes(comparison: Comparison) -> list[str]:
     ]
 
 
-def _between(comparison: Comparison) -> list[str]:
+def _interval_notes(comparison: Comparison) -> list[str]:
     """Explain times that lie between two evaluations of the watched split."""
     apart = any(row.to_target.since is not None for row in comparison.rows)
     words = (
@@ -166,7 +174,7 @@ def _between(comparison: Comparison) -> list[str]:
     return [words] if apart else []
 
 
-def _later(comparison: Comparison) -> list[str]:
+def _inference_notes(comparison: Comparison) -> list[str]:
     """The cost of using a trained network, if it is the same for all."""
     later = {row.inference_flops for row in comparison.rows if row.inference_flops}
     return (

@@ -31,8 +31,8 @@ __all__ = [
 ]
 
 
-LARGE = 200_000  # tensors with more elements are stored in 8 bits
-SCALE = ".scale"
+MIN_QUANTIZED_SIZE = 200_000  # tensors with more elements are stored in 8 bits
+SCALE_SUFFIX = ".scale"
 
 
 class DamagedWeights(Exception):
@@ -43,8 +43,8 @@ class DamagedWeights(Exception):
 def names() -> tuple[str, ...]:
     """Names of the embedded models, the main one first."""
     folder = resources.files(__package__).joinpath("cards")
-    found = (p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))
-    return tuple(sorted(found, key=len))
+    stems = (p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))
+    return tuple(sorted(stems, key=len))
 
 
 @lru_cache
@@ -79,9 +79,9 @@ def weights(name: str) -> dict[str, Tensor]:
         data = resources.files(__package__).joinpath("weights", f"{name}.safetensors").read_bytes()
     except OSError as error:
         raise DamagedWeights("the file is missing") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != facts["sha256"]:
-        raise DamagedWeights(f"SHA-256 {found[:12]}…, not {facts['sha256'][:12]}…")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != facts["sha256"]:
+        raise DamagedWeights(f"SHA-256 {digest[:12]}…, not {facts['sha256'][:12]}…")
     return unpack(read_safetensors(data))
 
 
@@ -93,9 +93,9 @@ def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     packed = {}
     for name, tensor in state.items():
-        if tensor.numel() > LARGE:
+        if tensor.numel() > MIN_QUANTIZED_SIZE:
             scale = (tensor.flatten(1).abs().amax(1) / 127).half()
-            packed[name + SCALE] = scale
+            packed[name + SCALE_SUFFIX] = scale
             packed[name] = (
                 (tensor / _by_channel(scale, tensor)).round().clamp(-127, 127).to(torch.int8)
             )
@@ -108,9 +108,9 @@ def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
     """Restore the state_dict, in fp32, from the result of `pack`."""
     state = {}
     for name, tensor in packed.items():
-        if name + SCALE in packed:
-            state[name] = tensor.float() * _by_channel(packed[name + SCALE], tensor)
-        elif not name.endswith(SCALE):
+        if name + SCALE_SUFFIX in packed:
+            state[name] = tensor.float() * _by_channel(packed[name + SCALE_SUFFIX], tensor)
+        elif not name.endswith(SCALE_SUFFIX):
             state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
 

@@ -26,9 +26,9 @@ from tlnb.glyphnet.source import Source
 
 FILE, MEASURED = "held_out.npz", "held_out.json"
 PICTURES = 1000  # distorted pictures that measure one network, approximately
-KEPT = 10  # pictures per class in the file, at most
+MAX_PICTURES_PER_CLASS = 10  # pictures per class in the file, at most
 # 256 tones in steps of 17 leave 16: a third of the bytes, and no accuracy changes by half a point
-TONES = 17
+TONE_STEP = 17
 
 
 def packed(sources: Mapping[str, Source]) -> bytes:
@@ -43,8 +43,8 @@ def packed(sources: Mapping[str, Source]) -> bytes:
             if name in names:
                 continue
             rows = (source.held_out & (source.labels == c)).nonzero().flatten()
-            chosen = source.images[rows[:KEPT]].numpy()
-            images.append(np.rint(chosen / TONES).astype(np.uint8))
+            chosen = source.images[rows[:MAX_PICTURES_PER_CLASS]].numpy()
+            images.append(np.rint(chosen / TONE_STEP).astype(np.uint8))
             labels += [len(names)] * len(chosen)
             filled.append(c >= len(source.classes) - source.textures)
             totals.append(len(rows))
@@ -86,35 +86,35 @@ def pictures(classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     Raises:
         KeyError: the file has no picture of a class.
     """
-    found = _read()
-    names: list[str] = found["names"].tolist()
-    where = {name: i for i, name in enumerate(names)}
-    ours = [where[name] for name in classes]
-    rows = _rows(found, ours)
+    file = _read()
+    names: list[str] = file["names"].tolist()
+    index_of = {name: i for i, name in enumerate(names)}
+    wanted = [index_of[name] for name in classes]
+    rows = _rows(file, wanted)
     views = max(1, PICTURES // len(rows))
     index = np.tile(rows, views)
-    label_of = {theirs: mine for mine, theirs in enumerate(ours)}
-    classes_of = found["labels"][index]
-    grey = torch.from_numpy(found["images"][index] * np.uint8(TONES))
+    label_of = {class_: label for label, class_ in enumerate(wanted)}
+    classes_of = file["labels"][index]
+    grey = torch.from_numpy(file["images"][index] * np.uint8(TONE_STEP))
     generator = torch.Generator().manual_seed(1_000_003)
-    images = augment(grey, torch.from_numpy(found["filled"][classes_of]), generator)
+    images = augment(grey, torch.from_numpy(file["filled"][classes_of]), generator)
     return images, torch.tensor([label_of[c] for c in classes_of.tolist()])
 
 
-def _rows(found: Mapping[str, NDArray[Any]], ours: Sequence[int]) -> NDArray[np.int64]:
+def _rows(file: Mapping[str, NDArray[Any]], wanted: Sequence[int]) -> NDArray[np.int64]:
     """Choose at most `PICTURES` pictures, evenly over the classes.
 
     Letters and textures keep the source's proportion.
     """
-    mine = np.isin(found["labels"], ours)
-    filled = found["filled"][found["labels"]].astype(bool)
+    is_wanted = np.isin(file["labels"], wanted)
+    filled = file["filled"][file["labels"]].astype(bool)
     totals = {
-        kind: int(found["totals"][[c for c in ours if bool(found["filled"][c]) is kind]].sum())
+        kind: int(file["totals"][[c for c in wanted if bool(file["filled"][c]) is kind]].sum())
         for kind in (False, True)
     }
     chosen = []
     for kind, total in totals.items():
-        rows = np.flatnonzero(mine & (filled == kind))
+        rows = np.flatnonzero(is_wanted & (filled == kind))
         count = min(len(rows), round(PICTURES * total / max(1, sum(totals.values()))))
         chosen.append(rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)])
     return np.concatenate(chosen)

@@ -35,10 +35,12 @@ def texture_set(
 
 
 def _classes() -> dict[str, Draw]:
-    found: dict[str, Draw] = {}
+    draws: dict[str, Draw] = {}
     for turn in range(4):
         for name, cycles in (("wide", 3.0), ("fine", 7.0)):
-            found[f"grating-{45 * turn}-{name}"] = _bind(_grating, np.pi * turn / 4, cycles)
+            draws[f"grating-{45 * turn}-{name}"] = _with_settings(
+                _grating, np.pi * turn / 4, cycles
+            )
     for name, cycles, weave in (
         ("2", 2.0, False),
         ("4", 4.0, False),
@@ -49,37 +51,37 @@ def _classes() -> dict[str, Draw]:
         ("soft-8", 8.0, True),
         ("soft-12", 12.0, True),
     ):
-        found[f"checker-{name}"] = _bind(_checker, cycles, weave)
+        draws[f"checker-{name}"] = _with_settings(_checker, cycles, weave)
     for slope in (0.0, 0.7, 1.2, 1.7, 2.2, 3.0):
-        found[f"noise-{slope}"] = _bind(_noise, slope, False)
+        draws[f"noise-{slope}"] = _with_settings(_noise, slope, False)
     for slope in (1.5, 2.5):
-        found[f"blobs-{slope}"] = _bind(_noise, slope, True)
+        draws[f"blobs-{slope}"] = _with_settings(_noise, slope, True)
     for count, radius in ((6, 0.2), (14, 0.12), (30, 0.07), (70, 0.04)):
         for name, ring in (("dots", False), ("rings", True)):
-            found[f"{name}-{count}"] = _bind(_dots, count, radius, ring)
+            draws[f"{name}-{count}"] = _with_settings(_dots, count, radius, ring)
     for count in (6, 14, 35, 80):
         for name, edges in (("cells", False), ("cracks", True)):
-            found[f"{name}-{count}"] = _bind(_cells, count, edges)
+            draws[f"{name}-{count}"] = _with_settings(_cells, count, edges)
     for name, kind in (("ripples", 0), ("rays", 1), ("spiral", 2), ("marble", 3)):
         for cycles in (3, 6):
-            found[f"{name}-{cycles}"] = _bind(_waves, kind, cycles)
+            draws[f"{name}-{cycles}"] = _with_settings(_waves, kind, cycles)
     for sides in (3, 4, 5, 6):
-        found[f"polygon-{sides}"] = _bind(_polygon, sides, 1.0)
+        draws[f"polygon-{sides}"] = _with_settings(_polygon, sides, 1.0)
     for points in (3, 4, 5, 8):
-        found[f"star-{points}"] = _bind(_polygon, points, 0.4)
+        draws[f"star-{points}"] = _with_settings(_polygon, points, 0.4)
     for rows in (3, 6):
-        found[f"bricks-{rows}"] = _bind(_bricks, rows)
-        found[f"scales-{rows}"] = _bind(_scales, rows)
-        found[f"zigzag-{rows}"] = _bind(_zigzag, rows)
-        found[f"sticks-{rows}"] = _bind(_sticks, 4 * rows)
-    return found
+        draws[f"bricks-{rows}"] = _with_settings(_bricks, rows)
+        draws[f"scales-{rows}"] = _with_settings(_scales, rows)
+        draws[f"zigzag-{rows}"] = _with_settings(_zigzag, rows)
+        draws[f"sticks-{rows}"] = _with_settings(_sticks, 4 * rows)
+    return draws
 
 
-def _bind(draw: Callable[..., Map], *settings: object) -> Draw:
+def _with_settings(draw: Callable[..., Map], *settings: object) -> Draw:
     return lambda rng: draw(rng, *settings)
 
 
-def _turned(rng: np.random.Generator, spread: float = 0.2, angle: float = 0.0) -> tuple[Map, Map]:
+def _rotated(rng: np.random.Generator, spread: float = 0.2, angle: float = 0.0) -> tuple[Map, Map]:
     """Coordinates rotated by about `angle`, shifted and stretched."""
     a = angle + rng.uniform(-spread, spread)
     stretch = rng.uniform(0.85, 1.15)
@@ -92,12 +94,12 @@ def _edge(field: Map, sharpness: float) -> Map:
 
 
 def _grating(rng: np.random.Generator, angle: float, cycles: float) -> Map:
-    u, _ = _turned(rng, 0.2, angle)
+    u, _ = _rotated(rng, 0.2, angle)
     return _edge(np.sin(np.pi * cycles * u) + rng.uniform(-0.5, 0.5), rng.uniform(1, 8))
 
 
 def _checker(rng: np.random.Generator, cycles: float, soft: bool) -> Map:
-    u, v = _turned(rng, 0.4)
+    u, v = _rotated(rng, 0.4)
     a, b = np.sin(np.pi * cycles * u), np.sin(np.pi * cycles * v)
     return (a + b + 2) / 4 if soft else _edge(a * b, 20)
 
@@ -158,7 +160,7 @@ def _polygon(rng: np.random.Generator, corners: int, waist: float) -> Map:
 
 
 def _bricks(rng: np.random.Generator, rows: int) -> Map:
-    u, v = _turned(rng, 0.2)
+    u, v = _rotated(rng, 0.2)
     row = np.floor(v * rows)
     across = (u * rows / 2 + 0.5 * (row % 2)) % 1
     mortar = np.maximum(abs(across - 0.5) * 2 - 0.88, 2 * abs((v * rows) % 1 - 0.5) - 0.75)
@@ -166,14 +168,14 @@ def _bricks(rng: np.random.Generator, rows: int) -> Map:
 
 
 def _scales(rng: np.random.Generator, rows: int) -> Map:
-    u, v = _turned(rng, 0.2)
+    u, v = _rotated(rng, 0.2)
     row = np.floor(v * rows)
     across = (u * rows + 0.5 * (row % 2)) % 1 - 0.5
     return np.asarray(np.clip(np.hypot(across, (v * rows) % 1) * 0.9, 0, 1))
 
 
 def _zigzag(rng: np.random.Generator, rows: int) -> Map:
-    u, v = _turned(rng, 0.3)
+    u, v = _rotated(rng, 0.3)
     return _edge(
         np.sin(2 * np.pi * rows * (v + 0.5 * abs((u * rows / 2) % 1 - 0.5)) / 1.5),
         rng.uniform(2, 8),

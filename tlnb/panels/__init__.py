@@ -11,13 +11,13 @@ from weakref import WeakKeyDictionary
 
 from tlnb.core.runtime.errors import UsageError, did_you_mean
 from tlnb.display.live import testing
-from tlnb.panels.card import Shown, static
+from tlnb.panels.card import Shown, static_card
 from tlnb.session import PANELS, Session
 
 if TYPE_CHECKING:
     from tlnb.panels.base import Panel
 
-_open: WeakKeyDictionary[Session, dict[str, Panel]] = WeakKeyDictionary()
+_open_panels: WeakKeyDictionary[Session, dict[str, Panel]] = WeakKeyDictionary()
 
 
 def open_panel(session: Session, name: str | None = None) -> Shown:
@@ -30,12 +30,12 @@ def open_panel(session: Session, name: str | None = None) -> Shown:
     if name != "all" and name not in PANELS:
         hint = did_you_mean(name, PANELS, f"there are {', '.join(PANELS)}")
         raise UsageError(f"no panel is called {name!r}: {hint}")
-    if testing() or not widgets_here():
-        return Shown(name, static(session, name))
-    return Shown(name, static(session, name), panel_of(session, name).box)
+    if testing() or not has_widgets():
+        return Shown(name, static_card(session, name))
+    return Shown(name, static_card(session, name), panel_of(session, name).box)
 
 
-def widgets_here() -> bool:
+def has_widgets() -> bool:
     """Whether ipywidgets is installed."""
     try:
         import ipywidgets  # noqa: F401
@@ -48,13 +48,13 @@ def panel_of(session: Session, name: str) -> Panel:
     """The session's panel of that name, created on first use."""
     from tlnb.panels.all import KINDS, AllPanels
 
-    made = _open.setdefault(session, {})
-    if name not in made:
+    panels = _open_panels.setdefault(session, {})
+    if name not in panels:
         if name == "all":
-            made[name] = AllPanels(session, [panel_of(session, each) for each in PANELS])
+            panels[name] = AllPanels(session, [panel_of(session, kind) for kind in PANELS])
         else:
-            made[name] = KINDS[name](session)
-    return made[name]
+            panels[name] = KINDS[name](session)
+    return panels[name]
 
 
 __all__ = ["PANELS", "Shown", "open_panel", "panel_of"]

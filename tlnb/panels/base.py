@@ -24,7 +24,7 @@ from tlnb.session import Session
 
 FIELD, WIDE = "17em", "22em"
 LABEL = "7.5em"
-LONGEST = 400  # characters of an error
+MAX_ERROR_LENGTH = 400  # characters of an error
 _drawing = threading.RLock()  # only one thread at a time fills panels
 
 
@@ -33,17 +33,17 @@ def field(kind: type[Any], label: str, tip: str, width: str = FIELD, **traits: A
 
     Screen readers read the tip too, if the front end passes it on.
     """
-    given = {
+    traits = {
         "description": label,
         "layout": w.Layout(width=width, max_width="100%"),
         "style": {"description_width": LABEL},
         **traits,
     }
-    made = kind(**given)
+    widget = kind(**traits)
     for name in ("tooltip", "description_tooltip"):  # 8.x and 7.x
-        if made.has_trait(name):
-            setattr(made, name, tip)
-    return made
+        if widget.has_trait(name):
+            setattr(widget, name, tip)
+    return widget
 
 
 def button(
@@ -55,11 +55,11 @@ def button(
     width: str = "auto",
 ) -> Any:
     """A button that calls `on_click` without arguments."""
-    made = w.Button(
+    widget = w.Button(
         description=label, tooltip=tip, icon=icon, button_style=style, layout=w.Layout(width=width)
     )
-    made.on_click(lambda _: on_click())
-    return made
+    widget.on_click(lambda _: on_click())
+    return widget
 
 
 def row(*parts: Any) -> Any:
@@ -171,16 +171,16 @@ class Panel:
         )
         self.box.tlnb_panel = self  # lives as long as its widgets
         self._last = self._progress = ""
-        self._ends = [session.watch(self.refresh)]
+        self._unsubscribe = [session.watch(self.refresh)]
         self.refresh()
 
     @property
     def session(self) -> Session:
         """The session that the panel shows."""
-        found = self._session()
-        if found is None:
+        session = self._session()
+        if session is None:
             raise UsageError("this panel's session no longer exists: %tl_panel opens a new one")
-        return found
+        return session
 
     # ── implemented by each panel ──
 
@@ -222,7 +222,7 @@ class Panel:
         ours = isinstance(error, TLError | OSError)
         self.failure = None if ours else error
         words = " ".join(str(error).split())
-        words = words if len(words) <= LONGEST else f"{words[:LONGEST]} …"
+        words = words if len(words) <= MAX_ERROR_LENGTH else f"{words[:MAX_ERROR_LENGTH]} …"
         self.say(words if ours else f"{type(error).__name__}: {words}", bad=True)
 
     def say(self, words: str, bad: bool = False) -> None:
@@ -320,14 +320,14 @@ class Panel:
 
     def close(self) -> None:
         """Detach from the session and close all widgets."""
-        for end in self._ends:
+        for end in self._unsubscribe:
             end()
-        for part in _inside(self.box):
+        for part in _descendants(self.box):
             part.close()
 
 
-def _inside(box: Any) -> list[Any]:
-    return [part for child in getattr(box, "children", ()) for part in _inside(child)] + [box]
+def _descendants(box: Any) -> list[Any]:
+    return [part for child in getattr(box, "children", ()) for part in _descendants(child)] + [box]
 
 
 __all__ = [

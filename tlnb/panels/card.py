@@ -11,7 +11,7 @@ from tlnb.display.networks import anatomy_card
 from tlnb.session import Session
 
 VIEW = "application/vnd.jupyter.widget-view+json"
-SAYS = {
+HINTS = {
     "all": "%tl shows the state of the session",
     "data": "%tl_data NAME loads a data set",
     "model": "%tl_load NAME loads a network, %tl_models lists them",
@@ -29,21 +29,23 @@ class Shown(OneLine):
 
     def __repr__(self) -> str:
         where = "" if self.box is not None else " (no widgets here)"
-        return f"Panel {self.name}{where}: {SAYS[self.name]}"
+        return f"Panel {self.name}{where}: {HINTS[self.name]}"
 
     def _repr_html_(self) -> str:
         return self.html
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        found: dict[str, Any] = {"text/plain": repr(self), "text/html": self.html}
+        bundle: dict[str, Any] = {"text/plain": repr(self), "text/html": self.html}
         if self.box is not None:
-            found[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        return found
+            bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        return bundle
 
 
-def static(session: Session, name: str) -> str:
+def static_card(session: Session, name: str) -> str:
     """A card with the content of the panel of that name."""
-    return card(f"Panel: {name}", *_parts(session, name), note(f"Without the mouse: {SAYS[name]}."))
+    return card(
+        f"Panel: {name}", *_parts(session, name), note(f"Without the mouse: {HINTS[name]}.")
+    )
 
 
 def _parts(session: Session, name: str) -> list[str]:

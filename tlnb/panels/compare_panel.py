@@ -15,7 +15,7 @@ from tlnb.display.words import percent, seconds, small
 from tlnb.panels.base import Panel, button, field, row
 
 TUNING = "tuning"
-AT_WORK = "the comparison"
+COMPARISON = "the comparison"
 
 
 class ComparePanel(Panel):
@@ -105,20 +105,20 @@ class ComparePanel(Panel):
 
     def compare(self) -> None:
         """Compare on a thread: a baseline of equal steps may have to be trained first."""
-        self.act(lambda: self.session.turn.start(AT_WORK, self._made), "comparing …")
+        self.act(lambda: self.session.turn.start(COMPARISON, self._run_comparison), "comparing …")
         self.refresh()
 
     def again(self) -> None:
         """Repeat the comparison that is shown, after a change of target, price or choice."""
         running = self.session.turn.running
         # a comparison in progress is repeated when it ends
-        self._pending = running is not None and running.name == AT_WORK
+        self._pending = running is not None and running.name == COMPARISON
         if self.found is not None and running is None:
             self.compare()
 
-    def _made(self) -> Comparison:
-        names = [name for name in self.runs.value if name in {r.name for r in self._here()}]
-        names = [] if len(names) == len(self._here()) else names
+    def _run_comparison(self) -> Comparison:
+        names = [name for name in self.runs.value if name in {r.name for r in self._current_runs()}]
+        names = [] if len(names) == len(self._current_runs()) else names
         target = self.target.value if self.own.value else None
         tuning = "in" if self.tuning.value and not self.tuning.disabled else "apart"
         found = self.session.compare(
@@ -127,30 +127,30 @@ class ComparePanel(Panel):
         self.found = self._key(), found
         return found
 
-    def _here(self) -> list[Run]:
+    def _current_runs(self) -> list[Run]:
         """The runs on the data in use."""
         data = self.session.dataset
         return [run for run in self.session.runs if data and run.fingerprint == data.fingerprint]
 
     def _key(self) -> tuple[str, ...]:
-        return tuple(run.name for run in self._here())
+        return tuple(run.name for run in self._current_runs())
 
     # ── what is shown ──
 
     def fill(self) -> None:
-        here = self._here()
+        runs = self._current_runs()
         running = self.session.turn.running
-        self._fill_runs(here)
-        self.go.disabled = not here or running is not None
+        self._fill_runs(runs)
+        self.go.disabled = not runs or running is not None
         charged = any(charge.kind == TUNING for charge in self.session.bill.charges)
         self.tuning.disabled = not charged
         self.bill.value = self._bill() if self.session.bill.charges else ""
         if self.found is not None and not set(self.found[0]) <= set(self._key()):
             self.found = None  # it was of other data, or the session was reset
-        self._fill_view(here)
+        self._fill_view(runs)
 
-    def _fill_runs(self, here: list[Run]) -> None:
-        options = [(run_words(run), run.name) for run in here]
+    def _fill_runs(self, runs: list[Run]) -> None:
+        options = [(run_words(run), run.name) for run in runs]
         if tuple(self.runs.options) != tuple(options):
             before, known = set(self.runs.value), {name for _, name in self.runs.options}
             self.runs.options = options
@@ -159,16 +159,16 @@ class ComparePanel(Panel):
             )
         self.runs.rows = max(3, min(8, len(options) + 1))
 
-    def _fill_view(self, here: list[Run]) -> None:
+    def _fill_view(self, runs: list[Run]) -> None:
         training = self.session.turn.training
-        if training is not None and training.running and training.name == AT_WORK:
+        if training is not None and training.running and training.name == COMPARISON:
             step = "" if training.progress is None else f": {training.progress.run}"
             self.stale.value = line(f"comparing{step} …")
             return
         self.stale.value = ""
         if (
             training is not None
-            and training.name == AT_WORK
+            and training.name == COMPARISON
             and self._drawn.get("ended") is not training
         ):
             self._drawn["ended"] = training
@@ -181,7 +181,7 @@ class ComparePanel(Panel):
         if self.found is None:
             words = (
                 "no run on this data set yet: train one"
-                if not here
+                if not runs
                 else "press Compare to show the chosen runs side by side"
             )
             self.once("view", words, lambda: line(words), self.view)

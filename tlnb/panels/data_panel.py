@@ -10,6 +10,7 @@ import ipywidgets as w
 
 from tlnb.core.data.builtin import BUNDLED
 from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.request import DataRequest
 from tlnb.display import data_cards
 from tlnb.display.html import Raw, bar, line, table
 from tlnb.panels.base import WIDE, Panel, button, field, row, shown
@@ -19,9 +20,9 @@ AMOUNTS = (
     ("images in all", "limit"),
     ("all images", "all"),
 )
-OTHER, PYTHON = "another folder", "arrays"
-FOLDERS = 20  # offered at most
-COUNTED = 300  # at most so many classes have their counts listed
+OTHER_FOLDER, FROM_PYTHON = "another folder", "arrays"
+MAX_FOLDERS = 20  # offered at most
+MAX_COUNTED_CLASSES = 300  # at most so many classes have their counts listed
 
 
 class DataPanel(Panel):
@@ -75,13 +76,16 @@ class DataPanel(Panel):
 
     def _switch(self) -> None:
         """Hide or disable controls that do not apply to the choice."""
-        self.folder.layout.display = "" if self.source.value == OTHER else "none"
+        self.folder.layout.display = "" if self.source.value == OTHER_FOLDER else "none"
         self.number.disabled = self.amount.value == "all"
-        self.take.disabled = self.source.value == PYTHON  # arrays can only be loaded from a cell
+        # arrays can only be loaded from a cell
+        self.take.disabled = self.source.value == FROM_PYTHON
 
     def load(self) -> None:
         """Load the data set that the controls describe."""
-        chosen = self.folder.value.strip() if self.source.value == OTHER else self.source.value
+        chosen = (
+            self.folder.value.strip() if self.source.value == OTHER_FOLDER else self.source.value
+        )
         if not chosen:
             self.say("no folder given: type one, e.g. photos", bad=True)
             return
@@ -93,8 +97,8 @@ class DataPanel(Panel):
     def fill(self) -> None:
         data = self.session.dataset
         arrays = (
-            [("arrays, from Python", PYTHON)]
-            if data is not None and data.request.source == PYTHON
+            [("arrays, from Python", FROM_PYTHON)]
+            if data is not None and data.request.source == FROM_PYTHON
             else []
         )
         self.source.options = [*arrays, *sources()]
@@ -103,20 +107,26 @@ class DataPanel(Panel):
                 "view", None, lambda: line("no data yet: choose a source and load it"), self.view
             )
             return
-        asked = data.request
+        request = data.request
         known = [value for _, value in self.source.options]
-        self.source.value = asked.source if asked.source in known else OTHER
-        self.folder.value = "" if asked.source in known else asked.source
-        self.amount.value = "limit" if asked.limit else "per_class" if asked.per_class else "all"
-        self.number.value = asked.limit or asked.per_class or self.number.value
-        self.seed.value = asked.seed
+        self.source.value = request.source if request.source in known else OTHER_FOLDER
+        self.folder.value = "" if request.source in known else request.source
+        self.amount.value = _amount_of(request)
+        self.number.value = request.limit or request.per_class or self.number.value
+        self.seed.value = request.seed
         self._switch()
         if self._drawn.get("view") != data.fingerprint:
             self.view.value = shown(line(repr(data)))  # figures first: drawing pictures takes time
-        self.once("view", data.fingerprint, partial(_seen, data), self.view)
+        self.once("view", data.fingerprint, partial(_card_with_counts, data), self.view)
 
 
-def _seen(data: DataSet) -> str:
+def _amount_of(request: DataRequest) -> str:
+    if request.limit:
+        return "limit"
+    return "per_class" if request.per_class else "all"
+
+
+def _card_with_counts(data: DataSet) -> str:
     return data_cards.data_card(data) + counts(data)
 
 
@@ -125,14 +135,14 @@ def sources() -> list[tuple[str, str]]:
     return [
         *((name, name) for name in BUNDLED),
         *((f"{name}{os.sep}", name) for name in _folders()),
-        (f"{OTHER} …", OTHER),
+        (f"{OTHER_FOLDER} …", OTHER_FOLDER),
     ]
 
 
 def _folders() -> list[str]:
     try:
-        here = [e for e in os.scandir(".") if e.is_dir() and not e.name.startswith((".", "_"))]
-        return sorted(e.name for e in here if _holds_folders(e.path))[:FOLDERS]
+        folders = [e for e in os.scandir(".") if e.is_dir() and not e.name.startswith((".", "_"))]
+        return sorted(e.name for e in folders if _holds_folders(e.path))[:MAX_FOLDERS]
     except OSError:
         return []
 
@@ -146,12 +156,13 @@ def _holds_folders(path: str) -> bool:
 
 def counts(data: DataSet) -> Raw:
     """Labels in use by class, the smallest classes first if they differ."""
-    found = list(data.counts.items())
-    most = max(n for _, n in found)
-    uneven = most != min(n for _, n in found)
-    shown = sorted(found, key=lambda pair: pair[1])[:COUNTED] if uneven else found[:COUNTED]
-    rows = [[name, f"{n:,}", bar(n / most)] for name, n in shown]
-    rest = line(f"and {len(found) - len(shown)} more classes") if len(found) > len(shown) else ""
+    by_class = list(data.counts.items())
+    most = max(n for _, n in by_class)
+    if most != min(n for _, n in by_class):
+        by_class.sort(key=lambda pair: pair[1])
+    rows = [[name, f"{n:,}", bar(n / most)] for name, n in by_class[:MAX_COUNTED_CLASSES]]
+    left_out = len(by_class) - len(rows)
+    rest = line(f"and {left_out} more classes") if left_out else ""
     return Raw(
         table(["class", "labels in use", ""], rows, height="16em" if len(rows) > 10 else "") + rest
     )

@@ -11,12 +11,12 @@ from tlnb.core.models.anatomy import Anatomy, Stage
 from tlnb.core.planning.plan import STRATEGIES, Plan
 from tlnb.display import drawings, run_cards
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, line, safe
-from tlnb.display.networks import MEANING, anatomy_card, frozen_of, work
+from tlnb.display.networks import STRATEGY_MEANINGS, anatomy_card, frozen_of, work
 from tlnb.display.words import count, percent, seconds
 from tlnb.panels.base import WIDE, Panel, button, field, heading, row, user_names
 
-STAGES = 60  # with a button each, at most
-NAMES = 400  # of modules offered, at most
+MAX_STAGE_BUTTONS = 60  # with a button each, at most
+MAX_OFFERED_NAMES = 400  # of modules offered, at most
 EDITS = (
     ("add after", "after"),
     ("add before", "before"),
@@ -32,7 +32,8 @@ class LayersPanel(Panel):
 
     def parts(self) -> list[Any]:
         self.strategies = {
-            name: button(name, MEANING[name], partial(self.choose, name)) for name in STRATEGIES
+            name: button(name, STRATEGY_MEANINGS[name], partial(self.choose, name))
+            for name in STRATEGIES
         }
         self.last = field(
             w.BoundedIntText,
@@ -152,9 +153,9 @@ class LayersPanel(Panel):
     def forecast(self) -> None:
         """Forecast the plan's seconds, and remember them for this plan and data set."""
         plan, data = self.session.plan, self.session.dataset
-        found = self.act(self.session.forecast, "measuring …")
-        if found is not None and plan is not None and data is not None:
-            self.predicted[data.fingerprint, plan] = found.seconds
+        forecast = self.act(self.session.forecast, "measuring …")
+        if forecast is not None and plan is not None and data is not None:
+            self.predicted[data.fingerprint, plan] = forecast.seconds
             self.refresh()
 
     def toggle_detail(self) -> None:
@@ -220,7 +221,7 @@ class LayersPanel(Panel):
             )
 
     def _fill_stages(self, read: Anatomy) -> None:
-        stages = read.stages[:STAGES]
+        stages = read.stages[:MAX_STAGE_BUTTONS]
         if [s.name for s in stages] != self._drawn.get("stages") or not self.buttons:
             self._drawn["stages"] = [s.name for s in stages]
             self.buttons = [
@@ -243,7 +244,9 @@ class LayersPanel(Panel):
     def _shares(self, read: Anatomy, plan: Plan) -> str:
         step, whole = read.step_flops, read.with_frozen(()).step_flops
         rows = [
-            drawings.meter("strategy", None, f"{plan.strategy}: {MEANING[plan.strategy]}"),
+            drawings.meter(
+                "strategy", None, f"{plan.strategy}: {STRATEGY_MEANINGS[plan.strategy]}"
+            ),
             drawings.meter(
                 "parameters",
                 plan.trainable_params / max(1, plan.total_params),
@@ -276,7 +279,7 @@ class LayersPanel(Panel):
             parents = [
                 ".".join(n.split(".")[:k]) for n in read.names for k in range(1, n.count(".") + 2)
             ]
-            self.part.options = list(dict.fromkeys(parents))[:NAMES]
+            self.part.options = list(dict.fromkeys(parents))[:MAX_OFFERED_NAMES]
 
 
 LEGEND = Raw(

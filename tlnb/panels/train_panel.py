@@ -19,9 +19,9 @@ from tlnb.display.words import percent, seconds
 from tlnb.panels.base import WIDE, Panel, button, decimal, field, row, shown, whole
 from tlnb.session.background import Training, on_colab
 
-USUAL = "as the recipe says"
+BY_RECIPE = "as the recipe says"
 # seconds between two drawings of the curves, which cost a browser as much as everything else
-CURVES = 1.0
+CURVES_INTERVAL = 1.0
 
 
 class TrainPanel(Panel):
@@ -40,7 +40,7 @@ class TrainPanel(Panel):
             "augmentation",
             "How images are varied",
             WIDE,
-            options=[(USUAL, ""), *((a, a) for a in AUGMENTATIONS)],
+            options=[(BY_RECIPE, ""), *((a, a) for a in AUGMENTATIONS)],
             value="",
         )
         self.solver = field(
@@ -105,7 +105,9 @@ class TrainPanel(Panel):
             min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="54em", display="none")
         )
         self._curves_at = 0.0
-        self._follow: list[Callable[[], None]] = [self.session.turn.progressed.add(self.follow)]
+        self._unsubscribe_training: list[Callable[[], None]] = [
+            self.session.turn.progressed.add(self.follow)
+        ]
         return [
             self.plan,
             row(self.epochs, self.lr, self.augment),
@@ -125,7 +127,7 @@ class TrainPanel(Panel):
         Raises:
             UsageError: a field that needs a number has something else.
         """
-        found = {
+        options = {
             "epochs": whole(self.epochs.value, "epochs"),
             "lr": self.lr.value.strip() or None,
             "batch_size": whole(self.batch.value, "batch size"),
@@ -136,7 +138,7 @@ class TrainPanel(Panel):
             "class_weights": self.weigh.value or None,
             "solver": None if self.solver.value == "sgd" else self.solver.value,
         }
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in options.items() if value is not None}
 
     def train(self) -> None:
         """Train the plan."""
@@ -193,9 +195,9 @@ class TrainPanel(Panel):
     def forecast(self) -> None:
         """Forecast the cost of training with these options."""
         call: Callable[..., Forecast] = self.session.forecast
-        found = self.act(lambda: call(**self.typed()), "measuring …")
-        if found is not None:
-            self.live.value = shown(cards.HTML[Forecast](found))
+        forecast = self.act(lambda: call(**self.typed()), "measuring …")
+        if forecast is not None:
+            self.live.value = shown(cards.HTML[Forecast](forecast))
 
     def toggle_more(self) -> None:
         """Show or hide the less common options."""
@@ -215,7 +217,7 @@ class TrainPanel(Panel):
             self.live.value = line(live_words(training))
         elif progress.phase == "evaluating":
             self.live.value = line(f"stopped after epoch {progress.epoch}: testing the result …")
-        if time.monotonic() - self._curves_at >= CURVES:
+        if time.monotonic() - self._curves_at >= CURVES_INTERVAL:
             self._curves_at = time.monotonic()
             self.curve.value = drawings.curves(training.history)
 
@@ -268,13 +270,13 @@ class TrainPanel(Panel):
     def _fill_buttons(self, running: Training | None) -> None:
         session = self.session
         ready = running is None and session.plan is not None and session.dataset is not None
-        mine = [
+        current_runs = [
             r
             for r in session.runs
             if session.dataset and r.fingerprint == session.dataset.fingerprint
         ]
         self.go.disabled = not ready
-        self.scratch.disabled = not (ready and any(r.baseline_of is None for r in mine))
+        self.scratch.disabled = not (ready and any(r.baseline_of is None for r in current_runs))
         self.resume.disabled = running is not None or not session._keeper.unfinished
         self.stop.disabled = running is None or running.stopping
         self.ask.disabled = not ready
@@ -282,7 +284,7 @@ class TrainPanel(Panel):
 
     def close(self) -> None:
         """Detach from the training too."""
-        for end in self._follow:
+        for end in self._unsubscribe_training:
             end()
         super().close()
 

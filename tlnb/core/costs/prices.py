@@ -95,7 +95,7 @@ def list_price(device: str, hardware: str = "", threads: int = 1) -> Price:
 
 
 def _applies(entry: Mapping[str, Any], kind: str, hardware: str) -> bool:
-    """Whether an entry is for this kind of device, or its pattern matches the hardware's name."""
+    """Whether an entry is for this kind of device, or matches the name of the hardware."""
     if entry["device"] in ("cpu", "gpu"):
         return bool(entry["device"] == kind)
     return re.search(entry["device"], hardware, re.IGNORECASE) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tlnb.core.training.run import Run
 
-FAR = 20  # a learning rate this many times off a known good one is wrong
+MAX_RATE_RATIO = 20  # a learning rate this many times off a known good one is wrong
 
 
 def fitting(met: object, one: str, other: str) -> tuple[str, str]:
@@ -20,7 +20,7 @@ def learned_little(run: Run, rate: float, epochs: int) -> str:
         epochs: a number of epochs known to suffice.
     """
     used, had = run.options.lr or rate, len(run.epochs)
-    if run.options.solver == "sgd" and not rate / FAR <= used <= rate * FAR:
+    if run.options.solver == "sgd" and not rate / MAX_RATE_RATIO <= used <= rate * MAX_RATE_RATIO:
         return f"a learning rate of {used:g} is far too {'large' if used > rate else 'small'}"
     if had < epochs:
         return "one epoch is too few" if had == 1 else f"{had} epochs are too few"

@@ -15,7 +15,7 @@ from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
 from tlnb.course.exercises.causes import fitting
 from tlnb.session import Session
 
-DRAWS = 3
+MIN_DRAWS = 3
 
 
 @exercise("2.1", "Two layers with dropout instead of the output layer")
@@ -147,7 +147,7 @@ def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
     alone = by_source["glyphnet"].keys() ^ by_source["glyphnet-few"].keys()
     yield Step(
         "on the same images, three draws of them",
-        len(both) >= DRAWS,
+        len(both) >= MIN_DRAWS,
         f"{len(both)} draws have both; runs of glyphnet saw {len(by_source['glyphnet'])}, of glyphnet-few "
         f"{len(by_source['glyphnet-few'])}. The seed of %tl_data makes a draw, that of %tl_train does not",
         "some draws were used with one source only: train the other one too before you change the data"
@@ -189,15 +189,10 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
     for split in ("train", "test"):
         name, count = f"{split}_features", len(data.labels[split])
         value = names.get(name)
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         yield Step(
             f"{name} is a tensor of {count} rows of 160 features",
-            shape == (count, 160),
-            f"there is no variable {name}"
-            if value is None
-            else f"its shape is {shape}"
-            if isinstance(value, Tensor)
-            else f"it is a {shape}",
+            isinstance(value, Tensor) and tuple(value.shape) == (count, 160),
+            _not_features(name, value),
             *_hook_hints(value, count),
         )
         assert isinstance(value, Tensor)
@@ -240,7 +235,7 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
 
 
 def _seen(inputs: Tensor, training: bool = False) -> Tensor:
-    """The features `(N, 160)` that reach glyphnet's output layer for inputs `(N, 3, 32, 32)`."""
+    """The features `(N, 160)` before glyphnet's output layer, for inputs `(N, 3, 32, 32)`."""
     network = glyphnet.load("glyphnet").train(training)
     network.head = nn.Identity()  # type: ignore[assignment]
     with torch.no_grad():
@@ -251,6 +246,15 @@ def _seen(inputs: Tensor, training: bool = False) -> Tensor:
 def _prepared(images: Tensor) -> Tensor:
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (glyphnet.MEAN, glyphnet.STD))
     return (images.float() / 255 - mean) / std
+
+
+def _not_features(name: str, value: object) -> str:
+    """What a variable is instead of a tensor of the right shape."""
+    if value is None:
+        return f"there is no variable {name}"
+    if isinstance(value, Tensor):
+        return f"its shape is {tuple(value.shape)}"
+    return f"it is a {type(value).__name__}"
 
 
 def _hook_hints(value: object, count: int) -> tuple[str, ...]:

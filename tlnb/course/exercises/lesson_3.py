@@ -16,12 +16,12 @@ from tlnb.course.exercises.causes import fitting
 from tlnb.session import Session
 
 TWO_LINES = "%tl_train --augment none, then the same line with --no-cache"
-RATE = 0.85  # of the test images, exercise 3.3
-AGREE = 1e-5  # exercise 3.1: largest difference of the losses with and without cache in 32 bits …
-AGREE_ROUNDED = 1e-3  # … and in 16 bits
+MIN_ACCURACY = 0.85  # of the test images, exercise 3.3
+# exercise 3.1: largest difference between the losses with and without cache, in 32 and 16 bits
+MAX_LOSS_DIFFERENCE, MAX_LOSS_DIFFERENCE_16_BIT = 1e-5, 1e-3
 
 
-def _twenty(run: Run, data: DataFacts) -> bool:
+def _has_twenty_images(run: Run, data: DataFacts) -> bool:
     return data.request.source == "digits" and data.request.per_class == 2
 
 
@@ -29,12 +29,12 @@ def _twenty(run: Run, data: DataFacts) -> bool:
 def nothing_is_lost(tl: Session) -> Steps:
     line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_train"
     yield from a_run(
-        tl, "head", _twenty, like="it was trained on two images of each digit", line=line
+        tl, "head", _has_twenty_images, like="it was trained on two images of each digit", line=line
     )
     runs = [
         r
         for r in tl.runs
-        if r.baseline_of is None and r.strategy == "head" and _twenty(r, tl.data_of(r))
+        if r.baseline_of is None and r.strategy == "head" and _has_twenty_images(r, tl.data_of(r))
     ]
     cached, uncached = ([r for r in runs if r.options.cache is kind] for kind in (True, False))
     yield Step(
@@ -67,7 +67,7 @@ def nothing_is_lost(tl: Session) -> Steps:
     )
     yield Step(
         "the losses agree in every epoch",
-        gap < (AGREE if one.precision == "fp32" else AGREE_ROUNDED),
+        gap < (MAX_LOSS_DIFFERENCE if one.precision == "fp32" else MAX_LOSS_DIFFERENCE_16_BIT),
         f"the largest difference is {gap:.2g}",
         "16-bit numbers are rounded too much to agree: compare at 32 bits",
         "%tl_train --augment none --precision fp32, then the same line with --no-cache",
@@ -77,7 +77,7 @@ def nothing_is_lost(tl: Session) -> Steps:
 
 
 def _apart(one: Run, other: Run) -> tuple[str, str]:
-    """What two runs differ in besides the cache, and how to avoid it; both empty for nothing."""
+    """What two runs differ in besides the cache, and how to avoid it; empty for nothing."""
     rest = replace(one.options, cache=False)
     options = [k for k, v in vars(rest).items() if v != getattr(other.options, k)]
     if options:
@@ -125,11 +125,7 @@ def by_name(tl: Session) -> Steps:
         "no BatchNorm moved, not even its statistics",
         not norms,
         f"{', '.join(norms[:3])}{' …' if len(norms) > 3 else ''} moved",
-        "%tl_freeze first, then %tl_unfreeze layer4 alone"
-        if any(not name.startswith("layer4") for name in norms)
-        else "one BatchNorm has a different kind of name: layer4.downsample.1"
-        if len(norms) == 1
-        else "after %tl_unfreeze layer4, freeze its BatchNorm layers again: %tl_freeze layer4.bn*",
+        _freeze_hint(norms),
         "%tl_freeze, %tl_unfreeze layer4, %tl_freeze layer4.bn* layer4.downsample.1",
     )
     more = sorted(set(run.moved) - last - {"head"})
@@ -148,6 +144,15 @@ def by_name(tl: Session) -> Steps:
         else ""
     )
     return f"{run.plan.trainable_params:,} of {run.plan.total_params:,} parameters trained, {run.accuracy:.1%} right.{source}"
+
+
+def _freeze_hint(norms: list[str]) -> str:
+    """How to freeze the BatchNorm layers that moved."""
+    if any(not name.startswith("layer4") for name in norms):
+        return "%tl_freeze first, then %tl_unfreeze layer4 alone"
+    if len(norms) == 1:
+        return "one BatchNorm has a different kind of name: layer4.downsample.1"
+    return "after %tl_unfreeze layer4, freeze its BatchNorm layers again: %tl_freeze layer4.bn*"
 
 
 @exercise("3.3", "In PyTorch: two layers on features that are computed once")
@@ -198,8 +203,8 @@ def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     right = _right(network, data.images["test"], data.labels["test"])
     yield Step(
-        f"it reads at least {RATE:.0%} of the test images",
-        right >= RATE,
+        f"it reads at least {MIN_ACCURACY:.0%} of the test images",
+        right >= MIN_ACCURACY,
         f"it reads {right:.1%}"
         + (": little better than guessing, so it was hardly trained" if right < 0.3 else ""),
         "AdamW with lr=0.01 and 60 passes over the features are enough",

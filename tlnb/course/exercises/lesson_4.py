@@ -16,12 +16,13 @@ from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
 from tlnb.course.exercises.causes import fitting
 from tlnb.session import Session
 
-DRAWS = 3
-GUESSED = 0.17  # test accuracy that is hardly better than guessing among twelve classes
-LEAST = 0.5  # test accuracy; a linear layer after layer2 or layer3 of glyphnet gets 0.55 to 0.65
+MIN_DRAWS = 3
+GUESSING_ACCURACY = 0.17  # test accuracy that is hardly better than guessing among twelve classes
+# on the test patches; a linear layer after layer2 or layer3 of glyphnet gets 0.55 to 0.65
+MIN_ACCURACY = 0.5
 
 
-def _twenty(data: DataSet) -> Step:
+def _twenty_per_class(data: DataSet) -> Step:
     return Step(
         "twenty patches of each material",
         data.request.per_class == 20,
@@ -33,7 +34,7 @@ def _twenty(data: DataSet) -> Step:
 @exercise("4.1", "The best depth of a source that stopped early")
 def best_depth(tl: Session, names: Mapping[str, Any]) -> Steps:
     data = yield from some_data(tl, "textures", line="%tl_data textures --per-class 20")
-    yield _twenty(data)
+    yield _twenty_per_class(data)
     loaded = tl.model.name if tl.model else "nothing"
     yield Step(
         "glyphnet-early is loaded, with no edits",
@@ -144,7 +145,7 @@ def cut_and_compare(tl: Session) -> Steps:
     pairs = {r.fingerprint: (r, whole[r.fingerprint]) for r in small if r.fingerprint in whole}
     yield Step(
         "both were trained on the same patches, for three draws",
-        len(pairs) >= DRAWS,
+        len(pairs) >= MIN_DRAWS,
         f"{len(pairs)} draws have both; the seed of %tl_data makes a draw, that of %tl_train does not",
         "%tl_data textures --per-class 5 --seed 1 makes another draw; then the whole and the cut network again",
         "for seed in (0, 1, 2): tl.data('textures', per_class=5, seed=seed), and both on it",
@@ -179,7 +180,7 @@ def _head_alone(run: Run) -> bool:
 @exercise("4.3", "In PyTorch: a truncated network")
 def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
     data = yield from some_data(tl, "textures", line="%tl_data textures --per-class 20")
-    yield _twenty(data)
+    yield _twenty_per_class(data)
     network = names.get("truncated")
     yield Step(
         "your network is in the variable truncated",
@@ -191,7 +192,7 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
     state, whole = network.state_dict(), glyphnet.load("glyphnet").state_dict()
     yield Step(
         "layer4 is not in it",
-        not _has(state, whole["layer4.conv2.weight"].shape),
+        not _has_shape(state, whole["layer4.conv2.weight"].shape),
         "a convolution of 160 channels is",
         "end before it: nn.Sequential(whole.stem, whole.layer1, whole.layer2, whole.layer3)",
     )
@@ -208,12 +209,8 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
         not changed,
         "its stages are those of glyphnet-glyphs, the far source"
         if far
-        else f"{len(changed)} of {len(early)} tensors are not, {changed[0] if changed else ''} first{_why(changed)}",
-        "whole = glyphnet.load('glyphnet')"
-        if far
-        else "call eval() before the first image, and no train() after it"
-        if _why(changed)
-        else "requires_grad_(False) on the stages before any step",
+        else f"{len(changed)} of {len(early)} tensors are not, {changed[0] if changed else ''} first{_statistics_only(changed)}",
+        _keep_hint(far, changed),
         "whole = glyphnet.load('glyphnet').requires_grad_(False).eval()",
     )
     scores = _scores(network, data.images["test"])
@@ -225,21 +222,27 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     assert isinstance(scores, Tensor)
     share = float((scores.argmax(1) == data.labels["test"]).float().mean())
+    guessed = share < GUESSING_ACCURACY
     yield Step(
         "it gets at least half of the test patches right",
-        share >= LEAST,
-        f"it gets {share:.1%}{': no better than guessing; the output layer has learned nothing' if share < GUESSED else ''}",
+        share >= MIN_ACCURACY,
+        f"it gets {share:.1%}"
+        + (": no better than guessing; the output layer has learned nothing" if guessed else ""),
         *fitting(
-            share < GUESSED,
+            guessed,
             "more steps, or a learning rate of about 0.01 with AdamW",
             "tl.load('glyphnet').transform prepares the images; use it for training too",
         ),
     )
     count = sum(p.numel() for p in network.parameters())
-    return f"{share:.1%} with {count:,} parameters; glyphnet with an output layer for twelve classes has {_size(whole):,}."
+    whole_count = _parameter_count(whole)
+    return (
+        f"{share:.1%} with {count:,} parameters; glyphnet with an output layer for twelve classes "
+        f"has {whole_count:,}."
+    )
 
 
-def _has(state: Mapping[str, Tensor], shape: torch.Size) -> bool:
+def _has_shape(state: Mapping[str, Tensor], shape: torch.Size) -> bool:
     return any(value.shape == shape for value in state.values())
 
 
@@ -247,10 +250,19 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.equal(other.to(one.device))
 
 
-def _why(changed: list[str]) -> str:
+def _statistics_only(changed: list[str]) -> str:
     """Explain a change of running statistics alone; empty if weights changed too."""
     still = all("running_" in name or "num_batches" in name for name in changed)
     return ": running statistics, which move in train mode" if changed and still else ""
+
+
+def _keep_hint(far: bool, changed: list[str]) -> str:
+    """How to keep the first stages of glyphnet as they were loaded."""
+    if far:
+        return "whole = glyphnet.load('glyphnet')"
+    if _statistics_only(changed):
+        return "call eval() before the first image, and no train() after it"
+    return "requires_grad_(False) on the stages before any step"
 
 
 def _scores(network: nn.Module, images: Tensor) -> Tensor | str:
@@ -268,7 +280,7 @@ def _scores(network: nn.Module, images: Tensor) -> Tensor | str:
     return found if isinstance(found, Tensor) else f"it gives a {type(found).__name__}"
 
 
-def _size(whole: Mapping[str, Tensor]) -> int:
+def _parameter_count(whole: Mapping[str, Tensor]) -> int:
     """The number of parameters of the whole network with twelve scores."""
     trunk = sum(
         v.numel()

@@ -15,16 +15,17 @@ from tlnb.course.exercises.causes import fitting, learned_little
 from tlnb.session import Session
 
 FROZEN, TRAINED = ("stem", "layer1", "layer2"), ("layer3", "layer4", "head")
-ENOUGH = 0.8  # test accuracy
-NEAR = 0.03  # exercise 5.2: largest distance to full
-GRACE = 0.01  # rounding on another processor may shift two trainings by five of 500 test images
+MIN_ACCURACY = 0.8  # test accuracy
+MAX_GAP = 0.03  # exercise 5.2: largest distance to full
+# rounding on another processor may shift two trainings by five of 500 test images
+ROUNDING_GAP = 0.01
 
 
-def _ten(run: Run, data: DataFacts) -> bool:
+def _has_ten_letters(run: Run, data: DataFacts) -> bool:
     return data.request.source == "symbols" and len(data.classes) == 10
 
 
-def _others(tl: Session, run: Run) -> list[Run]:
+def _other_runs(tl: Session, run: Run) -> list[Run]:
     """Other finished runs on the same images, without baselines."""
     same = [r for r in tl.runs if r.fingerprint == run.fingerprint and r.status == "finished"]
     return [r for r in same if r.baseline_of is None and r is not run]
@@ -37,14 +38,17 @@ def _figures(run: Run) -> str:
 @exercise("5.1", "full beats head by more than chance")
 def by_more_than_chance(tl: Session) -> Steps:
     line = "%tl_data symbols --classes 10 --per-class N, %tl_load glyphnet, %tl_strategy full, %tl_train"
-    yield from a_run(tl, "full", _ten, like="it was trained on ten letters", line=line)
+    yield from a_run(tl, "full", _has_ten_letters, like="it was trained on ten letters", line=line)
     wholes = [
         r
         for r in tl.runs
-        if r.strategy == "full" and r.status == "finished" and _ten(r, tl.data_of(r))
+        if r.strategy == "full" and r.status == "finished" and _has_ten_letters(r, tl.data_of(r))
     ]
     pairs = [
-        (head, whole) for whole in wholes for head in _others(tl, whole) if head.strategy == "head"
+        (head, whole)
+        for whole in wholes
+        for head in _other_runs(tl, whole)
+        if head.strategy == "head"
     ]
     yield Step(
         "there is a run of head on the same images",
@@ -79,7 +83,7 @@ def by_more_than_chance(tl: Session) -> Steps:
 @exercise("5.2", "Within three points of full, for a fifth of its FLOPs")
 def for_a_fifth(tl: Session) -> Steps:
     def twenty(run: Run, data: DataFacts) -> bool:
-        return _ten(run, data) and data.request.per_class == 20
+        return _has_ten_letters(run, data) and data.request.per_class == 20
 
     line = "%tl_data symbols --classes 10 --per-class 20, %tl_load glyphnet, %tl_strategy full, %tl_train"
     yield from a_run(
@@ -98,7 +102,7 @@ def for_a_fifth(tl: Session) -> Steps:
         "%tl_train without --epochs",
     )
     cheaper = [
-        r for r in _others(tl, whole) if r.plan.start == "pretrained" and r.strategy != "full"
+        r for r in _other_runs(tl, whole) if r.plan.start == "pretrained" and r.strategy != "full"
     ]
     yield Step(
         "there is a run on the same images that trains less than the whole network",
@@ -127,7 +131,7 @@ def for_a_fifth(tl: Session) -> Steps:
     little = learned_little(best, rate=0.002, epochs=10)
     yield Step(
         "it is within three points of full",
-        whole.accuracy - best.accuracy <= NEAR + GRACE + 1e-9,
+        whole.accuracy - best.accuracy <= MAX_GAP + ROUNDING_GAP + 1e-9,
         f"{best.name!r} is {100 * (whole.accuracy - best.accuracy):.1f} points behind",
         "a new output layer alone is not enough: more has to train"
         if best.strategy == "head"
@@ -167,11 +171,7 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
         f"its output layer gives {scores} scores for {len(data.classes)} classes"
         if scores
         else "its layers are different",
-        "%tl_data symbols --classes 10 --per-class 20: ten letters"
-        if scores == 10
-        else "network.head = nn.Linear(network.head.in_features, 10)"
-        if scores
-        else "network = glyphnet.load('glyphnet'), then replace only its output layer",
+        _output_hint(scores),
     )
     moved = [n for n in own if not after[n].equal(before[n])]
     first = [n for n in moved if n.startswith(FROZEN)]
@@ -221,14 +221,23 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     share = _share_right(tl, network)
     yield Step(
-        f"it gets {ENOUGH:.0%} of the test images right",
-        share >= ENOUGH,
+        f"it gets {MIN_ACCURACY:.0%} of the test images right",
+        share >= MIN_ACCURACY,
         f"it gets {share:.1%}",
         "more passes over the training images",
         "tl.model.transform prepares images as glyphnet expects them; compare the learning rates with the lesson's",
     )
     tested = len(data.labels["test"])
     return f"{share:.1%} of {tested} test images, the output layer at {min(heads):g}, the stages at {max(inner):g}."
+
+
+def _output_hint(scores: int) -> str:
+    """How to get an output layer for the data's classes; 0 scores: the layers are different."""
+    if scores == 10:
+        return "%tl_data symbols --classes 10 --per-class 20: ten letters"
+    if scores:
+        return "network.head = nn.Linear(network.head.in_features, 10)"
+    return "network = glyphnet.load('glyphnet'), then replace only its output layer"
 
 
 def _share_right(tl: Session, network: nn.Module) -> float:

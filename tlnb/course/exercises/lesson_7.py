@@ -14,15 +14,16 @@ from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.course.exercises.causes import fitting, learned_little
 from tlnb.session import Session
 
-MENDED = 0.93  # exercise 7.1: test accuracy that only the right preprocessing reaches
-ENOUGH, KEPT = 0.93, 0.75  # exercise 7.2: accuracy on the target, and on the source
+MIN_FIXED_ACCURACY = 0.93  # exercise 7.1: test accuracy that only the right preprocessing reaches
+# exercise 7.2: accuracy on the target, and on the source
+MIN_TARGET_ACCURACY, MIN_SOURCE_ACCURACY = 0.93, 0.75
 
 
-def _hundred(run: Run, data: DataFacts) -> bool:
+def _has_hundred_images(run: Run, data: DataFacts) -> bool:
     return data.request.source == "digits" and data.request.per_class == 10
 
 
-def _as_trained(run: Run) -> bool:
+def _is_prepared_as_in_pretraining(run: Run) -> bool:
     from tlnb import glyphnet
 
     used = run.transform()
@@ -33,10 +34,10 @@ def _as_trained(run: Run) -> bool:
 def find_the_bug(tl: Session) -> Steps:
     line = "run the colleague's four lines unchanged, including %tl_data digits --per-class 10"
     yield from a_run(
-        tl, where=_hundred, like="it was trained on ten images of each digit", line=line
+        tl, where=_has_hundred_images, like="it was trained on ten images of each digit", line=line
     )
-    runs = [r for r in tl.runs if _hundred(r, tl.data_of(r)) and r.status == "finished"]
-    wrong = [i for i, r in enumerate(runs) if not _as_trained(r)]
+    runs = [r for r in tl.runs if _has_hundred_images(r, tl.data_of(r)) and r.status == "finished"]
+    wrong = [i for i, r in enumerate(runs) if not _is_prepared_as_in_pretraining(r)]
     yield Step(
         "the colleague's lines were run",
         wrong,
@@ -44,15 +45,15 @@ def find_the_bug(tl: Session) -> Steps:
         "copy the four lines into a cell and see the damage first",
     )
     bad, last = runs[wrong[-1]], runs[-1]
-    used, odd = bad.transform(), _odd(bad)
+    used, settings = bad.transform(), _wrong_settings(bad)
     seen = [(edge - used.mean[0]) / used.std[0] for edge in (0, 1)]
     yield Step(
         "afterwards the input is prepared as in pretraining",
         wrong[-1] < len(runs) - 1,
         f"run {last.name!r} subtracts a mean of {used.mean[0]:g} and divides by {used.std[0]:g}: pixels reach the network as "
         f"{seen[0]:.1f} to {seen[1]:.1f}",
-        f"neither epochs nor learning rate can fix a wrong {odd}: see the line input of the model's card",
-        f"%tl_load glyphnet without --{' and --'.join(odd.split(' and '))}",
+        f"neither epochs nor learning rate can fix a wrong {settings}: see the line input of the model's card",
+        f"%tl_load glyphnet without --{' and --'.join(settings.split(' and '))}",
     )
     yield Step(
         "the network is still glyphnet, from its pretrained weights",
@@ -64,8 +65,8 @@ def find_the_bug(tl: Session) -> Steps:
     )
     little = learned_little(last, rate=0.005, epochs=20)
     yield Step(
-        f"at least {MENDED:.0%} are right",
-        last.accuracy >= MENDED,
+        f"at least {MIN_FIXED_ACCURACY:.0%} are right",
+        last.accuracy >= MIN_FIXED_ACCURACY,
         f"run {last.name!r}: {last.accuracy:.1%}",
         little or "the epochs and the rate of the recipe are enough",
         "%tl_train, without options",
@@ -74,7 +75,7 @@ def find_the_bug(tl: Session) -> Steps:
     return f"{last.accuracy:.1%}, {gap:.1f} points more than with the mistake. Nothing had failed, and the loss had fallen."
 
 
-def _odd(run: Run) -> str:
+def _wrong_settings(run: Run) -> str:
     """The parts of the preprocessing that differ from pretraining."""
     from tlnb import glyphnet
 
@@ -87,7 +88,7 @@ def _odd(run: Run) -> str:
 def without_forgetting(tl: Session) -> Steps:
     line = "%tl_data digits --per-class 10, %tl_load glyphnet, %tl_train"
     run = yield from a_run(
-        tl, where=_hundred, like="it was trained on ten images of each digit", line=line
+        tl, where=_has_hundred_images, like="it was trained on ten images of each digit", line=line
     )
     still = [c.name for c in run.changes if _is_convolution(run, c.name) and not c.moved]
     yield Step(
@@ -106,8 +107,8 @@ def without_forgetting(tl: Session) -> Steps:
     assert known is not None
     little = learned_little(run, rate=0.0001, epochs=10)
     yield Step(
-        f"at least {ENOUGH:.0%} of the test images are right",
-        run.accuracy >= ENOUGH,
+        f"at least {MIN_TARGET_ACCURACY:.0%} of the test images are right",
+        run.accuracy >= MIN_TARGET_ACCURACY,
         f"run {run.name!r}: {run.accuracy:.1%}",
         little or "a few more epochs",
         "%tl_train --epochs 10 --lr 0.0001",
@@ -119,8 +120,8 @@ def without_forgetting(tl: Session) -> Steps:
         else ": its weights moved far"
     )
     yield Step(
-        f"at least {KEPT:.0%} on its own source",
-        known[1] >= KEPT,
+        f"at least {MIN_SOURCE_ACCURACY:.0%} on its own source",
+        known[1] >= MIN_SOURCE_ACCURACY,
         f"run {run.name!r}: {known[0]:.1%} before, {known[1]:.1%} after{why}",
         *fitting(
             norms,
@@ -143,7 +144,7 @@ def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
         "network = nn.Sequential(…)",
     )
     assert isinstance(network, nn.Module)
-    shape = _tried(network)
+    shape = _output_shape(network)
     yield Step(
         "it takes images (N, 3, 32, 32) and gives ten scores",
         shape == (4, 10),
@@ -189,7 +190,7 @@ def _is_convolution(run: Run, name: str) -> bool:
     return isinstance(run.network().get_submodule(name), nn.Conv2d)
 
 
-def _tried(network: nn.Module) -> tuple[int, ...] | str:
+def _output_shape(network: nn.Module) -> tuple[int, ...] | str:
     """The shape of the output for four images, or the error as text."""
     mode = network.training
     try:

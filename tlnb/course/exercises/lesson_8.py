@@ -16,14 +16,14 @@ from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.session import Session
 
-FEW_TWINS = 0.15  # share of test images: leaves of different series sometimes look alike
-SPLITS = 3
-SKEWED = 2.0  # ratio of the largest to the smallest class
-AGREEING = 0.98  # resizing with another library changes an image or two
+MAX_TWIN_SHARE = 0.15  # share of test images: leaves of different series sometimes look alike
+MIN_SPLITS = 3
+MIN_IMBALANCE = 2.0  # ratio of the largest to the smallest class
+MIN_AGREEMENT = 0.98  # resizing with another library changes an image or two
 FOLDER = '%tl_data photos --test 0.33 --group "(\\w+/leaf\\d+)"'
 
 
-def _a_folder(tl: Session) -> Generator[Step, None, DataSet]:
+def _folder_of_photos(tl: Session) -> Generator[Step, None, DataSet]:
     data = tl.dataset
     yield Step("data are loaded", data is not None, "no data yet", FOLDER)
     assert data is not None
@@ -35,7 +35,7 @@ def _a_folder(tl: Session) -> Generator[Step, None, DataSet]:
 
 @exercise("8.1", "Clean a folder, keep its series together, and train on that")
 def clean_and_grouped(tl: Session) -> Steps:
-    data = yield from _a_folder(tl)
+    data = yield from _folder_of_photos(tl)
     pair = " and ".join(data.two_labels[0]) if data.two_labels else ""
     yield Step(
         "no image is in two classes",
@@ -56,7 +56,7 @@ def clean_and_grouped(tl: Session) -> Steps:
     why = "each photo is a group of its own" if alone else f"there are {data.groups} groups"
     yield Step(
         "a group is a series: test photos have no twins in the labels in use",
-        len(twins) <= FEW_TWINS * tested,
+        len(twins) <= MAX_TWIN_SHARE * tested,
         f"{len(twins)} of {tested} test photos have one, and {why}",
         "oak/leaf07_1.jpg and oak/leaf07_2.jpg have oak/leaf07 in common",
         "the parentheses in the pattern capture the group: (\\w+/leaf\\d+)",
@@ -77,10 +77,10 @@ def clean_and_grouped(tl: Session) -> Steps:
 
 @exercise("8.2", "Weight rare classes more, on three splits")
 def weights_for_the_rare(tl: Session) -> Steps:
-    data = yield from _a_folder(tl)
+    data = yield from _folder_of_photos(tl)
     yield Step(
         "its classes differ in size",
-        data.imbalance >= SKEWED,
+        data.imbalance >= MIN_IMBALANCE,
         f"the largest class has {data.imbalance:.1f} times the labels of the smallest",
         "without --per-class: the leaves have four times as many beeches as birches",
     )
@@ -94,12 +94,12 @@ def weights_for_the_rare(tl: Session) -> Steps:
     )
     plain = [r for r in runs if not r.options.class_weights]
     weighted = [r for r in runs if r.options.class_weights]
-    found = "there are none with" if plain else "there are none without"
+    missing_kind = "there are none with" if plain else "there are none without"
     lacking = "%tl_train --class-weights" if plain else "%tl_train, without --class-weights"
     yield Step(
         "some with class weights and some without",
         plain and weighted,
-        found,
+        missing_kind,
         f"{lacking}, on the same data",
     )
     pairs = {
@@ -115,7 +115,7 @@ def weights_for_the_rare(tl: Session) -> Steps:
     )
     yield Step(
         "this was done on three splits",
-        len(pairs) >= SPLITS,
+        len(pairs) >= MIN_SPLITS,
         f"{len(pairs)} so far",
         "%tl_data photos --test 0.33 --group … --seed 1 splits the photos differently",
         "on each split %tl_train, then %tl_train --class-weights",
@@ -204,7 +204,7 @@ def without_tlnb(tl: Session, names: Mapping[str, Any]) -> Steps:
     same = int((torch.as_tensor(given) == answers).sum())
     yield Step(
         "they are the run's predictions",
-        same >= AGREEING * len(answers),
+        same >= MIN_AGREEMENT * len(answers),
         f"{same} of {len(answers)} are: the network gets different inputs than in training",
         "images are uint8, 0 to 255: resize them to 32×32 pixels, divide by 255",
         "then subtract glyphnet.MEAN and divide by glyphnet.STD, one number per colour channel",

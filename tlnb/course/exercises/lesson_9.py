@@ -12,13 +12,16 @@ from tlnb.core.training.run import Forecast, Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.session import Session
 
-PARAMETERS, FLOPS = 6e6, 1e9  # limits; FLOPs of one forward pass, a multiply-add counted as two
+# FLOPs of one forward pass, a multiply-add counted as two
+MAX_PARAMETERS, MAX_FLOPS = 6e6, 1e9
 
 
-def _allowed() -> list[Card]:
+def _allowed_networks() -> list[Card]:
     """torchvision's networks within the limits, the most accurate first."""
     cards = [c for c in catalogue(sort="accurate").cards if c.family == TORCHVISION and c.accuracy]
-    return [c for c in cards if (c.parameters or 0) <= PARAMETERS and (c.flops or 0) <= FLOPS]
+    return [
+        c for c in cards if (c.parameters or 0) <= MAX_PARAMETERS and (c.flops or 0) <= MAX_FLOPS
+    ]
 
 
 @exercise("9.1", "The best network within a limit")
@@ -38,16 +41,16 @@ def within_a_limit(tl: Session) -> Steps:
         f"it is {model.name!r}, whose ImageNet accuracy is not known",
         "%tl_models --sort accurate lists them",
     )
-    card, allowed = known[model.name], _allowed()
+    card, allowed = known[model.name], _allowed_networks()
     yield Step(
-        f"it has at most {PARAMETERS / 1e6:g} million parameters",
-        (card.parameters or 0) <= PARAMETERS,
+        f"it has at most {MAX_PARAMETERS / 1e6:g} million parameters",
+        (card.parameters or 0) <= MAX_PARAMETERS,
         f"{card.name} has {(card.parameters or 0) / 1e6:.1f} million",
         "%tl_models --sort small: the column parameters",
     )
     yield Step(
-        f"an image takes at most {FLOPS / 1e9:g} GFLOP",
-        (card.flops or 0) <= FLOPS,
+        f"an image takes at most {MAX_FLOPS / 1e9:g} GFLOP",
+        (card.flops or 0) <= MAX_FLOPS,
         f"{card.name} takes {(card.flops or 0) / 1e9:.1f} GFLOP",
         "%tl_models --sort fast: the column one image",
     )
@@ -92,7 +95,7 @@ def forecast_first(tl: Session) -> Steps:
         "this was done for two strategies on the same data",
         len(by_strategy) > 1,
         f"so far for {', '.join(by_strategy)}",
-        _second(tl, made),
+        _second_strategy_hint(tl, made),
         "for strategy in ('head', 'full'): tl.strategy(strategy), tl.forecast(epochs=5), tl.train(epochs=5)",
     )
     cheap, dear = sorted(by_strategy, key=lambda name: by_strategy[name].seconds)[
@@ -114,15 +117,15 @@ def _no_forecast(tl: Session, run: Run) -> tuple[str, str]:
     forecasts = tl._forecasts
     if not forecasts:
         return "no forecast was made", "%tl_forecast first, then %tl_train with the same options"
-    if any(not _unlike(said, run)[0] for said in forecasts):
+    if any(not _difference(said, run)[0] for said in forecasts):
         return (
             "its forecast was made after it",
             "too late for this run, but in time for the next: repeat the same %tl_train",
         )
-    return _unlike(forecasts[-1], run)
+    return _difference(forecasts[-1], run)
 
 
-def _unlike(said: Forecast, run: Run) -> tuple[str, str]:
+def _difference(said: Forecast, run: Run) -> tuple[str, str]:
     """What a forecast and a run differ in, and how to avoid it; both empty for nothing."""
     order = "comes first, then %tl_forecast and %tl_train"
     if said.fingerprint != run.fingerprint:
@@ -146,7 +149,7 @@ def _unlike(said: Forecast, run: Run) -> tuple[str, str]:
     return "", ""
 
 
-def _second(tl: Session, made: list[Run]) -> str:
+def _second_strategy_hint(tl: Session, made: list[Run]) -> str:
     """The next step towards a forecast of a second strategy on the data of these runs."""
     tried = [
         r
