@@ -182,16 +182,16 @@ def tune(job: Path, storage: str, trials: int, best: Path | None, trust: bool) -
     session, show = Session(), Terminal()
     session.report = show
     try:
-        found = search(session, job, storage, trials, best, trust)
+        tuning = search(session, job, storage, trials, best, trust)
     finally:
         show.close()
-    print(repr(found))
-    if found.best is not None:
+    print(repr(tuning))
+    if tuning.best is not None:
         values = ", ".join(
             f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
-            for k, v in found.best.values.items()
+            for k, v in tuning.best.values.items()
         )
-        print(f"The best trial, {found.best.number}: {values}")
+        print(f"The best trial, {tuning.best.number}: {values}")
         if best is not None:
             print(f"To train with its values: python -m tlnb train {best} --out DIR")
 

@@ -226,22 +226,22 @@ def audit(network: torch.nn.Module, classes: tuple[str, ...]) -> dict[str, dict[
     network.eval()
     with torch.no_grad():
         shares = torch.cat([network(transform(part)).softmax(1) for part in images.split(256)])
-    found = {}
+    shares_by_digit = {}
     for digit in range(10):
         mean = shares[labels == digit].mean(0)
         top = mean.topk(5)
-        found[str(digit)] = {
+        shares_by_digit[str(digit)] = {
             classes[int(i)]: round(float(v), 4)
             for v, i in zip(top.values, top.indices, strict=True)
         }
-    return found
+    return shares_by_digit
 
 
-def confused_classes(found: dict[str, dict[str, float]]) -> set[str]:
+def confused_classes(shares_by_digit: dict[str, dict[str, float]]) -> set[str]:
     """The classes with a share of `MAX_DIGIT_SHARE` or more of some digit."""
     return {
         name
-        for shares in found.values()
+        for shares in shares_by_digit.values()
         for name, share in shares.items()
         if share >= MAX_DIGIT_SHARE
     }
@@ -298,7 +298,7 @@ def write_held_out() -> int:
     """
     sources = {name: source_of(RECIPES[name]) for name in glyphnet.names()}
     stale = [
-        n for n, found in sources.items() if list(found.classes) != glyphnet.card(n)["classes"]
+        n for n, images in sources.items() if list(images.classes) != glyphnet.card(n)["classes"]
     ]
     if stale:
         raise ValueError(
@@ -314,21 +314,21 @@ def write_measured() -> None:
     """Write how many of the held-out pictures each shipped network gets right."""
     held_out._read.cache_clear()
     held_out.pictures.cache_clear()
-    found = {}
+    counts = {}
     for name in glyphnet.names():
         images, labels = held_out.pictures(tuple(glyphnet.card(name)["classes"]))
-        found[name] = [right_of(glyphnet.load(name), images, labels), len(labels)]
-    (GLYPHNET_FOLDER / held_out.MEASURED).write_text(json.dumps(found) + "\n", "utf8")
+        counts[name] = [right_of(glyphnet.load(name), images, labels), len(labels)]
+    (GLYPHNET_FOLDER / held_out.MEASURED).write_text(json.dumps(counts) + "\n", "utf8")
 
 
 def _json(card: dict[str, Any]) -> bytes:
     return (json.dumps(card, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _report(name: str, found: dict[str, dict[str, float]]) -> None:
-    for digit, shares in found.items():
+def _report(name: str, shares_by_digit: dict[str, dict[str, float]]) -> None:
+    for digit, shares in shares_by_digit.items():
         print(f"  {digit}: " + "  ".join(f"{c} {share:.1%}" for c, share in shares.items()))
-    worst = confused_classes(found)
+    worst = confused_classes(shares_by_digit)
     print(
         f"{name}: {len(worst)} classes take {MAX_DIGIT_SHARE:.0%} or more of some digit: {sorted(worst)}"
     )

@@ -81,11 +81,11 @@ def samples(data: DataSet) -> bytes:
     figure = figure_of(min(9.5, 0.55 * len(classes) + 0.4), 0.55 * rows + 0.35)
     axes = np.atleast_2d(figure.subplots(rows, len(classes), squeeze=False))
     for c in classes:
-        mine = data.images["train"][(labels == c).nonzero()[:rows, 0]]
+        images = data.images["train"][(labels == c).nonzero()[:rows, 0]]
         for r in range(rows):
             axes[r, c].set_axis_off()
-            if r < len(mine):
-                axes[r, c].imshow(mine[r].permute(1, 2, 0).numpy(), interpolation="nearest")
+            if r < len(images):
+                axes[r, c].imshow(images[r].permute(1, 2, 0).numpy(), interpolation="nearest")
         title = data.classes[c]
         axes[0, c].set_title(
             title if len(title) <= 9 else title[:8] + "…", fontsize=8, parse_math=False
@@ -245,14 +245,14 @@ def tuning(record: Tuning) -> bytes:
     axes = figure.subplots()
     styles = (("finished", BLUE, "o"), ("pruned", ORANGE, "x"))
     for status, colour, marker in styles:
-        mine = [
+        points = [
             (x, 100 * t.accuracy)
             for x, t in zip(at, record.trials, strict=True)
             if t.status == status and t.accuracy is not None
         ]
-        if mine:
+        if points:
             axes.plot(
-                *zip(*mine, strict=True), marker, color=colour, ms=5, label=f"a trial, {status}"
+                *zip(*points, strict=True), marker, color=colour, ms=5, label=f"a trial, {status}"
             )
     axes.step(at, tops, where="post", color=VERMILION, lw=1.6, label="the best so far")
     axes.set(xlabel="seconds of tuning", ylabel="accuracy, %", ylim=(None, 101))

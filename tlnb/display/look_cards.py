@@ -82,12 +82,12 @@ def _draw_map(axes: Any, view: View, labels: Any, classes: Sequence[str]) -> Non
     points = np.array(view.points)
     for c in np.unique(labels):
         colour, marker = CLASS_STYLES[c % len(CLASS_STYLES)]
-        mine = points[labels == c]
+        class_points = points[labels == c]
         size = 8 if marker in "*PX" else 5.5
-        axes.plot(*mine.T, marker, color=colour, ms=size, alpha=0.8, mec="white", mew=0.3)
+        axes.plot(*class_points.T, marker, color=colour, ms=size, alpha=0.8, mec="white", mew=0.3)
         if len(classes) <= MAX_NAMED_CLASSES:
-            x, y = mine[
-                np.square(mine - np.median(mine, 0)).sum(1).argmin()
+            x, y = class_points[
+                np.square(class_points - np.median(class_points, 0)).sum(1).argmin()
             ]  # the image in the middle of its class
             halo = [patheffects.withStroke(linewidth=4, foreground="white")]
             size = 12 if len(classes) <= 10 else 9
@@ -166,12 +166,12 @@ def _draw_cell(
 def _neighbours_text(look: Look) -> str:
     words = []
     for row, example in enumerate(look.examples):
-        mine = look.classes[look.labels[example]]
+        own_class = look.classes[look.labels[example]]
         near = (
             f"{v.of}: {', '.join(look.classes[look.labels[i]] for i in v.neighbours[row])}"
             for v in look.views
         )
-        words.append(f"{mine} is nearest to {'; '.join(near)}")
+        words.append(f"{own_class} is nearest to {'; '.join(near)}")
     return ". ".join(words)
 
 

@@ -151,15 +151,16 @@ def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
         "in eval mode BatchNorm updates no averages: remove drifted.eval()",
         "call drifted.train() before each step of the loop",
     )
-    names_, answer = {n.rpartition(".")[0] for n in drift}, names.get("answer")
+    layer_names, answer = {n.rpartition(".")[0] for n in drift}, names.get("answer")
     yield Step(
         "the variable answer names one of the layers that changed",
-        answer in names_,
+        answer in layer_names,
         f"it is {answer!r}" if answer is not None else "there is no variable answer",
         "%tl_layers --all shows which layers hold running statistics",
         "compare drifted.state_dict() with glyphnet.load('glyphnet').state_dict(), name by name",
     )
     return (
-        f"{len(names_)} BatchNorm layers changed without a single weight changing: in train mode they average what they see. "
-        "tlnb keeps frozen layers in eval mode, and compares them bit for bit. Lesson 7 shows what this does to the source."
+        f"{len(layer_names)} BatchNorm layers changed without a single weight changing: in train mode they average "
+        "what they see. tlnb keeps frozen layers in eval mode, and compares them bit for bit. Lesson 7 shows what this does to "
+        "the source."
     )

@@ -136,7 +136,7 @@ def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
     by_source: dict[str, dict[str, Run]] = {"glyphnet": {}, "glyphnet-few": {}}
     for run in runs:
         by_source.get(run.plan.model, {})[run.fingerprint] = run
-    lacking = [source for source, found in by_source.items() if not found]
+    lacking = [source for source, runs_of_it in by_source.items() if not runs_of_it]
     yield Step(
         "both sources were tried",
         not lacking,
@@ -185,7 +185,7 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
         f"the data have {data.mean_count:g} of each",
         "%tl_data digits --per-class 5",
     )
-    found: dict[str, Tensor] = {}
+    features: dict[str, Tensor] = {}
     for split in ("train", "test"):
         name, count = f"{split}_features", len(data.labels[split])
         value = names.get(name)
@@ -196,13 +196,13 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
             *_hook_hints(value, count),
         )
         assert isinstance(value, Tensor)
-        found[split] = value.detach().float()
-    for split, mine in found.items():
-        truth, cause = _seen(_prepared(data.images[split])), _cause(mine, data.images[split])
+        features[split] = value.detach().float()
+    for split, given in features.items():
+        truth, cause = _seen(_prepared(data.images[split])), _cause(given, data.images[split])
         yield Step(
             f"{split}_features are what reaches glyphnet's output layer",
-            torch.allclose(mine, truth, atol=1e-3),
-            f"they differ from it, by {float((mine - truth).abs().max()):.2g} at most{cause}",
+            torch.allclose(given, truth, atol=1e-3),
+            f"they differ from it, by {float((given - truth).abs().max()):.2g} at most{cause}",
             *fitting(
                 "train mode" in cause,
                 "glyphnet.load('glyphnet') is in eval mode: leave it there",
@@ -210,9 +210,9 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
             ),
         )
     answer = names.get("nearest")
-    said = _nearest(found["train"], found["test"], data.labels["train"])
+    said = _nearest(features["train"], features["test"], data.labels["train"])
     share = float((said == data.labels["test"]).float().mean())
-    euclidean = torch.cdist(found["test"], found["train"]).argmin(1)
+    euclidean = torch.cdist(features["test"], features["train"]).argmin(1)
     other = float((data.labels["train"][euclidean] == data.labels["test"]).float().mean())
     value = _share(answer)
     yield Step(
@@ -239,8 +239,8 @@ def _seen(inputs: Tensor, training: bool = False) -> Tensor:
     network = glyphnet.load("glyphnet").train(training)
     network.head = nn.Identity()  # type: ignore[assignment]
     with torch.no_grad():
-        found: Tensor = network(inputs)
-    return found
+        features: Tensor = network(inputs)
+    return features
 
 
 def _prepared(images: Tensor) -> Tensor:
@@ -266,7 +266,7 @@ def _hook_hints(value: object, count: int) -> tuple[str, ...]:
     return fitting(value.shape[:1] == (count,), f"it comes from another layer: {line}", parts)
 
 
-def _cause(mine: Tensor, images: Tensor) -> str:
+def _cause(given: Tensor, images: Tensor) -> str:
     """The mistake that would give exactly these features; empty if none does."""
     likely = {
         ": the images were given in 0..255, not prepared": _seen(images.float()),
@@ -279,7 +279,7 @@ def _cause(mine: Tensor, images: Tensor) -> str:
         (
             words
             for words, seen in likely.items()
-            if torch.allclose(mine, seen, rtol=1e-2, atol=1e-2)
+            if torch.allclose(given, seen, rtol=1e-2, atol=1e-2)
         ),
         "",
     )

@@ -54,18 +54,18 @@ def best_depth(tl: Session, names: Mapping[str, Any]) -> Steps:
         "best = 'stem', or another",
     )
     probes = _probes(tl, data)
-    top, mine = max(probes.values(), key=lambda p: p.accuracy), probes[str(answer)]
-    deeper = stages.index(mine.stage) > stages.index(top.stage)
+    top, chosen = max(probes.values(), key=lambda p: p.accuracy), probes[str(answer)]
+    deeper = stages.index(chosen.stage) > stages.index(top.stage)
     yield Step(
         "no stage is better than that by more than the standard errors of both",
-        top.accuracy - mine.accuracy <= top.error + mine.error,
-        f"another is, by {100 * (top.accuracy - mine.accuracy):.1f} points; look {'earlier' if deeper else 'later'}",
-        f"a stage {'before' if deeper else 'after'} {mine.stage}: the pretrained network's best in the card of %tl_look stages",
+        top.accuracy - chosen.accuracy <= top.error + chosen.error,
+        f"another is, by {100 * (top.accuracy - chosen.accuracy):.1f} points; look {'earlier' if deeper else 'later'}",
+        f"a stage {'before' if deeper else 'after'} {chosen.stage}: the pretrained network's best in the card of %tl_look stages",
         "best = tl.look('stages').depths[0].best.stage",
     )
     last = probes[stages[-1]]
     return (
-        f"{mine.stage}: {mine.accuracy:.1%} ± {100 * mine.error:.1f}; the last stage: {last.accuracy:.1%} "
+        f"{chosen.stage}: {chosen.accuracy:.1%} ± {100 * chosen.error:.1f}; the last stage: {last.accuracy:.1%} "
         f"± {100 * last.error:.1f}. "
         "A source that stopped early has learned its first stages and little else."
     )
@@ -200,10 +200,10 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
     changed = [
         name
         for name, value in early.items()
-        if not any(_equal(value, mine) for mine in state.values())
+        if not any(_equal(value, tensor) for tensor in state.values())
     ]
     stem = glyphnet.load("glyphnet-glyphs").state_dict()["stem.conv.weight"]
-    far = any(_equal(stem, mine) for mine in state.values())
+    far = any(_equal(stem, tensor) for tensor in state.values())
     yield Step(
         "stem and layer1 of glyphnet are in it, as they were loaded",
         not changed,
@@ -271,13 +271,13 @@ def _scores(network: nn.Module, images: Tensor) -> Tensor | str:
     modes = {part: part.training for part in network.modules()}
     try:
         with torch.no_grad():
-            found = network.eval()((images.float() / 255 - mean) / std)
+            scores = network.eval()((images.float() / 255 - mean) / std)
     except Exception as error:  # whatever the learner's module raises
         return f"it fails: {' '.join(str(error).split())[:100]}"
     finally:
         for part, mode in modes.items():
             part.training = mode
-    return found if isinstance(found, Tensor) else f"it gives a {type(found).__name__}"
+    return scores if isinstance(scores, Tensor) else f"it gives a {type(scores).__name__}"
 
 
 def _parameter_count(whole: Mapping[str, Tensor]) -> int:

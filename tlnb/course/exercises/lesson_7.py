@@ -216,11 +216,13 @@ def _after_training_mode(network: nn.Module) -> tuple[int, int]:
         if not n.startswith("head") and t.ndim
     }
     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    mine = {
+    own_names = {
         n: next((k for k in kept if k.endswith(n) and kept[k].shape == t.shape), None)
         for n, t in trunk.items()
     }
-    missing = sum(mine[n] is None or not kept[mine[n] or ""].equal(t) for n, t in trunk.items())
+    missing = sum(
+        own_names[n] is None or not kept[own_names[n] or ""].equal(t) for n, t in trunk.items()
+    )
     mode = network.training
     with torch.no_grad():
         network.train()(torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))

@@ -170,14 +170,14 @@ def without_tlnb(tl: Session, names: Mapping[str, Any]) -> Steps:
         "network = glyphnet.load('glyphnet'), with network.head = nn.Linear(network.head.in_features, 3)",
     )
     assert isinstance(network, nn.Module)
-    mine, saved = network.state_dict(), run.network().state_dict()
+    state, saved = network.state_dict(), run.network().state_dict()
     yield Step(
         "it has the layers of the saved network",
-        {n: t.shape for n, t in mine.items()} == {n: t.shape for n, t in saved.items()},
+        {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in saved.items()},
         "names or shapes differ from those in the file",
         "as many outputs as classes: network.head = nn.Linear(network.head.in_features, 3)",
     )
-    others = [name for name, tensor in saved.items() if not torch.equal(tensor, mine[name].cpu())]
+    others = [name for name, tensor in saved.items() if not torch.equal(tensor, state[name].cpu())]
     yield Step(
         "its numbers are the run's",
         not others,

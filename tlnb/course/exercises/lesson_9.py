@@ -105,7 +105,7 @@ def forecast_first(tl: Session) -> Steps:
         by_strategy[dear].seconds / by_strategy[cheap].seconds,
         _measured(by_strategy[dear], by_strategy[cheap]),
     )
-    errors = ", ".join(f"{name} {found.error:.0%}" for name, found in by_strategy.items())
+    errors = ", ".join(f"{name} {forecast.error:.0%}" for name, forecast in by_strategy.items())
     return (
         f"{dear} was forecast to take {said:.1f} times the seconds of {cheap}, and took {took:.1f} times. Off by: "
         f"{errors}. Which of the two costs more was known before the first step."
@@ -183,18 +183,18 @@ def of_your_own(tl: Session, names: Mapping[str, Any]) -> Steps:
         "write a subclass of nn.Module and load an instance of it, not a network that tlnb provides",
         "class Mine(nn.Module): …, mine = Mine(), %tl_load mine --size 32",
     )
-    mine = names.get(model.name)
-    kinds = [type(m) for m in (mine if isinstance(mine, nn.Module) else model.module).modules()]
-    found = (
+    module = names.get(model.name)
+    kinds = [type(m) for m in (module if isinstance(module, nn.Module) else model.module).modules()]
+    counts = (
         sum(issubclass(k, nn.Conv2d) for k in kinds),
         sum(issubclass(k, nn.BatchNorm2d) for k in kinds),
     )
     yield Step(
         "it has at least two convolutions, and BatchNorm",
-        found[0] >= 2 and found[1] >= 1,
-        f"it has {found[0]} convolutions and {found[1]} BatchNorm layers",
+        counts[0] >= 2 and counts[1] >= 1,
+        f"it has {counts[0]} convolutions and {counts[1]} BatchNorm layers",
         "put nn.BatchNorm2d after a convolution"
-        if found[0] >= 2
+        if counts[0] >= 2
         else "put one nn.Conv2d after another",
         "nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), and a second one",
     )
