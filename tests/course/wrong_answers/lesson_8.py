@@ -77,7 +77,7 @@ WRONG = {
         (
             LEAVES
             + "tl.data(folder, test=0.33)\ntl.train(epochs=1)\ntl.train(epochs=1, class_weights=True)",
-            "there is none",
+            "there are none",
             "--group",
         ),
         (BY_LEAF + "tl.train(epochs=1)", "there are none with", "%tl_train --class-weights"),
