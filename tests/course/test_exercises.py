@@ -17,7 +17,7 @@ from tlnb.course.checks import EXERCISES, Step, exercise
 from tlnb.session import Session
 
 FOLDER = Path(__file__).parent
-LESSONS = sorted((FOLDER.parent / "lessons").glob("*.ipynb"))
+LESSONS = sorted((FOLDER.parents[1] / "lessons").glob("*.ipynb"))
 FOLDED = re.compile(
     r"<details><summary>Solution ([\d.]+)</summary>\s*```python\n(.*?)```\s*</details>", re.DOTALL
 )
@@ -43,7 +43,7 @@ def _steps_as_written() -> list[tuple[str, ast.Call]]:
     """Every `Step(…)` of the exercises' own checks, by its check."""
     trees = {
         p.stem: ast.parse(p.read_text("utf8"))
-        for p in FOLDER.parent.glob("tlnb/course/exercises/lesson_*.py")
+        for p in FOLDER.parents[1].glob("tlnb/course/exercises/lesson_*.py")
     }
     checks = [
         (f"{stem}.{each.name}", each)
