@@ -1,1 +1,4 @@
-"""Measurements behind BENCHMARKS.md. Not part of the package; run from a clone: `python -m benchmarks.accuracy`."""
+"""The measurements behind BENCHMARKS.md.
+
+Not part of the package; run them from a clone: `python -m benchmarks.accuracy`.
+"""

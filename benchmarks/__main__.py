@@ -1,13 +1,15 @@
-"""The same transfer learning through tlnb and through others, timed.
+"""Time the same transfer learning with tlnb and with other libraries.
 
-    python -m benchmarks [head|partial|full|scratch|overhead|peak ...] [--models …] [--peers …] [--epochs 5 25] …
+    python -m benchmarks [head|partial|full|scratch|overhead|peak ...] [--models …]
+        [--peers …] [--epochs 5 25] …
     python -m benchmarks --quick        two to three minutes: does every peer work?
 
-`head` and `partial` time whole runs, decoding included; imports and building the model are not in it. `full` and `scratch`
-time the training itself. `overhead` compares tlnb's loop with a plain one on the same images in memory; `peak` is the
-processor's fastest product of matrices. Needs `pip install -e '.[bench]'`; peers that are missing are listed as such.
-Real photos and weights come from the folder $TLNB_REAL_DATA (`ants_bees/`, `squeezenet1_0_imagenet.safetensors`), without it
-photos are generated and networks start at random. Nothing else should run meanwhile.
+`head` and `partial` time whole runs including decoding, but without imports and building the model.
+`full` and `scratch` time only the training. `overhead` compares tlnb's loop with a plain one on the
+same images in memory; `peak` is the processor's fastest matrix product. Requires `pip install -e
+'.[bench]'`; missing peers are listed as such. Real photos and weights come from the folder
+$TLNB_REAL_DATA (`ants_bees/`, `squeezenet1_0_imagenet.safetensors`); without it, photos are
+generated and networks start at random. Run nothing else at the same time.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ TABLES = {
     "scratch": table.steps_table,
     "overhead": table.overhead_table,
 }
-WHOLE = ("head", "partial")  # timed as whole runs
+WHOLE_RUNS = ("head", "partial")  # timed as whole runs
 MODELS = ("squeezenet1_0", "resnet18", "resnet50", "mobilenet_v3_large", "glyphnet")
 LIBRARIES = ("tlnb", "torch", "torchvision", "fastai", "lightning", "keras", "numpy", "pillow")
 OVERHEAD = {"model": "glyphnet", "data": "digits", "batch_size": 64, "epochs": 5, "augment": "none"}
@@ -57,9 +59,9 @@ def main() -> None:
     print(text[0], flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for work, model in _comparisons(chosen):
-            found = _compare(work, model, chosen, Path(folder))
-            results += found
-            text.append(f"## {work}, {model}\n\n{TABLES[work](found, chosen.epochs, rates)}")
+            compared = _compare(work, model, chosen, Path(folder))
+            results += compared
+            text.append(f"## {work}, {model}\n\n{TABLES[work](compared, chosen.epochs, rates)}")
             print(f"\n{text[-1]}", flush=True)
     text.append(_notes(results))
     print(f"\n{text[-1]}")
@@ -83,26 +85,26 @@ def _arguments() -> argparse.Namespace:
     add("work", nargs="*", choices=[[], *TABLES, "peak"], metavar="WORK", help="default: all")
     add("--models", nargs="+", default=list(MODELS), help="torchvision's or tlnb's")
     add("--peers", nargs="+", default=list(ABOUT), choices=list(ABOUT))
-    add("--epochs", type=int, nargs="+", default=[5, 25], help="whole runs of so many")
+    add("--epochs", type=int, nargs="+", default=[5, 25], help="numbers of epochs of whole runs")
     add(
         "--measured-epochs",
         type=int,
         default=2,
-        help="of the peers whose epochs all take the same; the rest is extrapolated",
+        help="epochs measured for peers whose epochs all take the same time; the rest is extrapolated",
     )
     add(
         "--repeats",
         type=int,
         default=3,
-        help="medians and spread are over these; each has its own seed",
+        help="runs for median and spread, each with its own seed",
     )
     add("--batch-size", type=int, default=16)
-    add("--tutorial-batch", type=int, help="also the tutorial with this batch size; its own is 4")
+    add("--tutorial-batch", type=int, help="also run the tutorial with this batch size, not only 4")
     add(
         "--augment",
         choices=["recipe", "none"],
         default="recipe",
-        help="each peer's own way, or nobody",
+        help="each peer's own augmentation, or none",
     )
     add(
         "--size",
@@ -112,13 +114,13 @@ def _arguments() -> argparse.Namespace:
     add(
         "--per-class",
         type=int,
-        help="training images a class, half as many to test; default: all photos",
+        help="training images per class, and half as many test images; default: all photos",
     )
     add("--device", default="cpu", help="cpu, cuda")
     add("--threads", type=int, default=1)
     add("--quick", action="store_true", help="tiny data, small images")
     add("--out", type=Path, metavar="FILE", help="the tables")
-    add("--json", type=Path, metavar="FILE", help="everything measured")
+    add("--json", type=Path, metavar="FILE", help="write everything measured to this file")
     chosen = parser.parse_args()
     if chosen.quick:
         given = {"work": chosen.work} if chosen.work else {}
@@ -128,7 +130,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _comparisons(chosen: argparse.Namespace) -> list[tuple[str, str]]:
-    """What to compare, on which model."""
+    """Pairs of the work to compare and the model."""
     pairs = [
         (work, model)
         for work in chosen.work
@@ -139,7 +141,7 @@ def _comparisons(chosen: argparse.Namespace) -> list[tuple[str, str]]:
 
 
 def _compare(work: str, model: str, chosen: argparse.Namespace, folder: Path) -> list[Result]:
-    """Every job, then every job again: noise that comes and goes hits all alike."""
+    """Run all jobs in turn, several times: temporary noise then affects all of them alike."""
     jobs = _overhead(chosen) if work == "overhead" else _jobs(work, model, chosen, folder)
     results = []
     for repeat in range(chosen.repeats):
@@ -155,21 +157,21 @@ def _compare(work: str, model: str, chosen: argparse.Namespace, folder: Path) ->
 
 def _jobs(work: str, model: str, chosen: argparse.Namespace, folder: Path) -> list[Job]:
     data = make_data(model, folder, chosen.per_class, chosen.size)
-    size = None if model == "glyphnet" else chosen.size  # it is made for 32 pixels
+    size = None if model == "glyphnet" else chosen.size  # glyphnet is built for 32 pixels
     base = Job(
-        "",
-        "",
-        work,
-        model,
-        data,
-        weights_of(model),
-        chosen.measured_epochs,
-        chosen.batch_size,
-        chosen.augment,
-        size,
-        chosen.device,
-        chosen.threads,
-        0,
+        label="",
+        peer="",
+        strategy=work,
+        model=model,
+        data=data,
+        weights=weights_of(model),
+        epochs=chosen.measured_epochs,
+        batch_size=chosen.batch_size,
+        augment=chosen.augment,
+        size=size,
+        device=chosen.device,
+        threads=chosen.threads,
+        seed=0,
     )
     jobs = [
         replace(base, peer=name, label=name)
@@ -185,15 +187,18 @@ def _jobs(work: str, model: str, chosen: argparse.Namespace, folder: Path) -> li
 
 
 def _ours(work: str, base: Job, chosen: argparse.Namespace) -> list[Job]:
-    """tlnb's jobs: whole runs in full, since only the first epoch fills the cache; augmented and not."""
+    """tlnb's jobs, with and without augmentation.
+
+    Whole runs are not extrapolated, because only the first epoch fills the cache.
+    """
     ways = (
         {"recipe": "tlnb", "none": "tlnb, not augmented"}
         if chosen.augment == "recipe"
         else {"none": "tlnb"}
     )
-    counts = chosen.epochs if work in WHOLE else [chosen.measured_epochs]
+    counts = chosen.epochs if work in WHOLE_RUNS else [chosen.measured_epochs]
     return [
-        replace(base, peer="tlnb", label=label, augment=way, epochs=count, again=work in WHOLE)
+        replace(base, peer="tlnb", label=label, augment=way, epochs=count, again=work in WHOLE_RUNS)
         for way, label in ways.items()
         for count in counts
     ]
@@ -211,22 +216,26 @@ def _overhead(chosen: argparse.Namespace) -> list[Job]:
         seed=0,
         **OVERHEAD,
     )
-    return [replace(base, peer=name, label=name) for name in table.SAME if name in chosen.peers]
+    return [
+        replace(base, peer=name, label=name)
+        for name in table.OVERHEAD_PEERS
+        if name in chosen.peers
+    ]
 
 
-# ── what is said around the tables ────────────────────────────────────────────────────────────────────────────────
+# ── text around the tables ────────────────────────────────────────────────────────────────
 
 
 def _title(chosen: argparse.Namespace, rates: dict[str, float]) -> str:
-    here = machine(chosen.device)
+    hardware = machine(chosen.device)
     products = ", ".join(f"{rate:,.1f} GFLOP/s in {kind}" for kind, rate in rates.items())
     versions = ", ".join(f"{name} {found}" for name, found in _versions().items())
-    photos = f"{chosen.per_class or 'all'} training images a class" + (
+    photos = f"{chosen.per_class or 'all'} training images per class" + (
         "" if real() and not chosen.size else ", photos generated"
     )
-    augmented = "each peer's own augmentation" if chosen.augment == "recipe" else "nobody augments"
+    augmented = "each peer's own augmentation" if chosen.augment == "recipe" else "no augmentation"
     return (
-        f"{here.name}, {chosen.device}, {chosen.threads} threads; fastest matrix product: {products}. {versions}.\n\n"
+        f"{hardware.name}, {chosen.device}, {chosen.threads} threads; fastest matrix product: {products}. {versions}.\n\n"
         f"Batches of {chosen.batch_size}, {augmented}, {photos}. Medians of {chosen.repeats} runs, each in a fresh process "
         f"(least–most)."
     )
@@ -236,21 +245,21 @@ def _notes(results: list[Result]) -> str:
     random = sorted(
         {r.job.model for r in results if r.job.weights == "none" and r.job.strategy != "scratch"}
     )
-    words = "starts from random weights, as does every peer: that changes accuracies, not seconds."
-    said = [f"* {', '.join(random)}: no weights at hand; {words}"] if random else []
+    words = "starts from random weights with every peer, which changes accuracies but not seconds."
+    said = [f"* {', '.join(random)}: no weights available; {words}"] if random else []
     return "\n".join([table.notes({r.job.peer for r in results}), *said])
 
 
 def _versions() -> dict[str, str]:
-    """Of every library; those that are missing say so."""
+    """The version of every library, or that it is missing."""
 
-    def found(name: str) -> str:
+    def version_of(name: str) -> str:
         try:
             return version(name)
         except PackageNotFoundError:
             return "not installed"
 
-    return {"python": sys.version.split()[0]} | {name: found(name) for name in LIBRARIES}
+    return {"python": sys.version.split()[0]} | {name: version_of(name) for name in LIBRARIES}
 
 
 if __name__ == "__main__":

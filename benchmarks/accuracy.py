@@ -1,11 +1,12 @@
-"""Test accuracy by strategy and amount of data, over seeds.
+"""Measure test accuracy by strategy and amount of data, over seeds.
 
-    python -m benchmarks.accuracy digits --per-class 1 2 5 20 --strategies head scratch pixels --seeds 5
+    python -m benchmarks.accuracy digits --per-class 1 2 5 20
+        --strategies head scratch pixels --seeds 5
 
-Prints a row for each strategy, mean ± standard deviation over seeds in percent. A seed chooses the images and everything
-random in the run. `scratch` is the recipe for scratch with its full number of steps. `--monitor` reads the monitor split
-instead of the test split: that is how recipes are chosen. `--record FILE` also writes what was measured as JSON, for
-lessons that show what would take them too long.
+Prints a row per strategy: mean ± standard deviation over seeds, in percent. A seed determines the
+images and all randomness of the run. `scratch` is the recipe for scratch with its full number of
+steps. `--monitor` uses the monitor split instead of the test split: that is how recipes are chosen.
+`--record FILE` also writes the results as JSON, for lessons in which they would take too long.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Reached:
-    """What one run reached, and what it took."""
+    """The accuracy and the cost of one run."""
 
     accuracy: float  # in 0..1
     steps: int = 0
@@ -52,11 +53,11 @@ def one(
     extra: dict,
     monitor: bool,
 ) -> Reached:
-    """One run from an empty session."""
+    """Train one run in a new session."""
     session = Session()
-    found = session.data(data, per_class=per_class, classes=classes, seed=seed)
+    dataset = session.data(data, per_class=per_class, classes=classes, seed=seed)
     if strategy == "pixels":
-        return Reached(pixels_row(found).accuracy or 0)
+        return Reached(pixels_row(dataset).accuracy or 0)
     session.load(model)
     session.strategy(strategy)
     run = session.train(seed=seed, **extra)
@@ -64,21 +65,24 @@ def one(
     return Reached(accuracy, run.work.steps, run.training_flops)
 
 
-def summary(found: Sequence[Reached]) -> tuple[float, float]:
-    """Mean and standard deviation of accuracy in 0..1; one run has a deviation of 0."""
-    values = [reached.accuracy for reached in found]
+def summary(runs: Sequence[Reached]) -> tuple[float, float]:
+    """Mean and standard deviation of accuracy in 0..1; the deviation of a single run is 0."""
+    values = [reached.accuracy for reached in runs]
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def record(command: str, data: dict[str, object], cells: Sequence[dict[str, object]]) -> str:
-    """What was measured as JSON text: on what, when, by which command, and a cell for each strategy and amount."""
-    here = machine()
+    """The results as JSON text.
+
+    Contains hardware, date, command, and a cell for each strategy and amount.
+    """
+    hardware = machine()
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}"
     about = {
         "schema": SCHEMA,
         "measured": f"{datetime.now(UTC):%Y-%m-%d}",
         "command": [command],
-        "hardware": f"{here.name}, {here.threads} threads, {here.precision}",
+        "hardware": f"{hardware.name}, {hardware.threads} threads, {hardware.precision}",
         "versions": versions,
         **data,
     }
@@ -120,13 +124,20 @@ def main() -> None:
     for strategy in chosen.strategies:
         start, cells = time.perf_counter(), []
         for n in chosen.per_class:
-            found = [
+            runs = [
                 one(
-                    chosen.data, chosen.model, strategy, n, chosen.classes, s, extra, chosen.monitor
+                    data=chosen.data,
+                    model=chosen.model,
+                    strategy=strategy,
+                    per_class=n,
+                    classes=chosen.classes,
+                    seed=s,
+                    extra=extra,
+                    monitor=chosen.monitor,
                 )
                 for s in range(chosen.seeds)
             ]
-            mean, spread = summary(found)
+            mean, spread = summary(runs)
             cells.append(f" {100 * mean:.1f} ± {100 * spread:.1f} |")
             recorded.append(
                 {
@@ -136,8 +147,8 @@ def main() -> None:
                     "accuracy": mean,
                     "sd": spread,
                     "seeds": chosen.seeds,
-                    "steps": found[0].steps,
-                    "flops": found[0].flops,
+                    "steps": runs[0].steps,
+                    "flops": runs[0].flops,
                 }
             )
         print(

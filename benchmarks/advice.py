@@ -1,10 +1,12 @@
-"""Does the advised strategy come within a point of the best one?
+"""Measure whether the advised strategy comes within a point of the best one.
 
-    python -m benchmarks.advice [--settings digits-2 textures-20 …] [--seeds 5] [--log FILE] [--threads 1]
+    python -m benchmarks.advice [--settings digits-2 textures-20 …] [--seeds 5]
+        [--log FILE] [--threads 1]
 
-For every setting and seed: `tl.advise()`, then all three strategies trained and tested. The settings on which the rule of
-`tlnb/core/tuning/advise.py` was fixed are not among them. A log in JSON lines lets a run that was stopped go on. Real photos and
-weights come from the folder $TLNB_REAL_DATA; without it that setting is left out.
+For every setting and seed: `tl.advise()`, then training and testing of all three strategies. The
+settings on which the rule of `tlnb/core/tuning/advise.py` was fixed are not included. A log in JSON
+lines allows resuming a stopped run. Real photos and weights come from the folder $TLNB_REAL_DATA;
+without it that setting is left out.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ import torch
 from tlnb.core.tuning.advise import STRATEGIES
 from tlnb.session import Session
 
-# the rule was fixed on these, with two to three seeds from 10 on; on the first of them an earlier rule had been judged
+# The rule was fixed on these, with two to three seeds starting at 10; an earlier rule had been
+# judged on the first of them.
 FIXED_ON = (
     "digits-2",
     "digits-5",
@@ -41,7 +44,7 @@ FIXED_ON = (
     "textures-20@glyphnet-glyphs",
     "symbols5-30@glyphnet-early",
 )
-# of these nothing had been measured when it was fixed
+# nothing had been measured on these when the rule was fixed
 SETTINGS = (
     "digits-3",
     "digits-7",
@@ -58,11 +61,11 @@ SETTINGS = (
     "symbols12-15@glyphnet-few",
     "ants_bees-90",
 )
-CLOSE = 1.0  # point
+CLOSE_POINTS = 1.0
 
 
 def opened(setting: str, seed: int) -> Session:
-    """A session with the data and a network for it."""
+    """Open a session with a setting's data and network."""
     session = Session()
     source, _, per_class = setting.partition("-")
     per_class, _, model = per_class.partition("@")
@@ -80,7 +83,7 @@ def opened(setting: str, seed: int) -> Session:
 
 
 def measured(setting: str, seed: int) -> dict[str, Any]:
-    """Advice for one seed, and what each strategy reaches in test accuracy, in percent."""
+    """The advice for one seed, and each strategy's test accuracy in percent."""
     session = opened(setting, seed)
     began = time.perf_counter()
     advice = session.advise()
@@ -104,7 +107,7 @@ def measured(setting: str, seed: int) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]], settings: list[str]) -> str:
-    """Means over seeds, and how often the advice came within a point."""
+    """Format means over seeds, and how often the advice came within a point of the best."""
     lines = [
         "| setting | head | partial | full | advised | reached by advice | behind the best |",
         "|---|---|---|---|---|---|---|",
@@ -125,7 +128,7 @@ def table(rows: list[dict[str, Any]], settings: list[str]) -> str:
         )
         cells = [f"{mean[s]:.1f}" for s in STRATEGIES]
         lines.append(f"| {setting} | {' | '.join(cells)} | {counts} | {got:.1f} | {regret:+.1f} |")
-    close = sum(r <= CLOSE for r in regrets)
+    close = sum(r <= CLOSE_POINTS for r in regrets)
     average = ", ".join(
         f"{name} {statistics.mean(values):.2f}" for name, values in means.items() if values
     )

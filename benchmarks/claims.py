@@ -1,11 +1,12 @@
-"""How far the lessons' claims are from failing: every `assert` of every lesson, over draws and over kinds of processor.
+"""Measure how far the lessons' claims are from failing, over draws and kinds of processor.
 
     python -m benchmarks.claims [NUMBER …] [--draws N] [--json FILE]
 
-A claim's margin is how far its comparison is from turning false, the smallest where it compares several times: 0.03 for
-`accuracy > 0.7` at 0.73. It is measured in the lesson as it stands on every machine of `MACHINES`, which imitate other
-processors, and on this machine over several draws of data and seeds. The chance is that a machine drawn from a normal
-distribution with the margins' mean and standard deviation over machines fails the claim.
+A claim is an `assert` in a lesson. Its margin is how far its comparison is from becoming false:
+0.03 for `accuracy > 0.7` at 0.73; the smallest margin if it compares several times. It is measured
+in the unchanged lesson on every machine of `MACHINES`, which imitate other processors, and on this
+machine over several draws of data and seeds. The chance of failing is the probability that a margin
+is negative if margins over machines are normally distributed.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from typing import Any
 from benchmarks.table import markdown
 
 LESSONS = Path(__file__).parents[1] / "lessons"
-APART = 1000  # between the seeds of two draws, so that no lesson's own seeds meet
-MOST_CHANCE = 1e-4  # of failing, on a machine that nobody has tried
+SEED_DISTANCE = 1000  # between two draws, so that the seeds of a lesson never overlap
+MAX_CHANCE = 1e-4  # largest acceptable chance of failing on an untested machine
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What one execution of a lesson differs in from an ordinary one."""
+    """How one execution of a lesson differs from an ordinary one."""
 
     name: str
     env: Mapping[str, str] = field(default_factory=dict)
@@ -48,9 +49,9 @@ class Machine:
     draw: int = 0
 
 
-HERE = Machine("as it is")
+THIS_MACHINE = Machine("as it is")
 MACHINES = (
-    HERE,
+    THIS_MACHINE,
     Machine("two threads", threads=2),
     Machine("AVX2 in torch", {"ATEN_CPU_CAPABILITY": "avx2"}),
     Machine("no vectors in torch", {"ATEN_CPU_CAPABILITY": "default"}),
@@ -63,11 +64,11 @@ MACHINES = (
 
 
 def machines(draws: int) -> list[Machine]:
-    """All that a lesson is executed on; the first is the lesson as it stands, on this machine."""
-    return [*MACHINES, *(replace(HERE, name=f"draw {n}", draw=n) for n in range(1, draws))]
+    """All machines and draws for a lesson, starting with the unchanged lesson, here."""
+    return [*MACHINES, *(replace(THIS_MACHINE, name=f"draw {n}", draw=n) for n in range(1, draws))]
 
 
-# ── one execution ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── one execution ─────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Claims:
     _now: str = ""
 
     def claim(self, text: str, test: Callable[[], object]) -> None:
-        """What an `assert` becomes: evaluated with its comparisons watched; a false one does not end the lesson."""
+        """Evaluate an `assert` and watch its comparisons; a failure does not stop the run."""
         self._now = text
         self.margins[text] = []
         try:
@@ -88,7 +89,7 @@ class Claims:
             self._now = ""
 
     def compare(self, kinds: tuple[str, ...], *values: Any) -> bool:
-        """What a comparison becomes: `a < b < c` is `compare(("Lt", "Lt"), a, b, c)`."""
+        """Evaluate a comparison: `a < b < c` is `compare(("Lt", "Lt"), a, b, c)`."""
         whole = True
         for kind, left, right in zip(kinds, values, values[1:], strict=False):
             if self._now and (margin := _margin(kind, left, right)) is not None:
@@ -112,7 +113,7 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _margin(kind: str, left: Any, right: Any) -> float | None:
-    """How far a comparison of two numbers is from turning; None for what is exact."""
+    """How far a comparison of two numbers is from changing; None for exact values."""
     if kind not in ("Lt", "LtE", "Gt", "GtE"):
         return None
     try:
@@ -123,7 +124,7 @@ def _margin(kind: str, left: Any, right: Any) -> float | None:
 
 
 class Watched(ast.NodeTransformer):
-    """Asserts and comparisons of a cell become calls of `Claims`, in cells that assert something."""
+    """Turns asserts, and comparisons in cells with asserts, into calls of `Claims`."""
 
     def visit_Module(self, module: ast.Module) -> ast.Module:
         if any(isinstance(node, ast.Assert) for node in ast.walk(module)):
@@ -133,7 +134,7 @@ class Watched(ast.NodeTransformer):
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         text = ast.Constant(ast.unparse(node.test))
         self.generic_visit(node)
-        nothing = ast.arguments([], [], None, [], [], None, [])
+        nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
         return ast.copy_location(
             ast.Expr(_call("_claims.claim", text, ast.Lambda(nothing, node.test))), node
         )
@@ -153,11 +154,11 @@ def _call(name: str, *arguments: ast.expr) -> ast.Call:
     )
 
 
-def execute(lesson: Path, here: Machine) -> Claims:
-    """Run a lesson's code cells in a shell of this process, in the current folder."""
+def execute(lesson: Path, machine: Machine) -> Claims:
+    """Run a lesson's code cells in a shell in this process, in the current folder."""
     from IPython.core.interactiveshell import InteractiveShell
 
-    _imitate(here)
+    _imitate(machine)
     shell, claims = InteractiveShell.instance(), Claims()
     shell.user_ns["_claims"] = claims
     shell.ast_transformers.append(Watched())
@@ -169,8 +170,8 @@ def execute(lesson: Path, here: Machine) -> Claims:
     return claims
 
 
-def _imitate(here: Machine) -> None:
-    """What no environment variable sets: precision, oneDNN, another draw, inputs that differ in the last digits."""
+def _imitate(machine: Machine) -> None:
+    """Set what no environment variable can: precision, oneDNN, the draw, scaled inputs."""
     import torch
 
     from tlnb.core.data.builtin import leaves
@@ -178,48 +179,54 @@ def _imitate(here: Machine) -> None:
     from tlnb.core.runtime import device
     from tlnb.session import Session
 
-    torch.backends.mkldnn.set_flags(here.onednn)
-    if here.precision:
+    torch.backends.mkldnn.set_flags(machine.onednn)
+    if machine.precision:
         other = "fp32" if device._native_precision("cpu") == "bf16" else "bf16"
-        precision = other if here.precision == "other" else here.precision
+        precision = other if machine.precision == "other" else machine.precision
         device._native_precision = lambda _: precision
-    if here.scale != 1:
+    if machine.scale != 1:
         normalise = Transform.normalise
-        Transform.normalise = lambda self, images: normalise(self, images) * here.scale  # type: ignore[method-assign]
-    if here.draw:
+        Transform.normalise = lambda self, images: normalise(self, images) * machine.scale  # type: ignore[method-assign]
+    if machine.draw:
         for owner, name in ((Session, "data"), (Session, "train"), (leaves, "leaf_photos")):
             setattr(
-                owner, name, _drawn_otherwise(getattr(owner, name), here.draw, own=name == "train")
+                owner,
+                name,
+                _drawn_otherwise(getattr(owner, name), machine.draw, own=name == "train"),
             )
         seed = torch.manual_seed
         torch.manual_seed = lambda number: seed(
-            number + APART * here.draw
+            number + SEED_DISTANCE * machine.draw
         )  # the cells of plain PyTorch
 
 
 def _drawn_otherwise(function: Callable[..., Any], draw: int, own: bool) -> Callable[..., Any]:
-    """The function with another seed; a baseline without a seed of its own takes its run's."""
+    """Wrap a function to use another seed; a baseline without its own seed takes its run's."""
 
     def with_seed(*arguments: Any, **options: Any) -> Any:
         if not (own and options.get("scratch") and options.get("seed") is None):
-            options["seed"] = (options.get("seed") or 0) + APART * draw
+            options["seed"] = (options.get("seed") or 0) + SEED_DISTANCE * draw
         return function(*arguments, **options)
 
     return with_seed
 
 
-def one(lesson: Path, here: Machine) -> dict[str, Any]:
-    """Execute a lesson in a process and a folder of its own; the margins by claim, or why there are none."""
+def one(lesson: Path, machine: Machine) -> dict[str, Any]:
+    """Execute a lesson in a new process and folder.
+
+    Returns:
+        The margins by claim, or why there are none.
+    """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "lessons"
         shutil.copytree(LESSONS, work, ignore=shutil.ignore_patterns(".*"))
         root = str(LESSONS.parent)
         places = {"TLNB_HOME": f"{folder}/home", "TLNB_CACHE": f"{folder}/cache"}
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-        threads = {"OMP_NUM_THREADS": str(here.threads)}
+        threads = {"OMP_NUM_THREADS": str(machine.threads)}
         env = {
             **os.environ,
-            **here.env,
+            **machine.env,
             **places,
             **threads,
             "TLNB_TESTING": "1",
@@ -231,7 +238,7 @@ def one(lesson: Path, here: Machine) -> dict[str, Any]:
             "benchmarks.claims",
             "--one",
             str(lesson),
-            json.dumps(vars(here)),
+            json.dumps(vars(machine)),
         ]
         done = subprocess.run(command, cwd=work, env=env, capture_output=True, text=True)
         if done.returncode:
@@ -239,12 +246,12 @@ def one(lesson: Path, here: Machine) -> dict[str, Any]:
         return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-# ── the table ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the table ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim's margins over machines and over draws; exact ones have none."""
+    """A claim's margins over machines and over draws; exact claims have none."""
 
     lesson: str
     text: str
@@ -254,7 +261,7 @@ class Claim:
 
     @property
     def chance(self) -> float:
-        """Of failing on another machine: the normal distribution's tail."""
+        """The chance of failing on another machine: the tail of a normal distribution."""
         if not self.machines:
             return 1.0 if self.failed else 0.0
         mean, spread = statistics.fmean(self.machines), _spread(self.machines)
@@ -263,7 +270,9 @@ class Claim:
         return 0.5 * math.erfc(mean / spread / math.sqrt(2))
 
     def row(self, draws: int) -> list[str]:
-        held = draws - sum(name == HERE.name or name.startswith("draw ") for name in self.failed)
+        held = draws - sum(
+            name == THIS_MACHINE.name or name.startswith("draw ") for name in self.failed
+        )
         figures = (
             [f"{statistics.fmean(self.machines):.3g}", f"{_spread(self.machines):.2g}"]
             if self.machines
@@ -285,16 +294,16 @@ def _spread(values: tuple[float, ...]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-def claims_of(lesson: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Claim]:
-    """What the executions of a lesson say of each of its claims."""
-    texts = dict.fromkeys(text for result in found.values() for text in result.get("held", ()))
+def claims_of(lesson: str, results: Mapping[str, dict[str, Any]]) -> Iterator[Claim]:
+    """Collect the margins of each claim from the executions of a lesson."""
+    texts = dict.fromkeys(text for result in results.values() for text in result.get("held", ()))
     for text in texts:
         margins = {
-            name: min(got) for name, r in found.items() if (got := r.get("margins", {}).get(text))
+            name: min(got) for name, r in results.items() if (got := r.get("margins", {}).get(text))
         }
-        failed = tuple(name for name, r in found.items() if not r.get("held", {}).get(text, True))
+        failed = tuple(name for name, r in results.items() if not r.get("held", {}).get(text, True))
         on = [m.name for m in MACHINES]
-        draws = [name for name in found if name == HERE.name or name.startswith("draw ")]
+        draws = [name for name in results if name == THIS_MACHINE.name or name.startswith("draw ")]
         yield Claim(
             lesson,
             text,
@@ -307,47 +316,51 @@ def claims_of(lesson: str, found: Mapping[str, dict[str, Any]]) -> Iterator[Clai
 def measure(
     lessons: list[Path], draws: int, workers: int, file: Path | None
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Every lesson on every machine and draw; what `file` holds already is not measured again."""
-    found: dict[str, dict[str, dict[str, Any]]] = (
+    """Execute every lesson on every machine and draw, unless `file` already has the result."""
+    results: dict[str, dict[str, dict[str, Any]]] = (
         json.loads(file.read_text()) if file and file.exists() else {}
     )
-    work = [(p, m) for p in lessons for m in machines(draws) if m.name not in found.get(p.stem, {})]
+    work = [
+        (p, m) for p in lessons for m in machines(draws) if m.name not in results.get(p.stem, {})
+    ]
     with ThreadPoolExecutor(workers) as pool:
-        for (path, here), result in zip(work, pool.map(lambda job: one(*job), work), strict=True):
-            found.setdefault(path.stem, {})[here.name] = result
+        for (path, machine), result in zip(
+            work, pool.map(lambda job: one(*job), work), strict=True
+        ):
+            results.setdefault(path.stem, {})[machine.name] = result
             failed = [text for text, held in result.get("held", {}).items() if not held]
             print(
                 path.stem,
-                here.name,
+                machine.name,
                 result.get("problem") or failed or "holds",
                 sep=" | ",
                 file=sys.stderr,
                 flush=True,
             )
             if file:
-                file.write_text(json.dumps(found, indent=1))
-    return found
+                file.write_text(json.dumps(results, indent=1))
+    return results
 
 
 def main() -> None:
-    """The table for BENCHMARKS.md; exit status 1 where a claim may fail."""
+    """Print the table for BENCHMARKS.md; exit with status 1 if a claim may fail."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("numbers", nargs="*", help="of lessons; default: all")
+    parser.add_argument("numbers", nargs="*", help="numbers of lessons; default: all")
     parser.add_argument(
-        "--draws", type=int, default=5, help="of data and seeds, the lesson's own among them"
+        "--draws", type=int, default=5, help="draws of data and seeds, including the lesson's own"
     )
     parser.add_argument("--workers", type=int, default=1, help="executions at a time")
     parser.add_argument(
         "--json",
         type=Path,
         metavar="FILE",
-        help="every margin; goes on where an earlier call ended",
+        help="file of all margins; continues where an earlier call ended",
     )
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
-        lesson, here = Path(chosen.one[0]), Machine(**json.loads(chosen.one[1]))
-        claims = execute(lesson, here)
+        lesson, machine = Path(chosen.one[0]), Machine(**json.loads(chosen.one[1]))
+        claims = execute(lesson, machine)
         print("\n" + json.dumps({"held": claims.held, "margins": claims.margins}))
         return
     lessons = [
@@ -355,9 +368,9 @@ def main() -> None:
         for p in sorted(LESSONS.glob("*.ipynb"))
         if not chosen.numbers or str(int(p.name[:2])) in chosen.numbers
     ]
-    found = measure(lessons, chosen.draws, chosen.workers, chosen.json)
+    results = measure(lessons, chosen.draws, chosen.workers, chosen.json)
     claims = [
-        claim for lesson in found for claim in claims_of(lesson[:2].lstrip("0"), found[lesson])
+        claim for lesson in results for claim in claims_of(lesson[:2].lstrip("0"), results[lesson])
     ]
     head = [
         "lesson",
@@ -371,12 +384,12 @@ def main() -> None:
     print(markdown(head, [claim.row(chosen.draws) for claim in claims]))
     problems = [
         f"{lesson}, {name}: {r['problem']}"
-        for lesson in found
-        for name, r in found[lesson].items()
+        for lesson in results
+        for name, r in results[lesson].items()
         if "problem" in r
     ]
     print(*problems, sep="\n")
-    sys.exit(bool(problems) or any(claim.chance > MOST_CHANCE for claim in claims))
+    sys.exit(bool(problems) or any(claim.chance > MAX_CHANCE for claim in claims))
 
 
 if __name__ == "__main__":

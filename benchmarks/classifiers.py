@@ -1,17 +1,19 @@
-"""Every classifier of torchvision: anatomy, plans, a new output layer, a cut, one training step per strategy.
+"""Check every classifier of torchvision: anatomy, plans, output layer, split, training steps.
 
     python -m benchmarks.classifiers [PATTERN ...] [--no-step] [--memory GiB]
 
-A nightly check. For each model, with random weights, it holds that
+A nightly check. For each model, with random weights, it verifies that
 
-* the layers' parameters and FLOPs sum to the network's, FLOPs agree with torchvision's own figure within 2%;
-* `head` ⊂ `partial` ⊂ `full` in trainable layers, `full` trains every parameter;
-* a new output layer for ten classes gives ten scores, and `head` and `partial` leave a frozen prefix to cache;
-* one step on a batch of two changes nothing that is frozen, to the bit, and the loss is a number.
+* the layers' parameters and FLOPs add up to the network's, and FLOPs agree with torchvision's own
+  figure within 2%;
+* `head` ⊂ `partial` ⊂ `full` in trainable layers, and `full` trains every parameter;
+* a new output layer for ten classes gives ten scores, and `head` and `partial` leave a frozen
+  prefix to cache;
+* one step on a batch of two changes no frozen layer, bit for bit, and the loss is finite.
 
-Without --no-step the models come smallest first; those whose step needs more memory than --memory are skipped, and named.
-Steps are made at a small size where the architecture allows it; seconds are the processor's. Ends with exit status 1 if
-anything failed.
+Models come smallest first; those whose step needs more memory than --memory are skipped and named.
+Steps use a small input size if the architecture allows it; seconds are process time. The exit
+status is 1 if anything failed.
 """
 
 from __future__ import annotations
@@ -43,14 +45,14 @@ CLASSES = 10
 BATCH = 2
 STRATEGIES = ("head", "partial", "full")
 TOLERANCE = 0.02  # of torchvision's figure for FLOPs
-SMALL = 64  # pixels for a step, where the architecture takes any size
-BYTES_PER_PARAMETER = 8  # weights and gradients; plain SGD keeps nothing else
+STEP_EDGE = 64  # input edge of a step in pixels, if the architecture takes any size
+BYTES_PER_PARAMETER = 8  # weights and gradients; plain SGD has no other state
 MEMORY = 24.0  # GiB
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model's name, and what its weights say of it."""
+    """A model's name and the facts from its weights' metadata."""
 
     name: str
     size: int  # the weights' own input edge
@@ -64,36 +66,36 @@ class Classifier:
         return self.name.startswith("vit_")
 
     def make(self, size: int, numbers: bool) -> nn.Module:
-        """The network with random weights, or without numbers."""
+        """Build the network with random weights, or on the meta device without values."""
         options: dict[str, object] = {"image_size": size} if self.fixed else {}
         if self.name in ("googlenet", "inception_v3"):
             options = {"init_weights": False, "aux_logits": False}
         if numbers:
             return models.get_model(self.name, weights=None, **options)
-        # regnets compute their widths with tensors when they are built
+        # regnets compute their widths with tensors during construction
         with contextlib.nullcontext() if self.name.startswith("regnet") else torch.device("meta"):
             return blank(models.get_model(self.name, weights=None, **options))
 
     @property
     def step_size(self) -> int:
-        """The edge for a training step."""
-        return max(self.least, SMALL) if self.least < 224 else 224
+        """The input edge for a training step, in pixels."""
+        return max(self.least, STEP_EDGE) if self.least < 224 else 224
 
     def step_gib(self) -> float:
-        """What a step with everything trained needs: weights and gradients, and the result of every operation."""
+        """GiB for a step of `full`: weights, gradients and the result of every operation."""
         passed = watch(self.make(self.step_size, numbers=False), self.step_size)
         results = sum(math.prod(step.shape) for step in passed.steps)
         return (BYTES_PER_PARAMETER * self.params + 4 * BATCH * results) / 2**30
 
 
 def classifiers(patterns: list[str]) -> list[Classifier]:
-    """Those whose name fits a glob, smallest first."""
-    found = []
+    """The classifiers whose names match a glob, smallest first."""
+    networks = []
     for name in models.list_models(module=models):
         if any(fnmatch.fnmatch(name, p) for p in patterns):
             weights = models.get_model_weights(name).DEFAULT
             least = max(weights.meta["min_size"])
-            found.append(
+            networks.append(
                 Classifier(
                     name,
                     weights.transforms().crop_size[0],
@@ -102,14 +104,14 @@ def classifiers(patterns: list[str]) -> list[Classifier]:
                     weights.meta["_ops"] * 2e9,
                 )
             )
-    return sorted(found, key=lambda c: c.params)
+    return sorted(networks, key=lambda c: c.params)
 
 
 def check(one: Classifier, step: bool) -> str:
-    """All checks; a line for the report.
+    """Run all checks and return a line for the report.
 
     Raises:
-        AssertionError: what does not hold.
+        AssertionError: a check fails.
     """
     module = one.make(one.size, numbers=False)
     start = time.process_time()
@@ -136,7 +138,7 @@ def check(one: Classifier, step: bool) -> str:
 
 
 def nested(read: Anatomy, plans: list[Plan]) -> None:
-    """head ⊂ partial ⊂ full, and full is all."""
+    """Check that head ⊂ partial ⊂ full, and that full trains everything."""
     head, partial, full = (set(plan.trained) for plan in plans)
     assert set(read.heads) == head < partial < full == set(read.names), "the strategies do not nest"
     assert plans[2].trainable_params == plans[2].total_params == read.params, (
@@ -145,7 +147,7 @@ def nested(read: Anatomy, plans: list[Plan]) -> None:
 
 
 def cut_of(module: nn.Module, plan: Plan, size: int) -> str:
-    """Where the frozen prefix ends."""
+    """The name of the layer where the frozen prefix ends."""
     set_modes(module, set(plan.trained))
     cut = find_cut(module, plan.trained, torch.zeros(2, 3, size, size, device="meta"))
     assert cut is not None, f"{plan.strategy} leaves no prefix to cache"
@@ -153,14 +155,14 @@ def cut_of(module: nn.Module, plan: Plan, size: int) -> str:
 
 
 def steps(one: Classifier) -> str:
-    """One step for each strategy on a batch of two; the seconds that each took."""
+    """Take one step per strategy on a batch of two, and return the seconds in words."""
     torch.manual_seed(0)
     module = one.make(one.step_size, numbers=True)
     read = read_anatomy(module, one.step_size, one.name)
     for edit in output_edits(module, read.heads, CLASSES, {}):
         apply_edit(module, edit, {})
     read = read_anatomy(module, one.step_size, one.name)
-    here = machine("cpu", "fp32")
+    hardware = machine("cpu", "fp32")
     images, labels = torch.randn(BATCH, 3, one.step_size, one.step_size), torch.arange(BATCH)
     took = []
     for strategy in STRATEGIES:
@@ -169,7 +171,7 @@ def steps(one: Classifier) -> str:
         before = hashes(module)
         optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=1e-3)
         start = time.process_time()
-        loss = train_epoch(module, [(images, labels)], optimizer, one_cycle(optimizer, 1), here)
+        loss = train_epoch(module, [(images, labels)], optimizer, one_cycle(optimizer, 1), hardware)
         took.append(f"{time.process_time() - start:.1f}")
         optimizer.zero_grad(set_to_none=True)
         after = hashes(module)
@@ -181,7 +183,7 @@ def steps(one: Classifier) -> str:
 
 
 def main() -> None:
-    """Check them all, a line each, then a summary."""
+    """Check all classifiers: print a line for each, then a summary."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -190,8 +192,8 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=MEMORY, metavar="GiB")
     chosen = parser.parse_args()
     failed, skipped = [], []
-    found = classifiers(chosen.patterns)
-    for one in found:
+    networks = classifiers(chosen.patterns)
+    for one in networks:
         try:
             needs = 0.0 if chosen.no_step else one.step_gib()
             if needs > chosen.memory:
@@ -202,8 +204,10 @@ def main() -> None:
             print(f"{one.name:20} FAILED: {error}", flush=True)
             if not isinstance(error, AssertionError):
                 traceback.print_exc(limit=-3)
-    print(f"{len(found) - len(failed)} of {len(found)} pass; failed: {', '.join(failed) or 'none'}")
-    print(f"no step for lack of memory: {', '.join(skipped) or 'none'}")
+    print(
+        f"{len(networks) - len(failed)} of {len(networks)} pass; failed: {', '.join(failed) or 'none'}"
+    )
+    print(f"steps skipped for lack of memory: {', '.join(skipped) or 'none'}")
     sys.exit(bool(failed))
 
 

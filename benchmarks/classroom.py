@@ -1,11 +1,12 @@
-"""A class at once: kernels on one machine do the seven lines of lesson 1 at the same time, with one cache folder for all.
+"""Simulate a class: many kernels on one machine run lesson 1's seven lines at the same time.
 
     python -m benchmarks.classroom [--kernels 30] [--epochs 5] [--memory 100kB]
 
-What must hold: every line succeeds in every kernel, all of them get the same result, and what they leave in the shared
-folder is sound. Memory is what the system says of each kernel's process at its end: PSS counts a page that kernels share in
-equal parts, USS only pages of its own (Linux). `--memory` is each kernel's budget for activations: a small one sends them to
-the shared folder, as large networks do.
+They share one cache folder. What must hold: every line succeeds in every kernel, all kernels get
+the same result, and the files they leave in the shared folder are intact. Memory is measured for
+each kernel's process at its end: PSS divides a shared page equally among the kernels, USS counts
+only private pages (Linux). `--memory` is each kernel's budget for activations: a small one sends
+them to the shared folder, as large networks do.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ LINES = """
 RESULT = """import json, os
 print(json.dumps([os.getpid(), [[r.name, r.status, r.accuracy] for r in tl.runs], tl.runs[0].cache is not None]))
 """
-PATIENCE = 900  # seconds for one line in one kernel: thirty share the processor
+LINE_TIMEOUT = 900  # timeout of a line in seconds: thirty kernels share the processor
 
 
 @dataclass(frozen=True)
 class Seat:
-    """What became of one kernel."""
+    """The result of one kernel."""
 
-    failed: str  # the first line that failed and how; empty where none did
+    failed: str  # the first line that failed and how; empty if none did
     runs: tuple[tuple[str, str, float], ...] = ()  # name, status, test accuracy
     cached: bool = False
     rss: int = 0  # bytes
@@ -56,7 +57,7 @@ class Seat:
 
 @dataclass(frozen=True)
 class Class:
-    """What became of all of them."""
+    """The results of all kernels."""
 
     seats: tuple[Seat, ...]
     files: int  # in the shared folder
@@ -65,7 +66,7 @@ class Class:
 
     @property
     def failed(self) -> list[str]:
-        """How kernels failed."""
+        """The failures of kernels."""
         return [seat.failed for seat in self.seats if seat.failed]
 
     def __repr__(self) -> str:
@@ -77,8 +78,8 @@ class Class:
         seconds = statistics.median(seat.seconds for seat in self.seats)
         return (
             f"{len(self.seats)} kernels, {len(self.failed)} failed, {len(results)} different results; "
-            f"{self.files} shared files, {self.damaged} damaged, {self.leftovers} left half done; "
-            f"memory of a kernel, median (least to most): {memory}; seven lines took {seconds:.0f} s (median)"
+            f"{self.files} shared files, {self.damaged} damaged, {self.leftovers} unfinished; "
+            f"memory per kernel, median (min to max): {memory}; the seven lines took {seconds:.0f} s (median)"
         )
 
 
@@ -95,12 +96,12 @@ def main() -> None:
     parser.add_argument("--memory", default="100kB")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="tlnb-class-") as top:
-        found = class_of(Path(top), chosen.kernels, chosen.epochs, chosen.memory)
-    print(*found.failed, repr(found), sep="\n")
+        result = class_of(Path(top), chosen.kernels, chosen.epochs, chosen.memory)
+    print(*result.failed, repr(result), sep="\n")
 
 
 def class_of(top: Path, kernels: int, epochs: int = 5, memory: str = "100kB") -> Class:
-    """Start so many kernels, let them do the lines together, look at what they leave."""
+    """Start the kernels, run the lines in all of them at once, and check what they leave."""
     cache = top / "cache"
     settings = {
         **os.environ,
@@ -132,11 +133,11 @@ def class_of(top: Path, kernels: int, epochs: int = 5, memory: str = "100kB") ->
 
 
 def seat_of(manager: Any, epochs: int) -> Seat:
-    """One kernel's lines, one after the other."""
+    """Run the lines in one kernel, one after the other."""
     client = manager.blocking_client()
     client.start_channels()
     try:
-        client.wait_for_ready(timeout=PATIENCE)
+        client.wait_for_ready(timeout=LINE_TIMEOUT)
         began = time.perf_counter()
         for line in LINES.format(epochs=epochs).strip().splitlines():
             failed, _ = executed(client, line)
@@ -151,30 +152,34 @@ def seat_of(manager: Any, epochs: int) -> Seat:
 
 
 def executed(client: Any, code: str) -> tuple[str, str]:
-    """How a cell failed, if it did, and what it printed."""
+    """Run a cell: how it failed, or an empty string, and what it printed."""
     said: list[str] = []
 
     def hook(message: dict[str, Any]) -> None:
         if message["msg_type"] == "stream" and message["content"]["name"] == "stdout":
             said.append(message["content"]["text"])
 
-    reply = client.execute_interactive(code, output_hook=hook, timeout=PATIENCE)["content"]
+    reply = client.execute_interactive(code, output_hook=hook, timeout=LINE_TIMEOUT)["content"]
     return (
         "" if reply["status"] == "ok" else f"{reply.get('ename')}: {reply.get('evalue')}"
     ), "".join(said)
 
 
 def memory_of(pid: int) -> tuple[int, int, int]:
-    """RSS, PSS and USS of a process in bytes; zeros where the system does not say."""
+    """RSS, PSS and USS of a process in bytes; zeros if the system does not tell."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0, 0, 0
-    found = {
+    kilobytes_by_name = {
         name: int(kilobytes) * 1024
         for name, kilobytes in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)
     }
-    return found["Rss"], found["Pss"], found["Private_Clean"] + found["Private_Dirty"]
+    return (
+        kilobytes_by_name["Rss"],
+        kilobytes_by_name["Pss"],
+        kilobytes_by_name["Private_Clean"] + kilobytes_by_name["Private_Dirty"],
+    )
 
 
 if __name__ == "__main__":

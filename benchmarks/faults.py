@@ -1,15 +1,16 @@
-"""Random faults in a small training, counted: what was read as good and was not, what was lost, what ended in a traceback.
+"""Inject random faults into a small training, and count corrupt reads, losses and tracebacks.
 
     python -m benchmarks.faults [--times 200] [--seed 0]
 
-A fault is one of: SIGKILL at a random moment while photos are decoded into their file, while activations are cached, while
-the network trains, while a run is saved; or a kept file (checkpoint, session, activations, images, saved network) with bytes
-changed, cut off or overwritten with zeros. Then another process goes on: `resume`, and where that says in one line that
-it cannot, the training anew. Every epoch is written (`TLNB_AT_RISK=0`), so that as many writes as can be are hit. What must
-hold: the result is to the bit that of a training that nothing happened to; no epoch that had been said to be over is done
-again; nothing ends in anything but one line.
+A fault is SIGKILL at a random moment while photos are decoded into their file, while activations
+are cached, while the network trains, or while a run is saved; or a stored file (checkpoint,
+session, activations, images, saved network) with changed bytes, cut short or overwritten with
+zeros. Then another process continues: it resumes or, if that is refused in one line, trains again.
+Every epoch is written (`TLNB_AT_RISK=0`), so that as many writes as possible are hit. What must
+hold: the result equals that of an undisturbed training bit for bit; no epoch reported as finished
+is repeated; no failure shows more than one line.
 
-Every training is a process of its own, forked from one that has done it once, with one thread.
+Every training is a process with one thread, forked from one that has already trained once.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ from tlnb.core.training.run import Run
 from tlnb.session import Session
 
 EPOCHS = 5
-PHOTOS, EDGE = 20, 100  # of each of two classes; pixels
-KILLS = ("decoding", "caching", "training", "saving")  # by the phase
+PHOTOS, EDGE = 20, 100  # photos of each of two classes; edge in pixels
+KILL_PHASES = ("decoding", "caching", "training", "saving")  # by the phase
 FILES = {
     "checkpoint": "home/sessions/*/runs/*.safetensors",
     "session": "home/sessions/*/session.json",
@@ -49,25 +50,25 @@ FILES = {
     "images": "cache/images/*.npy",
     "network": "net.safetensors",
 }
-WAYS = ("bytes", "cut", "zeros")
-LATEST = 0.12  # seconds after a phase's beginning at which it is killed
+DAMAGES = ("bytes", "cut", "zeros")
+MAX_KILL_DELAY = 0.12  # a kill comes at most so many seconds after a phase begins
 fork = multiprocessing.get_context("fork")
 
 
 @dataclass
 class Outcome:
-    """What a process found and made."""
+    """What a process started from and produced."""
 
     fingerprint: str = ""  # of the data
     losses: tuple[float, ...] = ()
-    weights: str = ""  # hash
-    saved: str = ""  # the same of the file
-    had: int = 0  # epochs that were on disk when it began
+    weights: str = ""  # hash of the network
+    saved: str = ""  # hash of the network in the saved file
+    had: int = 0  # epochs on disk when it began
     lines: list[str] = field(default_factory=list)  # refusals
     traceback: str = ""
 
     def same(self, other: Outcome) -> bool:
-        """Whether data and network are the same to the bit."""
+        """Whether data and network are the same, bit for bit."""
         return (self.fingerprint, self.losses, self.weights, self.saved) == (
             other.fingerprint,
             other.losses,
@@ -78,13 +79,13 @@ class Outcome:
 
 @dataclass
 class Count:
-    """Faults of one kind."""
+    """The counts for one kind of fault."""
 
     times: int = 0
-    corrupt: int = 0  # another result than without the fault
-    lost: int = 0  # epochs that had been over and were done again, at most by any fault
+    corrupt: int = 0  # the result differs from the one without the fault
+    lost: int = 0  # finished epochs that were repeated; the maximum over faults
     tracebacks: int = 0
-    refused: int = 0  # one line, and the training anew
+    refused: int = 0  # resuming was refused in one line, and the training repeated
 
 
 def main() -> None:
@@ -97,13 +98,13 @@ def main() -> None:
     torch.set_num_threads(1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="tlnb-faults-") as top:
-        found = faults(Path(top), chosen.times, random.Random(chosen.seed))
-    print(table(found))
+        counts = faults(Path(top), chosen.times, random.Random(chosen.seed))
+    print(table(counts))
     print(f"{time.perf_counter() - began:.0f} s in all")
 
 
 def faults(top: Path, times: int, draw: random.Random) -> dict[str, Count]:
-    """So many faults, kinds taking turns; what came of them by kind."""
+    """Inject `times` faults, taking turns over the kinds, and return the counts by kind."""
     photos(top / "photos")
     run(first, top / "warm", _Nobody())  # so that forked processes need not import everything again
     whole, stopped = top / "whole", top / "stopped"
@@ -111,10 +112,10 @@ def faults(top: Path, times: int, draw: random.Random) -> dict[str, Count]:
     finished(stopped, halfway)
     if reference.traceback:
         raise RuntimeError(reference.traceback)
-    kinds = [f"killed while {phase}" for phase in KILLS] + [
-        f"{file}: {way}" for file in FILES for way in WAYS
+    kinds = [f"killed while {phase}" for phase in KILL_PHASES] + [
+        f"{file}: {way}" for file in FILES for way in DAMAGES
     ]
-    found: dict[str, Count] = defaultdict(Count)
+    counts: dict[str, Count] = defaultdict(Count)
     for i in range(times):
         kind = kinds[i % len(kinds)]
         place = top / f"fault{i}"
@@ -126,13 +127,13 @@ def faults(top: Path, times: int, draw: random.Random) -> dict[str, Count]:
             file, way = kind.split(": ")
             shutil.copytree(stopped if file in ("checkpoint", "session") else whole, place)
             damage(draw.choice(sorted(place.glob(FILES[file]))), way, draw)
-        note(found[kind], finished(place, again), reference, said)
+        note(counts[kind], finished(place, again), reference, said)
         shutil.rmtree(place)
-    return dict(found)
+    return dict(counts)
 
 
 def note(count: Count, outcome: Outcome, reference: Outcome, said: int) -> None:
-    """One fault more."""
+    """Count one more fault."""
     count.times += 1
     count.tracebacks += bool(outcome.traceback) or any("\n" in words for words in outcome.lines)
     count.corrupt += not outcome.traceback and not outcome.same(reference)
@@ -142,14 +143,14 @@ def note(count: Count, outcome: Outcome, reference: Outcome, said: int) -> None:
         print(outcome.traceback)
 
 
-def table(found: dict[str, Count]) -> str:
-    """A row a kind, and the sums."""
+def table(counts: dict[str, Count]) -> str:
+    """Format a table: a row per kind, and the totals."""
     rows = [
         "| fault | times | corrupt reads | epochs lost, at most | tracebacks | refused in one line |",
         "|---|---|---|---|---|---|",
     ]
     total = Count()
-    for kind, c in found.items():
+    for kind, c in counts.items():
         rows.append(
             f"| {kind} | {c.times} | {c.corrupt} | {c.lost} | {c.tracebacks} | {c.refused} |"
         )
@@ -168,34 +169,38 @@ def table(found: dict[str, Count]) -> str:
     )
 
 
-# ── faults ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── faults ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def killed(place: Path, phase: str, draw: random.Random) -> int:
-    """A first training, killed a random while after it said to be in this phase; the last epoch that it said was over."""
-    here, there = fork.Pipe(duplex=False)
-    process = fork.Process(target=run, args=(first, place, there))
+    """Start a training and kill it at a random moment after it reported this phase.
+
+    Returns:
+        The last epoch that it reported as finished.
+    """
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=run, args=(first, place, sender))
     process.start()
-    there.close()
+    sender.close()
     wanted, ended = draw.randrange(EPOCHS) if phase == "training" else 0, 0
     deadline = None
     try:
         while deadline is None or (left := deadline - time.monotonic()) > 0:
-            if deadline is not None and not here.poll(left):
+            if deadline is not None and not receiver.poll(left):
                 break
-            message = here.recv()
+            message = receiver.recv()
             if isinstance(message, Outcome):
                 break
             now, epoch = message
             ended = max(ended, epoch if now == "training" else 0)
             if deadline is None and now == phase and epoch >= wanted:
-                deadline = time.monotonic() + draw.uniform(0.0, LATEST)
+                deadline = time.monotonic() + draw.uniform(0.0, MAX_KILL_DELAY)
     except EOFError:
         pass
     process.kill()
-    while here.poll():  # what it had said and was not heard yet
+    while receiver.poll():  # messages sent before the kill
         try:
-            message = here.recv()
+            message = receiver.recv()
         except EOFError:
             break
         ended = max(
@@ -206,7 +211,7 @@ def killed(place: Path, phase: str, draw: random.Random) -> int:
 
 
 def damage(file: Path, way: str, draw: random.Random) -> None:
-    """A file as a bad disk leaves it."""
+    """Damage a file as a bad disk would."""
     content = bytearray(file.read_bytes())
     at = draw.randrange(len(content))
     if way == "cut":
@@ -219,20 +224,20 @@ def damage(file: Path, way: str, draw: random.Random) -> None:
     file.write_bytes(bytes(content))
 
 
-# ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── processes ─────────────────────────────────────────────────────────────────────────────────────
 
 Say = Callable[[tuple[str, int]], None]
 
 
 def finished(place: Path, what: Callable[[Path, Say], Outcome]) -> Outcome:
-    """What a process of its own made."""
-    here, there = fork.Pipe(duplex=False)
-    process = fork.Process(target=run, args=(what, place, there))
+    """Run `what` in a new process and return its outcome."""
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=run, args=(what, place, sender))
     process.start()
-    there.close()
-    outcome = Outcome(traceback="the process ended without a word")
+    sender.close()
+    outcome = Outcome(traceback="the process ended without a message")
     try:
-        while not isinstance(message := here.recv(), Outcome):
+        while not isinstance(message := receiver.recv(), Outcome):
             pass
         outcome = message
     except EOFError:
@@ -242,14 +247,14 @@ def finished(place: Path, what: Callable[[Path, Say], Outcome]) -> Outcome:
 
 
 class _Nobody:
-    """Hears nothing."""
+    """A connection that drops all messages."""
 
     def send(self, _: object) -> None:
         pass
 
 
 def run(what: Callable[[Path, Say], Outcome], place: Path, there: Connection | _Nobody) -> None:
-    """In the new process."""
+    """Run `what` in the new process and send its outcome."""
     place.mkdir(exist_ok=True)
     os.environ |= {
         "TLNB_HOME": str(place / "home"),
@@ -265,7 +270,7 @@ def run(what: Callable[[Path, Say], Outcome], place: Path, there: Connection | _
 
 
 def prepared(place: Path, say: Say) -> Session:
-    """Photos in a file, a network, a plan whose activations go to files."""
+    """A session with photos in a file, a network, and a plan whose activations go to files."""
     session = Session()
     session.report = lambda p: say((p.phase, p.epoch))
     session.data(place.parent / "photos", size=32)
@@ -277,19 +282,19 @@ def prepared(place: Path, say: Say) -> Session:
 
 
 def trained(session: Session, say: Say) -> Run:
-    """The training."""
+    """Train the plan."""
     say(("caching", 0))
     return session.train(epochs=EPOCHS, augment="none", precision="fp32")
 
 
 def first(place: Path, say: Say) -> Outcome:
-    """All of it, when nothing happens."""
+    """The whole work without a fault."""
     session = prepared(place, say)
     return ended(session, trained(session, say), place, say, Outcome())
 
 
 def halfway(place: Path, say: Say) -> Outcome:
-    """A training that is interrupted in the middle."""
+    """Train, and interrupt the training in the middle."""
     session = prepared(place, say)
 
     def report(progress: Any) -> None:
@@ -302,7 +307,7 @@ def halfway(place: Path, say: Say) -> Outcome:
 
 
 def again(place: Path, say: Say) -> Outcome:
-    """After a fault: go on, or where that is refused begin anew."""
+    """Continue after a fault, or start again if resuming is refused."""
     outcome = Outcome(had=epochs_on_disk())
     session = Session()
     try:
@@ -322,7 +327,7 @@ def again(place: Path, say: Say) -> Outcome:
 
 
 def epochs_on_disk() -> int:
-    """Of the run in progress."""
+    """The number of epochs of the unfinished run that are on disk."""
     try:
         runs = sorted((session_folder.find_session(None) / "runs").glob("*.safetensors"))
         return len(checkpoint.read(runs[0])[1].epochs) if runs else 0
@@ -331,26 +336,26 @@ def epochs_on_disk() -> int:
 
 
 def ended(session: Session, run: Run, place: Path, say: Say, outcome: Outcome) -> Outcome:
-    """The run saved, where a sound file is not there yet; and the file read back."""
+    """Save the run, unless an intact file exists, and read the file back."""
     file = place / "net.safetensors"
-    found = ""
+    saved = ""
     if file.exists():
         try:
-            found = hashed(Session().load(file).module)
+            saved = hashed(Session().load(file).module)
         except TLError as error:
             outcome.lines.append(str(error))
-    if not found:
+    if not saved:
         say(("saving", 0))
         session.save(file, run)
-        found = hashed(Session().load(file).module)
-    outcome.saved, outcome.weights = found, hashed(run.network())
+        saved = hashed(Session().load(file).module)
+    outcome.saved, outcome.weights = saved, hashed(run.network())
     outcome.losses = tuple(e.train_loss for e in run.epochs)
     outcome.fingerprint = run.fingerprint
     return outcome
 
 
 def hashed(module: torch.nn.Module) -> str:
-    """Of all parameters and buffers."""
+    """A hash of all parameters and buffers."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
@@ -359,7 +364,7 @@ def hashed(module: torch.nn.Module) -> str:
 
 
 def photos(top: Path) -> None:
-    """Two classes of noisy pictures."""
+    """Write two classes of noisy pictures."""
     draw = np.random.default_rng(0)
     for name, tone in (("bright", 170), ("dark", 80)):
         (top / name).mkdir(parents=True)

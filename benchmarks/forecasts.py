@@ -1,8 +1,8 @@
-"""How far forecasts are off: seconds and FLOPs, for runs of several kinds and sizes.
+"""Measure the errors of forecasts in seconds and FLOPs, for runs of several kinds and sizes.
 
     python -m benchmarks.forecasts [--threads 1] [--only symbols]
 
-Nothing else should run meanwhile: a forecast cannot know that the machine will be busier later.
+Run nothing else at the same time: a forecast cannot know that the machine will be busier later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 
 from tlnb.session import Session
 
-# data, its options, model, strategy, options of the training; each longer than five seconds on two cores
+# data, their options, model, strategy, training options; each run takes over 5 s on two cores
 CASES: tuple[tuple[str, dict[str, Any], str, str, dict[str, Any]], ...] = (
     ("digits", {"per_class": 20}, "glyphnet", "full", {}),
     ("digits", {"per_class": 50}, "glyphnet", "partial", {"epochs": 60}),
@@ -44,7 +44,7 @@ CASES: tuple[tuple[str, dict[str, Any], str, str, dict[str, Any]], ...] = (
 def measured(
     source: str, given: dict[str, Any], model: str, strategy: str, options: dict[str, Any]
 ) -> str:
-    """One row: a forecast, the run, and the difference."""
+    """Forecast and train, and return a row of the table."""
     session = Session()
     weights: Any = "default"
     if source == "ants_bees":
@@ -58,12 +58,12 @@ def measured(
     began = time.perf_counter()
     session.forecast(**options)
     took = time.perf_counter() - began
-    found = session.train(**options).forecast
-    assert found is not None and found.measured is not None
+    forecast = session.train(**options).forecast
+    assert forecast is not None and forecast.measured is not None
     name = f"{Path(source).name} {given.get('per_class', 'all')} a class, {model}, {strategy}"
     return (
-        f"| {name} | {found.seconds:.1f} | {found.measured:.1f} | {found.error:.0%} | {found.flops_error:.2%} | "
-        f"{took:.1f} ({took / found.measured:.0%}) |"
+        f"| {name} | {forecast.seconds:.1f} | {forecast.measured:.1f} | {forecast.error:.0%} | {forecast.flops_error:.2%} | "
+        f"{took:.1f} ({took / forecast.measured:.0%}) |"
     )
 
 
@@ -72,7 +72,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", default="", help="data sets whose name begins so")
+    parser.add_argument("--only", default="", help="only data sets whose names begin with this")
     chosen = parser.parse_args()
     torch.set_num_threads(chosen.threads)
     print(

@@ -1,4 +1,4 @@
-"""JupyterLab and Notebook 7 as a person has them: a server of their own, a page in Debian's Chromium, nothing red."""
+"""JupyterLab and Notebook 7 as users have them: a server and a page in Chromium."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import Any
 import nbformat
 
 FRONT_ENDS = {"lab": ("jupyterlab", "doc/tree"), "notebook": ("notebook", "notebooks")}
-RED = '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
-HARMLESS = (
+RED_OUTPUTS = '[data-mime-type="application/vnd.jupyter.error"], [data-mime-type="application/vnd.jupyter.stderr"]'
+HARMLESS_MESSAGES = (
     "favicon",
     "Failed to load resource",
     "net::ERR",
@@ -27,7 +27,7 @@ HARMLESS = (
 
 
 def missing(front_end: str) -> str:
-    """What is not here to show a notebook in this front end; empty where all is."""
+    """What is missing for showing a notebook in this front end; empty if nothing is."""
     if shutil.which("chromium") is None:
         return "no Chromium on this machine"
     packages = ("playwright", FRONT_ENDS[front_end][0])
@@ -42,7 +42,7 @@ def missing(front_end: str) -> str:
 
 
 def write(path: Path, cells: Sequence[str]) -> None:
-    """A notebook that asks nothing when it is opened."""
+    """Write a notebook that opens without a dialog."""
     book = nbformat.v4.new_notebook()
     book.metadata["kernelspec"] = {
         "name": "python3",
@@ -54,7 +54,7 @@ def write(path: Path, cells: Sequence[str]) -> None:
 
 
 def dress(top: Path, theme: str) -> None:
-    """Choose the theme that pages opened from now on have."""
+    """Set the theme of pages opened from now on."""
     settings = top / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True, exist_ok=True)
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
@@ -65,7 +65,7 @@ def dress(top: Path, theme: str) -> None:
 
 @contextmanager
 def server(folder: Path, top: Path, front_end: str = "lab") -> Iterator[str]:
-    """The address at which a server shows the folder's notebooks. What it writes goes to `top`."""
+    """Run a server and yield the address of the folder's notebooks; its files go to `top`."""
     dress(top, "light")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -77,7 +77,7 @@ def server(folder: Path, top: Path, front_end: str = "lab") -> Iterator[str]:
         JUPYTERLAB_WORKSPACES_DIR=str(top / "workspaces"),
         JUPYTER_RUNTIME_DIR=str(top / "runtime"),
     )
-    env.pop("TLNB_TESTING", None)  # as a user has it: with live progress and widgets
+    env.pop("TLNB_TESTING", None)  # with live progress and widgets, as for users
     module, path = FRONT_ENDS[front_end]
     command = [
         sys.executable,
@@ -106,7 +106,7 @@ def server(folder: Path, top: Path, front_end: str = "lab") -> Iterator[str]:
 
 
 class Page:
-    """One notebook in a browser, with what went wrong in its console."""
+    """A notebook in a browser, with the problems in its console."""
 
     def __init__(self, page: Any, address: str, shots: Path | None = None) -> None:
         self.page, self.shots = page, shots
@@ -120,17 +120,19 @@ class Page:
             ".jp-Toolbar-kernelName, .jp-KernelName"
         ).first  # a narrow page hides it
         kernel.wait_for(state="attached", timeout=60_000)
-        page.wait_for_timeout(2500)  # until the kernel is there
+        page.wait_for_timeout(2500)  # until the kernel is ready
         for button in page.locator(".jp-Dialog button.jp-mod-accept").all():
             button.click()
-        self.problems.clear()  # what the front end itself had to say while it opened
+        self.problems.clear()  # messages of the front end itself while it opened
 
     def _heard(self, message: Any) -> None:
-        if message.type == "error" and not any(words in message.text for words in HARMLESS):
+        if message.type == "error" and not any(
+            words in message.text for words in HARMLESS_MESSAGES
+        ):
             self.problems.append(message.text)
 
     def run(self, cell: int = 0) -> None:
-        """Run a cell by the toolbar's button, the cell chosen first where it is not the first."""
+        """Run a cell with the toolbar's button, after selecting it if it is not the first."""
         if cell:
             self.page.locator(".jp-Notebook .jp-CodeCell .jp-InputArea-editor").nth(cell).click()
         self.page.locator(
@@ -139,49 +141,49 @@ class Page:
         self.clicks += 1
 
     def button(self, words: str) -> Any:
-        """The button with these words that can be seen."""
+        """The visible button with these words."""
         return self.page.locator("button.jupyter-button:visible", has_text=words).first
 
     def click(self, words: str) -> None:
-        """Click a button once it can be."""
+        """Click a button as soon as it is enabled."""
         self.button(words).click(timeout=30_000)
         self.clicks += 1
 
     def tab(self, words: str) -> None:
-        """Choose a tab of the panels."""
+        """Select a tab of the panels."""
         self.page.locator(
             ".widget-tab .lm-TabBar-tab, .jupyter-widget-tab .lm-TabBar-tab", has_text=words
         ).first.click()
         self.clicks += 1
 
     def sees(self, words: str, timeout: int = 60_000) -> None:
-        """Wait until these words can be seen."""
+        """Wait until these words are visible."""
         self.page.get_by_text(words).locator("visible=true").first.wait_for(timeout=timeout)
 
     def field(self, label: str) -> Any:
-        """The control with this label that can be seen."""
+        """The visible control with this label."""
         return self.page.get_by_label(label, exact=True).locator("visible=true").first
 
     def shoot(self, name: str) -> None:
-        """Keep a picture of the page."""
+        """Save a screenshot of the page."""
         if self.shots is not None:
             self.page.screenshot(path=self.shots / f"{name}.png")
 
     def red(self) -> list[str]:
-        """Outputs that a front end shows in red, and widgets that could not be shown."""
+        """The outputs shown in red, and the widgets that could not be shown."""
         broken = self.page.get_by_text("Error displaying widget").all_inner_texts()
-        return [*self.page.locator(RED).all_inner_texts(), *broken]
+        return [*self.page.locator(RED_OUTPUTS).all_inner_texts(), *broken]
 
 
 @contextmanager
 def browser(width: int = 1100, height: int = 1500) -> Iterator[Any]:
-    """Chromium; `new_page` gives pages."""
+    """Start Chromium; `new_page` of the result opens pages."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        found = play.chromium.launch(
+        chromium = play.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
         )
-        context = found.new_context(viewport={"width": width, "height": height})
+        context = chromium.new_context(viewport={"width": width, "height": height})
         yield context
-        found.close()
+        chromium.close()

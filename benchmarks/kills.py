@@ -1,10 +1,10 @@
-"""Kills a training kernel at random moments and goes on in a new one: nothing may be lost, nothing half-written.
+"""Kill a training kernel at random moments and resume in a new one: nothing may be lost.
 
     python -m benchmarks.kills --times 50 [--at-risk 10]
 
-Each time a real Jupyter kernel runs the lines, is killed with SIGKILL after a random while, and a new kernel runs
-`%tl_resume`. What must hold: no more seconds of work are done again than are at risk (by default none: every epoch is
-written), and the losses are those of a run that was never interrupted.
+Each time a real Jupyter kernel runs the lines and is killed with SIGKILL after a random time; then
+a new kernel runs `%tl_resume`. What must hold: no more seconds of work are repeated than are at
+risk (by default none: every epoch is written), and the losses equal those of an uninterrupted run.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ torch.set_num_threads(1)
 %tl_load glyphnet ;
 %tl_strategy {strategy} ;
 """
-SAYING = "_ = setattr(tl, 'report', lambda p: print(p.phase, p.epoch, flush=True))\nrun = tl.train(epochs={epochs})"
+REPORTING_TRAINING = "_ = setattr(tl, 'report', lambda p: print(p.phase, p.epoch, flush=True))\nrun = tl.train(epochs={epochs})"
 LOSSES = "import json; print(json.dumps([e.train_loss for e in tl.runs[-1].epochs] + [tl.runs[-1].status]))"
 
 
 class Kernel:
-    """A kernel of its own process, in a folder."""
+    """A kernel process in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.manager = KernelManager(kernel_name="python3")
@@ -46,10 +46,10 @@ class Kernel:
         self.client.wait_for_ready(timeout=120)
 
     def run(self, code: str) -> str:
-        """What the code printed.
+        """Run code and return what it printed.
 
         Raises:
-            RuntimeError: it failed.
+            RuntimeError: the code failed.
         """
         said: list[str] = []
 
@@ -63,14 +63,14 @@ class Kernel:
         return "".join(said)
 
     def run_for(self, code: str, seconds: float) -> str:
-        """Start code and kill the kernel after so long; what it had printed."""
+        """Start code, kill the kernel after `seconds`, and return what it had printed."""
         said: list[str] = []
         self.client.execute(code)
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             try:
                 message = self.client.get_iopub_msg(timeout=left)
-            except Exception:  # nothing came: an Empty of the queue module
+            except Exception:  # queue.Empty: no message arrived
                 continue
             if message["msg_type"] == "stream":
                 said.append(message["content"]["text"])
@@ -78,7 +78,7 @@ class Kernel:
         return "".join(said)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Kill the kernel with SIGKILL."""
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
 
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--at-risk", type=float, default=0.0, help="seconds of work that a kill may lose"
+        "--at-risk", type=float, default=0.0, help="seconds of work that a kill is allowed to lose"
     )
     chosen = parser.parse_args()
     os.environ["TLNB_AT_RISK"] = str(chosen.at_risk)
@@ -111,12 +111,12 @@ def main() -> None:
         )
     print(
         f"{chosen.times} kills, {cut} of them before the run's end, {sum(k == 0 for k in kept)} before its first epoch's; "
-        f"all went on to the end; largest difference in loss {worst:.2g}"
+        f"all resumed to the end; largest difference in loss {worst:.2g}"
     )
 
 
 def undisturbed(strategy: str, epochs: int) -> list[float]:
-    """The losses of a run that nobody kills."""
+    """The losses of an uninterrupted run."""
     with tempfile.TemporaryDirectory() as folder:
         kernel = Kernel(Path(folder))
         kernel.run(LINES.format(strategy=strategy))
@@ -127,12 +127,16 @@ def undisturbed(strategy: str, epochs: int) -> list[float]:
 
 
 def once(strategy: str, epochs: int, seconds: float) -> tuple[list[float], str, int]:
-    """Train, kill, go on: the losses, the status, and how many epochs the first kernel had said were over."""
+    """Train, kill and resume.
+
+    Returns:
+        The losses, the status, and how many epochs the first kernel had reported as finished.
+    """
     folder = Path(tempfile.mkdtemp())
     try:
         first = Kernel(folder)
         first.run(LINES.format(strategy=strategy))
-        said = first.run_for(SAYING.format(epochs=epochs), seconds)
+        said = first.run_for(REPORTING_TRAINING.format(epochs=epochs), seconds)
         ended = max(
             (int(line.split()[1]) for line in said.split("\n")[:-1] if line.startswith("training")),
             default=0,
@@ -143,21 +147,19 @@ def once(strategy: str, epochs: int, seconds: float) -> tuple[list[float], str, 
         second = Kernel(folder)
         if begun:
             second.run("import torch\ntorch.set_num_threads(1)\n%load_ext tlnb\n%tl_resume ;")
-        else:  # killed before the training call had begun: nothing to go on with
+        else:  # killed before the training call began: nothing to resume
             second.run(LINES.format(strategy=strategy) + f"\nrun = tl.train(epochs={epochs})")
         *losses, status = json.loads(second.run(LOSSES))
         second.kill()
         leftovers = [p for p in folder.rglob("*") if p.name.endswith(".part")]
-        assert len(leftovers) <= 1, (
-            leftovers
-        )  # the file that was being written when the kernel was killed
+        assert len(leftovers) <= 1, leftovers  # the file being written when the kernel was killed
         return losses, status, ended
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def epochs_on_disk(folder: Path) -> int:
-    """Of the run that was killed."""
+    """The number of epochs of the killed run that are on disk."""
     files = sorted(folder.glob(".tlnb/sessions/*/runs/*.safetensors"))
     return len(checkpoint.read(files[0])[1].epochs) if files else 0
 

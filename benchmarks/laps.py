@@ -1,4 +1,4 @@
-"""A stopwatch that every peer carries, and what it read."""
+"""The stopwatch that every peer uses, and its readings."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import torch
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run took, in seconds."""
+    """The seconds of one run."""
 
-    fixed: float  # outside epochs: reading data in advance, a last test
-    epochs: tuple[float, ...]  # each with its loading and evaluating
-    parts: dict[str, float]  # where the time went
-    images: int  # trained on while `parts` were noted
+    fixed: float  # outside epochs: reading data in advance, a final test
+    epochs: tuple[float, ...]  # including loading and evaluation
+    parts: dict[str, float]  # seconds by part of the work
+    images: int  # trained on while `parts` were measured
     accuracy: float | None  # test, 0..1
-    again: float | None = None  # the same once more in the same session
+    again: float | None = None  # seconds of the same training repeated in the same session
 
     def seconds(self, epochs: int) -> float:
-        """A run of so many epochs: as measured, or the fixed part and the median epoch so many times."""
+        """Seconds of a run of `epochs`: measured, or the fixed part plus median epochs."""
         if not self.epochs or epochs == len(self.epochs):
             return self.fixed + sum(self.epochs)
         return self.fixed + epochs * statistics.median(self.epochs)
 
     @property
     def step_ms(self) -> float:
-        """Milliseconds of training for one image, without loading it."""
+        """Milliseconds of training per image, without loading."""
         return 1000 * self.parts.get("training", 0.0) / max(self.images, 1)
 
 
 class Laps:
-    """Seconds by part and by epoch.
+    """Measures seconds by part and by epoch.
 
-    Parts need the device synchronised after every batch. Processors lose nothing by that; on a GPU it would keep loading
-    and computing apart that otherwise overlap, so there only the last epoch is taken to pieces, and it does not count
-    as an epoch where others do.
+    Parts require synchronising the device after every batch. On CPUs that costs nothing; on a GPU
+    it would prevent loading and computing from overlapping. So on a GPU parts are measured only in
+    the last epoch, which does not count as an epoch if there are others.
     """
 
     def __init__(self, device: str, epochs: int) -> None:
@@ -48,13 +48,13 @@ class Laps:
         self._images = 0
 
     def start(self) -> None:
-        """From now on everything counts, memory too."""
+        """Start measuring time and peak memory."""
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
         self._begin = self._mark = self._epoch_begin = self._now()
 
     def lap(self, part: str, images: int = 0) -> None:
-        """The seconds since the last lap belong to this part, and went into so many images."""
+        """Add the seconds since the last lap to a part, which processed `images` images."""
         if self._detailed:
             now = self._now()
             self._parts[part] = self._parts.get(part, 0.0) + now - self._mark
@@ -62,17 +62,17 @@ class Laps:
             self._mark = now
 
     def epoch_starts(self) -> None:
-        """What was not noted before goes to no part."""
+        """Begin an epoch; time since the last lap belongs to no part."""
         self._epoch += 1
         self._epoch_begin = self._mark = self._now()
 
     def epoch_ends(self) -> None:
-        """Keep its seconds."""
+        """End an epoch and store its seconds."""
         self._mark = self._now()
         self._epochs.append(self._mark - self._epoch_begin)
 
     def outcome(self, accuracy: float | None) -> Outcome:
-        """Stop. What it read so far, with the accuracy that was reached."""
+        """Stop, and return the readings with the accuracy reached."""
         total = self._now() - self._begin
         epochs = self._epochs[:-1] if self._on_gpu and len(self._epochs) > 1 else self._epochs
         return Outcome(

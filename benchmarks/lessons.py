@@ -1,9 +1,10 @@
-"""Every lesson as "Run all" does it: seconds until its last cell, and the most memory its kernel held.
+"""Execute every lesson as "Run all" does: seconds to its end, and its kernel's peak memory.
 
     python -m benchmarks.lessons [NUMBER …]
 
-A build of torch for CUDA maps libraries that a CPU build, which Binder installs, does not have. What the kernel holds of these
-files is looked up twice a second (`/proc/PID/smaps`, Linux); the last column is the most that it held besides.
+A CUDA build of torch maps libraries that the CPU build installed on Binder does not have. How much
+of these files the kernel holds is read twice a second (`/proc/PID/smaps`, Linux); the last column
+is the peak memory without them.
 """
 
 from __future__ import annotations
@@ -23,14 +24,15 @@ from nbclient import NotebookClient
 from benchmarks.table import markdown
 
 LESSONS = Path(__file__).parents[1] / "lessons"
-PEAK = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # kB on Linux
-OF_CUDA = ("nvidia", "cuda", "triton", "cupti", "nccl")  # in the names of libraries
-LOOK = 0.5  # seconds between two looks
+# prints kB on Linux
+PEAK_MEMORY_CODE = "import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+CUDA_NAMES = ("nvidia", "cuda", "triton", "cupti", "nccl")  # in the names of libraries
+READING_INTERVAL = 0.5  # seconds between two readings
 
 
 @dataclass
 class Memory:
-    """The most that a process held besides CUDA's libraries, looked up by a thread."""
+    """Peak memory of a process without CUDA's libraries, measured by a thread."""
 
     pid: int
     peak: float = 0.0  # MiB
@@ -46,24 +48,29 @@ class Memory:
         self.thread.join()
 
     def watch(self) -> None:
-        while not self.over.wait(LOOK):
+        while not self.over.wait(READING_INTERVAL):
             self.peak = max(self.peak, besides_cuda(self.pid))
 
 
 def besides_cuda(pid: int) -> float:
-    """MiB that a process holds now, CUDA's libraries apart."""
+    """MiB that a process holds now, without CUDA's libraries."""
     held, counts = 0, True
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         first, *others = line.split()
         if not first.endswith(":"):  # a mapping begins: its addresses, and at the end its file
-            counts = not any(word in others[-1].lower() for word in OF_CUDA)
+            counts = not any(word in others[-1].lower() for word in CUDA_NAMES)
         elif first == "Rss:" and counts:
             held += int(others[0])
     return held / 1024
 
 
 def run(path: Path) -> tuple[float, float, float, float]:
-    """Seconds of computing, seconds with the kernel's start, peak memory in MiB, the same without CUDA's libraries."""
+    """Execute a lesson.
+
+    Returns:
+        Seconds of computing, seconds including the kernel's start, peak memory in MiB, and the same
+        without CUDA's libraries.
+    """
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder) / "lessons"
         shutil.copytree(LESSONS, work, ignore=shutil.ignore_patterns(".*"))
@@ -71,7 +78,7 @@ def run(path: Path) -> tuple[float, float, float, float]:
             TLNB_HOME=f"{folder}/home", TLNB_CACHE=f"{folder}/cache", TLNB_TESTING="1"
         )
         book = nbformat.read(path, as_version=4)
-        book.cells.append(nbformat.v4.new_code_cell(PEAK))
+        book.cells.append(nbformat.v4.new_code_cell(PEAK_MEMORY_CODE))
         client = NotebookClient(
             book, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(work)}}
         )
@@ -85,15 +92,15 @@ def run(path: Path) -> tuple[float, float, float, float]:
 
 
 def main() -> None:
-    """The table for BENCHMARKS.md."""
+    """Print the table for BENCHMARKS.md."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="numbers of lessons; default: all")
     chosen = parser.parse_args()
-    found = []
+    rows = []
     for path in sorted(LESSONS.glob("*.ipynb")):
         if not chosen.names or path.name[:2].lstrip("0") in chosen.names:
             computing, whole, peak, besides = run(path)
-            found.append(
+            rows.append(
                 [
                     path.stem,
                     f"{computing:.0f} s",
@@ -102,7 +109,7 @@ def main() -> None:
                     f"{besides:,.0f} MiB",
                 ]
             )
-            print(*found[-1], flush=True)
+            print(*rows[-1], flush=True)
     print(
         markdown(
             [
@@ -112,7 +119,7 @@ def main() -> None:
                 "peak memory",
                 "besides CUDA's libraries",
             ],
-            found,
+            rows,
         )
     )
 

@@ -1,4 +1,4 @@
-"""One measurement in a process of its own, pinned to its cores."""
+"""One measurement in a new process, pinned to its cores."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ PEAK_TRIES = 8
 
 @dataclass(frozen=True)
 class Result:
-    """A job and what came of it."""
+    """A job and its outcome."""
 
     job: Job
     outcome: Outcome | None = None
     problem: str = ""  # why there is no outcome
     flops: float = 0.0  # of a training step, for one image
-    precision: str = ""  # the machine's native one; which peers use it is said below the table
-    peak_bytes: int = 0  # the most that the GPU held at once
+    precision: str = ""  # the machine's native one; notes below the table say which peers use it
+    peak_bytes: int = 0  # peak memory of the GPU
 
     @property
     def gflops(self) -> float:
-        """GFLOP/s that training reached."""
+        """GFLOP/s of the training."""
         return (
             self.flops / self.outcome.step_ms / 1e6
             if self.outcome and self.outcome.step_ms
@@ -47,23 +47,26 @@ class Result:
 
 
 def fresh(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it in a new process, so that nothing is warm. A pool for each: one that breaks takes no other job with it."""
+    """Call a function in a new process, so that nothing is warm.
+
+    Each call has its own pool, so that a broken one does not affect other jobs.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def measured(job: Job) -> Result:
-    """The job's result from a fresh process, whatever happens there."""
+    """The job's result from a new process, even if that process fails."""
     try:
         return fresh(measure, job)
     except BrokenProcessPool:
-        return Result(job, problem="failed: the process ended, perhaps for lack of memory")
+        return Result(job, problem="failed: the process ended, perhaps because memory ran out")
 
 
 def measure(job: Job) -> Result:
-    """Do the job in this process."""
+    """Run the job in this process."""
     pin(job.threads)
-    warnings.simplefilter("ignore")  # of the peers' libraries about each other
+    warnings.simplefilter("ignore")  # the peers' libraries warn about each other
     try:
         peer = import_module(f"benchmarks.peers.{job.peer}")
     except ModuleNotFoundError as error:
@@ -71,7 +74,7 @@ def measure(job: Job) -> Result:
     try:
         task = prepare(job)
         outcome = peer.run(task)
-    except Exception as error:  # a peer that fails is a row that says so
+    except Exception as error:  # a failing peer becomes a row of the table
         traceback.print_exc(file=sys.stderr)
         return Result(
             job,
@@ -83,19 +86,27 @@ def measure(job: Job) -> Result:
 
 
 def pin(threads: int) -> None:
-    """So many threads on as many cores, where the system can do that. Spawned processes inherit OMP_NUM_THREADS."""
+    """Use this many threads on as many cores, if the system supports that.
+
+    Spawned processes inherit OMP_NUM_THREADS.
+    """
     torch.set_num_threads(threads)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-threads:])
 
 
 def peak(device: str, threads: int) -> dict[str, float]:
-    """GFLOP/s of the best of several products of two large matrices, by precision: fp32, and what the machine has natively."""
+    """GFLOP/s of the fastest of several products of two large matrices, by precision.
+
+    Precisions are fp32 and the machine's native one.
+    """
     pin(threads)
-    here = machine(device)
+    hardware = machine(device)
     kinds = {"fp32": torch.float32}
-    if here.precision != "fp32":
-        kinds[here.precision] = {"bf16": torch.bfloat16, "fp16": torch.float16}[here.precision]
+    if hardware.precision != "fp32":
+        kinds[hardware.precision] = {"bf16": torch.bfloat16, "fp16": torch.float16}[
+            hardware.precision
+        ]
     return {
         name: _matmul_rate(PEAK_EDGE.get(device.split(":")[0], 2048), kind, device)
         for name, kind in kinds.items()
@@ -104,11 +115,11 @@ def peak(device: str, threads: int) -> dict[str, float]:
 
 def _matmul_rate(edge: int, kind: torch.dtype, device: str) -> float:
     left, right = (torch.randn(edge, edge, device=device).to(kind) for _ in range(2))
-    here, best = machine(device), float("inf")
+    hardware, best = machine(device), float("inf")
     for _ in range(PEAK_TRIES):
-        here.synchronize()
+        hardware.synchronize()
         start = time.perf_counter()
         left @ right
-        here.synchronize()
+        hardware.synchronize()
         best = min(best, time.perf_counter() - start)
     return 2 * edge**3 / best / 1e9

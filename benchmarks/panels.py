@@ -1,8 +1,9 @@
-"""Panels in a real browser: clicks and seconds to a finished run, how soon a click shows, what live updates cost.
+"""Measure panels in a browser: clicks to a finished run, response times, cost of live updates.
 
     python -m benchmarks.panels [--front-end lab|notebook] [--times 20]
 
-Clicks are timed in the page itself: from the click to the frame in which the page has changed, with the kernel in between.
+Clicks are timed in the page: from the click, through the kernel, to the frame in which the page has
+changed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any
 
 from benchmarks.front_end import Page, browser, missing, server, write
 
-# clicks a button and waits for the frame in which a part of the page reads differently
+# clicks a button and waits for the frame in which a part of the page has a different text
 CLICK = """([words, watched]) => new Promise((done, fail) => {
   const all = s => [...document.querySelectorAll(s)].filter(e => e.offsetParent)
   const seen = s => all(s).map(e => e.innerText + (e.value ?? '')).join('|')
@@ -28,7 +29,7 @@ CLICK = """([words, watched]) => new Promise((done, fail) => {
     : performance.now() - start > 20000 ? fail('nothing changed') : requestAnimationFrame(look)
   look()
 })"""
-# clicks Stop and waits for the frames in which the page says that it has stopped, and what came of it
+# clicks Stop and waits for the frames in which the page reports the stop, and then the result
 STOP = """() => new Promise((done, fail) => {
   const shown = s => [...document.querySelectorAll(s)].filter(e => e.offsetParent)
   const said = words => shown('.widget-html, [role=status]').some(e => e.innerText.includes(words))
@@ -37,12 +38,12 @@ STOP = """() => new Promise((done, fail) => {
   const look = () => {
     const now = performance.now() - start
     if (!found.length && (said('stopped after epoch') || said('stopped:'))) found.push(now)
-    if (said('Go on carries it further')) return done([...found, now])
+    if (said('press Resume to continue')) return done([...found, now])
     now > 20000 ? fail('it did not stop') : requestAnimationFrame(look)
   }
   look()
 })"""
-# one training, in blocks of epochs with live updates and without: with, without, without, with …
+# one training in blocks of epochs with and without live updates: with, without, without, with …
 COST = """
 import json
 from tlnb.session.background import Training
@@ -63,33 +64,40 @@ print(json.dumps([pairs]))
 
 
 def whole_line(page: Page) -> dict[str, float]:
-    """From the opened notebook to a finished run of strategy head."""
+    """Work from the opened notebook to a finished run of strategy head."""
     start = time.monotonic()
     page.run()
-    page.click("Take these images")
+    page.click("Load these images")
     page.sees("size verdict")
     page.tab("2 Model")
     page.click("Load")
     page.sees("Loaded: glyphnet")
     page.tab("4 Train")
     page.click("Train")
-    page.sees("every layer beside its start")
+    page.sees("every layer compared with its start")
     return {"clicks": page.clicks, "seconds": time.monotonic() - start}
 
 
-def spread(found: list[float]) -> dict[str, float]:
-    """Milliseconds: median, nine tenths, worst."""
-    found = sorted(found)
+def spread(values: list[float]) -> dict[str, float]:
+    """Milliseconds: median, 90th percentile, maximum."""
+    values = sorted(values)
     return {
-        "median": statistics.median(found),
-        "90%": found[int(0.9 * (len(found) - 1))],
-        "worst": found[-1],
+        "median": statistics.median(values),
+        "90%": values[int(0.9 * (len(values) - 1))],
+        "worst": values[-1],
     }
 
 
 def share(pairs: list[tuple[float, float]]) -> dict[str, float]:
-    """What live updates add to the time of training, from seconds of blocks with them and without: the median of the pairs,
-    and half of its 95% interval (1.253 standard errors of a mean; outliers at either end are left out of those)."""
+    """The share that live updates add to training time.
+
+    Args:
+        pairs: seconds of blocks with live updates and without.
+
+    Returns:
+        The median of the pairs and half of its 95% interval (1.253 standard errors of a mean,
+        without outliers at either end).
+    """
     costs = sorted(live / still - 1 for live, still in pairs)
     middle = costs[len(costs) // 10 : len(costs) - len(costs) // 10]
     error = 1.253 * statistics.stdev(middle) / len(costs) ** 0.5
@@ -102,17 +110,17 @@ def share(pairs: list[tuple[float, float]]) -> dict[str, float]:
 
 
 def answers(page: Page, times: int, clicks: list[tuple[str, str]]) -> dict[str, float]:
-    """How soon clicks show: pairs of a button's words and what changes in the page."""
-    found = []
+    """Measure response times of clicks, given as pairs of a button's words and what changes."""
+    milliseconds = []
     for i in range(times):
-        found.append(page.page.evaluate(CLICK, list(clicks[i % len(clicks)])))
+        milliseconds.append(page.page.evaluate(CLICK, list(clicks[i % len(clicks)])))
         page.page.wait_for_timeout(150)
-    return spread(found)
+    return spread(milliseconds)
 
 
 def measured(page: Page, times: int) -> dict[str, Any]:
-    """All figures."""
-    found: dict[str, Any] = {"whole line": whole_line(page)}
+    """Measure all figures."""
+    figures: dict[str, Any] = {"whole line": whole_line(page)}
     page.tab("3 Layers")
     stages = [
         ("layer4: frozen", "button"),
@@ -120,28 +128,28 @@ def measured(page: Page, times: int) -> dict[str, Any]:
         ("partial", "button"),
         ("head", "button"),
     ]
-    found["idle, ms"] = answers(page, times, stages)
+    figures["idle, ms"] = answers(page, times, stages)
     page.click("full")
     page.sees("everything, from the pretrained weights")
     page.tab("4 Train")
     page.field("epochs").fill("20000")
     page.click("Train")
     page.page.locator("svg[aria-label^='training loss']:visible").wait_for()
-    found["training, ms"] = answers(
+    figures["training, ms"] = answers(
         page,
         times,
         [("More options", ".jupyter-button, .widget-text"), ("Session as a cell", "textarea")],
     )
     stopped, tested = page.page.evaluate(STOP)
-    found["stop, ms"] = {"training has stopped": stopped, "tested, with its card": tested}
+    figures["stop, ms"] = {"training has stopped": stopped, "tested, with its card": tested}
     page.run(1)
     page.page.locator(".jp-OutputArea-output pre", has_text="]]").first.wait_for(timeout=600_000)
     (pairs,) = json.loads(
         page.page.locator(".jp-OutputArea-output pre", has_text="]]").first.inner_text()
     )
-    found["live updates"] = share(pairs)
-    found["red"], found["console"] = page.red(), page.problems
-    return found
+    figures["live updates"] = share(pairs)
+    figures["red"], figures["console"] = page.red(), page.problems
+    return figures
 
 
 def main() -> None:
@@ -151,20 +159,20 @@ def main() -> None:
     parser.add_argument("--front-end", choices=["lab", "notebook"], default="lab")
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument(
-        "--block", type=int, default=20, help="epochs with live updates, or without"
+        "--block", type=int, default=20, help="epochs of a block with or without live updates"
     )
     parser.add_argument("--pairs", type=int, default=40, help="of such blocks")
     chosen = parser.parse_args()
     if reason := missing(chosen.front_end):
         raise SystemExit(f"nothing measured: {reason}")
-    with tempfile.TemporaryDirectory() as made:
-        top = Path(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        top = Path(temporary)
         (top / "work").mkdir()
         cost = COST.replace("BLOCK", str(chosen.block)).replace("PAIRS", str(chosen.pairs))
         write(top / "work" / "panels.ipynb", ["%load_ext tlnb\n%tl_panel", cost])
         with server(top / "work", top, chosen.front_end) as address, browser() as chromium:
-            found = measured(Page(chromium.new_page(), f"{address}/panels.ipynb"), chosen.times)
-    print(json.dumps(found, indent=1))
+            figures = measured(Page(chromium.new_page(), f"{address}/panels.ipynb"), chosen.times)
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Real runs recorded for lesson 8, which cannot bring photos and ImageNet weights along.
+"""Record real runs for lesson 8, which cannot ship photos and ImageNet weights.
 
     TLNB_REAL_DATA=… python -m benchmarks.records --threads 1 --out lessons/records/ants-bees.json
 
-Ants and bees (the photos of the official PyTorch tutorial) on SqueezeNet 1.0 with ImageNet weights: a new output layer, the same
-network from scratch, the last stages, everything. Each run is forecast first.
-What is written is read by `tlnb.core.evaluation.recorded`.
+Ants and bees (the photos of the official PyTorch tutorial) on SqueezeNet 1.0 with ImageNet weights:
+a new output layer, the same network from scratch, the last stages, everything. Each run is forecast
+first. `tlnb.core.evaluation.recorded` reads the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOTES = (
 
 
 def recorded(folder: Path) -> dict[str, object]:
-    """Train on the photos in `folder`, and say what was done as JSON values."""
+    """Train on the photos in `folder`, and return the record as JSON values."""
     session = Session()
     data = session.data(folder / DATA)
     session.load(MODEL, folder / WEIGHTS)
@@ -38,7 +38,7 @@ def recorded(folder: Path) -> dict[str, object]:
         session.strategy(strategy)
         session.forecast()
         print(session.train(), flush=True)
-        if strategy == "head":  # the baseline is matched to the run before it
+        if strategy == "head":  # the baseline is matched to the preceding run
             print(session.train(scratch=True), flush=True)
     typed = [line.replace(f"{folder}{os.sep}", "") for line in session.script().splitlines()]
     facts = {

@@ -1,9 +1,9 @@
-"""How long the seven lines take, each by itself: `python -m benchmarks.seven_lines`.
+"""Time each of the seven lines: `python -m benchmarks.seven_lines`.
 
-Importing torch and torchvision comes first and is not tlnb's; `%load_ext tlnb` is what tlnb adds to it. Run it in a
-fresh process each time; the first run after installing reads everything from disk (and compiles it, where Python may not
-write `__pycache__`). Python now and then looks through all objects that it has for cycles, which takes long once torch has
-made its own; where that happens to fall into a line it is said.
+Torch and torchvision are imported first; `%load_ext tlnb` is what tlnb adds to that. Use a new
+process each time; the first run after installing reads everything from disk (and compiles it, if
+Python may not write `__pycache__`). Python sometimes collects garbage cycles among all objects,
+which takes long after importing torch; if that happens during a line, the line says so.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LINES = (
 
 
 class Collections:
-    """Seconds that Python has spent looking for cycles since this was made."""
+    """Counts the seconds that Python spends on garbage collection."""
 
     def __init__(self) -> None:
         self.seconds, self._began = 0.0, 0.0
@@ -51,7 +51,7 @@ def main() -> None:
         result = shell.run_cell(line + " ;" if line != LINES[0] else line)
         result.raise_error()
         took, looked = time.perf_counter() - start, collections.seconds - before
-        words = f", {looked:.2f} of them looking for cycles" if looked > 0.05 else ""
+        words = f", including {looked:.2f} s of garbage collection" if looked > 0.05 else ""
         print(f"| `{line}` | {took:.2f} s{words} |", flush=True)
     print(
         f"| the seven lines, {torch.get_num_threads()} threads | {time.perf_counter() - whole:.1f} s |"

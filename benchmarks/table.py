@@ -9,14 +9,14 @@ from benchmarks.measure import Result
 from benchmarks.peers import ABOUT
 
 REFERENCE = "tutorial"
-AGAIN = " again"
-SAME = ("raw", "tlnb")  # what `overhead` compares
+REPEATED = " again"
+OVERHEAD_PEERS = ("raw", "tlnb")  # what `overhead` compares
 
 
 def runs_table(results: list[Result], epochs: list[int], peak: Mapping[str, float]) -> str:
-    """Seconds of whole runs, for `head` and `partial`. `peak` plays no part."""
-    found = rows(results)
-    references = {e: _median(_seconds(found.get(REFERENCE, []), e)) for e in epochs}
+    """Seconds of whole runs, for `head` and `partial`; `peak` is not used."""
+    by_label = rows(results)
+    references = {e: _median(_seconds(by_label.get(REFERENCE, []), e)) for e in epochs}
     head = [
         "",
         *(cell for e in epochs for cell in (f"{e} epochs, s", "speed-up")),
@@ -24,7 +24,7 @@ def runs_table(results: list[Result], epochs: list[int], peak: Mapping[str, floa
         "measured",
     ]
     lines = []
-    for label, row in found.items():
+    for label, row in by_label.items():
         if problem := _problem(row):
             lines.append([label, problem])
             continue
@@ -45,18 +45,18 @@ def runs_table(results: list[Result], epochs: list[int], peak: Mapping[str, floa
                 for c in (spread(again[e]), _speedup(references[e], _median(again[e])))
             ]
             if any(again.values()):
-                lines.append([label + AGAIN, *cells, "the same", "in full"])
-    return markdown(head, lines) + gpu_table(found)
+                lines.append([label + REPEATED, *cells, "the same", "in full"])
+    return markdown(head, lines) + gpu_table(by_label)
 
 
 def steps_table(results: list[Result], epochs: list[int], peak: Mapping[str, float]) -> str:
-    """Milliseconds of training for one image, for `full` and `scratch`; loading and evaluating are not in it."""
-    found = rows(results)
-    reference = _median(_each(found.get(REFERENCE, []), lambda r: r.outcome.step_ms))
+    """Milliseconds of training per image for `full` and `scratch`, loading excluded."""
+    by_label = rows(results)
+    reference = _median(_each(by_label.get(REFERENCE, []), lambda r: r.outcome.step_ms))
     top = max(peak.values(), default=0.0)
-    head = ["", "ms an image", "speed-up", "GFLOP/s", "of the matmul peak", "test accuracy"]
+    head = ["", "ms per image", "speed-up", "GFLOP/s", "of the matmul peak", "test accuracy"]
     lines = []
-    for label, row in found.items():
+    for label, row in by_label.items():
         if problem := _problem(row):
             lines.append([label, problem])
             continue
@@ -73,21 +73,24 @@ def steps_table(results: list[Result], epochs: list[int], peak: Mapping[str, flo
                 _accuracies(row),
             ]
         )
-    return markdown(head, lines) + gpu_table(found)
+    return markdown(head, lines) + gpu_table(by_label)
 
 
 def overhead_table(results: list[Result], epochs: list[int], peak: Mapping[str, float]) -> str:
-    """`steps_table`, and what tlnb's loop takes beyond the raw one."""
-    found = rows(results)
-    raw, ours = (_median(_each(found.get(name, []), lambda r: r.outcome.step_ms)) for name in SAME)
+    """Format `steps_table`, and the overhead of tlnb's loop over the raw one."""
+    by_label = rows(results)
+    raw, ours = (
+        _median(_each(by_label.get(name, []), lambda r: r.outcome.step_ms))
+        for name in OVERHEAD_PEERS
+    )
     extra = f"\n\ntlnb takes {ours / raw - 1:+.1%} of the raw loop's time." if raw and ours else ""
     return steps_table(results, epochs, peak) + extra
 
 
-def gpu_table(found: Mapping[str, list[Result]]) -> str:
-    """Images a second, where the seconds went, and memory; nothing for processors."""
+def gpu_table(by_label: Mapping[str, list[Result]]) -> str:
+    """Images per second, seconds by part, and memory; empty for CPUs."""
     lines = []
-    for label, row in found.items():
+    for label, row in by_label.items():
         done = [r for r in row if r.outcome and r.job.device.startswith("cuda")]
         if done:
             outcome = done[-1].outcome
@@ -101,27 +104,27 @@ def gpu_table(found: Mapping[str, list[Result]]) -> str:
     head = [
         "",
         "images/s, training",
-        "seconds of reading in advance and of one epoch taken apart (tlnb: all but for training)",
+        "seconds of reading in advance and of one epoch by part (tlnb: everything except training)",
         "most GiB held",
     ]
     return "\n\n" + markdown(head, lines) if lines else ""
 
 
 def notes(labels: Iterable[str]) -> str:
-    """What each peer is, a line each."""
+    """One line about each peer."""
     return "\n".join(f"* `{name}`: {text}." for name, text in ABOUT.items() if name in set(labels))
 
 
 def rows(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """Results by row, in the order in which they come."""
-    found: dict[str, list[Result]] = {}
+    """Results by row, in order of first appearance."""
+    by_label: dict[str, list[Result]] = {}
     for result in results:
-        found.setdefault(result.job.label, []).append(result)
-    return found
+        by_label.setdefault(result.job.label, []).append(result)
+    return by_label
 
 
 def spread(values: list[float]) -> str:
-    """Median (least–most), three figures; of one value just that."""
+    """Median (min–max) with three significant figures; a single value alone."""
     if not values:
         return "–"
     low, high = min(values), max(values)
@@ -130,7 +133,7 @@ def spread(values: list[float]) -> str:
 
 
 def markdown(head: list[str], lines: list[list[str]]) -> str:
-    """A table; short lines are filled up."""
+    """A Markdown table; short lines are padded with empty cells."""
     filled = [line + [""] * (len(head) - len(line)) for line in lines]
     return "\n".join(
         "| " + " | ".join(line) + " |" for line in [head, ["---"] * len(head), *filled]
@@ -142,7 +145,7 @@ def _figures(value: float) -> str:
 
 
 def _problem(row: list[Result]) -> str:
-    """Why a row has no figures: none of its runs came to an end."""
+    """Why a row has no figures; empty unless all of its runs failed."""
     return "" if any(r.outcome for r in row) else row[0].problem
 
 
@@ -151,7 +154,7 @@ def _each(row: list[Result], value: Callable[[Result], float]) -> list[float]:
 
 
 def _seconds(row: list[Result], epochs: int) -> list[float]:
-    """Of runs of just so many epochs where there are any, otherwise what the others come to."""
+    """Seconds of runs with exactly `epochs` epochs if there are any, else extrapolated ones."""
     exact = [r for r in row if r.job.epochs == epochs]
     return _each(exact or row, lambda r: r.outcome.seconds(epochs))
 
@@ -165,12 +168,12 @@ def _speedup(reference: float | None, value: float | None) -> str:
 
 
 def _accuracies(row: list[Result]) -> str:
-    """Medians after so many epochs."""
+    """Median accuracies by number of epochs."""
     counts = sorted({r.job.epochs for r in row if r.outcome and r.outcome.accuracy is not None})
-    found = {
+    accuracies = {
         e: [r.outcome.accuracy for r in row if r.outcome and r.job.epochs == e] for e in counts
     }
-    return ", ".join(f"{statistics.median(found[e]):.1%} after {e}" for e in counts) or "–"
+    return ", ".join(f"{statistics.median(accuracies[e]):.1%} after {e}" for e in counts) or "–"
 
 
 def _how(row: list[Result], epochs: list[int]) -> str:

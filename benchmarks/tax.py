@@ -1,10 +1,11 @@
-"""What a run takes beside computing: `python -m benchmarks.tax [--threads 1]`.
+"""Measure the overhead of a run beyond its training: `python -m benchmarks.tax [--threads 1]`.
 
-On twenty digits: `%tl_train` on a frozen network, the same again (what is frozen is found), its baseline from scratch, and the
-comparison. A run's own work is caching, warm-up and training; wall clock divided by that says what it pays on top. The
-comparison is timed without the baseline of equal steps that it trains, and its card by itself, once with matplotlib's
-import and once more. Everything that could be found from earlier is in a folder that is new. Nothing else should run
-meanwhile; `cpu` is processor time, which minds that less.
+On twenty digits: `%tl_train` on a frozen network, the same again (with cached activations), its
+baseline from scratch, and the comparison. A run's own work is caching, head first and training;
+wall time divided by that is the overhead. The comparison is timed without the baseline of equal
+steps that it trains, and its card separately, once with matplotlib's import and once without.
+Caches are in a new folder. Run nothing else at the same time; `cpu` is process time, which is
+affected less.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-OWN = ("caching", "warmup", "training")
+TRAINING_PHASES = ("caching", "warmup", "training")
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What a call gave, and what it took in seconds."""
+    """The result of a call and its seconds."""
 
     value: Any
     wall: float
@@ -30,21 +31,21 @@ class Timed:
 
 
 def timed(call: Callable[[], Any]) -> Timed:
-    """The call, with both clocks."""
+    """Time a call with both clocks."""
     wall, cpu = time.perf_counter(), time.process_time()
     value = call()
     return Timed(value, time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def run_row(name: str, found: Timed) -> str:
-    """A run: wall clock, its own work, their ratio, and the phases."""
-    own = sum(found.value.seconds[phase] for phase in OWN)
+def run_row(name: str, timed_call: Timed) -> str:
+    """Format a run: wall time, its own work, their ratio, and the phases."""
+    own = sum(timed_call.value.seconds[phase] for phase in TRAINING_PHASES)
     phases = ", ".join(
         f"{phase} {seconds:.2f}"
-        for phase, seconds in found.value.seconds.items()
+        for phase, seconds in timed_call.value.seconds.items()
         if seconds >= 0.005
     )
-    return f"| {name} | {found.wall:.2f} | {found.cpu:.2f} | {own:.2f} | ×{found.wall / own:.2f} | {phases} |"
+    return f"| {name} | {timed_call.wall:.2f} | {timed_call.cpu:.2f} | {own:.2f} | ×{timed_call.wall / own:.2f} | {phases} |"
 
 
 def main() -> None:
@@ -59,7 +60,7 @@ def main() -> None:
 
 
 def measure(threads: int) -> None:
-    """Print both tables."""
+    """Measure, and print both tables."""
     import torch
 
     from tlnb.display.cards import HTML
@@ -88,8 +89,8 @@ def measure(threads: int) -> None:
         ("its card, again", lambda: timed(lambda: HTML[type(compared.value)](compared.value))),
     )
     for name, step in steps:
-        found = step()
-        print(f"| {name} | {found.wall:.2f} | {found.cpu:.2f} |", flush=True)
+        timed_call = step()
+        print(f"| {name} | {timed_call.wall:.2f} | {timed_call.cpu:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Whether two processes reach what one reaches where trained layers use batch statistics, each process its own.
+"""Compare the accuracy of several processes, each with its own batch statistics, with one.
 
-    python -m benchmarks.together [--seeds 5] [--strategies full scratch] [--per-class 20] [--epochs 12] [--processes 2]
+    python -m benchmarks.together [--seeds 5] [--strategies full scratch]
+        [--per-class 20] [--epochs 12] [--processes 2]
 
-Digits and GlyphNet, which has BatchNorm throughout. Each seed draws its own training images and trains by `python -m tlnb
-train` in one process and by torchrun in several, one thread each, with equal batches in all. Batches as the recipe has
-them: the smaller a process's share, the more its statistics differ. What counts is the difference between the two ways
-beside the spread over seeds.
+Digits and GlyphNet, which has BatchNorm throughout. Each seed draws its own training images and
+trains with `python -m tlnb train` in one process and with torchrun in several, one thread each,
+with the same global batches, of the recipe's size: the smaller a process's share, the more its
+statistics differ. The difference between the two is to be compared with the spread over seeds.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     chosen = parser.parse_args()
     print(
-        f"digits, {chosen.per_class} a class, glyphnet, {chosen.epochs} epochs, {chosen.seeds} seeds; test accuracy"
+        f"digits, {chosen.per_class} per class, glyphnet, {chosen.epochs} epochs, {chosen.seeds} seeds; test accuracy"
     )
     for strategy in chosen.strategies:
         pairs = [_pair(strategy, seed, chosen) for seed in range(chosen.seeds)]
@@ -57,7 +58,7 @@ def _spread(values: list[float]) -> str:
 
 
 def _pair(strategy: str, seed: int, chosen: argparse.Namespace) -> tuple[Run, Run]:
-    """The same job in one process and in several."""
+    """Run the same job in one process and in several."""
     with tempfile.TemporaryDirectory() as folder:
         job = Path(folder) / "job.json"
         session = Session()
@@ -83,14 +84,14 @@ def _run(start: list[str], job: Path, out: Path) -> Run:
         "TLNB_CACHE": f"{out}-cache",
         "OMP_NUM_THREADS": "1",
     }
-    found = subprocess.run(
+    process = subprocess.run(
         [*start, "tlnb", "train", str(job), "--out", str(out)],
         env=os.environ | own,
         capture_output=True,
         text=True,
     )
-    if found.returncode:
-        raise SystemExit(found.stderr)
+    if process.returncode:
+        raise SystemExit(process.stderr)
     return Run.from_json((out / RECORD).read_text("utf8"))
 
 

@@ -1,4 +1,4 @@
-"""The work that all peers do: the same files, the same network, the same layers to train. Nothing here is timed."""
+"""The work that all peers do: the same files, network and trained layers. Times nothing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from tlnb.session import Session
 WEIGHTS_FILES = {
     "squeezenet1_0": "squeezenet1_0_imagenet.safetensors"
 }  # in the folder $TLNB_REAL_DATA
-PHOTO = (500, 375)  # pixels, as photos of ants and bees mostly are
-KINDS = {
+PHOTO_SIZE = (500, 375)  # pixels, the size of most photos of ants and bees
+PHOTO_KINDS = {
     "coarse": (5, (120, 96, 60)),
     "fine": (24, (84, 112, 72)),
 }  # class → cells along an edge, colour
@@ -36,13 +36,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True)
 class Job:
-    """One measurement: plain values, which another process can be given."""
+    """One measurement, as plain values that can be sent to another process."""
 
     peer: str
-    label: str  # its row
+    label: str  # of its row in the table
     strategy: str
     model: str
-    data: str  # a folder with train/ and val/, or a bundled set in memory
+    data: str  # a folder with train/ and val/, or a built-in data set in memory
     weights: str  # as for `Session.load`
     epochs: int
     batch_size: int
@@ -51,15 +51,16 @@ class Job:
     device: str
     threads: int
     seed: int
-    again: bool = False  # tlnb: train once more in the same session
+    again: bool = False  # tlnb: repeat the training in the same session
 
 
 @dataclass(frozen=True)
 class Task:
-    """A job made ready, up to where the clock starts."""
+    """A job prepared up to the point where the clock starts."""
 
     job: Job
-    network: nn.Module  # on the device, with a new output layer; what is frozen needs no gradient and is in eval mode
+    # on the device, with a new output layer; frozen layers need no gradient and are in eval mode
+    network: nn.Module
     trained: tuple[str, ...]  # names of the layers that train, by tlnb's plan
     transform: Transform
     machine: Machine
@@ -68,20 +69,19 @@ class Task:
 
     @property
     def mirror(self) -> bool:
-        """Whether augmentation may mirror: photos yes, drawings of digits no."""
+        """Whether augmentation may mirror images: yes for photos, no for digits."""
         return self.job.model != "glyphnet"
 
 
 def prepare(job: Job) -> Task:
-    """Everything random seeded, the network built and its layers frozen as tlnb's plan says."""
+    """Seed everything, build the network, and freeze its layers as in tlnb's plan."""
     for seed in (random.seed, np.random.seed, torch.manual_seed):
         seed(job.seed)
     session = Session()
     session.load(job.model, job.weights, size=job.size)
     count = len(classes(job.data))
-    session.data(
-        np.zeros((4 * count, 32, 32), np.uint8), [i % count for i in range(4 * count)]
-    )  # only to be planned for
+    blank = np.zeros((4 * count, 32, 32), np.uint8)  # needed for planning only
+    session.data(blank, [i % count for i in range(4 * count)])
     plan = session.strategy(job.strategy)
     network = build(session.model, plan.edits, plan.start, job.seed).to(job.device)
     set_modes(network, set(plan.trained))
@@ -89,18 +89,24 @@ def prepare(job: Job) -> Task:
     flops = step_flops(network, torch.zeros(2, 3, edge, edge, device=job.device))
     laps = Laps(job.device, job.epochs)
     return Task(
-        job, network, plan.trained, session.model.transform, machine(job.device), flops, laps
+        job=job,
+        network=network,
+        trained=plan.trained,
+        transform=session.model.transform,
+        machine=machine(job.device),
+        flops=flops,
+        laps=laps,
     )
 
 
 def classes(data: str) -> list[str]:
-    """The classes of a folder or a bundled set."""
+    """The classes of a folder or a built-in data set."""
     if data in BUNDLED:
         return list(open_data(data).classes)
     return sorted(p.name for p in Path(data, "train").iterdir() if p.is_dir())
 
 
-# ── data and weights ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── data and weights ──────────────────────────────────────────────────────────────────────────────
 
 
 def real() -> Path | None:
@@ -110,7 +116,10 @@ def real() -> Path | None:
 
 
 def weights_of(model: str) -> str:
-    """The embedded model's own, a file's where it is at hand, otherwise a random start: time does not depend on them."""
+    """The weights for a model: embedded, from a file if available, else random.
+
+    Time does not depend on them.
+    """
     folder = real()
     if model == "glyphnet":
         return "default"
@@ -120,40 +129,47 @@ def weights_of(model: str) -> str:
 
 
 def make_data(model: str, folder: Path, per_class: int | None, edge: int | None) -> str:
-    """A folder with train/ and val/ for this model: digits for glyphnet, otherwise photos, real ones where there are some.
+    """Make a folder with train/ and val/ for this model: digits for glyphnet, else photos.
+
+    Real photos are used if available.
 
     Args:
-        per_class: training images; half as many to test. None: all that there are, or as many as ants and bees have.
-        edge: of generated photos in pixels; None: full size, or real ones.
+        per_class: training images, with half as many test images. None: all available ones, or as
+            many as ants and bees have.
+        edge: of generated photos in pixels; None: full size, or real photos.
     """
-    found = real()
+    real_data = real()
     if model == "glyphnet":
         return str(draw_digits(folder / "digits", per_class))
-    if found and edge is None:
-        return str(copy_photos(found / "ants_bees", folder / "ants_bees", per_class))
-    size = PHOTO if edge is None else (edge, edge)
+    if real_data and edge is None:
+        return str(copy_photos(real_data / "ants_bees", folder / "ants_bees", per_class))
+    size = PHOTO_SIZE if edge is None else (edge, edge)
     return str(draw_photos(folder / "photos", per_class or 122, size))
 
 
-def draw_photos(folder: Path, per_class: int, size: tuple[int, int] = PHOTO, seed: int = 0) -> Path:
-    """Generated JPEGs of two classes that differ in texture and colour, and about as large as photos.
+def draw_photos(
+    folder: Path, per_class: int, size: tuple[int, int] = PHOTO_SIZE, seed: int = 0
+) -> Path:
+    """Generate JPEGs of two classes that differ in texture and colour, as large as photos.
 
     Args:
-        per_class: training images; half as many to test.
+        per_class: training images, with half as many test images.
         size: width and height in pixels.
     """
-    if folder.is_dir():  # for another network already
+    if folder.is_dir():  # already generated for another network
         return folder
     wanted = []
     for split, count in (("train", per_class), ("val", max(1, per_class // 2))):
-        for name in KINDS:
+        for name in PHOTO_KINDS:
             target = folder / split / name
             target.mkdir(parents=True, exist_ok=True)
             wanted += [(name, target / f"{i:04}.jpg") for i in range(count)]
 
     def draw(numbered: tuple[int, tuple[str, Path]]) -> None:
         number, (name, file) = numbered
-        _photo(np.random.default_rng([seed, number]), *KINDS[name], size).save(file, quality=90)
+        _photo(np.random.default_rng([seed, number]), *PHOTO_KINDS[name], size).save(
+            file, quality=90
+        )
 
     with ThreadPoolExecutor() as pool:
         list(pool.map(draw, enumerate(wanted)))
@@ -163,7 +179,7 @@ def draw_photos(folder: Path, per_class: int, size: tuple[int, int] = PHOTO, see
 def _photo(
     rng: np.random.Generator, cells: int, colour: tuple[int, int, int], size: tuple[int, int]
 ) -> Image.Image:
-    """Smooth patches in a colour that varies, with grain: grain is what makes a photo slow to decode."""
+    """Smooth patches in varying colours, with grain, which makes photos slow to decode."""
     patches = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)).resize(
         size, Image.Resampling.BICUBIC
     )
@@ -174,7 +190,7 @@ def _photo(
 
 
 def draw_digits(folder: Path, per_class: int | None) -> Path:
-    """tlnb's digits as PNG files of 32×32 pixels."""
+    """Write tlnb's digits as PNG files of 32×32 pixels."""
     data = open_data("digits", request=DataRequest("digits", per_class=per_class, val=0))
     for split, target in (("train", "train"), ("test", "val")):
         for i, (image, label) in enumerate(
@@ -187,7 +203,7 @@ def draw_digits(folder: Path, per_class: int | None) -> Path:
 
 
 def copy_photos(source: Path, folder: Path, per_class: int | None) -> Path:
-    """Real photos without what lies between them that not every peer takes for an image."""
+    """Copy real photos without other files, which not every peer ignores."""
     for split, share in (("train", 1.0), ("val", 0.5)):
         for place in sorted(p for p in (source / split).iterdir() if p.is_dir()):
             target = folder / split / place.name

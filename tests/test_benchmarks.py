@@ -14,7 +14,7 @@ from benchmarks.laps import Laps, Outcome
 from benchmarks.measure import Result
 from benchmarks.scaling import Network, comm_seconds, efficiency, on_paper
 from benchmarks.table import overhead_table, runs_table, spread, steps_table
-from benchmarks.work import PHOTO, Job, draw_photos
+from benchmarks.work import PHOTO_SIZE, Job, draw_photos
 
 JOB = Job(
     "tutorial", "tutorial", "head", "resnet18", "", "none", 2, 16, "recipe", None, "cpu", 1, 0
@@ -104,7 +104,7 @@ def test_generated_photos_are_photos_and_the_same_each_time(tmp_path: Path):
     assert [str(p.parent) for p in files].count(str(Path("train", "fine"))) == 2 and len(files) == 6
     assert all((first / p).read_bytes() == (second / p).read_bytes() for p in files)
     with Image.open(first / files[0]) as photo:
-        assert photo.size == PHOTO
+        assert photo.size == PHOTO_SIZE
 
 
 def test_predicted_efficiency_falls_with_devices_and_messages_and_hidden_ones_cost_nothing():

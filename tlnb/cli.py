@@ -1,5 +1,8 @@
-"""The command line: `tlnb demo` runs lesson 1 without a browser, `tlnb lessons` opens the course, `tlnb train` does a job,
-`tlnb tune` searches hyperparameters for one."""
+"""The command line of tlnb.
+
+`tlnb demo` runs lesson 1 without a browser, `tlnb lessons` opens the course, `tlnb train` runs a
+job file, and `tlnb tune` searches hyperparameters for one.
+"""
 
 from __future__ import annotations
 
@@ -23,16 +26,16 @@ SHIPPED = ("*.ipynb", "*.md", "records/*.json")
 
 
 def lessons_folder() -> Path:
-    """Where the lessons lie: inside the installed package, or beside it in a clone."""
+    """The folder of the lessons: inside the installed package, or beside it in a clone."""
     package = Path(__file__).parent
     for folder in (package / "lessons", package.parent / "lessons"):
         if (folder / LESSON).is_file():
             return folder
-    raise UsageError("the lessons are missing from this installation: install tlnb again")
+    raise UsageError("this installation has no lessons: install tlnb again")
 
 
 def demo(out: Path) -> None:
-    """Execute lesson 1, print its comparison, keep the notebook and an HTML page."""
+    """Execute lesson 1, print its comparison, and save the notebook and an HTML page."""
     import nbformat
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
@@ -61,10 +64,8 @@ def demo(out: Path) -> None:
     nbformat.write(book, notebook)
     html.write_text(page, "utf8")
     print(_comparison(book))
-    print(f"\nThe executed lesson: {notebook}\nThe same as a page:  {html}")
-    print(
-        "To go on: open the lessons with `tlnb lessons`, or type `%load_ext tlnb` in any notebook."
-    )
+    print(f"\nThe executed lesson: {notebook}\nAs an HTML page:     {html}")
+    print("Next: open the lessons with `tlnb lessons`, or type `%load_ext tlnb` in any notebook.")
 
 
 def _comparison(book: Any) -> str:
@@ -83,7 +84,10 @@ def _comparison(book: Any) -> str:
 
 
 def lessons(folder: Path, browse: bool) -> None:
-    """Copy the lessons to a writable folder and open JupyterLab there. A learner's copy is never overwritten."""
+    """Copy the lessons to a writable folder and open JupyterLab there.
+
+    A learner's copy is never overwritten.
+    """
     copied = 0
     for file in _shipped():
         own = folder / file
@@ -91,7 +95,7 @@ def lessons(folder: Path, browse: bool) -> None:
             own.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(lessons_folder() / file, own)
             copied += 1
-    print(f"{copied} files copied to {folder.resolve()}; what was there already stays as it is.")
+    print(f"{copied} files copied to {folder.resolve()}; existing files were left unchanged.")
     if browse:
         root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
         subprocess.run(
@@ -101,47 +105,53 @@ def lessons(folder: Path, browse: bool) -> None:
 
 
 def reset_lessons(folder: Path, sure: bool) -> None:
-    """Say which copies differ from the course as installed; when sure, put those back, keeping each under another name.
+    """List the copies that differ from the installed course and, if `sure`, restore them.
+
+    An edited copy is kept under another name.
 
     Raises:
-        UsageError: no copy of the course is there.
+        UsageError: the folder has no copy of the course.
     """
     if not any((folder / file).exists() for file in _shipped()):
-        raise UsageError(f"no lessons in {folder.resolve()}: tlnb lessons {folder} puts them there")
+        raise UsageError(
+            f"no lessons in {folder.resolve()}: tlnb lessons {folder} copies them there"
+        )
     edited = [
         f
         for f in _shipped()
         if (folder / f).exists() and not cmp(folder / f, lessons_folder() / f, shallow=False)
     ]
     if not edited:
-        print(f"Nothing to reset: what is in {folder.resolve()} is as it came.")
+        print(f"Nothing to reset: the lessons in {folder.resolve()} are unchanged.")
         return
     for file in edited:
         kept = _free(folder / file)
-        print(
-            f"{folder / file} → {kept.name}{'' if sure else ' (would be)'}, and a fresh copy in its place"
-        )
+        action = "renamed" if sure else "would be renamed"
+        print(f"{folder / file}: {action} to {kept.name} and replaced by a fresh copy")
         if sure:
             (folder / file).rename(kept)
             shutil.copy(lessons_folder() / file, folder / file)
     if not sure:
-        print(f"Nothing was done. To do it: tlnb lessons {folder} --reset --yes")
+        print(f"Nothing was changed. To reset them: tlnb lessons {folder} --reset --yes")
 
 
 def _shipped() -> list[Path]:
-    """The course's files, as paths in their folder; what its lessons left there is none of them."""
+    """The course's files as relative paths, without files that running the lessons created."""
     top = lessons_folder()
     return [p.relative_to(top) for pattern in SHIPPED for p in sorted(top.glob(pattern))]
 
 
 def _free(file: Path) -> Path:
-    """A name beside a file that is not taken: `01-twenty-images.mine.ipynb`, `….mine-2.ipynb`."""
+    """An unused name for a copy of a file: `01-twenty-images.mine.ipynb`, `….mine-2.ipynb`."""
     names = (file.with_suffix(f".mine{f'-{k}' if k > 1 else ''}{file.suffix}") for k in count(1))
     return next(name for name in names if not name.exists())
 
 
 def train(job: Path, out: Path, trust: bool) -> None:
-    """Carry out a job file, alone or as one of torchrun's processes; record, network and card end up in a folder."""
+    """Run a job file, alone or as one of torchrun's processes.
+
+    Writes record, network and card to the folder `out`.
+    """
     from tlnb.display.html import page
     from tlnb.display.live import Silent, Terminal
     from tlnb.display.run_cards import run_card
@@ -165,7 +175,7 @@ def train(job: Path, out: Path, trust: bool) -> None:
 
 
 def tune(job: Path, storage: str, trials: int, best: Path | None, trust: bool) -> None:
-    """Add trials to the study of a job, which others may be doing at the same time."""
+    """Add trials to a job's study, which several processes may do at the same time."""
     from tlnb.display.live import Terminal
     from tlnb.session import Session
     from tlnb.session.job_runner import search
@@ -173,18 +183,18 @@ def tune(job: Path, storage: str, trials: int, best: Path | None, trust: bool) -
     session, show = Session(), Terminal()
     session.report = show
     try:
-        found = search(session, job, storage, trials, best, trust)
+        tuning = search(session, job, storage, trials, best, trust)
     finally:
         show.close()
-    print(repr(found))
-    if found.best is not None:
+    print(repr(tuning))
+    if tuning.best is not None:
         values = ", ".join(
             f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}"
-            for k, v in found.best.values.items()
+            for k, v in tuning.best.values.items()
         )
-        print(f"The best, trial {found.best.number}: {values}")
+        print(f"The best trial, {tuning.best.number}: {values}")
         if best is not None:
-            print(f"The job with it: python -m tlnb train {best} --out DIR")
+            print(f"To train with its values: python -m tlnb train {best} --out DIR")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -197,20 +207,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     course = commands.add_parser("lessons", help="copy the lessons and open them in JupyterLab")
     course.add_argument("folder", type=Path, nargs="?", default=Path("tlnb-lessons"))
-    course.add_argument("--no-browser", action="store_true", help="only copy")
+    course.add_argument("--no-browser", action="store_true", help="only copy the lessons")
     course.add_argument(
         "--reset",
         action="store_true",
-        help="say which edited copies would be put back as they came",
+        help="list the edited copies that would be restored",
     )
     course.add_argument(
         "--yes",
         action="store_true",
-        help="with --reset: do it; edited copies are kept under another name",
+        help="with --reset: restore them; edited copies are kept under another name",
     )
-    work = commands.add_parser(
-        "train", help="carry out a job file that %tl_save --job wrote".replace("%", "%%")
-    )
+    work = commands.add_parser("train", help="run a job file written by %%tl_save --job")
     work.add_argument("job", type=Path)
     work.add_argument(
         "--out",
@@ -219,21 +227,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="folder for the record, the network and the card",
     )
     seek = commands.add_parser(
-        "tune", help="search hyperparameters for a job file; several may share one storage"
+        "tune", help="search hyperparameters for a job file; processes may share one storage"
     )
     seek.add_argument("job", type=Path)
     seek.add_argument(
         "--storage", required=True, help="a file for Optuna's journal, or a database's URL"
     )
-    seek.add_argument("--trials", type=int, default=20, help="to add to what the study has")
+    seek.add_argument("--trials", type=int, default=20, help="number of trials to add")
     seek.add_argument(
-        "--best", type=Path, metavar="FILE", help="write the job with the best values to this file"
+        "--best", type=Path, metavar="FILE", help="write a job with the best values to this file"
     )
     for command in (work, seek):
         command.add_argument(
             "--trust",
             action="store_true",
-            help="run code in the job that is more than nn.* constructors",
+            help="run the job's code even if it is more than nn.* constructors",
         )
     chosen = parser.parse_args(arguments)
     try:
@@ -254,11 +262,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not distributed.lost(error):
             raise
         distributed.tell(
-            "tlnb: another process is gone; the same line goes on from the last checkpoint"
+            "tlnb: another process ended; the same command resumes from the last checkpoint"
         )
         return 1
     except KeyboardInterrupt:
-        distributed.tell("tlnb: interrupted: the same line goes on from the last checkpoint")
+        distributed.tell("tlnb: interrupted; the same command resumes from the last checkpoint")
         return 130
     finally:
         distributed.leave()

@@ -1,9 +1,11 @@
-"""How the embedded models were trained: `python -m tlnb.pretrain [NAME …]`.
+"""Train the embedded models: `python -m tlnb.pretrain [NAME …]`.
 
-Trains a network on the source images of `tlnb.glyphnet`, measures its accuracy on held-out faces, audits what it calls
-real handwritten digits, and writes weights and card. A checkpoint every 100 steps; a second call goes on from there.
-`--audit` only audits the networks that ship; `--held-out` writes the held-out pictures of their sources, which ship too and
-must be written again whenever a class changes. On one core `glyphnet` takes about 25 minutes, all four together about an hour.
+Trains a network on the source images of `tlnb.glyphnet`, measures its accuracy on held-out faces,
+audits which classes it takes real handwritten digits for, and writes weights and card. It saves a
+checkpoint every 100 steps; a second call resumes from it. `--audit` only audits the networks that
+ship; `--held-out` writes the held-out pictures of their sources, which ship too and must be written
+again whenever a class changes. On one core `glyphnet` takes about 25 minutes, all four together
+about an hour.
 """
 
 from __future__ import annotations
@@ -38,20 +40,20 @@ from tlnb.core.training.optimizers import one_cycle
 from tlnb.glyphnet import held_out
 from tlnb.glyphnet.source import Source, source
 
-TAKES = 0.05  # a class that takes so much of a digit is dropped
-PART = 100  # steps between checkpoints
-HERE = Path(glyphnet.__file__).parent
+MAX_DIGIT_SHARE = 0.05  # a class with this mean probability for some digit is dropped
+CHECKPOINT_STEPS = 100  # steps between checkpoints
+GLYPHNET_FOLDER = Path(glyphnet.__file__).parent
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One embedded model: which source, how long."""
+    """How one embedded model is trained: its source, duration and hyperparameters."""
 
     name: str
     describes: str
     textures: bool = True
-    glyphs: int | None = None  # so many classes of glyphs; None: all
-    faces: int | None = None  # so many pictures of each; None: all
+    glyphs: int | None = None  # number of glyph classes; None: all
+    faces: int | None = None  # pictures of each; None: all
     steps: int = 5000
     stop_at: int | None = None
     batch_size: int = 256
@@ -88,14 +90,18 @@ def source_of(recipe: Recipe) -> Source:
 
 
 def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Train to the recipe's end, or from its checkpoint in `folder` on. Returns the weights and what it took."""
+    """Train to the recipe's end, from its checkpoint in `folder` if there is one.
+
+    Returns:
+        The weights, and the cost of the training.
+    """
     images = source_of(recipe)
-    here = machine()
+    hardware = machine()
     normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = glyphnet.GlyphNet(len(images.classes))
-    network = network.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         network.parameters(),
         recipe.lr,
@@ -116,17 +122,16 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
 
     def moved(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
         for pictures, labels in batches:
-            yield normalise(here.placed(pictures)), here.placed(labels)
+            yield normalise(hardware.placed(pictures)), hardware.placed(labels)
 
-    workers = (
-        0 if here.on_cpu else max(1, (os.cpu_count() or 1) - 1)
-    )  # a GPU is faster than a processor draws
+    # a GPU trains faster than one process can draw batches
+    workers = 0 if hardware.on_cpu else max(1, (os.cpu_count() or 1) - 1)
     coming = images.batches(recipe.batch_size, last, recipe.seed, done, workers)
 
     with tqdm(total=last, initial=done, desc=recipe.name, unit="step", mininterval=5) as bar:
         while done < last:
-            start = _now(here)
-            until = min(done + PART, last)
+            start = _clock(hardware)
+            until = min(done + CHECKPOINT_STEPS, last)
             batches = islice(coming, until - done)
             network.train()
             loss = train_epoch(
@@ -134,11 +139,11 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
                 moved(batches),
                 optimizer,
                 schedule,
-                here,
+                hardware,
                 label_smoothing=recipe.label_smoothing,
             )
-            here.synchronize()
-            seconds += _now(here) - start
+            hardware.synchronize()
+            seconds += _clock(hardware) - start
             bar.update(until - done)
             bar.set_postfix(loss=f"{loss:.3f}")
             done = until
@@ -152,42 +157,45 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
                     "seconds": seconds,
                 },
             )
-    return {k: v.cpu() for k, v in network.state_dict().items()}, _took(
-        network, recipe, here, seconds, last
+    return {k: v.cpu() for k, v in network.state_dict().items()}, _training_cost(
+        network, recipe, hardware, seconds, last
     )
 
 
-def _now(here: Machine) -> float:
-    """Seconds. On a CPU the processor's own, by thread: other work on the machine must not make the card dearer."""
-    return time.process_time() / here.threads if here.on_cpu else time.perf_counter()
+def _clock(hardware: Machine) -> float:
+    """A clock in seconds.
+
+    On a CPU it is process time divided by threads: other work on the machine does not count.
+    """
+    return time.process_time() / hardware.threads if hardware.on_cpu else time.perf_counter()
 
 
-def _took(
-    network: torch.nn.Module, recipe: Recipe, here: Machine, seconds: float, steps: int
+def _training_cost(
+    network: torch.nn.Module, recipe: Recipe, hardware: Machine, seconds: float, steps: int
 ) -> dict[str, Any]:
-    example = torch.zeros(2, 3, glyphnet.SIZE, glyphnet.SIZE, device=here.device)
+    example = torch.zeros(2, 3, glyphnet.SIZE, glyphnet.SIZE, device=hardware.device)
     shown = steps * recipe.batch_size
-    watts = WATTS_PER_CPU_THREAD * here.threads if here.on_cpu else WATTS_PER_GPU
+    watts = WATTS_PER_CPU_THREAD * hardware.threads if hardware.on_cpu else WATTS_PER_GPU
     return {
         "seconds": round(seconds, 1),
         "steps": steps,
         "images": shown,
         "flops": step_flops(network, example) * shown,
         "wh": round(watts * seconds / 3600, 2),
-        "threads": here.threads,
-        "hardware": here.name,
-        "precision": here.precision,
-        "basis": f"{'processor ' if here.on_cpu else ''}seconds and FLOPs measured; energy assumed at {watts:g} W",
+        "threads": hardware.threads,
+        "hardware": hardware.name,
+        "precision": hardware.precision,
+        "basis": f"{'processor ' if hardware.on_cpu else ''}seconds and FLOPs measured; energy assumed at {watts:g} W",
         "versions": {"torch": torch.__version__, "python": platform.python_version()},
     }
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
-    """Through a temporary file, so that a killed process leaves the last checkpoint whole."""
+    """Write through a temporary file: a killed process leaves the last checkpoint intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_suffix(".part")
-    torch.save(state, half)
-    half.replace(path)
+    partial = path.with_suffix(".part")
+    torch.save(state, partial)
+    partial.replace(path)
 
 
 def source_accuracy(network: torch.nn.Module, images: Source) -> float:
@@ -203,11 +211,14 @@ def source_accuracy(network: torch.nn.Module, images: Source) -> float:
 
 
 def audit(network: torch.nn.Module, classes: tuple[str, ...]) -> dict[str, dict[str, float]]:
-    """What the network makes of real handwritten digits: digit → the classes that take most of it, with their share.
+    """Which classes the network takes real handwritten digits for.
 
-    A share is the mean probability that the network gives to the class over the pool's images of that digit. (The
-    most probable class alone would tell nothing: some class is always the most probable one.) The pool is what learners
-    train on; the test split is not touched.
+    A share is the mean probability that the network gives a class over the pool's images of a
+    digit. (The most probable class alone would be uninformative: some class is always the most
+    probable.) The pool is what learners train on; the test split is not used.
+
+    Returns:
+        digit → the five classes with the largest shares.
     """
     data = open_data("digits")
     images = torch.cat([data.images[s] for s in ("train", "val")])
@@ -216,26 +227,31 @@ def audit(network: torch.nn.Module, classes: tuple[str, ...]) -> dict[str, dict[
     network.eval()
     with torch.no_grad():
         shares = torch.cat([network(transform(part)).softmax(1) for part in images.split(256)])
-    found = {}
+    shares_by_digit = {}
     for digit in range(10):
         mean = shares[labels == digit].mean(0)
         top = mean.topk(5)
-        found[str(digit)] = {
+        shares_by_digit[str(digit)] = {
             classes[int(i)]: round(float(v), 4)
             for v, i in zip(top.values, top.indices, strict=True)
         }
-    return found
+    return shares_by_digit
 
 
-def takers(found: dict[str, dict[str, float]]) -> set[str]:
-    """The classes that take `TAKES` or more of some digit."""
-    return {name for shares in found.values() for name, share in shares.items() if share >= TAKES}
+def confused_classes(shares_by_digit: dict[str, dict[str, float]]) -> set[str]:
+    """The classes with a share of `MAX_DIGIT_SHARE` or more of some digit."""
+    return {
+        name
+        for shares in shares_by_digit.values()
+        for name, share in shares.items()
+        if share >= MAX_DIGIT_SHARE
+    }
 
 
 def publish(
     recipe: Recipe, weights: dict[str, Tensor], took: dict[str, Any], folder: Path
 ) -> dict[str, Any]:
-    """Write packed weights and the card. The accuracy and the audit are those of the weights as they ship."""
+    """Write packed weights and the card, which has the accuracy and audit of these weights."""
     images = source_of(recipe)
     packed = glyphnet.pack(weights)
     data = write_safetensors(packed)
@@ -273,45 +289,50 @@ def publish(
 
 
 def write_held_out() -> int:
-    """Write the held-out pictures of all networks that ship, and how many each gets right. Returns the pictures' bytes.
+    """Write the held-out pictures of all networks that ship, and how many each gets right.
+
+    Returns:
+        The size of the pictures' file in bytes.
 
     Raises:
-        ValueError: a card whose classes are not those of its recipe's source: train that network again first.
+        ValueError: the classes on a card differ from its recipe's source: train that network first.
     """
     sources = {name: source_of(RECIPES[name]) for name in glyphnet.names()}
     stale = [
-        n for n, found in sources.items() if list(found.classes) != glyphnet.card(n)["classes"]
+        n for n, images in sources.items() if list(images.classes) != glyphnet.card(n)["classes"]
     ]
     if stale:
         raise ValueError(
-            f"the sources of {', '.join(stale)} have other classes than their cards: train them again first"
+            f"the sources of {', '.join(stale)} have different classes than their cards: train them again first"
         )
     data = held_out.packed(sources)
-    (HERE / held_out.FILE).write_bytes(data)
+    (GLYPHNET_FOLDER / held_out.FILE).write_bytes(data)
     write_measured()
     return len(data)
 
 
 def write_measured() -> None:
-    """Write how many of the held-out pictures each network that ships gets right."""
+    """Write how many of the held-out pictures each shipped network gets right."""
     held_out._read.cache_clear()
     held_out.pictures.cache_clear()
-    found = {}
+    counts = {}
     for name in glyphnet.names():
         images, labels = held_out.pictures(tuple(glyphnet.card(name)["classes"]))
-        found[name] = [right_of(glyphnet.load(name), images, labels), len(labels)]
-    (HERE / held_out.MEASURED).write_text(json.dumps(found) + "\n", "utf8")
+        counts[name] = [right_of(glyphnet.load(name), images, labels), len(labels)]
+    (GLYPHNET_FOLDER / held_out.MEASURED).write_text(json.dumps(counts) + "\n", "utf8")
 
 
 def _json(card: dict[str, Any]) -> bytes:
     return (json.dumps(card, ensure_ascii=False, indent=1) + "\n").encode()
 
 
-def _report(name: str, found: dict[str, dict[str, float]]) -> None:
-    for digit, shares in found.items():
+def _report(name: str, shares_by_digit: dict[str, dict[str, float]]) -> None:
+    for digit, shares in shares_by_digit.items():
         print(f"  {digit}: " + "  ".join(f"{c} {share:.1%}" for c, share in shares.items()))
-    worst = takers(found)
-    print(f"{name}: {len(worst)} classes take {TAKES:.0%} or more of some digit: {sorted(worst)}")
+    worst = confused_classes(shares_by_digit)
+    print(
+        f"{name}: {len(worst)} classes take {MAX_DIGIT_SHARE:.0%} or more of some digit: {sorted(worst)}"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -323,7 +344,7 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="*",
         default=[],
         metavar="NAME",
-        help=f"of {', '.join(RECIPES)}; default: all",
+        help=f"one of {', '.join(RECIPES)}; default: all",
     )
     parser.add_argument(
         "--out",
@@ -331,12 +352,12 @@ def main(arguments: list[str] | None = None) -> int:
         default=Path("pretrained"),
         help="folder for checkpoints, weights and cards",
     )
-    parser.add_argument("--steps", type=int, help="fewer steps, for a try")
+    parser.add_argument("--steps", type=int, help="fewer steps, for a quick test")
     parser.add_argument("--audit", action="store_true", help="only audit the networks that ship")
     parser.add_argument(
         "--held-out",
         action="store_true",
-        help="only write the held-out pictures of those that ship",
+        help="only write the held-out pictures of the networks that ship",
     )
     chosen = parser.parse_args(arguments)
     if chosen.held_out:
@@ -361,7 +382,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{recipe.name}: source accuracy {card['accuracy']:.1%}, {took['seconds']:.0f} s")
         _report(recipe.name, card["audit"])
     print(
-        f"To ship them, copy {chosen.out}/weights and {chosen.out}/cards to {HERE.name}/, then run it with --held-out."
+        f"To ship them, copy {chosen.out}/weights and {chosen.out}/cards to {GLYPHNET_FOLDER.name}/, then run with --held-out."
     )
     return 0
 

@@ -1,4 +1,7 @@
-"""One module for each peer, each with `run(task) -> Outcome`. The clock starts with the data: models are built before."""
+"""One module per peer, each with `run(task) -> Outcome`.
+
+The clock starts with reading data; models are built before.
+"""
 
 ABOUT = {
     "tutorial": "the loop of PyTorch's transfer-learning tutorial: images decoded anew each epoch, SGD 0.001, tested after each "

@@ -1,4 +1,4 @@
-"""fastai."""
+"""The peer fastai."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tlnb.core.training.freezing import layer_of
 
 
 class Watch(Callback):
-    """Notes where the time goes."""
+    """Records where the time goes."""
 
     def __init__(self, laps: Laps) -> None:
         self.laps = laps
@@ -46,7 +46,7 @@ class Watch(Callback):
 
 
 def run(task: Task) -> Outcome:
-    """One cycle over a learner whose first group of layers is frozen."""
+    """Train a learner with a frozen first group of layers for one cycle."""
     job, laps = task.job, task.laps
     laps.start()
     data = ImageDataLoaders.from_folder(
@@ -77,7 +77,7 @@ def run(task: Task) -> Outcome:
 
 
 def _transforms(task: Task) -> dict[str, list[Any]]:
-    """fastai's own transforms that come closest to the tutorial's."""
+    """fastai's own transforms that are closest to the tutorial's."""
     seen = task.transform
     items = [Resize(seen.resize), CropPad(seen.size)]
     batches: list[Any] = [
@@ -90,7 +90,7 @@ def _transforms(task: Task) -> dict[str, list[Any]]:
 
 
 def _groups(network: nn.Module, trained: tuple[str, ...]) -> list[list[nn.Parameter]]:
-    """Frozen parameters, where there are any, and those that train."""
+    """Two groups: the frozen parameters, if there are any, and the trained ones."""
     trains = [
         p for name in trained for p in layer_of(network, name)._parameters.values() if p is not None
     ]

@@ -1,4 +1,4 @@
-"""What training an output layer cannot do without: decoding every image and showing it to the network once."""
+"""The minimum for training an output layer: decode each image and pass it through once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.work import Task
 
 
 def run(task: Task) -> Outcome:
-    """Decode once, one forward pass over training and test images."""
+    """Decode once, and run one forward pass over training and test images."""
     task.network.to(memory_format=torch.channels_last)
     task.laps.start()
     images, _, rest, _ = decoded(task)

@@ -1,4 +1,4 @@
-"""Keras on PyTorch."""
+"""The peer Keras with the PyTorch backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from benchmarks.work import Task
 
 
 class Watch(keras.callbacks.Callback):
-    """Notes where the time goes."""
+    """Records where the time goes."""
 
     def __init__(self, laps: Laps, images: int, batch_size: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Watch(keras.callbacks.Callback):
 
 
 def run(task: Task) -> Outcome:
-    """`fit` of the wrapped network; what needs no gradient is not trainable to Keras either."""
+    """`fit` the wrapped network; frozen parameters are not trainable for Keras either."""
     with keras.device("gpu" if task.job.device.startswith("cuda") else "cpu"):
         model = keras.Sequential([keras.layers.TorchModuleWrapper(task.network)])
         task.laps.start()

@@ -1,4 +1,4 @@
-"""Lightning."""
+"""The peer Lightning."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Classifier(LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.right.zero_()
 
-    def on_train_epoch_end(self) -> None:  # comes after the epoch's validation
+    def on_train_epoch_end(self) -> None:  # called after the epoch's validation
         self.task.laps.epoch_ends()
 
 
 def run(task: Task) -> Outcome:
-    """`Trainer.fit` with nothing around it."""
+    """`Trainer.fit` without extras."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    task.network.train()  # Lightning leaves modes as they are
+    task.network.train()  # Lightning does not change modes
     on_gpu = task.job.device.startswith("cuda")
     classifier = Classifier(task)
     task.laps.start()

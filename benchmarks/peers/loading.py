@@ -1,4 +1,4 @@
-"""The tutorial's way to load images, for the peers that have none of their own."""
+"""The tutorial's image loading, for peers without their own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ RATE, MOMENTUM, DROP_EVERY, DROP = (
 
 
 class Loader(DataLoader):
-    """A loader that notes how long each batch took to load and to move to the device. What is done with it the peer notes."""
+    """A loader that records the time to load each batch and to move it to the device.
+
+    The peer records the rest.
+    """
 
     def __init__(self, data: ImageFolder, laps: Laps, device: str, **options: Any) -> None:
         self.laps, self.target = laps, device
@@ -42,7 +45,7 @@ class Loader(DataLoader):
 
 
 def loaders(task: Task) -> tuple[Loader, Loader]:
-    """Training images, cropped and mirrored at random unless the job says not to, and test images."""
+    """Loaders of training images, randomly cropped and mirrored on request, and test images."""
     job, seen = task.job, task.transform
     ready = [transforms.ToTensor(), transforms.Normalize(seen.mean, seen.std)]
     middle = [transforms.Resize(seen.resize), transforms.CenterCrop(seen.size), *ready]
@@ -54,8 +57,8 @@ def loaders(task: Task) -> tuple[Loader, Loader]:
     )
     options: dict[str, Any] = {
         "batch_size": job.batch_size,
-        "num_workers": (found := workers(job.threads)),
-        "persistent_workers": found > 0,
+        "num_workers": (count := workers(job.threads)),
+        "persistent_workers": count > 0,
         "pin_memory": job.device.startswith("cuda"),
     }
 
@@ -67,7 +70,7 @@ def loaders(task: Task) -> tuple[Loader, Loader]:
 
 
 def workers(threads: int) -> int:
-    """Processes that load: on one or two cores they only take time from training."""
+    """Number of loading processes; on one or two cores they would only slow training down."""
     return threads - 1 if threads > 2 else 0
 
 

@@ -1,4 +1,4 @@
-"""A loop in plain PyTorch, made to be fast."""
+"""A fast training loop in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tlnb.core.data.dataset import BUNDLED, open_data
 
 RATES = {"head": 0.01}  # of AdamW; everything else:
 RATE = 0.001
-LEAST_AREA, RATIO = 0.08, 4 / 3  # of a crop, as torchvision's
+MIN_CROP_AREA, RATIO = 0.08, 4 / 3  # of a crop, as torchvision's
 CHUNK = 64  # images in a forward pass without gradient
 
 
 def run(task: Task) -> Outcome:
-    """Decode everything, train on batches of it, test once."""
-    job, laps, here = task.job, task.laps, task.machine
+    """Decode everything, train on batches in memory, test once."""
+    job, laps, machine = task.job, task.laps, task.machine
     network = task.network.to(memory_format=torch.channels_last)
     torch.backends.cudnn.benchmark = True  # on GPUs: the fastest convolution for these shapes
     laps.start()
@@ -43,7 +43,7 @@ def run(task: Task) -> Outcome:
         laps.epoch_starts()
         for rows in torch.randperm(len(images), device=job.device).tensor_split(steps):
             optimizer.zero_grad(set_to_none=True)
-            with here.autocast():
+            with machine.autocast():
                 loss = F.cross_entropy(
                     network(ready(images[rows], task, varied=True)), labels[rows]
                 )
@@ -70,7 +70,10 @@ def scores(images: Tensor, task: Task) -> Tensor:
 
 
 def ready(images: Tensor, task: Task, varied: bool) -> Tensor:
-    """uint8 `(N, 3, E, E)` → the network's input `(N, 3, size, size)`, cropped at random or in the middle."""
+    """Turn uint8 `(N, 3, E, E)` into the network's input `(N, 3, size, size)`.
+
+    Crops at random if `varied`, else from the middle.
+    """
     size, edge = task.transform.size, images.shape[-1]
     floats = images.contiguous(memory_format=torch.channels_last).float()
     if varied and task.job.augment != "none":
@@ -88,14 +91,14 @@ def ready(images: Tensor, task: Task, varied: bool) -> Tensor:
 
 @cache
 def _by_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """As `(3, 1, 1)`, of the scale 0..255: made once, since a GPU waits for the copy."""
+    """Numbers as `(3, 1, 1)` on the scale 0..255; cached, as a GPU waits for the copy."""
     return torch.tensor(numbers, device=device).view(3, 1, 1) * 255
 
 
 def _crops(count: int, size: int, task: Task) -> Tensor:
-    """Where to read the pixels of random crops: a grid `(N, size, size, 2)`."""
+    """Sampling positions of random crops: a grid `(N, size, size, 2)`."""
     area, shape, x, y, side = torch.rand(5, count, device=task.job.device)
-    area = LEAST_AREA + (1 - LEAST_AREA) * area
+    area = MIN_CROP_AREA + (1 - MIN_CROP_AREA) * area
     ratio = RATIO ** (2 * shape - 1)
     width, height = (area * ratio).sqrt().clamp(max=1), (area / ratio).sqrt().clamp(max=1)
     left, top = (1 - width) * (2 * x - 1), (1 - height) * (2 * y - 1)
@@ -106,19 +109,19 @@ def _crops(count: int, size: int, task: Task) -> Tensor:
     return F.affine_grid(matrix, [count, 3, size, size], align_corners=False)
 
 
-# ── decoding ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── decoding ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def decoded(task: Task) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images `(N, 3, E, E)` uint8 and their labels, test images and theirs."""
+    """Training images `(N, 3, E, E)` uint8 and labels, then test images and labels."""
     data = task.job.data
     if data in BUNDLED:
-        found = open_data(data)
+        dataset = open_data(data)
         return (
-            found.images["train"],
-            found.labels["train"],
-            found.images["test"],
-            found.labels["test"],
+            dataset.images["train"],
+            dataset.labels["train"],
+            dataset.images["test"],
+            dataset.labels["test"],
         )
     return (*_split(task, "train"), *_split(task, "val"))
 

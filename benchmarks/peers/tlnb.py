@@ -1,4 +1,4 @@
-"""tlnb, through the calls that its magics make."""
+"""tlnb, through the session calls that its magics make."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from tlnb.session import Session
 
 
 def run(task: Task) -> Outcome:
-    """Data, strategy, train; if asked for, train again in the same session. Nothing is left over from earlier processes."""
+    """Load data, set the strategy, train; on request, train again in the same session.
+
+    Caches and the session's folder are new.
+    """
     with tempfile.TemporaryDirectory() as folder:
         os.environ["TLNB_CACHE"], os.environ["TLNB_HOME"] = f"{folder}/cache", f"{folder}/home"
         return _timed(task)
@@ -24,7 +27,7 @@ def _timed(task: Task) -> Outcome:
     job = task.job
     session = Session()
     session.load(job.model, job.weights, size=job.size)
-    task.network.cpu()  # tlnb makes its own: this one would only take memory
+    task.network.cpu()  # tlnb builds its own network: this one would only occupy memory
     task.laps.start()
     start = time.perf_counter()
     session.data(job.data, val=0.0)  # all training images teach, as in the others
@@ -44,7 +47,7 @@ def _timed(task: Task) -> Outcome:
 
 
 def _train(session: Session, task: Task) -> Run:
-    """A run synchronises the device before it ends."""
+    """Train; a run synchronises the device before it ends."""
     job = task.job
     return session.train(
         epochs=job.epochs,
@@ -56,7 +59,7 @@ def _train(session: Session, task: Task) -> Run:
 
 
 def _again(session: Session, task: Task) -> float:
-    """Seconds of the same training once more."""
+    """Seconds of the same training repeated."""
     start = time.perf_counter()
     _train(session, task)
     return time.perf_counter() - start

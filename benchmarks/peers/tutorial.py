@@ -1,4 +1,7 @@
-"""The loop of PyTorch's transfer-learning tutorial (pytorch.org/tutorials/beginner/transfer_learning_tutorial)."""
+"""The loop of PyTorch's transfer-learning tutorial.
+
+Source: pytorch.org/tutorials/beginner/transfer_learning_tutorial.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from benchmarks.work import Task
 
 
 def run(task: Task) -> Outcome:
-    """Train and test in turn, keep the weights of the best test."""
+    """Alternate training and testing, and keep the weights with the best test accuracy."""
     network, laps = task.network, task.laps
     optimizer = sgd(task)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, DROP_EVERY, DROP)
@@ -35,7 +38,7 @@ def run(task: Task) -> Outcome:
 def _phase(
     network: nn.Module, batches: Loader, laps: Laps, optimizer: torch.optim.Optimizer | None = None
 ) -> float:
-    """Once over the images; the accuracy. Without an optimiser nothing changes."""
+    """Go once over the images and return the accuracy; without an optimiser, do not train."""
     judge = nn.CrossEntropyLoss()
     losses, right = 0.0, 0
     for images, labels in batches:

@@ -150,7 +150,7 @@ def test_losses_that_do_not_agree_are_put_down_to_rounding(small: Session):
     small.commit(replace(small.state, runs=(*small.runs[:-1], off)))
     assert small.check("3.1").asked == "the losses agree in every epoch"
     assert [small.check("3.1").hints[-1] for _ in range(2)] == [
-        "numbers of 16 bits are rounded too much to agree: compare at 32 bits",
+        "16-bit numbers are rounded too much to agree: compare at 32 bits",
         "%tl_train --augment none --precision fp32, then the same line with --no-cache",
     ]
 
@@ -180,7 +180,7 @@ from tlnb.course.exercises import Step, exercise
 
 @exercise("mine", "Take five images of each digit")
 def mine(tl):
-    yield Step("there are data", tl.dataset, "none yet", "%tl_data")
+    yield Step("data are loaded", tl.dataset, "none yet", "%tl_data")
     yield Step("five of each digit", set(tl.dataset.counts.values()) == {5}, f"{min(tl.dataset.counts.values())} of each")
     return "That is all."
 """).raise_error()

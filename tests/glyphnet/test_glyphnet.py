@@ -52,7 +52,7 @@ def test_no_audited_class_is_in_the_source():
 @pytest.mark.parametrize("name", ["glyphnet", "glyphnet-glyphs"])
 def test_no_class_takes_a_twentieth_of_any_digit(name: str):
     found = pretrain.audit(glyphnet.load(name), tuple(glyphnet.card(name)["classes"]))
-    assert not pretrain.takers(found)
+    assert not pretrain.confused_classes(found)
     recorded = glyphnet.card(name)["audit"]
     for digit, shares in found.items():
         assert shares == pytest.approx(recorded[digit], abs=1e-3)
@@ -69,7 +69,7 @@ def test_batches_depend_on_their_number_alone():
 
 
 def test_pretraining_resumes_and_equals_the_uninterrupted(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(pretrain, "PART", 2)
+    monkeypatch.setattr(pretrain, "CHECKPOINT_STEPS", 2)
     recipe = pretrain.Recipe(
         "tiny", "a test", textures=False, glyphs=5, faces=2, steps=4, batch_size=8
     )

@@ -142,7 +142,7 @@ def test_reset_says_what_it_would_do_and_keeps_what_it_replaces(tlnb, tmp_path: 
     _, said, _ = tlnb("mine", "--reset")
     assert (
         LESSONS[0].name in said
-        and "Nothing was done" in said
+        and "Nothing was changed" in said
         and copy.read_text() == "my own notes"
     )
     assert tlnb("mine", "--reset", "--yes")[0] == 0
@@ -156,7 +156,7 @@ def test_demo_runs_lesson_one(tmp_path: Path):
         [sys.executable, "-m", "tlnb", "demo"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert "test accuracy" in done.stdout and "To go on" in done.stdout
+    assert "test accuracy" in done.stdout and "Next: open the lessons" in done.stdout
     out = tmp_path / "demo-output"
     assert (out / LESSONS[0].name).is_file()
     page = (out / LESSONS[0].with_suffix(".html").name).read_text("utf8")

@@ -47,7 +47,7 @@ ROW = re.compile(
 )  # of a table as text: some have no unit
 # Numbers that follow from the machine's price list and its number of threads, and words that follow from a figure
 OF_THE_MACHINE = re.compile(
-    r"\d+\.\d+ usd an hour|\d+ threads,|[\d.]+ W for each busy thread|(?:FLOPs saved|The pretraining was paid).*|"
+    r"\d+\.\d+ usd an hour|\d+ threads,|[\d.]+ W for each busy thread|(?:FLOPs saved|Someone else paid).*|"
     r"\d+ of \d+ test images of .*|% at \w+"
 )
 

@@ -152,7 +152,7 @@ def test_target_and_price_follow(small: Session):
     assert lines(small)[-1] == "%tl_compare head-2 --target 0.5 --price 3usd/h"
     panel.price.value = "cheap"
     ended(small)
-    assert "is no price" in panel.error.value
+    assert "is not a price" in panel.error.value
     small.data("digits", per_class=3)
     assert panel.runs.options == () and panel.go.disabled and "Side by side" not in panel.view.value
 

@@ -24,8 +24,8 @@ KEYS = (
     "use",
     "how many",
     "seed",
-    "Take these images",
-    "you just did",
+    "Load these images",
+    "last action",
     "Session as a cell",
 )
 NAME = """(e => (e.labels?.length ? e.labels[0] : e).innerText.trim())(document.activeElement)"""
@@ -75,7 +75,7 @@ def test_the_whole_line_by_mouse(place, shots: Path):
     with browser() as chromium:
         seen = Page(chromium.new_page(), f"{place[0]}/panels.ipynb", shots)
         seen.run()
-        seen.click("Take these images")
+        seen.click("Load these images")
         seen.sees("size verdict")
         seen.shoot("1-data")
         seen.tab("2 Model")
@@ -84,14 +84,14 @@ def test_the_whole_line_by_mouse(place, shots: Path):
         seen.shoot("2-model")
         seen.tab("4 Train")
         seen.click("Train")
-        seen.sees("every layer beside its start")
+        seen.sees("every layer compared with its start")
         assert seen.clicks <= 8  # from the opened notebook to a finished run
         seen.shoot("4-train")
         seen.tab("3 Layers")
         seen.click("layer4: frozen")
         seen.sees("layer4: trains")
         seen.shoot("3-layers")
-        assert seen.field("you just did").input_value() == "%tl_unfreeze layer4"
+        assert seen.field("last action").input_value() == "%tl_unfreeze layer4"
 
         seen.run(1)  # a magic in a cell, and the open panel follows
         seen.sees("everything, from the pretrained weights")
@@ -128,7 +128,7 @@ def test_the_whole_line_by_mouse(place, shots: Path):
         seen.sees("is still at work")
         seen.tab("4 Train")
         seen.click("Stop")
-        seen.sees("Go on carries it further")
+        seen.sees("press Resume to continue")
         seen.shoot("4-stopped")
         assert seen.red() == [] and seen.problems == []
 
@@ -137,14 +137,14 @@ def test_keys_reach_every_control_in_the_order_of_the_work(place):
     with browser() as chromium:
         seen = Page(chromium.new_page(), f"{place[0]}/keys.ipynb")
         seen.run()
-        seen.button("Take these images").wait_for()
+        seen.button("Load these images").wait_for()
         seen.field("source").focus()
         reached = []
         for _ in KEYS:
             reached.append(seen.page.evaluate(NAME))
             seen.page.keyboard.press("Tab")
         assert tuple(reached) == KEYS
-        seen.button("Take these images").focus()
+        seen.button("Load these images").focus()
         seen.page.keyboard.press("Enter")
         seen.sees("size verdict")
         assert seen.red() == [] and seen.problems == []
@@ -167,7 +167,7 @@ def test_in_both_themes_and_in_a_narrow_page(place, shots: Path, theme: str):
             for cell in range(4):
                 seen.run(cell)
             seen.button("layer4: frozen").wait_for(timeout=60_000)
-            seen.sees("every layer beside its start")
+            seen.sees("every layer compared with its start")
             seen.sees("size verdict")
             seen.shoot(f"narrow-{theme}")
             assert seen.red() == [] and seen.problems == []

@@ -58,7 +58,7 @@ def test_stop_keeps_what_there_is_and_go_on_ends_it(held: Session):
     assert "stopping" in panel.live.value and panel.did.value == "%tl_stop"
     run = ended(held).value
     assert run.status == "stopped" and 0 < len(run.epochs) < 400 and not panel.resume.disabled
-    assert "Go on" in panel.error.value and "%tl_resume" in run.notes[-1]
+    assert "press Resume" in panel.error.value and "%tl_resume" in run.notes[-1]
     panel.resume.click()
     until(lambda: len(held.background.training.history) > 1)
     assert (

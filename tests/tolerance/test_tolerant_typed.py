@@ -67,7 +67,7 @@ def test_numbers_of_other_libraries_are_numbers():
 
 @pytest.mark.parametrize("typed", ["1,5", "0,5", "1,50", "12,34,567"])
 def test_a_comma_in_a_whole_number_of_a_panel_parts_thousands_or_is_refused(typed: str):
-    with pytest.raises(UsageError, match="is no whole number: type e.g. 20"):
+    with pytest.raises(UsageError, match="must be a whole number, not .*: type e.g. 20"):
         whole(typed, "epochs")
     assert (
         whole("1,500", "epochs") == 1500

@@ -1,14 +1,15 @@
-"""Exercises: a check looks at the session's state step by step, and says of the first step that is not met what is missing.
+"""Exercises: a check examines the session step by step, and reports the first step not met.
 
-A check is a function that takes the session (and, if it wants them, the notebook's variables) and yields a `Step` for
-everything that it asks for, in order. What stands after a step that is not met is not run. What the function returns is told
-to the learner who has met them all:
+A check is a function that takes the session (and optionally the notebook's variables) and yields a
+`Step` for each requirement, in order. Code after a step that is not met does not run. The learner
+who meets all steps is shown the function's return value:
 
     @exercise("mine", "Train a new output layer on digits")
     def mine(tl):
         run = yield from a_run(tl)
-        yield Step("only the output layer moved", run.moved == ("head",), f"{len(run.moved)} layers moved", "%tl_freeze")
-        return f"{run.accuracy:.1%} of the test images, with {run.plan.trainable_params:,} parameters trained"
+        moved = f"{len(run.moved)} layers moved"
+        yield Step("only the output layer moved", run.moved == ("head",), moved, "%tl_freeze")
+        return f"{run.accuracy:.1%} with {run.plan.trainable_params:,} parameters trained"
 """
 
 from __future__ import annotations
@@ -32,14 +33,12 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Step:
-    """One thing that an exercise asks for."""
+    """One requirement of an exercise."""
 
-    what: str  # as a statement that is true when it is met
+    what: str  # a statement that is true when the step is met
     met: bool
     missing: str = ""  # what was found instead; shown when it is not met
-    hints: tuple[
-        str, ...
-    ] = ()  # one more is shown each time that the exercise is checked and still lacks this step
+    hints: tuple[str, ...] = ()  # another one is shown at each check that still fails here
 
     def __init__(self, what: str, met: object, missing: str = "", *hints: str) -> None:
         for name, value in (
@@ -56,7 +55,7 @@ Steps = Generator[Step, None, str | None]
 
 @dataclass(frozen=True)
 class Exercise:
-    """A check with its name and what it asks for."""
+    """A check with its name and title."""
 
     name: str
     title: str
@@ -67,7 +66,7 @@ EXERCISES: dict[str, Exercise] = {}
 
 
 def exercise(name: str, title: str) -> Callable[[Callable[..., Steps]], Callable[..., Steps]]:
-    """Make a function the check of the exercise `name`; a later one of the same name takes its place."""
+    """Register a function as the check of exercise `name`; a later one replaces it."""
 
     def register(steps: Callable[..., Steps]) -> Callable[..., Steps]:
         EXERCISES[name] = Exercise(name, title, steps)
@@ -80,7 +79,7 @@ def find(name: str) -> Exercise:
     """The exercise of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no exercise has this name.
     """
     if name not in EXERCISES:
         hint = did_you_mean(name, EXERCISES, f"there are {listed(sorted(EXERCISES), 40)}")
@@ -91,14 +90,14 @@ def find(name: str) -> Exercise:
 def judge(
     asked: Exercise, session: Session, names: Mapping[str, Any], before: Check | None = None
 ) -> Check:
-    """Check an exercise; nothing of the session changes.
+    """Check an exercise without changing the session.
 
     Args:
         names: the notebook's variables.
-        before: what became of it last time: a step that still fails shows one more hint.
+        before: the last result: a step that still fails shows one more hint.
 
     Raises:
-        UsageError: the check itself fails, which is its author's mistake, not the learner's.
+        UsageError: the check itself fails: its author's mistake, not the learner's.
     """
     attempts = 1 + (before.attempts if before else 0)
     met: list[str] = []
@@ -108,21 +107,16 @@ def judge(
         while True:
             step = next(steps)
             if not step.met:
-                again = before is not None and before.asked == step.what
-                shown = (
-                    min(len(step.hints), len(before.hints) + 1)
-                    if before is not None and again
-                    else 0
-                )
+                shown = _hints_shown(step, before)
                 return Check(
-                    asked.name,
-                    asked.title,
-                    False,
-                    tuple(met),
-                    step.what,
-                    step.missing,
-                    step.hints[:shown],
-                    len(step.hints) - shown,
+                    name=asked.name,
+                    title=asked.title,
+                    passed=False,
+                    met=tuple(met),
+                    asked=step.what,
+                    missing=step.missing,
+                    hints=step.hints[:shown],
+                    hints_left=len(step.hints) - shown,
                     attempts=attempts,
                 )
             met.append(step.what)
@@ -133,17 +127,27 @@ def judge(
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise UsageError(
-            f"the check of exercise {asked.name!r} itself failed ({reason}): its author has to mend it"
+            f"the check of exercise {asked.name!r} itself failed ({reason}): its author has to fix it"
         ) from error
 
 
+def _hints_shown(step: Step, before: Check | None) -> int:
+    """How many hints of a step that is not met are shown: one more if it failed last time."""
+    if before is None or before.asked != step.what:
+        return 0
+    return min(len(step.hints), len(before.hints) + 1)
+
+
 def untried(asked: Exercise) -> Check:
-    """An exercise that was not checked yet."""
+    """The result of an exercise that has not been checked yet."""
     return Check(asked.name, asked.title, False)
 
 
 def grades(learner: str, checks: Iterable[Check], runs: Iterable[Run], version: str) -> str:
-    """One learner's results as JSON text. It says what the learner's session said: it is no proof against cheating."""
+    """One learner's results as JSON text.
+
+    It repeats what the learner's session reported, and does not protect against cheating.
+    """
     done = [
         {**asdict(check), "met": list(check.met), "hints": len(check.hints)} for check in checks
     ]
@@ -175,23 +179,27 @@ def grades(learner: str, checks: Iterable[Check], runs: Iterable[Run], version: 
 
 
 def write_grades(path: Path, text: str) -> None:
-    """Raises `UsageError` where the file cannot be written."""
+    """Write results to a file.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
     try:
         path.write_text(text, "utf8")
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written ({error.strerror}): give a file in a folder of yours"
+            f"{path} cannot be written ({error.strerror}): choose a file in your own folder"
         ) from None
 
 
-# ── what many checks ask for ──
+# ── steps that many checks share ──
 
 
 def some_data(tl: Session, *sources: str, line: str = "") -> Generator[Step, None, DataSet]:
-    """Data are there, of one of these sources."""
+    """Require data, from one of these sources if any are given."""
     data = tl.dataset
     line = line or f"%tl_data {sources[0] if sources else 'digits'}"
-    yield Step("there are data", data is not None, "no data yet", line)
+    yield Step("data are loaded", data is not None, "no data yet", line)
     assert data is not None
     if sources:
         wanted = " or ".join(sources)
@@ -212,7 +220,13 @@ def a_run(
     like: str = "",
     line: str = "%tl_train",
 ) -> Generator[Step, None, Run]:
-    """The last finished run that is no baseline; of those that fulfil `where`, which `like` puts in words."""
+    """Require a finished run that is not a baseline, and return the last one.
+
+    Args:
+        strategy: the run's strategy.
+        where: a condition on the run, which `like` states in words.
+        line: the line that would help, shown as a hint.
+    """
     runs = [r for r in tl.runs if r.baseline_of is None]
     yield Step("there is a run", runs, "nothing was trained yet", line)
     ended = [r for r in runs if r.status == "finished"]
@@ -220,7 +234,7 @@ def a_run(
         "it ran to its end",
         ended,
         f"run {runs[-1].name!r} is {runs[-1].status}",
-        "%tl_resume goes on with it",
+        "%tl_resume continues it",
     )
     if strategy is not None:
         kept = [r for r in ended if r.strategy == strategy]

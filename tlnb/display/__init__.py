@@ -1,4 +1,5 @@
-"""What people see: text, HTML and PNG made from records. Knows records, computes nothing.
+"""Renders records as text, HTML and PNG. Computes nothing itself.
 
-`HTML` maps each type to the function that makes its card; charts are drawn when a card is, never before.
+`cards.HTML` maps each type to the function that renders its card. Charts are drawn only when their
+card is rendered.
 """

@@ -1,4 +1,4 @@
-"""Cards of what things cost: the bill, a forecast, what someone else paid."""
+"""Cards about costs: the bill, forecasts, pretraining, advice and tuning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tlnb.display.html import Raw, bar, card, facts, line, measured, note, pictu
 from tlnb.display.networks import work
 from tlnb.display.words import clock, flops, memory, money, percent, seconds, small
 
-KINDS = {
+KIND_NAMES = {
     "run": "runs",
     "baseline": "baselines, from scratch",
     "equal budget": "baselines with equal steps",
@@ -24,27 +24,27 @@ KINDS = {
     "forecasting": "forecasting",
     "advising": "advising",
 }
-HEAD = ["seconds", "FLOPs", "energy", "money", "basis"]
+FIGURE_COLUMNS = ["seconds", "FLOPs", "energy", "money", "basis"]
 
 
 def bill_card(bill: Bill) -> str:
-    """Every charge, sums by kind, the total, and the bill that was not paid."""
-    kinds = [[KINDS[kind], *_figures(total, bill)] for kind, total in bill.kinds.items()]
+    """Sums by kind, the total, the pretraining bill that others paid, and every charge."""
+    kinds = [[KIND_NAMES[kind], *_figures(total, bill)] for kind, total in bill.kinds.items()]
     kinds.append([Raw("<b>total</b>"), *_figures(bill.total, bill)])
     rows = [
-        [KINDS[c.kind], c.run, c.phase, *_figures(c, bill)]
+        [KIND_NAMES[c.kind], c.run, c.phase, *_figures(c, bill)]
         for kind in bill.kinds
         for c in bill.charges
         if c.kind == kind
     ]
-    parts: list[str] = [table(["for", *HEAD], kinds)]
+    parts: list[str] = [table(["for", *FIGURE_COLUMNS], kinds)]
     parts += _unpaid(bill.unpaid) if bill.unpaid else []
-    parts += [note(measured(text)) for text in _bases(bill.total)]
+    parts += [note(measured(text)) for text in _basis_lines(bill.total)]
     if rows:
         parts += [
             line("Every charge:"),
             table(
-                ["for", "what", "phase", *HEAD],
+                ["for", "what", "phase", *FIGURE_COLUMNS],
                 rows,
                 left=3,
                 height="22em" if len(rows) > 14 else "",
@@ -64,7 +64,7 @@ def _figures(c: Charge, bill: Bill) -> list[object]:
     return [measured(figure) for figure in figures]
 
 
-def _bases(total: Charge) -> list[str]:
+def _basis_lines(total: Charge) -> list[str]:
     names = {"seconds": "Seconds", "flops": "FLOPs", "wh": "Energy", "money": "Money"}
     return [f"{names[k]}: {kind}, {how}." for k, (kind, how) in total.bases.items() if k in names]
 
@@ -77,16 +77,16 @@ def _unpaid(pretraining: Pretraining) -> list[Raw]:
 
 
 def pretraining_facts(pretraining: Pretraining) -> list[tuple[str, object]]:
-    """What pretraining took, figure by figure, each with its basis."""
+    """The cost of pretraining as rows of (figure, value with its basis)."""
     return [
         (
             "time",
-            f"{clock(pretraining.seconds)} on {pretraining.hardware} ({_why(pretraining, 'seconds')})",
+            f"{clock(pretraining.seconds)} on {pretraining.hardware} ({_basis_words(pretraining, 'seconds')})",
         ),
-        ("FLOPs", f"{flops(pretraining.flops)} ({_why(pretraining, 'flops')})"),
+        ("FLOPs", f"{flops(pretraining.flops)} ({_basis_words(pretraining, 'flops')})"),
         (
             "energy",
-            f"{_wh(pretraining.wh)} ({_why(pretraining, 'wh')})"
+            f"{_energy(pretraining.wh)} ({_basis_words(pretraining, 'wh')})"
             if pretraining.wh is not None
             else None,
         ),
@@ -97,17 +97,17 @@ def pretraining_facts(pretraining: Pretraining) -> list[tuple[str, object]]:
     ]
 
 
-def _why(pretraining: Pretraining, figure: str) -> str:
+def _basis_words(pretraining: Pretraining, figure: str) -> str:
     kind, how = pretraining.bases[figure]
     return f"{'estimate' if kind == 'assumed' else kind}: {how}"
 
 
-def _wh(value: float) -> str:
+def _energy(value: float) -> str:
     return small(value, "Wh") if value < 1000 else f"{value / 1000:,.0f} kWh"
 
 
 def forecast_card(forecast: Forecast) -> str:
-    """Seconds by phase with bars, the other figures, and after the run how far it was off."""
+    """Seconds by phase with bars, other figures and, after the run, the forecast's error."""
     phases = {phase: s for phase, s in forecast.phases.items() if s >= 0.005}
     longest = max(phases.values(), default=1.0)
     rows = [
@@ -138,13 +138,13 @@ def forecast_card(forecast: Forecast) -> str:
 
 
 def advice_card(advice: Advice) -> str:
-    """The verdict, the three strategies with their evidence, what each stage knows, and the rule of thumb."""
+    """The verdict, the strategies with their evidence, the rule of thumb, the probes."""
     head = [
         "strategy",
         "tried on these labels",
         "gain",
         "expected above head",
-        "it would take",
+        "forecast time",
         "money",
         "",
     ]
@@ -164,7 +164,7 @@ def advice_card(advice: Advice) -> str:
             else f"{100 * tried.expected:+.1f} ± {100 * tried.sd:.1f}"
         )
         cost = tried.forecast
-        note_ = tried.why_not if tried.affordable else "over the budget"
+        remark = tried.why_not if tried.affordable else "over the budget"
         rows.append(
             [
                 name,
@@ -173,7 +173,7 @@ def advice_card(advice: Advice) -> str:
                 expected,
                 seconds(cost.seconds),
                 money(cost.money, cost.currency),
-                note_,
+                remark,
             ]
         )
     parts: list[str] = [
@@ -196,8 +196,8 @@ def advice_card(advice: Advice) -> str:
         ),
         (
             "measured by",
-            "cross-validation on the labels in use; a gain says how much surer of the truth it is than the "
-            "strategy before it, as a share of head's mistakes, ± one standard error; test images are not read",
+            "cross-validation on the labels in use; a gain is how much more probability it gives the true class than "
+            "the strategy before it, as a share of head's mistakes, ± one standard error; test images are not read",
         ),
         ("this advice took", f"{seconds(advice.seconds)}, which is on the bill"),
     ]
@@ -211,20 +211,20 @@ def advice_card(advice: Advice) -> str:
             for p in advice.probes
         ]
         parts.append(
-            line("What each frozen stage knows already (a logistic regression on its output):")
+            line("What each frozen stage already knows (logistic regression on its output):")
         )
         parts.append(table(["stage", "accuracy", "", ""], probes))
     return card(f"Advice for {advice.model} on {advice.data}: {advice.strategy}", *parts)
 
 
 def tuning_card(tuning: Tuning) -> str:
-    """The best values, how long it took to come close to them, every trial, and the best so far against time."""
+    """The best values, the time until close to them, a chart against time, and every trial."""
     best, close = tuning.best, tuning.until_close()
     about: list[tuple[str, object]] = [
         (
             "best",
             measured(
-                f"trial {best.number}: {percent(best.accuracy)} ({_values(best)})"
+                f"trial {best.number}: {percent(best.accuracy)} ({_option_words(best)})"
                 if best
                 else "no trial finished"
             ),
@@ -233,17 +233,24 @@ def tuning_card(tuning: Tuning) -> str:
             "within a point of it",
             measured(f"after {close[0]} trials, {seconds(close[1])}") if close else None,
         ),
-        ("judged by", tuning.judged_by + "; test images choose nothing"),
+        ("judged by", tuning.judged_by + "; test images are not used to choose"),
         ("searched", "; ".join(tuning.space)),
         (
             "this call took",
             f"{seconds(tuning.seconds)}, {flops(tuning.flops)}, which is on the bill as tuning",
         ),
-        ("kept in", _place(tuning.storage)),
+        ("saved in", _public_location(tuning.storage)),
         ("notes", "; ".join(tuning.notes)),
     ]
     names = list(dict.fromkeys(name for t in tuning.trials for name in t.values))
-    head = ["trial", "status", *(WORDS.get(n, n) for n in names), "accuracy", "seconds", "FLOPs"]
+    head = [
+        "trial",
+        "status",
+        *(OPTION_NAMES.get(n, n) for n in names),
+        "accuracy",
+        "seconds",
+        "FLOPs",
+    ]
     order = sorted(
         tuning.trials, key=lambda t: (t.status != "finished", -(t.accuracy or 0.0), t.number)
     )
@@ -251,7 +258,7 @@ def tuning_card(tuning: Tuning) -> str:
         [
             t.number,
             t.status,
-            *(_value(t.values.get(n)) for n in names),
+            *(_option_value(t.values.get(n)) for n in names),
             percent(t.accuracy),
             seconds(t.seconds),
             work(t.flops),
@@ -260,7 +267,7 @@ def tuning_card(tuning: Tuning) -> str:
     ]
     parts: list[str] = [facts(about)]
     if best:
-        alt = f"best accuracy so far against seconds of tuning; {percent(best.accuracy)} in the end"
+        alt = f"best accuracy so far against seconds of tuning; finally {percent(best.accuracy)}"
         parts.append(picture(charts.tuning(tuning), alt))
     parts.append(
         table(head, rows, left=2, height="22em" if len(rows) > 16 else "", of_figures=True)
@@ -271,29 +278,35 @@ def tuning_card(tuning: Tuning) -> str:
     )
 
 
-WORDS = {each.name: each.label for each in OPTIONS} | {"last": "stages that train"}
+OPTION_NAMES = {each.name: each.label for each in OPTIONS} | {"last": "stages that train"}
 
 
-def _place(storage: str) -> str:
-    """A database's URL without its password, or a file with its folder: others read notebooks too."""
+def _public_location(storage: str) -> str:
+    """A database's URL without its password, or a file with its parent folder.
+
+    Notebooks are shared with others.
+    """
     if "://" in storage:
         return re.sub(r"//[^/@]*@", "//…@", storage)
     parts = Path(storage).parts
     return storage if len(parts) < 3 else "…/" + "/".join(parts[-2:])
 
 
-def _values(trial: Trial) -> str:
+def _option_words(trial: Trial) -> str:
     return ", ".join(
-        f"{WORDS.get(name, name)} {_value(value)}" for name, value in trial.values.items()
+        f"{OPTION_NAMES.get(name, name)} {_option_value(value)}"
+        for name, value in trial.values.items()
     )
 
 
-def _value(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)
+def _option_value(value: object) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def forecast_score(forecast: Forecast) -> str:
-    """How far a forecast was off; empty before the run."""
+    """The error of a forecast in words; empty before the run."""
     if forecast.error is None:
         return ""
     of_flops = f", {forecast.flops_error:.1%} in FLOPs" if forecast.flops_error is not None else ""

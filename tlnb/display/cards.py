@@ -1,4 +1,4 @@
-"""A card for each type of record: title, the figures as a table, a chart where one helps."""
+"""A card for each type of record: a title, a table of figures, and a chart where one helps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tlnb.display.data_cards import data_card
 from tlnb.display.error_cards import errors_card, predictions_card
 from tlnb.display.html import Raw, card, facts, line, measured, note, picture, safe, table
 from tlnb.display.look_cards import look_card
-from tlnb.display.model_cards import card_of_card, catalogue_card, model_card
+from tlnb.display.model_cards import catalogue_card, catalogue_entry_card, model_card
 from tlnb.display.networks import anatomy_card, strategies_card
 from tlnb.display.run_cards import plan_card, run_card, saved_card
 from tlnb.display.tables import comparison_table, findings, footnotes, verdict
@@ -97,7 +97,7 @@ HTML: dict[type, Callable[[Any], str]] = {
     DataSet: data_card,
     Catalogue: catalogue_card,
     PretrainedModel: model_card,
-    Card: card_of_card,
+    Card: catalogue_entry_card,
     Anatomy: anatomy_card,
     Plan: plan_card,
     Strategies: strategies_card,

@@ -1,4 +1,7 @@
-"""PNG charts. matplotlib's Figure, never pyplot: nothing global is touched. Markers and dashes beside colours."""
+"""PNG charts, drawn with matplotlib's `Figure` because pyplot has global state.
+
+Series differ by marker and dash as well as by colour.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from tlnb.display.words import seconds
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LOOKS = (
+LINE_STYLES = (
     (BLUE, "-", "o"),
     (VERMILION, "--", "s"),
     (GREEN, "-.", "^"),
@@ -25,7 +28,7 @@ LOOKS = (
 )
 PHASE_COLOURS = {"preparing": GREY, "caching": SKY, "warmup": ORANGE, "training": BLUE}
 MAX_COLUMNS, MAX_ROWS, MAX_SAMPLES = 20, 6, 60
-FLAT = 4096  # colours: a chart has fewer, photographs have more
+MAX_CHART_COLOURS = 4096  # colours; charts have fewer, photographs more
 
 
 def figure_of(width: float, height: float) -> Figure:
@@ -35,7 +38,11 @@ def figure_of(width: float, height: float) -> Figure:
 
 
 def png_of(figure: Figure) -> bytes:
-    """As PNG; a chart's few colours fit a palette, which makes notebooks a third of the size. Photographs stay as they are."""
+    """Render a figure as PNG.
+
+    The few colours of a chart fit a palette, which makes notebooks a third of the size. Photographs
+    keep their colours.
+    """
     import numpy as np
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
@@ -43,7 +50,7 @@ def png_of(figure: Figure) -> bytes:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    if image.getcolors(FLAT) is not None:
+    if image.getcolors(MAX_CHART_COLOURS) is not None:
         image = image.quantize(dither=Image.Dither.NONE)
     out = io.BytesIO()
     image.save(out, format="png", optimize=True)
@@ -51,17 +58,17 @@ def png_of(figure: Figure) -> bytes:
 
 
 def words(text: str) -> str:
-    """A name as it is: `$` begins no formula, `_` at its start hides nothing from the legend."""
+    """Escape a name for matplotlib: `$` starts a formula, a leading `_` hides a legend."""
     return (" " if text.startswith("_") else "") + text.replace("$", "\\$")
 
 
-def _plain(axes: Any) -> None:
+def _style_axes(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, alpha=0.25)
 
 
 def samples(data: DataSet) -> bytes:
-    """Training images, a column for each class."""
+    """Draw training images, one column per class."""
     import numpy as np
 
     labels = data.labels["train"]
@@ -74,11 +81,11 @@ def samples(data: DataSet) -> bytes:
     figure = figure_of(min(9.5, 0.55 * len(classes) + 0.4), 0.55 * rows + 0.35)
     axes = np.atleast_2d(figure.subplots(rows, len(classes), squeeze=False))
     for c in classes:
-        mine = data.images["train"][(labels == c).nonzero()[:rows, 0]]
+        images = data.images["train"][(labels == c).nonzero()[:rows, 0]]
         for r in range(rows):
             axes[r, c].set_axis_off()
-            if r < len(mine):
-                axes[r, c].imshow(mine[r].permute(1, 2, 0).numpy(), interpolation="nearest")
+            if r < len(images):
+                axes[r, c].imshow(images[r].permute(1, 2, 0).numpy(), interpolation="nearest")
         title = data.classes[c]
         axes[0, c].set_title(
             title if len(title) <= 9 else title[:8] + "…", fontsize=8, parse_math=False
@@ -87,7 +94,7 @@ def samples(data: DataSet) -> bytes:
 
 
 def learning(run: Run) -> bytes:
-    """Loss, and the watched accuracy, by epoch."""
+    """Plot the training loss and the validation or monitor accuracy by epoch."""
     figure = figure_of(7.2, 2.6)
     left, right = figure.subplots(1, 2)
     epochs = range(1, len(run.epochs) + 1)
@@ -108,17 +115,17 @@ def learning(run: Run) -> bytes:
     right.legend(fontsize=8, frameon=False, loc="lower right")
     for axes in (left, right):
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _plain(axes)
+        _style_axes(axes)
     return png_of(figure)
 
 
 def comparison(record: Comparison) -> bytes:
-    """Left: accuracy against seconds spent. Right: where the seconds went."""
+    """Plot accuracy against seconds (left) and seconds by phase (right)."""
     rows = [row for row in record.rows if row.curve]
     figure = figure_of(8.6, 0.32 * len(rows) + 2.6)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     for row, (colour, dash, marker) in zip(
-        rows, LOOKS * (1 + len(rows) // len(LOOKS)), strict=False
+        rows, LINE_STYLES * (1 + len(rows) // len(LINE_STYLES)), strict=False
     ):
         x, y = [s for s, _ in row.curve], [100 * a for _, a in row.curve]
         left.plot(
@@ -165,13 +172,13 @@ def comparison(record: Comparison) -> bytes:
         left.legend(
             fontsize=8, frameon=False, loc="center right" if len(rows) < 3 else "lower right"
         )
-    _plain(left)
+    _style_axes(left)
     _phases(right, rows)
     return png_of(figure)
 
 
 def _few_minor_labels(value: float, _: int) -> str:
-    """Between powers of ten only 2 and 5 are named."""
+    """Label only 2 and 5 between powers of ten."""
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
 
 
@@ -197,11 +204,11 @@ def _phases(axes: Any, rows: list[Row]) -> None:
             ncols=2,
             borderaxespad=0,
         )
-    _plain(axes)
+    _style_axes(axes)
 
 
 def break_even(record: BreakEven) -> bytes:
-    """What uses cost in all: from scratch, and with the pretraining paid first."""
+    """Plot the total cost by number of uses: from scratch, and with pretraining paid once."""
     uses = record.uses or 1.0
     most = max(4.0, 2 * uses)
     figure = figure_of(5.6, 2.4)
@@ -222,12 +229,12 @@ def break_even(record: BreakEven) -> bytes:
     )
     axes.set(xlabel="uses", ylabel=f"{record.unit} in all", xlim=(0, most), ylim=(0, None))
     axes.legend(fontsize=8, frameon=False, loc="upper left")
-    _plain(axes)
+    _style_axes(axes)
     return png_of(figure)
 
 
 def tuning(record: Tuning) -> bytes:
-    """Every trial's accuracy against the seconds spent, and the best so far."""
+    """Plot every trial's accuracy against the seconds spent, and the best so far."""
     spent, best, at, tops = 0.0, 0.0, [], []
     for trial in record.trials:
         spent += trial.seconds
@@ -236,24 +243,24 @@ def tuning(record: Tuning) -> bytes:
         tops.append(100 * best)
     figure = figure_of(6.4, 2.4)
     axes = figure.subplots()
-    looks = (("finished", BLUE, "o"), ("pruned", ORANGE, "x"))
-    for status, colour, marker in looks:
-        mine = [
+    styles = (("finished", BLUE, "o"), ("pruned", ORANGE, "x"))
+    for status, colour, marker in styles:
+        points = [
             (x, 100 * t.accuracy)
             for x, t in zip(at, record.trials, strict=True)
             if t.status == status and t.accuracy is not None
         ]
-        if mine:
+        if points:
             axes.plot(
-                *zip(*mine, strict=True), marker, color=colour, ms=5, label=f"a trial, {status}"
+                *zip(*points, strict=True), marker, color=colour, ms=5, label=f"a trial, {status}"
             )
     axes.step(at, tops, where="post", color=VERMILION, lw=1.6, label="the best so far")
     axes.set(xlabel="seconds of tuning", ylabel="accuracy, %", ylim=(None, 101))
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    _plain(axes)
+    _style_axes(axes)
     return png_of(figure)
 
 
 def has_curve(run: Run) -> bool:
-    """Whether there is anything to draw."""
+    """Whether a run has a curve to draw."""
     return bool(run.epochs) and (bool(run.curve) or len(run.epochs) > 1)

@@ -1,4 +1,4 @@
-"""Cards of exercises: what is met, what is missing, a hint."""
+"""Cards of exercises: the steps passed, the one that is missing, and hints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def check_card(check: Check) -> str:
     parts += [line(f"Hint {number}: {hint}") for number, hint in enumerate(check.hints, 1)]
     if check.hints_left:
         parts.append(
-            note(f"Check again without a change for {'another' if check.hints else 'a'} hint")
+            note(
+                f"Check again without changing anything for {'another' if check.hints else 'a'} hint"
+            )
         )
     return card(f"Exercise {check.name}: not yet. {check.title}", *parts)
 

@@ -7,7 +7,8 @@ from tlnb.core.data.duplicates import Leak
 from tlnb.display import charts
 from tlnb.display.html import card, facts, line, long_table, note, picture
 
-SKEWED = 3.0  # times more labels in the largest class than in the smallest: it is said
+# ratio of the largest to the smallest class from which the card mentions it
+MENTIONED_IMBALANCE = 3.0
 
 
 def data_card(data: DataSet) -> str:
@@ -29,18 +30,18 @@ def data_card(data: DataSet) -> str:
         ),
         ("kept at", f"{data.edge}×{data.edge} pixels"),
     ]
-    if data.imbalance >= SKEWED:
+    if data.imbalance >= MENTIONED_IMBALANCE:
         few, many = (next(c for c, n in counts.items() if n == amount) for amount in (low, high))
         skew = f"{many} has {data.imbalance:.3g} times as many labels as {few}: see balanced accuracy, or train --class-weights"
         rows.append(("imbalance", skew))
     if data.groups is not None:
-        rows.append(("groups", f"{data.groups:,}, each on one side of every split made here"))
+        rows.append(("groups", f"{data.groups:,}; no group is divided by a split made here"))
     parts = [facts(rows), *(note(words) for words in data.notes)]
     if data.leaks:
         same = sum(leak.same for leak in data.leaks)
         parts.append(
             line(
-                f"{len(data.leaks)} images are in two splits ({same} the same, {len(data.leaks) - same} nearly):"
+                f"{len(data.leaks)} images are in two splits ({same} identical, {len(data.leaks) - same} nearly):"
             )
         )
         parts.append(
@@ -54,11 +55,9 @@ def data_card(data: DataSet) -> str:
         parts.append(line(f"{len(data.skipped)} files were skipped:"))
         parts.append(long_table(["file and reason"], [[s] for s in data.skipped]))
     training = "all training images" if data.splits["train"] <= 120 else "some training images"
-    parts.append(
-        picture(charts.samples(data), f"{training} of {data.name}, a column for each class")
-    )
+    parts.append(picture(charts.samples(data), f"{training} of {data.name}, one column per class"))
     return card(f"{data.name}: {splits}", *parts)
 
 
 def _repeated(leak: Leak) -> str:
-    return f"{leak.other} ({leak.other_split}), {'pixel for pixel' if leak.same else 'nearly'}"
+    return f"{leak.other} ({leak.other_split}), {'pixel for pixel' if leak.same else 'nearly identical'}"

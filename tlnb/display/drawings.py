@@ -1,6 +1,7 @@
-"""Light drawings that change at a click or while it trains: inline SVG whose text takes the page's own colour.
+"""Light drawings that update on a click or during training, as inline SVG.
 
-What a drawing shows is said in words in its label, and nothing is told apart by colour alone.
+Text has the page's own colour. The label of each drawing describes it in words, and nothing is
+distinguished by colour alone.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from tlnb.display.html import BLUE, GREEN, VERMILION, Raw, safe
 from tlnb.display.networks import frozen_of
 from tlnb.display.words import percent
 
-WIDE, TALL = 760, 150  # of the network, in units that scale with the page
-NAMED = 16  # stages up to which each has its name below
-POINTS = 160  # of a curve
-HATCH = 7  # between two lines
-PLOT_WIDE, PLOT_TALL = 340, 120
+# size of the network's drawing, in units that scale with the page
+NETWORK_WIDTH, NETWORK_HEIGHT = 760, 150
+MAX_NAMED_STAGES = 16  # up to so many stages have their names below
+MAX_CURVE_POINTS = 160  # at most, in a curve
+HATCH_SPACING = 7  # distance between two hatch lines
+PLOT_WIDTH, PLOT_HEIGHT = 340, 120
 
 
 def _svg(width: int, height: int, label: str, *parts: str) -> Raw:
@@ -32,33 +34,36 @@ def _text(x: float, y: float, words: object, anchor: str = "middle", size: int =
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{safe(words)}</text>'
 
 
-# ── the network ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the network ───────────────────────────────────────────────────────────────────────────────────
 
 
 def network(read: Anatomy) -> Raw:
-    """The stages from input to output: a box's width goes by the root of its parameters, its height by that of its FLOPs.
+    """Draw the stages from input to output.
 
-    What trains is filled from the bottom, what is frozen is hatched.
+    The width of a box grows with the square root of its parameters, its height with that of its
+    FLOPs. The trained share is filled from the bottom, the frozen share is hatched.
     """
     stages = read.stages
-    widths = _scaled([s.params for s in stages], WIDE - 90 - 8 * len(stages))
+    widths = _scaled([s.params for s in stages], NETWORK_WIDTH - 90 - 8 * len(stages))
     heights = [18 + 92 * (s.flops / max(1, *(t.flops for t in stages))) ** 0.5 for s in stages]
     parts = [_text(20, 68, "image"), _arrow(38)]
     x = 48.0
     for i, (stage, width, height) in enumerate(zip(stages, widths, heights, strict=True)):
         parts.append(_box(stage, x, width, height))
-        if len(stages) <= NAMED:
+        if len(stages) <= MAX_NAMED_STAGES:
             parts.append(
                 _text(x + width / 2, 134 if i % 2 == 0 else 147, _short(stage.name, width))
             )
         x += width + 8
     parts += [_arrow(x - 4), _text(x + 8, 68, "scores", "start")]
-    said = ", ".join(f"{s.name} {frozen_of(s.frozen, s.layers)}" for s in stages[:60])
-    return _svg(WIDE, TALL, f"{read.model} from input to output: {said}", *parts)
+    states = ", ".join(f"{s.name} {frozen_of(s.frozen, s.layers)}" for s in stages[:60])
+    return _svg(
+        NETWORK_WIDTH, NETWORK_HEIGHT, f"{read.model} from input to output: {states}", *parts
+    )
 
 
 def _scaled(values: Sequence[int], room: float) -> list[float]:
-    """Widths that fill the room, by the root of the values, none too thin to be seen."""
+    """Widths that fill `room`, by the square root of the values, with a visible minimum."""
     roots = [max(1, v) ** 0.5 for v in values]
     least = min(14.0, room / len(roots))
     spare = max(0.0, room - least * len(roots))
@@ -82,11 +87,14 @@ def _box(stage: Stage, x: float, width: float, height: float) -> str:
 
 
 def _hatch(x: float, y: float, width: float, height: float) -> str:
-    """Diagonal lines in a box. A pattern would do, were it not for copies of a drawing in tabs that are not shown."""
+    """Diagonal lines in a box.
+
+    An SVG pattern would not render where its id belongs to a copy of the drawing in a hidden tab.
+    """
     if width <= 0 or height <= 0:
         return ""
     lines = []
-    for k in range(HATCH, int(width + height), HATCH):
+    for k in range(HATCH_SPACING, int(width + height), HATCH_SPACING):
         start = f"M{x + max(0.0, k - height):.1f} {y + min(k, height):.1f}"
         lines.append(f"{start}L{x + min(k, width):.1f} {y + max(0.0, k - width):.1f}")
     return "".join(lines)
@@ -101,11 +109,11 @@ def _short(name: str, width: float) -> str:
     return name if len(name) <= room else name[: room - 1] + "…"
 
 
-# ── shares ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── shares ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def meter(what: str, share: float | None, words: str) -> Raw:
-    """A labelled bar from nothing to all; without a share only words."""
+    """A labelled bar from 0 to 1; without a share only words."""
     if share is None:
         drawn = ""
     else:
@@ -120,11 +128,11 @@ def meter(what: str, share: float | None, words: str) -> Raw:
     )
 
 
-# ── curves while a run goes on ────────────────────────────────────────────────────────────────────────────────────
+# ── curves during training ────────────────────────────────────────────────────────────────────
 
 
 def curves(history: Sequence[Progress]) -> Raw:
-    """Training loss and watched accuracy by epoch so far, side by side."""
+    """Training loss and accuracy by epoch so far, side by side."""
     if not history:
         return Raw()
     epochs = max(history[-1].epochs, 1)
@@ -136,12 +144,30 @@ def curves(history: Sequence[Progress]) -> Raw:
     if losses:
         top = max(y for _, y in losses) or 1.0
         plots.append(
-            _plot("training loss", losses, top, f"{top:.2g}", f"{losses[-1][1]:.3f}", VERMILION, "")
+            _plot(
+                "training loss",
+                losses,
+                top=top,
+                most=f"{top:.2g}",
+                last=f"{losses[-1][1]:.3f}",
+                colour=VERMILION,
+                dash="",
+            )
         )
     if seen:
-        plots.append(_plot("accuracy", seen, 1.0, "100%", percent(seen[-1][1]), GREEN, "5 2"))
+        plots.append(
+            _plot(
+                "accuracy",
+                seen,
+                top=1.0,
+                most="100%",
+                last=percent(seen[-1][1]),
+                colour=GREEN,
+                dash="5 2",
+            )
+        )
     row = "".join(
-        f'<div style="flex:1 1 16em;max-width:{PLOT_WIDE}px">{plot}</div>' for plot in plots
+        f'<div style="flex:1 1 16em;max-width:{PLOT_WIDTH}px">{plot}</div>' for plot in plots
     )
     return Raw(f'<div style="display:flex;flex-wrap:wrap;gap:.6em">{row}</div>')
 
@@ -149,14 +175,15 @@ def curves(history: Sequence[Progress]) -> Raw:
 def _plot(
     title: str,
     points: Sequence[tuple[float, float]],
+    *,
     top: float,
     most: str,
     last: str,
     colour: str,
     dash: str,
 ) -> Raw:
-    left, right, high, low = 40, PLOT_WIDE - 12, 22, PLOT_TALL - 18
-    sampled = points[:: max(1, len(points) // POINTS)]
+    left, right, high, low = 40, PLOT_WIDTH - 12, 22, PLOT_HEIGHT - 18
+    sampled = points[:: max(1, len(points) // MAX_CURVE_POINTS)]
     sampled = sampled if sampled[-1] == points[-1] else [*sampled, points[-1]]
     placed = [
         (left + x * (right - left), low - min(1.0, max(0.0, y / top)) * (low - high))
@@ -165,8 +192,8 @@ def _plot(
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
     x, y = placed[-1]
     return _svg(
-        PLOT_WIDE,
-        PLOT_TALL,
+        PLOT_WIDTH,
+        PLOT_HEIGHT,
         f"{title} so far, now {last}",
         _text(left, 13, f"{title}: {last}", "start", 12),
         f'<path d="M{left} {high}V{low}H{right}" fill="none" stroke="currentColor" opacity=".5"/>',

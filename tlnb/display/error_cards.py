@@ -29,8 +29,8 @@ from tlnb.display.words import interval, percent
 
 MAX_ROWS = 30  # rows of a table
 MAX_CONFUSED_PAIRS = 10
-MAX_NUMBERED_CLASSES = 30  # classes up to which the matrix shows its counts
-MAX_DRAWN_CLASSES = 100  # and up to which it is drawn
+MAX_NUMBERED_CLASSES = 30  # up to so many classes the matrix shows its counts
+MAX_DRAWN_CLASSES = 100  # up to so many classes it is drawn
 
 
 def errors_card(errors: Errors) -> str:
@@ -65,7 +65,7 @@ def errors_card(errors: Errors) -> str:
         parts.append(
             line(
                 measured(
-                    f"The {len(shown)} most confident mistakes, true class → what it said, with its probability:"
+                    f"The {len(shown)} most confident mistakes, true class → predicted class, with its probability:"
                 )
             )
         )
@@ -76,7 +76,7 @@ def errors_card(errors: Errors) -> str:
         parts.append(note(errors.note))
     parts.append(
         note(
-            "Measured on the test split, which was read once, at the end of the run; these are its answers from then."
+            "Measured on the test split, which was read once, at the end of the run; these are the predictions made then."
         )
     )
     return card(f"Errors of run {errors.run} on {errors.data}", *parts)
@@ -122,7 +122,10 @@ def _by_class(errors: Errors) -> Raw:
 
 
 def matrix(errors: Errors) -> bytes:
-    """Rows are true classes, columns are answers. What is right is blue, what is wrong orange, by its share of the row."""
+    """Draw the confusion matrix: rows are true classes, columns predictions.
+
+    Colour shows the share of the row: blue for right, orange for wrong.
+    """
     counts = np.array(errors.matrix)
     n = len(counts)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
@@ -132,13 +135,7 @@ def matrix(errors: Errors) -> bytes:
     colours[np.arange(n), np.arange(n)] = 1 - np.diag(shares)[:, None] * (1 - _rgb(BLUE)) * 0.8
     names = [shortened(name) for name in errors.classes]
     longest = max(map(len, names))
-    cell, size, every = (
-        (0.42, 8.0, 1)
-        if n <= MAX_NUMBERED_CLASSES
-        else (0.17, 7.0, 1)
-        if n <= MAX_NAMED_CLASSES
-        else (0.1, 8.0, 1 + n // 30)
-    )
+    cell, size, every = _matrix_layout(n)
     ticks = range(0, n, every)
     edge = max(1.6, cell * n) + 0.5 + 0.075 * longest
     figure = figure_of(edge + 0.3, edge)
@@ -171,6 +168,15 @@ def matrix(errors: Errors) -> bytes:
                 color="white" if dark else "black",
             )
     return png_of(figure)
+
+
+def _matrix_layout(classes: int) -> tuple[float, float, int]:
+    """Edge of a cell in inches, font size, and distance between named classes."""
+    if classes <= MAX_NUMBERED_CLASSES:
+        return 0.42, 8.0, 1
+    if classes <= MAX_NAMED_CLASSES:
+        return 0.17, 7.0, 1
+    return 0.1, 8.0, 1 + classes // 30
 
 
 def _rgb(colour: str) -> Any:
@@ -212,7 +218,7 @@ def predictions_card(predictions: Predictions) -> str:
 
 
 def _thumbnail(pixels: Tensor, edge: int = 72) -> bytes:
-    """A small PNG; small images are enlarged by whole pixels."""
+    """A small PNG of an image; images below `edge` are enlarged without smoothing."""
     import io
 
     from PIL import Image

@@ -1,6 +1,7 @@
-"""Building blocks of cards. Everything that comes from outside is escaped here, once.
+"""Building blocks of cards. All text from outside is escaped here, once.
 
-Plain tables, because every front end styles those for its own theme; inline styles only where meaning needs them.
+Tables are plain, because every front end styles them for its own theme; inline styles are used only
+where they carry meaning.
 """
 
 from __future__ import annotations
@@ -20,34 +21,34 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, GREY = (
     "#CC79A7",
     "#56B4E9",
     "#7f7f7f",
-)  # Okabe & Ito (2008), told apart with any colour vision
+)  # Okabe & Ito (2008), distinguishable with any colour vision
 
 
 class Raw(str):
-    """HTML that is already safe."""
+    """HTML that is already escaped."""
 
 
 class Measured(Raw):
-    """HTML of a figure, or of words that follow from one, which another machine may give differently.
+    """HTML of a measured figure, or of words that depend on one; machines may differ.
 
-    The element that holds it gets the class `measured`, so that readers of a page can tell it from what is exact.
+    The element that holds it gets the class `measured`, which distinguishes it from exact values.
     """
 
 
-MARK = ' class="measured"'
+MEASURED_CLASS = ' class="measured"'
 
 
 def measured(value: object) -> Measured:
-    """The value as what was measured."""
+    """Mark a value as measured."""
     return Measured(safe(value))
 
 
-def _mark(value: object) -> str:
-    return MARK if isinstance(value, Measured) else ""
+def _measured_class(value: object) -> str:
+    return MEASURED_CLASS if isinstance(value, Measured) else ""
 
 
 def safe(value: object) -> str:
-    """Valid text, as JSON wants, without markup and control characters."""
+    """Escape markup and control characters, and replace invalid Unicode, which JSON refuses."""
     if isinstance(value, Raw):
         return value
     text = str(value).encode(errors="replace").decode()
@@ -60,29 +61,31 @@ def card(title: str, *parts: str) -> str:
 
 
 def page(title: str, *cards: str) -> str:
-    """Cards as a file that a browser opens by itself."""
+    """Cards as a self-contained HTML page."""
     head = f'<meta charset="utf-8"><title>{safe(title)}</title>'
     style = "font-family:sans-serif;max-width:70em;margin:1em auto"
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body style="{style}">{"".join(cards)}</body></html>\n'
 
 
 def line(text: object) -> Raw:
-    return Raw(f'<p{_mark(text)} style="margin:.3em 0">{safe(text)}</p>')
+    return Raw(f'<p{_measured_class(text)} style="margin:.3em 0">{safe(text)}</p>')
 
 
 def note(text: object) -> Raw:
-    return Raw(f'<p{_mark(text)} style="margin:.3em 0;opacity:.75;font-size:90%">{safe(text)}</p>')
+    return Raw(
+        f'<p{_measured_class(text)} style="margin:.3em 0;opacity:.75;font-size:90%">{safe(text)}</p>'
+    )
 
 
 def link(url: str, text: str) -> Raw:
-    """A link to a page; anything but a web address stays text."""
+    """A link; anything but an `http(s)` address stays text."""
     if not url.startswith(("https://", "http://")):
         return Raw(safe(text))
     return Raw(f'<a href="{safe(url)}" target="_blank" rel="noopener">{safe(text)}</a>')
 
 
-# Opaque in light and dark: the front end's own colours, else the browser's pair, which goes together.
-STUCK = (
+# Opaque in light and dark themes: the front end's own colours, else the browser's system colours.
+STICKY_HEAD_STYLE = (
     ";position:sticky;top:0;background:var(--jp-layout-color0,var(--vscode-editor-background,Canvas))"
     ";color:var(--jp-content-font-color1,var(--vscode-editor-foreground,CanvasText))"
 )
@@ -99,24 +102,24 @@ def table(
     """A table whose first `left` columns are text and the others numbers.
 
     Args:
-        of_figures: which rows there are, and in which order, was measured too.
-        height: of a long table that scrolls under its head, `26em`.
+        of_figures: the choice and the order of the rows depend on measurements too.
+        height: of a long table that scrolls under its head, e.g. `26em`.
     """
 
     def cells(tag: str, row: Sequence[object], number: str) -> str:
         styles = ("text-align:left" if i < left else number for i in range(len(row)))
         return "".join(
-            f'<{tag}{_mark(c)} style="{s};vertical-align:top">{safe(c)}</{tag}>'
+            f'<{tag}{_measured_class(c)} style="{s};vertical-align:top">{safe(c)}</{tag}>'
             for s, c in zip(styles, row, strict=True)
         )
 
     top = cells("th", head, "text-align:right")
     if height:
-        top = top.replace(";vertical-align:top", f";vertical-align:bottom{STUCK}")
+        top = top.replace(";vertical-align:top", f";vertical-align:bottom{STICKY_HEAD_STYLE}")
     body = "".join(
         f"<tr>{cells('td', row, 'text-align:right;white-space:nowrap')}</tr>" for row in rows
     )
-    mark = MARK if of_figures else ""
+    mark = MEASURED_CLASS if of_figures else ""
     scroll = f"overflow:auto;max-height:{height}" if height else "overflow-x:auto"
     return Raw(
         f'<div style="{scroll}"><table{mark} style="margin:.3em 0"><thead><tr>{top}</tr></thead>'
@@ -125,10 +128,10 @@ def table(
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Raw:
-    """Two columns: what, and its value. Pairs without a value are left out."""
+    """A table of names and values. Pairs without a value are left out."""
     rows = "".join(
         f'<tr><td style="text-align:left;vertical-align:top">{safe(k)}</td>'
-        f'<td{_mark(v)} style="text-align:left">{safe(v)}</td></tr>'
+        f'<td{_measured_class(v)} style="text-align:left">{safe(v)}</td></tr>'
         for k, v in pairs
         if v not in (None, "")
     )
@@ -136,15 +139,16 @@ def facts(pairs: Iterable[tuple[str, object]]) -> Raw:
 
 
 def bar(share: float, colour: str = BLUE, width: int = 90, hollow: float = 0.0) -> Raw:
-    """A horizontal bar, the last `hollow` of its share an outline; the number it shows stands beside it in the table."""
+    """A horizontal bar for a share from 0 to 1.
+
+    Its last part, of length `hollow`, is an outline. The table shows the number beside it.
+    """
 
     def piece(pixels: int, fill: str) -> str:
         box = f"display:inline-block;box-sizing:border-box;height:.75em;width:{pixels}px;border:1px solid {colour}"
         return f'<span style="{box};background:{fill}"></span>' if pixels else ""
 
-    share = (
-        share if math.isfinite(share) else 0.0
-    )  # a run whose weights are no numbers any more has a card too
+    share = share if math.isfinite(share) else 0.0  # a diverged run has a card too
     filled = max(0, min(width, round(share * width)))
     filled = max(filled, 1) if share > 0 else 0
     outline = filled if hollow >= share else min(filled, round(hollow * width))
@@ -155,10 +159,14 @@ def bar(share: float, colour: str = BLUE, width: int = 90, hollow: float = 0.0) 
 
 
 def picture(png: bytes, alt: str, *, of_figures: bool = False) -> Raw:
-    """An image and its text; `of_figures` where whether it is there, or words of its text, were measured."""
+    """An image with alternative text.
+
+    Args:
+        of_figures: its presence, or its text, depends on measurements.
+    """
     data, mark, text = (
         base64.b64encode(png).decode(),
-        MARK if of_figures else "",
+        MEASURED_CLASS if of_figures else "",
         safe(alt),
     )
     return Raw(
@@ -171,7 +179,7 @@ MAX_ROWS = 1000
 
 
 def long_table(head: list[str], rows: list[list[str]], left: int = 1) -> Raw:
-    """A table that scrolls where it is long, and says how many rows it leaves out after the first thousand."""
+    """A table that scrolls if it is long; it shows `MAX_ROWS` rows and counts the rest."""
     more = (
         f"and {len(rows) - MAX_ROWS:,} more: tl.dataset.skipped, tl.dataset.leaks"
         if len(rows) > MAX_ROWS

@@ -1,6 +1,6 @@
-"""Progress while a call runs: one HTML display in a notebook, tqdm in a terminal, nothing under test.
+"""Progress of a call: one HTML display in a notebook, tqdm in a terminal, none in tests.
 
-In a notebook the display ends as one line of text, so that nothing but that line stays in the file.
+In a notebook the display ends as one line of text, and only that line stays in the file.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 from tlnb.core.training.progress import Progress
 from tlnb.display.html import BLUE, safe
 
-EVERY = 0.25  # seconds between updates
+UPDATE_INTERVAL = 0.25  # seconds between updates
 WIDTH, HEIGHT = 180, 36
-UNITS = {  # what a phase counts; otherwise epochs
+UNITS = {  # what a phase counts, if not epochs
     "decoding": "files",
     "unpacking": "files",
     "downloading": "MB",
@@ -29,7 +29,7 @@ def _unit(progress: Progress) -> str:
 
 
 def counted(progress: Progress) -> str:
-    """`2 of 5 MB`; a server may not say how many there are."""
+    """`2 of 5 MB`, or `2 MB` if the total is unknown."""
     of = f" of {progress.epochs}" if progress.epochs else ""
     return f"{progress.epoch}{of} {_unit(progress)}"
 
@@ -55,7 +55,7 @@ class Terminal(Silent):
     def __init__(self) -> None:
         self._bar: Any = None
         self._key: tuple[str, str] | None = None
-        self._seen = ""  # the accuracy at the last look
+        self._seen = ""  # the latest accuracy
 
     def __call__(self, progress: Progress) -> None:
         from tqdm import tqdm
@@ -93,7 +93,7 @@ class Notebook(Silent):
         self._handle: Any = None
         self._drawn = 0.0
         self._start = 0.0
-        self._curve: list[tuple[int, float]] = []  # epoch and accuracy, at each look
+        self._curve: list[tuple[int, float]] = []  # epoch and accuracy, at each evaluation
         self._last: Progress | None = None
 
     def __call__(self, progress: Progress) -> None:
@@ -108,7 +108,7 @@ class Notebook(Silent):
         if progress.accuracy is not None:
             self._curve.append((progress.epoch, progress.accuracy))
         self._last = progress
-        if now - self._drawn >= EVERY:
+        if now - self._drawn >= UPDATE_INTERVAL:
             self._drawn = now
             self._handle.update(HTML(self._html(progress)))
 
@@ -150,7 +150,7 @@ class Notebook(Silent):
 
 
 def reporter(shell: Any = None) -> Silent:
-    """The reporter that fits: under test none, in a kernel HTML, else tqdm."""
+    """Choose the reporter: none in tests, HTML in a kernel, else tqdm."""
     if testing():
         return Silent()
     return Notebook() if getattr(shell, "kernel", None) is not None else Terminal()

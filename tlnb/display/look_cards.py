@@ -1,4 +1,4 @@
-"""Cards and charts of what a network sees: embeddings, stages, evidence."""
+"""Cards and charts of what a network sees: embeddings, probes by stage, saliency."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from torch import Tensor
 from tlnb.core.evaluation.embeddings import NEIGHBOURS
 from tlnb.core.evaluation.look import Evidence, Look, StageProbes, View
 from tlnb.core.evaluation.saliency import BORDER
-from tlnb.display.charts import LOOKS as LINES
-from tlnb.display.charts import figure_of, png_of
+from tlnb.display.charts import LINE_STYLES, figure_of, png_of
 from tlnb.display.html import GREY, VERMILION, bar, card, line, measured, note, picture, table
 from tlnb.display.pictures import CLASS_STYLES, MAX_NAMED_CLASSES, draw_image, shortened
 from tlnb.display.words import percent
@@ -37,26 +36,28 @@ def _features_card(look: Look) -> str:
     )
     parts = [
         line(
-            f"{total} images ({origin}; none of test) as the output layer of each network would see them."
+            f"{total} images ({origin}; none from test) as the output layer of each network would see them."
         ),
         picture(maps(look), alt),
-        line("How often the nearest other image is of the same class:"),
+        line("How often the nearest other image has the same class:"),
         table(["features of", "same class", ""], rows),
     ]
     if look._pictures is not None:
         parts.append(
-            line(f"Some images and their {NEIGHBOURS} nearest; a dashed frame marks another class:")
+            line(
+                f"Some images and their {NEIGHBOURS} nearest; a dashed frame marks a different class:"
+            )
         )
         parts.append(picture(neighbours(look), _neighbours_text(look), of_figures=True))
     off = 100 * (1 / max(1, total)) ** 0.5
     parts.append(
         note(
-            f"Measured on {total} images: differences below about {off:.0f} points are small. Nearness is the cosine."
+            f"Measured on {total} images: differences below about {off:.0f} points are small. Nearest by cosine similarity."
         )
     )
     parts.append(
         note(
-            f"The map is {look.method}, which keeps neighbours together; its axes and the gaps between groups mean nothing."
+            f"The map is {look.method}, which keeps neighbours together; its axes and the gaps between groups have no meaning."
         )
     )
     return card(
@@ -67,28 +68,28 @@ def _features_card(look: Look) -> str:
 
 
 def maps(look: Look) -> bytes:
-    """One map a network: colour, marker and name by class."""
+    """Draw one map per network, with colour, marker and name by class."""
     labels = np.array(look.labels)
     figure = figure_of(4.4 * len(look.views), 4.3)
     for axes, view in zip(
         figure.subplots(1, len(look.views), squeeze=False)[0], look.views, strict=True
     ):
-        _map(axes, view, labels, look.classes)
+        _draw_map(axes, view, labels, look.classes)
     return png_of(figure)
 
 
-def _map(axes: Any, view: View, labels: Any, classes: Sequence[str]) -> None:
+def _draw_map(axes: Any, view: View, labels: Any, classes: Sequence[str]) -> None:
     from matplotlib import patheffects
 
     points = np.array(view.points)
     for c in np.unique(labels):
         colour, marker = CLASS_STYLES[c % len(CLASS_STYLES)]
-        mine = points[labels == c]
+        class_points = points[labels == c]
         size = 8 if marker in "*PX" else 5.5
-        axes.plot(*mine.T, marker, color=colour, ms=size, alpha=0.8, mec="white", mew=0.3)
+        axes.plot(*class_points.T, marker, color=colour, ms=size, alpha=0.8, mec="white", mew=0.3)
         if len(classes) <= MAX_NAMED_CLASSES:
-            x, y = mine[
-                np.square(mine - np.median(mine, 0)).sum(1).argmin()
+            x, y = class_points[
+                np.square(class_points - np.median(class_points, 0)).sum(1).argmin()
             ]  # the image in the middle of its class
             halo = [patheffects.withStroke(linewidth=4, foreground="white")]
             size = 12 if len(classes) <= 10 else 9
@@ -114,21 +115,21 @@ def _map(axes: Any, view: View, labels: Any, classes: Sequence[str]) -> None:
 
 
 def neighbours(look: Look) -> bytes:
-    """A row an example: the image, then its nearest by each network."""
+    """Draw one row per example: the image, then its nearest neighbours for each network."""
     near = max(len(view.neighbours[0]) for view in look.views)
     starts = [1.6 + (near + 0.6) * block for block in range(len(look.views))]
     width, height = starts[-1] + near, len(look.examples) + 0.4
     figure = figure_of(0.66 * width, 0.66 * height)
     axes = figure.subplots()
     axes.set_axis_off()
-    _place(axes, look, 0.0, -0.1, "image", None)
+    _draw_cell(axes, look, 0.0, -0.1, "image", None)
     for block, view in enumerate(look.views):
-        _place(axes, look, starts[block], -0.1, f"nearest: {view.of}", None)
+        _draw_cell(axes, look, starts[block], -0.1, f"nearest: {view.of}", None)
     for row, example in enumerate(look.examples):
-        _place(axes, look, 0.0, row, example, None)
+        _draw_cell(axes, look, 0.0, row, example, None)
         for block, view in enumerate(look.views):
             for i, other in enumerate(view.neighbours[row]):
-                _place(
+                _draw_cell(
                     axes,
                     look,
                     starts[block] + i,
@@ -140,8 +141,10 @@ def neighbours(look: Look) -> bytes:
     return png_of(figure)
 
 
-def _place(axes: Any, look: Look, x: float, y: float, what: int | str, same: bool | None) -> None:
-    """A text, or an image of edge 0.9 with a dashed frame where it is of another class."""
+def _draw_cell(
+    axes: Any, look: Look, x: float, y: float, what: int | str, same: bool | None
+) -> None:
+    """Draw a text, or an image of edge 0.9, with a dashed frame if its class differs."""
     from matplotlib.patches import Rectangle
 
     if isinstance(what, str):
@@ -165,12 +168,12 @@ def _place(axes: Any, look: Look, x: float, y: float, what: int | str, same: boo
 def _neighbours_text(look: Look) -> str:
     words = []
     for row, example in enumerate(look.examples):
-        mine = look.classes[look.labels[example]]
+        own_class = look.classes[look.labels[example]]
         near = (
             f"{v.of}: {', '.join(look.classes[look.labels[i]] for i in v.neighbours[row])}"
             for v in look.views
         )
-        words.append(f"{mine} is nearest to {'; '.join(near)}")
+        words.append(f"{own_class} is nearest to {'; '.join(near)}")
     return ". ".join(words)
 
 
@@ -195,22 +198,22 @@ def _stages_card(look: Look) -> str:
         picture(depths(look), alt),
         table(head, rows),
         note(
-            f"Measured on {len(look.labels)} labels in use, none of test: {look.method} on each stage's output, averaged "
+            f"Measured on {len(look.labels)} labels in use, none from test: {look.method} on each stage's output, averaged "
             "to a grid of 2×2."
         ),
         note(
-            "± is one standard error. The same images, in the same parts, for every stage and network."
+            "± is one standard error. Every stage and network gets the same images in the same folds."
         ),
     )
 
 
 def depths(look: Look) -> bytes:
-    """Accuracy by stage, a line a network."""
+    """Plot accuracy by stage, one line per network."""
     figure = figure_of(6.4, 2.8)
     axes = figure.subplots()
     chance = 100 * max(look.labels.count(c) for c in set(look.labels)) / len(look.labels)
-    for depth, (colour, dash, marker) in zip(look.depths, LINES, strict=False):
-        _depth(axes, depth, colour, dash, marker)
+    for depth, (colour, dash, marker) in zip(look.depths, LINE_STYLES, strict=False):
+        _draw_depth(axes, depth, colour, dash, marker)
     axes.axhline(chance, color=GREY, lw=1, ls=":", label="always the most frequent class")
     axes.set(ylabel="accuracy, %", ylim=(0, 102))
     axes.legend(fontsize=8, frameon=False, loc="best")
@@ -219,7 +222,7 @@ def depths(look: Look) -> bytes:
     return png_of(figure)
 
 
-def _depth(axes: Any, depth: StageProbes, colour: str, dash: str, marker: str) -> None:
+def _draw_depth(axes: Any, depth: StageProbes, colour: str, dash: str, marker: str) -> None:
     values, errors = [100 * p.accuracy for p in depth.probes], [100 * p.error for p in depth.probes]
     axes.errorbar(
         [p.stage for p in depth.probes],
@@ -242,7 +245,7 @@ def _evidence_card(look: Look) -> str:
         [
             e.name,
             *([e.truth or "–"] if look.data else []),
-            *map(measured, (e.label, f"{e.probability:.1%}", _border(e), bar(e.border or 0))),
+            *map(measured, (e.label, f"{e.probability:.1%}", _border_share(e), bar(e.border or 0))),
         ]
         for e in look.images
     ]
@@ -257,26 +260,27 @@ def _evidence_card(look: Look) -> str:
     parts: list[str] = []
     if look._pictures is not None and look._heat is not None:
         alt = "; ".join(
-            f"{e.name}: {e.label}, {_border(e)} of the evidence in the border" for e in look.images
+            f"{e.name}: {e.label}, {_border_share(e)} of the evidence in the border"
+            for e in look.images
         )
         parts.append(picture(overlays(look), alt, of_figures=True))
     parts += [
         table(head, rows, left=len(head) - 3),
-        note(f"Measured by {look.method}; bright is where the evidence for what it said lies."),
+        note(f"Measured by {look.method}; bright areas hold the evidence for the predicted class."),
         note(
-            f"The border is the outer ring that takes {BORDER:.0%} of the area: evidence spread evenly would give {BORDER:.0%}. "
-            "Much more in many images hints at a network that reads the background; look at the pictures first."
+            f"The border is the outer ring with {BORDER:.0%} of the area: evidence spread evenly would give {BORDER:.0%}. "
+            "Much more in many images suggests that the network reads the background; look at the pictures first."
         ),
     ]
     return card(f"Where {by} finds its evidence", *parts)
 
 
-def _border(each: Evidence) -> str:
+def _border_share(each: Evidence) -> str:
     return "no evidence" if each.border is None else f"{each.border:.0%}"
 
 
 def overlays(look: Look) -> bytes:
-    """Each image beside the same image with its evidence laid over it."""
+    """Draw each image beside the same image with its evidence overlaid."""
     images, heat = look._pictures, look._heat
     assert images is not None and heat is not None
     columns = min(3, len(images))
@@ -301,5 +305,5 @@ def overlays(look: Look) -> bytes:
 
 
 def _grey(pixels: Tensor) -> Tensor:
-    """Without colour, so that all colour is evidence."""
+    """The image in grey, so that all colour is evidence."""
     return pixels.float().mean(0).round().byte().expand(3, -1, -1)

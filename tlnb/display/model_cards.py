@@ -1,4 +1,4 @@
-"""Cards of networks: the catalogue, an entry of it, a loaded network."""
+"""Cards of networks: the catalogue, a catalogue entry, a loaded network."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tlnb.display.words import count, flops, percent, size
 
 ORDERS = {
     "small": "by parameters, the embedded ones before the others",
-    "accurate": "by top-1 accuracy, the embedded ones, which learned from other data, after the others",
+    "accurate": "by top-1 accuracy, the embedded ones, which were trained on other data, after the others",
     "fast": "by FLOPs for one image, the embedded ones before the others",
 }
 
@@ -32,7 +32,7 @@ def catalogue_card(catalogue: Catalogue) -> str:
     rows = [
         [
             c.name,
-            _wide(c.source),
+            _min_width(c.source),
             count(c.source_classes),
             percent(c.accuracy),
             bar(c.accuracy or 0, BLUE, 60),
@@ -67,10 +67,10 @@ def catalogue_card(catalogue: Catalogue) -> str:
         f"{len(catalogue.cards)} {many}, {catalogue.sort} first",
         table(head, rows, left=2, height="28em" if len(rows) > UNSCROLLED_ROWS else ""),
         note(
-            f"Order: {ORDERS[catalogue.sort]}. Figures are those of the weights that load by default, measured by who trained "
-            "them, not here. An accuracy holds for its own data: compare it within one source; chance is one in so many "
-            "classes. One image is one forward pass, a multiply-add counted as two. Input is the image's edge in pixels, "
-            "as trained and at least."
+            f"Order: {ORDERS[catalogue.sort]}. Figures are those of the default weights, as measured by whoever trained "
+            "them, not here. An accuracy refers to the data trained on: compare only within one source; chance is 1 divided "
+            "by the number of classes. One image is one forward pass; a multiply-add counts as two FLOPs. Input is the edge "
+            "of the image in pixels: as trained, and the smallest possible."
         ),
         note(
             "%tl_load NAME loads one; its card lists its other weights. %tl_models --sort accurate, or fast"
@@ -78,8 +78,8 @@ def catalogue_card(catalogue: Catalogue) -> str:
     )
 
 
-def _wide(text: str) -> Raw:
-    """Room for a few words on a line."""
+def _min_width(text: str) -> Raw:
+    """Keep a column wide enough for a few words per line."""
     return Raw(f'<span style="display:inline-block;min-width:9em">{safe(text)}</span>')
 
 
@@ -99,17 +99,17 @@ def _links(c: Card) -> Raw:
 def model_card(model: PretrainedModel) -> str:
     c, t = model.card, model.transform
     rows = [
-        ("trained on", _source(c)),
+        ("trained on", _source_words(c)),
         ("accuracy there", _accuracies(c)),
         ("parameters", f"{c.parameters:,}" if c.parameters else None),
         (
             "one image",
-            f"{flops(c.flops)} forward, a multiply-add counted as two" if c.flops else None,
+            f"{flops(c.flops)} forward; a multiply-add counts as two" if c.flops else None,
         ),
         ("input", _input(t)),
         ("", f"mean {_numbers(t.mean)}; standard deviation {_numbers(t.std)}"),
         ("output layer", _output(model)),
-        ("the bill you did not pay", _took(c)),
+        ("the bill you did not pay", _pretraining_lines(c)),
         ("weights", _weights(model)),
         ("what they are", c.about),
         ("recipe", link(c.recipe, c.recipe) if c.recipe else None),
@@ -118,13 +118,13 @@ def model_card(model: PretrainedModel) -> str:
     parts = [facts(rows), *(note(n) for n in c.notes)]
     if c.others:
         parts.append(
-            line(Raw(f"Other weights, by <code>%tl_load {safe(c.name)} --weights NAME</code>:"))
+            line(Raw(f"Other weights, with <code>%tl_load {safe(c.name)} --weights NAME</code>:"))
         )
-        parts.append(_others(c))
+        parts.append(_other_weights(c))
     return card(f"{model.name}: {c.source}", *parts)
 
 
-def _source(c: Card) -> str:
+def _source_words(c: Card) -> str:
     if not c.source_classes:
         return c.source
     images = f"{count(c.source_images)} images, " if c.source_images else ""
@@ -135,28 +135,26 @@ def _accuracies(c: Card) -> str | None:
     if c.accuracy is None:
         return None
     five = f", top-5 {percent(c.top5)}" if c.top5 is not None else ""
-    whose = "measured by the run" if c.family == "run" else "as stated by who trained it"
+    whose = "measured by the run" if c.family == "run" else "as stated by its authors"
     return f"{percent(c.accuracy)} {c.accuracy_of}{five} (chance: {percent(c.chance)}), {whose}"
 
 
 def _input(t: Transform) -> str:
-    cut = "" if t.resize == t.size else f", cut from the middle after resizing to {t.resize}"
+    cut = "" if t.resize == t.size else f", center-cropped after resizing to {t.resize}"
     return f"{t.size}×{t.size} pixels{cut} ({t.interpolation})"
 
 
 def _output(model: PretrainedModel) -> str:
     has = f"{model.card.source_classes:,} classes" if model.card.source_classes else "its own"
     if model.target_classes is None:
-        return f"{has}; kept until there are data, then replaced for their classes"
-    return f"{has}; replaced by a new one for {model.target_classes:,} classes when the data came"
+        return f"{has}; will be replaced to fit the classes of the data"
+    return f"{has}; replaced by a new one for the {model.target_classes:,} classes of the data"
 
 
-def _took(c: Card) -> Raw | None:
+def _pretraining_lines(c: Card) -> Raw | None:
     pretraining = pretraining_of(c)
     if pretraining is None:
-        return (
-            None if c.family in ("own", "run") else Raw("not known: no recipe of it is published")
-        )
+        return None if c.family in ("own", "run") else Raw("unknown: its recipe is not published")
     lines = (f"{safe(name)}: {safe(text)}" for name, text in pretraining_facts(pretraining) if text)
     return Raw("<br>".join(lines))
 
@@ -176,7 +174,7 @@ def _weights(model: PretrainedModel) -> str:
     )
 
 
-def _others(c: Card) -> Raw:
+def _other_weights(c: Card) -> Raw:
     rows = [
         [
             o.weights,
@@ -198,9 +196,9 @@ def _numbers(values: tuple[float, ...]) -> str:
     return ", ".join(f"{v:g}" for v in values)
 
 
-def card_of_card(entry: Card) -> str:
+def catalogue_entry_card(entry: Card) -> str:
     rows = [
-        ("trained on", _source(entry)),
+        ("trained on", _source_words(entry)),
         ("accuracy there", _accuracies(entry)),
         ("parameters", f"{entry.parameters:,}" if entry.parameters else None),
         ("one image", f"{flops(entry.flops)} forward" if entry.flops else None),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from tlnb.core.models.anatomy import UNUSED, Anatomy, Stage
+from tlnb.core.models.anatomy import UNUSED, Anatomy, Layer, Stage
 from tlnb.core.planning.plan import Plan, Strategies
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, line, note, safe, table
 from tlnb.display.words import flops, percent
 
-TALL = 40  # rows from which a table scrolls
-MEANING = {
+UNSCROLLED_ROWS = 40  # tables with more rows scroll
+STRATEGY_MEANINGS = {
     "head": "a new output layer on a frozen network",
     "partial": "the last stages and the output layer",
     "full": "everything, from the pretrained weights",
@@ -16,11 +16,11 @@ MEANING = {
     "output-frozen": "everything but a random output layer",
     "custom": "what you froze and unfroze",
 }
-MADE_FOR = {"head": "little data", "partial": "a decent amount", "full": "a lot"}
+STRATEGY_DATA = {"head": "little data", "partial": "a decent amount", "full": "a lot"}
 
 
 def anatomy_card(read: Anatomy) -> str:
-    """Stages, or with `detailed` every layer below its stage: where the parameters and the work are, what is frozen."""
+    """Stages, and with `detailed` their layers: parameters, FLOPs, and what is frozen."""
     statistics = any(x.running_stats for x in read.layers)
     head = ["stage", "layers", "parameters", "", "output", "FLOPs", "", "in training"]
     if read.detailed:
@@ -34,7 +34,7 @@ def anatomy_card(read: Anatomy) -> str:
             head[:width],
             cut,
             left=2 if read.detailed else 1,
-            height="34em" if len(rows) > TALL else "",
+            height="34em" if len(rows) > UNSCROLLED_ROWS else "",
         )
     ]
     parts += [line(f"Note: {words}.") for words in read.warnings]
@@ -43,7 +43,7 @@ def anatomy_card(read: Anatomy) -> str:
 
 
 def _rows(stage: Stage, read: Anatomy) -> list[list[object]]:
-    """A stage's row; with `detailed` its layers' rows too, and the bars are theirs."""
+    """The row of a stage; with `detailed`, its layers' rows follow and have the bars."""
     layers = read.layers if read.detailed else ()
     most_params = max((x.params for x in layers or read.stages), default=0)
     most_flops = max((x.flops for x in layers or read.stages), default=0)
@@ -74,11 +74,17 @@ def _rows(stage: Stage, read: Anatomy) -> list[list[object]]:
                     _shape(x.shape),
                     work(x.flops),
                     _bar(x.flops, x.flops * x.frozen, most_flops, ORANGE),
-                    ("frozen" if x.frozen else "trains") if x.used else "unused",
+                    _layer_state(x),
                     "yes" if x.running_stats else "",
                 ]
             )
     return rows
+
+
+def _layer_state(layer: Layer) -> str:
+    if not layer.used:
+        return "unused"
+    return "frozen" if layer.frozen else "trains"
 
 
 def _bar(value: int, frozen: int, most: int, colour: str) -> Raw:
@@ -91,15 +97,14 @@ def _notes(read: Anatomy, statistics: bool) -> list[str]:
         repr(read),
         f"Output layer: {heads}. Bars: the longest is the largest {'layer' if read.detailed else 'stage'}; "
         "an outline is frozen.",
-        "Parameters and FLOPs are counted (measured): one image, forward, a multiply-add as two.",
+        "Parameters and FLOPs are counted (measured): one image, forward; a multiply-add counts as two.",
     ]
     if statistics:
         words.append(
-            "Running statistics: the means and variances that BatchNorm keeps. They move where a layer trains, "
-            "and only there."
+            "Running statistics: the means and variances that BatchNorm keeps. They change only in layers that train."
         )
     if any(not x.used for x in read.layers):
-        words.append(f"{UNUSED}: layers that no score depends on.")
+        words.append(f"{UNUSED}: layers that do not affect any score.")
     if not read.detailed:
         words.append("%tl_layers --all shows every layer.")
     return words
@@ -114,14 +119,14 @@ def _shape(shape: tuple[int, ...] | None) -> str:
 
 
 def frozen_of(frozen: int, layers: int) -> str:
-    """How much of a stage is frozen."""
+    """Say how much of a stage is frozen."""
     if not frozen:
         return "trains"
     return "frozen" if frozen == layers else f"{frozen} of {layers} frozen"
 
 
 def strategies_card(strategies: Strategies) -> str:
-    """What each trains, what a step costs, what it is made for."""
+    """What each strategy trains, what a step costs, and the amount of data it suits."""
     most = max(strategies.step_flops)
     head = ["strategy", "trains", "made for", "parameters", "", "", "a step's FLOPs", "", ""]
     rows = [
@@ -133,7 +138,7 @@ def strategies_card(strategies: Strategies) -> str:
     words = ["FLOPs are counted (measured): one image, forward and backward, nothing cached."]
     if strategies.size_verdict:
         words.append(
-            f"The rule goes by the amount of data ({strategies.size_verdict} here); it is a start, not a law."
+            f"The suggestion follows from the amount of data ({strategies.size_verdict} here); it is a starting point, not a law."
         )
     words.append(
         "%tl_strategy partial --last 2 trains the last two stages instead; %tl_layers shows them."
@@ -151,8 +156,8 @@ def _strategy_row(
     )
     return [
         name,
-        MEANING[plan.strategy] + where,
-        MADE_FOR.get(plan.strategy, ""),
+        STRATEGY_MEANINGS[plan.strategy] + where,
+        STRATEGY_DATA.get(plan.strategy, ""),
         f"{plan.trainable_params:,}",
         percent(share),
         bar(share),

@@ -1,4 +1,4 @@
-"""Pictures on cards: images with titles, and how classes are told apart."""
+"""Pictures on cards: images with titles, and the styles of classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from tlnb.display.charts import figure_of, png_of
 from tlnb.display.html import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
 
-CLASS_STYLES = (  # colour and marker of up to ten classes: told apart without colour, and without shape
+CLASS_STYLES = (  # colour and marker of up to ten classes; either alone distinguishes them
     (BLUE, "o"),
     (ORANGE, "s"),
     (GREEN, "^"),
@@ -22,7 +22,7 @@ CLASS_STYLES = (  # colour and marker of up to ten classes: told apart without c
     ("#8c6d1f", ">"),
     ("#5b2a86", "*"),
 )
-MAX_NAMED_CLASSES = 40  # classes up to which all are named
+MAX_NAMED_CLASSES = 40  # up to so many classes all are named
 TITLE_LENGTH = 16  # characters of a class's name above a picture
 
 
@@ -42,7 +42,7 @@ def draw_image(axes: Any, pixels: Tensor, title: str = "", size: float = 8) -> N
 
 
 def pictures(images: Tensor, titles: Sequence[str], columns: int = 5) -> bytes:
-    """A grid of images `(N, 3, E, E)` with a title of two lines above each."""
+    """Draw a grid of images `(N, 3, E, E)`, each with a title of up to two lines above it."""
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     figure = figure_of(1.8 * columns, 1.95 * rows)

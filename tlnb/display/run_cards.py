@@ -1,4 +1,4 @@
-"""Cards of a plan, of a run with its proof, and of a saved run."""
+"""Cards of a plan, a run with its proof, and a saved run."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tlnb.core.training.run import Run
 from tlnb.display import charts
 from tlnb.display.bills import forecast_score
 from tlnb.display.html import Raw, bar, card, facts, line, measured, picture, safe, table
-from tlnb.display.networks import MEANING, frozen_of
-from tlnb.display.tables import on_its_source
+from tlnb.display.networks import STRATEGY_MEANINGS, frozen_of
+from tlnb.display.tables import pretraining_accuracy_words
 from tlnb.display.words import flops, interval, size, small
 
 
 def plan_card(plan: Plan) -> str:
     share = plan.trainable_params / max(plan.total_params, 1)
     rows = [
-        ("strategy", f"{plan.strategy}: {MEANING[plan.strategy]}"),
+        ("strategy", f"{plan.strategy}: {STRATEGY_MEANINGS[plan.strategy]}"),
         ("start", "the pretrained weights" if plan.start == "pretrained" else "random"),
         (
             "trains",
@@ -27,8 +27,8 @@ def plan_card(plan: Plan) -> str:
                 f"{plan.trainable_params:,} of {plan.total_params:,} parameters ({share:.1%}) {bar(share)}"
             ),
         ),
-        ("layers that train", _some(plan.trained)),
-        ("frozen", _some(plan.frozen) or "nothing"),
+        ("layers that train", _layer_names(plan.trained)),
+        ("frozen", _layer_names(plan.frozen) or "nothing"),
         ("edits", _edits(plan) or "none"),
     ]
     return card(
@@ -37,7 +37,7 @@ def plan_card(plan: Plan) -> str:
 
 
 def _edits(plan: Plan) -> Raw:
-    """One line an edit; those that only fit the network to the data say so."""
+    """One line per edit; automatic ones are marked."""
     words = (
         f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}"
         for e in plan.edits
@@ -45,7 +45,7 @@ def _edits(plan: Plan) -> Raw:
     return Raw("<br>".join(words))
 
 
-def _some(names: tuple[str, ...]) -> str:
+def _layer_names(names: tuple[str, ...]) -> str:
     return (
         ", ".join(names)
         if len(names) <= 8
@@ -74,14 +74,14 @@ def run_card(run: Run) -> str:
                 f"{flops(run.training_flops)} to train, {flops(run.flops - run.training_flops)} to evaluate (counted)"
             ),
         ),
-        ("computed once", _cached(run)),
+        ("computed once", _cache_words(run)),
         ("energy", measured(f"{small(run.energy_wh, 'Wh')} ({run.bases.get('energy_wh', '')})")),
         ("money", measured(f"{small(run.money, run.currency)} ({run.bases.get('money', '')})")),
         ("forecast", measured(forecast_score(run.forecast)) if run.forecast else None),
         ("over seeds", _repeats(run)),
-        ("on its own source", measured(on_its_source(run))),
+        ("on its own source", measured(pretraining_accuracy_words(run))),
         ("options", measured(_options(run)) if run.plan.tuned else _options(run)),
-        ("on", measured(f"{run.hardware}, {run.device}, {run.precision}" + _together(run))),
+        ("on", measured(f"{run.hardware}, {run.device}, {run.precision}" + _process_count(run))),
         ("notes", "; ".join(run.notes)),
     ]
     if run.baseline_of:
@@ -97,17 +97,17 @@ def run_card(run: Run) -> str:
     return card(f"Run {run.name}: {run.status}, {run.strategy} on {run.data}", *parts)
 
 
-def _together(run: Run) -> str:
+def _process_count(run: Run) -> str:
     return f", {run.processes} processes together" if run.processes > 1 else ""
 
 
 def _steps(run: Run) -> str:
-    """Of AdamW as planned; a line search takes as many evaluations as it needs."""
+    """The steps of AdamW, or the evaluations of L-BFGS, whose line search decides how many."""
     return f"{run.work.steps} {'steps' if run.options.optimizer == 'adamw' else 'evaluations of all images'}"
 
 
 def _repeats(run: Run) -> str | None:
-    """Mean and spread of the test accuracies of runs that differ in nothing but their seeds."""
+    """Mean and standard deviation of test accuracy over runs that differ only in seed."""
     if len(run.repeats) < 2:
         return None
     accuracies = [accuracy for _, accuracy in run.repeats]
@@ -116,7 +116,10 @@ def _repeats(run: Run) -> str | None:
 
 
 def proof(run: Run) -> Raw:
-    """What really moved, stage by stage from input to output: every layer was compared with its start, to the bit."""
+    """What really moved, by stage from input to output.
+
+    Every layer was compared with its start, bit for bit.
+    """
     stages: dict[str, list[Change]] = {}
     for change in run.changes:
         stages.setdefault(change.stage, []).append(change)
@@ -126,9 +129,9 @@ def proof(run: Run) -> Raw:
         weights = [c.weights for c in moved if c.weights is not None]
         statistics = [c.statistics for c in moved if c.statistics is not None]
         planned = frozen_of(sum(c.frozen for c in layers), len(layers))
-        moved_layers = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, to the bit"
-        much = [_shares(weights), bar(max(weights, default=0.0)), _shares(statistics)]
-        rows.append([stage, planned, moved_layers, *(map(measured, much) if moved else much)])
+        moved_layers = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, bit for bit"
+        amounts = [_range(weights), bar(max(weights, default=0.0)), _range(statistics)]
+        rows.append([stage, planned, moved_layers, *(map(measured, amounts) if moved else amounts)])
     head = [
         "stage",
         "planned",
@@ -137,25 +140,26 @@ def proof(run: Run) -> Raw:
         "",
         "running statistics",
     ]
-    return Raw(line(Raw("<b>Proof</b>: every layer beside its start")) + table(head, rows, left=3))
+    title = line(Raw("<b>Proof</b>: every layer compared with its start"))
+    return Raw(title + table(head, rows, left=3))
 
 
-def _shares(values: list[float]) -> str:
-    """`0.3% to 12%`: from the layer that moved least to the one that moved most."""
+def _range(values: list[float]) -> str:
+    """The range from the layer that moved least to the one that moved most: `0.3% to 12%`."""
     if not values:
         return "–"
     low, high = (f"{v:.2%}" if v < 0.1 else f"{v:.0%}" for v in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
 
 
-def _cached(run: Run) -> Raw | None:
-    """What the run did not compute in every epoch."""
+def _cache_words(run: Run) -> Raw | None:
+    """What the run computed once instead of in every epoch."""
     cache = run.cache
     if cache is None:
         return None
     views = f"{cache.views} views of each image" if cache.views > 1 else "each image"
     kept = f"{cache.bytes / 1e6:,.1f} MB" if cache.bytes >= 1e5 else f"{cache.bytes / 1e3:,.0f} kB"
-    reused = "; found from an earlier run, which paid for it" if cache.reused else ""
+    reused = "; reused from an earlier run, which was charged for it" if cache.reused else ""
     place = "memory" if cache.place == "memory" else "a file"
     return measured(f"everything up to {cache.at}, for {views}: {kept} in {place}{reused}")
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them."""
+"""Numbers formatted for people."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ def percent(share: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """`0.4 s`, `12 s`, `14 min`, `2.5 h`."""
+    """Format seconds: `0.4 s`, `12 s`, `14 min`, `2.5 h`."""
     if value is None:
         return "–"
     if value < 0.01:
@@ -21,20 +21,23 @@ def seconds(value: float | None) -> str:
 
 
 def span(low: float | None, high: float | None) -> str:
-    """A moment that lies between two, `0.21 s–0.35 s`; just the later one where both read alike, or there is no earlier."""
+    """Format a moment between two times, `0.21 s–0.35 s`.
+
+    Only the later time is shown if both look the same, or there is no earlier one.
+    """
     before, after = seconds(low), seconds(high)
     return after if low is None or before == after else f"{before}–{after}"
 
 
 def clock(value: float | None) -> str:
-    """Seconds of a computer's work, up to GPU-years: as `seconds`, and days above two."""
+    """Format computing time up to GPU-years: like `seconds`, but in days from two days on."""
     if value is None or value < 2 * 86_400:
         return seconds(value)
     return f"{value / 86_400:,.0f} days"
 
 
 def flops(value: float | None) -> str:
-    """With the unit that leaves one to three digits before the point."""
+    """Format FLOPs with the unit that leaves one to three digits before the point."""
     if value is None:
         return "–"
     for unit, size in (
@@ -50,7 +53,7 @@ def flops(value: float | None) -> str:
 
 
 def count(value: float | None) -> str:
-    """`1,610`, `560 k`, `11.7 M`."""
+    """Format a count: `1,610`, `560 k`, `11.7 M`."""
     if value is None:
         return "–"
     if value < 100_000:
@@ -59,28 +62,28 @@ def count(value: float | None) -> str:
 
 
 def size(value: float | None) -> str:
-    """Bytes, in powers of ten."""
+    """Format bytes in powers of ten."""
     if value is None:
         return "–"
     return f"{value / 1e6:.1f} MB" if value < 1e9 else f"{value / 1e9:.2f} GB"
 
 
 def small(value: float | None, unit: str = "") -> str:
-    """An amount that is not worth more than two decimals."""
+    """Format an amount with two decimals, or as `under 0.01`."""
     if value is None:
         return "–"
     return f"under 0.01 {unit}".rstrip() if value < 0.01 else f"{value:,.2f} {unit}".rstrip()
 
 
 def money(value: float | None, currency: str = "") -> str:
-    """Two decimals, and none for large sums."""
+    """Format money with two decimals, and without decimals from 1,000 on."""
     if value is None:
         return "–"
     return small(value, currency) if value < 1000 else f"{value:,.0f} {currency}".rstrip()
 
 
 def memory(value: float) -> str:
-    """Bytes, in powers of ten, two digits."""
+    """Format bytes of memory in powers of ten, as whole MB or GB with one decimal."""
     return f"{value / 1e6:,.0f} MB" if value < 1e9 else f"{value / 1e9:.1f} GB"
 
 

@@ -1,6 +1,6 @@
-"""The embedded pretrained models: a small network, its source images, its weights and its cards.
+"""The embedded pretrained models: a small network, its source images, weights and cards.
 
-Everything a learner needs to meet transfer learning offline. Stands by itself: nothing here knows the rest of tlnb.
+Everything a learner needs to try transfer learning offline. Imports nothing else of tlnb.
 """
 
 from __future__ import annotations
@@ -31,35 +31,35 @@ __all__ = [
 ]
 
 
-LARGE = 200_000  # a tensor of more numbers is stored in 8 bits
-SCALE = ".scale"
+MIN_QUANTIZED_SIZE = 200_000  # tensors with more elements are stored in 8 bits
+SCALE_SUFFIX = ".scale"
 
 
 class DamagedWeights(Exception):
-    """A weights file that is missing or has another hash than its card says."""
+    """A weights file is missing, or its hash differs from the one on its card."""
 
 
 @lru_cache(maxsize=1)
 def names() -> tuple[str, ...]:
-    """The embedded models, the main one first."""
+    """Names of the embedded models, the main one first."""
     folder = resources.files(__package__).joinpath("cards")
-    found = (p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))
-    return tuple(sorted(found, key=len))
+    stems = (p.name.removesuffix(".json") for p in folder.iterdir() if p.name.endswith(".json"))
+    return tuple(sorted(stems, key=len))
 
 
 @lru_cache
 def card(name: str) -> dict[str, Any]:
-    """The facts of one model: source, accuracy, size, what its training cost, the SHA-256 of its weights."""
+    """Read a model's card: source, accuracy, size, training cost, SHA-256 of its weights."""
     text = resources.files(__package__).joinpath("cards", f"{name}.json").read_text("utf8")
     facts: dict[str, Any] = json.loads(text)
     return facts
 
 
 def load(name: str) -> GlyphNet:
-    """The pretrained network in fp32 and eval mode.
+    """Load the pretrained network in fp32 and eval mode.
 
     Raises:
-        DamagedWeights: the file is missing, or its hash is not the card's.
+        DamagedWeights: the file is missing, or its hash differs from the card's.
     """
     network = GlyphNet(card(name)["source_classes"])
     network.load_state_dict(weights(name))
@@ -67,10 +67,10 @@ def load(name: str) -> GlyphNet:
 
 
 def weights(name: str) -> dict[str, Tensor]:
-    """The pretrained network's state_dict, in fp32.
+    """Load the pretrained network's state_dict in fp32.
 
     Raises:
-        DamagedWeights: the file is missing, or its hash is not the card's.
+        DamagedWeights: the file is missing, or its hash differs from the card's.
     """
     from safetensors.torch import load as read_safetensors
 
@@ -79,22 +79,23 @@ def weights(name: str) -> dict[str, Tensor]:
         data = resources.files(__package__).joinpath("weights", f"{name}.safetensors").read_bytes()
     except OSError as error:
         raise DamagedWeights("the file is missing") from error
-    found = hashlib.sha256(data).hexdigest()
-    if found != facts["sha256"]:
-        raise DamagedWeights(f"SHA-256 {found[:12]}…, not {facts['sha256'][:12]}…")
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != facts["sha256"]:
+        raise DamagedWeights(f"SHA-256 {digest[:12]}…, not {facts['sha256'][:12]}…")
     return unpack(read_safetensors(data))
 
 
 def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What a weights file holds: fp16, and the few largest tensors in 8 bits with a scale for each output channel.
+    """Compress a state_dict for a weights file.
 
-    The source has many classes, and the file should stay small.
+    Tensors are stored in fp16, the few largest ones in 8 bits with a scale per output channel: the
+    source has many classes, and the file should stay small.
     """
     packed = {}
     for name, tensor in state.items():
-        if tensor.numel() > LARGE:
+        if tensor.numel() > MIN_QUANTIZED_SIZE:
             scale = (tensor.flatten(1).abs().amax(1) / 127).half()
-            packed[name + SCALE] = scale
+            packed[name + SCALE_SUFFIX] = scale
             packed[name] = (
                 (tensor / _by_channel(scale, tensor)).round().clamp(-127, 127).to(torch.int8)
             )
@@ -104,12 +105,12 @@ def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def unpack(packed: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state_dict, in fp32, of what `pack` made."""
+    """Restore the state_dict, in fp32, from the result of `pack`."""
     state = {}
     for name, tensor in packed.items():
-        if name + SCALE in packed:
-            state[name] = tensor.float() * _by_channel(packed[name + SCALE], tensor)
-        elif not name.endswith(SCALE):
+        if name + SCALE_SUFFIX in packed:
+            state[name] = tensor.float() * _by_channel(packed[name + SCALE_SUFFIX], tensor)
+        elif not name.endswith(SCALE_SUFFIX):
             state[name] = tensor.float() if tensor.is_floating_point() else tensor
     return state
 

@@ -1,4 +1,4 @@
-"""From grey source pictures to the network's training batches: distort, blur, colour, in one go per batch."""
+"""Turn grey source pictures into training batches: distort, blur and colour a batch at once."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from tlnb.glyphnet.network import SIZE
 
 
 def augment(images: Tensor, filled: Tensor, generator: torch.Generator) -> Tensor:
-    """Grey uint8 `(N, 48, 48)`, ink bright → uint8 colour pictures `(N, 3, 32, 32)`, each distorted its own way.
+    """Distort and colour each picture in its own way.
 
-    `filled` `(N,)` says which pictures are textures: they are enlarged, so that no border shows.
+    Args:
+        images: grey uint8 `(N, 48, 48)`, bright ink on dark paper.
+        filled: `(N,)` bool, which pictures are textures; these are enlarged, so no border shows.
+        generator: the source of all random numbers.
+
+    Returns:
+        uint8 colour pictures `(N, 3, 32, 32)`.
     """
     ink = images.float().div_(255).unsqueeze(1)  # (N, 1, 48, 48)
     ink = _stroke(ink, generator)
@@ -25,7 +31,7 @@ def _uniform(shape: tuple[int, ...], low: float, high: float, generator: torch.G
 
 
 def _stroke(ink: Tensor, generator: torch.Generator) -> Tensor:
-    """Thicker or thinner lines: one third is dilated, one sixth eroded, both by a varying share."""
+    """Vary line width: a third of the pictures is dilated, a sixth eroded, by random shares."""
     n = len(ink)
     share = torch.rand((n, 1, 1, 1), generator=generator)
     kind = torch.rand(n, generator=generator)
@@ -36,7 +42,10 @@ def _stroke(ink: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _grid(filled: Tensor, generator: torch.Generator) -> Tensor:
-    """Sampling positions `(N, 32, 32, 2)`: turn, scale, shear, shift, a little perspective, and an elastic field."""
+    """Sampling positions `(N, 32, 32, 2)`.
+
+    Combines rotation, scale, shear, shift, slight perspective and an elastic field.
+    """
     n = len(filled)
     angle = torch.randn(n, generator=generator) * 0.17  # about 10 degrees
     zoom = _uniform((n, 2), 0.85, 1.5, generator)
@@ -51,9 +60,8 @@ def _grid(filled: Tensor, generator: torch.Generator) -> Tensor:
     shift = torch.randn((n, 1, 2), generator=generator) * 0.08
     tilt = torch.randn((n, 2, 1), generator=generator) * 0.08
     line = (torch.arange(SIZE) * 2 + 1) / SIZE - 1
-    base = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).view(
-        1, -1, 2
-    )  # (1, 1024, 2) as x, y
+    mesh = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
+    base = mesh.view(1, -1, 2)  # (1, 1024, 2) as x, y
     points = (base @ matrix.transpose(1, 2) + shift) / (1 + base @ tilt)
     knots = torch.randn((n, 2, 4, 4), generator=generator) * _uniform(
         (n, 1, 1, 1), 0, 0.12, generator
@@ -63,7 +71,7 @@ def _grid(filled: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _blur(ink: Tensor, generator: torch.Generator) -> Tensor:
-    """From sharp to very soft, as if drawn at a lower resolution; a third stays sharp."""
+    """Blur by varying amounts, as if drawn at a lower resolution; a third stays sharp."""
     kernel = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0])
     kernel = (kernel[:, None] * kernel / 256).expand(1, 1, 5, 5)
     soft = F.conv2d(ink, kernel, padding=2)
@@ -73,13 +81,16 @@ def _blur(ink: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _colour(ink: Tensor, generator: torch.Generator) -> Tensor:
-    """Ink and paper of any two tones that differ by a third or more; half of the pictures are grey; some noise."""
+    """Colour ink and paper with two tones that differ by a third or more, and add noise.
+
+    Half of the pictures stay grey.
+    """
     n = len(ink)
     paper = torch.rand((n, 3, 1, 1), generator=generator)
     tone = torch.rand((n, 3, 1, 1), generator=generator)
     grey = torch.rand((n, 1, 1, 1), generator=generator) < 0.5
     paper, tone = torch.where(grey, paper[:, :1], paper), torch.where(grey, tone[:, :1], tone)
-    # push too similar tones apart, to the side where there is room
+    # push tones that are too similar apart, towards the side with room
     close = (tone - paper).abs().mean(1, keepdim=True) < 1 / 3
     tone = torch.where(close, torch.where(paper < 0.5, paper + 0.5, paper - 0.5), tone)
     pictures = paper + (tone - paper) * ink

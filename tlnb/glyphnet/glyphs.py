@@ -1,13 +1,17 @@
 """Letters and symbols of many scripts, rendered from the fonts that matplotlib ships.
 
-One class is one character; its examples are that character in every face that draws it. Every glyph is cropped to
-its bounding box and scaled into a 48×48 picture, so that shape, not size or position, tells classes apart.
+A class is a character; its examples are that character in every font face that has it. Every glyph
+is cropped to its bounding box and scaled into a 48×48 picture, so that classes differ by shape, not
+by size or position.
 
-The source must never have seen a digit, so three rules leave classes out, in this order:
+The network must never have seen a digit, so three rules exclude classes, in this order:
 
-1. *by name*: whatever Unicode calls a number, in any script, and whatever is composed of one (``²``, ``①``, ``½``);
-2. *by look*: whatever correlates with some face's digit above `DIGIT_LIKENESS`, also when turned or mirrored;
-3. *by audit*: whatever a network trained on the rest mistakes real handwritten digits for (`excluded.json`).
+1. *by name*: whatever Unicode calls a number, in any script, and whatever is composed of one
+   (``²``, ``①``, ``½``);
+2. *by look*: whatever correlates with a digit of some face above `DIGIT_LIKENESS`, even when
+   rotated or mirrored;
+3. *by audit*: whatever a network trained on the rest mistakes real handwritten digits for
+   (`excluded.json`).
 """
 
 from __future__ import annotations
@@ -23,13 +27,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 EDGE = 48
-DIGIT_LIKENESS = (
-    0.80  # correlation with a rendered digit from which a class counts as looking like it
-)
-TWIN_LIKENESS = (
-    0.90  # correlation from which two characters are one class (A in Latin, Greek and Cyrillic)
-)
-MIN_FACES = 3  # a class needs so many faces: one is held out to measure source accuracy
+# correlation with a rendered digit from which a class counts as looking like it
+DIGIT_LIKENESS = 0.80
+# correlation from which two characters are one class (A in Latin, Greek and Cyrillic)
+TWIN_LIKENESS = 0.90
+MIN_FACES = 3  # that a class needs: one is held out to measure the source accuracy
 MAX_FACES = 12
 DIGITS = "0123456789"
 
@@ -81,7 +83,7 @@ BLOCKS = (
 
 @dataclass(frozen=True)
 class GlyphSet:
-    """The source's letters: `names[c]` is the character of class `c`."""
+    """The letters and symbols of the source: `names[c]` is the character of class `c`."""
 
     names: tuple[str, ...]
     images: NDArray[np.uint8]  # (G, 48, 48), ink is bright
@@ -93,7 +95,7 @@ class GlyphSet:
 
 
 def render(character: str, face: str) -> NDArray[np.float32] | None:
-    """One glyph as (48, 48) in 0..1, its ink scaled to fill 40 pixels; None where it draws nothing."""
+    """Render a glyph as (48, 48) in 0..1, its ink scaled to 40 pixels; None if it is blank."""
     from PIL import Image
 
     mask, _ = _font(face).getmask2(character, mode="L")
@@ -116,7 +118,7 @@ def render(character: str, face: str) -> NDArray[np.float32] | None:
 
 
 def is_number(character: str) -> bool:
-    """Whether Unicode calls it a number or composes it from one (rule 1)."""
+    """Whether Unicode calls a character a number or composes it from one (rule 1)."""
     composed = unicodedata.normalize("NFKD", character)
     by_value = any(unicodedata.numeric(c, None) is not None for c in composed)
     words = unicodedata.name(character, "").split()
@@ -125,13 +127,13 @@ def is_number(character: str) -> bool:
 
 @lru_cache(maxsize=1)
 def audited() -> frozenset[str]:
-    """Classes that earlier audits found (rule 3), from the list that ships."""
+    """The classes excluded by earlier audits (rule 3), from the list that ships."""
     text = resources.files(__package__).joinpath("excluded.json").read_text("utf8")
     return frozenset(json.loads(text)["classes"])
 
 
 def glyph_set(excluded: frozenset[str] | None = None) -> GlyphSet:
-    """Render every class that the rules leave. `excluded` replaces the shipped audit list."""
+    """Render every class that the rules allow. `excluded` replaces the shipped audit list."""
     excluded = audited() if excluded is None else excluded
     kept = _rendered()
     names = tuple(sorted(c for c in kept if c not in excluded))
@@ -147,7 +149,10 @@ def glyph_set(excluded: frozenset[str] | None = None) -> GlyphSet:
 
 @lru_cache(maxsize=1)
 def _rendered() -> dict[str, list[NDArray[np.float32]]]:
-    """What rules 1 and 2 leave, in every face; twins once. Takes some ten seconds, once."""
+    """The classes that rules 1 and 2 allow, in every face, without twins.
+
+    Takes about ten seconds, once.
+    """
     candidates = {
         c: faces
         for c in _characters()
@@ -158,13 +163,14 @@ def _rendered() -> dict[str, list[NDArray[np.float32]]]:
 
 def _characters() -> list[str]:
     points = (p for first, last in BLOCKS for p in range(first, last + 1))
-    # an accented letter is composed of its base; only the base is a class
+    # an accented letter is composed from its base letter; only the base letter is a class
     plain = (c for c in map(chr, points) if unicodedata.normalize("NFD", c) == c)
     return [c for c in plain if unicodedata.category(c)[0] in "LPS"]
 
 
 @lru_cache(maxsize=len(FACES))
-def _font(face: str):  # type: ignore[no-untyped-def]  # PIL's FreeTypeFont; PIL loads only when glyphs are drawn
+def _font(face: str):  # type: ignore[no-untyped-def]
+    """The face as PIL's `FreeTypeFont`; PIL is imported only when glyphs are drawn."""
     from PIL import ImageFont
 
     return ImageFont.truetype(str(_folder() / f"{face}.ttf"), 72)
@@ -189,7 +195,7 @@ def _faces_of(character: str) -> list[NDArray[np.float32]]:
 
 
 def _unit(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows of zero mean and unit length, smoothed first so that strokes need not coincide to the pixel."""
+    """Rows with zero mean and unit length, smoothed so that strokes may differ by a pixel."""
     pooled = (
         images.reshape(len(images), EDGE // 3, 3, EDGE // 3, 3)
         .mean((2, 4))
@@ -202,7 +208,7 @@ def _unit(images: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _views(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """The eight turns and reflections of a picture."""
+    """The eight rotations and reflections of a picture."""
     turns = [np.rot90(image, k) for k in range(4)]
     return turns + [t[:, ::-1] for t in turns]
 
@@ -222,7 +228,7 @@ def _unlike_digits(
 def _without_twins(
     candidates: dict[str, list[NDArray[np.float32]]],
 ) -> dict[str, list[NDArray[np.float32]]]:
-    """Of characters that look alike keep the first, in Unicode's order."""
+    """Keep the first of characters that look alike, in Unicode's order."""
     kept: dict[str, list[NDArray[np.float32]]] = {}
     rows = np.empty((0, (EDGE // 3) ** 2), dtype=np.float32)
     for character, faces in candidates.items():

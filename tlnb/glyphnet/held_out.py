@@ -1,9 +1,10 @@
-"""Held-out source pictures that ship: what an embedded network's accuracy on its own source is measured with.
+"""Held-out source pictures, to measure an embedded network's accuracy on its own source.
 
-Drawing the source again would take ten seconds. So the pictures lie in `held_out.npz`, grey and undistorted, in 16 tones:
-the held-out face of every letter and some held-out pictures of every texture, of all networks' classes. They are distorted
-here, the same way on every call. `held_out.json` says how many of them each network gets right as it ships: that need not be
-measured again. `python -m tlnb.pretrain --held-out` writes both files anew; whenever classes change, it must.
+Rendering the source again would take ten seconds. So the pictures are stored in `held_out.npz`,
+grey and undistorted, in 16 tones: the held-out face of every letter and some held-out pictures of
+every texture, for the classes of all networks. They are distorted here, the same way on every call.
+`held_out.json` records how many of them each shipped network gets right. `python -m tlnb.pretrain
+--held-out` writes both files; it must be run whenever classes change.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ from tlnb.glyphnet.distortions import augment
 from tlnb.glyphnet.source import Source
 
 FILE, MEASURED = "held_out.npz", "held_out.json"
-PICTURES = 1000  # about so many distorted pictures measure one network
-KEPT = 10  # pictures of a class that the file keeps, where the source holds out more
-TONES = 17  # 256 tones in steps of 17 are 16: a third of the bytes, and no accuracy moves by half a point
+PICTURES = 1000  # distorted pictures that measure one network, approximately
+MAX_PICTURES_PER_CLASS = 10  # pictures per class in the file, at most
+# 256 tones in steps of 17 leave 16: a third of the bytes, and no accuracy changes by half a point
+TONE_STEP = 17
 
 
 def packed(sources: Mapping[str, Source]) -> bytes:
-    """The file's content for these sources by network name: each class once, since all hold out the same pictures."""
+    """Build the file's content from the sources by network name.
+
+    Each class is stored once, because all sources hold out the same pictures of it.
+    """
     names: list[str] = []
     images, labels, filled, totals = [], [], [], []
     for source in sources.values():
@@ -38,8 +43,8 @@ def packed(sources: Mapping[str, Source]) -> bytes:
             if name in names:
                 continue
             rows = (source.held_out & (source.labels == c)).nonzero().flatten()
-            chosen = source.images[rows[:KEPT]].numpy()
-            images.append(np.rint(chosen / TONES).astype(np.uint8))
+            chosen = source.images[rows[:MAX_PICTURES_PER_CLASS]].numpy()
+            images.append(np.rint(chosen / TONE_STEP).astype(np.uint8))
             labels += [len(names)] * len(chosen)
             filled.append(c >= len(source.classes) - source.textures)
             totals.append(len(rows))
@@ -65,47 +70,51 @@ def _read() -> dict[str, NDArray[Any]]:
 
 @lru_cache(maxsize=1)
 def measured() -> dict[str, tuple[int, int]]:
-    """How many of how many pictures each network gets right as it ships, by name."""
+    """Right answers and number of pictures of each shipped network, by name."""
     text = resources.files(__package__).joinpath(MEASURED).read_text("utf8")
     return {name: (right, of) for name, (right, of) in json.loads(text).items()}
 
 
 @lru_cache(maxsize=4)
 def pictures(classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    """About `PICTURES` distorted held-out pictures `(N, 3, 32, 32)` uint8 of these classes, and their labels `(N,)`.
+    """Distorted held-out pictures `(N, 3, 32, 32)` uint8 of these classes, and labels `(N,)`.
 
-    Letters and textures stand in the proportion that they have in the whole held-out source, so that the accuracy here
-    and the one on the network's card are of the same mixture. A few classes are shown in many distortions each.
+    N is about `PICTURES`. Letters and textures have the same proportion as in the whole held-out
+    source, so that this accuracy and the one on the network's card refer to the same mixture. With
+    few classes, each picture appears in many distortions.
 
     Raises:
-        KeyError: a class of which the file has no picture.
+        KeyError: the file has no picture of a class.
     """
-    found = _read()
-    names: list[str] = found["names"].tolist()
-    where = {name: i for i, name in enumerate(names)}
-    ours = [where[name] for name in classes]
-    rows = _rows(found, ours)
+    file = _read()
+    names: list[str] = file["names"].tolist()
+    index_of = {name: i for i, name in enumerate(names)}
+    wanted = [index_of[name] for name in classes]
+    rows = _rows(file, wanted)
     views = max(1, PICTURES // len(rows))
     index = np.tile(rows, views)
-    label_of = {theirs: mine for mine, theirs in enumerate(ours)}
-    classes_of = found["labels"][index]
-    grey = torch.from_numpy(found["images"][index] * np.uint8(TONES))
+    label_of = {class_: label for label, class_ in enumerate(wanted)}
+    classes_of = file["labels"][index]
+    grey = torch.from_numpy(file["images"][index] * np.uint8(TONE_STEP))
     generator = torch.Generator().manual_seed(1_000_003)
-    images = augment(grey, torch.from_numpy(found["filled"][classes_of]), generator)
+    images = augment(grey, torch.from_numpy(file["filled"][classes_of]), generator)
     return images, torch.tensor([label_of[c] for c in classes_of.tolist()])
 
 
-def _rows(found: Mapping[str, NDArray[Any]], ours: Sequence[int]) -> NDArray[np.int64]:
-    """Which pictures: at most `PICTURES`, evenly spread over the classes, letters and textures in the source's proportion."""
-    mine = np.isin(found["labels"], ours)
-    filled = found["filled"][found["labels"]].astype(bool)
+def _rows(file: Mapping[str, NDArray[Any]], wanted: Sequence[int]) -> NDArray[np.int64]:
+    """Choose at most `PICTURES` pictures, evenly over the classes.
+
+    Letters and textures keep the source's proportion.
+    """
+    is_wanted = np.isin(file["labels"], wanted)
+    filled = file["filled"][file["labels"]].astype(bool)
     totals = {
-        kind: int(found["totals"][[c for c in ours if bool(found["filled"][c]) is kind]].sum())
+        kind: int(file["totals"][[c for c in wanted if bool(file["filled"][c]) is kind]].sum())
         for kind in (False, True)
     }
     chosen = []
     for kind, total in totals.items():
-        rows = np.flatnonzero(mine & (filled == kind))
+        rows = np.flatnonzero(is_wanted & (filled == kind))
         count = min(len(rows), round(PICTURES * total / max(1, sum(totals.values()))))
         chosen.append(rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)])
     return np.concatenate(chosen)

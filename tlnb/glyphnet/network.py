@@ -14,11 +14,11 @@ SIZE = 32
 
 
 class GlyphNet(nn.Module):
-    """A stem and four residual stages of one block each, then average pooling and the output layer.
+    """A stem, four residual stages of one block each, average pooling, and the output layer.
 
-    Takes float pictures `(N, 3, 32, 32)`, normalised with `MEAN` and `STD`, and gives logits `(N, classes)`.
-    Any edge from 16 pixels up works. The trunk has 558,264 parameters and costs 17.0 MFLOP a picture (forward;
-    a multiply-add counts as two).
+    Takes float pictures `(N, 3, 32, 32)`, normalised with `MEAN` and `STD`, and returns logits
+    `(N, classes)`. Any edge of at least 16 pixels works. The trunk has 558,264 parameters and costs
+    17.0 MFLOP per picture (forward; a multiply-add counts as two).
     """
 
     def __init__(self, classes: int, widths: tuple[int, int, int, int] = WIDTHS) -> None:

@@ -1,4 +1,4 @@
-"""The source data set: what the embedded networks learned before they ever met a learner's images."""
+"""The source data set, on which the embedded networks were pretrained."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tlnb.glyphnet.distortions import augment
 from tlnb.glyphnet.glyphs import audited, glyph_set
 from tlnb.glyphnet.textures import texture_set
 
-TEXTURE_SHARE = 0.25  # of every batch, where the source has textures
+TEXTURE_SHARE = 0.25  # of every batch, if the source has textures
 TEXTURES_PER_CLASS = 200
 HELD_OUT_VIEWS = 4  # distorted views of each held-out picture, for the source accuracy
 
 
 @dataclass(frozen=True)
 class Source:
-    """Grey pictures with classes; `held_out` ones are never trained on and give the source accuracy."""
+    """Grey pictures with classes; those in `held_out` only measure the source accuracy."""
 
     classes: tuple[str, ...]
     images: Tensor  # (M, 48, 48) uint8, ink bright
@@ -36,25 +36,25 @@ class Source:
     def batches(
         self, size: int, steps: int, seed: int, start: int = 0, workers: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches `start` to `steps` of uint8 `(size, 3, 32, 32)` and labels `(size,)`.
+        """Yield batches `start` to `steps`: uint8 `(size, 3, 32, 32)` and labels `(size,)`.
 
-        Each batch depends on `seed` and its own number alone, so that a resumed pretraining sees what the
-        uninterrupted one would have seen, and that several processes may draw them in advance. A class is drawn first,
-        then one of its pictures.
+        Each batch depends only on `seed` and its number, so that a resumed pretraining sees the
+        same batches as an uninterrupted one, and several processes may draw them in advance. A
+        class is drawn first, then one of its pictures.
 
         Args:
-            workers: processes that draw; 0: this one does.
+            workers: number of processes that draw batches; 0: the current one.
         """
         yield from DataLoader(
             _Batches(self, size, seed),
             batch_size=None,
             sampler=range(start, steps),
             num_workers=workers,
-            generator=torch.Generator(),  # else it would draw from the global one, and change what comes after
+            generator=torch.Generator(),  # else it draws from the global generator
         )
 
     def held_out_batches(self, size: int = 512) -> Iterator[tuple[Tensor, Tensor]]:
-        """The held-out pictures, each distorted `HELD_OUT_VIEWS` times the same way on every call."""
+        """Yield the held-out pictures, each in the same `HELD_OUT_VIEWS` distortions."""
         index = self.held_out.nonzero().flatten().repeat(HELD_OUT_VIEWS)
         generator = torch.Generator().manual_seed(1_000_003)
         for part in index.split(size):
@@ -73,7 +73,7 @@ class Source:
 
 
 class _Batches(Dataset[tuple[Tensor, Tensor]]):
-    """A data set whose items are whole batches, by number."""
+    """A data set whose items are whole batches."""
 
     def __init__(self, source: Source, size: int, seed: int) -> None:
         self.source, self.size, self.seed = source, size, seed
@@ -104,7 +104,14 @@ def source(
     faces: int | None = None,
     excluded: frozenset[str] | None = None,
 ) -> Source:
-    """Glyphs and textures; `glyphs` keeps that many classes, `faces` that many pictures of each."""
+    """Build the source of glyphs and textures.
+
+    Args:
+        glyphs: number of glyph classes; None: all.
+        textures: whether to include the textures.
+        faces: training pictures of each glyph class; None: all.
+        excluded: classes to leave out; None: the shipped audit list.
+    """
     letters = glyph_set(excluded)
     keep = np.arange(len(letters.names))
     if glyphs is not None:
@@ -135,7 +142,7 @@ def source(
 
 
 def _first_of_each(labels: np.ndarray, held_out: np.ndarray, faces: int) -> np.ndarray:
-    """The held-out picture of every class and its first `faces` others."""
+    """Select the held-out picture of every class and its first `faces` others."""
     chosen = held_out.copy()
     for c in range(int(labels.max()) + 1):
         chosen[np.flatnonzero((labels == c) & ~held_out)[:faces]] = True

@@ -1,7 +1,8 @@
-"""Sixty-four procedural textures and shapes: what letters cannot teach (surfaces, repetition, filled areas).
+"""Sixty-four procedural textures and shapes.
 
-Eight families of eight classes. A picture is a grey map `(48, 48)` in 0..1; colour, blur and distortion are added
-later, for glyphs and textures alike (`augment.py`).
+They teach what letters cannot: surfaces, repetition, filled areas. There are eight families of
+eight classes. A picture is a grey map `(48, 48)` in 0..1; colour, blur and distortion are added
+later, for glyphs and textures alike (`distortions.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ _Y, _X = np.meshgrid(np.linspace(-1, 1, EDGE), np.linspace(-1, 1, EDGE), indexin
 def texture_set(
     per_class: int, seed: int = 0
 ) -> tuple[tuple[str, ...], NDArray[np.uint8], NDArray[np.int64]]:
-    """Names, pictures `(64 * per_class, 48, 48)` and labels. The same seed draws the same pictures."""
+    """Draw the textures: names, pictures `(64 * per_class, 48, 48)` and labels.
+
+    The seed determines the pictures.
+    """
     classes = _classes()
     images = np.empty((len(classes) * per_class, EDGE, EDGE), dtype=np.uint8)
     for label, draw in enumerate(classes.values()):
@@ -31,10 +35,12 @@ def texture_set(
 
 
 def _classes() -> dict[str, Draw]:
-    found: dict[str, Draw] = {}
+    draws: dict[str, Draw] = {}
     for turn in range(4):
         for name, cycles in (("wide", 3.0), ("fine", 7.0)):
-            found[f"grating-{45 * turn}-{name}"] = _bind(_grating, np.pi * turn / 4, cycles)
+            draws[f"grating-{45 * turn}-{name}"] = _with_settings(
+                _grating, np.pi * turn / 4, cycles
+            )
     for name, cycles, weave in (
         ("2", 2.0, False),
         ("4", 4.0, False),
@@ -45,38 +51,38 @@ def _classes() -> dict[str, Draw]:
         ("soft-8", 8.0, True),
         ("soft-12", 12.0, True),
     ):
-        found[f"checker-{name}"] = _bind(_checker, cycles, weave)
+        draws[f"checker-{name}"] = _with_settings(_checker, cycles, weave)
     for slope in (0.0, 0.7, 1.2, 1.7, 2.2, 3.0):
-        found[f"noise-{slope}"] = _bind(_noise, slope, False)
+        draws[f"noise-{slope}"] = _with_settings(_noise, slope, False)
     for slope in (1.5, 2.5):
-        found[f"blobs-{slope}"] = _bind(_noise, slope, True)
+        draws[f"blobs-{slope}"] = _with_settings(_noise, slope, True)
     for count, radius in ((6, 0.2), (14, 0.12), (30, 0.07), (70, 0.04)):
         for name, ring in (("dots", False), ("rings", True)):
-            found[f"{name}-{count}"] = _bind(_dots, count, radius, ring)
+            draws[f"{name}-{count}"] = _with_settings(_dots, count, radius, ring)
     for count in (6, 14, 35, 80):
         for name, edges in (("cells", False), ("cracks", True)):
-            found[f"{name}-{count}"] = _bind(_cells, count, edges)
+            draws[f"{name}-{count}"] = _with_settings(_cells, count, edges)
     for name, kind in (("ripples", 0), ("rays", 1), ("spiral", 2), ("marble", 3)):
         for cycles in (3, 6):
-            found[f"{name}-{cycles}"] = _bind(_waves, kind, cycles)
+            draws[f"{name}-{cycles}"] = _with_settings(_waves, kind, cycles)
     for sides in (3, 4, 5, 6):
-        found[f"polygon-{sides}"] = _bind(_polygon, sides, 1.0)
+        draws[f"polygon-{sides}"] = _with_settings(_polygon, sides, 1.0)
     for points in (3, 4, 5, 8):
-        found[f"star-{points}"] = _bind(_polygon, points, 0.4)
+        draws[f"star-{points}"] = _with_settings(_polygon, points, 0.4)
     for rows in (3, 6):
-        found[f"bricks-{rows}"] = _bind(_bricks, rows)
-        found[f"scales-{rows}"] = _bind(_scales, rows)
-        found[f"zigzag-{rows}"] = _bind(_zigzag, rows)
-        found[f"sticks-{rows}"] = _bind(_sticks, 4 * rows)
-    return found
+        draws[f"bricks-{rows}"] = _with_settings(_bricks, rows)
+        draws[f"scales-{rows}"] = _with_settings(_scales, rows)
+        draws[f"zigzag-{rows}"] = _with_settings(_zigzag, rows)
+        draws[f"sticks-{rows}"] = _with_settings(_sticks, 4 * rows)
+    return draws
 
 
-def _bind(draw: Callable[..., Map], *settings: object) -> Draw:
+def _with_settings(draw: Callable[..., Map], *settings: object) -> Draw:
     return lambda rng: draw(rng, *settings)
 
 
-def _turned(rng: np.random.Generator, spread: float = 0.2, angle: float = 0.0) -> tuple[Map, Map]:
-    """Coordinates turned by `angle` and a little more, shifted and stretched."""
+def _rotated(rng: np.random.Generator, spread: float = 0.2, angle: float = 0.0) -> tuple[Map, Map]:
+    """Coordinates rotated by about `angle`, shifted and stretched."""
     a = angle + rng.uniform(-spread, spread)
     stretch = rng.uniform(0.85, 1.15)
     x, y = _X + rng.uniform(-1, 1), _Y + rng.uniform(-1, 1)
@@ -88,12 +94,12 @@ def _edge(field: Map, sharpness: float) -> Map:
 
 
 def _grating(rng: np.random.Generator, angle: float, cycles: float) -> Map:
-    u, _ = _turned(rng, 0.2, angle)
+    u, _ = _rotated(rng, 0.2, angle)
     return _edge(np.sin(np.pi * cycles * u) + rng.uniform(-0.5, 0.5), rng.uniform(1, 8))
 
 
 def _checker(rng: np.random.Generator, cycles: float, soft: bool) -> Map:
-    u, v = _turned(rng, 0.4)
+    u, v = _rotated(rng, 0.4)
     a, b = np.sin(np.pi * cycles * u), np.sin(np.pi * cycles * v)
     return (a + b + 2) / 4 if soft else _edge(a * b, 20)
 
@@ -142,7 +148,7 @@ def _waves(rng: np.random.Generator, kind: int, cycles: int) -> Map:
 
 
 def _polygon(rng: np.random.Generator, corners: int, waist: float) -> Map:
-    """A regular polygon (waist 1) or a star: the radius moves between 1 and `waist` twice a corner."""
+    """Draw a regular polygon (waist 1) or a star, whose radius varies between 1 and `waist`."""
     size, turn = rng.uniform(0.55, 0.9), rng.uniform(0, 2 * np.pi)
     x, y = (_X - rng.uniform(-0.15, 0.15)) / size, (_Y - rng.uniform(-0.15, 0.15)) / size
     angle = (np.arctan2(y, x) + turn) % (2 * np.pi / corners) - np.pi / corners
@@ -154,7 +160,7 @@ def _polygon(rng: np.random.Generator, corners: int, waist: float) -> Map:
 
 
 def _bricks(rng: np.random.Generator, rows: int) -> Map:
-    u, v = _turned(rng, 0.2)
+    u, v = _rotated(rng, 0.2)
     row = np.floor(v * rows)
     across = (u * rows / 2 + 0.5 * (row % 2)) % 1
     mortar = np.maximum(abs(across - 0.5) * 2 - 0.88, 2 * abs((v * rows) % 1 - 0.5) - 0.75)
@@ -162,14 +168,14 @@ def _bricks(rng: np.random.Generator, rows: int) -> Map:
 
 
 def _scales(rng: np.random.Generator, rows: int) -> Map:
-    u, v = _turned(rng, 0.2)
+    u, v = _rotated(rng, 0.2)
     row = np.floor(v * rows)
     across = (u * rows + 0.5 * (row % 2)) % 1 - 0.5
     return np.asarray(np.clip(np.hypot(across, (v * rows) % 1) * 0.9, 0, 1))
 
 
 def _zigzag(rng: np.random.Generator, rows: int) -> Map:
-    u, v = _turned(rng, 0.3)
+    u, v = _rotated(rng, 0.3)
     return _edge(
         np.sin(2 * np.pi * rows * (v + 0.5 * abs((u * rows / 2) % 1 - 0.5)) / 1.5),
         rng.uniform(2, 8),

@@ -1,7 +1,7 @@
-"""Panels: the session's calls with the mouse, from ipywidgets' core controls. State lies in the session, not here.
+"""Panels: the session's calls as ipywidgets' core controls. The session holds all state.
 
-A session has one panel of each kind, shown wherever it is asked for, so that two never disagree. Without widgets, and
-under test, the same information is a card.
+A session has one panel of each kind, which may be shown in several places, so that two never
+disagree. Without widgets, and in tests, a card shows the same information.
 """
 
 from __future__ import annotations
@@ -11,31 +11,31 @@ from weakref import WeakKeyDictionary
 
 from tlnb.core.runtime.errors import UsageError, did_you_mean
 from tlnb.display.live import testing
-from tlnb.panels.card import Shown, static
+from tlnb.panels.card import Shown, static_card
 from tlnb.session import PANELS, Session
 
 if TYPE_CHECKING:
     from tlnb.panels.base import Panel
 
-_open: WeakKeyDictionary[Session, dict[str, Panel]] = WeakKeyDictionary()
+_open_panels: WeakKeyDictionary[Session, dict[str, Panel]] = WeakKeyDictionary()
 
 
 def open_panel(session: Session, name: str | None = None) -> Shown:
-    """The panel of that name, or all of them as tabs.
+    """Open the panel of that name, or all panels as tabs.
 
     Raises:
-        UsageError: there is no such panel.
+        UsageError: no panel has that name.
     """
     name = name or "all"
     if name != "all" and name not in PANELS:
         hint = did_you_mean(name, PANELS, f"there are {', '.join(PANELS)}")
         raise UsageError(f"no panel is called {name!r}: {hint}")
-    if testing() or not widgets_here():
-        return Shown(name, static(session, name))
-    return Shown(name, static(session, name), panel_of(session, name).box)
+    if testing() or not has_widgets():
+        return Shown(name, static_card(session, name))
+    return Shown(name, static_card(session, name), panel_of(session, name).box)
 
 
-def widgets_here() -> bool:
+def has_widgets() -> bool:
     """Whether ipywidgets is installed."""
     try:
         import ipywidgets  # noqa: F401
@@ -45,16 +45,16 @@ def widgets_here() -> bool:
 
 
 def panel_of(session: Session, name: str) -> Panel:
-    """The session's panel of that name, made on first use."""
+    """The session's panel of that name, created on first use."""
     from tlnb.panels.all import KINDS, AllPanels
 
-    made = _open.setdefault(session, {})
-    if name not in made:
+    panels = _open_panels.setdefault(session, {})
+    if name not in panels:
         if name == "all":
-            made[name] = AllPanels(session, [panel_of(session, each) for each in PANELS])
+            panels[name] = AllPanels(session, [panel_of(session, kind) for kind in PANELS])
         else:
-            made[name] = KINDS[name](session)
-    return made[name]
+            panels[name] = KINDS[name](session)
+    return panels[name]
 
 
 __all__ = ["PANELS", "Shown", "open_panel", "panel_of"]

@@ -24,7 +24,7 @@ KINDS: dict[str, type[Panel]] = {
 
 
 class AllPanels(Panel):
-    """Tabs of the session's panels; it holds nothing of its own."""
+    """The session's panels as tabs; it has no controls of its own."""
 
     def __init__(self, session: Session, panels: Sequence[Panel]) -> None:
         self.panels = panels
@@ -34,7 +34,7 @@ class AllPanels(Panel):
         self.box.tlnb_panel = self
 
     def close(self) -> None:
-        """Close the tabs and what is in them."""
+        """Close the tabs and the panels in them."""
         for panel in self.panels:
             panel.close()
         self.box.close()

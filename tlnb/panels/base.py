@@ -1,7 +1,8 @@
-"""What every panel has: a line for errors, the magic that the last click ran, the session as a cell, and refreshing.
+"""The base of all panels: error line, last action as a magic, session as a cell, refreshing.
 
-A panel holds nothing that the session does not: it fills its controls from the session whenever that changes, whoever
-changed it. Nothing that is raised reaches the front end as a traceback; what is no `TLError` is kept in `failure`.
+A panel has no state of its own: it fills its controls from the session whenever that changes,
+whoever changed it. No exception reaches the front end as a traceback; unexpected ones are kept in
+`failure`.
 """
 
 from __future__ import annotations
@@ -23,23 +24,26 @@ from tlnb.session import Session
 
 FIELD, WIDE = "17em", "22em"
 LABEL = "7.5em"
-LONGEST = 400  # characters of an error
-_drawing = threading.RLock()  # panels are filled by one thread at a time
+MAX_ERROR_LENGTH = 400  # characters of an error
+_drawing = threading.RLock()  # only one thread at a time fills panels
 
 
 def field(kind: type[Any], label: str, tip: str, width: str = FIELD, **traits: Any) -> Any:
-    """A control with its label before it; the tip is what a screen reader says too, where the front end passes it on."""
-    given = {
+    """A control with a label before it.
+
+    Screen readers read the tip too, if the front end passes it on.
+    """
+    traits = {
         "description": label,
         "layout": w.Layout(width=width, max_width="100%"),
         "style": {"description_width": LABEL},
         **traits,
     }
-    made = kind(**given)
+    widget = kind(**traits)
     for name in ("tooltip", "description_tooltip"):  # 8.x and 7.x
-        if made.has_trait(name):
-            setattr(made, name, tip)
-    return made
+        if widget.has_trait(name):
+            setattr(widget, name, tip)
+    return widget
 
 
 def button(
@@ -50,16 +54,16 @@ def button(
     style: str = "",
     width: str = "auto",
 ) -> Any:
-    """A button that calls without arguments."""
-    made = w.Button(
+    """A button that calls `on_click` without arguments."""
+    widget = w.Button(
         description=label, tooltip=tip, icon=icon, button_style=style, layout=w.Layout(width=width)
     )
-    made.on_click(lambda _: on_click())
-    return made
+    widget.on_click(lambda _: on_click())
+    return widget
 
 
 def row(*parts: Any) -> Any:
-    """Controls beside each other, below each other where the page is narrow."""
+    """Controls side by side; on a narrow page they wrap."""
     return w.HBox(
         list(parts), layout=w.Layout(flex_flow="row wrap", align_items="center", width="100%")
     )
@@ -74,9 +78,10 @@ STYLE = "<style>.tlnb-view td,.tlnb-view th{padding:.15em .7em .15em .2em}.tlnb-
 
 
 def shown(html: str) -> str:
-    """A card in an HTML control, where the front end's own style of tables does not reach by itself.
+    """Wrap a card for an HTML control, which lacks the front end's table style by default.
 
-    It takes the width that there is and asks for none, so that a wide table scrolls and a wide picture shrinks.
+    It fills the available width without requiring any, so that wide tables scroll and wide pictures
+    shrink.
     """
     style = "padding:0;width:0;min-width:100%"
     return (
@@ -87,10 +92,11 @@ def shown(html: str) -> str:
 
 
 def whole(text: str, name: str) -> int | None:
-    """A typed whole number; None where nothing is typed.
+    """Parse a typed whole number; None if the field is empty.
 
     Raises:
-        UsageError: anything else; a comma that does not part thousands, which may be a decimal one.
+        UsageError: anything else, including a comma that does not separate thousands: it might be a
+            decimal comma.
     """
     if not text.strip():
         return None
@@ -100,12 +106,12 @@ def whole(text: str, name: str) -> int | None:
         return int(text.strip().replace(",", "").replace("_", ""))
     except ValueError:
         raise UsageError(
-            f"{name} {text.strip()!r} is no whole number: type e.g. 20, or leave it empty"
+            f"{name} must be a whole number, not {text.strip()!r}: type e.g. 20, or leave it empty"
         ) from None
 
 
 def decimal(text: str, name: str) -> float | None:
-    """A typed number, with a point or a comma; None where nothing is typed.
+    """Parse a typed number with a decimal point or comma; None if the field is empty.
 
     Raises:
         UsageError: anything else.
@@ -116,12 +122,12 @@ def decimal(text: str, name: str) -> float | None:
         return float(text.strip().replace(",", "."))
     except ValueError:
         raise UsageError(
-            f"{name} {text.strip()!r} is no number: type e.g. 0.01, or leave it empty"
+            f"{name} must be a number, not {text.strip()!r}: type e.g. 0.01, or leave it empty"
         ) from None
 
 
 def user_names() -> Mapping[str, Any]:
-    """The names that the user has given things in the notebook."""
+    """The user's variables in the notebook."""
     from IPython import get_ipython
 
     shell = get_ipython()  # type: ignore[no-untyped-call, unused-ignore]
@@ -129,7 +135,7 @@ def user_names() -> Mapping[str, Any]:
 
 
 class Panel:
-    """Controls over a session's calls."""
+    """Controls for a session's calls."""
 
     title: ClassVar[str] = ""
 
@@ -144,8 +150,8 @@ class Panel:
         )
         self.did = field(
             w.Text,
-            "you just did",
-            "The magic that the last action ran: copy it into a cell",
+            "last action",
+            "The last action as a magic: copy it into a cell",
             "100%",
         )
         self.did.layout.max_width = "54em"
@@ -165,31 +171,36 @@ class Panel:
         )
         self.box.tlnb_panel = self  # lives as long as its widgets
         self._last = self._progress = ""
-        self._ends = [session.watch(self.refresh)]
+        self._unsubscribe = [session.watch(self.refresh)]
         self.refresh()
 
     @property
     def session(self) -> Session:
         """The session that the panel shows."""
-        found = self._session()
-        if found is None:
-            raise UsageError("this panel's session is gone: %tl_panel opens a new one")
-        return found
+        session = self._session()
+        if session is None:
+            raise UsageError("this panel's session no longer exists: %tl_panel opens a new one")
+        return session
 
-    # ── for each panel to say ──
+    # ── implemented by each panel ──
 
     def parts(self) -> list[Any]:
         """The panel's own controls, in the order of the work."""
         raise NotImplementedError
 
     def fill(self) -> None:
-        """Bring the controls to what the session is."""
+        """Update the controls from the session."""
         raise NotImplementedError
 
     # ── acting ──
 
     def act(self, call: Callable[[], Any], wait: str = "") -> Any:
-        """Do something to the session; an error becomes a line of the panel."""
+        """Call something on the session; an error becomes a line in the panel.
+
+        Args:
+            call: called without arguments.
+            wait: shown while the call runs.
+        """
         self.say(wait)
         said = self.error.value
         session = self.session
@@ -202,20 +213,20 @@ class Panel:
         finally:
             session.report = before
             self.bar.layout.display = "none"
-        if self.error.value in (said, self._progress):  # and not what a thread has said meanwhile
+        if self.error.value in (said, self._progress):  # a thread may have written something else
             self.say("")
         return value
 
     def fail(self, error: BaseException) -> None:
-        """Say an error in one line. What neither the user nor the disk did is a bug: it is kept for a report."""
+        """Show an error in one line; keep unexpected ones, which are bugs, in `failure`."""
         ours = isinstance(error, TLError | OSError)
         self.failure = None if ours else error
         words = " ".join(str(error).split())
-        words = words if len(words) <= LONGEST else f"{words[:LONGEST]} …"
+        words = words if len(words) <= MAX_ERROR_LENGTH else f"{words[:MAX_ERROR_LENGTH]} …"
         self.say(words if ours else f"{type(error).__name__}: {words}", bad=True)
 
     def say(self, words: str, bad: bool = False) -> None:
-        """A line below the controls; errors have a sign, not only a colour."""
+        """Show a line below the controls; errors have a sign as well as a colour."""
         if not words:
             self.error.value = ""
             return
@@ -230,7 +241,7 @@ class Panel:
         )
 
     def _report(self, progress: Progress) -> None:
-        """Progress of a call that the main thread makes: loading, decoding."""
+        """Show the progress of a call on the main thread: loading, decoding."""
         self.bar.layout.display = ""
         self.bar.value = progress.epoch / progress.epochs if progress.epochs else 0.0
         self.say(f"{progress.phase}: {counted(progress)}")
@@ -239,10 +250,11 @@ class Panel:
     # ── showing ──
 
     def refresh(self, keep_line: bool = False) -> None:
-        """Show the session as it is. Called after every change, by whoever and on whichever thread.
+        """Show the session as it is now. Called after every change, on any thread.
 
         Args:
-            keep_line: of an action that has not ended; the session does not know it yet.
+            keep_line: keep the shown magic: its action is still running, and the session does not
+                know it yet.
         """
         if self._session() is None:
             return
@@ -258,7 +270,7 @@ class Panel:
 
     @contextmanager
     def filling(self) -> Iterator[None]:
-        """Inside, controls change because the session did: nothing is to be done about it."""
+        """Mark changes of controls as the panel's own, so that they trigger no action."""
         self._filling += 1
         try:
             yield
@@ -266,7 +278,7 @@ class Panel:
             self._filling -= 1
 
     def on(self, control: Any, call: Callable[[], None], trait: str = "value") -> None:
-        """Call when the user changes a control, and not when the panel does."""
+        """Call `call` when the user changes a control, but not when the panel does."""
 
         def changed(_: Any) -> None:
             if not self._filling:
@@ -275,7 +287,7 @@ class Panel:
         control.observe(changed, trait)
 
     def once(self, what: str, key: Any, draw: Callable[[], str], view: Any) -> None:
-        """Draw into an HTML control unless it shows that already."""
+        """Draw into an HTML control, unless it already shows `key`."""
         if self._drawn.get(what) != key or what not in self._drawn:
             view.value = shown(draw())
             self._drawn[what] = key
@@ -288,13 +300,13 @@ class Panel:
             self.script.value = "\n".join(lines)
 
     def show_line(self, line: str) -> None:
-        """The magic of an action that leaves the session as it is."""
+        """Show the magic of an action that does not change the session."""
         self._last = line
         with self.filling():
             self.did.value = line
 
     def _restore(self, _: Any) -> None:
-        """The field is there to copy from: what is typed into it goes."""
+        """Undo typing in the field, which is only for copying."""
         if self.did.value != self._last:
             self.did.value = self._last
 
@@ -307,15 +319,15 @@ class Panel:
             self.show_line("%tl_script")
 
     def close(self) -> None:
-        """Let go of the session and of all widgets."""
-        for end in self._ends:
+        """Detach from the session and close all widgets."""
+        for end in self._unsubscribe:
             end()
-        for part in _inside(self.box):
+        for part in _descendants(self.box):
             part.close()
 
 
-def _inside(box: Any) -> list[Any]:
-    return [part for child in getattr(box, "children", ()) for part in _inside(child)] + [box]
+def _descendants(box: Any) -> list[Any]:
+    return [part for child in getattr(box, "children", ()) for part in _descendants(child)] + [box]
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What a panel is where there are no widgets: the same information as a card that any front end shows."""
+"""Panels without widgets: the same information as a card that any front end can show."""
 
 from __future__ import annotations
 
@@ -11,39 +11,41 @@ from tlnb.display.networks import anatomy_card
 from tlnb.session import Session
 
 VIEW = "application/vnd.jupyter.widget-view+json"
-SAYS = {
-    "all": "%tl shows where we are",
-    "data": "%tl_data NAME takes a data set",
+HINTS = {
+    "all": "%tl shows the state of the session",
+    "data": "%tl_data NAME loads a data set",
     "model": "%tl_load NAME loads a network, %tl_models lists them",
-    "layers": "%tl_freeze and %tl_unfreeze say what trains",
+    "layers": "%tl_freeze and %tl_unfreeze set which layers train",
     "train": "%tl_train trains the plan",
-    "compare": "%tl_compare lays runs side by side",
+    "compare": "%tl_compare shows runs side by side",
 }
 
 
 class Shown(OneLine):
-    """What `tl.panel` returns: widgets where the front end has them, else a card."""
+    """What `tl.panel` returns: widgets if the front end supports them, else a card."""
 
     def __init__(self, name: str, html: str, box: Any = None) -> None:
         self.name, self.html, self.box = name, html, box
 
     def __repr__(self) -> str:
         where = "" if self.box is not None else " (no widgets here)"
-        return f"Panel {self.name}{where}: {SAYS[self.name]}"
+        return f"Panel {self.name}{where}: {HINTS[self.name]}"
 
     def _repr_html_(self) -> str:
         return self.html
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        found: dict[str, Any] = {"text/plain": repr(self), "text/html": self.html}
+        bundle: dict[str, Any] = {"text/plain": repr(self), "text/html": self.html}
         if self.box is not None:
-            found[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
-        return found
+            bundle[VIEW] = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
+        return bundle
 
 
-def static(session: Session, name: str) -> str:
-    """The session as the panel of that name would show it."""
-    return card(f"Panel: {name}", *_parts(session, name), note(f"Without the mouse: {SAYS[name]}."))
+def static_card(session: Session, name: str) -> str:
+    """A card with the content of the panel of that name."""
+    return card(
+        f"Panel: {name}", *_parts(session, name), note(f"Without the mouse: {HINTS[name]}.")
+    )
 
 
 def _parts(session: Session, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Compare: runs beside each other; a target, a price, tuning counted or not."""
+"""Compare: runs side by side, with a target, a price, and with or without tuning."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tlnb.display.words import percent, seconds, small
 from tlnb.panels.base import Panel, button, field, row
 
 TUNING = "tuning"
-AT_WORK = "the comparison"
+COMPARISON = "the comparison"
 
 
 class ComparePanel(Panel):
@@ -27,14 +27,14 @@ class ComparePanel(Panel):
         self.runs = field(
             w.SelectMultiple,
             "runs",
-            "Which runs to compare; Ctrl or Shift for several",
+            "The runs to compare; hold Ctrl or Shift for several",
             "54em",
             rows=5,
             options=[],
         )
         self.own = field(
             w.Checkbox,
-            "target of my own",
+            "choose a target",
             "Measure the time to an accuracy that you choose",
             "auto",
             value=False,
@@ -55,22 +55,22 @@ class ComparePanel(Panel):
         )
         self.price = field(
             w.Text,
-            "an hour costs",
-            "A price for an hour, e.g. 0.5usd/h",
+            "price per hour",
+            "Price of an hour, e.g. 0.5usd/h",
             placeholder="the list price",
             continuous_update=False,
         )
         self.tuning = field(
             w.Checkbox,
-            "count tuning",
-            "Whether the search for options is in the sum",
+            "include tuning",
+            "Whether the total includes the search for hyperparameters",
             "auto",
             value=True,
             indent=False,
         )
         self.go = button(
             "Compare",
-            "Lay the chosen runs side by side (%tl_compare)",
+            "Show the chosen runs side by side (%tl_compare)",
             self.compare,
             "bar-chart",
             "primary",
@@ -94,7 +94,7 @@ class ComparePanel(Panel):
         ]
 
     def _counted(self) -> None:
-        """Sum and chart follow."""
+        """Update the total and the chart."""
         self.refresh()
         self.again()
 
@@ -104,22 +104,23 @@ class ComparePanel(Panel):
     # ── what a click does ──
 
     def compare(self) -> None:
-        """Compare; where a baseline of equal steps must be trained first, that is done on a thread."""
-        self.act(lambda: self.session.background.start(AT_WORK, self._made), "comparing …")
+        """Compare on a thread: a baseline of equal steps may have to be trained first."""
+        self.act(
+            lambda: self.session.background.start(COMPARISON, self._run_comparison), "comparing …"
+        )
         self.refresh()
 
     def again(self) -> None:
-        """A comparison that is shown follows target, price and choice at once."""
+        """Repeat the comparison that is shown, after a change of target, price or choice."""
         running = self.session.background.running
-        self._pending = (
-            running is not None and running.name == AT_WORK
-        )  # then it is done again at the end
+        # a comparison in progress is repeated when it ends
+        self._pending = running is not None and running.name == COMPARISON
         if self.found is not None and running is None:
             self.compare()
 
-    def _made(self) -> Comparison:
-        names = [name for name in self.runs.value if name in {r.name for r in self._here()}]
-        names = [] if len(names) == len(self._here()) else names
+    def _run_comparison(self) -> Comparison:
+        names = [name for name in self.runs.value if name in {r.name for r in self._current_runs()}]
+        names = [] if len(names) == len(self._current_runs()) else names
         target = self.target.value if self.own.value else None
         tuning = "in" if self.tuning.value and not self.tuning.disabled else "apart"
         found = self.session.compare(
@@ -128,30 +129,30 @@ class ComparePanel(Panel):
         self.found = self._key(), found
         return found
 
-    def _here(self) -> list[Run]:
+    def _current_runs(self) -> list[Run]:
         """The runs on the data in use."""
         data = self.session.dataset
         return [run for run in self.session.runs if data and run.fingerprint == data.fingerprint]
 
     def _key(self) -> tuple[str, ...]:
-        return tuple(run.name for run in self._here())
+        return tuple(run.name for run in self._current_runs())
 
     # ── what is shown ──
 
     def fill(self) -> None:
-        here = self._here()
+        runs = self._current_runs()
         running = self.session.background.running
-        self._fill_runs(here)
-        self.go.disabled = not here or running is not None
+        self._fill_runs(runs)
+        self.go.disabled = not runs or running is not None
         charged = any(charge.kind == TUNING for charge in self.session.bill.charges)
         self.tuning.disabled = not charged
         self.bill.value = self._bill() if self.session.bill.charges else ""
         if self.found is not None and not set(self.found[0]) <= set(self._key()):
-            self.found = None  # of other data, or of a session that was reset
-        self._fill_view(here)
+            self.found = None  # it was of other data, or the session was reset
+        self._fill_view(runs)
 
-    def _fill_runs(self, here: list[Run]) -> None:
-        options = [(run_words(run), run.name) for run in here]
+    def _fill_runs(self, runs: list[Run]) -> None:
+        options = [(run_words(run), run.name) for run in runs]
         if tuple(self.runs.options) != tuple(options):
             before, known = set(self.runs.value), {name for _, name in self.runs.options}
             self.runs.options = options
@@ -160,16 +161,16 @@ class ComparePanel(Panel):
             )
         self.runs.rows = max(3, min(8, len(options) + 1))
 
-    def _fill_view(self, here: list[Run]) -> None:
+    def _fill_view(self, runs: list[Run]) -> None:
         training = self.session.background.training
-        if training is not None and training.running and training.name == AT_WORK:
+        if training is not None and training.running and training.name == COMPARISON:
             step = "" if training.progress is None else f": {training.progress.run}"
             self.stale.value = line(f"comparing{step} …")
             return
         self.stale.value = ""
         if (
             training is not None
-            and training.name == AT_WORK
+            and training.name == COMPARISON
             and self._drawn.get("ended") is not training
         ):
             self._drawn["ended"] = training
@@ -181,15 +182,15 @@ class ComparePanel(Panel):
                 self.compare()
         if self.found is None:
             words = (
-                "no run on these data yet: train one"
-                if not here
-                else "press Compare to lay the chosen runs side by side"
+                "no run on this data set yet: train one"
+                if not runs
+                else "press Compare to show the chosen runs side by side"
             )
             self.once("view", words, lambda: line(words), self.view)
             return
         key, found = self.found
         if key != self._key():
-            self.stale.value = line("There are new runs: Compare takes them in.")
+            self.stale.value = line("There are new runs: press Compare to include them.")
         self.once("view", found, lambda: cards.comparison_card(found), self.view)
 
     def _bill(self) -> str:
@@ -204,11 +205,11 @@ class ComparePanel(Panel):
             f"{small(total[3], self.session.bill.currency)}"
         )
         return line(words) + note(
-            "Seconds and FLOPs are measured, energy and money assumed. %tl_compare says how."
+            "Seconds and FLOPs are measured, energy and money assumed; %tl_compare shows how."
         )
 
 
 def run_words(run: Run) -> str:
-    """One line of the list."""
+    """A run as one line of the list."""
     of = f", baseline of {run.baseline_of}" if run.baseline_of else ""
     return f"{run.name}: {percent(run.accuracy)} in {seconds(run.training_seconds)} ({run.strategy}{of}, {run.status})"

@@ -1,4 +1,4 @@
-"""Data: choose a source and how much of it; see the images, the counts, what was skipped."""
+"""Data: choose a source and an amount; see images, counts and skipped files."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import ipywidgets as w
 
 from tlnb.core.data.builtin import BUNDLED
 from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.request import DataRequest
 from tlnb.display import data_cards
 from tlnb.display.html import Raw, bar, line, table
 from tlnb.panels.base import WIDE, Panel, button, field, row, shown
 
 AMOUNTS = (
-    ("labels of each class", "per_class"),
+    ("images per class", "per_class"),
     ("images in all", "limit"),
-    ("all there are", "all"),
+    ("all images", "all"),
 )
-OTHER, PYTHON = "another folder", "arrays"
-FOLDERS = 20  # offered
-COUNTED = 300  # classes whose counts are listed
+OTHER_FOLDER, FROM_PYTHON = "another folder", "arrays"
+MAX_FOLDERS = 20  # offered at most
+MAX_COUNTED_CLASSES = 300  # at most so many classes have their counts listed
 
 
 class DataPanel(Panel):
@@ -41,7 +42,7 @@ class DataPanel(Panel):
         self.folder = field(
             w.Text,
             "folder",
-            "A folder with one folder of images for each class",
+            "A folder with one subfolder of images per class",
             WIDE,
             placeholder="path/to/photos",
         )
@@ -51,7 +52,7 @@ class DataPanel(Panel):
         self.number = field(
             w.BoundedIntText,
             "how many",
-            "Labels of each class, or images in all",
+            "Images per class, or images in all",
             value=2,
             min=1,
             max=10_000_000,
@@ -60,7 +61,7 @@ class DataPanel(Panel):
             w.BoundedIntText, "seed", "Which images are chosen", value=0, min=0, max=2**31 - 1
         )
         self.take = button(
-            "Take these images", "Read the data set (%tl_data)", self.load, "check", "primary"
+            "Load these images", "Load the data set (%tl_data)", self.load, "check", "primary"
         )
         self.view = w.HTML()
         self.on(self.source, self._switch)
@@ -74,16 +75,19 @@ class DataPanel(Panel):
         ]
 
     def _switch(self) -> None:
-        """What does not go with the choice is not there to be filled in."""
-        self.folder.layout.display = "" if self.source.value == OTHER else "none"
+        """Hide or disable controls that do not apply to the choice."""
+        self.folder.layout.display = "" if self.source.value == OTHER_FOLDER else "none"
         self.number.disabled = self.amount.value == "all"
-        self.take.disabled = self.source.value == PYTHON  # arrays can be taken again in a cell only
+        # arrays can only be loaded from a cell
+        self.take.disabled = self.source.value == FROM_PYTHON
 
     def load(self) -> None:
-        """Take the data set that the controls describe."""
-        chosen = self.folder.value.strip() if self.source.value == OTHER else self.source.value
+        """Load the data set that the controls describe."""
+        chosen = (
+            self.folder.value.strip() if self.source.value == OTHER_FOLDER else self.source.value
+        )
         if not chosen:
-            self.say("no folder was given: type one, e.g. photos", bad=True)
+            self.say("no folder given: type one, e.g. photos", bad=True)
             return
         amount = {} if self.amount.value == "all" else {self.amount.value: self.number.value}
         self.act(
@@ -93,48 +97,52 @@ class DataPanel(Panel):
     def fill(self) -> None:
         data = self.session.dataset
         arrays = (
-            [("arrays, from Python", PYTHON)]
-            if data is not None and data.request.source == PYTHON
+            [("arrays, from Python", FROM_PYTHON)]
+            if data is not None and data.request.source == FROM_PYTHON
             else []
         )
         self.source.options = [*arrays, *sources()]
         if data is None:
             self.once(
-                "view", None, lambda: line("no data yet: choose a source and take it"), self.view
+                "view", None, lambda: line("no data yet: choose a source and load it"), self.view
             )
             return
-        asked = data.request
+        request = data.request
         known = [value for _, value in self.source.options]
-        self.source.value = asked.source if asked.source in known else OTHER
-        self.folder.value = "" if asked.source in known else asked.source
-        self.amount.value = "limit" if asked.limit else "per_class" if asked.per_class else "all"
-        self.number.value = asked.limit or asked.per_class or self.number.value
-        self.seed.value = asked.seed
+        self.source.value = request.source if request.source in known else OTHER_FOLDER
+        self.folder.value = "" if request.source in known else request.source
+        self.amount.value = _amount_of(request)
+        self.number.value = request.limit or request.per_class or self.number.value
+        self.seed.value = request.seed
         self._switch()
-        if (
-            self._drawn.get("view") != data.fingerprint
-        ):  # figures at once, pictures when they are drawn
-            self.view.value = shown(line(repr(data)))
-        self.once("view", data.fingerprint, partial(_seen, data), self.view)
+        if self._drawn.get("view") != data.fingerprint:
+            self.view.value = shown(line(repr(data)))  # figures first: drawing pictures takes time
+        self.once("view", data.fingerprint, partial(_card_with_counts, data), self.view)
 
 
-def _seen(data: DataSet) -> str:
+def _amount_of(request: DataRequest) -> str:
+    if request.limit:
+        return "limit"
+    return "per_class" if request.per_class else "all"
+
+
+def _card_with_counts(data: DataSet) -> str:
     return data_cards.data_card(data) + counts(data)
 
 
 def sources() -> list[tuple[str, str]]:
-    """What can be chosen: the data sets that come with tlnb, and folders here that hold folders."""
+    """The sources on offer: built-in data sets, and local folders that have subfolders."""
     return [
         *((name, name) for name in BUNDLED),
         *((f"{name}{os.sep}", name) for name in _folders()),
-        (f"{OTHER} …", OTHER),
+        (f"{OTHER_FOLDER} …", OTHER_FOLDER),
     ]
 
 
 def _folders() -> list[str]:
     try:
-        here = [e for e in os.scandir(".") if e.is_dir() and not e.name.startswith((".", "_"))]
-        return sorted(e.name for e in here if _holds_folders(e.path))[:FOLDERS]
+        folders = [e for e in os.scandir(".") if e.is_dir() and not e.name.startswith((".", "_"))]
+        return sorted(e.name for e in folders if _holds_folders(e.path))[:MAX_FOLDERS]
     except OSError:
         return []
 
@@ -147,13 +155,14 @@ def _holds_folders(path: str) -> bool:
 
 
 def counts(data: DataSet) -> Raw:
-    """Labels in use by class; of many classes the smallest first."""
-    found = list(data.counts.items())
-    most = max(n for _, n in found)
-    uneven = most != min(n for _, n in found)
-    shown = sorted(found, key=lambda pair: pair[1])[:COUNTED] if uneven else found[:COUNTED]
-    rows = [[name, f"{n:,}", bar(n / most)] for name, n in shown]
-    rest = line(f"and {len(found) - len(shown)} more classes") if len(found) > len(shown) else ""
+    """Labels in use by class, the smallest classes first if they differ."""
+    by_class = list(data.counts.items())
+    most = max(n for _, n in by_class)
+    if most != min(n for _, n in by_class):
+        by_class.sort(key=lambda pair: pair[1])
+    rows = [[name, f"{n:,}", bar(n / most)] for name, n in by_class[:MAX_COUNTED_CLASSES]]
+    left_out = len(by_class) - len(rows)
+    rest = line(f"and {left_out} more classes") if left_out else ""
     return Raw(
         table(["class", "labels in use", ""], rows, height="16em" if len(rows) > 10 else "") + rest
     )

@@ -1,4 +1,4 @@
-"""Layers: the network from input to output; what trains by a click, a pattern or a strategy; parts in and out."""
+"""Layers: the network from input to output; freezing by click or pattern; edits."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from tlnb.core.models.anatomy import Anatomy, Stage
 from tlnb.core.planning.plan import STRATEGIES, Plan
 from tlnb.display import drawings, run_cards
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, line, safe
-from tlnb.display.networks import MEANING, anatomy_card, frozen_of, work
+from tlnb.display.networks import STRATEGY_MEANINGS, anatomy_card, frozen_of, work
 from tlnb.display.words import count, percent, seconds
 from tlnb.panels.base import WIDE, Panel, button, field, heading, row, user_names
 
-STAGES = 60  # that have a button each
-NAMES = 400  # of modules that are offered
+MAX_STAGE_BUTTONS = 60  # with a button each, at most
+MAX_OFFERED_NAMES = 400  # of modules offered, at most
 EDITS = (
     ("add after", "after"),
     ("add before", "before"),
@@ -26,18 +26,19 @@ EDITS = (
 
 
 class LayersPanel(Panel):
-    """`%tl_layers`, `%tl_strategy`, `%tl_freeze`, `%tl_unfreeze` and the edits with the mouse."""
+    """`%tl_layers`, `%tl_strategy`, `%tl_freeze`, `%tl_unfreeze` and edits with the mouse."""
 
     title: ClassVar[str] = "Layers"
 
     def parts(self) -> list[Any]:
         self.strategies = {
-            name: button(name, MEANING[name], partial(self.choose, name)) for name in STRATEGIES
+            name: button(name, STRATEGY_MEANINGS[name], partial(self.choose, name))
+            for name in STRATEGIES
         }
         self.last = field(
             w.BoundedIntText,
             "last stages",
-            "partial: how many stages train, from the output; 0: by itself",
+            "partial: how many stages train, counted from the output; 0: automatic",
             "13em",
             value=0,
             min=0,
@@ -59,14 +60,14 @@ class LayersPanel(Panel):
         )
         self.unfreeze = button(
             "Unfreeze",
-            "Let what matches train (%tl_unfreeze)",
+            "Train what matches (%tl_unfreeze)",
             partial(self.by_pattern, False),
             "unlock",
         )
         self.kind = field(
             w.Dropdown,
             "change",
-            "What to do with a part of the network",
+            "What to change in the network",
             options=EDITS,
             value="after",
         )
@@ -76,19 +77,22 @@ class LayersPanel(Panel):
         self.code = field(
             w.Text,
             "new part",
-            "What to put there: an expression that makes a layer",
+            "What to put there: an expression that creates a layer",
             WIDE,
             placeholder="nn.Dropout(0.2)",
         )
         self.apply = button(
-            "Do it", "Change the network (%tl_add, %tl_remove, %tl_replace)", self.edit, "wrench"
+            "Apply", "Change the network (%tl_add, %tl_remove, %tl_replace)", self.edit, "wrench"
         )
-        self.undo = button("Undo", "Take back the last change (%tl_undo)", self.take_back, "undo")
+        self.undo = button("Undo", "Undo the last change (%tl_undo)", self.take_back, "undo")
         self.every = button(
-            "Every layer", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list"
+            "All layers", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list"
         )
         self.predict = button(
-            "Predict seconds", "What this plan would take (%tl_forecast)", self.forecast, "clock-o"
+            "Predict seconds",
+            "Forecast the cost of this plan (%tl_forecast)",
+            self.forecast,
+            "clock-o",
         )
         self.predicted: dict[tuple[str, Plan], float] = {}
         self.on(self.kind, self._switch)
@@ -97,10 +101,10 @@ class LayersPanel(Panel):
             row(*self.strategies.values(), self.last, self.predict),
             self.shares,
             self.drawing,
-            heading("Stages, from input to output: click to freeze or to train"),
+            heading("Stages, from input to output: click to freeze or unfreeze"),
             self.stages,
             row(self.pattern, self.freeze, self.unfreeze, self.undo),
-            heading("Other parts"),
+            heading("Change the network"),
             row(self.kind, self.part, self.code, self.apply),
             self.notes,
             row(self.every),
@@ -115,17 +119,17 @@ class LayersPanel(Panel):
         self.act(lambda: self.session.strategy(strategy, last=last))
 
     def toggle(self, stage: str) -> None:
-        """Freeze a stage that trains as a whole; let any other train."""
+        """Freeze a stage that trains completely; unfreeze any other."""
         read = self.session.layers()
         now = next(s for s in read.stages if s.name == stage)
         call = self.session.unfreeze if now.frozen else self.session.freeze
         self.act(lambda: call(stage))
 
     def by_pattern(self, freeze: bool) -> None:
-        """Freeze or unfreeze what is typed."""
+        """Freeze or unfreeze the layers that the typed patterns match."""
         patterns = self.pattern.value.split()
         if not patterns:
-            self.say("no layer was named: type e.g. stem..layer2, or click a stage", bad=True)
+            self.say("no layer given: type e.g. stem..layer2, or click a stage", bad=True)
             return
         call = self.session.freeze if freeze else self.session.unfreeze
         self.act(lambda: call(*patterns))
@@ -134,7 +138,7 @@ class LayersPanel(Panel):
         """Add, replace or remove a part."""
         name, code, kind = self.part.value.strip(), self.code.value, self.kind.value
         if not name:
-            self.say("no part was named: choose one from the list", bad=True)
+            self.say("no part given: choose one from the list", bad=True)
         elif kind == "remove":
             self.act(lambda: self.session.remove(name))
         elif kind == "replace":
@@ -143,19 +147,19 @@ class LayersPanel(Panel):
             self.act(lambda: self.session.add(f"{kind}:{name}", code, user_names()))
 
     def take_back(self) -> None:
-        """Undo."""
+        """Undo the last change."""
         self.act(self.session.undo)
 
     def forecast(self) -> None:
-        """Ask the session what the plan would take; it is remembered as long as the data are the same."""
+        """Forecast the plan's seconds, and remember them for this plan and data set."""
         plan, data = self.session.plan, self.session.dataset
-        found = self.act(self.session.forecast, "measuring …")
-        if found is not None and plan is not None and data is not None:
-            self.predicted[data.fingerprint, plan] = found.seconds
+        forecast = self.act(self.session.forecast, "measuring …")
+        if forecast is not None and plan is not None and data is not None:
+            self.predicted[data.fingerprint, plan] = forecast.seconds
             self.refresh()
 
     def toggle_detail(self) -> None:
-        """Show every layer, or not."""
+        """Show or hide the list of all layers."""
         self._detailed = not self._detailed
         self.refresh()
         if self._detailed:
@@ -188,7 +192,7 @@ class LayersPanel(Panel):
         plan = session.plan
         if read is None or plan is None:
             self.drawing.value = line(
-                "no network yet: load one, in the panel before this one or with %tl_load"
+                "no network yet: load one in the Model panel, or with %tl_load"
             )
             self.stages.children, self.buttons = (), []
             self.shares.value = self.notes.value = self.detail.value = ""
@@ -217,7 +221,7 @@ class LayersPanel(Panel):
             )
 
     def _fill_stages(self, read: Anatomy) -> None:
-        stages = read.stages[:STAGES]
+        stages = read.stages[:MAX_STAGE_BUTTONS]
         if [s.name for s in stages] != self._drawn.get("stages") or not self.buttons:
             self._drawn["stages"] = [s.name for s in stages]
             self.buttons = [
@@ -227,7 +231,7 @@ class LayersPanel(Panel):
             rows = [row(b, html) for b, html in zip(self.buttons, self.bars, strict=True)]
             more = len(read.stages) - len(stages)
             rest = (
-                [w.HTML(line(f"and {more} more stages: name them in the field below"))]
+                [w.HTML(line(f"and {more} more stages: type their names in the field below"))]
                 if more
                 else []
             )
@@ -240,7 +244,9 @@ class LayersPanel(Panel):
     def _shares(self, read: Anatomy, plan: Plan) -> str:
         step, whole = read.step_flops, read.with_frozen(()).step_flops
         rows = [
-            drawings.meter("strategy", None, f"{plan.strategy}: {MEANING[plan.strategy]}"),
+            drawings.meter(
+                "strategy", None, f"{plan.strategy}: {STRATEGY_MEANINGS[plan.strategy]}"
+            ),
             drawings.meter(
                 "parameters",
                 plan.trainable_params / max(1, plan.total_params),
@@ -273,7 +279,7 @@ class LayersPanel(Panel):
             parents = [
                 ".".join(n.split(".")[:k]) for n in read.names for k in range(1, n.count(".") + 2)
             ]
-            self.part.options = list(dict.fromkeys(parents))[:NAMES]
+            self.part.options = list(dict.fromkeys(parents))[:MAX_OFFERED_NAMES]
 
 
 LEGEND = Raw(
@@ -287,11 +293,11 @@ def _fill_stage(each: Any, stage: Stage) -> None:
     each.description = f"{stage.name}: {state}"
     each.icon = "lock" if stage.frozen == stage.layers else "unlock"
     each.button_style = "" if stage.frozen == stage.layers else "info"
-    each.tooltip = f"{stage.name}: click to {'let it train' if stage.frozen else 'freeze it'}"
+    each.tooltip = f"{stage.name}: click to {'unfreeze it' if stage.frozen else 'freeze it'}"
 
 
 def stage_bars(stage: Stage, most_params: int, most_flops: int) -> Raw:
-    """Parameters and FLOPs of a stage beside the largest stage's; an outline is frozen."""
+    """Bars of a stage's parameters and FLOPs relative to the largest; outlines: frozen."""
     params = bar(stage.params / most_params, BLUE, hollow=stage.frozen_params / most_params)
     flops = bar(stage.flops / most_flops, ORANGE, hollow=stage.frozen_flops / most_flops)
     cell = '<span style="display:inline-block;width:17em;max-width:100%;white-space:nowrap">'
@@ -302,7 +308,7 @@ def stage_bars(stage: Stage, most_params: int, most_flops: int) -> Raw:
 
 
 def edits_words(plan: Plan) -> str:
-    """The edits so far, one line each."""
+    """The plan's edits, one line each."""
     rows = (
         f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}"
         for e in plan.edits

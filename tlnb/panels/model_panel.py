@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import ipywidgets as w
@@ -17,8 +16,8 @@ from tlnb.display.words import count, flops, percent, size
 from tlnb.panels.base import WIDE, Panel, button, field, row, user_names
 
 OWN, RUN, NAME = "own", "run", "name"
-ROWS = 8
-SUGGESTED = "glyphnet"  # chosen at first where it is listed
+LIST_ROWS = 8
+SUGGESTED = "glyphnet"  # selected at first, if it is listed
 ORDERS = (
     ("smallest first", "small"),
     ("most accurate first", "accurate"),
@@ -33,19 +32,19 @@ class ModelPanel(Panel):
 
     def parts(self) -> list[Any]:
         self.cards: dict[str, Card] = {}
-        self.asked: tuple[str, str] | None = None
+        self.searched: tuple[str, str] | None = None
         self.find = field(
             w.Text, "find", "Part of a name, or a glob such as resnet*", placeholder="resnet*"
         )
         self.sort = field(
-            w.Dropdown, "order", "What comes first", WIDE, options=ORDERS, value=SORTS[0]
+            w.Dropdown, "order", "Order of the list", WIDE, options=ORDERS, value=SORTS[0]
         )
         self.list = field(
             w.Select,
             "networks",
-            "What can be loaded: choose one to read its card",
+            "The networks that can be loaded: choose one to read its card",
             "64em",
-            rows=ROWS,
+            rows=LIST_ROWS,
             options=[],
         )
         self.weights = field(
@@ -71,45 +70,45 @@ class ModelPanel(Panel):
     # ── finding ──
 
     def search(self) -> None:
-        """List what matches; where nothing does, say so and offer nothing."""
+        """List the networks that match; if none does, say so and offer none."""
         pattern = self.find.value.strip() or None
-        self.act(lambda: self._listed(pattern, self.sort.value))
+        self.act(lambda: self._list_matches(pattern, self.sort.value))
         self.show_line(magic("tl_models", *([pattern] if pattern else []), sort=self.sort.value))
         self.choose()
 
-    def _listed(self, pattern: str | None, sort: str) -> None:
+    def _list_matches(self, pattern: str | None, sort: str) -> None:
         try:
-            found = self.session.models(pattern, sort).cards
+            cards = self.session.models(pattern, sort).cards
         except ModelError:
             self.cards = {}
-            self._offer(own_modules(), sort)
+            self._fill_list(own_modules(), sort)
             raise
-        self.cards = {card.name: card for card in found}
-        self._offer(own_modules(), sort)
+        self.cards = {card.name: card for card in cards}
+        self._fill_list(own_modules(), sort)
 
-    def _offer(self, own: dict[str, nn.Module], sort: str) -> None:
-        """Fill the list, the choice kept where it is still there."""
-        offered = [
+    def _fill_list(self, own: dict[str, nn.Module], sort: str) -> None:
+        """Fill the list, and keep the selection if it is still listed."""
+        options = [
             (f"{name}: your own {type(module).__name__}", f"{OWN}:{name}")
             for name, module in own.items()
         ]
-        offered += [
-            (f"{run.name}: what this run trained, {percent(run.accuracy)}", f"{RUN}:{run.name}")
+        options += [
+            (f"{run.name}: the result of this run, {percent(run.accuracy)}", f"{RUN}:{run.name}")
             for run in self.session.runs
         ]
-        offered += [(_words(card), f"{NAME}:{name}") for name, card in self.cards.items()]
+        options += [(_card_words(card), f"{NAME}:{name}") for name, card in self.cards.items()]
         with self.filling():
             before = self.list.value
-            if tuple(self.list.options) != tuple(offered):
-                self.list.options = offered
-            values = [value for _, value in offered]
+            if tuple(self.list.options) != tuple(options):
+                self.list.options = options
+            values = [value for _, value in options]
             likely = SUGGESTED if SUGGESTED in self.cards else next(iter(self.cards), None)
             first = f"{NAME}:{likely}" if likely else next(iter(values), None)
             self.list.value = before if before in values else first
-        self.asked = (self.find.value, sort)
+        self.searched = (self.find.value, sort)
 
     def choose(self) -> None:
-        """Show the card of what is chosen, and which weights there are."""
+        """Show the card and the available weights of the selection."""
         with self.filling():
             self._choose()
 
@@ -121,22 +120,25 @@ class ModelPanel(Panel):
             self.weights.options = known
         self.weights.disabled = kind == RUN
         self.go.disabled = not name
-        draw: Callable[[], str] = lambda: model_cards.card_of_card(card) if card else line(Raw())  # noqa: E731
         model = self.session.model
-        if model is not None and kind == NAME and model.name == name:
-            draw = lambda: model_cards.model_card(model)  # noqa: E731
+
+        def draw() -> str:
+            if model is not None and kind == NAME and model.name == name:
+                return model_cards.model_card(model)
+            return model_cards.catalogue_entry_card(card) if card else line(Raw())
+
         self.once("view", (kind, name, id(model)), draw, self.view)
 
     @property
     def chosen(self) -> tuple[str, str]:
-        """What kind of thing is chosen, and its name; both empty where nothing is."""
+        """Kind and name of the selection; both are empty without one."""
         kind, _, name = str(self.list.value or "").partition(":")
         return kind, name
 
     # ── loading ──
 
     def load(self) -> None:
-        """Load what is chosen."""
+        """Load the selection."""
         kind, name = self.chosen
         weights = "default" if kind == RUN else self.weights.value
         source: Any = own_modules().get(name, name) if kind == OWN else name
@@ -148,9 +150,9 @@ class ModelPanel(Panel):
 
     def fill(self) -> None:
         model = self.session.model
-        if self.asked is None or not self.cards:
-            self._listed(self.find.value.strip() or None, self.sort.value)
-        self._offer(own_modules(), self.sort.value)
+        if self.searched is None or not self.cards:
+            self._list_matches(self.find.value.strip() or None, self.sort.value)
+        self._fill_list(own_modules(), self.sort.value)
         named = f"{NAME}:{model.name}" if model else None
         if self._drawn.get("model") is not model and named in [
             value for _, value in self.list.options
@@ -161,20 +163,20 @@ class ModelPanel(Panel):
         words = (
             f"Loaded: {model.name}"
             if model
-            else "Nothing is loaded yet: choose a network and load it."
+            else "Nothing loaded yet: choose a network and load it."
         )
         self.now.value = line(words)
 
 
 def own_modules() -> dict[str, nn.Module]:
-    """The user's own networks, by variable."""
+    """The user's own networks by variable name."""
     return {
         n: v for n, v in user_names().items() if isinstance(v, nn.Module) and not n.startswith("_")
     }
 
 
-def _words(card: Card) -> str:
-    """One line of the list."""
+def _card_words(card: Card) -> str:
+    """A catalogue entry as one line of the list."""
     accuracy = f"{percent(card.accuracy)} · " if card.accuracy is not None else ""
     place = "on disk" if card.on_disk else f"{size(card.bytes)} to download"
     return f"{card.name}: {accuracy}{count(card.parameters)} parameters · {flops(card.flops)} · {place} · {card.source}"

@@ -1,4 +1,4 @@
-"""Train: options, forecast, start; curves and the time left while it runs; Stop; afterwards the proof of what moved."""
+"""Train: options, forecast and start; progress, curves and Stop; the run with its proof."""
 
 from __future__ import annotations
 
@@ -20,39 +20,40 @@ from tlnb.panels.base import Panel, button, row, shown
 from tlnb.panels.option_controls import control, typed_in
 from tlnb.session.background import Training, on_colab
 
-SHOWN = tuple(each for each in OPTIONS if each.label)  # the others have a button
-CURVES = 1.0  # seconds between two drawings of the curves, which cost a browser as much as all else
+OPTIONS_WITH_LABELS = tuple(each for each in OPTIONS if each.label)  # the others have a button
+# seconds between two drawings of the curves, which cost a browser as much as everything else
+CURVES_INTERVAL = 1.0
 
 
 class TrainPanel(Panel):
-    """`%tl_train`, `%tl_resume`, `%tl_stop` with the mouse."""
+    """`%tl_train`, `%tl_resume` and `%tl_stop` with the mouse."""
 
     title: ClassVar[str] = "Train"
 
     def parts(self) -> list[Any]:
-        self.controls = {each.name: control(each) for each in SHOWN}
-        rare = [self.controls[each.name] for each in SHOWN if each.rare]
+        self.controls = {each.name: control(each) for each in OPTIONS_WITH_LABELS}
+        rare = [self.controls[each.name] for each in OPTIONS_WITH_LABELS if each.rare]
         self.more = w.VBox([row(*rare)], layout=w.Layout(width="100%", display="none"))
-        labels = ", ".join(each.label for each in SHOWN if each.rare)
+        labels = ", ".join(each.label for each in OPTIONS_WITH_LABELS if each.rare)
         self.options = button(
             "More options", labels[0].upper() + labels[1:], self.toggle_more, "sliders"
         )
         self.go = button("Train", "Train the plan (%tl_train)", self.train, "play", "primary")
         self.scratch = button(
             "Train the baseline",
-            "The same network from scratch (%tl_train --scratch)",
+            "Train the same network from scratch (%tl_train --scratch)",
             self.baseline,
             "random",
         )
         self.resume = button(
-            "Go on", "Go on with the run that was stopped (%tl_resume)", self.go_on, "forward"
+            "Resume", "Resume the run that was stopped (%tl_resume)", self.go_on, "forward"
         )
         self.stop = button(
-            "Stop", "Stop; what it has so far is kept (%tl_stop)", self.halt, "stop", "danger"
+            "Stop", "Stop; the result so far is kept (%tl_stop)", self.halt, "stop", "danger"
         )
         self.ask = button(
             "Forecast",
-            "What it would cost, before the first step (%tl_forecast)",
+            "The cost, before the first step (%tl_forecast)",
             self.forecast,
             "clock-o",
         )
@@ -61,12 +62,12 @@ class TrainPanel(Panel):
             min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="54em", display="none")
         )
         self._curves_at = 0.0
-        self._follow: list[Callable[[], None]] = [
+        self._unsubscribe_training: list[Callable[[], None]] = [
             self.session.background.progressed.add(self.follow)
         ]
         return [
             self.plan,
-            row(*(self.controls[each.name] for each in SHOWN if not each.rare)),
+            row(*(self.controls[each.name] for each in OPTIONS_WITH_LABELS if not each.rare)),
             self.more,
             row(self.go, self.scratch, self.stop, self.resume, self.ask, self.options),
             self.done,
@@ -78,14 +79,17 @@ class TrainPanel(Panel):
     # ── what a click does ──
 
     def typed(self, of_train: bool = True) -> dict[str, Any]:
-        """What was chosen, as `Session.train` takes it; a forecast takes no options that are of `train` alone.
+        """The chosen options as arguments of `Session.train`.
+
+        Args:
+            of_train: include the options that a forecast does not take.
 
         Raises:
-            UsageError: what is no number.
+            UsageError: a field that needs a number has something else.
         """
         chosen = {
             each.name: typed_in(each, self.controls[each.name])
-            for each in SHOWN
+            for each in OPTIONS_WITH_LABELS
             if of_train or not each.of_train
         }
         return {name: value for name, value in chosen.items() if value is not None}
@@ -95,7 +99,10 @@ class TrainPanel(Panel):
         self._begin("the training", lambda chosen: self.session.train(**chosen), self.typed)
 
     def baseline(self) -> None:
-        """Train the last run's baseline. It has a recipe of its own: only epochs and seed are taken from the controls."""
+        """Train the last run's baseline.
+
+        It has its own recipe: only epochs and seed come from the controls.
+        """
 
         def chosen() -> dict[str, Any]:
             return {"scratch": True} | {
@@ -107,7 +114,7 @@ class TrainPanel(Panel):
         )
 
     def go_on(self) -> None:
-        """Go on with the run that was stopped."""
+        """Resume the run that was stopped."""
         self._begin("the training", lambda _: self.session.resume(), dict, "tl_resume")
 
     def _begin(
@@ -117,7 +124,7 @@ class TrainPanel(Panel):
         options: Callable[[], dict[str, Any]],
         typed: str = "tl_train",
     ) -> None:
-        """On a thread, so that the panels go on answering; on Colab here and now."""
+        """Start on a thread, so that panels stay responsive; on Colab, in the foreground."""
 
         def start() -> Training:
             chosen = options()
@@ -131,29 +138,29 @@ class TrainPanel(Panel):
             self.refresh(keep_line=True)
 
     def halt(self) -> None:
-        """Ask the training to stop, and do not wait for it: the panel must go on answering."""
+        """Ask the training to stop without waiting for it: the panel must stay responsive."""
         running = self.session.background.running
         if running is not None:
             running.stop()
             self.stop.disabled = True
-            self.live.value = line("stopping after this step: what it has is kept and tested …")
+            self.live.value = line("stopping after this step: the result is kept and tested …")
             self.show_line("%tl_stop")
 
     def forecast(self) -> None:
-        """What training with these options would take."""
+        """Forecast the cost of training with these options."""
         call: Callable[..., Forecast] = self.session.forecast
-        found = self.act(lambda: call(**self.typed(of_train=False)), "measuring …")
-        if found is not None:
-            self.live.value = shown(cards.HTML[Forecast](found))
+        forecast = self.act(lambda: call(**self.typed(of_train=False)), "measuring …")
+        if forecast is not None:
+            self.live.value = shown(cards.HTML[Forecast](forecast))
 
     def toggle_more(self) -> None:
-        """Show the rarer options, or hide them."""
+        """Show or hide the less common options."""
         self.more.layout.display = "" if self.more.layout.display == "none" else "none"
 
     # ── what is shown ──
 
     def follow(self, training: Training) -> None:
-        """While it trains, on its thread: at most twice a second."""
+        """Show the progress of a training; called on its thread, at most twice a second."""
         progress = training.progress
         if progress is None or not training.running:
             return
@@ -163,8 +170,8 @@ class TrainPanel(Panel):
         if not training.stopping:
             self.live.value = line(live_words(training))
         elif progress.phase == "evaluating":
-            self.live.value = line(f"stopped after epoch {progress.epoch}: testing what it has …")
-        if time.monotonic() - self._curves_at >= CURVES:
+            self.live.value = line(f"stopped after epoch {progress.epoch}: testing the result …")
+        if time.monotonic() - self._curves_at >= CURVES_INTERVAL:
             self._curves_at = time.monotonic()
             self.curve.value = drawings.curves(training.history)
 
@@ -183,7 +190,7 @@ class TrainPanel(Panel):
         self.once("run", run, lambda: run_cards.run_card(run) if run else "", self.view)
 
     def _fill_end(self, ended: Training | None) -> None:
-        """How the last training ended, said once."""
+        """Say how the last training ended, once."""
         self.live.value = ""
         if ended is None or self._drawn.get("ended") is ended:
             return
@@ -191,12 +198,12 @@ class TrainPanel(Panel):
         if ended.error is not None:
             self.fail(ended.error)
         elif ended.stopping:
-            self.say("stopped: Go on carries it further")
+            self.say("stopped: press Resume to continue")
 
     def _fill_plan(self) -> None:
         session = self.session
         if session.plan is None or session.dataset is None:
-            self.plan.value = line("data and a network come first: next is " + session.next_line)
+            self.plan.value = line("load data and a network first: next is " + session.next_line)
             usual = None
         else:
             self.plan.value = line(repr(session.plan))
@@ -204,8 +211,8 @@ class TrainPanel(Panel):
         self._fill_usual(usual)
 
     def _fill_usual(self, usual: TrainOptions | None) -> None:
-        """Empty fields say what the recipe would take."""
-        for each in SHOWN:
+        """Show the recipe's values in empty fields."""
+        for each in OPTIONS_WITH_LABELS:
             if each.by_recipe and not each.choices:
                 said = "" if usual is None else f"{getattr(usual, each.name):g}"
                 self.controls[each.name].placeholder = said
@@ -213,30 +220,33 @@ class TrainPanel(Panel):
     def _fill_buttons(self, running: Training | None) -> None:
         session = self.session
         ready = running is None and session.plan is not None and session.dataset is not None
-        mine = [
+        current_runs = [
             r
             for r in session.runs
             if session.dataset and r.fingerprint == session.dataset.fingerprint
         ]
         self.go.disabled = not ready
-        self.scratch.disabled = not (ready and any(r.baseline_of is None for r in mine))
+        self.scratch.disabled = not (ready and any(r.baseline_of is None for r in current_runs))
         self.resume.disabled = running is not None or not session.state.unfinished
         self.stop.disabled = running is None or running.stopping
         self.ask.disabled = not ready
         self.done.layout.display = "" if running is not None else "none"
 
     def close(self) -> None:
-        """Let go of the training too."""
-        for end in self._follow:
+        """Detach from the training too."""
+        for end in self._unsubscribe_training:
             end()
         super().close()
 
 
 def live_words(training: Training) -> str:
-    """Where a training is: `head: training 12 of 100 epochs, loss 0.123, accuracy 89.0%, about 3 s left`."""
+    """The state of a training in words.
+
+    `head: training 12 of 100 epochs, loss 0.123, accuracy 89.0%, about 3 s left`.
+    """
     progress = training.progress
     if progress is None:
-        return f"{training.name} begins …"
+        return f"{training.name} is starting …"
     words = [
         f"{progress.run}: {progress.phase}" + (f" {counted(progress)}" if progress.epochs else "")
     ]

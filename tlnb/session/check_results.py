@@ -9,17 +9,17 @@ from tlnb.core.runtime.errors import OneLine
 
 @dataclass(frozen=True)
 class Check(OneLine):
-    """What became of an exercise."""
+    """The result of checking an exercise."""
 
     name: str
     title: str
     passed: bool
     met: tuple[str, ...] = ()  # the steps that are met, in order
-    asked: str = ""  # the first that is not
+    asked: str = ""  # the first step that is not met
     missing: str = ""  # what was found instead
-    hints: tuple[str, ...] = ()  # as many as were earned
+    hints: tuple[str, ...] = ()  # those shown so far
     hints_left: int = 0
-    learned: str = ""  # told when it is passed
+    learned: str = ""  # shown when it is passed
     attempts: int = 0
 
     def __repr__(self) -> str:
@@ -34,7 +34,7 @@ class Check(OneLine):
 
 @dataclass(frozen=True)
 class Checks(OneLine):
-    """All exercises there are, and how far the learner is."""
+    """The learner's results of all exercises."""
 
     checks: tuple[Check, ...]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from tlnb.core.costs.pretraining import GPU_PEAK, GPU_USE, pretraining_of
+from tlnb.core.costs.pretraining import GPU_PEAK, GPU_UTILISATION, pretraining_of
 from tlnb.core.costs.prices import Price, list_price, parse_budget
 from tlnb.core.evaluation.compare import compare, to_target
 from tlnb.core.evaluation.comparison import BreakEven, Spent
@@ -101,7 +101,7 @@ def test_prices_come_from_a_dated_table_and_say_where_they_are_from(
     bad = tmp_path / "bad.toml"
     bad.write_text('[[price]]\ndevice = "EPYC"\n')
     monkeypatch.setenv("TLNB_PRICES", str(bad))
-    with pytest.raises(UsageError, match="is no table of prices"):
+    with pytest.raises(UsageError, match="is not a valid price table"):
         list_price("cpu", "AMD EPYC", 2)
 
 
@@ -114,7 +114,7 @@ def test_budgets(text: str, seconds: float):
 
 @pytest.mark.parametrize("text", ["soon", "3eur", "-1min", "0s", "nan", "1 usd 2"])
 def test_what_is_no_budget_gets_one_line(text: str):
-    with pytest.raises(UsageError, match="is no budget"):
+    with pytest.raises(UsageError, match="is not a budget"):
         parse_budget(text, Price(2.0, "usd", ""))
 
 
@@ -144,7 +144,7 @@ def test_a_price_of_ones_own_wins_from_then_on(small: Session):
     run = small.train(**QUICK)
     assert run.currency == "eur" and run.money == pytest.approx(0.01 * sum(run.seconds.values()))
     assert small.compare().price.currency == "eur"
-    with pytest.raises(UsageError, match="is no price"):
+    with pytest.raises(UsageError, match="is not a price"):
         small.cost("cheap")
     assert small.bill.currency == "eur"
 
@@ -222,7 +222,7 @@ def test_pretraining_of_embedded_models_is_measured_and_of_torchvisions_estimate
     assert other is not None and other.basis == "assumed"
     flops = 90 * 1_281_167 * 3 * 1.814e9 * 2  # epochs, images, passes, one forward pass
     assert other.flops == pytest.approx(flops, rel=0.01)
-    assert other.seconds == pytest.approx(other.flops / (GPU_PEAK * GPU_USE))
+    assert other.seconds == pytest.approx(other.flops / (GPU_PEAK * GPU_UTILISATION))
     assert other.bases["seconds"][0] == "assumed" and "30%" in other.bases["seconds"][1]
     assert pretraining_of(torchvision_card("squeezenet1_0")) is None  # no recipe of it is published
     known = [pretraining_of(card) for card in catalogue().cards]

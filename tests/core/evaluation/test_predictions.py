@@ -21,7 +21,7 @@ from tlnb.core.training.forgetting import SourceAccuracy, right_of, source_accur
 from tlnb.core.training.run import Answers, Run
 from tlnb.display import error_cards
 from tlnb.display.cards import HTML
-from tlnb.display.tables import comparison_table, on_its_source
+from tlnb.display.tables import comparison_table, pretraining_accuracy_words
 from tlnb.glyphnet import held_out
 from tlnb.glyphnet.source import Source
 from tlnb.session import Session
@@ -373,22 +373,25 @@ def test_only_held_out_pictures_are_packed_each_class_once():
             False,
             True,
         ]
-        assert file["totals"].tolist() == [1, 1, 20] and len(file["images"]) == 2 + held_out.KEPT
+        assert (
+            file["totals"].tolist() == [1, 1, 20]
+            and len(file["images"]) == 2 + held_out.MAX_PICTURES_PER_CLASS
+        )
         assert file["images"].max() <= 15 and file["images"][1, 0, 0] == round(30 / 17)
 
 
 def test_a_frozen_trunk_keeps_its_source_and_a_wild_one_forgets_it(small: Session):
     head = small.train(epochs=2)
     assert head.source_accuracy[0] == head.source_accuracy[1] > 0.7
-    assert "only the output layer moved" in on_its_source(head)
+    assert "only the output layer moved" in pretraining_accuracy_words(head)
     small.strategy("full")
     wild = small.train(epochs=6, lr=1e-2)
     assert wild.source_accuracy[0] == head.source_accuracy[0] and wild.source_accuracy[1] < 0.2
-    assert "it forgot" in on_its_source(wild)
+    assert "it forgot" in pretraining_accuracy_words(wild)
     on = small.train(epochs=1, lr=1e-5, from_=wild)
     assert on.source_accuracy[0] == head.source_accuracy[0] and on.source_accuracy[1] < 0.2
     scratch = small.train(scratch=True, epochs=1)
-    assert scratch.source_accuracy is None and not on_its_source(scratch)
+    assert scratch.source_accuracy is None and not pretraining_accuracy_words(scratch)
     head_row, rows = comparison_table(small.compare())
     assert head_row[-1] == "on its own source"
     assert {row[0]: row[-1] for row in rows}["scratch"] == "–"
@@ -430,5 +433,7 @@ def test_small_changes_are_called_small(compared: Session):
     moved = replace(
         run, changes=tuple(replace(c, moved=True) for c in run.changes), source_pictures=1000
     )
-    assert "small difference" in on_its_source(replace(moved, source_accuracy=(0.775, 0.760)))
-    assert "it forgot" in on_its_source(replace(moved, source_accuracy=(0.775, 0.500)))
+    assert "small difference" in pretraining_accuracy_words(
+        replace(moved, source_accuracy=(0.775, 0.760))
+    )
+    assert "it forgot" in pretraining_accuracy_words(replace(moved, source_accuracy=(0.775, 0.500)))

@@ -148,7 +148,7 @@ def test_unused_layers_come_last():
         plan_strategy(read, "partial", last=4)
     head, partial, full = (set(plan_strategy(read, s).trained) for s in ("head", "partial", "full"))
     assert head < partial < full == set(read.names)
-    assert "no score depends on" in HTML[Anatomy](read)
+    assert "do not affect any score" in HTML[Anatomy](read)
 
 
 class Shared(nn.Module):

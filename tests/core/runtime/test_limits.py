@@ -58,7 +58,7 @@ def test_nonsense_is_one_line_that_names_what_works(text):
 @pytest.mark.parametrize("variable", ["TLNB_MEMORY", "TLNB_DISK"])
 def test_a_bad_variable_is_named(variable, monkeypatch):
     monkeypatch.setenv(variable, "much")
-    with pytest.raises(UsageError, match=f"{variable}: 'much' is no number of bytes"):
+    with pytest.raises(UsageError, match=f"{variable}: 'much' is not an amount of bytes"):
         _ = memory_budget(), disk_budget(Path())
 
 
@@ -66,7 +66,7 @@ def test_budgets_follow_the_variables_and_else_the_machine(tmp_path, monkeypatch
     for variable in ("TLNB_MEMORY", "TLNB_DISK"):
         monkeypatch.delenv(variable, raising=False)
     assert 0 < memory_budget() < 2**45
-    assert 0 <= disk_budget(tmp_path / "not" / "there") <= memory.DISK_MOST
+    assert 0 <= disk_budget(tmp_path / "not" / "there") <= memory.MAX_DISK_BYTES
     assert not list(tmp_path.iterdir())
     monkeypatch.setenv("TLNB_MEMORY", "3MB")
     monkeypatch.setenv("TLNB_DISK", "4GB")
@@ -188,9 +188,9 @@ try:
     Path(sys.argv[1]).write_text(str(os.getpid()))
 except OSError as error:
     sys.exit(f"not moved: {error}")
-from tlnb.core import memory
-memory._free_in_system = lambda: 2**50  # so that only groups set a limit
-print(memory.memory_budget())
+from tlnb.core.runtime import limits
+limits._free_in_system = lambda: 2**50  # so that only groups set a limit
+print(limits.memory_budget())
 """
     own = {k: v for k, v in os.environ.items() if k != "TLNB_MEMORY"} | {
         "PYTHONPATH": str(Path(__file__).parents[3])

@@ -137,9 +137,9 @@ def test_a_comparison_shows_both_looks_and_explains_them(trained: Session):
     found = compare([run, baseline], trained.dataset, target=0.5)
     assert [row.to_target.since for row in found.rows[:2]] == [2.0, None]
     card = HTML[type(found)](found)
-    assert "2.0 s–5.0 s" in card and "Monitor is looked at after some epochs only" in card
+    assert "2.0 s–5.0 s" in card and "Monitor is evaluated after some epochs only" in card
     every = compare([baseline], trained.dataset, target=0.5)
-    assert "looked at after some epochs only" not in HTML[type(every)](every)
+    assert "is evaluated after some epochs only" not in HTML[type(every)](every)
 
 
 def test_seeds_together_lie_between_the_means_of_their_looks(trained: Session):

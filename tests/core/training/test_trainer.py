@@ -417,7 +417,7 @@ def test_new_data_keeps_the_plan_and_the_runs(small: Session):
 def test_price():
     assert parse_price("2usd/h").per_hour == 2 and parse_price("0.5 EUR / h").currency == "eur"
     for bad in ("cheap", "-1usd", ""):
-        with pytest.raises(UsageError, match="is no price"):
+        with pytest.raises(UsageError, match="is not a price"):
             parse_price(bad)
 
 

@@ -68,7 +68,7 @@ def test_advice_is_measured_charged_and_changes_nothing(small: Session):
     card = HTML[Advice](found)
     for words in (
         "how sure",
-        "What each frozen stage knows",
+        "What each frozen stage already knows",
         "test images are not read",
         "rule of thumb",
     ):
@@ -91,7 +91,7 @@ def test_one_label_a_class_measures_nothing_and_says_so(session: Session):
 def test_what_exceeds_the_budget_is_not_advised(small: Session):
     found = small.advise(budget="0.0001s")
     assert found.strategy == "head" and "would exceed 0.0001s" in found.reason
-    with pytest.raises(UsageError, match="is no budget"):
+    with pytest.raises(UsageError, match="is not a budget"):
         small.advise(budget="plenty")
 
 

@@ -228,7 +228,7 @@ def test_the_card_names_the_best_and_every_trial(small: Session):
     for words in (
         "within a point of it",
         "stages that train",
-        "test images choose nothing",
+        "test images are not used to choose",
         "<img",
     ):
         assert words in card

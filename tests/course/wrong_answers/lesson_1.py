@@ -39,7 +39,7 @@ WRONG = {
         (
             "%tl_data digits --per-class 1\n%tl_load glyphnet\n%tl_train --epochs 1",
             "1 so far",
-            "draws other images",
+            "draws different images",
         ),
         (
             "%tl_data digits --per-class 1\n%tl_load glyphnet\n"
@@ -97,7 +97,7 @@ WRONG = {
         ),
         (
             "from torch import nn\ndrifted = nn.Linear(3, 10)",
-            "its layers are others",
+            "its layers are different",
             "drifted = glyphnet.load",
         ),
         (
@@ -108,7 +108,7 @@ WRONG = {
         (
             PYTORCH.format(**{**RIGHT, "mode": "eval"}),
             "the network stayed in eval mode",
-            "in eval mode BatchNorm averages nothing",
+            "in eval mode BatchNorm updates no averages",
         ),
         (PYTORCH.format(**RIGHT), "there is no variable answer", "which layers"),
         (

@@ -48,14 +48,14 @@ WRONG = {
             FIVE
             + "%tl_replace head nn.Sequential(nn.Linear(in_features, 8), nn.Linear(8, classes))\n"
             + FAST,
-            "between them lies nothing",
+            "between them is nothing",
             "without a ReLU",
         ),
         (
             FIVE
             + "%tl_replace head nn.Sequential(nn.Linear(in_features, 8), nn.ReLU(), nn.Linear(8, classes))\n"
             + FAST,
-            "between them lies ReLU",
+            "between them is ReLU",
             "the dropout belongs between",
         ),
         (
@@ -87,7 +87,7 @@ WRONG = {
             ONE.format(seeds="(0, 1, 2)", sources='("glyphnet",)')
             + ONE.format(seeds="(3,)", sources='("glyphnet-few",)'),
             "0 draws have both; runs of glyphnet saw 3, of glyphnet-few 1",
-            "seen by one source alone",
+            "used with one source only",
         ),
         (
             ONE.format(seeds="(0, 1, 2)", sources='("glyphnet", "glyphnet-few")'),
@@ -125,12 +125,12 @@ WRONG = {
         (
             HOOK.format(**{**RIGHT, "inputs": "data.images[split].float()"}),
             "in 0..255",
-            "transform makes of uint8 images",
+            "transform prepares uint8 images",
         ),
         (
             HOOK.format(**{**RIGHT, "inputs": "data.images[split].float() / 255"}),
             "not normalised",
-            "what the network was trained with",
+            "as the network expects them",
         ),
         (
             HOOK.format(**{**RIGHT, "mode": "network.train()"}),
@@ -141,7 +141,7 @@ WRONG = {
         (
             HOOK.format(**{**RIGHT, "end": "nearest = 1.0"}),
             "compared with themselves",
-            "beside every training image",
+            "each test image with each training image",
         ),
         (
             HOOK.format(**{**RIGHT, "end": PERCENT}),

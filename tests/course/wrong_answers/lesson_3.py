@@ -17,7 +17,7 @@ WRONG = {
         (FIFTY + "%tl_train --epochs 1", "digits --per-class 5, is not like that", "--per-class 2"),
         (
             TWENTY + "%tl_train --epochs 1 --augment none\n%tl_train --epochs 1 --augment none",
-            "all of them keep it",
+            "all of them cache it",
             "--no-cache is the option",
         ),
         (
@@ -45,7 +45,7 @@ WRONG = {
         (
             TWENTY + "%tl_train --epochs 1 --augment none\n%tl_data digits --per-class 2 --seed 1\n"
             "%tl_train --epochs 1 --augment none --no-cache",
-            "other draws of the images",
+            "different draws",
             "no %tl_data between",
         ),
         (
@@ -70,7 +70,7 @@ WRONG = {
         (
             TWENTY + "%tl_unfreeze layer4\n%tl_freeze layer4.bn*\n%tl_train --epochs 1",
             "layer4.downsample.1 moved",
-            "called otherwise: layer4.downsample.1",
+            "different kind of name: layer4.downsample.1",
         ),
         (
             TWENTY + "%tl_strategy full\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 1",

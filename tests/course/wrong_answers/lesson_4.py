@@ -37,11 +37,11 @@ WRONG = {
         ("%tl_data digits --per-class 20", "the data are digits", "textures"),
         ("%tl_data textures --per-class 5", "the data have 5 of each", "--per-class 20"),
         (TWENTY + "%tl_load glyphnet", "glyphnet is loaded", "%tl_load glyphnet-early"),
-        (TWENTY + "%tl_load glyphnet-early\n%tl_remove layer4", "with edits", "takes edits back"),
+        (TWENTY + "%tl_load glyphnet-early\n%tl_remove layer4", "with edits", "undoes edits"),
         (TWENTY + "%tl_load glyphnet-early", "there is no variable best", "best is the name"),
         (TWENTY + "%tl_load glyphnet-early\nbest = 'head'", "it is 'head'", "of one of them"),
         (TWENTY + "%tl_load glyphnet-early\nbest = 'layer4'", "look earlier", "before layer4"),
-        (TWENTY + "%tl_load glyphnet-early\nbest = 'stem'", "look later", "behind stem"),
+        (TWENTY + "%tl_load glyphnet-early\nbest = 'stem'", "look later", "after stem"),
     ],
     "4.2": [
         ("", "nothing was trained yet", "%tl_train"),
@@ -57,7 +57,7 @@ WRONG = {
             "freezes all but the output layer",
         ),
         (FIVE + FAST, "no run has a stage removed", "%tl_remove layer4"),
-        (FIVE + CUT + FAST, "all runs have stages removed", "takes edits back"),
+        (FIVE + CUT + FAST, "all runs have stages removed", "undoes edits"),
         (FIVE + FAST + "%tl_remove layer1\n" + FAST, "the whole 560,196", "most of the parameters"),
         (FIVE + FAST + CUT + FAST, "1 draws have both", "another draw"),
         (
@@ -85,7 +85,7 @@ WRONG = {
         (
             truncated(mode=".requires_grad_(False).train()"),
             "running statistics, which move in train mode",
-            "eval() before any image passes",
+            "eval() before the first image",
         ),
         (
             truncated(end="nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 20)"),

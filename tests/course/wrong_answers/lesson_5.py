@@ -52,7 +52,7 @@ WRONG = {
             + "%tl_data symbols --classes 10 --per-class 2\n"
             + _run("full"),
             "none on the images of any run of full",
-            "before the data change",
+            "before you change the data",
         ),
         (
             TEN.format(n=1) + _run("head", 5) + _run("full", 2),
@@ -62,11 +62,11 @@ WRONG = {
         (
             TEN.format(n=1) + _run("head", 20) + _run("full", 20),
             "they overlap",
-            "more images of each class",
+            "more images per class",
         ),
         (
             TEN.format(n=5) + _run("head", 20) + _run("full", 1, " --lr 10"),
-            "head is the better one",
+            "head is better",
             "a learning rate of 10 is far too large",
         ),
     ],
@@ -103,7 +103,7 @@ WRONG = {
         (
             TEN.format(n=20) + _run("full", 20) + _run("head", 20, " --augment none"),
             "points behind",
-            "a new output layer alone cannot",
+            "a new output layer alone is not enough",
         ),
     ],
     "5.3": [
@@ -113,8 +113,8 @@ WRONG = {
         (PYTORCH.format(**{**RIGHT, "classes": 5}), "gives 10 scores for 5 classes", "ten letters"),
         (
             PYTORCH.format(**RIGHT) + "network = nn.Linear(3, 10)",
-            "its layers are others",
-            "of which only the output layer is replaced",
+            "its layers are different",
+            "then replace only its output layer",
         ),
         (
             PYTORCH.format(**{**RIGHT, "mode": "network.train()"}),

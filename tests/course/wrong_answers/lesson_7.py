@@ -22,13 +22,13 @@ WRONG = {
         (
             HUNDRED + "%tl_train --epochs 1",
             "no run of this session has the mistake",
-            "first see the damage",
+            "see the damage first",
         ),
         (BUGGY + "%tl_train --epochs 1", "divides by 0.00392", "a wrong std"),
         (
             BUGGY + "%tl_train --epochs 1\n%tl_train --epochs 5 --lr 0.001",
             "pixels reach the network",
-            "no epochs and no rate",
+            "neither epochs nor learning rate",
         ),
         (
             BUGGY + "%tl_train --epochs 1\n%tl_load glyphnet --mean 0,0,0\n%tl_train --epochs 1",
@@ -37,7 +37,7 @@ WRONG = {
         ),
         (
             BUGGY + "%tl_train --epochs 1\n%tl_load glyphnet-glyphs\n%tl_train --epochs 1",
-            "no repair",
+            "does not fix the bug",
             "%tl_load glyphnet",
         ),
         (
@@ -56,12 +56,12 @@ WRONG = {
         (
             HUNDRED + "%tl_train --epochs 1",
             "12 convolutions did not, stem.conv first",
-            "frozen they learn nothing",
+            "frozen layers learn nothing",
         ),
         (
             HUNDRED + "%tl_unfreeze layer4\n%tl_train --epochs 1",
             "9 convolutions did not, stem.conv first",
-            "every one",
+            "trains them all",
         ),
         (
             HUNDRED + "%tl_strategy full\n%tl_train --epochs 3 --lr 0.0001",
@@ -72,7 +72,7 @@ WRONG = {
             HUNDRED
             + "%tl_strategy full\n%tl_freeze *bn* *downsample.1\n%tl_train --epochs 8 --lr 0.001",
             "its weights moved far",
-            "a small rate",
+            "a small learning rate",
         ),
         (
             HUNDRED
@@ -92,7 +92,7 @@ WRONG = {
             IN_PYTORCH.format(
                 frozen="", more="", parts="trunk, nn.Dropout(0.5), nn.Linear(160, 10)"
             ),
-            "ask for a gradient",
+            "require a gradient",
             "requires_grad_(False)",
         ),
         (
@@ -108,7 +108,7 @@ WRONG = {
                 more="",
                 parts="trunk, nn.Dropout(0.5), nn.Linear(160, 10)",
             ),
-            "calling eval() once is undone by the loop",
+            "the loop undoes a single eval()",
             "a wrapper whose train()",
         ),
         (

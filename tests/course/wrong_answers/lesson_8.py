@@ -42,12 +42,12 @@ WRONG = {
         ("%tl_data digits --per-class 2", "the data are digits", "photos"),
         (
             FEW + "tl.load('glyphnet')\ntl.data(folder, test=0.33, group=r'(\\w+/leaf\\d+)')",
-            "are one image",
+            "are the same image",
             "which label is right",
         ),
         (
             LEAVES + "tl.data(folder, test=0.33)\ntl.train(epochs=1)",
-            "at random, photo by photo",
+            "random, photo by photo",
             "%tl_data photos --group PATTERN",
         ),
         (
@@ -77,30 +77,30 @@ WRONG = {
         (
             LEAVES
             + "tl.data(folder, test=0.33)\ntl.train(epochs=1)\ntl.train(epochs=1, class_weights=True)",
-            "there is none",
+            "there are none",
             "--group",
         ),
-        (BY_LEAF + "tl.train(epochs=1)", "there is none with", "%tl_train --class-weights"),
+        (BY_LEAF + "tl.train(epochs=1)", "there are none with", "%tl_train --class-weights"),
         (
             BY_LEAF + "tl.train(epochs=1, class_weights=True)",
-            "there is none without",
+            "there are none without",
             "without --class-weights",
         ),
         (
             BY_LEAF + "tl.train(epochs=1)\ntl.train(epochs=2, class_weights=True)",
             "differ in epochs",
-            "the same: epochs",
+            "the same for both runs: epochs",
         ),
         (
             BY_LEAF
             + "tl.train(epochs=1)\ntl.strategy('full')\ntl.train(epochs=1, class_weights=True)",
             "differ in strategy",
-            "the same: strategy",
+            "the same for both runs: strategy",
         ),
         (
             BY_LEAF + "tl.train(epochs=1)\ntl.train(epochs=1, class_weights=True)",
             "1 so far",
-            "divides the photos otherwise",
+            "splits the photos differently",
         ),
     ],
     "8.3": [
@@ -120,12 +120,12 @@ WRONG = {
         (saved(load=""), "tensors differ, head", "not loaded yet"),
         (saved(guesses="answers"), "no variable guesses", "guesses ="),
         (saved(split="train"), "it holds", 'tl.dataset.images["test"]'),
-        (saved(prepared=""), "the network gets other inputs", "divide by 255"),
+        (saved(prepared=""), "the network gets different inputs", "divide by 255"),
         (saved() + "\nnetwork.train()", "BatchNorm would use", "network.eval()"),
         (
             saved() + "\ntl.data('digits', per_class=1)",
-            "other data or another split",
-            "on the data as they are now",
+            "different data or another split",
+            "on the current data",
         ),
     ],
 }

@@ -14,19 +14,19 @@ tl.load(mine, size=32, called="mine")
 
 WRONG = {
     "9.1": [
-        ("", "none is", "%tl_load NAME"),
-        ("tl.load('glyphnet')", "of which no accuracy", "%tl_models --sort accurate lists"),
+        ("", "no model is loaded", "%tl_load NAME"),
+        ("tl.load('glyphnet')", "whose ImageNet accuracy", "%tl_models --sort accurate lists"),
         ("tl.load('resnet18', weights='none')", "has 11.7 million", "--sort small"),
         ("tl.load('densenet121', weights='none')", "has 8.0 million", "the column parameters"),
         (
             "tl.load('shufflenet_v2_x0_5', weights='none')",
             "others are better than shufflenet_v2_x0_5",
-            "go down until",
+            "go down the list",
         ),
         (
             "tl.load('mobilenet_v3_large', weights='none')",
             "others are better than mobilenet_v3_large",
-            "until both limits are kept",
+            "until a network meets both limits",
         ),
         ("tl.load('squeezenet1_0', weights='none')", "takes 1.6 GFLOP", "--sort fast"),
     ],
@@ -55,13 +55,13 @@ WRONG = {
         ),
         (
             DIGITS + "tl.forecast(epochs=1)\ntl.data('digits', per_class=2)\ntl.train(epochs=1)",
-            "for other data",
+            "for different data",
             "%tl_data comes first",
         ),
         (
             DIGITS + "tl.forecast(epochs=1)\ntl.load('glyphnet-few')\ntl.train(epochs=1)",
-            "for another network or other layers",
-            "what loads, edits and freezes comes first",
+            "for another network or other trained layers",
+            "loading, editing and freezing comes first",
         ),
         (
             DIGITS + "tl.forecast(epochs=1)\ntl.train(epochs=1)",
@@ -82,8 +82,8 @@ WRONG = {
         ),
     ],
     "9.3": [
-        ("", "none is", "%tl_load mine"),
-        ("tl.load('glyphnet')", "of embedded", "a class of nn.Module"),
+        ("", "no model is loaded", "%tl_load mine"),
+        ("tl.load('glyphnet')", "of embedded", "a subclass of nn.Module"),
         (
             OWN.format(norm="nn.Identity()", train=""),
             "2 convolutions and 0 BatchNorm",

@@ -18,7 +18,10 @@ KINDS = ("run", "baseline", "equal budget", "tuning", "forecasting", "advising")
 
 @dataclass(frozen=True)
 class Charge(OneLine):
-    """One line of the bill. `bases` says of each figure whether it was measured or assumed, and how."""
+    """One line of the bill.
+
+    `bases` states for each figure whether it was measured or assumed, and how.
+    """
 
     phase: str
     seconds: float
@@ -26,13 +29,13 @@ class Charge(OneLine):
     wh: float
     money: float
     bases: dict[str, tuple[str, str]] = field(default_factory=dict)
-    run: str = ""  # what it was spent on
+    run: str = ""  # the run or other work that it was spent on
     kind: str = "run"
-    devices: int = 1  # that were in use at the same time: money is for so many times the seconds
+    devices: int = 1  # in use at the same time: money is price times seconds times devices
 
     @property
     def basis(self) -> str:
-        """`assumed` if any of its figures is."""
+        """`assumed` if any of its figures is assumed, else `measured`."""
         return (
             "assumed" if any(kind == "assumed" for kind, _ in self.bases.values()) else "measured"
         )
@@ -43,15 +46,15 @@ class Charge(OneLine):
 
 @dataclass(frozen=True)
 class Bill(OneLine):
-    """Every charge of the session, oldest first. A price of the user's own holds for all of them."""
+    """Every charge of the session, oldest first. A price set by the user applies to all."""
 
     charges: tuple[Charge, ...] = ()
     price: Price | None = None
-    unpaid: Pretraining | None = None  # what someone else paid for the model in use
+    unpaid: Pretraining | None = None  # what pretraining the model in use cost someone else
 
     @property
     def currency(self) -> str:
-        """Of all its money."""
+        """The currency of all amounts."""
         return self.price.currency if self.price else "usd"
 
     @property
@@ -61,24 +64,24 @@ class Bill(OneLine):
 
     @property
     def kinds(self) -> dict[str, Charge]:
-        """The sums by what was charged for: runs, baselines, tuning, …"""
-        found = {kind: [c for c in self.charges if c.kind == kind] for kind in KINDS}
-        return {kind: summed(charges, kind) for kind, charges in found.items() if charges}
+        """The sums by kind of work (`KINDS`)."""
+        by_kind = {kind: [c for c in self.charges if c.kind == kind] for kind in KINDS}
+        return {kind: summed(charges, kind) for kind, charges in by_kind.items() if charges}
 
     def of(self, kind: str, names: Collection[str]) -> dict[str, Charge]:
-        """The sums of one kind by what it was spent on, of these names."""
-        found: dict[str, list[Charge]] = {}
+        """The sums of one kind of work, for each of these names that it was spent on."""
+        by_name: dict[str, list[Charge]] = {}
         for charge in self.charges:
             if charge.kind == kind and charge.run in names:
-                found.setdefault(charge.run, []).append(charge)
-        return {name: summed(charges, kind) for name, charges in found.items()}
+                by_name.setdefault(charge.run, []).append(charge)
+        return {name: summed(charges, kind) for name, charges in by_name.items()}
 
     def with_run(self, run: Run, kind: str | None = None) -> Bill:
         """The bill with a run's phases added."""
         return replace(self, charges=(*self.charges, *charges_of(run, kind)))
 
     def without(self, run: str) -> Bill:
-        """The bill without a run's charges, which are about to be charged anew as a whole."""
+        """The bill without a run's charges, for when the whole run is charged again."""
         return replace(self, charges=tuple(c for c in self.charges if c.run != run))
 
     def with_charge(self, charge: Charge) -> Bill:
@@ -86,7 +89,7 @@ class Bill(OneLine):
         return replace(self, charges=(*self.charges, charge))
 
     def at(self, price: Price) -> Bill:
-        """The same at another price, which also holds for what comes."""
+        """The bill at another price, which also applies to later charges."""
         return replace(
             self, charges=tuple(_priced(charge, price) for charge in self.charges), price=price
         )
@@ -105,7 +108,7 @@ def _priced(charge: Charge, price: Price) -> Charge:
 
 
 def summed(charges: Iterable[Charge], name: str) -> Charge:
-    """Several charges as one; its bases are the worse ones."""
+    """Add charges up; a figure is assumed if it is assumed in any of them."""
     every = list(charges)
     bases: dict[str, tuple[str, str]] = {}
     for charge in every:
@@ -113,7 +116,9 @@ def summed(charges: Iterable[Charge], name: str) -> Charge:
             if figure not in bases or basis[0] == "assumed":
                 bases[figure] = basis
     seconds, flops, wh, money = (math.fsum(getattr(c, figure) for c in every) for figure in FIGURES)
-    return Charge(name, seconds, flops, wh, money, bases, kind=name)
+    return Charge(
+        phase=name, seconds=seconds, flops=flops, wh=wh, money=money, bases=bases, kind=name
+    )
 
 
 def price_for(run: Run, own: Price | None) -> Price:
@@ -122,13 +127,13 @@ def price_for(run: Run, own: Price | None) -> Price:
 
 
 def price_basis(price: Price, devices: int = 1) -> str:
-    """Where money comes from, in words."""
+    """Describe the price that an amount of money is based on."""
     each = f" for each of {devices} processes" if devices > 1 else ""
     return f"{price.basis}, {price.per_hour:g} {price.currency} an hour{each}"
 
 
 def priced(run: Run, own: Price | None = None) -> Run:
-    """The run with its money: all its seconds, on each of its devices, at the user's price, else at the list price."""
+    """Add the money to a run: seconds on each device, at the user's or the list price."""
     price = price_for(run, own)
     money = price.of(sum(run.seconds.values()) * run.processes)
     bases = {**run.bases, "money": price_basis(price, run.processes)}
@@ -136,21 +141,21 @@ def priced(run: Run, own: Price | None = None) -> Run:
 
 
 def charges_of(run: Run, kind: str | None = None) -> list[Charge]:
-    """One charge for each phase that took time; money goes by the seconds."""
+    """One charge for each phase that took time; money is shared in proportion to seconds."""
     whole = sum(run.seconds.values()) or 1.0
     bases = {key.removeprefix("energy_"): _basis(text) for key, text in run.bases.items()}
     kind = kind or ("baseline" if run.baseline_of else "run")
     return [
         Charge(
-            phase,
-            seconds,
-            run.flops_by_phase.get(phase, 0.0),
-            run.wh_by_phase.get(phase, 0.0),
-            run.money * seconds / whole,
-            bases,
-            run.name,
-            kind,
-            run.processes,
+            phase=phase,
+            seconds=seconds,
+            flops=run.flops_by_phase.get(phase, 0.0),
+            wh=run.wh_by_phase.get(phase, 0.0),
+            money=run.money * seconds / whole,
+            bases=bases,
+            run=run.name,
+            kind=kind,
+            devices=run.processes,
         )
         for phase in PHASES
         if (seconds := run.seconds.get(phase, 0.0)) > 0
@@ -158,7 +163,7 @@ def charges_of(run: Run, kind: str | None = None) -> list[Charge]:
 
 
 def charge_of(kind: str, what: str, spent: CostTracker, price: Price) -> Charge:
-    """Work that is no run, as one charge: what its tracker says by now."""
+    """Charge work other than a run: the tracker's current totals as one charge."""
     seconds, meter = sum(spent.clock.seconds().values()), spent.clock.meter
     bases = {
         "seconds": _basis(SECONDS_BASIS),
@@ -166,19 +171,25 @@ def charge_of(kind: str, what: str, spent: CostTracker, price: Price) -> Charge:
         "wh": _basis(meter.basis),
         "money": _basis(price_basis(price)),
     }
-    wh = sum(spent.clock.wh().values())
     return Charge(
-        kind, seconds, sum(spent.flops.values()), wh, price.of(seconds), bases, what, kind
+        phase=kind,
+        seconds=seconds,
+        flops=sum(spent.flops.values()),
+        wh=sum(spent.clock.wh().values()),
+        money=price.of(seconds),
+        bases=bases,
+        run=what,
+        kind=kind,
     )
 
 
 def charge_of_runs(
     kind: str, what: str, runs: Sequence[Run], seconds: float, price: Price
 ) -> Charge:
-    """Runs that are no runs of the session, as one charge.
+    """Charge runs that do not belong to the session (trials, probes) as one charge.
 
     Args:
-        seconds: of everything, what was between the runs included.
+        seconds: of everything, including the time between the runs.
     """
     wh_basis = runs[0].bases["energy_wh"] if runs else "measured: nothing ran"
     bases = {
@@ -187,8 +198,16 @@ def charge_of_runs(
         "wh": _basis(wh_basis),
         "money": _basis(price_basis(price)),
     }
-    flops, wh = math.fsum(r.flops for r in runs), math.fsum(r.energy_wh for r in runs)
-    return Charge(kind, seconds, flops, wh, price.of(seconds), bases, what, kind)
+    return Charge(
+        phase=kind,
+        seconds=seconds,
+        flops=math.fsum(r.flops for r in runs),
+        wh=math.fsum(r.energy_wh for r in runs),
+        money=price.of(seconds),
+        bases=bases,
+        run=what,
+        kind=kind,
+    )
 
 
 def _basis(text: str) -> tuple[str, str]:

@@ -1,7 +1,8 @@
-"""What pretraining cost whoever did it: measured for the embedded models, estimated from published recipes for torchvision's.
+"""What pretraining cost: measured for the embedded models, estimated for torchvision's.
 
-Epochs and crops are those of torchvision's own training scripts (references/classification/README.md and issue 3995 of
-its repository), which the weights' metadata name. A model whose recipe is not published there gets no estimate.
+Estimates follow the published recipes: epochs and crops are those of torchvision's own training
+scripts (references/classification/README.md and issue 3995 of its repository), which the weights'
+metadata name. A model whose recipe is not published there gets no estimate.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ from tlnb.core.costs.prices import Price, list_price
 from tlnb.core.models.catalogue import EMBEDDED, Card
 from tlnb.core.runtime.errors import OneLine
 
-# A forward and a backward pass together cost about three forward passes (the gradients of inputs and of weights one each).
-PASSES = 3
+# A forward and a backward pass together cost about three forward passes: the gradients of the
+# inputs and of the weights cost one each.
+FORWARDS_PER_STEP = 3
 GPU = "A100"
 GPU_PEAK = 312e12  # FLOP/s in bf16, dense: NVIDIA's data sheet of the A100
-# Two published trainings on A100s lie at 24% (ResNet-50) and 35% (ResNet-18) of that peak by the same count: FFCV's README,
-# 77.2 minutes on eight and 187 minutes on one, 88 epochs each.
-GPU_USE = 0.3
+# Two published trainings on A100s reach 24% (ResNet-50) and 35% (ResNet-18) of that peak by the
+# same count: FFCV's README, 77.2 minutes on eight GPUs and 187 minutes on one, 88 epochs each.
+GPU_UTILISATION = 0.3
 GPU_WATTS = 400.0  # NVIDIA's limit for the SXM card
 
-# end of the recipe's address → (epochs, edge of the training crop in pixels; None: as in use)
+# end of the recipe's URL, epochs, edge of the training crop in pixels (None: the input size)
 RECIPES: tuple[tuple[str, int, int | None], ...] = (
     ("#alexnet-and-vgg", 90, None),
     ("#resnet", 90, None),
@@ -46,15 +48,13 @@ RECIPES: tuple[tuple[str, int, int | None], ...] = (
     ("#new-recipe-with-fixres", 600, 176),
     ("#issuecomment-1013906621", 600, 176),
 )
-EFFICIENTNET_V2 = {
-    "efficientnet_v2_s": 300,
-    "efficientnet_v2_m": 384,
-}  # crops; the large one was ported from elsewhere
+# training crops in pixels; the large variant was ported from elsewhere
+EFFICIENTNET_V2 = {"efficientnet_v2_s": 300, "efficientnet_v2_m": 384}
 
 
 @dataclass(frozen=True)
 class Pretraining(OneLine):
-    """What it took once. `bases`: figure → (`measured` or `assumed`, how)."""
+    """The one-time cost of pretraining. `bases`: figure → (`measured` or `assumed`, how)."""
 
     model: str
     seconds: float  # on one core, or one GPU
@@ -67,12 +67,12 @@ class Pretraining(OneLine):
 
     @property
     def money(self) -> float:
-        """At the list price of the hardware that it names."""
+        """The money at the list price of its hardware."""
         return self.price.of(self.seconds)
 
     @property
     def basis(self) -> str:
-        """`assumed` if any of its figures but the money is."""
+        """`assumed` if its seconds or FLOPs are, else `measured`."""
         kinds = {kind for figure, (kind, _) in self.bases.items() if figure in ("seconds", "flops")}
         return "assumed" if "assumed" in kinds else "measured"
 
@@ -85,38 +85,46 @@ class Pretraining(OneLine):
 
 
 def pretraining_of(card: Card) -> Pretraining | None:
-    """What a model's pretraining took; None where nobody says."""
+    """The cost of a model's pretraining; None if it is not known."""
     if card.family == EMBEDDED and card.training:
         return _measured(card.name, card.training)
-    found = _recipe(card)
-    if found is None or not card.flops or not card.source_images:
+    recipe = _recipe(card)
+    if recipe is None or not card.flops or not card.source_images:
         return None
-    epochs, crop = found
+    epochs, crop = recipe
     size = card.size or 224
-    flops = epochs * card.source_images * PASSES * card.flops * ((crop or size) / size) ** 2
-    seconds = flops / (GPU_PEAK * GPU_USE)
+    flops = (
+        epochs * card.source_images * FORWARDS_PER_STEP * card.flops * ((crop or size) / size) ** 2
+    )
+    seconds = flops / (GPU_PEAK * GPU_UTILISATION)
     cropped = f" at {crop} pixels" if crop and crop != size else ""
-    how = f"{epochs} epochs of {card.source_images:,} images{cropped}, {PASSES} forward passes' work each ({card.recipe})"
+    how = (
+        f"{epochs} epochs of {card.source_images:,} images{cropped}, "
+        f"{FORWARDS_PER_STEP} forward passes' work each ({card.recipe})"
+    )
     bases = {
         "flops": ("assumed", how),
-        "seconds": ("assumed", f"one {GPU} at {GPU_USE:.0%} of {GPU_PEAK / 1e12:g} TFLOP/s"),
+        "seconds": (
+            "assumed",
+            f"one {GPU} at {GPU_UTILISATION:.0%} of {GPU_PEAK / 1e12:g} TFLOP/s",
+        ),
         "wh": ("assumed", f"{GPU_WATTS:g} W, the card alone"),
     }
     return Pretraining(
-        card.name,
-        seconds,
-        flops,
-        seconds * GPU_WATTS / 3600,
-        f"one {GPU}",
-        list_price("cuda", GPU),
-        bases,
+        model=card.name,
+        seconds=seconds,
+        flops=flops,
+        wh=seconds * GPU_WATTS / 3600,
+        hardware=f"one {GPU}",
+        price=list_price("cuda", GPU),
+        bases=bases,
     )
 
 
-def _measured(name: str, took: Mapping[str, Any]) -> Pretraining:
-    threads = int(took.get("threads", 1))
+def _measured(name: str, training: Mapping[str, Any]) -> Pretraining:
+    threads = int(training.get("threads", 1))
     cores = f"{threads} core" + ("s" if threads > 1 else "")
-    basis = str(took.get("basis", "measured"))
+    basis = str(training.get("basis", "measured"))
     kind = "assumed" if basis.startswith("assumed") else "measured"
     bases = {
         "seconds": (kind, "when it was pretrained"),
@@ -124,22 +132,24 @@ def _measured(name: str, took: Mapping[str, Any]) -> Pretraining:
         "wh": ("assumed", "8 W a core"),
     }
     return Pretraining(
-        name,
-        float(took["seconds"]),
-        float(took.get("flops") or 0.0),
-        took.get("wh"),
-        cores,
-        list_price("cpu", threads=threads),
-        bases,
-        took.get("steps"),
+        model=name,
+        seconds=float(training["seconds"]),
+        flops=float(training.get("flops") or 0.0),
+        wh=training.get("wh"),
+        hardware=cores,
+        price=list_price("cpu", threads=threads),
+        bases=bases,
+        steps=training.get("steps"),
     )
 
 
 def _recipe(card: Card) -> tuple[int, int | None] | None:
-    """Epochs and crop; None where no recipe is published."""
+    """Epochs and training crop; None if no recipe is published."""
     if card.name in EFFICIENTNET_V2 and card.recipe.endswith("#efficientnet-v2"):
         return 600, EFFICIENTNET_V2[card.name]
-    where = re.search(r"#[\w-]+$", card.recipe)
+    fragment = re.search(r"#[\w-]+$", card.recipe)
     known = {end: (epochs, crop) for end, epochs, crop in RECIPES}
-    ours = "/pytorch/vision/tree/" in card.recipe or "/pytorch/vision/issues/3995#" in card.recipe
-    return known.get(where[0]) if where and ours else None
+    is_torchvision = (
+        "/pytorch/vision/tree/" in card.recipe or "/pytorch/vision/issues/3995#" in card.recipe
+    )
+    return known.get(fragment[0]) if fragment and is_torchvision else None

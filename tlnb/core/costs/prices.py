@@ -1,4 +1,4 @@
-"""What an hour costs: a small dated table in `prices.toml`, or the user's own figure, which always wins."""
+"""Prices per hour: a small dated table in `prices.toml`; the user's own price wins."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,8 +16,8 @@ from tlnb.core.runtime.errors import OneLine, UsageError
 from tlnb.core.runtime.paths import user_path
 from tlnb.core.runtime.typed_json import typed
 
-TABLE = Path(__file__).with_name("prices.toml")
-OWN_TABLE = "TLNB_PRICES"
+PRICE_TABLE = Path(__file__).with_name("prices.toml")
+TABLE_VARIABLE = "TLNB_PRICES"
 UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}  # in seconds
 
 
@@ -29,7 +30,7 @@ class Price(OneLine):
     basis: str = ""
 
     def of(self, seconds: float) -> float:
-        """The money for so many seconds."""
+        """The money for this many seconds."""
         return seconds * self.per_hour / 3600
 
     def __repr__(self) -> str:
@@ -37,77 +38,87 @@ class Price(OneLine):
 
 
 def parse_price(text: str | float) -> Price:
-    """`0.5`, `0.5usd`, `0.5usd/h`, `2eur/h` → a price an hour.
+    """Parse a price per hour: `0.5`, `0.5usd`, `0.5usd/h`, `2eur/h`.
 
     Raises:
         UsageError: anything else.
     """
-    found = re.fullmatch(
+    match = re.fullmatch(
         r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*(?:/\s*h(?:our)?)?\s*", str(text)
     )
-    if not found:
-        raise UsageError(f"--price {text} is no price: write --price 0.5usd/h")
-    if not math.isfinite(float(found[1])):
-        raise UsageError(f"--price {str(text)[:40]} … is no price: write --price 0.5usd/h")
-    return Price(float(found[1]), found[2].lower() or "usd", "assumed: your figure")
+    if not match:
+        raise UsageError(f"--price {text} is not a price: write --price 0.5usd/h")
+    if not math.isfinite(float(match[1])):
+        raise UsageError(f"--price {str(text)[:40]} … is not a price: write --price 0.5usd/h")
+    return Price(float(match[1]), match[2].lower() or "usd", "assumed: your figure")
 
 
 def parse_budget(text: str | float, price: Price) -> float:
-    """`90s`, `5min`, `2h`, or money at this price, `2usd`; a bare number is seconds → seconds.
+    """Convert a budget to seconds.
+
+    A budget is a time (`90s`, `5min`, `2h`), a bare number of seconds, or money (`2usd`), which is
+    converted at `price`.
 
     Raises:
-        UsageError: anything else, or another currency than the price's.
+        UsageError: anything else, or a currency other than the price's.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*", str(text))
-    unit = found[2].lower() if found else ""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*", str(text))
+    unit = match[2].lower() if match else ""
     if (
-        not found
+        not match
         or (unit not in UNITS and unit != price.currency)
-        or not 0 < float(found[1]) < math.inf
+        or not 0 < float(match[1]) < math.inf
     ):
         raise UsageError(
-            f"--budget {text} is no budget: write --budget 2min, or money as --budget 0.5{price.currency}"
+            f"--budget {text} is not a budget: write --budget 2min, or money as --budget 0.5{price.currency}"
         )
     if unit in UNITS:
-        return float(found[1]) * UNITS[unit]
+        return float(match[1]) * UNITS[unit]
     if not price.per_hour:
         raise UsageError(
-            f"--budget {text} says nothing where an hour costs nothing: write --budget 2min"
+            f"--budget {text} sets no limit, because an hour costs nothing: write --budget 2min"
         )
-    return float(found[1]) / price.per_hour * 3600
+    return float(match[1]) / price.per_hour * 3600
 
 
 def list_price(device: str, hardware: str = "", threads: int = 1) -> Price:
-    """An assumed price for a device (`cpu`, `cuda:0`, `mps`), by the hardware's name.
+    """The assumed price of a device (`cpu`, `cuda:0`, `mps`), by the hardware's name.
 
     Raises:
-        UsageError: a table of one's own that cannot be read.
+        UsageError: the user's own table cannot be read.
     """
     kind = "cpu" if device in ("cpu", "mps") else "gpu"  # Apple's GPU is part of its processor
     for entry in _entries():
-        named = entry["device"] not in ("cpu", "gpu")
-        if (
-            re.search(entry["device"], hardware, re.IGNORECASE)
-            if named
-            else entry["device"] == kind
-        ):
-            many = threads if entry["per"] == "thread" else 1
-            each = f" for each of {many} threads" if entry["per"] == "thread" else ""
-            basis = f"assumed: {entry['per_hour']:g} usd an hour{each}, {entry['as_of']}, {entry['source']}"
-            return Price(entry["per_hour"] * many, entry.get("currency", "usd"), basis)
-    return Price(0.0, "usd", f"assumed: the table of prices says nothing of {hardware or device}")
+        if _applies(entry, kind, hardware):
+            return _price_of(entry, threads)
+    return Price(0.0, "usd", f"assumed: the price table has no entry for {hardware or device}")
+
+
+def _applies(entry: Mapping[str, Any], kind: str, hardware: str) -> bool:
+    """Whether an entry is for this kind of device, or matches the name of the hardware."""
+    if entry["device"] in ("cpu", "gpu"):
+        return bool(entry["device"] == kind)
+    return re.search(entry["device"], hardware, re.IGNORECASE) is not None
+
+
+def _price_of(entry: Mapping[str, Any], threads: int) -> Price:
+    per_thread = entry["per"] == "thread"
+    count = threads if per_thread else 1
+    each = f" for each of {count} threads" if per_thread else ""
+    basis = f"assumed: {entry['per_hour']:g} usd an hour{each}, {entry['as_of']}, {entry['source']}"
+    return Price(entry["per_hour"] * count, entry.get("currency", "usd"), basis)
 
 
 def _entries() -> list[dict[str, Any]]:
-    own = os.environ.get(OWN_TABLE)
-    return [*(_read(user_path(own)) if own else []), *_read(TABLE)]
+    own = os.environ.get(TABLE_VARIABLE)
+    return [*(_read(user_path(own)) if own else []), *_read(PRICE_TABLE)]
 
 
 @cache
 def _read(path: Path) -> list[dict[str, Any]]:
     try:
-        found = tomllib.loads(path.read_text("utf8"))["price"]
-        for entry in found:
+        entries = tomllib.loads(path.read_text("utf8"))["price"]
+        for entry in entries:
             re.compile(entry["device"])
             if not (
                 0 <= float(entry["per_hour"]) < math.inf and entry["per"] in ("thread", "device")
@@ -115,7 +126,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"{entry['device']}: per_hour or per")
             typed(str, entry.get("currency", "usd"), "currency")
             entry["as_of"], entry["source"]
-        return list(found)
+        return list(entries)
     except (
         OSError,
         LookupError,
@@ -128,5 +139,5 @@ def _read(path: Path) -> list[dict[str, Any]]:
     ) as error:
         reason = str(error)[:100]
         raise UsageError(
-            f"{OWN_TABLE}: {path} is no table of prices ({reason}): see {TABLE}"
+            f"{TABLE_VARIABLE}: {path} is not a valid price table ({reason}): see {PRICE_TABLE}"
         ) from None

@@ -1,4 +1,4 @@
-"""Which device and which precision a run uses."""
+"""The device and the precision that a run uses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 @dataclass(frozen=True)
 class Machine(OneLine):
-    """Where a run computes: device (`cpu`, `cuda:0`, `mps`), precision, the hardware's name, threads in use."""
+    """Where a run computes.
+
+    Device (`cpu`, `cuda:0`, `mps`), precision, name of the hardware, number of threads.
+    """
 
     device: str
     precision: str
@@ -44,21 +47,25 @@ class Machine(OneLine):
 
     @property
     def bytes_per_number(self) -> int:
-        """Of activations in this precision."""
+        """Bytes of one activation in this precision."""
         return 4 if self.precision == "fp32" else 2
 
     def placed(self, tensor: Tensor) -> Tensor:
-        """The tensor on the device. On the way to a GPU it goes through page-locked memory, so that nobody waits for it."""
+        """Move a tensor to the device.
+
+        Copies to a GPU go through page-locked memory, so that they are asynchronous.
+        """
         if self.device.startswith("cuda") and tensor.device.type == "cpu":
             return tensor.pin_memory().to(self.device, non_blocking=True)
         return tensor.to(self.device)
 
     @contextlib.contextmanager
     def exact(self) -> Iterator[None]:
-        """On NVIDIA GPUs: convolutions that give the same every time, and that in fp32 do not round what they multiply.
+        """Make convolutions on NVIDIA GPUs deterministic, and keep TF32 out of fp32.
 
-        Source: torch's notes on reproducibility and on TF32. Where torch has no such kernel (the backward pass of max
-        pooling and of bilinear resizing, say) sums still differ in their last digits.
+        Source: torch's notes on reproducibility and on TF32. Where torch has no deterministic
+        kernel (the backward passes of max pooling and of bilinear resizing, for example), sums
+        still differ in their last digits.
         """
         if not self.device.startswith("cuda"):
             yield
@@ -70,16 +77,16 @@ class Machine(OneLine):
             yield
 
     def free_bytes(self) -> int | None:
-        """Free memory of the device; None where it is the computer's own."""
+        """Free bytes of the device's own memory; None where it shares the computer's."""
         return free_on_gpu(self.device) if self.device.startswith("cuda") else None
 
     def fits(self, size: int) -> bool:
-        """Whether so many bytes may lie on the device all the time: up to half of what is free."""
+        """Whether `size` bytes may stay on the device: at most half of what is free."""
         free = self.free_bytes()
         return free is None or size <= free // 2
 
     def synchronize(self) -> None:
-        """Wait until the device has done what it was given, so that a clock read now is honest."""
+        """Wait until the device has finished its queue, so that a clock read now is honest."""
         if self.device.startswith("cuda"):
             torch.cuda.synchronize(self.device)
         elif self.device == "mps":
@@ -87,7 +94,7 @@ class Machine(OneLine):
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or in the computer itself."""
+    """Whether an error means that memory ran out, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
@@ -97,27 +104,28 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 def device_lost(error: BaseException) -> bool:
-    """Whether an error says that a GPU fell away or faulted: from then on every call to it fails in this process."""
-    accelerator = getattr(
-        torch, "AcceleratorError", None
-    )  # newer versions of torch have a type for it
-    said = str(error).startswith(
+    """Whether an error means that a GPU was lost or faulted.
+
+    From then on every call to that GPU fails in this process.
+    """
+    accelerator = getattr(torch, "AcceleratorError", None)  # newer versions of torch have it
+    has_known_message = str(error).startswith(
         ("CUDA error", "HIP error", "MPS backend", "cuDNN error", "CUDA driver error")
     )
     return not out_of_memory(error) and (
-        said or (accelerator is not None and isinstance(error, accelerator))
+        has_known_message or (accelerator is not None and isinstance(error, accelerator))
     )
 
 
 def free_memory() -> None:
-    """Give back what is no longer referred to."""
+    """Release the memory of objects that nothing refers to any more."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 def in_chunks(work: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tensor:
-    """`work` on all rows, `size` at a time; where memory runs out, on half as many.
+    """Apply `work` to all rows, `size` at a time; halve `size` when memory runs out.
 
     Raises:
         MemoryLimit: not even one row fits.
@@ -132,11 +140,11 @@ def in_chunks(work: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tens
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
-        # outside of `except`: the traceback, and all tensors that its frames hold, are gone here
+        # outside `except`, because the traceback keeps all tensors of its frames alive
         free_memory()
         if size == 1:
             raise MemoryLimit(
-                "not even one image fits in memory: a smaller --size, or a smaller model"
+                "not even one image fits in memory: use a smaller --size or a smaller model"
             )
         size = (min(size, len(rows)) + 1) // 2
 
@@ -145,7 +153,7 @@ def machine(device: str | None = None, precision: str = "auto") -> Machine:
     """The machine for a run.
 
     Raises:
-        UsageError: a device that is not there, or a precision that it does not have.
+        UsageError: the device is missing, or does not support the precision.
     """
     device = device or _best_device()
     _check_device(device)
@@ -175,21 +183,22 @@ def _check_device(device: str) -> None:
 
 
 def _native_precision(device: str) -> str:
-    """bf16 where the hardware computes it, fp16 on older NVIDIA GPUs, fp32 elsewhere."""
+    """bf16 where the hardware supports it, fp16 on older NVIDIA GPUs, fp32 elsewhere."""
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     if (
         device == "cpu"
         and {"avx512_bf16", "amx_bf16"} & _cpu_flags()
-        and not _held_to_older_instructions()
+        and not _is_limited_to_older_instructions()
     ):
         return "bf16"
     return "fp32"
 
 
-def _held_to_older_instructions() -> bool:
-    """Whether torch or oneDNN were told to imitate a processor without bf16, which they would then emulate slowly.
+def _is_limited_to_older_instructions() -> bool:
+    """Whether torch or oneDNN is restricted to instructions without bf16.
 
+    They would then emulate bf16, which is slow.
     Sources: oneDNN's and torch's notes on ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY.
     """
     onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()

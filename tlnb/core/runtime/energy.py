@@ -1,7 +1,8 @@
-"""Energy: read from a meter where the machine has one, else assumed from what the processor did. Never a silent guess.
+"""Energy: read from a meter where the machine has one, else estimated from busy time.
 
-NVIDIA GPUs count their own energy (NVML's total energy counter, Volta and newer); Intel's and AMD's processors count that
-of the whole package (RAPL, where the system lets it be read). Everything else is watts times busy time, and says so.
+NVIDIA GPUs count their own energy (NVML's total energy counter, Volta and newer); Intel's and AMD's
+processors count that of the whole package (RAPL, where the system allows reading it). Everything
+else is watts times busy time. Every figure states its basis: measured or assumed.
 """
 
 from __future__ import annotations
@@ -18,28 +19,27 @@ from tlnb.core.runtime.device import Machine
 
 WATTS_PER_CPU_THREAD = 8.0  # assumed: a server core under load, with its share of the package
 WATTS_PER_GPU = 250.0  # assumed: a data-centre GPU under load
-MOST_WATTS = 1_000.0  # of a processor's package: how soon its counter may have gone round
+# upper bound of a package's power, which tells how soon its counter may have wrapped around
+MAX_PACKAGE_WATTS = 1_000.0
 POWERCAP = Path("/sys/class/powercap")
 
 
 class Meter(Protocol):
-    """Counts energy from when it was made."""
+    """Counts energy from its creation."""
 
-    shared: (
-        bool  # whether it counts what all processes of the machine use, and not this one's alone
-    )
+    shared: bool  # whether it counts the energy of all processes on the machine
 
     def joules(self) -> float:
-        """Since then; never less than the last time."""
+        """Joules since the meter was created; never decreases."""
 
     @property
     def basis(self) -> str:
-        """`measured: with what` or `assumed: what`."""
+        """How the figure came about: `measured: …` or `assumed: …`."""
 
 
 @dataclass
 class Assumed:
-    """Watts for each busy thread of the processor, or for a GPU all the time."""
+    """Assumed watts for each busy CPU thread, or for a GPU throughout."""
 
     machine: Machine
     busy: Callable[[], float] = time.process_time  # seconds that all threads together were busy
@@ -65,7 +65,7 @@ class Assumed:
 
 @dataclass
 class Nvml:
-    """The GPU's own counter, through NVIDIA's library."""
+    """The GPU's own counter, read through NVIDIA's library."""
 
     library: Any
     handle: Any
@@ -87,21 +87,24 @@ class Nvml:
 
 @dataclass
 class Rapl:
-    """The processor packages' counters. They go round; one that may have done so unseen is no longer believed."""
+    """The counters of the processor's packages.
+
+    They wrap around. Once one may have wrapped unnoticed, the assumed meter takes over.
+    """
 
     packages: list[Path]
-    otherwise: Assumed
+    fallback: Assumed
     clock: Callable[[], float] = time.monotonic
     shared: bool = True
     _total: float = field(default=0.0, init=False)
     _lost: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
-        self._ranges = [_number(p / "max_energy_range_uj") for p in self.packages]
+        self._ranges = [_read_int(p / "max_energy_range_uj") for p in self.packages]
         self._last, self._at = self._read(), self.clock()
 
     def _read(self) -> list[int]:
-        return [_number(p / "energy_uj") for p in self.packages]
+        return [_read_int(p / "energy_uj") for p in self.packages]
 
     def joules(self) -> float:
         try:
@@ -110,34 +113,34 @@ class Rapl:
             self._lost = True
         else:
             moment = self.clock()
-            self._lost |= (moment - self._at) * MOST_WATTS * 1e6 > min(self._ranges)
+            self._lost |= (moment - self._at) * MAX_PACKAGE_WATTS * 1e6 > min(self._ranges)
             for new, old, size in zip(now, self._last, self._ranges, strict=True):
                 self._total += (new - old if new >= old else new - old + size) / 1e6
             self._last, self._at = now, moment
-        return self.otherwise.joules() if self._lost else self._total
+        return self.fallback.joules() if self._lost else self._total
 
     @property
     def basis(self) -> str:
         if self._lost:
-            return self.otherwise.basis
+            return self.fallback.basis
         return "measured: the processor's own counter (RAPL), other programs on it included"
 
 
-def _number(path: Path) -> int:
+def _read_int(path: Path) -> int:
     return int(path.read_text())
 
 
 def meter_of(machine: Machine, powercap: Path = POWERCAP) -> Meter:
-    """The best meter that this machine lets us read."""
-    otherwise = Assumed(machine)
-    found = _nvml(machine) if machine.device.startswith("cuda") else None
-    if found is None and machine.on_cpu:
-        found = _rapl(powercap, otherwise)
-    return found or otherwise
+    """The best meter that can be read on this machine."""
+    fallback = Assumed(machine)
+    meter = _nvml(machine) if machine.device.startswith("cuda") else None
+    if meter is None and machine.on_cpu:
+        meter = _rapl(powercap, fallback)
+    return meter or fallback
 
 
 def _nvml(machine: Machine) -> Meter | None:
-    """By the GPU's unique name: NVML counts GPUs in an order of its own."""
+    """NVML's meter of this GPU, found by UUID: NVML has its own order of GPUs."""
     try:
         import pynvml
 
@@ -145,14 +148,18 @@ def _nvml(machine: Machine) -> Meter | None:
         uuid = str(torch.cuda.get_device_properties(machine.device).uuid)
         name = uuid if uuid.startswith("GPU-") else f"GPU-{uuid}"
         return Nvml(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
-    except Exception:  # no library, no driver, an older GPU, a virtual one: each raises its own; then it is assumed
+    except Exception:  # no library, no driver, an older or a virtual GPU: each raises its own type
         return None
 
 
-def _rapl(powercap: Path, otherwise: Assumed) -> Meter | None:
-    """Packages are `intel-rapl:0`, `intel-rapl:1` (on AMD's processors too); their parts have two colons."""
+def _rapl(powercap: Path, fallback: Assumed) -> Meter | None:
+    """RAPL's meter, if it can be read.
+
+    Packages are `intel-rapl:0`, `intel-rapl:1` (on AMD's processors too); their parts have two
+    colons.
+    """
     try:
-        found = sorted(p for p in powercap.glob("intel-rapl:*") if p.name.count(":") == 1)
-        return Rapl(found, otherwise) if found else None
-    except (OSError, ValueError):  # readable by root alone, in most places
+        packages = sorted(p for p in powercap.glob("intel-rapl:*") if p.name.count(":") == 1)
+        return Rapl(packages, fallback) if packages else None
+    except (OSError, ValueError):  # on most systems only root may read it
         return None

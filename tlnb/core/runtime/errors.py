@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line that says what is wrong, which value, and what would work.
+"""Errors the user can fix: one line saying what is wrong, which value, and what would work.
 
     TLError
     ├── DataError     data that is missing, unknown, too little, unreadable
@@ -6,9 +6,9 @@
     ├── PlanError     an unknown strategy or layer, an edit that does not fit, nothing left to train
     ├── UsageError    a call out of order, an option that does not exist or has a bad value
     ├── MemoryLimit   not even the smallest piece of the work fits in memory
-    └── DeviceLost    a GPU that no longer answers: the kernel has to be started again
+    └── DeviceLost    a GPU that no longer answers: the kernel must be restarted
 
-Anything else that is raised is a bug of ours and keeps its traceback.
+Any other exception is a bug in tlnb and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,30 +19,34 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any
 
-LONGEST = 1000  # characters of an error
+MAX_ERROR_LENGTH = 1000  # characters of an error
 
 
 class TLError(Exception):
-    """One line for the user, whatever is quoted in it. IPython shows just that line, and nbval still sees a failed cell."""
+    """One line for the user, whatever text it quotes.
+
+    IPython shows just that line, and nbval still sees a failed cell.
+    """
 
     def __str__(self) -> str:
         text = one_line(super().__str__())
-        return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+        half = MAX_ERROR_LENGTH // 2
+        return text if len(text) <= MAX_ERROR_LENGTH else f"{text[:half]} … {text[-half:]}"
 
     def _render_traceback_(self, *_: object) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
 
 
 class DataError(TLError):
-    """The data cannot be used as asked."""
+    """The data cannot be used as requested."""
 
 
 class ModelError(TLError):
-    """The model or its weights cannot be used as asked."""
+    """The model or its weights cannot be used as requested."""
 
 
 class PlanError(TLError):
-    """The plan cannot be made as asked."""
+    """The plan cannot be made as requested."""
 
 
 class UsageError(TLError):
@@ -54,41 +58,43 @@ class MemoryLimit(TLError):
 
 
 class DeviceLost(TLError):
-    """The device does not answer any more; what was kept on disk is still there."""
+    """The device stopped answering; everything already saved to disk is intact."""
 
 
 def one_line(text: str) -> str:
-    """The text with line ends, control characters and what is no valid text written as escapes (`\\n`)."""
+    """Escape line ends, control characters and invalid Unicode in a text (`\\n`)."""
     if text.isprintable():
         return text
     return "".join(c if _printable(c) else c.encode("unicode_escape").decode() for c in text)
 
 
 class OneLine:
-    """Its subclasses' `__repr__` is one printable line, whatever a file put into it: terminals obey control characters."""
+    """Base class that turns the `__repr__` of its subclasses into one printable line.
 
-    def __init_subclass__(cls, **given: Any) -> None:
-        super().__init_subclass__(**given)
+    A file may put control characters into a name, and terminals obey them.
+    """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
         if "__repr__" in vars(cls):
-            cls.__repr__ = _in_one_line(cls.__repr__)  # type: ignore[method-assign]
+            cls.__repr__ = _one_line_repr(cls.__repr__)  # type: ignore[method-assign]
 
 
-def _in_one_line(own: Callable[[Any], str]) -> Callable[[Any], str]:
-    @functools.wraps(own)
+def _one_line_repr(original: Callable[[Any], str]) -> Callable[[Any], str]:
+    @functools.wraps(original)
     def __repr__(self: Any) -> str:
-        return one_line(own(self))
+        return one_line(original(self))
 
     return __repr__
 
 
 def _printable(character: str) -> bool:
-    return (
-        character.isprintable() or unicodedata.category(character) == "Zs"
-    )  # spaces of other widths
+    # category Zs: spaces of other widths
+    return character.isprintable() or unicodedata.category(character) == "Zs"
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """The end of an error line: close matches to `word`, else `otherwise`."""
+    """Suggest close matches to `word` as the end of an error line; without any, `otherwise`."""
     by_lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=3, cutoff=0.6)
     if close:
@@ -97,7 +103,7 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
 
 
 def listed(words: Iterable[str], limit: int = 12) -> str:
-    """`a, b, c` with the rest counted."""
+    """Join words as `a, b, c and 5 more`, at most `limit` of them by name."""
     known = list(words)
     shown = ", ".join(known[:limit])
     return shown if len(known) <= limit else f"{shown} and {len(known) - limit} more"

@@ -1,7 +1,7 @@
-"""How much memory and disk may be used, and where files that can be made again are kept.
+"""Limits of memory and disk, and the folder of caches.
 
-Three environment variables change the defaults, each read when it is needed: `TLNB_MEMORY` and `TLNB_DISK` (amounts
-such as `500MB` or `2GB`) and `TLNB_CACHE` (a folder).
+Three environment variables change the defaults; each is read when it is needed: `TLNB_MEMORY` and
+`TLNB_DISK` (amounts such as `500MB` or `2GB`) and `TLNB_CACHE` (a folder).
 """
 
 from __future__ import annotations
@@ -32,90 +32,90 @@ UNITS = {
     "ti": 2**40,
 }
 AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]i?|)b?\s*", re.IGNORECASE | re.ASCII)
-MEMORY_SHARE = (
-    3  # a third of the available memory: networks, activations and other programs need the rest
-)
-ASSUMED_AVAILABLE = 6 * 10**9  # where the system does not say: two gigabytes may then be used
+# a third of the available memory: networks, activations and other programs need the rest
+MEMORY_SHARE = 3
+ASSUMED_AVAILABLE = 6 * 10**9  # bytes, where the system does not tell: the budget is then 2 GB
 DISK_SHARE = 5
-DISK_MOST = 20 * 10**9
+MAX_DISK_BYTES = 20 * 10**9
 CGROUPS = Path("/sys/fs/cgroup")
-OWN_GROUPS = Path(
-    "/proc/self/cgroup"
-)  # a line for each hierarchy: number, controllers, the group's path
+OWN_GROUPS = Path("/proc/self/cgroup")  # a line per hierarchy: number, controllers, path
 IN_GROUP = r"^0::/(.*)$"
-IN_OLD_GROUP = (
-    r"^\d+:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:/(.*)$"  # the first version of control groups
-)
+# version 1 of control groups
+IN_OLD_GROUP = r"^\d+:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:/(.*)$"
 
 
 def parse_bytes(text: str) -> int:
-    """`500MB` → 500,000,000 bytes. Units: `KB`, `MB`, `GB`, `TB` (thousands), `KiB` … `TiB` (1,024s), none for bytes.
+    """Parse an amount of bytes: `500MB` → 500,000,000.
+
+    Units: `KB`, `MB`, `GB`, `TB` (powers of 1,000), `KiB` … `TiB` (powers of 1,024); none: bytes.
 
     Raises:
         UsageError: anything else.
     """
-    found = AMOUNT.fullmatch(text)
-    if not found:
+    match = AMOUNT.fullmatch(text)
+    if not match:
         raise UsageError(
-            f"{text!r} is no number of bytes: write a number and a unit, e.g. 500MB or 2GB"
+            f"{text!r} is not an amount of bytes: write a number and a unit, e.g. 500MB or 2GB"
         )
-    return int(Decimal(found[1]) * UNITS[found[2].lower()])
+    return int(Decimal(match[1]) * UNITS[match[2].lower()])
 
 
 def memory_budget() -> int:
-    """Bytes of main memory that data may take now: `TLNB_MEMORY`, or a third of what is available.
+    """Bytes of main memory that data may use now.
+
+    `TLNB_MEMORY`, or a third of what is available.
 
     Raises:
-        UsageError: `TLNB_MEMORY` is no number of bytes.
+        UsageError: `TLNB_MEMORY` is not an amount of bytes.
     """
-    asked = _asked("TLNB_MEMORY")
-    return _available() // MEMORY_SHARE if asked is None else asked
+    limit = _limit_from_environment("TLNB_MEMORY")
+    return _available() // MEMORY_SHARE if limit is None else limit
 
 
 def available_memory() -> int:
-    """Bytes of main memory that can be had without swapping, as far as the system says."""
+    """Bytes of main memory available without swapping, as far as the system tells."""
     return _available()
 
 
 def free_on_gpu(gpu: torch.device | str) -> int:
-    """Bytes free on an NVIDIA GPU, those included that torch holds for later."""
+    """Free bytes on an NVIDIA GPU, including those that torch's allocator holds in reserve."""
     free, _ = torch.cuda.mem_get_info(gpu)
     return int(free + torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu))
 
 
 def disk_budget(folder: Path) -> int:
-    """Bytes that kept files may take in `folder`: `TLNB_DISK`, or a fifth of what is free there, at most 20 GB.
+    """Bytes that cached files may occupy in `folder`, which need not exist yet.
 
-    The folder need not exist yet.
+    `TLNB_DISK`, or a fifth of what is free there, at most 20 GB.
 
     Raises:
-        UsageError: `TLNB_DISK` is no number of bytes.
+        UsageError: `TLNB_DISK` is not an amount of bytes.
     """
-    asked = _asked("TLNB_DISK")
-    if asked is not None:
-        return asked
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
-    return min(shutil.disk_usage(there).free // DISK_SHARE, DISK_MOST)
+    limit = _limit_from_environment("TLNB_DISK")
+    if limit is not None:
+        return limit
+    existing = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    return min(shutil.disk_usage(existing).free // DISK_SHARE, MAX_DISK_BYTES)
 
 
 def cache_folder() -> Path:
-    """Where files that can be made again are kept: `TLNB_CACHE`, or `tlnb` in the user's cache folder. Not created."""
-    asked = os.environ.get("TLNB_CACHE")
-    return user_path(asked) if asked else _user_caches() / "tlnb"
+    """The folder of caches: `TLNB_CACHE`, or `tlnb` in the user's cache folder. Not created."""
+    folder = os.environ.get("TLNB_CACHE")
+    return user_path(folder) if folder else _user_cache_folder() / "tlnb"
 
 
-def _user_caches() -> Path:
+def _user_cache_folder() -> Path:
     if platform.system() == "Darwin":
         return Path.home() / "Library" / "Caches"
-    name, usual = (
+    name, default = (
         ("LOCALAPPDATA", "AppData/Local")
         if platform.system() == "Windows"
         else ("XDG_CACHE_HOME", ".cache")
     )
-    return Path(os.environ.get(name) or Path.home() / usual)
+    return Path(os.environ.get(name) or Path.home() / default)
 
 
-def _asked(variable: str) -> int | None:
+def _limit_from_environment(variable: str) -> int | None:
     text = os.environ.get(variable)
     if not text:
         return None
@@ -126,7 +126,7 @@ def _asked(variable: str) -> int | None:
 
 
 def _available() -> int:
-    """Bytes that can be had without swapping, as far as the system says."""
+    """Bytes available without swapping, as far as the system tells."""
     if platform.system() == "Linux":
         return min(_free_in_system(), *_free_in_groups())
     try:
@@ -137,41 +137,46 @@ def _available() -> int:
 
 
 def _free_in_system() -> int:
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text(Path("/proc/meminfo")), re.MULTILINE)
-    return int(found[1]) * 1024 if found else ASSUMED_AVAILABLE
+    match = re.search(
+        r"^MemAvailable:\s*(\d+) kB", _read_or_empty(Path("/proc/meminfo")), re.MULTILINE
+    )
+    return int(match[1]) * 1024 if match else ASSUMED_AVAILABLE
 
 
 def _free_in_groups() -> Iterator[int]:
-    """What control groups leave: in a container the limit lies far below the machine's memory."""
+    """Bytes that control groups leave.
+
+    A container's limit may be far below the machine's memory.
+    """
     for group in _own_groups(CGROUPS, IN_GROUP):
-        yield _left(
+        yield _left_in_group(
             group / "memory.max", group / "memory.current", group / "memory.stat", "inactive_file"
         )
     for group in _own_groups(CGROUPS / "memory", IN_OLD_GROUP):
         limit, usage = group / "memory.limit_in_bytes", group / "memory.usage_in_bytes"
-        yield _left(limit, usage, group / "memory.stat", "total_inactive_file")
+        yield _left_in_group(limit, usage, group / "memory.stat", "total_inactive_file")
 
 
 def _own_groups(top: Path, pattern: str) -> Iterator[Path]:
-    """The folder of this process's group and of those that it lies in: each may have a limit."""
-    own = re.search(pattern, _text(OWN_GROUPS), re.MULTILINE)
+    """The folders of this process's group and of its parents: each may have a limit."""
+    own = re.search(pattern, _read_or_empty(OWN_GROUPS), re.MULTILINE)
     folder = top / own[1] if own else top
     for group in (folder, *folder.parents):
         if group.is_relative_to(top):
             yield group
 
 
-def _left(limit: Path, usage: Path, statistics: Path, reclaimable: str) -> int:
-    """A group's limit less what it uses; files that are only kept in memory for speed do not count."""
-    most, used = _text(limit).strip(), _text(usage).strip()
+def _left_in_group(limit: Path, usage: Path, statistics: Path, reclaimable: str) -> int:
+    """A group's limit minus its usage; reclaimable page cache does not count as usage."""
+    most, used = _read_or_empty(limit).strip(), _read_or_empty(usage).strip()
     if not (most.isdigit() and used.isdigit()):
         return sys.maxsize
-    spare = re.search(rf"^{reclaimable} (\d+)$", _text(statistics), re.MULTILINE)
+    spare = re.search(rf"^{reclaimable} (\d+)$", _read_or_empty(statistics), re.MULTILINE)
     return max(0, int(most) - int(used) + (int(spare[1]) if spare else 0))
 
 
-def _text(file: Path) -> str:
-    """A file of the system's, empty where there is none."""
+def _read_or_empty(file: Path) -> str:
+    """The text of a system file; empty if it cannot be read."""
     try:
         return file.read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""Paths that users give: `~` is their home, and what can be no path is said in one line."""
+"""Paths given by users: `~` is their home, and unusable paths raise a one-line error."""
 
 from __future__ import annotations
 
@@ -9,39 +9,39 @@ from pathlib import Path
 
 from tlnb.core.runtime.errors import UsageError, one_line
 
-SHOWN = 80  # characters
-MOST_TEXT = 5 * 10**8  # bytes of a table, a session, a job
-SYSTEMS = (
-    (("proc",), ("sys",), ("dev",)) if os.sep == "/" else ()
-)  # folders of no files: reading some never ends
+MAX_SHOWN_LENGTH = 80  # characters
+MAX_TEXT_BYTES = 5 * 10**8  # bytes of a table, a session, a job
+# pseudo file systems; reading some of their files never ends
+SYSTEM_FOLDERS = (("proc",), ("sys",), ("dev",)) if os.sep == "/" else ()
 
 
 def is_file(path: Path) -> bool:
-    """Whether a file is there, as far as one may look: where not, pathlib raises."""
+    """Whether a file exists; False, where pathlib raises, if the folder may not be read."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
 def is_there(path: Path) -> bool:
-    """The same for anything."""
+    """Whether a file or folder exists; False if its parent may not be read."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 def is_folder(path: Path) -> bool:
-    """The same for a folder."""
+    """Whether a folder exists; False if its parent may not be read."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def is_link(path: Path) -> bool:
-    """Whether a path is itself a link."""
+    """Whether the path itself is a symbolic link."""
     return os.path.islink(path)  # noqa: PTH114
 
 
-def read_text(path: Path, most: int = MOST_TEXT, encoding: str = "utf8") -> str:
+def read_text(path: Path, most: int = MAX_TEXT_BYTES, encoding: str = "utf8") -> str:
     """The text of a regular file.
 
     Raises:
-        OSError: it cannot be read, is larger than `most` bytes, or is a pipe or device, where reading need not end.
-        UnicodeDecodeError: it is no text.
+        OSError: it cannot be read, is larger than `most` bytes, or is a pipe or device, where
+            reading might never end.
+        UnicodeDecodeError: it is not text in this encoding.
     """
     if not stat.S_ISREG(path.stat().st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
@@ -53,25 +53,31 @@ def read_text(path: Path, most: int = MOST_TEXT, encoding: str = "utf8") -> str:
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """The path that is meant; whether anything is there is for the caller to see.
+    """Turn a user's text into a path; the path need not exist.
 
     Raises:
-        UsageError: a zero byte, a name that is too long, a `~user` that does not exist, a folder that may not be entered,
-            what lies in the system's own folders (`/proc`, `/sys`, `/dev`).
+        UsageError: a zero byte, a name that is too long, a `~user` that does not exist, a folder
+            that may not be entered, a path in a system folder (`/proc`, `/sys`, `/dev`).
     """
     try:
         path = Path(text).expanduser()
         path.stat()
         top = path.resolve().parts[1:3]
-        if top[:1] in SYSTEMS and top != ("dev", "shm"):
-            raise ValueError("it is the system's own")
+        if top[:1] in SYSTEM_FOLDERS and top != ("dev", "shm"):
+            raise ValueError("it is in a system folder")
     except (FileNotFoundError, NotADirectoryError):
         pass
     except (OSError, ValueError, RuntimeError) as error:
         reason = getattr(error, "strerror", None) or error
-        words = one_line(os.fspath(text))
-        words = words if len(words) <= SHOWN else f"{words[: SHOWN // 2]}…{words[-SHOWN // 2 :]}"
         raise UsageError(
-            f"{words!r} cannot be used as a path ({reason}): give another file or folder"
+            f"{_shortened(text)!r} cannot be used as a path ({reason}): give another file or folder"
         ) from None
     return path
+
+
+def _shortened(text: str | os.PathLike[str]) -> str:
+    words = one_line(os.fspath(text))
+    if len(words) <= MAX_SHOWN_LENGTH:
+        return words
+    half = MAX_SHOWN_LENGTH // 2
+    return f"{words[:half]}…{words[-half:]}"

@@ -1,7 +1,8 @@
-"""What torch has one of in a process (random numbers, attention's switches) is used by one thread at a time.
+"""A lock for torch's process-wide state (random number generator, attention backends).
 
-Training holds it from start to end and gives way between its steps; what builds a network or counts FLOPs takes it for
-that long. So a panel that trains and a cell that looks at another network leave each other's numbers as they are.
+Training holds the lock from start to end and yields it between steps; building a network or
+counting FLOPs takes it for as long as that lasts. So a panel that trains and a cell that inspects
+another network do not disturb each other's random numbers.
 """
 
 from __future__ import annotations
@@ -10,36 +11,39 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-PATIENCE = 0.05  # seconds that training waits for those who asked to take over
+YIELD_SECONDS = 0.05  # seconds that training waits for waiting threads to take the lock
 
-_held = threading.Condition(threading.RLock())
-_counting = threading.Lock()
+_lock = threading.Condition(threading.RLock())
+_waiting_lock = threading.Lock()
 _waiting = 0
 
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """No other thread is inside at the same time. May be nested."""
-    if not _held.acquire(blocking=False):
-        _wait(1)
+    """Hold the lock: only one thread is inside at a time. May be nested."""
+    if not _lock.acquire(blocking=False):
+        _count_waiting(1)
         try:
-            _held.acquire()
+            _lock.acquire()
         finally:
-            _wait(-1)
+            _count_waiting(-1)
     try:
         yield
     finally:
-        _held.notify_all()
-        _held.release()
+        _lock.notify_all()
+        _lock.release()
 
 
 def give_way() -> None:
-    """Inside `alone`, where an interruption does no harm: let those in who wait. Costs nothing if nobody does."""
+    """Let waiting threads take the lock; call it inside `alone`, where an interruption is safe.
+
+    Costs nothing if no thread is waiting.
+    """
     if _waiting:
-        _held.wait(PATIENCE)
+        _lock.wait(YIELD_SECONDS)
 
 
-def _wait(more: int) -> None:
+def _count_waiting(change: int) -> None:
     global _waiting
-    with _counting:
-        _waiting += more
+    with _waiting_lock:
+        _waiting += change

@@ -1,7 +1,7 @@
-"""JSON as typed values: what is read from a file is what its type says, or it is refused.
+"""JSON as typed values: a value read from a file has the declared type, or is refused.
 
-Python's dataclasses take whatever they are given; a text where a number belongs would be noticed only where it is used,
-or end up in a script that is written from it.
+Dataclasses accept anything: a string in place of a number would be noticed only where it is used,
+or end up in a script generated from it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
-# What Python and torch raise for a value that has the right type and makes no sense: a file's readers turn it into a line.
+# What Python and torch raise for a value of the right type that makes no sense: code that reads
+# files turns these into one-line errors.
 SENSELESS = (
     LookupError,
     TypeError,
@@ -28,10 +29,10 @@ SENSELESS = (
 
 
 def parse(text: str) -> Any:
-    """JSON's values.
+    """Parse JSON.
 
     Raises:
-        ValueError: no JSON, a number of thousands of digits, or nested deeper than Python goes.
+        ValueError: invalid JSON, a number of thousands of digits, or nesting beyond Python's limit.
     """
     try:
         return json.loads(text)
@@ -40,36 +41,38 @@ def parse(text: str) -> Any:
 
 
 def typed(kind: type[T], value: Any, what: str = "") -> T:
-    """A JSON value as one of this type: a number, text, `None`, a tuple, a list, a dictionary, a union, a dataclass of those.
+    """Convert a JSON value to `kind`.
 
-    Fields of a dataclass that have a default may be missing; those that begin with an underscore are not JSON's. A
-    dataclass with a class method `upgraded` gets what an older version wrote by today's names.
+    A kind is a number, text, `None`, a tuple, a list, a dictionary, a union, or a dataclass of
+    those. Dataclass fields with a default may be missing; fields whose name begins with an
+    underscore are not part of the JSON. A dataclass with a class method `upgraded` gets values that
+    an older version wrote converted to the current names.
 
     Args:
         what: the field's name, for the error.
 
     Raises:
-        ValueError: a value of another type, a field that is missing or unknown.
+        ValueError: a value of another type, or a missing or unknown field.
     """
-    found: T = _typed(kind, value, what or getattr(kind, "__name__", "value"))
-    return found
+    result: T = _typed(kind, value, what or getattr(kind, "__name__", "value"))
+    return result
 
 
 def _typed(kind: Any, value: Any, what: str) -> Any:
-    origin, inside = get_origin(kind), get_args(kind)
+    origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
         return value
     if origin in (Union, types.UnionType):
-        return _one_of(inside, value, what)
+        return _one_of(arguments, value, what)
     if dataclasses.is_dataclass(kind):
         return _record(kind, value, what)
     if origin is tuple and isinstance(value, list | tuple):
-        return _tuple(inside, value, what)
+        return _tuple(arguments, value, what)
     if origin is list and isinstance(value, list):
-        return [_typed(inside[0], each, what) for each in value]
+        return [_typed(arguments[0], each, what) for each in value]
     if origin in (dict, Mapping) and isinstance(value, dict):
         return {
-            _typed(inside[0], k, what): _typed(inside[1], v, f"{what} of {k}")
+            _typed(arguments[0], k, what): _typed(arguments[1], v, f"{what} of {k}")
             for k, v in value.items()
         }
     return _plain(kind, value, what)
@@ -103,13 +106,13 @@ def _one_of(kinds: tuple[Any, ...], value: Any, what: str) -> Any:
 
 
 def _tuple(
-    inside: tuple[Any, ...], value: list[Any] | tuple[Any, ...], what: str
+    arguments: tuple[Any, ...], value: list[Any] | tuple[Any, ...], what: str
 ) -> tuple[Any, ...]:
-    if inside[-1] is Ellipsis:
-        return tuple(_typed(inside[0], each, what) for each in value)
-    if len(value) != len(inside):
-        raise ValueError(f"{what} has {len(value)} parts, not {len(inside)}")
-    return tuple(_typed(kind, each, what) for kind, each in zip(inside, value, strict=True))
+    if arguments[-1] is Ellipsis:
+        return tuple(_typed(arguments[0], each, what) for each in value)
+    if len(value) != len(arguments):
+        raise ValueError(f"{what} has {len(value)} parts, not {len(arguments)}")
+    return tuple(_typed(kind, each, what) for kind, each in zip(arguments, value, strict=True))
 
 
 def _record(kind: Any, value: Any, what: str) -> Any:
@@ -126,7 +129,7 @@ def _record(kind: Any, value: Any, what: str) -> Any:
 
 @cache
 def _fields(kind: Any) -> tuple[dict[str, Any], frozenset[str]]:
-    """The fields that JSON may have with their types, and those that it must have."""
+    """The fields allowed in the JSON with their types, and the names of the required ones."""
     hints = get_type_hints(kind)
     fields = [f for f in dataclasses.fields(kind) if not f.name.startswith("_")]
     none = dataclasses.MISSING

@@ -1,8 +1,9 @@
-"""Arrays in files that are kept for later: whole or not at all, checked when they are read, the least recently used go.
+"""Cached arrays in files: written atomically, verified when read, the oldest evicted.
 
-A file is a `.npy` array, which is mapped, followed by a line of JSON: what its maker says of it, and a hash of all of it.
-It is written under another name first and with ordinary writing: through a mapping a full disk would end the process.
-Kernels may share a folder; each writes under a name of its own, and the last of two equal files stays.
+A file is a `.npy` array, which is memory-mapped, followed by a line of JSON: the writer's facts
+about it, and a hash of the whole. It is written under a temporary name and with plain writes: with
+a mapping, a full disk would kill the process. Kernels may share a folder; each writes under its own
+temporary name, and of two equal files the last one stays.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ import torch
 from tlnb.core.runtime.limits import disk_budget
 from tlnb.core.runtime.typed_json import parse
 
-PIECE = 2**25  # bytes that are hashed at a time, in as many threads as torch uses
-MOST = 2**27  # bytes of JSON; more than that is no file of ours
-LEFTOVER = 3600  # seconds after which an unfinished file belongs to nobody
+HASH_CHUNK = 2**25  # bytes hashed at a time, in as many threads as torch uses
+MAX_JSON_BYTES = 2**27  # bytes of JSON; a file with more was not written by this module
+LEFTOVER = 3600  # seconds after which an unfinished file counts as abandoned
 
 
 def write(
@@ -40,15 +41,15 @@ def write(
     """Write an array part by part.
 
     Args:
-        parts: along the first axis, contiguous.
-        about: what is to be known of it, asked when all parts are written.
+        parts: contiguous pieces along the first axis.
+        about: returns the facts to store, called when all parts are written.
 
     Raises:
         OSError: the disk is full, or cannot be written to.
+        ValueError: the parts do not add up to `shape`.
     """
-    unfinished = file.with_name(
-        f"{file.name}.{os.urandom(6).hex()}.part"
-    )  # kernels in containers share process numbers
+    # not named by process id: kernels in different containers may have the same one
+    unfinished = file.with_name(f"{file.name}.{os.urandom(6).hex()}.part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w+b") as out:
@@ -62,14 +63,14 @@ def write(
             if out.tell() != end:
                 raise ValueError(f"{file.name}: {out.tell()} bytes instead of {end}")
             facts = dict(about())
-            _append(out, _text(facts, _checked(out, end, facts)).encode())
+            _append(out, _json_line(facts, _digest(out, end, facts)).encode())
         unfinished.replace(file)
     finally:
         remove(unfinished)
 
 
-def _text(about: Mapping[str, Any], digest: str) -> str:
-    """The line of JSON, to the character: one with other white space was damaged, too."""
+def _json_line(about: Mapping[str, Any], digest: str) -> str:
+    """The exact line of JSON: one that differs only in white space is damaged too."""
     return json.dumps({**about, "hash": digest})
 
 
@@ -78,7 +79,10 @@ def _append(out: BinaryIO, data: bytes | memoryview) -> None:
 
 
 def read(file: Path) -> dict[str, Any] | None:
-    """What is known of a file whose array may be mapped; None where it is missing, and removed where it is damaged."""
+    """The stored facts of an intact file; None if it is missing or damaged.
+
+    A damaged file is removed.
+    """
     if not file.exists():
         return None
     try:
@@ -89,25 +93,26 @@ def read(file: Path) -> dict[str, Any] | None:
             if end > file.stat().st_size:
                 raise ValueError("cut short")
             opened.seek(end)
-            text = opened.read(MOST).decode()
+            text = opened.read(MAX_JSON_BYTES).decode()
             about: dict[str, Any] = parse(text)
-            found = about.pop("hash")
-            sound = found == _checked(opened, end, about) and text == _text(about, found)
-        if sound:
-            os.utime(file)  # the least recently used go first
+            stored = about.pop("hash")
+            is_intact = stored == _digest(opened, end, about) and text == _json_line(about, stored)
+        if is_intact:
+            os.utime(file)  # eviction goes by time of last use
             return about
-    except Exception:  # cut short, or not one of ours: a damaged header raises anything in NumPy's and Python's parsers
+    except Exception:  # a damaged header makes NumPy's and Python's parsers raise anything
         pass
     remove(file)
     return None
 
 
-def _checked(file: BinaryIO, end: int, about: object) -> str:
-    """Hash of what a file says about itself, its length, and all that it holds up to `end`."""
+def _digest(file: BinaryIO, end: int, about: object) -> str:
+    """Hash of a file's facts, its length, and its content up to `end`."""
     file.flush()
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
         parts = pool.map(
-            lambda start: _piece(file.name, start, min(PIECE, end - start)), range(0, end, PIECE)
+            lambda start: _hash_of_chunk(file.name, start, min(HASH_CHUNK, end - start)),
+            range(0, end, HASH_CHUNK),
         )
         digest = hashlib.blake2b(json.dumps([end, about]).encode(), digest_size=16)
         for part in parts:
@@ -116,20 +121,22 @@ def _checked(file: BinaryIO, end: int, about: object) -> str:
     return digest.hexdigest()
 
 
-def _piece(file: str, start: int, size: int) -> bytes:
+def _hash_of_chunk(file: str, start: int, size: int) -> bytes:
     with Path(file).open("rb", buffering=0) as part:
         part.seek(start)
         return hashlib.blake2b(part.read(size)).digest()
 
 
-# ── the folder ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the folder ────────────────────────────────────────────────────────────────────────────────────
 
 
 def make_room(folder: Path, size: int) -> None:
-    """Remove what was not used for longest until `size` bytes more are within the budget; and what was left behind.
+    """Remove the least recently used arrays until `size` more bytes fit the budget.
+
+    Abandoned unfinished files are removed too.
 
     Raises:
-        OSError: that is more than the whole budget.
+        OSError: `size` is more than the whole budget.
     """
     budget = disk_budget(folder)
     if size > budget:
@@ -143,13 +150,16 @@ def make_room(folder: Path, size: int) -> None:
 
 
 def _files(folder: Path) -> Iterator[tuple[float, int, Path]]:
-    """When each file was used last, its bytes, and where it is."""
+    """Time of last use, bytes and path of each file."""
     for file in folder.iterdir() if folder.is_dir() else ():
         with suppress(OSError):  # another process removes files too
             yield file.stat().st_mtime, file.stat().st_size, file
 
 
 def remove(file: Path) -> None:
-    """As far as that goes: another process may have removed it; Windows removes nothing that is mapped."""
+    """Remove a file if possible.
+
+    Another process may have removed it already; Windows refuses to remove mapped files.
+    """
     with suppress(OSError):
         file.unlink()

@@ -1,4 +1,4 @@
-"""Tensors that lie in a file instead of memory, and reading them in batches."""
+"""Tensors backed by a memory-mapped file, and reading them in batches."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-_mapped: WeakValueDictionary[int, np.memmap] = (
-    WeakValueDictionary()
-)  # where a storage begins → the file under it
+# start address of a tensor's storage → the mapped file behind it
+_mapped: WeakValueDictionary[int, np.memmap] = WeakValueDictionary()
 
 
 def map_file(path: Path) -> Tensor:
-    """The array in a `.npy` file as a tensor that the system reads when it is used, and drops when memory is short.
+    """Map the array in a `.npy` file as a tensor.
+
+    The system reads its pages on first use, and drops them when memory is short.
 
     Raises:
-        OSError, ValueError: no such file, or not an array of the length it says.
+        OSError, ValueError: the file is missing, or does not hold an array of the stated length.
     """
     array = _open(path)
     tensor = torch.from_numpy(array)
-    _mapped[tensor.untyped_storage().data_ptr()] = (
-        array  # the tensor keeps it alive, and it goes with the tensor
-    )
+    _mapped[tensor.untyped_storage().data_ptr()] = array  # lives as long as the tensor
     return tensor
 
 
 def is_mapped(tensor: Tensor) -> bool:
-    """Whether a tensor, or what it is a view of, came from `map_file`."""
+    """Whether a tensor, or the tensor it is a view of, came from `map_file`."""
     return tensor.device.type == "cpu" and tensor.untyped_storage().data_ptr() in _mapped
 
 
 def batches(
     images: Tensor, labels: Tensor, order: list[Tensor], pin: bool
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Images and labels for each of the given row tensors `(n,)`, one batch in memory at a time.
+    """Yield a batch of images and labels for each tensor of rows `(n,)` in `order`.
+
+    Only one batch is in memory at a time.
 
     Args:
-        images: `(N, ...)`, in a file or in memory; on the CPU, as `labels` `(N, ...)` and the rows.
-        pin: put batches into page-locked memory, from which copies to a GPU need not wait.
+        images: `(N, ...)`, in a file or in memory; on the CPU, as are `labels` `(N, ...)` and rows.
+        pin: put batches into page-locked memory, for asynchronous copies to a GPU.
     """
     loader = DataLoader(
         _Rows(images, labels),
@@ -50,7 +51,7 @@ def batches(
         sampler=order,
         collate_fn=tuple,
         pin_memory=pin,
-        generator=torch.Generator(),  # else it would draw from the global one, and change what comes after
+        generator=torch.Generator(),  # else it draws from the global generator
     )
     yield from loader
 
@@ -62,17 +63,19 @@ class _Rows(Dataset[tuple[Tensor, Tensor]]):
         self.images, self.labels = images, labels
 
     def __getitem__(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        places = rows.argsort()  # a disk reads forwards faster
+        places = rows.argsort()  # disks read faster in ascending order
         read = self.images.new_empty((len(rows), *self.images.shape[1:]))
         read[places] = self.images[rows[places]]
         return read, self.labels[rows]
 
 
 def _open(path: Path) -> np.memmap:
-    """Changes made to the tensor stay in memory, unless the system has too little to promise that."""
+    """Map copy-on-write, so that changes stay in memory; read-write if the system refuses.
+
+    Copy-on-write reserves memory for the whole file, so that a file larger than memory and swap
+    may be refused.
+    """
     try:
         return np.lib.format.open_memmap(path, mode="c")
-    except (
-        OSError
-    ):  # the promise covers the whole file: one larger than memory and swap may be refused it
+    except OSError:
         return np.lib.format.open_memmap(path, mode="r+")

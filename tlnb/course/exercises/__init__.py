@@ -1,4 +1,7 @@
-"""The course's exercises, by lesson. A teacher's own are written the same way, in a cell or a module: lessons/TEACHING.md."""
+"""The course's exercises by lesson.
+
+Teachers write their own the same way, in a cell or a module: see lessons/TEACHING.md.
+"""
 
 from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
 from tlnb.course.exercises import (

@@ -40,7 +40,7 @@ def one_of_each(tl: Session) -> Steps:
         "three draws of ten images were tried",
         len(draws) >= 3,
         f"{len(draws)} so far{same if len(draws) == 1 < len(runs) else ''}",
-        "%tl_data digits --per-class 1 --seed 1 draws other images",
+        "%tl_data digits --per-class 1 --seed 1 draws different images",
         "then %tl_train, and the same with --seed 2",
     )
     without = [str(seed) for seed, run in sorted(draws.items()) if not _baselines(tl, run)]
@@ -55,7 +55,7 @@ def one_of_each(tl: Session) -> Steps:
     lost = [_baselines(tl, run)[-1].accuracy for run in draws.values()]
     return (
         f"With one image of each, the frozen network got {min(kept):.0%} to {max(kept):.0%} right, "
-        f"training from scratch {min(lost):.0%} to {max(lost):.0%}. That is what to quote: a range, and of how many draws."
+        f"training from scratch {min(lost):.0%} to {max(lost):.0%}. Quote it like this: a range, and the number of draws."
     )
 
 
@@ -91,7 +91,7 @@ def the_whole(tl: Session) -> Steps:
         "there is a run of the new output layer on the same images",
         heads,
         "none on these twenty images",
-        "to be compared, the output layer alone has to be trained on the same twenty images",
+        "for a comparison, train the output layer alone on the same twenty images",
         "%tl_strategy head, then %tl_train, with no %tl_data between them and the run of full",
     )
     head = heads[-1]
@@ -104,7 +104,7 @@ def the_whole(tl: Session) -> Steps:
     )
 
 
-@exercise("1.3", "In PyTorch: a frozen layer that changes all the same")
+@exercise("1.3", "In PyTorch: a frozen layer that changes anyway")
 def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
     network = names.get("drifted")
     yield Step(
@@ -124,11 +124,13 @@ def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
     yield Step(
         "it is glyphnet, with a new output layer for ten classes",
         whole and scores == 10,
-        f"its output layer gives {scores or 'other'} scores" if whole else "its layers are others",
+        f"its output layer gives {scores or 'other'} scores"
+        if whole
+        else "its layers are different",
         *fitting(
             whole,
             "drifted.head = nn.Linear(drifted.head.in_features, 10)",
-            "drifted = glyphnet.load('glyphnet'), of which only the output layer is replaced",
+            "drifted = glyphnet.load('glyphnet'), then replace only its output layer",
         ),
     )
     statistics = [n for n in trunk if "running_" in n]
@@ -139,25 +141,26 @@ def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
         not changed,
         f"{len(changed)} did, {changed[0] if changed else ''} first",
         "drifted.requires_grad_(False) before the new output layer is made",
-        "give the optimiser drifted.head.parameters() alone",
+        "give the optimiser only drifted.head.parameters()",
     )
     drift = [n for n in statistics if not after[n].equal(before[n])]
     yield Step(
-        "and still something in them did",
+        "and yet something in them did",
         drift,
-        "everything in them is as it was: the network stayed in eval mode",
-        "in eval mode BatchNorm averages nothing: take drifted.eval() out",
+        "everything in them is unchanged: the network stayed in eval mode",
+        "in eval mode BatchNorm updates no averages: remove drifted.eval()",
         "call drifted.train() before each step of the loop",
     )
-    names_, answer = {n.rpartition(".")[0] for n in drift}, names.get("answer")
+    layer_names, answer = {n.rpartition(".")[0] for n in drift}, names.get("answer")
     yield Step(
         "the variable answer names one of the layers that changed",
-        answer in names_,
+        answer in layer_names,
         f"it is {answer!r}" if answer is not None else "there is no variable answer",
         "%tl_layers --all shows which layers hold running statistics",
         "compare drifted.state_dict() with glyphnet.load('glyphnet').state_dict(), name by name",
     )
     return (
-        f"{len(names_)} BatchNorm layers changed without one weight changing: in train mode they average what they see. "
-        "tlnb keeps a frozen layer in eval mode, and compares it to the bit. Lesson 7 shows what this does to the source."
+        f"{len(layer_names)} BatchNorm layers changed without a single weight changing: in train mode they average "
+        "what they see. tlnb keeps frozen layers in eval mode, and compares them bit for bit. Lesson 7 shows what this does to "
+        "the source."
     )

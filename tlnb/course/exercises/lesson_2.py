@@ -15,10 +15,10 @@ from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
 from tlnb.course.exercises.causes import fitting
 from tlnb.session import Session
 
-DRAWS = 3
+MIN_DRAWS = 3
 
 
-@exercise("2.1", "Two layers with dropout in the place of the output layer")
+@exercise("2.1", "Two layers with dropout instead of the output layer")
 def two_layers(tl: Session) -> Steps:
     yield from a_run(
         tl,
@@ -39,7 +39,7 @@ def two_layers(tl: Session) -> Steps:
         own,
         "no run so far replaced a layer",
         "%tl_replace head nn.Sequential(...), then %tl_train",
-        "in the expression, in_features is the width that arrives and classes the number of classes",
+        "in the expression, in_features is the input width and classes the number of classes",
     )
     run = own[-1]
     parts = list(run.network().get_submodule("head").modules())
@@ -54,10 +54,10 @@ def two_layers(tl: Session) -> Steps:
     yield Step(
         "with a ReLU and dropout between them",
         relu and _between(parts, nn.modules.dropout._DropoutNd),
-        f"between them lies {_kinds_between(parts) or 'nothing'}",
+        f"between them is {_kinds_between(parts) or 'nothing'}",
         "the dropout belongs between them too"
         if relu
-        else "without a ReLU two linear layers are no more than one",
+        else "without a ReLU two linear layers can do no more than one",
         "nn.ReLU(), nn.Dropout(0.2)",
     )
     others = [name for name in run.moved if name.partition(".")[0] != "head"]
@@ -99,7 +99,7 @@ def _on_five(run: Run, data: DataFacts) -> bool:
 
 
 def _between(parts: list[nn.Module], kind: type[nn.Module]) -> bool:
-    """Whether one of this kind lies between the first and the last linear layer."""
+    """Whether a layer of this kind is between the first and the last linear layer."""
     ends = [i for i, part in enumerate(parts) if isinstance(part, nn.Linear)]
     return any(isinstance(part, kind) for part in parts[ends[0] : ends[-1]])
 
@@ -110,10 +110,10 @@ def _kinds_between(parts: list[nn.Module]) -> str:
 
 
 def _verdict(run: Run, one: Run) -> str:
-    """Whether the 95% intervals tell two runs on the same images apart."""
+    """Say whether the 95% intervals of two runs on the same images overlap."""
     if run.interval[0] > one.interval[1] or one.interval[0] > run.interval[1]:
         return "The two 95% intervals do not overlap."
-    return "The two 95% intervals overlap: the additional parameters bought nothing that 700 test images can show."
+    return "The two 95% intervals overlap: 700 test images show no benefit of the additional parameters."
 
 
 @exercise("2.2", "Which source, for one image each?")
@@ -136,7 +136,7 @@ def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
     by_source: dict[str, dict[str, Run]] = {"glyphnet": {}, "glyphnet-few": {}}
     for run in runs:
         by_source.get(run.plan.model, {})[run.fingerprint] = run
-    lacking = [source for source, found in by_source.items() if not found]
+    lacking = [source for source, runs_of_it in by_source.items() if not runs_of_it]
     yield Step(
         "both sources were tried",
         not lacking,
@@ -147,10 +147,10 @@ def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
     alone = by_source["glyphnet"].keys() ^ by_source["glyphnet-few"].keys()
     yield Step(
         "on the same images, three draws of them",
-        len(both) >= DRAWS,
+        len(both) >= MIN_DRAWS,
         f"{len(both)} draws have both; runs of glyphnet saw {len(by_source['glyphnet'])}, of glyphnet-few "
         f"{len(by_source['glyphnet-few'])}. The seed of %tl_data makes a draw, that of %tl_train does not",
-        "some draws were seen by one source alone: train the other one too before the data change"
+        "some draws were used with one source only: train the other one too before you change the data"
         if alone
         else "%tl_data digits --per-class 1 --seed 1 makes another draw; then both sources again",
         "for seed in (0, 1, 2): tl.data('digits', per_class=1, seed=seed), and both sources on it",
@@ -185,67 +185,62 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
         f"the data have {data.mean_count:g} of each",
         "%tl_data digits --per-class 5",
     )
-    found: dict[str, Tensor] = {}
+    features: dict[str, Tensor] = {}
     for split in ("train", "test"):
         name, count = f"{split}_features", len(data.labels[split])
         value = names.get(name)
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         yield Step(
             f"{name} is a tensor of {count} rows of 160 features",
-            shape == (count, 160),
-            f"there is no variable {name}"
-            if value is None
-            else f"its shape is {shape}"
-            if isinstance(value, Tensor)
-            else f"it is a {shape}",
+            isinstance(value, Tensor) and tuple(value.shape) == (count, 160),
+            _not_features(name, value),
             *_hook_hints(value, count),
         )
         assert isinstance(value, Tensor)
-        found[split] = value.detach().float()
-    for split, mine in found.items():
-        truth, cause = _seen(_prepared(data.images[split])), _cause(mine, data.images[split])
+        features[split] = value.detach().float()
+    for split, given in features.items():
+        truth, cause = _seen(_prepared(data.images[split])), _cause(given, data.images[split])
         yield Step(
             f"{split}_features are what reaches glyphnet's output layer",
-            torch.allclose(mine, truth, atol=1e-3),
-            f"they differ from it, by {float((mine - truth).abs().max()):.2g} at most{cause}",
+            torch.allclose(given, truth, atol=1e-3),
+            f"they differ from it, by {float((given - truth).abs().max()):.2g} at most{cause}",
             *fitting(
                 "train mode" in cause,
                 "glyphnet.load('glyphnet') is in eval mode: leave it there",
-                "tl.load('glyphnet').transform makes of uint8 images what the network was trained with",
+                "tl.load('glyphnet').transform prepares uint8 images as the network expects them",
             ),
         )
     answer = names.get("nearest")
-    said = _nearest(found["train"], found["test"], data.labels["train"])
+    said = _nearest(features["train"], features["test"], data.labels["train"])
     share = float((said == data.labels["test"]).float().mean())
-    euclidean = torch.cdist(found["test"], found["train"]).argmin(1)
+    euclidean = torch.cdist(features["test"], features["train"]).argmin(1)
     other = float((data.labels["train"][euclidean] == data.labels["test"]).float().mean())
     value = _share(answer)
     yield Step(
-        "nearest is the share of test images whose nearest training image is of their class",
+        "nearest is the share of test images whose nearest training image has the same class",
         value is not None and min(abs(value - share), abs(value - other)) < 0.01,
         "there is no variable nearest"
         if answer is None
         else f"it is {value if value is not None else answer!r}: {_not_nearest(value, share)}",
         "divide it by 100"
         if value is not None and abs(value - 100 * share) < 1
-        else "likeness = normalize(test_features) @ normalize(train_features).T: each test image beside every training image",
+        else "likeness = normalize(test_features) @ normalize(train_features).T: each test image with each training image",
         "said = data.labels['train'][likeness.argmax(1)], one row of likeness for each test image",
         "nearest = (said == data.labels['test']).float().mean()",
     )
     assert value is not None
     return (
-        f"{value:.1%} of 700 digits, with fifty labels and not one step of training. A trained output layer gains on that, but "
-        "most of the work was done before you came."
+        f"{value:.1%} of 700 digits, with fifty labels and not a single step of training. A trained output layer does better, "
+        "but most of the work was done before you started."
     )
 
 
 def _seen(inputs: Tensor, training: bool = False) -> Tensor:
-    """What reaches glyphnet's output layer for its inputs `(N, 3, 32, 32)`: `(N, 160)`."""
+    """The features `(N, 160)` before glyphnet's output layer, for inputs `(N, 3, 32, 32)`."""
     network = glyphnet.load("glyphnet").train(training)
     network.head = nn.Identity()  # type: ignore[assignment]
     with torch.no_grad():
-        found: Tensor = network(inputs)
-    return found
+        features: Tensor = network(inputs)
+    return features
 
 
 def _prepared(images: Tensor) -> Tensor:
@@ -253,8 +248,17 @@ def _prepared(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
+def _not_features(name: str, value: object) -> str:
+    """What a variable is instead of a tensor of the right shape."""
+    if value is None:
+        return f"there is no variable {name}"
+    if isinstance(value, Tensor):
+        return f"its shape is {tuple(value.shape)}"
+    return f"it is a {type(value).__name__}"
+
+
 def _hook_hints(value: object, count: int) -> tuple[str, ...]:
-    """For features that are missing, of another layer, or of a part of the images."""
+    """Hints for features that are missing, from another layer, or of only some images."""
     line = "network.flatten.register_forward_hook(lambda module, inputs, output: …)"
     parts = "the hook is called once for each forward pass: pass all images of a split at once, or torch.cat what it caught"
     if not isinstance(value, Tensor):
@@ -262,8 +266,8 @@ def _hook_hints(value: object, count: int) -> tuple[str, ...]:
     return fitting(value.shape[:1] == (count,), f"it comes from another layer: {line}", parts)
 
 
-def _cause(mine: Tensor, images: Tensor) -> str:
-    """The likely reason, where one of these gives just what was found."""
+def _cause(given: Tensor, images: Tensor) -> str:
+    """The mistake that would give exactly these features; empty if none does."""
     likely = {
         ": the images were given in 0..255, not prepared": _seen(images.float()),
         ": the images were scaled to 0..1, but not normalised": _seen(images.float() / 255),
@@ -275,7 +279,7 @@ def _cause(mine: Tensor, images: Tensor) -> str:
         (
             words
             for words, seen in likely.items()
-            if torch.allclose(mine, seen, rtol=1e-2, atol=1e-2)
+            if torch.allclose(given, seen, rtol=1e-2, atol=1e-2)
         ),
         "",
     )

@@ -16,12 +16,12 @@ from tlnb.course.exercises.causes import fitting
 from tlnb.session import Session
 
 TWO_LINES = "%tl_train --augment none, then the same line with --no-cache"
-RATE = 0.85  # of the test images, exercise 3.3
-AGREE = 1e-5  # exercise 3.1: how near losses of cached and uncached runs are in 32 bits …
-AGREE_ROUNDED = 1e-3  # … and in 16 bits
+MIN_ACCURACY = 0.85  # of the test images, exercise 3.3
+# exercise 3.1: largest difference between the losses with and without cache, in 32 and 16 bits
+MAX_LOSS_DIFFERENCE, MAX_LOSS_DIFFERENCE_16_BIT = 1e-5, 1e-3
 
 
-def _twenty(run: Run, data: DataFacts) -> bool:
+def _has_twenty_images(run: Run, data: DataFacts) -> bool:
     return data.request.source == "digits" and data.request.per_class == 2
 
 
@@ -29,25 +29,25 @@ def _twenty(run: Run, data: DataFacts) -> bool:
 def nothing_is_lost(tl: Session) -> Steps:
     line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_train"
     yield from a_run(
-        tl, "head", _twenty, like="it was trained on two images of each digit", line=line
+        tl, "head", _has_twenty_images, like="it was trained on two images of each digit", line=line
     )
     runs = [
         r
         for r in tl.runs
-        if r.baseline_of is None and r.strategy == "head" and _twenty(r, tl.data_of(r))
+        if r.baseline_of is None and r.strategy == "head" and _has_twenty_images(r, tl.data_of(r))
     ]
     cached, uncached = ([r for r in runs if r.options.cache is kind] for kind in (True, False))
     yield Step(
-        "one run keeps the frozen part",
+        "one run caches the frozen part",
         cached,
         "all of them compute it in every epoch",
-        "%tl_train keeps it unless --no-cache is given",
+        "%tl_train caches it unless --no-cache is given",
         TWO_LINES,
     )
     yield Step(
         "one run computes it in every epoch",
         uncached,
-        "all of them keep it",
+        "all of them cache it",
         "--no-cache is the option that computes it in every epoch",
         TWO_LINES,
     )
@@ -56,8 +56,8 @@ def nothing_is_lost(tl: Session) -> Steps:
     yield Step(
         "both show the same images in every epoch",
         not plain,
-        f"{' and '.join(plain)} augment at random: each epoch shows variants, and no two runs the same ones",
-        "--augment none, for both runs: each image as it is",
+        f"{' and '.join(plain)} augment at random: each epoch shows variants, which differ between runs",
+        "--augment none for both runs: images without augmentation",
         TWO_LINES,
     )
     apart, hint = _apart(one, other)
@@ -67,9 +67,9 @@ def nothing_is_lost(tl: Session) -> Steps:
     )
     yield Step(
         "the losses agree in every epoch",
-        gap < (AGREE if one.precision == "fp32" else AGREE_ROUNDED),
+        gap < (MAX_LOSS_DIFFERENCE if one.precision == "fp32" else MAX_LOSS_DIFFERENCE_16_BIT),
         f"the largest difference is {gap:.2g}",
-        "numbers of 16 bits are rounded too much to agree: compare at 32 bits",
+        "16-bit numbers are rounded too much to agree: compare at 32 bits",
         "%tl_train --augment none --precision fp32, then the same line with --no-cache",
     )
     saved = other.training_flops / one.training_flops
@@ -77,7 +77,7 @@ def nothing_is_lost(tl: Session) -> Steps:
 
 
 def _apart(one: Run, other: Run) -> tuple[str, str]:
-    """What two runs differ in beside the cache, and how they would not; empty for nothing."""
+    """What two runs differ in besides the cache, and how to avoid it; empty for nothing."""
     rest = replace(one.options, cache=False)
     options = [k for k, v in vars(rest).items() if v != getattr(other.options, k)]
     if options:
@@ -86,13 +86,13 @@ def _apart(one: Run, other: Run) -> tuple[str, str]:
             f"give both the same --{options[0].replace('_', '-')}",
         )
     if one.fingerprint != other.fingerprint:
-        return "they were trained on other draws of the images", "no %tl_data between the two lines"
+        return "they were trained on different draws", "no %tl_data between the two lines"
     if (one.plan.model, one.plan.edits) != (other.plan.model, other.plan.edits):
         return "they trained different networks", "no %tl_load and no edit between the two lines"
     return "", ""
 
 
-@exercise("3.2", "Train the convolutions of the last stage, keep every BatchNorm frozen")
+@exercise("3.2", "Train the convolutions of the last stage, but keep every BatchNorm frozen")
 def by_name(tl: Session) -> Steps:
     run = yield from a_run(tl, line="%tl_data digits --per-class 5, %tl_load glyphnet, %tl_train")
     yield Step(
@@ -117,7 +117,7 @@ def by_name(tl: Session) -> Steps:
         f"{', '.join(still)} did not",
         *fitting(
             len(still) > 1,
-            "%tl_unfreeze layer4 lets the whole stage train; then freeze what should not",
+            "%tl_unfreeze layer4 makes the whole stage train; then freeze what should not",
             "layer4.downsample.0 is a convolution too",
         ),
     )
@@ -125,11 +125,7 @@ def by_name(tl: Session) -> Steps:
         "no BatchNorm moved, not even its statistics",
         not norms,
         f"{', '.join(norms[:3])}{' …' if len(norms) > 3 else ''} moved",
-        "%tl_freeze first, then %tl_unfreeze layer4 alone"
-        if any(not name.startswith("layer4") for name in norms)
-        else "one BatchNorm is called otherwise: layer4.downsample.1"
-        if len(norms) == 1
-        else "after %tl_unfreeze layer4, freeze what it set free too much: %tl_freeze layer4.bn*",
+        _freeze_hint(norms),
         "%tl_freeze, %tl_unfreeze layer4, %tl_freeze layer4.bn* layer4.downsample.1",
     )
     more = sorted(set(run.moved) - last - {"head"})
@@ -148,6 +144,15 @@ def by_name(tl: Session) -> Steps:
         else ""
     )
     return f"{run.plan.trainable_params:,} of {run.plan.total_params:,} parameters trained, {run.accuracy:.1%} right.{source}"
+
+
+def _freeze_hint(norms: list[str]) -> str:
+    """How to freeze the BatchNorm layers that moved."""
+    if any(not name.startswith("layer4") for name in norms):
+        return "%tl_freeze first, then %tl_unfreeze layer4 alone"
+    if len(norms) == 1:
+        return "one BatchNorm has a different kind of name: layer4.downsample.1"
+    return "after %tl_unfreeze layer4, freeze its BatchNorm layers again: %tl_freeze layer4.bn*"
 
 
 @exercise("3.3", "In PyTorch: two layers on features that are computed once")
@@ -198,11 +203,11 @@ def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     right = _right(network, data.images["test"], data.labels["test"])
     yield Step(
-        f"it reads at least {RATE:.0%} of the test images",
-        right >= RATE,
+        f"it reads at least {MIN_ACCURACY:.0%} of the test images",
+        right >= MIN_ACCURACY,
         f"it reads {right:.1%}"
-        + (": no more than guessing, so it was hardly trained" if right < 0.3 else ""),
-        "AdamW with lr=0.01, 60 passes over the features are enough",
+        + (": little better than guessing, so it was hardly trained" if right < 0.3 else ""),
+        "AdamW with lr=0.01 and 60 passes over the features are enough",
         "features come from the trunk in eval mode, of prepared images: trunk(prepare(images))",
     )
     return f"{right:.1%} of the test images, {sum(p.numel() for p in network.parameters()):,} parameters trained."
@@ -210,7 +215,7 @@ def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
 
 @torch.no_grad()
 def _right(layers: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
-    """Accuracy of layers on glyphnet's features of (N, 3, 32, 32) uint8 images."""
+    """Accuracy of `layers` on glyphnet's features of uint8 images (N, 3, 32, 32)."""
     from tlnb import glyphnet
     from tlnb.core.models import pretrained
 

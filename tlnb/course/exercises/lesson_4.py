@@ -16,12 +16,13 @@ from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
 from tlnb.course.exercises.causes import fitting
 from tlnb.session import Session
 
-DRAWS = 3
-GUESSED = 0.17  # of the test patches: hardly more than one in twelve
-LEAST = 0.5  # of the test patches: a linear layer behind layer2, layer3 of the near source gets 0.55 to 0.65
+MIN_DRAWS = 3
+GUESSING_ACCURACY = 0.17  # test accuracy that is hardly better than guessing among twelve classes
+# on the test patches; a linear layer after layer2 or layer3 of glyphnet gets 0.55 to 0.65
+MIN_ACCURACY = 0.5
 
 
-def _twenty(data: DataSet) -> Step:
+def _twenty_per_class(data: DataSet) -> Step:
     return Step(
         "twenty patches of each material",
         data.request.per_class == 20,
@@ -33,13 +34,13 @@ def _twenty(data: DataSet) -> Step:
 @exercise("4.1", "The best depth of a source that stopped early")
 def best_depth(tl: Session, names: Mapping[str, Any]) -> Steps:
     data = yield from some_data(tl, "textures", line="%tl_data textures --per-class 20")
-    yield _twenty(data)
+    yield _twenty_per_class(data)
     loaded = tl.model.name if tl.model else "nothing"
     yield Step(
         "glyphnet-early is loaded, with no edits",
         tl.model is not None and loaded == "glyphnet-early" and not _own_edits(tl),
         f"{loaded} is loaded{', with edits' if tl.plan and _own_edits(tl) else ''}",
-        f"%tl_load glyphnet-early{', which takes edits back' if loaded == 'glyphnet-early' else ''}",
+        f"%tl_load glyphnet-early{', which undoes edits' if loaded == 'glyphnet-early' else ''}",
     )
     answer = names.get("best")
     stages = [stage.name for stage in tl.layers().stages][:-1]
@@ -53,25 +54,25 @@ def best_depth(tl: Session, names: Mapping[str, Any]) -> Steps:
         "best = 'stem', or another",
     )
     probes = _probes(tl, data)
-    top, mine = max(probes.values(), key=lambda p: p.accuracy), probes[str(answer)]
-    deeper = stages.index(mine.stage) > stages.index(top.stage)
+    top, chosen = max(probes.values(), key=lambda p: p.accuracy), probes[str(answer)]
+    deeper = stages.index(chosen.stage) > stages.index(top.stage)
     yield Step(
         "no stage is better than that by more than the standard errors of both",
-        top.accuracy - mine.accuracy <= top.error + mine.error,
-        f"another is, by {100 * (top.accuracy - mine.accuracy):.1f} points; look {'earlier' if deeper else 'later'}",
-        f"a stage {'before' if deeper else 'behind'} {mine.stage}: the pretrained network's best in the card of %tl_look stages",
+        top.accuracy - chosen.accuracy <= top.error + chosen.error,
+        f"another is, by {100 * (top.accuracy - chosen.accuracy):.1f} points; look {'earlier' if deeper else 'later'}",
+        f"a stage {'before' if deeper else 'after'} {chosen.stage}: the pretrained network's best in the card of %tl_look stages",
         "best = tl.look('stages').depths[0].best.stage",
     )
     last = probes[stages[-1]]
     return (
-        f"{mine.stage}: {mine.accuracy:.1%} ± {100 * mine.error:.1f}; the last stage: {last.accuracy:.1%} "
+        f"{chosen.stage}: {chosen.accuracy:.1%} ± {100 * chosen.error:.1f}; the last stage: {last.accuracy:.1%} "
         f"± {100 * last.error:.1f}. "
-        "A source that was left early has learned its first stages and little else."
+        "A source that stopped early has learned its first stages and little else."
     )
 
 
 def _probes(tl: Session, data: DataSet) -> dict[str, Probe]:
-    """What %tl_look stages measures of the loaded network, by stage."""
+    """The probes of %tl_look stages for the loaded network, by stage."""
     used = labels_in_use(data)
     assert tl.model is not None
     seen = stage_features(tl.model.module, tl.layers(), tl.model.transform, used.images["train"])
@@ -124,7 +125,7 @@ def cut_and_compare(tl: Session) -> Steps:
         "there are runs of the whole network",
         whole,
         "all runs have stages removed",
-        "%tl_load glyphnet-glyphs takes edits back; then %tl_train",
+        "%tl_load glyphnet-glyphs undoes edits; then %tl_train",
     )
     yield Step(
         "and of one that was cut",
@@ -144,7 +145,7 @@ def cut_and_compare(tl: Session) -> Steps:
     pairs = {r.fingerprint: (r, whole[r.fingerprint]) for r in small if r.fingerprint in whole}
     yield Step(
         "both were trained on the same patches, for three draws",
-        len(pairs) >= DRAWS,
+        len(pairs) >= MIN_DRAWS,
         f"{len(pairs)} draws have both; the seed of %tl_data makes a draw, that of %tl_train does not",
         "%tl_data textures --per-class 5 --seed 1 makes another draw; then the whole and the cut network again",
         "for seed in (0, 1, 2): tl.data('textures', per_class=5, seed=seed), and both on it",
@@ -156,9 +157,9 @@ def cut_and_compare(tl: Session) -> Steps:
         "the cut network is ahead on average",
         sum(gains) > 0,
         f"it is {-100 * sum(gains) / len(gains):.1f} points behind",
-        "too much was cut; behind which stage does a linear layer do best? %tl_look stages says it"
+        "too much was cut; after which stage does a linear layer do best? %tl_look stages shows it"
         if deep > 1
-        else "both have to be trained to their end: %tl_train --optimizer lbfgs",
+        else "both have to be trained to convergence: %tl_train --optimizer lbfgs",
         "on each draw: %tl_load glyphnet-glyphs, %tl_train --optimizer lbfgs, %tl_remove layer4, %tl_train --optimizer lbfgs",
     )
     params = next(iter(pairs.values()))[0].plan.total_params
@@ -179,7 +180,7 @@ def _head_alone(run: Run) -> bool:
 @exercise("4.3", "In PyTorch: a truncated network")
 def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
     data = yield from some_data(tl, "textures", line="%tl_data textures --per-class 20")
-    yield _twenty(data)
+    yield _twenty_per_class(data)
     network = names.get("truncated")
     yield Step(
         "your network is in the variable truncated",
@@ -191,7 +192,7 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
     state, whole = network.state_dict(), glyphnet.load("glyphnet").state_dict()
     yield Step(
         "layer4 is not in it",
-        not _has(state, whole["layer4.conv2.weight"].shape),
+        not _has_shape(state, whole["layer4.conv2.weight"].shape),
         "a convolution of 160 channels is",
         "end before it: nn.Sequential(whole.stem, whole.layer1, whole.layer2, whole.layer3)",
     )
@@ -199,21 +200,17 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
     changed = [
         name
         for name, value in early.items()
-        if not any(_equal(value, mine) for mine in state.values())
+        if not any(_equal(value, tensor) for tensor in state.values())
     ]
     stem = glyphnet.load("glyphnet-glyphs").state_dict()["stem.conv.weight"]
-    far = any(_equal(stem, mine) for mine in state.values())
+    far = any(_equal(stem, tensor) for tensor in state.values())
     yield Step(
         "stem and layer1 of glyphnet are in it, as they were loaded",
         not changed,
         "its stages are those of glyphnet-glyphs, the far source"
         if far
-        else f"{len(changed)} of {len(early)} tensors are not, {changed[0] if changed else ''} first{_why(changed)}",
-        "whole = glyphnet.load('glyphnet')"
-        if far
-        else "eval() before any image passes, and no train() after it"
-        if _why(changed)
-        else "requires_grad_(False) on the stages before any step",
+        else f"{len(changed)} of {len(early)} tensors are not, {changed[0] if changed else ''} first{_statistics_only(changed)}",
+        _keep_hint(far, changed),
         "whole = glyphnet.load('glyphnet').requires_grad_(False).eval()",
     )
     scores = _scores(network, data.images["test"])
@@ -225,21 +222,27 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     assert isinstance(scores, Tensor)
     share = float((scores.argmax(1) == data.labels["test"]).float().mean())
+    guessed = share < GUESSING_ACCURACY
     yield Step(
         "it gets at least half of the test patches right",
-        share >= LEAST,
-        f"it gets {share:.1%}{': no better than guessing, the output layer has learned nothing' if share < GUESSED else ''}",
+        share >= MIN_ACCURACY,
+        f"it gets {share:.1%}"
+        + (": no better than guessing; the output layer has learned nothing" if guessed else ""),
         *fitting(
-            share < GUESSED,
+            guessed,
             "more steps, or a learning rate of about 0.01 with AdamW",
-            "tl.load('glyphnet').transform prepares the images, for training too",
+            "tl.load('glyphnet').transform prepares the images; use it for training too",
         ),
     )
     count = sum(p.numel() for p in network.parameters())
-    return f"{share:.1%} with {count:,} parameters; glyphnet with an output layer for twelve classes has {_size(whole):,}."
+    whole_count = _parameter_count(whole)
+    return (
+        f"{share:.1%} with {count:,} parameters; glyphnet with an output layer for twelve classes "
+        f"has {whole_count:,}."
+    )
 
 
-def _has(state: Mapping[str, Tensor], shape: torch.Size) -> bool:
+def _has_shape(state: Mapping[str, Tensor], shape: torch.Size) -> bool:
     return any(value.shape == shape for value in state.values())
 
 
@@ -247,29 +250,38 @@ def _equal(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.equal(other.to(one.device))
 
 
-def _why(changed: list[str]) -> str:
-    """Only running statistics, or weights too."""
+def _statistics_only(changed: list[str]) -> str:
+    """Explain a change of running statistics alone; empty if weights changed too."""
     still = all("running_" in name or "num_batches" in name for name in changed)
     return ": running statistics, which move in train mode" if changed and still else ""
 
 
+def _keep_hint(far: bool, changed: list[str]) -> str:
+    """How to keep the first stages of glyphnet as they were loaded."""
+    if far:
+        return "whole = glyphnet.load('glyphnet')"
+    if _statistics_only(changed):
+        return "call eval() before the first image, and no train() after it"
+    return "requires_grad_(False) on the stages before any step"
+
+
 def _scores(network: nn.Module, images: Tensor) -> Tensor | str:
-    """What it gives in eval mode, or why it fails; its modes stay."""
+    """The network's output in eval mode, or why it fails; its modes are restored."""
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (glyphnet.MEAN, glyphnet.STD))
     modes = {part: part.training for part in network.modules()}
     try:
         with torch.no_grad():
-            found = network.eval()((images.float() / 255 - mean) / std)
+            scores = network.eval()((images.float() / 255 - mean) / std)
     except Exception as error:  # whatever the learner's module raises
         return f"it fails: {' '.join(str(error).split())[:100]}"
     finally:
         for part, mode in modes.items():
             part.training = mode
-    return found if isinstance(found, Tensor) else f"it gives a {type(found).__name__}"
+    return scores if isinstance(scores, Tensor) else f"it gives a {type(scores).__name__}"
 
 
-def _size(whole: Mapping[str, Tensor]) -> int:
-    """Parameters of the whole network with twelve scores."""
+def _parameter_count(whole: Mapping[str, Tensor]) -> int:
+    """The number of parameters of the whole network with twelve scores."""
     trunk = sum(
         v.numel()
         for n, v in whole.items()

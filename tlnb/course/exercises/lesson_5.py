@@ -15,17 +15,18 @@ from tlnb.course.exercises.causes import fitting, learned_little
 from tlnb.session import Session
 
 FROZEN, TRAINED = ("stem", "layer1", "layer2"), ("layer3", "layer4", "head")
-ENOUGH = 0.8  # of the test images
-NEAR = 0.03  # exercise 5.2: behind full, at most
-GRACE = 0.01  # so much, five of 500 test images, another processor's rounding may move two trainings apart
+MIN_ACCURACY = 0.8  # test accuracy
+MAX_GAP = 0.03  # exercise 5.2: largest distance to full
+# rounding on another processor may shift two trainings by five of 500 test images
+ROUNDING_GAP = 0.01
 
 
-def _ten(run: Run, data: DataFacts) -> bool:
+def _has_ten_letters(run: Run, data: DataFacts) -> bool:
     return data.request.source == "symbols" and len(data.classes) == 10
 
 
-def _others(tl: Session, run: Run) -> list[Run]:
-    """Finished runs on the same images that are no baselines."""
+def _other_runs(tl: Session, run: Run) -> list[Run]:
+    """Other finished runs on the same images, without baselines."""
     same = [r for r in tl.runs if r.fingerprint == run.fingerprint and r.status == "finished"]
     return [r for r in same if r.baseline_of is None and r is not run]
 
@@ -37,33 +38,36 @@ def _figures(run: Run) -> str:
 @exercise("5.1", "full beats head by more than chance")
 def by_more_than_chance(tl: Session) -> Steps:
     line = "%tl_data symbols --classes 10 --per-class N, %tl_load glyphnet, %tl_strategy full, %tl_train"
-    yield from a_run(tl, "full", _ten, like="it was trained on ten letters", line=line)
+    yield from a_run(tl, "full", _has_ten_letters, like="it was trained on ten letters", line=line)
     wholes = [
         r
         for r in tl.runs
-        if r.strategy == "full" and r.status == "finished" and _ten(r, tl.data_of(r))
+        if r.strategy == "full" and r.status == "finished" and _has_ten_letters(r, tl.data_of(r))
     ]
     pairs = [
-        (head, whole) for whole in wholes for head in _others(tl, whole) if head.strategy == "head"
+        (head, whole)
+        for whole in wholes
+        for head in _other_runs(tl, whole)
+        if head.strategy == "head"
     ]
     yield Step(
         "there is a run of head on the same images",
         pairs,
         "none on the images of any run of full",
-        "%tl_strategy head, then %tl_train, before the data change",
+        "%tl_strategy head, then %tl_train, before you change the data",
     )
     clear = [(head, whole) for head, whole in pairs if whole.interval[0] > head.interval[1]]
     head, whole = pairs[-1]
-    overlap = "they overlap" if whole.interval[1] >= head.interval[0] else "head is the better one"
+    overlap = "they overlap" if whole.interval[1] >= head.interval[0] else "head is better"
     little = learned_little(whole, rate=0.001, epochs=20)
     yield Step(
         "the interval of full lies above that of head",
         clear,
         f"{_figures(head)}, {_figures(whole)}: {overlap}",
-        f"{little} for full: %tl_train, without options, takes its recipe's"
+        f"{little} for full: %tl_train without options takes its recipe's"
         if little
-        else "an interval belongs to the 500 test images: only a larger difference helps, so more images of each class",
-        "the lesson's table says where the difference is largest for its size: %tl_data symbols --classes 10 --per-class 20",
+        else "the width of an interval depends on the 500 test images: only a larger difference helps, so more images per class",
+        "the lesson's table shows where the difference is largest for its size: %tl_data symbols --classes 10 --per-class 20",
     )
     head, whole = clear[-1]
     still = sorted(
@@ -79,7 +83,7 @@ def by_more_than_chance(tl: Session) -> Steps:
 @exercise("5.2", "Within three points of full, for a fifth of its FLOPs")
 def for_a_fifth(tl: Session) -> Steps:
     def twenty(run: Run, data: DataFacts) -> bool:
-        return _ten(run, data) and data.request.per_class == 20
+        return _has_ten_letters(run, data) and data.request.per_class == 20
 
     line = "%tl_data symbols --classes 10 --per-class 20, %tl_load glyphnet, %tl_strategy full, %tl_train"
     yield from a_run(
@@ -98,7 +102,7 @@ def for_a_fifth(tl: Session) -> Steps:
         "%tl_train without --epochs",
     )
     cheaper = [
-        r for r in _others(tl, whole) if r.plan.start == "pretrained" and r.strategy != "full"
+        r for r in _other_runs(tl, whole) if r.plan.start == "pretrained" and r.strategy != "full"
     ]
     yield Step(
         "there is a run on the same images that trains less than the whole network",
@@ -110,8 +114,8 @@ def for_a_fifth(tl: Session) -> Steps:
     yield Step(
         "it computed what is frozen itself",
         paid,
-        f"run {cheaper[-1].name!r} found it computed by an earlier run, which paid for it",
-        "another --seed draws other augmented views",
+        f"run {cheaper[-1].name!r} reused what an earlier run computed and was charged for",
+        "another --seed draws different augmented views",
         "%tl_reset, then full and this run alone",
     )
     few = [r for r in paid if r.training_flops <= whole.training_flops / 5]
@@ -120,16 +124,16 @@ def for_a_fifth(tl: Session) -> Steps:
         "it took at most a fifth of the FLOPs",
         few,
         f"the cheapest so far, {least.name!r}, took {least.training_flops / whole.training_flops:.0%}",
-        "what is frozen is computed once for every augmented view: %tl_train? shows what can be changed about that",
+        "the frozen part is computed once for every augmented view: %tl_train? shows which option changes that",
         "--augment none leaves one view of each image",
     )
     best = max(few, key=lambda r: r.accuracy)
     little = learned_little(best, rate=0.002, epochs=10)
     yield Step(
         "it is within three points of full",
-        whole.accuracy - best.accuracy <= NEAR + GRACE + 1e-9,
+        whole.accuracy - best.accuracy <= MAX_GAP + ROUNDING_GAP + 1e-9,
         f"{best.name!r} is {100 * (whole.accuracy - best.accuracy):.1f} points behind",
-        "a new output layer alone cannot do it: more has to train"
+        "a new output layer alone is not enough: more has to train"
         if best.strategy == "head"
         else little or "the epochs and the rate of the recipe are enough",
         "%tl_strategy partial, then %tl_train --augment none",
@@ -166,12 +170,8 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
         scores == len(data.classes),
         f"its output layer gives {scores} scores for {len(data.classes)} classes"
         if scores
-        else "its layers are others",
-        "%tl_data symbols --classes 10 --per-class 20: ten letters"
-        if scores == 10
-        else "network.head = nn.Linear(network.head.in_features, 10)"
-        if scores
-        else "network = glyphnet.load('glyphnet'), of which only the output layer is replaced",
+        else "its layers are different",
+        _output_hint(scores),
     )
     moved = [n for n in own if not after[n].equal(before[n])]
     first = [n for n in moved if n.startswith(FROZEN)]
@@ -183,7 +183,7 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
         *fitting(
             statistics,
             "network.train() puts frozen BatchNorm into train mode too: call it on the stages that train",
-            "network.requires_grad_(False) comes before what trains is set free",
+            "call network.requires_grad_(False) first, then unfreeze what trains",
         ),
     )
     still = [
@@ -198,7 +198,7 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
         f"no weight of {' and '.join(still)} moved",
         *fitting(
             free,
-            "their parameters have to be given to the optimiser, and its steps taken",
+            "give their parameters to the optimiser, and call its step()",
             "requires_grad_(True) on both stages",
         ),
     )
@@ -221,18 +221,27 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     share = _share_right(tl, network)
     yield Step(
-        f"it gets {ENOUGH:.0%} of the test images right",
-        share >= ENOUGH,
+        f"it gets {MIN_ACCURACY:.0%} of the test images right",
+        share >= MIN_ACCURACY,
         f"it gets {share:.1%}",
         "more passes over the training images",
-        "tl.model.transform prepares images as glyphnet wants them; compare the learning rates with the lesson's",
+        "tl.model.transform prepares images as glyphnet expects them; compare the learning rates with the lesson's",
     )
     tested = len(data.labels["test"])
     return f"{share:.1%} of {tested} test images, the output layer at {min(heads):g}, the stages at {max(inner):g}."
 
 
+def _output_hint(scores: int) -> str:
+    """How to get an output layer for the data's classes; 0 scores: the layers are different."""
+    if scores == 10:
+        return "%tl_data symbols --classes 10 --per-class 20: ten letters"
+    if scores:
+        return "network.head = nn.Linear(network.head.in_features, 10)"
+    return "network = glyphnet.load('glyphnet'), then replace only its output layer"
+
+
 def _share_right(tl: Session, network: nn.Module) -> float:
-    """Of the test images, in eval mode; the network's modes are as before afterwards."""
+    """Test accuracy in eval mode; the network's modes are restored."""
     assert tl.dataset is not None and tl.model is not None
     modes = {module: module.training for module in network.modules()}
     network.eval()

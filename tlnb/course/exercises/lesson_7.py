@@ -14,15 +14,16 @@ from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.course.exercises.causes import fitting, learned_little
 from tlnb.session import Session
 
-MENDED = 0.93  # test accuracy that tells a right preprocessing from a wrong one, on ten images of each digit
-ENOUGH, KEPT = 0.93, 0.75  # exercise 7.2: accuracy on the target, and on the source
+MIN_FIXED_ACCURACY = 0.93  # exercise 7.1: test accuracy that only the right preprocessing reaches
+# exercise 7.2: accuracy on the target, and on the source
+MIN_TARGET_ACCURACY, MIN_SOURCE_ACCURACY = 0.93, 0.75
 
 
-def _hundred(run: Run, data: DataFacts) -> bool:
+def _has_hundred_images(run: Run, data: DataFacts) -> bool:
     return data.request.source == "digits" and data.request.per_class == 10
 
 
-def _as_trained(run: Run) -> bool:
+def _is_prepared_as_in_pretraining(run: Run) -> bool:
     from tlnb import glyphnet
 
     used = run.transform()
@@ -31,41 +32,41 @@ def _as_trained(run: Run) -> bool:
 
 @exercise("7.1", "Find the bug in a colleague's four lines")
 def find_the_bug(tl: Session) -> Steps:
-    line = "run the colleague's four lines as they are, %tl_data digits --per-class 10 among them"
+    line = "run the colleague's four lines unchanged, including %tl_data digits --per-class 10"
     yield from a_run(
-        tl, where=_hundred, like="it was trained on ten images of each digit", line=line
+        tl, where=_has_hundred_images, like="it was trained on ten images of each digit", line=line
     )
-    runs = [r for r in tl.runs if _hundred(r, tl.data_of(r)) and r.status == "finished"]
-    wrong = [i for i, r in enumerate(runs) if not _as_trained(r)]
+    runs = [r for r in tl.runs if _has_hundred_images(r, tl.data_of(r)) and r.status == "finished"]
+    wrong = [i for i, r in enumerate(runs) if not _is_prepared_as_in_pretraining(r)]
     yield Step(
         "the colleague's lines were run",
         wrong,
         "no run of this session has the mistake",
-        "copy the four lines into a cell: first see the damage",
+        "copy the four lines into a cell and see the damage first",
     )
     bad, last = runs[wrong[-1]], runs[-1]
-    used, odd = bad.transform(), _odd(bad)
+    used, settings = bad.transform(), _wrong_settings(bad)
     seen = [(edge - used.mean[0]) / used.std[0] for edge in (0, 1)]
     yield Step(
-        "afterwards the input is prepared as the network was trained with",
+        "afterwards the input is prepared as in pretraining",
         wrong[-1] < len(runs) - 1,
         f"run {last.name!r} subtracts a mean of {used.mean[0]:g} and divides by {used.std[0]:g}: pixels reach the network as "
         f"{seen[0]:.1f} to {seen[1]:.1f}",
-        f"no epochs and no rate mend a wrong {odd}: look at the model's card, line input",
-        f"%tl_load glyphnet without --{' and --'.join(odd.split(' and '))}",
+        f"neither epochs nor learning rate can fix a wrong {settings}: see the line input of the model's card",
+        f"%tl_load glyphnet without --{' and --'.join(settings.split(' and '))}",
     )
     yield Step(
         "the network is still glyphnet, from its pretrained weights",
         last.plan.model == "glyphnet" and last.plan.start == "pretrained",
-        f"run {last.name!r} trained {last.plan.model}, start {last.plan.start}: another network is no repair",
+        f"run {last.name!r} trained {last.plan.model}, start {last.plan.start}: a different network does not fix the bug",
         "%tl_load glyphnet"
         if last.plan.model != "glyphnet"
         else "any strategy but scratch: %tl_strategy head",
     )
     little = learned_little(last, rate=0.005, epochs=20)
     yield Step(
-        f"at least {MENDED:.0%} are right",
-        last.accuracy >= MENDED,
+        f"at least {MIN_FIXED_ACCURACY:.0%} are right",
+        last.accuracy >= MIN_FIXED_ACCURACY,
         f"run {last.name!r}: {last.accuracy:.1%}",
         little or "the epochs and the rate of the recipe are enough",
         "%tl_train, without options",
@@ -74,8 +75,8 @@ def find_the_bug(tl: Session) -> Steps:
     return f"{last.accuracy:.1%}, {gap:.1f} points more than with the mistake. Nothing had failed, and the loss had fallen."
 
 
-def _odd(run: Run) -> str:
-    """What of the preprocessing is not as the network was trained with."""
+def _wrong_settings(run: Run) -> str:
+    """The parts of the preprocessing that differ from pretraining."""
     from tlnb import glyphnet
 
     used = run.transform()
@@ -87,27 +88,27 @@ def _odd(run: Run) -> str:
 def without_forgetting(tl: Session) -> Steps:
     line = "%tl_data digits --per-class 10, %tl_load glyphnet, %tl_train"
     run = yield from a_run(
-        tl, where=_hundred, like="it was trained on ten images of each digit", line=line
+        tl, where=_has_hundred_images, like="it was trained on ten images of each digit", line=line
     )
     still = [c.name for c in run.changes if _is_convolution(run, c.name) and not c.moved]
     yield Step(
         "every convolution moved",
         not still,
         f"run {run.name!r}: {len(still)} convolutions did not, {still[0] if still else ''} first",
-        "frozen they learn nothing: %tl_strategy full lets them train, every one",
+        "frozen layers learn nothing: %tl_strategy full trains them all",
     )
     known = run.source_accuracy
     yield Step(
         "accuracy on its source is known",
         known,
-        "this network's source is not at hand",
+        "this network's source is not available",
         "%tl_load glyphnet",
     )
     assert known is not None
     little = learned_little(run, rate=0.0001, epochs=10)
     yield Step(
-        f"at least {ENOUGH:.0%} of the test images are right",
-        run.accuracy >= ENOUGH,
+        f"at least {MIN_TARGET_ACCURACY:.0%} of the test images are right",
+        run.accuracy >= MIN_TARGET_ACCURACY,
         f"run {run.name!r}: {run.accuracy:.1%}",
         little or "a few more epochs",
         "%tl_train --epochs 10 --lr 0.0001",
@@ -119,13 +120,13 @@ def without_forgetting(tl: Session) -> Steps:
         else ": its weights moved far"
     )
     yield Step(
-        f"at least {KEPT:.0%} on its own source",
-        known[1] >= KEPT,
+        f"at least {MIN_SOURCE_ACCURACY:.0%} on its own source",
+        known[1] >= MIN_SOURCE_ACCURACY,
         f"run {run.name!r}: {known[0]:.1%} before, {known[1]:.1%} after{why}",
         *fitting(
             norms,
-            "statistics do not follow the learning rate: freeze the BatchNorm layers, %tl_freeze *bn* *downsample.1",
-            "a small rate, so that weights stay near where they were: --lr 0.0001",
+            "statistics do not depend on the learning rate: freeze the BatchNorm layers, %tl_freeze *bn* *downsample.1",
+            "a small learning rate keeps weights near their start: --lr 0.0001",
         ),
     )
     return (
@@ -133,7 +134,7 @@ def without_forgetting(tl: Session) -> Steps:
     )
 
 
-@exercise("7.3", "In PyTorch: a trunk that stays frozen whatever the loop calls")
+@exercise("7.3", "In PyTorch: a trunk that stays frozen, whatever the loop calls")
 def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
     network = names.get("network")
     yield Step(
@@ -143,26 +144,26 @@ def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
         "network = nn.Sequential(…)",
     )
     assert isinstance(network, nn.Module)
-    shape = _tried(network)
+    shape = _output_shape(network)
     yield Step(
         "it takes images (N, 3, 32, 32) and gives ten scores",
         shape == (4, 10),
         f"it gives {shape}",
-        "trunk.head = nn.Identity() leaves 160 features, nn.Linear(160, 10) makes ten scores of them",
+        "trunk.head = nn.Identity() leaves 160 features, nn.Linear(160, 10) turns them into ten scores",
     )
     trained = [n for n, p in network.named_parameters() if p.requires_grad]
     yield Step(
-        "the output layer alone trains",
+        "only the output layer trains",
         len(trained) == 2,
-        f"{len(trained)} parameters ask for a gradient, {trained[0] if trained else 'none'} first",
-        "trunk.requires_grad_(False), and after it the new nn.Linear",
+        f"{len(trained)} parameters require a gradient, {trained[0] if trained else 'none'} first",
+        "trunk.requires_grad_(False) first, then the new nn.Linear",
     )
     missing, moved = _after_training_mode(network)
     yield Step(
         "its trunk is glyphnet's",
         not missing,
         f"{missing} of glyphnet's tensors are not in it",
-        "glyphnet.load('glyphnet') as it is, with no weight changed",
+        "glyphnet.load('glyphnet') with no weight changed",
     )
     network.train()
     dropouts = [m for m in network.modules() if isinstance(m, nn.Dropout)]
@@ -178,19 +179,19 @@ def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
     yield Step(
         "after network.train() the trunk does not change",
         not moved,
-        f"{moved} tensors changed after network.train(): calling eval() once is undone by the loop",
+        f"{moved} tensors changed after network.train(): the loop undoes a single eval()",
         "a wrapper whose train() calls super().train(mode) and then self.trunk.eval()",
-        "nn.Module.train() calls train() of every child: override it where the trunk lies",
+        "nn.Module.train() calls train() of every child: override it where the trunk is",
     )
-    return "The loop may call what it likes. tlnb does the same in one place, and proves it after every run."
+    return "The loop may call whatever it likes. tlnb does the same in one place, and proves it after every run."
 
 
 def _is_convolution(run: Run, name: str) -> bool:
     return isinstance(run.network().get_submodule(name), nn.Conv2d)
 
 
-def _tried(network: nn.Module) -> tuple[int, ...] | str:
-    """What becomes of four images, or why nothing does."""
+def _output_shape(network: nn.Module) -> tuple[int, ...] | str:
+    """The shape of the output for four images, or the error as text."""
     mode = network.training
     try:
         with torch.no_grad():
@@ -202,7 +203,11 @@ def _tried(network: nn.Module) -> tuple[int, ...] | str:
 
 
 def _after_training_mode(network: nn.Module) -> tuple[int, int]:
-    """How many of glyphnet's tensors the network lacks, and how many changed in a pass in training mode. It is put back."""
+    """Run a pass in train mode, then restore the network.
+
+    Returns:
+        How many of glyphnet's tensors the network lacks, and how many tensors the pass changed.
+    """
     from tlnb import glyphnet
 
     trunk = {
@@ -211,11 +216,13 @@ def _after_training_mode(network: nn.Module) -> tuple[int, int]:
         if not n.startswith("head") and t.ndim
     }
     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    mine = {
+    own_names = {
         n: next((k for k in kept if k.endswith(n) and kept[k].shape == t.shape), None)
         for n, t in trunk.items()
     }
-    missing = sum(mine[n] is None or not kept[mine[n] or ""].equal(t) for n, t in trunk.items())
+    missing = sum(
+        own_names[n] is None or not kept[own_names[n] or ""].equal(t) for n, t in trunk.items()
+    )
     mode = network.training
     with torch.no_grad():
         network.train()(torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))

@@ -12,13 +12,16 @@ from tlnb.core.training.run import Forecast, Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.session import Session
 
-PARAMETERS, FLOPS = 6e6, 1e9  # of one image's forward pass, a multiply-add counted as two
+# FLOPs of one forward pass, a multiply-add counted as two
+MAX_PARAMETERS, MAX_FLOPS = 6e6, 1e9
 
 
-def _allowed() -> list[Card]:
+def _allowed_networks() -> list[Card]:
     """torchvision's networks within the limits, the most accurate first."""
     cards = [c for c in catalogue(sort="accurate").cards if c.family == TORCHVISION and c.accuracy]
-    return [c for c in cards if (c.parameters or 0) <= PARAMETERS and (c.flops or 0) <= FLOPS]
+    return [
+        c for c in cards if (c.parameters or 0) <= MAX_PARAMETERS and (c.flops or 0) <= MAX_FLOPS
+    ]
 
 
 @exercise("9.1", "The best network within a limit")
@@ -27,7 +30,7 @@ def within_a_limit(tl: Session) -> Steps:
     yield Step(
         "a model is loaded",
         model is not None,
-        "none is",
+        "no model is loaded",
         "%tl_load NAME --weights none needs no download",
     )
     assert model is not None
@@ -35,19 +38,19 @@ def within_a_limit(tl: Session) -> Steps:
     yield Step(
         "it is one of torchvision's",
         model.name in known,
-        f"it is {model.name!r}, of which no accuracy on ImageNet is known",
+        f"it is {model.name!r}, whose ImageNet accuracy is not known",
         "%tl_models --sort accurate lists them",
     )
-    card, allowed = known[model.name], _allowed()
+    card, allowed = known[model.name], _allowed_networks()
     yield Step(
-        f"it has at most {PARAMETERS / 1e6:g} million parameters",
-        (card.parameters or 0) <= PARAMETERS,
+        f"it has at most {MAX_PARAMETERS / 1e6:g} million parameters",
+        (card.parameters or 0) <= MAX_PARAMETERS,
         f"{card.name} has {(card.parameters or 0) / 1e6:.1f} million",
         "%tl_models --sort small: the column parameters",
     )
     yield Step(
-        f"an image takes at most {FLOPS / 1e9:g} GFLOP",
-        (card.flops or 0) <= FLOPS,
+        f"an image takes at most {MAX_FLOPS / 1e9:g} GFLOP",
+        (card.flops or 0) <= MAX_FLOPS,
         f"{card.name} takes {(card.flops or 0) / 1e9:.1f} GFLOP",
         "%tl_models --sort fast: the column one image",
     )
@@ -56,17 +59,17 @@ def within_a_limit(tl: Session) -> Steps:
         "no other within both limits is more accurate",
         not better,
         f"{len(better)} others are better than {card.name}, {card.accuracy:.1%} on ImageNet",
-        "%tl_models --sort accurate, and go down until both limits are kept",
+        "%tl_models --sort accurate, and go down the list until a network meets both limits",
         "the first c of tl.models(sort='accurate').cards with c.family == 'torchvision', c.parameters <= 6e6, c.flops <= 1e9",
     )
     return (
         f"{card.name}: {card.accuracy:.1%} on ImageNet with {(card.parameters or 0) / 1e6:.1f} million parameters and "
-        f"{(card.flops or 0) / 1e9:.2f} GFLOP an image; {len(allowed)} networks keep both limits. ImageNet's ranking is a good "
-        "first guess for your data, no more."
+        f"{(card.flops or 0) / 1e9:.2f} GFLOP an image; {len(allowed)} networks meet both limits. ImageNet's ranking is a good "
+        "first guess for your data, but no more."
     )
 
 
-@exercise("9.2", "Say what it will take, for two strategies, then let it be measured")
+@exercise("9.2", "Forecast the cost of two strategies, then measure it")
 def forecast_first(tl: Session) -> Steps:
     first = "%tl_forecast, then %tl_train with the same options"
     run = yield from a_run(
@@ -79,7 +82,7 @@ def forecast_first(tl: Session) -> Steps:
     ]
     why, hint = _no_forecast(tl, run)
     yield Step(
-        "a forecast was made for the very same training, before it",
+        "a forecast was made for exactly this training, before it",
         made,
         f"run {run.name!r} has none: {why}",
         hint,
@@ -89,10 +92,10 @@ def forecast_first(tl: Session) -> Steps:
         r.strategy: r.forecast for r in made if r.forecast is not None and r.forecast.measured
     }
     yield Step(
-        "so it was done for two strategies on the same data",
+        "this was done for two strategies on the same data",
         len(by_strategy) > 1,
         f"so far for {', '.join(by_strategy)}",
-        _second(tl, made),
+        _second_strategy_hint(tl, made),
         "for strategy in ('head', 'full'): tl.strategy(strategy), tl.forecast(epochs=5), tl.train(epochs=5)",
     )
     cheap, dear = sorted(by_strategy, key=lambda name: by_strategy[name].seconds)[
@@ -102,31 +105,31 @@ def forecast_first(tl: Session) -> Steps:
         by_strategy[dear].seconds / by_strategy[cheap].seconds,
         _measured(by_strategy[dear], by_strategy[cheap]),
     )
-    errors = ", ".join(f"{name} {found.error:.0%}" for name, found in by_strategy.items())
+    errors = ", ".join(f"{name} {forecast.error:.0%}" for name, forecast in by_strategy.items())
     return (
         f"{dear} was forecast to take {said:.1f} times the seconds of {cheap}, and took {took:.1f} times. Off by: "
-        f"{errors}. Which of the two is dearer was known before the first step."
+        f"{errors}. Which of the two costs more was known before the first step."
     )
 
 
 def _no_forecast(tl: Session, run: Run) -> tuple[str, str]:
-    """Why a run has no forecast, and what would give it one."""
+    """Why a run has no forecast, and how to get one."""
     forecasts = tl.state.forecasts
     if not forecasts:
         return "no forecast was made", "%tl_forecast first, then %tl_train with the same options"
-    if any(not _unlike(said, run)[0] for said in forecasts):
+    if any(not _difference(said, run)[0] for said in forecasts):
         return (
             "its forecast was made after it",
-            "too late for this run, in time for the next: the same %tl_train once more",
+            "too late for this run, but in time for the next: repeat the same %tl_train",
         )
-    return _unlike(forecasts[-1], run)
+    return _difference(forecasts[-1], run)
 
 
-def _unlike(said: Forecast, run: Run) -> tuple[str, str]:
-    """What a forecast and a run differ in, and how they would not; empty for nothing."""
+def _difference(said: Forecast, run: Run) -> tuple[str, str]:
+    """What a forecast and a run differ in, and how to avoid it; both empty for nothing."""
     order = "comes first, then %tl_forecast and %tl_train"
     if said.fingerprint != run.fingerprint:
-        return "the forecast was made for other data", f"%tl_data {order}"
+        return "the forecast was made for different data", f"%tl_data {order}"
     if said.plan.strategy != run.strategy:
         return (
             f"the forecast was made for the strategy {said.plan.strategy}",
@@ -134,8 +137,8 @@ def _unlike(said: Forecast, run: Run) -> tuple[str, str]:
         )
     if said.plan != run.plan:
         return (
-            "the forecast was made for another network or other layers",
-            f"what loads, edits and freezes {order}",
+            "the forecast was made for another network or other trained layers",
+            f"loading, editing and freezing {order}",
         )
     for name, given in vars(said.options).items():
         if given != (used := getattr(run.options, name)):
@@ -146,8 +149,8 @@ def _unlike(said: Forecast, run: Run) -> tuple[str, str]:
     return "", ""
 
 
-def _second(tl: Session, made: list[Run]) -> str:
-    """What a second strategy lacks on the data of these runs."""
+def _second_strategy_hint(tl: Session, made: list[Run]) -> str:
+    """The next step towards a forecast of a second strategy on the data of these runs."""
     tried = [
         r
         for r in tl.runs
@@ -169,7 +172,7 @@ def of_your_own(tl: Session, names: Mapping[str, Any]) -> Steps:
     yield Step(
         "a model is loaded",
         model is not None,
-        "none is",
+        "no model is loaded",
         "%tl_load mine, where mine is your nn.Module",
     )
     assert model is not None
@@ -177,22 +180,22 @@ def of_your_own(tl: Session, names: Mapping[str, Any]) -> Steps:
         "it is a module of your own",
         model.card.family == "own",
         f"it is {model.name}, of {model.card.family}",
-        "write a class of nn.Module and load what it makes, not a network that tlnb brings",
+        "write a subclass of nn.Module and load an instance of it, not a network that tlnb provides",
         "class Mine(nn.Module): …, mine = Mine(), %tl_load mine --size 32",
     )
-    mine = names.get(model.name)
-    kinds = [type(m) for m in (mine if isinstance(mine, nn.Module) else model.module).modules()]
-    found = (
+    module = names.get(model.name)
+    kinds = [type(m) for m in (module if isinstance(module, nn.Module) else model.module).modules()]
+    counts = (
         sum(issubclass(k, nn.Conv2d) for k in kinds),
         sum(issubclass(k, nn.BatchNorm2d) for k in kinds),
     )
     yield Step(
-        "it has two convolutions or more, and BatchNorm",
-        found[0] >= 2 and found[1] >= 1,
-        f"it has {found[0]} convolutions and {found[1]} BatchNorm layers",
-        "nn.BatchNorm2d belongs behind a convolution"
-        if found[0] >= 2
-        else "one nn.Conv2d behind another",
+        "it has at least two convolutions, and BatchNorm",
+        counts[0] >= 2 and counts[1] >= 1,
+        f"it has {counts[0]} convolutions and {counts[1]} BatchNorm layers",
+        "put nn.BatchNorm2d after a convolution"
+        if counts[0] >= 2
+        else "put one nn.Conv2d after another",
         "nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), and a second one",
     )
     run = yield from a_run(
@@ -207,10 +210,10 @@ def of_your_own(tl: Session, names: Mapping[str, Any]) -> Steps:
         "only its output layer moved",
         run.moved and set(run.moved) <= set(heads),
         f"{', '.join(run.moved[:3]) or 'nothing'} moved, the output layer is {', '.join(heads)}",
-        "the other layers have to be frozen, the output layer free",
+        "freeze the other layers, but not the output layer",
         "%tl_freeze, without a name, then %tl_train",
     )
     return (
         f"tlnb found {', '.join(heads)} as the output layer of your {run.plan.total_params:,} parameters and trained "
-        f"{run.plan.trainable_params:,}; BatchNorm kept its statistics. A network from timm goes the same way."
+        f"{run.plan.trainable_params:,}; BatchNorm kept its statistics. A network from timm works the same way."
     )

@@ -107,8 +107,8 @@ def test_a_download_is_reported_cached_and_used_again(
     ("way", "words"),
     [
         ("missing", "127.0.0.1 answered 404 Not Found"),
-        ("short", "it was cut short, 2.5 MB of 5.0 MB came"),
-        ("wrong", "came with the wrong hash"),
+        ("short", "it was cut short after 2.5 MB of 5.0 MB"),
+        ("wrong", "has the wrong hash"),
         ("slow", "127.0.0.1 sent nothing for 0.3 s"),
     ],
 )

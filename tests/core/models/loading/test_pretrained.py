@@ -87,13 +87,14 @@ def test_an_own_module_says_what_is_assumed(session):
 
 def test_the_card_says_what_became_of_the_output_layer(session):
     model = session.load("glyphnet")
-    assert f"{len(model.classes):,} classes; kept until there are data" in model_cards.model_card(
-        model
+    assert (
+        f"{len(model.classes):,} classes; will be replaced to fit the classes of the data"
+        in model_cards.model_card(model)
     )
     count = len(model.classes)
     session.data("digits", per_class=1)
     assert (
-        f"{count:,} classes; replaced by a new one for 10 classes when the data came"
+        f"{count:,} classes; replaced by a new one for the 10 classes of the data"
         in model_cards.model_card(session.model)
     )
     assert session.model.module.head.out_features == count  # the model keeps its own
