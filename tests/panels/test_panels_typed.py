@@ -11,7 +11,7 @@ import torch
 from tests.conftest import picture
 from tests.panels.held import GATE, ended
 from tlnb.panels import panel_of
-from tlnb.panels.train_panel import SHOWN, TrainPanel
+from tlnb.panels.train_panel import OPTIONS_WITH_LABELS, TrainPanel
 from tlnb.session import PANELS, Session
 
 NASTY = [
@@ -61,7 +61,7 @@ def test_nothing_typed_raises(small: Session, text: str, tmp_path: Path, monkeyp
 
 TYPED = [
     each.name
-    for each in SHOWN
+    for each in OPTIONS_WITH_LABELS
     if not (each.choices or each.is_switch or each.name.startswith("seed"))
 ]
 
