@@ -89,6 +89,19 @@ def extensions() -> tuple[str, ...]:
     return (*IMG_EXTENSIONS, *OTHER_EXTENSIONS)
 
 
+def holds_image(path: Path) -> bool:
+    """Whether a file begins as an image does that can be read here, whatever its name says. Nothing is decoded."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=formats()):
+            return True
+    except Image.DecompressionBombError:  # one that is too large, which is said when it is read
+        return True
+    except Exception:  # decoders raise anything
+        return False
+
+
 def decode_each(
     paths: Sequence[Path], edge: int, progress: Progress | None = None, values: Values | None = None
 ) -> Iterator[Tensor | str]:
@@ -281,7 +294,7 @@ def squared(image: Image, edge: int, values: Values | None = None) -> Tensor:
     """
     from torchvision.transforms.v2 import functional as F
 
-    pixels = torch.from_numpy(np.array(_upright_rgb(image, values))).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(upright_rgb(image, values))).permute(2, 0, 1)
     _, height, width = pixels.shape
     most = LONGEST * min(height, width)
     middle = F.center_crop(pixels, [min(height, most), min(width, most)])
@@ -289,8 +302,11 @@ def squared(image: Image, edge: int, values: Values | None = None) -> Tensor:
     return square.contiguous()
 
 
-def _upright_rgb(image: Image, values: Values | None) -> Image:
-    """Copied only where something is to be done: copying takes time."""
+def upright_rgb(image: Image, values: Values | None) -> Image:
+    """An image upright and in RGB, on white where it is transparent. `values` as for `decode`.
+
+    Copied only where something is to be done: copying takes time.
+    """
     from PIL import ExifTags, ImageOps
 
     upright = (
