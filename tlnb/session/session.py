@@ -52,7 +52,7 @@ from tlnb.core.runtime.errors import (
 )
 from tlnb.core.runtime.paths import user_path
 from tlnb.core.storage.activation_cache import Store
-from tlnb.core.training.baseline import matched, with_steps
+from tlnb.core.training.baseline import matched, with_equal_steps
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.run import Forecast, Run
@@ -135,8 +135,8 @@ class Session(OneLine):
         group: Any = None,
         root: str | Path | None = None,
     ) -> DataSet:
-        """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, a zip or CSV file, a data set of
-        torchvision's, or arrays with labels.
+        """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, a .zip, .tar or
+        .tgz of one, a table of paths and labels (.csv, .tsv), a data set of torchvision's, or arrays with labels.
 
         Args:
             per_class: use so many labels of each class, all of them counted.
@@ -255,7 +255,7 @@ class Session(OneLine):
             weights,
             mean=mean,
             std=std,
-            size=size,
+            size=fitted.pop("size", size),
             called=called,
             **fitted,
             progress=lambda done, total: self._downloading(str(source), done, total),
@@ -1391,7 +1391,7 @@ class Session(OneLine):
 
     def _train_equal_budget(self, baseline: Run, of: Run, data: DataSet) -> None:
         model, read = self._networks[baseline.name]
-        options = with_steps(baseline.options, of.work.steps, len(data.labels["train"]))
+        options = with_equal_steps(baseline, of.work.steps)
         made = train(
             self._sized(model, data),
             read,
@@ -1633,7 +1633,8 @@ def _adopted(source: Any, size: int | None) -> dict[str, Any]:
     from tlnb.core.models.own_modules import adopt
 
     found = adopt(source, size)
-    return {"source": found.module, "layout": found.layout, "notes": found.notes}
+    only = {} if found.size is None else {"size": found.size}
+    return {"source": found.module, "layout": found.layout, "notes": found.notes, **only}
 
 
 class _NoSuch(UsageError, AttributeError):

@@ -24,6 +24,7 @@ from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.edit import Scopes, build
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan
+from tlnb.core.planning.recipes import WARMUP
 from tlnb.core.runtime.device import Machine, machine
 from tlnb.core.runtime.malloc import large_blocks_kept
 from tlnb.core.storage.activation_cache import Store
@@ -32,7 +33,7 @@ from tlnb.core.training.features import FIXED, Choice, Cost, Source
 from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import hashes
 from tlnb.core.training.run import Cache, Forecast, Run
-from tlnb.core.training.trainer import Training, looks_at_monitor, seeded
+from tlnb.core.training.trainer import Training, looks_at_monitor, seeded, steps_of
 
 LEAST_SECONDS = 1.0  # that a forecast may take, however short the run
 SHARE = 0.05  # of the run's seconds that it may take otherwise
@@ -142,6 +143,7 @@ def forecast(
         time.perf_counter() - began,
         per_look=whole.per_look(rehearsal),
         look_share=whole.look_share(rehearsal),
+        steps=whole.steps(rehearsal),
     )
     return found, spent
 
@@ -261,6 +263,8 @@ class _Whole:
             )
             training.prepare(start, store)
         training.set_modes()
+        if options.solver == "sgd":
+            options = training.options = training.effective(options, training.module)
         began = time.perf_counter()
         choice = training.source.choose(plan.trained, options)
         warm = plan.start == "pretrained" and previous is None
@@ -300,7 +304,7 @@ class _Whole:
         if not self.training.machine.on_cpu:
             return min(self.images, self.options.batch_size or 1)
         count = self._images_in(FIRST_FLOPS)
-        return min(self.images, 256, count if count > FEW else LEAST)
+        return self._whole_batches(min(self.images, 256, count if count > FEW else LEAST))
 
     def few(self) -> int:
         """Images that even a large network's second rehearsal has, unless those take very long."""
@@ -321,7 +325,11 @@ class _Whole:
         """Images of the second: so many times the first, at most some batches, whole ones where there is time for one."""
         batch = self.options.batch_size or 1
         most = min(self.images, max(BATCHES * batch, 256))
-        count = int(min(most, done * times))
+        return self._whole_batches(int(min(most, done * times)))
+
+    def _whole_batches(self, count: int) -> int:
+        """So many images or fewer, in batches as large as the run's: fewer would be timed as more steps than it takes."""
+        batch = self.options.batch_size or 1
         return count if count < batch or count >= self.images else count // batch * batch
 
     def rehearse(self, count: int, epochs: int = EPOCHS) -> Rehearsed:
@@ -438,6 +446,13 @@ class _Whole:
     def _writes(self, phases: Mapping[str, float]) -> int:
         epochs = 0 if self.options.solver == "lbfgs" else self.options.epochs or 0
         return count(epochs, phases["training"] + phases["evaluating"], self.training.at_risk)
+
+    def steps(self, done: Rehearsed) -> int | None:
+        """Steps of the optimiser, as the run will count them."""
+        if self.options.solver == "lbfgs":
+            return None
+        first = steps_of(WARMUP, self.images) if ("warmup", "steps") in done.seconds else 0
+        return first + steps_of(self.options, self.images)
 
     def flops(self, done: Rehearsed) -> dict[str, float]:
         """FLOPs by phase."""

@@ -33,6 +33,7 @@ from tlnb.core.runtime.malloc import large_blocks_kept
 from tlnb.core.runtime.torch_lock import alone, give_way
 from tlnb.core.storage.activation_cache import Store
 from tlnb.core.storage.memory_map import batches, is_mapped
+from tlnb.core.training.batch_sizes import batches_of, none_alone
 from tlnb.core.training.checkpoint import Checkpoint, Due, at_risk
 from tlnb.core.training.checkpoint_check import check_fits
 from tlnb.core.training.features import Cost, HeadInputs, Inputs, Source
@@ -236,7 +237,7 @@ def go_on(
 
 def steps_of(options: TrainOptions, images: int) -> int:
     """Optimiser steps that filled-in options mean for so many training images."""
-    return (options.epochs or 0) * math.ceil(images / (options.batch_size or 1))
+    return (options.epochs or 0) * batches_of(options, images)
 
 
 def looks_at_monitor(data: DataSet, options: TrainOptions, cost: Cost) -> tuple[int, ...]:
@@ -479,7 +480,7 @@ class Training:
             groups = self._groups(self.plan.trained, self.options)
             parameters: list[Tensor] = [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
             self.set_modes()
-            options = self._none_alone(self.module, self.options)
+            options = self.effective(self.options, self.module)
             check_fits(
                 self.resume,
                 self.name,
@@ -814,7 +815,7 @@ class Training:
         resume: Checkpoint | None = None,
     ) -> Epoch:
         """AdamW with one-cycle rates, a step for each batch."""
-        options = self._none_alone(inputs.teaches, options)
+        options = self.effective(options, inputs.teaches)
         groups, fused = self._groups(trained, options), self._can_fuse()
         optimizer = torch.optim.AdamW(groups, lr=options.lr or 0.0, weight_decay=0.0, fused=fused)
         images = len(self.labels["train"])
@@ -837,7 +838,7 @@ class Training:
                 pieces=self.pieces,
                 ranks=self.ranks,
             )
-            return loss, math.ceil(images / (options.batch_size or 1)), images
+            return loss, batches_of(options, images), images
 
         return one_epoch
 
@@ -847,27 +848,22 @@ class Training:
             p.is_complex() for p in self.module.parameters()
         )
 
-    def _none_alone(self, teaches: nn.Module, options: TrainOptions) -> TrainOptions:
-        """Batches of two or more images where batch statistics are taken: that of one image tells nothing.
+    def effective(self, options: TrainOptions, taught: nn.Module) -> TrainOptions:
+        """The options with the batches that this training can have, which is noted where it is not what was asked for.
 
         Raises:
-            UsageError: batches of one image were asked for.
+            UsageError: batches of one image were asked for, where batch statistics are taken.
         """
-        images, size = len(self.labels["train"]), options.batch_size or 1
-        if (
-            self.ranks.count > 1
-            or images // math.ceil(images / size) > 1
-            or not uses_batch_statistics(teaches)
-        ):
+        if self.ranks.count > 1:
             return options
-        if size == 1:
-            raise UsageError(
-                "--batch-size 1 leaves BatchNorm one image, which has no statistics: use --batch-size 2 or more, "
-                "or %tl_freeze the BatchNorm layers"
+        found = none_alone(options, len(self.labels["train"]), uses_batch_statistics(taught))
+        if found.batch_size != options.batch_size:
+            note = (
+                f"batches of {found.batch_size}: one of {options.batch_size} would leave one image alone, which has no "
+                "batch statistics"
             )
-        note = f"batches of {size + 1}: one of {size} would leave one image alone, which has no batch statistics"
-        self.notes += [note] if note not in self.notes else []
-        return replace(options, batch_size=size + 1)
+            self.notes += [note] if note not in self.notes else []
+        return found
 
     def _taught_together(self, teaches: nn.Module, images: int, options: TrainOptions) -> nn.Module:
         """The module as several processes train it.
