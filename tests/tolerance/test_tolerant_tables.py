@@ -342,7 +342,7 @@ def test_columns_with_several_ones_are_not_one_label(tmp_path: Path):
         "../input/train/",
         "train\\",
         "./train/",
-        "file:///home/me/train/",
+        "file:///mnt/data/train/",
     ],
 )
 def test_paths_of_another_machine(tmp_path: Path, start: str):
