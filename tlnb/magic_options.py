@@ -56,7 +56,8 @@ TRAINING: Arguments = tuple(_of_training(each) for each in OPTIONS if not each.o
 DATA: Arguments = (
     argument(
         "source",
-        help="digits, symbols, textures, faces; a folder with one folder per class, a .zip, a .csv; CIFAR10, …",
+        help="digits, symbols, textures, faces; a folder with one folder per class, a .zip, .tar or .tgz of one; "
+        "a table of paths and labels (.csv, .tsv); CIFAR10, …",
     ),
     argument(
         "--per-class", type=int, metavar="N", help="use N labels of each class, all of them counted"

@@ -330,3 +330,42 @@ def test_damaged_and_other_archives_are_one_line(tmp_path: Path):
         (tmp_path / name).write_bytes(b"nothing of the kind" * 100)
         with pytest.raises(DataError, match=words):
             opened(tmp_path / name)
+
+
+# ── by content ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "name", ["photo", "photo.0001", "photo.jpg_large", "photo.mpo", "photo.dat"]
+)
+def test_an_image_is_one_whatever_its_name_says(tmp_path: Path, name: str):
+    """Files of web pages and archives without an ending."""
+    top = class_folders(tmp_path / "d")
+    noise(0, 50).save(top / "cats" / name, format="JPEG")
+    data = opened(top)
+    assert sum(data.splits.values()) == 13 and not data.skipped
+    assert data.notes[0].startswith(f"cats/{name}: read, since what it holds is an image")
+
+
+def test_what_is_no_image_stays_out(tmp_path: Path):
+    top = class_folders(tmp_path / "d")
+    (top / "cats" / "notes.txt").write_text("BM is not always a bitmap")
+    noise(0, 50).save(top / "cats" / "page.pdf")
+    noise(0, 51).save(top / "cats" / "IMG_1.CR2", format="TIFF")
+    (top / "cats" / "folder.png").mkdir()
+    noise(0, 52).save(top / "cats" / "folder.png" / "inside.png")
+    data = opened(top)
+    assert sum(data.splits.values()) == 13
+    assert sorted(words.partition(" (")[2] for words in data.skipped) == [
+        ".CR2): of a camera, with a small preview at most; export it as .jpg",
+        ".pdf)",
+        ".txt)",
+    ]
+
+
+def test_a_link_out_of_the_folder_is_not_opened(tmp_path: Path):
+    top = class_folders(tmp_path / "d")
+    noise(0, 50).save(tmp_path / "secret", format="PNG")
+    (top / "cats" / "link").symlink_to(tmp_path / "secret")
+    data = opened(top)
+    assert sum(data.splits.values()) == 12 and "cats/link: not an image type" in data.skipped[0]

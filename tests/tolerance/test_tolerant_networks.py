@@ -171,6 +171,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], str]] = {
 
 
 def session_of(net: nn.Module, count: int = 8) -> Session:
+    return loaded(net, count, size=32)
+
+
+def loaded(net: object, count: int = 8, **how: object) -> Session:
     labels = np.arange(3 * count) % 3
     images = (
         np.random.default_rng(0).integers(0, 80, (len(labels), 32, 32, 3))
@@ -178,7 +182,7 @@ def session_of(net: nn.Module, count: int = 8) -> Session:
     ).astype("u1")
     tl = Session()
     tl.data(images, labels)
-    tl.load(net, size=32)
+    tl.load(net, **how)
     return tl
 
 
@@ -298,3 +302,148 @@ def test_complex_parameters_train():
     tl = session_of(Spectral())
     tl.strategy("full")
     assert tl.train(epochs=1, batch_size=8, augment="none", precision="fp32").status == "finished"
+
+
+# ── networks for other images, and what is no network ─────────────────────────────────────────────────────────────
+
+
+def fixed(edge: int) -> nn.Module:
+    """Takes images of one size: its linear layer is as wide as they are large."""
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * (edge - 2) ** 2, 5)
+    )
+
+
+@pytest.mark.parametrize("edge", [28, 32, 64, 100])
+def test_the_size_of_a_network_for_one_size_is_found(edge: int):
+    """The first CNN of every tutorial: `nn.Linear(4 * 30 * 30, 10)` after `nn.Flatten()`."""
+    tl = loaded(fixed(edge))
+    assert tl.model is not None and tl.model.transform.size == edge
+    assert f"takes images of {edge}×{edge} pixels, and none of 224×224" in model_card(tl.model)
+    assert tl.train(epochs=1, augment="none").status == "finished"
+
+
+def test_a_size_that_is_given_is_taken_at_its_word():
+    with pytest.raises(ModelError, match="does not take an image .*--size PX"):
+        loaded(fixed(32), size=48)
+    assert loaded(Net()).model.transform.size == 224
+
+
+def test_a_network_for_grey_images_is_told_how_to_take_others():
+    from torchvision.transforms import v2
+
+    grey = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
+    with pytest.raises(
+        ModelError, match=r"nn.Sequential\(torchvision.transforms.v2.Grayscale\(\), NETWORK"
+    ):
+        loaded(grey, size=32)
+    assert loaded(nn.Sequential(v2.Grayscale(), grey), size=32).train(epochs=1).status == "finished"
+
+
+class Squeezed(Net):
+    def forward(self, x: Tensor):
+        return super().forward(x).squeeze()
+
+
+class Map(Net):
+    def forward(self, x: Tensor):
+        return super().forward(x)[..., None, None]
+
+
+class OnlyLarge(Net):
+    """As Inception: its auxiliary branch takes no small images, and is there in training mode alone."""
+
+    def forward(self, x: Tensor):
+        return super().forward(nn.functional.avg_pool2d(x, 64) if self.training else x)
+
+
+def on_meta() -> nn.Module:
+    with torch.device("meta"):
+        return Net()
+
+
+def with_number(value: float, of: str = "b.weight") -> nn.Module:
+    net = nn.Sequential(Net(), nn.BatchNorm1d(5), nn.Linear(5, 4))
+    net.get_parameter("0.b.weight").data[0, 0] = value if of == "b.weight" else 0.0
+    if of != "b.weight":
+        net.get_buffer(of)[0] = value
+    return net
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (Squeezed, r".flatten\(1\) keeps them where .squeeze\(\) loses"),
+        (Map, r"gives \(5, 1, 1\) for an image: .*nn.Flatten\(\) at its end"),
+        (OnlyLarge, "in training mode OnlyLarge does not take images of 32×32"),
+        (on_meta, r"has no weights .*without torch.device\('meta'\)"),
+        (lambda: torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))), "torch.jit"),
+        (lambda: torch.jit.trace(Net().eval(), torch.zeros(1, 3, 32, 32)), "torch.jit"),
+        (lambda: with_number(float("nan")), "holds NaN or infinite numbers in 0.b.weight"),
+        (lambda: with_number(float("inf")), "holds NaN or infinite numbers in 0.b.weight"),
+        (lambda: with_number(float("nan"), "1.running_var"), "numbers in 1.running_var"),
+        (lambda: Net, r"Net is a class: build the network, tl.load\(Net\(\)\)"),
+        (
+            lambda: Net().state_dict(),
+            r"holds weights and no network: build that, and tl.load\(NETWORK",
+        ),
+        (lambda: print, "is not a network"),
+        (lambda: 3, "of type int is not a network"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_a_line(make: Callable[[], object], words: str):
+    with pytest.raises(ModelError, match=words) as error:
+        loaded(make(), size=32)
+    assert "\n" not in str(error.value)
+
+
+def test_infinities_in_buffers_are_meant():
+    """A mask of attention holds them."""
+    net = Net()
+    net.register_buffer("mask", torch.full((2, 2), -torch.inf))
+    assert loaded(net, size=32).train(epochs=1).status == "finished"
+
+
+def test_quantized_layers_are_refused():
+    quantized = pytest.importorskip("torch.ao.quantization").quantize_dynamic(Net(), {nn.Linear})
+    with pytest.raises(ModelError, match="quantized layers .fc"):
+        loaded(quantized, size=32)
+
+
+class Behind(Net):
+    def forward(self, x: Tensor):
+        return self.features(x), super().forward(x)
+
+
+class Fields(Net):
+    def forward(self, x: Tensor):
+        return namedtuple("Fields", "hidden logits")(self.features(x), super().forward(x))
+
+
+class AuxiliaryDropped(Net):
+    def __init__(self):
+        super().__init__()
+        self.aux, self.drop = nn.Linear(8, 5), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor):
+        features = self.features(x)
+        scores = self.drop(self.fc(features))
+        return (scores, self.aux(features)) if self.training else scores
+
+
+@pytest.mark.parametrize(
+    ("make", "used"), [(Behind, "second"), (Fields, "logits"), (AuxiliaryDropped, "first")]
+)
+def test_of_several_outputs_those_of_the_output_layer_are_used(make, used: str):
+    tl = session_of(make())
+    assert f"the {used} is used, the rest is not trained" in model_card(tl.model)
+    assert tl.layers().head == "fc" and tl.train(epochs=1).status == "finished"
+
+
+def test_an_output_layer_behind_a_sequence_is_called_once():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(8)
+    )
+    tl = session_of(net)
+    assert tl.layers().head == "output_layer"
+    assert tl.train(epochs=1).module()(torch.rand(2, 3, 32, 32)).shape == (2, 3)

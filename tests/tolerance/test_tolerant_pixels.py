@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import types
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +122,7 @@ def script_reads(
 ) -> torch.Tensor:
     """What the code of a written script makes of a folder."""
     flags = {"transparent": transparent, "accents": accents}
-    values = {"max_pixels": 10**8, "finer": 2, "formats": ("PNG",), "endings": '".x"'}
+    values = {"max_pixels": 10**8, "finer": 2, "formats": ("PNG",), "others": '".x"'}
     code = "\n".join(fill(part, flags, values) for part in (READ_PHOTO, READ_FOLDER))
     head = (
         "import unicodedata\nfrom pathlib import Path\nimport numpy as np\nimport torch\nfrom torch import Tensor\n"
@@ -338,3 +340,26 @@ def test_floats_of_another_range_are_told_the_way(change, words: str):
 def test_an_image_without_pixels_is_one_line(shape):
     with pytest.raises(DataError, match="holds no pixels"):
         read_image(np.zeros(shape, np.uint8), 16)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def deep_png(path: Path, pixels: np.ndarray) -> None:
+    """A PNG of 16 bits a colour, which Pillow reads but does not write."""
+    height, width, _ = pixels.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    body = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def test_colours_of_more_than_eight_bits_are_said(tmp_path: Path):
+    """Of 12 bits in files of 16 nearly nothing is left in the upper 8."""
+    top = class_folders(tmp_path / "d")
+    assert not opened(top).notes
+    for label, name in enumerate(("cats", "dogs")):
+        pixels = np.asarray(noise(label, 50)).astype(np.uint16) * 16
+        deep_png(top / name / "50.png", pixels)
+    assert "2 images have colours of more than 8 bits, of which the upper 8" in opened(top).notes[0]

@@ -266,3 +266,112 @@ def test_images_of_a_table_may_be_anything_readable(tmp_path: Path):
         Image.open(path).save(path.with_suffix(".webp"))
         path.unlink()
     assert sum(opened(file).splits.values()) == 12
+
+
+# ── how tables are written ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|", ", "])
+def test_separators(tmp_path: Path, separator: str):
+    quote = '"' if separator == ", " else ""
+    head = separator.join(f"{quote}{name}{quote}" for name in ("path", "label"))
+    file = table(
+        tmp_path, head, lambda p, y, i: f"{quote}{p}.png{quote}{separator}{quote}{y}{quote}"
+    )
+    assert opened(file).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_and_line_ends(tmp_path: Path, encoding: str, end: str):
+    """Excel's "Unicode text" is UTF-16."""
+    file = table(tmp_path, "path,label", lambda p, y, i: f"{p}.png,{y}é")
+    mark = "\ufeff" if encoding[-2:] in ("le", "be") else ""
+    file.write_bytes((mark + file.read_text("utf8").replace("\n", end)).encode(encoding))
+    assert opened(file).classes == ("caté", "dogé")
+
+
+def test_commas_at_the_ends_of_lines_are_no_fields(tmp_path: Path):
+    data = opened(table(tmp_path, "path,label", lambda p, y, i: f"{p}.png,{y}{',' * (i % 3)}"))
+    assert sum(data.splits.values()) == 12 and not data.skipped
+
+
+@pytest.mark.parametrize(
+    ("label", "classes"),
+    [
+        (lambda i: f"{i % 2}.0", ("0", "1")),
+        (lambda i: f"{i % 2}" + ".0" * (i % 3 > 0), ("0", "1")),
+        (lambda i: f"{i % 2 / 2}", ("0.0", "0.5")),
+        (lambda i: f"0{i % 2}", ("00", "01")),
+    ],
+)
+def test_whole_numbers_with_a_point_are_those_without(tmp_path: Path, label, classes):
+    """pandas: a column of numbers with a gap is written as 1.0, 2.0."""
+    assert (
+        opened(table(tmp_path, "path,label", lambda p, y, i: f"{p}.png,{label(i)}")).classes
+        == classes
+    )
+
+
+@pytest.mark.parametrize("one", ["1", "1.0"])
+def test_a_column_for_each_class(tmp_path: Path, one: str):
+    """As ISIC's and HAM10000's ground truth."""
+    data = opened(
+        table(
+            tmp_path,
+            "image,NV,MEL,BKL",
+            lambda p, y, i: ",".join([p, *(one if k == i % 3 else "0.0" for k in range(3))]),
+        )
+    )
+    assert data.classes == ("BKL", "MEL", "NV") and sum(data.splits.values()) == 12
+
+
+def test_columns_with_several_ones_are_not_one_label(tmp_path: Path):
+    with pytest.raises(DataError, match="no column label"):
+        opened(table(tmp_path, "image,a,b", lambda p, y, i: f"{p},1,{i % 2}"))
+
+
+# ── where the files lie ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "/kaggle/input/birds/train/",
+        "C:\\Users\\me\\birds\\train\\",
+        "../input/train/",
+        "train\\",
+        "./train/",
+        "file:///mnt/data/train/",
+    ],
+)
+def test_paths_of_another_machine(tmp_path: Path, start: str):
+    """Absolute paths of where the table was written."""
+    file = table(tmp_path, "path,label", lambda p, y, i: f"{start}{p}.png,{y}", folder="train")
+    data = opened(file)
+    assert sum(data.splits.values()) == 12 and not data.skipped
+
+
+def test_names_as_web_pages_write_them(tmp_path: Path):
+    file = table(
+        tmp_path, "path,label", lambda p, y, i: f"my%20photos/{p}.PNG,{y}", folder="my photos"
+    )
+    assert sum(opened(file).splits.values()) == 12
+    table(
+        tmp_path,
+        "path,label",
+        lambda p, y, i: f"https://example.org/{p}.png,{y}",
+        folder="my photos",
+    )
+    with pytest.raises(DataError, match="an address on the web: download the files"):
+        opened(file)
+
+
+def test_a_file_of_the_exact_name_comes_first(tmp_path: Path):
+    file = table(tmp_path, "path,label", lambda p, y, i: f"{p}.png,{y}")
+    noise(1, 50).save(tmp_path / "a%20b.png")
+    noise(1, 51).save(tmp_path / "a b.png")
+    with file.open("a") as out:
+        out.write("\na%20b.png,dog")
+    data = opened(file)
+    assert "a%20b.png" in {name for names in data.files.values() for name in names}

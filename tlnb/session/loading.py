@@ -51,8 +51,8 @@ def data(
     group: Any = None,
     root: str | Path | None = None,
 ) -> DataSet:
-    """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, a zip or CSV file, a data set of
-    torchvision's, or arrays with labels.
+    """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, a .zip, .tar or
+    .tgz of one, a table of paths and labels (.csv, .tsv), a data set of torchvision's, or arrays with labels.
 
     Args:
         per_class: use so many labels of each class, all of them counted.
@@ -249,9 +249,8 @@ def with_model(state: SessionState, request: LoadRequest, tell: Tell) -> tuple[S
     found = pretrained.load(
         fitted.pop("source"),
         weights,
-        **request.preprocessing,
         called=request.called,
-        **fitted,
+        **{**request.preprocessing, **fitted},
         progress=_in_megabytes(str(request.source), tell),
     )
     data = _decoded_for(state, found, tell)
@@ -336,5 +335,11 @@ def _adopted(source: Any, size: int | None) -> dict[str, Any]:
         return {"source": source}
     from tlnb.core.models.own_modules import adopt
 
-    found = adopt(source, size)
-    return {"source": found.module, "layout": found.layout, "notes": found.notes}
+    adopted = adopt(source, size)
+    only_size = {} if adopted.size is None else {"size": adopted.size}
+    return {
+        "source": adopted.module,
+        "layout": adopted.layout,
+        "notes": adopted.notes,
+        **only_size,
+    }

@@ -11,7 +11,7 @@ from tlnb.core.data.pretraining_overlap import seen_by
 from tlnb.core.models.pretrained import resized
 from tlnb.core.runtime.device import device_lost
 from tlnb.core.runtime.errors import DeviceLost, TLError, UsageError, one_line
-from tlnb.core.training.baseline import with_steps
+from tlnb.core.training.baseline import with_equal_steps
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.events import event, once
 from tlnb.core.training.run import Forecast, Run
@@ -189,7 +189,7 @@ def with_equal_budget(session: SessionBase, baseline: Run, of: Run) -> SessionSt
         read,
         data,
         baseline.plan,
-        with_steps(baseline.options, of.work.steps, len(data.labels["train"])),
+        with_equal_steps(baseline, of.work.steps),
         name=f"{baseline.name}, equal steps",
         scopes=state.scopes,
         baseline_of=of.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -189,3 +190,57 @@ def test_the_card_shows_phases_and_says_what_was_assumed(small: Session):
         "which is on the bill",
     ):
         assert words in card
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, 2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, 5),
+    )
+
+
+def with_images(count: int, network: nn.Module) -> Session:
+    """So many images to train on, and four to test."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(count + 4) % 2
+    tl = Session()
+    tl.data(rng.integers(0, 256, (len(labels), 32, 32, 3), np.uint8), labels, test=4 / len(labels))
+    tl.load(network, size=32)
+    assert tl.dataset is not None and tl.dataset.splits["train"] == count
+    return tl
+
+
+@pytest.mark.parametrize("count", [7, 8, 13])
+@pytest.mark.parametrize("batch", [2, 3])
+def test_steps_are_forecast_where_a_last_image_would_stand_alone(count: int, batch: int):
+    """Batches of two of an odd number of images become batches of three where BatchNorm trains."""
+    tl = with_images(count, normed())
+    for strategy in ("full", "head"):
+        tl.strategy(strategy)
+        found = tl.forecast(epochs=3, batch_size=batch, augment="none")
+        run = tl.train(epochs=3, batch_size=batch, augment="none")
+        assert found.steps == run.work.steps
+        assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+        joined = strategy == "full" and batch == 2 and count % 2
+        assert any("leave one image alone" in note for note in run.notes) == bool(joined)
+
+
+def test_a_forecast_of_batches_of_one_is_refused_as_the_run_is():
+    tl = with_images(7, normed())
+    tl.strategy("full")
+    for call in (tl.forecast, tl.train):
+        with pytest.raises(UsageError, match="--batch-size 1 leaves BatchNorm one image"):
+            call(epochs=1, batch_size=1)
+
+
+def test_a_baseline_has_the_steps_that_it_may_have_where_batches_are_joined():
+    tl = with_images(9, normed())
+    tl.strategy("full")
+    run = tl.train(epochs=10, batch_size=2, augment="none")
+    tl.train(scratch=True, batch_size=2, epochs=50)
+    row = next(row for row in tl.compare().rows if "equal steps" in row.name)
+    assert row.steps is not None and 0 <= run.work.steps - row.steps < 3  # whole epochs of three

@@ -34,15 +34,16 @@ def test_every_file_is_used_or_listed_with_the_reason(tmp_path: Path):
         "a/page.jpg": "cannot be read (a web page or drawing, not a photo)",
         "a/bomb.png": "3,600,000,000 pixels are more than 100,000,000",
         "a/cut.png": found["a/cut.png"],
-        "a/photo": "not an image type (no extension): it is a PNG, rename it to .png to use it",
-        "a/moving.jp2": "not an image type (.jp2): it is a GIF, rename it to .gif to use it",
+        "a/moving.jp2": "not an image type (.jp2)",
         "a/.ipynb_checkpoints": "hidden folder (1 files)",
         "empty": "a class folder without images",
     }
     assert sum(data.splits.values()) + len(found) - 1 == len(files)  # the empty folder holds none
     assert {n for names in data.files.values() for n in names} == {
-        f"{c}/{i}.png" for c in "ab" for i in range(6)
+        "a/photo",
+        *(f"{c}/{i}.png" for c in "ab" for i in range(6)),
     }
+    assert "a/photo: read, since what it holds is an image, whatever its name says" in data.notes
 
 
 def test_names_that_are_no_text_are_listed(tmp_path: Path):

@@ -38,7 +38,7 @@ def test_every_piece_of_dirt_is_listed_with_its_reason(leaves: Path, with_glyphn
         "beech/leaf90_1.jpg": "cannot be read (an empty file)",
         "birch/leaf90_1.jpg": "cannot be read (a web page or drawing, not a photo)",
         "oak/leaf90_1.jpg": found["oak/leaf90_1.jpg"],
-        "oak/IMG_0417": "not an image type (no extension): it is a JPEG, rename it to .jpeg to use it",
+        "oak/IMG_0417.MOV": "not an image type (.MOV)",
     }
     assert found["oak/leaf90_1.jpg"].startswith("cannot be read")
     assert sum(data.splits.values()) == SERIES * sum(LEAVES.values()) + 2  # and the two copies

@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from tlnb.core.costs.rehearsal import PASSES, Rehearsal, WorkKind
 from tlnb.core.models.clocks import PHASES
 from tlnb.core.planning.options import TrainOptions
+from tlnb.core.planning.recipes import WARMUP
 from tlnb.core.training.checkpoint_timing import count as checkpoints_due
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.features import FIXED
+from tlnb.core.training.optimizers import steps_of
 from tlnb.core.training.split_evaluation import looks_at_monitor
 
 LEAST_OF_ITS_OWN = 0.4  # of a pass's seconds, that its images take at the least
@@ -89,6 +91,14 @@ class Extrapolation:
             phases[kind[0]] = phases.get(kind[0], 0.0) + flops
         phases["evaluating"] += self.fixed.source_flops
         return {phase: flops for phase, flops in phases.items() if flops}
+
+    def steps(self) -> int | None:
+        """Steps of the optimiser, as the run will count them; None for L-BFGS."""
+        if self.options.optimizer == "lbfgs":
+            return None
+        images = self.context.train_images
+        warm = ("warmup", "steps") in self.rehearsal.seconds
+        return (steps_of(WARMUP, images) if warm else 0) + steps_of(self.options, images)
 
     def per_epoch(self) -> float:
         """Seconds of one more epoch, without a look at `monitor`."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from tlnb.core.costs.extrapolation import Extrapolation, FixedCosts, as_in_whole_passes
 from tlnb.core.costs.prices import Price, list_price
@@ -21,6 +22,7 @@ from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.malloc import large_blocks_kept
 from tlnb.core.storage.activation_cache import Store
+from tlnb.core.training.batches import without_single_images
 from tlnb.core.training.checkpoint import at_risk
 from tlnb.core.training.checkpoint_timing import Writes
 from tlnb.core.training.context import TrainingContext, seeded
@@ -79,7 +81,7 @@ def forecast(
             start, risk = StartState.of(context.module, plan), at_risk()
         rehearser, extrapolate = _begin(context, start, risk, previous)
         extrapolation = extrapolate(_rehearsed(rehearser, extrapolate, began))
-    return _record(extrapolation, price, began), costs
+    return _record(extrapolation, options, price, began), costs
 
 
 def _begin(
@@ -87,6 +89,9 @@ def _begin(
 ) -> tuple[Rehearser, Extrapolate]:
     """Choose where to cut the network, as the run would; time what does not depend on its images and epochs."""
     context.set_modes()
+    if context.options.optimizer == "adamw":
+        batches = without_single_images(context, context.module, context.options, [])
+        context = replace(context, options=batches)
     began = time.perf_counter()
     choice = context.source.choose(context.plan.trained, context.options)
     rehearser = Rehearser(
@@ -149,7 +154,9 @@ def _rehearsed(rehearser: Rehearser, extrapolate: Extrapolate, began: float) -> 
     return as_in_whole_passes(rehearser.context, first, second)
 
 
-def _record(extrapolation: Extrapolation, price: Price | None, began: float) -> Forecast:
+def _record(
+    extrapolation: Extrapolation, options: TrainOptions, price: Price | None, began: float
+) -> Forecast:
     context, rehearsal = extrapolation.context, extrapolation.rehearsal
     host, clock = context.machine, context.costs.clock
     phases = extrapolation.seconds()
@@ -160,7 +167,7 @@ def _record(extrapolation: Extrapolation, price: Price | None, began: float) -> 
         name=context.name,
         fingerprint=context.data.fingerprint,
         plan=context.plan,
-        options=context.options,
+        options=options,
         phases=phases,
         flops_by_phase=extrapolation.flops(),
         per_epoch=extrapolation.per_epoch(),
@@ -173,6 +180,7 @@ def _record(extrapolation: Extrapolation, price: Price | None, began: float) -> 
         took=time.perf_counter() - began,
         per_look=extrapolation.per_look(),
         look_share=extrapolation.look_share(),
+        steps=extrapolation.steps(),
     )
 
 

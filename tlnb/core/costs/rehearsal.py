@@ -142,7 +142,7 @@ class Rehearser:
             return min(self.images, self.batch_size)
         count = self._images_in(FIRST_FLOPS)
         enough = count if count > SECOND_IMAGES else FIRST_IMAGES
-        return min(self.images, FIRST_IMAGES_AT_MOST, enough)
+        return self._whole_batches(min(self.images, FIRST_IMAGES_AT_MOST, enough))
 
     def first_epochs(self) -> int:
         """Epochs of the first rehearsal: more where they pass through nothing but output layers."""
@@ -157,7 +157,7 @@ class Rehearser:
         return max(first, more)
 
     def _whole_batches(self, count: int) -> int:
-        """At most some batches; whole ones where there is time for one."""
+        """So many images or fewer, in batches as large as the run's: smaller ones would be timed as more steps."""
         batch = self.batch_size
         count = min(self.images, max(BATCHES * batch, 256), count)
         return count if count < batch or count >= self.images else count // batch * batch

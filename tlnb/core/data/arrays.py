@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
+from tlnb.core.data.array_labels import label_names
+from tlnb.core.data.pil_images import is_pil, pil_pixels
 from tlnb.core.data.request import DataRequest, refuse
 from tlnb.core.data.splits import Parts, check_classes, divide
 from tlnb.core.data.table import in_order
-from tlnb.core.runtime.errors import DataError, UsageError, one_line
+from tlnb.core.runtime.errors import DataError, UsageError
 
 
 def from_arrays(
@@ -35,10 +38,12 @@ def from_arrays(
         root="are no data set of torchvision's",
         classes="have the classes of their labels",
     )
+    resized: tuple[str, ...] = ()
+    if is_pil(source):
+        source, resized = pil_pixels(source, request.size)  # type: ignore[arg-type]
     images, notes = _square(as_images(source))
-    names = [one_line(str(y)) for y in _plain(labels, "labels").ravel().tolist()]
-    if len(names) != len(images):
-        raise DataError(f"{len(images)} images but {len(names)} labels: give one label an image")
+    notes = (*resized, *notes)
+    names = label_names(_plain(labels, "labels"), len(images))
     classes = in_order(set(names))
     where = {name: i for i, name in enumerate(classes)}
     targets = torch.tensor([where[n] for n in names])
@@ -64,10 +69,34 @@ def _refuse_dataset(source: object) -> None:
             else f"tl.data({type(inner or source).__name__!r}, root={str(root)!r})"
         )
         raise UsageError(f"a {kind} is not read: give the folder that it reads itself, {line}")
+    tensors = getattr(source if inner is None else inner, "tensors", ())
+    if isinstance(source, Dataset | DataLoader) and len(tensors) == 2 and not _is_subset(source):
+        of = "loader.dataset" if isinstance(source, DataLoader) else "dataset"
+        raise UsageError(
+            f"a {kind} is not read: give its images and labels, tl.data(*{of}.tensors)"
+        )
+    if hasattr(source, "features") and hasattr(source, "column_names"):
+        raise UsageError(
+            f"a {kind} is not read: give its images and labels, tl.data(list(d['image']), d['label'])"
+        )
+    if hasattr(source, "to_csv"):
+        raise UsageError(
+            f"a {kind} is not read: write it to a file, table.to_csv('labels.csv', index=False), and "
+            "tl.data('labels.csv')"
+        )
+    if isinstance(source, list | tuple) and source and isinstance(source[0], str | Path):
+        raise UsageError(
+            "a list of files is not read: name files and labels in a CSV file, path,label, and give that"
+        )
     if isinstance(source, Dataset | DataLoader) or hasattr(source, "features"):
         raise UsageError(
             f"a {kind} is not read: give a folder of class folders, or arrays, tl.data(images, labels)"
         )
+
+
+def _is_subset(source: object) -> bool:
+    """Whether a data set, or a loader's, is a part of another."""
+    return isinstance(source, Subset) or isinstance(getattr(source, "dataset", None), Subset)
 
 
 def _square(images: Tensor) -> tuple[Tensor, tuple[str, ...]]:
@@ -103,7 +132,7 @@ def as_images(source: object) -> Tensor:
         pixels = pixels[..., None]
     if pixels.ndim != 4:
         raise DataError(
-            f"images have shape {pixels.shape}: give (N, H, W), (N, H, W, 3) or (N, 3, H, W)"
+            f"images have shape {pixels.shape}: give (N, H, W), (N, H, W, 3) or (N, 3, H, W){_unrolled(pixels.shape)}"
         )
     if pixels.shape[1] not in (1, 3) and (pixels.shape[-1] in (1, 3) or pixels.shape[1] != 4):
         pixels = np.moveaxis(pixels, -1, 1)
@@ -117,6 +146,12 @@ def as_images(source: object) -> Tensor:
     return torch.from_numpy(_on_white(ready) if ready.shape[1] == 4 else ready).expand(
         -1, 3, -1, -1
     )  # splitting copies
+
+
+def _unrolled(shape: tuple[int, ...]) -> str:
+    """The line that makes images of rows of pixels."""
+    edge = math.isqrt(shape[1]) if len(shape) == 2 else 0
+    return f", images.reshape(-1, {edge}, {edge})" if edge > 1 and edge**2 == shape[1] else ""
 
 
 def _on_white(pixels: np.ndarray) -> np.ndarray:
@@ -142,6 +177,10 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
         raise DataError(
             f"{'whole' if whole else 'float'} images must lie in 0..{top}, these lie in {least:g}..{most:g}: {scale}"
         )
+    if whole and most == 1:
+        raise DataError(
+            "whole images must lie in 0..255, these lie in 0..1: all but black, give images * 255"
+        )
     scaled = pixels if whole else np.round(pixels.astype(np.float32) * 255)
     return np.require(scaled, np.uint8, ["C"])
 
@@ -152,6 +191,8 @@ def _float_remedy(least: float, most: float) -> str:
         return "these look like -1..1, give (images + 1) / 2"
     if least < 0:
         return "they look standardised, give them as they were before, or (images - images.min()) / np.ptp(images)"
+    if most <= 128:
+        return f"divide by their largest value, {most:g}"
     return "divide by 255, or give uint8"
 
 
@@ -163,6 +204,8 @@ def _plain(values: object, what: str) -> np.ndarray:
     """
     if isinstance(values, list | tuple) and values and all(isinstance(v, Tensor) for v in values):
         values = [_of_tensor(v) for v in values]
+    if isinstance(values, np.ndarray) and values.dtype == object and values.ndim == 1:
+        values = values.tolist()  # an array of arrays
     try:
         return _of_tensor(values) if isinstance(values, Tensor) else np.asarray(values)
     except (ValueError, TypeError, RuntimeError) as error:

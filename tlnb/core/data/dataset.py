@@ -229,9 +229,9 @@ def open_data(
     """Read a data set.
 
     Args:
-        source: `digits`, `symbols`, `textures`, `faces`; a folder of class folders, a zip or tar file of one, a CSV file of paths
-            and labels; the name of a data set of torchvision's; or images `(N, H, W)`, `(N, H, W, 3)` or `(N, 3, H, W)`
-            (uint8, or floats in 0..1).
+        source: `digits`, `symbols`, `textures`, `faces`; a folder of class folders, a .zip, .tar or .tgz of one, a table
+            of paths and labels (.csv, .tsv); the name of a data set of torchvision's; or images `(N, H, W)`,
+            `(N, H, W, 3)` or `(N, 3, H, W)` (uint8, or floats in 0..1).
         labels: `(N,)` class numbers or names, with arrays only.
         request: amounts, splits, seed.
         edge: decode photos to this edge in pixels.

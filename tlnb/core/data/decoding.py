@@ -93,6 +93,19 @@ def extensions() -> tuple[str, ...]:
     return (*IMG_EXTENSIONS, *OTHER_EXTENSIONS)
 
 
+def holds_image(path: Path) -> bool:
+    """Whether a file begins as an image does that can be read here, whatever its name says. Nothing is decoded."""
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings(), Image.open(path, formats=formats()):
+            return True
+    except Image.DecompressionBombError:  # one that is too large, which is said when it is read
+        return True
+    except Exception:  # decoders raise anything
+        return False
+
+
 def decode_each(
     paths: Sequence[Path], edge: int, progress: Progress | None = None, values: Values | None = None
 ) -> Iterator[Tensor | str]:
@@ -285,7 +298,7 @@ def squared(image: Image, edge: int, values: Values | None = None) -> Tensor:
     """
     from torchvision.transforms.v2 import functional as F
 
-    pixels = torch.from_numpy(_upright_rgb(image, values)).permute(2, 0, 1)
+    pixels = torch.from_numpy(upright_rgb(image, values)).permute(2, 0, 1)
     _, height, width = pixels.shape
     most = LONGEST * min(height, width)
     middle = F.center_crop(pixels, [min(height, most), min(width, most)])
@@ -293,8 +306,11 @@ def squared(image: Image, edge: int, values: Values | None = None) -> Tensor:
     return square.contiguous()
 
 
-def _upright_rgb(image: Image, values: Values | None) -> Bytes:
-    """As (H, W, 3). Large images some rows at a time: what is made on the way takes many times their memory."""
+def upright_rgb(image: Image, values: Values | None) -> Bytes:
+    """An image upright and in RGB, `(H, W, 3)` uint8, on white where it is transparent.
+
+    Large images some rows at a time: the steps in between take many times their memory. `values` as for `decode`.
+    """
     from PIL import ExifTags, ImageOps
 
     upright = (

@@ -14,20 +14,26 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from tlnb.core.data.decoding import extensions
+from tlnb.core.data.decoding import extensions, holds_image
 from tlnb.core.data.split_names import check_splits_come_first, split_folders, split_name
 from tlnb.core.data.splits import check_classes
 from tlnb.core.runtime.errors import DataError, listed, one_line
 from tlnb.core.runtime.paths import is_file, is_folder, is_there
 
-KINDS = {
-    b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG": "PNG",
-    b"GIF8": "GIF",
-    b"BM": "BMP",
-    b"II*\0": "TIFF",
-    b"MM\0*": "TIFF",
-}
+RAW = (
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".nrw",
+    ".arw",
+    ".dng",
+    ".orf",
+    ".rw2",
+    ".pef",
+    ".srw",
+    ".raf",
+    ".thm",
+)
 LOOKED_INTO = 100  # class folders
 WRAPPERS = 4  # folders that hold nothing but one folder, one in the other
 LONGEST_NAME = 80  # of what is shown
@@ -111,7 +117,17 @@ def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> 
     for split, by_class in files.items():
         for name, paths in by_class.items():
             _add(found, split, name, paths)
+    found.notes += _by_content(found)
     return found
+
+
+def _by_content(found: Listing) -> list[str]:
+    """A note about files that are images though their names do not say so."""
+    endings = extensions()
+    odd = [shown(path, found.top) for path in found.paths if path.suffix.lower() not in endings]
+    if not odd:
+        return []
+    return [f"{listed(odd, 3)}: read, since what it holds is an image, whatever its name says"]
 
 
 def inner_folder(folder: Path) -> tuple[Path, list[str]]:
@@ -339,29 +355,31 @@ def _leads_out(path: Path, top: Path) -> bool:
 
 
 def _why_not(path: Path, endings: Sequence[str], top: Path) -> str:
-    """Why a file is not used, as far as can be told without decoding it; empty for an image."""
+    """Why a file is not used, as far as can be told without decoding it; empty for an image, by what it holds."""
     if _hidden(path):
         return "hidden file"
-    if path.suffix.lower() in endings:
-        if is_file(path):
-            return LEADS_OUT if _leads_out(path, top) else ""
-        return (
-            "not a regular file"
-            if is_there(path)
-            else "a link to nothing, or a folder that may not be entered"
-        )
-    kind = _kind(path)
-    return f"not an image type ({path.suffix or 'no extension'}){f': {kind}' if kind else ''}"
-
-
-def _kind(path: Path) -> str:
-    """For an image under another name, what to do with it."""
+    named = path.suffix.lower() in endings
     if not is_file(path):
-        return ""
-    try:
-        with path.open("rb") as file:
-            start = file.read(16)
-    except OSError:
-        return ""
-    kind = next((k for magic, k in KINDS.items() if start.startswith(magic)), "")
-    return f"it is a {kind}, rename it to .{kind.lower()} to use it" if kind else ""
+        return _why_no_file(path) if named else _no_image(path)
+    if _leads_out(path, top):  # and is not opened
+        return LEADS_OUT if named else _no_image(path)
+    return "" if named or (not _is_raw(path) and holds_image(path)) else _no_image(path)
+
+
+def _why_no_file(path: Path) -> str:
+    return (
+        "not a regular file"
+        if is_there(path)
+        else "a link to nothing, or a folder that may not be entered"
+    )
+
+
+def _is_raw(path: Path) -> bool:
+    return path.suffix.lower() in RAW
+
+
+def _no_image(path: Path) -> str:
+    remedy = (
+        ": of a camera, with a small preview at most; export it as .jpg" if _is_raw(path) else ""
+    )
+    return f"not an image type ({path.suffix or 'no extension'}){remedy}"

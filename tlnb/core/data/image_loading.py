@@ -31,7 +31,7 @@ from tlnb.core.runtime.paths import is_file
 
 
 def list_files(source: Path, telling: Telling | None = None) -> Listing:
-    """The image files of a folder, of a zip or tar file, or that a CSV file names.
+    """The image files of a folder, of a .zip, .tar or .tgz of one, or that a table (.csv, .tsv) names.
 
     Raises:
         DataError: another kind of file, a damaged archive, no classes.
@@ -43,7 +43,8 @@ def list_files(source: Path, telling: Telling | None = None) -> Listing:
     ending = archive_ending(source) if is_file(source) else ""
     if not ending:
         raise DataError(
-            f"{str(source)!r} is a file: give a folder with one folder per class, a .zip or .tar of one, or a .csv"
+            f"{str(source)!r} is a file: give a folder with one folder per class, a .zip, .tar or .tgz of one, or a table of "
+            "paths and labels (.csv, .tsv)"
         )
     folder, refused = unpacked(source, telling)
     found = list_folder(folder, one_line(source.name), refused)

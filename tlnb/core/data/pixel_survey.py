@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,8 @@ from tlnb.core.data.decoding import (
 
 LOOKED_INTO = 64  # images with an alpha channel that are decoded to see whether it hides anything
 JPEG = b"\xff\xd8\xff"
+PNG_DEPTH = 24  # where a PNG's header says how many bits a colour has
+TIFF_DEPTH = 258  # the tag that says so
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,9 @@ class _Seen:
     least: float = 0.0
     most: float = 0.0
     alpha: bool = False
+    deep: bool = (
+        False  # whether its colours have more than 8 bits, of which Pillow gives the upper 8
+    )
 
 
 def survey(paths: Sequence[Path]) -> Survey:
@@ -65,7 +71,7 @@ def survey(paths: Sequence[Path]) -> Survey:
         seen = list(pool.map(_seen, paths))
     values, notes = _values([each for each in seen if each.kind])
     hidden, more = _hidden([path for path, each in zip(paths, seen, strict=True) if each.alpha])
-    return Survey(values, hidden, (*notes, *more))
+    return Survey(values, hidden, (*notes, *_deep(sum(each.deep for each in seen)), *more))
 
 
 def _seen(path: Path) -> _Seen:
@@ -78,10 +84,25 @@ def _seen(path: Path) -> _Seen:
         with Image.open(path, formats=formats()) as image:
             if too_large(image):
                 return _Seen()
-            return _range(image) if image.mode[0] in "IF" else _Seen(alpha=is_transparent(image))
+            if image.mode[0] in "IF":
+                return _range(image)
+            return _Seen(alpha=is_transparent(image), deep=_is_deep(path, image))
     except Exception as error:  # decoders raise anything on damaged files
         raise_if_memory_ran_out(error)
         return _Seen()
+
+
+def _is_deep(path: Path, image: Any) -> bool:
+    """Whether a PNG or TIFF in colours has more than 8 bits for each."""
+    if image.format == "PNG":
+        with path.open("rb") as file:
+            return file.read(PNG_DEPTH + 1)[PNG_DEPTH:] == b"\x10"
+    return bool(max(getattr(image, "tag_v2", {}).get(TIFF_DEPTH, (8,))) > 8)
+
+
+def _deep(count: int) -> list[str]:
+    words = "images have colours of more than 8 bits, of which the upper 8 are read: scale dark ones before saving them"
+    return [f"{count} {words}"] if count else []
 
 
 def _range(image: object) -> _Seen:

@@ -6,22 +6,20 @@ that is listed already.
 
 from __future__ import annotations
 
+import codecs
 import csv
-import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tlnb.core.data.decoding import extensions
-from tlnb.core.data.image_listing import CLOSED, LONGEST_NAME, ODD_NAME, Listing, class_name
+from tlnb.core.data.image_listing import LONGEST_NAME, ODD_NAME, Listing, class_name
 from tlnb.core.data.split_names import settled, split_name, yes_or_no
 from tlnb.core.data.splits import check_classes, check_most_classes
+from tlnb.core.data.table_files import TableFiles
 from tlnb.core.runtime.errors import DataError, listed, one_line
-from tlnb.core.runtime.paths import is_file, is_folder, read_text
+from tlnb.core.runtime.paths import is_file, read_text
 
 # Column names without case, spaces and underscores; the first that a table has counts.
 COLUMNS = {
@@ -80,14 +78,15 @@ MARKS = {  # columns of true and false → the split of the marked rows, and of 
     "istraining": ("train", "test"),
     "istrainingimage": ("train", "test"),
 }
+ONE, ZERO = frozenset(("1", "1.0")), frozenset(("0", "0.0"))
 UNSURE = ("usage", "phase", "dataset")  # columns that hold splits only where a value says so
 NOT_LABELS = frozenset(
     ("", "nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "#N/A", "N/A", "n/a")
 )
+WHOLE = re.compile(r"-?[0-9]{1,18}([.]0*)?")
 NUMBER = re.compile(r"-?[0-9]{1,18}")
 TABLES = (".csv", ".tsv")
 TRIED = 50  # rows by which the folder of the files is found
-BESIDE = 100  # folders that are tried
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,10 @@ class _Columns:
     """Where a table's columns stand."""
 
     path: int
-    label: int
+    label: int  # -1: a column for each class, with a one in that of each row
     split: int | None
     marked: tuple[str, str] | None  # of a split column that holds true and false
+    by_class: tuple[int, ...] = ()  # those columns
 
 
 @dataclass(frozen=True)
@@ -121,20 +121,24 @@ def list_table(file: Path) -> Listing:
     """
     rows = read_table(file)
     head = rows[0][1] if rows else []
-    columns = _columns(file, head)
+    columns = _columns(file, head, [row for _, row in rows[1:]])
     found = Listing(one_line(file.stem), file.parent, ())
-    files = _Files(
+    files = TableFiles(
         file.parent,
         [row[columns.path].strip() for _, row in rows[1 : TRIED + 1] if len(row) == len(head)],
     )
+    if files.dropped:
+        found.notes.append(
+            f"the first {files.dropped} folders of each path are not here, and left out"
+        )
     if files.top != file.parent:
         found.notes.append(f"the files lie in {one_line(files.top.name)}/")
     usable = [
         row
         for number, fields in rows[1:]
-        if (row := _row(files, columns, len(head), number, fields, found))
+        if (row := _row(files, columns, head, number, fields, found))
     ]
-    rows_by_split = _with_splits(file, columns, head, usable, found)
+    rows_by_split = _with_splits(file, columns, head, _whole_numbers(usable), found)
     check_most_classes(file.name, _classes(rows_by_split))
     kept = _once(_of_known_classes(rows_by_split, found), found)
     found.classes = _classes(kept)
@@ -161,21 +165,46 @@ def read_table(file: Path) -> list[tuple[int, list[str]]]:
         DataError: it cannot be read, or is no text.
     """
     try:
-        text = read_text(file, encoding="utf-8-sig")
+        text = _text(file)
         lines = text.split("\n")  # no other line ends: lines are counted as editors do
-        separator = max(",;\t", key=next(filter(str.strip, lines), "").count)
-        reader = csv.reader(lines, delimiter=separator)
-        return [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        separator = max(",;\t|", key=next(filter(str.strip, lines), "").count)
+        reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
+        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
+        width = len(rows[0][1]) if rows else 0
+        return [(number, _without_blank_ends(row, width)) for number, row in rows]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
             f"{str(file)!r} cannot be read as a table ({str(error)[:80]}): give a CSV file in UTF-8"
         ) from None
 
 
+def _text(file: Path) -> str:
+    """The text of a file in UTF-8, or in UTF-16 as Excel's "Unicode text" is; lines of old Macs too.
+
+    Raises:
+        UnicodeDecodeError: another encoding.
+    """
+    wide = is_file(file) and _starts(file) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    text = read_text(file, encoding="utf-16" if wide else "utf-8-sig")
+    return text if "\n" in text else text.replace("\r", "\n")
+
+
+def _starts(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(2)
+
+
+def _without_blank_ends(row: list[str], width: int) -> list[str]:
+    """A row without the blank fields that commas at its end make."""
+    while len(row) > width and not row[-1].strip():
+        row = row[:-1]
+    return row
+
+
 # ── columns ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _columns(file: Path, head: Sequence[str]) -> _Columns:
+def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> _Columns:
     places = {_plain(name): i for i, name in reversed(list(enumerate(head)))}
     path, split = (_first(COLUMNS[what], places) for what in ("path", "split"))
     mark = None if split is not None else next((name for name in MARKS if name in places), None)
@@ -186,6 +215,8 @@ def _columns(file: Path, head: Sequence[str]) -> _Columns:
     others = [i for i in range(len(head)) if i not in (path, split)]
     if label is None and path is not None and len(others) == 1:  # `id,breed`
         label = others[0]
+    if label is None and path is not None and _one_a_row(rows, others, len(head)):
+        return _Columns(path, -1, split, MARKS[mark] if mark else None, tuple(others))
     if path is None or label is None:
         missing = [what for what, at in (("path", path), ("label", label)) if at is None]
         looked_for = "; ".join(f"{what}: {listed(COLUMNS[what], 30)}" for what in missing)
@@ -195,6 +226,25 @@ def _columns(file: Path, head: Sequence[str]) -> _Columns:
             "name them in its first line, e.g. path,label or path,label,split"
         )
     return _Columns(path, label, split, MARKS[mark] if mark else None)
+
+
+def _one_a_row(rows: Sequence[Sequence[str]], columns: Sequence[int], width: int) -> bool:
+    """Whether all of these columns hold zeros and ones, and in each row there is one one: a column for each class."""
+    marks = [[row[i].strip() for i in columns] for row in rows if len(row) == width]
+    signs = {mark for row in marks for mark in row}
+    return (
+        len(columns) > 1
+        and bool(marks)
+        and signs <= ONE | ZERO
+        and all(sum(mark in ONE for mark in row) == 1 for row in marks)
+    )
+
+
+def _label(columns: _Columns, head: Sequence[str], fields: Sequence[str]) -> str:
+    if columns.label >= 0:
+        return class_name(fields[columns.label].strip())
+    one = next(i for i in columns.by_class if fields[i].strip() in ONE)
+    return class_name(head[one].strip())
 
 
 def _plain(name: str) -> str:
@@ -209,13 +259,18 @@ def _first(names: Iterable[str], places: Mapping[str, int]) -> int | None:
 
 
 def _row(
-    files: _Files, columns: _Columns, width: int, number: int, fields: list[str], found: Listing
+    files: TableFiles,
+    columns: _Columns,
+    head: Sequence[str],
+    number: int,
+    fields: list[str],
+    found: Listing,
 ) -> _Row | None:
     """A row that can be used; else the reason is added to what is skipped."""
-    if len(fields) != width:
-        found.skipped.append(f"line {number}: {len(fields)} fields instead of {width}")
+    if len(fields) != len(head):
+        found.skipped.append(f"line {number}: {len(fields)} fields instead of {len(head)}")
         return None
-    name, label = fields[columns.path].strip(), class_name(fields[columns.label].strip())
+    name, label = fields[columns.path].strip(), _label(columns, head, fields)
     path, why = files.find(name)
     if why:
         found.skipped.append(f"line {number}, {one_line(name)[:LONGEST_NAME]}: {why}")
@@ -226,6 +281,13 @@ def _row(
     else:
         return _Row(number, fields, path, label)
     return None
+
+
+def _whole_numbers(rows: Sequence[_Row]) -> list[_Row]:
+    """The rows with labels `1.0` as `1`, where all labels are whole numbers: a column with a gap comes so out of pandas."""
+    if not all(WHOLE.fullmatch(row.label) for row in rows):
+        return list(rows)
+    return [replace(row, label=row.label.partition(".")[0]) for row in rows]
 
 
 def _once(rows: Sequence[_Row], found: Listing) -> list[_Row]:
@@ -305,71 +367,3 @@ def _split(text: str, marked: tuple[str, str] | None) -> str | None:
         return None if answer is None else marked[0 if answer else 1]
     name = split_name(text)
     return name and name.split
-
-
-# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-class _Files:
-    """Finds the files that a table names. Folders are listed once, and only where a name has no ending."""
-
-    def __init__(self, top: Path, names: Sequence[str]) -> None:
-        """Paths are relative to `top`, or where none of the `names` lies there to a folder beside the table."""
-        self._by_stem: dict[Path, dict[str, list[str]]] = {}
-        self.top = top
-        if names and all(self.find(name)[1] for name in names):
-            self.top = max(
-                self._beside(top), key=lambda folder: self._hits(folder, names), default=top
-            )
-            self.top = self.top if self._hits(self.top, names) else top
-
-    def find(self, name: str, top: Path | None = None) -> tuple[Path, str]:
-        """The file that a name means, and why there is none; empty where there is."""
-        top = top or self.top
-        try:
-            paths = [top / form for form in _spellings(name)]
-            there = next((path for path in paths if path.exists()), None)
-            if there is None:
-                return self._without_ending(top / name.replace("\\", "/"))
-            return Path(os.path.normpath(there)), "" if is_file(there) else "not a regular file"
-        except PermissionError as error:
-            return top / name, f"{CLOSED} ({error.strerror})"
-        except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
-            return top / name, f"no file's name ({getattr(error, 'strerror', None) or error})"
-
-    def _without_ending(self, path: Path) -> tuple[Path, str]:
-        """The one image beside it that has this name and an ending."""
-        if path.parent not in self._by_stem:
-            self._by_stem[path.parent] = _images_by_stem(path.parent)
-        found = self._by_stem[path.parent].get(path.name, [])
-        if len(found) == 1:
-            return Path(os.path.normpath(path.with_name(found[0]))), ""
-        return (
-            path,
-            f"more than one file is called so ({listed(found, 3)})" if found else "no such file",
-        )
-
-    def _hits(self, folder: Path, names: Sequence[str]) -> int:
-        return sum(not self.find(name, folder)[1] for name in names)
-
-    def _beside(self, top: Path) -> list[Path]:
-        with suppress(OSError):
-            return sorted(p for p in top.iterdir() if is_folder(p))[:BESIDE]
-        return []
-
-
-def _spellings(name: str) -> Iterable[str]:
-    """A name as it is, with slashes, and with its accents in either of Unicode's forms."""
-    forms = (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
-    return dict.fromkeys((name, name.replace("\\", "/"), *forms))
-
-
-def _images_by_stem(folder: Path) -> dict[str, list[str]]:
-    endings = extensions()
-    found: dict[str, list[str]] = {}
-    with suppress(OSError):
-        for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are all that is needed
-            stem, ending = os.path.splitext(name)  # noqa: PTH122
-            if ending.lower() in endings:
-                found.setdefault(stem, []).append(name)
-    return found

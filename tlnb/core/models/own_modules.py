@@ -1,79 +1,107 @@
 """One's own network, as people have it, made ready to be traced and trained: on a copy, each change said.
 
 Wrappers for several GPUs and compiled code are taken off; half precision becomes single; lazy layers get their shapes; of several
-outputs the scores are used; an output layer is appended where there is none; and where code insists on images that are
-contiguous in memory (`x.view(x.size(0), -1)`), they are.
+outputs the scores are used; an output layer is appended where there is none; where code insists on images that are
+contiguous in memory (`x.view(x.size(0), -1)`), they are; and a network for images of one size gets those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 from torch.nn.parameter import is_lazy
 
-from tlnb.core.models.anatomy import read_anatomy
 from tlnb.core.models.module_copy import copied
-from tlnb.core.models.tracing import watch
+from tlnb.core.models.own_outputs import append_output_layer, let_it_give_scores
 from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 
 USUAL_EDGE = 224
-NAMES = (
-    "logits",
-    "scores",
-    "out",
-    "output",
-    "outputs",
-    "pred",
-    "preds",
-    "prediction",
-    "predictions",
+# Of networks for images of one size, the commonest first.
+EDGES = (
+    *(32, 28, 64, 96, 128, 48, 299, 256, 227, 160, 192, 100, 150, 180, 200, 300, 112, 84, 80),
+    *(56, 40, 36, 24, 20, 16),
 )
-OUTPUT = "output_layer"  # the name of one that is appended
-FAILED = object()  # the network does not take such an image: said where its anatomy is read
 
 
 @dataclass(frozen=True)
 class Adopted:
-    """A network ready for use, what was done to it, and how images lie in memory for it."""
+    """A network ready for use, what was done to it, how images lie in memory for it, and their edge if only one will do."""
 
     module: nn.Module = field(repr=False)
     notes: tuple[str, ...] = ()
     layout: str = "channels_last"  # or "contiguous"
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """What two blank images became."""
+
+    output: Any = None
+    by_layers: tuple[Tensor, ...] = ()  # what linear layers gave
+    failed: str = ""  # why it raised
 
 
 def adopt(module: nn.Module, size: int | None = None) -> Adopted:
     """A copy of the network, as tlnb can use it.
 
     Args:
-        size: the input edge in pixels, by which lazy layers get their shapes.
+        size: the input edge in pixels, by which lazy layers get their shapes; None: the usual one, or the only one that
+            the network takes.
 
     Raises:
-        ModelError: it cannot be copied, or gives no scores.
+        ModelError: it cannot be copied or trained, or gives no scores.
     """
     edge = size or USUAL_EDGE
     bare, notes = _unwrapped(module)
+    _check_trainable(bare)
     own = copied(bare)
     notes += _compiled_inside(own) + _shaped(own, edge) + _single(own)
     if not any(p.numel() for p in own.parameters()):
         return Adopted(own, tuple(notes))  # refused where it is loaded
-    layout, output = _layout(own, edge)
-    if output is not FAILED:
-        notes += _one_output(own, output, _passed(own, edge, layout, training=True))
-        notes += _ending(own, edge)
+    layout, passed = _layout(own, edge)
+    found = _only_size(own) if passed.failed and size is None else None
+    if found:
+        edge, notes = (
+            found,
+            [*notes, f"it takes images of {found}×{found} pixels, and none of {edge}×{edge}"],
+        )
+        layout, passed = _layout(own, edge)
+    if not passed.failed:
+        notes += _given(own, edge, layout, passed)
     if layout == "contiguous":
         notes.append(
             "its code needs contiguous memory (x.view(...)): images are laid out so, which is a little slower"
         )
-    return Adopted(own, tuple(notes), layout)
+    return Adopted(own, tuple(notes), layout, found)
 
 
 # ── wrappers, types, shapes ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def _check_trainable(module: nn.Module) -> None:
+    """Raises `ModelError` where a network's code or weights are in a form that cannot be trained."""
+    name, weights = type(module).__name__, next(module.parameters(), None)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise ModelError(
+            f"{name} is compiled by torch.jit, and its layers cannot be changed: load the Python network that it was made "
+            "of, and its weights from module.state_dict()"
+        )
+    quantized = [n for n, part in module.named_modules() if ".quantized." in type(part).__module__]
+    if quantized:
+        raise ModelError(
+            f"{name} holds quantized layers ({listed(quantized, 3)}), which cannot be trained: load it as it was before"
+        )
+    if weights is not None and weights.is_meta:
+        raise ModelError(
+            f"{name} has no weights (its parameters are on the device 'meta'): build it without torch.device('meta')"
+        )
 
 
 def _inner(module: nn.Module) -> nn.Module | None:
@@ -142,118 +170,59 @@ def _single(module: nn.Module) -> list[str]:
 # ── what it takes, and what it gives ──────────────────────────────────────────────────────────────────────────────
 
 
-def _layout(module: nn.Module, edge: int) -> tuple[str, Any]:
+def _given(module: nn.Module, edge: int, layout: str, in_eval: _Passed) -> list[str]:
+    """Let the network give scores, whatever it gives.
+
+    Raises:
+        ModelError: it does not, or fails in training mode.
+    """
+    in_training = _passed(module, edge, layout, training=True)
+    if in_training.failed:
+        raise ModelError(
+            f"in training mode {type(module).__name__} does not take images of {edge}×{edge} ({in_training.failed}): give "
+            "--size PX"
+        )
+    notes = let_it_give_scores(module, in_eval.output, in_training.output, in_eval.by_layers)
+    return notes + append_output_layer(module, edge)
+
+
+def _layout(module: nn.Module, edge: int) -> tuple[str, _Passed]:
     """How images have to lie in memory, and what the network gives for them in eval mode."""
     for layout in ("channels_last", "contiguous"):
-        output = _passed(module, edge, layout)
-        if output is not FAILED:
-            return layout, output
-    return "channels_last", FAILED
+        passed = _passed(module, edge, layout)
+        if not passed.failed:
+            return layout, passed
+    return "channels_last", passed
 
 
-def _passed(module: nn.Module, edge: int, layout: str, training: bool = False) -> Any:
-    """What a copy gives for two blank images; `FAILED` where it raises."""
-    twin, form = (
-        copied(module).train(training),
-        getattr(torch, f"{layout}_format" if layout == "contiguous" else layout),
-    )
+def _only_size(module: nn.Module) -> int | None:
+    """The edge of the images that a network takes which does not take the usual one; None where that was not found."""
+    return next((edge for edge in EDGES if not _passed(module, edge, "contiguous").failed), None)
+
+
+def _passed(module: nn.Module, edge: int, layout: str, training: bool = False) -> _Passed:
+    """What a copy makes of two blank images."""
+    twin = copied(module).train(training)
+    form = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
     device = next(twin.parameters()).device
     image = torch.zeros(2, 3, edge, edge, device=device).contiguous(memory_format=form)
     try:
-        with alone(), torch.random.fork_rng(devices=[]), torch.no_grad():
-            return twin.to(memory_format=form)(image)
-    except Exception:  # whatever the network's own code raises on an image that it does not take
-        return FAILED
+        with alone(), torch.random.fork_rng(devices=[]), torch.no_grad(), _linear(twin) as given:
+            return _Passed(twin.to(memory_format=form)(image), tuple(given))
+    except (
+        Exception
+    ) as error:  # whatever the network's own code raises on an image that it does not take
+        return _Passed(failed=" ".join(str(error).split())[:100] or type(error).__name__)
 
 
-def scores_of(output: Any) -> Any:
-    """The scores among what a network gives: the logits of a mapping, the first of several; a tensor is itself."""
-    if isinstance(output, Tensor | Proxy):
-        return output
-    if isinstance(output, Mapping):
-        name = next((name for name in NAMES if name in output), None)
-        return output[name] if name else next(iter(output.values())) if len(output) == 1 else output
-    if isinstance(output, tuple | list) and output:
-        return scores_of(output[0])
-    return getattr(output, "logits", output)
-
-
-def _one_output(module: nn.Module, in_eval: Any, in_training: Any) -> list[str]:
-    """Let the network give its scores alone, where it gives more.
-
-    Raises:
-        ModelError: no scores are among it.
-    """
-    several = [
-        each
-        for each in (in_eval, in_training)
-        if each is not FAILED and not isinstance(each, Tensor)
-    ]
-    for each in several:
-        if not isinstance(scores_of(each), Tensor):
-            raise ModelError(
-                f"the network gives {_words(each)}: it must give scores (N, classes), or those as 'logits'"
-            )
-    if not several:
-        return []
-    kind = type(module)
-    _give(module, lambda self, x: scores_of(kind.forward(self, x)))
-    when = "" if not isinstance(in_eval, Tensor) else " while it trains"
-    return [
-        f"it gives {_words(several[0])}{when}: the {_which(several[0])} is used, the rest is not trained"
-    ]
-
-
-def _words(output: Any) -> str:
-    kind = type(output).__name__
-    article = "an" if kind[0].lower() in "aeiou" else "a"
-    inside = f" of {listed(map(str, output), 6)}" if isinstance(output, Mapping) else ""
-    return f"{article} {kind}{inside}"
-
-
-def _which(output: Any) -> str:
-    if isinstance(output, Mapping):
-        return next((name for name in NAMES if name in output), "only value")
-    return "first" if isinstance(output, tuple | list) else "logits"
-
-
-def _give(module: nn.Module, forward: Any) -> None:
-    """Give a module another `forward`; its names, its class's name and its source stay."""
-    kind = type(module)
-    body = {
-        "forward": forward,
-        "__module__": kind.__module__,
-        "__qualname__": kind.__qualname__,
-        "__doc__": kind.__doc__,
-    }
-    module.__class__ = type(kind.__name__, (kind,), body)
-
-
-def _ending(module: nn.Module, edge: int) -> list[str]:
-    """Append an output layer where the network ends in features.
-
-    Raises:
-        ModelError: it gives neither scores nor features.
-    """
+@contextmanager
+def _linear(module: nn.Module) -> Iterator[list[Tensor]]:
+    """What linear layers give inside, from the last to the first that was called."""
+    given: list[Tensor] = []
+    layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
+    hooks = [part.register_forward_hook(lambda _, __, y: given.insert(0, y)) for part in layers]
     try:
-        read_anatomy(module, edge)
-    except ModelError as error:
-        if "no output layer" not in str(error):
-            return []  # said where its anatomy is read, with the data at hand
-    else:
-        return []
-    width = watch(module, edge).scores
-    last = [name for name, part in module.named_modules() if name]
-    end = next(
-        (name for name in reversed(last) if type(module.get_submodule(name)) is nn.Identity), None
-    )
-    with alone(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        layer = nn.Linear(width, 2)
-    if end is not None and end == last[-1]:
-        module.set_submodule(end, layer)
-        return [f"it ends in {width} features, without an output layer: {end} becomes one"]
-    kind = type(module)
-    module.add_module(OUTPUT, layer)
-    _give(module, lambda self, x: getattr(self, OUTPUT)(kind.forward(self, x)))
-    return [f"it ends in {width} features, without an output layer: {OUTPUT} is appended"]
+        yield given
+    finally:
+        for hook in hooks:
+            hook.remove()

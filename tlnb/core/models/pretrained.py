@@ -44,7 +44,7 @@ from tlnb.core.models.weights import (
     outline,
     read_state,
 )
-from tlnb.core.runtime.errors import ModelError, did_you_mean
+from tlnb.core.runtime.errors import ModelError, did_you_mean, listed
 from tlnb.core.runtime.paths import user_path
 from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.storage.download import Progress, fetch
@@ -104,6 +104,8 @@ def load(
         model = _own(source, called or type(source).__name__, weights, given, layout, notes)
     elif source in names():
         model = _by_name(source, weights, progress)
+    elif not isinstance(source, str):
+        raise ModelError(_no_network(source))
     else:
         otherwise = f"%tl_models lists all; of a variable inside a function write tl.load({source})"
         hint = did_you_mean(
@@ -112,6 +114,16 @@ def load(
         raise ModelError(f"no model is called {source!r}: {hint}")
     model.module.eval()
     return replace(model, transform=changed_transform(model, mean, std, size))
+
+
+def _no_network(source: object) -> str:
+    """What to load in place of what is no network, in a line."""
+    if isinstance(source, type) and issubclass(source, nn.Module):
+        return f"{source.__name__} is a class: build the network, tl.load({source.__name__}())"
+    kind = type(source).__name__
+    if isinstance(source, Mapping):
+        return f"this {kind} holds weights and no network: build that, and tl.load(NETWORK, weights='FILE')"
+    return f"an object of type {kind} is not a network: give a name of tl.models(), or an nn.Module"
 
 
 def bare(name: str, scores: int) -> PretrainedModel:
@@ -371,9 +383,21 @@ def _own(
         state = named_as(read_state(user_path(weights)), module)
         source = f"unknown data (weights from {state.file})"
         notes = (*notes, *state.notes, *fill(module, state, called, lenient=True))
+    _check_numbers(module, called)
     card = Card(
         called, "own", source, parameters=parameter_count(module), on_disk=True, notes=notes
     )
     transform = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD, layout=layout)
     origin = Origin(called, "own")
     return PretrainedModel(called, module, transform, card, weights, origin=origin)
+
+
+def _check_numbers(module: nn.Module, called: str) -> None:
+    """Raises `ModelError` where weights, or running statistics, hold what is not a number: nothing can be learned from there."""
+    broken = [name for name, p in module.named_parameters() if not bool(torch.isfinite(p).all())]
+    broken += [n for n, b in module.named_buffers() if b.is_floating_point() and b.isnan().any()]
+    if broken:
+        raise ModelError(
+            f"{called} holds NaN or infinite numbers in {listed(broken, 3)}, as a training that went wrong leaves them: load "
+            "other weights, or --weights none for a random start"
+        )

@@ -105,8 +105,16 @@ def watch(module: nn.Module, size: int) -> Watched:
     except Exception as error:  # whatever a foreign module raises on a foreign input
         reason = " ".join(str(error).split())[:120]
         raise ModelError(
-            f"the network does not take an image (1, 3, {size}, {size}): {reason}"
+            f"the network does not take an image (1, 3, {size}, {size}): {reason}{_remedy(module, reason)}"
         ) from None
+
+
+def _remedy(module: nn.Module, reason: str) -> str:
+    """What may help a network that takes other images."""
+    first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
+    if first is not None and first.in_channels == 1:
+        return "; images have three channels here: nn.Sequential(torchvision.transforms.v2.Grayscale(), NETWORK) takes them"
+    return "; another input edge is given by --size PX" if "shape" in reason else ""
 
 
 class _NoScores(ModelError):
@@ -138,10 +146,21 @@ def _watched(twin: nn.Module, image: Tensor) -> Watched:
         output = twin(image)
     if not isinstance(output, Tensor) or output.ndim != 2:
         found = eye.shapes.get("", f"a {type(output).__name__}")
-        raise _NoScores(f"the network gives {found}: it must give scores (N, classes)")
+        raise _NoScores(
+            f"the network gives {found} for an image: it must give scores (N, classes){_flat(found)}"
+        )
     return Watched(
         tuple(eye.steps), eye.shapes, eye.made.get(_storage(output), IMAGE), output.shape[1]
     )
+
+
+def _flat(shape: object) -> str:
+    """How scores become a row, where they are one but for its shape."""
+    if not isinstance(shape, tuple):
+        return ""
+    if not shape:
+        return ", in its forward .flatten(1) keeps them where .squeeze() loses the batch"
+    return ", nn.Flatten() at its end makes them a row" if set(shape[1:]) == {1} else ""
 
 
 class _Eye(TorchDispatchMode):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from tlnb.core.data.dataset import DataSet
@@ -10,7 +9,7 @@ from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan, plan_strategy
 from tlnb.core.planning.recipes import recipe
-from tlnb.core.training.optimizers import steps_of
+from tlnb.core.training.batch_sizes import batches_of, none_alone
 from tlnb.core.training.run import Run
 
 MORE_STEPS = 2  # a random start may take up to so many times the run's steps
@@ -29,13 +28,27 @@ def matched(
     plan = replace(plan_strategy(anatomy, "scratch", run.plan.edits), tuned=found.baseline_tuned)
     filled = options.filled(found.baseline_options).filled(recipe(plan, data))
     if options.epochs is None:
-        filled = with_steps(filled, MORE_STEPS * run.work.steps, len(data.labels["train"]))
+        statistics = any("BatchNorm" in layer.kind for layer in anatomy.layers)  # all of them learn
+        most, images = MORE_STEPS * run.work.steps, len(data.labels["train"])
+        filled = with_steps(filled, most, images, statistics)
     return plan, filled
 
 
-def with_steps(options: TrainOptions, steps: int, images: int) -> TrainOptions:
-    """As many epochs as fit into so many steps, at least one, at most the options' own."""
-    a_pass = math.ceil(images / (options.batch_size or 1))
-    if steps_of(options, images) <= steps:
-        return options
-    return replace(options, epochs=max(1, steps // a_pass))
+def with_steps(options: TrainOptions, steps: int, images: int, statistics: bool) -> TrainOptions:
+    """As many epochs as fit into so many steps, at least one, at most the options' own.
+
+    Args:
+        images: training images.
+        statistics: whether what learns takes batch statistics.
+    """
+    return _within(options, steps, batches_of(none_alone(options, images, statistics), images))
+
+
+def with_equal_steps(baseline: Run, steps: int) -> TrainOptions:
+    """The options of a baseline with as many epochs as fit into so many steps, at least one."""
+    return _within(baseline.options, steps, baseline.work.steps // max(1, len(baseline.epochs)))
+
+
+def _within(options: TrainOptions, steps: int, an_epoch: int) -> TrainOptions:
+    fit = max(1, steps // max(1, an_epoch))
+    return options if (options.epochs or 0) <= fit else replace(options, epochs=fit)

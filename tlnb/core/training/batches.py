@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,9 +13,9 @@ from tlnb.core.data.augment import draw
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.runtime.device import Machine
 from tlnb.core.runtime.distributed import uses_batch_statistics
-from tlnb.core.runtime.errors import UsageError
 from tlnb.core.storage.memory_map import batches as mapped_batches
 from tlnb.core.storage.memory_map import is_mapped
+from tlnb.core.training.batch_sizes import batches_of, none_alone
 from tlnb.core.training.context import SEED_STRIDE, TrainingContext
 from tlnb.core.training.events import Event, event
 from tlnb.core.training.features import Inputs
@@ -45,11 +44,6 @@ def weight_share(part: Tensor, whole: Tensor, class_weights: Tensor | None) -> T
     return class_weights[part].sum() / class_weights[whole].sum()
 
 
-def batches_of(images: int, options: TrainOptions) -> int:
-    """Batches in one epoch of so many training images."""
-    return math.ceil(images / (options.batch_size or 1))
-
-
 def without_single_images(
     context: TrainingContext, module: nn.Module, options: TrainOptions, events: list[Event]
 ) -> TrainOptions:
@@ -62,20 +56,12 @@ def without_single_images(
     Raises:
         UsageError: batches of one image were asked for.
     """
-    images, size = context.train_images, options.batch_size or 1
-    if (
-        context.ranks.count > 1
-        or images // math.ceil(images / size) > 1
-        or not uses_batch_statistics(module)
-    ):
+    if context.ranks.count > 1:
         return options
-    if size == 1:
-        raise UsageError(
-            "--batch-size 1 leaves BatchNorm one image, which has no statistics: use --batch-size 2 or more, "
-            "or %tl_freeze the BatchNorm layers"
-        )
-    note_once(events, event("joined-batches", size=size))
-    return replace(options, batch_size=size + 1)
+    fitted = none_alone(options, context.train_images, uses_batch_statistics(module))
+    if fitted.batch_size != options.batch_size:
+        note_once(events, event("joined-batches", size=options.batch_size or 1))
+    return fitted
 
 
 def note_once(events: list[Event], noted: Event) -> None:
@@ -95,7 +81,7 @@ def epoch_batches(
     generator = torch.Generator().manual_seed(options.seed * SEED_STRIDE + epoch)
     images, labels = inputs.train(epoch), context.labels["train"]
     order = torch.randperm(len(labels), generator=generator)
-    whole_batches = list(order.tensor_split(batches_of(len(labels), options)))
+    whole_batches = list(order.tensor_split(batches_of(options, len(labels))))
     shards = [ranks.shard(len(rows)) for rows in whole_batches]
     busy = [ranks.busy(shard) for shard in shards]
     own_rows = [rows[own] for rows, own in zip(whole_batches, busy, strict=True)]

@@ -13,10 +13,10 @@ from tlnb.core.planning.options import TrainOptions
 from tlnb.core.runtime.device import Machine, free_memory, out_of_memory
 from tlnb.core.runtime.distributed import ALONE, Ranks, uses_batch_statistics
 from tlnb.core.runtime.errors import MemoryLimit, UsageError
+from tlnb.core.training.batch_sizes import batches_of
 from tlnb.core.training.batches import (
     Batch,
     MicroBatches,
-    batches_of,
     epoch_batches,
     note_once,
     weight_share,
@@ -90,7 +90,7 @@ class AdamWEpochs:
             ranks=context.ranks,
         )
         images = context.train_images
-        return EpochResult(loss, batches_of(images, self._options), images)
+        return EpochResult(loss, batches_of(self._options, images), images)
 
 
 def _shared(
@@ -104,7 +104,7 @@ def _shared(
     count = context.ranks.count
     if count > 1 and uses_batch_statistics(module):
         images = context.train_images
-        fewest = images // batches_of(images, options) // count
+        fewest = images // batches_of(options, images) // count
         synchronised = context.machine.device.startswith("cuda")
         if fewest < (1 if synchronised else 2):
             raise UsageError(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.planning.options import TrainOptions
+from tlnb.core.training.batch_sizes import batches_of
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.freezing import layer_of
 
@@ -42,7 +43,7 @@ def one_cycle(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sc
 
 def steps_of(options: TrainOptions, images: int) -> int:
     """Optimiser steps that filled-in options mean for so many training images."""
-    return (options.epochs or 0) * math.ceil(images / (options.batch_size or 1))
+    return (options.epochs or 0) * batches_of(options, images)
 
 
 def advice_for_nan(options: TrainOptions, usual: float | None, precision: str) -> str:

@@ -104,6 +104,9 @@ class Forecast(OneLine):
     measured_flops: float | None = None
     per_look: float = 0.0  # seconds of one look at monitor
     look_share: float = 0.0  # its FLOPs, in those of an epoch's training
+    steps: int | None = (
+        None  # of the optimiser, head first and then the plan; L-BFGS decides as it goes
+    )
 
     @property
     def seconds(self) -> float:

@@ -255,7 +255,7 @@ def _add_dirt(top: Path) -> None:
         "beech/Thumbs.db": b"\xd0\xcf\x11\xe0",
         "beech/leaf90_1.jpg": b"",
         "oak/leaf90_1.jpg": some[: len(some) // 3],
-        "oak/IMG_0417": some,
+        "oak/IMG_0417.MOV": b"\0\0\0\x14ftypqt  ",
         "birch/leaf90_1.jpg": b"<!DOCTYPE html><html>404</html>",
         "oak/leaf03_2 (copy).jpg": (top / "oak" / "leaf03_2.jpg").read_bytes(),
         "birch/from-oak.jpg": (top / "oak" / "leaf05_1.jpg").read_bytes(),

@@ -46,7 +46,6 @@ IMPORTS: tuple[tuple[str, str], ...] = (
     ("from sklearn.datasets import load_digits", r"\bload_digits\("),
     ("from torch import Tensor, nn", r"\bTensor\b"),
     ("from torchvision import models", r"\bmodels\."),
-    ("from torchvision.datasets.folder import IMG_EXTENSIONS", r"\bIMG_EXTENSIONS\b"),
     ("from torchvision.models.resnet import BasicBlock", r"\bBasicBlock\("),
 )
 
@@ -123,7 +122,7 @@ def _settings(case: Case) -> str:
     lines.append(f"MEAN, STD = {t.mean}, {t.std}  # of the images that the network was trained on")
     if o.optimizer == "adamw":
         lines.append(
-            f"EPOCHS, BATCH_SIZE, WEIGHT_DECAY = {o.epochs}, {o.batch_size}, {o.weight_decay:g}"
+            f"EPOCHS, BATCH_SIZE, WEIGHT_DECAY = {o.epochs}, {case.batch_size}, {o.weight_decay:g}"
         )
         lines += rates(case)
     else:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 from tlnb.core.data.augment import CONTRAST, SHEAR, SHIFT, TURN, ZOOM
 from tlnb.core.data.builtin import DIGITS_TEST
-from tlnb.core.data.decoding import FINER, MAX_PIXELS, OTHER_EXTENSIONS, formats
+from tlnb.core.data.decoding import FINER, MAX_PIXELS, formats
+from tlnb.core.data.image_listing import RAW
 from tlnb.core.data.splits import TEST_SHARE, VAL_SHARE
 from tlnb.core.export.pytorch_script.script_facts import Case
 from tlnb.core.export.pytorch_script.template import WIDTH, fill, noted, quoted
@@ -163,7 +164,7 @@ def _values(case: Case) -> dict[str, object]:
         "layout": "channels_last"
         if case.model.transform.layout == "channels_last"
         else "contiguous_format",
-        "endings": ", ".join(map(quoted, OTHER_EXTENSIONS)),
+        "others": ", ".join(map(quoted, RAW)),
         "train_folder": "",
         "val_folder": "",
         "test_folder": "",
@@ -241,7 +242,8 @@ def read(path: Path) -> Tensor | None:
 '''
 
 READ_FOLDER = '''
-ENDINGS = (*IMG_EXTENSIONS, $endings)
+# a camera's own files hold a small preview at most
+OTHERS = ($others)
 
 
 def read_photos(folder: Path) -> tuple[Tensor, Tensor]:
@@ -252,7 +254,7 @@ def read_photos(folder: Path) -> tuple[Tensor, Tensor]:
         spelt = (p for p in folder.iterdir() if unicodedata.normalize("NFC", p.name) == name)  #? accents
         for path in sorted(path for p in spelt for path in p.rglob("*")):  #? accents
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-            if path.suffix.lower() in ENDINGS and not hidden:
+            if path.is_file() and path.suffix.lower() not in OTHERS and not hidden:
                 image = read(path)
                 if image is not None:
                     images.append(image)

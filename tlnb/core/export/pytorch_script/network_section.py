@@ -14,6 +14,7 @@ from pathlib import Path
 from tlnb.core.export.pytorch_script.data_section import count
 from tlnb.core.export.pytorch_script.script_facts import Case
 from tlnb.core.export.pytorch_script.template import quoted
+from tlnb.core.models.own_outputs import Change, Route, changes_of
 from tlnb.core.models.pretrained import EMBEDDED
 from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import one_line
@@ -216,6 +217,8 @@ ORIGIN: dict[str, Callable[[Case], Iterator[str]]] = {
 
 def _own(case: Case) -> Iterator[str]:
     yield f"model = {_own_class(case)}()  # CHANGE: make it as you did in the notebook"
+    for change in changes_of(case.model.module):
+        yield from _changed(change)
     weights = case.model.weights
     if case.plan.start == "random" or (weights == "none" and case.came_from is None):
         yield f"torch.manual_seed({'SEED' if case.plan.start == 'random' else 0})"
@@ -224,6 +227,31 @@ def _own(case: Case) -> Iterator[str]:
         yield "        layer.reset_parameters()"
     elif case.came_from is None:
         yield from _saved(case) if weights == "default" else _from_file(case)
+
+
+def _changed(change: Change) -> Iterator[str]:
+    """What was done to one's own network so that it gives scores. A hook's answer takes the place of the output."""
+    if change.routes:
+        yield "# of all that it gives the scores alone"
+        yield f"model.register_forward_hook(lambda _, __, y: {_scores_in(change)})"
+    if change.layer:
+        yield f"{path(change.layer)} = nn.Linear({change.width}, 2)  # it ends in {change.width} features"
+    if change.called:
+        yield f"model.register_forward_hook(lambda model, _, y: {path(change.layer)}(y))"
+
+
+def _scores_in(change: Change) -> str:
+    """Where the scores are in `y`, which at some times may be just those, or of another type."""
+    in_eval, *in_training = change.routes
+    code = in_eval.code("y")
+    for route in in_training:
+        code = f"{route.code('y')} if {_is_of(route)} else {code}"
+    return code if change.always else f"y if isinstance(y, Tensor) else {code}"
+
+
+def _is_of(route: Route) -> str:
+    kind = {"dict": "dict", "tuple": "tuple | list"}.get(route.kind)
+    return f"isinstance(y, {kind})" if kind else f'type(y).__name__ == "{route.kind}"'
 
 
 def _own_class(case: Case) -> str:

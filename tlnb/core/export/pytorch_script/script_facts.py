@@ -13,10 +13,13 @@ from torch import nn
 
 from tlnb.core.data.dataset import DataFacts
 from tlnb.core.models.anatomy import Anatomy, evaluating, owned
+from tlnb.core.models.own_outputs import own_class
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Edit, Plan
+from tlnb.core.runtime.distributed import uses_batch_statistics
 from tlnb.core.runtime.errors import OneLine
+from tlnb.core.training.batch_sizes import none_alone
 from tlnb.core.training.events import Event
 from tlnb.core.training.features import CACHED_VIEWS, VIEW_FLOPS
 from tlnb.core.training.folded_input_norm import can_fold
@@ -74,6 +77,20 @@ class Case:
     @property
     def head_name(self) -> str:
         return next(iter(self.scaled), self.anatomy.head)
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Images in a step: as the run had them, or as it would.
+
+        Raises:
+            UsageError: one, where batch statistics are taken.
+        """
+        if self.run is not None and self.run.processes > 1:
+            return self.options.batch_size or 1
+        set_modes(self.network, set(self.plan.trained))
+        statistics = uses_batch_statistics(self.network)
+        found = none_alone(self.options, self.data.splits["train"], statistics)
+        return found.batch_size or 1
 
     @property
     def came_from(self) -> str | None:
@@ -197,7 +214,12 @@ class Case:
         """The user's modules that hold layers of both kinds and whose forward asks for the mode: `F.dropout(x, training=…)`."""
         if not self.own:
             return []
-        whole = self.learning(self.plan.trained)
+        phases = [self.plan.trained, *([self.anatomy.heads] if self.warm else [])]
+        found = {name for trained in phases for name in self._askers_among(tuple(trained))}
+        return [name for name, _ in self.network.named_modules() if name in found]
+
+    def _askers_among(self, trained: tuple[str, ...]) -> list[str]:
+        whole = self.learning(trained)
         layers = {part for _, part in owned(self.network)}
         return [
             name
@@ -205,7 +227,7 @@ class Case:
             if part not in layers
             and "training" in _names_in_forward(part)
             and not any(not m or name == m or name.startswith(f"{m}.") for m in whole)
-            and any(not name or n.startswith(f"{name}.") for n in self.plan.trained)
+            and any(not name or n.startswith(f"{name}.") for n in trained)
         ]
 
     def learning(self, trained: Iterable[str], rate: float | None = None) -> dict[str, float]:
@@ -248,7 +270,7 @@ class Case:
 
 
 def _names_in_forward(part: nn.Module) -> tuple[str, ...]:
-    code = getattr(inspect.unwrap(type(part).forward), "__code__", None)
+    code = getattr(inspect.unwrap(own_class(part).forward), "__code__", None)
     return code.co_names if code is not None else ()
 
 

@@ -1,0 +1,112 @@
+"""Finds the files that a table names: as they are written, or as they lie on this machine."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import unquote
+
+from tlnb.core.data.decoding import extensions
+from tlnb.core.data.image_listing import CLOSED
+from tlnb.core.runtime.errors import listed
+from tlnb.core.runtime.paths import is_file, is_folder
+
+WEB = ("http://", "https://", "s3://", "gs://")
+DEEPEST = 12  # folders of a path that may be left out
+BESIDE = 100  # folders that are tried
+
+
+class TableFiles:
+    """Finds the files that a table names. Folders are listed once, and only where a name has no ending."""
+
+    def __init__(self, top: Path, names: Sequence[str]) -> None:
+        """Paths are relative to `top`, or where none of the `names` lies there to a folder beside the table.
+
+        Where none lies in either (`/kaggle/input/birds/train/1.jpg`), as many of their first folders are left out as it
+        takes, which is `dropped`.
+        """
+        self._by_stem: dict[Path, dict[str, list[str]]] = {}
+        self.top, self.dropped = top, 0
+        if names and not self._hits(names, top, 0):
+            self.top, self.dropped = self._place(names, top)
+
+    def _place(self, names: Sequence[str], top: Path) -> tuple[Path, int]:
+        """The folder in which most of the names lie, and how many of their first folders have to be left out for that."""
+        tops = [top, *self._beside(top)]
+        for dropped in range(min(DEEPEST, max(len(_parts(name)) for name in names))):
+            found = {folder: self._hits(names, folder, dropped) for folder in tops}
+            best = max(tops, key=lambda folder: found[folder])
+            if found[best]:
+                return best, dropped
+        return top, 0
+
+    def find(
+        self, name: str, top: Path | None = None, dropped: int | None = None
+    ) -> tuple[Path, str]:
+        """The file that a name means, and why there is none; empty where there is."""
+        top, drop = top or self.top, self.dropped if dropped is None else dropped
+        if name.startswith(WEB):
+            return top / "web", "an address on the web: download the files, and name those"
+        if drop:
+            name = "/".join(_parts(name)[drop:]) or name
+        try:
+            paths = [top / form for form in _spellings(name)]
+            there = next((path for path in paths if path.exists()), None)
+            if there is None:
+                return self._without_ending(top / name.replace("\\", "/"))
+            return Path(os.path.normpath(there)), "" if is_file(there) else "not a regular file"
+        except PermissionError as error:
+            return top / name, f"{CLOSED} ({error.strerror})"
+        except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
+            return top / name, f"no file's name ({getattr(error, 'strerror', None) or error})"
+
+    def _without_ending(self, path: Path) -> tuple[Path, str]:
+        """The one image beside it that has this name and an ending."""
+        if path.parent not in self._by_stem:
+            self._by_stem[path.parent] = _images_by_stem(path.parent)
+        by_stem = self._by_stem[path.parent]
+        found = by_stem.get(path.name, [])
+        if not found:  # `IMG_1.JPG` for IMG_1.jpg
+            others = by_stem.get(path.stem, [])
+            found = [name for name in others if name.lower() == path.name.lower()]
+        if len(found) == 1:
+            return Path(os.path.normpath(path.with_name(found[0]))), ""
+        return (
+            path,
+            f"more than one file is called so ({listed(found, 3)})" if found else "no such file",
+        )
+
+    def _hits(self, names: Sequence[str], folder: Path, dropped: int) -> int:
+        return sum(not self.find(name, folder, dropped)[1] for name in names)
+
+    def _beside(self, top: Path) -> list[Path]:
+        with suppress(OSError):
+            return sorted(p for p in top.iterdir() if is_folder(p))[:BESIDE]
+        return []
+
+
+def _parts(name: str) -> list[str]:
+    """The folders and the file of a path as Unix or Windows writes it."""
+    return [part for part in re.split(r"[/\\]", name) if part]
+
+
+def _spellings(name: str) -> Iterable[str]:
+    """A name as it is, with slashes, without `%20` and `file://`, and with its accents in either of Unicode's forms."""
+    forms = (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
+    plain = unquote(name.removeprefix("file://"))
+    return dict.fromkeys((name, name.replace("\\", "/"), *forms, plain))
+
+
+def _images_by_stem(folder: Path) -> dict[str, list[str]]:
+    endings = extensions()
+    found: dict[str, list[str]] = {}
+    with suppress(OSError):
+        for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are all that is needed
+            stem, ending = os.path.splitext(name)  # noqa: PTH122
+            if ending.lower() in endings:
+                found.setdefault(stem, []).append(name)
+    return found
