@@ -28,11 +28,13 @@ from tlnb.core.runtime.device import Machine, machine
 from tlnb.core.runtime.malloc import large_blocks_kept
 from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.checkpoint_timing import Writes, count
-from tlnb.core.training.features import FIXED, Choice, Cost, Source
+from tlnb.core.training.features import FIXED, Source
 from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import hashes
 from tlnb.core.training.run import Cache, Forecast, Run
+from tlnb.core.training.split_choice import Choice
 from tlnb.core.training.trainer import Training, looks_at_monitor, seeded
+from tlnb.core.training.training_inputs import Cost
 
 LEAST_SECONDS = 1.0  # that a forecast may take, however short the run
 SHARE = 0.05  # of the run's seconds that it may take otherwise

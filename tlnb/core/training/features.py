@@ -1,11 +1,10 @@
-"""What the training loop eats: raw images, or cached activations of what is frozen, which never change."""
+"""Where training inputs come from: images, or cached activations of the frozen layers, which never change."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,91 +18,21 @@ from tlnb.core.runtime.device import Machine, in_chunks
 from tlnb.core.runtime.distributed import ALONE, Ranks
 from tlnb.core.runtime.limits import cache_folder, disk_budget, memory_budget
 from tlnb.core.storage.activation_cache import Store, key_of
-from tlnb.core.storage.memory_map import is_mapped
+from tlnb.core.training.cached_inputs import CachedInputs, HeadInputs
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.model_split import Cuts, cut_at, kinds_of, places
+from tlnb.core.training.raw_inputs import Images, RawInputs, chunk_of
 from tlnb.core.training.run import Cache
 from tlnb.core.training.split_chain import Cut, Place, chain_places
+from tlnb.core.training.split_choice import Choice, Demand
+from tlnb.core.training.training_inputs import Cost, Inputs
 
-CHUNK = 256  # images in one forward pass that needs no gradient, at most
-CHUNK_NUMBERS = (
-    8 * 3 * 224 * 224
-)  # and numbers in the images of one: more do not fit a core's cache and are slower
 AT_ONCE = 64  # rows of a chunk that pass a processor at once: faster than more (GlyphNet by a fifth), and less memory
-CACHED_VIEWS = 10  # views of every image that a cache holds: the image itself, the others augmented
 FEW_VIEWS = "trained without augmentation: caching more views takes too much computing (--no-cache augments every batch)"
-VIEW_FLOPS = 1e12  # for all views together; about ten seconds of two CPU cores
 VIEW_SEED = 500_009  # added to the seeds of views, which must not be those of epochs
-PRICE = {
-    "memory": 1.0,
-    "disk": 50.0,
-}  # of reading a byte of cache, in FLOPs that take as long; rough, and fixed
 FIXED = ("val", "monitor", "test")
 
 _unique = itertools.count()
-
-
-def chunk_of(edge: int, on_cpu: bool) -> int:
-    """Images in one forward pass that needs no gradient."""
-    return max(8, min(CHUNK, CHUNK_NUMBERS // (3 * edge**2))) if on_cpu else CHUNK
-
-
-@dataclass(frozen=True)
-class Cost:
-    """FLOPs for one image: a step as done, as planned without a cache, with everything trained; and a look.
-
-    `whole` is a look through the whole network, what is cached included.
-    """
-
-    done: float
-    planned: float
-    full: float
-    look: float
-    whole: float
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Images in the form that the training module takes."""
-
-    train: Callable[[int], Tensor]  # epoch → all training inputs, or the raw images
-    make: Callable[
-        [Tensor, Tensor], Tensor
-    ]  # a batch of those and what `draw` gave for it → the module's input
-    seen: Callable[[str], Tensor]  # split → inputs to judge by
-    look: Callable[[Tensor], Tensor]  # a batch of those → the module's input
-    teaches: nn.Module  # what trains
-    judges: nn.Module  # the same in eval mode
-    cost: Cost
-    views: int = 0  # how many cached ones `train` cycles through; 0: nothing is cached
-    note: str = ""  # how it was done, where the run should say so
-    chunk: int = 8  # rows in one forward pass that needs no gradient
-    cache: Cache | None = None
-    augment: str = "none"  # of each batch
-
-
-@dataclass(frozen=True)
-class HeadInputs:
-    """What reaches the output layers for each training image, and what is right of there."""
-
-    features: Tensor  # (N, …)
-    teaches: nn.Module  # to train the output layers alone
-    judges: nn.Module  # the same in eval mode
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Where to cut, how many views to keep, and where."""
-
-    place: Place
-    views: int
-    where: str  # memory, disk
-    bytes: int  # of everything that is kept
-
-    @property
-    def price(self) -> float:
-        """Of reading the training images once, in FLOPs that take as long."""
-        return PRICE[self.where] * self.place.numbers * 4
 
 
 class Source:
@@ -124,34 +53,23 @@ class Source:
         self.module, self.transform, self.data = module, transform, data
         self.machine, self.tally, self.store = machine, tally, store
         self._pause = pause  # called between passes
-        self._fitted: dict[str, Tensor] = {}
+        self._images = Images(data, transform, machine)
         self._identities: dict[nn.Module, str] = {}
         self.counts, self.cuts = Counts(), Cuts(store.surveys)
 
     # ── images ──
 
     def images(self, split: str) -> Tensor:
-        """A split's images at the network's edge `(N, 3, E, E)` uint8, on the device where they fit.
-
-        Those in a file stay there, as large as they are: batches of them are brought to the edge.
-        """
-        if split not in self._fitted:
-            if is_mapped(self.data.images[split]):
-                return self.data.images[split]
-            fitted = self.transform.fit(self.data.images[split])
-            self._fitted[split] = (
-                fitted.to(self.machine.device) if self.machine.fits(fitted.nbytes) else fitted
-            )
-        return self._fitted[split]
+        """A split's images, as `Images.of`."""
+        return self._images.of(split)
 
     def example(self) -> Tensor:
         """Two training images as the network takes them, to measure with."""
-        first = self.transform.fit(self.data.images["train"][:2])
-        return self.transform.normalise(first.to(self.machine.device))
+        return self._images.example()
 
     def forget(self) -> None:
         """Let go of images, and of the run that is asked between passes: memory is free at once, not when Python tidies up."""
-        self._fitted.clear()
+        self._images.forget()
         self._identities.clear()
         self.counts.forget()
         self.cuts.forget()
@@ -159,19 +77,8 @@ class Source:
 
     def raw(self, kind: str, note: str = "") -> Inputs:
         """Images as they are, augmented batch by batch, through the whole network."""
-        to, fit = self.transform.normalise, self.transform.fit
-        return Inputs(
-            lambda _: self.images("train"),
-            lambda x, numbers: to(changed(fit(x), kind, numbers)),
-            self.images,
-            lambda x: to(fit(self.placed(x))),
-            self.module,
-            self.module,
-            self._cost(self.module, self.example()),
-            note=note,
-            chunk=self.chunk(),
-            augment=kind,
-        )
+        cost = self._cost(self.module, self.example())
+        return RawInputs(self._images, self.module, cost, self.chunk(), kind, note)
 
     # ── where to cut ──
 
@@ -204,7 +111,7 @@ class Source:
         found, why = self.places(self.module, trained, self.example())
         if not found:
             return None, f"trained without a cache: {why}" if why else ""
-        choice = self._chosen(found, options.augment or "none", options.epochs or 1, before)
+        choice = self._demand(options, before).cheapest(found)
         full = "trained without a cache: the activations fit neither in memory nor on the disk"
         return choice, "" if choice else full
 
@@ -225,46 +132,18 @@ class Source:
             "" if found else f"the network cannot be traced ({reason}) and is no chain of modules",
         )
 
-    def _chosen(
-        self, found: list[Place], kind: str, epochs: int, before: Cache | None
-    ) -> Choice | None:
-        """The cheapest place by bytes read and FLOPs computed again: fixed before step one, never by the clock."""
-        if before is not None:
-            found = [place for place in found if place.at == before.at] or found
-        last = found[-1].flops
-        images = len(self.data.labels["train"])
-        room = self._room()
-        choices = [c for place in found for c in self._ways(place, kind, epochs, before, room)]
-
-        def cost(
-            choice: Choice,
-        ) -> tuple[float, int]:  # of equals the last: what costs no FLOPs takes time too
-            again = epochs * images * (last - choice.place.flops)
-            return again + epochs * images * choice.price, -found.index(choice.place)
-
-        best = min(choices, key=cost, default=None)
-        uncached = epochs * images * last
-        return best if best is not None and (before or cost(best)[0] < uncached) else None
-
-    def _ways(
-        self, place: Place, kind: str, epochs: int, before: Cache | None, room: tuple[int, int]
-    ) -> Iterator[Choice]:
-        counts = self.data.splits
-        images = counts["train"]
-        wanted = int(
-            max(1, min(CACHED_VIEWS, epochs, VIEW_FLOPS // (images * max(place.flops, 1.0))))
+    def _demand(self, options: TrainOptions, before: Cache | None) -> Demand:
+        counts, (memory, disk) = self.data.splits, self._room()
+        return Demand(
+            counts["train"],
+            sum(counts.get(split, 0) for split in FIXED),
+            options.epochs or 1,
+            (options.augment or "none") != "none",
+            self.machine.bytes_per_number,
+            memory,
+            disk,
+            before,
         )
-        wanted = before.views if before else (1 if kind == "none" else wanted)
-        one = place.numbers * self.machine.bytes_per_number
-        fixed = sum(counts.get(split, 0) for split in FIXED) * one
-        memory, disk = room
-        for where, most in (("memory", memory), ("disk", disk)):
-            if wanted * images * one + fixed <= most:
-                yield Choice(place, wanted, where, wanted * images * one + fixed)
-                return
-        fewer = int((memory - fixed) // (images * one))
-        if 1 <= fewer < wanted:
-            yield Choice(place, fewer, "memory", fewer * images * one + fixed)
 
     def _room(self) -> tuple[int, int]:
         """Bytes in memory and on the disk for what is cached; processes share a machine's, and all must decide alike."""
@@ -288,26 +167,16 @@ class Source:
             was.append(found)
             return value
 
-        train = [kept("train", view, "caching") for view in range(choice.views)]
-        held: dict[str, Tensor] = {}
+        train = tuple(kept("train", view, "caching") for view in range(choice.views))
 
         def seen(split: str) -> Tensor:
-            if split not in held:
-                self.module.eval()
-                held[split] = kept(split, 0, "evaluating")
-            return held[split]
+            self.module.eval()
+            return kept(split, 0, "evaluating")
 
         cost = self._cost(cut.suffix, self.placed(train[0][:2]), known=who)
         self.module.eval()
         judge = cut_at(self.module, place, self.cuts).suffix
         set_modes(self.module, set(trained))
-        note = ""
-        if kind != "none":
-            note = (
-                f"trained on {choice.views} cached views of each image"
-                if choice.views > 1
-                else FEW_VIEWS
-            )
         facts = Cache(
             place.at,
             choice.views,
@@ -317,19 +186,8 @@ class Source:
             all(was),
         )
         chunk = self.chunk() * max(1, self.example_numbers // max(1, place.numbers))
-        return Inputs(
-            lambda epoch: train[epoch % choice.views],
-            lambda x, _: self.placed(x),
-            seen,
-            self.placed,
-            cut.suffix,
-            judge,
-            cost,
-            choice.views,
-            note,
-            chunk,
-            facts,
-        )
+        note = _note_of(kind, choice.views)
+        return CachedInputs(train, seen, self.machine, cut.suffix, judge, cost, chunk, note, facts)
 
     def placed(self, rows: Tensor) -> Tensor:
         """Rows on the device."""
@@ -424,9 +282,9 @@ class Source:
         It comes from what is cached already, as far as there is something; else from the images. Leaves the modes set
         for training the output layers alone.
         """
-        if base.cache is not None and not isinstance(base.teaches, fx.GraphModule):
-            base = replace(base, cache=None)  # a chain of modules is cut from the images on
-        start = None if base.cache is None else Place(base.cache.at, (), 0.0)
+        # a chain of modules is cut from the images on
+        traced = isinstance(base.teaches, fx.GraphModule)
+        start = Place(base.cache.at, (), 0.0) if base.cache is not None and traced else None
         example = self.example() if start is None else self.placed(base.train(0)[:2])
         set_modes(self.module, set(heads))
         outer = (
@@ -501,3 +359,10 @@ class Source:
         )
         self.store.costs[key] = (done, planned, full, look, counts.forward(self.module, image))
         return Cost(*self.store.costs[key])
+
+
+def _note_of(kind: str, views: int) -> str:
+    """What a run should say of the views that it trained on."""
+    if kind == "none":
+        return ""
+    return f"trained on {views} cached views of each image" if views > 1 else FEW_VIEWS

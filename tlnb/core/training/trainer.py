@@ -33,9 +33,10 @@ from tlnb.core.runtime.malloc import large_blocks_kept
 from tlnb.core.runtime.torch_lock import alone, give_way
 from tlnb.core.storage.activation_cache import Store
 from tlnb.core.storage.memory_map import batches, is_mapped
+from tlnb.core.training.cached_inputs import HeadInputs
 from tlnb.core.training.checkpoint import Checkpoint, Due, at_risk
 from tlnb.core.training.checkpoint_check import check_fits
-from tlnb.core.training.features import Cost, HeadInputs, Inputs, Source
+from tlnb.core.training.features import Source
 from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import (
     Change,
@@ -49,6 +50,7 @@ from tlnb.core.training.freezing import (
 from tlnb.core.training.monitor_schedule import looks
 from tlnb.core.training.run import Answers, Cache, EpochRecord, Run, Work, wilson_interval
 from tlnb.core.training.standardise import Standardise, can_fold
+from tlnb.core.training.training_inputs import Cost, Inputs
 
 RISE = 0.15  # share of the steps in which the learning rate rises; then it falls along a cosine
 STATISTICS_ROWS = 256  # cached features in one look at what reaches the output layer
@@ -615,14 +617,7 @@ class Training:
         inputs = (
             self.source.raw("none")
             if found is None
-            else replace(
-                self.inputs,
-                train=lambda _: found.features,
-                make=lambda x, _: self.source.placed(x),
-                teaches=found.teaches,
-                cost=self._warm_up_cost(found),
-                augment="none",
-            )
+            else found.inputs(self.inputs, self.machine, self._warm_up_cost(found))
         )
         one_epoch = self._in_batches(inputs, heads, options)
         for epoch in range(options.epochs or 0):

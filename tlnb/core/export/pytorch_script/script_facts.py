@@ -18,10 +18,11 @@ from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Edit, Plan
 from tlnb.core.runtime.errors import OneLine
-from tlnb.core.training.features import CACHED_VIEWS, FEW_VIEWS, VIEW_FLOPS
+from tlnb.core.training.features import FEW_VIEWS
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.model_split import ignores_mode
 from tlnb.core.training.run import Run
+from tlnb.core.training.split_choice import CACHED_VIEWS, VIEW_FLOPS
 from tlnb.core.training.standardise import can_fold
 
 

@@ -11,7 +11,8 @@ from tlnb.core.export.pytorch_script.network_section import path, place
 from tlnb.core.export.pytorch_script.script_facts import Case
 from tlnb.core.export.pytorch_script.template import assigned, fill, literal, signature
 from tlnb.core.planning.recipes import WARMUP
-from tlnb.core.training.features import VIEW_SEED, chunk_of
+from tlnb.core.training.features import VIEW_SEED
+from tlnb.core.training.raw_inputs import chunk_of
 from tlnb.core.training.standardise import EPSILON, feature_axes
 from tlnb.core.training.trainer import LBFGS_STEPS, RISE, STRIDE, can_fuse
 
