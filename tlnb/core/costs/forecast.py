@@ -9,7 +9,7 @@ import copy
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -28,7 +28,7 @@ from tlnb.core.runtime.device import Machine, machine
 from tlnb.core.runtime.malloc import large_blocks_kept
 from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.checkpoint_timing import Writes, count
-from tlnb.core.training.features import FIXED, Source
+from tlnb.core.training.features import FIXED, KeptRows, Source
 from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import hashes
 from tlnb.core.training.run import Cache, Forecast, Run
@@ -168,27 +168,17 @@ class Rehearsal(Source):
     def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
         return self._real._data_key(split, kind, seed, view)
 
-    def _kept(
-        self,
-        key: str,
-        split: str,
-        parts: Iterator[Tensor],
-        where: str,
-        flops: float,
-        phase: str,
-        part: str,
-    ) -> tuple[Tensor, bool]:
-        known = key in self._real.store
-        images = 0 if known else len(self._real.data.labels[split])
-        self.missing[phase, part] = self.missing.get((phase, part), 0.0) + images
-        train = split == "train" and part == "prefix"
+    def _kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
+        known = work.key in self._real.store
+        images = 0 if known else len(self._real.data.labels[work.split])
+        done = work.phase, work.part
+        self.missing[done] = self.missing.get(done, 0.0) + images
+        train = work.split == "train" and work.part == "prefix"
         if train and self._first is not None:
             return self._first, known  # further views take as long as the first
-        with self.tally.phase(
-            phase, part
-        ):  # past the store: a sample must neither be found nor kept as the whole
-            value = torch.cat(list(parts))
-        self.tally.charge(phase, len(value) * flops, part)
+        with self.tally.phase(*done):  # past the store: a sample must neither be found nor kept
+            value = torch.cat(list(self.parts(work)))
+        self.tally.charge(work.phase, len(value) * work.flops, work.part)
         if train:
             self._first = value
         return value, known

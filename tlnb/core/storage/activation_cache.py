@@ -50,6 +50,11 @@ class Store(OneLine):
             self._hold(key, found)
         return found
 
+    def drop(self, key: str) -> None:
+        """Forget the tensor of this key."""
+        self._held.pop(key, None)
+        checked_arrays.remove(_folder() / f"{key}.npy")
+
     def __contains__(self, key: str) -> bool:
         """Whether `get` would find it, short of damage."""
         return key in self._held or (_folder() / f"{key}.npy").is_file()

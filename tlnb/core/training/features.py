@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+import torchvision
 from torch import Tensor, fx, nn
 
 from tlnb.core.data.augment import changed, draw
@@ -18,9 +19,12 @@ from tlnb.core.runtime.device import Machine, in_chunks
 from tlnb.core.runtime.distributed import ALONE, Ranks
 from tlnb.core.runtime.limits import cache_folder, disk_budget, memory_budget
 from tlnb.core.storage.activation_cache import Store, key_of
+from tlnb.core.storage.memory_map import is_mapped
+from tlnb.core.training.agreement import OTHER_ROWS, allowed, apart
+from tlnb.core.training.cache_key import identity, pixels, structure
 from tlnb.core.training.cached_inputs import CachedInputs, HeadInputs
 from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import Cuts, cut_at, kinds_of, places
+from tlnb.core.training.model_split import Cuts, cut_at, places
 from tlnb.core.training.raw_inputs import Images, RawInputs, chunk_of
 from tlnb.core.training.run import Cache
 from tlnb.core.training.split_chain import Cut, Place, chain_places
@@ -32,7 +36,22 @@ FEW_VIEWS = "trained without augmentation: caching more views takes too much com
 VIEW_SEED = 500_009  # added to the seeds of views, which must not be those of epochs
 FIXED = ("val", "monitor", "test")
 
+Rows = Callable[[slice | Tensor], Tensor]
+
 _unique = itertools.count()
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """A value to be kept: a row for each image of a split."""
+
+    key: str
+    split: str
+    rows: Rows  # which rows → their values
+    flops: float  # for one row
+    phase: str  # what it is charged to
+    part: str
+    sample: int = 2  # rows that are computed again where the value is found
 
 
 class Source:
@@ -55,6 +74,7 @@ class Source:
         self._pause = pause  # called between passes
         self._images = Images(data, transform, machine)
         self._identities: dict[nn.Module, str] = {}
+        self._pixel_keys: dict[str, str] = {}
         self.counts, self.cuts = Counts(), Cuts(store.surveys)
 
     # ── images ──
@@ -71,6 +91,7 @@ class Source:
         """Let go of images, and of the run that is asked between passes: memory is free at once, not when Python tidies up."""
         self._images.forget()
         self._identities.clear()
+        self._pixel_keys.clear()
         self.counts.forget()
         self.cuts.forget()
         self._pause = lambda: None
@@ -161,9 +182,11 @@ class Source:
         was: list[bool] = []
 
         def kept(split: str, view: int, phase: str) -> Tensor:
-            key = key_of(who, self._data_key(split, kind if view else "none", options.seed, view))
-            parts = self._through(cut.prefix, split, kind if view else "none", options.seed, view)
-            value, found = self._kept(key, split, parts, choice.where, look_cost, phase, "prefix")
+            drawn = (kind if view else "none", options.seed, view)
+            key = key_of(who, self._data_key(split, *drawn))
+            rows = self._through(cut.prefix, split, *drawn)
+            work = KeptRows(key, split, rows, look_cost, phase, "prefix")
+            value, found = self._kept(work, choice.where)
             was.append(found)
             return value
 
@@ -193,39 +216,46 @@ class Source:
         """Rows on the device."""
         return self.machine.placed(rows)
 
-    def _kept(
-        self,
-        key: str,
-        split: str,
-        parts: Iterator[Tensor],
-        where: str,
-        flops: float,
-        phase: str,
-        part: str,
-    ) -> tuple[Tensor, bool]:
+    def _kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
         """A value from the store, or computed and charged; and whether it was there."""
-        count = len(self.data.labels[split])
-        with self.tally.phase(phase, part):
-            found = self.store.get(key, self.machine.device)
-            if self.ranks.every(found is not None):
-                assert found is not None
+        count = len(self.data.labels[work.split])
+        with self.tally.phase(work.phase, work.part):
+            found = self._found(work)
+            if found is not None:
                 return found, True
-            value = self._computed(key, count, parts, where, count * flops)
-        self.tally.charge(phase, count * flops / self.ranks.count, part)
+            value = self._computed(work, count, where)
+        self.tally.charge(work.phase, count * work.flops / self.ranks.count, work.part)
         return value, False
 
-    def _computed(
-        self, key: str, count: int, parts: Iterator[Tensor], where: str, flops: float
-    ) -> Tensor:
-        """All rows of `parts`, kept; a file is written by one process of each machine.
+    def _found(self, work: KeptRows) -> Tensor | None:
+        """A value from the store, some rows of it computed again; one that differs there is dropped."""
+        found = self.store.get(work.key, self.machine.device)
+        right = found is not None and self._again(work, found)
+        if found is not None and not right:
+            self.store.drop(work.key)
+        return found if self.ranks.every(right) else None
+
+    def _again(self, work: KeptRows, found: Tensor) -> bool:
+        """Whether computing some rows gives what was found."""
+        rows = torch.arange(0, len(found), max(1, len(found) - 1))[: work.sample]
+        fresh = work.rows(rows)
+        tolerance = allowed(OTHER_ROWS, self.machine.precision)
+        return apart(fresh, self.placed(found[rows])) <= tolerance
+
+    def parts(self, work: KeptRows) -> Iterator[Tensor]:
+        """All rows of a value, a chunk at a time; processes share the work."""
+        return self.ranks.shared(len(self.data.labels[work.split]), self.chunk(), work.rows)
+
+    def _computed(self, work: KeptRows, count: int, where: str) -> Tensor:
+        """All rows of a value, kept; a file is written by one process of each machine.
 
         Raises:
             OSError: on every process, where one of them could not write.
         """
-        value, problem = None, None
+        value, problem, parts = None, None, self.parts(work)
         if where == "memory" or self.ranks.local == 0:
             try:
-                value = self.store.keep(key, count, parts, where, flops)
+                value = self.store.keep(work.key, count, parts, where, count * work.flops)
             except OSError as error:
                 if self.ranks.count == 1:
                     raise
@@ -234,29 +264,27 @@ class Source:
             pass
         if not self.ranks.every(problem is None):
             raise problem or OSError(5, "another process could not write it")
-        value = value if value is not None else self.store.get(key, self.machine.device)
+        value = value if value is not None else self.store.get(work.key, self.machine.device)
         if value is None:
             raise OSError(5, "what another process wrote cannot be read")
         return value
 
-    def _through(
-        self, prefix: nn.Module, split: str, kind: str, seed: int, view: int
-    ) -> Iterator[Tensor]:
-        """The frozen prefix over a split: view 0 is the images as they are, the others are augmented."""
+    def _through(self, prefix: nn.Module, split: str, kind: str, seed: int, view: int) -> Rows:
+        """The frozen prefix over rows of a split: view 0 is the images as they are, the others are augmented."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
         images, chunk = self.images(split), self.chunk()
         drawn = self.placed(
             torch.cat([draw(len(part), kind, generator) for part in images.split(chunk)], 1)
         )
 
-        def pass_some(rows: slice) -> Tensor:
+        def pass_some(rows: slice | Tensor) -> Tensor:
             self._pause()
             fitted = self.transform.fit(self.placed(images[rows]))
             return self.pass_through(
                 prefix, self.transform.normalise(changed(fitted, kind, drawn[:, rows]))
             )
 
-        return self.ranks.shared(len(images), chunk, pass_some)
+        return pass_some
 
     def pass_through(self, module: nn.Module, ready: Tensor) -> Tensor:
         """A forward pass without gradients; in smaller pieces where memory runs out."""
@@ -307,49 +335,55 @@ class Source:
             self._data_key("train", "none", 0, 0),
         )
         if start is None:
-            parts = self._through(cut.prefix, "train", "none", 0, 0)
+            rows = self._through(cut.prefix, "train", "none", 0, 0)
         else:
             cached = base.train(0)
-            parts = self.ranks.shared(
-                len(cached),
-                self.chunk(),
-                lambda rows: self.pass_through(cut.prefix, self.placed(cached[rows]).clone()),
-            )
-        features, _ = self._kept(key, "train", parts, "memory", flops, "caching", "features")
+
+            def rows(some: slice | Tensor) -> Tensor:
+                return self.pass_through(cut.prefix, self.placed(cached[some]).clone())
+
+        work = KeptRows(key, "train", rows, flops, "caching", "features")
+        features, _ = self._kept(work, "memory")
         return HeadInputs(features, cut.suffix, judges)
 
     # ── keys and costs ──
 
     def identity(self, cut: Cut) -> str:
-        """Everything that a prefix's values depend on. One whose code cannot be read is like no other."""
+        """Everything that a prefix's values depend on. Prefixes that have no key get one that is never found again."""
         if cut.prefix not in self._identities:
-            self._identities[cut.prefix] = self._identity(cut.prefix)
+            known = identity(cut.prefix)
+            self._identities[cut.prefix] = known or f"unique {next(_unique)}"
         return self._identities[cut.prefix]
-
-    @staticmethod
-    def _identity(prefix: nn.Module) -> str:
-        hooked = any(p._forward_hooks or p._forward_pre_hooks for p in prefix.modules())
-        if not isinstance(prefix, fx.GraphModule) or hooked:
-            return f"unique {next(_unique)}"
-        digest = hashlib.sha256()
-        digest.update(repr(kinds_of(prefix)).encode())
-        for name, tensor in prefix.state_dict().items():
-            digest.update(name.encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            )
-        return digest.hexdigest()[:32]
 
     def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
         drawn = (kind, seed, view) if view else ()
-        where = (self.machine.device.split(":")[0], self.machine.precision, torch.__version__)
-        return (self.data.fingerprint, split, drawn, repr(self.transform), self.chunk(), where)
+        where = (self.machine.device.split(":")[0], self.machine.precision)
+        made_by = (torch.__version__, torchvision.__version__)
+        return (
+            self._pixels(split),
+            split,
+            drawn,
+            repr(self.transform),
+            self.chunk(),
+            where,
+            made_by,
+        )
+
+    def _pixels(self, split: str) -> str:
+        """A hash of a split's images as they are now; of those in a file, as they were read."""
+        images = self.data.images[split]
+        if is_mapped(images):
+            return f"{self.data.fingerprint} {images._version}"
+        if split not in self._pixel_keys:
+            self._pixel_keys[split] = pixels(images)
+        return self._pixel_keys[split]
 
     def _cost(self, teaches: nn.Module, example: Tensor, known: str = "") -> Cost:
         """Counted, or looked up: what is counted once for a prefix, shapes and what trains is so for ever."""
         shapes = [(n, tuple(p.shape), p.requires_grad) for n, p in self.module.named_parameters()]
-        key = key_of(known, getattr(teaches, "code", ""), shapes, tuple(example.shape))
-        if known and key in self.store.costs:
+        kinds = (structure(teaches), structure(self.module)) if known else ("", "")
+        key = key_of(known, kinds, shapes, tuple(example.shape))
+        if all(kinds) and key in self.store.costs:
             return Cost(*self.store.costs[key])
         image, counts = self.example(), self.counts
         done, look = counts.step(teaches, example), counts.forward(teaches, example)

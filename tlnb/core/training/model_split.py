@@ -18,6 +18,7 @@ from tlnb.core.models.anatomy import ROOT
 from tlnb.core.models.tracing import Counter, blank, countable
 from tlnb.core.planning.edit import has_added_parts
 from tlnb.core.storage.activation_cache import key_of
+from tlnb.core.training.cache_key import structure
 from tlnb.core.training.split_chain import Cut, Place, chain_cut
 
 RANDOM = {
@@ -110,11 +111,12 @@ def places(
     if not names:
         return []
     last = cuts.at(module, names[-1]).prefix
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in last.state_dict().items()]
-    key = key_of(kinds_of(last), shapes, names, tuple(example.shape[1:]))
-    if key not in cuts.surveys:
-        cuts.surveys[key] = _surveyed(last, names, example[:1].expand(ROWS, *example.shape[1:]))
-    seen = cuts.surveys[key]
+    known = structure(last)
+    key = key_of(known, names, tuple(example.shape[1:]))
+    seen = cuts.surveys.get(key) if known else None
+    if seen is None:
+        seen = _surveyed(last, names, example[:1].expand(ROWS, *example.shape[1:]))
+        cuts.surveys[key] = seen
     return [
         Place(at, shape[1:], flops / ROWS)
         for at, (shape, flops) in seen.items()
@@ -125,13 +127,6 @@ def places(
 def cut_at(module: nn.Module, place: Place, cuts: Cuts | None = None) -> Cut:
     """The network cut there, in the modes that it is in now."""
     return (cuts or Cuts()).at(module, place.at) if place.traced else chain_cut(module, place.at)
-
-
-def kinds_of(prefix: nn.Module) -> tuple[object, ...]:
-    """What a traced network computes, short of its numbers."""
-    return getattr(prefix, "code", ""), [
-        (n, repr(part)) for n, part in prefix.named_modules() if not any(part.children())
-    ]
 
 
 def _surveyed(
