@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tlnb.core.models.tracing import Counter, countable
+from tlnb.core.models.undisturbed import undisturbed
 from tlnb.core.runtime.device import Machine
 from tlnb.core.runtime.energy import Meter, meter_of
-from tlnb.core.runtime.torch_lock import alone
 
 PHASES = ("preparing", "caching", "warmup", "training", "evaluating", "other")
 SECONDS_BASIS, FLOPS_BASIS = (
@@ -176,7 +176,7 @@ def _counted(
     for device, inputs in tries:
         twins = {name: _twin(tensor, device, everything) for name, tensor in _held(module)}
         try:
-            with alone(), torch.random.fork_rng(), countable(), Counter() as counter:
+            with undisturbed(module), countable(), Counter() as counter:
                 # a layer may change its input in place
                 work(lambda x, twins=twins: functional_call(module, twins, (x,)), inputs.clone())  # type: ignore[misc]
             break

@@ -35,6 +35,9 @@ class Store(OneLine):
         self.costs: dict[
             str, tuple[float, float, float, float, float]
         ] = {}  # counted FLOPs, by a key of what was counted
+        self.proofs: dict[
+            str, str
+        ] = {}  # by a key of network and place: why it may not be cut there, or ""
         self.surveys: dict[
             str, Any
         ] = {}  # shapes and FLOPs on the way through a network (`cut.Surveys`)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from typing import TypeVar
 
 import torch
 import torchvision
@@ -12,8 +13,10 @@ from torch import Tensor, fx, nn
 
 from tlnb.core.data.augment import changed, draw
 from tlnb.core.data.dataset import DataSet
+from tlnb.core.models.anatomy import evaluating
 from tlnb.core.models.meter import Counts, Tally, forward_flops
 from tlnb.core.models.pretrained import Transform
+from tlnb.core.models.undisturbed import undisturbed
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.runtime.device import Machine, in_chunks
 from tlnb.core.runtime.distributed import ALONE, Ranks
@@ -24,19 +27,22 @@ from tlnb.core.training.agreement import OTHER_ROWS, allowed, apart
 from tlnb.core.training.cache_key import identity, pixels, structure
 from tlnb.core.training.cached_inputs import CachedInputs, HeadInputs
 from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import Cuts, cut_at, places
+from tlnb.core.training.model_split import Cuts, cut_at
 from tlnb.core.training.raw_inputs import Images, RawInputs, chunk_of
 from tlnb.core.training.run import Cache
-from tlnb.core.training.split_chain import Cut, Place, chain_places
-from tlnb.core.training.split_choice import Choice, Demand
+from tlnb.core.training.split_choice import Choice, Demand, Last
+from tlnb.core.training.split_point import Cut, Place
+from tlnb.core.training.split_search import Candidates, Chosen, Prover, first_proven
 from tlnb.core.training.training_inputs import Cost, Inputs
 
 AT_ONCE = 64  # rows of a chunk that pass a processor at once: faster than more (GlyphNet by a fifth), and less memory
 FEW_VIEWS = "trained without augmentation: caching more views takes too much computing (--no-cache augments every batch)"
 VIEW_SEED = 500_009  # added to the seeds of views, which must not be those of epochs
+UNCACHED = "trained without a cache: "
 FIXED = ("val", "monitor", "test")
 
 Rows = Callable[[slice | Tensor], Tensor]
+T = TypeVar("T", bound=Chosen)
 
 _unique = itertools.count()
 
@@ -75,6 +81,7 @@ class Source:
         self._images = Images(data, transform, machine)
         self._identities: dict[nn.Module, str] = {}
         self._pixel_keys: dict[str, str] = {}
+        self.why = ""  # nothing is cached although that was asked for
         self.counts, self.cuts = Counts(), Cuts(store.surveys)
 
     # ── images ──
@@ -120,8 +127,8 @@ class Source:
         try:
             return self._cached(choice, trained, options)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            return self.raw(kind, f"trained without a cache: it could not be written ({reason})")
+            self.why = f"it could not be written ({error.strerror or type(error).__name__})"
+            return self.raw(kind, UNCACHED + self.why)
 
     def choose(
         self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
@@ -129,29 +136,27 @@ class Source:
         """Where to cut; where nothing is to be cached None, and why not if the run should say so."""
         if not options.cache:
             return None, ""
-        found, why = self.places(self.module, trained, self.example())
-        if not found:
-            return None, f"trained without a cache: {why}" if why else ""
-        choice = self._demand(options, before).cheapest(found)
-        full = "trained without a cache: the activations fit neither in memory nor on the disk"
-        return choice, "" if choice else full
+        demand = self._demand(options, before)
+        choice, why = self._proven(trained, demand.cheapest, demand)
+        self.why = why
+        return choice, UNCACHED + why if why else ""
 
-    def places(
-        self, module: nn.Module, trained: Sequence[str], example: Tensor
-    ) -> tuple[list[Place], str]:
-        """Where the module can be cut, and where torch.fx cannot trace it and no chain helps, why not."""
-        try:
-            return places(module, trained, example, self.cuts), ""
-        except Exception as error:  # torch.fx raises many types on what it cannot trace
-            reason = " ".join(str(error).split())[:80]
-        try:
-            found = chain_places(module, trained, example)
-        except Exception:  # nor is a foreign forward bound to take what we try
-            found = []
-        return (
-            found,
-            "" if found else f"the network cannot be traced ({reason}) and is no chain of modules",
-        )
+    def _proven(
+        self, trained: Sequence[str], pick: Callable[[Sequence[Place]], T | None], demand: Demand
+    ) -> tuple[T | None, str]:
+        """The best of the places that are proven, in the modes that the network is in; else None, and why."""
+        with undisturbed(self.module):
+            found = Candidates(self.module, trained, self.example(), self.cuts)
+            prover = Prover(
+                self.module, trained, self._images, self.cuts, self.store.proofs, demand.rows
+            )
+            return first_proven(found, pick, lambda place: self._of_all(prover.fault(place)))
+
+    def _of_all(self, fault: str) -> str:
+        """A fault that any process finds is all processes'."""
+        if self.ranks.every(not fault):
+            return ""
+        return fault or "another process found that the network differs when cut in two"
 
     def _demand(self, options: TrainOptions, before: Cache | None) -> Demand:
         counts, (memory, disk) = self.data.splits, self._room()
@@ -269,7 +274,9 @@ class Source:
             raise OSError(5, "what another process wrote cannot be read")
         return value
 
-    def _through(self, prefix: nn.Module, split: str, kind: str, seed: int, view: int) -> Rows:
+    def _through(
+        self, prefix: nn.Module, split: str, kind: str = "none", seed: int = 0, view: int = 0
+    ) -> Rows:
         """The frozen prefix over rows of a split: view 0 is the images as they are, the others are augmented."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
         images, chunk = self.images(split), self.chunk()
@@ -310,49 +317,55 @@ class Source:
         It comes from what is cached already, as far as there is something; else from the images. Leaves the modes set
         for training the output layers alone.
         """
-        # a chain of modules is cut from the images on
-        traced = isinstance(base.teaches, fx.GraphModule)
-        start = Place(base.cache.at, (), 0.0) if base.cache is not None and traced else None
-        example = self.example() if start is None else self.placed(base.train(0)[:2])
         set_modes(self.module, set(heads))
-        outer = (
-            cut_at(self.module, start, self.cuts) if start else Cut("", nn.Identity(), self.module)
-        )
-        found, _ = self.places(outer.suffix, heads, example)
-        if not found and start is None:
+        demand = self._demand(TrainOptions(epochs=1), None)
+        last, _ = self._proven(heads, lambda found: Last(found[-1]), demand)
+        if last is None:
             return None
-        self.module.eval()  # tracing bakes modes in
-        judges = cut_at(self.module, start, self.cuts).suffix if start else self.module
-        judges = cut_at(judges, found[-1], self.cuts).suffix if found else judges
-        set_modes(self.module, set(heads))
-        if not found:
-            return HeadInputs(base.train(0), outer.suffix, judges)
-        cut = cut_at(outer.suffix, found[-1], self.cuts)
-        flops = found[-1].flops or forward_flops(cut.prefix, example)
-        key = key_of(
-            self.identity(outer) if start else "",
-            self.identity(cut),
-            self._data_key("train", "none", 0, 0),
-        )
-        if start is None:
-            rows = self._through(cut.prefix, "train", "none", 0, 0)
-        else:
-            cached = base.train(0)
+        return self._at_heads(base, last.place)
 
-            def rows(some: slice | Tensor) -> Tensor:
-                return self.pass_through(cut.prefix, self.placed(cached[some]).clone())
-
-        work = KeptRows(key, "train", rows, flops, "caching", "features")
+    def _at_heads(self, base: Inputs, last: Place) -> HeadInputs:
+        cut = cut_at(self.module, last, self.cuts)
+        with evaluating(self.module):  # tracing bakes modes in
+            judges = cut_at(self.module, last, self.cuts).suffix
+        if base.cache is not None and base.cache.at == last.at:
+            return HeadInputs(base.train(0), cut.suffix, judges)
+        work = self._head_work(cut, self._start(base, last), base, last)
         features, _ = self._kept(work, "memory")
         return HeadInputs(features, cut.suffix, judges)
+
+    def _start(self, base: Inputs, last: Place) -> Cut | None:
+        """Where the run's own cache lies on the way to the output layers; None where it does not."""
+        if base.cache is None or not last.traced or not isinstance(base.teaches, fx.GraphModule):
+            return None
+        names = [node.name for node in self.cuts.graph(self.module).nodes]
+        if base.cache.at not in names[: names.index(last.at)]:
+            return None
+        return cut_at(self.module, Place(base.cache.at, (), 0.0), self.cuts)
+
+    def _head_work(self, cut: Cut, start: Cut | None, base: Inputs, last: Place) -> KeptRows:
+        """The last value before the output layers, computed from the run's own cache or from the images."""
+        data = self._data_key("train", "none", 0, 0)
+        if start is None:
+            key, rows = key_of("", self.identity(cut), data), self._through(cut.prefix, "train")
+            flops = last.flops or forward_flops(cut.prefix, self.example())
+            return KeptRows(key, "train", rows, flops, "caching", "features")
+        between, cached = cut_at(start.suffix, last, self.cuts), base.train(0)
+
+        def from_cache(some: slice | Tensor) -> Tensor:
+            return self.pass_through(between.prefix, self.placed(cached[some]).clone())
+
+        key = key_of(self.identity(start), self.identity(between), data)
+        flops = forward_flops(between.prefix, self.placed(cached[:2]))
+        return KeptRows(key, "train", from_cache, flops, "caching", "features")
 
     # ── keys and costs ──
 
     def identity(self, cut: Cut) -> str:
         """Everything that a prefix's values depend on. Prefixes that have no key get one that is never found again."""
         if cut.prefix not in self._identities:
-            known = identity(cut.prefix)
-            self._identities[cut.prefix] = known or f"unique {next(_unique)}"
+            known = identity(cut.prefix) or f"unique {next(_unique)}"
+            self._identities[cut.prefix] = known
         return self._identities[cut.prefix]
 
     def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
@@ -385,14 +398,20 @@ class Source:
         key = key_of(known, kinds, shapes, tuple(example.shape))
         if all(kinds) and key in self.store.costs:
             return Cost(*self.store.costs[key])
+        with undisturbed(self.module):
+            cost = self._counted(teaches, example)
+        self.store.costs[key] = astuple(cost)
+        return cost
+
+    def _counted(self, teaches: nn.Module, example: Tensor) -> Cost:
         image, counts = self.example(), self.counts
-        done, look = counts.step(teaches, example), counts.forward(teaches, example)
-        planned, full = (
+        return Cost(
+            counts.step(teaches, example),
             counts.step(self.module, image),
             counts.step(self.module, image, everything=True),
+            counts.forward(teaches, example),
+            counts.forward(self.module, image),
         )
-        self.store.costs[key] = (done, planned, full, look, counts.forward(self.module, image))
-        return Cost(*self.store.costs[key])
 
 
 def _note_of(kind: str, views: int) -> str:

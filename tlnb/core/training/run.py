@@ -202,6 +202,7 @@ class Run(OneLine):
         None  # on the network's own source, with its old head: before, after
     )
     cache: Cache | None = None  # None: every epoch computed everything
+    uncached: str = ""  # why it trained without a cache, where one was wanted
     source_pictures: int = 0  # how many of the source's pictures that was measured on
     wh_by_phase: dict[str, float] = field(default_factory=dict)
     currency: str = "usd"  # of its money

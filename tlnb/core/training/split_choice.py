@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tlnb.core.training.run import Cache
-from tlnb.core.training.split_chain import Place
+from tlnb.core.training.split_point import Place
 
 CACHED_VIEWS = 10  # views of every image that a cache holds: the image itself, the others augmented
 VIEW_FLOPS = 1e12  # for all views together; about ten seconds of two CPU cores
@@ -32,6 +32,13 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Last:
+    """The last place, to look at what reaches the output layers."""
+
+    place: Place
+
+
+@dataclass(frozen=True)
 class Demand:
     """What is to be cached, and the room for it."""
 
@@ -43,6 +50,12 @@ class Demand:
     memory: int  # bytes
     disk: int
     before: Cache | None = None  # what an interrupted run had chosen, which is chosen again
+
+    @property
+    def rows(self) -> int:
+        """Images that a cache of this would hold, all views counted, at most."""
+        views = min(CACHED_VIEWS, self.epochs) if self.augmented else 1
+        return views * self.images + self.fixed
 
     def cheapest(self, found: Sequence[Place]) -> Choice | None:
         """By bytes read and FLOPs computed again: fixed before step one, never by the clock. None where caching costs more."""

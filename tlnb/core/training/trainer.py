@@ -48,6 +48,7 @@ from tlnb.core.training.freezing import (
     state_of,
 )
 from tlnb.core.training.monitor_schedule import looks
+from tlnb.core.training.own_answers import own_answers
 from tlnb.core.training.run import Answers, Cache, EpochRecord, Run, Work, wilson_interval
 from tlnb.core.training.standardise import Standardise, can_fold
 from tlnb.core.training.training_inputs import Cost, Inputs
@@ -374,6 +375,7 @@ def train(
         source_accuracy=(source.before, source.after) if source else None,
         source_pictures=source.pictures if source else 0,
         cache=work.cache,
+        uncached=work.source.why,
         inference_flops=inference,
         processes=group.count,
         _trained=trained,
@@ -1047,6 +1049,9 @@ class Training:
         self.module.eval()
         with self.tally.phase("evaluating", "look"):
             logits = self._scores(inputs, rows)
+        own = own_answers(self.source, inputs, logits, self._scores)
+        logits, self.notes = own.logits, [*self.notes, *filter(None, [own.note])]
+        with self.tally.phase("evaluating", "look"):
             truths, guesses, probabilities = (
                 self.labels["test"],
                 logits.argmax(1),
