@@ -35,7 +35,7 @@ from tlnb.core.planning.edit import apply_edit, output_edits
 from tlnb.core.planning.plan import Plan, plan_strategy
 from tlnb.core.runtime.device import machine
 from tlnb.core.training.freezing import hashes, set_modes
-from tlnb.core.training.model_split import find_cut
+from tlnb.core.training.model_split import places
 from tlnb.core.training.trainer import one_cycle, train_epoch
 
 CLASSES = 10
@@ -146,9 +146,9 @@ def nested(read: Anatomy, plans: list[Plan]) -> None:
 def cut_of(module: nn.Module, plan: Plan, size: int) -> str:
     """Where the frozen prefix ends."""
     set_modes(module, set(plan.trained))
-    cut = find_cut(module, plan.trained, torch.zeros(2, 3, size, size, device="meta"))
-    assert cut is not None, f"{plan.strategy} leaves no prefix to cache"
-    return cut.at
+    found = places(module, plan.trained, torch.zeros(2, 3, size, size, device="meta"))
+    assert found, f"{plan.strategy} leaves no prefix to cache"
+    return found[-1].at
 
 
 def steps(one: Classifier) -> str:
