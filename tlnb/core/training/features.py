@@ -150,13 +150,7 @@ class Source:
             prover = Prover(
                 self.module, trained, self._images, self.cuts, self.store.proofs, demand.rows
             )
-            return first_proven(found, pick, lambda place: self._of_all(prover.fault(place)))
-
-    def _of_all(self, fault: str) -> str:
-        """A fault that any process finds is all processes'."""
-        if self.ranks.every(not fault):
-            return ""
-        return fault or "another process found that the network differs when cut in two"
+            return first_proven(found, pick, lambda place: self.ranks.given(prover.fault(place)))
 
     def _demand(self, options: TrainOptions, before: Cache | None) -> Demand:
         counts, (memory, disk) = self.data.splits, self._room()

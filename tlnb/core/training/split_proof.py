@@ -8,7 +8,7 @@ reason is sought in the network's code: that place is not used.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from tlnb.core.models.anatomy import evaluating
 from tlnb.core.models.transform import Transform
 from tlnb.core.models.undisturbed import Draws, counters, undisturbed
-from tlnb.core.runtime.device import Machine
+from tlnb.core.runtime.device import Machine, out_of_memory
 from tlnb.core.training.agreement import OTHER_ROWS, SAME_ROWS, allowed, apart
 from tlnb.core.training.split_point import Cut
 
@@ -90,8 +90,9 @@ class Proof:
             try:
                 return self._fault(cut, in_eval)
             except Exception as error:  # a foreign forward raises anything when it is cut
-                reason = " ".join(str(error).split())[:60]
-                return f"cut in two, the network raises {type(error).__name__} ({reason})"
+                if not out_of_memory(error) or len(self.images) <= FEW:
+                    return _raised(error)
+        return replace(self, images=self.images[:FEW], whole={}).fault(cut, in_eval)
 
     def _fault(self, cut: Cut, in_eval: Callable[[], Cut]) -> str:
         before = Draws.now()
@@ -186,6 +187,11 @@ class Proof:
         if not _alike(split.grads, whole.grads, GRADIENTS * most):
             return "cut in two, the network has other gradients"
         return ""
+
+
+def _raised(error: Exception) -> str:
+    reason = " ".join(str(error).split())[:60]
+    return f"cut in two, the network raises {type(error).__name__} ({reason})"
 
 
 def _weights(output: Tensor) -> Tensor:
