@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.core.export.scripts import Scripts
 from tlnb.core.export.pytorch_script import training_section
-from tlnb.core.models import meter
+from tlnb.core.models import flops as meter
 from tlnb.core.planning import recipes
 from tlnb.core.training import trainer
 from tlnb.session import Session

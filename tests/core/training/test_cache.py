@@ -19,7 +19,6 @@ from tlnb.core.storage.memory_map import is_mapped
 from tlnb.core.training import model_split as cutting
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.model_split import cut_at, places
-from tlnb.core.training.split_chain import chain_places
 from tlnb.session import Session
 
 ARCHITECTURES = {  # ten families; small versions where torchvision has constructors for them
@@ -179,33 +178,39 @@ def test_what_cannot_be_traced_is_cut_between_its_parts():
 
 
 class Looping(nn.Module):
-    """Neither traceable nor a chain: a part is called twice."""
+    """Not traceable; a part is called twice, and `around` the image goes past all of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, around: bool = False) -> None:
         super().__init__()
         self.stem, self.twice, self.head = (
             nn.Conv2d(3, 8, 3, 2),
             nn.Conv2d(8, 8, 3, 1, 1),
             nn.Linear(8, 5),
         )
+        self.around = around
 
-    def forward(self, x):
-        x = self.stem(x * 2)
+    def forward(self, images):
+        x = self.stem(images * 2)
         for _ in range(2 + int(float(x.mean()) > 1e9)):
             x = self.twice(x)
+        x = x + images.mean((1, 2, 3), keepdim=True) if self.around else x
         return self.head(x.mean((2, 3)))
 
 
-def test_what_is_no_chain_trains_uncached_and_says_why():
+def test_what_cannot_be_traced_is_cut_before_a_part_that_runs_twice():
     torch.manual_seed(0)
     session = session_of(Looping())
-    assert chain_places(session.model.module.eval(), ["head"], torch.randn(2, 3, 64, 64)) == []
-    run = session.train(epochs=1, augment="none")
-    assert (
-        run.cache is None
-        and "cannot be traced" in run.notes[0]
-        and "no chain of modules" in run.notes[0]
-    )
+    quick = {"epochs": 3, "batch_size": 8, "augment": "none", "precision": "fp32"}
+    runs = [session.train(**quick, cache=cache) for cache in (True, False)]
+    assert runs[0].cache.at == "stem"
+    assert np.allclose(*([e.train_loss for e in run.epochs] for run in runs), atol=1e-5)
+
+
+def test_what_goes_past_every_cut_trains_uncached_and_says_why():
+    torch.manual_seed(0)
+    run = session_of(Looping(around=True)).train(epochs=1, augment="none")
+    assert run.cache is None and run.uncached
+    assert f"trained without a cache: {run.uncached}" in run.notes
 
 
 # ── found again ───────────────────────────────────────────────────────────────────────────────────────────────────

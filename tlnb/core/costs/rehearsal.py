@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -20,10 +20,12 @@ from tlnb.core.training.batches import MicroBatches
 from tlnb.core.training.checkpoint_state import CheckpointWriter, TrainingState
 from tlnb.core.training.checkpoint_timing import Writes
 from tlnb.core.training.context import TrainingContext, labels_on
-from tlnb.core.training.features import Choice, Cost, Inputs, Source
+from tlnb.core.training.features import KeptRows, Source
 from tlnb.core.training.proof import StartState
 from tlnb.core.training.run import Cache
+from tlnb.core.training.split_choice import Choice
 from tlnb.core.training.trainer import Trainer
+from tlnb.core.training.training_inputs import Cost, Inputs
 
 FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tenths of a second
 # images of a large network's first and second rehearsal: two sizes tell what a pass takes for itself
@@ -59,26 +61,18 @@ class RehearsalSource(Source):
     def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
         return self._real._data_key(split, kind, seed, view)
 
-    def _kept(
-        self,
-        key: str,
-        split: str,
-        parts: Iterator[Tensor],
-        where: str,
-        flops: float,
-        phase: str,
-        part: str,
-    ) -> tuple[Tensor, bool]:
-        known = key in self._real.store
-        images = 0 if known else len(self._real.data.labels[split])
-        self.missing[phase, part] = self.missing.get((phase, part), 0.0) + images
-        train = split == "train" and part == "prefix"
+    def _kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
+        known = work.key in self._real.store
+        images = 0 if known else len(self._real.data.labels[work.split])
+        kind = work.phase, work.part
+        self.missing[kind] = self.missing.get(kind, 0.0) + images
+        train = work.split == "train" and work.part == "prefix"
         if train and self._first is not None:
             return self._first, known  # further views take as long as the first
         # past the store: a sample must neither be found nor kept as the whole
-        with self.tally.phase(phase, part):
-            value = torch.cat(list(parts))
-        self.tally.charge(phase, len(value) * flops, part)
+        with self.tally.phase(*kind):
+            value = torch.cat(list(self.parts(work)))
+        self.tally.charge(work.phase, len(value) * work.flops, work.part)
         if train:
             self._first = value
         return value, known

@@ -20,7 +20,7 @@ from tlnb.core.data.dataset import DataSet
 from tlnb.core.data.splits import folds_of
 from tlnb.core.models.anatomy import Anatomy, evaluating
 from tlnb.core.models.pretrained import Transform
-from tlnb.core.training.features import chunk_of
+from tlnb.core.training.raw_inputs import chunk_of
 
 FOLDS = 3
 AT_MOST = 600  # images that evidence is measured on

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tlnb.core.models.tracing import Counter, countable
-from tlnb.core.runtime.torch_lock import alone
+from tlnb.core.models.undisturbed import undisturbed
 
 # parameters times input values, below which a real step is the faster way to count one
 NUMBERS_COST_LITTLE = 2e10
@@ -84,7 +84,7 @@ def _counted(
     for device, inputs in tries:
         twins = {name: _twin(tensor, device, everything) for name, tensor in _held(module)}
         try:
-            with alone(), torch.random.fork_rng(), countable(), Counter() as counter:
+            with undisturbed(module), countable(), Counter() as counter:
                 # a layer may change its input in place
                 work(lambda x, twins=twins: functional_call(module, twins, (x,)), inputs.clone())  # type: ignore[misc]
             break

@@ -35,6 +35,9 @@ class Store(OneLine):
         self.costs: dict[
             str, tuple[float, float, float, float, float]
         ] = {}  # counted FLOPs, by a key of what was counted
+        self.proofs: dict[
+            str, str
+        ] = {}  # by a key of network and place: why it may not be cut there, or ""
         self.surveys: dict[
             str, Any
         ] = {}  # shapes and FLOPs on the way through a network (`cut.Surveys`)
@@ -49,6 +52,11 @@ class Store(OneLine):
             found = found.clone().to(device)
             self._hold(key, found)
         return found
+
+    def drop(self, key: str) -> None:
+        """Forget the tensor of this key."""
+        self._held.pop(key, None)
+        checked_arrays.remove(_folder() / f"{key}.npy")
 
     def __contains__(self, key: str) -> bool:
         """Whether `get` would find it, short of damage."""

@@ -18,7 +18,7 @@ from tlnb.core.storage.memory_map import is_mapped
 from tlnb.core.training.batch_sizes import batches_of, none_alone
 from tlnb.core.training.context import SEED_STRIDE, TrainingContext
 from tlnb.core.training.events import Event, event
-from tlnb.core.training.features import Inputs
+from tlnb.core.training.training_inputs import Inputs
 
 
 class Batch(NamedTuple):

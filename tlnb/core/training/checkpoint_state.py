@@ -12,10 +12,10 @@ from tlnb.core.runtime.distributed import Ranks
 from tlnb.core.training.batches import MicroBatches
 from tlnb.core.training.checkpoint import Checkpoint, Due
 from tlnb.core.training.events import Event, event
-from tlnb.core.training.features import Cost
 from tlnb.core.training.folded_input_norm import FoldedInputNorm, can_fold
 from tlnb.core.training.optimizers import AdamW
 from tlnb.core.training.run import Cache, EpochRecord, Work
+from tlnb.core.training.training_inputs import Cost
 
 KeepCheckpoint = Callable[[Checkpoint], None]
 

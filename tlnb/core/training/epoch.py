@@ -24,8 +24,8 @@ from tlnb.core.training.batches import (
 )
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.events import Event, event
-from tlnb.core.training.features import Inputs
 from tlnb.core.training.optimizers import AdamW, can_fuse_all, parameter_groups, steps_of
+from tlnb.core.training.training_inputs import Inputs
 
 
 class EpochResult(NamedTuple):

@@ -32,6 +32,13 @@ def _uncached(*, why: str) -> str:
     return f"trained without a cache: {why}"
 
 
+def _own_answers(*, others: int, images: int) -> str:
+    return (
+        f"answers from the cache differed from the network's own on {others} of {images} test "
+        "images: the network's own are reported"
+    )
+
+
 def _budget(*, epochs: int, wanted: int, budget: str) -> str:
     if epochs == wanted:
         return f"all {wanted} epochs were forecast to fit into {budget}"
@@ -83,6 +90,7 @@ KINDS: dict[str, Callable[..., str]] = {
     "cached-views": _cached_views,
     "one-view": _one_view,
     "uncached": _uncached,
+    "own-answers": _own_answers,
     "budget": _budget,
     "went-on": _went_on,
     "stopped": _stopped,

@@ -1,110 +1,63 @@
-"""What the training loop eats: raw images, or cached activations of what is frozen, which never change."""
+"""Where training inputs come from: images, or cached activations of the frozen layers, which never change."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass
+from typing import TypeVar
 
 import torch
+import torchvision
 from torch import Tensor, fx, nn
 
 from tlnb.core.data.augment import changed, draw
 from tlnb.core.data.dataset import DataSet
+from tlnb.core.models.anatomy import evaluating
 from tlnb.core.models.clocks import CostTracker
 from tlnb.core.models.flops import Counts, forward_flops
 from tlnb.core.models.pretrained import Transform
+from tlnb.core.models.undisturbed import undisturbed
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.runtime.device import Machine, in_chunks
 from tlnb.core.runtime.distributed import ALONE, Ranks
 from tlnb.core.runtime.limits import cache_folder, disk_budget, memory_budget
 from tlnb.core.storage.activation_cache import Store, key_of
 from tlnb.core.storage.memory_map import is_mapped
+from tlnb.core.training.agreement import OTHER_ROWS, allowed, apart
+from tlnb.core.training.cache_key import identity, pixels, structure
+from tlnb.core.training.cached_inputs import CachedInputs, HeadInputs
 from tlnb.core.training.events import Event, event
 from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import Cuts, cut_at, kinds_of, places
+from tlnb.core.training.model_split import Cuts, cut_at
+from tlnb.core.training.raw_inputs import Images, RawInputs, chunk_of
 from tlnb.core.training.run import Cache
-from tlnb.core.training.split_chain import Cut, Place, chain_places
+from tlnb.core.training.split_choice import Choice, Demand, Last
+from tlnb.core.training.split_point import Cut, Place
+from tlnb.core.training.split_search import Candidates, Chosen, Prover, first_proven
+from tlnb.core.training.training_inputs import Cost, Inputs
 
-CHUNK = 256  # images in one forward pass that needs no gradient, at most
-CHUNK_NUMBERS = (
-    8 * 3 * 224 * 224
-)  # and numbers in the images of one: more do not fit a core's cache and are slower
 AT_ONCE = 64  # rows of a chunk that pass a processor at once: faster than more (GlyphNet by a fifth), and less memory
-CACHED_VIEWS = 10  # views of every image that a cache holds: the image itself, the others augmented
-VIEW_FLOPS = 1e12  # for all views together; about ten seconds of two CPU cores
 VIEW_SEED = 500_009  # added to the seeds of views, which must not be those of epochs
-PRICE = {
-    "memory": 1.0,
-    "disk": 50.0,
-}  # of reading a byte of cache, in FLOPs that take as long; rough, and fixed
 FIXED = ("val", "monitor", "test")
+
+Rows = Callable[[slice | Tensor], Tensor]
+T = TypeVar("T", bound=Chosen)
 
 _unique = itertools.count()
 
 
-def chunk_of(edge: int, on_cpu: bool) -> int:
-    """Images in one forward pass that needs no gradient."""
-    return max(8, min(CHUNK, CHUNK_NUMBERS // (3 * edge**2))) if on_cpu else CHUNK
-
-
 @dataclass(frozen=True)
-class Cost:
-    """FLOPs for one image: a step as done, as planned without a cache, with everything trained; and a look.
+class KeptRows:
+    """A value to be kept: a row for each image of a split."""
 
-    `whole` is a look through the whole network, what is cached included.
-    """
-
-    done: float
-    planned: float
-    full: float
-    look: float
-    whole: float
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Images in the form that the training module takes."""
-
-    train: Callable[[int], Tensor]  # epoch → all training inputs, or the raw images
-    make: Callable[
-        [Tensor, Tensor], Tensor
-    ]  # a batch of those and what `draw` gave for it → the module's input
-    seen: Callable[[str], Tensor]  # split → inputs to judge by
-    look: Callable[[Tensor], Tensor]  # a batch of those → the module's input
-    teaches: nn.Module  # what trains
-    judges: nn.Module  # the same in eval mode
-    cost: Cost
-    views: int = 0  # how many cached ones `train` cycles through; 0: nothing is cached
-    event: Event | None = None  # how it was done, where the run should say so
-    chunk: int = 8  # rows in one forward pass that needs no gradient
-    cache: Cache | None = None
-    augment: str = "none"  # of each batch
-
-
-@dataclass(frozen=True)
-class HeadInputs:
-    """What reaches the output layers for each training image, and what is right of there."""
-
-    features: Tensor  # (N, …)
-    teaches: nn.Module  # to train the output layers alone
-    judges: nn.Module  # the same in eval mode
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Where to cut, how many views to keep, and where."""
-
-    place: Place
-    views: int
-    where: str  # memory, disk
-    bytes: int  # of everything that is kept
-
-    @property
-    def price(self) -> float:
-        """Of reading the training images once, in FLOPs that take as long."""
-        return PRICE[self.where] * self.place.numbers * 4
+    key: str
+    split: str
+    rows: Rows  # which rows → their values
+    flops: float  # for one row
+    phase: str  # what it is charged to
+    part: str
+    sample: int = 2  # rows that are computed again where the value is found
 
 
 class Source:
@@ -125,54 +78,34 @@ class Source:
         self.module, self.transform, self.data = module, transform, data
         self.machine, self.tally, self.store = machine, tally, store
         self._pause = pause  # called between passes
-        self._fitted: dict[str, Tensor] = {}
+        self._images = Images(data, transform, machine)
         self._identities: dict[nn.Module, str] = {}
+        self._pixel_keys: dict[str, str] = {}
         self.counts, self.cuts = Counts(), Cuts(store.surveys)
 
     # ── images ──
 
     def images(self, split: str) -> Tensor:
-        """A split's images at the network's edge `(N, 3, E, E)` uint8, on the device where they fit.
-
-        Those in a file stay there, as large as they are: batches of them are brought to the edge.
-        """
-        if split not in self._fitted:
-            if is_mapped(self.data.images[split]):
-                return self.data.images[split]
-            fitted = self.transform.fit(self.data.images[split])
-            self._fitted[split] = (
-                fitted.to(self.machine.device) if self.machine.fits(fitted.nbytes) else fitted
-            )
-        return self._fitted[split]
+        """A split's images, as `Images.of`."""
+        return self._images.of(split)
 
     def example(self) -> Tensor:
         """Two training images as the network takes them, to measure with."""
-        first = self.transform.fit(self.data.images["train"][:2])
-        return self.transform.normalise(first.to(self.machine.device))
+        return self._images.example()
 
     def forget(self) -> None:
         """Let go of images, and of the run that is asked between passes: memory is free at once, not when Python tidies up."""
-        self._fitted.clear()
+        self._images.forget()
         self._identities.clear()
+        self._pixel_keys.clear()
         self.counts.forget()
         self.cuts.forget()
         self._pause = lambda: None
 
     def raw(self, kind: str, happened: Event | None = None) -> Inputs:
         """Images as they are, augmented batch by batch, through the whole network."""
-        to, fit = self.transform.normalise, self.transform.fit
-        return Inputs(
-            lambda _: self.images("train"),
-            lambda x, numbers: to(changed(fit(x), kind, numbers)),
-            self.images,
-            lambda x: to(fit(self.placed(x))),
-            self.module,
-            self.module,
-            self._cost(self.module, self.example()),
-            event=happened,
-            chunk=self.chunk(),
-            augment=kind,
-        )
+        cost = self._cost(self.module, self.example())
+        return RawInputs(self._images, self.module, cost, self.chunk(), kind, happened)
 
     # ── where to cut ──
 
@@ -193,8 +126,7 @@ class Source:
         try:
             return self._cached(choice, trained, options)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            why = f"it could not be written ({reason})"
+            why = f"it could not be written ({error.strerror or type(error).__name__})"
             return self.raw(kind, event("uncached", why=why))
 
     def choose(
@@ -203,70 +135,34 @@ class Source:
         """Where to cut; where nothing is to be cached None, and why not if the run should say so."""
         if not options.cache:
             return None, ""
-        found, why = self.places(self.module, trained, self.example())
-        if not found:
-            return None, why
-        choice = self._chosen(found, options.augment or "none", options.epochs or 1, before)
-        full = "the activations fit neither in memory nor on the disk"
-        return choice, "" if choice else full
+        demand = self._demand(options, before)
+        return self._proven(trained, demand.cheapest, demand)
 
-    def places(
-        self, module: nn.Module, trained: Sequence[str], example: Tensor
-    ) -> tuple[list[Place], str]:
-        """Where the module can be cut, and where torch.fx cannot trace it and no chain helps, why not."""
-        try:
-            return places(module, trained, example, self.cuts), ""
-        except Exception as error:  # torch.fx raises many types on what it cannot trace
-            reason = " ".join(str(error).split())[:80]
-        try:
-            found = chain_places(module, trained, example)
-        except Exception:  # nor is a foreign forward bound to take what we try
-            found = []
-        return (
-            found,
-            "" if found else f"the network cannot be traced ({reason}) and is no chain of modules",
+    def _proven(
+        self, trained: Sequence[str], pick: Callable[[Sequence[Place]], T | None], demand: Demand
+    ) -> tuple[T | None, str]:
+        """The best of the places that are proven, in the modes that the network is in; else None, and why."""
+        with undisturbed(self.module):
+            found = Candidates(self.module, trained, self.example(), self.cuts)
+            prover = Prover(
+                self.module, trained, self._images, self.cuts, self.store.proofs, demand.rows
+            )
+            return first_proven(
+                found, pick, lambda place: self.ranks.broadcast_object(prover.fault(place))
+            )
+
+    def _demand(self, options: TrainOptions, before: Cache | None) -> Demand:
+        counts, (memory, disk) = self.data.splits, self._room()
+        return Demand(
+            counts["train"],
+            sum(counts.get(split, 0) for split in FIXED),
+            options.epochs or 1,
+            (options.augment or "none") != "none",
+            self.machine.bytes_per_number,
+            memory,
+            disk,
+            before,
         )
-
-    def _chosen(
-        self, found: list[Place], kind: str, epochs: int, before: Cache | None
-    ) -> Choice | None:
-        """The cheapest place by bytes read and FLOPs computed again: fixed before step one, never by the clock."""
-        if before is not None:
-            found = [place for place in found if place.at == before.at] or found
-        last = found[-1].flops
-        images = len(self.data.labels["train"])
-        room = self._room()
-        choices = [c for place in found for c in self._ways(place, kind, epochs, before, room)]
-
-        def cost(
-            choice: Choice,
-        ) -> tuple[float, int]:  # of equals the last: what costs no FLOPs takes time too
-            again = epochs * images * (last - choice.place.flops)
-            return again + epochs * images * choice.price, -found.index(choice.place)
-
-        best = min(choices, key=cost, default=None)
-        uncached = epochs * images * last
-        return best if best is not None and (before or cost(best)[0] < uncached) else None
-
-    def _ways(
-        self, place: Place, kind: str, epochs: int, before: Cache | None, room: tuple[int, int]
-    ) -> Iterator[Choice]:
-        counts = self.data.splits
-        images = counts["train"]
-        wanted = int(
-            max(1, min(CACHED_VIEWS, epochs, VIEW_FLOPS // (images * max(place.flops, 1.0))))
-        )
-        wanted = before.views if before else (1 if kind == "none" else wanted)
-        one = place.numbers * self.machine.bytes_per_number
-        fixed = sum(counts.get(split, 0) for split in FIXED) * one
-        memory, disk = room
-        for where, most in (("memory", memory), ("disk", disk)):
-            if wanted * images * one + fixed <= most:
-                yield Choice(place, wanted, where, wanted * images * one + fixed)
-                return
-        fewer = int((memory - fixed) // (images * one))
-        if 1 <= fewer < wanted:
-            yield Choice(place, fewer, "memory", fewer * images * one + fixed)
 
     def _room(self) -> tuple[int, int]:
         """Bytes in memory and on the disk for what is cached; processes share a machine's, and all must decide alike."""
@@ -286,28 +182,24 @@ class Source:
         was: list[bool] = []
 
         def kept(split: str, view: int, phase: str) -> Tensor:
-            key = key_of(who, self._data_key(split, kind if view else "none", options.seed, view))
-            parts = self._through(cut.prefix, split, kind if view else "none", options.seed, view)
-            value, found = self._kept(key, split, parts, choice.where, look_cost, phase, "prefix")
+            drawn = (kind if view else "none", options.seed, view)
+            key = key_of(who, self._data_key(split, *drawn))
+            rows = self._through(cut.prefix, split, *drawn)
+            work = KeptRows(key, split, rows, look_cost, phase, "prefix")
+            value, found = self._kept(work, choice.where)
             was.append(found)
             return value
 
-        train = [kept("train", view, "caching") for view in range(choice.views)]
-        held: dict[str, Tensor] = {}
+        train = tuple(kept("train", view, "caching") for view in range(choice.views))
 
         def seen(split: str) -> Tensor:
-            if split not in held:
-                self.module.eval()
-                held[split] = kept(split, 0, "evaluating")
-            return held[split]
+            self.module.eval()
+            return kept(split, 0, "evaluating")
 
         cost = self._cost(cut.suffix, self.placed(train[0][:2]), known=who)
         self.module.eval()
         judge = cut_at(self.module, place, self.cuts).suffix
         set_modes(self.module, set(trained))
-        varied = (
-            event("cached-views", views=choice.views) if choice.views > 1 else event("one-view")
-        )
         facts = Cache(
             place.at,
             choice.views,
@@ -317,57 +209,62 @@ class Source:
             all(was),
         )
         chunk = self.chunk() * max(1, self.example_numbers // max(1, place.numbers))
-        return Inputs(
-            lambda epoch: train[epoch % choice.views],
-            lambda x, _: self.placed(x),
-            seen,
-            self.placed,
-            cut.suffix,
-            judge,
-            cost,
-            choice.views,
-            varied if kind != "none" else None,
-            chunk,
-            facts,
+        return CachedInputs(
+            kept=train,
+            compute=seen,
+            machine=self.machine,
+            teaches=cut.suffix,
+            judges=judge,
+            cost=cost,
+            chunk=chunk,
+            event=_views_event(kind, choice.views),
+            cache=facts,
         )
 
     def placed(self, rows: Tensor) -> Tensor:
         """Rows on the device."""
         return self.machine.placed(rows)
 
-    def _kept(
-        self,
-        key: str,
-        split: str,
-        parts: Iterator[Tensor],
-        where: str,
-        flops: float,
-        phase: str,
-        part: str,
-    ) -> tuple[Tensor, bool]:
+    def _kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
         """A value from the store, or computed and charged; and whether it was there."""
-        count = len(self.data.labels[split])
-        with self.tally.phase(phase, part):
-            found = self.store.get(key, self.machine.device)
-            if self.ranks.every(found is not None):
-                assert found is not None
+        count = len(self.data.labels[work.split])
+        with self.tally.phase(work.phase, work.part):
+            found = self._found(work)
+            if found is not None:
                 return found, True
-            value = self._computed(key, count, parts, where, count * flops)
-        self.tally.charge(phase, count * flops / self.ranks.count, part)
+            value = self._computed(work, count, where)
+        self.tally.charge(work.phase, count * work.flops / self.ranks.count, work.part)
         return value, False
 
-    def _computed(
-        self, key: str, count: int, parts: Iterator[Tensor], where: str, flops: float
-    ) -> Tensor:
-        """All rows of `parts`, kept; a file is written by one process of each machine.
+    def _found(self, work: KeptRows) -> Tensor | None:
+        """A value from the store, some rows of it computed again; one that differs there is dropped."""
+        found = self.store.get(work.key, self.machine.device)
+        right = found is not None and self._again(work, found)
+        if found is not None and not right:
+            self.store.drop(work.key)
+        return found if self.ranks.every(right) else None
+
+    def _again(self, work: KeptRows, found: Tensor) -> bool:
+        """Whether computing some rows gives what was found."""
+        rows = torch.arange(0, len(found), max(1, len(found) - 1))[: work.sample]
+        fresh = work.rows(rows)
+        tolerance = allowed(OTHER_ROWS, self.machine.precision)
+        return apart(fresh, self.placed(found[rows])) <= tolerance
+
+    def parts(self, work: KeptRows) -> Iterator[Tensor]:
+        """All rows of a value, a chunk at a time; processes share the work."""
+        return self.ranks.shared(len(self.data.labels[work.split]), self.chunk(), work.rows)
+
+    def _computed(self, work: KeptRows, count: int, where: str) -> Tensor:
+        """All rows of a value, kept; a file is written by one process of each machine.
 
         Raises:
             OSError: on every process, where one of them could not write.
         """
-        value, problem = None, None
+        value, problem, parts = None, None, self.parts(work)
         if where == "memory" or self.ranks.local == 0:
             try:
-                value = self.store.keep(key, count, parts, where, flops)
+                value = self.store.keep(work.key, count, parts, where, count * work.flops)
             except OSError as error:
                 if self.ranks.count == 1:
                     raise
@@ -376,29 +273,29 @@ class Source:
             pass
         if not self.ranks.every(problem is None):
             raise problem or OSError(5, "another process could not write it")
-        value = value if value is not None else self.store.get(key, self.machine.device)
+        value = value if value is not None else self.store.get(work.key, self.machine.device)
         if value is None:
             raise OSError(5, "what another process wrote cannot be read")
         return value
 
     def _through(
-        self, prefix: nn.Module, split: str, kind: str, seed: int, view: int
-    ) -> Iterator[Tensor]:
-        """The frozen prefix over a split: view 0 is the images as they are, the others are augmented."""
+        self, prefix: nn.Module, split: str, kind: str = "none", seed: int = 0, view: int = 0
+    ) -> Rows:
+        """The frozen prefix over rows of a split: view 0 is the images as they are, the others are augmented."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
         images, chunk = self.images(split), self.chunk()
         drawn = self.placed(
             torch.cat([draw(len(part), kind, generator) for part in images.split(chunk)], 1)
         )
 
-        def pass_some(rows: slice) -> Tensor:
+        def pass_some(rows: slice | Tensor) -> Tensor:
             self._pause()
             fitted = self.transform.fit(self.placed(images[rows]))
             return self.pass_through(
                 prefix, self.transform.normalise(changed(fitted, kind, drawn[:, rows]))
             )
 
-        return self.ranks.shared(len(images), chunk, pass_some)
+        return pass_some
 
     def pass_through(self, module: nn.Module, ready: Tensor) -> Tensor:
         """A forward pass without gradients; in smaller pieces where memory runs out."""
@@ -424,80 +321,105 @@ class Source:
         It comes from what is cached already, as far as there is something; else from the images. Leaves the modes set
         for training the output layers alone.
         """
-        if base.cache is not None and not isinstance(base.teaches, fx.GraphModule):
-            base = replace(base, cache=None)  # a chain of modules is cut from the images on
-        start = None if base.cache is None else Place(base.cache.at, (), 0.0)
-        example = self.example() if start is None else self.placed(base.train(0)[:2])
         set_modes(self.module, set(heads))
-        outer = (
-            cut_at(self.module, start, self.cuts) if start else Cut("", nn.Identity(), self.module)
-        )
-        found, _ = self.places(outer.suffix, heads, example)
-        if not found and start is None:
+        demand = self._demand(TrainOptions(epochs=1), None)
+        last, _ = self._proven(heads, lambda found: Last(found[-1]), demand)
+        if last is None:
             return None
-        self.module.eval()  # tracing bakes modes in
-        judges = cut_at(self.module, start, self.cuts).suffix if start else self.module
-        judges = cut_at(judges, found[-1], self.cuts).suffix if found else judges
-        set_modes(self.module, set(heads))
-        if not found:
-            return HeadInputs(base.train(0), outer.suffix, judges)
-        cut = cut_at(outer.suffix, found[-1], self.cuts)
-        flops = found[-1].flops or forward_flops(cut.prefix, example)
-        key = key_of(
-            self.identity(outer) if start else "",
-            self.identity(cut),
-            self._data_key("train", "none", 0, 0),
-        )
-        if start is None:
-            parts = self._through(cut.prefix, "train", "none", 0, 0)
-        else:
-            cached = base.train(0)
-            parts = self.ranks.shared(
-                len(cached),
-                self.chunk(),
-                lambda rows: self.pass_through(cut.prefix, self.placed(cached[rows]).clone()),
-            )
-        features, _ = self._kept(key, "train", parts, "memory", flops, "caching", "features")
+        return self._at_heads(base, last.place)
+
+    def _at_heads(self, base: Inputs, last: Place) -> HeadInputs:
+        cut = cut_at(self.module, last, self.cuts)
+        with evaluating(self.module):  # tracing bakes modes in
+            judges = cut_at(self.module, last, self.cuts).suffix
+        if base.cache is not None and base.cache.at == last.at:
+            return HeadInputs(base.train(0), cut.suffix, judges)
+        work = self._head_work(cut, self._start(base, last), base, last)
+        features, _ = self._kept(work, "memory")
         return HeadInputs(features, cut.suffix, judges)
+
+    def _start(self, base: Inputs, last: Place) -> Cut | None:
+        """Where the run's own cache lies on the way to the output layers; None where it does not."""
+        if base.cache is None or not last.traced or not isinstance(base.teaches, fx.GraphModule):
+            return None
+        names = [node.name for node in self.cuts.graph(self.module).nodes]
+        if base.cache.at not in names[: names.index(last.at)]:
+            return None
+        return cut_at(self.module, Place(base.cache.at, (), 0.0), self.cuts)
+
+    def _head_work(self, cut: Cut, start: Cut | None, base: Inputs, last: Place) -> KeptRows:
+        """The last value before the output layers, computed from the run's own cache or from the images."""
+        data = self._data_key("train", "none", 0, 0)
+        if start is None:
+            key, rows = key_of("", self.identity(cut), data), self._through(cut.prefix, "train")
+            flops = last.flops or forward_flops(cut.prefix, self.example())
+            return KeptRows(key, "train", rows, flops, "caching", "features")
+        between, cached = cut_at(start.suffix, last, self.cuts), base.train(0)
+
+        def from_cache(some: slice | Tensor) -> Tensor:
+            return self.pass_through(between.prefix, self.placed(cached[some]).clone())
+
+        key = key_of(self.identity(start), self.identity(between), data)
+        flops = forward_flops(between.prefix, self.placed(cached[:2]))
+        return KeptRows(key, "train", from_cache, flops, "caching", "features")
 
     # ── keys and costs ──
 
     def identity(self, cut: Cut) -> str:
-        """Everything that a prefix's values depend on. One whose code cannot be read is like no other."""
+        """Everything that a prefix's values depend on. Prefixes that have no key get one that is never found again."""
         if cut.prefix not in self._identities:
-            self._identities[cut.prefix] = self._identity(cut.prefix)
+            known = identity(cut.prefix) or f"unique {next(_unique)}"
+            self._identities[cut.prefix] = known
         return self._identities[cut.prefix]
-
-    @staticmethod
-    def _identity(prefix: nn.Module) -> str:
-        hooked = any(p._forward_hooks or p._forward_pre_hooks for p in prefix.modules())
-        if not isinstance(prefix, fx.GraphModule) or hooked:
-            return f"unique {next(_unique)}"
-        digest = hashlib.sha256()
-        digest.update(repr(kinds_of(prefix)).encode())
-        for name, tensor in prefix.state_dict().items():
-            digest.update(name.encode())
-            digest.update(
-                tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            )
-        return digest.hexdigest()[:32]
 
     def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
         drawn = (kind, seed, view) if view else ()
-        where = (self.machine.device.split(":")[0], self.machine.precision, torch.__version__)
-        return (self.data.fingerprint, split, drawn, repr(self.transform), self.chunk(), where)
+        where = (self.machine.device.split(":")[0], self.machine.precision)
+        made_by = (torch.__version__, torchvision.__version__)
+        return (
+            self._pixels(split),
+            split,
+            drawn,
+            repr(self.transform),
+            self.chunk(),
+            where,
+            made_by,
+        )
+
+    def _pixels(self, split: str) -> str:
+        """A hash of a split's images as they are now; of those in a file, as they were read."""
+        images = self.data.images[split]
+        if is_mapped(images):
+            return f"{self.data.fingerprint} {images._version}"
+        if split not in self._pixel_keys:
+            self._pixel_keys[split] = pixels(images)
+        return self._pixel_keys[split]
 
     def _cost(self, teaches: nn.Module, example: Tensor, known: str = "") -> Cost:
         """Counted, or looked up: what is counted once for a prefix, shapes and what trains is so for ever."""
         shapes = [(n, tuple(p.shape), p.requires_grad) for n, p in self.module.named_parameters()]
-        key = key_of(known, getattr(teaches, "code", ""), shapes, tuple(example.shape))
-        if known and key in self.store.costs:
+        kinds = (structure(teaches), structure(self.module)) if known else ("", "")
+        key = key_of(known, kinds, shapes, tuple(example.shape))
+        if all(kinds) and key in self.store.costs:
             return Cost(*self.store.costs[key])
+        with undisturbed(self.module):
+            cost = self._counted(teaches, example)
+        self.store.costs[key] = astuple(cost)
+        return cost
+
+    def _counted(self, teaches: nn.Module, example: Tensor) -> Cost:
         image, counts = self.example(), self.counts
-        done, look = counts.step(teaches, example), counts.forward(teaches, example)
-        planned, full = (
+        return Cost(
+            counts.step(teaches, example),
             counts.step(self.module, image),
             counts.step(self.module, image, everything=True),
+            counts.forward(teaches, example),
+            counts.forward(self.module, image),
         )
-        self.store.costs[key] = (done, planned, full, look, counts.forward(self.module, image))
-        return Cost(*self.store.costs[key])
+
+
+def _views_event(kind: str, views: int) -> Event | None:
+    """What a run should say of the views that it trained on."""
+    if kind == "none":
+        return None
+    return event("cached-views", views=views) if views > 1 else event("one-view")

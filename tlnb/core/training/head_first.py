@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from tlnb.core.models.anatomy import evaluating
 from tlnb.core.models.flops import forward_flops
 from tlnb.core.planning.recipes import WARMUP
+from tlnb.core.training.cached_inputs import HeadInputs
 from tlnb.core.training.checkpoint_state import TrainingState
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.epoch import AdamWEpochs
-from tlnb.core.training.features import Cost, HeadInputs, Inputs
 from tlnb.core.training.folded_input_norm import FoldedInputNorm, can_fold
 from tlnb.core.training.progress import Progress
+from tlnb.core.training.training_inputs import Cost, Inputs
 
 STATISTICS_ROWS = 256  # cached features in one look at what reaches the output layer
 
@@ -142,14 +143,8 @@ def _inputs_of_heads(
     source = context.source
     if head_inputs is None:
         return source.raw("none")
-    return replace(
-        inputs,
-        train=lambda _: head_inputs.features,
-        make=lambda x, _: source.placed(x),
-        teaches=head_inputs.teaches,
-        cost=_cost_of_heads(context, inputs, head_inputs),
-        augment="none",
-    )
+    cost = _cost_of_heads(context, inputs, head_inputs)
+    return head_inputs.inputs(inputs, context.machine, cost)
 
 
 def _cost_of_heads(context: TrainingContext, inputs: Inputs, head_inputs: HeadInputs) -> Cost:

@@ -11,8 +11,8 @@ from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.batches import weight_share
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.epoch import EpochResult
-from tlnb.core.training.features import Inputs
 from tlnb.core.training.freezing import layer_of
+from tlnb.core.training.training_inputs import Inputs
 
 LBFGS_ITERATIONS = 5  # that count as one epoch
 

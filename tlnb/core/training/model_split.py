@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,9 +17,12 @@ from torch import Tensor, fx, nn
 
 from tlnb.core.models.anatomy import ROOT
 from tlnb.core.models.tracing import Counter, blank, countable
+from tlnb.core.models.undisturbed import undisturbed
 from tlnb.core.planning.edit import has_added_parts
 from tlnb.core.storage.activation_cache import key_of
-from tlnb.core.training.split_chain import Cut, Place, chain_cut
+from tlnb.core.training.cache_key import structure
+from tlnb.core.training.split_point import Cut, Place
+from tlnb.core.training.split_replay import Recording, record, replay_cut
 
 RANDOM = {
     "rand",
@@ -61,29 +65,70 @@ class Cuts:
 
     def __init__(self, surveys: Surveys | None = None) -> None:
         self._graphs: dict[tuple[object, ...], fx.Graph] = {}
+        self._constants: dict[nn.Module, dict[str, Tensor]] = {}
         self._cuts: dict[tuple[object, ...], Cut] = {}
+        self._recordings: dict[nn.Module, Recording] = {}
         self.surveys: Surveys = (
             {} if surveys is None else surveys
         )  # outlive this: they hold names and numbers
 
     def graph(self, module: nn.Module) -> fx.Graph:
         """The network's operations; torch.fx raises whatever it does on one that it cannot trace."""
+        if isinstance(module, fx.GraphModule):
+            return module.graph  # one that was cut before: operations keep their names
         key = _modes(module)
         if key not in self._graphs:
-            self._graphs[key] = _Tracer().trace(module)
+            with undisturbed(module):
+                self._graphs[key] = graph = _Tracer().trace(module)
+                self._constants.setdefault(module, {}).update(_constants(module, graph))
         return self._graphs[key]
 
     def at(self, module: nn.Module, name: str) -> Cut:
         """The network cut after an operation."""
         key = (name, *_modes(module))
         if key not in self._cuts:
-            self._cuts[key] = _split(module, self.graph(module), name)
+            graph = self.graph(module)
+            with _holding(module, self._constants.get(module, {})):
+                self._cuts[key] = _split(module, graph, name)
+        return self._cuts[key]
+
+    def recording(self, module: nn.Module, example: Tensor) -> Recording:
+        """The calls of the network's modules in one pass, recorded once."""
+        if module not in self._recordings:
+            self._recordings[module] = record(module, example)
+        return self._recordings[module]
+
+    def after(self, module: nn.Module, name: str) -> Cut:
+        """The network cut after one of its modules, once its calls are recorded."""
+        key = (name, module)
+        if key not in self._cuts:
+            self._cuts[key] = replay_cut(module, name, self._recordings[module])
         return self._cuts[key]
 
     def forget(self) -> None:
         """Let go of the networks."""
+        self._recordings.clear()
+        self._constants.clear()
         self._graphs.clear()
         self._cuts.clear()
+
+
+def _constants(module: nn.Module, graph: fx.Graph) -> dict[str, Tensor]:
+    """Tensors that the network made while it was traced: torch.fx leaves them with the network."""
+    names = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    return {name: module.__dict__[name] for name in names if name in module.__dict__}
+
+
+@contextmanager
+def _holding(module: nn.Module, constants: Mapping[str, Tensor]) -> Iterator[None]:
+    """These tensors among the network's attributes inside."""
+    new = {name: tensor for name, tensor in constants.items() if name not in module.__dict__}
+    module.__dict__.update(new)
+    try:
+        yield
+    finally:
+        for name in new:
+            del module.__dict__[name]
 
 
 def _modes(module: nn.Module) -> tuple[object, ...]:
@@ -110,11 +155,12 @@ def places(
     if not names:
         return []
     last = cuts.at(module, names[-1]).prefix
-    shapes = [(name, tuple(tensor.shape)) for name, tensor in last.state_dict().items()]
-    key = key_of(kinds_of(last), shapes, names, tuple(example.shape[1:]))
-    if key not in cuts.surveys:
-        cuts.surveys[key] = _surveyed(last, names, example[:1].expand(ROWS, *example.shape[1:]))
-    seen = cuts.surveys[key]
+    known = structure(last)
+    key = key_of(known, names, tuple(example.shape[1:]))
+    seen = cuts.surveys.get(key) if known else None
+    if seen is None:
+        seen = _surveyed(last, names, example[:1].expand(ROWS, *example.shape[1:]))
+        cuts.surveys[key] = seen
     return [
         Place(at, shape[1:], flops / ROWS)
         for at, (shape, flops) in seen.items()
@@ -124,14 +170,8 @@ def places(
 
 def cut_at(module: nn.Module, place: Place, cuts: Cuts | None = None) -> Cut:
     """The network cut there, in the modes that it is in now."""
-    return (cuts or Cuts()).at(module, place.at) if place.traced else chain_cut(module, place.at)
-
-
-def kinds_of(prefix: nn.Module) -> tuple[object, ...]:
-    """What a traced network computes, short of its numbers."""
-    return getattr(prefix, "code", ""), [
-        (n, repr(part)) for n, part in prefix.named_modules() if not any(part.children())
-    ]
+    cuts = cuts or Cuts()
+    return cuts.at(module, place.at) if place.traced else cuts.after(module, place.at)
 
 
 def _surveyed(

@@ -231,6 +231,12 @@ class Run(OneLine):
         return next((each for each in reversed(self.events) if each.kind == kind), None)
 
     @property
+    def uncached(self) -> str:
+        """Why it trained without a cache, where one was wanted."""
+        happened = self.event("uncached")
+        return str(happened.facts["why"]) if happened else ""
+
+    @property
     def moved(self) -> tuple[str, ...]:
         """Layers that differ from the start, to the bit."""
         return tuple(change.name for change in self.changes if change.moved)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,10 +11,12 @@ from torch import Tensor
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.training.context import TrainingContext
-from tlnb.core.training.features import Cost, Inputs
+from tlnb.core.training.events import Event
 from tlnb.core.training.freezing import Learning
 from tlnb.core.training.monitor_schedule import looks
+from tlnb.core.training.own_answers import own_answers
 from tlnb.core.training.run import Answers
+from tlnb.core.training.training_inputs import Cost, Inputs
 
 
 def looks_at_monitor(data: DataSet, options: TrainOptions, cost: Cost) -> tuple[int, ...]:
@@ -40,12 +43,21 @@ def evaluate_splits(
         return {s: float((p == context.labels[s]).float().mean()) for s, p in predicted.items()}
 
 
-def answers_on_test(context: TrainingContext, inputs: Inputs, with_logits: bool = False) -> Answers:
-    """What the network says about the test split. Leaves it in eval mode."""
+def answers_on_test(
+    context: TrainingContext, inputs: Inputs, events: list[Event], with_logits: bool = False
+) -> Answers:
+    """What the network says about the test split. Leaves it in eval mode.
+
+    Args:
+        events: where it is noted that cached activations gave other answers.
+    """
     rows, targets = inputs.seen("test"), context.labels["test"]
     context.module.eval()
     with context.costs.phase("evaluating", "look"):
         logits = _logits(context, inputs, rows)
+    own = own_answers(context.source, inputs, logits, partial(_logits, context))
+    logits, events[:] = own.logits, [*events, *filter(None, [own.event])]
+    with context.costs.phase("evaluating", "look"):
         predicted, probabilities = logits.argmax(1), logits.float().softmax(1)
         answers = Answers(
             truths=targets.cpu(),

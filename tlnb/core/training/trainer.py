@@ -33,7 +33,6 @@ from tlnb.core.training.checkpoint_state import CheckpointWriter, KeepCheckpoint
 from tlnb.core.training.context import TrainingContext, seeded
 from tlnb.core.training.epoch import AdamWEpochs, Epochs
 from tlnb.core.training.events import event
-from tlnb.core.training.features import Inputs
 from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import Change, Learning, hashes, state_of
 from tlnb.core.training.head_first import begin_with_heads
@@ -48,6 +47,7 @@ from tlnb.core.training.split_evaluation import (
     looks_at_monitor,
     scores,
 )
+from tlnb.core.training.training_inputs import Inputs
 
 
 @large_blocks_kept()
@@ -340,7 +340,7 @@ class Trainer:
         context, done = self.context, len(self.state.epochs)
         context.report(Progress(context.name, "evaluating", done, context.options.epochs or 0))
         self.inputs = self.inputs or context.source.raw("none")
-        return answers_on_test(context, self.inputs, with_logits)
+        return answers_on_test(context, self.inputs, self.state.events, with_logits)
 
     def release(self) -> nn.Module:
         """The trained network, on the CPU, everything trainable again; what its training needed is let go of."""

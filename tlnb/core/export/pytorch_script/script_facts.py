@@ -21,11 +21,11 @@ from tlnb.core.runtime.distributed import uses_batch_statistics
 from tlnb.core.runtime.errors import OneLine
 from tlnb.core.training.batch_sizes import none_alone
 from tlnb.core.training.events import Event
-from tlnb.core.training.features import CACHED_VIEWS, VIEW_FLOPS
 from tlnb.core.training.folded_input_norm import can_fold
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.model_split import ignores_mode
 from tlnb.core.training.run import Run
+from tlnb.core.training.split_choice import CACHED_VIEWS, VIEW_FLOPS
 
 
 class Script(OneLine, str):

@@ -24,10 +24,11 @@ from tlnb.core.export.pytorch_script.training_templates import (
 )
 from tlnb.core.planning.recipes import WARMUP
 from tlnb.core.training.context import SEED_STRIDE
-from tlnb.core.training.features import VIEW_SEED, chunk_of
+from tlnb.core.training.features import VIEW_SEED
 from tlnb.core.training.folded_input_norm import EPSILON, feature_axes
 from tlnb.core.training.lbfgs import LBFGS_ITERATIONS
 from tlnb.core.training.optimizers import RISING_SHARE, can_fuse
+from tlnb.core.training.raw_inputs import chunk_of
 
 
 def _device(case: Case) -> str:

@@ -1,0 +1,132 @@
+"""Trying a network without a trace: random numbers, buffers and attributes are afterwards as they were before."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tlnb.core.runtime.torch_lock import alone
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None))
+CONTAINERS = (list, dict, set)
+KEPT_BY_TORCH = ("_parameters", "_buffers", "_modules")
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Where the random generators stand: torch's, Python's and NumPy's."""
+
+    torch_cpu: Tensor
+    torch_gpu: Tensor | None
+    python: Any
+    numpy: Any
+
+    @classmethod
+    def now(cls) -> Draws:
+        gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+        return cls(torch.get_rng_state(), gpu, random.getstate(), np.random.get_state())
+
+    def restore(self) -> None:
+        torch.set_rng_state(self.torch_cpu)
+        if self.torch_gpu is not None:
+            torch.cuda.set_rng_state(self.torch_gpu)
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+
+    def same(self, other: Draws) -> bool:
+        """Whether nothing was drawn between the two, or as much from the same start."""
+        gpu = self.torch_gpu is None or (
+            other.torch_gpu is not None and torch.equal(self.torch_gpu, other.torch_gpu)
+        )
+        numpy = all(np.array_equal(a, b) for a, b in zip(self.numpy, other.numpy, strict=True))
+        cpu = torch.equal(self.torch_cpu, other.torch_cpu)
+        return cpu and gpu and numpy and self.python == other.python
+
+
+@contextmanager
+def undisturbed(module: nn.Module) -> Iterator[None]:
+    """Whatever runs inside leaves random generators, buffers, gradients and the modules' attributes as they were.
+
+    Modes are the caller's business. Parameters are not copied: no forward pass changes them.
+    """
+    with alone():
+        draws, held = Draws.now(), [_Held(part) for part in module.modules()]
+        grads = [(p, p.grad) for p in module.parameters()]
+        try:
+            yield
+        finally:
+            draws.restore()
+            for part in held:
+                part.restore()
+            for parameter, grad in grads:
+                parameter.grad = grad
+
+
+class _Held:
+    """What one module holds besides parameters and modules."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self._part = part
+        self._buffers = {
+            name: (buffer, None if buffer is None else buffer.detach().clone())
+            for name, buffer in part._buffers.items()
+        }
+        own = {k: v for k, v in part.__dict__.items() if k not in (*KEPT_BY_TORCH, "training")}
+        self._own = {name: (value, _copied(value)) for name, value in own.items()}
+
+    def restore(self) -> None:
+        for name, (buffer, before) in self._buffers.items():
+            self._part._buffers[name] = buffer
+            if buffer is not None and before is not None and not torch.equal(buffer, before):
+                buffer.detach().copy_(before)
+        new = self._part.__dict__.keys() - self._own.keys() - {*KEPT_BY_TORCH, "training"}
+        for name in new:
+            del self._part.__dict__[name]
+        for name, (value, before) in self._own.items():
+            self._part.__dict__[name] = value
+            _put_back(value, before)
+
+
+def _copied(value: Any) -> Any:
+    """What an attribute holds now, as far as a forward pass may change it in place."""
+    if isinstance(value, torch.Generator):
+        return value.get_state()
+    return copy.copy(value) if isinstance(value, CONTAINERS) else None
+
+
+def _put_back(value: Any, before: Any) -> None:
+    if isinstance(value, torch.Generator):
+        value.set_state(before)
+    elif isinstance(value, list):
+        value[:] = before
+    elif isinstance(value, dict | set):
+        value.clear()
+        value.update(before)
+
+
+def counters(module: nn.Module) -> list[object]:
+    """Numbers and texts that modules hold as attributes, and where generators of their own stand: what a pass may count up."""
+    return [
+        (name, key, _plain(value))
+        for name, part in module.named_modules()
+        for key, value in sorted(part.__dict__.items())
+        if isinstance(value, PLAIN + CONTAINERS + (torch.Generator,)) and key not in KEPT_BY_TORCH
+    ]
+
+
+def _plain(value: Any) -> object:
+    if isinstance(value, torch.Generator):
+        return value.get_state().numpy().tobytes()
+    if isinstance(value, dict):
+        return [(k, v) for k, v in value.items() if isinstance(v, PLAIN)]
+    if isinstance(value, list | set):
+        return [v for v in value if isinstance(v, PLAIN)]
+    return value
