@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.core.training.uncommon_networks import NETWORKS, Net
+from tlnb.core.models.tracing import blank
 from tlnb.core.models.undisturbed import undisturbed
 from tlnb.core.training import own_answers as reporting
 from tlnb.core.training.agreement import apart
@@ -213,3 +214,9 @@ def test_trying_a_network_leaves_no_trace():
 
 def test_a_proof_takes_few_images_where_little_is_cached():
     assert rows_for(1e12, 10) == FEW and rows_for(1e6, 10) == MOST == rows_for(1e12, 10_000)
+
+
+def test_a_network_without_numbers_can_be_tried_too():
+    network = blank(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
+    with undisturbed(network):
+        network(torch.zeros(2, 3, 8, 8, device="meta"))
