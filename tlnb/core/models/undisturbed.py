@@ -85,7 +85,7 @@ class _Held:
     def restore(self) -> None:
         for name, (buffer, before) in self._buffers.items():
             self._part._buffers[name] = buffer
-            if buffer is not None and before is not None and not torch.equal(buffer, before):
+            if buffer is not None and before is not None and _differ(buffer, before):
                 buffer.detach().copy_(before)
         new = self._part.__dict__.keys() - self._own.keys() - {*KEPT_BY_TORCH, "training"}
         for name in new:
@@ -93,6 +93,11 @@ class _Held:
         for name, (value, before) in self._own.items():
             self._part.__dict__[name] = value
             _put_back(value, before)
+
+
+def _differ(one: Tensor, other: Tensor) -> bool:
+    """Whether numbers differ; without numbers they do not."""
+    return not one.is_meta and not torch.equal(one, other)
 
 
 def _copied(value: Any) -> Any:

@@ -233,6 +233,13 @@ class _Digests(fx.Interpreter):
         return value
 
 
+def _digests(prefix: fx.GraphModule, names: Sequence[str], rows: Tensor) -> dict[str, Tensor]:
+    interpreter = _Digests(prefix, names)
+    with torch.no_grad():
+        interpreter.run(rows.clone())
+    return interpreter.found
+
+
 def sound_places(
     prefix: nn.Module, in_eval: nn.Module, names: Sequence[str], images: Tensor
 ) -> set[str]:
@@ -244,13 +251,12 @@ def sound_places(
     """
     if not isinstance(prefix, fx.GraphModule) or not isinstance(in_eval, fx.GraphModule):
         return set()
-    together, alone = _Digests(prefix, names), _Digests(in_eval, names)
-    with torch.no_grad():
-        together.run(images.clone())
-        alone.run(images[:1].clone())
+    together, alone = (
+        _digests(graph, names, rows) for graph, rows in ((prefix, images), (in_eval, images[:1]))
+    )
     sound: set[str] = set()
     for name in names:
-        pair = together.found.get(name), alone.found.get(name)
+        pair = together.get(name), alone.get(name)
         if pair[0] is None or pair[1] is None or _digests_apart(pair[0][:1], pair[1]):
             break
         sound.add(name)
