@@ -51,7 +51,6 @@ class GlyphNet(nn.Module):
 def _stage(inputs: int, outputs: int, stride: int) -> BasicBlock:
     shortcut = None
     if stride != 1 or inputs != outputs:
-        shortcut = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-        )
+        fitted = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        shortcut = nn.Sequential(fitted, nn.BatchNorm2d(outputs))
     return BasicBlock(inputs, outputs, stride, shortcut)

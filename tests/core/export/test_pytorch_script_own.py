@@ -13,7 +13,7 @@ from tests.core.export.scripts import Scripts
 from tlnb.core.export.pytorch_script import training_section
 from tlnb.core.models import flops as meter
 from tlnb.core.planning import recipes
-from tlnb.core.training import trainer
+from tlnb.core.training import head_first
 from tlnb.session import Session
 
 EXACT = {"epochs": 2, "batch_size": 16, "augment": "none", "precision": "fp32"}
@@ -126,7 +126,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
     made = Scripts(tmp_path_factory.mktemp("scripts"))
     with pytest.MonkeyPatch.context() as patch:
         short = replace(recipes.WARMUP, epochs=2)
-        for module in (trainer, training_section):
+        for module in (head_first, training_section):
             patch.setattr(module, "WARMUP", short)
         patch.setattr(meter, "_counted", lambda *_, **__: 1.0)  # it takes longer than training here
         for name in (*OUTPUTS, *ENDINGS):

@@ -249,7 +249,7 @@ def test_pixels_changed_in_place_are_noticed(small: Session):
 
 def test_what_differs_when_it_is_computed_again_is_dropped(small: Session):
     first = small.train(**QUICK)
-    for value in small._store._held.values():
+    for value in small.cache._held.values():
         value.mul_(2)
     again = small.train(**QUICK)
     assert not again.cache.reused

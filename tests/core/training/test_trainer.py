@@ -234,9 +234,10 @@ def test_an_epoch_walks_over_no_tree_and_begins_no_device_but_its_own(
 
         return counting
 
+    small.strategy(strategy)
+    small.train(epochs=1, device="cpu")  # proves where the network can be split, once
     monkeypatch.setattr(training_context, "set_modes", counted("modes", modes))
     monkeypatch.setattr(torch, "manual_seed", counted("seeds", seed))
-    small.strategy(strategy)
     found = []
     for epochs in (2, 5):
         small.train(epochs=epochs, device="cpu")
