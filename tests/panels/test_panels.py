@@ -30,11 +30,11 @@ def test_the_whole_line_with_the_mouse(session: Session):
     layers.strategies["partial"].click()
     assert session.plan.strategy == "partial" and layers.strategies["partial"].icon == "check"
     layers.strategies["head"].click()
-    train.epochs.value = "5"
+    train.controls["epochs"].value = "5"
     train.go.click()
     assert ended(session).value is session.runs[0]
     assert "Proof" in train.view.value and train.stop.disabled and not train.go.disabled
-    train.epochs.value = "2"
+    train.controls["epochs"].value = "2"
     train.scratch.click()
     ended(session)
     assert [r.baseline_of for r in session.runs] == [None, "head"]
@@ -85,7 +85,9 @@ def test_a_call_from_elsewhere_updates_open_panels(session: Session):
     session.data("digits", per_class=1)
     session.load("glyphnet")
     assert (
-        not layers.freeze.disabled and not train.go.disabled and train.epochs.placeholder == "100"
+        not layers.freeze.disabled
+        and not train.go.disabled
+        and train.controls["epochs"].placeholder == "100"
     )
     session.unfreeze("layer4")
     assert [b.description for b in layers.buttons][-2:] == ["layer4: trains", "head: trains"]

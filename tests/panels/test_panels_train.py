@@ -180,7 +180,7 @@ def test_a_forecast_is_shown_and_belongs_to_its_plan(small: Session):
     assert "not predicted for this plan" in layers.shares.value
     layers.strategies["head"].click()
     assert "in all (forecast)" in layers.shares.value
-    train.epochs.value = "3"
+    train.controls["epochs"].value = "3"
     train.ask.click()
     assert "orecast" in train.live.value and lines(small)[-1] == "%tl_forecast --epochs 3"
     assert train.error.value == ""

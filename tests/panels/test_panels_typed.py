@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from pathlib import Path
 
 import pytest
@@ -108,8 +109,12 @@ def heard(shell, monkeypatch, call: str, typed: str) -> list[object]:
     words: list[object] = []
     own = getattr(Session, call)
     with monkeypatch.context() as patch:
-        listening = functools.wraps(own)(lambda _, first, *rest, **options: words.append(first))
-        patch.setattr(Session, call, listening)
+
+        def listening(*given: object, **options: object) -> None:
+            _, first, *_ = inspect.signature(own).bind(*given, **options).arguments.values()
+            words.append(first)
+
+        patch.setattr(Session, call, functools.wraps(own)(listening))
         shell.run_cell(typed).raise_error()
     return words
 

@@ -22,7 +22,7 @@ from torch import nn
 from tlnb.core.models.anatomy import read_anatomy
 from tlnb.core.planning import prepare
 from tlnb.core.runtime.errors import TLError, one_line
-from tlnb.session import job_file, store
+from tlnb.session import job_runner, restoring
 
 CASES = int(os.environ.get("TLNB_FUZZ", "25"))
 EXHAUSTIVE = int(os.environ.get("TLNB_FUZZ_EXHAUSTIVE", "300"))  # a release takes 10,000
@@ -117,7 +117,7 @@ def passes_once() -> Iterator[None]:
     """
     with pytest.MonkeyPatch.context() as patch:
         reading = _remembered(read_anatomy, lambda module, *how: (*_looks(module), *how))
-        for place in (prepare, store, job_file):
+        for place in (prepare, restoring, job_runner):
             patch.setattr(place, "read_anatomy", reading)
         fitting = _remembered(
             prepare.fit_edits,
@@ -132,7 +132,7 @@ def passes_once() -> Iterator[None]:
         )
         patch.setattr(prepare, "fit_edits", fitting)
         checking = _remembered(
-            store.check_activations,
+            restoring.check_activations,
             lambda module, original, edits, size: (
                 *_looks(module),
                 *_looks(original),
@@ -140,7 +140,7 @@ def passes_once() -> Iterator[None]:
                 size,
             ),
         )
-        for place in (store, job_file):
+        for place in (restoring, job_runner):
             patch.setattr(place, "check_activations", checking)
         digits = _remembered(sklearn.datasets.load_digits, lambda: ())
         patch.setattr(sklearn.datasets, "load_digits", digits)

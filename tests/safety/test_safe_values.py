@@ -219,8 +219,8 @@ def test_a_session_makes_no_more_of_an_image_than_an_edit_may(left: Any, automat
     """Edits that are said to be tlnb's own are made anew."""
     write_session(left[0] / "session", json.dumps(with_upsampling(left[1], automatic)))
     session = Session()
-    said = refused(lambda: restore(session, left[0] / "session", False, {}, None))
-    session._keeper.close()
+    said = refused(lambda: adopt(session, restore(left[0] / "session", Session)))
+    session.store.close()
     if automatic:
         assert said is None and not any("Upsample" in edit.code for edit in session.plan.edits)
     else:
