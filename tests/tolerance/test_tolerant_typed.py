@@ -91,10 +91,7 @@ def test_an_image_folder_names_its_folder(tmp_path: Path):
 def test_other_data_sets_are_one_line():
     tensors = TensorDataset(torch.zeros(4, 3, 8, 8), torch.zeros(4))
     for given in (tensors, DataLoader(tensors), SimpleNamespace(features={"image": 1})):
-        with pytest.raises(
-            UsageError,
-            match=r"is not read: give a folder of class folders, or arrays, tl.data\(images, labels\)",
-        ):
+        with pytest.raises(UsageError, match=r"is not read: give .*tl\.data\("):
             open_data(given)
 
 
