@@ -19,6 +19,7 @@ from tlnb.core.training.split_replay import replay_places
 
 TRIES = 8  # places that are proven, at most
 NO_ROOM = "the activations fit neither in memory nor on the disk"
+NO_PLACE = "no single value carries all that the frozen layers pass on"
 
 
 class Chosen(Protocol):
@@ -49,6 +50,8 @@ class Candidates:
                 self.why = (
                     f"the network cannot be traced ({reason}), nor cut after one of its modules"
                 )
+        if not self.left and not self.why and _begins_frozen(module):
+            self.why = NO_PLACE
 
     def _replay(self) -> None:
         try:
@@ -85,6 +88,11 @@ class Candidates:
             in_eval = cut_at(self._module, place, self._cuts).prefix
         sound = sound_places(prefix, in_eval, names, self._example)
         self.left = [p for p in before if p.at in sound]
+
+
+def _begins_frozen(module: nn.Module) -> bool:
+    first = next(module.parameters(), None)
+    return first is not None and not first.requires_grad
 
 
 class Prover:
