@@ -3,8 +3,9 @@
     python -m benchmarks.claims [NUMBER …] [--draws N] [--json FILE]
 
 A claim is an `assert` in a lesson. Its margin is how far its comparison is from becoming false:
-0.03 for `accuracy > 0.7` at 0.73; the smallest margin if it compares several times. It is measured
-in the unchanged lesson on every machine of `MACHINES`, which imitate other processors, and on this
+0.03 for `accuracy > 0.7` at 0.73; the smallest margin if it compares several times. Positive
+numbers a factor of two or more apart are compared by their logarithms. The margin is measured in
+the unchanged lesson on every machine of `MACHINES`, which imitate other processors, and on this
 machine over several draws of data and seeds. The chance of failing is the probability that a margin
 is negative if margins over machines are normally distributed.
 """
@@ -32,6 +33,7 @@ from benchmarks.table import markdown
 LESSONS = Path(__file__).parents[1] / "lessons"
 SEED_DISTANCE = 1000  # between two draws, so that the seeds of a lesson never overlap
 MAX_CHANCE = 1e-4  # largest acceptable chance of failing on an untested machine
+FACTOR = 2.0  # positive numbers this far apart are compared by their logarithms
 
 
 @dataclass(frozen=True)
@@ -117,9 +119,11 @@ def _margin(kind: str, left: Any, right: Any) -> float | None:
     if kind not in ("Lt", "LtE", "Gt", "GtE"):
         return None
     try:
-        gap = float(right) - float(left)
+        low, high = float(left), float(right)
     except (TypeError, ValueError):
         return None
+    far_apart = low > 0 and high > 0 and max(low, high) >= FACTOR * min(low, high)
+    gap = math.log(high / low) if far_apart else high - low
     return gap if kind.startswith("Lt") else -gap
 
 
