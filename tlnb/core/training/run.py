@@ -218,6 +218,7 @@ class Run(OneLine):
     _hashes: dict[str, str] | None = field(
         default=None, repr=False, compare=False
     )  # of every layer at the end
+    _start_code: str = field(default="", repr=False, compare=False)  # `proof.StartState.code`
     _answers: Answers | None = field(default=None, repr=False, compare=False)
     _transform: Transform | None = field(default=None, repr=False, compare=False)
 
@@ -353,7 +354,7 @@ class Run(OneLine):
 
     def to_json(self) -> str:
         """The record as JSON text."""
-        private = ("_trained", "_hashes", "_answers", "_transform")
+        private = ("_trained", "_hashes", "_answers", "_transform", "_start_code")
         nothing: dict[str, Any] = dict.fromkeys(private)
         values = asdict(replace(self, **nothing))
         for name in private:

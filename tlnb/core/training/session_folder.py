@@ -2,6 +2,7 @@
 
 TLNB_HOME (default ./.tlnb)/sessions/<start>-<process>/
     session.json              data, model, plan, runs, bill, and the run in progress
+    runs/<name>.start.safetensors   what it began from, where that was another run that had stopped
     runs/<name>.safetensors   the run at the last epoch that was written, or what it changed once it has finished
     lock                      held as long as the kernel lives
 """
@@ -73,6 +74,18 @@ class SessionFolder:
             OSError: a full disk, say.
         """
         checkpoint.write(self.run_file(name), about, found)
+
+    def start_file(self, name: str) -> Path:
+        """The file of what a run began from, where that was another run that could still go on."""
+        return self.path / "runs" / f"{_safe(name)}.start.safetensors"
+
+    def write_start(self, name: str, about: Mapping[str, Any], found: Checkpoint) -> None:
+        """Write the run that another begins from, as it is then.
+
+        Raises:
+            OSError: a full disk, say.
+        """
+        checkpoint.write(self.start_file(name), about, found)
 
     def write_session(self, values: Mapping[str, Any]) -> None:
         """Write the session's state.
