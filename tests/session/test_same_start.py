@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,7 +13,7 @@ from torch import nn
 
 from tests.resuming import begun, own_home, same, stop_after  # noqa: F401 - a fixture of every test here
 from tlnb.core.runtime.errors import UsageError
-from tlnb.core.training import checkpoint
+from tlnb.core.training import checkpoint, session_folder
 from tlnb.session import Session
 
 Change = Callable[["Net"], None]
@@ -244,3 +245,26 @@ def test_runs_come_back_beside_one_that_does_not_go_on():
     assert "run 'cut' does not go on" in later.state.lost[0] and "conv differs" in repr(later)
     with pytest.raises(UsageError, match="conv differs"):
         later.resume()
+
+
+# ── which session is the last ──
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="Windows has no tzset")
+def test_sessions_are_ordered_by_when_they_began_whatever_the_local_time(monkeypatch):
+    monkeypatch.setattr(session_folder, "SESSIONS_KEPT", 2)
+    try:
+        for name, zone in (("oldest", "UTC-9"), ("older", "UTC-5"), ("last", "UTC+8")):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            session = begun(strategy="head")
+            session.train(epochs=1, name=name)
+            session.store.close()
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    monkeypatch.setenv("TLNB_HOME", str(session.store.folder.path.parent.parent))
+    later = Session()
+    later.resume()
+    assert [run.name for run in later.runs] == ["last"]
+    assert len(list(session.store.folder.path.parent.iterdir())) == 2
