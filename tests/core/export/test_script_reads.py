@@ -70,7 +70,7 @@ def long(number: int) -> Image.Image:
 
 def one_of_many(number: int) -> Image.Image:
     """Transparent beyond the images that are looked into."""
-    return see_through("RGBA")(number) if number >= 70 else converted("RGBA")(number)
+    return see_through("RGBA")(number) if number >= 70 and number % 2 else converted("RGBA")(number)
 
 
 # name → a picture by number, and the ending of its file
