@@ -268,3 +268,24 @@ def test_sessions_are_ordered_by_when_they_began_whatever_the_local_time(monkeyp
     later.resume()
     assert [run.name for run in later.runs] == ["last"]
     assert len(list(session.store.folder.path.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("stops", [1, 2])
+def test_an_interrupt_during_the_final_test_costs_no_training(stops: int):
+    """A stopped run that is stopped again while it is tested; a whole one that is stopped there first."""
+    session = begun(strategy="head")
+    left = list(range(stops))
+
+    def report(progress):
+        last = progress.phase == "evaluating" or (stops == 2 and progress.epoch == 1)
+        if left and progress.phase in ("training", "evaluating") and last:
+            left.pop()
+            raise KeyboardInterrupt
+
+    session.report = report
+    with pytest.raises(KeyboardInterrupt):
+        session.train(epochs=3)
+    session.report = None
+    assert not left and session.runs == []
+    same(session.resume(), begun(strategy="head").train(epochs=3))
+    assert [run.status for run in session.runs] == ["finished"] and not session.state.unfinished

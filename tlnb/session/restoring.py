@@ -42,7 +42,7 @@ def resume(
         UsageError: nothing to go on with; data, weights or a module that are no longer there.
     """
     state = session.state
-    if where is None and state.runs:
+    if where is None and (state.runs or state.unfinished):
         if not state.unfinished:
             raise UsageError(
                 "no run of this session was stopped: %tl_train --from RUN trains one further"

@@ -123,7 +123,8 @@ def train(
             trainer = Trainer(context, start, checkpoints, resume)
             trainer.check_resume()
         status = trainer.run(warm=starts_pretrained(plan, previous))
-        answers = trainer.test(trial)
+        with checkpoints.written_if_interrupted(trainer.state.events):
+            answers = trainer.test(trial)
     return _record(trainer, status, answers, baseline_of, previous, trial)
 
 
