@@ -83,6 +83,7 @@ def session_card(session: Session) -> str:
                 left=3,
             )
         )
+    parts += [note(text) for text in session.state.lost]
     parts.append(line(Raw(f"next: <code>{safe(session.next_line)}</code>")))
     return card("Where we are", *parts)
 

@@ -50,7 +50,8 @@ def compare(
     rate = state.bill.price if price is None else parse_price(price)
     matched = [run for run in chosen if run.baseline_of]
     equal = [run for each in matched if (run := equal_budget_of(self, each)) is not None]
-    card = next((network_of(state, r)[0].card for r in chosen if not r.baseline_of), None)
+    plain = [r for r in chosen if not r.baseline_of and r.name in state.networks]
+    card = next((network_of(state, r)[0].card for r in plain), None)
     typed = {"target": target, "price": price, "tuning": None if tuning == "apart" else tuning}
     self.record(line("tl_compare", *(name_of(run) for run in runs), **typed))
     return comparing.compare(
@@ -107,7 +108,8 @@ def _chosen(state: SessionState, data: DataSet, runs: tuple[str | Run, ...]) -> 
 def equal_budget_of(session: SessionBase, baseline: Run) -> Run | None:
     """The same baseline with just its run's number of steps, trained once and charged; None where it has them anyway."""
     of = next((run for run in session.state.runs if run.name == baseline.baseline_of), None)
-    if of is None or baseline.work.steps <= of.work.steps:
+    known = baseline.name in session.state.networks
+    if of is None or not known or baseline.work.steps <= of.work.steps:
         return None
     if baseline.name not in session.state.equal_budget:
         with session.lock.exclusive():

@@ -116,7 +116,7 @@ def code(
 
 def _script_of_run(state: SessionState, which: str | Run | None) -> Script:
     run = last_run(state, which)
-    if run.name not in state.facts:
+    if run.name not in state.facts or run.name not in state.networks:
         raise UsageError(
             f"run {run.name!r} was not trained in this session: %tl_code works for those that were"
         )

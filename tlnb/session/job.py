@@ -59,7 +59,9 @@ class Job:
 def is_about(about: Mapping[str, Any], job: Job) -> bool:
     """Whether what was written of a run, maybe by an older version, describes this job."""
     plan, options = Plan.from_json(about["plan"]), options_from(about["options"])
-    todays = {**about, "plan": asdict(plan), "options": asdict(options), "event": None}
+    facts = run_files.facts_to(run_files.facts_from(about["facts"]))
+    known = {"plan": asdict(plan), "options": asdict(options), "facts": facts}
+    todays = {**about, **known, "event": None}
     todays.pop("note", None)  # older versions wrote it in place of the event
     own = {**job.about(), "event": None}
     return bool(json.loads(json.dumps(todays)) == json.loads(json.dumps(own)))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from tlnb.core.export.save import Saved
 from tlnb.core.runtime.errors import UsageError
-from tlnb.core.runtime.paths import read_text
+from tlnb.core.runtime.paths import name_beside, read_text
 from tlnb.core.runtime.typed_json import parse
 from tlnb.session.job import Job
 
@@ -70,9 +69,8 @@ def read_job(path: Path) -> dict[str, Any]:
 
 def write_whole(path: Path, text: str) -> None:
     """The file appears whole or not at all."""
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
+    half = name_beside(path)
     try:
-        half.unlink(missing_ok=True)  # a link of that name would be written through
         half.write_text(text, "utf8")
         half.replace(path)
     except OSError as error:

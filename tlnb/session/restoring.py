@@ -16,9 +16,10 @@ from tlnb.core.planning.options import options_from
 from tlnb.core.planning.plan import Plan
 from tlnb.core.planning.shape_fitting import check_activations
 from tlnb.core.runtime.device import out_of_memory
-from tlnb.core.runtime.errors import UsageError, one_line
+from tlnb.core.runtime.errors import ModelError, PlanError, UsageError, one_line
 from tlnb.core.runtime.typed_json import SENSELESS, typed
 from tlnb.core.training import checkpoint
+from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.run import Run
 from tlnb.core.training.session_folder import SessionFolder, find_session, read_session
 from tlnb.session.base import SessionBase
@@ -41,7 +42,7 @@ def resume(
         UsageError: nothing to go on with; data, weights or a module that are no longer there.
     """
     state = session.state
-    if where is None and state.runs:
+    if where is None and (state.runs or state.unfinished):
         if not state.unfinished:
             raise UsageError(
                 "no run of this session was stopped: %tl_train --from RUN trains one further"
@@ -66,13 +67,21 @@ class Restored:
 
 
 def _go_on_with(session: SessionBase, restored: Restored) -> Run | None:
-    """Adopt an earlier session and go on with its run. Where that cannot be, nothing has happened."""
+    """Adopt an earlier session and go on with its run.
+
+    Where that cannot be, the session's other runs come back, and a line says why; without any, nothing has happened.
+    """
     before = Restored(session.state, session.transcript, session.store)
     session.store.close()
     adopt(session, restored)
     try:
         return None if restored.running is None else go_on(session, restored.running)
-    except UsageError:
+    except UsageError as error:
+        if restored.state.runs:
+            session.commit(
+                losing(session.state, f"run {restored.running!r} does not go on: {error}")
+            )
+            return None
         session.store.close()
         adopt(session, before)
         raise
@@ -153,7 +162,7 @@ class _Restoring:
             history = tuple(self._checked(p) for p in values["history"])
             self.state = replace(self.state, history=history)
         lines = read_back(_lines(values["lines"]), calls, self.trust)
-        unfinished = tuple(n for n in values["unfinished"] if n in values["runs"])
+        unfinished = tuple(n for n in values["unfinished"] if n in self.state.jobs)
         bill = run_files.bill_from(values["bill"])
         self.state = replace(self.state, bill=bill, unfinished=unfinished)
         last = unfinished[-1] if unfinished else None
@@ -202,6 +211,10 @@ class _Restoring:
     def _take_job(self, about: Mapping[str, Any]) -> Job:
         """What a run was to do, with its model and anatomy."""
         job = self._job(about)
+        self._add(job, about)
+        return job
+
+    def _add(self, job: Job, about: Mapping[str, Any]) -> None:
         facts = run_files.facts_from(about["facts"])
         self.state = replace(
             self.state,
@@ -209,7 +222,6 @@ class _Restoring:
             networks={**self.state.networks, job.name: (job.model, job.anatomy)},
             facts={**self.state.facts, job.name: facts},
         )
-        return job
 
     def _job(self, about: Mapping[str, Any]) -> Job:
         asked = about["asked"]
@@ -229,7 +241,7 @@ class _Restoring:
             asked=asked,
             data=data,
             baseline_of=typed(str | None, about["baseline_of"], "baseline_of"),  # type: ignore[arg-type]
-            previous=next((r for r in self.state.runs if r.name == about["previous"]), None),
+            previous=self._previous(about),
             event=event_of(about),
             group=typed(str, about["group"], "group"),
         )
@@ -241,15 +253,54 @@ class _Restoring:
         self.state = replace(self.state, scopes={**self.state.scopes, **scopes})
         return plan
 
+    def _previous(self, about: Mapping[str, Any]) -> Run | None:
+        """The run that another started from, as it was then."""
+        assert self.store.folder is not None
+        name = about["previous"]
+        if name is None:
+            return None
+        if (file := self.store.folder.start_file(about["run"])).exists():
+            return self._made_again(*checkpoint.read(file))[1]
+        previous = next((r for r in self.state.runs if r.name == name), None)
+        if previous is None:
+            raise UsageError(f"run {name!r}, from which {about['run']!r} started, is not there")
+        return previous
+
     def _take_run(self, name: str) -> None:
+        """A run with its network; where that cannot be made again, its record, and a line about it."""
         assert self.store.folder is not None
         about, found = checkpoint.read(self.store.folder.run_file(name))
-        job = self._take_job(about)
-        if "record" in about:
-            run = run_files.restored(
-                about, found, job.model, job.plan, self.state.scopes, job.previous
+        record = self._record(about)
+        try:
+            job, run = self._made_again(about, found)
+            self._add(job, about)
+        except (UsageError, ModelError, PlanError) as error:
+            run, kept = (
+                record,
+                "came back as a record without its network" if record else "is left out",
             )
+            line = f"run {name!r} {kept}: {one_line(str(error))}"
+            self.state = losing(self.state, line)
+        if run is not None:
             self.state = replace(self.state, runs=(*self.state.runs, run))
+
+    def _record(self, about: Mapping[str, Any]) -> Run | None:
+        """What a run was, once its code is known to be harmless; None of one that has not ended."""
+        plan = self._checked(about["plan"])
+        return run_files.record_of(about, plan) if "record" in about else None
+
+    def _made_again(self, about: Mapping[str, Any], found: Checkpoint) -> tuple[Job, Run | None]:
+        """What a run was to do, and the run with its network if it has ended."""
+        job = self._job(about)
+        if "record" not in about:
+            return job, None
+        scopes = self.state.scopes
+        return job, run_files.restored(about, found, job.model, job.plan, scopes, job.previous)
+
+
+def losing(state: SessionState, line: str) -> SessionState:
+    """The state with a line about what did not come back."""
+    return replace(state, lost=(*state.lost, one_line(line)))
 
 
 def _lines(values: Any) -> list[str]:

@@ -90,7 +90,15 @@ def runs_on(state: SessionState, data: DataSet) -> tuple[Run, ...]:
 
 
 def network_of(state: SessionState, run: Run) -> Network:
-    """The model that a run started from, and the anatomy of what it trained."""
+    """The model that a run started from, and the anatomy of what it trained.
+
+    Raises:
+        UsageError: a run of another session, or one that came back as a record.
+    """
+    if run.name not in state.networks:
+        raise UsageError(
+            f"run {run.name!r} is a record without its network: %tl_load that and train it again"
+        )
     return state.networks[run.name]
 
 

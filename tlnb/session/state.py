@@ -40,6 +40,7 @@ class SessionState(OneLine):
     unfinished: tuple[str, ...] = ()  # runs that stopped and can go on, oldest first
     equal_budget: Mapping[str, Run] = field(default_factory=dict)  # by the name of their baseline
     forecasts: tuple[Forecast, ...] = ()
+    lost: tuple[str, ...] = ()  # what an earlier session had that did not come back, a line each
 
     def loaded(self) -> tuple[PretrainedModel, Anatomy, Plan]:
         """The model, its anatomy with the plan's edits, and the plan.
@@ -83,5 +84,6 @@ class SessionState(OneLine):
             f"model: {self.model.name}" if self.model else "no model yet",
             *([f"plan: {self.plan.strategy}"] if self.plan else []),
             f"{len(self.runs)} runs",
+            *self.lost,
         ]
         return ", ".join(parts)

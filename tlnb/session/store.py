@@ -33,6 +33,7 @@ class SessionStore:
         try:
             self.folder = self.folder or SessionFolder.fresh()
             self.folder.run_file(job.name).unlink(missing_ok=True)
+            self._write_start(state, job)
             self._write(state, lines, job)
             self._problem = ""
         except OSError as error:
@@ -101,12 +102,23 @@ class SessionStore:
         if self.folder is not None:
             self.folder.close()
 
+    def _write_start(self, state: SessionState, job: Job) -> None:
+        """A stopped run may go on later: the one that starts from it now needs it as it is."""
+        assert self.folder is not None
+        previous = job.previous
+        if previous is None or previous.status != "stopped":
+            self.folder.start_file(job.name).unlink(missing_ok=True)
+            return
+        about = state.jobs[previous.name].about(previous)
+        self.folder.write_start(job.name, about, run_files.finished(previous))
+
     def _give_up(self, error: OSError) -> None:
         self.folder, self._problem = None, error.strerror or type(error).__name__
 
     def _write(self, state: SessionState, lines: Lines, running: Job | None = None) -> None:
         assert self.folder is not None
         data, plan = state.dataset, state.plan
+        runs = [run.name for run in state.runs]
         self.folder.write_session(
             {
                 "notebook": notebook(),
@@ -115,7 +127,7 @@ class SessionStore:
                 "asked": dict(state.asked),
                 "plan": asdict(plan) if plan else None,
                 "history": [asdict(p) for p in state.history],
-                "runs": [r.name for r in state.runs],
+                "runs": [*runs, *(n for n in state.unfinished if n not in runs)],
                 "lines": list(lines),
                 "bill": asdict(state.bill),
                 "unfinished": list(state.unfinished),

@@ -78,6 +78,9 @@ def _trained(session: SessionBase, job: Job, checkpoint: Checkpoint | None) -> R
             resume=checkpoint,
             stop=session.background.interrupted,
         )
+    except KeyboardInterrupt:  # in the final test
+        _leave_unfinished(session, job)
+        raise
     except TLError:
         if job.name not in session.state.unfinished:  # else an earlier checkpoint can go on
             session.save_to_disk()
@@ -87,6 +90,17 @@ def _trained(session: SessionBase, job: Job, checkpoint: Checkpoint | None) -> R
             raise
         raise _lost(session, job, error) from None
     return _noted(session.state, run, job)
+
+
+def _leave_unfinished(session: SessionBase, job: Job) -> None:
+    """Let `resume` find a run that was cut off and left a checkpoint."""
+    if session.store.checkpoint_of(job.name) is None:
+        return
+    state = session.state
+    others = tuple(name for name in state.unfinished if name != job.name)
+    jobs = {**state.jobs, job.name: job}
+    session.commit(replace(state, jobs=jobs, unfinished=(*others, job.name)))
+    session.save_to_disk()
 
 
 def _lost(session: SessionBase, job: Job, error: RuntimeError) -> DeviceLost:

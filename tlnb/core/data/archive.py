@@ -93,7 +93,7 @@ def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str
         DataError: damaged, encrypted, more than the disk budget, or no room.
     """
     state = file.stat()
-    told = f"{file.absolute()}|{state.st_size}|{state.st_mtime_ns}"
+    told = f"{file.absolute()}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}"
     target = (
         cache_folder()
         / "archives"

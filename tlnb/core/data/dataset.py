@@ -36,7 +36,7 @@ from tlnb.core.data.splits import SPLITS, Parts
 from tlnb.core.data.table import TABLES
 from tlnb.core.data.torchvision_datasets import ARRAYS, LIBRARY, library_name, read_library
 from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mean
-from tlnb.core.runtime.paths import user_path
+from tlnb.core.runtime.paths import name_beside, user_path
 
 LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
 PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
@@ -57,6 +57,7 @@ class DataFacts(OneLine):
         None  # what is black and white, of grey images of more than 8 bits
     )
     transparent: bool = False  # whether images have transparent parts, which are white here
+    own_range: bool = False  # whether whole numbers and fractions are scaled image by image
 
     @property
     def from_files(self) -> bool:
@@ -68,7 +69,7 @@ class DataFacts(OneLine):
         """Whether the images lie in class folders and were divided from their labels alone."""
         source = self.request.source
         lists = source.lower().endswith(TABLES) or bool(archive_ending(Path(source)))
-        plain = self.request.group is None and self.values is None
+        plain = self.request.group is None and self.values is None and not self.own_range
         return self.from_files and not lists and source not in LIBRARY and plain
 
     def __repr__(self) -> str:
@@ -102,6 +103,7 @@ class DataSet(OneLine):
         None  # what is black and white, of grey images of more than 8 bits
     )
     transparent: bool = False  # whether images have transparent parts, which are white here
+    own_range: bool = False  # whether whole numbers and fractions are scaled image by image
 
     @property
     def splits(self) -> dict[str, int]:
@@ -165,6 +167,7 @@ class DataSet(OneLine):
             self.folders,
             self.values,
             self.transparent,
+            self.own_range,
         )
 
     def save(self, path: str | Path) -> Path:
@@ -178,7 +181,7 @@ class DataSet(OneLine):
         for split in self.splits:
             arrays[f"{split}_images"] = self.images[split].numpy()
             arrays[f"{split}_labels"] = self.labels[split].numpy()
-        unfinished = target.with_name(target.name + ".part")
+        unfinished = name_beside(target)
         try:
             with unfinished.open("wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
@@ -333,4 +336,5 @@ def _data_set(parts: Parts, request: DataRequest) -> DataSet:
         parts.groups,
         values=parts.values,
         transparent=parts.transparent,
+        own_range=parts.own_range,
     )

@@ -123,12 +123,12 @@ def image_cache(paths: Sequence[Path], edge: int, values: Values | None = None) 
     )
 
 
-def _state(path: Path) -> tuple[int, int]:
+def _state(path: Path) -> tuple[int, int, int]:
     try:
         stat = path.stat()
     except OSError:  # it cannot be read, which is said when it is decoded
-        return -1, 0
-    return stat.st_size, stat.st_mtime_ns
+        return -1, 0, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns  # nobody sets the last back
 
 
 def _hash(data: bytes) -> str:

@@ -92,6 +92,7 @@ def read_files(
         "test" in _brought(found, unreadable),
         seen.values,
         seen.transparent,
+        seen.own_range,
     )
 
 

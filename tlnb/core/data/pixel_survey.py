@@ -40,8 +40,9 @@ class Survey:
     values: Values | None = (
         None  # black and white of grey images of more than 8 bits; None: each by its own range
     )
-    transparent: bool = False  # whether some images have transparent parts
+    transparent: bool = False  # whether some images have, or may have, transparent parts
     notes: tuple[str, ...] = ()
+    own_range: bool = False  # whether whole numbers and fractions are scaled image by image
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def survey(paths: Sequence[Path]) -> Survey:
         seen = list(pool.map(_seen, paths))
     values, notes = _values([each for each in seen if each.kind])
     hidden, more = _hidden([path for path, each in zip(paths, seen, strict=True) if each.alpha])
-    return Survey(values, hidden, (*notes, *_deep(sum(each.deep for each in seen)), *more))
+    own_range = values is None and any(each.kind for each in seen)
+    notes += _deep(sum(each.deep for each in seen))
+    return Survey(values, hidden, (*notes, *more), own_range)
 
 
 def _seen(path: Path) -> _Seen:
@@ -138,7 +141,7 @@ def _hidden(paths: Sequence[Path]) -> tuple[bool, list[str]]:
         clear, plain = _lost(path)
         hidden, lost = hidden or clear, lost + plain
     if not hidden:
-        return False, []
+        return len(paths) > LOOKED_INTO, []
     notes = [f"{len(paths)} images have an alpha channel: what is transparent is white"]
     if lost:
         notes.append(

@@ -39,7 +39,8 @@ class Parts:
     values: tuple[float, float] | None = (
         None  # what is black and white, of grey images of more than 8 bits
     )
-    transparent: bool = False  # whether images have transparent parts
+    transparent: bool = False  # whether images have, or may have, transparent parts
+    own_range: bool = False  # whether whole numbers and fractions are scaled image by image
 
 
 def divide(

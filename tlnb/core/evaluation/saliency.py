@@ -15,7 +15,7 @@ from tlnb.core.evaluation.embeddings import spread_examples
 from tlnb.core.evaluation.look import Evidence, Look
 from tlnb.core.evaluation.predictions import Judge, found_images, read_image
 from tlnb.core.models.anatomy import evaluating, read_anatomy
-from tlnb.core.models.module_copy import copied
+from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.runtime.errors import UsageError
 
 MAX_FILES = 12  # images whose evidence is sought in one call
@@ -81,7 +81,7 @@ def evidence(
 
 def _without_in_place(module: nn.Module) -> nn.Module:
     """A copy in eval mode without in-place operations, which would overwrite a layer's output."""
-    module = copied(module).eval()
+    module = copied_or_shared(module).eval()
     for part in module.modules():
         if getattr(part, "inplace", False) is True:
             part.inplace = False  # type: ignore[assignment]

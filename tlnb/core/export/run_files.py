@@ -19,9 +19,10 @@ from tlnb.core.planning.plan import Edit, Plan
 from tlnb.core.planning.safe_modules import is_literal
 from tlnb.core.runtime.errors import UsageError, listed, one_line
 from tlnb.core.runtime.typed_json import typed
+from tlnb.core.training.cache_key import structure
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.checkpoint_check import check_answers, check_state
-from tlnb.core.training.freezing import hashes, state_of
+from tlnb.core.training.freezing import hashes, set_modes, state_of
 from tlnb.core.training.run import Run
 
 ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
@@ -45,8 +46,24 @@ def finished(run: Run) -> Checkpoint:
         1,
         {},
         run.wh_by_phase,
-        tensors,
+        code=run._start_code,
+        tensors=tensors,
     )
+
+
+def record_of(about: Mapping[str, Any], plan: Plan) -> Run:
+    """The record of a run that has ended, without its network.
+
+    Args:
+        plan: what it was to do, whose code has been looked at.
+
+    Raises:
+        UsageError: it is damaged, or of another plan.
+    """
+    run = Run.from_json(about["record"])
+    if run.plan != plan:
+        raise UsageError(f"the record of run {run.name!r} is of another plan: train it again")
+    return run
 
 
 def restored(
@@ -67,19 +84,36 @@ def restored(
     Raises:
         UsageError: the network is not the one that was trained: other weights, other code.
     """
-    run = Run.from_json(about["record"])
-    if run.plan != plan:
-        raise UsageError(f"the record of run {run.name!r} is of another plan: train it again")
+    run = record_of(about, plan)
     module = (
         previous.module() if previous else build(model, plan.edits, plan.start, run.seed, scopes)
     )
+    if previous is None and found.code:
+        _check_code(module, found.code, run, model.name)
     _fill(module, found.part("last"), run)
     if hashes(module) != about["hashes"]:
         raise UsageError(
             f"run {run.name!r} was trained from other weights than {model.name} has now: load those, or train it again"
         )
     answers = check_answers(found.part("answers"), run.test_images, len(run.classes))
-    return replace(run, _trained=module.eval(), _answers=answers, _transform=model.transform)
+    return replace(
+        run,
+        _trained=module.eval(),
+        _answers=answers,
+        _transform=model.transform,
+        _start_code=found.code,
+    )
+
+
+def _check_code(module: nn.Module, code: str, run: Run, model: str) -> None:
+    set_modes(module, set(run.plan.trained))  # those in which its training began
+    same = structure(module) == code
+    module.requires_grad_(True)
+    if not same:
+        raise UsageError(
+            f"run {run.name!r} was trained when the code or the settings of {model} were others: "
+            "%tl_load that network, or train it again"
+        )
 
 
 def _fill(module: nn.Module, state: Mapping[str, Tensor], run: Run) -> None:

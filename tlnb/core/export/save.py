@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from tlnb.core.planning.plan import Edit
 from tlnb.core.planning.safe_modules import is_literal
 from tlnb.core.planning.shape_fitting import check_activations
 from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, listed
+from tlnb.core.runtime.paths import name_beside
 from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.runtime.typed_json import parse, typed
 from tlnb.core.training.checkpoint import checksum
@@ -125,7 +125,7 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
         )
     if not path.parent.is_dir():
         raise UsageError(f"no folder {str(path.parent)!r}: give a file in one that exists")
-    half = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
+    half = name_beside(path, path.suffix)
     try:
         write(run, model, half)
         half.replace(path)
@@ -251,6 +251,9 @@ def restore(
     state = read_state(path)
     promised, _, text = header.checked.partition(" ")
     if promised != str(checksum(text, state)):
+        now = read_header(path)
+        if now is not None and now.checked != header.checked:  # header and tensors are of two files
+            raise ModelError(f"{path.name} was written anew while it was read: run the line again")
         raise ModelError(f"{path.name} is damaged (its checksum differs): save the run again")
     fill(module, state, path.name)
     run = header.run

@@ -31,11 +31,9 @@ def copied(module: Module, memo: Mapping[int, Any] | None = None) -> Module:
     Raises:
         ModelError: an attribute that cannot be copied, such as an open file.
     """
-    known = {
-        id(value): fresh for part in module.modules() for value, fresh in _made_anew(part)
-    } | dict(memo or {})
+    known = _known(module) | dict(memo or {})
     try:
-        return copy.deepcopy(module, known)
+        return copy.deepcopy(module, dict(known))  # it notes there what it began to copy
     except (TypeError, RuntimeError, NotImplementedError) as error:
         where, kind = _culprit(module, known)
         if not where:
@@ -44,6 +42,27 @@ def copied(module: Module, memo: Mapping[int, Any] | None = None) -> Module:
             f"{type(module).__name__} cannot be copied, since its attribute {where} is a {kind} "
             f"({' '.join(str(error).split())[:60]}): set that to None, and load it again"
         ) from None
+
+
+def copied_or_shared(module: Module) -> Module:
+    """A copy of a network that trained; attributes that cannot be copied are the same objects in both.
+
+    What a forward pass has left in a network, such as an open file or a generator, must not cost its training. A network
+    that cannot be copied even so is returned itself.
+    """
+    try:
+        return copied(module)
+    except Exception:  # whatever a type raises that is not made for it
+        shared = {id(value): value for _, value in _not_copied(module, _known(module))}
+    try:
+        return copied(module, shared)
+    except Exception:
+        return module
+
+
+def _known(module: nn.Module) -> dict[int, Any]:
+    """What stands in a copy for which object, by `id`."""
+    return {id(value): fresh for part in module.modules() for value, fresh in _made_anew(part)}
 
 
 def _made_anew(part: nn.Module) -> Iterator[tuple[Any, Any]]:
@@ -65,11 +84,16 @@ def _held(values: list[Any], depth: int) -> Iterator[Any]:
 
 def _culprit(module: nn.Module, known: Mapping[int, Any]) -> tuple[str, str]:
     """The attribute that cannot be copied, and its type; empty where there is none."""
+    where, value = next(_not_copied(module, known), ("", None))
+    return where, type(value).__name__ if where else ""
+
+
+def _not_copied(module: nn.Module, known: Mapping[int, Any]) -> Iterator[tuple[str, Any]]:
+    """The attributes that cannot be copied, with their names."""
     for name, part in module.named_modules():
         for key, value in part.__dict__.items():
             if key not in ("_modules", "_parameters", "_buffers"):
                 try:
                     copy.deepcopy(value, dict(known))
                 except Exception:  # whatever a type raises that is not made for it
-                    return f"{name}.{key}".lstrip("."), type(value).__name__
-    return "", ""
+                    yield f"{name}.{key}".lstrip("."), value

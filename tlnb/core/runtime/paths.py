@@ -52,6 +52,14 @@ def read_text(path: Path, most: int = MAX_TEXT_BYTES, encoding: str = "utf8") ->
     return content.decode(encoding)
 
 
+def name_beside(target: Path, ending: str = "") -> Path:
+    """A hidden name beside a file to write to before it takes the file's place.
+
+    No two writers, of one process or of several, get the same.
+    """
+    return target.with_name(f".{target.stem[:40]}.{os.getpid()}-{os.urandom(4).hex()}.part{ending}")
+
+
 def user_path(text: str | os.PathLike[str]) -> Path:
     """Turn a user's text into a path; the path need not exist.
 

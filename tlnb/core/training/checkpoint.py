@@ -83,6 +83,8 @@ class Checkpoint:
     pieces: int  # into which batches are split since memory ran out; 1: whole
     scaler: dict[str, float] = field(default_factory=dict)  # of fp16's gradients
     wh: dict[str, float] = field(default_factory=dict)  # by phase
+    start: dict[str, str] = field(default_factory=dict)  # hash of each layer before the first step
+    code: str = ""  # key of what the network computes, its numbers apart (`proof.StartState`)
     # "last/…" and, where that is another epoch's, "best/…" by full name, "optimizer/3/exp_avg" by parameter,
     # "scale/0/mean" by output layer
     tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -150,6 +151,15 @@ class CheckpointWriter:
                     raise
         self._write(checkpoint, events)
         due.written()
+
+    @contextmanager
+    def written_if_interrupted(self, events: list[Event]) -> Iterator[None]:
+        """Inside, an interrupt leaves a checkpoint to go on from."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.write_held(events)
+            raise
 
     def write_held(self, events: list[Event]) -> None:
         """Write what is held, if anything."""

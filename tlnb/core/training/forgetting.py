@@ -18,6 +18,7 @@ from tlnb.core.models.module_copy import copied
 from tlnb.core.models.pretrained import PretrainedModel, Transform
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine
+from tlnb.core.training.freezing import hashes
 from tlnb.core.training.run import Run
 
 CHUNK = 256
@@ -37,8 +38,8 @@ class SourceAccuracy(OneLine):
         return f"SourceAccuracy: {self.before:.1%} before, {self.after:.1%} after, {self.pictures} pictures"
 
 
-# by network: its tensors' versions, which count changes made in place, its accuracy, and of how many pictures
-_known: WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], float, int]] = WeakKeyDictionary()
+# by network: hashes of its layers as they were, its accuracy, and of how many pictures
+_known: WeakKeyDictionary[nn.Module, tuple[dict[str, str], float, int]] = WeakKeyDictionary()
 
 
 def source_accuracy(
@@ -108,12 +109,12 @@ def _before(model: PretrainedModel, at_most: int | None) -> tuple[float, int, in
     It was measured before the network shipped; one that was changed since is measured once.
     """
     network = model.module
-    versions = tuple(t._version for t in network.state_dict().values())
-    if network in _known and _known[network][0] == versions:
+    numbers = hashes(network)
+    if network in _known and _known[network][0] == numbers:
         return (*_known[network][1:], 0)
     right, pictures, looked = _shipped(model) or _measured(model, at_most)
     if at_most is None or not looked:
-        _known[network] = versions, right / (looked or pictures), pictures
+        _known[network] = numbers, right / (looked or pictures), pictures
     return right / (looked or pictures), pictures, looked
 
 

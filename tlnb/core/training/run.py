@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tlnb.core.models.module_copy import copied
+from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.planning.options import BY_RECIPE, TrainOptions
 from tlnb.core.planning.plan import Plan
@@ -218,6 +218,7 @@ class Run(OneLine):
     _hashes: dict[str, str] | None = field(
         default=None, repr=False, compare=False
     )  # of every layer at the end
+    _start_code: str = field(default="", repr=False, compare=False)  # `proof.StartState.code`
     _answers: Answers | None = field(default=None, repr=False, compare=False)
     _transform: Transform | None = field(default=None, repr=False, compare=False)
 
@@ -279,12 +280,12 @@ class Run(OneLine):
         return self.plan.strategy
 
     def module(self) -> nn.Module:
-        """The trained network, in eval mode, on the CPU: a copy of one's own.
+        """The trained network, in eval mode, on the CPU: a copy (`module_copy.copied_or_shared`).
 
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
         """
-        return copied(self.network()).eval()
+        return copied_or_shared(self.network()).eval()
 
     def network(self) -> nn.Module:
         """The trained network itself, to be read and never changed; `module()` gives a copy.
@@ -353,7 +354,7 @@ class Run(OneLine):
 
     def to_json(self) -> str:
         """The record as JSON text."""
-        private = ("_trained", "_hashes", "_answers", "_transform")
+        private = ("_trained", "_hashes", "_answers", "_transform", "_start_code")
         nothing: dict[str, Any] = dict.fromkeys(private)
         values = asdict(replace(self, **nothing))
         for name in private:

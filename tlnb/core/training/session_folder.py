@@ -1,7 +1,8 @@
 """What a session leaves on disk while it trains: its runs, so that a killed kernel loses little (`checkpoint.Due`).
 
-TLNB_HOME (default ./.tlnb)/sessions/<start>-<process>/
+TLNB_HOME (default ./.tlnb)/sessions/<start in UTC>-<process>/
     session.json              data, model, plan, runs, bill, and the run in progress
+    runs/<name>.start.safetensors   what it began from, where that was another run that had stopped
     runs/<name>.safetensors   the run at the last epoch that was written, or what it changed once it has finished
     lock                      held as long as the kernel lives
 """
@@ -14,9 +15,9 @@ import json
 import os
 import re
 import shutil
-import time
 import zlib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ class SessionFolder:
         """
         top = home_folder() / "sessions"
         _prune(top)
-        return cls(top / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{os.urandom(2).hex()}")
+        began = datetime.now(UTC).strftime("%Y%m%d-%H%M%S-%f")  # local time goes back and forth
+        return cls(top / f"{began}-{os.getpid()}-{os.urandom(2).hex()}")
 
     def run_file(self, name: str) -> Path:
         """The file of a run."""
@@ -73,6 +75,18 @@ class SessionFolder:
             OSError: a full disk, say.
         """
         checkpoint.write(self.run_file(name), about, found)
+
+    def start_file(self, name: str) -> Path:
+        """The file of what a run began from, where that was another run that could still go on."""
+        return self.path / "runs" / f"{_safe(name)}.start.safetensors"
+
+    def write_start(self, name: str, about: Mapping[str, Any], found: Checkpoint) -> None:
+        """Write the run that another begins from, as it is then.
+
+        Raises:
+            OSError: a full disk, say.
+        """
+        checkpoint.write(self.start_file(name), about, found)
 
     def write_session(self, values: Mapping[str, Any]) -> None:
         """Write the session's state.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 import torchvision
@@ -114,12 +115,16 @@ def train(
                 ranks=group,
                 stop=stop,
             )
+            context.set_modes()
             start = StartState.of(context.module, plan)
+            if previous is None:  # else that run's own start was compared
+                start = start.with_code(context.module)
             checkpoints = CheckpointWriter(keep, at_risk(), group)
             trainer = Trainer(context, start, checkpoints, resume)
             trainer.check_resume()
         status = trainer.run(warm=starts_pretrained(plan, previous))
-        answers = trainer.test(trial)
+        with checkpoints.written_if_interrupted(trainer.state.events):
+            answers = trainer.test(trial)
     return _record(trainer, status, answers, baseline_of, previous, trial)
 
 
@@ -191,6 +196,8 @@ class Trainer:
             context.train_images,
             parameters_of(groups),
         )
+        model = context.model.name
+        self.start = self.start.resumed(self._resume, plan, context.name, model)
 
     # ── training ──
 
@@ -308,7 +315,11 @@ class Trainer:
         flops, wh = self.context.spent()  # all processes are asked
         if self.checkpoints.keeps:
             seconds = self.context.costs.clock.seconds()
-            checkpoint = self.state.checkpoint(train.adamw, seconds, flops, wh)
+            checkpoint = replace(
+                self.state.checkpoint(train.adamw, seconds, flops, wh),
+                start=dict(self.start.hashes),
+                code=self.start.code,
+            )
             self.checkpoints.after_epoch(checkpoint, due, self.state.events)
 
     def _note_micro_batches(self) -> None:
@@ -419,6 +430,7 @@ def _record(
         processes=context.ranks.count,
         _trained=trained,
         _hashes=end,
+        _start_code=trainer.start.code,
         _answers=answers,
         _transform=context.model.transform,
     )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 from tlnb.core.data.augment import CONTRAST, SHEAR, SHIFT, TURN, ZOOM
 from tlnb.core.data.builtin import DIGITS_TEST
-from tlnb.core.data.decoding import FINER, MAX_PIXELS, formats
+from tlnb.core.data.decoding import FINER, LONGEST, MAX_PIXELS, formats
 from tlnb.core.data.image_listing import RAW
 from tlnb.core.data.splits import TEST_SHARE, VAL_SHARE
 from tlnb.core.export.pytorch_script.script_facts import Case
@@ -153,6 +153,7 @@ def _values(case: Case) -> dict[str, object]:
         "digits_test": DIGITS_TEST,
         "max_pixels": f"{MAX_PIXELS // 2:_}",
         "finer": FINER,
+        "longest": LONGEST,
         "formats": str(formats()).replace("'", '"'),
         "resize": t.resize,
         "interpolation": "" if how == "bilinear" else f"TF.InterpolationMode.{how.upper()}, ",
@@ -235,6 +236,9 @@ def read(path: Path) -> Tensor | None:
             white = Image.new("RGBA", clear.size, "white")  #? transparent
             upright = Image.alpha_composite(white, clear).convert("RGB")  #? transparent
             pixels = torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+            _, height, width = pixels.shape
+            most = $longest * min(height, width)  # further out than that nothing is used
+            pixels = TF.center_crop(pixels, [min(height, most), min(width, most)])
             return TF.center_crop(TF.resize(pixels, [EDGE], antialias=True), [EDGE, EDGE])
     except Exception as error:  # damaged files raise many types
         print(f"skipped {path}: {error}")
