@@ -27,11 +27,11 @@ from tlnb.core.storage.download import sweep
 ZIP = (".zip",)
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 PIECE = 2**20
-MANY = 10**6  # entries
+MAX_ENTRIES = 10**6  # entries
 NAME_BYTES = 255
-SHOWN = 80  # characters of an entry's name
+SHOWN_CHARACTERS = 80  # characters of an entry's name
 LONGEST_HEADER = 2**20  # bytes that a tar file may take to say one entry's name
-RATIO, FREE = (
+MAX_RATIO, FREE_BYTES = (
     100,
     10**8,
 )  # no photos unpack to so many times the file, once that is more than so many bytes
@@ -42,7 +42,7 @@ HEADERS = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
-BAD = (
+DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
     RuntimeError,
@@ -75,7 +75,7 @@ class Entry:
     @property
     def shown(self) -> str:
         """The name, fit to be shown: it may be of any characters, and long."""
-        return one_line(self.name)[:SHOWN]
+        return one_line(self.name)[:SHOWN_CHARACTERS]
 
 
 def archive_ending(file: Path) -> str:
@@ -93,11 +93,11 @@ def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str
         DataError: damaged, encrypted, more than the disk budget, or no room.
     """
     state = file.stat()
-    told = f"{file.absolute()}|{state.st_size}|{state.st_mtime_ns}"
+    identity = f"{file.absolute()}|{state.st_size}|{state.st_mtime_ns}"
     target = (
         cache_folder()
         / "archives"
-        / hashlib.blake2b(told.encode(errors="replace"), digest_size=8).hexdigest()
+        / hashlib.blake2b(identity.encode(errors="replace"), digest_size=8).hexdigest()
     )
     sweep(target.parent.glob("*.part"), LEFTOVER)
     try:
@@ -112,7 +112,7 @@ def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str
         raise DataError(
             f"{file.name} holds two entries of one name: unpack it yourself and give the folder"
         ) from None
-    except BAD as error:
+    except DAMAGED as error:
         raise DataError(
             f"{file.name} cannot be unpacked ({error}): unpack it yourself and give the folder"
         ) from None
@@ -175,7 +175,7 @@ def _tar_entry(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Entry:
     def opened() -> IO[bytes]:
         content = archive.extractfile(info)
         if content is None:
-            raise ValueError(f"{one_line(info.name)[:SHOWN]} holds nothing")
+            raise ValueError(f"{one_line(info.name)[:SHOWN_CHARACTERS]} holds nothing")
         return content
 
     return Entry(info.name, info.size, why, opened)
@@ -189,9 +189,9 @@ def _bounded(file: Path, entries: Iterable[Entry], folder: Path) -> Iterator[Ent
     size, packed, budget = 0, max(1, file.stat().st_size), disk_budget(folder)
     for number, entry in enumerate(entries):
         size += entry.size
-        if number >= MANY:
-            raise ValueError(f"more than {MANY:,} entries")
-        if size > FREE and size > RATIO * packed:
+        if number >= MAX_ENTRIES:
+            raise ValueError(f"more than {MAX_ENTRIES:,} entries")
+        if size > FREE_BYTES and size > MAX_RATIO * packed:
             raise DataError(
                 f"{file.name} unpacks to {size // packed:,} times its size: that is no archive of photos"
             )

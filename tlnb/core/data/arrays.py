@@ -217,9 +217,9 @@ def _plain(values: object, what: str) -> np.ndarray:
 
 def _of_tensor(values: Tensor) -> np.ndarray:
     """NumPy knows no bf16, and takes no tensor that is on a GPU or wants a gradient."""
-    here = values.detach().cpu()
+    plain = values.detach().cpu()
     return (
-        (here.float() if here.dtype == torch.bfloat16 else here)
+        (plain.float() if plain.dtype == torch.bfloat16 else plain)
         .resolve_conj()
         .resolve_neg()
         .numpy()

@@ -27,8 +27,10 @@ if TYPE_CHECKING:
 MAX_PIXELS = 100_000_000  # larger images are refused by what their header says, before decoding
 FINER = 2  # a JPEG is decoded at no less than so many times the edge: the last step must be the networks' own resizing
 LONGEST = 3  # times the shorter side: what lies further out is cut off before resizing, which would enlarge it too
-TOGETHER = 8  # images that a thread decodes before it hands them over: each handing over costs time
-LOOKED_OVER = 64  # the same of files that are only looked over
+BATCH_DECODED = (
+    8  # images that a thread decodes before it hands them over: each handing over costs time
+)
+BATCH_CHECKED = 64  # the same of files that are only looked over
 OVERSHOT = 2.0  # of pictures in fractions: up to this their white is 1 (of those in 0..255 it would be black anyway)
 OTHER_EXTENSIONS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".pnm")
 BAND = 2**20  # pixels that are brought to RGB at a time
@@ -114,7 +116,7 @@ def decode_each(
     Raises:
         MemoryError, RuntimeError: as `decode`.
     """
-    groups = [paths[i : i + TOGETHER] for i in range(0, len(paths), TOGETHER)]
+    groups = [paths[i : i + BATCH_DECODED] for i in range(0, len(paths), BATCH_DECODED)]
     with warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"
@@ -122,7 +124,7 @@ def decode_each(
         for number, some in enumerate(
             in_threads(lambda some: _decode_some(some, edge, values), groups)
         ):
-            for done, found in enumerate(some, number * TOGETHER + 1):
+            for done, found in enumerate(some, number * BATCH_DECODED + 1):
                 yield found
                 if progress:
                     progress(done, len(paths))
@@ -167,12 +169,12 @@ def look_over(paths: Sequence[Path], progress: Progress | None = None) -> dict[i
     Raises:
         MemoryError, RuntimeError: as `decode`.
     """
-    groups = [paths[i : i + LOOKED_OVER] for i in range(0, len(paths), LOOKED_OVER)]
+    groups = [paths[i : i + BATCH_CHECKED] for i in range(0, len(paths), BATCH_CHECKED)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found: dict[int, str] = {}
         for number, reasons in enumerate(in_threads(lambda some: [*map(_look_over, some)], groups)):
-            for place, why in enumerate(reasons, number * LOOKED_OVER):
+            for place, why in enumerate(reasons, number * BATCH_CHECKED):
                 found |= {place: why} if why else {}
                 if progress:
                     progress(place + 1, len(paths))
