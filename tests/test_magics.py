@@ -77,7 +77,7 @@ def test_own_module_by_variable(shell):
         ("%tl_data digits --per-class two", "invalid int value"),
         ("%tl_data digits --per-class 400", "use --per-class"),
         ("%tl_data", "source"),
-        ("%tl_data no_such_folder", "no data set and no folder"),
+        ("%tl_data no_such_folder", "is neither a data set nor a folder"),
         ("%tl_load glyphnat", "did you mean glyphnet"),
         ("%tl_load glyphnet --weights missing.safetensors", "no weights file"),
         ("%tl_models zzz", "no model matches"),

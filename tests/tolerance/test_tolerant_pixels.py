@@ -302,7 +302,7 @@ def test_arrays_that_are_not_square_are_cut_as_photos_are(shape):
     edge, (top, left) = min(shape), ((n - min(shape)) // 2 for n in shape)
     assert (
         data.edge == edge
-        and f"of {shape[0]} × {shape[1]} pixels are cut to their middle square" in data.notes[0]
+        and f"of {shape[0]} × {shape[1]} pixels are cropped to their centre" in data.notes[0]
     )
     middle = {
         image[top : top + edge, left : left + edge].transpose(2, 0, 1).tobytes() for image in images

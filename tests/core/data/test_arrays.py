@@ -50,7 +50,7 @@ def test_black_and_white_and_half_precision():
         (GREY.astype(float), "must lie in 0..1"),
         (np.where(GREY > 3, GREY / 255, np.nan), "must lie in 0..1, these lie in nan"),
         (GREY.astype(complex), "of type complex128"),
-        (["a.jpg"] * 24, "in a CSV file"),
+        (["a.jpg"] * 24, "give a CSV file"),
         ([[1, 2], [3]], "no array"),
         (None, "have shape ()"),
         ({}, "have shape ()"),

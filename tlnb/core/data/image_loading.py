@@ -131,7 +131,7 @@ def _untested(found: Listing, rows: Rows) -> list[str]:
     )
 
 
-# ── which images go where ─────────────────────────────────────────────────────────────────────────────────────────
+# ── which images go where ─────────────────────────────────────────────────────────────────────────
 
 
 def _rows(found: Listing, request: DataRequest, unreadable: Unreadable) -> Rows:
@@ -181,7 +181,7 @@ def _folders(found: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
     )
 
 
-# ── decoding ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── decoding ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _in_memory(

@@ -58,7 +58,7 @@ def yes_or_no(text: str) -> bool | None:
     return True if word in YES else False if word in NO else None
 
 
-# ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── folders ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def split_folders(top: str, inside: Mapping[str, Set[str]]) -> dict[str, str]:

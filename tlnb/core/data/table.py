@@ -201,7 +201,7 @@ def _without_blank_ends(row: list[str], width: int) -> list[str]:
     return row
 
 
-# ── columns ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── columns ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> _Columns:
@@ -255,7 +255,7 @@ def _first(names: Iterable[str], places: Mapping[str, int]) -> int | None:
     return next((places[name] for name in names if name in places), None)
 
 
-# ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _row(
@@ -331,7 +331,7 @@ def _filled(found: Listing, kept: Sequence[_Row], head: Sequence[str]) -> Listin
     return found
 
 
-# ── splits ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── splits ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _with_splits(

@@ -163,7 +163,7 @@ def read_library(
     return replace(parts, notes=(*parts.notes, f"{name}: {official}"), folders=())
 
 
-# ── opening ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── opening ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling | None) -> Any:
@@ -304,7 +304,7 @@ def _why(error: Exception, written: Sequence[Path]) -> str:
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
-# ── what is in it ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what is in it ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _classes(data: Any) -> tuple[str, ...]:

@@ -268,7 +268,7 @@ def _notes(groups: Sequence[Group], bound: bool, tuned: Sequence[str]) -> list[s
     return notes
 
 
-# ── what is no run ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what is no run ────────────────────────────────────────────────────────────────────────────────
 
 
 def pixels_row(data: DataSet) -> Row:

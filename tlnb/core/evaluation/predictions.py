@@ -167,7 +167,7 @@ def _confused(matrix: Tensor, names: Sequence[str]) -> tuple[Confusion, ...]:
     return tuple(Confusion(names[t], names[s], n, totals[t]) for t, s, n in off)
 
 
-# ── new images ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── new images ────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)

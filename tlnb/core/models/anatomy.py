@@ -272,7 +272,7 @@ def _work(seen: Watched, layers: dict[str, nn.Module]) -> dict[str, int]:
     return work
 
 
-# ── the output layer ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── the output layer ──────────────────────────────────────────────────────────────────────────────
 
 
 def _heads(
@@ -328,7 +328,7 @@ def _fits(part: nn.Module, scores: int) -> bool:
     return isinstance(part, nn.Conv2d) and part.out_channels == scores
 
 
-# ── modes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── modes ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager

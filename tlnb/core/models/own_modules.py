@@ -82,7 +82,7 @@ def adopt(module: nn.Module, size: int | None = None) -> Adopted:
     return Adopted(own, tuple(notes), layout, found)
 
 
-# ── wrappers, types, shapes ───────────────────────────────────────────────────────────────────────────────────────
+# ── wrappers, types, shapes ───────────────────────────────────────────────────────────────────────
 
 
 def _check_trainable(module: nn.Module) -> None:
@@ -167,7 +167,7 @@ def _single(module: nn.Module) -> list[str]:
     ]
 
 
-# ── what it takes, and what it gives ──────────────────────────────────────────────────────────────────────────────
+# ── what it takes, and what it gives ──────────────────────────────────────────────────────────────
 
 
 def _given(module: nn.Module, edge: int, layout: str, in_eval: _Passed) -> list[str]:

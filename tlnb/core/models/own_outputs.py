@@ -210,7 +210,7 @@ def _give(module: nn.Module, change: Change, forward: Callable[..., Any] | None 
     module.__class__ = type(kind.__name__, (kind,), body)
 
 
-# ── the output layer ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── the output layer ──────────────────────────────────────────────────────────────────────────────
 
 
 def append_output_layer(module: nn.Module, edge: int) -> list[str]:

@@ -104,7 +104,7 @@ def _to_open(module: nn.Module, parts: list[Part], heads: set[str]) -> int | Non
     return at if few and (most >= MIN_STAGES or (most > 1 and listed)) else None
 
 
-# ── grouping ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── grouping ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _groups(parts: list[Part], heads: set[str]) -> tuple[list[Group], bool]:
@@ -194,7 +194,7 @@ def _positions(shape: tuple[int, ...] | None) -> int | None:
     return a * b if a == b != c else b * c
 
 
-# ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── names ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _names(module: nn.Module, groups: list[Group], blocks: bool) -> list[str]:

@@ -74,7 +74,7 @@ def _tensors(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
         yield from ((prefix + key, tensor) for key, tensor in held.items() if tensor is not None)
 
 
-# ── the proof ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the proof ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
