@@ -15,11 +15,11 @@ from tlnb.core.runtime.errors import DataError, UsageError, listed
 from tlnb.core.runtime.paths import user_path
 
 
-def group_files(found: Listing, asked: str) -> Listing:
+def group_files(listing: Listing, option: str) -> Listing:
     """Return the listing with a group for each file.
 
     Args:
-        asked: a column of the table; a CSV file of paths and groups; or a regular expression whose
+        option: a column of the table; a CSV file of paths and groups; or a regular expression whose
             first parenthesis (else the whole match) in a file's path is its group. A file without
             one is a group of its own.
 
@@ -27,30 +27,30 @@ def group_files(found: Listing, asked: str) -> Listing:
         DataError: the CSV file does not exist, or all files are in one group.
         UsageError: the expression is invalid or matches nothing.
     """
-    names = [_name(path, found.top) for path in found.paths]
-    if asked in found.columns:
-        groups: list[str | None] = [g.strip() or None for g in found.columns[asked]]
-    elif asked.lower().endswith(".csv"):
-        groups = _from_table(user_path(asked), names)
+    names = [_name(path, listing.top) for path in listing.paths]
+    if option in listing.columns:
+        groups: list[str | None] = [g.strip() or None for g in listing.columns[option]]
+    elif option.lower().endswith(".csv"):
+        groups = _from_table(user_path(option), names)
     else:
-        groups = _by_pattern(asked, names)
+        groups = _by_pattern(option, names)
     alone = [i for i, g in enumerate(groups) if g is None]
     if len(alone) == len(groups):
         raise UsageError(
-            f"--group {asked} matches none of the {len(groups)} files, e.g. {names[0]!r}: "
+            f"--group {option} matches none of the {len(groups)} files, e.g. {names[0]!r}: "
             f"{_example(names)}"
         )
     if alone:
-        found.notes.append(
+        listing.notes.append(
             f"{len(alone)} files have no group, so each is a group of its own: "
             f"{listed((names[i] for i in alone), 3)}"
         )
-    found.group_of = [names[i] if g is None else f"group {g}" for i, g in enumerate(groups)]
-    if len(set(found.group_of)) < 2:
+    listing.group_of = [names[i] if g is None else f"group {g}" for i, g in enumerate(groups)]
+    if len(set(listing.group_of)) < 2:
         raise DataError(
-            f"--group {asked} puts all images into one group: nothing would be left to test on"
+            f"--group {option} puts all images into one group: nothing would be left to test on"
         )
-    return found
+    return listing
 
 
 def _name(path: Path, top: Path) -> str:
@@ -67,7 +67,7 @@ def group_numbers(groups: Sequence[str]) -> np.ndarray:
 
 def _by_pattern(pattern: str, names: Sequence[str]) -> list[str | None]:
     try:
-        found = re.compile(pattern)
+        expression = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(
             f"--group {pattern} is not a valid regular expression ({error}): {_example(names)}"
@@ -75,7 +75,7 @@ def _by_pattern(pattern: str, names: Sequence[str]) -> list[str | None]:
     return (
         first_groups(pattern, names)
         if may_take_long(pattern)
-        else [group_in(found, name) for name in names]
+        else [group_in(expression, name) for name in names]
     )
 
 

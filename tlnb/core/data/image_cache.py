@@ -27,8 +27,8 @@ from tlnb.core.storage import checked_arrays
 from tlnb.core.storage.memory_map import map_file
 
 VERSION = 4  # of how files are decoded: what another version decoded is not found again
-NOBODY = -1  # the file of a row that holds nothing, which is to be tried again
-FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+NO_FILE = -1  # the file of a row that holds nothing, which is to be tried again
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 Unreadable = dict[int, str]  # an image file's number → why it cannot be read
 
@@ -54,9 +54,9 @@ class ImageCache:
         exact = self._file(order)
         others = () if just_this else sorted(self.folder.glob(f"{self.key}-*.npy"))
         for file in (exact, *(f for f in others if f != exact)):
-            found = _read(file)
-            if found is not None:
-                return found
+            decoded = _read(file)
+            if decoded is not None:
+                return decoded
         return None
 
     def write(
@@ -112,7 +112,7 @@ def _about(order: np.ndarray, unreadable: Unreadable) -> dict[str, object]:
 def _lasting(order: np.ndarray, unreadable: Unreadable) -> np.ndarray:
     """The order with nobody in place of the files that could not be read for a passing reason."""
     passing = [number for number, why in unreadable.items() if isinstance(why, Passing)]
-    return np.where(np.isin(order, passing), NOBODY, order)
+    return np.where(np.isin(order, passing), NO_FILE, order)
 
 
 def image_cache(paths: Sequence[Path], edge: int, values: Values | None = None) -> ImageCache:
@@ -156,7 +156,7 @@ def _read(file: Path) -> Decoded | None:
 
 
 def _why(error: OSError, folder: Path, size: int) -> str:
-    if error.errno in FULL:
+    if error.errno in DISK_FULL:
         return (
             f"no room for {_gb(size)} of decoded images in {folder}: free some, set TLNB_CACHE to a folder on a "
             "larger disk, or give a smaller --size"

@@ -34,12 +34,12 @@ RAW = (
     ".raf",
     ".thm",
 )
-LOOKED_INTO = 100  # class folders
-WRAPPERS = 4  # folders that hold nothing but one folder, one in the other
+CLASSES_COMPARED = 100  # class folders
+MAX_WRAPPERS = 4  # folders that hold nothing but one folder, one in the other
 LONGEST_NAME = 80  # of what is shown
-CLOSED = "cannot be opened"
-LEADS_OUT = "a link out of the folder, which is not followed: copy what it leads to"
-ODD_NAME = "its name holds a line end, a control character, or what is no valid text"
+CANNOT_OPEN = "cannot be opened"
+LINK_OUTSIDE = "a link out of the folder, which is not followed: copy what it leads to"
+INVALID_NAME = "its name holds a line end, a control character, or what is no valid text"
 
 
 @dataclass
@@ -103,9 +103,9 @@ def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> 
     skipped = [*skipped, *beside, *stray]
     files = {split: _by_class(part, top, skipped) for split, part in parts.items()}
     trained = files.get("train", files.get("", {}))
-    classes = tuple(sorted(name for name, found in trained.items() if found))
+    classes = tuple(sorted(name for name, paths in trained.items() if paths))
     check_classes(called or f"folder {str(folder)!r}", classes, skipped, folders=True)
-    found = Listing(
+    listing = Listing(
         one_line(top.resolve().name),
         top,
         classes,
@@ -113,18 +113,18 @@ def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> 
         parts={} if "" in parts else parts,
     )
     if "" in parts:
-        found.notes += _check_flat(top, classes, called or f"folder {str(folder)!r}")
+        listing.notes += _check_flat(top, classes, called or f"folder {str(folder)!r}")
     for split, by_class in files.items():
         for name, paths in by_class.items():
-            _add(found, split, name, paths)
-    found.notes += _by_content(found)
-    return found
+            _add(listing, split, name, paths)
+    listing.notes += _by_content(listing)
+    return listing
 
 
-def _by_content(found: Listing) -> list[str]:
+def _by_content(listing: Listing) -> list[str]:
     """A note about files that are images though their names do not say so."""
     endings = extensions()
-    odd = [shown(path, found.top) for path in found.paths if path.suffix.lower() not in endings]
+    odd = [shown(path, listing.top) for path in listing.paths if path.suffix.lower() not in endings]
     if not odd:
         return []
     return [f"{listed(odd, 3)}: read, since what it holds is an image, whatever its name says"]
@@ -147,7 +147,7 @@ def inner_folder(folder: Path) -> tuple[Path, list[str]]:
 def _wrapped(folder: Path) -> list[Path]:
     """A folder and what it only wraps, down to the first that holds more than one folder; else just the folder."""
     chain = [folder]
-    while len(chain) <= WRAPPERS and (inner := _only_folder(chain[-1])) is not None:
+    while len(chain) <= MAX_WRAPPERS and (inner := _only_folder(chain[-1])) is not None:
         chain.append(inner)
         if len(_class_names(inner)) > 1:
             return chain
@@ -183,7 +183,7 @@ def _check_flat(top: Path, classes: Sequence[str], called: str) -> list[str]:
     Raises:
         DataError: those are splits.
     """
-    below = [_class_names(top / name) for name in classes[:LOOKED_INTO]]
+    below = [_class_names(top / name) for name in classes[:CLASSES_COMPARED]]
     if len(below) < 2 or len(below[0]) < 2 or any(names != below[0] for names in below):
         return []
     check_splits_come_first(called, below)
@@ -198,20 +198,20 @@ def class_name(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def _add(found: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
-    if name not in found.classes:
+def _add(listing: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
+    if name not in listing.classes:
         what = (
             f"{len(paths)} images of a class that is not in train"
             if paths
             else "a class folder without images"
         )
-        found.skipped.append(
-            f"{shown(found.parts.get(split, found.top) / name, found.top)}: {what}"
+        listing.skipped.append(
+            f"{shown(listing.parts.get(split, listing.top) / name, listing.top)}: {what}"
         )
         return
-    found.paths += paths
-    found.split_of += [split] * len(paths)
-    found.class_of += [found.classes.index(name)] * len(paths)
+    listing.paths += paths
+    listing.split_of += [split] * len(paths)
+    listing.class_of += [listing.classes.index(name)] * len(paths)
 
 
 def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
@@ -227,10 +227,10 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
         if any(split_name(p.name) for p in folders)
         else {}
     )
-    found = split_folders(f"folder {str(folder)!r}", known)
-    if not found:
+    folder_of = split_folders(f"folder {str(folder)!r}", known)
+    if not folder_of:
         return {"": folder}, []
-    parts = {split: folder / name for split, name in found.items()}
+    parts = {split: folder / name for split, name in folder_of.items()}
     others = [p for p in folders if p not in parts.values()]
     stray = [
         f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}"
@@ -248,11 +248,11 @@ def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]
     endings = extensions()
     folders = [p for p in _entries(part) if is_folder(p) and not _hidden(p)]
     skipped += _stray(part, top, set(folders))
-    found: dict[str, list[Path]] = {}
+    by_class: dict[str, list[Path]] = {}
     for folder in folders:
         good: list[Path] = []
         if one_line(folder.name) != folder.name:  # it would be the class's name
-            skipped.append(f"{shown(folder, top)}: {ODD_NAME}, rename the folder")
+            skipped.append(f"{shown(folder, top)}: {INVALID_NAME}, rename the folder")
             continue
         known = len(skipped)
         for path in _walk(folder, top, skipped):
@@ -261,14 +261,14 @@ def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]
                 skipped.append(f"{shown(path, top)}: {why}")
             else:
                 good.append(path)
-        if f"{shown(folder, top)}: {CLOSED}" not in (
+        if f"{shown(folder, top)}: {CANNOT_OPEN}" not in (
             words.partition(" (")[0] for words in skipped[known:]
         ):
             name = class_name(folder.name)
-            found[name] = sorted(
-                [*found.get(name, ()), *good]
+            by_class[name] = sorted(
+                [*by_class.get(name, ()), *good]
             )  # else it was said already, and it is not one without images
-    return found
+    return by_class
 
 
 def _stray(part: Path, top: Path, known: set[Path]) -> list[str]:
@@ -293,7 +293,7 @@ def _why_beside(path: Path) -> str:
     except FileNotFoundError:
         return "a link to nothing"
     except OSError as error:  # it may be a class folder
-        return f"{CLOSED} ({error.strerror})"
+        return f"{CANNOT_OPEN} ({error.strerror})"
     return "not in a class folder"
 
 
@@ -301,7 +301,9 @@ def _hidden_files(folder: Path, top: Path) -> list[str]:
     """A line about a hidden folder, where it holds anything."""
     closed: list[OSError] = []
     count = sum(len(files) for _, _, files in os.walk(folder, onerror=closed.append))
-    what = [f"{count} files"] * bool(count) + [f"{len(closed)} folders {CLOSED}"] * bool(closed)
+    what = [f"{count} files"] * bool(count) + [f"{len(closed)} folders {CANNOT_OPEN}"] * bool(
+        closed
+    )
     return [f"{shown(folder, top)}: hidden folder ({', '.join(what)})"] if what else []
 
 
@@ -310,25 +312,25 @@ def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[Path]:
     seen: set[tuple[int, int]] = set()
 
     def unreadable(error: OSError) -> None:
-        skipped.append(f"{shown(Path(error.filename), top)}: {CLOSED} ({error.strerror})")
+        skipped.append(f"{shown(Path(error.filename), top)}: {CANNOT_OPEN} ({error.strerror})")
 
     for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
-        here = Path(place)
-        if _leads_out(here, top):
-            skipped.append(f"{shown(here, top)}: {LEADS_OUT}")
+        directory = Path(place)
+        if _leads_out(directory, top):
+            skipped.append(f"{shown(directory, top)}: {LINK_OUTSIDE}")
             folders.clear()
             continue
-        state = here.stat()
+        state = directory.stat()
         if (state.st_dev, state.st_ino) in seen and state.st_ino:
-            skipped.append(f"{shown(here, top)}: a link to a folder that is read already")
+            skipped.append(f"{shown(directory, top)}: a link to a folder that is read already")
             folders.clear()
             continue
         seen.add((state.st_dev, state.st_ino))
         for name in sorted(folders):
             if name.startswith("."):
-                skipped += _hidden_files(here / name, top)
+                skipped += _hidden_files(directory / name, top)
         folders[:] = sorted(n for n in folders if not n.startswith("."))
-        yield from (here / name for name in sorted(files))
+        yield from (directory / name for name in sorted(files))
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -341,7 +343,7 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise DataError(
-            f"folder {str(folder)!r} {CLOSED} ({error.strerror}): make it readable to you, or move it elsewhere"
+            f"folder {str(folder)!r} {CANNOT_OPEN} ({error.strerror}): make it readable to you, or move it elsewhere"
         ) from None
 
 
@@ -362,7 +364,7 @@ def _why_not(path: Path, endings: Sequence[str], top: Path) -> str:
     if not is_file(path):
         return _why_no_file(path) if named else _no_image(path)
     if _leads_out(path, top):  # and is not opened
-        return LEADS_OUT if named else _no_image(path)
+        return LINK_OUTSIDE if named else _no_image(path)
     return "" if named or (not _is_raw(path) and holds_image(path)) else _no_image(path)
 
 

@@ -47,13 +47,13 @@ def list_files(source: Path, telling: Telling | None = None) -> Listing:
             "paths and labels (.csv, .tsv)"
         )
     folder, refused = unpacked(source, telling)
-    found = list_folder(folder, one_line(source.name), refused)
-    found.name = one_line(source.name[: -len(ending)])
-    return found
+    listing = list_folder(folder, one_line(source.name), refused)
+    listing.name = one_line(source.name[: -len(ending)])
+    return listing
 
 
 def read_files(
-    found: Listing, request: DataRequest, edge: int, progress: Progress | None = None
+    listing: Listing, request: DataRequest, edge: int, progress: Progress | None = None
 ) -> Parts:
     """Images and labels of the files in a listing.
 
@@ -67,29 +67,29 @@ def read_files(
         UsageError: a budget in `TLNB_MEMORY` or `TLNB_DISK`, or a pattern of groups, that makes no sense.
     """
     if request.group is not None:
-        found = group_files(found, request.group)
+        listing = group_files(listing, request.group)
     unreadable: Unreadable = {}
-    rows, seen = _rows(found, request, unreadable), survey(found.paths)
+    rows, seen = _rows(listing, request, unreadable), survey(listing.paths)
     cached = _count(rows) * 3 * edge**2 > memory_budget()
-    if cached or _count(rows) < len(found.paths):
-        unreadable |= look_over(found.paths, progress)
-        rows = _rows(found, request, unreadable)
+    if cached or _count(rows) < len(listing.paths):
+        unreadable |= look_over(listing.paths, progress)
+        rows = _rows(listing, request, unreadable)
     if cached:
-        rows, images = _in_file(found, request, rows, edge, unreadable, progress, seen.values)
+        rows, images = _in_file(listing, request, rows, edge, unreadable, progress, seen.values)
     else:
-        rows, images = _in_memory(found, request, rows, edge, unreadable, progress, seen.values)
-    labels = torch.tensor(found.class_of)
+        rows, images = _in_memory(listing, request, rows, edge, unreadable, progress, seen.values)
+    labels = torch.tensor(listing.class_of)
     return Parts(
-        found.name,
-        found.classes,
+        listing.name,
+        listing.classes,
         images,
         {split: labels[torch.from_numpy(part)] for split, part in rows.items()},
-        (*found.skipped, *_reasons(found, unreadable)),
-        _folders(found, rows),
-        {split: tuple(found.shown(i) for i in part.tolist()) for split, part in rows.items()},
-        _groups(found, unreadable),
-        (*_notes(found, rows), *seen.notes),
-        "test" in _brought(found, unreadable),
+        (*listing.skipped, *_reasons(listing, unreadable)),
+        _folders(listing, rows),
+        {split: tuple(listing.shown(i) for i in part.tolist()) for split, part in rows.items()},
+        _groups(listing, unreadable),
+        (*_notes(listing, rows), *seen.notes),
+        "test" in _brought(listing, unreadable),
         seen.values,
         seen.transparent,
     )
@@ -99,31 +99,31 @@ def _count(rows: Rows) -> int:
     return sum(map(len, rows.values()))
 
 
-def _reasons(found: Listing, unreadable: Unreadable) -> list[str]:
-    return [f"{found.shown(i)}: {why}" for i, why in sorted(unreadable.items())]
+def _reasons(listing: Listing, unreadable: Unreadable) -> list[str]:
+    return [f"{listing.shown(i)}: {why}" for i, why in sorted(unreadable.items())]
 
 
-def _groups(found: Listing, unreadable: Unreadable) -> int | None:
+def _groups(listing: Listing, unreadable: Unreadable) -> int | None:
     """How many groups the files make that can be read; None where they are not grouped."""
-    if found.group_of is None:
+    if listing.group_of is None:
         return None
-    return len({group for number, group in enumerate(found.group_of) if number not in unreadable})
+    return len({group for number, group in enumerate(listing.group_of) if number not in unreadable})
 
 
-def _notes(found: Listing, rows: Rows) -> tuple[str, ...]:
-    shared = 0 if found.group_of is None else shared_groups(rows, group_numbers(found.group_of))
+def _notes(listing: Listing, rows: Rows) -> tuple[str, ...]:
+    shared = 0 if listing.group_of is None else shared_groups(rows, group_numbers(listing.group_of))
     between = (
         [f"{shared} groups lie in more than one of the splits that the data bring"]
         if shared
         else []
     )
-    return (*found.notes, *between, *_untested(found, rows))
+    return (*listing.notes, *between, *_untested(listing, rows))
 
 
-def _untested(found: Listing, rows: Rows) -> list[str]:
+def _untested(listing: Listing, rows: Rows) -> list[str]:
     """A note about the classes whose images are all trained on: the accuracy says nothing of them."""
-    tested = {found.class_of[i] for i in rows["test"].tolist()}
-    missing = [name for number, name in enumerate(found.classes) if number not in tested]
+    tested = {listing.class_of[i] for i in rows["test"].tolist()}
+    missing = [name for number, name in enumerate(listing.classes) if number not in tested]
     return (
         [f"no test images for {listed(missing, 6)}: the accuracy says nothing of them"]
         if missing
@@ -134,27 +134,33 @@ def _untested(found: Listing, rows: Rows) -> list[str]:
 # ── which images go where ─────────────────────────────────────────────────────────────────────────
 
 
-def _rows(found: Listing, request: DataRequest, unreadable: Unreadable) -> Rows:
+def _rows(listing: Listing, request: DataRequest, unreadable: Unreadable) -> Rows:
     """The numbers of the files of each split, chosen from the readable ones."""
-    if len(unreadable) == len(found.paths):
-        reasons = _reasons(found, unreadable)
+    if len(unreadable) == len(listing.paths):
+        reasons = _reasons(listing, unreadable)
         raise DataError(f"none of the {len(reasons)} images could be read: {listed(reasons, 1)}")
-    fixed = _brought(found, unreadable)
+    fixed = _brought(listing, unreadable)
     pool = fixed.pop("train")
-    groups = None if found.group_of is None else group_numbers(found.group_of)
+    groups = None if listing.group_of is None else group_numbers(listing.group_of)
     try:
         return split_rows(
-            found.name, found.classes, np.array(found.class_of), request, pool, fixed, groups=groups
+            listing.name,
+            listing.classes,
+            np.array(listing.class_of),
+            request,
+            pool,
+            fixed,
+            groups=groups,
         )
     except DataError as error:
         if not unreadable:
             raise
-        raise DataError(f"{error} (not read: {listed(_reasons(found, unreadable), 1)})") from None
+        raise DataError(f"{error} (not read: {listed(_reasons(listing, unreadable), 1)})") from None
 
 
-def _brought(found: Listing, unreadable: Unreadable) -> Rows:
+def _brought(listing: Listing, unreadable: Unreadable) -> Rows:
     """The readable files of each split that the data bring; all of those without a split may be trained on."""
-    where = np.array(found.split_of)
+    where = np.array(listing.split_of)
     readable = ~np.isin(np.arange(len(where)), list(unreadable))
     rows = {"train": np.flatnonzero(((where == "train") | (where == "")) & readable)}
     rows |= {
@@ -169,14 +175,14 @@ def _brought(found: Listing, unreadable: Unreadable) -> Rows:
     return rows
 
 
-def _folders(found: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
+def _folders(listing: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
     """Split → the folder it was read from, where a folder brings its own."""
-    where = {split: found.split_of[part[0]] for split, part in rows.items()}
-    if "train" not in found.parts:
+    where = {split: listing.split_of[part[0]] for split, part in rows.items()}
+    if "train" not in listing.parts:
         return ()
     own = {"train": "train"} | {s: w for s, w in where.items() if w != "train"}
     return tuple(
-        (split, found.parts[folder].relative_to(found.top).as_posix())
+        (split, listing.parts[folder].relative_to(listing.top).as_posix())
         for split, folder in own.items()
     )
 
@@ -185,7 +191,7 @@ def _folders(found: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
 
 
 def _in_memory(
-    found: Listing,
+    listing: Listing,
     request: DataRequest,
     rows: Rows,
     edge: int,
@@ -196,15 +202,15 @@ def _in_memory(
     """The splits and their images, views of one tensor. What cannot be read is added to `unreadable`."""
     order = _order(rows)
     held = torch.empty((len(order), 3, edge, edge), dtype=torch.uint8)
-    for row, image in enumerate(_images(found.paths, order, edge, progress, unreadable, values)):
+    for row, image in enumerate(_images(listing.paths, order, edge, progress, unreadable, values)):
         held[row] = image
     if not np.isin(order, list(unreadable)).any():
         return rows, _views(held, rows)
     while np.isin(_order(rows), list(unreadable)).any():
-        rows = _rows(found, request, unreadable)
+        rows = _rows(listing, request, unreadable)
         missing = np.setdiff1d(_order(rows), order)
         if len(missing):
-            more = list(_images(found.paths, missing, edge, None, unreadable, values))
+            more = list(_images(listing.paths, missing, edge, None, unreadable, values))
             order, held = np.concatenate([order, missing]), torch.cat([held, torch.stack(more)])
     _move(held, order, _order(rows))
     return rows, _views(held, rows)
@@ -226,7 +232,7 @@ def _move(held: Tensor, order: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def _in_file(
-    found: Listing,
+    listing: Listing,
     request: DataRequest,
     rows: Rows,
     edge: int,
@@ -235,12 +241,14 @@ def _in_file(
     values: Values | None,
 ) -> tuple[Rows, dict[str, Tensor]]:
     """The same with images that lie in a file, where they may lie already."""
-    cache = image_cache(found.paths, edge, values)
-    decoded = _written(found.paths, _order(rows), edge, cache, unreadable, progress, values=values)
+    cache = image_cache(listing.paths, edge, values)
+    decoded = _written(
+        listing.paths, _order(rows), edge, cache, unreadable, progress, values=values
+    )
     while np.isin(_order(rows), list(unreadable)).any():
-        rows = _rows(found, request, unreadable)
+        rows = _rows(listing, request, unreadable)
         decoded = _written(
-            found.paths, _order(rows), edge, cache, unreadable, None, decoded, values
+            listing.paths, _order(rows), edge, cache, unreadable, None, decoded, values
         )
     return rows, _views(decoded.images, rows)
 
@@ -265,18 +273,18 @@ def _written(
         {} if known is None else {number: row for row, number in enumerate(known.order.tolist())}
     )
     missing = np.array([number for number in order.tolist() if number not in place], dtype=np.int64)
-    found: Unreadable = (
+    excluded: Unreadable = (
         {}
         if known is None
         else {n: why for n, why in known.unreadable.items() if n in set(order.tolist())}
     )
-    fresh = _images(paths, missing, edge, progress, found, values)
+    fresh = _images(paths, missing, edge, progress, excluded, values)
     images = (
         known.images[place[n]] if known is not None and n in place else next(fresh)
         for n in order.tolist()
     )
-    decoded = cache.write(order, edge, images, found)
-    unreadable |= found
+    decoded = cache.write(order, edge, images, excluded)
+    unreadable |= excluded
     return decoded
 
 

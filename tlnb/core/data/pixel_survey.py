@@ -27,7 +27,7 @@ from tlnb.core.data.decoding import (
     white,
 )
 
-LOOKED_INTO = 64  # images with an alpha channel that are decoded to see whether it hides anything
+ALPHA_CHECKED = 64  # images with an alpha channel that are decoded to see whether it hides anything
 JPEG = b"\xff\xd8\xff"
 PNG_DEPTH = 24  # where a PNG's header says how many bits a colour has
 TIFF_DEPTH = 258  # the tag that says so
@@ -134,7 +134,7 @@ def _values(seen: Sequence[_Seen]) -> tuple[Values | None, list[str]]:
 def _hidden(paths: Sequence[Path]) -> tuple[bool, list[str]]:
     """Whether any of these is transparent anywhere, and what is lost by that."""
     lost, hidden = 0, False
-    for path in paths[:LOOKED_INTO]:
+    for path in paths[:ALPHA_CHECKED]:
         clear, plain = _lost(path)
         hidden, lost = hidden or clear, lost + plain
     if not hidden:

@@ -37,10 +37,10 @@ def split_name(text: str) -> SplitName | None:
     if words in PUBLIC:
         return SplitName(PUBLIC[words], False)
     joined = SPLIT_OF.get("".join(words))  # hold-out
-    found = {joined} if joined else {SPLIT_OF[word] for word in words if word in SPLIT_OF}
-    if len(found) != 1:
+    splits = {joined} if joined else {SPLIT_OF[word] for word in words if word in SPLIT_OF}
+    if len(splits) != 1:
         return None
-    return SplitName(found.pop(), text.strip().lower() in PLAIN)
+    return SplitName(splits.pop(), text.strip().lower() in PLAIN)
 
 
 def settled(splits: Iterable[str]) -> Mapping[str, str]:
@@ -76,19 +76,19 @@ def split_folders(top: str, inside: Mapping[str, Set[str]]) -> dict[str, str]:
     """
     named = {folder: name for folder in inside if (name := split_name(folder))}
     final = settled(name.split for name in named.values())
-    found: dict[str, list[str]] = {}
+    by_split: dict[str, list[str]] = {}
     for folder, name in sorted(named.items(), key=lambda item: not item[1].plain):
-        if not (name.plain and final[name.split] in found):
-            found.setdefault(final[name.split], []).append(folder)
+        if not (name.plain and final[name.split] in by_split):
+            by_split.setdefault(final[name.split], []).append(folder)
     parts = {
         split: folders[0]
-        for split, folders in found.items()
+        for split, folders in by_split.items()
         if len(folders) == 1 or named[folders[0]].plain
     }
     deeper = {folder for folder, names in inside.items() if len(names) > 1}
     deep, train_alone = parts.get("train") in deeper, deeper == {parts.get("train")}
     alone, plain = len(named) == len(inside), all(named[folder].plain for folder in parts.values())
-    clear = len(parts) == len(found) and "train" in parts
+    clear = len(parts) == len(by_split) and "train" in parts
     if clear and (
         _repeat(named, inside)
         or (alone and (plain or train_alone))
@@ -111,7 +111,7 @@ def _repeat(named: Iterable[str], inside: Mapping[str, Set[str]]) -> bool:
 def check_splits_come_first(top: str, inside: Iterable[Set[str]]) -> None:
     """Raises `DataError` where every class folder holds folders of splits: `cats/train`, `cats/test`."""
     splits = [{name.split for word in names if (name := split_name(word))} for names in inside]
-    if splits and all("train" in found and len(found) > 1 for found in splits):
+    if splits and all("train" in names and len(names) > 1 for names in splits):
         raise DataError(
             f"{top}: every class folder holds folders of splits: put the classes into those, as in train/CLASS/ and "
             "test/CLASS/, or name files, labels and splits in a CSV file"

@@ -54,10 +54,10 @@ def divide(
     groups: np.ndarray | None = None,
 ) -> Parts:
     """Images in memory, divided as `split_rows` says."""
-    found = split_rows(
+    rows_by_split = split_rows(
         name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor, groups
     )
-    rows = {split: torch.from_numpy(part) for split, part in found.items()}
+    rows = {split: torch.from_numpy(part) for split, part in rows_by_split.items()}
     return Parts(
         name,
         classes,
@@ -132,12 +132,12 @@ def check_classes(
     """
     check_most_classes(what, classes)
     if len(classes) < 2:
-        found = (
+        count = (
             f"one class ({classes[0]})" if classes else f"no class{' folder' * folders} with images"
         )
         why = f" (skipped: {listed(skipped, 1)})" if skipped else ""
         raise DataError(
-            f"{what} has {found}{why}: at least two classes are needed{', one folder each' * folders}"
+            f"{what} has {count}{why}: at least two classes are needed{', one folder each' * folders}"
         )
 
 

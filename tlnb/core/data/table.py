@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tlnb.core.data.image_listing import LONGEST_NAME, ODD_NAME, Listing, class_name
+from tlnb.core.data.image_listing import LONGEST_NAME, INVALID_NAME, Listing, class_name
 from tlnb.core.data.split_names import settled, split_name, yes_or_no
 from tlnb.core.data.splits import check_classes, check_most_classes
 from tlnb.core.data.table_files import TableFiles
@@ -68,7 +68,7 @@ COLUMNS = {
     ),
     "split": ("split", "splits", "set", "subset", "partition", "usage", "phase", "dataset"),
 }
-MARKS = {  # columns of true and false → the split of the marked rows, and of the others
+SPLITS_BY_FLAG = {  # columns of true and false → the split of the marked rows, and of the others
     "isvalid": ("val", "train"),
     "isval": ("val", "train"),
     "isvalidation": ("val", "train"),
@@ -79,14 +79,18 @@ MARKS = {  # columns of true and false → the split of the marked rows, and of 
     "istrainingimage": ("train", "test"),
 }
 ONE, ZERO = frozenset(("1", "1.0")), frozenset(("0", "0.0"))
-UNSURE = ("usage", "phase", "dataset")  # columns that hold splits only where a value says so
+SPLIT_ONLY_BY_VALUE = (
+    "usage",
+    "phase",
+    "dataset",
+)  # columns that hold splits only where a value says so
 NOT_LABELS = frozenset(
     ("", "nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "#N/A", "N/A", "n/a")
 )
 WHOLE = re.compile(r"-?[0-9]{1,18}([.]0*)?")
 NUMBER = re.compile(r"-?[0-9]{1,18}")
 TABLES = (".csv", ".tsv")
-TRIED = 50  # rows by which the folder of the files is found
+ROWS_TRIED = 50  # rows by which the folder of the files is found
 
 
 @dataclass(frozen=True)
@@ -122,28 +126,28 @@ def list_table(file: Path) -> Listing:
     rows = read_table(file)
     head = rows[0][1] if rows else []
     columns = _columns(file, head, [row for _, row in rows[1:]])
-    found = Listing(one_line(file.stem), file.parent, ())
+    listing = Listing(one_line(file.stem), file.parent, ())
     files = TableFiles(
         file.parent,
-        [row[columns.path].strip() for _, row in rows[1 : TRIED + 1] if len(row) == len(head)],
+        [row[columns.path].strip() for _, row in rows[1 : ROWS_TRIED + 1] if len(row) == len(head)],
     )
     if files.dropped:
-        found.notes.append(
+        listing.notes.append(
             f"the first {files.dropped} folders of each path are not here, and left out"
         )
     if files.top != file.parent:
-        found.notes.append(f"the files lie in {one_line(files.top.name)}/")
+        listing.notes.append(f"the files lie in {one_line(files.top.name)}/")
     usable = [
         row
         for number, fields in rows[1:]
-        if (row := _row(files, columns, head, number, fields, found))
+        if (row := _row(files, columns, head, number, fields, listing))
     ]
-    rows_by_split = _with_splits(file, columns, head, _whole_numbers(usable), found)
+    rows_by_split = _with_splits(file, columns, head, _whole_numbers(usable), listing)
     check_most_classes(file.name, _classes(rows_by_split))
-    kept = _once(_of_known_classes(rows_by_split, found), found)
-    found.classes = _classes(kept)
-    check_classes(file.name, found.classes, found.skipped)
-    return _filled(found, kept, head)
+    kept = _once(_of_known_classes(rows_by_split, listing), listing)
+    listing.classes = _classes(kept)
+    check_classes(file.name, listing.classes, listing.skipped)
+    return _filled(listing, kept, head)
 
 
 def _classes(rows: Iterable[_Row]) -> tuple[str, ...]:
@@ -207,7 +211,11 @@ def _without_blank_ends(row: list[str], width: int) -> list[str]:
 def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> _Columns:
     places = {_plain(name): i for i, name in reversed(list(enumerate(head)))}
     path, split = (_first(COLUMNS[what], places) for what in ("path", "split"))
-    mark = None if split is not None else next((name for name in MARKS if name in places), None)
+    mark = (
+        None
+        if split is not None
+        else next((name for name in SPLITS_BY_FLAG if name in places), None)
+    )
     split = places[mark] if mark else split
     label = _first(
         [name for name in COLUMNS["label"] if places.get(name) not in (path, split)], places
@@ -216,7 +224,7 @@ def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     if label is None and path is not None and len(others) == 1:  # `id,breed`
         label = others[0]
     if label is None and path is not None and _one_a_row(rows, others, len(head)):
-        return _Columns(path, -1, split, MARKS[mark] if mark else None, tuple(others))
+        return _Columns(path, -1, split, SPLITS_BY_FLAG[mark] if mark else None, tuple(others))
     if path is None or label is None:
         missing = [what for what, at in (("path", path), ("label", label)) if at is None]
         looked_for = "; ".join(f"{what}: {listed(COLUMNS[what], 30)}" for what in missing)
@@ -225,7 +233,7 @@ def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
             f"(it has {listed(map(one_line, head)) or 'nothing'}; looked for {looked_for}): "
             "name them in its first line, e.g. path,label or path,label,split"
         )
-    return _Columns(path, label, split, MARKS[mark] if mark else None)
+    return _Columns(path, label, split, SPLITS_BY_FLAG[mark] if mark else None)
 
 
 def _one_a_row(rows: Sequence[Sequence[str]], columns: Sequence[int], width: int) -> bool:
@@ -264,20 +272,20 @@ def _row(
     head: Sequence[str],
     number: int,
     fields: list[str],
-    found: Listing,
+    listing: Listing,
 ) -> _Row | None:
     """A row that can be used; else the reason is added to what is skipped."""
     if len(fields) != len(head):
-        found.skipped.append(f"line {number}: {len(fields)} fields instead of {len(head)}")
+        listing.skipped.append(f"line {number}: {len(fields)} fields instead of {len(head)}")
         return None
     name, label = fields[columns.path].strip(), _label(columns, head, fields)
     path, why = files.find(name)
     if why:
-        found.skipped.append(f"line {number}, {one_line(name)[:LONGEST_NAME]}: {why}")
+        listing.skipped.append(f"line {number}, {one_line(name)[:LONGEST_NAME]}: {why}")
     elif label in NOT_LABELS:
-        found.skipped.append(f"line {number}: no label{f' ({label})' * bool(label)}")
+        listing.skipped.append(f"line {number}: no label{f' ({label})' * bool(label)}")
     elif one_line(label) != label:
-        found.skipped.append(f"line {number}: {ODD_NAME}")
+        listing.skipped.append(f"line {number}: {INVALID_NAME}")
     else:
         return _Row(number, fields, path, label)
     return None
@@ -290,7 +298,7 @@ def _whole_numbers(rows: Sequence[_Row]) -> list[_Row]:
     return [replace(row, label=row.label.partition(".")[0]) for row in rows]
 
 
-def _once(rows: Sequence[_Row], found: Listing) -> list[_Row]:
+def _once(rows: Sequence[_Row], listing: Listing) -> list[_Row]:
     """Each file once; one that is listed with two labels not at all."""
     by_file: dict[str, list[_Row]] = {}
     for row in rows:
@@ -300,49 +308,49 @@ def _once(rows: Sequence[_Row], found: Listing) -> list[_Row]:
         labels = sorted({row.label for row in (first, *more)})
         if len(labels) == 1:
             kept.append(first)
-            found.skipped += [
+            listing.skipped += [
                 f"line {row.number}: listed already, in line {first.number}" for row in more
             ]
         else:
-            found.skipped.append(
+            listing.skipped.append(
                 f"line {first.number}: listed with more than one label ({listed(labels, 4)})"
             )
     return kept
 
 
-def _of_known_classes(rows: Sequence[_Row], found: Listing) -> list[_Row]:
+def _of_known_classes(rows: Sequence[_Row], listing: Listing) -> list[_Row]:
     """Without the classes that are never trained on."""
     known = set(_classes(rows))
     dropped = Counter(row.label for row in rows if row.label not in known)
-    found.skipped += [
+    listing.skipped += [
         f"{label}: {n} images of a class that is not in train"
         for label, n in sorted(dropped.items())
     ]
     return [row for row in rows if row.label in known]
 
 
-def _filled(found: Listing, kept: Sequence[_Row], head: Sequence[str]) -> Listing:
+def _filled(listing: Listing, kept: Sequence[_Row], head: Sequence[str]) -> Listing:
     """The listing with the rows' files, class numbers and other columns."""
-    kept = _of_known_classes(kept, found)
-    number = {name: i for i, name in enumerate(found.classes)}
-    found.paths, found.split_of = [row.path for row in kept], [row.split for row in kept]
-    found.class_of = [number[row.label] for row in kept]
-    found.columns = {name.strip(): [row.fields[k] for row in kept] for k, name in enumerate(head)}
-    return found
+    kept = _of_known_classes(kept, listing)
+    number = {name: i for i, name in enumerate(listing.classes)}
+    listing.paths, listing.split_of = [row.path for row in kept], [row.split for row in kept]
+    listing.class_of = [number[row.label] for row in kept]
+    listing.columns = {name.strip(): [row.fields[k] for row in kept] for k, name in enumerate(head)}
+    return listing
 
 
 # ── splits ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _with_splits(
-    file: Path, columns: _Columns, head: Sequence[str], rows: Sequence[_Row], found: Listing
+    file: Path, columns: _Columns, head: Sequence[str], rows: Sequence[_Row], listing: Listing
 ) -> list[_Row]:
     if columns.split is None:
         return list(rows)
     at, marked = columns.split, columns.marked
     texts = [row.fields[at].strip() for row in rows]
     meant = {text: _split(text, marked) for text in dict.fromkeys(texts)}
-    if _plain(head[at]) in UNSURE and not any(meant[text] for text in meant if text):
+    if _plain(head[at]) in SPLIT_ONLY_BY_VALUE and not any(meant[text] for text in meant if text):
         return list(rows)
     for row, text in zip(rows, texts, strict=True):
         if meant[text] is None:
@@ -351,7 +359,7 @@ def _with_splits(
                 f"{file.name}, line {row.number}: {one_line(head[at])} {text!r} is none of {ways}"
             )
     if blank := texts.count(""):
-        found.notes.append(f"{blank} rows without a split are trained on")
+        listing.notes.append(f"{blank} rows without a split are trained on")
     final = settled(split for split in meant.values() if split)
     return [
         replace(row, split=final[meant[text] or ""]) for row, text in zip(rows, texts, strict=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from tlnb.core.data.decoding import extensions
-from tlnb.core.data.image_listing import CLOSED
+from tlnb.core.data.image_listing import CANNOT_OPEN
 from tlnb.core.runtime.errors import listed
 from tlnb.core.runtime.paths import is_file, is_folder
 
 WEB = ("http://", "https://", "s3://", "gs://")
-DEEPEST = 12  # folders of a path that may be left out
-BESIDE = 100  # folders that are tried
+MAX_DROPPED = 12  # folders of a path that may be left out
+MAX_FOLDERS = 100  # folders that are tried
 
 
 class TableFiles:
@@ -37,10 +37,10 @@ class TableFiles:
     def _place(self, names: Sequence[str], top: Path) -> tuple[Path, int]:
         """The folder in which most of the names lie, and how many of their first folders have to be left out for that."""
         tops = [top, *self._beside(top)]
-        for dropped in range(min(DEEPEST, max(len(_parts(name)) for name in names))):
-            found = {folder: self._hits(names, folder, dropped) for folder in tops}
-            best = max(tops, key=lambda folder: found[folder])
-            if found[best]:
+        for dropped in range(min(MAX_DROPPED, max(len(_parts(name)) for name in names))):
+            hits = {folder: self._hits(names, folder, dropped) for folder in tops}
+            best = max(tops, key=lambda folder: hits[folder])
+            if hits[best]:
                 return best, dropped
         return top, 0
 
@@ -55,12 +55,12 @@ class TableFiles:
             name = "/".join(_parts(name)[drop:]) or name
         try:
             paths = [top / form for form in _spellings(name)]
-            there = next((path for path in paths if path.exists()), None)
-            if there is None:
+            match = next((path for path in paths if path.exists()), None)
+            if match is None:
                 return self._without_ending(top / name.replace("\\", "/"))
-            return Path(os.path.normpath(there)), "" if is_file(there) else "not a regular file"
+            return Path(os.path.normpath(match)), "" if is_file(match) else "not a regular file"
         except PermissionError as error:
-            return top / name, f"{CLOSED} ({error.strerror})"
+            return top / name, f"{CANNOT_OPEN} ({error.strerror})"
         except (OSError, ValueError) as error:  # a name that is too long, or holds a zero
             return top / name, f"no file's name ({getattr(error, 'strerror', None) or error})"
 
@@ -69,15 +69,17 @@ class TableFiles:
         if path.parent not in self._by_stem:
             self._by_stem[path.parent] = _images_by_stem(path.parent)
         by_stem = self._by_stem[path.parent]
-        found = by_stem.get(path.name, [])
-        if not found:  # `IMG_1.JPG` for IMG_1.jpg
+        matches = by_stem.get(path.name, [])
+        if not matches:  # `IMG_1.JPG` for IMG_1.jpg
             others = by_stem.get(path.stem, [])
-            found = [name for name in others if name.lower() == path.name.lower()]
-        if len(found) == 1:
-            return Path(os.path.normpath(path.with_name(found[0]))), ""
+            matches = [name for name in others if name.lower() == path.name.lower()]
+        if len(matches) == 1:
+            return Path(os.path.normpath(path.with_name(matches[0]))), ""
         return (
             path,
-            f"more than one file is called so ({listed(found, 3)})" if found else "no such file",
+            f"more than one file is called so ({listed(matches, 3)})"
+            if matches
+            else "no such file",
         )
 
     def _hits(self, names: Sequence[str], folder: Path, dropped: int) -> int:
@@ -85,7 +87,7 @@ class TableFiles:
 
     def _beside(self, top: Path) -> list[Path]:
         with suppress(OSError):
-            return sorted(p for p in top.iterdir() if is_folder(p))[:BESIDE]
+            return sorted(p for p in top.iterdir() if is_folder(p))[:MAX_FOLDERS]
         return []
 
 
@@ -103,10 +105,10 @@ def _spellings(name: str) -> Iterable[str]:
 
 def _images_by_stem(folder: Path) -> dict[str, list[str]]:
     endings = extensions()
-    found: dict[str, list[str]] = {}
+    by_stem: dict[str, list[str]] = {}
     with suppress(OSError):
         for name in sorted(os.listdir(folder)):  # noqa: PTH208 - names are all that is needed
             stem, ending = os.path.splitext(name)  # noqa: PTH122
             if ending.lower() in endings:
-                found.setdefault(stem, []).append(name)
-    return found
+                by_stem.setdefault(stem, []).append(name)
+    return by_stem

@@ -40,12 +40,12 @@ from tlnb.core.storage.checked_arrays import LEFTOVER
 from tlnb.core.storage.download import sweep
 
 TIMEOUT = 30.0  # seconds of silence after which a download is given up
-PIECE = 2**18
-FAKES = 1000
+CHUNK_BYTES = 2**18
+FAKE_IMAGES = 1000
 UNFINISHED = re.compile(
     r".+\.[0-9a-f]{8}\.part|\.[a-z0-9_]{8}\.part"
 )  # of a download, of a folder that was unpacked
-PLACES = (
+ARCHIVE_PLACES = (
     "*.part",
     "*/*.part",
     "*/raw/*.part",
@@ -87,7 +87,7 @@ LIBRARY: dict[str, dict[str, dict[str, Any]]] = {
     "SUN397": {"": {}},
     "Caltech101": {"": {}},
     "SEMEION": {"": {}},
-    "FakeData": {"": {"size": FAKES}},
+    "FakeData": {"": {"size": FAKE_IMAGES}},
 }
 ARRAYS = (
     "CIFAR10",
@@ -136,14 +136,14 @@ def read_library(
     """
     root = user_path(request.root) if request.root else cache_folder() / "datasets"
     _sweep(root)
-    found = {
+    datasets = {
         split: _opened(name, root, options, telling) for split, options in LIBRARY[name].items()
     }
-    first = next(iter(found.values()))
-    files = {split: _files(data) for split, data in found.items()}
+    first = next(iter(datasets.values()))
+    files = {split: _files(data) for split, data in datasets.items()}
     if all(paths is not None for paths in files.values()):
         parts = read_files(
-            _listing(name, root, found, {s: f or [] for s, f in files.items()}),
+            _listing(name, root, datasets, {s: f or [] for s, f in files.items()}),
             request,
             edge,
             progress,
@@ -152,12 +152,12 @@ def read_library(
         parts = _divided(
             name,
             _classes(first),
-            {s: _held(name, d, edge, progress) for s, d in found.items()},
+            {s: _held(name, d, edge, progress) for s, d in datasets.items()},
             request,
         )
     official = (
         "the splits are the data set's own"
-        if len(found) > 1
+        if len(datasets) > 1
         else "the data set brings no splits: they are made here"
     )
     return replace(parts, notes=(*parts.notes, f"{name}: {official}"), folders=())
@@ -245,9 +245,9 @@ def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None
         target = Path(to_path or Path(from_path).parent)
         target.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as part:
-            found = unpack(from_path, part, remove_finished)
+            unpacked_to = unpack(from_path, part, remove_finished)
             _move_into(Path(part), target)
-        return str(target / Path(found).relative_to(part))
+        return str(target / Path(unpacked_to).relative_to(part))
 
     module._urlretrieve, module.extract_archive = ours, unpacked
     socket.setdefaulttimeout(TIMEOUT if before is None else before)
@@ -261,20 +261,20 @@ def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None
 def _move_into(source: Path, target: Path) -> None:
     """Folders and files appear whole; what is there as a folder already gets what is new."""
     for entry in source.iterdir():
-        there = target / entry.name
-        if entry.is_dir() and there.is_dir():
-            _move_into(entry, there)
+        destination = target / entry.name
+        if entry.is_dir() and destination.is_dir():
+            _move_into(entry, destination)
         else:
-            entry.replace(there)
+            entry.replace(destination)
 
 
 def _download(url: str, file: Path, telling: Telling | None) -> None:
     unfinished = file.with_name(f"{file.name}.{os.urandom(4).hex()}.part")
     try:
-        asked = urllib.request.Request(url, headers={"User-Agent": "tlnb"})
-        with urllib.request.urlopen(asked) as answer, unfinished.open("wb") as out:
+        request = urllib.request.Request(url, headers={"User-Agent": "tlnb"})
+        with urllib.request.urlopen(request) as answer, unfinished.open("wb") as out:
             total, done = int(answer.headers.get("Content-Length") or 0), 0
-            while piece := answer.read(PIECE):
+            while piece := answer.read(CHUNK_BYTES):
                 out.write(piece)
                 done += len(piece)
                 if telling:
@@ -289,7 +289,7 @@ def _download(url: str, file: Path, telling: Telling | None) -> None:
 def _sweep(root: Path) -> None:
     """Remove what killed kernels left half done, by the names that it has here: a root may be a folder of the user's."""
     sweep(
-        (p for places in PLACES for p in root.glob(places) if UNFINISHED.fullmatch(p.name)),
+        (p for places in ARCHIVE_PLACES for p in root.glob(places) if UNFINISHED.fullmatch(p.name)),
         LEFTOVER,
     )
 
@@ -342,13 +342,13 @@ def _files(data: Any) -> list[Path] | None:
 
 
 def _listing(
-    name: str, root: Path, found: Mapping[str, Any], files: Mapping[str, list[Path]]
+    name: str, root: Path, datasets: Mapping[str, Any], files: Mapping[str, list[Path]]
 ) -> Listing:
-    listing = Listing(name, root, _classes(next(iter(found.values()))))
+    listing = Listing(name, root, _classes(next(iter(datasets.values()))))
     for split, paths in files.items():
         listing.paths += paths
         listing.split_of += [split] * len(paths)
-        listing.class_of += _labels(found[split])
+        listing.class_of += _labels(datasets[split])
     return listing
 
 

@@ -27,13 +27,13 @@ def digits(request: DataRequest) -> Parts:
         classes="has ten classes",
         test="has its own test split (the last 700 by file order)",
     )
-    found = load_digits()
-    grey = torch.from_numpy(found.images).float()[:, None] / 16
+    bunch = load_digits()
+    grey = torch.from_numpy(bunch.images).float()[:, None] / 16
     large = torch.nn.functional.interpolate(grey, 24, mode="bilinear", align_corners=False)
     images = (
         torch.nn.functional.pad(large, (4, 4, 4, 4)).mul(255).round().byte().expand(-1, 3, -1, -1)
     )
-    labels = torch.from_numpy(found.target).long()
+    labels = torch.from_numpy(bunch.target).long()
     pool = np.arange(len(labels) - DIGITS_TEST)
     test = np.arange(len(labels) - DIGITS_TEST, len(labels))
     names = tuple(str(d) for d in range(10))

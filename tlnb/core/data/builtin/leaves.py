@@ -192,7 +192,7 @@ def _masks(leaf: _Leaf, placed: Callable[[Array], Array]) -> tuple[Array, Array]
     """Where the leaf is, and where its veins are: `(HEIGHT, WIDTH, 1)` in 0..1."""
     from PIL import Image, ImageDraw
 
-    found = []
+    masks = []
     for part in ("blade", "veins"):
         mask = Image.new("L", (WIDTH * FINER, HEIGHT * FINER))
         pen = ImageDraw.Draw(mask)
@@ -209,8 +209,8 @@ def _masks(leaf: _Leaf, placed: Callable[[Array], Array]) -> tuple[Array, Array]
                 for side in (leaf.outline[:POINTS], leaf.outline[POINTS:][::-1]):
                     vein = np.stack([leaf.spine[i], side[min(POINTS - 1, i + POINTS // 12)]])
                     pen.line([*placed(vein).flatten().tolist()], fill=140, width=FINER)
-        found.append(np.asarray(mask.reduce(FINER), float)[..., None] / 255)
-    return found[0], found[1]
+        masks.append(np.asarray(mask.reduce(FINER), float)[..., None] / 255)
+    return masks[0], masks[1]
 
 
 def _blurred(mask: Array) -> Array:
@@ -249,12 +249,12 @@ def _save(pixels: Array, file: Path, turned: bool = False) -> None:
 
 def _add_dirt(top: Path) -> None:
     """What lies in folders of photos beside photos."""
-    some = (top / "oak" / "leaf01_1.jpg").read_bytes()
+    photo = (top / "oak" / "leaf01_1.jpg").read_bytes()
     dirt: dict[str, bytes] = {
         ".DS_Store": b"\0\0\0\1Bud1",
         "beech/Thumbs.db": b"\xd0\xcf\x11\xe0",
         "beech/leaf90_1.jpg": b"",
-        "oak/leaf90_1.jpg": some[: len(some) // 3],
+        "oak/leaf90_1.jpg": photo[: len(photo) // 3],
         "oak/IMG_0417.MOV": b"\0\0\0\x14ftypqt  ",
         "birch/leaf90_1.jpg": b"<!DOCTYPE html><html>404</html>",
         "oak/leaf03_2 (copy).jpg": (top / "oak" / "leaf03_2.jpg").read_bytes(),

@@ -102,12 +102,12 @@ def sliding_windows(material: str) -> tuple[Tensor, Tensor]:
     Raises:
         DataError: scikit-image is not installed.
     """
-    found = MATERIALS[material]
-    grey, step = _grey(found), found.patch // OVERLAP
-    wide = found.patch + (WINDOWS - 1) * step
+    spec = MATERIALS[material]
+    grey, step = _grey(spec), spec.patch // OVERLAP
+    wide = spec.patch + (WINDOWS - 1) * step
     ends = (grey[..., :wide, :wide], grey[..., :wide, -wide:])
     cut = (
-        end.unfold(2, found.patch, step).unfold(3, found.patch, step).flatten(0, 3) for end in ends
+        end.unfold(2, spec.patch, step).unfold(3, spec.patch, step).flatten(0, 3) for end in ends
     )
     one, other = (_even(_scaled(windows)).expand(-1, 3, -1, -1) for windows in cut)
     return one, other
@@ -119,12 +119,12 @@ def face_pictures() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
     Raises:
         DataError: scikit-image is not installed.
     """
-    found = _shipped("lfw_subset").astype(np.float32)
-    images = _scaled(torch.from_numpy(found))
+    pictures = _shipped("lfw_subset").astype(np.float32)
+    images = _scaled(torch.from_numpy(pictures))
     labels = torch.tensor([1] * 100 + [0] * 100)
     test = np.concatenate([np.arange(end - FACES_TEST, end) for end in (100, 200)])
     pool = np.setdiff1d(np.arange(200), test)
-    alike = _alike(found.reshape(200, -1))[np.ix_(pool, test)].any(1)
+    alike = _alike(pictures.reshape(200, -1))[np.ix_(pool, test)].any(1)
     return (
         images.mul(255).round().byte().expand(-1, 3, -1, -1),
         labels,
@@ -153,8 +153,8 @@ def _shipped(name: str) -> Any:
 
 def _grey(material: Material) -> Tensor:
     """A picture as (1, 1, H, W) floats 0..255, its longer side across."""
-    found = _shipped(material.picture)
-    pixels = torch.from_numpy(np.array(found[0] if isinstance(found, tuple) else found)).float()
+    image = _shipped(material.picture)
+    pixels = torch.from_numpy(np.array(image[0] if isinstance(image, tuple) else image)).float()
     grey = pixels if pixels.ndim == 2 else pixels[..., :3] @ torch.tensor([0.299, 0.587, 0.114])
     height, width = grey.shape
     left, top, right, bottom = material.box
