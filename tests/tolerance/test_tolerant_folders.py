@@ -344,7 +344,7 @@ def test_an_image_is_one_whatever_its_name_says(tmp_path: Path, name: str):
     noise(0, 50).save(top / "cats" / name, format="JPEG")
     data = opened(top)
     assert sum(data.splits.values()) == 13 and not data.skipped
-    assert data.notes[0].startswith(f"cats/{name}: read, since what it holds is an image")
+    assert data.notes[0].startswith(f"cats/{name}: read, since the content is an image")
 
 
 def test_what_is_no_image_stays_out(tmp_path: Path):
@@ -357,7 +357,7 @@ def test_what_is_no_image_stays_out(tmp_path: Path):
     data = opened(top)
     assert sum(data.splits.values()) == 13
     assert sorted(words.partition(" (")[2] for words in data.skipped) == [
-        ".CR2): of a camera, with a small preview at most; export it as .jpg",
+        ".CR2): a camera's raw file, with a small preview at most; export it as .jpg",
         ".pdf)",
         ".txt)",
     ]

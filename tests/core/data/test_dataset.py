@@ -119,7 +119,7 @@ def test_folder_with_train_and_val_reports_on_val(tmp_path: Path):
         ("digits", {"per_class": 0}, "--per-class 0 is too small"),
         ("digits", {"limit": 3}, "less than one image for each"),
         ("digits", {"per_class": 2, "limit": 30}, "exclude each other"),
-        ("digits", {"val": 1.5}, "--val 1.5 is no share"),
+        ("digits", {"val": 1.5}, "--val must be a share from 0 to below 1, got 1.5"),
         ("digits", {"classes": 4}, "has ten classes"),
     ],
 )

@@ -78,7 +78,10 @@ def test_images_that_cannot_be_read_are_why_a_class_is_too_small(tmp_path: Path)
         ),
         ("path,label\nx.png,a", "at least two classes"),
         ("", "it has nothing"),
-        ("path,label,split\nimg/a/0.png,a,later", "split 'later' is none of train, val and test"),
+        (
+            "path,label,split\nimg/a/0.png,a,later",
+            "split must be one of train, val and test, got 'later'",
+        ),
     ],
 )
 def test_bad_tables_are_one_line(tmp_path: Path, text: str, words: str):

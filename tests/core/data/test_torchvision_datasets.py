@@ -129,7 +129,7 @@ def test_a_download_that_fails_is_one_line_and_can_be_tried_again(
         fashion.short.add(name)
     else:
         fashion.files[name] = whole[:-1] + b"x"
-    words = {"missing": "404", "cut": "bytes came", "wrong": "wrong hash"}[trouble]
+    words = {"missing": "404", "cut": "bytes arrived", "wrong": "wrong hash"}[trouble]
     with pytest.raises(
         DataError, match=f"FashionMNIST could not be downloaded: .*{words}.*--root FOLDER"
     ) as error:

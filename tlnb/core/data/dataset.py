@@ -305,7 +305,7 @@ def _instead(text: str) -> str:
 
 
 def _looked_through(parts: Parts, request: DataRequest, photos: bool = True) -> DataSet:
-    """Build the data set and note duplicates across splits, split series, and ImageNet images."""
+    """Build the data set, noting duplicates across splits, split series and ImageNet images."""
     data = _data_set(parts, request)
     files = parts.files or {
         s: tuple(f"image {i} of {s}" for i in range(n)) for s, n in data.splits.items()

@@ -1,4 +1,4 @@
-"""Limits on decoding: time and memory, judged by an image's header, and interruptible threads."""
+"""Limits on decoding, judged by an image's header, and interruptible threads."""
 
 from __future__ import annotations
 
@@ -54,7 +54,10 @@ def why_costly(path: Path, image: Image) -> str:
 
 
 def check_memory(image: Image) -> None:
-    """Raise `MemoryError` if a large image exceeds the free memory; the file itself may be fine."""
+    """Raise `MemoryError` if a large image exceeds free memory.
+
+    The file itself may be fine.
+    """
     pixels = image.width * image.height
     needed = pixels * PIXEL
     if pixels > LARGE and needed > available_memory():

@@ -51,7 +51,10 @@ Telling = Callable[[str, int, int], None]  # activity (`downloading`, `unpacking
 
 
 class Passing(str):
-    """Why a file could not be read this time, for an external reason: it may be readable later."""
+    """Why a file could not be read this time, for an external reason.
+
+    It may be readable later.
+    """
 
     __slots__ = ()
 
@@ -80,7 +83,10 @@ REMEDIES = {
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Formats that can be read here: AVIF since Pillow 11.3, HEIF with the package pillow-heif."""
+    """Formats that can be read here.
+
+    AVIF since Pillow 11.3, HEIF with the package pillow-heif.
+    """
     from PIL import Image
 
     if find_spec("pillow_heif"):

@@ -47,7 +47,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class _Looks:
-    """Hashes `(N, 64)` of signs ±1, standardised thumbnails `(N, 256)`, and which are not flat."""
+    """Hashes `(N, 64)` of ±1, standardised thumbnails `(N, 256)`, and which are not flat."""
 
     bits: Tensor
     thumbnails: Tensor

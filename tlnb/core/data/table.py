@@ -1,7 +1,9 @@
-"""Image files named in a table (a CSV file), with their labels, splits and other columns. Nothing is decoded.
+"""Image files listed in a CSV table, with labels, splits and other columns.
 
-Columns are known by their usual names. A row that cannot be used is listed with the reason: no label, no such file, a file
-that is listed already.
+Nothing is decoded.
+
+Columns are recognised by their usual names. Unusable rows are listed with the reason: a missing
+label, a missing file, a file listed twice.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tlnb.core.data.image_listing import LONGEST_NAME, INVALID_NAME, Listing, class_name
+from tlnb.core.data.image_listing import INVALID_NAME, LONGEST_NAME, Listing, class_name
 from tlnb.core.data.split_names import settled, split_name, yes_or_no
 from tlnb.core.data.splits import check_classes, check_most_classes
 from tlnb.core.data.table_files import TableFiles
 from tlnb.core.runtime.errors import DataError, listed, one_line
 from tlnb.core.runtime.paths import is_file, read_text
 
-# Column names without case, spaces and underscores; the first that a table has counts.
+# Column names without case, spaces and underscores; the first one in a table counts.
 COLUMNS = {
     "path": (
         "path",
@@ -68,7 +70,7 @@ COLUMNS = {
     ),
     "split": ("split", "splits", "set", "subset", "partition", "usage", "phase", "dataset"),
 }
-SPLITS_BY_FLAG = {  # columns of true and false → the split of the marked rows, and of the others
+SPLITS_BY_FLAG = {  # flag columns → the split of true rows, and of false ones
     "isvalid": ("val", "train"),
     "isval": ("val", "train"),
     "isvalidation": ("val", "train"),
@@ -79,36 +81,33 @@ SPLITS_BY_FLAG = {  # columns of true and false → the split of the marked rows
     "istrainingimage": ("train", "test"),
 }
 ONE, ZERO = frozenset(("1", "1.0")), frozenset(("0", "0.0"))
-SPLIT_ONLY_BY_VALUE = (
-    "usage",
-    "phase",
-    "dataset",
-)  # columns that hold splits only where a value says so
+# Columns that hold splits only if a value says so.
+SPLIT_ONLY_BY_VALUE = ("usage", "phase", "dataset")
 NOT_LABELS = frozenset(
     ("", "nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "#N/A", "N/A", "n/a")
 )
 WHOLE = re.compile(r"-?[0-9]{1,18}([.]0*)?")
 NUMBER = re.compile(r"-?[0-9]{1,18}")
 TABLES = (".csv", ".tsv")
-ROWS_TRIED = 50  # rows by which the folder of the files is found
+ROWS_TRIED = 50  # rows used to find the folder of the files
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where a table's columns stand."""
+    """Positions of a table's columns."""
 
     path: int
-    label: int  # -1: a column for each class, with a one in that of each row
+    label: int  # -1: one-hot columns, one per class
     split: int | None
-    marked: tuple[str, str] | None  # of a split column that holds true and false
-    by_class: tuple[int, ...] = ()  # those columns
+    marked: tuple[str, str] | None  # the splits of true and false in a flag column
+    by_class: tuple[int, ...] = ()  # the one-hot columns
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A row that can be used."""
+    """A usable row."""
 
-    number: int  # of its line
+    number: int  # line number
     fields: list[str]
     path: Path
     label: str
@@ -116,12 +115,14 @@ class _Row:
 
 
 def list_table(file: Path) -> Listing:
-    """The image files that a CSV file names: a column of paths (relative to it), one of labels, and maybe one of splits.
+    """List the image files in a CSV file of relative paths, labels and, optionally, splits.
 
-    Ends of names may be left out, the files may lie in a folder beside the table, and a file that is listed twice counts once.
+    File extensions may be omitted, the files may lie in a folder beside the table, and a file that
+    is listed twice counts once.
 
     Raises:
-        DataError: no such columns, fewer than two classes, another split than train, val and test.
+        DataError: columns are missing, there are fewer than two classes, or a split is not train,
+            val or test.
     """
     rows = read_table(file)
     head = rows[0][1] if rows else []
@@ -133,7 +134,7 @@ def list_table(file: Path) -> Listing:
     )
     if files.dropped:
         listing.notes.append(
-            f"the first {files.dropped} folders of each path are not here, and left out"
+            f"the first {files.dropped} folders of each path do not exist here and are dropped"
         )
     if files.top != file.parent:
         listing.notes.append(f"the files lie in {one_line(files.top.name)}/")
@@ -151,26 +152,26 @@ def list_table(file: Path) -> Listing:
 
 
 def _classes(rows: Iterable[_Row]) -> tuple[str, ...]:
-    """Those of the rows that are trained on."""
+    """The classes that occur in train."""
     return in_order({row.label for row in rows if row.split in ("", "train")})
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """Class names sorted: by value where all of them are numbers."""
+    """Sort class names, by value if all of them are numbers."""
     names = list(labels)
     numeric = all(NUMBER.fullmatch(name) for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if numeric else 0, name)))
 
 
 def read_table(file: Path) -> list[tuple[int, list[str]]]:
-    """The rows of a CSV file with commas, semicolons or tabs, each with the number of the line that it ends on.
+    """The rows of a CSV file with commas, semicolons or tabs, each with its last line number.
 
     Raises:
-        DataError: it cannot be read, or is no text.
+        DataError: the file cannot be read or is not text.
     """
     try:
         text = _text(file)
-        lines = text.split("\n")  # no other line ends: lines are counted as editors do
+        lines = text.split("\n")  # split at \n only, to count lines as editors do
         separator = max(",;\t|", key=next(filter(str.strip, lines), "").count)
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
         rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
@@ -183,10 +184,12 @@ def read_table(file: Path) -> list[tuple[int, list[str]]]:
 
 
 def _text(file: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 as Excel's "Unicode text" is; lines of old Macs too.
+    """The text of a file in UTF-8, or in UTF-16 like Excel's "Unicode text".
+
+    Line ends of old Macs work, too.
 
     Raises:
-        UnicodeDecodeError: another encoding.
+        UnicodeDecodeError: the file has another encoding.
     """
     wide = is_file(file) and _starts(file) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     text = read_text(file, encoding="utf-16" if wide else "utf-8-sig")
@@ -199,7 +202,7 @@ def _starts(file: Path) -> bytes:
 
 
 def _without_blank_ends(row: list[str], width: int) -> list[str]:
-    """A row without the blank fields that commas at its end make."""
+    """Drop the blank fields that trailing commas create."""
     while len(row) > width and not row[-1].strip():
         row = row[:-1]
     return row
@@ -237,7 +240,7 @@ def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def _one_a_row(rows: Sequence[Sequence[str]], columns: Sequence[int], width: int) -> bool:
-    """Whether all of these columns hold zeros and ones, and in each row there is one one: a column for each class."""
+    """Whether these columns are one-hot: zeros and ones, with a single one in each row."""
     marks = [[row[i].strip() for i in columns] for row in rows if len(row) == width]
     signs = {mark for row in marks for mark in row}
     return (
@@ -274,7 +277,7 @@ def _row(
     fields: list[str],
     listing: Listing,
 ) -> _Row | None:
-    """A row that can be used; else the reason is added to what is skipped."""
+    """A usable row; otherwise None, with the reason added to the skipped files."""
     if len(fields) != len(head):
         listing.skipped.append(f"line {number}: {len(fields)} fields instead of {len(head)}")
         return None
@@ -292,14 +295,17 @@ def _row(
 
 
 def _whole_numbers(rows: Sequence[_Row]) -> list[_Row]:
-    """The rows with labels `1.0` as `1`, where all labels are whole numbers: a column with a gap comes so out of pandas."""
+    """Turn labels `1.0` into `1` if all are whole numbers.
+
+    pandas writes a column with gaps so.
+    """
     if not all(WHOLE.fullmatch(row.label) for row in rows):
         return list(rows)
     return [replace(row, label=row.label.partition(".")[0]) for row in rows]
 
 
 def _once(rows: Sequence[_Row], listing: Listing) -> list[_Row]:
-    """Each file once; one that is listed with two labels not at all."""
+    """Keep each file once, and drop files listed with two labels."""
     by_file: dict[str, list[_Row]] = {}
     for row in rows:
         by_file.setdefault(str(row.path), []).append(row)
@@ -319,7 +325,7 @@ def _once(rows: Sequence[_Row], listing: Listing) -> list[_Row]:
 
 
 def _of_known_classes(rows: Sequence[_Row], listing: Listing) -> list[_Row]:
-    """Without the classes that are never trained on."""
+    """Drop rows of classes that do not occur in train."""
     known = set(_classes(rows))
     dropped = Counter(row.label for row in rows if row.label not in known)
     listing.skipped += [
@@ -330,7 +336,7 @@ def _of_known_classes(rows: Sequence[_Row], listing: Listing) -> list[_Row]:
 
 
 def _filled(listing: Listing, kept: Sequence[_Row], head: Sequence[str]) -> Listing:
-    """The listing with the rows' files, class numbers and other columns."""
+    """Fill the listing with the rows' files, class numbers and other columns."""
     kept = _of_known_classes(kept, listing)
     number = {name: i for i, name in enumerate(listing.classes)}
     listing.paths, listing.split_of = [row.path for row in kept], [row.split for row in kept]
@@ -356,7 +362,8 @@ def _with_splits(
         if meant[text] is None:
             ways = "true and false" if marked else "train, val and test"
             raise DataError(
-                f"{file.name}, line {row.number}: {one_line(head[at])} {text!r} is none of {ways}"
+                f"{file.name}, line {row.number}: {one_line(head[at])} must be one of {ways}, "
+                f"got {text!r}"
             )
     if blank := texts.count(""):
         listing.notes.append(f"{blank} rows without a split are trained on")
@@ -367,7 +374,7 @@ def _with_splits(
 
 
 def _split(text: str, marked: tuple[str, str] | None) -> str | None:
-    """The split that a field means; None for none. A blank one is trained on."""
+    """The split that a field means; None if unknown. A blank field means train."""
     if not text:
         return "train"
     if marked:
