@@ -16,7 +16,7 @@ from tlnb.core.data.dataset import DataSet
 from tlnb.core.evaluation.comparison import BreakEven, Comparison, Row, Saving, Spent
 from tlnb.core.training.run import Run, wilson_interval
 
-SKEWED = 2.0  # times the smallest class that the largest has, from which balanced accuracy is shown beside accuracy
+SKEW_RATIO = 2.0  # times the smallest class that the largest has, from which balanced accuracy is shown beside accuracy
 
 Group = Sequence[Run]  # runs that differ in nothing but their seeds, oldest first
 
@@ -90,7 +90,7 @@ def compare(
         bound,
         _saving(pair[0][-1], pair[1][-1]) if pair else None,
         _break_even(pair, target, pretraining, price, extra) if pair and pretraining else None,
-        max(counts) >= SKEWED * min(counts),
+        max(counts) >= SKEW_RATIO * min(counts),
         tuple(_notes(groups, bound, [name for name in extra if name not in equal])),
     )
 

@@ -18,7 +18,7 @@ from tlnb.core.models.anatomy import evaluating, read_anatomy
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.errors import OneLine, UsageError
 
-AT_MOST = 500  # images on a map
+MAX_IMAGES = 500  # images on a map
 NEIGHBOURS = 5
 EXAMPLES = 6  # images whose neighbours are listed, and images of the data whose evidence is sought
 PERPLEXITY = 30.0
@@ -49,7 +49,7 @@ def features(
 ) -> Look:
     """The data's images in two dimensions by each network's features, and each example's nearest images.
 
-    Images come from `train`, `val` and `monitor`, at most `AT_MOST`, classes in equal parts; never from `test`. Nearness
+    Images come from `train`, `val` and `monitor`, at most `MAX_IMAGES`, classes in equal parts; never from `test`. Nearness
     is the cosine of features, or of pixels. The map is t-SNE after PCA, both with a fixed random state.
     """
     images, labels, splits = _drawn(data)
@@ -97,7 +97,7 @@ def _drawn(data: DataSet) -> tuple[Tensor, Tensor, tuple[tuple[str, int], ...]]:
     for c in labels.unique():
         mine = labels == c
         turn[mine] = torch.arange(int(mine.sum()))
-    rows = turn.argsort(stable=True)[:AT_MOST].sort().values
+    rows = turn.argsort(stable=True)[:MAX_IMAGES].sort().values
     counts = np.bincount(origin[rows.numpy()], minlength=len(splits)).tolist()
     starts = np.cumsum([0, *(len(data.labels[s]) for s in splits)]).tolist()
     chosen = zip(splits, rows.split(counts), starts, strict=False)
@@ -114,8 +114,8 @@ def spread_examples(labels: Tensor) -> tuple[int, ...]:
     chosen = [
         able[i] for i in np.linspace(0, len(able) - 1, min(EXAMPLES, len(able))).round().astype(int)
     ]
-    each = EXAMPLES // len(chosen)
-    return tuple(int(i) for c in chosen for i in (labels == c).nonzero().flatten()[:each])
+    per_class = EXAMPLES // len(chosen)
+    return tuple(int(i) for c in chosen for i in (labels == c).nonzero().flatten()[:per_class])
 
 
 def features_of(extractor: FeatureExtractor, images: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def stages(
 ) -> Look:
     """How much of the answer each stage's output holds: the accuracy of a linear layer on it, by each network.
 
-    Cross-validated on the labels in use (`train` and `val`), at most `probes.AT_MOST` of them.
+    Cross-validated on the labels in use (`train` and `val`), at most `probes.MAX_IMAGES` of them.
 
     Raises:
         UsageError: a class has one label, so that none can be held out.

@@ -20,7 +20,7 @@ from tlnb.core.runtime.paths import is_file, is_folder, user_path
 from tlnb.core.training.run import Run, wilson_interval
 
 CHUNK = 64  # images decoded and shown to the network at a time
-PICTURED = 20  # mistakes, and new images, of which the record keeps a picture
+MAX_PICTURES = 20  # mistakes, and new images, of which the record keeps a picture
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,9 @@ def errors(run: Run, data: DataSet | None = None) -> Errors:
     )
     same = data is not None and data.fingerprint == run.fingerprint
     pictures = (
-        data.images["test"][order[:PICTURED]] if data is not None and same and len(order) else None
+        data.images["test"][order[:MAX_PICTURES]]
+        if data is not None and same and len(order)
+        else None
     )
     note = (
         "" if same else f"no pictures: the data in use are not those of run {run.name}, {run.data}"
@@ -253,7 +255,7 @@ def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
         seen = judge.transform.fit(
             torch.stack([read_image(source, judge.edge, judge.values) for _, source in part])
         )
-        kept.append(seen[: max(0, PICTURED - start)])
+        kept.append(seen[: max(0, MAX_PICTURES - start)])
         with torch.no_grad():
             probabilities = module(judge.transform.normalise(seen)).float().softmax(1)
         best = probabilities.topk(min(top, len(judge.classes)))
@@ -280,11 +282,11 @@ def found_images(given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
     given = list(given)
     if not given:
         raise UsageError("no image was given: %tl_predict dog.jpg, or a folder")
-    for number, each in enumerate(given, 1):
-        if isinstance(each, str | Path):
-            yield from ((_short(path), path) for path in _files(str(each)))
+    for number, item in enumerate(given, 1):
+        if isinstance(item, str | Path):
+            yield from ((_short(path), path) for path in _files(str(item)))
         else:
-            yield f"image {number}", each
+            yield f"image {number}", item
 
 
 def _files(pattern: str) -> list[Path]:
@@ -292,13 +294,13 @@ def _files(pattern: str) -> list[Path]:
     if is_file(path):
         return [path]
     if is_folder(path):
-        found = _images(
+        files = _images(
             p
             for p in path.rglob("*")
             if not any(q.startswith(".") for q in p.relative_to(path).parts)
         )
     elif glob.has_magic(pattern):
-        found = _images(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - an absolute glob too
+        files = _images(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - an absolute glob too
     else:
         near = [p.name for p in path.parent.iterdir()] if is_folder(path.parent) else []
         hint = did_you_mean(
@@ -307,11 +309,11 @@ def _files(pattern: str) -> list[Path]:
             "give an image file, a folder of images, or a glob such as photos/*.jpg",
         )
         raise DataError(f"no file {pattern!r}: {hint}")
-    if not found:
+    if not files:
         raise DataError(
             f"no image lies in {pattern!r}: give files that end in {', '.join(extensions())}"
         )
-    return found
+    return files
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
@@ -332,10 +334,10 @@ def read_image(source: Any, edge: int, values: Values | None = None) -> Tensor:
         DataError: a file that cannot be read, or an array of another type or shape.
     """
     if isinstance(source, Path):
-        found = decode(source, edge, values)
-        if isinstance(found, str):
-            raise DataError(f"{source} {found}: leave it out, or give another file")
-        return found
+        pixels = decode(source, edge, values)
+        if isinstance(pixels, str):
+            raise DataError(f"{source} {pixels}: leave it out, or give another file")
+        return pixels
     return squared(_as_picture(source), edge, values)
 
 

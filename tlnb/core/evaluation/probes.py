@@ -23,7 +23,7 @@ from tlnb.core.models.pretrained import Transform
 from tlnb.core.training.raw_inputs import chunk_of
 
 FOLDS = 3
-AT_MOST = 600  # images that evidence is measured on
+MAX_IMAGES = 600  # images that evidence is measured on
 GRID = 2  # a stage's output is averaged to at most so many by so many cells
 REPEATS = 3  # cross-validations of a probe, each dealt anew
 
@@ -42,7 +42,7 @@ def labels_in_use(data: DataSet) -> DataSet:
     """`train` and `val` as one, at most so many, classes in equal parts; all that evidence may look at."""
     splits = [s for s in ("train", "val") if s in data.splits]
     labels = torch.cat([data.labels[s] for s in splits])
-    rows = _evenly(labels, AT_MOST)
+    rows = _evenly(labels, MAX_IMAGES)
     ends = np.cumsum([0, *(len(data.labels[s]) for s in splits)])
     parts = []
     for split, start, end in zip(splits, ends, ends[1:], strict=False):
@@ -89,7 +89,7 @@ def stage_features(
     finally:
         for handle in handles:
             handle.remove()
-    return {stage: torch.cat(found).numpy() for stage, found in held.items() if found}
+    return {stage: torch.cat(chunks).numpy() for stage, chunks in held.items() if chunks}
 
 
 def _watched(module: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
@@ -141,10 +141,10 @@ def cross_validated(
                 warnings.simplefilter(
                     "ignore"
                 )  # it says when it stops early; then it is good enough here
-                found = LogisticRegression(C=0.01, max_iter=200).fit(
+                model = LogisticRegression(C=0.01, max_iter=200).fit(
                     (features[rows] - mean) / scale, labels[rows]
                 )
-            right[held] += found.predict((features[held] - mean) / scale) == labels[held]
+            right[held] += model.predict((features[held] - mean) / scale) == labels[held]
     return right / repeats
 
 

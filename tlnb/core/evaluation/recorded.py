@@ -46,10 +46,8 @@ class Recorded(OneLine):
     runs: tuple[Run, ...]
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{run.name} {run.accuracy:.1%}" for run in self.runs)
-        return (
-            f"Recorded on {self.when}: {self.model} on {self.data.name}, {found} ({self.hardware})"
-        )
+        accuracies = ", ".join(f"{run.name} {run.accuracy:.1%}" for run in self.runs)
+        return f"Recorded on {self.when}: {self.model} on {self.data.name}, {accuracies} ({self.hardware})"
 
     @property
     def hardware(self) -> str:
@@ -66,13 +64,13 @@ class Recorded(OneLine):
         """
         known = torchvision_weights(self.model)
         unpaid = pretraining_of(torchvision_card(self.model)) if known else None
-        found = compare(self.runs, self.data, unpaid, target=target)
+        comparison = compare(self.runs, self.data, unpaid, target=target)
         return replace(
-            found,
+            comparison,
             notes=(
                 f"recorded on {self.when}, not measured here: {self.hardware}",
                 *self.notes,
-                *found.notes,
+                *comparison.notes,
             ),
         )
 
@@ -103,10 +101,12 @@ def read_recorded(file: str | Path) -> Recorded:
             raise UsageError(
                 f"{path.name} has another schema than {SCHEMA}: record the runs with this version of tlnb"
             )
-        found = typed(_File, values, "the file")
-        runs = tuple(Run.from_json(json.dumps(run)) for run in found.runs)
-        _check(found.data, runs)
-        return Recorded(found.recorded, found.typed, found.notes, found.data, found.model, runs)
+        record = typed(_File, values, "the file")
+        runs = tuple(Run.from_json(json.dumps(run)) for run in record.runs)
+        _check(record.data, runs)
+        return Recorded(
+            record.recorded, record.typed, record.notes, record.data, record.model, runs
+        )
     except OSError as error:
         raise UsageError(
             f"{str(path)!r} cannot be read ({error.strerror}): give a file of recorded runs"

@@ -16,17 +16,19 @@ MORE_STEPS = 2  # a random start may take up to so many times the run's steps
 
 
 def matched(
-    run: Run, anatomy: Anatomy, data: DataSet, options: TrainOptions, found: Plan | None = None
+    run: Run, anatomy: Anatomy, data: DataSet, options: TrainOptions, tuned_plan: Plan | None = None
 ) -> tuple[Plan, TrainOptions]:
     """The plan and the options of a run's baseline.
 
     Args:
-        options: what was asked for; what it leaves open is what tuning found, else the recipe's for scratch.
-        found: a plan for the same network that holds what tuning found for the baseline; default: the run's.
+        options: what was asked for; what it leaves open is what tuning tuned_plan, else the recipe's for scratch.
+        tuned_plan: a plan for the same network that holds what tuning tuned_plan for the baseline; default: the run's.
     """
-    found = found or run.plan
-    plan = replace(plan_strategy(anatomy, "scratch", run.plan.edits), tuned=found.baseline_tuned)
-    filled = options.filled(found.baseline_options).filled(recipe(plan, data))
+    tuned_plan = tuned_plan or run.plan
+    plan = replace(
+        plan_strategy(anatomy, "scratch", run.plan.edits), tuned=tuned_plan.baseline_tuned
+    )
+    filled = options.filled(tuned_plan.baseline_options).filled(recipe(plan, data))
     if options.epochs is None:
         statistics = any("BatchNorm" in layer.kind for layer in anatomy.layers)  # all of them learn
         most, images = MORE_STEPS * run.work.steps, len(data.labels["train"])

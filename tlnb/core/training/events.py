@@ -114,7 +114,7 @@ OLD_NOTES: tuple[tuple[str, str], ...] = (
     ),
     ("budget", r"all (?P<wanted>\d{1,9}) epochs were forecast to fit into (?P<budget>.*)"),
 )
-NUMBERS = ("views", "epochs", "wanted")  # of these
+NUMERIC_FACTS = ("views", "epochs", "wanted")  # of these
 
 
 @dataclass(frozen=True)
@@ -162,9 +162,9 @@ def events_of_notes(notes: Any) -> list[dict[str, Any]]:
 
 def _of_note(note: str) -> Event:
     for kind, pattern in OLD_NOTES:
-        if found := re.fullmatch(pattern, note, re.DOTALL):
-            facts = found.groupdict()
+        if match := re.fullmatch(pattern, note, re.DOTALL):
+            facts = match.groupdict()
             if kind == "budget":
                 facts.setdefault("epochs", facts["wanted"])
-            return Event(kind, {n: int(f) if n in NUMBERS else f for n, f in facts.items()})
+            return Event(kind, {n: int(f) if n in NUMERIC_FACTS else f for n, f in facts.items()})
     return event("note", text=note)

@@ -102,7 +102,7 @@ class Change(OneLine):
 
 def hashes(module: nn.Module) -> dict[str, str]:
     """A hash of every layer's own parameters and buffers, to the bit."""
-    found = {}
+    digests = {}
     for name, part in owned(module):
         digest = hashlib.sha256()  # processors have an instruction for it
         for tensor in [*part._parameters.values(), *part._buffers.values()]:
@@ -110,8 +110,8 @@ def hashes(module: nn.Module) -> dict[str, str]:
                 digest.update(
                     tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
                 )
-        found[name] = digest.hexdigest()[:32]
-    return found
+        digests[name] = digest.hexdigest()[:32]
+    return digests
 
 
 def relative_change(

@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
-SHARE = 0.2  # of a run's training FLOPs that watching `monitor` may cost
-LEAST = 15  # looks that a run has, whatever they cost
+MONITOR_SHARE = 0.2  # of a run's training FLOPs that watching `monitor` may cost
+MIN_LOOKS = 15  # looks that a run has, whatever they cost
 
 
 def looks(epochs: int, training_flops: float, look_flops: float) -> tuple[int, ...]:
@@ -21,10 +21,10 @@ def looks(epochs: int, training_flops: float, look_flops: float) -> tuple[int, .
         look_flops: of one look at all of `monitor`.
 
     Returns:
-        All epochs where these are at most `LEAST`, or all looks together cost at most `SHARE` of the training. Else as
-        many as that share pays for, and at least `LEAST`.
+        All epochs where these are at most `MIN_LOOKS`, or all looks together cost at most `MONITOR_SHARE` of the training. Else as
+        many as that share pays for, and at least `MIN_LOOKS`.
     """
-    count = max(LEAST, _affordable(SHARE * training_flops, look_flops, epochs))
+    count = max(MIN_LOOKS, _affordable(MONITOR_SHARE * training_flops, look_flops, epochs))
     if count >= epochs:
         return tuple(range(epochs))
     at = [0]
@@ -33,15 +33,15 @@ def looks(epochs: int, training_flops: float, look_flops: float) -> tuple[int, .
     return tuple(at)
 
 
-def _affordable(budget: float, each: float, most: int) -> int:
-    return most if each * most <= budget else int(budget / each)
+def _affordable(budget: float, cost: float, most: int) -> int:
+    return most if cost * most <= budget else int(budget / cost)
 
 
 def _steps(length: int, count: int) -> list[int]:
     """So many steps of at least 1 that sum to `length` and never shrink."""
     spare, weights = length - count, count * (count - 1) // 2
-    found = [1 + spare * i // max(1, weights) for i in range(count)]
+    steps = [1 + spare * i // max(1, weights) for i in range(count)]
     short = length - sum(
-        found
+        steps
     )  # lost by rounding down: less than one for each step, so the last ones take it
-    return [step + (i >= count - short) for i, step in enumerate(found)]
+    return [step + (i >= count - short) for i, step in enumerate(steps)]

@@ -328,8 +328,8 @@ class Run(OneLine):
 
     def seconds_to(self, target: float) -> float | None:
         """Seconds until a look first found this accuracy on monitor (else val); None where none did."""
-        _, found = self.reached(target)
-        return None if found is None else found.seconds
+        _, point = self.reached(target)
+        return None if point is None else point.seconds
 
     def reached(self, target: float) -> tuple[Point | None, Point | None]:
         """The first look that found this accuracy on monitor (else val), and the look before it; None where there is none.

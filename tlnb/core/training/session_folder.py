@@ -66,13 +66,13 @@ class SessionFolder:
         """The file of a run."""
         return self.path / "runs" / f"{_safe(name)}.safetensors"
 
-    def write_run(self, name: str, about: Mapping[str, Any], found: Checkpoint) -> None:
+    def write_run(self, name: str, about: Mapping[str, Any], saved: Checkpoint) -> None:
         """Write a run as it stands.
 
         Raises:
             OSError: a full disk, say.
         """
-        checkpoint.write(self.run_file(name), about, found)
+        checkpoint.write(self.run_file(name), about, saved)
 
     def write_session(self, values: Mapping[str, Any]) -> None:
         """Write the session's state.
@@ -117,12 +117,12 @@ def find_session(where: str | Path | None) -> Path:
                 f"{str(where)!r} holds no session of tlnb: give the folder that has a session.json"
             )
     top = (home_folder() if where is None else user_path(where)) / "sessions"
-    found = sorted(
+    sessions = sorted(
         (f.parent for f in top.glob("*/session.json")), key=lambda f: f.name, reverse=True
     )
-    free = [folder for folder in found if not in_use(folder)]
+    free = [folder for folder in sessions if not in_use(folder)]
     if not free:
-        busy = " but those of kernels that are running" if found else ""
+        busy = " but those of kernels that are running" if sessions else ""
         raise UsageError(f"no earlier session in {top}{busy}: %tl_data and %tl_load begin one")
     mine = [folder for folder in free if notebook() and _notebook_of(folder) == notebook()]
     return next((folder for folder in mine or free if _notebook_of(folder) is not None), free[0])
