@@ -51,7 +51,7 @@ def test_black_and_white_and_half_precision():
         (np.where(GREY > 3, GREY / 255, np.nan), "must lie in 0..1, these lie in nan"),
         (GREY.astype(complex), "of type complex128"),
         (["a.jpg"] * 24, "give a CSV file"),
-        ([[1, 2], [3]], "no array"),
+        ([[1, 2], [3]], "cannot be read as an array"),
         (None, "have shape ()"),
         ({}, "have shape ()"),
         (np.array([[["x"]]]), "of type <U1"),

@@ -44,7 +44,9 @@ def test_lines_of_a_table_are_counted_as_editors_do(tmp_path: Path):
         "line 13: 1 fields instead of 2",
     )
     (tmp_path / "t.csv").write_text("path,label,split\n\n\nimg/a/0.png,a,later")
-    with pytest.raises(DataError, match="line 4: split 'later'"):
+    with pytest.raises(
+        DataError, match="line 4: split must be one of train, val and test, got 'later'"
+    ):
         opened(tmp_path / "t.csv")
 
 

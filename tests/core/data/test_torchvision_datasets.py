@@ -316,7 +316,7 @@ def test_eurosat_comes_as_a_zip_without_splits(server: Server, tmp_path: Path, m
     )
     data = opened("EuroSAT", tmp_path / "root")
     assert data.splits == {"train": 16, "test": 4} and data.classes == ("Forest", "River")
-    assert any("brings no splits" in words for words in data.notes)
+    assert any("has no splits of its own" in words for words in data.notes)
 
 
 def test_fake_data_need_nothing(tmp_path: Path, monkeypatch):

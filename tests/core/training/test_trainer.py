@@ -322,7 +322,7 @@ def test_records_survive_json(compared: Session):
         assert back == replace(run, _trained=None)
         with pytest.raises(UsageError, match="without weights"):
             back.module()
-    with pytest.raises(UsageError, match="no run record"):
+    with pytest.raises(UsageError, match="this is not a run record"):
         Run.from_json("[]")
     with pytest.raises(UsageError, match="another schema"):
         Run.from_json('{"schema": 99}')

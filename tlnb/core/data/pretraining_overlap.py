@@ -27,12 +27,16 @@ def imagenet_hint(name: str, classes: Sequence[str], files: Sequence[str]) -> st
     if known:
         return f"{name} is {known}"
     if sum(bool(SYNSET.fullmatch(c)) for c in classes) * 2 > len(classes):
-        return f"class folders are named as ImageNet's ({next(c for c in classes if SYNSET.fullmatch(c))})"
+        example = next(c for c in classes if SYNSET.fullmatch(c))
+        return f"class folders are named as ImageNet's ({example})"
     photos = [f for f in files if PHOTO.search(f)]
     if len(photos) * 10 > len(files):
         return f"{len(photos):,} of {len(files):,} files are named as ImageNet's ({photos[0]})"
     if set(classes) == TUTORIAL:
-        return "ants and bees are the classes of a well-known tutorial, whose photos come from ImageNet"
+        return (
+            "ants and bees are the classes of a well-known tutorial, whose photos come from "
+            "ImageNet"
+        )
     return ""
 
 
@@ -46,7 +50,7 @@ def seen_note(hint: str) -> str:
 
 
 def seen_by(source: str, hint: str) -> str:
-    """A note for readers if a run's pretrained network may have seen these images; else empty."""
+    """A note if a run's pretrained network may have seen these images; else empty."""
     if not hint or "imagenet" not in source.lower():
         return ""
     return (

@@ -66,7 +66,8 @@ def leaf_photos(folder: str | Path, seed: int = 0, leaves: Mapping[str, int] | N
         _add_dirt(top)
     except OSError as error:
         raise DataError(
-            f"{str(top)!r} cannot be written ({error.strerror}): give a folder that you can write to"
+            f"{str(top)!r} cannot be written ({error.strerror}): give a folder that you can "
+            "write to"
         ) from None
     return top
 
