@@ -115,10 +115,10 @@ class Anatomy(OneLine):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages, input to output."""
-        found: dict[str, list[Layer]] = {}
+        by_stage: dict[str, list[Layer]] = {}
         for layer in self.layers:
-            found.setdefault(layer.stage, []).append(layer)
-        return tuple(_stage(name, layers) for name, layers in found.items())
+            by_stage.setdefault(layer.stage, []).append(layer)
+        return tuple(_stage(name, layers) for name, layers in by_stage.items())
 
     def with_frozen(self, names: Iterable[str]) -> Anatomy:
         """The same anatomy with just these layers frozen."""
@@ -202,13 +202,13 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
     order = list(dict.fromkeys(stages.values()))
     used.sort(key=lambda n: order.index(stages[n]))
     counted: set[int] = set()
-    found = []
+    entries = []
     for name in [*used, *rest]:
         params = [
             p for p in layers[name]._parameters.values() if p is not None and id(p) not in counted
         ]
         counted.update(id(p) for p in params)
-        found.append(
+        entries.append(
             Layer(
                 name,
                 stages.get(name, UNUSED),
@@ -221,7 +221,7 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
             )
         )
     return Anatomy(
-        model, tuple(found), heads[0], heads, softmax_after_head=softmax is not None, softmax=last
+        model, tuple(entries), heads[0], heads, softmax_after_head=softmax is not None, softmax=last
     )
 
 

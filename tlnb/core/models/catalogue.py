@@ -101,12 +101,12 @@ def catalogue(pattern: str | None = None, sort: str | None = None) -> Catalogue:
     known = names()
     glob = pattern or "*"
     glob = glob if any(c in glob for c in "*?[") else f"*{glob}*"
-    found = [n for n in known if fnmatch.fnmatchcase(n.lower(), glob.lower())]
-    if not found:
+    matches = [n for n in known if fnmatch.fnmatchcase(n.lower(), glob.lower())]
+    if not matches:
         hint = did_you_mean(pattern or "", known, "%tl_models lists all")
         raise ModelError(f"no model matches {pattern!r}: {hint}")
     embedded = set(glyphnet.names())
-    cards = [embedded_card(n) if n in embedded else torchvision_card(n) for n in found]
+    cards = [embedded_card(n) if n in embedded else torchvision_card(n) for n in matches]
     return Catalogue(
         tuple(sorted(cards, key=lambda card: _rank(card, order))), pattern or "*", order
     )
@@ -136,8 +136,8 @@ def torchvision_weights(name: str) -> dict[str, Any]:
 
     if name not in models.list_models(module=models):
         return {}
-    found = models.get_model_weights(name)
-    return {w.name: w for w in sorted(found, key=lambda w: w is not found.DEFAULT)}
+    entries = models.get_model_weights(name)
+    return {w.name: w for w in sorted(entries, key=lambda w: w is not entries.DEFAULT)}
 
 
 def torchvision_card(name: str, weights: str | None = None) -> Card:
@@ -146,7 +146,7 @@ def torchvision_card(name: str, weights: str | None = None) -> Card:
     Args:
         weights: one of `torchvision_weights(name)`; by default the first. The others become `Card.others`.
     """
-    cards = {w: _card_of(name, found) for w, found in torchvision_weights(name).items()}
+    cards = {w: _card_of(name, entry) for w, entry in torchvision_weights(name).items()}
     mine = cards.pop(weights or next(iter(cards)))
     return replace(mine, others=tuple(cards.values()))
 

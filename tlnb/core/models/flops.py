@@ -12,7 +12,7 @@ from tlnb.core.models.tracing import Counter, countable
 from tlnb.core.models.undisturbed import undisturbed
 
 # parameters times input values, below which a real step is the faster way to count one
-NUMBERS_COST_LITTLE = 2e10
+CHEAP_WITH_NUMBERS = 2e10
 
 Call = Callable[[Tensor], Tensor]  # a module's forward on twins of its parameters
 
@@ -79,7 +79,7 @@ def _counted(
         example.float()
     )  # what is cached may be bf16, which without autocast meets fp32 weights
     tries = [("meta", example.to("meta")), ("", example)]
-    if sum(p.numel() for p in module.parameters()) * example.numel() < NUMBERS_COST_LITTLE:
+    if sum(p.numel() for p in module.parameters()) * example.numel() < CHEAP_WITH_NUMBERS:
         tries.reverse()
     for device, inputs in tries:
         twins = {name: _twin(tensor, device, everything) for name, tensor in _held(module)}

@@ -16,7 +16,7 @@ LOCKS = {
     type(make()): make
     for make in (threading.Lock, threading.RLock, threading.Event, threading.Condition)
 }
-DEPTH = 3  # of lists and dictionaries in an attribute
+MAX_DEPTH = 3  # of lists and dictionaries in an attribute
 
 
 def copied(module: Module, memo: Mapping[int, Any] | None = None) -> Module:
@@ -32,7 +32,7 @@ def copied(module: Module, memo: Mapping[int, Any] | None = None) -> Module:
         ModelError: an attribute that cannot be copied, such as an open file.
     """
     known = {
-        id(value): fresh for part in module.modules() for value, fresh in _made_anew(part)
+        id(value): fresh for part in module.modules() for value, fresh in _replacements(part)
     } | dict(memo or {})
     try:
         return copy.deepcopy(module, known)
@@ -46,9 +46,9 @@ def copied(module: Module, memo: Mapping[int, Any] | None = None) -> Module:
         ) from None
 
 
-def _made_anew(part: nn.Module) -> Iterator[tuple[Any, Any]]:
+def _replacements(part: nn.Module) -> Iterator[tuple[Any, Any]]:
     """What a module holds that cannot be copied, and what takes its place."""
-    for value in _held(list(part.__dict__.values()), DEPTH):
+    for value in _held(list(part.__dict__.values()), MAX_DEPTH):
         if isinstance(value, Tensor) and not value.is_leaf:
             yield value, value.detach().clone()
         elif type(value) in LOCKS:

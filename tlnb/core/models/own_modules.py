@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tlnb.core.models.module_copy import copied
-from tlnb.core.models.own_outputs import append_output_layer, let_it_give_scores
+from tlnb.core.models.own_outputs import append_output_layer, select_scores
 from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 
-USUAL_EDGE = 224
+DEFAULT_EDGE = 224
 # Of networks for images of one size, the commonest first.
-EDGES = (
+COMMON_EDGES = (
     *(32, 28, 64, 96, 128, 48, 299, 256, 227, 160, 192, 100, 150, 180, 200, 300, 112, 84, 80),
     *(56, 40, 36, 24, 20, 16),
 )
@@ -58,7 +58,7 @@ def adopt(module: nn.Module, size: int | None = None) -> Adopted:
     Raises:
         ModelError: it cannot be copied or trained, or gives no scores.
     """
-    edge = size or USUAL_EDGE
+    edge = size or DEFAULT_EDGE
     bare, notes = _unwrapped(module)
     _check_trainable(bare)
     own = copied(bare)
@@ -66,20 +66,23 @@ def adopt(module: nn.Module, size: int | None = None) -> Adopted:
     if not any(p.numel() for p in own.parameters()):
         return Adopted(own, tuple(notes))  # refused where it is loaded
     layout, passed = _layout(own, edge)
-    found = _only_size(own) if passed.failed and size is None else None
-    if found:
+    only_edge = _only_size(own) if passed.failed and size is None else None
+    if only_edge:
         edge, notes = (
-            found,
-            [*notes, f"it takes images of {found}×{found} pixels, and none of {edge}×{edge}"],
+            only_edge,
+            [
+                *notes,
+                f"it takes images of {only_edge}×{only_edge} pixels, and none of {edge}×{edge}",
+            ],
         )
         layout, passed = _layout(own, edge)
     if not passed.failed:
-        notes += _given(own, edge, layout, passed)
+        notes += _select_scores(own, edge, layout, passed)
     if layout == "contiguous":
         notes.append(
             "its code needs contiguous memory (x.view(...)): images are laid out so, which is a little slower"
         )
-    return Adopted(own, tuple(notes), layout, found)
+    return Adopted(own, tuple(notes), layout, only_edge)
 
 
 # ── wrappers, types, shapes ───────────────────────────────────────────────────────────────────────
@@ -109,8 +112,8 @@ def _inner(module: nn.Module) -> nn.Module | None:
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner: nn.Module = module.module
         return inner
-    found = getattr(module, "_orig_mod", None)
-    return found if isinstance(found, nn.Module) else None
+    original = getattr(module, "_orig_mod", None)
+    return original if isinstance(original, nn.Module) else None
 
 
 def _unwrapped(module: nn.Module) -> tuple[nn.Module, list[str]]:
@@ -170,7 +173,7 @@ def _single(module: nn.Module) -> list[str]:
 # ── what it takes, and what it gives ──────────────────────────────────────────────────────────────
 
 
-def _given(module: nn.Module, edge: int, layout: str, in_eval: _Passed) -> list[str]:
+def _select_scores(module: nn.Module, edge: int, layout: str, in_eval: _Passed) -> list[str]:
     """Let the network give scores, whatever it gives.
 
     Raises:
@@ -182,7 +185,7 @@ def _given(module: nn.Module, edge: int, layout: str, in_eval: _Passed) -> list[
             f"in training mode {type(module).__name__} does not take images of {edge}×{edge} ({in_training.failed}): give "
             "--size PX"
         )
-    notes = let_it_give_scores(module, in_eval.output, in_training.output, in_eval.by_layers)
+    notes = select_scores(module, in_eval.output, in_training.output, in_eval.by_layers)
     return notes + append_output_layer(module, edge)
 
 
@@ -197,7 +200,9 @@ def _layout(module: nn.Module, edge: int) -> tuple[str, _Passed]:
 
 def _only_size(module: nn.Module) -> int | None:
     """The edge of the images that a network takes which does not take the usual one; None where that was not found."""
-    return next((edge for edge in EDGES if not _passed(module, edge, "contiguous").failed), None)
+    return next(
+        (edge for edge in COMMON_EDGES if not _passed(module, edge, "contiguous").failed), None
+    )
 
 
 def _passed(module: nn.Module, edge: int, layout: str, training: bool = False) -> _Passed:

@@ -18,7 +18,7 @@ from tlnb.core.models.tracing import watch
 from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 
-NAMES = (
+SCORE_NAMES = (
     "logits",
     "scores",
     "out",
@@ -29,8 +29,8 @@ NAMES = (
     "prediction",
     "predictions",
 )
-OUTPUT = "output_layer"  # the name of one that is appended
-CHANGE = "_tlnb_change"  # the attribute of a class that keeps it
+APPENDED_NAME = "output_layer"  # the name of one that is appended
+CHANGE_ATTRIBUTE = "_tlnb_change"  # the attribute of a class that keeps it
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ class Change:
 def changes_of(module: nn.Module) -> tuple[Change, ...]:
     """What was changed of one's own network, in that order."""
     kinds = reversed(type(module).__mro__)
-    return tuple(vars(kind)[CHANGE] for kind in kinds if CHANGE in vars(kind))
+    return tuple(vars(kind)[CHANGE_ATTRIBUTE] for kind in kinds if CHANGE_ATTRIBUTE in vars(kind))
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
     """The class as its author wrote it, without our changes."""
-    return next(kind for kind in type(module).__mro__ if CHANGE not in vars(kind))
+    return next(kind for kind in type(module).__mro__ if CHANGE_ATTRIBUTE not in vars(kind))
 
 
 def pick(output: Any, routes: Sequence[Route]) -> Any:
@@ -105,7 +105,7 @@ def pick(output: Any, routes: Sequence[Route]) -> Any:
     return next((r for r in routes if r.kind == kind), routes[0]).scores(output)
 
 
-def let_it_give_scores(
+def select_scores(
     module: nn.Module, in_eval: Any, in_training: Any, by_layers: Sequence[Tensor] = ()
 ) -> list[str]:
     """Let the network give its scores alone, where it gives more, and say so.
@@ -156,7 +156,7 @@ def _step(output: Any, by_layers: Sequence[Tensor]) -> Step | None:
         return Step("index", 0) if step is None or step.at == fields[0] else step
     if isinstance(output, tuple | list) and output:
         return Step("index", _place(output, by_layers))
-    held = tuple(name for name in NAMES if getattr(output, name, None) is not None)
+    held = tuple(name for name in SCORE_NAMES if getattr(output, name, None) is not None)
     return Step("name", held[0]) if held else None
 
 
@@ -171,7 +171,7 @@ def _place(output: Sequence[Any], by_layers: Sequence[Tensor]) -> int:
 
 
 def _named(kind: Literal["key", "name"], output: Any, names: Sequence[Any]) -> Step | None:
-    name = next((name for name in NAMES if name in names), None)
+    name = next((name for name in SCORE_NAMES if name in names), None)
     if name is None and len(names) == 1:
         name = names[0]
     return None if name is None else Step(kind, name)
@@ -201,7 +201,7 @@ def _give(module: nn.Module, change: Change, forward: Callable[..., Any] | None 
     """Keep a change, and its `forward` if it has one; names, the class's name and its source stay."""
     kind = type(module)
     body: dict[str, Any] = {
-        CHANGE: change,
+        CHANGE_ATTRIBUTE: change,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
@@ -230,11 +230,11 @@ def append_output_layer(module: nn.Module, edge: int) -> list[str]:
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = nn.Linear(width, 2)
-    how = _take_the_identity(module, layer) or _append(module, layer)
+    how = _replace_identity(module, layer) or _append(module, layer)
     return [f"it ends in {width} features, without an output layer: {how}"]
 
 
-def _take_the_identity(module: nn.Module, layer: nn.Linear) -> str:
+def _replace_identity(module: nn.Module, layer: nn.Linear) -> str:
     """Put the layer where the network's last module is an `nn.Identity`; empty where it is not."""
     last = [name for name, _ in module.named_modules() if name][-1]
     if type(module.get_submodule(last)) is not nn.Identity:
@@ -246,12 +246,12 @@ def _take_the_identity(module: nn.Module, layer: nn.Linear) -> str:
 
 def _append(module: nn.Module, layer: nn.Linear) -> str:
     kind = type(module)
-    module.add_module(OUTPUT, layer)
+    module.add_module(APPENDED_NAME, layer)
     calls_all = issubclass(own_class(module), nn.Sequential)  # what is added is called, too
-    change = Change(layer=OUTPUT, width=layer.in_features, called=not calls_all)
+    change = Change(layer=APPENDED_NAME, width=layer.in_features, called=not calls_all)
     _give(
         module,
         change,
-        None if calls_all else lambda self, x: getattr(self, OUTPUT)(kind.forward(self, x)),
+        None if calls_all else lambda self, x: getattr(self, APPENDED_NAME)(kind.forward(self, x)),
     )
-    return f"{OUTPUT} is appended"
+    return f"{APPENDED_NAME} is appended"

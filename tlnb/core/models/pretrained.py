@@ -105,7 +105,7 @@ def load(
     elif source in names():
         model = _by_name(source, weights, progress)
     elif not isinstance(source, str):
-        raise ModelError(_no_network(source))
+        raise ModelError(_wrong_source(source))
     else:
         otherwise = f"%tl_models lists all; of a variable inside a function write tl.load({source})"
         hint = did_you_mean(
@@ -116,7 +116,7 @@ def load(
     return replace(model, transform=changed_transform(model, mean, std, size))
 
 
-def _no_network(source: object) -> str:
+def _wrong_source(source: object) -> str:
     """What to load in place of what is no network, in a line."""
     if isinstance(source, type) and issubclass(source, nn.Module):
         return f"{source.__name__} is a class: build the network, tl.load({source.__name__}())"

@@ -24,10 +24,10 @@ from torch import nn
 ROOT = "(root)"  # the layer that holds what the model itself owns
 UNUSED = "unused"  # the stage of layers that the scores do not depend on
 MIN_STAGES, MAX_STAGES = 4, 9
-QUARTERS = 4  # so many parts a stage is divided into where there are too few
-DOMINANT = 0.85  # a part with more of the network's matrices is opened
-FEW_SINGLE = 1 / 3  # with fewer of its matrices in single layers a network is made of blocks
-COARSER = 1.5  # so many times fewer positions is another resolution
+MAX_DIVISION = 4  # so many parts a stage is divided into where there are too few
+DOMINANT_SHARE = 0.85  # a part with more of the network's matrices is opened
+MAX_SINGLE_SHARE = 1 / 3  # with fewer of its matrices in single layers a network is made of blocks
+RESOLUTION_RATIO = 1.5  # so many times fewer positions is another resolution
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ def name_stages(
         return Part(path, tuple(inside), sum(work.get(n, 0) > 0 for n in inside), _positions(shape))
 
     def inside(whole: Part) -> list[Part]:
-        found: dict[str, list[str]] = {}
+        by_path: dict[str, list[str]] = {}
         for name in whole.layers:
-            found.setdefault(_below(name, whole.path), []).append(name)
-        return [part(path, names) for path, names in found.items()]
+            by_path.setdefault(_below(name, whole.path), []).append(name)
+        return [part(path, names) for path, names in by_path.items()]
 
     parts = inside(part("", layers))
     while (at := _to_open(module, parts, set(heads))) is not None:
@@ -97,7 +97,7 @@ def _to_open(module: nn.Module, parts: list[Part], heads: set[str]) -> int | Non
     if not most:
         return None
     at = sizes.index(most)
-    if most > DOMINANT * sum(p.matrices for p in parts):
+    if most > DOMINANT_SHARE * sum(p.matrices for p in parts):
         return at
     few = sum(p.matrices > 0 and not heads & set(p.layers) for p in parts) + 1 < MIN_STAGES
     listed = isinstance(module.get_submodule(parts[at].path), nn.Sequential | nn.ModuleList)
@@ -113,7 +113,7 @@ def _groups(parts: list[Part], heads: set[str]) -> tuple[list[Group], bool]:
     trunk, end = _with_matrices(parts[:first]), parts[first:]
     total = sum(_matrices(g) for g in trunk)
     single = sum(_matrices(g) for g in trunk if _matrices(g) == 1)
-    blocks = single < FEW_SINGLE * total
+    blocks = single < MAX_SINGLE_SHARE * total
     if blocks:
         groups = _around_blocks(trunk)
         if len(groups) + 1 > MAX_STAGES:
@@ -170,7 +170,11 @@ def _by_resolution(groups: list[Group]) -> list[Group]:
 
 def _coarser(before: Group, after: Group) -> bool:
     one, other = before[-1].positions, after[-1].positions
-    return one is not None and other is not None and max(one, other) >= COARSER * min(one, other)
+    return (
+        one is not None
+        and other is not None
+        and max(one, other) >= RESOLUTION_RATIO * min(one, other)
+    )
 
 
 def _divided(groups: list[Group]) -> list[Group]:
@@ -178,7 +182,7 @@ def _divided(groups: list[Group]) -> list[Group]:
     sizes = [_matrices(g) for g in groups]
     at = sizes.index(max(sizes))
     inside = _with_matrices(groups[at])
-    count = min(QUARTERS, len(inside))
+    count = min(MAX_DIVISION, len(inside))
     edges = [round(i * len(inside) / count) for i in range(count + 1)]
     pieces = [[p for group in inside[a:b] for p in group] for a, b in pairwise(edges)]
     return [*groups[:at], *pieces, *groups[at + 1 :]]

@@ -49,13 +49,13 @@ class Watched:
 
     def needed(self) -> set[int]:
         """The steps that the scores depend on, `IMAGE` among them where the way back leads to it."""
-        found, open_ends = {self.output}, [self.output]
+        needed, open_ends = {self.output}, [self.output]
         while open_ends:
             step = open_ends.pop()
-            new = self.steps[step].inputs - found if step != IMAGE else set()
-            found |= new
+            new = self.steps[step].inputs - needed if step != IMAGE else set()
+            needed |= new
             open_ends += new
-        return found
+        return needed
 
 
 def blank(module: nn.Module) -> nn.Module:
@@ -141,16 +141,19 @@ class Counter(TorchDispatchMode):
 
 
 def _watched(twin: nn.Module, image: Tensor) -> Watched:
-    eye = _Eye(twin, image)
-    with torch.no_grad(), countable(), eye.following(), eye:
+    recorder = _Recorder(twin, image)
+    with torch.no_grad(), countable(), recorder.following(), recorder:
         output = twin(image)
     if not isinstance(output, Tensor) or output.ndim != 2:
-        found = eye.shapes.get("", f"a {type(output).__name__}")
+        shape = recorder.shapes.get("", f"a {type(output).__name__}")
         raise _NoScores(
-            f"the network gives {found} for an image: it must give scores (N, classes){_flat(found)}"
+            f"the network gives {shape} for an image: it must give scores (N, classes){_flat(shape)}"
         )
     return Watched(
-        tuple(eye.steps), eye.shapes, eye.made.get(_storage(output), IMAGE), output.shape[1]
+        tuple(recorder.steps),
+        recorder.shapes,
+        recorder.made.get(_storage(output), IMAGE),
+        output.shape[1],
     )
 
 
@@ -163,7 +166,7 @@ def _flat(shape: object) -> str:
     return ", nn.Flatten() at its end makes them a row" if set(shape[1:]) == {1} else ""
 
 
-class _Eye(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):
     """Notes every operation. Tensors are told apart by their storage, so that views and changes in place count."""
 
     def __init__(self, twin: nn.Module, image: Tensor) -> None:

@@ -17,7 +17,7 @@ from tlnb.core.runtime.torch_lock import alone
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 CONTAINERS = (list, dict, set)
-KEPT_BY_TORCH = ("_parameters", "_buffers", "_modules")
+TORCH_DICTS = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class _Held:
             name: (buffer, None if buffer is None else buffer.detach().clone())
             for name, buffer in part._buffers.items()
         }
-        own = {k: v for k, v in part.__dict__.items() if k not in (*KEPT_BY_TORCH, "training")}
+        own = {k: v for k, v in part.__dict__.items() if k not in (*TORCH_DICTS, "training")}
         self._own = {name: (value, _copied(value)) for name, value in own.items()}
 
     def restore(self) -> None:
@@ -87,7 +87,7 @@ class _Held:
             self._part._buffers[name] = buffer
             if buffer is not None and before is not None and not torch.equal(buffer, before):
                 buffer.detach().copy_(before)
-        new = self._part.__dict__.keys() - self._own.keys() - {*KEPT_BY_TORCH, "training"}
+        new = self._part.__dict__.keys() - self._own.keys() - {*TORCH_DICTS, "training"}
         for name in new:
             del self._part.__dict__[name]
         for name, (value, before) in self._own.items():
@@ -118,7 +118,7 @@ def counters(module: nn.Module) -> list[object]:
         (name, key, _plain(value))
         for name, part in module.named_modules()
         for key, value in sorted(part.__dict__.items())
-        if isinstance(value, PLAIN + CONTAINERS + (torch.Generator,)) and key not in KEPT_BY_TORCH
+        if isinstance(value, PLAIN + CONTAINERS + (torch.Generator,)) and key not in TORCH_DICTS
     ]
 
 

@@ -20,7 +20,7 @@ from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.storage.download import file_hash, promised_hash
 
-WRAPPERS = (
+STATE_KEYS = (
     "state_dict",
     "model_state_dict",
     "model",
@@ -49,7 +49,7 @@ PREFIXES = (
     "base_model",
 )
 UNSAFE = re.compile(r"(?:GLOBAL|global) ([\w.]+)")  # as torch names what it does not load
-CODE = frozenset(
+CODE_MODULES = frozenset(
     (  # modules whose globals do things when a file is loaded; builtins come without a module
         "builtins",
         "__builtin__",
@@ -76,13 +76,13 @@ CODE = frozenset(
         "multiprocessing",
     )
 )
-COUNTED = (
+COUNTER_ENDINGS = (
     ".total_ops",
     ".total_params",
     "total_ops",
     "total_params",
 )  # what a tool that counts FLOPs leaves behind
-COUNTER = "num_batches_tracked"  # of BatchNorm; files written before 2018 lack it, and nothing is computed from it
+BATCH_COUNTER = "num_batches_tracked"  # of BatchNorm; files written before 2018 lack it, and nothing is computed from it
 
 
 class State(dict[str, Tensor]):
@@ -123,9 +123,9 @@ def read_state(path: Path, checked: bool = False) -> State:
             f"no weights file {str(path)!r}: give default, none, or a file that exists"
         )
     promised = promised_hash(path.name)
-    if promised and not checked and not (found := file_hash(path)).startswith(promised):
+    if promised and not checked and not (digest := file_hash(path)).startswith(promised):
         raise ModelError(
-            f"{path.name} has the wrong hash ({found[:8]}, not {promised[:8]}): download it again"
+            f"{path.name} has the wrong hash ({digest[:8]}, not {promised[:8]}): download it again"
         )
     try:
         content = _content(path)
@@ -156,20 +156,20 @@ def read_state(path: Path, checked: bool = False) -> State:
 
 def _unreadable(path: Path, error: Exception) -> str:
     """What is wrong with a file; one that holds a script's settings beside its weights is not damaged."""
-    found = (
+    unsafe = (
         UNSAFE.search(str(error))
         if "weights_only" in str(error) or "nsupported global" in str(error)
         else None
     )
-    if found is None or found[1].partition(".")[0] in CODE or "." not in found[1]:
+    if unsafe is None or unsafe[1].partition(".")[0] in CODE_MODULES or "." not in unsafe[1]:
         reason = (
-            f"it calls {found[1]}"
-            if found
+            f"it calls {unsafe[1]}"
+            if unsafe
             else " ".join(str(error).split())[:80] or type(error).__name__
         )
         return f"{path.name} is damaged, or no state_dict ({reason}): give another file"
     return (
-        f"{path.name} holds a {found[1]} beside its weights, and only plain tensors are read: save the weights alone where "
+        f"{path.name} holds a {unsafe[1]} beside its weights, and only plain tensors are read: save the weights alone where "
         "it was made, torch.save(model.state_dict(), 'weights.pth'), or if you trust it, "
         f"torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.pth') ('model' in some files)"
     )
@@ -179,7 +179,7 @@ def _tensors_of(content: Any) -> tuple[str, dict[str, Tensor]]:
     """The key that the tensors stand under, and the tensors; what stands beside them (epochs, optimisers) is left out."""
     if not isinstance(content, Mapping):
         return "", {}
-    for key in WRAPPERS:
+    for key in STATE_KEYS:
         inner = content.get(key)
         if isinstance(inner, Mapping):
             deeper, tensors = _tensors_of(inner)
@@ -250,8 +250,8 @@ def named_as(state: State, module: nn.Module) -> State:
     best, dropped = state, list[str]()
     if not own & set(state) and (longer := _longer(state, own)):
         return longer
-    while len(own & set(best)) < len(own) and (found := _shorter(best, own)):
-        best, prefix = found
+    while len(own & set(best)) < len(own) and (shorter := _shorter(best, own)):
+        best, prefix = shorter
         dropped.append(prefix)
     if not dropped or not own & set(best):
         return state
@@ -297,11 +297,11 @@ def outline(make: Callable[[], nn.Module]) -> nn.Module:
 
     Drawing random ones takes longer than reading the file, only to be thrown away. Buffers are computed as ever.
     """
-    here = get_ident()
+    builder = get_ident()
 
     def without_numbers(_: nn.Module, __: str, parameter: Tensor | None) -> nn.Parameter | None:
         if (
-            parameter is None or get_ident() != here
+            parameter is None or get_ident() != builder
         ):  # the hook is everybody's: other threads build as they are used to
             return None
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
@@ -339,12 +339,14 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
     head, notes = (last_layer(module) if lenient else ""), []
     apart = different(module, state)
     if head and apart and set(apart) == {k for k in state if _inside(k, head)}:
-        found, own = next(iter(apart.values()))
+        in_file, own = next(iter(apart.values()))
         notes.append(
-            f"{state.file}: its output layer has {found[0]:,} scores, {name} has {own[0]:,}: that layer starts anew"
+            f"{state.file}: its output layer has {in_file[0]:,} scores, {name} has {own[0]:,}: that layer starts anew"
         )
         state, apart = state.renamed(lambda key: None if key in apart else key), {}
-    wrong = [f"{k} is {tuple(found)}, {name} has {tuple(own)}" for k, (found, own) in apart.items()]
+    wrong = [
+        f"{k} is {tuple(in_file)}, {name} has {tuple(own)}" for k, (in_file, own) in apart.items()
+    ]
     missing, foreign, broken = ([], [], []) if wrong else _loaded(module, state)
     if (
         head
@@ -357,7 +359,9 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
         missing = []
     parts = {key.partition(".")[0] for key in module.state_dict()}
     beside = [
-        k for k in foreign if lenient and (k.partition(".")[0] not in parts or k.endswith(COUNTED))
+        k
+        for k in foreign
+        if lenient and (k.partition(".")[0] not in parts or k.endswith(COUNTER_ENDINGS))
     ]
     if beside:
         notes.append(f"{state.file}: left out, as no part of {name}: {listed(beside, 3)}")
@@ -372,10 +376,10 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
 
 def last_layer(module: nn.Module) -> str:
     """The name of the output layer, as most networks define it: the last that is linear or a convolution."""
-    found = [
+    layers = [
         n for n, part in module.named_modules() if n and isinstance(part, nn.Linear | nn.Conv2d)
     ]
-    return found[-1] if found else ""
+    return layers[-1] if layers else ""
 
 
 def _inside(key: str, layer: str) -> bool:
@@ -404,7 +408,11 @@ def _loaded(module: nn.Module, state: State) -> tuple[list[str], list[str], list
         keys = module.load_state_dict(ready, strict=False, assign=assign)
     except (RuntimeError, ValueError) as error:  # from the modules' own translation
         return [], [], [" ".join(str(error).split())[:120]]
-    return [k for k in keys.missing_keys if not k.endswith(COUNTER)], list(keys.unexpected_keys), []
+    return (
+        [k for k in keys.missing_keys if not k.endswith(BATCH_COUNTER)],
+        list(keys.unexpected_keys),
+        [],
+    )
 
 
 def _like(module: nn.Module, state: State) -> dict[str, Tensor]:
