@@ -79,7 +79,7 @@ def test_own_module_by_variable(shell):
         ("%tl_data", "source"),
         ("%tl_data no_such_folder", "is neither a data set nor a folder"),
         ("%tl_load glyphnat", "did you mean glyphnet"),
-        ("%tl_load glyphnet --weights missing.safetensors", "no weights file"),
+        ("%tl_load glyphnet --weights missing.safetensors", "the weights file"),
         ("%tl_models zzz", "no model matches"),
         ("%tl_compare --price cheap", "%tl_data"),
         ('%tl_data "unclosed', "no data set"),
