@@ -82,7 +82,7 @@ def test_own_module_by_variable(shell):
         ("%tl_load glyphnet --weights missing.safetensors", "the weights file"),
         ("%tl_models zzz", "no model matches"),
         ("%tl_compare --price cheap", "%tl_data"),
-        ('%tl_data "unclosed', "no data set"),
+        ('%tl_data "unclosed', "neither a data set"),
     ],
 )
 def test_errors_are_one_line_and_change_nothing(shell, capsys, line, words):

@@ -121,7 +121,7 @@ def test_a_file_that_does_not_fit_names_the_layers(session, tmp_path, network, c
 def test_values_that_are_no_numbers_are_said(tmp_path, network):
     state = {**network.state_dict(), "classifier.1.bias": torch.full((1000,), float("nan"))}
     model = pretrained.load(NAME, file_of(tmp_path, state))
-    assert "no numbers in classifier.1.bias" in model.card.notes[0]
+    assert "NaN or infinite values in classifier.1.bias" in model.card.notes[0]
 
 
 def test_half_precision_files_become_single(tmp_path, network):
