@@ -325,7 +325,7 @@ def test_damaged_and_other_archives_are_one_line(tmp_path: Path):
     for name, words in (
         ("d.tar", "cannot be unpacked"),
         ("d.tgz", "cannot be unpacked"),
-        ("d.rar", "a .zip or .tar of one"),
+        ("d.rar", "a .zip, .tar or .tgz of one"),
     ):
         (tmp_path / name).write_bytes(b"nothing of the kind" * 100)
         with pytest.raises(DataError, match=words):
