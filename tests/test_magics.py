@@ -77,12 +77,12 @@ def test_own_module_by_variable(shell):
         ("%tl_data digits --per-class two", "invalid int value"),
         ("%tl_data digits --per-class 400", "use --per-class"),
         ("%tl_data", "source"),
-        ("%tl_data no_such_folder", "no data set and no folder"),
+        ("%tl_data no_such_folder", "is neither a data set nor a folder"),
         ("%tl_load glyphnat", "did you mean glyphnet"),
-        ("%tl_load glyphnet --weights missing.safetensors", "no weights file"),
+        ("%tl_load glyphnet --weights missing.safetensors", "the weights file"),
         ("%tl_models zzz", "no model matches"),
         ("%tl_compare --price cheap", "%tl_data"),
-        ('%tl_data "unclosed', "no data set"),
+        ('%tl_data "unclosed', "neither a data set"),
     ],
 )
 def test_errors_are_one_line_and_change_nothing(shell, capsys, line, words):

@@ -179,7 +179,7 @@ def test_an_error_is_no_longer_there_after_the_next_action(session: Session):
     panel = panel_of(session, "data")
     panel.source.value, panel.folder.value = "another folder", "no such folder"
     panel.take.click()
-    assert "no data set and no folder" in panel.error.value and session.dataset is None
+    assert "is neither a data set nor a folder" in panel.error.value and session.dataset is None
     panel.source.value = "digits"
     panel.take.click()
     assert panel.error.value == ""

@@ -175,7 +175,7 @@ def test_a_figure_that_is_none_is_refused_when_it_is_read(
     stopped: Stopped, tmp_path: Path, change: Any
 ):
     checkpoint.write(tmp_path / "x.safetensors", stopped.about, change(stopped.found))
-    assert "no checkpoint, or damaged" in (
+    assert "is not a checkpoint, or is damaged" in (
         refused(lambda: checkpoint.read(tmp_path / "x.safetensors")) or ""
     )
 

@@ -96,7 +96,7 @@ def test_a_session_without_a_stopped_run_comes_back_as_it_was():
 def test_a_running_kernel_keeps_its_session_to_itself():
     first = begun(strategy="head")
     first.train(epochs=1)
-    with pytest.raises(UsageError, match="kernels that are running"):
+    with pytest.raises(UsageError, match="except those of running kernels"):
         Session().resume()
 
 

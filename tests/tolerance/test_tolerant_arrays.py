@@ -127,7 +127,7 @@ HUGGING_FACE = SimpleNamespace(features={"image": None}, column_names=["image", 
         (DataLoader(Subset(TENSORS, [0, 1])), "a folder of class folders, or arrays"),
         (TABLE, r"to_csv\('labels.csv', index=False\), and tl.data\('labels.csv'\)"),
         (HUGGING_FACE, r"tl.data\(list\(d\['image'\]\), d\['label'\]\)"),
-        (["a.png", "b.png"], "name files and labels in a CSV file"),
+        (["a.png", "b.png"], "give a CSV file with the columns path and label"),
     ],
     ids=["tensors", "loader", "subset", "loader of a subset", "table", "hugging face", "files"],
 )

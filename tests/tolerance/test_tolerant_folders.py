@@ -305,7 +305,7 @@ def test_a_tar_bomb_is_read_no_further_than_it_may_unpack(tmp_path: Path, monkey
     with tarfile.open(tmp_path / "d.tgz", "w:gz") as out:
         for i in range(3):
             out.addfile(*tar_entry(f"cats/{i}.png", bytes(10**6)))
-    with pytest.raises(DataError, match="times its size: that is no archive of photos"):
+    with pytest.raises(DataError, match="times its size, which an archive of photos never does"):
         opened(tmp_path / "d.tgz")
     monkeypatch.setattr(archive, "FREE", 10**9)
     monkeypatch.setenv("TLNB_DISK", "2MB")
@@ -344,7 +344,7 @@ def test_an_image_is_one_whatever_its_name_says(tmp_path: Path, name: str):
     noise(0, 50).save(top / "cats" / name, format="JPEG")
     data = opened(top)
     assert sum(data.splits.values()) == 13 and not data.skipped
-    assert data.notes[0].startswith(f"cats/{name}: read, since what it holds is an image")
+    assert data.notes[0].startswith(f"cats/{name}: read, since the content is an image")
 
 
 def test_what_is_no_image_stays_out(tmp_path: Path):
@@ -357,7 +357,7 @@ def test_what_is_no_image_stays_out(tmp_path: Path):
     data = opened(top)
     assert sum(data.splits.values()) == 13
     assert sorted(words.partition(" (")[2] for words in data.skipped) == [
-        ".CR2): of a camera, with a small preview at most; export it as .jpg",
+        ".CR2): a camera's raw file, with a small preview at most; export it as .jpg",
         ".pdf)",
         ".txt)",
     ]

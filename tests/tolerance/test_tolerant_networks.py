@@ -319,7 +319,7 @@ def test_the_size_of_a_network_for_one_size_is_found(edge: int):
     """The first CNN of every tutorial: `nn.Linear(4 * 30 * 30, 10)` after `nn.Flatten()`."""
     tl = loaded(fixed(edge))
     assert tl.model is not None and tl.model.transform.size == edge
-    assert f"takes images of {edge}×{edge} pixels, and none of 224×224" in model_card(tl.model)
+    assert f"takes images of {edge}×{edge} pixels, and rejects 224×224" in model_card(tl.model)
     assert tl.train(epochs=1, augment="none").status == "finished"
 
 
@@ -385,7 +385,7 @@ def with_number(value: float, of: str = "b.weight") -> nn.Module:
         (lambda: Net, r"Net is a class: build the network, tl.load\(Net\(\)\)"),
         (
             lambda: Net().state_dict(),
-            r"holds weights and no network: build that, and tl.load\(NETWORK",
+            r"holds weights, not a network: build the network, and tl.load\(NETWORK",
         ),
         (lambda: print, "is not a network"),
         (lambda: 3, "of type int is not a network"),

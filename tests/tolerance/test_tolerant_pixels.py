@@ -71,7 +71,7 @@ def test_a_black_shape_on_transparent_ground_is_seen(tmp_path: Path, draw):
     class_folders(tmp_path, draw=draw)
     data = opened(tmp_path)
     assert all(stretched(image) for image in data.images["train"])
-    assert "12 images have an alpha channel: what is transparent is white" in data.notes
+    assert "12 images have an alpha channel: transparent parts become white" in data.notes
     assert not data.two_labels and data.facts.transparent
 
 
@@ -96,10 +96,7 @@ def test_what_white_ground_swallows_is_said_and_accuses_no_label(tmp_path: Path)
         ),
     )
     data = opened(tmp_path)
-    assert (
-        "12 of them, as far as was looked, are white all over then: save them on a dark ground"
-        in data.notes
-    )
+    assert "12 of those checked become all white: save them on a dark background" in data.notes
     assert not data.two_labels and not any("two classes" in words for words in data.notes)
 
 
@@ -302,7 +299,7 @@ def test_arrays_that_are_not_square_are_cut_as_photos_are(shape):
     edge, (top, left) = min(shape), ((n - min(shape)) // 2 for n in shape)
     assert (
         data.edge == edge
-        and f"of {shape[0]} × {shape[1]} pixels are cut to their middle square" in data.notes[0]
+        and f"of {shape[0]} × {shape[1]} pixels are cropped to their centre" in data.notes[0]
     )
     middle = {
         image[top : top + edge, left : left + edge].transpose(2, 0, 1).tobytes() for image in images

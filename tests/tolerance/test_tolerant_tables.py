@@ -130,10 +130,13 @@ def test_rows_without_a_split_are_trained_on_and_said(tmp_path: Path):
 
 def test_another_split_is_refused_and_another_meaning_is_none(tmp_path: Path):
     with pytest.raises(
-        DataError, match=r"labels.csv, line 2: split 'fold0' is none of train, val and test"
+        DataError,
+        match=r"labels.csv, line 2: split must be one of train, val and test, got 'fold0'",
     ):
         opened(table(tmp_path, "path,label,split", lambda p, y, i: f"{p}.png,{y},fold{i % 3}"))
-    with pytest.raises(DataError, match=r"line 2: is_valid 'maybe' is none of true and false"):
+    with pytest.raises(
+        DataError, match=r"line 2: is_valid must be one of true and false, got 'maybe'"
+    ):
         opened(table(tmp_path, "path,label,is_valid", lambda p, y, i: f"{p}.png,{y},maybe"))
     data = opened(
         table(tmp_path, "path,label,dataset", lambda p, y, i: f"{p}.png,{y},vienna")
@@ -216,7 +219,9 @@ def test_ids_without_an_ending_find_their_files(tmp_path: Path, prefix: str):
 def test_an_id_of_two_files_is_listed(tmp_path: Path):
     file = table(tmp_path, "id,label", lambda p, y, i: f"{p},{y}")
     noise(0, 50).save(tmp_path / "p3.jpg")
-    assert opened(file).skipped == ("line 5, p3: more than one file is called so (p3.jpg, p3.png)",)
+    assert opened(file).skipped == (
+        "line 5, p3: more than one file has this name (p3.jpg, p3.png)",
+    )
 
 
 def test_ids_with_points_are_not_cut(tmp_path: Path):
@@ -363,7 +368,7 @@ def test_names_as_web_pages_write_them(tmp_path: Path):
         lambda p, y, i: f"https://example.org/{p}.png,{y}",
         folder="my photos",
     )
-    with pytest.raises(DataError, match="an address on the web: download the files"):
+    with pytest.raises(DataError, match="a web address: download the files"):
         opened(file)
 
 

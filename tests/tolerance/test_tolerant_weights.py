@@ -107,7 +107,7 @@ def test_weights_are_found_among_what_scripts_save(tmp_path: Path, wrap):
 def test_losses_and_counters_beside_the_network_are_left_out_and_said(tmp_path: Path, beside: str):
     state = {**random_net().state_dict(), beside: torch.ones(1)}
     notes = loaded(tmp_path, state).card.notes
-    assert any("left out, as no part of" in note and beside in note for note in notes)
+    assert any("left out, not part of" in note and beside in note for note in notes)
 
 
 def test_a_deeper_network_is_no_shallower_one(tmp_path: Path):
@@ -169,14 +169,14 @@ def test_a_file_with_more_than_weights_is_not_called_damaged(tmp_path: Path, ext
 def test_a_damaged_file_is_and_another_kind_names_what_it_holds(tmp_path: Path):
     torch.save(random_net().state_dict(), tmp_path / "w.pth")
     (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes()[:300])
-    with pytest.raises(ModelError, match="is damaged, or no state_dict"):
+    with pytest.raises(ModelError, match="is damaged, or not a state_dict"):
         read_state(tmp_path / "w.pth")
     with pytest.raises(
         ModelError,
-        match="holds no state_dict of tensors .its keys are a, b.: save model.state_dict",
+        match="does not hold a state_dict of tensors .its keys are a, b.: save model.state_dict",
     ):
         loaded(tmp_path, {"a": 1, "b": [2]})
-    with pytest.raises(ModelError, match="holds no state_dict of tensors .a list."):
+    with pytest.raises(ModelError, match="does not hold a state_dict of tensors .a list."):
         loaded(tmp_path, [1, 2])
 
 

@@ -114,12 +114,12 @@ def test_folder_with_train_and_val_reports_on_val(tmp_path: Path):
     ("source", "request_", "words"),
     [
         ("digit", {}, "did you mean digits?"),
-        ("no/such/folder", {}, "no data set and no folder"),
+        ("no/such/folder", {}, "is neither a data set nor a folder"),
         ("digits", {"per_class": 5000}, "fewer than --per-class 5000"),
         ("digits", {"per_class": 0}, "--per-class 0 is too small"),
         ("digits", {"limit": 3}, "less than one image for each"),
         ("digits", {"per_class": 2, "limit": 30}, "exclude each other"),
-        ("digits", {"val": 1.5}, "--val 1.5 is no share"),
+        ("digits", {"val": 1.5}, "--val must be a share from 0 to below 1, got 1.5"),
         ("digits", {"classes": 4}, "has ten classes"),
     ],
 )

@@ -57,8 +57,8 @@ def test_no_program_is_run_for_a_picture(tmp_path: Path):
     (tmp_path / "x.jpg").write_bytes(
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n"
     )
-    assert decode(tmp_path / "x.jpg", 8) == "cannot be read (it holds no image)"
-    assert look_over([tmp_path / "x.jpg"]) == {0: "cannot be read (it holds no image)"}
+    assert decode(tmp_path / "x.jpg", 8) == "cannot be read (it does not hold an image)"
+    assert look_over([tmp_path / "x.jpg"]) == {0: "cannot be read (it does not hold an image)"}
 
 
 def test_only_what_is_used_is_decoded(tmp_path: Path, monkeypatch):

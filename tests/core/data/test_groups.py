@@ -62,7 +62,7 @@ def test_series_between_splits_that_the_data_bring_are_not_ours(tmp_path: Path, 
     said = " ".join(data.notes)
     assert "random split" not in said and "--group" not in said
     assert (
-        "10 of 10 test images have a twin" in said and "the data bring their test split so" in said
+        "10 of 10 test images have a twin" in said and "the test split came with the data" in said
     )
 
 
@@ -83,7 +83,7 @@ def test_series_are_told_with_what_keeps_them_together(tmp_path: Path):
     own = open_data("Imagenette", request=DataRequest("Imagenette", root=str(tmp_path)), edge=64)
     said = " ".join(own.notes)
     assert (
-        "the splits are the data set's own" in said and "the data bring their test split so" in said
+        "the splits are the data set's own" in said and "the test split came with the data" in said
     )
     assert "random split" not in said and "--group" not in said
 
@@ -128,9 +128,9 @@ def test_arrays_take_groups(session):
 @pytest.mark.parametrize(
     ("group", "error", "words"),
     [
-        ("([", UsageError, "no regular expression"),
+        ("([", UsageError, "is not a valid regular expression"),
         ("zzz", UsageError, "matches none of the 12 files"),
-        ("none.csv", DataError, "no file is called 'none.csv'"),
+        ("none.csv", DataError, "'none.csv' does not exist"),
         (r"\.png", DataError, "all images into one group"),
         (r"^(.)/", DataError, "cannot be divided so that every class"),
     ],

@@ -44,7 +44,9 @@ def test_lines_of_a_table_are_counted_as_editors_do(tmp_path: Path):
         "line 13: 1 fields instead of 2",
     )
     (tmp_path / "t.csv").write_text("path,label,split\n\n\nimg/a/0.png,a,later")
-    with pytest.raises(DataError, match="line 4: split 'later'"):
+    with pytest.raises(
+        DataError, match="line 4: split must be one of train, val and test, got 'later'"
+    ):
         opened(tmp_path / "t.csv")
 
 
@@ -78,7 +80,10 @@ def test_images_that_cannot_be_read_are_why_a_class_is_too_small(tmp_path: Path)
         ),
         ("path,label\nx.png,a", "at least two classes"),
         ("", "it has nothing"),
-        ("path,label,split\nimg/a/0.png,a,later", "split 'later' is none of train, val and test"),
+        (
+            "path,label,split\nimg/a/0.png,a,later",
+            "split must be one of train, val and test, got 'later'",
+        ),
     ],
 )
 def test_bad_tables_are_one_line(tmp_path: Path, text: str, words: str):

@@ -43,7 +43,7 @@ def test_every_file_is_used_or_listed_with_the_reason(tmp_path: Path):
         "a/photo",
         *(f"{c}/{i}.png" for c in "ab" for i in range(6)),
     }
-    assert "a/photo: read, since what it holds is an image, whatever its name says" in data.notes
+    assert "a/photo: read, since the content is an image, whatever the name says" in data.notes
 
 
 def test_names_that_are_no_text_are_listed(tmp_path: Path):

@@ -102,7 +102,7 @@ def test_a_folder_that_is_there_stays(leaves: Path, tmp_path: Path):
     assert leaf_photos(leaves) == leaves
     assert sorted(p.stat().st_mtime_ns for p in leaves.rglob("*")) == before
     (tmp_path / "mine").mkdir()
-    with pytest.raises(UsageError, match="holds no leaves"):
+    with pytest.raises(UsageError, match="is not a folder of leaves"):
         leaf_photos(tmp_path / "mine")
 
 

@@ -129,7 +129,7 @@ def test_a_download_that_fails_is_one_line_and_can_be_tried_again(
         fashion.short.add(name)
     else:
         fashion.files[name] = whole[:-1] + b"x"
-    words = {"missing": "404", "cut": "bytes came", "wrong": "wrong hash"}[trouble]
+    words = {"missing": "404", "cut": "bytes arrived", "wrong": "wrong hash"}[trouble]
     with pytest.raises(
         DataError, match=f"FashionMNIST could not be downloaded: .*{words}.*--root FOLDER"
     ) as error:
@@ -316,7 +316,7 @@ def test_eurosat_comes_as_a_zip_without_splits(server: Server, tmp_path: Path, m
     )
     data = opened("EuroSAT", tmp_path / "root")
     assert data.splits == {"train": 16, "test": 4} and data.classes == ("Forest", "River")
-    assert any("brings no splits" in words for words in data.notes)
+    assert any("has no splits of its own" in words for words in data.notes)
 
 
 def test_fake_data_need_nothing(tmp_path: Path, monkeypatch):

@@ -62,7 +62,7 @@ def test_test_images_are_never_looked_at(seen: tuple[Session, Look], monkeypatch
     data = session.dataset
     ruined = replace(data, images={**data.images, "test": torch.zeros_like(data.images["test"])})
     extractor = FeatureExtractor("x", session.model.module, "head", session.model.transform)
-    monkeypatch.setattr(embeddings, "AT_MOST", 40)
+    monkeypatch.setattr(embeddings, "MAX_IMAGES", 40)
     assert features("m", ruined, [extractor]).views == features("m", data, [extractor]).views
 
 
@@ -137,7 +137,7 @@ def test_features_that_are_all_alike_still_make_a_map():
 
 
 def test_at_most_so_many_images_classes_in_equal_parts(monkeypatch):
-    monkeypatch.setattr(embeddings, "AT_MOST", 20)
+    monkeypatch.setattr(embeddings, "MAX_IMAGES", 20)
     _, labels, splits = embeddings._drawn(_arrays([60, 12]))
     assert (
         labels.bincount().tolist() == [14, 6] and sum(n for _, n in splits) == 20

@@ -223,8 +223,8 @@ def test_probabilities_are_ranked_and_never_more_than_there_are_classes(compared
             DataError,
             "did you mean lit.png",
         ),
-        (lambda s, t: s.predict(str(t / "nowhere" / "x.jpg")), DataError, "no file"),
-        (lambda s, t: s.predict(str(t / "*.webp")), DataError, "no image lies in"),
+        (lambda s, t: s.predict(str(t / "nowhere" / "x.jpg")), DataError, "does not exist"),
+        (lambda s, t: s.predict(str(t / "*.webp")), DataError, "holds no images"),
         (
             lambda s, t: s.predict(str(t / "val"), str(t / "torn.jpg")),
             DataError,

@@ -61,10 +61,10 @@ def test_a_record_is_compared_like_ones_own_runs_and_says_that_it_is_one(
     ("change", "words"),
     [
         ({"schema": 99}, "another schema"),
-        ({"runs": []}, "no recorded runs"),
-        ({"runs": [{}]}, "no run record"),
-        ({"data": None}, "no recorded runs"),
-        ({"notes": 3}, "no recorded runs"),
+        ({"runs": []}, "does not hold recorded runs"),
+        ({"runs": [{}]}, "this is not a run record"),
+        ({"data": None}, "does not hold recorded runs"),
+        ({"notes": 3}, "does not hold recorded runs"),
         ({"notes": "ab"}, "notes is str"),
         ({"more": 1}, "a field 'more'"),
         ({"model": 3}, "model is int"),
@@ -80,7 +80,7 @@ def test_what_is_no_record_is_refused(file: Path, change: dict[str, object], wor
     with pytest.raises(UsageError, match="cannot be read"):
         read_recorded(file.with_name("nowhere.json"))
     file.write_text("<html>")
-    with pytest.raises(UsageError, match="no recorded runs"):
+    with pytest.raises(UsageError, match="does not hold recorded runs"):
         read_recorded(file)
 
 
@@ -99,7 +99,7 @@ def test_what_is_no_record_is_refused(file: Path, change: dict[str, object], wor
 )
 def test_whatever_a_file_holds_is_refused_in_one_line(tmp_path: Path, content: bytes):
     (tmp_path / "odd.json").write_bytes(content)
-    with pytest.raises(UsageError, match="odd.json holds no recorded runs") as error:
+    with pytest.raises(UsageError, match="odd.json does not hold recorded runs") as error:
         read_recorded(tmp_path / "odd.json")
     assert len(str(error.value).splitlines()) == 1
 

@@ -129,7 +129,10 @@ def test_code_in_a_file_runs_only_when_trusted(small: Session, tmp_path: Path):
     ("spoil", "words"),
     [
         (lambda h: {**h, "schema": 99}, "schema 99"),
-        (lambda h: {**h, "origin": {**h["origin"], "name": "nosuchnet"}}, "no model is called"),
+        (
+            lambda h: {**h, "origin": {**h["origin"], "name": "nosuchnet"}},
+            "is not the name of a model",
+        ),
         (
             lambda h: {k: v for k, v in h.items() if k != "run"},
             "header of bad.safetensors is damaged",

@@ -182,7 +182,7 @@ def test_loading_says_what_is_wrong(tmp_path):
         (other, "head.bias is .3,"),
         (hashed, "wrong hash"),
         (evil, "damaged, or no"),
-        (tmp_path / "none.pt", "no weights file"),
+        (tmp_path / "none.pt", "the weights file"),
     ):
         with pytest.raises(ModelError, match=words) as error:
             pretrained.load("glyphnet", str(file))

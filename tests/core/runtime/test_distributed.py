@@ -299,7 +299,7 @@ def apart(tmp_path: Path) -> Iterator[Path]:
 
 def without_photos(folder: Path) -> str:
     shutil.rmtree(folder / "photos")
-    return "rank 1 of 2: no data set and no folder is called 'photos'"
+    return "rank 1 of 2: 'photos' is neither a data set nor a folder"
 
 
 def with_another_photo(folder: Path) -> str:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlnb.core.evaluation.compare import compare, to_target
-from tlnb.core.training.monitor_schedule import LEAST, SHARE, looks
+from tlnb.core.training.monitor_schedule import MIN_LOOKS, MONITOR_SHARE, looks
 from tlnb.core.training.progress import Progress
 from tlnb.core.training.run import EpochRecord, Run
 from tlnb.display import charts, drawings, live
@@ -30,12 +30,12 @@ def test_looks_are_few_enough_dense_at_first_and_never_closer_again(
     assert sorted(set(found)) == list(found) and {0, epochs - 1} <= set(found) <= set(range(epochs))
     steps = [b - a for a, b in pairwise(found)]
     assert steps == sorted(steps)
-    assert len(found) * look <= SHARE * training or len(found) == min(LEAST, epochs)
-    if epochs <= LEAST or epochs * look <= SHARE * training:
+    assert len(found) * look <= MONITOR_SHARE * training or len(found) == min(MIN_LOOKS, epochs)
+    if epochs <= MIN_LOOKS or epochs * look <= MONITOR_SHARE * training:
         assert len(found) == epochs
     else:
         assert (
-            len(found) == epochs or (len(found) + 1) * look > SHARE * training
+            len(found) == epochs or (len(found) + 1) * look > MONITOR_SHARE * training
         )  # as many as are paid for
 
 
@@ -58,7 +58,7 @@ def trained() -> Session:
 def test_a_run_looks_where_flops_say(trained: Session):
     for run in trained.runs:
         seen = [i for i, epoch in enumerate(run.epochs) if epoch.monitor_accuracy is not None]
-        assert len(seen) == LEAST and seen[0] == 0 and seen[-1] == len(run.epochs) - 1
+        assert len(seen) == MIN_LOOKS and seen[0] == 0 and seen[-1] == len(run.epochs) - 1
         assert [point.epochs for point in run.curve] == [i + 1 for i in seen]
         assert run.watched == max(run.epochs[i].monitor_accuracy for i in seen)
 
@@ -68,7 +68,9 @@ def test_val_decides_and_is_looked_at_after_every_epoch(session: Session):
     session.load("glyphnet")
     run = session.train(epochs=20)
     assert all(epoch.val_accuracy is not None for epoch in run.epochs)
-    assert {len(run.curve)} == {sum(e.monitor_accuracy is not None for e in run.epochs)} == {LEAST}
+    assert (
+        {len(run.curve)} == {sum(e.monitor_accuracy is not None for e in run.epochs)} == {MIN_LOOKS}
+    )
     values = [epoch.val_accuracy for epoch in run.epochs]
     assert run.best_epoch == max(range(20), key=lambda epoch: (values[epoch], epoch))
 
@@ -77,7 +79,7 @@ def test_flops_of_evaluating_are_those_of_the_looks(trained: Session):
     run = next(
         run for run in trained.runs if run.baseline_of
     )  # nothing is cached: every look is a whole pass
-    looked = LEAST * trained.dataset.splits["monitor"] + trained.dataset.splits["test"]
+    looked = MIN_LOOKS * trained.dataset.splits["monitor"] + trained.dataset.splits["test"]
     assert run.flops_by_phase["evaluating"] == pytest.approx(looked * run.inference_flops)
 
 

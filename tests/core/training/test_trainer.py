@@ -323,7 +323,7 @@ def test_records_survive_json(compared: Session):
         assert back == replace(run, _trained=None)
         with pytest.raises(UsageError, match="without weights"):
             back.module()
-    with pytest.raises(UsageError, match="no run record"):
+    with pytest.raises(UsageError, match="this is not a run record"):
         Run.from_json("[]")
     with pytest.raises(UsageError, match="another schema"):
         Run.from_json('{"schema": 99}')
@@ -364,7 +364,7 @@ def test_own_module_from_python(session: Session):
     [
         (lambda s: s.data("digts"), Exception, "did you mean digits"),
         (lambda s: s.load("glyphnett"), ModelError, "did you mean glyphnet"),
-        (lambda s: s.load("glyphnet", "nowhere.pt"), ModelError, "no weights file"),
+        (lambda s: s.load("glyphnet", "nowhere.pt"), ModelError, "the weights file"),
         (lambda s: s.strategy("haed"), PlanError, "did you mean head"),
         (lambda s: s.freeze("layer9"), PlanError, "did you mean"),
         (lambda s: s.unfreeze(), PlanError, "nothing to unfreeze"),

@@ -42,7 +42,7 @@ def test_only_labels_in_use_are_read(session: Session):
 def test_of_much_data_some_are_read_classes_in_equal_parts(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(probes, "AT_MOST", 50)
+    monkeypatch.setattr(probes, "MAX_IMAGES", 50)
     used = labels_in_use(session.data("digits", per_class=20))
     assert torch.bincount(used.labels["train"]).tolist() == [5] * 10
 

@@ -98,7 +98,7 @@ def test_tuning_counted_in_moves_the_speed_up_and_the_break_even(small: Session)
     by = {row.name: row for row in within.rows}
     reached = [row.seconds_to_target or row.seconds for row in (by["scratch"], by["head"])]
     assert within.speedup == pytest.approx(reached[0] / reached[1])
-    assert any("tuning is counted in" in note for note in within.notes)
+    assert any("cost of tuning is included" in note for note in within.notes)
     dear = small.compare(price="36eur/h")
     paid = [row.money for row in dear.rows if row.kind == "tuning"]
     assert paid == pytest.approx([0.01 * charge.seconds for charge in charged.values()])

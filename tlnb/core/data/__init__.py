@@ -1,1 +1,1 @@
-"""Data sets: from folders, tables, archives, arrays and built-in sets to decoded images and labels in splits."""
+"""Data sets from folders, tables, archives, arrays and built-in sets, decoded and split."""

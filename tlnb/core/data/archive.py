@@ -1,4 +1,7 @@
-"""A zip or tar file of photos, unpacked once into the cache folder: nothing outside it is written, and no more than fits."""
+"""Zip and tar archives of photos, unpacked once into the cache folder.
+
+Nothing outside that folder is written, and no more than the disk budget allows.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +29,15 @@ from tlnb.core.storage.download import sweep
 
 ZIP = (".zip",)
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-PIECE = 2**20
-MANY = 10**6  # entries
+PIECE = 2**20  # bytes copied at a time
+MAX_ENTRIES = 10**6
 NAME_BYTES = 255
-SHOWN = 80  # characters of an entry's name
-LONGEST_HEADER = 2**20  # bytes that a tar file may take to say one entry's name
-RATIO, FREE = (
-    100,
-    10**8,
-)  # no photos unpack to so many times the file, once that is more than so many bytes
+SHOWN_CHARACTERS = 80  # of an entry's name
+LONGEST_HEADER = 2**20  # bytes in a tar file that may hold one entry's name
+# Photos hardly compress: beyond FREE_BYTES, an archive may not unpack to more than MAX_RATIO times
+# its size.
+MAX_RATIO = 100
+FREE_BYTES = 10**8
 HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
     tarfile.GNUTYPE_LONGLINK,
@@ -42,7 +45,8 @@ HEADERS = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
-BAD = (
+# What a damaged archive raises.
+DAMAGED = (
     zipfile.BadZipFile,
     tarfile.TarError,
     RuntimeError,
@@ -54,51 +58,49 @@ BAD = (
     LookupError,
     OverflowError,
     MemoryError,
-)  # what a damaged archive raises
+)
 
 
 @dataclass(frozen=True)
 class Entry:
     """A file in an archive."""
 
-    name: str  # as it stands there
+    name: str  # as written in the archive
     size: int  # bytes, unpacked, as the archive says
-    refused: str  # why its kind is not taken; empty for a plain file
+    refused: str  # why this kind of entry is refused; empty for a plain file
     open: Callable[[], IO[bytes]]
-    checksum: int | None = None  # CRC-32, where the archive has one
+    checksum: int | None = None  # CRC-32, if the archive has one
 
     @property
     def place(self) -> PurePosixPath:
-        """Where it goes; programs on Windows write backslashes."""
+        """The path below the target folder. Windows programs write backslashes."""
         return PurePosixPath(self.name.replace("\\", "/"))
 
     @property
     def shown(self) -> str:
-        """The name, fit to be shown: it may be of any characters, and long."""
-        return one_line(self.name)[:SHOWN]
+        """The name, safe to display: it may contain any characters and be long."""
+        return one_line(self.name)[:SHOWN_CHARACTERS]
 
 
 def archive_ending(file: Path) -> str:
-    """How the name of an archive that can be unpacked ends; empty for any other file."""
+    """The extension of an archive that can be unpacked; empty for any other file."""
     name = file.name.lower()
     return next((ending for ending in (*ZIP, *TAR) if name.endswith(ending)), "")
 
 
 def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str]]:
-    """The folder with what a zip or tar file holds, and the entries that are not taken, with the reason.
+    """Unpack a zip or tar file; return its folder and the refused entries with reasons.
 
-    What killed kernels left half unpacked is removed, whatever file it came from.
+    Folders left half unpacked by killed kernels are removed, whichever file they came from.
 
     Raises:
-        DataError: damaged, encrypted, more than the disk budget, or no room.
+        DataError: the archive is damaged, encrypted or larger than the disk budget, or the disk is
+            full.
     """
     state = file.stat()
-    told = f"{file.absolute()}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}"
-    target = (
-        cache_folder()
-        / "archives"
-        / hashlib.blake2b(told.encode(errors="replace"), digest_size=8).hexdigest()
-    )
+    identity = f"{file.absolute()}|{state.st_size}|{state.st_mtime_ns}|{state.st_ctime_ns}"
+    digest = hashlib.blake2b(identity.encode(errors="replace"), digest_size=8).hexdigest()
+    target = cache_folder() / "archives" / digest
     sweep(target.parent.glob("*.part"), LEFTOVER)
     try:
         with (_tar if archive_ending(file) in TAR else _zip)(file) as entries:
@@ -112,19 +114,20 @@ def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str
         raise DataError(
             f"{file.name} holds two entries of one name: unpack it yourself and give the folder"
         ) from None
-    except BAD as error:
+    except DAMAGED as error:
         raise DataError(
             f"{file.name} cannot be unpacked ({error}): unpack it yourself and give the folder"
         ) from None
     except OSError as error:
         raise DataError(
-            f"{file.name} cannot be unpacked in {target.parent} ({error.strerror or error}): set TLNB_CACHE to a folder with room"
+            f"{file.name} cannot be unpacked in {target.parent} ({error.strerror or error}): "
+            "set TLNB_CACHE to a folder with room"
         ) from None
     os.utime(target)
     return target, refused
 
 
-# ── the kinds of archives ─────────────────────────────────────────────────────────────────────────────────────────
+# ── the kinds of archives ─────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
@@ -138,23 +141,21 @@ def _zip(file: Path) -> Iterator[Iterator[Entry]]:
 
 
 def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
-    why = (
-        "a link"
-        if stat.S_ISLNK(info.external_attr >> 16)
-        else "encrypted"
-        if info.flag_bits & 1
-        else ""
-    )
+    why = ""
+    if stat.S_ISLNK(info.external_attr >> 16):
+        why = "a link"
+    elif info.flag_bits & 1:
+        why = "encrypted"
     return Entry(info.filename, info.file_size, why, lambda: archive.open(info), info.CRC)
 
 
 class _ShortHeaders(tarfile.TarInfo):
-    """An entry of a tar file whose name and attributes are read into memory only where they are short."""
+    """A tar entry whose name and attributes are read into memory only if they are short."""
 
     def _proc_member(self, tar: tarfile.TarFile) -> Any:
         if self.size > LONGEST_HEADER and self.type in HEADERS:
             raise ValueError(f"an entry's name of {self.size:,} bytes")
-        return super()._proc_member(tar)  # type: ignore[misc]  # private, and of that name since Python 2.6
+        return super()._proc_member(tar)  # type: ignore[misc]  # private; named so since Python 2.6
 
 
 @contextmanager
@@ -164,41 +165,43 @@ def _tar(file: Path) -> Iterator[Iterator[Entry]]:
 
 
 def _tar_entry(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Entry:
-    why = (
-        ""
-        if info.isreg() and not info.issparse()
-        else "a link"
-        if info.issym() or info.islnk()
-        else "not a regular file"
-    )
+    why = "not a regular file"
+    if info.isreg() and not info.issparse():
+        why = ""
+    elif info.issym() or info.islnk():
+        why = "a link"
 
     def opened() -> IO[bytes]:
         content = archive.extractfile(info)
         if content is None:
-            raise ValueError(f"{one_line(info.name)[:SHOWN]} holds nothing")
+            raise ValueError(f"{one_line(info.name)[:SHOWN_CHARACTERS]} holds nothing")
         return content
 
     return Entry(info.name, info.size, why, opened)
 
 
-# ── what is taken ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what is taken ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _bounded(file: Path, entries: Iterable[Entry], folder: Path) -> Iterator[Entry]:
-    """The entries, as long as they are not too many or too large by what they say; a tar file is read no further."""
+    """Yield entries until their number or declared size exceeds the limits.
+
+    A tar file is not read beyond that point.
+    """
     size, packed, budget = 0, max(1, file.stat().st_size), disk_budget(folder)
     for number, entry in enumerate(entries):
         size += entry.size
-        if number >= MANY:
-            raise ValueError(f"more than {MANY:,} entries")
-        if size > FREE and size > RATIO * packed:
+        if number >= MAX_ENTRIES:
+            raise ValueError(f"more than {MAX_ENTRIES:,} entries")
+        if size > FREE_BYTES and size > MAX_RATIO * packed:
             raise DataError(
-                f"{file.name} unpacks to {size // packed:,} times its size: that is no archive of photos"
+                f"{file.name} unpacks to {size // packed:,} times its size, which an archive of "
+                "photos never does: unpack it yourself and give the folder"
             )
         if size > budget:
             raise DataError(
-                f"{file.name} unpacks to {size / 1e9:,.2f} GB or more, and {budget / 1e9:,.2f} GB are allowed: "
-                f"set TLNB_DISK={size // 10**9 + 1}GB"
+                f"{file.name} unpacks to {size / 1e9:,.2f} GB or more, and {budget / 1e9:,.2f} GB "
+                f"are allowed: set TLNB_DISK={size // 10**9 + 1}GB"
             )
         yield entry
 
@@ -215,7 +218,7 @@ def _sorted_out(entries: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
 
 
 def _why_not(entry: Entry) -> str:
-    """Why an entry is not taken; empty for a good one."""
+    """Why an entry is refused; empty for a good one."""
     windows = PureWindowsPath(entry.name)
     if entry.place.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
         return "leads out of the archive"
@@ -223,18 +226,16 @@ def _why_not(entry: Entry) -> str:
         return entry.refused
     if not entry.place.parts:
         return "without a name"
-    return (
-        "name too long"
-        if any(len(p.encode(errors="replace")) > NAME_BYTES for p in entry.place.parts)
-        else ""
-    )
+    if any(len(p.encode(errors="replace")) > NAME_BYTES for p in entry.place.parts):
+        return "name too long"
+    return ""
 
 
-# ── unpacking ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── unpacking ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def _is_whole(target: Path, entries: Iterable[Entry]) -> bool:
-    """Whether all was unpacked before and still is what the archive holds."""
+    """Whether everything was unpacked before and still matches the archive."""
     try:
         return target.is_dir() and all(_is_same(target / entry.place, entry) for entry in entries)
     except OSError:
@@ -242,7 +243,7 @@ def _is_whole(target: Path, entries: Iterable[Entry]) -> bool:
 
 
 def _is_same(file: Path, entry: Entry) -> bool:
-    """By the archive's checksum where it has one, which is faster than by what it holds."""
+    """Compare checksums if the archive has them, which is faster than comparing contents."""
     if entry.checksum is not None:
         return zlib.crc32(file.read_bytes()) == entry.checksum
     if file.stat().st_size != entry.size:
@@ -271,7 +272,7 @@ def _unpack(entries: list[Entry], target: Path, telling: Telling | None) -> None
 
 
 def _copy(entry: Entry, out: Path) -> None:
-    """One entry, up to the size it says: a bomb says less than it holds."""
+    """Copy one entry, up to its declared size: a zip bomb declares less than it holds."""
     left = entry.size
     with entry.open() as source, out.open("xb") as file:
         while piece := source.read(PIECE):

@@ -1,4 +1,4 @@
-"""Data that come as arrays."""
+"""Data sets given as arrays."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ from tlnb.core.runtime.errors import DataError, UsageError
 def from_arrays(
     source: object, labels: object, request: DataRequest, groups: object = None
 ) -> Parts:
-    """Images in any of the usual shapes, and class numbers or names `(N,)`; maybe groups `(N,)`.
+    """Read images in any of the usual shapes with class numbers or names `(N,)`.
+
+    `groups`, if given, are `(N,)` too.
 
     Raises:
-        DataError: another shape, type or range; fewer than two classes; another number of labels than of images.
-        UsageError: no labels; an option that only files have.
+        DataError: the images have another shape, type or range, there are fewer than two classes,
+            or the number of labels differs from the number of images.
+        UsageError: labels are missing, or an option applies to files only.
     """
     _refuse_dataset(source)
     if labels is None:
@@ -34,8 +37,8 @@ def from_arrays(
     refuse(
         request,
         "arrays",
-        group="have no files whose names could say it, give group= one group an image",
-        root="are no data set of torchvision's",
+        group="have no file names that could say it, give group= with one group per image",
+        root="do not come from torchvision",
         classes="have the classes of their labels",
     )
     resized: tuple[str, ...] = ()
@@ -56,7 +59,7 @@ def from_arrays(
 
 
 def _refuse_dataset(source: object) -> None:
-    """Raises `UsageError` for data sets and loaders of other libraries, with the line that reads the same."""
+    """Raise `UsageError` for other libraries' data sets and loaders, with the line to use."""
     kind, root = type(source).__name__, getattr(source, "root", None)
     inner = getattr(source, "dataset", None)  # of a DataLoader, a Subset, a fastai DataLoader
     if root is None and inner is not None:
@@ -77,30 +80,35 @@ def _refuse_dataset(source: object) -> None:
         )
     if hasattr(source, "features") and hasattr(source, "column_names"):
         raise UsageError(
-            f"a {kind} is not read: give its images and labels, tl.data(list(d['image']), d['label'])"
+            f"a {kind} is not read: give its images and labels, "
+            "tl.data(list(d['image']), d['label'])"
         )
     if hasattr(source, "to_csv"):
         raise UsageError(
-            f"a {kind} is not read: write it to a file, table.to_csv('labels.csv', index=False), and "
-            "tl.data('labels.csv')"
+            f"a {kind} is not read: write it to a file, table.to_csv('labels.csv', index=False), "
+            "and use tl.data('labels.csv')"
         )
     if isinstance(source, list | tuple) and source and isinstance(source[0], str | Path):
         raise UsageError(
-            "a list of files is not read: name files and labels in a CSV file, path,label, and give that"
+            "a list of files is not read: give a CSV file with the columns path and label instead"
         )
     if isinstance(source, Dataset | DataLoader) or hasattr(source, "features"):
         raise UsageError(
-            f"a {kind} is not read: give a folder of class folders, or arrays, tl.data(images, labels)"
+            f"a {kind} is not read: give a folder of class folders, or arrays, "
+            "tl.data(images, labels)"
         )
 
 
 def _is_subset(source: object) -> bool:
-    """Whether a data set, or a loader's, is a part of another."""
+    """Whether a data set, or the data set of a loader, is a torch `Subset`."""
     return isinstance(source, Subset) or isinstance(getattr(source, "dataset", None), Subset)
 
 
 def _square(images: Tensor) -> tuple[Tensor, tuple[str, ...]]:
-    """The middle squares of images `(N, 3, H, W)`, as of photos, and a note where anything was cut off."""
+    """Crop images `(N, 3, H, W)` to their centre squares, as photos are.
+
+    Returns a note if anything was cut off.
+    """
     height, width = images.shape[-2:]
     if height == width:
         return images, ()
@@ -108,31 +116,32 @@ def _square(images: Tensor) -> tuple[Tensor, tuple[str, ...]]:
     top, left = (height - edge) // 2, (width - edge) // 2
     cut = images[..., top : top + edge, left : left + edge]
     return cut, (
-        f"images of {height} × {width} pixels are cut to their middle square of {edge} × {edge}",
+        f"images of {height} × {width} pixels are cropped to their centre {edge} × {edge}",
     )
 
 
 def _group_numbers(groups: object, count: int) -> np.ndarray:
     names = [str(group) for group in _plain(groups, "groups").ravel().tolist()]
     if len(names) != count:
-        raise DataError(f"{count} images but {len(names)} groups: give one group an image")
+        raise DataError(f"{count} images but {len(names)} groups: give one group per image")
     return np.unique(names, return_inverse=True)[1].astype(np.int64)
 
 
 def as_images(source: object) -> Tensor:
-    """Images in any of the usual shapes as `(N, 3, H, W)` uint8; a view where they are grey.
+    """Images in any of the usual shapes as `(N, 3, H, W)` uint8; a view for grey images.
 
-    A fourth channel says how opaque they are: they are shown on white.
+    A fourth channel is taken as opacity, and images are blended onto white.
 
     Raises:
-        DataError: another shape, no numbers, or numbers outside 0..255 (floats: 0..1).
+        DataError: the shape is another, or the values are not numbers in 0..255 (floats: 0..1).
     """
     pixels = _plain(source, "images")
     if pixels.ndim == 3:
         pixels = pixels[..., None]
     if pixels.ndim != 4:
         raise DataError(
-            f"images have shape {pixels.shape}: give (N, H, W), (N, H, W, 3) or (N, 3, H, W){_unrolled(pixels.shape)}"
+            f"images have shape {pixels.shape}: give (N, H, W), (N, H, W, 3) or (N, 3, H, W)"
+            f"{_unrolled(pixels.shape)}"
         )
     if pixels.shape[1] not in (1, 3) and (pixels.shape[-1] in (1, 3) or pixels.shape[1] != 4):
         pixels = np.moveaxis(pixels, -1, 1)
@@ -141,7 +150,7 @@ def as_images(source: object) -> Tensor:
             f"images have {pixels.shape[1]} channels: give grey (1), RGB (3) or RGBA (4)"
         )
     if not pixels.size:
-        raise DataError(f"images have shape {pixels.shape}: there are no pixels in them")
+        raise DataError(f"images have shape {pixels.shape}, which holds no pixels: give some")
     ready = _bytes(pixels)
     return torch.from_numpy(_on_white(ready) if ready.shape[1] == 4 else ready).expand(
         -1, 3, -1, -1
@@ -149,33 +158,34 @@ def as_images(source: object) -> Tensor:
 
 
 def _unrolled(shape: tuple[int, ...]) -> str:
-    """The line that makes images of rows of pixels."""
+    """The call that turns rows of pixels into images, if the rows are squares."""
     edge = math.isqrt(shape[1]) if len(shape) == 2 else 0
     return f", images.reshape(-1, {edge}, {edge})" if edge > 1 and edge**2 == shape[1] else ""
 
 
 def _on_white(pixels: np.ndarray) -> np.ndarray:
-    """RGBA `(N, 4, H, W)` as RGB."""
+    """Blend RGBA images `(N, 4, H, W)` onto white as RGB."""
     colours, opacity = pixels[:, :3].astype(np.float32), pixels[:, 3:].astype(np.float32) / 255
     return np.asarray((colours * opacity + 255 * (1 - opacity)).round().astype(np.uint8))
 
 
 def _bytes(pixels: np.ndarray) -> np.ndarray:
-    """Of the scale 0..255, as uint8; the same array where it is that already."""
+    """Convert pixels to uint8 in 0..255; returns the same array if it already is."""
     if pixels.dtype.kind not in "buif":
         raise DataError(
             f"images are of type {pixels.dtype}: give whole numbers in 0..255, or floats in 0..1"
         )
     whole, least, most = pixels.dtype.kind in "ui", pixels.min(), pixels.max()
     top = 255 if whole else 1
-    if not (least >= 0 and most <= top):  # not a number is neither
+    if not (least >= 0 and most <= top):  # NaN fails both comparisons
         scale = (
             "divide them by their largest value for floats in 0..1"
             if whole
             else _float_remedy(float(least), float(most))
         )
         raise DataError(
-            f"{'whole' if whole else 'float'} images must lie in 0..{top}, these lie in {least:g}..{most:g}: {scale}"
+            f"{'whole' if whole else 'float'} images must lie in 0..{top}, these lie in "
+            f"{least:g}..{most:g}: {scale}"
         )
     if whole and most == 1:
         raise DataError(
@@ -186,21 +196,24 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def _float_remedy(least: float, most: float) -> str:
-    """What brings floats to 0..1."""
+    """How to bring floats to 0..1."""
     if -1 <= least < 0 and most <= 1:
         return "these look like -1..1, give (images + 1) / 2"
     if least < 0:
-        return "they look standardised, give them as they were before, or (images - images.min()) / np.ptp(images)"
+        return (
+            "they look standardised, give them as they were before, or "
+            "(images - images.min()) / np.ptp(images)"
+        )
     if most <= 128:
         return f"divide by their largest value, {most:g}"
     return "divide by 255, or give uint8"
 
 
 def _plain(values: object, what: str) -> np.ndarray:
-    """An array of NumPy's, from any of its kin.
+    """Convert anything array-like to a NumPy array.
 
     Raises:
-        DataError: rows of different lengths, or what is no array at all.
+        DataError: the rows differ in length, or the values cannot form an array.
     """
     if isinstance(values, list | tuple) and values and all(isinstance(v, Tensor) for v in values):
         values = [_of_tensor(v) for v in values]
@@ -211,16 +224,13 @@ def _plain(values: object, what: str) -> np.ndarray:
     except (ValueError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise DataError(
-            f"the {what} are no array ({reason}): give all of them the same shape"
+            f"the {what} cannot be read as an array ({reason}): give all of them the same shape"
         ) from None
 
 
 def _of_tensor(values: Tensor) -> np.ndarray:
-    """NumPy knows no bf16, and takes no tensor that is on a GPU or wants a gradient."""
-    here = values.detach().cpu()
-    return (
-        (here.float() if here.dtype == torch.bfloat16 else here)
-        .resolve_conj()
-        .resolve_neg()
-        .numpy()
-    )
+    """Convert a tensor of any kind: NumPy lacks bf16 and rejects CUDA and autograd tensors."""
+    plain = values.detach().cpu()
+    if plain.dtype == torch.bfloat16:
+        plain = plain.float()
+    return plain.resolve_conj().resolve_neg().numpy()

@@ -1,4 +1,4 @@
-"""Augmentation in batches, on the device that trains."""
+"""Batched augmentation on the training device."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from torch import Tensor
 
 TURN, ZOOM, SHIFT, SHEAR = math.radians(10), 0.1, 0.08, 0.1
 CONTRAST = 0.2
-NUMBERS = {"none": 0, "light": 6, "photo": 9}  # drawn for each image
+NUMBERS = {"none": 0, "light": 6, "photo": 9}  # random numbers drawn per image
 
 
 def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """uint8 `(N, 3, E, E)` → floats in 0..255 of the same shape, each image changed its own way.
+    """Augment uint8 `(N, 3, E, E)` to floats in 0..255, each image its own way.
 
-    `none` changes nothing. `light` turns up to 10°, scales by 10%, shears, shifts by 8%. `photo` also mirrors half of the
-    images and varies contrast and brightness: right for photos, wrong for letters.
+    `none` changes nothing. `light` rotates by up to 10°, scales by 10%, shears, and shifts by 8%.
+    `photo` also mirrors half of the images and varies contrast and brightness: right for photos,
+    wrong for letters.
     """
     return changed(images, kind, draw(len(images), kind, generator))
 
 
 def draw(count: int, kind: str, generator: torch.Generator) -> Tensor:
-    """What is to happen to so many images, `(K, count)` in 0..1, a column each.
+    """Draw the random numbers for `count` images: `(K, count)` in 0..1, one column per image.
 
-    Drawn for a whole batch, whoever changes which of its images: so what becomes of an image does not depend on how many
+    They are drawn for a whole batch at once, so an image's augmentation does not depend on how many
     processes share the batch.
     """
     rows = [torch.rand(count, generator=generator) for _ in range(NUMBERS[kind])]
@@ -33,7 +34,7 @@ def draw(count: int, kind: str, generator: torch.Generator) -> Tensor:
 
 
 def changed(images: Tensor, kind: str, numbers: Tensor) -> Tensor:
-    """As `augment`, with the numbers `(K, N)` that `draw` gave for these images."""
+    """Augment with the numbers `(K, N)` that `draw` gave for these images."""
     floats = images.float()
     if kind == "none":
         return floats

@@ -1,8 +1,8 @@
 """Data sets: images and labels in splits, decoded once.
 
-`open_data` is the one way in. It turns a name, a folder or arrays into a `DataSet` whose images are uint8 tensors, in
-memory or, where the images of a folder do not fit there, backed by a file. What was asked for is kept
-(`DataSet.request`), so that the same data can be read again at another size.
+`open_data` is the only entry point. It turns a name, a folder or arrays into a `DataSet` whose
+images are uint8 tensors, in memory or, if the images of a folder do not fit there, backed by a
+file. `DataSet.request` records the options, so the same data can be read again at another size.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from tlnb.core.runtime.paths import name_beside, user_path
 
 LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
 PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
-HASHED = 256  # images at a time
+HASHED = 256  # images hashed at a time
 
 
 @dataclass(frozen=True)
 class DataFacts(OneLine):
-    """What is known of a data set without its images: enough to read the same again."""
+    """What is known about a data set without its images: enough to read it again."""
 
     name: str
     classes: tuple[str, ...]
@@ -54,31 +54,36 @@ class DataFacts(OneLine):
     request: DataRequest
     folders: tuple[tuple[str, str], ...] = ()
     values: tuple[float, float] | None = (
-        None  # what is black and white, of grey images of more than 8 bits
+        None  # black and white points of grey images of more than 8 bits
     )
-    transparent: bool = False  # whether images have transparent parts, which are white here
-    own_range: bool = False  # whether whole numbers and fractions are scaled image by image
+    transparent: bool = False  # whether images have transparent parts, now white
+    own_range: bool = False  # whether integer and float images are scaled image by image
 
     @property
     def from_files(self) -> bool:
-        """Whether the images were decoded from files, and can be decoded again at another size."""
+        """Whether the images came from files and can be decoded again at another size."""
         return self.request.source not in (*BUNDLED, *ARRAYS, "arrays")
 
     @property
     def plain_folder(self) -> bool:
-        """Whether the images lie in class folders and were divided from their labels alone."""
+        """Whether the images lie in class folders and were split by their labels alone."""
         source = self.request.source
         lists = source.lower().endswith(TABLES) or bool(archive_ending(Path(source)))
         plain = self.request.group is None and self.values is None and not self.own_range
         return self.from_files and not lists and source not in LIBRARY and plain
 
     def __repr__(self) -> str:
-        return f"DataFacts of {self.name}: {len(self.classes)} classes, {sum(self.splits.values())} images"
+        images = sum(self.splits.values())
+        return f"DataFacts of {self.name}: {len(self.classes)} classes, {images} images"
 
 
 @dataclass(frozen=True)
 class DataSet(OneLine):
-    """Images and labels by split. `train` teaches, `val` chooses, `test` is reported, `monitor` only draws curves."""
+    """Images and labels by split.
+
+    Training uses `train`, model selection `val`, reported figures `test`; `monitor` only draws
+    curves.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -88,30 +93,28 @@ class DataSet(OneLine):
     skipped: tuple[str, ...] = ()
     folders: tuple[
         tuple[str, str], ...
-    ] = ()  # split → the folder it was read from, where a folder brings its own
-    notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
+    ] = ()  # split → its folder, if the data folder defines splits
+    notes: tuple[str, ...] = ()  # what readers of the results should know, one sentence each
     files: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict, repr=False
-    )  # split → the images' files, in order
-    groups: int | None = None  # how many, where the images of each are kept on one side
-    leaks: tuple[
-        Leak, ...
-    ] = ()  # images of val and test that are, or nearly are, in a split before
+    )  # split → the images' file names, in order
+    groups: int | None = None  # number of groups, if groups are kept within one split
+    leaks: tuple[Leak, ...] = ()  # val and test images that an earlier split repeats
     two_labels: tuple[tuple[str, str], ...] = ()  # files of the same image in two classes
-    source_hint: str = ""  # why a network pretrained on ImageNet may have seen these images
+    source_hint: str = ""  # why ImageNet models may have seen these images
     values: tuple[float, float] | None = (
-        None  # what is black and white, of grey images of more than 8 bits
+        None  # black and white points of grey images of more than 8 bits
     )
-    transparent: bool = False  # whether images have transparent parts, which are white here
-    own_range: bool = False  # whether whole numbers and fractions are scaled image by image
+    transparent: bool = False  # whether images have transparent parts, now white
+    own_range: bool = False  # whether integer and float images are scaled image by image
 
     @property
     def splits(self) -> dict[str, int]:
-        """How many images each split has."""
+        """Number of images per split."""
         return {split: len(self.labels[split]) for split in SPLITS if split in self.labels}
 
     def with_splits(self, taken: Mapping[str, tuple[str, Tensor | slice]]) -> DataSet:
-        """The same data split otherwise: each split names the one that its images come from, and which of those."""
+        """Redefine the splits: new split → the split to take images from, and which of them."""
         images, labels = (
             MappingProxyType({split: held[of][rows] for split, (of, rows) in taken.items()})
             for held in (self.images, self.labels)
@@ -120,29 +123,29 @@ class DataSet(OneLine):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Labels in use (`train` and `val`) by class."""
+        """Number of labels in use (`train` and `val`) per class."""
         used = torch.cat([self.labels[s] for s in ("train", "val") if s in self.labels])
         found = torch.bincount(used, minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, found, strict=True))
 
     @property
     def per_class(self) -> int:
-        """Labels in use in the smallest class."""
+        """Number of labels in use in the smallest class."""
         return min(self.counts.values())
 
     @property
     def imbalance(self) -> float:
-        """How many times more labels the largest class has than the smallest."""
+        """Ratio of the largest class's labels to the smallest's."""
         return max(self.counts.values()) / max(1, self.per_class)
 
     @property
     def mean_count(self) -> float:
-        """Labels in use per class, on average."""
+        """Mean number of labels in use per class."""
         return sum(self.counts.values()) / len(self.classes)
 
     @property
     def from_files(self) -> bool:
-        """Whether the images were decoded from files, and can be decoded again at another size."""
+        """Whether the images came from files and can be decoded again at another size."""
         return self.facts.from_files
 
     @property
@@ -152,29 +155,32 @@ class DataSet(OneLine):
 
     @property
     def edge(self) -> int:
-        """Edge of the decoded images in pixels."""
+        """Edge of the decoded images, in pixels."""
         return int(self.images["train"].shape[-1])
 
     @property
     def facts(self) -> DataFacts:
         """Everything but the images."""
         return DataFacts(
-            self.name,
-            self.classes,
-            self.splits,
-            self.edge,
-            self.request,
-            self.folders,
-            self.values,
-            self.transparent,
-            self.own_range,
+            name=self.name,
+            classes=self.classes,
+            splits=self.splits,
+            edge=self.edge,
+            request=self.request,
+            folders=self.folders,
+            values=self.values,
+            transparent=self.transparent,
+            own_range=self.own_range,
         )
 
     def save(self, path: str | Path) -> Path:
-        """Write images and labels of every split to a `.npz` file that NumPy reads; returns its path.
+        """Write images and labels of every split to a `.npz` file; returns its path.
 
-        It holds `train_images` `(N, 3, E, E)` uint8, `train_labels` `(N,)` int64, the same for the other splits, and
-        `classes`. The file appears whole or not at all.
+        The file holds `train_images` `(N, 3, E, E)` uint8, `train_labels` `(N,)` int64, the same
+        for the other splits, and `classes`. It is written atomically.
+
+        Raises:
+            DataError: the file cannot be written.
         """
         target = user_path(path)
         arrays = {"classes": np.array(self.classes)}
@@ -188,7 +194,8 @@ class DataSet(OneLine):
             unfinished.replace(target)
         except OSError as error:
             raise DataError(
-                f"{str(target)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+                f"{str(target)!r} cannot be written ({error.strerror}): give a file in a folder "
+                "that you can write to"
             ) from None
         finally:
             unfinished.unlink(missing_ok=True)
@@ -201,7 +208,7 @@ class DataSet(OneLine):
         for split in self.splits:
             for part in self.images[split].split(
                 HASHED
-            ):  # they may lie in a file larger than memory
+            ):  # the images may be mapped from a file larger than memory
                 digest.update(part.numpy().tobytes())
             digest.update(self.labels[split].numpy().tobytes())
         return digest.hexdigest()
@@ -210,11 +217,14 @@ class DataSet(OneLine):
         sizes = ", ".join(f"{count} {split}" for split, count in self.splits.items())
         skipped = f", {len(self.skipped)} files skipped" if self.skipped else ""
         twice = f", {len(self.leaks)} images in two splits" if self.leaks else ""
-        return f"DataSet {self.name}: {len(self.classes)} classes, {sizes} ({self.size_verdict} data){skipped}{twice}"
+        return (
+            f"DataSet {self.name}: {len(self.classes)} classes, {sizes} ({self.size_verdict} data)"
+            f"{skipped}{twice}"
+        )
 
 
 def size_verdict(images_per_class: float) -> str:
-    """How much data that is: a convention (little < 100 ≤ decent < 1,000 ≤ a lot), not a law of nature."""
+    """Name the amount of data by convention: little < 100 ≤ decent < 1,000 ≤ a lot."""
     if images_per_class < LITTLE:
         return "little"
     return "decent" if images_per_class < DECENT else "a lot"
@@ -232,20 +242,21 @@ def open_data(
     """Read a data set.
 
     Args:
-        source: `digits`, `symbols`, `textures`, `faces`; a folder of class folders, a .zip, .tar or .tgz of one, a table
-            of paths and labels (.csv, .tsv); the name of a data set of torchvision's; or images `(N, H, W)`,
-            `(N, H, W, 3)` or `(N, 3, H, W)` (uint8, or floats in 0..1).
+        source: `digits`, `symbols`, `textures`, `faces`; a folder of class folders, or a .zip, .tar
+            or .tgz of one; a table of paths and labels (.csv, .tsv); the name of a torchvision data
+            set; or images `(N, H, W)`, `(N, H, W, 3)` or `(N, 3, H, W)` (uint8, or floats in 0..1).
         labels: `(N,)` class numbers or names, with arrays only.
         request: amounts, splits, seed.
         edge: decode photos to this edge in pixels.
-        progress: called with (done, total) while files are looked over and while they are decoded.
-        telling: called with (`downloading` or `unpacking`, how much is done, of how much).
+        progress: called with (done, total) while files are checked and while they are decoded.
+        telling: called with (`downloading` or `unpacking`, amount done, total).
         groups: `(N,)` groups, with arrays only.
 
     Raises:
         MemoryError, RuntimeError: memory ran out.
-        DataError: unknown, missing, empty, too little, or unreadable data; no room for it; a download that failed.
-        UsageError: an amount or a budget that makes no sense.
+        DataError: the data are unknown, missing, empty, too few or unreadable, the disk is full, or
+            a download failed.
+        UsageError: an amount or a budget is out of range.
     """
     request = request or DataRequest(source if isinstance(source, str) else "arrays")
     check_request(request)
@@ -265,7 +276,7 @@ def open_data(
         return _looked_through(parts, replace(request, source=name), photos=name not in ARRAYS)
     if not path.exists():
         raise DataError(
-            f"no data set and no folder is called {str(source)!r}: {_instead(str(source))}"
+            f"{str(source)!r} is neither a data set nor a folder: {_instead(str(source))}"
         )
     _refuse(request, path.name, "root", "classes")
     found = list_files(path, telling)
@@ -282,19 +293,22 @@ def open_data(
 def _refuse(request: DataRequest, name: str, *options: str) -> None:
     reasons = {
         "group": "has no files to group",
-        "root": "is no data set of torchvision's",
+        "root": "does not come from torchvision",
         "classes": "has its own classes",
     }
     refuse(request, name, **{option: reasons[option] for option in options})
 
 
 def _instead(text: str) -> str:
-    others = f"give one of {', '.join(BUNDLED)}, a folder with one folder per class, or a data set of torchvision's"
+    others = (
+        f"give one of {', '.join(BUNDLED)}, a folder with one folder per class, or a torchvision "
+        "data set"
+    )
     return did_you_mean(text, [*BUNDLED, *LIBRARY], others)
 
 
 def _looked_through(parts: Parts, request: DataRequest, photos: bool = True) -> DataSet:
-    """The data set with what was noticed: images in two splits, series that a split cuts, images of ImageNet's."""
+    """Build the data set, noting duplicates across splits, split series and ImageNet images."""
     data = _data_set(parts, request)
     files = parts.files or {
         s: tuple(f"image {i} of {s}" for i in range(n)) for s, n in data.splits.items()
@@ -314,9 +328,9 @@ def _looked_through(parts: Parts, request: DataRequest, photos: bool = True) -> 
 
 
 def _grouping(request: DataRequest) -> str:
-    """How images are kept together, for what the data come from."""
+    """The option that keeps related images together, for this kind of source."""
     if request.source == "arrays":
-        return "tl.data(images, labels, group=GROUPS), one an image"
+        return "tl.data(images, labels, group=GROUPS), one per image"
     start = "give the folder of its files by its path, and " if request.source in LIBRARY else ""
     return f"{start}--group REGEX-or-CSV"
 
@@ -324,16 +338,16 @@ def _grouping(request: DataRequest) -> str:
 def _data_set(parts: Parts, request: DataRequest) -> DataSet:
     images, labels = MappingProxyType(parts.images), MappingProxyType(parts.labels)
     return DataSet(
-        parts.name,
-        parts.classes,
-        images,
-        labels,
-        request,
-        parts.skipped,
-        parts.folders,
-        parts.notes,
-        parts.files,
-        parts.groups,
+        name=parts.name,
+        classes=parts.classes,
+        images=images,
+        labels=labels,
+        request=request,
+        skipped=parts.skipped,
+        folders=parts.folders,
+        notes=parts.notes,
+        files=parts.files,
+        groups=parts.groups,
         values=parts.values,
         transparent=parts.transparent,
         own_range=parts.own_range,

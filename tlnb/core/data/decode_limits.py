@@ -1,4 +1,4 @@
-"""What decoding an image may take: time and memory by what its header says, and threads that can be interrupted."""
+"""Limits on decoding, judged by an image's header, and interruptible threads."""
 
 from __future__ import annotations
 
@@ -26,31 +26,38 @@ SCAN = (
     b"\xff\xda"  # a JPEG's marker before each scan; in a scan itself 0xFF is never followed by this
 )
 MOST_SCANS = 100  # cameras and programs write about ten; each goes over the whole image
-MOST_SCANNED = 1_500_000_000  # pixels times scans
+MOST_SCANNED = 1_500_000_000  # pixels × scans
 LARGE = (
     20_000_000  # pixels: larger images are decoded one at a time, whatever the number of threads
 )
-PIXEL = 12  # bytes that a pixel takes on the way: as decoded, turned upright, in RGB
-AT_ONCE = 8  # pieces of work that wait for each other's results
-POLL = (
-    0.2  # seconds after which waiting can be interrupted, on systems where it cannot be at any time
-)
+PIXEL = 12  # bytes per pixel while decoding: as decoded, turned upright, in RGB
+AT_ONCE = 8  # items in progress at a time
+POLL = 0.2  # seconds between checks for an interrupt, on systems where waits cannot be interrupted
 
 _large = Lock()
 
 
 def why_costly(path: Path, image: Image) -> str:
-    """Why an image is not decoded although it has few enough pixels; empty for others. Nothing is decoded."""
+    """Why an image with few enough pixels is still too costly to decode; empty if it is not.
+
+    Nothing is decoded.
+    """
     pixels = image.width * image.height
     if image.format in ("JPEG", "MPO"):
         scans = _scans(path)
         if scans > MOST_SCANS or scans * pixels > MOST_SCANNED:
-            return f"a JPEG of {pixels:,} pixels in {scans:,} scans takes too long to decode: save it anew"
+            return (
+                f"a JPEG of {pixels:,} pixels in {scans:,} scans takes too long to decode: "
+                "save it again without so many scans"
+            )
     return ""
 
 
 def check_memory(image: Image) -> None:
-    """Raises `MemoryError` where a large image does not fit in the memory that there is now: that says nothing of the file."""
+    """Raise `MemoryError` if a large image exceeds free memory.
+
+    The file itself may be fine.
+    """
     pixels = image.width * image.height
     needed = pixels * PIXEL
     if pixels > LARGE and needed > available_memory():
@@ -58,12 +65,12 @@ def check_memory(image: Image) -> None:
 
 
 def one_at_a_time(image: Image) -> AbstractContextManager[Any]:
-    """A lock for a large image, so that threads do not hold several of them."""
+    """A lock for a large image, so that threads do not hold several of them at once."""
     return _large if image.width * image.height > LARGE else nullcontext()
 
 
 def _scans(path: Path) -> int:
-    """How many scans a JPEG has at most: previews inside are counted too."""
+    """Upper bound on a JPEG's scans: those of embedded previews count too."""
     with path.open("rb") as file:
         count, before = 0, b""
         while piece := file.read(2**20):
@@ -73,10 +80,10 @@ def _scans(path: Path) -> int:
 
 
 def in_threads(call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """What `call` makes of every item, in order, in as many threads as torch uses, some items ahead.
+    """Map `call` over `items` in order, in as many threads as torch uses, a few items ahead.
 
-    An interrupt, or a caller that stops asking, ends it at once: what is under way in a thread ends by itself, and nothing
-    else begins.
+    An interrupt, or a caller that stops iterating, ends it at once: running calls finish, and no
+    new ones start.
     """
     pool, over = ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())), Event()
     waiting: deque[Future[R]] = deque()
@@ -84,7 +91,7 @@ def in_threads(call: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 
     def unless_over(item: T) -> R:
         if over.is_set():
-            raise RuntimeError("nobody waits for it")
+            raise RuntimeError("the caller stopped waiting")
         return call(item)
 
     try:

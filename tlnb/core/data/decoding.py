@@ -1,4 +1,4 @@
-"""From image files to pixels. Every image file goes this way: upright, RGB, the middle square at one edge."""
+"""Decode image files: upright, RGB, the centre square at one edge."""
 
 from __future__ import annotations
 
@@ -24,39 +24,47 @@ from tlnb.core.runtime.errors import one_line
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_PIXELS = 100_000_000  # larger images are refused by what their header says, before decoding
-FINER = 2  # a JPEG is decoded at no less than so many times the edge: the last step must be the networks' own resizing
-LONGEST = 3  # times the shorter side: what lies further out is cut off before resizing, which would enlarge it too
-TOGETHER = 8  # images that a thread decodes before it hands them over: each handing over costs time
-LOOKED_OVER = 64  # the same of files that are only looked over
-OVERSHOT = 2.0  # of pictures in fractions: up to this their white is 1 (of those in 0..255 it would be black anyway)
+MAX_PIXELS = 100_000_000  # larger images are refused by their header, before decoding
+# A JPEG is decoded at no less than this multiple of the edge: the last step must be the model's
+# own resizing.
+FINER = 2
+# Multiple of the shorter side: anything beyond is cropped before resizing, which would enlarge it.
+LONGEST = 3
+BATCH_DECODED = (
+    8  # images that a thread decodes before handing them over, since each handover costs time
+)
+BATCH_CHECKED = 64  # the same for files that are only checked
+# Fractions up to this overshoot count as white = 1; images in 0..255 would be black anyway.
+OVERSHOT = 2.0
 OTHER_EXTENSIONS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".pnm")
-BAND = 2**20  # pixels that are brought to RGB at a time
-SMALL = 32  # pixels of edge at which a suspicious file is decoded to see whether it can be
+BAND = 2**20  # pixels converted to RGB at a time
+SMALL = 32  # edge, in pixels, at which a suspicious file is test-decoded
 HEAD, TAIL = 16, 64  # bytes
 STRIPS, TILES = (
     (273, 279),
     (324, 325),
-)  # TIFF's numbers for where its pieces start and how long they are
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # as torch says it
+)  # TIFF tags for the offsets and lengths of strips and tiles
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in torch's words
 
-Progress = Callable[[int, int], None]  # done, of how many
-Telling = Callable[
-    [str, int, int], None
-]  # what is being done (`downloading`, `unpacking`), and how far it is
+Progress = Callable[[int, int], None]  # done, total
+Telling = Callable[[str, int, int], None]  # activity (`downloading`, `unpacking`), done, total
 
 
 class Passing(str):
-    """Why a file could not be read this time, for a reason that lies outside of it: the next time it may be readable."""
+    """Why a file could not be read this time, for an external reason.
+
+    It may be readable later.
+    """
 
     __slots__ = ()
 
 
 Bytes = npt.NDArray[np.uint8]
 Fractions = npt.NDArray[np.float64]
-Values = tuple[float, float]  # what is black and what is white, of grey images of more than 8 bits
+Values = tuple[float, float]  # black and white points of grey images of more than 8 bits
 
-# Named, since Pillow goes by content: others run programs (EPS calls Ghostscript), or are no photos.
+# An explicit list, since Pillow detects formats by content: others run programs (EPS calls
+# Ghostscript) or are not photos.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "AVIF", "HEIF")
 BRANDS = {
     b"avif": "AVIF",
@@ -75,7 +83,10 @@ REMEDIES = {
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Those that can be read here: AVIF since Pillow 11.3, HEIF where the package pillow-heif is installed."""
+    """Formats that can be read here.
+
+    AVIF since Pillow 11.3, HEIF with the package pillow-heif.
+    """
     from PIL import Image
 
     if find_spec("pillow_heif"):
@@ -87,20 +98,23 @@ def formats() -> tuple[str, ...]:
 
 
 def extensions() -> tuple[str, ...]:
-    """How the names of image files end. What they hold goes by content; of a moving GIF the first picture counts."""
+    """Extensions of image files.
+
+    Formats are detected by content; only the first frame of animated images is used.
+    """
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     return (*IMG_EXTENSIONS, *OTHER_EXTENSIONS)
 
 
 def holds_image(path: Path) -> bool:
-    """Whether a file begins as an image does that can be read here, whatever its name says. Nothing is decoded."""
+    """Whether a file starts like a readable image, whatever its name. Nothing is decoded."""
     from PIL import Image
 
     try:
         with warnings.catch_warnings(), Image.open(path, formats=formats()):
             return True
-    except Image.DecompressionBombError:  # one that is too large, which is said when it is read
+    except Image.DecompressionBombError:  # too large, which is reported when it is read
         return True
     except Exception:  # decoders raise anything
         return False
@@ -109,20 +123,20 @@ def holds_image(path: Path) -> bool:
 def decode_each(
     paths: Sequence[Path], edge: int, progress: Progress | None = None, values: Values | None = None
 ) -> Iterator[Tensor | str]:
-    """What `decode` makes of every file, in order, done in threads. `progress` is called with (done, total).
+    """Decode every file as `decode` does, in order, in threads.
+
+    `progress` is called with (done, total).
 
     Raises:
         MemoryError, RuntimeError: as `decode`.
     """
-    groups = [paths[i : i + TOGETHER] for i in range(0, len(paths), TOGETHER)]
+    groups = [paths[i : i + BATCH_DECODED] for i in range(0, len(paths), BATCH_DECODED)]
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # what decoders warn of is listed with the file, or does no harm
+        warnings.simplefilter("ignore")  # decoders' warnings are listed with the file, or harmless
         for number, some in enumerate(
             in_threads(lambda some: _decode_some(some, edge, values), groups)
         ):
-            for done, found in enumerate(some, number * TOGETHER + 1):
+            for done, found in enumerate(some, number * BATCH_DECODED + 1):
                 yield found
                 if progress:
                     progress(done, len(paths))
@@ -133,13 +147,16 @@ def _decode_some(paths: Sequence[Path], edge: int, values: Values | None) -> lis
 
 
 def decode(path: Path, edge: int, values: Values | None = None) -> Tensor | str:
-    """One file as (3, edge, edge) uint8, or in words why it cannot be read; `Passing` words are of this time only.
+    """Decode a file to `(3, edge, edge)` uint8, or return why it cannot be read.
+
+    A `Passing` reason may be gone the next time.
 
     Args:
-        values: what is black and what is white in grey images of more than 8 bits; None: by each image's own range.
+        values: black and white points of grey images of more than 8 bits; None: each image's own
+            range.
 
     Raises:
-        MemoryError, RuntimeError: memory ran out, which says nothing of the file.
+        MemoryError, RuntimeError: memory ran out, which says nothing about the file.
     """
     from PIL import Image
 
@@ -152,14 +169,14 @@ def decode(path: Path, edge: int, values: Values | None = None) -> Tensor | str:
             with one_at_a_time(image):
                 check_memory(image)
                 return squared(image, edge, values)
-    except (
-        Exception
-    ) as error:  # decoders raise anything on damaged files; the file is listed with the reason
+    except Exception as error:  # decoders raise anything on damaged files; listed with the reason
         return _why(error, path)
 
 
 def look_over(paths: Sequence[Path], progress: Progress | None = None) -> dict[int, str]:
-    """The numbers of files that cannot be read, and why: by their first and last bytes, without decoding sound ones.
+    """Find unreadable files, as number → reason, by their first and last bytes.
+
+    Sound files are not decoded.
 
     Args:
         progress: called with (done, total).
@@ -167,12 +184,12 @@ def look_over(paths: Sequence[Path], progress: Progress | None = None) -> dict[i
     Raises:
         MemoryError, RuntimeError: as `decode`.
     """
-    groups = [paths[i : i + LOOKED_OVER] for i in range(0, len(paths), LOOKED_OVER)]
+    groups = [paths[i : i + BATCH_CHECKED] for i in range(0, len(paths), BATCH_CHECKED)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found: dict[int, str] = {}
         for number, reasons in enumerate(in_threads(lambda some: [*map(_look_over, some)], groups)):
-            for place, why in enumerate(reasons, number * LOOKED_OVER):
+            for place, why in enumerate(reasons, number * BATCH_CHECKED):
                 found |= {place: why} if why else {}
                 if progress:
                     progress(place + 1, len(paths))
@@ -194,7 +211,10 @@ def _look_over(path: Path) -> str:
 
 
 def _ends_well(path: Path, image: Image) -> bool:
-    """Whether a file ends as a whole image does, or where its header says; False for kinds that do not tell."""
+    """Whether a file ends as a whole image does, or at the end its header declares.
+
+    False for formats that do not tell.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -203,13 +223,13 @@ def _ends_well(path: Path, image: Image) -> bool:
     match image.format:
         case (
             "JPEG" | "MPO"
-        ):  # the latter: JPEGs of phones and cameras with a second picture behind the first
+        ):  # the latter: JPEGs of phones and cameras with a second image behind the first
             return tail.rstrip(b"\0").endswith(b"\xff\xd9")
         case "PNG":
             return b"IEND" in tail
         case "GIF":
             return tail.endswith(b";")
-        case "WEBP":  # a RIFF file: the length of what follows the first eight bytes
+        case "WEBP":  # RIFF: the length after the first eight bytes
             return int.from_bytes(head[4:8], "little") + 8 == size
         case "BMP":
             return int.from_bytes(head[2:6], "little") == size
@@ -219,7 +239,7 @@ def _ends_well(path: Path, image: Image) -> bool:
 
 
 def _holds_its_pieces(image: Image, size: int) -> bool:
-    """Whether a TIFF's strips or tiles lie within so many bytes."""
+    """Whether a TIFF's strips or tiles lie within `size` bytes."""
     tags: Mapping[int, Sequence[int]] = getattr(image, "tag_v2", {})
     starts, lengths = next(
         ((tags[a], tags[b]) for a, b in (STRIPS, TILES) if a in tags and b in tags), ((), ())
@@ -229,14 +249,14 @@ def _holds_its_pieces(image: Image, size: int) -> bool:
 
 
 def too_large(image: Image) -> str:
-    """Why an image is not decoded, by the size in its header; empty for others."""
+    """Why an image is too large to decode, by its header; empty if it is not."""
     if image.width * image.height <= MAX_PIXELS:
         return ""
     return f"{image.width}x{image.height} pixels are more than {MAX_PIXELS:,}"
 
 
 def raise_if_memory_ran_out(error: Exception) -> None:
-    """What failed for want of memory is no property of the file: the call has to fail, not the file be left out."""
+    """Re-raise out-of-memory errors: the call must fail, not skip a file that may be fine."""
     said = str(error).lower()
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(w in said for w in NO_MEMORY)
@@ -245,10 +265,10 @@ def raise_if_memory_ran_out(error: Exception) -> None:
 
 
 def _why(error: Exception, path: Path) -> str:
-    """What is wrong with a file, in words; `Passing` where it may be right another time.
+    """Describe what is wrong with a file; `Passing` if it may be readable later.
 
     Raises:
-        MemoryError, RuntimeError: the error itself, where memory ran out.
+        MemoryError, RuntimeError: the error itself, if memory ran out.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -264,7 +284,7 @@ def _why(error: Exception, path: Path) -> str:
         return Passing("cannot be read (no permission)")
     if (
         isinstance(error, OSError) and error.errno
-    ):  # the system's: too many open files, a disk that does not answer
+    ):  # system errors: too many open files, an unresponsive disk
         return Passing(f"cannot be read ({error.strerror})")
     with suppress(OSError):
         if not path.stat().st_size:
@@ -274,11 +294,11 @@ def _why(error: Exception, path: Path) -> str:
     words = f"cannot be read ({one_line(str(error))[:80] or type(error).__name__})"
     return (
         Passing(words) if NO_MEMORY[0] in words else words
-    )  # Pillow says so of some damaged files, too
+    )  # Pillow reports some damaged files so, too
 
 
 def _instead(path: Path) -> str:
-    """What a file that is named as an image holds instead."""
+    """What a file with an image's extension holds instead."""
     with suppress(OSError), path.open("rb") as file:
         head = file.read(256)
         if head[4:8] == b"ftyp" and head[8:12] in BRANDS:
@@ -286,15 +306,16 @@ def _instead(path: Path) -> str:
         start = head.lstrip().lower()
         if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
             return "a web page or drawing, not a photo"
-    return "it holds no image"
+    return "it does not hold an image"
 
 
 def squared(image: Image, edge: int, values: Values | None = None) -> Tensor:
-    """A PIL image as (3, edge, edge) uint8: upright, RGB, the shorter side scaled to `edge`, cut to the middle square.
+    """Convert a PIL image to `(3, edge, edge)` uint8.
 
-    What is transparent becomes white. `values` as for `decode`.
+    The image is turned upright, converted to RGB, scaled so that the shorter side is `edge`, and
+    centre-cropped. Transparent parts become white. `values` as for `decode`.
 
-    These are the steps, and the roundings, of torchvision's presets; their own crop, taken from this square, is theirs.
+    Steps and rounding follow torchvision's presets; their own crop is then taken from this square.
     """
     from torchvision.transforms.v2 import functional as F
 
@@ -307,9 +328,10 @@ def squared(image: Image, edge: int, values: Values | None = None) -> Tensor:
 
 
 def upright_rgb(image: Image, values: Values | None) -> Bytes:
-    """An image upright and in RGB, `(H, W, 3)` uint8, on white where it is transparent.
+    """Convert an image to upright RGB `(H, W, 3)` uint8, on white where it is transparent.
 
-    Large images some rows at a time: the steps in between take many times their memory. `values` as for `decode`.
+    Large images are converted in bands of rows: the intermediate steps need many times their
+    memory. `values` as for `decode`.
     """
     from PIL import ExifTags, ImageOps
 
@@ -339,12 +361,15 @@ def _plain_to_rgb(image: Image) -> Bytes:
 
 
 def is_transparent(image: Image) -> bool:
-    """Whether an image has an alpha channel, or a colour that counts as transparent."""
+    """Whether an image has an alpha channel or a transparent colour."""
     return image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info
 
 
 def opaque(image: Image) -> Image:
-    """In RGB, on white where it is transparent: below that lies whatever a program left there, mostly black."""
+    """Convert to RGB, on white where the image is transparent.
+
+    The colours below transparent parts are whatever a program left there, mostly black.
+    """
     from PIL import Image as images
 
     if not is_transparent(image):
@@ -356,10 +381,12 @@ def opaque(image: Image) -> Image:
 
 
 def _grey_to_rgb(image: Image, given: Values | None) -> Callable[[Image], Bytes]:
-    """What brings rows of grey of 16 or 32 bits, or fractions, to 8 bits: PIL's own conversion would make nearly all white.
+    """Return the conversion of 16- or 32-bit grey, or fractions, to 8 bits.
+
+    PIL's own conversion would make nearly all pixels white.
 
     Raises:
-        ValueError: not one of its pixels is a number.
+        ValueError: none of the pixels is a number.
     """
     ends = [found for band in _bands(image) if (found := _ends(_numbers(band))) is not None]
     if not ends:
@@ -383,7 +410,7 @@ def _numbers(image: Image) -> Fractions:
 
 
 def _ends(values: Fractions) -> Values | None:
-    """The least and the most of the numbers among them, and 0; None where there are none."""
+    """Minimum and maximum of the finite values and 0; None if there are none."""
     known = np.isfinite(values)
     if not known.any():
         return None
@@ -391,11 +418,12 @@ def _ends(values: Fractions) -> Values | None:
 
 
 def white(most: float, mode: str) -> float:
-    """What counts as white where the brightest pixel is `most`.
+    """The white point, given that the brightest pixel is `most`.
 
-    Cameras and scanners write 10, 12 or 14 bits into files of 16, and the files do not say so. White is the largest number of
-    the fewest bits, at least 8, that hold the brightest pixel: no picture comes out less than half as bright as it can be,
-    and those of 8 bits, and those that use all of 16, as they are. Fractions are of 1; resizing may have overshot it.
+    Cameras and scanners write 10, 12 or 14 bits into 16-bit files, and the files do not say so.
+    White is the largest number of the fewest bits, at least 8, that hold the brightest pixel: no
+    image comes out less than half as bright as it could be, and images that use 8 or all 16 bits
+    stay as they are. The white of fractions is 1; resizing may have overshot it.
     """
     if mode == "F" and most <= OVERSHOT:
         return 1.0

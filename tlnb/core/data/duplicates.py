@@ -1,9 +1,12 @@
-"""Images that lie in two splits: the same, or nearly the same (scaled, compressed again, lighter, the next of a series).
+"""Duplicates across splits: the same image, or nearly the same.
 
-Each image becomes a 64-bit hash, the signs of the 8×8 lowest frequencies of its cosine transform (what is called pHash),
-and a grey thumbnail of 16×16. Two images are alike where few bits differ and the thumbnails correlate. Both come from the
-decoded images, so that no file is read twice, and are computed for all images at once: libraries that hash one picture
-at a time take longer than decoding does. Hashes alone would call two empty skies the same, thumbnails alone two portraits.
+Near-duplicates are scaled, recompressed or lighter copies, or the next photo of a series.
+
+Each image becomes a 64-bit hash, the signs of the 8×8 lowest frequencies of its cosine transform
+(pHash), and a grey 16×16 thumbnail. Two images are alike if few bits differ and the thumbnails
+correlate. Both are computed from the decoded images, so no file is read twice, and for all images
+at once: libraries that hash one image at a time take longer than decoding does. Hashes alone would
+match two empty skies, thumbnails alone two portraits.
 """
 
 from __future__ import annotations
@@ -17,20 +20,19 @@ import torch
 from torch import Tensor
 
 FINE, COARSE, FREQUENCIES = 32, 16, 8
-NEAR_FROM = (
-    64  # pixels of edge from which images are compared for likeness: smaller ones only for equality
-)
-BITS = 10  # of 64: at most so many differ
-CORRELATION = 0.93  # at least, of the thumbnails
-FLAT = 2.0  # grey levels: a picture whose thumbnail varies less has nothing to be recognised by
+NEAR_FROM = 64  # edge in pixels; smaller images are compared for equality only
+BITS = 10  # hash bits, of 64, that may differ
+CORRELATION = 0.93  # minimum correlation of the thumbnails
+FLAT = 2.0  # grey levels: a thumbnail that varies less has no features to compare
 CHUNK = 512
 SPLITS = ("train", "val", "test")
-SERIES = 0.02  # share of the test images with a near-duplicate from which a random split is called into question
+# Share of test images with a near-duplicate above which a random split is called into question.
+SERIES = 0.02
 
 
 @dataclass(frozen=True)
 class Leak:
-    """An image of a later split, and the one that it repeats."""
+    """An image of a later split, and the image that it repeats."""
 
     split: str
     image: str
@@ -45,7 +47,7 @@ class Leak:
 
 @dataclass(frozen=True)
 class _Looks:
-    """What images look like: `(N, 64)` signs ±1, `(N, 256)` standardised thumbnails, and which are not flat."""
+    """Hashes `(N, 64)` of ±1, standardised thumbnails `(N, 256)`, and which are not flat."""
 
     bits: Tensor
     thumbnails: Tensor
@@ -56,7 +58,9 @@ class _Looks:
 def find_leaks(
     images: Mapping[str, Tensor], files: Mapping[str, Sequence[str]]
 ) -> tuple[Leak, ...]:
-    """For every image of `val` and `test` the closest one in the splits before, if it is the same or nearly.
+    """Find the closest duplicate in the earlier splits for each image of `val` and `test`.
+
+    Images without an equal or nearly equal counterpart are left out.
 
     Args:
         images: split → `(N, 3, E, E)` uint8.
@@ -83,9 +87,9 @@ def find_leaks(
 def find_two_labels(
     images: Mapping[str, Tensor], labels: Mapping[str, Tensor], files: Mapping[str, Sequence[str]]
 ) -> tuple[tuple[str, str], ...]:
-    """Pairs of images that are the same, pixel for pixel, under two labels: one of the two is wrong.
+    """Find pairs of pixel-identical images with different labels: one of the two is wrong.
 
-    Images of one colour are left out: what told them apart may have been lost on the way here.
+    Images of one colour are left out: whatever told them apart may have been lost in decoding.
 
     Args:
         images, files: as in `find_leaks`.
@@ -117,28 +121,32 @@ def find_two_labels(
 
 
 def _plain(image: Tensor, sample: np.ndarray) -> bool:
-    """Whether an image is of one colour, by some of its pixels first."""
+    """Whether an image is of one colour; checks a sample of its pixels first."""
     return bool(sample.min() == sample.max()) and all(int(c.min()) == int(c.max()) for c in image)
 
 
 def two_labels_note(pairs: Sequence[tuple[str, str]]) -> str:
-    """What to do about them; empty where there are none."""
+    """What to do about images with two labels; empty without pairs."""
     if not pairs:
         return ""
     shown = "; ".join(f"{one} and {other}" for one, other in pairs[:3]) + (
         " …" if len(pairs) > 3 else ""
     )
     many = "One image lies" if len(pairs) == 1 else f"{len(pairs)} images lie"
-    return f"{many} in two classes ({shown}): at least one of the labels is wrong. Delete the wrong file."
+    return (
+        f"{many} in two classes ({shown}): at least one of the labels is wrong. "
+        "Delete the wrong file."
+    )
 
 
 def series_note(leaks: Sequence[Leak], tested: int, brought: bool, cure: str) -> str:
-    """A warning where many test images have a twin in the splits before; else empty.
+    """A warning if many test images have a near-duplicate in earlier splits; else empty.
 
     Args:
-        tested: how many images the test split has.
-        brought: whether the data bring it; else it was drawn here, and cut through series of photos.
-        cure: how each series is kept on one side where splits are drawn here.
+        tested: number of test images.
+        brought: whether the test split came with the data; else it was drawn here and cut through
+            series of photos.
+        cure: how to keep each series within one split if splits are drawn here.
     """
     near = sum(leak.split == "test" for leak in leaks)
     if near < max(2, SERIES * tested):
@@ -146,8 +154,8 @@ def series_note(leaks: Sequence[Leak], tested: int, brought: bool, cure: str) ->
     found = f"{near} of {tested} test images have a twin among the labels in use: "
     if brought:
         return (
-            f"{found}the data bring their test split so, and accuracy on it is overstated. Take the twins out of one of the "
-            "splits, or read the figure with that in mind"
+            f"{found}the test split came with the data, and accuracy on it is overstated. Remove "
+            "the twins from one of the splits, or read the figure with that in mind"
         )
     return (
         f"{found}the photos come in series, and a random split cuts "
@@ -175,7 +183,11 @@ def _looks(images: Tensor) -> _Looks:
 
 
 def _fine(images: Tensor) -> Tensor:
-    """`(n, 32, 32)` grey. Of large images some rows and columns of green will do: they are smooth at this scale."""
+    """Grey images `(n, 32, 32)`.
+
+    For large images, a subset of rows and columns of the green channel suffices: they are smooth at
+    this scale.
+    """
     step = max(1, images.shape[-1] // (2 * FINE))
     green = images[:, 1:2, ::step, ::step].float()
     size = green.shape[-1]
@@ -188,13 +200,13 @@ def _fine(images: Tensor) -> Tensor:
 
 
 def _cosines() -> Tensor:
-    """The lowest frequencies, `(8, 32)`."""
+    """Cosine basis of the lowest frequencies, `(8, 32)`."""
     at = (torch.arange(FINE) + 0.5) * torch.pi / FINE
     return torch.cos(torch.arange(FREQUENCIES)[:, None] * at)
 
 
 def _same(before: Tensor, after: Tensor, one: _Looks, two: _Looks) -> Iterator[tuple[int, int]]:
-    """Pairs (row in `after`, row in `before`) that are equal pixel for pixel."""
+    """Yield (row in `after`, row in `before`) of pixel-identical images."""
     where: dict[bytes, list[int]] = {}
     for j, key in enumerate(one.keys):
         where.setdefault(key, []).append(j)
@@ -206,10 +218,10 @@ def _same(before: Tensor, after: Tensor, one: _Looks, two: _Looks) -> Iterator[t
 
 
 def _alike(one: _Looks, two: _Looks) -> Iterator[tuple[int, int]]:
-    """Pairs (row in `two`, its closest row in `one`) that are nearly the same."""
+    """Yield (row in `two`, its closest row in `one`) of nearly identical images."""
     least = (
         two.bits.shape[1] - 2 * BITS
-    )  # product of two rows of signs: 63 less twice the bits that differ
+    )  # dot product of two rows of signs: 63 − 2 × differing bits
     for start in range(0, len(two.bits), CHUNK):
         rows = slice(start, start + CHUNK)
         close = two.bits[rows] @ one.bits.T >= least
@@ -224,6 +236,6 @@ def _alike(one: _Looks, two: _Looks) -> Iterator[tuple[int, int]]:
 
 
 def shared_groups(rows: Mapping[str, np.ndarray], groups: np.ndarray) -> int:
-    """How many groups lie in more than one of the splits."""
+    """Number of groups that lie in more than one of the splits."""
     inside = [set(groups[part].tolist()) for part in rows.values()]
     return len(set().union(*(a & b for a, b in combinations(inside, 2)))) if len(inside) > 1 else 0

@@ -1,4 +1,4 @@
-"""Groups: all photos of one plant, patient or place stay on one side of every split."""
+"""Groups: all photos of one plant, patient or place stay within one split."""
 
 from __future__ import annotations
 
@@ -15,71 +15,75 @@ from tlnb.core.runtime.errors import DataError, UsageError, listed
 from tlnb.core.runtime.paths import user_path
 
 
-def group_files(found: Listing, asked: str) -> Listing:
-    """The listing with a group for each file.
+def group_files(listing: Listing, option: str) -> Listing:
+    """Return the listing with a group for each file.
 
     Args:
-        asked: a column of the table; a CSV file of paths and groups; or a regular expression, whose first parenthesis (else
-            the whole match) in a file's path is its group. A file without one is a group of its own.
+        option: a column of the table; a CSV file of paths and groups; or a regular expression whose
+            first parenthesis (else the whole match) in a file's path is its group. A file without
+            one is a group of its own.
 
     Raises:
-        DataError: no such CSV file, or a single group.
-        UsageError: no valid expression, or one that matches nothing.
+        DataError: the CSV file does not exist, or all files are in one group.
+        UsageError: the expression is invalid or matches nothing.
     """
-    names = [_name(path, found.top) for path in found.paths]
-    if asked in found.columns:
-        groups: list[str | None] = [g.strip() or None for g in found.columns[asked]]
-    elif asked.lower().endswith(".csv"):
-        groups = _from_table(user_path(asked), names)
+    names = [_name(path, listing.top) for path in listing.paths]
+    if option in listing.columns:
+        groups: list[str | None] = [g.strip() or None for g in listing.columns[option]]
+    elif option.lower().endswith(".csv"):
+        groups = _from_table(user_path(option), names)
     else:
-        groups = _by_pattern(asked, names)
+        groups = _by_pattern(option, names)
     alone = [i for i, g in enumerate(groups) if g is None]
     if len(alone) == len(groups):
         raise UsageError(
-            f"--group {asked} matches none of the {len(groups)} files, e.g. {names[0]!r}: {_example(names)}"
+            f"--group {option} matches none of the {len(groups)} files, e.g. {names[0]!r}: "
+            f"{_example(names)}"
         )
     if alone:
-        found.notes.append(
-            f"{len(alone)} files have no group and are each taken alone: {listed((names[i] for i in alone), 3)}"
+        listing.notes.append(
+            f"{len(alone)} files have no group, so each is a group of its own: "
+            f"{listed((names[i] for i in alone), 3)}"
         )
-    found.group_of = [names[i] if g is None else f"group {g}" for i, g in enumerate(groups)]
-    if len(set(found.group_of)) < 2:
+    listing.group_of = [names[i] if g is None else f"group {g}" for i, g in enumerate(groups)]
+    if len(set(listing.group_of)) < 2:
         raise DataError(
-            f"--group {asked} puts all images into one group: nothing would be left to test on"
+            f"--group {option} puts all images into one group: nothing would be left to test on"
         )
-    return found
+    return listing
 
 
 def _name(path: Path, top: Path) -> str:
-    """A file's path below the folder, accents in Unicode's composed form."""
+    """A file's path below the folder, with accents in Unicode's composed form."""
     return class_name(
         path.relative_to(top).as_posix() if path.is_relative_to(top) else path.as_posix()
     )
 
 
 def group_numbers(groups: Sequence[str]) -> np.ndarray:
-    """A number for each name, `(N,)`."""
+    """Number the group names: `(N,)`."""
     return np.unique(np.array(groups), return_inverse=True)[1].astype(np.int64)
 
 
 def _by_pattern(pattern: str, names: Sequence[str]) -> list[str | None]:
     try:
-        found = re.compile(pattern)
+        expression = re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
         raise UsageError(
-            f"--group {pattern} is no regular expression ({error}): {_example(names)}"
+            f"--group {pattern} is not a valid regular expression ({error}): {_example(names)}"
         ) from None
     return (
         first_groups(pattern, names)
         if may_take_long(pattern)
-        else [group_in(found, name) for name in names]
+        else [group_in(expression, name) for name in names]
     )
 
 
 def _from_table(file: Path, names: Sequence[str]) -> list[str | None]:
     if not file.is_file():
         raise DataError(
-            f"no file is called {str(file)!r}: --group takes a CSV file of paths and groups, or an expression"
+            f"{str(file)!r} does not exist: --group takes a CSV file of paths and groups, or a "
+            "regular expression"
         )
     rows = [row for _, row in read_table(file) if len(row) > 1]
     group_of = {class_name(row[0].strip().removeprefix("./")): row[1].strip() for row in rows}
@@ -87,5 +91,6 @@ def _from_table(file: Path, names: Sequence[str]) -> list[str | None]:
 
 
 def _example(names: Sequence[str]) -> str:
-    """A pattern that would take the letters before the last number of a file's name."""
-    return f'e.g. --group "([^/]+)_" for what comes before the underscore in {names[0].rpartition("/")[2]!r}'
+    """A pattern that would match the letters before the last number of a file's name."""
+    name = names[0].rpartition("/")[2]
+    return f'e.g. --group "([^/]+)_" for the part before the underscore in {name!r}'

@@ -1,9 +1,10 @@
-"""Decoded images in files: for data that do not fit in memory, and found again when the same files are opened again.
+"""Cache files of decoded images, for data that exceed memory, and reused when opened again.
 
-A file holds an array (N, 3, E, E) uint8, and says which image file each row was decoded from, which could not be read and
-why. Its name says which files, at which edge, in which order of rows. `kept` sees to it that files are whole. Of image files
-that could not be read for a passing reason (a disk that did not answer, a missing permission) nothing is kept: a row of no
-file stands for them, and the next to open the data tries them again.
+A file holds an array `(N, 3, E, E)` uint8, the image file of each row, and the unreadable files
+with reasons. Its name depends on the image files, the edge and the order of rows. `checked_arrays`
+makes sure that files are complete. Nothing is kept about image files that could not be read for a
+passing reason (an unresponsive disk, a missing permission): their rows are marked `NO_FILE`, and
+the next to open the data tries them again.
 """
 
 from __future__ import annotations
@@ -26,19 +27,19 @@ from tlnb.core.runtime.limits import cache_folder, disk_budget
 from tlnb.core.storage import checked_arrays
 from tlnb.core.storage.memory_map import map_file
 
-VERSION = 4  # of how files are decoded: what another version decoded is not found again
-NOBODY = -1  # the file of a row that holds nothing, which is to be tried again
-FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
+VERSION = 4  # of the decoding; files written by another version are ignored
+NO_FILE = -1  # the file number of an empty row, to be tried again
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 
 Unreadable = dict[int, str]  # an image file's number → why it cannot be read
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images, and which files they are of."""
+    """Images, and the files they were decoded from."""
 
-    images: Tensor  # (N, 3, E, E) uint8; rows of unreadable files hold nothing of use
-    order: np.ndarray  # (N,): the number of each row's file
+    images: Tensor  # (N, 3, E, E) uint8; rows of unreadable files are meaningless
+    order: np.ndarray  # (N,): the file number of each row
     unreadable: Unreadable
 
 
@@ -50,13 +51,16 @@ class ImageCache:
     key: str
 
     def find(self, order: np.ndarray, just_this: bool = False) -> Decoded | None:
-        """The file with the rows in this order, or unless `just_this` in any other; None where there is no sound one."""
+        """Find a sound cache file with the rows in this order.
+
+        Unless `just_this`, any other order will do, too; None if there is no sound file.
+        """
         exact = self._file(order)
         others = () if just_this else sorted(self.folder.glob(f"{self.key}-*.npy"))
         for file in (exact, *(f for f in others if f != exact)):
-            found = _read(file)
-            if found is not None:
-                return found
+            decoded = _read(file)
+            if decoded is not None:
+                return decoded
         return None
 
     def write(
@@ -66,17 +70,18 @@ class ImageCache:
 
         Args:
             order: the number of each row's image file.
-            rows: the images `(3, edge, edge)`, taken one by one.
-            unreadable: read when the rows are through.
+            rows: the images `(3, edge, edge)`, consumed one by one.
+            unreadable: read after all rows are consumed.
 
         Raises:
-            DataError: the disk is full, the budget too small, or the folder cannot be written.
+            DataError: the disk is full, the budget is too small, or the folder cannot be written.
         """
         file, shape = self._file(order), (len(order), 3, edge, edge)
         size, budget = math.prod(shape), disk_budget(self.folder)
         if size > budget:
             raise DataError(
-                f"the decoded images take {_gb(size)} of disk, and {_gb(budget)} are allowed: {_larger(size)}"
+                f"the decoded images take {_gb(size)} of disk, and {_gb(budget)} are allowed: "
+                f"{_larger(size)}"
             )
         try:
             checked_arrays.make_room(self.folder, size)
@@ -89,12 +94,13 @@ class ImageCache:
             raise DataError(_why(error, self.folder, size)) from None
 
     def _set_apart(self, file: Path, order: np.ndarray, unreadable: Unreadable) -> Path:
-        """Under the name of what it holds, where some files are to be tried again: the whole is then written beside it."""
+        """Rename a file that lacks some images after what it holds.
+
+        The complete file can then be written beside it.
+        """
         lasting = _lasting(order, unreadable)
         if not np.array_equal(lasting, order):
-            with suppress(
-                OSError
-            ):  # Windows replaces nothing that is mapped; the rows of nobody say enough
+            with suppress(OSError):  # Windows cannot replace mapped files; NO_FILE rows tell
                 return file.replace(self._file(lasting))
         return file
 
@@ -110,13 +116,16 @@ def _about(order: np.ndarray, unreadable: Unreadable) -> dict[str, object]:
 
 
 def _lasting(order: np.ndarray, unreadable: Unreadable) -> np.ndarray:
-    """The order with nobody in place of the files that could not be read for a passing reason."""
+    """The order with `NO_FILE` for the files that could not be read for a passing reason."""
     passing = [number for number, why in unreadable.items() if isinstance(why, Passing)]
-    return np.where(np.isin(order, passing), NOBODY, order)
+    return np.where(np.isin(order, passing), NO_FILE, order)
 
 
 def image_cache(paths: Sequence[Path], edge: int, values: Values | None = None) -> ImageCache:
-    """The cache of these files as they are now: of their paths, sizes and times, at an edge in pixels, and their scale."""
+    """The cache of these files as they are now.
+
+    It depends on their paths, sizes and times, the edge in pixels and the scale of values.
+    """
     states = [(str(path.absolute()), *_state(path)) for path in paths]
     return ImageCache(
         cache_folder() / "images", _hash(json.dumps([VERSION, edge, values, states]).encode())
@@ -126,16 +135,16 @@ def image_cache(paths: Sequence[Path], edge: int, values: Values | None = None) 
 def _state(path: Path) -> tuple[int, int, int]:
     try:
         stat = path.stat()
-    except OSError:  # it cannot be read, which is said when it is decoded
+    except OSError:  # unreadable, which is reported when it is decoded
         return -1, 0, 0
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns  # nobody sets the last back
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns  # ctime cannot be set back
 
 
 def _hash(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()
 
 
-# ── one file ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── one file ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _read(file: Path) -> Decoded | None:
@@ -151,17 +160,20 @@ def _read(file: Path) -> Decoded | None:
         ValueError,
         KeyError,
         TypeError,
-    ):  # removed meanwhile, no memory to map it; another version's
+    ):  # removed meanwhile, no memory to map it, or another version's
         return None
 
 
 def _why(error: OSError, folder: Path, size: int) -> str:
-    if error.errno in FULL:
+    if error.errno in DISK_FULL:
         return (
-            f"no room for {_gb(size)} of decoded images in {folder}: free some, set TLNB_CACHE to a folder on a "
-            "larger disk, or give a smaller --size"
+            f"no room for {_gb(size)} of decoded images in {folder}: free some, set TLNB_CACHE to "
+            "a folder on a larger disk, or give a smaller --size"
         )
-    return f"{folder} cannot be written ({error.strerror}): set TLNB_CACHE to a folder of yours"
+    return (
+        f"{folder} cannot be written ({error.strerror}): set TLNB_CACHE to a folder that you can "
+        "write to"
+    )
 
 
 def _larger(size: int) -> str:

@@ -1,7 +1,8 @@
-"""What lies in a folder: image files with their splits, classes and groups. Nothing is decoded.
+"""List the image files of a folder with their splits, classes and groups. Nothing is decoded.
 
-Whatever is not used is listed with the reason: hidden files, other types, links to nothing, folders that cannot be read,
-files outside any class folder, class folders without images, classes that are never trained on.
+Whatever is not used is listed with the reason: hidden files, other types, broken links, unreadable
+folders, files outside any class folder, class folders without images, and classes that are absent
+from train.
 """
 
 from __future__ import annotations
@@ -34,20 +35,20 @@ RAW = (
     ".raf",
     ".thm",
 )
-LOOKED_INTO = 100  # class folders
-WRAPPERS = 4  # folders that hold nothing but one folder, one in the other
-LONGEST_NAME = 80  # of what is shown
-CLOSED = "cannot be opened"
-LEADS_OUT = "a link out of the folder, which is not followed: copy what it leads to"
-ODD_NAME = "its name holds a line end, a control character, or what is no valid text"
+CLASSES_COMPARED = 100  # class folders
+MAX_WRAPPERS = 4  # nested folders that hold nothing but one folder
+LONGEST_NAME = 80  # characters of a name that are shown
+CANNOT_OPEN = "cannot be opened"
+LINK_OUTSIDE = "a link out of the folder, which is not followed: copy what it leads to"
+INVALID_NAME = "its name holds a line end, a control character, or invalid text"
 
 
 @dataclass
 class Listing:
-    """Image files: their paths, splits (empty where there are none), class numbers, and what is not used."""
+    """Image files: paths, splits (empty without any), class numbers, and what is not used."""
 
     name: str
-    top: Path  # what file names are shown relative to
+    top: Path  # file names are shown relative to it
     classes: tuple[str, ...]
     paths: list[Path] = field(default_factory=list)
     split_of: list[str] = field(default_factory=list)
@@ -55,21 +56,21 @@ class Listing:
     skipped: list[str] = field(default_factory=list)
     parts: dict[str, Path] = field(
         default_factory=dict
-    )  # split → its folder, where a folder brings its own
+    )  # split → its folder, if the folder defines splits
     group_of: list[str] | None = None
     columns: dict[str, list[str]] = field(
         default_factory=dict
-    )  # of a table: what else it says of each file
+    )  # the other columns of a table, by name
     notes: list[str] = field(default_factory=list)
 
     def shown(self, number: int) -> str:
-        """A file's name as it is shown: relative to the folder."""
+        """A file's display name, relative to the folder."""
         return shown(self.paths[number], self.top)
 
 
 def shown(path: Path, top: Path) -> str:
-    """A path below `top` in short; the end of it where it lies elsewhere."""
-    words, start = os.fspath(path), f"{top}{os.sep}"  # as text: there may be many
+    """Shorten a path below `top`; if it lies elsewhere, keep only its end."""
+    words, start = os.fspath(path), f"{top}{os.sep}"  # as text for speed, since there may be many
     words = (
         words[len(start) :] if words.startswith(start) else f"{path.parent.name}{os.sep}{path.name}"
     )
@@ -81,31 +82,32 @@ def shown(path: Path, top: Path) -> str:
     )
 
 
-# ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── folders ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> Listing:
-    """The image files of a folder of class folders, or of its folders of splits where it has those.
+    """List the image files of a folder of class folders, or of a folder of such splits.
 
-    Those are known by the words of their names (`train2017`, `test_set`), and that the same class folders lie in each.
-    Class names are compared, and shown, in Unicode's composed form: a folder copied from a Mac has others.
+    Splits are recognised by the words in their names (`train2017`, `test_set`) and because the same
+    class folders lie in each. Class names are compared and shown in Unicode's composed form, since
+    folders copied from a Mac use another.
 
     Args:
-        called: what the user calls it, if not by its path.
-        skipped: what is known not to be used, with the reasons.
+        called: what the user calls the folder, if not by its path.
+        skipped: what is already known to be skipped, with reasons.
 
     Raises:
-        DataError: fewer than two classes; the folder, or that of a split, cannot be opened; it cannot be told which folders
-            are splits.
+        DataError: there are fewer than two classes, the folder or a split's folder cannot be
+            opened, or it is ambiguous which folders are splits.
     """
     top, beside = inner_folder(folder)
     parts, stray = _split_folders(top)
     skipped = [*skipped, *beside, *stray]
     files = {split: _by_class(part, top, skipped) for split, part in parts.items()}
     trained = files.get("train", files.get("", {}))
-    classes = tuple(sorted(name for name, found in trained.items() if found))
+    classes = tuple(sorted(name for name, paths in trained.items() if paths))
     check_classes(called or f"folder {str(folder)!r}", classes, skipped, folders=True)
-    found = Listing(
+    listing = Listing(
         one_line(top.resolve().name),
         top,
         classes,
@@ -113,27 +115,28 @@ def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> 
         parts={} if "" in parts else parts,
     )
     if "" in parts:
-        found.notes += _check_flat(top, classes, called or f"folder {str(folder)!r}")
+        listing.notes += _check_flat(top, classes, called or f"folder {str(folder)!r}")
     for split, by_class in files.items():
         for name, paths in by_class.items():
-            _add(found, split, name, paths)
-    found.notes += _by_content(found)
-    return found
+            _add(listing, split, name, paths)
+    listing.notes += _by_content(listing)
+    return listing
 
 
-def _by_content(found: Listing) -> list[str]:
-    """A note about files that are images though their names do not say so."""
+def _by_content(listing: Listing) -> list[str]:
+    """A note about files that are images although their names do not say so."""
     endings = extensions()
-    odd = [shown(path, found.top) for path in found.paths if path.suffix.lower() not in endings]
+    odd = [shown(path, listing.top) for path in listing.paths if path.suffix.lower() not in endings]
     if not odd:
         return []
-    return [f"{listed(odd, 3)}: read, since what it holds is an image, whatever its name says"]
+    return [f"{listed(odd, 3)}: read, since the content is an image, whatever the name says"]
 
 
 def inner_folder(folder: Path) -> tuple[Path, list[str]]:
-    """The folder itself, or where only one lies in it that one, and so on (`archive/photos/train/…`), as far as folders go.
+    """Descend through folders that hold only one folder (`archive/photos/train/…`).
 
-    No image may lie beside those. What else lies there comes with it, with the reason why it is not used.
+    A folder with images beside its only folder stops the descent. Other files found on the way are
+    returned with the reason why they are not used.
 
     Raises:
         DataError: the folder cannot be opened.
@@ -145,9 +148,12 @@ def inner_folder(folder: Path) -> tuple[Path, list[str]]:
 
 
 def _wrapped(folder: Path) -> list[Path]:
-    """A folder and what it only wraps, down to the first that holds more than one folder; else just the folder."""
+    """A folder and those it merely wraps, down to the first with several folders.
+
+    If nothing is wrapped, the folder alone.
+    """
     chain = [folder]
-    while len(chain) <= WRAPPERS and (inner := _only_folder(chain[-1])) is not None:
+    while len(chain) <= MAX_WRAPPERS and (inner := _only_folder(chain[-1])) is not None:
         chain.append(inner)
         if len(_class_names(inner)) > 1:
             return chain
@@ -155,7 +161,7 @@ def _wrapped(folder: Path) -> list[Path]:
 
 
 def _only_folder(folder: Path) -> Path | None:
-    """The only folder in one, where no images lie beside it."""
+    """The only folder in a folder, if no images lie beside it."""
     inside = [p for p in _entries(folder) if not _hidden(p)]
     folders = [p for p in inside if is_folder(p)]
     beside = {p.suffix.lower() for p in inside if not is_folder(p)}
@@ -163,63 +169,69 @@ def _only_folder(folder: Path) -> Path | None:
 
 
 def _class_names(folder: Path) -> set[str]:
-    """The names of its folders; one that cannot be opened shows none."""
+    """The names of the folders in a folder; none if it cannot be opened."""
     with suppress(OSError), os.scandir(folder) as entries:
         return {class_name(e.name) for e in entries if e.is_dir() and not _hidden(Path(e.name))}
     return set()
 
 
 def _names_below(folder: Path) -> set[str]:
-    """The same of what it wraps, where its name may be that of a split; else that does not matter."""
+    """The class names below a folder that may be a split; else they do not matter."""
     if split_name(folder.name):
-        with suppress(DataError):  # said where its images are looked for
+        with suppress(DataError):  # reported when its images are listed
             return _class_names(_wrapped(folder)[-1])
     return _class_names(folder)
 
 
 def _check_flat(top: Path, classes: Sequence[str], called: str) -> list[str]:
-    """A note where all class folders hold the same folders: those may be the classes.
+    """A note if all class folders hold the same folders, which may be the classes.
 
     Raises:
         DataError: those are splits.
     """
-    below = [_class_names(top / name) for name in classes[:LOOKED_INTO]]
+    below = [_class_names(top / name) for name in classes[:CLASSES_COMPARED]]
     if len(below) < 2 or len(below[0]) < 2 or any(names != below[0] for names in below):
         return []
     check_splits_come_first(called, below)
     inner = listed(sorted(below[0]), 4)
     return [
-        f"each class folder holds {inner}: if those are the classes, give one of {listed(classes, 4)} as the folder"
+        f"each class folder holds {inner}: if those are the classes, give one of "
+        f"{listed(classes, 4)} as the folder"
     ]
 
 
 def class_name(text: str) -> str:
-    """A class's name in Unicode's composed form (NFC): é is one character, however it was typed or stored."""
+    """A class name in Unicode's composed form (NFC).
+
+    é is one character, however it was typed or stored.
+    """
     return unicodedata.normalize("NFC", text)
 
 
-def _add(found: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
-    if name not in found.classes:
+def _add(listing: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
+    if name not in listing.classes:
         what = (
             f"{len(paths)} images of a class that is not in train"
             if paths
             else "a class folder without images"
         )
-        found.skipped.append(
-            f"{shown(found.parts.get(split, found.top) / name, found.top)}: {what}"
+        listing.skipped.append(
+            f"{shown(listing.parts.get(split, listing.top) / name, listing.top)}: {what}"
         )
         return
-    found.paths += paths
-    found.split_of += [split] * len(paths)
-    found.class_of += [found.classes.index(name)] * len(paths)
+    listing.paths += paths
+    listing.split_of += [split] * len(paths)
+    listing.class_of += [listing.classes.index(name)] * len(paths)
 
 
 def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
-    """The folder of each split, and what lies beside them; the split of a flat folder is the empty string.
+    """The folder of each split, and what lies beside them.
+
+    A folder without splits has one split, the empty string.
 
     Raises:
-        DataError: a split's folder cannot be opened: without its images another split would be made in its place; it cannot
-            be told which folders are splits.
+        DataError: a split's folder cannot be opened (without its images another split would be made
+            in its place), or it is ambiguous which folders are splits.
     """
     folders = [p for p in _entries(folder) if is_folder(p) and not _hidden(p)]
     known = (
@@ -227,10 +239,10 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
         if any(split_name(p.name) for p in folders)
         else {}
     )
-    found = split_folders(f"folder {str(folder)!r}", known)
-    if not found:
+    folder_of = split_folders(f"folder {str(folder)!r}", known)
+    if not folder_of:
         return {"": folder}, []
-    parts = {split: folder / name for split, name in found.items()}
+    parts = {split: folder / name for split, name in folder_of.items()}
     others = [p for p in folders if p not in parts.values()]
     stray = [
         f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}"
@@ -244,15 +256,15 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]]:
-    """Image files by class folder; what else lies there is added to `skipped`."""
+    """Image files by class folder; whatever else lies there is added to `skipped`."""
     endings = extensions()
     folders = [p for p in _entries(part) if is_folder(p) and not _hidden(p)]
     skipped += _stray(part, top, set(folders))
-    found: dict[str, list[Path]] = {}
+    by_class: dict[str, list[Path]] = {}
     for folder in folders:
         good: list[Path] = []
-        if one_line(folder.name) != folder.name:  # it would be the class's name
-            skipped.append(f"{shown(folder, top)}: {ODD_NAME}, rename the folder")
+        if one_line(folder.name) != folder.name:  # it would become the class name
+            skipped.append(f"{shown(folder, top)}: {INVALID_NAME}, rename the folder")
             continue
         known = len(skipped)
         for path in _walk(folder, top, skipped):
@@ -261,14 +273,13 @@ def _by_class(part: Path, top: Path, skipped: list[str]) -> dict[str, list[Path]
                 skipped.append(f"{shown(path, top)}: {why}")
             else:
                 good.append(path)
-        if f"{shown(folder, top)}: {CLOSED}" not in (
+        if f"{shown(folder, top)}: {CANNOT_OPEN}" not in (
             words.partition(" (")[0] for words in skipped[known:]
         ):
             name = class_name(folder.name)
-            found[name] = sorted(
-                [*found.get(name, ()), *good]
-            )  # else it was said already, and it is not one without images
-    return found
+            # Otherwise the folder is already reported, and not as one without images.
+            by_class[name] = sorted([*by_class.get(name, ()), *good])
+    return by_class
 
 
 def _stray(part: Path, top: Path, known: set[Path]) -> list[str]:
@@ -285,7 +296,7 @@ def _stray(part: Path, top: Path, known: set[Path]) -> list[str]:
 
 
 def _why_beside(path: Path) -> str:
-    """Why what is no folder, as far as can be seen, and lies where class folders do, is not used."""
+    """Why an entry beside the class folders, apparently not a folder, is not used."""
     if _hidden(path):
         return "hidden file"
     try:
@@ -293,55 +304,60 @@ def _why_beside(path: Path) -> str:
     except FileNotFoundError:
         return "a link to nothing"
     except OSError as error:  # it may be a class folder
-        return f"{CLOSED} ({error.strerror})"
+        return f"{CANNOT_OPEN} ({error.strerror})"
     return "not in a class folder"
 
 
 def _hidden_files(folder: Path, top: Path) -> list[str]:
-    """A line about a hidden folder, where it holds anything."""
+    """A line about a hidden folder, if it holds anything."""
     closed: list[OSError] = []
     count = sum(len(files) for _, _, files in os.walk(folder, onerror=closed.append))
-    what = [f"{count} files"] * bool(count) + [f"{len(closed)} folders {CLOSED}"] * bool(closed)
-    return [f"{shown(folder, top)}: hidden folder ({', '.join(what)})"] if what else []
+    what = [f"{count} files"] * bool(count) + [f"{len(closed)} folders {CANNOT_OPEN}"] * bool(
+        closed
+    )
+    if not what:
+        return []
+    return [f"{shown(folder, top)}: hidden folder ({', '.join(what)})"]
 
 
 def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[Path]:
-    """All files below a folder, through links too, but into no folder twice."""
+    """Yield all files below a folder, following links but entering no folder twice."""
     seen: set[tuple[int, int]] = set()
 
     def unreadable(error: OSError) -> None:
-        skipped.append(f"{shown(Path(error.filename), top)}: {CLOSED} ({error.strerror})")
+        skipped.append(f"{shown(Path(error.filename), top)}: {CANNOT_OPEN} ({error.strerror})")
 
     for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
-        here = Path(place)
-        if _leads_out(here, top):
-            skipped.append(f"{shown(here, top)}: {LEADS_OUT}")
+        directory = Path(place)
+        if _leads_out(directory, top):
+            skipped.append(f"{shown(directory, top)}: {LINK_OUTSIDE}")
             folders.clear()
             continue
-        state = here.stat()
+        state = directory.stat()
         if (state.st_dev, state.st_ino) in seen and state.st_ino:
-            skipped.append(f"{shown(here, top)}: a link to a folder that is read already")
+            skipped.append(f"{shown(directory, top)}: a link to a folder that is read already")
             folders.clear()
             continue
         seen.add((state.st_dev, state.st_ino))
         for name in sorted(folders):
             if name.startswith("."):
-                skipped += _hidden_files(here / name, top)
+                skipped += _hidden_files(directory / name, top)
         folders[:] = sorted(n for n in folders if not n.startswith("."))
-        yield from (here / name for name in sorted(files))
+        yield from (directory / name for name in sorted(files))
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder.
+    """The entries of a folder, sorted.
 
     Raises:
-        DataError: it cannot be opened.
+        DataError: the folder cannot be opened.
     """
     try:
         return sorted(folder.iterdir())
     except OSError as error:
         raise DataError(
-            f"folder {str(folder)!r} {CLOSED} ({error.strerror}): make it readable to you, or move it elsewhere"
+            f"folder {str(folder)!r} {CANNOT_OPEN} ({error.strerror}): make it readable to you, "
+            "or move it elsewhere"
         ) from None
 
 
@@ -350,19 +366,22 @@ def _hidden(path: Path) -> bool:
 
 
 def _leads_out(path: Path, top: Path) -> bool:
-    """Whether a path is a link to somewhere outside of the folder: data from elsewhere may point at anything of yours."""
+    """Whether a path is a link out of the folder.
+
+    Data from elsewhere may point at any file of yours.
+    """
     return path.is_symlink() and not path.resolve().is_relative_to(top.resolve())
 
 
 def _why_not(path: Path, endings: Sequence[str], top: Path) -> str:
-    """Why a file is not used, as far as can be told without decoding it; empty for an image, by what it holds."""
+    """Why a file is not used, without decoding it; empty for an image, judged by content."""
     if _hidden(path):
         return "hidden file"
     named = path.suffix.lower() in endings
     if not is_file(path):
         return _why_no_file(path) if named else _no_image(path)
     if _leads_out(path, top):  # and is not opened
-        return LEADS_OUT if named else _no_image(path)
+        return LINK_OUTSIDE if named else _no_image(path)
     return "" if named or (not _is_raw(path) and holds_image(path)) else _no_image(path)
 
 
@@ -380,6 +399,8 @@ def _is_raw(path: Path) -> bool:
 
 def _no_image(path: Path) -> str:
     remedy = (
-        ": of a camera, with a small preview at most; export it as .jpg" if _is_raw(path) else ""
+        ": a camera's raw file, with a small preview at most; export it as .jpg"
+        if _is_raw(path)
+        else ""
     )
     return f"not an image type ({path.suffix or 'no extension'}){remedy}"

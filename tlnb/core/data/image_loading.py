@@ -1,9 +1,10 @@
-"""Data from image files: decoded once, in memory or, where that is too small, in a file.
+"""Load data from image files: decoded once, in memory or, if that is too small, in a file.
 
-The splits are decided before anything is decoded, as if every file could be read, so that the images of a split are
-written next to each other in the first place, and only files that are used are decoded. Where not all are used, or they
-go to a file, files that are plainly no images are found by their first and last bytes before. Where a file turns
-out to be unreadable only when it is decoded, the splits are decided anew without it and the images change places.
+The splits are chosen before anything is decoded, as if every file could be read: the images of a
+split are then written next to each other, and only files in use are decoded. If only some files are
+used, or they are cached in a file, files that are plainly not images are first found by their first
+and last bytes. If a file turns out to be unreadable only when decoded, the splits are chosen again
+without it and the images are rearranged.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ from tlnb.core.runtime.paths import is_file
 
 
 def list_files(source: Path, telling: Telling | None = None) -> Listing:
-    """The image files of a folder, of a .zip, .tar or .tgz of one, or that a table (.csv, .tsv) names.
+    """List the image files of a folder, an archive (.zip, .tar, .tgz) or a table (.csv, .tsv).
 
     Raises:
-        DataError: another kind of file, a damaged archive, no classes.
+        DataError: another kind of file, a damaged archive, or no classes.
     """
     if source.is_dir():
         return list_folder(source)
@@ -43,56 +44,57 @@ def list_files(source: Path, telling: Telling | None = None) -> Listing:
     ending = archive_ending(source) if is_file(source) else ""
     if not ending:
         raise DataError(
-            f"{str(source)!r} is a file: give a folder with one folder per class, a .zip, .tar or .tgz of one, or a table of "
-            "paths and labels (.csv, .tsv)"
+            f"{str(source)!r} is a file: give a folder with one folder per class, a .zip, .tar or "
+            ".tgz of one, or a table of paths and labels (.csv, .tsv)"
         )
     folder, refused = unpacked(source, telling)
-    found = list_folder(folder, one_line(source.name), refused)
-    found.name = one_line(source.name[: -len(ending)])
-    return found
+    listing = list_folder(folder, one_line(source.name), refused)
+    listing.name = one_line(source.name[: -len(ending)])
+    return listing
 
 
 def read_files(
-    found: Listing, request: DataRequest, edge: int, progress: Progress | None = None
+    listing: Listing, request: DataRequest, edge: int, progress: Progress | None = None
 ) -> Parts:
-    """Images and labels of the files in a listing.
+    """Read images and labels of the files in a listing.
 
     Args:
         edge: of the decoded images, in pixels.
-        progress: called with (done, total) while files are looked over, where that is done, and while they are decoded.
+        progress: called with (done, total) while files are checked, if they are, and while they are
+            decoded.
 
     Raises:
         MemoryError, RuntimeError: memory ran out.
-        DataError: too few images, none that can be read, too few groups, no room on the disk.
-        UsageError: a budget in `TLNB_MEMORY` or `TLNB_DISK`, or a pattern of groups, that makes no sense.
+        DataError: there are too few images or groups, no image can be read, or the disk is full.
+        UsageError: a budget in `TLNB_MEMORY` or `TLNB_DISK`, or the pattern of groups, is invalid.
     """
     if request.group is not None:
-        found = group_files(found, request.group)
+        listing = group_files(listing, request.group)
     unreadable: Unreadable = {}
-    rows, seen = _rows(found, request, unreadable), survey(found.paths)
+    rows, seen = _rows(listing, request, unreadable), survey(listing.paths)
     cached = _count(rows) * 3 * edge**2 > memory_budget()
-    if cached or _count(rows) < len(found.paths):
-        unreadable |= look_over(found.paths, progress)
-        rows = _rows(found, request, unreadable)
+    if cached or _count(rows) < len(listing.paths):
+        unreadable |= look_over(listing.paths, progress)
+        rows = _rows(listing, request, unreadable)
     if cached:
-        rows, images = _in_file(found, request, rows, edge, unreadable, progress, seen.values)
+        rows, images = _in_file(listing, request, rows, edge, unreadable, progress, seen.values)
     else:
-        rows, images = _in_memory(found, request, rows, edge, unreadable, progress, seen.values)
-    labels = torch.tensor(found.class_of)
+        rows, images = _in_memory(listing, request, rows, edge, unreadable, progress, seen.values)
+    labels = torch.tensor(listing.class_of)
     return Parts(
-        found.name,
-        found.classes,
-        images,
-        {split: labels[torch.from_numpy(part)] for split, part in rows.items()},
-        (*found.skipped, *_reasons(found, unreadable)),
-        _folders(found, rows),
-        {split: tuple(found.shown(i) for i in part.tolist()) for split, part in rows.items()},
-        _groups(found, unreadable),
-        (*_notes(found, rows), *seen.notes),
-        "test" in _brought(found, unreadable),
-        seen.values,
-        seen.transparent,
-        seen.own_range,
+        name=listing.name,
+        classes=listing.classes,
+        images=images,
+        labels={split: labels[torch.from_numpy(part)] for split, part in rows.items()},
+        skipped=(*listing.skipped, *_reasons(listing, unreadable)),
+        folders=_folders(listing, rows),
+        files={s: tuple(listing.shown(i) for i in part.tolist()) for s, part in rows.items()},
+        groups=_groups(listing, unreadable),
+        notes=(*_notes(listing, rows), *seen.notes),
+        brings_test="test" in _brought(listing, unreadable),
+        values=seen.values,
+        transparent=seen.transparent,
+        own_range=seen.own_range,
     )
 
 
@@ -100,62 +102,71 @@ def _count(rows: Rows) -> int:
     return sum(map(len, rows.values()))
 
 
-def _reasons(found: Listing, unreadable: Unreadable) -> list[str]:
-    return [f"{found.shown(i)}: {why}" for i, why in sorted(unreadable.items())]
+def _reasons(listing: Listing, unreadable: Unreadable) -> list[str]:
+    return [f"{listing.shown(i)}: {why}" for i, why in sorted(unreadable.items())]
 
 
-def _groups(found: Listing, unreadable: Unreadable) -> int | None:
-    """How many groups the files make that can be read; None where they are not grouped."""
-    if found.group_of is None:
+def _groups(listing: Listing, unreadable: Unreadable) -> int | None:
+    """Number of groups among the readable files; None if files are not grouped."""
+    if listing.group_of is None:
         return None
-    return len({group for number, group in enumerate(found.group_of) if number not in unreadable})
+    return len({group for number, group in enumerate(listing.group_of) if number not in unreadable})
 
 
-def _notes(found: Listing, rows: Rows) -> tuple[str, ...]:
-    shared = 0 if found.group_of is None else shared_groups(rows, group_numbers(found.group_of))
+def _notes(listing: Listing, rows: Rows) -> tuple[str, ...]:
+    shared = 0 if listing.group_of is None else shared_groups(rows, group_numbers(listing.group_of))
     between = (
-        [f"{shared} groups lie in more than one of the splits that the data bring"]
+        [f"{shared} groups lie in more than one of the splits that came with the data"]
         if shared
         else []
     )
-    return (*found.notes, *between, *_untested(found, rows))
+    return (*listing.notes, *between, *_untested(listing, rows))
 
 
-def _untested(found: Listing, rows: Rows) -> list[str]:
-    """A note about the classes whose images are all trained on: the accuracy says nothing of them."""
-    tested = {found.class_of[i] for i in rows["test"].tolist()}
-    missing = [name for number, name in enumerate(found.classes) if number not in tested]
+def _untested(listing: Listing, rows: Rows) -> list[str]:
+    """A note about classes without test images, whose accuracy stays unknown."""
+    tested = {listing.class_of[i] for i in rows["test"].tolist()}
+    missing = [name for number, name in enumerate(listing.classes) if number not in tested]
     return (
-        [f"no test images for {listed(missing, 6)}: the accuracy says nothing of them"]
+        [f"no test images for {listed(missing, 6)}: the accuracy does not cover them"]
         if missing
         else []
     )
 
 
-# ── which images go where ─────────────────────────────────────────────────────────────────────────────────────────
+# ── which images go where ─────────────────────────────────────────────────────────────────────────
 
 
-def _rows(found: Listing, request: DataRequest, unreadable: Unreadable) -> Rows:
-    """The numbers of the files of each split, chosen from the readable ones."""
-    if len(unreadable) == len(found.paths):
-        reasons = _reasons(found, unreadable)
+def _rows(listing: Listing, request: DataRequest, unreadable: Unreadable) -> Rows:
+    """The file numbers of each split, chosen from the readable files."""
+    if len(unreadable) == len(listing.paths):
+        reasons = _reasons(listing, unreadable)
         raise DataError(f"none of the {len(reasons)} images could be read: {listed(reasons, 1)}")
-    fixed = _brought(found, unreadable)
+    fixed = _brought(listing, unreadable)
     pool = fixed.pop("train")
-    groups = None if found.group_of is None else group_numbers(found.group_of)
+    groups = None if listing.group_of is None else group_numbers(listing.group_of)
     try:
         return split_rows(
-            found.name, found.classes, np.array(found.class_of), request, pool, fixed, groups=groups
+            listing.name,
+            listing.classes,
+            np.array(listing.class_of),
+            request,
+            pool,
+            fixed,
+            groups=groups,
         )
     except DataError as error:
         if not unreadable:
             raise
-        raise DataError(f"{error} (not read: {listed(_reasons(found, unreadable), 1)})") from None
+        raise DataError(f"{error} (not read: {listed(_reasons(listing, unreadable), 1)})") from None
 
 
-def _brought(found: Listing, unreadable: Unreadable) -> Rows:
-    """The readable files of each split that the data bring; all of those without a split may be trained on."""
-    where = np.array(found.split_of)
+def _brought(listing: Listing, unreadable: Unreadable) -> Rows:
+    """The readable files of the splits that came with the data.
+
+    Files without a split may be trained on.
+    """
+    where = np.array(listing.split_of)
     readable = ~np.isin(np.arange(len(where)), list(unreadable))
     rows = {"train": np.flatnonzero(((where == "train") | (where == "")) & readable)}
     rows |= {
@@ -165,28 +176,28 @@ def _brought(found: Listing, unreadable: Unreadable) -> Rows:
     }
     if (
         "val" in rows and "test" not in rows
-    ):  # train and val alone: as in the well-known tutorial, val is the test
+    ):  # with train and val alone, val is the test, as in the well-known tutorial
         rows["test"] = rows.pop("val")
     return rows
 
 
-def _folders(found: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
-    """Split → the folder it was read from, where a folder brings its own."""
-    where = {split: found.split_of[part[0]] for split, part in rows.items()}
-    if "train" not in found.parts:
+def _folders(listing: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
+    """Split → the folder it was read from, if the data folder defines splits."""
+    where = {split: listing.split_of[part[0]] for split, part in rows.items()}
+    if "train" not in listing.parts:
         return ()
     own = {"train": "train"} | {s: w for s, w in where.items() if w != "train"}
     return tuple(
-        (split, found.parts[folder].relative_to(found.top).as_posix())
+        (split, listing.parts[folder].relative_to(listing.top).as_posix())
         for split, folder in own.items()
     )
 
 
-# ── decoding ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── decoding ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _in_memory(
-    found: Listing,
+    listing: Listing,
     request: DataRequest,
     rows: Rows,
     edge: int,
@@ -194,25 +205,31 @@ def _in_memory(
     progress: Progress | None,
     values: Values | None,
 ) -> tuple[Rows, dict[str, Tensor]]:
-    """The splits and their images, views of one tensor. What cannot be read is added to `unreadable`."""
+    """The splits and their images, views of one tensor.
+
+    Unreadable files are added to `unreadable`.
+    """
     order = _order(rows)
     held = torch.empty((len(order), 3, edge, edge), dtype=torch.uint8)
-    for row, image in enumerate(_images(found.paths, order, edge, progress, unreadable, values)):
+    for row, image in enumerate(_images(listing.paths, order, edge, progress, unreadable, values)):
         held[row] = image
     if not np.isin(order, list(unreadable)).any():
         return rows, _views(held, rows)
     while np.isin(_order(rows), list(unreadable)).any():
-        rows = _rows(found, request, unreadable)
+        rows = _rows(listing, request, unreadable)
         missing = np.setdiff1d(_order(rows), order)
         if len(missing):
-            more = list(_images(found.paths, missing, edge, None, unreadable, values))
+            more = list(_images(listing.paths, missing, edge, None, unreadable, values))
             order, held = np.concatenate([order, missing]), torch.cat([held, torch.stack(more)])
     _move(held, order, _order(rows))
     return rows, _views(held, rows)
 
 
 def _move(held: Tensor, order: np.ndarray, wanted: np.ndarray) -> None:
-    """Bring rows into the wanted order, those that are not wanted behind, without a second copy of them all."""
+    """Permute rows in place: those in `wanted` first, in that order, the others behind.
+
+    No second copy of all rows is made.
+    """
     behind = order[~np.isin(order, wanted)]
     place = {number: row for row, number in enumerate(order.tolist())}
     source = [place[number] for number in [*wanted.tolist(), *behind.tolist()]]
@@ -227,7 +244,7 @@ def _move(held: Tensor, order: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def _in_file(
-    found: Listing,
+    listing: Listing,
     request: DataRequest,
     rows: Rows,
     edge: int,
@@ -235,13 +252,28 @@ def _in_file(
     progress: Progress | None,
     values: Values | None,
 ) -> tuple[Rows, dict[str, Tensor]]:
-    """The same with images that lie in a file, where they may lie already."""
-    cache = image_cache(found.paths, edge, values)
-    decoded = _written(found.paths, _order(rows), edge, cache, unreadable, progress, values=values)
+    """As `_in_memory`, but with images in a cache file, which may exist already."""
+    cache = image_cache(listing.paths, edge, values)
+    decoded = _written(
+        paths=listing.paths,
+        order=_order(rows),
+        edge=edge,
+        cache=cache,
+        unreadable=unreadable,
+        progress=progress,
+        values=values,
+    )
     while np.isin(_order(rows), list(unreadable)).any():
-        rows = _rows(found, request, unreadable)
+        rows = _rows(listing, request, unreadable)
         decoded = _written(
-            found.paths, _order(rows), edge, cache, unreadable, None, decoded, values
+            paths=listing.paths,
+            order=_order(rows),
+            edge=edge,
+            cache=cache,
+            unreadable=unreadable,
+            progress=None,
+            earlier=decoded,
+            values=values,
         )
     return rows, _views(decoded.images, rows)
 
@@ -256,7 +288,10 @@ def _written(
     earlier: Decoded | None = None,
     values: Values | None = None,
 ) -> Decoded:
-    """A file with the images in this order, copied from another file of the same images where there is one."""
+    """Write a file with the images in this order.
+
+    Rows are copied from an earlier file of the same images if there is one.
+    """
     known = cache.find(order, just_this=earlier is not None) or earlier
     if known is not None:
         unreadable |= known.unreadable
@@ -266,18 +301,18 @@ def _written(
         {} if known is None else {number: row for row, number in enumerate(known.order.tolist())}
     )
     missing = np.array([number for number in order.tolist() if number not in place], dtype=np.int64)
-    found: Unreadable = (
+    excluded: Unreadable = (
         {}
         if known is None
         else {n: why for n, why in known.unreadable.items() if n in set(order.tolist())}
     )
-    fresh = _images(paths, missing, edge, progress, found, values)
+    fresh = _images(paths, missing, edge, progress, excluded, values)
     images = (
         known.images[place[n]] if known is not None and n in place else next(fresh)
         for n in order.tolist()
     )
-    decoded = cache.write(order, edge, images, found)
-    unreadable |= found
+    decoded = cache.write(order, edge, images, excluded)
+    unreadable |= excluded
     return decoded
 
 
@@ -289,7 +324,7 @@ def _images(
     unreadable: Unreadable,
     values: Values | None,
 ) -> Iterator[Tensor]:
-    """Every file decoded; a black image stands for what is unreadable, which is noted."""
+    """Yield every file decoded; unreadable ones are recorded and yield a black image."""
     for number, image in zip(
         order.tolist(), decode_each([paths[i] for i in order], edge, progress, values), strict=True
     ):
@@ -301,7 +336,7 @@ def _images(
 
 
 def _order(rows: Rows) -> np.ndarray:
-    """The files that are used, those of a split next to each other."""
+    """The numbers of the files in use, those of each split next to each other."""
     return np.concatenate(list(rows.values())).astype(np.int64)
 
 

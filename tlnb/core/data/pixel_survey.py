@@ -1,8 +1,9 @@
-"""What can be said of image files only together: the range of their values, and whether parts of them are transparent.
+"""Survey image files as a set: their range of values, and whether parts are transparent.
 
-Grey images of 16 bits, or of fractions, do not say what is black and what is white. Scaled one by one, a dark image comes out as
-bright as any, and brightness can no longer be a class: so all of a data set are scaled alike. JPEGs, which have neither, are
-known by their first bytes and not opened.
+Grey images of 16 bits or of fractions do not say what is black and white. Scaled one by one, a dark
+image comes out as bright as any, and brightness could no longer tell classes apart, so all images
+of a data set share one scale. JPEGs, which have neither property, are recognised by their first
+bytes and not opened.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ from tlnb.core.data.decoding import (
     white,
 )
 
-LOOKED_INTO = 64  # images with an alpha channel that are decoded to see whether it hides anything
+ALPHA_CHECKED = 64  # images with an alpha channel that are decoded to inspect it
 JPEG = b"\xff\xd8\xff"
-PNG_DEPTH = 24  # where a PNG's header says how many bits a colour has
-TIFF_DEPTH = 258  # the tag that says so
+PNG_DEPTH = 24  # offset of the bit depth in a PNG's header
+TIFF_DEPTH = 258  # TIFF's BitsPerSample tag
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What was seen."""
+    """What the survey of a data set found."""
 
     values: Values | None = (
-        None  # black and white of grey images of more than 8 bits; None: each by its own range
+        None  # black and white points of grey images of more than 8 bits; None: per image
     )
     transparent: bool = False  # whether some images have, or may have, transparent parts
     notes: tuple[str, ...] = ()
@@ -47,19 +48,19 @@ class Survey:
 
 @dataclass(frozen=True)
 class _Seen:
-    """One file: the range of its values where they have more than 8 bits, whether it has an alpha channel."""
+    """One file: its range of values if above 8 bits, and whether it has an alpha channel."""
 
     kind: str = ""  # Pillow's mode: I or F
     least: float = 0.0
     most: float = 0.0
     alpha: bool = False
-    deep: bool = (
-        False  # whether its colours have more than 8 bits, of which Pillow gives the upper 8
-    )
+    deep: bool = False  # whether its colours have more than 8 bits; Pillow reads the upper 8
 
 
 def survey(paths: Sequence[Path]) -> Survey:
-    """Look at all files of a data set. What cannot be read is passed over: that is found, and said, elsewhere.
+    """Look at all files of a data set.
+
+    Unreadable files are skipped: they are found and reported elsewhere.
 
     Raises:
         MemoryError, RuntimeError: memory ran out.
@@ -96,7 +97,7 @@ def _seen(path: Path) -> _Seen:
 
 
 def _is_deep(path: Path, image: Any) -> bool:
-    """Whether a PNG or TIFF in colours has more than 8 bits for each."""
+    """Whether a colour PNG or TIFF has more than 8 bits per channel."""
     if image.format == "PNG":
         with path.open("rb") as file:
             return file.read(PNG_DEPTH + 1)[PNG_DEPTH:] == b"\x10"
@@ -104,7 +105,10 @@ def _is_deep(path: Path, image: Any) -> bool:
 
 
 def _deep(count: int) -> list[str]:
-    words = "images have colours of more than 8 bits, of which the upper 8 are read: scale dark ones before saving them"
+    words = (
+        "images have colours of more than 8 bits, of which the upper 8 are read: scale dark ones "
+        "before saving them"
+    )
     return [f"{count} {words}"] if count else []
 
 
@@ -125,33 +129,37 @@ def _range(image: object) -> _Seen:
 def _values(seen: Sequence[_Seen]) -> tuple[Values | None, list[str]]:
     kinds = {each.kind for each in seen}
     if len(kinds) != 1:
-        several = "images of whole numbers and of fractions are each scaled by their own range: brightness tells nothing"
+        several = (
+            "images of whole numbers and of fractions are each scaled by their own range: "
+            "brightness tells nothing"
+        )
         return None, [several] if kinds else []
     least, most = min(each.least for each in seen), max(each.most for each in seen)
     if least < 0:
-        note = f"{len(seen)} images hold values of {least:g}..{most:g}, negative ones too: black is {least:g}, white {most:g}"
+        note = (
+            f"{len(seen)} images hold values of {least:g}..{most:g}, negative ones too: "
+            f"black is {least:g}, white {most:g}"
+        )
         return (least, most if most > least else least + 1), [note]
     return (0.0, white(most, kinds.pop())), []
 
 
 def _hidden(paths: Sequence[Path]) -> tuple[bool, list[str]]:
-    """Whether any of these is transparent anywhere, and what is lost by that."""
+    """Whether any of these files is transparent anywhere, with notes on what that loses."""
     lost, hidden = 0, False
-    for path in paths[:LOOKED_INTO]:
+    for path in paths[:ALPHA_CHECKED]:
         clear, plain = _lost(path)
         hidden, lost = hidden or clear, lost + plain
     if not hidden:
-        return len(paths) > LOOKED_INTO, []
-    notes = [f"{len(paths)} images have an alpha channel: what is transparent is white"]
+        return len(paths) > ALPHA_CHECKED, []
+    notes = [f"{len(paths)} images have an alpha channel: transparent parts become white"]
     if lost:
-        notes.append(
-            f"{lost} of them, as far as was looked, are white all over then: save them on a dark ground"
-        )
+        notes.append(f"{lost} of those checked become all white: save them on a dark background")
     return True, notes
 
 
 def _lost(path: Path) -> tuple[bool, bool]:
-    """Whether an image is transparent anywhere, and whether it is of one colour once that is white."""
+    """Whether an image is transparent anywhere, and whether it is of one colour on white."""
     from PIL import Image
 
     try:

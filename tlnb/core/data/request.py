@@ -1,4 +1,4 @@
-"""What the user asked for when opening data."""
+"""The options given when opening data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tlnb.core.runtime.errors import UsageError
 
-MOST_CLASSES = 2**15  # that data or a network may have: ImageNet-21k's fit
+MOST_CLASSES = 2**15  # of data or a network: enough for ImageNet-21k
 BOUNDS = {
     "per_class": (1, 10**7),
     "limit": (2, 10**9),
@@ -18,7 +18,7 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class DataRequest:
-    """What the user asked for: everything needed to read the same data again."""
+    """The user's options: everything needed to read the same data again."""
 
     source: str
     per_class: int | None = None
@@ -29,11 +29,11 @@ class DataRequest:
     classes: int | None = None
     seed: int = 0
     group: str | None = None  # a regular expression, a CSV file, or a column of the table
-    root: str | None = None  # where torchvision's data sets lie
+    root: str | None = None  # folder of torchvision's data sets
 
 
 def check_request(request: DataRequest) -> None:
-    """Raises `UsageError` where an amount makes no sense."""
+    """Raise `UsageError` if an amount is out of range or options exclude each other."""
     for name, (least, most) in BOUNDS.items():
         value = getattr(request, name)
         if value is not None and not least <= value <= most:
@@ -45,14 +45,14 @@ def check_request(request: DataRequest) -> None:
         share = getattr(request, name)
         if share is not None and not 0 <= share < 1:
             raise UsageError(
-                f"--{name} {share} is no share: use a fraction from 0 to below 1, e.g. --{name} 0.2"
+                f"--{name} must be a share from 0 to below 1, got {share}: try --{name} 0.2"
             )
     if request.per_class and request.limit:
         raise UsageError("--per-class and --limit exclude each other: give one of them")
 
 
 def refuse(request: DataRequest, name: str, **reasons: str) -> None:
-    """Raises `UsageError` where an option is given that the data set `name` does not take, for the reason given."""
+    """Raise `UsageError` with the reason if data set `name` does not take a given option."""
     for option, reason in reasons.items():
         if getattr(request, option) is not None:
             raise UsageError(f"{name} {reason}: leave out --{option.replace('_', '-')}")

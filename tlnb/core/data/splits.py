@@ -1,4 +1,4 @@
-"""Which images are used, and which are held out: decided from labels alone, before any image is touched."""
+"""Choose and split images by their labels alone, before any image is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from tlnb.core.data.request import MOST_CLASSES, DataRequest
 from tlnb.core.runtime.errors import DataError, listed
 
-MIN_FOR_VAL = 20  # labels in the smallest class from which a fifth is held out to choose with
+MIN_FOR_VAL = 20  # labels in the smallest class from which a fifth is held out for model selection
 VAL_SHARE = TEST_SHARE = 0.2
 SPLITS = ("train", "val", "monitor", "test")
 
@@ -22,7 +22,7 @@ Rows = dict[str, np.ndarray]  # split → (n,) int64
 
 @dataclass(frozen=True)
 class Parts:
-    """What a data set is made of: images `(N, 3, E, E)` uint8 and labels `(N,)` int64 by split."""
+    """The parts of a data set: images `(N, 3, E, E)` uint8 and labels `(N,)` int64 by split."""
 
     name: str
     classes: tuple[str, ...]
@@ -33,11 +33,11 @@ class Parts:
     files: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # split → the names of its images
-    groups: int | None = None  # how many, where images are kept together
-    notes: tuple[str, ...] = ()  # what a reader of the results should know, a sentence each
-    brings_test: bool = False  # whether the data bring the test split; else it was drawn here
+    groups: int | None = None  # number of groups, if images are grouped
+    notes: tuple[str, ...] = ()  # what readers of the results should know, one sentence each
+    brings_test: bool = False  # whether the test split came with the data; else it was drawn here
     values: tuple[float, float] | None = (
-        None  # what is black and white, of grey images of more than 8 bits
+        None  # black and white points of grey images of more than 8 bits
     )
     transparent: bool = False  # whether images have, or may have, transparent parts
     own_range: bool = False  # whether whole numbers and fractions are scaled image by image
@@ -54,11 +54,18 @@ def divide(
     spare_to_monitor: int = 0,
     groups: np.ndarray | None = None,
 ) -> Parts:
-    """Images in memory, divided as `split_rows` says."""
-    found = split_rows(
-        name, classes, labels.numpy(), request, pool, fixed, spare_to_monitor, groups
+    """Split images in memory as `split_rows` does."""
+    rows_by_split = split_rows(
+        name=name,
+        classes=classes,
+        y=labels.numpy(),
+        request=request,
+        pool=pool,
+        fixed=fixed,
+        spare_to_monitor=spare_to_monitor,
+        groups=groups,
     )
-    rows = {split: torch.from_numpy(part) for split, part in found.items()}
+    rows = {split: torch.from_numpy(part) for split, part in rows_by_split.items()}
     return Parts(
         name,
         classes,
@@ -78,17 +85,20 @@ def split_rows(
     spare_to_monitor: int = 0,
     groups: np.ndarray | None = None,
 ) -> Rows:
-    """Choose what is used from `pool`, then hold out test and val as the rules say. `fixed` splits stay as they are.
+    """Choose the rows in use from `pool`, then hold out test and val.
+
+    `fixed` splits stay as they are.
 
     Args:
         y: the class number of every row, `(N,)`.
         pool: the rows to choose from.
-        fixed: splits that the data bring.
-        spare_to_monitor: how many rows that are not used become the split `monitor`.
-        groups: the group of every row, `(N,)`: each is kept on one side of every split that is made here.
+        fixed: splits that came with the data.
+        spare_to_monitor: number of unused rows that become the split `monitor`.
+        groups: the group of every row, `(N,)`: each stays within one of the splits made here.
 
     Raises:
-        DataError: too few groups to hold some out; fewer images than asked for, or nothing left for a class or to test on.
+        DataError: there are too few groups to hold some out, fewer images than asked for, or none
+            left for a class or for testing.
     """
     rng = np.random.default_rng(request.seed)
     parts = dict(fixed)
@@ -103,13 +113,16 @@ def split_rows(
     if not smallest:
         missing = [c for i, c in enumerate(classes) if i not in set(y[used].tolist())]
         raise DataError(
-            f"nothing is left to train on for {listed(missing)}: ask for more images, or leave out --test"
+            f"nothing is left to train on for {listed(missing)}: ask for more images, or leave "
+            "out --test"
         )
     if "val" not in parts and (request.val is not None or smallest >= MIN_FOR_VAL):
         share = VAL_SHARE if request.val is None else request.val
         try:
             used, parts["val"] = _hold_out(used, y, share, groups, request.seed)
-        except DataError:  # too few groups to hold some out a second time: the schedule is then fixed, as with little data
+        # Too few groups to hold some out a second time: the schedule is then fixed, as for
+        # small data.
+        except DataError:
             if request.val is not None:
                 raise
     rows = {split: part for split, part in {"train": used, **parts}.items() if len(part)}
@@ -121,41 +134,46 @@ def split_rows(
 def check_classes(
     what: str, classes: Sequence[str], skipped: Sequence[str] = (), folders: bool = False
 ) -> None:
-    """Sees to it that there are two, and not absurdly many.
+    """Check that there are at least two classes, and at most `MOST_CLASSES`.
 
     Args:
-        what: what has the classes.
-        skipped: what is not used, with the reasons: they may be why there are fewer.
+        what: the owner of the classes, for the message.
+        skipped: what is not used, with reasons, which may explain missing classes.
         folders: whether each class is a folder.
 
     Raises:
-        DataError: there are fewer, or more than any network here takes.
+        DataError: there are too few or too many classes.
     """
     check_most_classes(what, classes)
     if len(classes) < 2:
-        found = (
+        count = (
             f"one class ({classes[0]})" if classes else f"no class{' folder' * folders} with images"
         )
         why = f" (skipped: {listed(skipped, 1)})" if skipped else ""
         raise DataError(
-            f"{what} has {found}{why}: at least two classes are needed{', one folder each' * folders}"
+            f"{what} has {count}{why}: at least two classes are needed"
+            f"{', one folder each' * folders}"
         )
 
 
 def check_most_classes(what: str, classes: Sequence[str]) -> None:
-    """Refuses what no network here takes.
+    """Check that there are at most `MOST_CLASSES` classes.
 
     Raises:
         DataError: there are more.
     """
     if len(classes) > MOST_CLASSES:
         raise DataError(
-            f"{what} has {len(classes):,} classes, more than {MOST_CLASSES:,}: is the label's column the one that you mean?"
+            f"{what} has {len(classes):,} classes, more than {MOST_CLASSES:,}: is the label's "
+            "column the one that you mean?"
         )
 
 
 def _by_turns(pool: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffled so that classes take turns: any first part is stratified, and larger parts contain smaller ones."""
+    """Shuffle so that classes alternate.
+
+    Any prefix is stratified, and larger prefixes contain smaller ones.
+    """
     shuffled = rng.permutation(pool)
     turn = np.empty(len(shuffled), dtype=np.int64)
     for c in np.unique(y[shuffled]):
@@ -165,7 +183,7 @@ def _by_turns(pool: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.n
 
 
 def _held_out(rows: np.ndarray, y: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
-    """The last `share` of every class, at least one where the class has two."""
+    """Hold out the last `share` of every class, at least one image if the class has two."""
     held = []
     for c in np.unique(y[rows]):
         mine = rows[y[rows] == c]
@@ -186,18 +204,20 @@ def _hold_out(
 def _held_out_groups(
     rows: np.ndarray, y: np.ndarray, share: float, groups: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """About a `share` of the rows in whole groups, every class in both parts where that can be.
+    """Hold out about `share` of the rows in whole groups.
+
+    Every class is in both parts if possible.
 
     Raises:
         DataError: no fold leaves every class to train on.
     """
     count = len(np.unique(groups[rows]))
     best: tuple[int, float, np.ndarray] | None = (
-        None  # classes that are not held out, distance from the share, what is
+        None  # number of classes not held out, distance from the share, the fold
     )
     for folds in range(
         max(2, min(round(1 / share), count)), 1, -1
-    ):  # larger parts where small ones miss a class
+    ):  # larger parts if small ones miss a class
         for kept, held in _folds(rows, y, groups, folds, seed):
             classes = [set(y[rows[part]].tolist()) for part in (kept, held)]
             missed, distance = len(classes[0] - classes[1]), abs(len(held) / len(rows) - share)
@@ -222,7 +242,7 @@ def _held_out_groups(
 def _folds(
     rows: np.ndarray, y: np.ndarray, groups: np.ndarray, count: int, seed: int
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """scikit-learn's stratified folds of whole groups: (kept, held out) places in `rows`."""
+    """scikit-learn's stratified folds of whole groups: (kept, held out) positions in `rows`."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     if len(np.unique(groups[rows])) < count or np.bincount(y[rows]).max() < count:
@@ -237,7 +257,7 @@ def _folds(
 
 
 def folds_of(labels: np.ndarray, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Stratified folds of the labels `(n,)` in use, shuffled by the seed: rows to learn from, rows held apart."""
+    """Yield stratified, shuffled folds of labels `(n,)`: (training rows, held-out rows)."""
     from sklearn.model_selection import StratifiedKFold
 
     yield from StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels)
@@ -258,7 +278,7 @@ def _amount(
     if counts.min() < request.per_class:
         poorest = int(counts.argmin())
         raise DataError(
-            f"class {classes[poorest]!r} has {counts[poorest]} images, fewer than --per-class {request.per_class}: "
-            f"use --per-class {counts[poorest]} or less"
+            f"class {classes[poorest]!r} has {counts[poorest]} images, fewer than --per-class "
+            f"{request.per_class}: use --per-class {counts[poorest]} or less"
         )
     return np.concatenate([pool[y[pool] == c][: request.per_class] for c in range(len(classes))])

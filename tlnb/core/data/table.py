@@ -1,7 +1,9 @@
-"""Image files named in a table (a CSV file), with their labels, splits and other columns. Nothing is decoded.
+"""Image files listed in a CSV table, with labels, splits and other columns.
 
-Columns are known by their usual names. A row that cannot be used is listed with the reason: no label, no such file, a file
-that is listed already.
+Nothing is decoded.
+
+Columns are recognised by their usual names. Unusable rows are listed with the reason: a missing
+label, a missing file, a file listed twice.
 """
 
 from __future__ import annotations
@@ -14,14 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tlnb.core.data.image_listing import LONGEST_NAME, ODD_NAME, Listing, class_name
+from tlnb.core.data.image_listing import INVALID_NAME, LONGEST_NAME, Listing, class_name
 from tlnb.core.data.split_names import settled, split_name, yes_or_no
 from tlnb.core.data.splits import check_classes, check_most_classes
 from tlnb.core.data.table_files import TableFiles
 from tlnb.core.runtime.errors import DataError, listed, one_line
 from tlnb.core.runtime.paths import is_file, read_text
 
-# Column names without case, spaces and underscores; the first that a table has counts.
+# Column names without case, spaces and underscores; the first one in a table counts.
 COLUMNS = {
     "path": (
         "path",
@@ -68,7 +70,7 @@ COLUMNS = {
     ),
     "split": ("split", "splits", "set", "subset", "partition", "usage", "phase", "dataset"),
 }
-MARKS = {  # columns of true and false → the split of the marked rows, and of the others
+SPLITS_BY_FLAG = {  # flag columns → the split of true rows, and of false ones
     "isvalid": ("val", "train"),
     "isval": ("val", "train"),
     "isvalidation": ("val", "train"),
@@ -79,32 +81,33 @@ MARKS = {  # columns of true and false → the split of the marked rows, and of 
     "istrainingimage": ("train", "test"),
 }
 ONE, ZERO = frozenset(("1", "1.0")), frozenset(("0", "0.0"))
-UNSURE = ("usage", "phase", "dataset")  # columns that hold splits only where a value says so
+# Columns that hold splits only if a value says so.
+SPLIT_ONLY_BY_VALUE = ("usage", "phase", "dataset")
 NOT_LABELS = frozenset(
     ("", "nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "#N/A", "N/A", "n/a")
 )
 WHOLE = re.compile(r"-?[0-9]{1,18}([.]0*)?")
 NUMBER = re.compile(r"-?[0-9]{1,18}")
 TABLES = (".csv", ".tsv")
-TRIED = 50  # rows by which the folder of the files is found
+ROWS_TRIED = 50  # rows used to find the folder of the files
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Where a table's columns stand."""
+    """Positions of a table's columns."""
 
     path: int
-    label: int  # -1: a column for each class, with a one in that of each row
+    label: int  # -1: one-hot columns, one per class
     split: int | None
-    marked: tuple[str, str] | None  # of a split column that holds true and false
-    by_class: tuple[int, ...] = ()  # those columns
+    marked: tuple[str, str] | None  # the splits of true and false in a flag column
+    by_class: tuple[int, ...] = ()  # the one-hot columns
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A row that can be used."""
+    """A usable row."""
 
-    number: int  # of its line
+    number: int  # line number
     fields: list[str]
     path: Path
     label: str
@@ -112,61 +115,63 @@ class _Row:
 
 
 def list_table(file: Path) -> Listing:
-    """The image files that a CSV file names: a column of paths (relative to it), one of labels, and maybe one of splits.
+    """List the image files in a CSV file of relative paths, labels and, optionally, splits.
 
-    Ends of names may be left out, the files may lie in a folder beside the table, and a file that is listed twice counts once.
+    File extensions may be omitted, the files may lie in a folder beside the table, and a file that
+    is listed twice counts once.
 
     Raises:
-        DataError: no such columns, fewer than two classes, another split than train, val and test.
+        DataError: columns are missing, there are fewer than two classes, or a split is not train,
+            val or test.
     """
     rows = read_table(file)
     head = rows[0][1] if rows else []
     columns = _columns(file, head, [row for _, row in rows[1:]])
-    found = Listing(one_line(file.stem), file.parent, ())
+    listing = Listing(one_line(file.stem), file.parent, ())
     files = TableFiles(
         file.parent,
-        [row[columns.path].strip() for _, row in rows[1 : TRIED + 1] if len(row) == len(head)],
+        [row[columns.path].strip() for _, row in rows[1 : ROWS_TRIED + 1] if len(row) == len(head)],
     )
     if files.dropped:
-        found.notes.append(
-            f"the first {files.dropped} folders of each path are not here, and left out"
+        listing.notes.append(
+            f"the first {files.dropped} folders of each path do not exist here and are dropped"
         )
     if files.top != file.parent:
-        found.notes.append(f"the files lie in {one_line(files.top.name)}/")
+        listing.notes.append(f"the files lie in {one_line(files.top.name)}/")
     usable = [
         row
         for number, fields in rows[1:]
-        if (row := _row(files, columns, head, number, fields, found))
+        if (row := _row(files, columns, head, number, fields, listing))
     ]
-    rows_by_split = _with_splits(file, columns, head, _whole_numbers(usable), found)
+    rows_by_split = _with_splits(file, columns, head, _whole_numbers(usable), listing)
     check_most_classes(file.name, _classes(rows_by_split))
-    kept = _once(_of_known_classes(rows_by_split, found), found)
-    found.classes = _classes(kept)
-    check_classes(file.name, found.classes, found.skipped)
-    return _filled(found, kept, head)
+    kept = _once(_of_known_classes(rows_by_split, listing), listing)
+    listing.classes = _classes(kept)
+    check_classes(file.name, listing.classes, listing.skipped)
+    return _filled(listing, kept, head)
 
 
 def _classes(rows: Iterable[_Row]) -> tuple[str, ...]:
-    """Those of the rows that are trained on."""
+    """The classes that occur in train."""
     return in_order({row.label for row in rows if row.split in ("", "train")})
 
 
 def in_order(labels: Iterable[str]) -> tuple[str, ...]:
-    """Class names sorted: by value where all of them are numbers."""
+    """Sort class names, by value if all of them are numbers."""
     names = list(labels)
     numeric = all(NUMBER.fullmatch(name) for name in names)
     return tuple(sorted(names, key=lambda name: (int(name) if numeric else 0, name)))
 
 
 def read_table(file: Path) -> list[tuple[int, list[str]]]:
-    """The rows of a CSV file with commas, semicolons or tabs, each with the number of the line that it ends on.
+    """The rows of a CSV file with commas, semicolons or tabs, each with its last line number.
 
     Raises:
-        DataError: it cannot be read, or is no text.
+        DataError: the file cannot be read or is not text.
     """
     try:
         text = _text(file)
-        lines = text.split("\n")  # no other line ends: lines are counted as editors do
+        lines = text.split("\n")  # split at \n only, to count lines as editors do
         separator = max(",;\t|", key=next(filter(str.strip, lines), "").count)
         reader = csv.reader(lines, delimiter=separator, skipinitialspace=True)
         rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
@@ -179,10 +184,12 @@ def read_table(file: Path) -> list[tuple[int, list[str]]]:
 
 
 def _text(file: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 as Excel's "Unicode text" is; lines of old Macs too.
+    """The text of a file in UTF-8, or in UTF-16 like Excel's "Unicode text".
+
+    Line ends of old Macs work, too.
 
     Raises:
-        UnicodeDecodeError: another encoding.
+        UnicodeDecodeError: the file has another encoding.
     """
     wide = is_file(file) and _starts(file) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     text = read_text(file, encoding="utf-16" if wide else "utf-8-sig")
@@ -195,19 +202,23 @@ def _starts(file: Path) -> bytes:
 
 
 def _without_blank_ends(row: list[str], width: int) -> list[str]:
-    """A row without the blank fields that commas at its end make."""
+    """Drop the blank fields that trailing commas create."""
     while len(row) > width and not row[-1].strip():
         row = row[:-1]
     return row
 
 
-# ── columns ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── columns ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> _Columns:
     places = {_plain(name): i for i, name in reversed(list(enumerate(head)))}
     path, split = (_first(COLUMNS[what], places) for what in ("path", "split"))
-    mark = None if split is not None else next((name for name in MARKS if name in places), None)
+    mark = (
+        None
+        if split is not None
+        else next((name for name in SPLITS_BY_FLAG if name in places), None)
+    )
     split = places[mark] if mark else split
     label = _first(
         [name for name in COLUMNS["label"] if places.get(name) not in (path, split)], places
@@ -216,7 +227,7 @@ def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     if label is None and path is not None and len(others) == 1:  # `id,breed`
         label = others[0]
     if label is None and path is not None and _one_a_row(rows, others, len(head)):
-        return _Columns(path, -1, split, MARKS[mark] if mark else None, tuple(others))
+        return _Columns(path, -1, split, SPLITS_BY_FLAG[mark] if mark else None, tuple(others))
     if path is None or label is None:
         missing = [what for what, at in (("path", path), ("label", label)) if at is None]
         looked_for = "; ".join(f"{what}: {listed(COLUMNS[what], 30)}" for what in missing)
@@ -225,11 +236,11 @@ def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
             f"(it has {listed(map(one_line, head)) or 'nothing'}; looked for {looked_for}): "
             "name them in its first line, e.g. path,label or path,label,split"
         )
-    return _Columns(path, label, split, MARKS[mark] if mark else None)
+    return _Columns(path, label, split, SPLITS_BY_FLAG[mark] if mark else None)
 
 
 def _one_a_row(rows: Sequence[Sequence[str]], columns: Sequence[int], width: int) -> bool:
-    """Whether all of these columns hold zeros and ones, and in each row there is one one: a column for each class."""
+    """Whether these columns are one-hot: zeros and ones, with a single one in each row."""
     marks = [[row[i].strip() for i in columns] for row in rows if len(row) == width]
     signs = {mark for row in marks for mark in row}
     return (
@@ -255,7 +266,7 @@ def _first(names: Iterable[str], places: Mapping[str, int]) -> int | None:
     return next((places[name] for name in names if name in places), None)
 
 
-# ── rows ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── rows ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _row(
@@ -264,34 +275,37 @@ def _row(
     head: Sequence[str],
     number: int,
     fields: list[str],
-    found: Listing,
+    listing: Listing,
 ) -> _Row | None:
-    """A row that can be used; else the reason is added to what is skipped."""
+    """A usable row; otherwise None, with the reason added to the skipped files."""
     if len(fields) != len(head):
-        found.skipped.append(f"line {number}: {len(fields)} fields instead of {len(head)}")
+        listing.skipped.append(f"line {number}: {len(fields)} fields instead of {len(head)}")
         return None
     name, label = fields[columns.path].strip(), _label(columns, head, fields)
     path, why = files.find(name)
     if why:
-        found.skipped.append(f"line {number}, {one_line(name)[:LONGEST_NAME]}: {why}")
+        listing.skipped.append(f"line {number}, {one_line(name)[:LONGEST_NAME]}: {why}")
     elif label in NOT_LABELS:
-        found.skipped.append(f"line {number}: no label{f' ({label})' * bool(label)}")
+        listing.skipped.append(f"line {number}: no label{f' ({label})' * bool(label)}")
     elif one_line(label) != label:
-        found.skipped.append(f"line {number}: {ODD_NAME}")
+        listing.skipped.append(f"line {number}: {INVALID_NAME}")
     else:
         return _Row(number, fields, path, label)
     return None
 
 
 def _whole_numbers(rows: Sequence[_Row]) -> list[_Row]:
-    """The rows with labels `1.0` as `1`, where all labels are whole numbers: a column with a gap comes so out of pandas."""
+    """Turn labels `1.0` into `1` if all are whole numbers.
+
+    pandas writes a column with gaps so.
+    """
     if not all(WHOLE.fullmatch(row.label) for row in rows):
         return list(rows)
     return [replace(row, label=row.label.partition(".")[0]) for row in rows]
 
 
-def _once(rows: Sequence[_Row], found: Listing) -> list[_Row]:
-    """Each file once; one that is listed with two labels not at all."""
+def _once(rows: Sequence[_Row], listing: Listing) -> list[_Row]:
+    """Keep each file once, and drop files listed with two labels."""
     by_file: dict[str, list[_Row]] = {}
     for row in rows:
         by_file.setdefault(str(row.path), []).append(row)
@@ -300,58 +314,59 @@ def _once(rows: Sequence[_Row], found: Listing) -> list[_Row]:
         labels = sorted({row.label for row in (first, *more)})
         if len(labels) == 1:
             kept.append(first)
-            found.skipped += [
+            listing.skipped += [
                 f"line {row.number}: listed already, in line {first.number}" for row in more
             ]
         else:
-            found.skipped.append(
+            listing.skipped.append(
                 f"line {first.number}: listed with more than one label ({listed(labels, 4)})"
             )
     return kept
 
 
-def _of_known_classes(rows: Sequence[_Row], found: Listing) -> list[_Row]:
-    """Without the classes that are never trained on."""
+def _of_known_classes(rows: Sequence[_Row], listing: Listing) -> list[_Row]:
+    """Drop rows of classes that do not occur in train."""
     known = set(_classes(rows))
     dropped = Counter(row.label for row in rows if row.label not in known)
-    found.skipped += [
+    listing.skipped += [
         f"{label}: {n} images of a class that is not in train"
         for label, n in sorted(dropped.items())
     ]
     return [row for row in rows if row.label in known]
 
 
-def _filled(found: Listing, kept: Sequence[_Row], head: Sequence[str]) -> Listing:
-    """The listing with the rows' files, class numbers and other columns."""
-    kept = _of_known_classes(kept, found)
-    number = {name: i for i, name in enumerate(found.classes)}
-    found.paths, found.split_of = [row.path for row in kept], [row.split for row in kept]
-    found.class_of = [number[row.label] for row in kept]
-    found.columns = {name.strip(): [row.fields[k] for row in kept] for k, name in enumerate(head)}
-    return found
+def _filled(listing: Listing, kept: Sequence[_Row], head: Sequence[str]) -> Listing:
+    """Fill the listing with the rows' files, class numbers and other columns."""
+    kept = _of_known_classes(kept, listing)
+    number = {name: i for i, name in enumerate(listing.classes)}
+    listing.paths, listing.split_of = [row.path for row in kept], [row.split for row in kept]
+    listing.class_of = [number[row.label] for row in kept]
+    listing.columns = {name.strip(): [row.fields[k] for row in kept] for k, name in enumerate(head)}
+    return listing
 
 
-# ── splits ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── splits ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _with_splits(
-    file: Path, columns: _Columns, head: Sequence[str], rows: Sequence[_Row], found: Listing
+    file: Path, columns: _Columns, head: Sequence[str], rows: Sequence[_Row], listing: Listing
 ) -> list[_Row]:
     if columns.split is None:
         return list(rows)
     at, marked = columns.split, columns.marked
     texts = [row.fields[at].strip() for row in rows]
     meant = {text: _split(text, marked) for text in dict.fromkeys(texts)}
-    if _plain(head[at]) in UNSURE and not any(meant[text] for text in meant if text):
+    if _plain(head[at]) in SPLIT_ONLY_BY_VALUE and not any(meant[text] for text in meant if text):
         return list(rows)
     for row, text in zip(rows, texts, strict=True):
         if meant[text] is None:
             ways = "true and false" if marked else "train, val and test"
             raise DataError(
-                f"{file.name}, line {row.number}: {one_line(head[at])} {text!r} is none of {ways}"
+                f"{file.name}, line {row.number}: {one_line(head[at])} must be one of {ways}, "
+                f"got {text!r}"
             )
     if blank := texts.count(""):
-        found.notes.append(f"{blank} rows without a split are trained on")
+        listing.notes.append(f"{blank} rows without a split are trained on")
     final = settled(split for split in meant.values() if split)
     return [
         replace(row, split=final[meant[text] or ""]) for row, text in zip(rows, texts, strict=True)
@@ -359,7 +374,7 @@ def _with_splits(
 
 
 def _split(text: str, marked: tuple[str, str] | None) -> str | None:
-    """The split that a field means; None for none. A blank one is trained on."""
+    """The split that a field means; None if unknown. A blank field means train."""
     if not text:
         return "train"
     if marked:

@@ -1,7 +1,7 @@
-"""torchvision's data sets by name, with the splits that they bring. Downloads leave nothing half done.
+"""torchvision data sets by name, with their own splits. Failed downloads leave nothing behind.
 
-torchvision checks a hash of each file that it downloads. What is added here: progress for whoever shows it, a time
-limit, files that appear whole or not at all, and one line for each thing that can go wrong.
+torchvision checks a hash of each file that it downloads. This module adds progress reports, a
+timeout, atomic writes, and one-line errors.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ from tlnb.core.runtime.paths import user_path
 from tlnb.core.storage.checked_arrays import LEFTOVER
 from tlnb.core.storage.download import sweep
 
-TIMEOUT = 30.0  # seconds of silence after which a download is given up
-PIECE = 2**18
-FAKES = 1000
+TIMEOUT = 30.0  # seconds without data after which a download is aborted
+CHUNK_BYTES = 2**18
+FAKE_IMAGES = 1000
 UNFINISHED = re.compile(
     r".+\.[0-9a-f]{8}\.part|\.[a-z0-9_]{8}\.part"
-)  # of a download, of a folder that was unpacked
-PLACES = (
+)  # of downloads and unpacked folders
+ARCHIVE_PLACES = (
     "*.part",
     "*/*.part",
     "*/raw/*.part",
-)  # where sets put their archives; no folder of images is deeper looked into
+)  # where data sets put their archives; image folders are not searched deeper
 
 _BY_FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
 _TRAIN_TEST: dict[str, dict[str, Any]] = {s: {"split": s} for s in ("train", "test")}
@@ -87,7 +87,7 @@ LIBRARY: dict[str, dict[str, dict[str, Any]]] = {
     "SUN397": {"": {}},
     "Caltech101": {"": {}},
     "SEMEION": {"": {}},
-    "FakeData": {"": {"size": FAKES}},
+    "FakeData": {"": {"size": FAKE_IMAGES}},
 }
 ARRAYS = (
     "CIFAR10",
@@ -107,12 +107,12 @@ PAIRS = ("samples", "_samples", "imgs")
 
 
 def library_name(text: str) -> str | None:
-    """torchvision's spelling of a data set's name, whatever its case and hyphens; None for no such set."""
+    """torchvision's spelling of a data set's name, ignoring case and hyphens, or None."""
     return {_plain(name): name for name in LIBRARY}.get(_plain(text))
 
 
 def similar_names(text: str) -> str:
-    """The end of an error line: names like this one."""
+    """Similar names, as the end of an error line."""
     return did_you_mean(text, LIBRARY)
 
 
@@ -123,27 +123,28 @@ def read_library(
     progress: Progress | None = None,
     telling: Telling | None = None,
 ) -> Parts:
-    """Images and labels of a data set of torchvision's, in its own splits.
+    """Read images and labels of a torchvision data set, in its own splits.
 
     Args:
         name: as in `LIBRARY`.
-        edge: at which files are decoded, in pixels; sets that come as arrays keep their own size.
+        edge: for decoding files, in pixels; data sets of arrays keep their own size.
         progress: called with (done, total) while files are decoded.
-        telling: called with (`downloading`, megabytes, of how many).
+        telling: called with (`downloading`, megabytes done, total).
 
     Raises:
-        DataError: it is not there and cannot be downloaded, or is damaged; no room.
+        DataError: the data set is missing and cannot be downloaded, is damaged, or the disk is
+            full.
     """
     root = user_path(request.root) if request.root else cache_folder() / "datasets"
     _sweep(root)
-    found = {
+    datasets = {
         split: _opened(name, root, options, telling) for split, options in LIBRARY[name].items()
     }
-    first = next(iter(found.values()))
-    files = {split: _files(data) for split, data in found.items()}
+    first = next(iter(datasets.values()))
+    files = {split: _files(data) for split, data in datasets.items()}
     if all(paths is not None for paths in files.values()):
         parts = read_files(
-            _listing(name, root, found, {s: f or [] for s, f in files.items()}),
+            _listing(name, root, datasets, {s: f or [] for s, f in files.items()}),
             request,
             edge,
             progress,
@@ -152,18 +153,18 @@ def read_library(
         parts = _divided(
             name,
             _classes(first),
-            {s: _held(name, d, edge, progress) for s, d in found.items()},
+            {s: _held(name, d, edge, progress) for s, d in datasets.items()},
             request,
         )
     official = (
         "the splits are the data set's own"
-        if len(found) > 1
-        else "the data set brings no splits: they are made here"
+        if len(datasets) > 1
+        else "the data set has no splits of its own: they are made here"
     )
     return replace(parts, notes=(*parts.notes, f"{name}: {official}"), folders=())
 
 
-# ── opening ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── opening ───────────────────────────────────────────────────────────────────────────────────────
 
 
 def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling | None) -> Any:
@@ -177,15 +178,16 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
     try:
         return kind(root, **options, **quiet)
     except (RuntimeError, OSError):
-        pass  # not there, or not whole
-    except Exception as error:  # each set has a parser of its own
+        pass  # missing or incomplete
+    except Exception as error:  # each data set has its own parser
         reason = " ".join(str(error).split())[:80] or type(error).__name__
         raise DataError(
             f"{name} in {str(root)!r} is damaged ({reason}): remove it there, and load it again"
         ) from None
     if ("download" not in takes and "kwargs" not in takes) or name == "ImageNet":
         raise DataError(
-            f"{name} is not in {str(root)!r} and may not be downloaded by programs: fetch it and give --root FOLDER"
+            f"{name} is not in {str(root)!r} and may not be downloaded by programs: fetch it and "
+            "give --root FOLDER"
         )
     written: list[Path] = []
     try:
@@ -197,14 +199,14 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
         ):
             return kind(
                 root, **options, download=True
-            )  # which finds what another kernel downloaded meanwhile
+            )  # it finds what another kernel downloaded meanwhile
     except (
         OSError,
         HTTPException,
         RuntimeError,
         EOFError,
         ValueError,
-    ) as error:  # ValueError: no longer anywhere
+    ) as error:  # ValueError: no longer hosted
         if "orrupted" in str(error) or isinstance(error, EOFError):
             for path in written[-1:]:
                 path.unlink(missing_ok=True)
@@ -219,9 +221,10 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
 
 @contextmanager
 def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None]:
-    """torchvision's own writes into the final file, prints a bar, waits for ever, and falls back to unsafe connections.
+    """Replace torchvision's download while a data set is opened.
 
-    It also unpacks in place, and takes a folder that is half unpacked for a whole one.
+    torchvision writes into the final file, prints a bar, waits forever, and falls back to unsafe
+    connections. It also unpacks in place, and mistakes a half-unpacked folder for a complete one.
     """
     from torchvision.datasets import utils
 
@@ -245,9 +248,9 @@ def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None
         target = Path(to_path or Path(from_path).parent)
         target.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as part:
-            found = unpack(from_path, part, remove_finished)
+            unpacked_to = unpack(from_path, part, remove_finished)
             _move_into(Path(part), target)
-        return str(target / Path(found).relative_to(part))
+        return str(target / Path(unpacked_to).relative_to(part))
 
     module._urlretrieve, module.extract_archive = ours, unpacked
     socket.setdefaulttimeout(TIMEOUT if before is None else before)
@@ -259,37 +262,40 @@ def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None
 
 
 def _move_into(source: Path, target: Path) -> None:
-    """Folders and files appear whole; what is there as a folder already gets what is new."""
+    """Move files and folders atomically; existing folders are merged."""
     for entry in source.iterdir():
-        there = target / entry.name
-        if entry.is_dir() and there.is_dir():
-            _move_into(entry, there)
+        destination = target / entry.name
+        if entry.is_dir() and destination.is_dir():
+            _move_into(entry, destination)
         else:
-            entry.replace(there)
+            entry.replace(destination)
 
 
 def _download(url: str, file: Path, telling: Telling | None) -> None:
     unfinished = file.with_name(f"{file.name}.{os.urandom(4).hex()}.part")
     try:
-        asked = urllib.request.Request(url, headers={"User-Agent": "tlnb"})
-        with urllib.request.urlopen(asked) as answer, unfinished.open("wb") as out:
+        request = urllib.request.Request(url, headers={"User-Agent": "tlnb"})
+        with urllib.request.urlopen(request) as answer, unfinished.open("wb") as out:
             total, done = int(answer.headers.get("Content-Length") or 0), 0
-            while piece := answer.read(PIECE):
+            while piece := answer.read(CHUNK_BYTES):
                 out.write(piece)
                 done += len(piece)
                 if telling:
                     telling("downloading", round(done / 1e6), round(total / 1e6))
         if done < total:
-            raise OSError(f"{done:,} of {total:,} bytes came")
+            raise OSError(f"{done:,} of {total:,} bytes arrived")
         unfinished.replace(file)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
 def _sweep(root: Path) -> None:
-    """Remove what killed kernels left half done, by the names that it has here: a root may be a folder of the user's."""
+    """Remove leftovers of killed kernels, by their names.
+
+    The root may be a folder of the user's own.
+    """
     sweep(
-        (p for places in PLACES for p in root.glob(places) if UNFINISHED.fullmatch(p.name)),
+        (p for places in ARCHIVE_PLACES for p in root.glob(places) if UNFINISHED.fullmatch(p.name)),
         LEFTOVER,
     )
 
@@ -304,7 +310,7 @@ def _why(error: Exception, written: Sequence[Path]) -> str:
     return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
-# ── what is in it ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── what is in it ─────────────────────────────────────────────────────────────────────────────────
 
 
 def _classes(data: Any) -> tuple[str, ...]:
@@ -329,7 +335,7 @@ def _pairs(data: Any) -> list[tuple[Any, Any]] | None:
 
 
 def _files(data: Any) -> list[Path] | None:
-    """The image files, where the set consists of files."""
+    """The image files, if the data set consists of files."""
     pairs = _pairs(data)
     paths = (
         [p for p, _ in pairs]
@@ -342,23 +348,27 @@ def _files(data: Any) -> list[Path] | None:
 
 
 def _listing(
-    name: str, root: Path, found: Mapping[str, Any], files: Mapping[str, list[Path]]
+    name: str, root: Path, datasets: Mapping[str, Any], files: Mapping[str, list[Path]]
 ) -> Listing:
-    listing = Listing(name, root, _classes(next(iter(found.values()))))
+    listing = Listing(name, root, _classes(next(iter(datasets.values()))))
     for split, paths in files.items():
         listing.paths += paths
         listing.split_of += [split] * len(paths)
-        listing.class_of += _labels(found[split])
+        listing.class_of += _labels(datasets[split])
     return listing
 
 
 def _held(name: str, data: Any, edge: int, progress: Progress | None) -> tuple[Tensor, Tensor]:
-    """All images `(N, 3, E, E)` and labels `(N,)` of a set that comes as arrays, or draws its images."""
+    """All images `(N, 3, E, E)` and labels `(N,)` of a data set without files.
+
+    Such data sets come as arrays or generate their images.
+    """
     if isinstance(getattr(data, "data", None), np.ndarray | Tensor):
         return as_images(data.data).contiguous(), torch.tensor(_labels(data))
     if len(data) * 3 * edge**2 > memory_budget():
         raise DataError(
-            f"{name} at {edge} pixels does not fit in memory: set TLNB_MEMORY, or give a smaller --size"
+            f"{name} at {edge} pixels does not fit in memory: set TLNB_MEMORY, or give a smaller "
+            "--size"
         )
     images, labels = torch.empty((len(data), 3, edge, edge), dtype=torch.uint8), []
     for i in range(len(data)):

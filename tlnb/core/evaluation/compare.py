@@ -1,4 +1,4 @@
-"""Lay runs side by side: what each reached, what it took in all, and what it took until it was good enough."""
+"""Compare runs: what each reached, its total cost, and its cost up to a target accuracy."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from tlnb.core.data.dataset import DataSet
 from tlnb.core.evaluation.comparison import BreakEven, Comparison, Row, Saving, Spent
 from tlnb.core.training.run import Run, wilson_interval
 
-SKEWED = 2.0  # times the smallest class that the largest has, from which balanced accuracy is shown beside accuracy
+# Ratio of the largest class to the smallest from which balanced accuracy is shown too.
+SKEW_RATIO = 2.0
 
-Group = Sequence[Run]  # runs that differ in nothing but their seeds, oldest first
+Group = Sequence[Run]  # runs that differ only in their seeds, oldest first
 
 
 class Compared(Protocol):
-    """What comparing needs to know of the data."""
+    """What a comparison needs to know about the data."""
 
     @property
     def name(self) -> str: ...
     @property
-    def counts(self) -> Mapping[str, int]: ...  # labels in use by class
+    def counts(self) -> Mapping[str, int]: ...  # labels in use per class
     @property
-    def splits(self) -> Mapping[str, int]: ...  # images by split
+    def splits(self) -> Mapping[str, int]: ...  # images per split
 
 
 def compare(
@@ -43,17 +44,18 @@ def compare(
     tunings: Mapping[str, Charge] | None = None,
     tuning_in: bool = False,
 ) -> Comparison:
-    """Lay runs side by side.
+    """Compare runs.
 
     Args:
         runs: on this data, oldest first.
         pretraining: what someone else paid for the model, for a row of its own.
-        equal_budget: baselines with just as many steps as their runs.
-        target: accuracy on monitor (else val) to measure the time to; default: the highest that all runs reached.
+        equal_budget: baselines with exactly as many steps as their runs.
+        target: accuracy on monitor (else val) to measure the time to; default: the highest that all
+            runs reached.
         price: the user's own; default: the list price of what each ran on.
-        tunings: what tuning cost, by the name of the study.
-        tuning_in: count a study in with the runs that use what it found, instead of in a row of its own; then the
-            speed-up and the break-even count it too.
+        tunings: the cost of tuning, by the name of the study.
+        tuning_in: add the cost of a study to the runs that use its result, instead of to a row of
+            its own; the speed-up and the break-even then include it too.
     """
     tunings = {name: _at(charge, price) for name, charge in (tunings or {}).items()}
     every = [priced(run, price) for run in (*runs, *equal_budget)]
@@ -79,24 +81,26 @@ def compare(
         rows.append(_pretraining_row(pretraining, price))
     counts = data.counts.values()
     return Comparison(
-        data.name,
-        tuple(rows),
-        target,
-        "monitor" if "monitor" in data.splits else "val",
-        price_for(every[-1], price),
-        pair[0][0].name if pair else None,
-        pair[1][0].name if pair else None,
-        speedup,
-        bound,
-        _saving(pair[0][-1], pair[1][-1]) if pair else None,
-        _break_even(pair, target, pretraining, price, extra) if pair and pretraining else None,
-        max(counts) >= SKEWED * min(counts),
-        tuple(_notes(groups, bound, [name for name in extra if name not in equal])),
+        data=data.name,
+        rows=tuple(rows),
+        target=target,
+        watched_split="monitor" if "monitor" in data.splits else "val",
+        price=price_for(every[-1], price),
+        run=pair[0][0].name if pair else None,
+        baseline=pair[1][0].name if pair else None,
+        speedup=speedup,
+        speedup_is_bound=bound,
+        saving=_saving(pair[0][-1], pair[1][-1]) if pair else None,
+        break_even=_break_even(pair, target, pretraining, price, extra)
+        if pair and pretraining
+        else None,
+        skewed=max(counts) >= SKEW_RATIO * min(counts),
+        notes=tuple(_notes(groups, bound, [name for name in extra if name not in equal])),
     )
 
 
 def grouped(runs: Iterable[Run]) -> list[list[Run]]:
-    """Runs that differ in nothing but their seeds together, groups in the order of their first runs."""
+    """Group runs that differ only in their seeds, in the order of their first runs."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         groups.setdefault(run.group or run.name, []).append(run)
@@ -109,7 +113,7 @@ def _common_target(runs: Iterable[Run]) -> float | None:
 
 
 def _last_pair(groups: Sequence[Group]) -> tuple[Group, Group] | None:
-    """The last baseline, and what it is the baseline of."""
+    """The last baseline, after the run it belongs to."""
     of = {run.name: group for group in groups for run in group}
     for baseline in reversed(groups):
         if baseline[0].kind == "baseline" and (name := baseline[0].baseline_of) in of:
@@ -120,7 +124,10 @@ def _last_pair(groups: Sequence[Group]) -> tuple[Group, Group] | None:
 def _speedup(
     pair: tuple[Group, Group] | None, target: float | None, extra: Mapping[str, Charge]
 ) -> tuple[float | None, bool]:
-    """How many times sooner the run was at the target, with the tuning in `extra`; a baseline that missed it gives a bound."""
+    """How many times sooner the run reached the target, including the tuning in `extra`.
+
+    If a baseline missed the target, the result is a lower bound, and the flag is True.
+    """
     if pair is None or target is None:
         return None, False
     runs, baselines = pair
@@ -147,7 +154,10 @@ def _saving(run: Run, baseline: Run) -> Saving:
 
 
 def to_target(run: Run, target: float | None) -> Spent:
-    """What a run had taken at the look that first found the target on monitor (else val); evaluation is not counted."""
+    """The cost of a run up to the first look that found the target on monitor (else val).
+
+    Evaluation is excluded.
+    """
     before, reached = (None, None) if target is None else run.reached(target)
     if reached is None:
         return Spent()
@@ -169,7 +179,7 @@ def to_target(run: Run, target: float | None) -> Spent:
 
 
 def _row(group: Group, target: float | None, kind: str | None, tuned: Charge | None) -> Row:
-    """Of several seeds the means; what only one run has is the first's."""
+    """One row per group: means over seeds; single-run figures come from the first run."""
     first = group[0]
     reached = [to_target(run, target) for run in group]
     spent = [_without_evaluation(run) for run in group]
@@ -179,30 +189,30 @@ def _row(group: Group, target: float | None, kind: str | None, tuned: Charge | N
     best = [run.watched for run in group if run.watched is not None]
     with_tuning = " + tuning" if tuned else ""
     return Row(
-        first.name,
-        kind or ("baseline" if first.baseline_of else "run"),
-        f"{first.plan.model}, {first.strategy}{with_tuning}",
-        statistics.fmean(accuracies),
-        None if several else first.interval,
-        statistics.stdev(accuracies) if several else None,
-        len(group),
-        statistics.fmean(run.balanced_accuracy for run in group),
-        statistics.fmean(best) if best else None,
-        whole.seconds,
-        until,
-        statistics.fmean(run.seconds.get("evaluating", 0.0) for run in group),
-        whole.flops,
-        whole.wh,
-        whole.money,
-        first.work.steps,
-        first.plan.trainable_params,
-        first.inference_flops or None,
-        dict(first.seconds),
-        tuple((p.seconds, p.accuracy) for p in first.curve),
-        _bases(first),
-        first.source_accuracy,
-        first.strategy,
-        bool(first.cache and first.cache.reused),
+        name=first.name,
+        kind=kind or ("baseline" if first.baseline_of else "run"),
+        what=f"{first.plan.model}, {first.strategy}{with_tuning}",
+        accuracy=statistics.fmean(accuracies),
+        interval=None if several else first.interval,
+        spread=statistics.stdev(accuracies) if several else None,
+        seeds=len(group),
+        balanced_accuracy=statistics.fmean(run.balanced_accuracy for run in group),
+        watched=statistics.fmean(best) if best else None,
+        seconds=whole.seconds,
+        to_target=until,
+        evaluating=statistics.fmean(run.seconds.get("evaluating", 0.0) for run in group),
+        flops=whole.flops,
+        wh=whole.wh,
+        money=whole.money,
+        steps=first.work.steps,
+        trained_params=first.plan.trainable_params,
+        inference_flops=first.inference_flops or None,
+        phases=dict(first.seconds),
+        curve=tuple((p.seconds, p.accuracy) for p in first.curve),
+        basis=_bases(first),
+        source_accuracy=first.source_accuracy,
+        strategy=first.strategy,
+        found_cached=bool(first.cache and first.cache.reused),
     )
 
 
@@ -227,7 +237,7 @@ def _mean(spent: Sequence[Spent]) -> Spent:
 
 
 def _plus(one: Spent, tuned: Charge | None) -> Spent:
-    """With the tuning that came before it."""
+    """Add the cost of the tuning that preceded a run."""
     if not one.known or tuned is None:
         return one
     pairs = (
@@ -257,22 +267,26 @@ def _notes(groups: Sequence[Group], bound: bool, tuned: Sequence[str]) -> list[s
     notes = ["one of the two never reached the target: the speed-up is a bound"] if bound else []
     if tuned:
         notes.append(
-            f"tuning is counted in with {' and '.join(tuned)}: in what they took, the speed-up, and the uses until it pays; "
-            "FLOPs saved are of training alone"
+            f"the cost of tuning is included for {' and '.join(tuned)}: in the totals, the "
+            "speed-up, and the uses until it pays; FLOPs saved cover training alone"
         )
     reusing = [group[0].name for group in groups if group[0].cache and group[0].cache.reused]
     if reusing:
         notes.append(
-            f"{', '.join(reusing)} found what is frozen computed by an earlier run, which paid for it"
+            f"{', '.join(reusing)} reused frozen layers' outputs computed by an earlier run, which "
+            "paid for them"
         )
     return notes
 
 
-# ── what is no run ────────────────────────────────────────────────────────────────────────────────────────────────
+# ── rows that are not runs ──────────────────────────────────────────────────────────────────────
 
 
 def pixels_row(data: DataSet) -> Row:
-    """A support-vector machine on the raw 8×8 pixels of the same training images: no network at all."""
+    """A support-vector machine on the raw 8×8 pixels of the same training images.
+
+    It shows what works without any network.
+    """
     from sklearn.svm import SVC
 
     start = time.perf_counter()
@@ -310,7 +324,7 @@ def _tuning_row(name: str, charge: Charge) -> Row:
 def _pretraining_row(pretraining: Pretraining, price: Price | None) -> Row:
     own = price is not None and not pretraining.hardware.startswith(
         "one "
-    )  # a price of one's own is for one's own machine
+    )  # the user's price applies to the user's machine
     money = price.of(pretraining.seconds) if price and own else pretraining.money
     return Row(
         "pretraining",
@@ -332,7 +346,10 @@ def _break_even(
     price: Price | None,
     extra: Mapping[str, Charge],
 ) -> BreakEven | None:
-    """In seconds where both ran on a processor; else in money, since seconds of unlike machines do not compare."""
+    """Break-even in seconds if both ran on a CPU, else in money.
+
+    Seconds of unlike machines do not compare.
+    """
 
     def use(group: Group) -> Spent:
         reached = [to_target(run, target) for run in group]

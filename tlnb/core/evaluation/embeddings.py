@@ -1,4 +1,4 @@
-"""What a network makes of the data before any training: a map by its features, and what each stage knows of the answer."""
+"""How a network represents the data before training: feature maps and probes of stages."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from tlnb.core.models.anatomy import evaluating, read_anatomy
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.errors import OneLine, UsageError
 
-AT_MOST = 500  # images on a map
+MAX_IMAGES = 500  # images on a map
 NEIGHBOURS = 5
-EXAMPLES = 6  # images whose neighbours are listed, and images of the data whose evidence is sought
+EXAMPLES = 6  # images whose neighbours are listed or whose evidence is shown
 PERPLEXITY = 30.0
-TSNE_STEPS = 500  # the pictures change little afterwards
+TSNE_STEPS = 500  # the maps change little afterwards
 MIN_FOR_TSNE = 10
 PIXEL_EDGE = 32  # raw pixels are compared at this size
-CHUNK = 64  # images in one pass
+CHUNK = 64  # images per forward pass
 
 
-# ── features ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── features ──────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class FeatureExtractor(OneLine):
-    """A network whose features are looked at: what its output layer would see."""
+    """A network whose features, the input of its output layer, are examined."""
 
     of: str
     module: nn.Module = field(repr=False)
@@ -47,10 +47,11 @@ class FeatureExtractor(OneLine):
 def features(
     model: str, data: DataSet, extractors: Sequence[FeatureExtractor], run: str | None = None
 ) -> Look:
-    """The data's images in two dimensions by each network's features, and each example's nearest images.
+    """Map the images to two dimensions by each network's features, with nearest neighbours.
 
-    Images come from `train`, `val` and `monitor`, at most `AT_MOST`, classes in equal parts; never from `test`. Nearness
-    is the cosine of features, or of pixels. The map is t-SNE after PCA, both with a fixed random state.
+    Images come from `train`, `val` and `monitor`, at most `MAX_IMAGES`, classes in equal parts;
+    never from `test`. Nearness is the cosine of features, or of pixels. The map is t-SNE after PCA,
+    both with a fixed random state.
     """
     images, labels, splits = _drawn(data)
     examples = spread_examples(labels)
@@ -72,24 +73,27 @@ def features(
         else F.interpolate(images.float(), PIXEL_EDGE, mode="area")
     )
     return Look(
-        "features",
-        model,
-        run,
-        data.name,
-        data.classes,
-        maps,
-        tuple(labels.tolist()),
-        splits,
-        examples,
-        tuple(views),
-        _same(_nearest(small.flatten(1)), labels),
-        _chance(labels),
+        kind="features",
+        model=model,
+        run=run,
+        data=data.name,
+        classes=data.classes,
+        method=maps,
+        labels=tuple(labels.tolist()),
+        splits=splits,
+        examples=examples,
+        views=tuple(views),
+        pixels=_same(_nearest(small.flatten(1)), labels),
+        chance=_chance(labels),
         _pictures=images,
     )
 
 
 def _drawn(data: DataSet) -> tuple[Tensor, Tensor, tuple[tuple[str, int], ...]]:
-    """Images, labels, and how many come from which split. Classes take turns, training images first."""
+    """Images, labels, and the number from each split.
+
+    Classes alternate, and training images come first.
+    """
     splits = [s for s in ("train", "val", "monitor") if s in data.labels]
     labels = torch.cat([data.labels[s] for s in splits])
     origin = np.repeat(np.arange(len(splits)), [len(data.labels[s]) for s in splits])
@@ -97,29 +101,35 @@ def _drawn(data: DataSet) -> tuple[Tensor, Tensor, tuple[tuple[str, int], ...]]:
     for c in labels.unique():
         mine = labels == c
         turn[mine] = torch.arange(int(mine.sum()))
-    rows = turn.argsort(stable=True)[:AT_MOST].sort().values
+    rows = turn.argsort(stable=True)[:MAX_IMAGES].sort().values
     counts = np.bincount(origin[rows.numpy()], minlength=len(splits)).tolist()
     starts = np.cumsum([0, *(len(data.labels[s]) for s in splits)]).tolist()
     chosen = zip(splits, rows.split(counts), starts, strict=False)
     images = torch.cat(
         [data.images[s][part - start] for s, part, start in chosen]
-    )  # the others stay where they lie
+    )  # the others are not read
     return images, labels[rows], tuple((s, n) for s, n in zip(splits, counts, strict=True) if n)
 
 
 def spread_examples(labels: Tensor) -> tuple[int, ...]:
-    """Some images, spread over the classes that have two or more; of a few classes several each."""
+    """Choose a few images, spread over the classes with two or more.
+
+    If there are few such classes, each has several.
+    """
     counts = labels.bincount().tolist()
     able = [c for c, n in enumerate(counts) if n > 1] or [int(labels[0])]
     chosen = [
         able[i] for i in np.linspace(0, len(able) - 1, min(EXAMPLES, len(able))).round().astype(int)
     ]
-    each = EXAMPLES // len(chosen)
-    return tuple(int(i) for c in chosen for i in (labels == c).nonzero().flatten()[:each])
+    per_class = EXAMPLES // len(chosen)
+    return tuple(int(i) for c in chosen for i in (labels == c).nonzero().flatten()[:per_class])
 
 
 def features_of(extractor: FeatureExtractor, images: Tensor) -> Tensor:
-    """What the output layer sees of uint8 images: (N, features); maps and tokens are averaged over their places."""
+    """The output layer's inputs for uint8 images: `(N, features)`.
+
+    Maps and tokens are averaged over positions.
+    """
     head = extractor.module.get_submodule(extractor.head)
     axis = 1 if isinstance(head, nn.Conv2d) else -1
     seen: list[Tensor] = []
@@ -141,22 +151,25 @@ def features_of(extractor: FeatureExtractor, images: Tensor) -> Tensor:
 
 
 def _nearest(rows: Tensor) -> Tensor:
-    """The nearest other rows by cosine, nearest first: (N, `NEIGHBOURS` or as many as there are)."""
+    """The nearest other rows by cosine, nearest first: `(N, K)`.
+
+    K is `NEIGHBOURS`, or the number of other rows if that is smaller.
+    """
     unit = F.normalize(
         rows.double(), dim=1
-    )  # random networks give nearly parallel rows: fp32 could not tell them apart
+    )  # rows of random networks are nearly parallel, too close for fp32
     likeness = unit @ unit.T
     likeness.fill_diagonal_(-math.inf)
     return likeness.topk(min(NEIGHBOURS, len(rows) - 1), dim=1).indices
 
 
 def _same(nearest: Tensor, labels: Tensor) -> float:
-    """Share of the images whose nearest other image is of the same class."""
+    """Share of images whose nearest other image has the same class."""
     return int((labels[nearest[:, 0]] == labels).sum()) / len(labels)
 
 
 def _chance(labels: Tensor) -> float:
-    """The same share where the neighbour is any other image."""
+    """The same share if the neighbour were a random other image."""
     counts = labels.bincount().double()
     total = len(labels)
     return float((counts * (counts - 1)).sum()) / (total * (total - 1))
@@ -166,16 +179,16 @@ def _two_dimensions(rows: Tensor) -> tuple[tuple[float, float], ...]:
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    unit = F.normalize(rows.double(), dim=1).numpy()  # distances then agree with the cosine
+    unit = F.normalize(rows.double(), dim=1).numpy()  # so that distances agree with the cosine
     unit = (unit - unit.mean(0)) / max(
         float(unit.std()), 1e-12
-    )  # t-SNE's start needs a common scale
+    )  # t-SNE's initial positions need a common scale
     few = len(unit) < MIN_FOR_TSNE
     if unit.shape[1] < 2 or not unit.any():
         unit = np.pad(unit, ((0, 0), (0, 1)))
         unit[:, -1] = np.linspace(
             0, 1e-3, len(unit)
-        )  # nothing tells these images apart: a line of points
+        )  # the images are indistinguishable: a line of points
     flat = PCA(2 if few else min(50, *unit.shape), random_state=0).fit_transform(unit)
     if not few:
         perplexity = min(PERPLEXITY, (len(unit) - 1) / 3)
@@ -185,23 +198,24 @@ def _two_dimensions(rows: Tensor) -> tuple[tuple[float, float], ...]:
     return tuple((float(x), float(y)) for x, y in flat)
 
 
-# ── stages ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── stages ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def stages(
     model: str, data: DataSet, extractors: Sequence[FeatureExtractor], run: str | None = None
 ) -> Look:
-    """How much of the answer each stage's output holds: the accuracy of a linear layer on it, by each network.
+    """Accuracy of a linear probe on each stage's output, for each network.
 
-    Cross-validated on the labels in use (`train` and `val`), at most `probes.AT_MOST` of them.
+    Cross-validated on the labels in use (`train` and `val`), at most `probes.MAX_IMAGES` of them.
 
     Raises:
-        UsageError: a class has one label, so that none can be held out.
+        UsageError: a class has a single label, so none can be held out.
     """
     used = labels_in_use(data)
     if used.per_class < 2:
         raise UsageError(
-            "one label in a class: none can be held out to judge by; give two or more, --per-class 2"
+            "a class has a single label, so none can be held out for the probe: give two or more, "
+            "--per-class 2"
         )
     folds = min(FOLDS, used.per_class)
     images, labels = used.images["train"], used.labels["train"].numpy()
@@ -216,12 +230,12 @@ def stages(
         depths.append(StageProbes(extractor.of, probe(seen, labels, folds, repeats=1)))
     method = f"logistic regression, {folds}-fold cross-validation"
     return Look(
-        "stages",
-        model,
-        run,
-        data.name,
-        data.classes,
-        method,
-        tuple(labels.tolist()),
+        kind="stages",
+        model=model,
+        run=run,
+        data=data.name,
+        classes=data.classes,
+        method=method,
+        labels=tuple(labels.tolist()),
         depths=tuple(depths),
     )

@@ -1,4 +1,4 @@
-"""Records of looks: the data by a network's features, what its stages know, where in an image the evidence lies."""
+"""Records of looks: features, probes of stages, and where in an image the evidence lies."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tlnb.core.runtime.errors import OneLine
 
 @dataclass(frozen=True)
 class View(OneLine):
-    """The images as one network's features place them."""
+    """A map of the images by one network's features."""
 
     of: str  # pretrained, random start, or a run
     points: tuple[
         tuple[float, float], ...
-    ]  # one an image; distances mean something near by, axes mean nothing
-    share: float  # of the images, whose nearest other image is of the same class
+    ]  # one per image; only short distances have a meaning, axes have none
+    share: float  # share of images whose nearest other image has the same class
     neighbours: tuple[
         tuple[int, ...], ...
-    ]  # for each example its nearest other images, nearest first
+    ]  # for each example, its nearest other images, nearest first
 
     def __repr__(self) -> str:
         return f"View {self.of}: nearest image is of the same class for {self.share:.1%}"
@@ -29,31 +29,30 @@ class View(OneLine):
 
 @dataclass(frozen=True)
 class StageProbes(OneLine):
-    """How much of the answer each stage's output holds, from input to output."""
+    """Probe accuracies of each stage's output, from input to output."""
 
     of: str  # pretrained, random start, or a run
     probes: tuple[Probe, ...]
 
     @property
     def best(self) -> Probe:
-        """The stage whose output tells most; of equals the first."""
+        """The most accurate stage; the first of equals."""
         return max(self.probes, key=lambda p: p.accuracy)
 
     def __repr__(self) -> str:
-        return f"StageProbes {self.of}: {', '.join(f'{p.stage} {p.accuracy:.1%}' for p in self.probes)}"
+        accuracies = ", ".join(f"{p.stage} {p.accuracy:.1%}" for p in self.probes)
+        return f"StageProbes {self.of}: {accuracies}"
 
 
 @dataclass(frozen=True)
 class Evidence(OneLine):
-    """Where in one image the evidence for the predicted class lies."""
+    """Where in an image the evidence for the predicted class lies."""
 
     name: str
     label: str
     probability: float
-    truth: str | None  # where the image comes from the data
-    border: (
-        float | None
-    )  # share of the positive evidence in the outer ring; None where there is no positive evidence
+    truth: str | None  # known for images from the data
+    border: float | None  # share of positive evidence in the outer ring; None if there is none
 
     def __repr__(self) -> str:
         border = (
@@ -66,7 +65,10 @@ class Evidence(OneLine):
 
 @dataclass(frozen=True)
 class Look(OneLine):
-    """What a network sees. `kind` is `features`, `stages` or `evidence`; the other kinds' fields are empty."""
+    """What a network sees.
+
+    `kind` is `features`, `stages` or `evidence`; the fields of other kinds are empty.
+    """
 
     kind: str
     model: str
@@ -75,12 +77,12 @@ class Look(OneLine):
     classes: tuple[str, ...]
     method: str
     labels: tuple[int, ...] = ()  # class number of each image on the map
-    splits: tuple[tuple[str, int], ...] = ()  # where the images come from
+    splits: tuple[tuple[str, int], ...] = ()  # the splits that the images come from
     examples: tuple[int, ...] = ()  # images whose neighbours are listed
     views: tuple[View, ...] = ()
-    pixels: float | None = None  # the same share for raw pixels
-    chance: float | None = None  # and for a neighbour drawn at random
-    depths: tuple[StageProbes, ...] = ()  # of `stages`, one a network
+    pixels: float | None = None  # the share for raw pixels
+    chance: float | None = None  # the share for a random neighbour
+    depths: tuple[StageProbes, ...] = ()  # for `stages`, one per network
     images: tuple[Evidence, ...] = ()
     _pictures: Tensor | None = field(default=None, repr=False, compare=False)  # (N, 3, E, E) uint8
     _heat: Tensor | None = field(
@@ -92,12 +94,19 @@ class Look(OneLine):
         if self.kind == "evidence":
             shares = [e.border for e in self.images if e.border is not None]
             mean = f"{sum(shares) / len(shares):.0%}" if shares else "none"
-            return f"Look at {len(self.images)} images by {by}: {mean} of the evidence in the border ({self.method})"
+            return (
+                f"Look at {len(self.images)} images by {by}: {mean} of the evidence in the border "
+                f"({self.method})"
+            )
         if self.kind == "stages":
             best = (f"{d.of} {d.best.accuracy:.1%} at {d.best.stage}" for d in self.depths)
-            return f"Look at the stages of {self.model} with {self.data}: a linear layer gets {', '.join(best)}"
+            return (
+                f"Look at the stages of {self.model} with {self.data}: a linear layer gets "
+                f"{', '.join(best)}"
+            )
         parts = [f"{view.of} {view.share:.1%}" for view in self.views]
         return (
-            f"Look at {len(self.labels)} images of {self.data} by {self.model}: nearest image of the same class for "
-            f"{', '.join(parts)}, pixels {self.pixels:.1%}, chance {self.chance:.1%}"
+            f"Look at {len(self.labels)} images of {self.data} by {self.model}: nearest image of "
+            f"the same class for {', '.join(parts)}, pixels {self.pixels:.1%}, "
+            f"chance {self.chance:.1%}"
         )

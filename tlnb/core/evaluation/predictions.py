@@ -1,4 +1,4 @@
-"""A trained network judged: which test images it gets wrong and how sure it was; and labels for new images."""
+"""Errors of a trained network on the test split, with confidence, and labels for new images."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mea
 from tlnb.core.runtime.paths import is_file, is_folder, user_path
 from tlnb.core.training.run import Run, wilson_interval
 
-CHUNK = 64  # images decoded and shown to the network at a time
-PICTURED = 20  # mistakes, and new images, of which the record keeps a picture
+CHUNK = 64  # images decoded and classified at a time
+MAX_PICTURES = 20  # mistakes, or new images, whose pictures the record keeps
 
 
 @dataclass(frozen=True)
 class ClassScore(OneLine):
-    """How one class fares on the test split."""
+    """Results of one class on the test split."""
 
     name: str
     right: int
@@ -33,7 +33,7 @@ class ClassScore(OneLine):
 
     @property
     def accuracy(self) -> float | None:
-        """Fraction of the class that is right; None where the split has none of it."""
+        """Fraction of the class that is right; None if the split has no image of it."""
         return self.right / self.total if self.total else None
 
     @property
@@ -47,21 +47,24 @@ class ClassScore(OneLine):
 
 @dataclass(frozen=True)
 class Mistake(OneLine):
-    """A test image that was called something else."""
+    """A misclassified test image."""
 
     index: int  # row of the test split
     truth: str
     said: str
-    probability: float  # that the network gave to what it said
-    of_truth: float  # and to the true class
+    probability: float  # of the predicted class
+    of_truth: float  # of the true class
 
     def __repr__(self) -> str:
-        return f"Mistake, test image {self.index}: {self.truth} called {self.said} ({self.probability:.1%})"
+        return (
+            f"Mistake, test image {self.index}: {self.truth} called {self.said} "
+            f"({self.probability:.1%})"
+        )
 
 
 @dataclass(frozen=True)
 class Confusion(OneLine):
-    """How often one class was called another."""
+    """How often one class was mistaken for another."""
 
     truth: str
     said: str
@@ -74,26 +77,26 @@ class Confusion(OneLine):
 
 @dataclass(frozen=True)
 class Errors(OneLine):
-    """What a run gets wrong on its test split, which was read once, at the end of the run."""
+    """A run's errors on its test split, which was read once, at the end of the run."""
 
     run: str
     data: str
     classes: tuple[str, ...]
-    matrix: tuple[tuple[int, ...], ...]  # a row for each true class, a column for each answer
+    matrix: tuple[tuple[int, ...], ...]  # a row per true class, a column per predicted class
     by_class: tuple[ClassScore, ...]
     accuracy: float
     interval: tuple[float, float]  # 95%
-    balanced_accuracy: float  # the mean of the accuracies by class
+    balanced_accuracy: float  # the mean accuracy over classes
     mistakes: tuple[Mistake, ...]  # most confident first
     confused: tuple[Confusion, ...]  # most frequent first
-    note: str = ""  # why there are no pictures
+    note: str = ""  # why pictures are missing
     _pictures: Tensor | None = field(
         default=None, repr=False, compare=False
     )  # (n, 3, E, E) of the first mistakes
 
     @property
     def total(self) -> int:
-        """Test images."""
+        """Number of test images."""
         return sum(score.total for score in self.by_class)
 
     def __repr__(self) -> str:
@@ -103,19 +106,19 @@ class Errors(OneLine):
             else ""
         )
         return (
-            f"Errors of run {self.run}: {len(self.mistakes)} of {self.total} test images of {self.data} wrong{worst}; "
-            f"balanced accuracy {self.balanced_accuracy:.1%}"
+            f"Errors of run {self.run}: {len(self.mistakes)} of {self.total} test images of "
+            f"{self.data} wrong{worst}; balanced accuracy {self.balanced_accuracy:.1%}"
         )
 
 
 def errors(run: Run, data: DataSet | None = None) -> Errors:
-    """What the run answered on its test split, taken apart. The network is not asked again.
+    """Analyse the recorded test predictions of a run. The network is not run again.
 
     Args:
-        data: where pictures of the mistakes are taken from, if it is the data that the run was tested on.
+        data: source of the mistakes' pictures, if it is the data that the run was tested on.
 
     Raises:
-        UsageError: a record without the answers.
+        UsageError: the record lacks the predictions.
     """
     answers = run.answers()
     names = run.classes
@@ -139,24 +142,26 @@ def errors(run: Run, data: DataSet | None = None) -> Errors:
     )
     same = data is not None and data.fingerprint == run.fingerprint
     pictures = (
-        data.images["test"][order[:PICTURED]] if data is not None and same and len(order) else None
+        data.images["test"][order[:MAX_PICTURES]]
+        if data is not None and same and len(order)
+        else None
     )
     note = (
         "" if same else f"no pictures: the data in use are not those of run {run.name}, {run.data}"
     )
     return Errors(
-        run.name,
-        run.data,
-        names,
-        tuple(map(tuple, matrix.tolist())),
-        scores,
-        run.accuracy,
-        run.interval,
-        run.balanced_accuracy,
-        mistakes,
-        _confused(matrix, names),
-        note,
-        pictures,
+        run=run.name,
+        data=run.data,
+        classes=names,
+        matrix=tuple(map(tuple, matrix.tolist())),
+        by_class=scores,
+        accuracy=run.accuracy,
+        interval=run.interval,
+        balanced_accuracy=run.balanced_accuracy,
+        mistakes=mistakes,
+        confused=_confused(matrix, names),
+        note=note,
+        _pictures=pictures,
     )
 
 
@@ -167,12 +172,12 @@ def _confused(matrix: Tensor, names: Sequence[str]) -> tuple[Confusion, ...]:
     return tuple(Confusion(names[t], names[s], n, totals[t]) for t, s, n in off)
 
 
-# ── new images ────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── new images ────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class Prediction(OneLine):
-    """What a network calls one image: classes with probabilities (0..1), most probable first."""
+    """Predicted classes of one image with probabilities (0..1), most probable first."""
 
     name: str
     labels: tuple[tuple[str, float], ...]
@@ -184,7 +189,7 @@ class Prediction(OneLine):
 
     @property
     def probability(self) -> float:
-        """Of the most probable class."""
+        """Probability of the most probable class."""
         return self.labels[0][1]
 
     def __repr__(self) -> str:
@@ -193,11 +198,11 @@ class Prediction(OneLine):
 
 @dataclass(frozen=True)
 class Predictions(OneLine):
-    """Labels for new images, in the order in which the images were given."""
+    """Labels for new images, in the order given."""
 
     model: str
-    run: str | None  # None: the loaded model with its own classes
-    classes: int  # among how many it chose
+    run: str | None  # None: the loaded model, with its own classes
+    classes: int  # number of classes to choose from
     images: tuple[Prediction, ...]
     _pictures: Tensor | None = field(
         default=None, repr=False, compare=False
@@ -215,7 +220,7 @@ class Predictions(OneLine):
 
 @dataclass(frozen=True)
 class Judge(OneLine):
-    """A network that can be asked: its classes, its preprocessing, the edge at which images are decoded for it."""
+    """A network for predictions: its classes, preprocessing, and the edge to decode images at."""
 
     model: str
     run: str | None
@@ -224,23 +229,24 @@ class Judge(OneLine):
     transform: Transform
     edge: int
     values: Values | None = (
-        None  # black and white of grey images of more than 8 bits, as of those that taught it
+        None  # black and white points of grey images of more than 8 bits, as in training
     )
 
     def __repr__(self) -> str:
-        return f"Judge: {self.model}, {f'run {self.run}' if self.run else 'its own classes'}, {len(self.classes)} classes"
+        owner = f"run {self.run}" if self.run else "its own classes"
+        return f"Judge: {self.model}, {owner}, {len(self.classes)} classes"
 
 
 def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
-    """What the network calls new images. They are decoded as the training images were.
+    """Classify new images, decoded as the training images were.
 
     Args:
         images: files, folders, globs; PIL images; uint8 arrays `(H, W)`, `(H, W, 3)`, `(3, H, W)`.
-        top: how many classes to give for each.
+        top: number of classes to give per image.
 
     Raises:
-        DataError: a file that is missing or cannot be read; nothing is predicted then.
-        UsageError: no image, or `top` below 1.
+        DataError: a file is missing or unreadable; nothing is predicted then.
+        UsageError: no image is given, or `top` is below 1.
     """
     if top < 1:
         raise UsageError(f"--top {top} is too small: use 1 or more")
@@ -253,7 +259,7 @@ def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
         seen = judge.transform.fit(
             torch.stack([read_image(source, judge.edge, judge.values) for _, source in part])
         )
-        kept.append(seen[: max(0, PICTURED - start)])
+        kept.append(seen[: max(0, MAX_PICTURES - start)])
         with torch.no_grad():
             probabilities = module(judge.transform.normalise(seen)).float().softmax(1)
         best = probabilities.topk(min(top, len(judge.classes)))
@@ -271,20 +277,20 @@ def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
 
 
 def found_images(given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """Names and images, or their files: folders and globs opened.
+    """Yield names with images or their files, expanding folders and globs.
 
     Raises:
-        DataError: a file, folder or glob that leads to no image.
-        UsageError: nothing was given.
+        DataError: a file, folder or glob does not lead to an image.
+        UsageError: nothing is given.
     """
     given = list(given)
     if not given:
         raise UsageError("no image was given: %tl_predict dog.jpg, or a folder")
-    for number, each in enumerate(given, 1):
-        if isinstance(each, str | Path):
-            yield from ((_short(path), path) for path in _files(str(each)))
+    for number, item in enumerate(given, 1):
+        if isinstance(item, str | Path):
+            yield from ((_short(path), path) for path in _files(str(item)))
         else:
-            yield f"image {number}", each
+            yield f"image {number}", item
 
 
 def _files(pattern: str) -> list[Path]:
@@ -292,13 +298,14 @@ def _files(pattern: str) -> list[Path]:
     if is_file(path):
         return [path]
     if is_folder(path):
-        found = _images(
+        files = _images(
             p
             for p in path.rglob("*")
             if not any(q.startswith(".") for q in p.relative_to(path).parts)
         )
     elif glob.has_magic(pattern):
-        found = _images(map(Path, glob.glob(str(path), recursive=True)))  # noqa: PTH207 - an absolute glob too
+        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the glob may be absolute
+        files = _images(map(Path, matches))
     else:
         near = [p.name for p in path.parent.iterdir()] if is_folder(path.parent) else []
         hint = did_you_mean(
@@ -306,12 +313,12 @@ def _files(pattern: str) -> list[Path]:
             near,
             "give an image file, a folder of images, or a glob such as photos/*.jpg",
         )
-        raise DataError(f"no file {pattern!r}: {hint}")
-    if not found:
+        raise DataError(f"{pattern!r} does not exist: {hint}")
+    if not files:
         raise DataError(
-            f"no image lies in {pattern!r}: give files that end in {', '.join(extensions())}"
+            f"{pattern!r} holds no images: give files that end in {', '.join(extensions())}"
         )
-    return found
+    return files
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:
@@ -323,24 +330,27 @@ def _short(path: Path) -> str:
 
 
 def read_image(source: Any, edge: int, values: Values | None = None) -> Tensor:
-    """One image as (3, edge, edge) uint8: a file, a PIL image, or a uint8 array, all squared alike.
+    """Read one image as `(3, edge, edge)` uint8: a file, a PIL image, or a uint8 array.
+
+    All of them are squared alike.
 
     Args:
-        values: what is black and what is white in grey images of more than 8 bits; None: by each image's own range.
+        values: black and white points of grey images of more than 8 bits; None: each image's own
+            range.
 
     Raises:
-        DataError: a file that cannot be read, or an array of another type or shape.
+        DataError: the file cannot be read, or the array has another type or shape.
     """
     if isinstance(source, Path):
-        found = decode(source, edge, values)
-        if isinstance(found, str):
-            raise DataError(f"{source} {found}: leave it out, or give another file")
-        return found
+        pixels = decode(source, edge, values)
+        if isinstance(pixels, str):
+            raise DataError(f"{source} {pixels}: leave it out, or give another file")
+        return pixels
     return squared(_as_picture(source), edge, values)
 
 
 def _as_picture(source: Any) -> Any:
-    """A PIL image from a PIL image or a uint8 array."""
+    """Convert a PIL image or a uint8 array to a PIL image."""
     from PIL import Image
 
     if isinstance(source, Image.Image):
@@ -348,7 +358,8 @@ def _as_picture(source: Any) -> Any:
     pixels = source.numpy() if isinstance(source, Tensor) else np.asarray(source)
     if not pixels.size:
         raise DataError(
-            f"an image of shape {pixels.shape} holds no pixels: give uint8 (H, W), (H, W, 3) or (3, H, W)"
+            f"an image of shape {pixels.shape} holds no pixels: give uint8 (H, W), (H, W, 3) or "
+            "(3, H, W)"
         )
     if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[0] in (1, 3):
         pixels = np.moveaxis(pixels, 0, -1)
@@ -358,6 +369,7 @@ def _as_picture(source: Any) -> Any:
         pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))
     ):
         raise DataError(
-            f"an image of type {pixels.dtype} and shape {pixels.shape} cannot be read: give uint8 (H, W), (H, W, 3) or (3, H, W)"
+            f"an image of type {pixels.dtype} and shape {pixels.shape} cannot be read: give uint8 "
+            "(H, W), (H, W, 3) or (3, H, W)"
         )
     return Image.fromarray(np.ascontiguousarray(pixels))

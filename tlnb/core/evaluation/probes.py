@@ -1,6 +1,6 @@
-"""How much of the answer each stage's output holds: a linear layer on it, judged by cross-validation on the labels in use.
+"""Linear probes: cross-validated accuracy of a linear layer on each stage's output.
 
-Test images, and those that only draw curves, are not read.
+They use the labels in use only: test and monitor images are not read.
 """
 
 from __future__ import annotations
@@ -23,26 +23,29 @@ from tlnb.core.models.pretrained import Transform
 from tlnb.core.training.raw_inputs import chunk_of
 
 FOLDS = 3
-AT_MOST = 600  # images that evidence is measured on
-GRID = 2  # a stage's output is averaged to at most so many by so many cells
-REPEATS = 3  # cross-validations of a probe, each dealt anew
+MAX_IMAGES = 600  # images used for probes
+GRID = 2  # a stage's output is averaged to at most this many cells per side
+REPEATS = 3  # cross-validations of a probe, each with new folds
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A logistic regression on one stage's output, frozen: how much of the answer is there already."""
+    """A logistic regression on a frozen stage's output: how well it predicts the classes."""
 
     stage: str
     accuracy: float  # cross-validated
     error: float  # standard error
-    features: int = 0  # numbers an image
+    features: int = 0  # numbers per image
 
 
 def labels_in_use(data: DataSet) -> DataSet:
-    """`train` and `val` as one, at most so many, classes in equal parts; all that evidence may look at."""
+    """`train` and `val` as one, at most `MAX_IMAGES`, classes in equal parts.
+
+    Probes may not use anything else.
+    """
     splits = [s for s in ("train", "val") if s in data.splits]
     labels = torch.cat([data.labels[s] for s in splits])
-    rows = _evenly(labels, AT_MOST)
+    rows = _evenly(labels, MAX_IMAGES)
     ends = np.cumsum([0, *(len(data.labels[s]) for s in splits)])
     parts = []
     for split, start, end in zip(splits, ends, ends[1:], strict=False):
@@ -54,7 +57,7 @@ def labels_in_use(data: DataSet) -> DataSet:
 
 
 def _evenly(labels: Tensor, most: int) -> Tensor:
-    """Rows, in order; classes take turns until there are enough."""
+    """Choose up to `most` rows, in order, with classes taking turns."""
     if len(labels) <= most:
         return torch.arange(len(labels))
     turn = torch.empty_like(labels)
@@ -67,7 +70,7 @@ def _evenly(labels: Tensor, most: int) -> Tensor:
 def probe(
     stages: Mapping[str, np.ndarray], labels: np.ndarray, folds: int, repeats: int = REPEATS
 ) -> tuple[Probe, ...]:
-    """A probe for each stage's features `(N, features)`, labels `(N,)`."""
+    """Fit a probe for each stage's features `(N, features)`, with labels `(N,)`."""
     return tuple(
         Probe(stage, float(right.mean()), standard_error(right), features.shape[1])
         for stage, features in stages.items()
@@ -78,7 +81,10 @@ def probe(
 def stage_features(
     module: nn.Module, anatomy: Anatomy, transform: Transform, images: Tensor
 ) -> dict[str, np.ndarray]:
-    """What each stage before the output layer gives for images `(N, 3, E, E)`: `(N, features)`, averaged to a small grid."""
+    """The output of each stage before the output layer for images `(N, 3, E, E)`.
+
+    Maps are averaged to a small grid: `(N, features)`.
+    """
     watched = _watched(module, anatomy)
     held: dict[str, list[Tensor]] = {stage: [] for stage in watched}
     handles = [part.register_forward_hook(_keeper(held[stage])) for stage, part in watched.items()]
@@ -89,11 +95,14 @@ def stage_features(
     finally:
         for handle in handles:
             handle.remove()
-    return {stage: torch.cat(found).numpy() for stage, found in held.items() if found}
+    return {stage: torch.cat(chunks).numpy() for stage, chunks in held.items() if chunks}
 
 
 def _watched(module: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
-    """A module for each stage but the output layer's: the one of that name, else the last layer in it."""
+    """A module for each stage but the output layer's.
+
+    It is the module of the stage's name, else the stage's last layer.
+    """
     parts = dict(module.named_modules())
     head = {layer.stage for layer in anatomy.layers if layer.name in anatomy.heads}
     last = {
@@ -113,7 +122,10 @@ def _keeper(held: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
 
 
 def _pooled(output: Tensor) -> Tensor:
-    """`(N, C, H, W)` averaged to a grid, `(N, tokens, C)` to one; `(N, features)` as they are."""
+    """Average `(N, C, H, W)` to a grid and `(N, tokens, C)` to one row.
+
+    `(N, features)` stays as it is.
+    """
     if output.ndim == 4:
         edge = min(GRID, output.shape[-1])
         return torch.nn.functional.adaptive_avg_pool2d(output, edge).flatten(1)
@@ -123,7 +135,10 @@ def _pooled(output: Tensor) -> Tensor:
 def cross_validated(
     features: np.ndarray, labels: np.ndarray, folds: int, share: float = 1.0, repeats: int = REPEATS
 ) -> np.ndarray:
-    """How often a logistic regression is right of images it has not seen `(N,)`, with a share of the others to learn from."""
+    """How often a logistic regression is right on held-out images, `(N,)`.
+
+    It learns from `share` of the other images.
+    """
     from sklearn.linear_model import LogisticRegression
 
     right = np.zeros(len(labels))
@@ -138,17 +153,19 @@ def cross_validated(
             mean, spread = features[rows].mean(0), features[rows].std(0)
             scale = spread + 0.1 * spread.mean() + 1e-6
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore"
-                )  # it says when it stops early; then it is good enough here
-                found = LogisticRegression(C=0.01, max_iter=200).fit(
+                # A solver that stops early warns; the fit is good enough here.
+                warnings.simplefilter("ignore")
+                model = LogisticRegression(C=0.01, max_iter=200).fit(
                     (features[rows] - mean) / scale, labels[rows]
                 )
-            right[held] += found.predict((features[held] - mean) / scale) == labels[held]
+            right[held] += model.predict((features[held] - mean) / scale) == labels[held]
     return right / repeats
 
 
 def standard_error(values: np.ndarray) -> float:
-    """Of a mean; one value more on either side keeps few images from looking certain."""
+    """Standard error of a mean.
+
+    An extra value on either side keeps few images from looking certain.
+    """
     count = len(values)
     return math.sqrt(float(values.var()) / count + 1 / count**2)

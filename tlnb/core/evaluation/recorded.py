@@ -1,7 +1,8 @@
-"""Runs that were recorded elsewhere, with what a reader must know of them, and side by side like one's own.
+"""Runs recorded elsewhere, with notes for the reader, compared like the user's own.
 
-A record is a JSON file: `schema`, `recorded` (a date), `typed` (the lines that made it), `notes`, `data` (`name`, `counts` by
-class, `splits`, `skipped`), `model` (a name of the catalogue), `runs` (each as `Run.to_json` writes it).
+A record is a JSON file: `schema`, `recorded` (a date), `typed` (the lines that made it), `notes`,
+`data` (`name`, `counts` by class, `splits`, `skipped`), `model` (a name of the catalogue), `runs`
+(each as `Run.to_json` writes it).
 """
 
 from __future__ import annotations
@@ -26,60 +27,62 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class RecordedData:
-    """What comparing needs to know of data that are not at hand."""
+    """What a comparison needs to know about data that are not available."""
 
     name: str
-    counts: Mapping[str, int]  # labels in use by class
+    counts: Mapping[str, int]  # labels in use per class
     splits: Mapping[str, int]
     skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Recorded(OneLine):
-    """Runs that someone else trained, somewhere else."""
+    """Runs that someone else trained, elsewhere."""
 
     when: str  # a date
     typed: tuple[str, ...]  # the lines that were typed
-    notes: tuple[str, ...]  # what a reader must know, a sentence each
+    notes: tuple[str, ...]  # what a reader must know, one sentence each
     data: RecordedData
     model: str
     runs: tuple[Run, ...]
 
     def __repr__(self) -> str:
-        found = ", ".join(f"{run.name} {run.accuracy:.1%}" for run in self.runs)
+        accuracies = ", ".join(f"{run.name} {run.accuracy:.1%}" for run in self.runs)
         return (
-            f"Recorded on {self.when}: {self.model} on {self.data.name}, {found} ({self.hardware})"
+            f"Recorded on {self.when}: {self.model} on {self.data.name}, {accuracies} "
+            f"({self.hardware})"
         )
 
     @property
     def hardware(self) -> str:
-        """What they ran on."""
+        """The hardware they ran on."""
         run = self.runs[0]
         versions = f", torch {run.versions['torch']}" if "torch" in run.versions else ""
         return f"{run.hardware}, {run.device}, {run.threads} threads, {run.precision}{versions}"
 
     def compare(self, target: float | None = None) -> Comparison:
-        """The runs side by side; the notes say that they were recorded, when, and on what.
+        """Compare the runs; notes say that they were recorded, when, and on what hardware.
 
         Args:
-            target: accuracy in 0..1 to measure the time to; default: the highest that all of them reached.
+            target: accuracy in 0..1 to measure the time to; default: the highest that all of them
+                reached.
         """
         known = torchvision_weights(self.model)
         unpaid = pretraining_of(torchvision_card(self.model)) if known else None
-        found = compare(self.runs, self.data, unpaid, target=target)
+        comparison = compare(self.runs, self.data, unpaid, target=target)
         return replace(
-            found,
+            comparison,
             notes=(
                 f"recorded on {self.when}, not measured here: {self.hardware}",
                 *self.notes,
-                *found.notes,
+                *comparison.notes,
             ),
         )
 
 
 @dataclass(frozen=True)
 class _File:
-    """The file, field by field; its runs are looked at one by one."""
+    """The fields of the file; its runs are checked one by one."""
 
     schema: int
     recorded: str
@@ -91,22 +94,25 @@ class _File:
 
 
 def read_recorded(file: str | Path) -> Recorded:
-    """The runs that a file holds.
+    """Read the runs in a file.
 
     Raises:
-        UsageError: no such file, what can be no path, or a file that holds no recorded runs.
+        UsageError: the file does not exist, its path is invalid, or it does not hold recorded runs.
     """
     path = user_path(file)
     try:
         values = parse(read_text(path))
         if values["schema"] != SCHEMA:
             raise UsageError(
-                f"{path.name} has another schema than {SCHEMA}: record the runs with this version of tlnb"
+                f"{path.name} has another schema than {SCHEMA}: record the runs with this version "
+                "of tlnb"
             )
-        found = typed(_File, values, "the file")
-        runs = tuple(Run.from_json(json.dumps(run)) for run in found.runs)
-        _check(found.data, runs)
-        return Recorded(found.recorded, found.typed, found.notes, found.data, found.model, runs)
+        record = typed(_File, values, "the file")
+        runs = tuple(Run.from_json(json.dumps(run)) for run in record.runs)
+        _check(record.data, runs)
+        return Recorded(
+            record.recorded, record.typed, record.notes, record.data, record.model, runs
+        )
     except OSError as error:
         raise UsageError(
             f"{str(path)!r} cannot be read ({error.strerror}): give a file of recorded runs"
@@ -116,14 +122,14 @@ def read_recorded(file: str | Path) -> Recorded:
         TypeError,
         ValueError,
         RecursionError,
-    ) as error:  # what parses may still be too deep to write
+    ) as error:  # what can be parsed may still be nested too deeply to write
         raise UsageError(
-            f"{path.name} holds no recorded runs ({str(error)[:80]}): give another file"
+            f"{path.name} does not hold recorded runs ({str(error)[:80]}): give another file"
         ) from None
 
 
 def _check(data: RecordedData, runs: Sequence[Run]) -> None:
-    """Raises `ValueError` where there is nothing to lay side by side."""
+    """Raise `ValueError` if there is nothing to compare."""
     if not runs:
         raise ValueError("no runs")
     if not data.counts or min(data.counts.values()) < 0:

@@ -1,4 +1,4 @@
-"""Where in an image the evidence for the predicted class lies: Grad-CAM, or occlusion."""
+"""Find where in an image the evidence for the predicted class lies: Grad-CAM, or occlusion."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tlnb.core.models.anatomy import evaluating, read_anatomy
 from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.runtime.errors import UsageError
 
-MAX_FILES = 12  # images whose evidence is sought in one call
-MAP_EDGE = 7  # coarser maps say too little about where
+MAX_FILES = 12  # images per call
+MAP_EDGE = 7  # coarser maps hardly localise
 MAP_DEPTH = 0.5  # share of the network's FLOPs that must lie before the map
 WINDOW = 5  # the covering square's edge is the image's divided by this
-SQUARES_AT_ONCE = 32  # covered images in one pass
+SQUARES_AT_ONCE = 32  # covered images per forward pass
 BORDER = 0.25  # share of the image's area that the outer ring takes
 
 Looking = Callable[[int, int], None]
@@ -34,19 +34,21 @@ def evidence(
     data: DataSet | None = None,
     report: Looking | None = None,
 ) -> Look:
-    """Where in each image the evidence for the predicted class lies, by Captum.
+    """Find where in each image the evidence for the predicted class lies, with Captum.
 
-    Grad-CAM (Selvaraju et al. 2017) at the last layer that gives a map, if that map is fine and lies deep enough: maps times
-    their mean gradient. Otherwise occlusion (Zeiler & Fergus 2014): by how much the class's log-probability falls when
-    a square of the image is covered with the image's median colour.
+    Grad-CAM (Selvaraju et al. 2017) at the last layer that gives a map, if that map is fine and
+    deep enough: maps times their mean gradient. Otherwise occlusion (Zeiler & Fergus 2014): the
+    drop of the class's log-probability when a square of the image is covered with the image's
+    median colour.
 
     Args:
-        given: images as `predict` takes them; none: a few images of the data, from val, else train, never from test.
+        given: images as `predict` takes them; none: a few images of the data, from val, else train,
+            never from test.
         report: called with (done, total) images.
 
     Raises:
-        DataError: an image that is missing or cannot be read.
-        UsageError: Captum is not installed, too many images, or neither images nor data.
+        DataError: an image is missing or unreadable.
+        UsageError: Captum is not installed, there are too many images, or neither images nor data.
     """
     _check_captum()
     images, names, truths = _given(judge, given) if given else _of_data(data)
@@ -80,7 +82,10 @@ def evidence(
 
 
 def _without_in_place(module: nn.Module) -> nn.Module:
-    """A copy in eval mode without in-place operations, which would overwrite a layer's output."""
+    """A copy in eval mode without in-place operations.
+
+    Those would overwrite a layer's output.
+    """
     module = copied_or_shared(module).eval()
     for part in module.modules():
         if getattr(part, "inplace", False) is True:
@@ -89,18 +94,18 @@ def _without_in_place(module: nn.Module) -> nn.Module:
 
 
 def _given(judge: Judge, given: Sequence[Any]) -> tuple[Tensor, list[str], list[str | None]]:
-    """The user's images, with their names; their classes are not known."""
+    """The user's images with their names; their classes are unknown."""
     sources = list(found_images(given))
     if len(sources) > MAX_FILES:
         raise UsageError(
-            f"{len(sources)} images are too many to look into at once: give {MAX_FILES} or fewer"
+            f"{len(sources)} images are too many for one call: give {MAX_FILES} or fewer"
         )
     images = [read_image(source, judge.edge, judge.values) for _, source in sources]
     return torch.stack(images), [name for name, _ in sources], [None] * len(sources)
 
 
 def _of_data(data: DataSet | None) -> tuple[Tensor, list[str], list[str | None]]:
-    """A few images of the data, one a class, with names and classes."""
+    """A few images of the data, one per class, with names and classes."""
     if data is None:
         raise UsageError(
             "no data to take images from: %tl_data digits --per-class 2, or %tl_look dog.jpg"
@@ -119,10 +124,10 @@ def _check_captum() -> None:
 
 
 def map_layer(module: nn.Module, edge: int) -> str | None:
-    """The module that gives the last square map before the output layer; None where that map says too little about where.
+    """Name the last layer before the output layer that gives a usable square map, or None.
 
-    It does where it has fewer than `MAP_EDGE` rows, or where most of the work is still to come: transformers have a map
-    only where they cut the image into patches.
+    That is so if the map has fewer than `MAP_EDGE` rows, or if most of the work comes after it:
+    transformers have a map only where they cut the image into patches.
     """
     anatomy = read_anatomy(module, edge)
     met = _calls(module, edge)
@@ -144,7 +149,7 @@ def map_layer(module: nn.Module, edge: int) -> str | None:
 
 
 def _calls(module: nn.Module, edge: int) -> list[tuple[str, tuple[int, ...]]]:
-    """Name and output shape, without the batch, of every module called, in the order of completion."""
+    """Name and output shape, without the batch, of each module, in order of completion."""
     met: list[tuple[str, tuple[int, ...]]] = []
     names = {part: name for name, part in module.named_modules()}
 
@@ -163,7 +168,7 @@ def _calls(module: nn.Module, edge: int) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def _heat(module: nn.Module, layer: str | None, inputs: Tensor, said: int) -> Tensor:
-    """Positive evidence (E, E) for class `said`, largest 1."""
+    """Positive evidence `(E, E)` for class `said`, scaled to a maximum of 1."""
     heat = _grad_cam(module, layer, inputs, said) if layer else _occlusion(module, inputs, said)
     heat = torch.nan_to_num(heat.detach()).clamp(min=0)
     return heat / heat.max().clamp(min=1e-12)
@@ -209,7 +214,10 @@ def _window(edge: int) -> int:
 
 
 def border_share(heat: Tensor) -> float | None:
-    """Share of positive evidence `(E, E)` in the outer ring that takes `BORDER` of the area; None where there is none."""
+    """Share of positive evidence `(E, E)` in the outer ring; None if there is none.
+
+    The ring takes `BORDER` of the area.
+    """
     total = float(heat.sum())
     if not total > 0:
         return None

@@ -1,4 +1,4 @@
-"""The anatomy of a network: its layers from input to output, read by one forward pass."""
+"""The anatomy of a network: its layers from input to output, read in one forward pass."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NORMS = (
     "batch_norm_legit_no_training",
     "layer_norm",
     "group_norm",
-)  # as torch names operations
+)  # torch's names of operations
 
 __all__ = ["ROOT", "UNUSED", "Anatomy", "Layer", "Stage", "evaluating", "owned", "read_anatomy"]
 
@@ -30,17 +30,19 @@ class Layer(OneLine):
     name: str
     stage: str
     kind: str
-    params: int  # a shared parameter counts for the first of its layers that data meets
+    params: int  # a shared parameter counts for the first layer that uses it
     shape: (
         tuple[int, ...] | None
-    )  # output for one image, without the batch; None where it was not called
+    )  # output for one image, without the batch; None if it was not called
     flops: int  # forward, one image; a multiply-add counts as two
     frozen: bool = False
     running_stats: bool = False
     used: bool = True  # whether the scores depend on it
 
     def __repr__(self) -> str:
-        state = "unused" if not self.used else "frozen" if self.frozen else "trains"
+        state = "frozen" if self.frozen else "trains"
+        if not self.used:
+            state = "unused"
         return f"Layer {self.name}: {self.kind}, {self.params:,} parameters, {state}"
 
 
@@ -53,8 +55,8 @@ class Stage:
     flops: int
     shape: tuple[int, ...] | None
     layers: int
-    frozen: int  # how many of its layers are frozen
-    running_stats: int = 0  # how many of its layers hold running statistics
+    frozen: int  # number of frozen layers
+    running_stats: int = 0  # number of layers with running statistics
     frozen_params: int = 0
     frozen_flops: int = 0  # forward FLOPs of its frozen layers
     used: bool = True
@@ -62,19 +64,20 @@ class Stage:
 
 @dataclass(frozen=True)
 class Anatomy(OneLine):
-    """The layers in the order in which data meets them; what the scores do not depend on comes last."""
+    """The layers in the order of the data flow.
+
+    Layers that the scores do not depend on come last.
+    """
 
     model: str
     layers: tuple[Layer, ...]
     head: str  # name of the output layer
-    heads: tuple[
-        str, ...
-    ]  # all output layers, where the scores are put together from several; else just `head`
+    heads: tuple[str, ...]  # all output layers, if the scores combine several; else just `head`
     detailed: bool = False  # show every layer, not only stages
     softmax_after_head: bool = (
-        False  # what comes out are probabilities: wrong before cross-entropy, which wants logits
+        False  # the network gives probabilities, but cross-entropy needs logits
     )
-    softmax: str | None = None  # the nn.Softmax that does it, where it is a module
+    softmax: str | None = None  # the nn.Softmax that computes them, if it is a module
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,7 +86,7 @@ class Anatomy(OneLine):
 
     @property
     def params(self) -> int:
-        """Parameters of the whole network, shared ones once."""
+        """Number of parameters of the whole network; shared ones count once."""
         return sum(layer.params for layer in self.layers)
 
     @property
@@ -93,10 +96,10 @@ class Anatomy(OneLine):
 
     @property
     def step_flops(self) -> int:
-        """FLOPs of a training step for one image, nothing cached, from the forward ones.
+        """FLOPs of a training step for one image without a cache, from the forward FLOPs.
 
-        The gradient of a layer's weights costs as much as its forward pass, and so does that of its input, which is
-        needed where something before it trains.
+        The gradient of a layer's weights costs as much as its forward pass, and so does that of its
+        input, which is needed if something before it is trained.
         """
         total, needed = self.flops, False
         for layer in self.layers:
@@ -106,7 +109,10 @@ class Anatomy(OneLine):
 
     @property
     def once_flops(self) -> int:
-        """Forward FLOPs of all before the first layer that trains: what need be computed only once for each image."""
+        """Forward FLOPs of all layers before the first trained one.
+
+        They are needed only once per image.
+        """
         first = next(
             (i for i, layer in enumerate(self.layers) if not layer.frozen), len(self.layers)
         )
@@ -115,39 +121,39 @@ class Anatomy(OneLine):
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages, input to output."""
-        found: dict[str, list[Layer]] = {}
+        by_stage: dict[str, list[Layer]] = {}
         for layer in self.layers:
-            found.setdefault(layer.stage, []).append(layer)
-        return tuple(_stage(name, layers) for name, layers in found.items())
+            by_stage.setdefault(layer.stage, []).append(layer)
+        return tuple(_stage(name, layers) for name, layers in by_stage.items())
 
     def with_frozen(self, names: Iterable[str]) -> Anatomy:
-        """The same anatomy with just these layers frozen."""
+        """The same anatomy with exactly these layers frozen."""
         frozen = set(names)
         return replace(self, layers=tuple(replace(x, frozen=x.name in frozen) for x in self.layers))
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is amiss before any training, a sentence each."""
+        """Problems noticed before any training, one sentence each."""
         if not self.softmax_after_head:
             return ()
         remedy = (
-            f"%tl_remove {self.softmax}" if self.softmax else "take it out of the network's forward"
+            f"%tl_remove {self.softmax}" if self.softmax else "remove it from the network's forward"
         )
         return (
-            f"a softmax comes after the output layer {self.head}; the loss (cross-entropy) applies one itself, and two in a "
-            f"row learn slowly and badly: {remedy}",
+            f"a softmax comes after the output layer {self.head}; the loss (cross-entropy) applies "
+            f"one itself, and two in a row learn slowly and badly: {remedy}",
         )
 
     def stages_of(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The stages that hold any of these layers, input to output."""
+        """The stages that contain any of these layers, input to output."""
         wanted = set(names)
         return tuple(dict.fromkeys(layer.stage for layer in self.layers if layer.name in wanted))
 
     def __repr__(self) -> str:
         frozen = sum(layer.frozen for layer in self.layers)
         return (
-            f"Anatomy of {self.model}: {len(self.layers)} layers in {len(self.stages)} stages, {frozen} frozen, "
-            f"{self.params:,} parameters, {self.flops / 1e6:,.1f} MFLOP an image"
+            f"Anatomy of {self.model}: {len(self.layers)} layers in {len(self.stages)} stages, "
+            f"{frozen} frozen, {self.params:,} parameters, {self.flops / 1e6:,.1f} MFLOP an image"
         )
 
 
@@ -155,36 +161,40 @@ def _stage(name: str, layers: list[Layer]) -> Stage:
     shapes = [layer.shape for layer in layers if layer.shape]
     frozen = [layer for layer in layers if layer.frozen]
     return Stage(
-        name,
-        sum(x.params for x in layers),
-        sum(x.flops for x in layers),
-        shapes[-1] if shapes else None,
-        len(layers),
-        len(frozen),
-        sum(x.running_stats for x in layers),
-        sum(x.params for x in frozen),
-        sum(x.flops for x in frozen),
-        any(x.used for x in layers),
+        name=name,
+        params=sum(x.params for x in layers),
+        flops=sum(x.flops for x in layers),
+        shape=shapes[-1] if shapes else None,
+        layers=len(layers),
+        frozen=len(frozen),
+        running_stats=sum(x.running_stats for x in layers),
+        frozen_params=sum(x.params for x in frozen),
+        frozen_flops=sum(x.flops for x in frozen),
+        used=any(x.used for x in layers),
     )
 
 
 def owned(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The layers of a module in definition order: whatever directly owns parameters or buffers."""
+    """The layers of a module in definition order.
+
+    Layers are modules that directly own parameters or buffers.
+    """
     for name, part in module.named_modules():
         if part._parameters or part._buffers:
             yield name or ROOT, part
 
 
 def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
-    """Run one blank image `(1, 3, size, size)` through the module and note what it meets.
+    """Trace one blank image `(1, 3, size, size)` through the module.
 
-    The pass is made on a twin without numbers (`watch`): the module stays as it is, and size costs nothing. FLOPs are
-    torch's counts of matrix products and convolutions; what has no weights of its own (attention's products) counts
-    for the layer that it happens in, else for the one before it.
+    The pass runs on a copy without data (`watch`): the module stays as it is, and its size costs
+    nothing. FLOPs are torch's counts of matrix products and convolutions; operations without
+    weights of their own (attention's products) count for the layer that they happen in, else for
+    the one before.
 
     Raises:
-        ModelError: the module does not take such an image, gives no scores `(1, classes)`, or has no output layer
-            that could be replaced.
+        ModelError: the module rejects such an image, does not return scores `(1, classes)`, or has
+            no replaceable output layer.
     """
     seen = watch(module, size)
     layers = dict(owned(module))
@@ -202,13 +212,13 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
     order = list(dict.fromkeys(stages.values()))
     used.sort(key=lambda n: order.index(stages[n]))
     counted: set[int] = set()
-    found = []
+    entries = []
     for name in [*used, *rest]:
         params = [
             p for p in layers[name]._parameters.values() if p is not None and id(p) not in counted
         ]
         counted.update(id(p) for p in params)
-        found.append(
+        entries.append(
             Layer(
                 name,
                 stages.get(name, UNUSED),
@@ -221,21 +231,21 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
             )
         )
     return Anatomy(
-        model, tuple(found), heads[0], heads, softmax_after_head=softmax is not None, softmax=last
+        model, tuple(entries), heads[0], heads, softmax_after_head=softmax is not None, softmax=last
     )
 
 
 def _kind(part: nn.Module) -> str:
-    """The class; attention's output is an nn.Linear by another name."""
+    """The layer's class; attention's output is an nn.Linear by another name."""
     return "Linear" if type(part) is NonDynamicallyQuantizableLinear else type(part).__name__
 
 
 def _met(seen: Watched) -> dict[str, int]:
-    """The layers that the scores depend on, in the order in which data meets them, with the step of the meeting."""
+    """The layers that the scores depend on, in data-flow order, with the step of first use."""
     needed = seen.needed()
     whole = (
         IMAGE not in needed
-    )  # the way back is lost (through NumPy, say): then everything that ran counts
+    )  # without a traceable path (lost in NumPy, say), everything that ran counts
     met: dict[str, int] = {}
     for i, step in enumerate(seen.steps):
         if whole or i in needed:
@@ -245,7 +255,10 @@ def _met(seen: Watched) -> dict[str, int]:
 
 
 def _shape(seen: Watched, name: str) -> tuple[int, ...] | None:
-    """A module's output; of what was not called as one, the result of the first operation that used it."""
+    """A module's output shape.
+
+    If it was not called, it is that of the first operation that used it.
+    """
     if name in seen.shapes:
         return seen.shapes[name]
     inner = "" if name == ROOT else name
@@ -253,7 +266,7 @@ def _shape(seen: Watched, name: str) -> tuple[int, ...] | None:
 
 
 def _work(seen: Watched, layers: dict[str, nn.Module]) -> dict[str, int]:
-    """FLOPs by layer; they sum to those of the pass."""
+    """FLOPs per layer; they sum to those of the pass."""
     work: dict[str, int] = {}
     before, waiting = None, 0
     for step in seen.steps:
@@ -272,16 +285,16 @@ def _work(seen: Watched, layers: dict[str, nn.Module]) -> dict[str, int]:
     return work
 
 
-# ── the output layer ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── the output layer ──────────────────────────────────────────────────────────────────────────────
 
 
 def _heads(
     seen: Watched, layers: dict[str, nn.Module], met: dict[str, int]
 ) -> tuple[tuple[str, ...], str | None]:
-    """The layers that give the scores, and the module in which a softmax comes after them.
+    """The layers that compute the scores, and the module that applies a softmax after them.
 
-    The way back from the scores, through everything that has no matrix (pooling, activations, means of several), ends
-    at the layers that made them.
+    The path back from the scores, through operations without weights (pooling, activations, means
+    of several), ends at these layers.
     """
     ends, softmax = _way_back(seen)
     if IMAGE not in seen.needed():
@@ -313,10 +326,10 @@ def _way_back(seen: Watched) -> tuple[list[str], str | None]:
             ends.append(step.layers[0] or ROOT)
             continue
         if step.name.endswith(NORMS):
-            continue  # features are normalised, scores are not: what lies before is no output layer
+            continue  # features are normalised, scores are not: not an output layer
         if (
             step.name == "_softmax" and not logged
-        ):  # its logarithm is log_softmax, which does no harm
+        ):  # its logarithm is log_softmax, which is harmless
             softmax = step.module
         open_ends += [(j, logged or step.name == "log") for j in step.inputs]
     return ends, softmax
@@ -328,12 +341,12 @@ def _fits(part: nn.Module, scores: int) -> bool:
     return isinstance(part, nn.Conv2d) and part.out_channels == scores
 
 
-# ── modes ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── modes ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside, every part's own mode again afterwards."""
+    """Eval mode within the context; every module's own mode is restored afterwards."""
     modes = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""The catalogue: what can be loaded by name, and what is known of it. Reads metadata; touches no network."""
+"""The catalogue of models that can be loaded by name. Reads metadata only, offline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ TRAINING_IMAGES = {
 
 @dataclass(frozen=True)
 class Card(OneLine):
-    """What is known of a model. `None` means not known. Accuracies are fractions, sizes bytes, FLOPs for one image."""
+    """What is known about a model. `None` means unknown.
+
+    Accuracies are fractions, sizes bytes, FLOPs for one image.
+    """
 
     name: str
     family: str
@@ -31,22 +34,20 @@ class Card(OneLine):
     source_classes: int | None = None
     accuracy: float | None = None
     accuracy_of: str = ""
-    top5: float | None = None  # how often the right class is among the five most likely
+    top5: float | None = None  # top-5 accuracy
     parameters: int | None = None
     flops: float | None = None
     bytes: int | None = None
     size: int | None = None
-    min_size: int | None = None  # the smallest input edge that the network takes
+    min_size: int | None = None  # smallest input edge, in pixels
     licence: str = ""
     recipe: str = ""
-    about: str = ""  # what the weights' authors say of them
+    about: str = ""  # the authors' description of the weights
     training: dict[str, Any] = field(default_factory=dict)  # seconds, cores, flops, hardware, basis
     on_disk: bool = False
     notes: tuple[str, ...] = ()
-    weights: str = ""  # torchvision's name of these weights
-    others: tuple[Card, ...] = field(
-        default=(), repr=False
-    )  # the same network with its other weights
+    weights: str = ""  # torchvision's name for these weights
+    others: tuple[Card, ...] = field(default=(), repr=False)  # the same network with other weights
 
     @property
     def chance(self) -> float | None:
@@ -61,7 +62,7 @@ class Card(OneLine):
 
 @dataclass(frozen=True)
 class Catalogue(OneLine):
-    """What can be loaded, in the order asked for."""
+    """A selection of models, in the order asked for."""
 
     cards: tuple[Card, ...]
     pattern: str = "*"
@@ -73,40 +74,43 @@ class Catalogue(OneLine):
     def __repr__(self) -> str:
         offline = sum(card.on_disk for card in self.cards)
         models = "model matches" if len(self.cards) == 1 else "models match"
-        return f"Catalogue: {len(self.cards)} {models} {self.pattern!r}, {offline} available offline, {self.sort} first"
+        return (
+            f"Catalogue: {len(self.cards)} {models} {self.pattern!r}, {offline} available offline, "
+            f"{self.sort} first"
+        )
 
 
 def names() -> list[str]:
-    """Every model that `load` knows by name: the embedded ones, then torchvision's classifiers."""
+    """All model names that `load` knows: the embedded ones, then torchvision's classifiers."""
     from torchvision import models
 
     return [*glyphnet.names(), *models.list_models(module=models)]
 
 
 def catalogue(pattern: str | None = None, sort: str | None = None) -> Catalogue:
-    """The models whose name matches a glob, or contains a plain word.
+    """The models whose name matches a glob or contains a word.
 
     Args:
-        sort: `small` (parameters; the embedded ones lead), `accurate` (top-1; the embedded ones, whose source is
-            another, come last) or `fast` (FLOPs for one image).
+        sort: `small` (by parameters; embedded models first), `accurate` (by top-1; embedded models
+            last, since their source differs) or `fast` (by FLOPs for one image).
 
     Raises:
         ModelError: nothing matches.
-        UsageError: an unknown order.
+        UsageError: the order is unknown.
     """
     order = sort or SORTS[0]
     if order not in SORTS:
         hint = did_you_mean(order, SORTS, f"use {', '.join(SORTS)}")
-        raise UsageError(f"--sort {order} is no order of models: {hint}")
+        raise UsageError(f"--sort {order} is not an order of models: {hint}")
     known = names()
     glob = pattern or "*"
     glob = glob if any(c in glob for c in "*?[") else f"*{glob}*"
-    found = [n for n in known if fnmatch.fnmatchcase(n.lower(), glob.lower())]
-    if not found:
+    matches = [n for n in known if fnmatch.fnmatchcase(n.lower(), glob.lower())]
+    if not matches:
         hint = did_you_mean(pattern or "", known, "%tl_models lists all")
         raise ModelError(f"no model matches {pattern!r}: {hint}")
     embedded = set(glyphnet.names())
-    cards = [embedded_card(n) if n in embedded else torchvision_card(n) for n in found]
+    cards = [embedded_card(n) if n in embedded else torchvision_card(n) for n in matches]
     return Catalogue(
         tuple(sorted(cards, key=lambda card: _rank(card, order))), pattern or "*", order
     )
@@ -119,7 +123,7 @@ def _rank(card: Card, order: str) -> tuple[bool, float]:
 
 
 def embedded_card(name: str) -> Card:
-    """From the card that lies beside the weights."""
+    """Read the card stored beside the weights."""
     facts = glyphnet.card(name)
     known = {k: v for k, v in facts.items() if k in Card.__dataclass_fields__}
     return Card(
@@ -127,26 +131,27 @@ def embedded_card(name: str) -> Card:
     )
 
 
-# ── torchvision ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── torchvision ───────────────────────────────────────────────────────────────────────────────────
 
 
 def torchvision_weights(name: str) -> dict[str, Any]:
-    """The weights that torchvision has for a model, by name, the default ones first; none for a model that is not its."""
+    """torchvision's weights for a model by name, the default first; empty for other models."""
     from torchvision import models
 
     if name not in models.list_models(module=models):
         return {}
-    found = models.get_model_weights(name)
-    return {w.name: w for w in sorted(found, key=lambda w: w is not found.DEFAULT)}
+    entries = models.get_model_weights(name)
+    return {w.name: w for w in sorted(entries, key=lambda w: w is not entries.DEFAULT)}
 
 
 def torchvision_card(name: str, weights: str | None = None) -> Card:
-    """From torchvision's own metadata; nothing that it knows is typed in here.
+    """Build a card from torchvision's own metadata; none of it is copied here.
 
     Args:
-        weights: one of `torchvision_weights(name)`; by default the first. The others become `Card.others`.
+        weights: one of `torchvision_weights(name)`; default: the first. The others become
+            `Card.others`.
     """
-    cards = {w: _card_of(name, found) for w, found in torchvision_weights(name).items()}
+    cards = {w: _card_of(name, entry) for w, entry in torchvision_weights(name).items()}
     mine = cards.pop(weights or next(iter(cards)))
     return replace(mine, others=tuple(cards.values()))
 
@@ -184,6 +189,9 @@ def _code_licence() -> str:
 
 
 def _plain(text: str) -> str:
-    """reStructuredText as words: links keep their text, marks and line ends go."""
+    """Convert reStructuredText to plain text.
+
+    Links keep their text; markup and line ends are dropped.
+    """
     text = re.sub(r"`([^`<]+?)\s*<[^>]*>`_+", r"\1", text)
     return " ".join(re.sub(r"`{1,2}|:\w+:", "", text).split())

@@ -1,4 +1,4 @@
-"""What work takes: synchronised clocks that read an energy meter too, and FLOPs, by phase."""
+"""Measure cost by phase: synchronised clocks, energy meters and FLOPs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ FLOPS_BASIS = "measured: counted by torch on the modules that ran"
 
 
 class Clock:
-    """Wall time and energy by phase. Phases do not nest; what no phase claims is `other`, so that all sum to the whole."""
+    """Wall time and energy by phase.
+
+    Phases do not nest; unclaimed time is `other`, so all phases sum to the whole.
+    """
 
     def __init__(
         self,
@@ -34,7 +37,7 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge what runs inside to a phase, the device synchronised before and after."""
+        """Charge the enclosed work to a phase, synchronising the device before and after."""
         self._machine.synchronize()
         start, joules = time.perf_counter(), self.meter.joules()
         try:
@@ -49,30 +52,33 @@ class Clock:
         return self._phases[name]
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by phase until now; their sum is the wall time since the clock was made, with what came earlier."""
+        """Seconds by phase so far, including earlier ones; they sum to the wall time."""
         return _with_rest(self._phases, time.perf_counter() - self._start)
 
     def wh(self) -> dict[str, float]:
-        """Watt-hours by phase until now; `meter.basis` says where they come from."""
+        """Watt-hours by phase so far; `meter.basis` says where they come from."""
         return _with_rest(self._wh, self._earlier_wh + self.meter.joules() / 3600)
 
 
 def _with_rest(claimed: Mapping[str, float], whole: float) -> dict[str, float]:
-    """By phase; what none claims is `other`."""
+    """Costs by phase, with the unclaimed rest as `other`."""
     rest = whole - sum(claimed.values()) + claimed["other"]
     return {**claimed, "other": max(0.0, rest)}
 
 
 @dataclass
 class PartCost:
-    """One kind of work within a phase: what it took so far."""
+    """The cost so far of one kind of work within a phase."""
 
     seconds: float = 0.0
     flops: float = 0.0
 
 
 class CostTracker:
-    """What a run spends: seconds on its clock and FLOPs, by phase; and by the kind of work within, from which it is forecast."""
+    """A run's seconds and FLOPs by phase and by kind of work within.
+
+    Forecasts are based on them.
+    """
 
     def __init__(self, clock: Clock, earlier: Mapping[str, float] | None = None) -> None:
         self.clock = clock
@@ -81,7 +87,7 @@ class CostTracker:
 
     @contextmanager
     def phase(self, name: str, part: str = "") -> Iterator[None]:
-        """Charge the time of what runs inside to a phase."""
+        """Charge the time of the enclosed work to a phase."""
         start = time.perf_counter()
         try:
             with self.clock.phase(name):

@@ -1,4 +1,4 @@
-"""FLOPs, counted by torch: of a forward pass, and of a training step."""
+"""FLOPs of a forward pass and of a training step, counted by torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.func import functional_call
 from tlnb.core.models.tracing import Counter, countable
 from tlnb.core.models.undisturbed import undisturbed
 
-# parameters times input values, below which a real step is the faster way to count one
-NUMBERS_COST_LITTLE = 2e10
+# Parameters × input values below which counting on a real step is faster.
+CHEAP_WITH_NUMBERS = 2e10
 
-Call = Callable[[Tensor], Tensor]  # a module's forward on twins of its parameters
+Call = Callable[[Tensor], Tensor]  # a module's forward with copies of its parameters
 
 
 def forward_flops(module: nn.Module, example: Tensor) -> float:
-    """Counted forward FLOPs for one item of `example` `(N, …)`, in the modes the module is in."""
+    """Counted forward FLOPs for one item of `example` `(N, …)`, in the module's modes."""
 
     def forward(call: Call, inputs: Tensor) -> None:
         with torch.no_grad():
@@ -28,10 +28,12 @@ def forward_flops(module: nn.Module, example: Tensor) -> float:
 
 
 def step_flops(module: nn.Module, example: Tensor, everything: bool = False) -> float:
-    """Counted forward and backward FLOPs for one item of `example`; what is frozen costs no gradient.
+    """Counted forward and backward FLOPs for one item of `example`.
+
+    Frozen layers need no gradient.
 
     Args:
-        everything: as if nothing were frozen.
+        everything: count as if nothing were frozen.
     """
 
     def step(call: Call, inputs: Tensor) -> None:
@@ -41,7 +43,7 @@ def step_flops(module: nn.Module, example: Tensor, everything: bool = False) -> 
 
 
 class Counts:
-    """The same figures, each counted once: for a module in its modes, the example's shape, and what trains."""
+    """FLOP counts, cached by module and modes, shape of the example, and trained parameters."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[object, ...], float] = {}
@@ -56,7 +58,7 @@ class Counts:
         return self._once(lambda: step_flops(module, example, everything), module, example, trains)
 
     def forget(self) -> None:
-        """Let go of the modules."""
+        """Release the modules."""
         self._known.clear()
 
     def _once(
@@ -74,12 +76,15 @@ def _counted(
     work: Callable[[Call, Tensor], None],
     everything: bool = False,
 ) -> float:
-    """FLOPs of `work` on twins of the module's parameters, for one item: without numbers, unless those cost less."""
+    """FLOPs of `work` for one item, on copies of the module's parameters.
+
+    The copies have no data, unless real data are cheap.
+    """
     example = (
         example.float()
-    )  # what is cached may be bf16, which without autocast meets fp32 weights
+    )  # cached inputs may be bf16, but without autocast the weights are fp32
     tries = [("meta", example.to("meta")), ("", example)]
-    if sum(p.numel() for p in module.parameters()) * example.numel() < NUMBERS_COST_LITTLE:
+    if sum(p.numel() for p in module.parameters()) * example.numel() < CHEAP_WITH_NUMBERS:
         tries.reverse()
     for device, inputs in tries:
         twins = {name: _twin(tensor, device, everything) for name, tensor in _held(module)}
@@ -88,9 +93,7 @@ def _counted(
                 # a layer may change its input in place
                 work(lambda x, twins=twins: functional_call(module, twins, (x,)), inputs.clone())  # type: ignore[misc]
             break
-        except (
-            Exception
-        ):  # without numbers a foreign module may raise anything; with them it means it
+        except Exception:  # without data, any error may occur; with data, it is real
             if device == tries[-1][0]:
                 raise
     return float(counter.total) / len(example)
@@ -102,7 +105,7 @@ def _held(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _twin(tensor: Tensor, device: str, everything: bool) -> Tensor:
-    """The same shape, and for parameters the same wish for a gradient: on the meta device, or with the same numbers."""
+    """A copy of the same shape and requires_grad, on the meta device or with the same data."""
     is_parameter = isinstance(tensor, nn.Parameter)
     own = tensor.detach() if is_parameter else tensor.detach().clone()  # buffers change in place
     twin = torch.empty_like(tensor, device=device) if device else own

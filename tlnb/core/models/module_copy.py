@@ -1,4 +1,7 @@
-"""Copies of networks that Python alone would not copy: what they keep of a forward pass is detached, locks are made anew."""
+"""Deep copies of networks that `copy.deepcopy` rejects.
+
+Leftovers of a forward pass are detached, and locks are recreated.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,20 @@ LOCKS = {
     type(make()): make
     for make in (threading.Lock, threading.RLock, threading.Event, threading.Condition)
 }
-DEPTH = 3  # of lists and dictionaries in an attribute
+MAX_DEPTH = 3  # nesting of lists and dictionaries in an attribute
 
 
 def copied(module: Module, memo: Mapping[int, Any] | None = None) -> Module:
     """A deep copy of a network.
 
-    Activations that a forward pass left in attributes, and weights that the old `weight_norm` computes, hang on a graph and
-    cannot be copied: their numbers are.
+    Activations that a forward pass left in attributes, and weights computed by the old
+    `weight_norm`, belong to a graph and cannot be copied: they are detached.
 
     Args:
-        memo: what stands in the copy for which object, by `id`, as for `copy.deepcopy`.
+        memo: replacements by `id` of the original, as for `copy.deepcopy`.
 
     Raises:
-        ModelError: an attribute that cannot be copied, such as an open file.
+        ModelError: an attribute cannot be copied, such as an open file.
     """
     known = _known(module) | dict(memo or {})
     try:
@@ -45,14 +48,14 @@ def copied(module: Module, memo: Mapping[int, Any] | None = None) -> Module:
 
 
 def copied_or_shared(module: Module) -> Module:
-    """A copy of a network that trained; attributes that cannot be copied are the same objects in both.
+    """A copy of a trained network; attributes that cannot be copied are shared with the original.
 
-    What a forward pass has left in a network, such as an open file or a generator, must not cost its training. A network
-    that cannot be copied even so is returned itself.
+    What a forward pass left in a network, such as an open file or a generator, must not cost its
+    training. A network that cannot be copied even so is returned itself.
     """
     try:
         return copied(module)
-    except Exception:  # whatever a type raises that is not made for it
+    except Exception:  # types that cannot be copied may raise anything
         shared = {id(value): value for _, value in _not_copied(module, _known(module))}
     try:
         return copied(module, shared)
@@ -61,13 +64,13 @@ def copied_or_shared(module: Module) -> Module:
 
 
 def _known(module: nn.Module) -> dict[int, Any]:
-    """What stands in a copy for which object, by `id`."""
-    return {id(value): fresh for part in module.modules() for value, fresh in _made_anew(part)}
+    """Replacements in a copy, by `id` of the original."""
+    return {id(value): fresh for part in module.modules() for value, fresh in _replacements(part)}
 
 
-def _made_anew(part: nn.Module) -> Iterator[tuple[Any, Any]]:
-    """What a module holds that cannot be copied, and what takes its place."""
-    for value in _held(list(part.__dict__.values()), DEPTH):
+def _replacements(part: nn.Module) -> Iterator[tuple[Any, Any]]:
+    """Yield attributes of a module that cannot be copied, with their replacements."""
+    for value in _held(list(part.__dict__.values()), MAX_DEPTH):
         if isinstance(value, Tensor) and not value.is_leaf:
             yield value, value.detach().clone()
         elif type(value) in LOCKS:
@@ -83,17 +86,17 @@ def _held(values: list[Any], depth: int) -> Iterator[Any]:
 
 
 def _culprit(module: nn.Module, known: Mapping[int, Any]) -> tuple[str, str]:
-    """The attribute that cannot be copied, and its type; empty where there is none."""
+    """The attribute that cannot be copied, and its type; empty if there is none."""
     where, value = next(_not_copied(module, known), ("", None))
     return where, type(value).__name__ if where else ""
 
 
 def _not_copied(module: nn.Module, known: Mapping[int, Any]) -> Iterator[tuple[str, Any]]:
-    """The attributes that cannot be copied, with their names."""
+    """Yield the attributes that cannot be copied, with their names."""
     for name, part in module.named_modules():
         for key, value in part.__dict__.items():
             if key not in ("_modules", "_parameters", "_buffers"):
                 try:
                     copy.deepcopy(value, dict(known))
-                except Exception:  # whatever a type raises that is not made for it
+                except Exception:  # types that cannot be copied may raise anything
                     yield f"{name}.{key}".lstrip("."), value

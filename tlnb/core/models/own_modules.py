@@ -1,8 +1,9 @@
-"""One's own network, as people have it, made ready to be traced and trained: on a copy, each change said.
+"""Prepare the user's own network for tracing and training: on a copy, reporting each change.
 
-Wrappers for several GPUs and compiled code are taken off; half precision becomes single; lazy layers get their shapes; of several
-outputs the scores are used; an output layer is appended where there is none; where code insists on images that are
-contiguous in memory (`x.view(x.size(0), -1)`), they are; and a network for images of one size gets those.
+Multi-GPU wrappers and compiled code are removed; half precision becomes single; lazy layers get
+their shapes; of several outputs, the scores are used; a network without an output layer gets one;
+code that needs contiguous images (`x.view(x.size(0), -1)`) gets them; and so does a network for
+images of one size.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from tlnb.core.models.module_copy import copied
-from tlnb.core.models.own_outputs import append_output_layer, let_it_give_scores
+from tlnb.core.models.own_outputs import append_output_layer, select_scores
 from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 
-USUAL_EDGE = 224
-# Of networks for images of one size, the commonest first.
-EDGES = (
+DEFAULT_EDGE = 224
+# For networks that take images of one size, the most common first.
+COMMON_EDGES = (
     *(32, 28, 64, 96, 128, 48, 299, 256, 227, 160, 192, 100, 150, 180, 200, 300, 112, 84, 80),
     *(56, 40, 36, 24, 20, 16),
 )
@@ -31,7 +32,10 @@ EDGES = (
 
 @dataclass(frozen=True)
 class Adopted:
-    """A network ready for use, what was done to it, how images lie in memory for it, and their edge if only one will do."""
+    """A network ready for use, with the changes made, its memory layout and its edge.
+
+    The edge is set only if the network takes no other.
+    """
 
     module: nn.Module = field(repr=False)
     notes: tuple[str, ...] = ()
@@ -41,76 +45,82 @@ class Adopted:
 
 @dataclass(frozen=True)
 class _Passed:
-    """What two blank images became."""
+    """The result of a pass with two blank images."""
 
     output: Any = None
-    by_layers: tuple[Tensor, ...] = ()  # what linear layers gave
+    by_layers: tuple[Tensor, ...] = ()  # outputs of linear layers
     failed: str = ""  # why it raised
 
 
 def adopt(module: nn.Module, size: int | None = None) -> Adopted:
-    """A copy of the network, as tlnb can use it.
+    """Copy the network and prepare it for tlnb.
 
     Args:
-        size: the input edge in pixels, by which lazy layers get their shapes; None: the usual one, or the only one that
-            the network takes.
+        size: the input edge in pixels, from which lazy layers get their shapes; None: the usual
+            one, or the only one that the network takes.
 
     Raises:
-        ModelError: it cannot be copied or trained, or gives no scores.
+        ModelError: it cannot be copied or trained, or does not return scores.
     """
-    edge = size or USUAL_EDGE
+    edge = size or DEFAULT_EDGE
     bare, notes = _unwrapped(module)
     _check_trainable(bare)
     own = copied(bare)
     notes += _compiled_inside(own) + _shaped(own, edge) + _single(own)
     if not any(p.numel() for p in own.parameters()):
-        return Adopted(own, tuple(notes))  # refused where it is loaded
+        return Adopted(own, tuple(notes))  # refused when it is loaded
     layout, passed = _layout(own, edge)
-    found = _only_size(own) if passed.failed and size is None else None
-    if found:
+    only_edge = _only_size(own) if passed.failed and size is None else None
+    if only_edge:
         edge, notes = (
-            found,
-            [*notes, f"it takes images of {found}×{found} pixels, and none of {edge}×{edge}"],
+            only_edge,
+            [
+                *notes,
+                f"it takes images of {only_edge}×{only_edge} pixels, and rejects {edge}×{edge}",
+            ],
         )
         layout, passed = _layout(own, edge)
     if not passed.failed:
-        notes += _given(own, edge, layout, passed)
+        notes += _select_scores(own, edge, layout, passed)
     if layout == "contiguous":
         notes.append(
-            "its code needs contiguous memory (x.view(...)): images are laid out so, which is a little slower"
+            "its code needs contiguous memory (x.view(...)): images are laid out so, which is "
+            "a little slower"
         )
-    return Adopted(own, tuple(notes), layout, found)
+    return Adopted(own, tuple(notes), layout, only_edge)
 
 
-# ── wrappers, types, shapes ───────────────────────────────────────────────────────────────────────────────────────
+# ── wrappers, types, shapes ───────────────────────────────────────────────────────────────────────
 
 
 def _check_trainable(module: nn.Module) -> None:
-    """Raises `ModelError` where a network's code or weights are in a form that cannot be trained."""
+    """Raise `ModelError` if a network's code or weights cannot be trained in their form."""
     name, weights = type(module).__name__, next(module.parameters(), None)
     if isinstance(module, torch.jit.ScriptModule):
         raise ModelError(
-            f"{name} is compiled by torch.jit, and its layers cannot be changed: load the Python network that it was made "
-            "of, and its weights from module.state_dict()"
+            f"{name} is compiled by torch.jit, and its layers cannot be changed: load the Python "
+            "network that it was made of, and its weights from module.state_dict()"
         )
     quantized = [n for n, part in module.named_modules() if ".quantized." in type(part).__module__]
     if quantized:
         raise ModelError(
-            f"{name} holds quantized layers ({listed(quantized, 3)}), which cannot be trained: load it as it was before"
+            f"{name} holds quantized layers ({listed(quantized, 3)}), which cannot be trained: "
+            "load it as it was before"
         )
     if weights is not None and weights.is_meta:
         raise ModelError(
-            f"{name} has no weights (its parameters are on the device 'meta'): build it without torch.device('meta')"
+            f"{name} has no weights (its parameters are on the device 'meta'): build it without "
+            "torch.device('meta')"
         )
 
 
 def _inner(module: nn.Module) -> nn.Module | None:
-    """What DataParallel, DistributedDataParallel or torch.compile wraps; None for any other module."""
+    """The module inside DataParallel, DistributedDataParallel or torch.compile, else None."""
     if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
         inner: nn.Module = module.module
         return inner
-    found = getattr(module, "_orig_mod", None)
-    return found if isinstance(found, nn.Module) else None
+    original = getattr(module, "_orig_mod", None)
+    return original if isinstance(original, nn.Module) else None
 
 
 def _unwrapped(module: nn.Module) -> tuple[nn.Module, list[str]]:
@@ -131,10 +141,10 @@ def _compiled_inside(module: nn.Module) -> list[str]:
 
 
 def _shaped(module: nn.Module, edge: int) -> list[str]:
-    """One pass where layers are lazy.
+    """Run one pass if layers are lazy.
 
     Raises:
-        ModelError: the pass fails, so that their shapes stay unknown.
+        ModelError: the pass fails, so their shapes stay unknown.
     """
     lazy = [
         name
@@ -146,11 +156,11 @@ def _shaped(module: nn.Module, edge: int) -> list[str]:
     try:
         with alone(), torch.random.fork_rng(devices=[]), torch.no_grad():
             module.eval()(torch.zeros(2, 3, edge, edge))
-    except Exception as error:  # whatever the network's own code raises
+    except Exception as error:  # the network's own code may raise anything
         reason = " ".join(str(error).split())[:100]
         raise ModelError(
-            f"lazy layers ({listed(lazy, 3)}) get no shapes from images of {edge}×{edge} ({reason}): give --size PX, "
-            "or call the network once"
+            f"lazy layers ({listed(lazy, 3)}) get no shapes from images of {edge}×{edge} "
+            f"({reason}): give --size PX, or call the network once"
         ) from None
     return [f"lazy layers got their shapes from images of {edge}×{edge} pixels: {listed(lazy, 4)}"]
 
@@ -163,31 +173,32 @@ def _single(module: nn.Module) -> list[str]:
         return []
     module.float()
     return [
-        f"converted from {listed(sorted(str(kind).removeprefix('torch.') for kind in kinds))} to float32"
+        f"converted from {listed(sorted(str(kind).removeprefix('torch.') for kind in kinds))} "
+        "to float32"
     ]
 
 
-# ── what it takes, and what it gives ──────────────────────────────────────────────────────────────────────────────
+# ── what it takes, and what it gives ──────────────────────────────────────────────────────────────
 
 
-def _given(module: nn.Module, edge: int, layout: str, in_eval: _Passed) -> list[str]:
-    """Let the network give scores, whatever it gives.
+def _select_scores(module: nn.Module, edge: int, layout: str, in_eval: _Passed) -> list[str]:
+    """Make the network return scores, whatever it returns.
 
     Raises:
-        ModelError: it does not, or fails in training mode.
+        ModelError: it does not return scores, or fails in training mode.
     """
     in_training = _passed(module, edge, layout, training=True)
     if in_training.failed:
         raise ModelError(
-            f"in training mode {type(module).__name__} does not take images of {edge}×{edge} ({in_training.failed}): give "
-            "--size PX"
+            f"in training mode {type(module).__name__} does not take images of {edge}×{edge} "
+            f"({in_training.failed}): give --size PX"
         )
-    notes = let_it_give_scores(module, in_eval.output, in_training.output, in_eval.by_layers)
+    notes = select_scores(module, in_eval.output, in_training.output, in_eval.by_layers)
     return notes + append_output_layer(module, edge)
 
 
 def _layout(module: nn.Module, edge: int) -> tuple[str, _Passed]:
-    """How images have to lie in memory, and what the network gives for them in eval mode."""
+    """The memory layout that the network needs, and its output in eval mode."""
     for layout in ("channels_last", "contiguous"):
         passed = _passed(module, edge, layout)
         if not passed.failed:
@@ -196,12 +207,17 @@ def _layout(module: nn.Module, edge: int) -> tuple[str, _Passed]:
 
 
 def _only_size(module: nn.Module) -> int | None:
-    """The edge of the images that a network takes which does not take the usual one; None where that was not found."""
-    return next((edge for edge in EDGES if not _passed(module, edge, "contiguous").failed), None)
+    """The only image edge that the network takes; None if it was not found.
+
+    It differs from the usual one.
+    """
+    return next(
+        (edge for edge in COMMON_EDGES if not _passed(module, edge, "contiguous").failed), None
+    )
 
 
 def _passed(module: nn.Module, edge: int, layout: str, training: bool = False) -> _Passed:
-    """What a copy makes of two blank images."""
+    """Run two blank images through a copy of the network."""
     twin = copied(module).train(training)
     form = getattr(torch, f"{layout}_format" if layout == "contiguous" else layout)
     device = next(twin.parameters()).device
@@ -209,15 +225,13 @@ def _passed(module: nn.Module, edge: int, layout: str, training: bool = False) -
     try:
         with alone(), torch.random.fork_rng(devices=[]), torch.no_grad(), _linear(twin) as given:
             return _Passed(twin.to(memory_format=form)(image), tuple(given))
-    except (
-        Exception
-    ) as error:  # whatever the network's own code raises on an image that it does not take
+    except Exception as error:  # the network's own code may raise anything on a wrong image
         return _Passed(failed=" ".join(str(error).split())[:100] or type(error).__name__)
 
 
 @contextmanager
 def _linear(module: nn.Module) -> Iterator[list[Tensor]]:
-    """What linear layers give inside, from the last to the first that was called."""
+    """Record the outputs of linear layers, from the last called to the first."""
     given: list[Tensor] = []
     layers = [part for part in module.modules() if isinstance(part, nn.Linear)]
     hooks = [part.register_forward_hook(lambda _, __, y: given.insert(0, y)) for part in layers]

@@ -1,6 +1,7 @@
-"""What one's own network gives: the scores among several outputs, and an output layer where there is none.
+"""Outputs of the user's own network: pick the scores, and append a missing output layer.
 
-Names of layers stay. Each change is kept as a `Change`, so that a script without tlnb can make it anew.
+Names of layers stay. Each change is kept as a `Change`, so that a script without tlnb can repeat
+it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tlnb.core.models.tracing import watch
 from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 
-NAMES = (
+SCORE_NAMES = (
     "logits",
     "scores",
     "out",
@@ -29,24 +30,24 @@ NAMES = (
     "prediction",
     "predictions",
 )
-OUTPUT = "output_layer"  # the name of one that is appended
-CHANGE = "_tlnb_change"  # the attribute of a class that keeps it
+APPENDED_NAME = "output_layer"  # name of an appended output layer
+CHANGE_ATTRIBUTE = "_tlnb_change"  # class attribute that stores the change
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step from an output to the scores: `output["logits"]`, `output[0]` or `output.logits`."""
+    """One step to the scores: `output["logits"]`, `output[0]` or `output.logits`."""
 
     kind: Literal["key", "index", "name"]
     at: Any
 
     def taken(self, output: Any) -> Any:
-        """What lies there."""
+        """Apply the step to an output."""
         return getattr(output, self.at) if self.kind == "name" else output[self.at]
 
     @property
     def code(self) -> str:
-        """The step as Python writes it."""
+        """The step as Python code."""
         if self.kind == "name":
             return f".{self.at}"
         plain = (
@@ -57,65 +58,65 @@ class Step:
 
 @dataclass(frozen=True)
 class Route:
-    """The way from what a network gives to its scores; none where it gives those."""
+    """The path from a network's output to its scores; empty if the output is the scores."""
 
-    kind: str  # of the output: dict, tuple, or another class's name
+    kind: str  # type of the output: dict, tuple, or another class's name
     steps: tuple[Step, ...]
 
     def scores(self, output: Any) -> Any:
-        """The scores."""
+        """Extract the scores."""
         for step in self.steps:
             output = step.taken(output)
         return output
 
     def code(self, name: str) -> str:
-        """The same in Python, of an output called `name`."""
+        """The path as Python code, for an output called `name`."""
         return name + "".join(step.code for step in self.steps)
 
 
 @dataclass(frozen=True)
 class Change:
-    """A change of what a network gives."""
+    """A change of a network's output."""
 
     routes: tuple[
         Route, ...
-    ] = ()  # to the scores: in eval mode, then in training mode if it differs
-    always: bool = True  # whether it gives the scores among others in both modes
-    layer: str = ""  # the output layer that was appended, or took the place of an `nn.Identity`
-    width: int = 0  # the features that it takes
-    called: bool = False  # whether that layer has to be called after the network's own forward
+    ] = ()  # paths to the scores: in eval mode, then in training mode if it differs
+    always: bool = True  # whether the scores are one of several outputs in both modes
+    layer: str = ""  # the output layer that was appended, or replaced an `nn.Identity`
+    width: int = 0  # number of its input features
+    called: bool = False  # whether that layer must be called after the network's own forward
 
 
 def changes_of(module: nn.Module) -> tuple[Change, ...]:
-    """What was changed of one's own network, in that order."""
+    """The changes made to the user's network, in order."""
     kinds = reversed(type(module).__mro__)
-    return tuple(vars(kind)[CHANGE] for kind in kinds if CHANGE in vars(kind))
+    return tuple(vars(kind)[CHANGE_ATTRIBUTE] for kind in kinds if CHANGE_ATTRIBUTE in vars(kind))
 
 
 def own_class(module: nn.Module) -> type[nn.Module]:
-    """The class as its author wrote it, without our changes."""
-    return next(kind for kind in type(module).__mro__ if CHANGE not in vars(kind))
+    """The class as its author wrote it, without tlnb's changes."""
+    return next(kind for kind in type(module).__mro__ if CHANGE_ATTRIBUTE not in vars(kind))
 
 
 def pick(output: Any, routes: Sequence[Route]) -> Any:
-    """The scores, where a network gives them alone at some times and among others at other times."""
+    """Extract the scores from an output that may be the scores alone or contain them."""
     if isinstance(output, Tensor | Proxy):
         return output
     kind = _kind(output)
     return next((r for r in routes if r.kind == kind), routes[0]).scores(output)
 
 
-def let_it_give_scores(
+def select_scores(
     module: nn.Module, in_eval: Any, in_training: Any, by_layers: Sequence[Tensor] = ()
 ) -> list[str]:
-    """Let the network give its scores alone, where it gives more, and say so.
+    """Make the network return its scores alone, with a note if it returns more.
 
     Args:
-        in_eval, in_training: what it gives.
-        by_layers: what its linear layers gave in eval mode.
+        in_eval, in_training: its output in each mode.
+        by_layers: the outputs of its linear layers in eval mode.
 
     Raises:
-        ModelError: no scores are among it.
+        ModelError: none of the outputs are scores.
     """
     several = [each for each in (in_eval, in_training) if not isinstance(each, Tensor)]
     if not several:
@@ -140,8 +141,8 @@ def _route(output: Any, by_layers: Sequence[Tensor]) -> Route:
         step = _step(inner, by_layers)
         if step is None:
             raise ModelError(
-                f"the network gives {_words(output)}: it must give scores (N, classes), or those as "
-                "'logits'"
+                f"the network gives {_words(output)}: it must give scores (N, classes), or those "
+                "as 'logits'"
             )
         steps.append(step)
         inner = step.taken(inner)
@@ -151,17 +152,21 @@ def _route(output: Any, by_layers: Sequence[Tensor]) -> Route:
 def _step(output: Any, by_layers: Sequence[Tensor]) -> Step | None:
     if isinstance(output, Mapping):
         return _named("key", output, tuple(output))
-    if fields := getattr(output, "_fields", ()):  # a named tuple; its first field is its first item
+    if fields := getattr(output, "_fields", ()):  # a named tuple: the first field is the first item
         step = _named("name", output, fields)
         return Step("index", 0) if step is None or step.at == fields[0] else step
     if isinstance(output, tuple | list) and output:
         return Step("index", _place(output, by_layers))
-    held = tuple(name for name in NAMES if getattr(output, name, None) is not None)
+    held = tuple(name for name in SCORE_NAMES if getattr(output, name, None) is not None)
     return Step("name", held[0]) if held else None
 
 
 def _place(output: Sequence[Any], by_layers: Sequence[Tensor]) -> int:
-    """The first of several, unless that is of features (no linear layer is as wide) and another came from such a layer."""
+    """The index of the scores: the first output, with one exception.
+
+    If the first one is features (no linear layer is as wide) and another comes from a linear layer,
+    it is that one.
+    """
     widths = {given.shape[-1] for given in by_layers}
     first = output[0]
     if not isinstance(first, Tensor) or first.shape[-1:].numel() in widths:
@@ -171,7 +176,7 @@ def _place(output: Sequence[Any], by_layers: Sequence[Tensor]) -> int:
 
 
 def _named(kind: Literal["key", "name"], output: Any, names: Sequence[Any]) -> Step | None:
-    name = next((name for name in NAMES if name in names), None)
+    name = next((name for name in SCORE_NAMES if name in names), None)
     if name is None and len(names) == 1:
         name = names[0]
     return None if name is None else Step(kind, name)
@@ -198,10 +203,10 @@ def _which(route: Route) -> str:
 
 
 def _give(module: nn.Module, change: Change, forward: Callable[..., Any] | None = None) -> None:
-    """Keep a change, and its `forward` if it has one; names, the class's name and its source stay."""
+    """Attach a change, and its `forward` if it has one; names, class name and source stay."""
     kind = type(module)
     body: dict[str, Any] = {
-        CHANGE: change,
+        CHANGE_ATTRIBUTE: change,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
@@ -210,32 +215,32 @@ def _give(module: nn.Module, change: Change, forward: Callable[..., Any] | None 
     module.__class__ = type(kind.__name__, (kind,), body)
 
 
-# ── the output layer ──────────────────────────────────────────────────────────────────────────────────────────────
+# ── the output layer ──────────────────────────────────────────────────────────────────────────────
 
 
 def append_output_layer(module: nn.Module, edge: int) -> list[str]:
-    """Append an output layer where the network ends in features.
+    """Append an output layer if the network ends in features.
 
     Raises:
-        ModelError: it gives neither scores nor features.
+        ModelError: it returns neither scores nor features.
     """
     try:
         read_anatomy(module, edge)
     except ModelError as error:
         if "no output layer" not in str(error):
-            return []  # said where its anatomy is read, with the data at hand
+            return []  # reported when its anatomy is read, when the data are known
     else:
         return []
     width = watch(module, edge).scores
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = nn.Linear(width, 2)
-    how = _take_the_identity(module, layer) or _append(module, layer)
+    how = _replace_identity(module, layer) or _append(module, layer)
     return [f"it ends in {width} features, without an output layer: {how}"]
 
 
-def _take_the_identity(module: nn.Module, layer: nn.Linear) -> str:
-    """Put the layer where the network's last module is an `nn.Identity`; empty where it is not."""
+def _replace_identity(module: nn.Module, layer: nn.Linear) -> str:
+    """Put the layer in place of an `nn.Identity` at the end; returns empty if there is none."""
     last = [name for name, _ in module.named_modules() if name][-1]
     if type(module.get_submodule(last)) is not nn.Identity:
         return ""
@@ -246,12 +251,12 @@ def _take_the_identity(module: nn.Module, layer: nn.Linear) -> str:
 
 def _append(module: nn.Module, layer: nn.Linear) -> str:
     kind = type(module)
-    module.add_module(OUTPUT, layer)
-    calls_all = issubclass(own_class(module), nn.Sequential)  # what is added is called, too
-    change = Change(layer=OUTPUT, width=layer.in_features, called=not calls_all)
+    module.add_module(APPENDED_NAME, layer)
+    calls_all = issubclass(own_class(module), nn.Sequential)  # appended modules are called, too
+    change = Change(layer=APPENDED_NAME, width=layer.in_features, called=not calls_all)
     _give(
         module,
         change,
-        None if calls_all else lambda self, x: getattr(self, OUTPUT)(kind.forward(self, x)),
+        None if calls_all else lambda self, x: getattr(self, APPENDED_NAME)(kind.forward(self, x)),
     )
-    return f"{OUTPUT} is appended"
+    return f"{APPENDED_NAME} is appended"

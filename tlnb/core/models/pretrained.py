@@ -80,21 +80,24 @@ def load(
     layout: str = "channels_last",
     notes: tuple[str, ...] = (),
 ) -> PretrainedModel:
-    """Load a model by name, or wrap one's own module.
+    """Load a model by name, or wrap the user's own module.
 
     Args:
-        source: a name from `names()`, an `nn.Module`, or a model already at hand.
-        weights: `default`, one of torchvision's names (`IMAGENET1K_V1`), `none` (random), or a file: safetensors, or a
-            state_dict read with `weights_only=True`. A file may have another number of classes than the original.
-        mean, std, size: replace the preprocessing's; one's own module is assumed to take ImageNet's.
-        called: the name to show for one's own module.
-        layout, notes: how images lie in memory for one's own module, and what was done to it.
-        progress: called with (bytes done, bytes in all) during a download.
+        source: a name from `names()`, an `nn.Module`, or a loaded model.
+        weights: `default`, one of torchvision's names (`IMAGENET1K_V1`), `none` (random), or a
+            file: safetensors, or a state_dict read with `weights_only=True`. A file may have
+            another number of classes than the original.
+        mean, std, size: override the preprocessing; the user's own module is assumed to use
+        ImageNet's.
+        called: the name to show for the user's own module.
+        layout, notes: memory layout of images for the user's own module, and the changes made to
+        it.
+        progress: called with (bytes done, total bytes) during a download.
 
     Raises:
-        ModelError: an unknown name; weights that are unknown, missing, damaged, of another architecture, or cannot be
-            downloaded.
-        UsageError: a size, mean or standard deviation that makes no sense.
+        ModelError: the name is unknown, or the weights are unknown, missing, damaged, of another
+            architecture, or cannot be downloaded.
+        UsageError: a size, mean or standard deviation is out of range.
     """
     weights = str(weights)
     if isinstance(source, PretrainedModel):
@@ -105,36 +108,40 @@ def load(
     elif source in names():
         model = _by_name(source, weights, progress)
     elif not isinstance(source, str):
-        raise ModelError(_no_network(source))
+        raise ModelError(_wrong_source(source))
     else:
         otherwise = f"%tl_models lists all; of a variable inside a function write tl.load({source})"
         hint = did_you_mean(
             source, names(), otherwise if source.isidentifier() else "%tl_models lists all"
         )
-        raise ModelError(f"no model is called {source!r}: {hint}")
+        raise ModelError(f"{source!r} is not the name of a model: {hint}")
     model.module.eval()
     return replace(model, transform=changed_transform(model, mean, std, size))
 
 
-def _no_network(source: object) -> str:
-    """What to load in place of what is no network, in a line."""
+def _wrong_source(source: object) -> str:
+    """Explain in a line what to load instead of an object that is not a network."""
     if isinstance(source, type) and issubclass(source, nn.Module):
         return f"{source.__name__} is a class: build the network, tl.load({source.__name__}())"
     kind = type(source).__name__
     if isinstance(source, Mapping):
-        return f"this {kind} holds weights and no network: build that, and tl.load(NETWORK, weights='FILE')"
+        return (
+            f"this {kind} holds weights, not a network: build the network, and "
+            "tl.load(NETWORK, weights='FILE')"
+        )
     return f"an object of type {kind} is not a network: give a name of tl.models(), or an nn.Module"
 
 
 def bare(name: str, scores: int) -> PretrainedModel:
-    """A model of the catalogue at a random start, with so many scores.
+    """A randomly initialised model of the catalogue with `scores` outputs.
 
     Raises:
-        ModelError: no such model.
+        ModelError: the name is unknown.
     """
     if name not in names():
         raise ModelError(
-            f"no model is called {name!r}: {did_you_mean(name, names(), '%tl_models lists all')}"
+            f"{name!r} is not the name of a model: "
+            f"{did_you_mean(name, names(), '%tl_models lists all')}"
         )
     given = next(iter(torchvision_weights(name).values()), None)
     original = _embedded(name) if given is None else _torchvision(name, given)
@@ -144,7 +151,10 @@ def bare(name: str, scores: int) -> PretrainedModel:
 
 
 def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
-    """`default`, `none`, `file`, or one of the `known` names of weights, which may be written in full or in small letters."""
+    """Normalise a choice of weights: `default`, `none`, `file`, or one of the `known` names.
+
+    Names may be written with their class or in lower case.
+    """
     if weights in ("default", "none"):
         return weights
     by_lower = {w.lower(): w for w in known}
@@ -157,27 +167,28 @@ def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
     ways = ["default", "none", *by_lower.values()]
     hint = did_you_mean(weights, ways)
     raise ModelError(
-        f"{name} has no weights {weights!r}: use {', '.join(ways)} or a file{'; ' + hint if hint else ''}"
+        f"{name} has no weights {weights!r}: use {', '.join(ways)} or a file"
+        f"{'; ' + hint if hint else ''}"
     )
 
 
 def _at_random(make: Callable[[], nn.Module]) -> nn.Module:
-    """The same random start each time; torch's global random state is left as it was."""
+    """Build a network with a fixed seed, leaving torch's global random state as it was."""
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return make()
 
 
-# ── by name ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── by name ───────────────────────────────────────────────────────────────────────────────────────
 
 AUXILIARY = {
     "googlenet": ("aux1.", "aux2."),
     "inception_v3": ("AuxLogits.",),
-}  # heads that only helped training
+}  # heads that only help training
 NO_AUXILIARY = "auxiliary heads, which only help to train from scratch, are left out"
 OLD_DENSENET = re.compile(
     r"(denselayer\d+\.(?:norm|conv))\.([12])\."
-)  # `norm.1` in the files, `norm1` in the network
+)  # `norm.1` in files, `norm1` in the network
 
 
 @dataclass(frozen=True)
@@ -186,9 +197,11 @@ class _Original:
 
     card: Card
     transform: Transform
-    classes: tuple[str, ...]  # none where the weights have no output layer that is worth anything
-    count: int  # of the scores that its output layer gives
-    make: Callable[[int], nn.Module] = field(repr=False)  # the network for a number of classes
+    classes: tuple[str, ...]  # empty if the weights have no useful output layer
+    count: int  # number of scores
+    make: Callable[[int], nn.Module] = field(
+        repr=False
+    )  # builds the network for a number of classes
 
     def with_weights(
         self, module: nn.Module, weights: str, card: Card, count: int
@@ -197,14 +210,14 @@ class _Original:
         classes = self.classes if card.source_classes == len(self.classes) else None
         origin = Origin(card.name, card.family, count)
         return PretrainedModel(
-            card.name,
-            module,
-            self.transform,
-            card,
-            weights,
-            partial(self.make, count),
-            classes,
-            origin,
+            name=card.name,
+            module=module,
+            transform=self.transform,
+            card=card,
+            weights=weights,
+            architecture=partial(self.make, count),
+            classes=classes,
+            origin=origin,
         )
 
 
@@ -261,7 +274,10 @@ def _torchvision(name: str, weights: Any) -> _Original:
 
 
 def _network(name: str, weights: Any, classes: int) -> nn.Module:
-    """The architecture at random, as torchvision's builder sets it up for these weights, but without auxiliary heads."""
+    """The randomly initialised architecture, as torchvision builds it for these weights.
+
+    Auxiliary heads are left out.
+    """
     from torchvision import models
 
     settings: dict[str, Any] = {"num_classes": classes}
@@ -276,7 +292,7 @@ def _network(name: str, weights: Any, classes: int) -> nn.Module:
 
 
 def _today(state: State, name: str) -> State:
-    """The state with the names that today's network has, without auxiliary heads."""
+    """Rename a state to today's names, without auxiliary heads."""
     dropped = AUXILIARY.get(name, ())
     return state.renamed(
         lambda key: None if key.startswith(dropped) else OLD_DENSENET.sub(r"\1\2.", key)
@@ -286,9 +302,9 @@ def _today(state: State, name: str) -> State:
 def _from_file(
     state: State, make: Callable[[int], nn.Module], classes: int, name: str, lenient: bool
 ) -> tuple[nn.Module, int, tuple[str, ...]]:
-    """The network with a file's numbers, its number of classes, and notes.
+    """Load a file into the network; returns network, number of classes, and notes.
 
-    The number is the file's, where only the output layer differs, and 0 where the file has none.
+    The number is the file's if only the output layer differs, and 0 if the file lacks one.
     """
     module = outline(partial(make, classes))
     state = _today(named_as(state, module) if lenient else state, name)
@@ -307,13 +323,16 @@ def _from_file(
 
 
 def _from_elsewhere(card: Card, file: str, notes: tuple[str, ...], classes: int, size: int) -> Card:
-    """The card of the same network with weights of which nothing is known but what the file holds."""
+    """The card of the network with weights from a file, about which nothing else is known."""
     if not classes:
         also = "what its scores meant is not known"
     elif classes == card.source_classes:
         also = f"{classes:,} classes, assumed to be those of {card.source} in their order"
     else:
-        also = f"the output layer has {classes:,} classes of unknown names, the original has {card.source_classes:,}"
+        also = (
+            f"the output layer has {classes:,} classes of unknown names, the original has "
+            f"{card.source_classes:,}"
+        )
     return replace(
         _untrained(card),
         source=f"unknown data (weights from {file})",
@@ -324,7 +343,7 @@ def _from_elsewhere(card: Card, file: str, notes: tuple[str, ...], classes: int,
 
 
 def _untrained(card: Card) -> Card:
-    """The card of the same network at a random start."""
+    """The card of the randomly initialised network."""
     others = (replace(card, others=()), *card.others) if card.weights else ()
     return replace(
         card,
@@ -345,7 +364,7 @@ def _untrained(card: Card) -> Card:
     )
 
 
-# ── one's own ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── one's own ─────────────────────────────────────────────────────────────────────────────────────
 
 
 def _own(
@@ -356,10 +375,10 @@ def _own(
     layout: str,
     notes: tuple[str, ...],
 ) -> PretrainedModel:
-    """One's own module, on a copy.
+    """Wrap a copy of the user's own module.
 
     Args:
-        given: the parts of the preprocessing by name; those that are None are assumed.
+        given: the parts of the preprocessing by name; None: assumed.
     """
     if not parameter_count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
@@ -393,11 +412,14 @@ def _own(
 
 
 def _check_numbers(module: nn.Module, called: str) -> None:
-    """Raises `ModelError` where weights, or running statistics, hold what is not a number: nothing can be learned from there."""
+    """Raise `ModelError` if weights or running statistics are NaN or infinite.
+
+    Nothing can be learned from such a start.
+    """
     broken = [name for name, p in module.named_parameters() if not bool(torch.isfinite(p).all())]
     broken += [n for n, b in module.named_buffers() if b.is_floating_point() and b.isnan().any()]
     if broken:
         raise ModelError(
-            f"{called} holds NaN or infinite numbers in {listed(broken, 3)}, as a training that went wrong leaves them: load "
-            "other weights, or --weights none for a random start"
+            f"{called} holds NaN or infinite numbers in {listed(broken, 3)}, as a failed training "
+            "leaves them: load other weights, or --weights none for a random start"
         )

@@ -1,4 +1,4 @@
-"""A network with its preprocessing and card, whatever it comes from."""
+"""A network with its preprocessing and card, whatever its source."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tlnb.core.runtime.errors import OneLine, UsageError
 
 @dataclass(frozen=True)
 class Origin(OneLine):
-    """How to build a model's architecture again: where it comes from, its number of scores there, and edits since."""
+    """How to rebuild a model's architecture: source, original number of scores, and edits."""
 
     name: str
-    family: str  # embedded, torchvision; own: the user has to give the network
+    family: str  # embedded, torchvision; own: the user must provide the network
     scores: int = 0
-    edits: tuple[Any, ...] = ()  # of type plan.Edit, which stands on a higher floor
+    edits: tuple[Any, ...] = ()  # of type plan.Edit, which this package may not import
 
     def __repr__(self) -> str:
         return f"Origin {self.family} {self.name}, {len(self.edits)} edits"
@@ -30,7 +30,10 @@ class Origin(OneLine):
 
 @dataclass(frozen=True)
 class PretrainedModel(OneLine):
-    """A network with its preprocessing and card. `fresh()` gives the same architecture with random parameters."""
+    """A network with its preprocessing and card.
+
+    `fresh()` gives the same architecture with random parameters.
+    """
 
     name: str
     module: nn.Module = field(repr=False)
@@ -40,27 +43,28 @@ class PretrainedModel(OneLine):
     architecture: Callable[[], nn.Module] | None = field(default=None, repr=False)
     classes: tuple[str, ...] | None = field(
         default=None, repr=False
-    )  # of the source, in the order of the scores
+    )  # of the source data, in the order of the scores
     origin: Origin = field(default=Origin("", "own"), repr=False)
     target_classes: int | None = (
-        None  # of the data at hand, for which a new output layer takes the place of the old
+        None  # number of classes of the loaded data, for which the head is replaced
     )
 
     def fresh(self) -> nn.Module:
-        """The architecture at a random start, drawn from torch's current random state."""
+        """The architecture, randomly initialised from torch's current random state."""
         if self.architecture is not None:
             return self.architecture()
         return reset_parameters(copied(self.module))
 
     def __repr__(self) -> str:
-        return f"PretrainedModel {self.name}: {parameter_count(self.module):,} parameters, trained on {self.card.source}"
+        count = parameter_count(self.module)
+        return f"PretrainedModel {self.name}: {count:,} parameters, trained on {self.card.source}"
 
 
 def resized(model: PretrainedModel, size: int | None) -> PretrainedModel:
     """The model with another input edge; None changes nothing.
 
     Raises:
-        UsageError: an edge that is smaller than the network takes.
+        UsageError: the edge is smaller than the network takes.
     """
     return replace(model, transform=changed_transform(model, None, None, size))
 
@@ -75,11 +79,11 @@ def retrained(
     architecture: Callable[[], nn.Module],
     origin: Origin,
 ) -> PretrainedModel:
-    """What a run made of a model: its network and the classes of its data, with the model's preprocessing.
+    """Turn a run's network into a model, with its classes and the original preprocessing.
 
     Args:
         name, data, accuracy: the run's; the accuracy is that on the test split.
-        architecture: the network with the run's edits at a random start.
+        architecture: builds the network with the run's edits, randomly initialised.
         origin: the same as data.
     """
     card = Card(
@@ -107,7 +111,7 @@ def retrained(
 
 
 def facing(model: PretrainedModel, classes: int | None) -> PretrainedModel:
-    """The model with data of so many classes at hand; None: with no data."""
+    """The model for data with `classes` classes; None: without data."""
     return replace(model, target_classes=classes)
 
 
@@ -115,7 +119,7 @@ def changed_transform(model: PretrainedModel, mean: Any, std: Any, size: int | N
     """The model's preprocessing with these parts replaced; None leaves a part as it is.
 
     Raises:
-        UsageError: a size, mean or standard deviation that makes no sense.
+        UsageError: a size, mean or standard deviation is out of range.
     """
     transform, least = model.transform, max(16, model.card.min_size or 0)
     if size is not None:
@@ -125,7 +129,8 @@ def changed_transform(model: PretrainedModel, mean: Any, std: Any, size: int | N
             )
         if size > MOST_PIXELS:
             raise UsageError(
-                f"--size {size} is too large for any network here: use {MOST_PIXELS} pixels or fewer"
+                f"--size {size} is too large for any network here: use {MOST_PIXELS} pixels or "
+                "fewer"
             )
         transform = replace(
             transform, size=size, resize=round(size * transform.resize / transform.size)
@@ -153,12 +158,12 @@ def _three(name: str, values: Any) -> tuple[float, float, float]:
 
 
 def parameter_count(module: nn.Module) -> int:
-    """Numbers in all parameters."""
+    """Number of values in all parameters."""
     return sum(p.numel() for p in module.parameters())
 
 
 def reset_parameters(module: nn.Module) -> nn.Module:
-    """The module with random parameters wherever its layers know how to draw them."""
+    """Reinitialise the module's parameters, as far as its layers can."""
     for layer in module.modules():
         reset = getattr(layer, "reset_parameters", None)
         if callable(reset):

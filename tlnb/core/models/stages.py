@@ -1,15 +1,20 @@
-"""Stages: the few groups of layers, from input to output, that people think of a network in.
+"""Stages: the few groups of layers, from input to output, that describe a network.
 
-The tree of modules is opened until it shows parts that stand side by side: blocks, or single layers. Then
+The tree of modules is opened until it shows parts that stand side by side: blocks, or single
+layers. Then
 
-* what has no matrix of its own (normalisation, tokens, position embeddings) goes with the part before it;
+* a part without weight matrices (normalisation, tokens, position embeddings) joins the part before
+  it;
 * everything from the output layer's part on is one stage, the last;
-* single layers before the first block are the stem; between blocks they go with the block after them (a transition, a
-  downsampling), after the last with the last;
-* where that makes too many stages, or where all is single layers (VGG), neighbours of the same resolution are one stage;
-* where it makes too few (a transformer keeps one resolution throughout), the largest is divided into equal parts.
+* single layers before the first block are the stem; between blocks they join the block after them
+  (a transition, a downsampling), after the last block that block;
+* if that gives too many stages, or if all parts are single layers (VGG), neighbours of the same
+  resolution form one stage;
+* if it gives too few (a transformer keeps one resolution throughout), the largest is divided into
+  equal parts.
 
-A stage that is one module has that module's name; one of several is called by its first and last, `features.4-6`.
+A stage of one module has that module's name; one of several is named after its first and last,
+`features.4-6`.
 """
 
 from __future__ import annotations
@@ -21,23 +26,23 @@ from itertools import pairwise
 
 from torch import nn
 
-ROOT = "(root)"  # the layer that holds what the model itself owns
+ROOT = "(root)"  # the layer of the model's own parameters and buffers
 UNUSED = "unused"  # the stage of layers that the scores do not depend on
 MIN_STAGES, MAX_STAGES = 4, 9
-QUARTERS = 4  # so many parts a stage is divided into where there are too few
-DOMINANT = 0.85  # a part with more of the network's matrices is opened
-FEW_SINGLE = 1 / 3  # with fewer of its matrices in single layers a network is made of blocks
-COARSER = 1.5  # so many times fewer positions is another resolution
+MAX_DIVISION = 4  # parts that a stage is divided into if there are too few
+DOMINANT_SHARE = 0.85  # a part with a larger share of the network's matrices is opened
+MAX_SINGLE_SHARE = 1 / 3  # with fewer matrices in single layers, a network is made of blocks
+RESOLUTION_RATIO = 1.5  # ratio of positions that separates resolutions
 
 
 @dataclass(frozen=True)
 class Part:
-    """A module, or a container's own parameters, with the layers inside it in the order in which data meets them."""
+    """A module, or a container's own parameters, with its layers in data-flow order."""
 
     path: str
     layers: tuple[str, ...]
-    matrices: int  # layers that multiply
-    positions: int | None  # pixels or tokens of its output; None where that is not known
+    matrices: int  # number of layers with weight matrices
+    positions: int | None  # pixels or tokens of its output; None if unknown
 
 
 Group = list[Part]
@@ -50,13 +55,13 @@ def name_stages(
     work: Mapping[str, int],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> dict[str, str]:
-    """The stage of every layer.
+    """Assign a stage to every layer.
 
     Args:
-        layers: names in the order in which data meets them.
-        heads: those of them that give the scores.
-        work: FLOPs by layer; what does work has a matrix.
-        shapes: output of every module called, without the batch.
+        layers: names in the order of the data flow.
+        heads: those that compute the scores.
+        work: FLOPs by layer; a layer with FLOPs has a matrix.
+        shapes: output shape of every module called, without the batch.
     """
 
     def part(path: str, inside: Sequence[str]) -> Part:
@@ -64,10 +69,10 @@ def name_stages(
         return Part(path, tuple(inside), sum(work.get(n, 0) > 0 for n in inside), _positions(shape))
 
     def inside(whole: Part) -> list[Part]:
-        found: dict[str, list[str]] = {}
+        by_path: dict[str, list[str]] = {}
         for name in whole.layers:
-            found.setdefault(_below(name, whole.path), []).append(name)
-        return [part(path, names) for path, names in found.items()]
+            by_path.setdefault(_below(name, whole.path), []).append(name)
+        return [part(path, names) for path, names in by_path.items()]
 
     parts = inside(part("", layers))
     while (at := _to_open(module, parts, set(heads))) is not None:
@@ -83,7 +88,7 @@ def name_stages(
 
 
 def _below(layer: str, path: str) -> str:
-    """The path one step from `path` towards the layer; the path itself for what it owns."""
+    """The path one step from `path` towards the layer; `path` itself for its own parameters."""
     if layer in (path, ROOT):
         return layer
     rest = layer.removeprefix(path + ".") if path else layer
@@ -91,29 +96,29 @@ def _below(layer: str, path: str) -> str:
 
 
 def _to_open(module: nn.Module, parts: list[Part], heads: set[str]) -> int | None:
-    """Which part gives way to what is inside it, if any."""
+    """The index of the part to replace by its contents, or None."""
     sizes = [p.matrices if set(p.layers) != {p.path} else 0 for p in parts]
     most = max(sizes, default=0)
     if not most:
         return None
     at = sizes.index(most)
-    if most > DOMINANT * sum(p.matrices for p in parts):
+    if most > DOMINANT_SHARE * sum(p.matrices for p in parts):
         return at
     few = sum(p.matrices > 0 and not heads & set(p.layers) for p in parts) + 1 < MIN_STAGES
     listed = isinstance(module.get_submodule(parts[at].path), nn.Sequential | nn.ModuleList)
     return at if few and (most >= MIN_STAGES or (most > 1 and listed)) else None
 
 
-# ── grouping ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── grouping ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _groups(parts: list[Part], heads: set[str]) -> tuple[list[Group], bool]:
-    """The stages' parts, and whether the network is made of blocks."""
+    """The parts of each stage, and whether the network is made of blocks."""
     first = next((i for i, p in enumerate(parts) if heads & set(p.layers)), len(parts))
     trunk, end = _with_matrices(parts[:first]), parts[first:]
     total = sum(_matrices(g) for g in trunk)
     single = sum(_matrices(g) for g in trunk if _matrices(g) == 1)
-    blocks = single < FEW_SINGLE * total
+    blocks = single < MAX_SINGLE_SHARE * total
     if blocks:
         groups = _around_blocks(trunk)
         if len(groups) + 1 > MAX_STAGES:
@@ -130,7 +135,10 @@ def _matrices(group: Group) -> int:
 
 
 def _with_matrices(parts: list[Part]) -> list[Group]:
-    """Every part with a matrix, followed by those without; what comes before the first goes with it."""
+    """Group each part with a matrix with those without that follow it.
+
+    Parts before the first matrix join the first group.
+    """
     groups: list[Group] = []
     for p in parts:
         if groups and not (p.matrices and _matrices(groups[-1])):
@@ -141,7 +149,10 @@ def _with_matrices(parts: list[Part]) -> list[Group]:
 
 
 def _around_blocks(trunk: list[Group]) -> list[Group]:
-    """Single layers joined: the stem, then with the block after them, at the end with the one before."""
+    """Join single layers to the stem and to blocks.
+
+    Between blocks they join the block after them, at the end the one before.
+    """
     groups: list[Group] = []
     waiting: Group = []
     for group in trunk:
@@ -170,22 +181,26 @@ def _by_resolution(groups: list[Group]) -> list[Group]:
 
 def _coarser(before: Group, after: Group) -> bool:
     one, other = before[-1].positions, after[-1].positions
-    return one is not None and other is not None and max(one, other) >= COARSER * min(one, other)
+    return (
+        one is not None
+        and other is not None
+        and max(one, other) >= RESOLUTION_RATIO * min(one, other)
+    )
 
 
 def _divided(groups: list[Group]) -> list[Group]:
-    """The group with most matrices in up to four equal parts."""
+    """Divide the group with the most matrices into up to four equal parts."""
     sizes = [_matrices(g) for g in groups]
     at = sizes.index(max(sizes))
     inside = _with_matrices(groups[at])
-    count = min(QUARTERS, len(inside))
+    count = min(MAX_DIVISION, len(inside))
     edges = [round(i * len(inside) / count) for i in range(count + 1)]
     pieces = [[p for group in inside[a:b] for p in group] for a, b in pairwise(edges)]
     return [*groups[:at], *pieces, *groups[at + 1 :]]
 
 
 def _positions(shape: tuple[int, ...] | None) -> int | None:
-    """Pixels or tokens of an output: (C, H, W), (H, W, C), (tokens, C) or (C,)."""
+    """Pixels or tokens of an output: `(C, H, W)`, `(H, W, C)`, `(tokens, C)` or `(C,)`."""
     if shape is None or not 1 <= len(shape) <= 3:
         return None
     if len(shape) < 3:
@@ -194,11 +209,11 @@ def _positions(shape: tuple[int, ...] | None) -> int | None:
     return a * b if a == b != c else b * c
 
 
-# ── names ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── names ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _names(module: nn.Module, groups: list[Group], blocks: bool) -> list[str]:
-    """A name for each group: unique, and that of another module never."""
+    """A unique name for each group, never that of another module."""
     modules = {name for name, _ in module.named_modules()}
     paths = [p.path for group in groups for p in group]
     names: list[str] = []
@@ -215,7 +230,10 @@ def _names(module: nn.Module, groups: list[Group], blocks: bool) -> list[str]:
 
 
 def _short(path: str, paths: list[str], modules: set[str]) -> str:
-    """The end of a path from its last word on (`features.3`), where only this part can be meant; else all of it."""
+    """The end of a path from its last word on (`features.3`), if unambiguous.
+
+    Otherwise all of it.
+    """
     steps = path.split(".")
     words = [i for i, step in enumerate(steps) if not step.isdigit()]
     for start in range(words[-1] if words else 0, 0, -1):
@@ -227,7 +245,10 @@ def _short(path: str, paths: list[str], modules: set[str]) -> str:
 
 
 def _rest(first: str, last: str) -> str:
-    """What `last` adds to the beginning that it shares with `first`, numbers and words kept whole."""
+    """The part of `last` beyond the beginning shared with `first`.
+
+    Numbers and words are kept whole.
+    """
     shared = 0
     while shared < min(len(first), len(last)) and first[shared] == last[shared]:
         shared += 1

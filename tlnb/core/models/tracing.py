@@ -1,7 +1,8 @@
-"""One forward pass, watched: what every operation reads, what it costs, and where its result goes.
+"""Trace one forward pass: what every operation reads, what it costs, where its result goes.
 
-The pass runs on a twin of the network whose tensors have shapes but no numbers (torch's meta device): it costs neither
-memory nor arithmetic, however large the network. A network that needs numbers to find its way runs once for real.
+The pass runs on a copy of the network whose tensors have shapes but no data (torch's meta device):
+it needs neither memory nor arithmetic, however large the network. A network with data-dependent
+control flow runs once for real.
 """
 
 from __future__ import annotations
@@ -28,38 +29,38 @@ IMAGE = -1  # the step that stands for the image itself
 class Step:
     """One operation of the pass."""
 
-    name: str  # torch's own: convolution, addmm, _softmax
+    name: str  # torch's name: convolution, addmm, _softmax
     inputs: frozenset[int]  # the steps whose results it reads; `IMAGE` is the image
     layers: tuple[str, ...]  # the modules whose parameters or buffers it reads
-    module: str  # the innermost module that was being called; "" is the network
-    shape: tuple[int, ...]  # of its first result, with the batch; () where there is none
+    module: str  # the innermost module being called; "" is the network
+    shape: tuple[int, ...]  # of its first result, with the batch; () if there is none
     flops: int  # a multiply-add counts as two
 
 
 @dataclass(frozen=True)
 class Watched:
-    """What one image met on its way."""
+    """The trace of one image."""
 
     steps: tuple[Step, ...]
     shapes: Mapping[
         str, tuple[int, ...]
-    ]  # output of every module called, without the batch; the first call counts
-    output: int  # the step that made the scores
-    scores: int  # how many there are
+    ]  # output shape of each module's first call, without the batch
+    output: int  # the step that computed the scores
+    scores: int  # number of scores
 
     def needed(self) -> set[int]:
-        """The steps that the scores depend on, `IMAGE` among them where the way back leads to it."""
-        found, open_ends = {self.output}, [self.output]
+        """The steps that the scores depend on, including `IMAGE` if a path leads back to it."""
+        needed, open_ends = {self.output}, [self.output]
         while open_ends:
             step = open_ends.pop()
-            new = self.steps[step].inputs - found if step != IMAGE else set()
-            found |= new
+            new = self.steps[step].inputs - needed if step != IMAGE else set()
+            needed |= new
             open_ends += new
-        return found
+        return needed
 
 
 def blank(module: nn.Module) -> nn.Module:
-    """A twin without numbers: the same modules, modes and shapes, tensors on the meta device, what is shared shared."""
+    """A copy without data: same modules, modes, shapes and sharing, on the meta device."""
     twins: dict[int, Any] = {}
     for tensor in chain(module.parameters(), module.buffers()):
         empty = torch.empty_like(tensor, device="meta")
@@ -71,7 +72,7 @@ def blank(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def countable() -> Iterator[None]:
-    """Attention computed by operations that can be counted: its fast path and its fused kernels are off."""
+    """Run attention with countable operations: its fast path and fused kernels are disabled."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with alone():
@@ -85,48 +86,52 @@ def countable() -> Iterator[None]:
 
 
 def watch(module: nn.Module, size: int) -> Watched:
-    """One blank image `(1, 3, size, size)` through a twin of the module in eval mode.
+    """Trace a blank image `(1, 3, size, size)` through a copy of the module in eval mode.
 
     Raises:
-        ModelError: the module does not take such an image, or gives no scores `(1, classes)`.
+        ModelError: the module rejects such an image, or does not return scores `(1, classes)`.
     """
     try:
         twin = blank(module).eval()
         return _watched(twin, torch.zeros(1, 3, size, size, device="meta"))
     except _NoScores:
         raise
-    except Exception:  # a way that depends on numbers, or a tensor that has none to give
+    except Exception:  # control flow depends on data, or a tensor has none to give
         twin = copied(module).eval()
     device = next((p.device for p in twin.parameters()), None)
     try:
         return _watched(twin, torch.zeros(1, 3, size, size, device=device))
     except _NoScores:
         raise
-    except Exception as error:  # whatever a foreign module raises on a foreign input
+    except Exception as error:  # a module may raise anything on an input that it rejects
         reason = " ".join(str(error).split())[:120]
         raise ModelError(
-            f"the network does not take an image (1, 3, {size}, {size}): {reason}{_remedy(module, reason)}"
+            f"the network does not take an image (1, 3, {size}, {size}): {reason}"
+            f"{_remedy(module, reason)}"
         ) from None
 
 
 def _remedy(module: nn.Module, reason: str) -> str:
-    """What may help a network that takes other images."""
+    """A hint for networks that take other images."""
     first = next((part for part in module.modules() if isinstance(part, nn.Conv2d)), None)
     if first is not None and first.in_channels == 1:
-        return "; images have three channels here: nn.Sequential(torchvision.transforms.v2.Grayscale(), NETWORK) takes them"
+        return (
+            "; images have three channels here: "
+            "nn.Sequential(torchvision.transforms.v2.Grayscale(), NETWORK) takes them"
+        )
     return "; another input edge is given by --size PX" if "shape" in reason else ""
 
 
 class _NoScores(ModelError):
-    """The pass went through, but what came out is no row of scores."""
+    """The pass succeeded, but the output is not a row of scores."""
 
 
 class Counter(TorchDispatchMode):
-    """Sums, inside, the FLOPs of matrix products and convolutions, forward and backward, by torch's own formulas.
+    """Sums FLOPs of matrix products and convolutions, forward and backward, as torch does.
 
-    A tensor that meets one without numbers loses its own (constants, indices made on the way). torch's formula for the
-    gradient of a convolution in groups counts every group in full (up to 14 times too much for a whole EfficientNet):
-    ours is exact.
+    A tensor that meets one without data loses its own (constants, indices computed on the way).
+    torch's formula for the gradient of a grouped convolution counts every group in full (up to 14
+    times too much for a whole EfficientNet): this one is exact.
     """
 
     def __init__(self) -> None:
@@ -141,21 +146,25 @@ class Counter(TorchDispatchMode):
 
 
 def _watched(twin: nn.Module, image: Tensor) -> Watched:
-    eye = _Eye(twin, image)
-    with torch.no_grad(), countable(), eye.following(), eye:
+    recorder = _Recorder(twin, image)
+    with torch.no_grad(), countable(), recorder.following(), recorder:
         output = twin(image)
     if not isinstance(output, Tensor) or output.ndim != 2:
-        found = eye.shapes.get("", f"a {type(output).__name__}")
+        shape = recorder.shapes.get("", f"a {type(output).__name__}")
         raise _NoScores(
-            f"the network gives {found} for an image: it must give scores (N, classes){_flat(found)}"
+            f"the network gives {shape} for an image: it must give scores (N, classes)"
+            f"{_flat(shape)}"
         )
     return Watched(
-        tuple(eye.steps), eye.shapes, eye.made.get(_storage(output), IMAGE), output.shape[1]
+        tuple(recorder.steps),
+        recorder.shapes,
+        recorder.made.get(_storage(output), IMAGE),
+        output.shape[1],
     )
 
 
 def _flat(shape: object) -> str:
-    """How scores become a row, where they are one but for its shape."""
+    """How to flatten scores that only have the wrong shape."""
     if not isinstance(shape, tuple):
         return ""
     if not shape:
@@ -163,8 +172,11 @@ def _flat(shape: object) -> str:
     return ", nn.Flatten() at its end makes them a row" if set(shape[1:]) == {1} else ""
 
 
-class _Eye(TorchDispatchMode):
-    """Notes every operation. Tensors are told apart by their storage, so that views and changes in place count."""
+class _Recorder(TorchDispatchMode):
+    """Records every operation.
+
+    Tensors are identified by storage, so views and in-place changes count.
+    """
 
     def __init__(self, twin: nn.Module, image: Tensor) -> None:
         super().__init__()
@@ -175,7 +187,7 @@ class _Eye(TorchDispatchMode):
         self._calls = [""]
         self._owners: dict[
             int, tuple[str, ...]
-        ] = {}  # by storage, of parameters and what is made of them alone
+        ] = {}  # by storage, for parameters and tensors computed from them alone
         self._shared: dict[int, tuple[str, ...]] = {}  # owners to choose from
         for part, name in self._names.items():
             for tensor in chain(part._parameters.values(), part._buffers.values()):
@@ -185,7 +197,7 @@ class _Eye(TorchDispatchMode):
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Know, inside, which module is being called."""
+        """Track, within the context, which module is being called."""
         with ExitStack() as hooks:
             for part in self._names:
                 hooks.callback(part.register_forward_pre_hook(self._enter).remove)
@@ -197,7 +209,7 @@ class _Eye(TorchDispatchMode):
 
     def _leave(self, part: nn.Module, _: Any, output: Any) -> None:
         self._calls.pop()
-        if isinstance(output, tuple) and output:  # attention gives its weights too
+        if isinstance(output, tuple) and output:  # attention returns its weights, too
             output = output[0]
         if isinstance(output, Tensor):
             self.shapes.setdefault(self._names[part], tuple(output.shape[1:]))
@@ -223,7 +235,7 @@ class _Eye(TorchDispatchMode):
         results = [_storage(t) for t in _tensors([out])]
         made_of_parameters = (
             bool(layers) and not inputs
-        )  # a view of one, or something made of them alone
+        )  # a view of one, or something computed from them alone
         if flops or not made_of_parameters:
             first = next(iter(_tensors([out])), None)
             shape = () if first is None else tuple(first.shape)
@@ -232,8 +244,8 @@ class _Eye(TorchDispatchMode):
         changed = places[:1] if func._schema.is_mutable else []
         for place in (*results, *changed):
             if place in places and place not in changed:
-                continue  # a view stays what it is a view of
-            self.made.pop(place, None)  # a place is used again once its tensor is gone
+                continue  # a view keeps the identity of its base
+            self.made.pop(place, None)  # storage is reused once its tensor is gone
             self._owners.pop(place, None)
             if made_of_parameters:
                 self._owners[place] = tuple(layers)
@@ -241,7 +253,7 @@ class _Eye(TorchDispatchMode):
                 self.made[place] = len(self.steps) - 1
 
     def _layers(self, place: int) -> tuple[str, ...]:
-        """The layers that a parameter belongs to; of those that share it, the one being called."""
+        """The layers that own a parameter; if several share it, the one being called."""
         shared = self._shared.get(place)
         if shared is None:
             return self._owners.get(place, ())
@@ -274,7 +286,10 @@ def _convolution_backward(
     wanted: Sequence[bool],
     out_val: Any,
 ) -> int:
-    """The forward product once for the gradient of the input and once for the weight's, as far as they are wanted."""
+    """FLOPs of a convolution's gradients.
+
+    One forward product each for the input and for the weight, if wanted.
+    """
     places = (inputs if transposed else gradient).shape[2:].numel()
     return 2 * len(inputs) * places * weight.numel() * (wanted[0] + wanted[1])
 

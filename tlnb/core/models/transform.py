@@ -1,4 +1,4 @@
-"""A network's preprocessing: size, normalisation, and how images lie in memory."""
+"""A network's preprocessing: size, normalisation, and memory layout of images."""
 
 from __future__ import annotations
 
@@ -9,27 +9,25 @@ from functools import cache
 import torch
 from torch import Tensor
 
-MOST_PIXELS = (
-    4096  # of a network's input edge: more is a slip of the finger, and no memory holds it
-)
+MOST_PIXELS = 4096  # maximum input edge: more is a typo, and exceeds any memory
 
 
 @dataclass(frozen=True)
 class Transform:
-    """The model's preprocessing: uint8 `(N, 3, H, W)` → normalised floats `(N, 3, size, size)`."""
+    """Preprocessing: uint8 `(N, 3, H, W)` → normalised floats `(N, 3, size, size)`."""
 
     size: int
-    resize: int  # the shorter side is brought to this before the middle `size` is cut out
+    resize: int  # the shorter side is scaled to this before the centre crop of `size`
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: str = "bilinear"  # or "bicubic"; always with antialiasing
-    layout: str = "channels_last"  # or "contiguous": how images and weights lie in memory
+    layout: str = "channels_last"  # or "contiguous": memory layout of images and weights
 
     def __post_init__(self) -> None:
         if self.interpolation not in ("bilinear", "bicubic", "nearest"):
-            raise ValueError(f"an interpolation called {self.interpolation!r}")
+            raise ValueError(f"the interpolation {self.interpolation!r} is unknown")
         if self.layout not in ("channels_last", "contiguous"):
-            raise ValueError(f"a memory layout called {self.layout!r}")
+            raise ValueError(f"the memory layout {self.layout!r} is unknown")
         if not 1 <= self.size <= MOST_PIXELS or not 1 <= self.resize <= 2 * MOST_PIXELS:
             raise ValueError(f"images of {self.size} pixels, resized to {self.resize}")
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
@@ -39,7 +37,7 @@ class Transform:
         return self.normalise(self.fit(images))
 
     def fit(self, images: Tensor) -> Tensor:
-        """Bring uint8 images to the network's input edge."""
+        """Scale uint8 images to the network's input edge."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as F
 
@@ -51,24 +49,27 @@ class Transform:
         return images if edge == self.size else F.center_crop(images, [self.size, self.size])
 
     def example(self, count: int) -> Tensor:
-        """Blank inputs `(count, 3, size, size)`, to measure with."""
+        """Blank inputs `(count, 3, size, size)` for measurements."""
         return torch.zeros(count, 3, self.size, self.size).contiguous(
             memory_format=self.memory_format
         )
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """The layout as torch calls it."""
+        """The layout as a torch memory format."""
         return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
 
     def normalise(self, images: Tensor) -> Tensor:
-        """uint8, or floats in 0..255, to what the network was trained on."""
+        """Normalise uint8 images, or floats in 0..255, as in pretraining."""
         mean, std = (_by_channel(numbers, images.device) for numbers in (self.mean, self.std))
         return ((images.float() - mean) / std).contiguous(memory_format=self.memory_format)
 
 
 @cache
 def _by_channel(numbers: tuple[float, ...], device: torch.device) -> Tensor:
-    """Three numbers of the scale 0..1 as `(3, 1, 1)` of the scale 0..255: made once, since a GPU waits for the copy."""
+    """Three numbers in 0..1 as `(3, 1, 1)` in 0..255.
+
+    They are cached because a GPU waits for the copy.
+    """
     with torch.inference_mode(False):
         return torch.tensor(numbers, device=device).view(3, 1, 1) * 255

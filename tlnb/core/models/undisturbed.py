@@ -1,4 +1,4 @@
-"""Trying a network without a trace: random numbers, buffers and attributes are afterwards as they were before."""
+"""Run a network without side effects: random state, buffers and attributes are restored."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tlnb.core.runtime.torch_lock import alone
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 CONTAINERS = (list, dict, set)
-KEPT_BY_TORCH = ("_parameters", "_buffers", "_modules")
+TORCH_DICTS = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass(frozen=True)
 class Draws:
-    """Where the random generators stand: torch's, Python's and NumPy's."""
+    """The state of the random generators of torch, Python and NumPy."""
 
     torch_cpu: Tensor
     torch_gpu: Tensor | None
@@ -42,7 +42,7 @@ class Draws:
         np.random.set_state(self.numpy)
 
     def same(self, other: Draws) -> bool:
-        """Whether nothing was drawn between the two, or as much from the same start."""
+        """Whether both states agree, so that nothing, or equally much, was drawn."""
         gpu = self.torch_gpu is None or (
             other.torch_gpu is not None and torch.equal(self.torch_gpu, other.torch_gpu)
         )
@@ -53,9 +53,9 @@ class Draws:
 
 @contextmanager
 def undisturbed(module: nn.Module) -> Iterator[None]:
-    """Whatever runs inside leaves random generators, buffers, gradients and the modules' attributes as they were.
+    """Restore random generators, buffers, gradients and module attributes afterwards.
 
-    Modes are the caller's business. Parameters are not copied: no forward pass changes them.
+    Modes are left to the caller. Parameters are not copied: no forward pass changes them.
     """
     with alone():
         draws, held = Draws.now(), [_Held(part) for part in module.modules()]
@@ -71,7 +71,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
 
 class _Held:
-    """What one module holds besides parameters and modules."""
+    """The state of one module besides parameters and submodules."""
 
     def __init__(self, part: nn.Module) -> None:
         self._part = part
@@ -79,7 +79,7 @@ class _Held:
             name: (buffer, None if buffer is None else buffer.detach().clone())
             for name, buffer in part._buffers.items()
         }
-        own = {k: v for k, v in part.__dict__.items() if k not in (*KEPT_BY_TORCH, "training")}
+        own = {k: v for k, v in part.__dict__.items() if k not in (*TORCH_DICTS, "training")}
         self._own = {name: (value, _copied(value)) for name, value in own.items()}
 
     def restore(self) -> None:
@@ -87,7 +87,7 @@ class _Held:
             self._part._buffers[name] = buffer
             if buffer is not None and before is not None and _differ(buffer, before):
                 buffer.detach().copy_(before)
-        new = self._part.__dict__.keys() - self._own.keys() - {*KEPT_BY_TORCH, "training"}
+        new = self._part.__dict__.keys() - self._own.keys() - {*TORCH_DICTS, "training"}
         for name in new:
             del self._part.__dict__[name]
         for name, (value, before) in self._own.items():
@@ -101,7 +101,7 @@ def _differ(one: Tensor, other: Tensor) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    """What an attribute holds now, as far as a forward pass may change it in place."""
+    """A copy of an attribute's value, as far as a forward pass may change it in place."""
     if isinstance(value, torch.Generator):
         return value.get_state()
     return copy.copy(value) if isinstance(value, CONTAINERS) else None
@@ -118,12 +118,15 @@ def _put_back(value: Any, before: Any) -> None:
 
 
 def counters(module: nn.Module) -> list[object]:
-    """Numbers and texts that modules hold as attributes, and where generators of their own stand: what a pass may count up."""
+    """Values that a pass may change in place.
+
+    These are numbers and strings in attributes, and generators.
+    """
     return [
         (name, key, _plain(value))
         for name, part in module.named_modules()
         for key, value in sorted(part.__dict__.items())
-        if isinstance(value, PLAIN + CONTAINERS + (torch.Generator,)) and key not in KEPT_BY_TORCH
+        if isinstance(value, PLAIN + CONTAINERS + (torch.Generator,)) and key not in TORCH_DICTS
     ]
 
 

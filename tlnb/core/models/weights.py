@@ -1,4 +1,4 @@
-"""Weights from files: read without running anything, and fitted into a network completely or not at all."""
+"""Weights from files: read without running code, and loaded completely or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.storage.download import file_hash, promised_hash
 
-WRAPPERS = (
+STATE_KEYS = (
     "state_dict",
     "model_state_dict",
     "model",
@@ -35,7 +35,7 @@ WRAPPERS = (
     "teacher",
     "student",
     "backbone",
-)  # keys under which training scripts keep the state_dict, the first that is there
+)  # keys under which training scripts store the state_dict; the first one present counts
 PREFIXES = (
     "module",
     "model",
@@ -48,9 +48,9 @@ PREFIXES = (
     "classifier_model",
     "base_model",
 )
-UNSAFE = re.compile(r"(?:GLOBAL|global) ([\w.]+)")  # as torch names what it does not load
-CODE = frozenset(
-    (  # modules whose globals do things when a file is loaded; builtins come without a module
+UNSAFE = re.compile(r"(?:GLOBAL|global) ([\w.]+)")  # torch's name of a refused global
+CODE_MODULES = frozenset(
+    (  # modules whose globals run code on loading; builtins come without a module
         "builtins",
         "__builtin__",
         "os",
@@ -76,17 +76,18 @@ CODE = frozenset(
         "multiprocessing",
     )
 )
-COUNTED = (
+COUNTER_ENDINGS = (
     ".total_ops",
     ".total_params",
     "total_ops",
     "total_params",
-)  # what a tool that counts FLOPs leaves behind
-COUNTER = "num_batches_tracked"  # of BatchNorm; files written before 2018 lack it, and nothing is computed from it
+)  # left behind by FLOP counters
+# BatchNorm's counter, which computes nothing; files written before 2018 lack it.
+BATCH_COUNTER = "num_batches_tracked"
 
 
 class State(dict[str, Tensor]):
-    """A state_dict: tensors by name, what torch keeps beside them, and what is worth saying about the file."""
+    """A state_dict: tensors by name, torch's metadata, and notes about the file."""
 
     def __init__(
         self, tensors: Mapping[str, Tensor], file: str, notes: tuple[str, ...] = ()
@@ -99,7 +100,7 @@ class State(dict[str, Tensor]):
         ] = {}  # torch's name: versions of the modules that wrote the file
 
     def renamed(self, new: Callable[[str], str | None]) -> State:
-        """The same with other names; what gets None is left out."""
+        """Rename the tensors; those mapped to None are dropped."""
         state = State(
             {name: v for k, v in self.items() if (name := new(k)) is not None},
             self.file,
@@ -110,22 +111,25 @@ class State(dict[str, Tensor]):
 
 
 def read_state(path: Path, checked: bool = False) -> State:
-    """A state_dict from a file. A wrapper such as `{"state_dict": …}` is opened; prefixes of wrapped modules go.
+    """Read a state_dict from a file.
+
+    A wrapper such as `{"state_dict": …}` is opened, and prefixes of wrapped modules are removed.
 
     Args:
-        checked: the hash that the file's name promises has been compared already.
+        checked: whether the hash in the file's name has been verified already.
 
     Raises:
-        ModelError: no such file; a wrong hash; a damaged file; a file that holds no state_dict.
+        ModelError: the file is missing or damaged, has a wrong hash, or does not hold a state_dict.
     """
     if not path.is_file():
         raise ModelError(
-            f"no weights file {str(path)!r}: give default, none, or a file that exists"
+            f"the weights file {str(path)!r} does not exist: give default, none, or a file that "
+            "exists"
         )
     promised = promised_hash(path.name)
-    if promised and not checked and not (found := file_hash(path)).startswith(promised):
+    if promised and not checked and not (digest := file_hash(path)).startswith(promised):
         raise ModelError(
-            f"{path.name} has the wrong hash ({found[:8]}, not {promised[:8]}): download it again"
+            f"{path.name} has the wrong hash ({digest[:8]}, not {promised[:8]}): download it again"
         )
     try:
         content = _content(path)
@@ -134,20 +138,22 @@ def read_state(path: Path, checked: bool = False) -> State:
     wrapper, tensors = _tensors_of(content)
     if not tensors:
         raise ModelError(
-            f"{path.name} holds no state_dict of tensors ({_kind(content)}): save model.state_dict() and give that file"
+            f"{path.name} does not hold a state_dict of tensors ({_kind(content)}): save "
+            "model.state_dict() and give that file"
         )
     odd = next((k for k, v in tensors.items() if not isinstance(k, str) or not _plain(v)), None)
     if odd is not None:
         raise ModelError(
-            f"{path.name} is no usual state_dict (see {str(odd)[:80]!r}): save model.state_dict() and give that file"
+            f"{path.name} is not a usual state_dict (see {str(odd)[:80]!r}): save "
+            "model.state_dict() and give that file"
         )
     small = next(
         (v.dtype for v in tensors.values() if v.is_floating_point() and v.dtype.itemsize < 2), None
     )
     if small is not None:
         raise ModelError(
-            f"{path.name} holds {str(small).removeprefix('torch.')}, which no layer here computes with: "
-            "save {k: v.float() for k, v in model.state_dict().items()}"
+            f"{path.name} holds {str(small).removeprefix('torch.')}, which no layer here computes "
+            "with: save {k: v.float() for k, v in model.state_dict().items()}"
         )
     return _checked(
         tensors, path.name, (f"{path.name}: taken from its {wrapper!r}",) if wrapper else ()
@@ -155,31 +161,33 @@ def read_state(path: Path, checked: bool = False) -> State:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    """What is wrong with a file; one that holds a script's settings beside its weights is not damaged."""
-    found = (
+    """Describe what is wrong with a file.
+
+    A file with a script's settings beside its weights is not damaged.
+    """
+    unsafe = (
         UNSAFE.search(str(error))
         if "weights_only" in str(error) or "nsupported global" in str(error)
         else None
     )
-    if found is None or found[1].partition(".")[0] in CODE or "." not in found[1]:
-        reason = (
-            f"it calls {found[1]}"
-            if found
-            else " ".join(str(error).split())[:80] or type(error).__name__
-        )
-        return f"{path.name} is damaged, or no state_dict ({reason}): give another file"
+    if unsafe is None or unsafe[1].partition(".")[0] in CODE_MODULES or "." not in unsafe[1]:
+        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        if unsafe:
+            reason = f"it calls {unsafe[1]}"
+        return f"{path.name} is damaged, or not a state_dict ({reason}): give another file"
     return (
-        f"{path.name} holds a {found[1]} beside its weights, and only plain tensors are read: save the weights alone where "
-        "it was made, torch.save(model.state_dict(), 'weights.pth'), or if you trust it, "
-        f"torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.pth') ('model' in some files)"
+        f"{path.name} holds a {unsafe[1]} beside its weights, and only plain tensors are read: "
+        "save the weights alone where it was made, torch.save(model.state_dict(), 'weights.pth'), "
+        f"or if you trust it, torch.save(torch.load({path.name!r}, weights_only=False)"
+        "['state_dict'], 'weights.pth') ('model' in some files)"
     )
 
 
 def _tensors_of(content: Any) -> tuple[str, dict[str, Tensor]]:
-    """The key that the tensors stand under, and the tensors; what stands beside them (epochs, optimisers) is left out."""
+    """The wrapper's key, and its tensors; other contents (epochs, optimisers) are dropped."""
     if not isinstance(content, Mapping):
         return "", {}
-    for key in WRAPPERS:
+    for key in STATE_KEYS:
         inner = content.get(key)
         if isinstance(inner, Mapping):
             deeper, tensors = _tensors_of(inner)
@@ -200,14 +208,17 @@ class _State(dict[str, Tensor]):
 
 
 def _kind(content: Any) -> str:
-    """What a file holds instead."""
+    """What a file holds instead of a state_dict."""
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
     return f"its keys are {listed(map(str, content), 6)}" if content else "it is empty"
 
 
 def _plain(tensor: Tensor) -> bool:
-    """Whether a tensor is dense and holds all the numbers that it shows: a few bytes can pretend to be terabytes."""
+    """Whether a tensor is dense and stores all its values.
+
+    A few bytes can pretend to be terabytes.
+    """
     dense = tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
     return dense and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
@@ -219,21 +230,21 @@ def _content(path: Path) -> Any:
         return load_file(path)
     if zipfile.is_zipfile(
         path
-    ):  # torch compresses nothing: what unpacks to more than the file is a bomb
+    ):  # torch does not compress: a file that unpacks to more than its size is a bomb
         with zipfile.ZipFile(path) as parts:
             if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
-                raise ValueError("it unpacks to more than it is")
+                raise ValueError("it unpacks to more than its size")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _checked(tensors: Mapping[str, Tensor], file: str, notes: tuple[str, ...]) -> State:
-    """The tensors as they are, and a note about those that hold no numbers."""
+    """The tensors, with a note about those that hold NaN or infinity."""
     broken = [
         k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v.sum())
     ]
     if broken:
         notes += (
-            f"{file}: values that are no numbers in {listed(broken, 3)}; such layers must be replaced",
+            f"{file}: NaN or infinite values in {listed(broken, 3)}; such layers must be replaced",
         )
     state = State({k: v.detach() for k, v in tensors.items()}, file, notes)
     state._metadata = dict(getattr(tensors, "_metadata", {}))
@@ -241,17 +252,17 @@ def _checked(tensors: Mapping[str, Tensor], file: str, notes: tuple[str, ...]) -
 
 
 def named_as(state: State, module: nn.Module) -> State:
-    """The state under the network's own names, without what stands beside them.
+    """Rename a state to the network's own names, dropping contents that do not belong to it.
 
-    What DataParallel, torch.compile and training scripts put before every name is taken off, or where the network has
-    such a prefix itself put on, as long as more names match by it.
+    Prefixes that DataParallel, torch.compile and training scripts put before every name are
+    removed, or added if the network has one itself, as long as more names match that way.
     """
     own = set(module.state_dict())
     best, dropped = state, list[str]()
     if not own & set(state) and (longer := _longer(state, own)):
         return longer
-    while len(own & set(best)) < len(own) and (found := _shorter(best, own)):
-        best, prefix = found
+    while len(own & set(best)) < len(own) and (shorter := _shorter(best, own)):
+        best, prefix = shorter
         dropped.append(prefix)
     if not dropped or not own & set(best):
         return state
@@ -263,7 +274,7 @@ def named_as(state: State, module: nn.Module) -> State:
 
 
 def _shorter(state: State, own: set[str]) -> tuple[State, str] | None:
-    """The names after a prefix that many of them share, where as many of the network's or more are among them."""
+    """The names without a prefix that many share, if as many or more match the network's."""
     prefixes = Counter(k.partition(".")[0] for k in state if "." in k)
     for prefix in (f"{word}." for word, _ in prefixes.most_common(3) if word in PREFIXES):
         other = state.renamed(partial(_without, prefix))
@@ -278,7 +289,7 @@ def _shorter(state: State, own: set[str]) -> tuple[State, str] | None:
 
 
 def _longer(state: State, own: set[str]) -> State | None:
-    """The names behind a prefix that the network's own have, where most of them match then."""
+    """The names with the network's own prefix added, if most of them match then."""
     for prefix in sorted({f"{key.partition('.')[0]}." for key in own if "." in key}):
         if 2 * sum(prefix + key in own for key in state) > len(state):
             longer = state.renamed(partial(add, prefix))
@@ -293,16 +304,17 @@ def _without(prefix: str, key: str) -> str | None:
 
 
 def outline(make: Callable[[], nn.Module]) -> nn.Module:
-    """The network that `make` gives, its parameters without numbers: `fill` brings those.
+    """Build a network with parameters on the meta device, for `fill` to load.
 
-    Drawing random ones takes longer than reading the file, only to be thrown away. Buffers are computed as ever.
+    Drawing random parameters takes longer than reading the file, and they would be thrown away.
+    Buffers are computed as usual.
     """
-    here = get_ident()
+    builder = get_ident()
 
     def without_numbers(_: nn.Module, __: str, parameter: Tensor | None) -> nn.Parameter | None:
         if (
-            parameter is None or get_ident() != here
-        ):  # the hook is everybody's: other threads build as they are used to
+            parameter is None or get_ident() != builder
+        ):  # the hook is global: other threads build as usual
             return None
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
@@ -314,7 +326,7 @@ def outline(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def different(module: nn.Module, state: State) -> dict[str, tuple[torch.Size, torch.Size]]:
-    """The shapes in the file and in the network, by name, where both have the name and the shapes differ."""
+    """Shapes in the file and in the network, for names in both whose shapes differ."""
     own = module.state_dict()
     return {
         k: (state[k].shape, own[k].shape)
@@ -324,27 +336,30 @@ def different(module: nn.Module, state: State) -> dict[str, tuple[torch.Size, to
 
 
 def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> tuple[str, ...]:
-    """Put the file's numbers into a network; an outline takes the file's tensors as they are.
+    """Load the file's tensors into a network; an outline takes them as they are.
 
     Args:
-        lenient: the output layer may be missing, or be of another shape: it stays at a random start. What belongs to no part of
-            the network (a loss, an optimiser) is left out.
+        lenient: the output layer may be missing or have another shape, and is then randomly
+            initialised. Tensors of other parts (a loss, an optimiser) are ignored.
 
     Returns:
         A note for each of these.
 
     Raises:
-        ModelError: names or shapes that do not fit. The network is then half filled: throw it away.
+        ModelError: names or shapes do not fit. The network is then half loaded: discard it.
     """
     head, notes = (last_layer(module) if lenient else ""), []
     apart = different(module, state)
     if head and apart and set(apart) == {k for k in state if _inside(k, head)}:
-        found, own = next(iter(apart.values()))
+        in_file, own = next(iter(apart.values()))
         notes.append(
-            f"{state.file}: its output layer has {found[0]:,} scores, {name} has {own[0]:,}: that layer starts anew"
+            f"{state.file}: its output layer has {in_file[0]:,} scores, {name} has {own[0]:,}: "
+            "that layer starts anew"
         )
         state, apart = state.renamed(lambda key: None if key in apart else key), {}
-    wrong = [f"{k} is {tuple(found)}, {name} has {tuple(own)}" for k, (found, own) in apart.items()]
+    wrong = [
+        f"{k} is {tuple(in_file)}, {name} has {tuple(own)}" for k, (in_file, own) in apart.items()
+    ]
     missing, foreign, broken = ([], [], []) if wrong else _loaded(module, state)
     if (
         head
@@ -357,10 +372,12 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
         missing = []
     parts = {key.partition(".")[0] for key in module.state_dict()}
     beside = [
-        k for k in foreign if lenient and (k.partition(".")[0] not in parts or k.endswith(COUNTED))
+        k
+        for k in foreign
+        if lenient and (k.partition(".")[0] not in parts or k.endswith(COUNTER_ENDINGS))
     ]
     if beside:
-        notes.append(f"{state.file}: left out, as no part of {name}: {listed(beside, 3)}")
+        notes.append(f"{state.file}: left out, not part of {name}: {listed(beside, 3)}")
     wrong += [*broken, *(f"{k} is missing" for k in missing)]
     wrong += [f"{k} is not part of {name}" for k in foreign if k not in beside]
     if wrong:
@@ -371,11 +388,11 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
 
 
 def last_layer(module: nn.Module) -> str:
-    """The name of the output layer, as most networks define it: the last that is linear or a convolution."""
-    found = [
+    """The name of the output layer in most networks: the last linear layer or convolution."""
+    layers = [
         n for n, part in module.named_modules() if n and isinstance(part, nn.Linear | nn.Conv2d)
     ]
-    return found[-1] if found else ""
+    return layers[-1] if layers else ""
 
 
 def _inside(key: str, layer: str) -> bool:
@@ -383,7 +400,7 @@ def _inside(key: str, layer: str) -> bool:
 
 
 def _start_anew(layer: nn.Module) -> None:
-    """A layer of an outline, or of a network, with random numbers: the same each time."""
+    """Randomly initialise a layer of an outline or a network, with a fixed seed."""
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer.to_empty(device="cpu")
@@ -395,20 +412,28 @@ def _more(count: int) -> str:
 
 
 def _loaded(module: nn.Module, state: State) -> tuple[list[str], list[str], list[str]]:
-    """Load; what was missing, what was too much, and what else was wrong, older names translated by the modules themselves."""
+    """Load a state; returns missing names, unexpected names, and other errors.
+
+    The modules themselves translate names of older versions.
+    """
     assign = any(p.is_meta for p in module.parameters())
     ready = State(_like(module, state) if assign else state, state.file)
-    # The version of the network itself is assumed to be today's (MNASNet insists on one), of its parts the oldest.
+    # The network's own version is assumed to be today's (MNASNet insists on one), that of its parts
+    # the oldest.
     ready._metadata = state._metadata or {"": {"version": module._version}}
     try:
         keys = module.load_state_dict(ready, strict=False, assign=assign)
     except (RuntimeError, ValueError) as error:  # from the modules' own translation
         return [], [], [" ".join(str(error).split())[:120]]
-    return [k for k in keys.missing_keys if not k.endswith(COUNTER)], list(keys.unexpected_keys), []
+    return (
+        [k for k in keys.missing_keys if not k.endswith(BATCH_COUNTER)],
+        list(keys.unexpected_keys),
+        [],
+    )
 
 
 def _like(module: nn.Module, state: State) -> dict[str, Tensor]:
-    """The file's tensors, of the network's types, each with memory of its own."""
+    """The file's tensors, in the network's dtypes, each with its own memory."""
     kinds = {k: v.dtype for k, v in module.state_dict().items()}
     return {k: _own(v.to(kinds.get(k, v.dtype)).contiguous()) for k, v in state.items()}
 

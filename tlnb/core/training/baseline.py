@@ -1,4 +1,7 @@
-"""The baseline from scratch: the same network, data and loop as a run, a random start, and settings of its own."""
+"""The baseline from scratch.
+
+It has the run's network, data and loop, a random start, and its own settings.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +15,45 @@ from tlnb.core.planning.recipes import recipe
 from tlnb.core.training.batch_sizes import batches_of, none_alone
 from tlnb.core.training.run import Run
 
-MORE_STEPS = 2  # a random start may take up to so many times the run's steps
+MORE_STEPS = 2  # a random start may take up to this multiple of the run's steps
 
 
 def matched(
-    run: Run, anatomy: Anatomy, data: DataSet, options: TrainOptions, found: Plan | None = None
+    run: Run, anatomy: Anatomy, data: DataSet, options: TrainOptions, tuned_plan: Plan | None = None
 ) -> tuple[Plan, TrainOptions]:
-    """The plan and the options of a run's baseline.
+    """Return the plan and the options of a run's baseline.
 
     Args:
-        options: what was asked for; what it leaves open is what tuning found, else the recipe's for scratch.
-        found: a plan for the same network that holds what tuning found for the baseline; default: the run's.
+        options: the user's; gaps are filled from tuning, else from the recipe for scratch.
+        tuned_plan: a plan for the same network that holds the tuned options of the baseline;
+            default: the run's.
     """
-    found = found or run.plan
-    plan = replace(plan_strategy(anatomy, "scratch", run.plan.edits), tuned=found.baseline_tuned)
-    filled = options.filled(found.baseline_options).filled(recipe(plan, data))
+    tuned_plan = tuned_plan or run.plan
+    plan = replace(
+        plan_strategy(anatomy, "scratch", run.plan.edits), tuned=tuned_plan.baseline_tuned
+    )
+    filled = options.filled(tuned_plan.baseline_options).filled(recipe(plan, data))
     if options.epochs is None:
-        statistics = any("BatchNorm" in layer.kind for layer in anatomy.layers)  # all of them learn
+        statistics = any(
+            "BatchNorm" in layer.kind for layer in anatomy.layers
+        )  # all of them are trained
         most, images = MORE_STEPS * run.work.steps, len(data.labels["train"])
         filled = with_steps(filled, most, images, statistics)
     return plan, filled
 
 
 def with_steps(options: TrainOptions, steps: int, images: int, statistics: bool) -> TrainOptions:
-    """As many epochs as fit into so many steps, at least one, at most the options' own.
+    """As many epochs as fit into `steps`, at least one, at most the options' own.
 
     Args:
         images: training images.
-        statistics: whether what learns takes batch statistics.
+        statistics: whether the trained layers use batch statistics.
     """
     return _within(options, steps, batches_of(none_alone(options, images, statistics), images))
 
 
 def with_equal_steps(baseline: Run, steps: int) -> TrainOptions:
-    """The options of a baseline with as many epochs as fit into so many steps, at least one."""
+    """The options of a baseline with as many epochs as fit into `steps`, at least one."""
     return _within(baseline.options, steps, baseline.work.steps // max(1, len(baseline.epochs)))
 
 

@@ -1,7 +1,7 @@
-"""A run as it stands at the end of an epoch, in a file: enough to go on as if nothing had happened.
+"""Checkpoints: a run at the end of an epoch, in a file that allows an exact continuation.
 
-The file is in the safetensors format: tensors, and names and numbers as JSON in its header. It appears whole or not at
-all, and a checksum says whether it is still what was written. No pickle.
+The file is in the safetensors format: tensors, and names and numbers as JSON in its header. It is
+written atomically, and a checksum detects damage. No pickle.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from tlnb.core.training.run import Cache, EpochRecord, Work
 
 SCHEMA = 2
 KEY = "tlnb_checkpoint"
-AT_RISK = "10"  # seconds
+AT_RISK = "10"  # default, in seconds
 
 
 class Due:
-    """When a checkpoint is to be written: at the end of an epoch, before a kill could lose more than `at_risk` seconds of
-    work, or where an epoch takes longer than that, more than the epoch.
+    """Decides when to write a checkpoint.
 
-    Ten seconds earn a tenth of a second's writing, and even one that takes longer than an epoch (as on a GPU) is a small
-    share of them; a run of a few seconds needs none. What is learned does not depend on it.
+    One is written at the end of an epoch if a kill could otherwise lose more than `at_risk` seconds
+    of work, or more than one epoch if epochs take longer than that.
+
+    Ten seconds of work justify a tenth of a second of writing, and even a write that takes longer
+    than an epoch (as on a GPU) is a small share of them; a run of a few seconds needs none. Results
+    do not depend on it.
     """
 
     def __init__(self, at_risk: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,21 +47,26 @@ class Due:
         self._written = self._ended = clock()
 
     def after_epoch(self) -> bool:
-        """Whether to write now. To be asked once at the end of each epoch: the next is expected to take as long."""
+        """Whether to write now. Call it once per epoch, at its end.
+
+        The next epoch is expected to take as long.
+        """
         now = self._clock()
         took, self._ended = now - self._ended, now
         return now - self._written + took > self._at_risk
 
     def written(self) -> None:
-        """From now on no work is at risk."""
+        """Record that all work so far is safe."""
         self._written = self._ended = self._clock()
 
 
 def at_risk() -> float:
-    """Seconds of work that a kill may lose, where an epoch does not take longer: `TLNB_AT_RISK`, by default ten.
+    """Seconds of work that a kill may lose, unless an epoch takes longer.
+
+    Set by `TLNB_AT_RISK`; default: ten.
 
     Raises:
-        UsageError: no number of seconds.
+        UsageError: it is not a number of seconds.
     """
     text = os.environ.get("TLNB_AT_RISK") or AT_RISK
     with contextlib.suppress(ValueError):
@@ -69,7 +77,7 @@ def at_risk() -> float:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A run at the end of an epoch. Random numbers need no room: each epoch draws its own from seed and number."""
+    """A run at the end of an epoch. RNG states are not needed: each epoch seeds its own."""
 
     epochs: tuple[EpochRecord, ...]
     best: float  # val accuracy of the best epoch so far; -1 without val
@@ -77,21 +85,21 @@ class Checkpoint:
     seconds: dict[str, float]  # by phase
     flops: dict[str, float]
     work: Work
-    steps: int  # of the schedule
+    steps: int  # of the learning-rate schedule
     cache: Cache | None
     events: tuple[Event, ...]
-    pieces: int  # into which batches are split since memory ran out; 1: whole
-    scaler: dict[str, float] = field(default_factory=dict)  # of fp16's gradients
+    pieces: int  # micro-batches per batch since memory ran out; 1: not split
+    scaler: dict[str, float] = field(default_factory=dict)  # of the fp16 gradient scaler
     wh: dict[str, float] = field(default_factory=dict)  # by phase
     start: dict[str, str] = field(default_factory=dict)  # hash of each layer before the first step
     code: str = ""  # key of what the network computes, its numbers apart (`proof.StartState`)
-    # "last/…" and, where that is another epoch's, "best/…" by full name, "optimizer/3/exp_avg" by parameter,
-    # "scale/0/mean" by output layer
+    # "last/…" and, if from another epoch, "best/…" by full name, "optimizer/3/exp_avg" by
+    # parameter, "scale/0/mean" by output layer
     tensors: Mapping[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON's values by today's names: version 0.1.0 had notes in place of events."""
+        """Translate JSON values of older versions: 0.1.0 had notes instead of events."""
         rest = dict(values)
         return rest | {"events": events_of_notes(rest.pop("notes"))} if "notes" in rest else rest
 
@@ -101,7 +109,10 @@ class Checkpoint:
         return {k.removeprefix(start): t for k, t in self.tensors.items() if k.startswith(start)}
 
     def held(self) -> Checkpoint:
-        """The same for later: what the optimiser goes on changing is copied, the rest no longer changes."""
+        """The same checkpoint to keep.
+
+        The optimiser's tensors are copied; the others no longer change.
+        """
         tensors = {
             k: t.clone() if k.startswith("optimizer/") else t for k, t in self.tensors.items()
         }
@@ -109,17 +120,17 @@ class Checkpoint:
 
 
 def write(path: Path, about: Mapping[str, Any], checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, and `about`, which says what run it is of.
+    """Write a checkpoint, and `about`, which describes its run.
 
     Raises:
-        OSError: a full disk, a folder that cannot be written to.
+        OSError: the disk is full, or the folder cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors = {k: t.detach().cpu().contiguous() for k, t in checkpoint.tensors.items()}
     values = {f: getattr(checkpoint, f) for f in checkpoint.__dataclass_fields__ if f != "tensors"}
-    # vars: `asdict` copies deep, and hundreds of epochs are written after each
+    # Uses vars, since `asdict` copies deeply, and hundreds of epochs are written after each.
     values |= {
         "epochs": [vars(e) for e in checkpoint.epochs],
         "work": asdict(checkpoint.work),
@@ -131,10 +142,10 @@ def write(path: Path, about: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        half.unlink(missing_ok=True)  # a link of that name would be written through
+        half.unlink(missing_ok=True)  # a link of that name would redirect the write
         save_file(tensors, half, metadata=header)
         half.replace(path)
-    except SafetensorError as error:  # its word for a full disk
+    except SafetensorError as error:  # raised for a full disk
         raise OSError(28, " ".join(str(error).split())[:100]) from None
     finally:
         with contextlib.suppress(OSError):
@@ -142,10 +153,10 @@ def write(path: Path, about: Mapping[str, Any], checkpoint: Checkpoint) -> None:
 
 
 def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
-    """What run a checkpoint is of, and the checkpoint.
+    """Read a checkpoint and the description of its run.
 
     Raises:
-        UsageError: no checkpoint, damaged, or of another version.
+        UsageError: the file is not a checkpoint, is damaged, or is of another version.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -154,7 +165,8 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
             raise OSError("not a regular file")
         with safe_open(path, framework="pt") as opened:
             header = opened.metadata() or {}
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 - no mapping
+            keys = opened.keys()  # `opened` is not a mapping
+            tensors = {key: opened.get_tensor(key) for key in keys}
         text = header[KEY]
         values = parse(text)
         if values["schema"] != SCHEMA:
@@ -170,12 +182,15 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UsageError(
-            f"{path.name} is no checkpoint, or damaged ({reason}): train that run again"
+            f"{path.name} is not a checkpoint, or is damaged ({reason}): train that run again"
         ) from None
 
 
 def _plausible(checkpoint: Checkpoint) -> Checkpoint:
-    """Raises `ValueError` where a figure is no number, negative, or no share: costs and curves are made of them."""
+    """Raise `ValueError` if a figure is not a number, negative, or a share out of range.
+
+    Costs and curves are made of them.
+    """
     shares = [
         a for e in checkpoint.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None
     ]
@@ -190,16 +205,16 @@ def _plausible(checkpoint: Checkpoint) -> Checkpoint:
         checkpoint.steps,
     ]
     if not all(0 <= share <= 1 for share in shares) or not -1 <= checkpoint.best <= 1:
-        raise ValueError("an accuracy that is no share")
+        raise ValueError("an accuracy is not between 0 and 1")
     if not all(0 <= amount < math.inf for amount in amounts) or not all(
         map(math.isfinite, checkpoint.scaler.values())
     ):
-        raise ValueError("an amount that is none")
+        raise ValueError("an amount is negative or not finite")
     return checkpoint
 
 
 def checksum(text: str, tensors: Mapping[str, Tensor]) -> int:
-    """CRC-32 of a text and of tensors on the CPU: their names, types, shapes and numbers."""
+    """CRC-32 of a text and of CPU tensors: their names, types, shapes and values."""
     crc = zlib.crc32(text.encode())
     for key in sorted(tensors):
         crc = zlib.crc32(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode(), crc)

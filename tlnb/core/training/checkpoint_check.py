@@ -1,7 +1,8 @@
-"""Whether a checkpoint belongs to the network and the training that are to go on from it.
+"""Check that a checkpoint belongs to the network and the training that are to resume from it.
 
-A checksum finds damage, not malice: a session may come with a cloned repository. A fused optimiser writes as far as a parameter
-reaches, whatever the size of the moments that it is given, so every tensor is compared with what it belongs to first.
+A checksum finds damage, not malice: a session may come with a cloned repository. A fused optimiser
+writes as far as a parameter reaches, whatever the size of its moments, so every tensor is first
+compared with its counterpart.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from tlnb.core.training.freezing import layer_of, state_of
 from tlnb.core.training.run import Answers
 from tlnb.core.training.split_choice import CACHED_VIEWS
 
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # what AdamW keeps of a parameter
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # AdamW's state per parameter
 SCALER = (
     "_growth_tracker",
     "backoff_factor",
     "growth_factor",
     "growth_interval",
     "scale",
-)  # what torch's keeps
+)  # state of torch's gradient scaler
 
 
 def check_fits(
@@ -43,17 +44,18 @@ def check_fits(
     images: int,
     parameters: Sequence[Tensor],
 ) -> None:
-    """Compare a checkpoint with the training that is to go on from it. Nothing is changed.
+    """Compare a checkpoint with the training that is to resume from it. Nothing is changed.
 
     Args:
         name: the run's, for the error.
         module: the network as it is before the first step.
-        options: filled in.
+        options: with all defaults filled in.
         images: training images.
-        parameters: what is trained, in the optimiser's order.
+        parameters: those trained, in the optimiser's order.
 
     Raises:
-        UsageError: a number out of its range; a tensor that is missing, unknown, of another shape or type, or not finite.
+        UsageError: a number is out of range, or a tensor is missing, unknown, of another shape or
+            type, or not finite.
     """
     try:
         _check_numbers(checkpoint, options, images)
@@ -66,8 +68,8 @@ def check_fits(
         _check_scales(checkpoint.part("scale"), [h for h in heads if can_fold(h)])
     except ValueError as error:
         raise UsageError(
-            f"the checkpoint of run {name!r} does not fit its training ({one_line(str(error))[:120]}): "
-            "%tl_train trains it from the start"
+            f"the checkpoint of run {name!r} does not fit its training "
+            f"({one_line(str(error))[:120]}): %tl_train trains it from the start"
         ) from None
 
 
@@ -83,7 +85,7 @@ def _check_numbers(checkpoint: Checkpoint, options: TrainOptions, images: int) -
     if checkpoint.scaler and (
         sorted(checkpoint.scaler) != sorted(SCALER) or not _sound_scaler(checkpoint.scaler)
     ):
-        raise ValueError("the gradient scaler's values")
+        raise ValueError("the gradient scaler's values are out of range")
 
 
 def _within(what: str, value: int, least: int, most: int) -> None:
@@ -107,11 +109,12 @@ def check_state(
     """Compare a run's parameters and buffers with the network's own.
 
     Args:
-        own: the network's tensors that belong there, by full name.
-        finite: whether parameters have to be; those of a run that failed need not.
+        own: the corresponding tensors of the network, by full name.
+        finite: whether parameters must be finite; those of a failed run need not be.
 
     Raises:
-        ValueError: other names, another shape or type, or a parameter that is not finite. Buffers may hold infinities.
+        ValueError: names, shapes or types differ, or a parameter is not finite. Buffers may hold
+            infinities.
     """
     if state.keys() != own.keys():
         odd = sorted(state.keys() ^ own.keys())[0]
@@ -133,7 +136,10 @@ def _kind(tensor: Tensor) -> str:
 
 
 def _check_moments(held: Mapping[str, Tensor], parameters: Sequence[Tensor], steps: int) -> None:
-    """Each parameter has all of its moments or none: one that no image reaches never steps."""
+    """Check that each parameter has all of its moments or none.
+
+    A parameter that no image reaches never steps.
+    """
     known = {f"{i}/{name}" for i in range(len(parameters)) for name in MOMENTS}
     numbers = {key.partition("/")[0] for key in held}
     if odd := sorted(
@@ -147,15 +153,15 @@ def _check_moments(held: Mapping[str, Tensor], parameters: Sequence[Tensor], ste
         if (name != "exp_avg" and bool((tensor < 0).any())) or (
             name == "step" and float(tensor) > steps
         ):
-            raise ValueError(f"optimizer/{key} is out of its range")
+            raise ValueError(f"optimizer/{key} is out of range")
 
 
 def _check_scales(held: Mapping[str, Tensor], heads: Sequence[nn.Module]) -> None:
-    """The mean and spread of what reaches each output layer."""
+    """Check the mean and standard deviation of each output layer's inputs."""
     numbers = {key.partition("/")[0] for key in held}
     known = {f"{i}/{name}" for i in numbers for name in ("mean", "spread")}
     if known != held.keys() or not numbers <= set(map(str, range(len(heads)))):
-        raise ValueError("scales of other output layers")
+        raise ValueError("the scales belong to other output layers")
     for key, tensor in held.items():
         weight: Tensor = heads[int(key.partition("/")[0])].weight  # type: ignore[assignment]
         features = weight.shape[1]
@@ -168,14 +174,15 @@ def _check_scales(held: Mapping[str, Tensor], heads: Sequence[nn.Module]) -> Non
         if not bool(torch.isfinite(tensor).all()) or (
             key.endswith("spread") and bool((tensor <= 0).any())
         ):
-            raise ValueError(f"scale/{key} is out of its range")
+            raise ValueError(f"scale/{key} is out of range")
 
 
 def check_answers(held: Mapping[str, Any], images: int, classes: int) -> Answers:
-    """What a network said about the test images, from a file.
+    """Read a network's predictions on the test images from a file's tensors.
 
     Raises:
-        ValueError: another number of images, another type, a class or a probability that is none.
+        ValueError: the number of images or a type differs, or a class or probability is out of
+            range.
     """
     kinds = {
         "truths": torch.int64,
@@ -190,5 +197,5 @@ def check_answers(held: Mapping[str, Any], images: int, classes: int) -> Answers
             raise ValueError(f"{name} is {_kind(held[name])}, not of {images:,} images")
         most = classes - 1 if kind == torch.int64 else 1 + 1e-4
         if bool(((held[name] < 0) | (held[name] > most)).any()):
-            raise ValueError(f"{name} out of 0 to {most:g}")
+            raise ValueError(f"{name} must be from 0 to {most:g}")
     return Answers(**held)

@@ -1,4 +1,4 @@
-"""Where a training stands at the end of an epoch; as a checkpoint and back; when that is written."""
+"""The state of a training at the end of an epoch, its checkpoints, and when to write them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,17 @@ KeepCheckpoint = Callable[[Checkpoint], None]
 
 @dataclass
 class TrainingState:
-    """Everything about a training that its epochs change, but the network and the optimiser."""
+    """The state that a training's epochs change, except the network and the optimiser."""
 
     epochs: list[EpochRecord] = field(default_factory=list)
     best: float = -1.0  # val accuracy of the best epoch so far; -1 without val
     best_epoch: int | None = None
-    last_state: dict[str, Tensor] = field(default_factory=dict)  # what trains, after the last epoch
-    best_state: dict[str, Tensor] = field(default_factory=dict)  # and after the best
+    last_state: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # trained tensors after the last epoch
+    best_state: dict[str, Tensor] = field(
+        default_factory=dict
+    )  # trained tensors after the best epoch
     work: Work = field(default_factory=lambda: Work(0, 0, 0, 0, 0, 0))
     events: list[Event] = field(default_factory=list)
     micro_batches: MicroBatches = field(default_factory=MicroBatches)
@@ -38,11 +42,11 @@ class TrainingState:
 
     @property
     def last_is_best(self) -> bool:
-        """Whether one copy of what trains is enough."""
+        """Whether one copy of the trained tensors is enough."""
         return self.best_epoch is not None and self.best_epoch == len(self.epochs) - 1
 
     def add_work(self, cost: Cost, steps: int, images: int) -> None:
-        """Count steps, and images shown in them."""
+        """Count steps, and the images processed in them."""
         old = self.work
         self.work = Work(
             full_step=cost.full,
@@ -54,7 +58,10 @@ class TrainingState:
         )
 
     def add_weights(self, weights: dict[str, Tensor], val_accuracy: float | None) -> None:
-        """What the last epoch left. Of equally good epochs the last is the best: it has learned longest."""
+        """Store the weights of the last epoch.
+
+        Of equally good epochs the last counts as best: it has learned longest.
+        """
         self.last_state = weights
         if val_accuracy is not None and val_accuracy >= self.best:
             self.best, self.best_epoch = val_accuracy, len(self.epochs) - 1
@@ -67,7 +74,10 @@ class TrainingState:
         flops: dict[str, float],
         wh: dict[str, float],
     ) -> Checkpoint:
-        """The training as it stands, in tensors that the next epoch changes; costs are by phase."""
+        """The current state of the training, sharing tensors that the next epoch changes.
+
+        Costs are by phase.
+        """
         return Checkpoint(
             epochs=tuple(self.epochs),
             best=self.best,
@@ -100,10 +110,10 @@ class TrainingState:
     def restore(
         self, checkpoint: Checkpoint, module: nn.Module, heads: list[nn.Module], device: str
     ) -> None:
-        """Go back to a checkpoint: this record of the training, the network, its output layers' inputs.
+        """Return to a checkpoint: this state, the network, and its output layers' input norms.
 
         Args:
-            heads: the output layers that train.
+            heads: the trained output layers.
         """
 
         def tensors(name: str) -> dict[str, Tensor]:
@@ -124,24 +134,24 @@ class TrainingState:
 
 
 class CheckpointWriter:
-    """Hands checkpoints to `keep` where one is due; holds the others for an interrupt in the middle of an epoch."""
+    """Writes checkpoints that are due, and holds others for an interrupt within an epoch."""
 
     def __init__(self, keep: KeepCheckpoint | None, at_risk: float, ranks: Ranks) -> None:
         """`at_risk`: seconds of work that a kill may lose (`checkpoint.Due`)."""
         self._keep, self.at_risk, self._ranks = keep, at_risk, ranks
-        self.held: Checkpoint | None = None  # the last epoch's end, where it was not handed on
+        self.held: Checkpoint | None = None  # the end of the last epoch, if it was not written
 
     def wanted(self) -> bool:
-        """Whether any process keeps checkpoints. A collective call."""
+        """Whether any process writes checkpoints. A collective call."""
         return not self._ranks.every(self._keep is None)
 
     @property
     def keeps(self) -> bool:
-        """Whether this process does."""
+        """Whether this process writes checkpoints."""
         return self._keep is not None and self._ranks.is_main
 
     def after_epoch(self, checkpoint: Checkpoint, due: Due, events: list[Event]) -> None:
-        """Write where the run stands, or hold a copy of it where memory allows."""
+        """Write the checkpoint if it is due; otherwise hold a copy if memory allows."""
         if not due.after_epoch():
             try:
                 self.held = checkpoint.held()
@@ -162,7 +172,7 @@ class CheckpointWriter:
             raise
 
     def write_held(self, events: list[Event]) -> None:
-        """Write what is held, if anything."""
+        """Write the held checkpoint, if any."""
         if self.held is not None:
             self._write(self.held, events)
 

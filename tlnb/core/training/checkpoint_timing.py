@@ -1,4 +1,4 @@
-"""What a run's checkpoints will take: how long one is to write, and how many are due."""
+"""The expected cost of a run's checkpoints: the time to write one, and how many are due."""
 
 from __future__ import annotations
 
@@ -12,26 +12,29 @@ from tlnb.core.training import checkpoint
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.session_folder import home_folder
 
-TIMES, QUICK = 4, 0.1  # times that one is written, if it takes no more seconds than that
+TIMES, QUICK = 4, 0.1  # repeated writes, if one takes at most this many seconds
 
 
 def count(epochs: int, seconds: float, at_risk: float) -> int:
-    """Checkpoints that are due (`checkpoint.Due`) in so many epochs that take so many seconds together."""
+    """Number of checkpoints due (`checkpoint.Due`) in `epochs` that take `seconds` together."""
     if seconds <= at_risk:
         return 0
     return epochs // max(1, int(at_risk * epochs / seconds))
 
 
 class Writes:
-    """Checkpoints to a folder that goes away; the time of one, which varies, is the mean of several where they are quick."""
+    """Times checkpoint writes in a temporary folder.
+
+    The time varies, so if a write is quick, several are averaged.
+    """
 
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
         self._took: list[float] = []
 
     def keep(self, last: Checkpoint) -> None:
-        """Write it, more than once if that is soon done; where it is known what one takes, do nothing."""
-        # a checkpoint tells of every epoch before it
+        """Write a checkpoint, repeatedly if it is quick; do nothing once the time is known."""
+        # A checkpoint contains the records of all epochs before it.
         as_halfway = max(1, self._epochs // 2 // len(last.epochs))
         halfway = replace(last, epochs=last.epochs * as_halfway)
         home = home_folder()
@@ -44,5 +47,5 @@ class Writes:
 
     @property
     def seconds(self) -> float:
-        """Of one."""
+        """Seconds per checkpoint."""
         return sum(self._took) / max(1, len(self._took))

@@ -1,4 +1,4 @@
-"""What happened to a run, as facts that programs read; the notes that people read are written from them."""
+"""Events of a run, as facts for programs; the notes for people are written from them."""
 
 from __future__ import annotations
 
@@ -103,26 +103,27 @@ KINDS: dict[str, Callable[..., str]] = {
     "not-kept": _not_kept,
 }
 
-# Notes of records that were written before there were events, where programs read them.
+# Notes of records written before there were events, for those that programs read.
 OLD_NOTES: tuple[tuple[str, str], ...] = (
     ("cached-views", r"trained on (?P<views>\d{1,9}) cached views of each image"),
     ("one-view", re.escape(_one_view())),
     ("uncached", r"trained without a cache: (?P<why>.*)"),
     (
         "budget",
-        r"(?P<epochs>\d{1,9}) of (?P<wanted>\d{1,9}) epochs: more were forecast to exceed (?P<budget>.*)",
+        r"(?P<epochs>\d{1,9}) of (?P<wanted>\d{1,9}) epochs: "
+        r"more were forecast to exceed (?P<budget>.*)",
     ),
     ("budget", r"all (?P<wanted>\d{1,9}) epochs were forecast to fit into (?P<budget>.*)"),
 )
-NUMBERS = ("views", "epochs", "wanted")  # of these
+NUMERIC_FACTS = ("views", "epochs", "wanted")  # the groups above that are numbers
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a run; its text is the note.
+    """An event of a run; its text is the note.
 
     Raises:
-        ValueError: an unknown kind, or facts that are not the kind's.
+        ValueError: the kind is unknown, or the facts are not those of the kind.
     """
 
     kind: str
@@ -130,7 +131,7 @@ class Event:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"no event is called {self.kind!r}")
+            raise ValueError(f"{self.kind!r} is not a kind of event")
         hints = get_type_hints(KINDS[self.kind])
         if self.facts.keys() != inspect.signature(KINDS[self.kind]).parameters.keys():
             raise ValueError(f"event {self.kind!r} has other facts than {', '.join(self.facts)}")
@@ -142,29 +143,29 @@ class Event:
 
 
 def event(kind: str, **facts: Fact) -> Event:
-    """An event of a kind of `KINDS`, with its facts by name."""
+    """Make an event of a kind of `KINDS`, with its facts by name."""
     return Event(kind, facts)
 
 
 def once(events: Iterable[Event]) -> list[Event]:
-    """The events without those that say what an earlier one says."""
+    """Drop events whose text repeats an earlier one."""
     return list({str(each): each for each in events}.values())
 
 
 def events_of_notes(notes: Any) -> list[dict[str, Any]]:
-    """Events, as JSON's values, from the notes of a record that has none.
+    """Convert the notes of an old record to events, as JSON values.
 
     Raises:
-        ValueError: notes that are not texts.
+        ValueError: the notes are not strings.
     """
     return [asdict(_of_note(note)) for note in typed(tuple[str, ...], notes, "notes")]
 
 
 def _of_note(note: str) -> Event:
     for kind, pattern in OLD_NOTES:
-        if found := re.fullmatch(pattern, note, re.DOTALL):
-            facts = found.groupdict()
+        if match := re.fullmatch(pattern, note, re.DOTALL):
+            facts = match.groupdict()
             if kind == "budget":
                 facts.setdefault("epochs", facts["wanted"])
-            return Event(kind, {n: int(f) if n in NUMBERS else f for n, f in facts.items()})
+            return Event(kind, {n: int(f) if n in NUMERIC_FACTS else f for n, f in facts.items()})
     return event("note", text=note)

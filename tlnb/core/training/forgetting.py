@@ -1,6 +1,9 @@
-"""What a network still knows of its own source: its accuracy there before and after a run, with its old output layer.
+"""Forgetting: accuracy on the pretraining task before and after a run.
 
-Target accuracy hides forgetting, and hides statistics that drift in a trunk left in training mode; this shows both.
+Both use the old output layer.
+
+Target accuracy hides forgetting, and hides statistics that drift in a backbone left in training
+mode; this shows both.
 """
 
 from __future__ import annotations
@@ -22,12 +25,15 @@ from tlnb.core.training.freezing import hashes
 from tlnb.core.training.run import Run
 
 CHUNK = 256
-OUTPUT = "head"  # what the embedded networks call their output layer
+OUTPUT = "head"  # output layer of the embedded networks
 
 
 @dataclass(frozen=True)
 class SourceAccuracy(OneLine):
-    """Fractions of the source's held-out pictures that are right; `flops` is what measuring took this time."""
+    """Accuracy on held-out pictures of the pretraining task, as fractions.
+
+    `flops` is the cost of measuring it this time.
+    """
 
     before: float
     after: float
@@ -35,10 +41,13 @@ class SourceAccuracy(OneLine):
     flops: float
 
     def __repr__(self) -> str:
-        return f"SourceAccuracy: {self.before:.1%} before, {self.after:.1%} after, {self.pictures} pictures"
+        return (
+            f"SourceAccuracy: {self.before:.1%} before, {self.after:.1%} after, "
+            f"{self.pictures} pictures"
+        )
 
 
-# by network: hashes of its layers as they were, its accuracy, and of how many pictures
+# By network: hashes of its layers as they were, its accuracy, and the number of pictures.
 _known: WeakKeyDictionary[nn.Module, tuple[dict[str, str], float, int]] = WeakKeyDictionary()
 
 
@@ -50,19 +59,21 @@ def source_accuracy(
     previous: Run | None = None,
     at_most: int | None = None,
 ) -> SourceAccuracy | None:
-    """The network's accuracy on its own source before and after a run.
+    """Measure accuracy on the pretraining task before and after a run.
 
-    Both are of a trunk with the model's *own* output layer, so that they compare trunks alone. Where nothing but the
-    output layer moved, nothing needs measuring afterwards: the run's proof says that the trunk is the same to the bit.
+    Both use the model's *own* output layer, so they compare the backbones alone. If only the output
+    layer moved, nothing is measured afterwards: the run's proof says that the backbone is the same,
+    bit for bit.
 
     Args:
         trained: the run's network; it is not changed.
         moved: layers that changed.
         previous: the run whose weights it started from.
-        at_most: pictures that are measured on, where only the cost is asked; default: all.
+        at_most: pictures to measure on, if only the cost is of interest; default: all.
 
     Returns:
-        None where the source is not at hand, the trunk did not come from it, or layers before the output were edited.
+        None if the source data are not available, the backbone did not come from it, or layers
+        before the output were edited.
     """
     since = previous.source_accuracy if previous else None
     if not _at_hand(model, plan) or (
@@ -84,7 +95,10 @@ def source_accuracy(
 
 
 def _at_hand(model: PretrainedModel, plan: Plan) -> bool:
-    """Whether it is an embedded network as it ships, its own output layer kept, and only that edited by the plan."""
+    """Whether it is an embedded network as shipped.
+
+    The plan may edit only its output layer.
+    """
     if model.card.family != EMBEDDED or model.weights != "default" or plan.start != "pretrained":
         return False
     own = getattr(model.module, OUTPUT, None)
@@ -104,9 +118,9 @@ def _pictures(model: PretrainedModel, at_most: int | None) -> tuple[Tensor, Tens
 
 
 def _before(model: PretrainedModel, at_most: int | None) -> tuple[float, int, int]:
-    """The pretrained network's accuracy, of how many pictures, and how many were looked at for it now.
+    """The pretrained network's accuracy, the number of pictures, and how many were used now.
 
-    It was measured before the network shipped; one that was changed since is measured once.
+    It was measured before the network shipped; a network that was changed since is measured once.
     """
     network = model.module
     numbers = hashes(network)
@@ -119,7 +133,7 @@ def _before(model: PretrainedModel, at_most: int | None) -> tuple[float, int, in
 
 
 def _shipped(model: PretrainedModel) -> tuple[int, int, int] | None:
-    """Right answers and pictures, of a network whose numbers are still those that it ships with."""
+    """Correct predictions and pictures of a network whose weights are still as shipped."""
     from tlnb.glyphnet import held_out
 
     state, shipped = model.module.state_dict(), glyphnet.weights(model.name)
@@ -139,7 +153,10 @@ def _measured(model: PretrainedModel, at_most: int | None) -> tuple[int, int, in
 
 
 def right_of(network: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """How many answers are right in fp32 and eval mode, at the source's own size and normalisation."""
+    """Number of correct predictions in fp32 and eval mode.
+
+    Images have the source's size and normalisation.
+    """
     network.eval()
     device = next(network.parameters()).device
     normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise

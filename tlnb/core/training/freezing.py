@@ -1,4 +1,4 @@
-"""Frozen means frozen: no gradient and eval mode, and the proof afterwards, to the bit."""
+"""Freezing: no gradient and eval mode, and a bit-exact proof afterwards."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from tlnb.core.runtime.errors import OneLine
 
 
 def layer_of(module: nn.Module, name: str) -> nn.Module:
-    """The part of a network that a layer's name means."""
+    """The module that a layer's name refers to."""
     return module if name == ROOT else module.get_submodule(name)
 
 
 def set_modes(module: nn.Module, trained: set[str]) -> None:
-    """Frozen means no gradient *and* eval mode. A part without parameters goes with the next layer after it."""
+    """Freeze all but the trained layers: no gradient *and* eval mode.
+
+    A module without parameters goes with the next layer after it.
+    """
     owners = {part: name for name, part in owned(module)}
     waiting: list[nn.Module] = []
     for name, part in module.named_modules():
@@ -43,14 +46,14 @@ def set_modes(module: nn.Module, trained: set[str]) -> None:
 
 
 class Learning:
-    """The parts of a network that are in training mode, so that they rest for a look and go on without a walk over the tree."""
+    """The modules in training mode, kept to spare evaluation a walk over the module tree."""
 
     def __init__(self, module: nn.Module) -> None:
         self._parts = [part for part in module.modules() if part.training]
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """The whole network in eval mode inside."""
+        """Put the whole network in eval mode within the context."""
         for part in self._parts:
             part.training = False
         try:
@@ -61,7 +64,7 @@ class Learning:
 
 
 def state_of(module: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
-    """A copy of what these layers themselves hold, by full name."""
+    """A copy of the tensors that these layers own, by full name."""
     return {
         key: tensor.detach().clone() for name in layers for key, tensor in _tensors(module, name)
     }
@@ -74,20 +77,20 @@ def _tensors(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
         yield from ((prefix + key, tensor) for key, tensor in held.items() if tensor is not None)
 
 
-# ── the proof ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the proof ─────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(frozen=True)
 class Change(OneLine):
-    """How far a layer moved in a run. None where the layer has none of that kind."""
+    """How far a layer moved in a run. None if the layer has no tensors of that kind."""
 
     name: str
     stage: str
     params: int
     frozen: bool  # as planned
-    moved: bool  # to the bit: whether anything differs from the start
-    weights: float | None  # ‖Δw‖ / ‖w‖ over all its parameters, w being those at the start
-    statistics: float | None  # the same over its running statistics
+    moved: bool  # whether any bit differs from the start
+    weights: float | None  # ‖Δw‖ / ‖w‖ over all its parameters, with w at the start
+    statistics: float | None  # the same for its running statistics
 
     def __repr__(self) -> str:
         if not self.moved:
@@ -101,23 +104,26 @@ class Change(OneLine):
 
 
 def hashes(module: nn.Module) -> dict[str, str]:
-    """A hash of every layer's own parameters and buffers, to the bit."""
-    found = {}
+    """A bit-exact hash of every layer's own parameters and buffers."""
+    digests = {}
     for name, part in owned(module):
-        digest = hashlib.sha256()  # processors have an instruction for it
+        digest = hashlib.sha256()  # CPUs have instructions for it
         for tensor in [*part._parameters.values(), *part._buffers.values()]:
             if tensor is not None:
                 digest.update(
                     tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
                 )
-        found[name] = digest.hexdigest()[:32]
-    return found
+        digests[name] = digest.hexdigest()[:32]
+    return digests
 
 
 def relative_change(
     module: nn.Module, name: str, start: Mapping[str, Tensor]
 ) -> tuple[float | None, float | None]:
-    """‖now − start‖ / ‖start‖ of a layer's parameters, and of its running statistics (Frobenius norms)."""
+    """Relative change of a layer's parameters, and of its running statistics.
+
+    ‖now − start‖ / ‖start‖, with Frobenius norms.
+    """
     parameters = {id(p) for p in layer_of(module, name)._parameters.values()}
     pairs: dict[bool, list[tuple[Tensor, Tensor]]] = {True: [], False: []}
     for key, tensor in _tensors(module, name):

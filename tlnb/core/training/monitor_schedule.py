@@ -1,19 +1,23 @@
-"""Epochs after which `monitor` is looked at: fixed before the first step, by FLOPs and never by the clock.
+"""Epochs after which `monitor` is evaluated, fixed before the first step by FLOPs, not by time.
 
-`monitor` only draws curves and finds the time to a target; `val`, which decides, is looked at after every epoch.
+`monitor` only draws curves and finds the time to a target; `val`, which decides, is evaluated after
+every epoch.
 """
 
 from __future__ import annotations
 
-SHARE = 0.2  # of a run's training FLOPs that watching `monitor` may cost
-LEAST = 15  # looks that a run has, whatever they cost
+MONITOR_SHARE = 0.2  # share of a run's training FLOPs that evaluating `monitor` may cost
+MIN_LOOKS = 15  # looks of a run, whatever they cost
 
 
 def looks(epochs: int, training_flops: float, look_flops: float) -> tuple[int, ...]:
-    """The epochs, counted from 0, after which `monitor` is looked at: densely first, then further and further apart.
+    """The epochs, counted from 0, after which `monitor` is evaluated.
 
-    The first and the last epoch are always among them. The step from one to the next never shrinks, and grows about
-    linearly: the looks then lie near the squares, which suits a learning curve, steep first and flat later.
+    They are dense at first, then sparser.
+
+    The first and the last epoch are always among them. The step from one to the next never shrinks,
+    and grows about linearly: the looks lie near the squares, which suits a learning curve, steep
+    first and flat later.
 
     Args:
         epochs: of the run.
@@ -21,10 +25,11 @@ def looks(epochs: int, training_flops: float, look_flops: float) -> tuple[int, .
         look_flops: of one look at all of `monitor`.
 
     Returns:
-        All epochs where these are at most `LEAST`, or all looks together cost at most `SHARE` of the training. Else as
-        many as that share pays for, and at least `LEAST`.
+        All epochs if there are at most `MIN_LOOKS`, or if all looks together cost at most
+        `MONITOR_SHARE` of the training. Otherwise as many as that share pays for, and at least
+        `MIN_LOOKS`.
     """
-    count = max(LEAST, _affordable(SHARE * training_flops, look_flops, epochs))
+    count = max(MIN_LOOKS, _affordable(MONITOR_SHARE * training_flops, look_flops, epochs))
     if count >= epochs:
         return tuple(range(epochs))
     at = [0]
@@ -33,15 +38,14 @@ def looks(epochs: int, training_flops: float, look_flops: float) -> tuple[int, .
     return tuple(at)
 
 
-def _affordable(budget: float, each: float, most: int) -> int:
-    return most if each * most <= budget else int(budget / each)
+def _affordable(budget: float, cost: float, most: int) -> int:
+    return most if cost * most <= budget else int(budget / cost)
 
 
 def _steps(length: int, count: int) -> list[int]:
-    """So many steps of at least 1 that sum to `length` and never shrink."""
+    """Split `length` into `count` steps of at least 1 that never shrink."""
     spare, weights = length - count, count * (count - 1) // 2
-    found = [1 + spare * i // max(1, weights) for i in range(count)]
-    short = length - sum(
-        found
-    )  # lost by rounding down: less than one for each step, so the last ones take it
-    return [step + (i >= count - short) for i, step in enumerate(found)]
+    steps = [1 + spare * i // max(1, weights) for i in range(count)]
+    # Rounding down loses less than one per step, so the last steps make up for it.
+    short = length - sum(steps)
+    return [step + (i >= count - short) for i, step in enumerate(steps)]

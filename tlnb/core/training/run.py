@@ -1,4 +1,4 @@
-"""The record of one training. Names and numbers, JSON both ways; only `module()` holds tensors."""
+"""The record of one training, JSON both ways; only `module()` holds tensors."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from tlnb.core.training.freezing import Change, hashes
 from tlnb.core.training.monitor_schedule import looks
 
 SCHEMA = 1
-# written for readers of the JSON, computed on the way back
+# Written for readers of the JSON, and recomputed when it is read.
 DERIVED = ("strategy", "seed", "flops", "moved", "notes")
-KINDS = ("plain", "baseline", "equal-budget")  # of runs
-OLD_EQUAL_BUDGET = ", equal steps"  # ended the name of such a baseline, which had no kind yet
+KINDS = ("plain", "baseline", "equal-budget")
+# Version 0.1.0 had no kinds: the names of equal-budget baselines ended so.
+OLD_EQUAL_BUDGET = ", equal steps"
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 
 
@@ -34,19 +35,19 @@ Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 class EpochRecord:
     """One pass over the training images.
 
-    Accuracies are None where the split does not exist; the one on `monitor` also after epochs without a look at it
-    (`core.looks`).
+    Accuracies are None if the split does not exist; the one on `monitor` also after epochs without
+    a look at it (`core.training.monitor_schedule`).
     """
 
     train_loss: float
     val_accuracy: float | None
     monitor_accuracy: float | None
-    seconds: float  # of training; evaluating is not in it
+    seconds: float  # of training, without evaluation
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where a run stood when it was looked at, on the split that curves and targets use."""
+    """The state of a run at a look, on the split that curves and targets use."""
 
     epochs: int  # done by then
     seconds: float  # spent by then, without evaluation and bookkeeping
@@ -55,67 +56,68 @@ class Point:
 
 @dataclass(frozen=True)
 class Work:
-    """What the optimiser did, and what it would have cost otherwise. Warm-up is included; FLOPs without evaluation."""
+    """What the optimiser did, head first included, and what it would have cost otherwise."""
 
-    full_step: float  # FLOPs of one step for one image with everything trained
+    full_step: float  # FLOPs per image of one step with all layers trained
     plan_step: float  # the same as planned, without a cache
     steps: int
-    images: int  # shown, all epochs together
-    unfrozen_flops: float  # the run's images with everything trained
-    uncached_flops: float  # the run's images as planned, without a cache
+    images: int  # processed, over all epochs
+    unfrozen_flops: float  # for the run's images, with all layers trained; no evaluation
+    uncached_flops: float  # for the run's images, as planned, without a cache
 
 
 @dataclass(frozen=True)
 class Cache(OneLine):
-    """What a run computed once instead of in every epoch: the outputs of everything left of the cut."""
+    """What a run computed once, not in every epoch: the outputs before the split point."""
 
-    at: str  # the operation after which the network was cut
+    at: str  # the operation after which the network was split
     views: int  # of every training image
-    bytes: int  # of all that was kept
+    bytes: int  # of all cached outputs
     place: str  # memory, disk
     dtype: str
-    reused: bool  # whether all of it was there from an earlier run
+    reused: bool  # whether all of it came from an earlier run
 
     def __repr__(self) -> str:
         reused = ", from an earlier run" if self.reused else ""
-        return f"Cache after {self.at}: {self.views} views, {self.bytes / 1e6:.1f} MB in {self.place}{reused}"
+        size = f"{self.bytes / 1e6:.1f} MB in {self.place}"
+        return f"Cache after {self.at}: {self.views} views, {size}{reused}"
 
 
 @dataclass(frozen=True)
 class Forecast(OneLine):
-    """What a training is expected to take, from a few timed steps on a copy; after the run, how far that was off."""
+    """The predicted cost of a training, from a few timed steps on a copy; later, its error."""
 
-    name: str  # what would run
+    name: str  # name of the run
     fingerprint: str  # of the data
     plan: Plan
-    options: TrainOptions  # filled in
+    options: TrainOptions  # with all defaults filled in
     phases: dict[str, float]  # seconds
     flops_by_phase: dict[str, float]
     per_epoch: float  # seconds of one more epoch, without a look at monitor
     wh: float
     money: float
     currency: str
-    peak_bytes: int  # of tensors, at the fullest moment
+    peak_bytes: int  # peak memory of tensors
     bases: dict[str, str]  # figure → "measured: how" or "assumed: what"
-    sample: int  # training images that it timed
+    sample: int  # training images used for timing
     took: float  # seconds for the forecast itself
     notes: tuple[str, ...] = ()
-    measured: float | None = None  # the run's seconds, once it has run to its end
+    measured: float | None = None  # the run's seconds, once it is finished
     measured_flops: float | None = None
     per_look: float = 0.0  # seconds of one look at monitor
-    look_share: float = 0.0  # its FLOPs, in those of an epoch's training
+    look_share: float = 0.0  # its FLOPs, relative to those of an epoch's training
     steps: int | None = (
-        None  # of the optimiser, head first and then the plan; L-BFGS decides as it goes
+        None  # optimiser steps, head first and then the plan; L-BFGS decides as it goes
     )
 
     @property
     def seconds(self) -> float:
-        """All phases."""
+        """Seconds of all phases."""
         return sum(self.phases.values())
 
     @property
     def flops(self) -> float:
-        """All phases."""
+        """FLOPs of all phases."""
         return sum(self.flops_by_phase.values())
 
     @property
@@ -125,7 +127,7 @@ class Forecast(OneLine):
 
     @property
     def flops_error(self) -> float | None:
-        """The same for FLOPs."""
+        """The same error for FLOPs."""
         return (
             None
             if not self.measured_flops
@@ -133,32 +135,32 @@ class Forecast(OneLine):
         )
 
     def seconds_of(self, epochs: int) -> float:
-        """All phases, with another number of epochs."""
+        """Seconds of all phases for another number of epochs."""
         own = self.options.epochs or 0
         more = len(looks(epochs, epochs, self.look_share)) - len(looks(own, own, self.look_share))
         return self.seconds + (epochs - own) * self.per_epoch + more * self.per_look
 
     def epochs_within(self, seconds: float) -> int:
-        """How many epochs fit into so many seconds, at most its own; 0 where not even one does."""
+        """How many epochs fit into `seconds`, at most its own; 0 if not even one does."""
         return bisect_right(range(1, (self.options.epochs or 0) + 1), seconds, key=self.seconds_of)
 
     def __repr__(self) -> str:
         off = "" if self.error is None else f"; it took {self.measured:.2f} s, {self.error:.0%} off"
         return (
-            f"Forecast {self.name}: {self.seconds:.2f} s, {self.flops / 1e9:.1f} GFLOP, {self.wh:.3f} Wh, "
-            f"{self.money:.4f} {self.currency}{off}"
+            f"Forecast {self.name}: {self.seconds:.2f} s, {self.flops / 1e9:.1f} GFLOP, "
+            f"{self.wh:.3f} Wh, {self.money:.4f} {self.currency}{off}"
         )
 
 
 @dataclass(frozen=True)
 class Answers(OneLine):
-    """What a trained network said about the test split, kept because that split is read once. One entry an image."""
+    """A trained network's predictions on the test split, which is read once; one per image."""
 
     truths: Tensor  # (N,) int64 class numbers
     guesses: Tensor  # (N,) int64
     sure: Tensor  # (N,) float32 probability of the guess
     sure_of_truth: Tensor  # (N,) float32 probability of the true class
-    logits: Tensor | None = None  # (N, C) float32, of trials only: they are not kept with a run
+    logits: Tensor | None = None  # (N, C) float32, for trials only: runs do not keep them
 
     def __repr__(self) -> str:
         return (
@@ -168,7 +170,7 @@ class Answers(OneLine):
 
 @dataclass(frozen=True)
 class Run(OneLine):
-    """What one training did, and the proof of what moved."""
+    """The record of one training, and the proof of which layers moved."""
 
     name: str
     plan: Plan
@@ -181,7 +183,7 @@ class Run(OneLine):
     balanced_accuracy: float
     test_images: int
     epochs: tuple[EpochRecord, ...]
-    best_epoch: int | None  # the epoch whose weights were kept; None: the last
+    best_epoch: int | None  # the epoch whose weights are kept; None: the last
     seconds: dict[str, float]
     flops_by_phase: dict[str, float]
     work: Work
@@ -191,33 +193,34 @@ class Run(OneLine):
     device: str
     hardware: str
     precision: str
-    changes: tuple[Change, ...]  # the proof: every layer beside its start, in the anatomy's order
+    changes: tuple[
+        Change, ...
+    ]  # the proof: every layer compared to its start, in the anatomy's order
     baseline_of: str | None = None
     started_from: str | None = None
     kind: str = "plain"  # of KINDS
-    forecast: Forecast | None = None  # the last for the same plan, options and data
+    forecast: Forecast | None = None  # the latest for the same plan, options and data
     events: tuple[Event, ...] = ()  # what happened, oldest first
     versions: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
-    edge: int = 0  # pixels at which the data kept its images
+    edge: int = 0  # of the data's images, in pixels
     source_accuracy: tuple[float, float] | None = (
-        None  # on the network's own source, with its old head: before, after
+        None  # on its pretraining task, with its old head: before, after
     )
     cache: Cache | None = None  # None: every epoch computed everything
-    source_pictures: int = 0  # how many of the source's pictures that was measured on
+    source_pictures: int = 0  # number of pictures used for source_accuracy
     wh_by_phase: dict[str, float] = field(default_factory=dict)
     currency: str = "usd"  # of its money
-    threads: int = 1  # of the processor
-    inference_flops: float = 0.0  # of the whole trained network, for one image
-    group: str = ""  # the first of several runs that differ in nothing but their seeds
+    threads: int = 1  # CPU threads
+    inference_flops: float = 0.0  # of the whole trained network, per image
+    group: str = ""  # the first of several runs that differ only in their seeds
     repeats: tuple[
         tuple[int, float], ...
     ] = ()  # (seed, test accuracy) of that group so far, this run included
-    processes: int = 1  # that trained together, each on a device of the kind named; FLOPs and energy are theirs together
+    processes: int = 1  # that trained together, one device each; FLOPs and energy are their total
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
-    _hashes: dict[str, str] | None = field(
-        default=None, repr=False, compare=False
-    )  # of every layer at the end
+    # hash of every layer at the end
+    _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)
     _start_code: str = field(default="", repr=False, compare=False)  # `proof.StartState.code`
     _answers: Answers | None = field(default=None, repr=False, compare=False)
     _transform: Transform | None = field(default=None, repr=False, compare=False)
@@ -233,18 +236,18 @@ class Run(OneLine):
 
     @property
     def uncached(self) -> str:
-        """Why it trained without a cache, where one was wanted."""
+        """Why it trained without a cache although one was wanted."""
         happened = self.event("uncached")
         return str(happened.facts["why"]) if happened else ""
 
     @property
     def moved(self) -> tuple[str, ...]:
-        """Layers that differ from the start, to the bit."""
+        """Layers that differ from their start, bit for bit."""
         return tuple(change.name for change in self.changes if change.moved)
 
     @property
     def flops(self) -> float:
-        """All FLOPs of the run, evaluation included."""
+        """All FLOPs of the run, including evaluation."""
         return sum(self.flops_by_phase.values())
 
     @property
@@ -254,7 +257,7 @@ class Run(OneLine):
 
     @property
     def curve(self) -> tuple[Point, ...]:
-        """Every look at monitor, else at val, oldest first. What lies between two looks is not known."""
+        """Every look at monitor, else val, oldest first; nothing is known between looks."""
         spent = sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
         seconds = list(itertools.accumulate((e.seconds for e in self.epochs), initial=spent))
         return tuple(
@@ -268,7 +271,7 @@ class Run(OneLine):
 
     @property
     def training_seconds(self) -> float:
-        """Seconds without evaluation and bookkeeping: preparing, caching, warm-up and training."""
+        """Seconds of preparing, caching, head first and training; evaluation is excluded."""
         return sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup", "training"))
 
     @property
@@ -280,7 +283,7 @@ class Run(OneLine):
         return self.plan.strategy
 
     def module(self) -> nn.Module:
-        """The trained network, in eval mode, on the CPU: a copy (`module_copy.copied_or_shared`).
+        """A copy of the trained network, in eval mode, on the CPU (`module_copy.copied_or_shared`).
 
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
@@ -288,7 +291,7 @@ class Run(OneLine):
         return copied_or_shared(self.network()).eval()
 
     def network(self) -> nn.Module:
-        """The trained network itself, to be read and never changed; `module()` gives a copy.
+        """The trained network itself, read-only; `module()` gives a copy.
 
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
@@ -304,7 +307,7 @@ class Run(OneLine):
         return self._hashes or hashes(self.network())
 
     def answers(self) -> Answers:
-        """What the network said about the test images.
+        """The network's predictions on the test images.
 
         Raises:
             UsageError: the record was read from JSON, which holds none.
@@ -323,19 +326,21 @@ class Run(OneLine):
         """
         if self._transform is None:
             raise UsageError(
-                f"run {self.name!r} was read from a record without its preprocessing: train it again"
+                f"run {self.name!r} was read from a record without its preprocessing: train it "
+                "again"
             )
         return self._transform
 
     def seconds_to(self, target: float) -> float | None:
-        """Seconds until a look first found this accuracy on monitor (else val); None where none did."""
-        _, found = self.reached(target)
-        return None if found is None else found.seconds
+        """Seconds until a look found this accuracy on monitor (else val); None if none did."""
+        _, point = self.reached(target)
+        return None if point is None else point.seconds
 
     def reached(self, target: float) -> tuple[Point | None, Point | None]:
-        """The first look that found this accuracy on monitor (else val), and the look before it; None where there is none.
+        """The first look that found this accuracy on monitor (else val), and the one before.
 
-        Where epochs lie between the two, the run got there at some moment between them.
+        Either is None if there is none. If epochs lie between the two, the run reached the accuracy
+        at some moment between them.
         """
         before = None
         for point in self.curve:
@@ -348,8 +353,9 @@ class Run(OneLine):
         low, high = self.interval
         seconds = sum(self.seconds.values())
         return (
-            f"Run {self.name}: {self.strategy} on {self.data}, {self.status}, accuracy {self.accuracy:.1%} "
-            f"[{low:.1%}, {high:.1%}], {len(self.epochs)} epochs in {seconds:.1f} s"
+            f"Run {self.name}: {self.strategy} on {self.data}, {self.status}, accuracy "
+            f"{self.accuracy:.1%} [{low:.1%}, {high:.1%}], {len(self.epochs)} epochs in "
+            f"{seconds:.1f} s"
         )
 
     def to_json(self) -> str:
@@ -366,7 +372,7 @@ class Run(OneLine):
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON's values by today's names: in version 0.1.0 a run had notes in place of events, and no kind."""
+        """Translate JSON of version 0.1.0: runs had notes instead of events, and no kind."""
         older: dict[str, Any] = {"kind": _kind_of(values)}
         if "events" not in values:
             older["events"] = events_of_notes(values.get("notes", ()))
@@ -374,38 +380,39 @@ class Run(OneLine):
 
     @classmethod
     def from_json(cls, text: str) -> Run:
-        """The record back from its JSON, without weights.
+        """Read the record back from its JSON, without weights.
 
         Raises:
-            UsageError: no JSON, another schema, or fields that do not fit.
+            UsageError: the text is not JSON, or has another schema or unexpected fields.
         """
         try:
             values = parse(text)
             if values.pop("schema") != SCHEMA:
                 raise UsageError(
-                    f"the record has another schema than {SCHEMA}: write it again with this version of tlnb"
+                    f"the record has another schema than {SCHEMA}: write it again with this "
+                    "version of tlnb"
                 )
             for derived in ("seconds", "error") if values.get("forecast") else ():
                 values["forecast"].pop(derived, None)
             return _plausible(typed(cls, values, "the record"))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
-                f"this is no run record ({str(error)[:80]}): give the text of run.to_json()"
+                f"this is not a run record ({str(error)[:80]}): give the text of run.to_json()"
             ) from None
 
 
 def _kind_of(values: Mapping[str, Any]) -> str:
-    """The kind of a run whose record does not say it: by its name, which was all there was."""
+    """The kind of a run whose record lacks it, judged by its name."""
     if not values.get("baseline_of"):
         return "plain"
     return "equal-budget" if str(values["name"]).endswith(OLD_EQUAL_BUDGET) else "baseline"
 
 
 def _plausible(run: Run) -> Run:
-    """Raises `ValueError` where a share is none, a count is negative, or an option open: what is shown comes from them."""
+    """Raise `ValueError` if a share is out of range, a count negative, or an option missing."""
     for name in BY_RECIPE:
         if getattr(run.options, name) is None:
-            raise ValueError(f"no {name}")
+            raise ValueError(f"{name} is missing")
     if run.kind not in KINDS or (run.kind == "plain") != (run.baseline_of is None):
         raise ValueError(f"a run of kind {run.kind!r}")
     shares = [
@@ -420,12 +427,12 @@ def _plausible(run: Run) -> Run:
         not all(0 <= share <= 1 for share in shares)
         or min(run.test_images, run.source_pictures) < 0
     ):
-        raise ValueError("an accuracy that is no share, or a negative count")
+        raise ValueError("an accuracy is not between 0 and 1, or a count is negative")
     return run
 
 
 def looked_at(epochs: Sequence[EpochRecord]) -> tuple[tuple[int, float], ...]:
-    """The epochs done and the accuracy, at each look that curves and targets use: at monitor where there is one, else val."""
+    """Epochs done and accuracy at each look: at monitor if it exists, else at val."""
     values = [e.monitor_accuracy for e in epochs]
     if not any(v is not None for v in values):
         values = [e.val_accuracy for e in epochs]
@@ -433,7 +440,7 @@ def looked_at(epochs: Sequence[EpochRecord]) -> tuple[tuple[int, float], ...]:
 
 
 def wilson_interval(right: int, total: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson, JASA 22, 1927); it stays within 0..1 and is honest for few images."""
+    """95% interval of a share (Wilson, JASA 22, 1927): within 0..1, honest for few images."""
     if not total:
         return 0.0, 1.0
     share, z2 = right / total, Z95**2

@@ -1,10 +1,12 @@
-"""What a session leaves on disk while it trains: its runs, so that a killed kernel loses little (`checkpoint.Due`).
+"""The folder of a session: its runs while it trains, so that a killed kernel loses little.
 
 TLNB_HOME (default ./.tlnb)/sessions/<start in UTC>-<process>/
     session.json              data, model, plan, runs, bill, and the run in progress
-    runs/<name>.start.safetensors   what it began from, where that was another run that had stopped
-    runs/<name>.safetensors   the run at the last epoch that was written, or what it changed once it has finished
+    runs/<name>.start.safetensors   the stopped run that it began from, if any
+    runs/<name>.safetensors   the run at its last checkpoint, or its changes once it has finished
     lock                      held as long as the kernel lives
+
+`checkpoint.Due` decides when a checkpoint is written.
 """
 
 from __future__ import annotations
@@ -29,12 +31,12 @@ from tlnb.core.training import checkpoint
 from tlnb.core.training.checkpoint import Checkpoint
 
 SCHEMA = 2
-OF_JOB = "session"  # the folder that a job's session is in, in the job's own
-SESSIONS_KEPT = 20  # the oldest go when a new one begins
+OF_JOB = "session"  # subfolder of a job's folder for its session
+SESSIONS_KEPT = 20  # the oldest are deleted when a new one begins
 
 
 def home_folder() -> Path:
-    """Where sessions lie. Not made by asking."""
+    """The folder of all sessions. It is not created."""
     return user_path(os.environ.get("TLNB_HOME") or ".tlnb")
 
 
@@ -49,15 +51,15 @@ class SessionFolder:
         (folder / "runs").mkdir(parents=True, exist_ok=True)
         self._lock = FileLock(
             folder / "lock", thread_local=False
-        )  # training takes it on a thread, reset lets it go
+        )  # a training thread acquires it, reset releases it
         self._lock.acquire(timeout=0)
 
     @classmethod
     def fresh(cls) -> SessionFolder:
-        """A folder for a new session; the oldest of many go.
+        """Create the folder of a new session, deleting the oldest if there are many.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: it cannot be created.
         """
         top = home_folder() / "sessions"
         _prune(top)
@@ -68,13 +70,13 @@ class SessionFolder:
         """The file of a run."""
         return self.path / "runs" / f"{_safe(name)}.safetensors"
 
-    def write_run(self, name: str, about: Mapping[str, Any], found: Checkpoint) -> None:
-        """Write a run as it stands.
+    def write_run(self, name: str, about: Mapping[str, Any], saved: Checkpoint) -> None:
+        """Write the current state of a run.
 
         Raises:
-            OSError: a full disk, say.
+            OSError: the disk is full, for example.
         """
-        checkpoint.write(self.run_file(name), about, found)
+        checkpoint.write(self.run_file(name), about, saved)
 
     def start_file(self, name: str) -> Path:
         """The file of what a run began from, where that was another run that could still go on."""
@@ -92,13 +94,13 @@ class SessionFolder:
         """Write the session's state.
 
         Raises:
-            OSError: a full disk, say.
+            OSError: the disk is full, for example.
         """
         target = self.path / "session.json"
         half = target.with_name(f".session.{os.getpid()}.part")
         text = json.dumps(values)
         try:
-            half.unlink(missing_ok=True)  # a link of that name would be written through
+            half.unlink(missing_ok=True)  # a link of that name would redirect the write
             half.write_text(
                 json.dumps({"schema": SCHEMA, "crc32": zlib.crc32(text.encode()), "session": text}),
                 "utf8",
@@ -109,14 +111,14 @@ class SessionFolder:
                 half.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         self._lock.release()
 
 
 def find_session(where: str | Path | None) -> Path:
-    """The session that is meant: a folder or a file in it, else the last of this notebook, else the last of all.
+    """Find a session: the given one, else the latest of this notebook, else of all.
 
-    One whose kernel is still running is passed over.
+    A file in a session's folder works, too. Sessions of running kernels are skipped.
 
     Raises:
         UsageError: there is none.
@@ -128,22 +130,22 @@ def find_session(where: str | Path | None) -> Path:
                 return folder
         if not (path / "sessions").is_dir():
             raise UsageError(
-                f"{str(where)!r} holds no session of tlnb: give the folder that has a session.json"
+                f"{str(where)!r} is not a session of tlnb: give the folder that has a session.json"
             )
     top = (home_folder() if where is None else user_path(where)) / "sessions"
-    found = sorted(
+    sessions = sorted(
         (f.parent for f in top.glob("*/session.json")), key=lambda f: f.name, reverse=True
     )
-    free = [folder for folder in found if not in_use(folder)]
+    free = [folder for folder in sessions if not in_use(folder)]
     if not free:
-        busy = " but those of kernels that are running" if found else ""
-        raise UsageError(f"no earlier session in {top}{busy}: %tl_data and %tl_load begin one")
+        busy = " except those of running kernels" if sessions else ""
+        raise UsageError(f"no earlier session in {top}{busy}: %tl_data and %tl_load start one")
     mine = [folder for folder in free if notebook() and _notebook_of(folder) == notebook()]
     return next((folder for folder in mine or free if _notebook_of(folder) is not None), free[0])
 
 
 def _notebook_of(folder: Path) -> object:
-    """The notebook that a session is of; None for a session that cannot be read."""
+    """The notebook of a session; None if the session cannot be read."""
     try:
         return read_session(folder).get("notebook", "")
     except UsageError:
@@ -151,16 +153,17 @@ def _notebook_of(folder: Path) -> object:
 
 
 def read_session(folder: Path) -> dict[str, Any]:
-    """A session's state.
+    """Read a session's state.
 
     Raises:
-        UsageError: damaged, or of another version.
+        UsageError: it is damaged, or of another version.
     """
     try:
         values = parse(read_text(folder / "session.json"))
         if values["schema"] != SCHEMA:
             raise UsageError(
-                f"the session in {folder} has schema {values['schema']}, not {SCHEMA}: start a new one"
+                f"the session in {folder} has schema {values['schema']}, not {SCHEMA}: start a "
+                "new one"
             )
         if zlib.crc32(values["session"].encode()) != values["crc32"]:
             raise ValueError("its checksum differs")
@@ -185,19 +188,22 @@ def in_use(folder: Path) -> bool:
 
 
 def _no_link(folder: Path) -> None:
-    """Raises `OSError` where a session's lock, or a folder of it, is a link: writing would change what it leads to."""
+    """Raise `OSError` if a session's lock or one of its folders is a link.
+
+    Writing would change the link's target.
+    """
     for path in (folder / "lock", folder / "runs", folder):
         if is_link(path):
             raise OSError(errno.ELOOP, f"{path.name} is a link")
 
 
 def notebook() -> str:
-    """The notebook that this kernel belongs to, as far as Jupyter says."""
+    """The notebook of this kernel, as far as Jupyter tells."""
     return os.environ.get("JPY_SESSION_NAME", "")
 
 
 def _safe(name: str) -> str:
-    """A run's name as a file's: what no file system minds, and different for different names."""
+    """A run's name as a file name: valid on all file systems, and unique for each name."""
     plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower())[:60]
     return (
         plain

@@ -45,7 +45,7 @@ def test_unknown_weights_are_listed(session):
         ModelError, match="glyphnet has no weights 'best': use default, none or a file"
     ):
         session.load("glyphnet", "best")
-    with pytest.raises(ModelError, match="no weights file 'best.pth'"):
+    with pytest.raises(ModelError, match="the weights file 'best.pth' does not exist"):
         session.load("glyphnet", "best.pth")
 
 
@@ -106,8 +106,8 @@ def test_a_file_with_other_classes_brings_its_output_layer(tmp_path):
             lambda s: s.update({"features.0.bias": torch.zeros(3)}),
             r"features.0.bias is \(3,\), squeezenet1_1 has \(64,\)",
         ),
-        (lambda s: s.clear(), "holds no state_dict"),
-        (lambda s: s.update({"evil": print}), "damaged, or no state_dict"),
+        (lambda s: s.clear(), "does not hold a state_dict"),
+        (lambda s: s.update({"evil": print}), "damaged, or not a state_dict"),
     ],
 )
 def test_a_file_that_does_not_fit_names_the_layers(session, tmp_path, network, change, words):
@@ -121,7 +121,7 @@ def test_a_file_that_does_not_fit_names_the_layers(session, tmp_path, network, c
 def test_values_that_are_no_numbers_are_said(tmp_path, network):
     state = {**network.state_dict(), "classifier.1.bias": torch.full((1000,), float("nan"))}
     model = pretrained.load(NAME, file_of(tmp_path, state))
-    assert "no numbers in classifier.1.bias" in model.card.notes[0]
+    assert "NaN or infinite values in classifier.1.bias" in model.card.notes[0]
 
 
 def test_half_precision_files_become_single(tmp_path, network):

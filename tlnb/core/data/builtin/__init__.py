@@ -1,4 +1,4 @@
-"""Data sets that need no files: `digits`, `symbols`, `textures` and `faces`."""
+"""Built-in data sets that need no files: `digits`, `symbols`, `textures` and `faces`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ FACES_MONITOR = 40
 
 
 def digits(request: DataRequest) -> Parts:
-    """scikit-learn's handwritten digits: 8×8 → 24 bilinear, padded to 32. Test is the last 700 by file order."""
+    """scikit-learn's handwritten digits: 8×8 scaled bilinearly to 24, padded to 32.
+
+    The test split is the last 700 by file order.
+    """
     from sklearn.datasets import load_digits
 
     refuse(
@@ -27,26 +30,35 @@ def digits(request: DataRequest) -> Parts:
         classes="has ten classes",
         test="has its own test split (the last 700 by file order)",
     )
-    found = load_digits()
-    grey = torch.from_numpy(found.images).float()[:, None] / 16
+    bunch = load_digits()
+    grey = torch.from_numpy(bunch.images).float()[:, None] / 16
     large = torch.nn.functional.interpolate(grey, 24, mode="bilinear", align_corners=False)
     images = (
         torch.nn.functional.pad(large, (4, 4, 4, 4)).mul(255).round().byte().expand(-1, 3, -1, -1)
     )
-    labels = torch.from_numpy(found.target).long()
+    labels = torch.from_numpy(bunch.target).long()
     pool = np.arange(len(labels) - DIGITS_TEST)
     test = np.arange(len(labels) - DIGITS_TEST, len(labels))
     names = tuple(str(d) for d in range(10))
-    return divide("digits", names, images, labels, request, pool, {"test": test}, DIGITS_MONITOR)
+    fixed = {"test": test}
+    return divide(
+        "digits", names, images, labels, request, pool, fixed, spare_to_monitor=DIGITS_MONITOR
+    )
 
 
 def digits_pixels(images: Tensor) -> Tensor:
-    """The raw 8×8 pixels `(N, 64)` in 0..1 back from `digits` images: bilinear ×3 keeps each at a block's centre."""
+    """Recover the raw 8×8 pixels `(N, 64)` in 0..1 from `digits` images.
+
+    Bilinear ×3 keeps each pixel at the centre of its block.
+    """
     return images[:, 0, 5:28:3, 5:28:3].flatten(1).float() / 255
 
 
 def symbols(request: DataRequest) -> Parts:
-    """Invented letters: 20 classes and 20 labels a class unless asked otherwise; 50 a class to test, 15 to monitor."""
+    """Invented letters: by default 20 classes and 20 labels per class.
+
+    Each class has 50 images for test and 15 for monitor.
+    """
     from tlnb.core.data.builtin.symbols import draw_symbols, symbol_names
 
     refuse(
@@ -75,7 +87,10 @@ def symbols(request: DataRequest) -> Parts:
 
 
 def textures(request: DataRequest) -> Parts:
-    """Grey patches of twelve materials; test and monitor patches come from other strips of the same pictures."""
+    """Grey patches of twelve materials.
+
+    Test and monitor patches come from separate strips of the same pictures.
+    """
     from tlnb.core.data.builtin.skimage_data import MATERIALS, texture_patches
 
     refuse(
@@ -90,7 +105,7 @@ def textures(request: DataRequest) -> Parts:
 
 
 def faces(request: DataRequest) -> Parts:
-    """Faces and backgrounds. Test is the last thirty of each by file order."""
+    """Faces and backgrounds. The test split is the last thirty of each by file order."""
     from tlnb.core.data.builtin.skimage_data import NO_NAMES, face_pictures
 
     refuse(
@@ -102,7 +117,14 @@ def faces(request: DataRequest) -> Parts:
     images, labels, rows = face_pictures()
     fixed = {"test": rows["test"]}
     parts = divide(
-        "faces", ("background", "face"), images, labels, request, rows["pool"], fixed, FACES_MONITOR
+        "faces",
+        ("background", "face"),
+        images,
+        labels,
+        request,
+        rows["pool"],
+        fixed,
+        spare_to_monitor=FACES_MONITOR,
     )
     return replace(parts, notes=(NO_NAMES,))
 

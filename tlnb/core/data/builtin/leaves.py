@@ -1,7 +1,8 @@
-"""A folder of photos as people have them, drawn in place: leaves of three trees, photographed in series, with the usual dirt.
+"""Draw a realistic folder of photos: leaves of three trees, in series, with the usual clutter.
 
-Nothing is downloaded. The leaves are drawn, and lie on photographs of a lawn, gravel or bricks that scikit-image ships. All
-photos of a series show the same leaf in the same place, as a camera's burst does: they are named after it, `oak/leaf07_2.jpg`.
+Nothing is downloaded. The drawn leaves lie on photographs of a lawn, gravel or bricks that come
+with scikit-image. All photos of a series show the same leaf in the same place, like a camera's
+burst, and are named after it: `oak/leaf07_2.jpg`.
 """
 
 from __future__ import annotations
@@ -17,38 +18,43 @@ from numpy.random import Generator
 from tlnb.core.runtime.errors import DataError, UsageError, did_you_mean, listed
 
 WIDTH, HEIGHT = 96, 128  # pixels of a photo
-FINER = 2  # outlines are drawn so many times larger, then reduced: smooth edges
+FINER = 2  # outlines are drawn this many times larger, then reduced, for smooth edges
 SERIES = 3  # photos of one leaf
-LEAVES = {"beech": 36, "birch": 9, "oak": 18}  # leaves by class: skewed, as found
+LEAVES = {"beech": 36, "birch": 9, "oak": 18}  # leaves per class: imbalanced, as in practice
 GROUND = ("grass", "gravel", "brick")
 GREENS = np.array(
     [[74, 112, 44], [120, 138, 52], [164, 140, 60], [140, 88, 44], [96, 60, 38]]
 )  # summer to winter
-POINTS = 240  # of an outline's side
-ORIENTATION, SIDEWAYS = 274, 6  # EXIF's tag, and its value for a camera held upright
+POINTS = 240  # points on each side of an outline
+ORIENTATION, SIDEWAYS = 274, 6  # EXIF tag, and its value for a camera held upright
 
 Array = np.ndarray[Any, Any]
 
 
 def leaf_photos(folder: str | Path, seed: int = 0, leaves: Mapping[str, int] | None = None) -> Path:
-    """Draw the folder where there is none yet; returns its path.
+    """Draw the folder if it does not exist yet; returns its path.
 
-    189 photos in three class folders: 63 leaves, three photos each. Beside them lies what lies in real folders: hidden
-    files, a web page saved as a photo, an empty and a truncated file, one without an extension, an empty class, photos
-    that the camera turned, a copy of a photo under another name, and a copy in a second class.
+    It has 189 photos in three class folders: 63 leaves, three photos each. Beside them lies what
+    real folders contain: hidden files, a web page saved as a photo, an empty and a truncated file,
+    one without an extension, an empty class, photos that the camera turned, a copy of a photo under
+    another name, and a copy in a second class.
 
     Args:
         seed: of the leaves.
-        leaves: how many leaves to draw of `beech`, `birch` and `oak` (five at least); default: 36, 9 and 18.
+        leaves: number of leaves to draw of `beech`, `birch` and `oak` (at least five); default: 36,
+            9 and 18.
 
     Raises:
-        DataError: scikit-image, whose pictures are the ground, is not installed; the folder cannot be written.
-        UsageError: there is something else at this path.
+        DataError: scikit-image, whose pictures are the background, is not installed, or the folder
+            cannot be written.
+        UsageError: something else exists at this path.
     """
     top = Path(folder).expanduser()
     if top.exists():
         if not all((top / kind).is_dir() for kind in LEAVES):
-            raise UsageError(f"{str(top)!r} exists and holds no leaves: give another folder")
+            raise UsageError(
+                f"{str(top)!r} exists and is not a folder of leaves: give another folder"
+            )
         return top
     grounds = [_ground(name) for name in GROUND]
     try:
@@ -60,25 +66,26 @@ def leaf_photos(folder: str | Path, seed: int = 0, leaves: Mapping[str, int] | N
         _add_dirt(top)
     except OSError as error:
         raise DataError(
-            f"{str(top)!r} cannot be written ({error.strerror}): give a folder of yours"
+            f"{str(top)!r} cannot be written ({error.strerror}): give a folder that you can "
+            "write to"
         ) from None
     return top
 
 
 def leaf_photo(file: str | Path, kind: str, seed: int = 1000) -> Path:
-    """Draw one photo of a leaf that lies in no folder of `leaf_photos`; returns its path.
+    """Draw one photo of a new leaf, absent from `leaf_photos`; returns its path.
 
     Args:
         kind: `beech`, `birch` or `oak`.
         seed: of the leaf.
 
     Raises:
-        DataError: scikit-image is not installed; the file cannot be written.
-        UsageError: another kind.
+        DataError: scikit-image is not installed, or the file cannot be written.
+        UsageError: the kind is unknown.
     """
     if kind not in LEAVES:
         raise UsageError(
-            f"no leaf is called {kind!r}: {did_you_mean(kind, LEAVES, listed(LEAVES))}"
+            f"{kind!r} is not a kind of leaf: {did_you_mean(kind, LEAVES, listed(LEAVES))}"
         )
     rng = np.random.default_rng([seed, list(LEAVES).index(kind)])
     path = Path(file).expanduser()
@@ -86,21 +93,22 @@ def leaf_photo(file: str | Path, kind: str, seed: int = 1000) -> Path:
         _save(_photo(_grown(kind, [_ground(name) for name in GROUND], rng), rng), path)
     except OSError as error:
         raise DataError(
-            f"{str(path)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+            f"{str(path)!r} cannot be written ({error.strerror}): give a file in a folder that you "
+            "can write to"
         ) from None
     return path
 
 
-# ── leaves ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── leaves ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _beech(t: Array, rng: Generator) -> Array:
-    """Half the width of the leaf from its stalk (0) to its tip (1): smooth and oval."""
+    """Half the leaf's width from stalk (0) to tip (1): smooth and oval."""
     return np.asarray(np.sin(np.pi * t ** rng.uniform(0.85, 0.95)) ** 0.85)
 
 
 def _birch(t: Array, rng: Generator) -> Array:
-    """Broad below, pointed above, with teeth."""
+    """Broad at the base, pointed at the tip, with teeth."""
     teeth = (t * rng.integers(13, 18)) % 1
     return np.asarray(1.75 * t**0.45 * (1 - t) ** 0.95 * (1 - 0.16 * teeth))
 
@@ -120,15 +128,15 @@ OUTLINES: dict[str, Callable[[Array, Generator], Array]] = {
 
 @dataclass(frozen=True)
 class _Leaf:
-    """One leaf on its ground. Lengths in shares of the photo's width."""
+    """One leaf on its background. Lengths are fractions of the photo's width."""
 
-    outline: Array  # (n, 2), the stalk at the origin, the tip at (0, -1) times its length
+    outline: Array  # (n, 2), stalk at the origin, tip at (0, -length)
     spine: Array  # (n, 2)
     colour: Array  # (3,) 0..255
     ground: Array  # (height, width, 3) 0..255
     angle: float  # degrees
-    light: float  # how bright
-    shade: Array  # (2,) how the light falls off across the photo
+    light: float  # brightness
+    shade: Array  # (2,) gradient of the light across the photo
 
 
 def _write_series(start: Path, kind: str, grounds: list[Array], rng: Generator) -> None:
@@ -161,18 +169,21 @@ def _grown(kind: str, grounds: list[Array], rng: Generator) -> _Leaf:
         * rng.uniform(0.92, 1.08, 3)
     )
     return _Leaf(
-        length * np.concatenate([right, left[::-1]]),
-        length * spine,
-        colour,
-        patch,
-        rng.uniform(-25, 25),
-        rng.uniform(0.85, 1.15),
-        rng.uniform(-0.2, 0.2, 2),
+        outline=length * np.concatenate([right, left[::-1]]),
+        spine=length * spine,
+        colour=colour,
+        ground=patch,
+        angle=rng.uniform(-25, 25),
+        light=rng.uniform(0.85, 1.15),
+        shade=rng.uniform(-0.2, 0.2, 2),
     )
 
 
 def _photo(leaf: _Leaf, rng: Generator) -> Array:
-    """One photo of a series: `(HEIGHT, WIDTH, 3)` uint8. The hand moves a little, the light too."""
+    """One photo of a series: `(HEIGHT, WIDTH, 3)` uint8.
+
+    The camera shakes slightly, and the light changes.
+    """
     angle = np.deg2rad(leaf.angle + rng.normal(0, 1.2))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     scale, shift = rng.normal(1, 0.012), rng.normal(0, 0.006, 2)
@@ -189,10 +200,10 @@ def _photo(leaf: _Leaf, rng: Generator) -> Array:
 
 
 def _masks(leaf: _Leaf, placed: Callable[[Array], Array]) -> tuple[Array, Array]:
-    """Where the leaf is, and where its veins are: `(HEIGHT, WIDTH, 1)` in 0..1."""
+    """Masks of the leaf and of its veins: `(HEIGHT, WIDTH, 1)` in 0..1."""
     from PIL import Image, ImageDraw
 
-    found = []
+    masks = []
     for part in ("blade", "veins"):
         mask = Image.new("L", (WIDTH * FINER, HEIGHT * FINER))
         pen = ImageDraw.Draw(mask)
@@ -209,8 +220,8 @@ def _masks(leaf: _Leaf, placed: Callable[[Array], Array]) -> tuple[Array, Array]
                 for side in (leaf.outline[:POINTS], leaf.outline[POINTS:][::-1]):
                     vein = np.stack([leaf.spine[i], side[min(POINTS - 1, i + POINTS // 12)]])
                     pen.line([*placed(vein).flatten().tolist()], fill=140, width=FINER)
-        found.append(np.asarray(mask.reduce(FINER), float)[..., None] / 255)
-    return found[0], found[1]
+        masks.append(np.asarray(mask.reduce(FINER), float)[..., None] / 255)
+    return masks[0], masks[1]
 
 
 def _blurred(mask: Array) -> Array:
@@ -221,23 +232,27 @@ def _blurred(mask: Array) -> Array:
 
 
 def _ground(name: str) -> Array:
-    """One of scikit-image's shipped photographs in colour, `(512, 512, 3)` 0..255."""
+    """A colour photograph that comes with scikit-image, `(512, 512, 3)` 0..255."""
     try:
         from skimage import data
     except ImportError:
         raise DataError(
-            "the leaves lie on pictures of scikit-image's, which is not installed: %pip install scikit-image"
+            "the leaves need pictures from scikit-image, which is not installed: "
+            "%pip install scikit-image"
         ) from None
     grey = np.asarray(getattr(data, name)(), float)
     tint = {"grass": (0.8, 1.0, 0.55), "gravel": (1.0, 0.95, 0.88), "brick": (1.1, 0.8, 0.68)}[name]
     return np.asarray(grey[..., None] * np.array(tint))
 
 
-# ── files ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── files ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _save(pixels: Array, file: Path, turned: bool = False) -> None:
-    """As a JPEG file; `turned`, the sensor's rows are stored, and EXIF says how to hold them."""
+    """Save as a JPEG file.
+
+    If `turned`, the sensor's rows are stored, and EXIF gives the orientation.
+    """
     from PIL import Image
 
     image = Image.fromarray(np.rot90(pixels) if turned else pixels)
@@ -248,13 +263,13 @@ def _save(pixels: Array, file: Path, turned: bool = False) -> None:
 
 
 def _add_dirt(top: Path) -> None:
-    """What lies in folders of photos beside photos."""
-    some = (top / "oak" / "leaf01_1.jpg").read_bytes()
+    """Add the clutter of real photo folders."""
+    photo = (top / "oak" / "leaf01_1.jpg").read_bytes()
     dirt: dict[str, bytes] = {
         ".DS_Store": b"\0\0\0\1Bud1",
         "beech/Thumbs.db": b"\xd0\xcf\x11\xe0",
         "beech/leaf90_1.jpg": b"",
-        "oak/leaf90_1.jpg": some[: len(some) // 3],
+        "oak/leaf90_1.jpg": photo[: len(photo) // 3],
         "oak/IMG_0417.MOV": b"\0\0\0\x14ftypqt  ",
         "birch/leaf90_1.jpg": b"<!DOCTYPE html><html>404</html>",
         "oak/leaf03_2 (copy).jpg": (top / "oak" / "leaf03_2.jpg").read_bytes(),

@@ -1,13 +1,15 @@
-"""Pictures that scikit-image ships: patches of materials, and faces. Nothing is downloaded.
+"""Pictures that come with scikit-image: patches of materials, and faces. Nothing is downloaded.
 
-`textures`: a picture is cut along its longer side into three strips with a gap of one patch between them: the first and
-largest to train on, then monitor, then test. So a test patch shares no pixel, and no neighbourhood, with a training
-patch: splitting at random inside one photo would let a network recognise the place instead of the material. Patches are
-grey and of one brightness and contrast: colour and exposure would give most pictures away.
+`textures`: a picture is cut along its longer side into three strips with a gap of one patch between
+them: the first and largest for training, then monitor, then test. A test patch thus shares no pixel
+and no neighbourhood with a training patch: a random split within one photo would let a network
+recognise the place instead of the material. Patches are grey, with equal brightness and contrast:
+colour and exposure would give most pictures away.
 
-`faces`: a hundred faces and a hundred patches of background from Labeled Faces in the Wild. The file says nothing of who
-is seen, and its order is random (neighbours in it are no more alike than other pairs), so that one person may appear on
-both sides; pictures that look like a test picture are not trained on.
+`faces`: a hundred faces and a hundred patches of background from Labeled Faces in the Wild. The
+file does not say who is shown, and its order is random (neighbours are as different as other
+pairs), so one person may appear in both splits; pictures that look like a test picture are excluded
+from training.
 """
 
 from __future__ import annotations
@@ -22,24 +24,22 @@ from torch import Tensor
 from tlnb.core.runtime.errors import DataError
 
 EDGE = 32
-MONITOR_EACH, TEST_EACH = 16, 32  # patches a class
-MONITOR_SHARE, TEST_SHARE = 8, 5  # a picture's strips: one patch in so many along its longer side
+MONITOR_EACH, TEST_EACH = 16, 32  # patches per class
+MONITOR_SHARE, TEST_SHARE = 8, 5  # a strip is one in this many patches along the longer side
 TONE, CONTRAST, LEAST = (
     128.0,
     44.0,
     6.0,
-)  # grey levels: mean, standard deviation, least deviation that is stretched
+)  # grey levels: mean, standard deviation, smallest deviation to stretch
 
 WINDOWS, OVERLAP = (
     8,
     4,
-)  # rows and columns of overlapping windows; each a quarter of a patch on from the one before
+)  # rows and columns of windows, each a quarter patch from the last
 
 FACES_TEST = 30  # of each class, the last by file order
-ALIKE = (
-    0.9  # correlation of two pictures from which one is not trained on where the other is tested on
-)
-SAME_TONE = 0.02  # mean difference of two pictures in 0..1, likewise
+ALIKE = 0.9  # correlation with a test picture that excludes one from training
+SAME_TONE = 0.02  # mean difference of two pictures in 0..1 that does so for flat pictures
 NO_NAMES = "the file does not say who is seen: one person may appear in both train and test"
 
 
@@ -47,15 +47,15 @@ NO_NAMES = "the file does not say who is seen: one person may appear in both tra
 class Material:
     """A picture, and how it is cut."""
 
-    picture: str  # scikit-image's name for it
+    picture: str  # its name in scikit-image
     patch: int  # pixels, scaled to `EDGE`
-    shrink: int = 1  # taken at one in so many pixels, averaged
+    shrink: int = 1  # downscaling factor, by averaging
     box: tuple[float, float, float, float] = (
         0,
         0,
         1,
         1,
-    )  # the part that shows it: left, top, right, bottom
+    )  # the region that shows it: left, top, right, bottom
 
 
 MATERIALS = {
@@ -75,7 +75,9 @@ MATERIALS = {
 
 
 def texture_patches() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
-    """Patches `(N, 3, 32, 32)` uint8, labels `(N,)` in the order of `MATERIALS`, and rows by strip: `pool`, `monitor`, `test`.
+    """Patches `(N, 3, 32, 32)` uint8, labels `(N,)`, and rows by strip.
+
+    Labels follow the order of `MATERIALS`; the strips are `pool`, `monitor` and `test`.
 
     Raises:
         DataError: scikit-image is not installed.
@@ -92,39 +94,42 @@ def texture_patches() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
 
 
 def sliding_windows(material: str) -> tuple[Tensor, Tensor]:
-    """Windows of one material that overlap by three quarters, from one end of its picture and from the other.
+    """Overlapping windows (by three quarters) of one material, from both ends of its picture.
 
-    What not to split at random: a window in a test split then shares most of its pixels with some that are trained on.
+    They show what not to split at random: a window in the test split would share most of its pixels
+    with training windows.
 
     Returns:
-        Twice `(64, 3, 32, 32)` uint8, as evened out as the patches are.
+        Two tensors `(64, 3, 32, 32)` uint8, in the brightness and contrast of the patches.
 
     Raises:
         DataError: scikit-image is not installed.
     """
-    found = MATERIALS[material]
-    grey, step = _grey(found), found.patch // OVERLAP
-    wide = found.patch + (WINDOWS - 1) * step
+    spec = MATERIALS[material]
+    grey, step = _grey(spec), spec.patch // OVERLAP
+    wide = spec.patch + (WINDOWS - 1) * step
     ends = (grey[..., :wide, :wide], grey[..., :wide, -wide:])
     cut = (
-        end.unfold(2, found.patch, step).unfold(3, found.patch, step).flatten(0, 3) for end in ends
+        end.unfold(2, spec.patch, step).unfold(3, spec.patch, step).flatten(0, 3) for end in ends
     )
     one, other = (_even(_scaled(windows)).expand(-1, 3, -1, -1) for windows in cut)
     return one, other
 
 
 def face_pictures() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
-    """Pictures `(200, 3, 32, 32)` uint8, labels (0 background, 1 face), and rows: `pool` and `test`.
+    """Pictures `(200, 3, 32, 32)` uint8, labels (0 background, 1 face), and rows by part.
+
+    The parts are `pool` and `test`.
 
     Raises:
         DataError: scikit-image is not installed.
     """
-    found = _shipped("lfw_subset").astype(np.float32)
-    images = _scaled(torch.from_numpy(found))
+    pictures = _shipped("lfw_subset").astype(np.float32)
+    images = _scaled(torch.from_numpy(pictures))
     labels = torch.tensor([1] * 100 + [0] * 100)
     test = np.concatenate([np.arange(end - FACES_TEST, end) for end in (100, 200)])
     pool = np.setdiff1d(np.arange(200), test)
-    alike = _alike(found.reshape(200, -1))[np.ix_(pool, test)].any(1)
+    alike = _alike(pictures.reshape(200, -1))[np.ix_(pool, test)].any(1)
     return (
         images.mul(255).round().byte().expand(-1, 3, -1, -1),
         labels,
@@ -133,7 +138,10 @@ def face_pictures() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
 
 
 def _alike(flat: np.ndarray) -> np.ndarray:
-    """Which of the pictures `(N, pixels)` in 0..1 look the same, `(N, N)` bool: by shape, or where flat by tone."""
+    """Which of the pictures `(N, pixels)` in 0..1 look the same, `(N, N)` bool.
+
+    They are compared by shape, or by tone if they are flat.
+    """
     centred = flat - flat.mean(1, keepdims=True)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-6)
     rows = torch.from_numpy(flat)
@@ -146,15 +154,16 @@ def _shipped(name: str) -> Any:
         from skimage import data
     except ImportError:
         raise DataError(
-            "textures and faces are pictures of scikit-image's, which is not installed: %pip install scikit-image"
+            "textures and faces need pictures from scikit-image, which is not installed: "
+            "%pip install scikit-image"
         ) from None
     return getattr(data, name)()
 
 
 def _grey(material: Material) -> Tensor:
-    """A picture as (1, 1, H, W) floats 0..255, its longer side across."""
-    found = _shipped(material.picture)
-    pixels = torch.from_numpy(np.array(found[0] if isinstance(found, tuple) else found)).float()
+    """A picture as `(1, 1, H, W)` floats in 0..255, with its longer side horizontal."""
+    image = _shipped(material.picture)
+    pixels = torch.from_numpy(np.array(image[0] if isinstance(image, tuple) else image)).float()
     grey = pixels if pixels.ndim == 2 else pixels[..., :3] @ torch.tensor([0.299, 0.587, 0.114])
     height, width = grey.shape
     left, top, right, bottom = material.box
@@ -166,7 +175,7 @@ def _grey(material: Material) -> Tensor:
 
 
 def _strips(picture: Tensor, patch: int) -> dict[str, Tensor]:
-    """Patches `(N, 1, 32, 32)` by strip, none of which overlap."""
+    """Patches `(N, 1, 32, 32)` by strip, without overlaps."""
     grid = picture.unfold(2, patch, patch).unfold(3, patch, patch)[
         0, 0
     ]  # (rows, columns, patch, patch)
@@ -188,7 +197,7 @@ def _strips(picture: Tensor, patch: int) -> dict[str, Tensor]:
 
 
 def _spread(patches: Tensor, amount: int | None) -> Tensor:
-    """So many, evenly spaced."""
+    """Select `amount` patches, evenly spaced."""
     return (
         patches
         if amount is None
@@ -203,7 +212,7 @@ def _scaled(patches: Tensor) -> Tensor:
 
 
 def _even(patches: Tensor) -> Tensor:
-    """All of one brightness and contrast, uint8."""
+    """Equalise brightness and contrast; returns uint8."""
     mean, deviation = patches.mean((1, 2, 3), keepdim=True), patches.std((1, 2, 3), keepdim=True)
     return (
         ((patches - mean) / deviation.clamp(min=LEAST) * CONTRAST + TONE)

@@ -1,9 +1,10 @@
-"""`symbols`: invented alphabets, drawn stroke by stroke. As many classes and pictures as one likes, offline.
+"""`symbols`: invented alphabets, drawn stroke by stroke; any number of classes and pictures.
 
-An alphabet is a handful of curved strokes; each of its letters joins some of them, so letters of one alphabet share
-parts and only the combination tells them apart. No font is involved: the pictures are disjoint from what the embedded
-networks were trained on. A picture is a letter written anew: its points tremble, the whole is turned, sheared, shifted
-and scaled, the pen varies, ink and paper take any two tones, and there is noise.
+An alphabet is a handful of curved strokes; each of its letters joins some of them, so letters of
+one alphabet share parts and only the combination tells them apart. No font is involved: the
+pictures are disjoint from the training data of the embedded networks. Each picture writes a letter
+anew: its points jitter, the whole is rotated, sheared, shifted and scaled, the pen varies, ink and
+paper take any two tones, and noise is added.
 """
 
 from __future__ import annotations
@@ -16,15 +17,15 @@ EDGE = 32
 LETTERS_PER_ALPHABET = 10
 STROKES_PER_ALPHABET = 6
 STROKES_PER_LETTER = 3
-POINTS = 7  # a curve is drawn as so many points, joined by straight pieces
+POINTS = 7  # points on a drawn curve, joined by straight segments
 CHUNK = 256
 
 
 def draw_symbols(classes: int, per_class: int, seed: int) -> tuple[Tensor, Tensor]:
     """Pictures `(classes * per_class, 3, 32, 32)` uint8 and labels, ordered by class.
 
-    The letters depend on their number alone: class 7 is the same letter in every data set; the seed changes how it
-    is written. Drawing 10,000 pictures takes about 3 s on one core.
+    A letter depends on its number alone: class 7 is the same letter in every data set; the seed
+    changes how it is written. Drawing 10,000 pictures takes about 3 s on one core.
     """
     letters = torch.stack([_letter(c) for c in range(classes)])  # (K, strokes, 3, 2) control points
     labels = torch.arange(classes).repeat_interleave(per_class)
@@ -34,7 +35,7 @@ def draw_symbols(classes: int, per_class: int, seed: int) -> tuple[Tensor, Tenso
 
 
 def symbol_names(classes: int) -> tuple[str, ...]:
-    """`A0, A1, …, B0, …`: the alphabet and the letter's number in it."""
+    """`A0, A1, …, B0, …`: the alphabet and the letter's number within it."""
     names = []
     for c in range(classes):
         alphabet, letter = divmod(c, LETTERS_PER_ALPHABET)
@@ -67,7 +68,7 @@ def _combinations() -> np.ndarray:
 
 
 def _write(letters: Tensor, generator: torch.Generator) -> Tensor:
-    """`(N, strokes, 3, 2)` → `(N, 3, 32, 32)` uint8."""
+    """Draw letters `(N, strokes, 3, 2)` as images `(N, 3, 32, 32)` uint8."""
     n = len(letters)
 
     def normal(*shape: int) -> Tensor:
@@ -102,7 +103,7 @@ def _write(letters: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _distance(start: Tensor, end: Tensor) -> Tensor:
-    """From every pixel to the nearest of the pieces `start`–`end` `(N, S, 2)`: `(N, 32, 32)`."""
+    """Distance `(N, 32, 32)` of every pixel to the nearest segment `(N, S, 2)`."""
     line = (torch.arange(EDGE) * 2 + 1) / EDGE - 1
     pixels = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).view(1, 1, -1, 2)
     along = (end - start)[:, :, None]  # (N, S, 1, 2)
