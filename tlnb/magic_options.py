@@ -60,20 +60,20 @@ DATA: Arguments = (
         "a table of paths and labels (.csv, .tsv); CIFAR10, …",
     ),
     argument(
-        "--per-class", type=int, metavar="N", help="use N labels of each class, all of them counted"
+        "--per-class", type=int, metavar="N", help="use N labels per class, counting every label"
     ),
-    argument("--limit", type=int, metavar="N", help="use N images in all, classes in equal parts"),
-    argument("--val", type=float, metavar="F", help="share of the labels to choose with"),
-    argument("--test", type=float, metavar="F", help="share of the images to report on"),
+    argument("--limit", type=int, metavar="N", help="use N images in all, the same per class"),
+    argument("--val", type=float, metavar="F", help="share of the labels held out for choosing"),
+    argument("--test", type=float, metavar="F", help="share of the images held out for testing"),
     argument("--size", type=int, metavar="PX", help="the network's input edge in pixels"),
     argument("--classes", type=int, metavar="K", help="how many classes to draw (symbols)"),
     argument(
         "--group",
         metavar="REGEX-or-CSV",
-        help="what is kept on one side of every split, e.g. ([^/]+)_ ({ as {{)",
+        help="images of a group stay in one split, e.g. ([^/]+)_ (write { as {{)",
     ),
     argument(
-        "--root", metavar="DIR", help="where torchvision's data sets lie, or are downloaded to"
+        "--root", metavar="DIR", help="where torchvision's data sets are, or are downloaded to"
     ),
     argument("--seed", type=int, default=0, metavar="S", help="which images are chosen; default 0"),
 )
@@ -129,7 +129,7 @@ REPLACE: Arguments = (
     ),
 )
 ADVISE: Arguments = (
-    argument("--budget", metavar="B", help="what the training may take: 5min, or 2usd"),
+    argument("--budget", metavar="B", help="what the training may cost: 5min, or 2usd"),
 )
 TUNE: Arguments = (
     argument(
@@ -140,21 +140,21 @@ TUNE: Arguments = (
         help="sets of hyperparameters to try; default 20",
     ),
     argument(
-        "--budget", metavar="B", help="5min, or 0.1usd: no trial begins that is likely to exceed it"
+        "--budget", metavar="B", help="5min, or 0.1usd: no trial starts that would likely exceed it"
     ),
     argument("--scratch", action="store_true", help="tune the baseline of the last run"),
     argument(
         "--storage",
         metavar="URL",
-        help="a file for the journal, or sqlite:///tuning.db; processes may share it",
+        help="a journal file, or sqlite:///tuning.db; several processes may share it",
     ),
-    argument("--epochs", type=int, metavar="N", help="of each trial; default: the recipe's"),
+    argument("--epochs", type=int, metavar="N", help="epochs per trial; default: the recipe's"),
     argument(
         "--seed",
         type=int,
         default=0,
         metavar="S",
-        help="of what is tried, and of the trainings; default 0",
+        help="seed of the search and of the trainings; default 0",
     ),
 )
 COST: Arguments = (
@@ -166,11 +166,11 @@ SAVE: Arguments = (
         nargs="?",
         help="ending in .safetensors, .pt2 (torch.export) or .onnx; default: by the run's name",
     ),
-    argument("--run", metavar="RUN", help="default: the last run that is no baseline"),
+    argument("--run", metavar="RUN", help="default: the latest run that is not a baseline"),
     argument(
         "--job",
         metavar="FILE",
-        help="write what %%tl_train with these options would do instead; needs no run",
+        help="write a job file for %%tl_train with these options instead; needs no run",
     ),
     *TRAINING,
 )
@@ -179,39 +179,39 @@ RESUME: Arguments = (
         "where",
         nargs="?",
         metavar="FOLDER",
-        help="of an earlier session; default: the last of this notebook",
+        help="folder of an earlier session; default: this notebook's latest",
     ),
-    argument("--trust", action="store_true", help="run code of yours that the session holds"),
+    argument("--trust", action="store_true", help="run your own code from the saved session"),
 )
 COMPARE: Arguments = (
     argument("runs", nargs="*", metavar="RUN", help="names; default: all runs on the current data"),
     argument(
-        "--target", type=float, metavar="ACC", help="accuracy from 0 to 1 to measure the time to"
+        "--target", type=float, metavar="ACC", help="accuracy (0 to 1) for the time to reach it"
     ),
     argument("--price", metavar="X/h", help="what an hour costs, e.g. 0.5usd/h"),
     argument(
         "--tuning",
         default="apart",
         metavar="HOW",
-        help="apart (in rows of its own), or in (counted in with the runs)",
+        help="apart (in its own rows), or in (added to the runs that use it)",
     ),
 )
 ERRORS: Arguments = (
-    argument("--run", metavar="NAME", help="which run; default: the last that is no baseline"),
+    argument("--run", metavar="NAME", help="which run; default: the latest that is not a baseline"),
 )
 PREDICT: Arguments = (
     argument("files", nargs="+", metavar="FILE", help="image files, globs, or folders of images"),
     argument(
         "--run",
         metavar="NAME",
-        help="which run; default: the last that is no baseline, else the loaded model",
+        help="which run; default: the latest that is not a baseline, else the loaded model",
     ),
     argument(
         "--top",
         type=int,
         default=3,
         metavar="K",
-        help="how many classes to give for each image; default 3",
+        help="how many classes to show per image; default 3",
     ),
 )
 LOOK: Arguments = (
@@ -219,19 +219,19 @@ LOOK: Arguments = (
         "what",
         nargs="*",
         metavar="WHAT",
-        help="features (the default), stages, evidence, or image files to look into",
+        help="features (the default), stages, evidence, or image files",
     ),
     argument(
         "--run",
         metavar="NAME",
-        help="whose network; evidence: default the last run that is no baseline",
+        help="whose network; default for evidence: the latest run that is not a baseline",
     ),
 )
 CODE: Arguments = (
     argument(
         "--run",
         metavar="NAME",
-        help="default: the last run that is not a baseline; without runs the plan",
+        help="default: the latest run that is not a baseline; without runs, the plan",
     ),
     argument("--out", metavar="FILE", help="write the script to this file"),
 )
@@ -255,7 +255,7 @@ def place_and_code(magic: str, example: str, line: str) -> tuple[str, str, bool]
     silent = line.rstrip().endswith(";")
     found = re.fullmatch(r"\s*(\S+)\s+(\S.*?)[\s;]*", line, re.DOTALL)
     if not found:
-        raise UsageError(f"%{magic} needs a name and what to put there: %{magic} {example}")
+        raise UsageError(f"%{magic} needs a name and an expression: %{magic} {example}")
     return found[1], found[2], silent
 
 
@@ -296,7 +296,7 @@ def _check_options(name: str, words: list[str], known: list[str]) -> None:
             raise UsageError(f"%{name}? shows its options: {' '.join(known) or 'it has none'}")
         if option.startswith("--") and option not in known:
             meant = meant_option(option, known)
-            close = did_you_mean(option, known, f"%{name}? lists what there is")
+            close = did_you_mean(option, known, f"%{name}? lists its options")
             hint = f"write {meant}" if meant else close
             raise UsageError(f"%{name} has no option {option}: {hint}")
 

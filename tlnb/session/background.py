@@ -147,7 +147,7 @@ class Background:
         except KeyboardInterrupt:
             training.end(
                 error=UsageError(
-                    f"{training.name} was stopped before its first step: nothing was kept"
+                    f"{training.name} was stopped before its first step: nothing was saved"
                 )
             )
         except Exception as error:  # handed to whoever waits, and to the panels

@@ -44,7 +44,7 @@ def compare(
     state.loaded()
     chosen = _chosen(state, data, runs)
     if target is not None and not 0 < target <= 1:
-        raise UsageError(f"--target {target} is no accuracy: use a fraction, e.g. --target 0.9")
+        raise UsageError(f"--target must be between 0 and 1, got {target}: e.g. --target 0.9")
     if tuning not in TUNING:
         raise UsageError(f"--tuning {tuning} is not known: use {' or '.join(TUNING)}")
     rate = state.bill.price if price is None else parse_price(price)
@@ -99,7 +99,8 @@ def _chosen(state: SessionState, data: DataSet, runs: tuple[str | Run, ...]) -> 
     other = next((run for run in chosen if run.fingerprint != data.fingerprint), None)
     if other is not None:
         raise UsageError(
-            f"run {other.name!r} was on other data than {data.name} as it is now: compare runs on the same data"
+            f"run {other.name!r} used different data from the current {data.name}: "
+            "compare runs on the same data"
         )
     return chosen
 

@@ -144,7 +144,7 @@ def _judge_of_model(state: SessionState, nameless: bool) -> Judge:
     if model is None or not (classes or nameless):
         why = "no model is loaded" if model is None else f"{model.name} does not name its classes"
         raise UsageError(
-            f"no run yet, and {why}: %tl_train first, or load a model that knows its classes"
+            f"no run yet, and {why}: %tl_train first, or load a model that names its classes"
         )
     return Judge(
         model=model.name,

@@ -52,13 +52,15 @@ def save(
     if job is not None:
         if file is not None or run is not None:
             raise UsageError(
-                f"--job {user_path(job)} is a file of its own: give no other, and no run"
+                f"--job {user_path(job)} already names the file: leave out FILE and --run"
             )
         written = _save_job(self.current(), user_path(job), asked)
         self.record(train_line(asked, "tl_save", job=user_path(job)))
         return written
     if train_line(asked) != "%tl_train":
-        raise UsageError("options of a training go with --job FILE: a run has its own")
+        raise UsageError(
+            "training options need --job FILE: a run is saved with the options it was trained with"
+        )
     written = _save_run(self.state, file, last_run(self.state, run))
     self.record(line("tl_save", file, run=name_of(run)) if file else "%tl_save")
     return written
@@ -68,9 +70,7 @@ def _save_run(state: SessionState, file: str | Path | None, run: Run) -> Saved:
     from tlnb.core.export.save import save
 
     if run.name not in state.networks:
-        raise UsageError(
-            f"run {run.name!r} is not of this session: its file has to be written there"
-        )
+        raise UsageError(f"run {run.name!r} belongs to another session: save it from there")
     safe = re.sub(r"[^\w.-]+", "-", run.name).strip("-.") or "run"
     model = replace(state.networks[run.name][0], transform=run.transform())
     return save(run, model, user_path(file or f"{safe}.safetensors"))
@@ -109,7 +109,8 @@ def code(
             user_path(out).write_text(str.__str__(text), "utf8")
         except OSError as error:
             raise UsageError(
-                f"{str(out)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+                f"{str(out)!r} cannot be written ({error.strerror}): "
+                "choose a folder that you can write to"
             ) from None
     return text
 
@@ -118,7 +119,7 @@ def _script_of_run(state: SessionState, which: str | Run | None) -> Script:
     run = last_run(state, which)
     if run.name not in state.facts:
         raise UsageError(
-            f"run {run.name!r} was not trained in this session: %tl_code works for those that were"
+            f"run {run.name!r} was not trained in this session: %tl_code needs a run that was"
         )
     network, facts = state.networks[run.name], state.facts[run.name]
     return script_of(state, network, facts, run.plan, run.options, run.precision, run)

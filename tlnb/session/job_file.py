@@ -26,11 +26,12 @@ def write_job(job: Job, path: Path) -> Saved:
         raise UsageError("a job file cannot hold data from Python: use a folder, or data by name")
     if job.asked["own"]:
         raise UsageError(
-            f"a job file cannot hold your own module {job.asked['source']!r}: load a model by name or file"
+            f"a job file cannot hold your own module {job.asked['source']!r}: "
+            "load a model by name or file"
         )
     if job.previous is not None:
         raise UsageError(
-            f"a job begins from the plan's start, not from run {job.previous.name!r}: leave out --from"
+            f"a job starts from the plan, not from run {job.previous.name!r}: leave out --from"
         )
     text = json.dumps({"schema": SCHEMA, **job.about()}, indent=1)
     write_whole(path, text)
@@ -55,7 +56,8 @@ def read_job(path: Path) -> dict[str, Any]:
         values = parse(read_text(path))
         if values["schema"] != SCHEMA:
             raise UsageError(
-                f"{path} has schema {values['schema']}, not {SCHEMA}: write it again with %tl_save --job"
+                f"{path} has schema {values['schema']}, expected {SCHEMA}: "
+                "write it again with %tl_save --job"
             )
         return {
             k: values[k]
@@ -64,7 +66,7 @@ def read_job(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UsageError(
-            f"{path} is no job file ({reason}): %tl_save --job {path.name} writes one"
+            f"{path} is not a job file ({reason}): %tl_save --job {path.name} writes one"
         ) from None
 
 
@@ -77,7 +79,7 @@ def write_whole(path: Path, text: str) -> None:
         half.replace(path)
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written ({error.strerror}): give a file in a folder of yours"
+            f"{path} cannot be written ({error.strerror}): choose a folder that you can write to"
         ) from None
     finally:
         half.unlink(missing_ok=True)

@@ -34,7 +34,9 @@ def plan_job(state: SessionState, asked: Asked) -> Job:
         previous = run_meant(state, from_) if from_ is not None else None
         return _ordinary(state, data, options, name, previous)
     if from_ is not None:
-        raise UsageError("--scratch starts at random, --from does not: give one of them")
+        raise UsageError(
+            "--scratch starts from random weights and --from does not: give one of them"
+        )
     return _baseline(state, data, options, name, own_seed=asked.get("seed") is not None)
 
 
@@ -58,7 +60,8 @@ def job_to_resume(state: SessionState, name: str) -> Job:
         return replace(job, data=data)
     if not job.data.images:
         raise UsageError(
-            f"run {name!r} was on other data than the session's: load those with %tl_data, then %tl_resume"
+            f"run {name!r} used different data from the session's: "
+            "load that data with %tl_data, then %tl_resume"
         )
     return job
 
@@ -71,7 +74,7 @@ def _check_stages(state: SessionState, lr: Any) -> None:
         for stage, _ in by_stage:
             if stage not in known:
                 hint = did_you_mean(stage, known, f"the stages are {', '.join(known)}")
-                raise PlanError(f"--lr names no stage {stage!r}: {hint}")
+                raise PlanError(f"--lr names an unknown stage {stage!r}: {hint}")
 
 
 def _ordinary(
@@ -80,12 +83,14 @@ def _ordinary(
     model, read, made = state.loaded()
     if previous is not None and set(network_of(state, previous)[1].names) != set(read.names):
         raise UsageError(
-            f"run {previous.name!r} trained another network than {model.name}: %tl_load that one first"
+            f"run {previous.name!r} trained a different network from {model.name}: "
+            f"%tl_load {previous.plan.model} first"
         )
     if options.optimizer == "lbfgs" and made.trained != (read.head,):
         layers = f"{len(made.trained)} layers" if len(made.trained) > 1 else made.trained[0]
         raise UsageError(
-            f"--optimizer lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
+            f"--optimizer lbfgs trains only the output layer, but this plan trains {layers}: "
+            "%tl_strategy head first"
         )
     filled = options.filled(made.options).filled(recipe(made, data, options.optimizer))
     return Job(

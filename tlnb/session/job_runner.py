@@ -135,7 +135,7 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     foreign = [e.code for e in plan.edits if e.code and not is_literal(e.code)]
     if foreign and not trust:
         raise UsageError(
-            f"the job holds code that would be run ({listed(foreign, 1)}): if you trust it, --trust"
+            f"the job holds code that would be run ({listed(foreign, 1)}): add --trust if you trust it"
         )
     request = run_files.facts_from(values["facts"]).request
     given = {k: v for k, v in asdict(request).items() if k != "source"}
@@ -146,7 +146,7 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     data = session.dataset or data  # decoded again where the model needs more pixels
     if data.fingerprint != values["fingerprint"]:
         raise UsageError(
-            f"{request.source!r} holds other images than when the job was written: write it again"
+            f"the images in {request.source!r} have changed since the job was written: write it again"
         )
     scopes = run_files.scopes_of(plan, trust, {})
     state = session.state
@@ -171,7 +171,8 @@ def _facts(job: Job, group: Ranks) -> dict[str, str]:
     device = job.options.device or ""
     if group.local_count > 1 and ":" in device:
         raise UsageError(
-            f"--device {device} cannot be shared by {group.local_count} processes: write the job without it"
+            f"--device {device} cannot be shared by {group.local_count} processes: "
+            "write the job without --device"
         )
     text = json.dumps({**job.about(), "facts": None}, sort_keys=True)
     here = machine(job.options.device, job.options.precision)
@@ -188,7 +189,7 @@ def _made(out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"{out} cannot be made ({error.strerror}): --out with a folder of yours"
+            f"{out} cannot be created ({error.strerror}): choose an --out that you can write to"
         ) from None
     return out
 

@@ -112,7 +112,8 @@ def mutates_session(call: Callable[P, R]) -> Callable[P, R]:
         # outside of `except`: the traceback, and all that its frames hold, are gone here
         free_memory()
         raise MemoryLimit(
-            f"memory ran out in tl.{call.__name__}: give a smaller --size, fewer images (--limit) or a smaller model"
+            f"memory ran out in tl.{call.__name__}: "
+            "use a smaller --size, fewer images (--limit) or a smaller model"
         )
 
     return guarded

@@ -71,7 +71,8 @@ def unfreeze(self: SessionBase, *patterns: str) -> Plan:
     _, read, made = state.loaded()
     if not patterns:
         raise PlanError(
-            f"nothing to unfreeze was named: %tl_unfreeze {read.stages[-2:][0].name}, or %tl_strategy full for all"
+            f"%tl_unfreeze needs a layer or stage: %tl_unfreeze {read.stages[-2:][0].name}, "
+            "or %tl_strategy full for all"
         )
     thawed = plan.plan_unfreeze(made, read, patterns)
     return _commit(self, with_plan(state, thawed), line("tl_unfreeze", *patterns))
@@ -99,7 +100,10 @@ def add(
     _, read, _ = state.loaded()
     side, colon, name = where.partition(":")
     if side not in ("before", "after") or not colon:
-        raise PlanError(f"{where!r} is no place: write before:{read.head} or after:{read.names[0]}")
+        raise PlanError(
+            f"{where!r} is not a place to add a layer: "
+            f"write before:{read.head} or after:{read.names[0]}"
+        )
     module = _module_named(state, name)
     code, scope = _code(what, names or {}, state.scopes)
     count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
@@ -121,7 +125,8 @@ def remove(self: SessionBase, pattern: str) -> Plan:
     for name in gone:
         if any(head == name or head.startswith(name + ".") for head in read.heads):
             raise PlanError(
-                f"{name} is the output layer: it can be replaced, not removed: %tl_replace {name} EXPR"
+                f"{name} is the output layer, which can be replaced but not removed: "
+                f"%tl_replace {name} EXPR"
             )
     *before, last = [Edit("remove", name) for name in gone]
     so_far = replaced(made, edits=(*made.edits, *before))
@@ -158,7 +163,7 @@ def undo(self: SessionBase) -> Plan:
     state = self.noticed()
     model, _, _ = state.loaded()
     if not state.history:
-        raise PlanError(f"nothing to undo: the plan is as %tl_load {model.name} made it")
+        raise PlanError(f"nothing to undo: the plan has not changed since %tl_load {model.name}")
     before = replaced(state, history=state.history[:-1])
     return _commit(self, prepared_anew(before, state.history[-1]), "%tl_undo")
 
@@ -215,11 +220,11 @@ def _code(
     """The code of a new module, and the user's names in it. A module itself gets a name of its own."""
     if isinstance(what, str):
         if not what.strip():
-            raise PlanError("nothing was given to put there: write e.g. nn.Dropout(0.2)")
+            raise PlanError("no layer was given: write e.g. nn.Dropout(0.2)")
         return what.strip(), {n: names[n] for n in names_in(what) if n in names}
     if not isinstance(what, nn.Module):
         raise PlanError(
-            f"{type(what).__name__} is no layer: give an nn.Module, or an expression in quotes"
+            f"{type(what).__name__} is not a layer: give an nn.Module, or an expression in quotes"
         )
     count = sum(1 for scope in scopes.values() for held in scope.values() if held is not what)
     name = f"your_{type(what).__name__}" + (f"_{count + 1}" if count else "")

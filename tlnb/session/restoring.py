@@ -44,12 +44,12 @@ def resume(
     if where is None and state.runs:
         if not state.unfinished:
             raise UsageError(
-                "no run of this session was stopped: %tl_train --from RUN trains one further"
+                "no run of this session was stopped: %tl_train --from RUN continues a finished one"
             )
         return go_on(session, state.unfinished[-1])
     if state.runs:
         raise UsageError(
-            "this session has runs, which an earlier one would replace: %tl_reset first"
+            "this session has runs, which the earlier session would replace: %tl_reset first"
         )
     restored = restore(where, type(session), trust, names, current=state.dataset, tell=session.tell)
     return _go_on_with(session, restored)
@@ -125,7 +125,7 @@ def _locked(folder: Path) -> SessionFolder:
         return SessionFolder(folder)
     except OSError as error:
         raise UsageError(
-            f"{folder} cannot be written to ({error.strerror}): %tl_resume in another folder"
+            f"{folder} cannot be written to ({error.strerror}): %tl_resume another folder"
         ) from None
 
 
@@ -182,7 +182,8 @@ class _Restoring:
             data = read_again(request, int(facts["edge"]), self.tell)
         if data.fingerprint != fingerprint:
             raise UsageError(
-                f"{request.source!r} holds other images than when the session was left: %tl_data starts anew"
+                f"the images in {request.source!r} have changed since the session was saved: "
+                "start over with %tl_data"
             )
         return data
 
@@ -192,7 +193,7 @@ class _Restoring:
         if given.pop("own"):
             if source not in self.names:
                 raise UsageError(
-                    f"the session used your own module {source!r}: build that again, then %tl_resume"
+                    f"the session used your own module {source!r}: build it again, then %tl_resume"
                 )
             source, given["called"] = self.names[source], source
         request = LoadRequest(source, **given, trust=self.trust, names=self.names)
@@ -261,7 +262,7 @@ def _lines(values: Any) -> list[str]:
         if one_line(text) != text or not text.startswith(("%tl_", "tl.", "#"))
     ]
     if strange:
-        raise ValueError(f"a line that no magic writes: {strange[0]!r}")
+        raise ValueError(f"not a line that a magic writes: {strange[0]!r}")
     return lines
 
 

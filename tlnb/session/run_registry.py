@@ -21,9 +21,7 @@ def data_of(self: SessionBase, run: str | Run) -> DataFacts:
     """
     found = run_meant(self.state, run)
     if found.name not in self.state.facts:
-        raise UsageError(
-            f"run {found.name!r} was not trained in this session: its data are not known"
-        )
+        raise UsageError(f"run {found.name!r} was not trained in this session: its data is unknown")
     return self.state.facts[found.name]
 
 
@@ -40,7 +38,7 @@ def run_meant(state: SessionState, which: str | Run) -> Run:
         known = (
             f"the runs are {', '.join(by_name)}"
             if by_name
-            else "there is none yet, %tl_train first"
+            else "there are no runs yet, %tl_train first"
         )
         raise UsageError(f"no run is called {which!r}: {did_you_mean(which, by_name, known)}")
     return by_name[which]
@@ -79,7 +77,7 @@ def run_to_match(state: SessionState, data: DataSet) -> Run:
     found = _last_plain(runs_on(state, data))
     if found is None:
         raise UsageError(
-            "a baseline needs a run to be compared with: %tl_train first, then %tl_train --scratch"
+            "a baseline needs a run to compare with: %tl_train first, then %tl_train --scratch"
         )
     return found
 
@@ -103,7 +101,8 @@ def new_name(state: SessionState, wanted: str | None) -> str:
     base = wanted or (state.plan.strategy if state.plan else "run")
     if one_line(base) != base or base != base.strip() or len(base) > LONGEST_NAME:
         raise UsageError(
-            f"--name {base[:80]!r} is no name: use up to {LONGEST_NAME} characters in one line, e.g. --name first"
+            f"--name {base[:80]!r} is not a valid name: "
+            f"use up to {LONGEST_NAME} characters in one line, e.g. --name first"
         )
     taken = {run.name for run in state.runs}
     return next(

@@ -194,9 +194,7 @@ class Session(SessionBase):
     def __getattr__(self, name: str) -> Any:
         """Names of other tools are answered with ours. Only asked for what is not there."""
         if meant := METHODS.get(name):
-            raise _NoSuch(
-                f"there is no tl.{name}: it is called tl.{meant}(...) here, %tl_{meant} as a magic"
-            )
+            raise _NoSuch(f"tlnb has no tl.{name}: use tl.{meant}(...), or %tl_{meant} as a magic")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 

@@ -48,7 +48,8 @@ class SessionStore:
             self.folder = SessionFolder(path)
         except OSError as error:
             raise UsageError(
-                f"{path} cannot be used ({error.strerror or 'another process is at work there'}): give another --out"
+                f"{path} cannot be used ({error.strerror or 'another process is using it'}): "
+                "give another --out"
             ) from None
         for half in path.rglob(".*.part"):  # of a killed process: nobody else is at work here
             half.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ def train(
         optimizer=optimizer,
     )
     if seeds < 1:
-        raise UsageError(f"--seeds {seeds} trains nothing: use 1 or more")
+        raise UsageError(f"--seeds {seeds} is too small: use 1 or more")
     job = plan_job(self.noticed(), asked)
     if budget is not None:
         job = _within(self, job, budget)
@@ -152,7 +152,8 @@ def tune(
     old = state.loaded()[2]
     if scratch and (old.model, old.edits) != (job.plan.model, job.plan.edits):
         raise UsageError(
-            f"the last run trained {job.plan.model}, not what is loaded: %tl_load {job.plan.model} first"
+            f"the last run trained {job.plan.model}, which is not the loaded model: "
+            f"%tl_load {job.plan.model} first"
         )
     price = _price(state, job.options)
     found, runs = tune(
@@ -245,7 +246,8 @@ def _within(session: SessionBase, job: Job, budget: str | float) -> Job:
     wanted, fit = job.options.epochs or 0, found.epochs_within(allowed)
     if fit < 1:
         raise UsageError(
-            f"--budget {budget}: one epoch is forecast to take {found.seconds_of(1):.1f} s; give more, or freeze more layers"
+            f"--budget {budget} is too small: one epoch is forecast to take "
+            f"{found.seconds_of(1):.1f} s; allow more time, or freeze more layers"
         )
     kept = event("budget", epochs=min(fit, wanted), wanted=wanted, budget=str(budget))
     if fit >= wanted:

@@ -92,12 +92,13 @@ def _trained(session: SessionBase, job: Job, checkpoint: Checkpoint | None) -> R
 def _lost(session: SessionBase, job: Job, error: RuntimeError) -> DeviceLost:
     reason = one_line(str(error).splitlines()[0])[:100]
     kept = (
-        "%tl_resume goes on from the last checkpoint"
+        "%tl_resume continues from the last checkpoint"
         if session.store.folder
         else "load data and model again"
     )
     return DeviceLost(
-        f"{job.options.device or 'the GPU'} does not answer any more ({reason}): restart the kernel, then {kept}"
+        f"{job.options.device or 'the GPU'} stopped responding ({reason}): "
+        f"restart the kernel, then {kept}"
     )
 
 
@@ -199,7 +200,7 @@ def with_equal_budget(session: SessionBase, baseline: Run, of: Run) -> SessionSt
     )
     if made.status == "stopped":
         raise UsageError(
-            "stopped before the baseline of equal steps was trained: %tl_compare begins it again"
+            "stopped before the equal-steps baseline was trained: %tl_compare starts it again"
         )
     made = replace(bill.priced(made, state.bill.price), kind="equal-budget")
     return replace(

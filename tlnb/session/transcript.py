@@ -59,7 +59,7 @@ FORBIDDEN = (
     "export",
     "learner",
 )  # they run code, write files, or are no text
-LEFT_OUT = "# left out of what was read, since they are no calls with plain values: {} lines"
+LEFT_OUT = "# left out of what was read, because they are not calls with plain values: {} lines"
 
 
 @dataclass(frozen=True)

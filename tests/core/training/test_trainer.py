@@ -366,7 +366,7 @@ def test_own_module_from_python(session: Session):
         (lambda s: s.load("glyphnet", "nowhere.pt"), ModelError, "no weights file"),
         (lambda s: s.strategy("haed"), PlanError, "did you mean head"),
         (lambda s: s.freeze("layer9"), PlanError, "did you mean"),
-        (lambda s: s.unfreeze(), PlanError, "nothing to unfreeze"),
+        (lambda s: s.unfreeze(), PlanError, "%tl_unfreeze needs a layer"),
         (lambda s: s.freeze("head"), PlanError, "is frozen"),
         (lambda s: s.train(device="cuda:99"), UsageError, "try --device cpu"),
         (lambda s: s.train(precision="fp16", device="cpu"), UsageError, "needs a GPU"),

@@ -188,9 +188,11 @@ def _bases(context: TrainingContext, rehearsal: Rehearsal, price: Price) -> dict
     """Where each figure comes from."""
     held = "" if context.machine.on_cpu else ", but at least what the sample held"
     return {
-        "seconds": f"assumed: {rehearsal.images} of {context.train_images} training images timed, the rest scaled",
+        "seconds": f"assumed: {rehearsal.images} of {context.train_images} training images timed, "
+        "the rest scaled",
         "flops": "measured: counted, times the number of images",
-        "wh": f"assumed: the forecast's own power for so many seconds ({context.costs.clock.meter.basis})",
+        "wh": "assumed: the power drawn during the forecast, for so many seconds "
+        f"({context.costs.clock.meter.basis})",
         "money": f"{price.basis}, {price.per_hour:g} {price.currency} an hour",
-        "peak_bytes": f"assumed: the sizes of the tensors that are held at once{held}",
+        "peak_bytes": f"assumed: the total size of the tensors held at once{held}",
     }

@@ -69,14 +69,15 @@ def restored(
     """
     run = Run.from_json(about["record"])
     if run.plan != plan:
-        raise UsageError(f"the record of run {run.name!r} is of another plan: train it again")
+        raise UsageError(f"the record of run {run.name!r} has another plan: train it again")
     module = (
         previous.module() if previous else build(model, plan.edits, plan.start, run.seed, scopes)
     )
     _fill(module, found.part("last"), run)
     if hashes(module) != about["hashes"]:
         raise UsageError(
-            f"run {run.name!r} was trained from other weights than {model.name} has now: load those, or train it again"
+            f"run {run.name!r} was trained from different weights than {model.name} has now: "
+            "load those, or train it again"
         )
     answers = check_answers(found.part("answers"), run.test_images, len(run.classes))
     return replace(run, _trained=module.eval(), _answers=answers, _transform=model.transform)
@@ -88,7 +89,8 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor], run: Run) -> None:
     except (ValueError, AttributeError) as error:
         reason = one_line(str(error))[:80]
         raise UsageError(
-            f"run {run.name!r} changed another network than the one loaded now ({reason}): train it again"
+            f"run {run.name!r} changed a different network from the one loaded now ({reason}): "
+            "train it again"
         ) from None
     module.load_state_dict(dict(state), strict=False)
 
@@ -102,7 +104,8 @@ def scopes_of(plan: Plan, trust: bool, names: Mapping[str, Any]) -> dict[Edit, M
     foreign = [e.code for e in plan.edits if e.code and not is_literal(e.code)]
     if foreign and not trust:
         raise UsageError(
-            f"the session holds code that would be run ({listed(foreign, 1)}): if you trust it, %tl_resume --trust"
+            f"the session holds code that would be run ({listed(foreign, 1)}): "
+            "if you trust it, %tl_resume --trust"
         )
     return {
         e: {n: names[n] for n in names_in(e.code) if n in names}
@@ -124,13 +127,13 @@ def facts_from(values: Mapping[str, Any]) -> DataFacts:
     if not folders.keys() | facts.splits.keys() <= set(SPLITS) or (
         folders and "train" not in folders
     ):
-        raise ValueError("the data have splits that are none")
+        raise ValueError("the data have unknown splits")
     if (
         len(facts.classes) > MOST_CLASSES
         or not 1 <= facts.edge <= MOST_PIXELS
         or min(facts.splits.values(), default=0) < 0
     ):
-        raise ValueError("the data have an amount that is none")
+        raise ValueError("the data have an amount that is out of range")
     return facts
 
 

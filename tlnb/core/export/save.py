@@ -85,7 +85,8 @@ class Header:
             values = parse(text)
             if values["schema"] != SCHEMA:
                 raise ModelError(
-                    f"{file} has schema {values['schema']}, not {SCHEMA}: save it again with this tlnb"
+                    f"{file} has schema {values['schema']}, expected {SCHEMA}: "
+                    "save it again with this version of tlnb"
                 )
             edits = typed(tuple[Edit, ...], values["origin"].pop("edits"), "edits")
             origin = replace(typed(Origin, values["origin"], "origin"), edits=edits)
@@ -121,10 +122,11 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
     write = writers.get(path.suffix)
     if write is None:
         raise UsageError(
-            f"{path.name!r} has no known ending: use {', '.join(FORMATS)}, e.g. {run.name}.safetensors"
+            f"{path.name!r} has no known ending: "
+            f"use {', '.join(FORMATS)}, e.g. {run.name}.safetensors"
         )
     if not path.parent.is_dir():
-        raise UsageError(f"no folder {str(path.parent)!r}: give a file in one that exists")
+        raise UsageError(f"no folder {str(path.parent)!r}: choose a folder that exists")
     half = path.with_name(f".{path.stem}.{os.getpid()}.part{path.suffix}")
     try:
         write(run, model, half)
@@ -139,7 +141,10 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
     finally:
         half.unlink(missing_ok=True)
     t = model.transform
-    takes = f"float (N, 3, {t.size}, {t.size}), normalised with mean {t.mean} and standard deviation {t.std}"
+    takes = (
+        f"float (N, 3, {t.size}, {t.size}), "
+        f"normalised with mean {t.mean} and standard deviation {t.std}"
+    )
     use = {
         ".safetensors": line("tl_load", path),
         ".pt2": f"torch.export.load({str(path)!r}).module()",
@@ -237,7 +242,8 @@ def restore(
     foreign = [e.code for e in header.origin.edits if e.code and not is_literal(e.code)]
     if foreign and not trust:
         raise ModelError(
-            f"{path.name} holds code that would be run ({listed(foreign, 1)}): if you trust it, %tl_load {path} --trust"
+            f"{path.name} holds code that would be run ({listed(foreign, 1)}): "
+            f"if you trust it, %tl_load {path} --trust"
         )
 
     def architecture() -> nn.Module:

@@ -47,12 +47,14 @@ class ActivationLimit:
         """Raises `TooManyActivations` where so many bytes, or operations, are too many."""
         if operations > MOST_OPERATIONS:
             raise TooManyActivations(
-                f"the edits take more than {MOST_OPERATIONS:,} operations for one image: use fewer layers, or shorter sequences"
+                f"the edits take more than {MOST_OPERATIONS:,} operations per image: "
+                "use fewer layers, or shorter sequences"
             )
         if size > MOST_BYTES and size > self.most:
             what = "×".join(map(str, shape))
             raise TooManyActivations(
-                f"the edits make more than {self.most / 1e6:,.0f} MB of activations of one image ({what} in one place): "
+                f"the edits make more than {self.most / 1e6:,.0f} MB of activations per image "
+                f"({what} in one place): "
                 "use smaller sizes, e.g. nn.Upsample(scale_factor=2)"
             )
 

@@ -62,7 +62,8 @@ def check_together(edits: Sequence[Edit]) -> None:
     """Raises `PlanError` where edits are too many, or build more than they may together; nothing is allocated."""
     if len(edits) > MOST_EDITS:
         raise PlanError(
-            f"{len(edits):,} edits are more than the {MOST_EDITS} that a plan may have: load the edited network"
+            f"{len(edits):,} edits are more than the {MOST_EDITS} a plan may have: "
+            "load the edited network instead"
         )
     size = 0
     for edit in edits:
@@ -86,7 +87,7 @@ def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
         )
     if edit.kind == "add" and hasattr(known[edit.name], edit.part):
         raise PlanError(
-            f"{edit.name} has a part {edit.part} already: %tl_undo takes the last edit back"
+            f"{edit.name} already has a part {edit.part}: %tl_undo takes back the last edit"
         )
     if edit.kind == "remove":
         module.set_submodule(edit.name, nn.Identity())
@@ -159,7 +160,7 @@ def names_in(code: str) -> set[str]:
     except DEEP as error:
         what = getattr(error, "msg", None) or str(error)
         raise PlanError(
-            f"{short(code)} is no Python expression ({what}): write e.g. nn.Dropout(0.2)"
+            f"{short(code)} is not a Python expression ({what}): write e.g. nn.Dropout(0.2)"
         ) from None
 
 
@@ -188,11 +189,12 @@ def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
     if not isinstance(made, nn.Module):
         kind = type(made).__name__
         raise PlanError(
-            f"{short(edit.code)} is of type {kind}, not nn.Module: write e.g. nn.Dropout(0.2)"
+            f"{short(edit.code)} gives type {kind}, not an nn.Module: write e.g. nn.Dropout(0.2)"
         )
     if any(map(is_lazy, (*made.parameters(), *made.buffers()))):
         raise PlanError(
-            f"{short(edit.code)} is lazy, it has no shape before a first pass: write numbers, e.g. nn.Linear(in_features, 64)"
+            f"{short(edit.code)} is lazy and has no shape before a first pass: "
+            "write numbers, e.g. nn.Linear(in_features, 64)"
         )
     return made if literal else copy.deepcopy(made)  # what the user holds stays the user's
 

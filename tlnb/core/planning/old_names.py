@@ -27,7 +27,7 @@ def todays_options(asked: Mapping[str, Any]) -> dict[str, Any]:
         return rest
     solver = rest.pop("solver")
     if "optimizer" in rest:
-        raise UsageError(f"solver={solver!r} is an old name of optimizer: give optimizer alone")
+        raise UsageError(f"solver={solver!r} is the old name of optimizer: give optimizer alone")
     return rest | {"optimizer": OLD_OPTIMIZERS.get(str(solver), solver)}
 
 
@@ -48,7 +48,11 @@ def takes_old_names(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def todays_words(words: Sequence[str]) -> tuple[list[str], str]:
-    """A training's words by today's names, and the line that says so; empty where there was nothing to rename."""
+    """Rename old options among the words of a training's line.
+
+    Returns:
+        The words, and a line that says what was renamed (empty if nothing was).
+    """
     at = next((i for i, word in enumerate(words) if word.partition("=")[0] == OLD_OPTION), None)
     if at is None:
         return list(words), ""

@@ -137,7 +137,7 @@ class TrainOptions:
     )
     weight_decay: float | None = option(
         None,
-        "decay of weights, not of biases",
+        "decay of the weights, not the biases",
         metavar="X",
         number=float,
         bounds=(0, MOST_DECAY),
@@ -158,7 +158,7 @@ class TrainOptions:
     )
     seed: int = option(
         0,
-        "of new layers, batches, augmentation; default 0",
+        "seed of new layers, batches and augmentation; default 0",
         unasked=None,  # a baseline takes its run's
         metavar="S",
         number=int,
@@ -177,11 +177,11 @@ class TrainOptions:
     )
     device: str | None = option(
         None,
-        "cpu, cuda, mps; default: the best there is",
+        "cpu, cuda, mps; default: the best available",
         metavar="D",
         label="device",
         panel_help="cpu, cuda, mps",
-        empty="the best there is",
+        empty="the best available",
         also=("gpu", "cuda"),
     )
     cache: bool = option(
@@ -189,8 +189,8 @@ class TrainOptions:
     )
     class_weights: bool = option(
         False,
-        "weigh rare classes up",
-        label="weigh rare classes up",
+        "weight the loss by inverse class frequency",
+        label="weight rare classes more",
         panel_help="Rare classes count more in the loss",
     )
     optimizer: str = option(
@@ -211,7 +211,7 @@ class TrainOptions:
             _check_number(name, rate, whole=False)
             if rate is not None and not 0 < rate < MOST_RATE:
                 raise UsageError(
-                    f"--{name} {rate} is no learning rate: use a number above 0, e.g. --lr 0.001"
+                    f"--{name} {rate} is not a learning rate: use a number above 0, e.g. --lr 0.001"
                 )
 
     @classmethod
@@ -234,7 +234,7 @@ class CallOptions:
     )
     from_: str | None = option(
         None,
-        "go on from a run's weights",
+        "continue from a run's weights",
         metavar="RUN",
         label="from run",
         empty="from the plan's start",
@@ -261,7 +261,7 @@ class CallOptions:
     )
     budget: str | None = option(
         None,
-        "2min, or 0.5usd: fewer epochs where the forecast says they exceed it",
+        "2min, or 0.5usd: trains fewer epochs if the forecast exceeds it",
         metavar="B",
         label="budget",
         empty="none",
@@ -366,7 +366,7 @@ def parse_rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
             rates.append((stage.strip(), float(rate)))
         except (TypeError, ValueError):
             raise UsageError(
-                f"--lr {lr} is no learning rate: write --lr 0.001 or --lr layer4=0.001,head=0.01"
+                f"--lr {lr} is not a learning rate: write --lr 0.001 or --lr layer4=0.001,head=0.01"
             ) from None
     common = [rate for stage, rate in rates if not stage]
     return (common[-1] if common else None), tuple((s, r) for s, r in rates if s)
@@ -384,7 +384,8 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         raise UsageError(f"--lr {text} has a decimal comma: write --lr {text.replace(',', '.')}")
     if len(alone) > 1:
         raise UsageError(
-            f"--lr {text} holds {len(alone)} rates: give one, --lr {parts[alone[0]]}, or one by stage, --lr head=0.01"
+            f"--lr {text} has {len(alone)} rates: give one, --lr {parts[alone[0]]}, "
+            "or one per stage, --lr head=0.01"
         )
     if alone and alone[0] and parts[alone[0]].isdigit():
         whole = f"{parts[alone[0] - 1]}.{parts[alone[0]]}"

@@ -117,12 +117,13 @@ class Plan(OneLine):
             fields = {k: v for k, v in values.items() if k != "schema"}
             if values.get("schema", SCHEMA) != SCHEMA:
                 raise UsageError(
-                    f"the plan has another schema than {SCHEMA}: write it again with this version of tlnb"
+                    f"the plan has another schema than {SCHEMA}: "
+                    "write it again with this version of tlnb"
                 )
             return typed(cls, fields, "the plan")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
-                f"this is no plan ({str(error)[:80]}): give what plan.to_json() wrote"
+                f"this is not a plan ({str(error)[:80]}): give what plan.to_json() wrote"
             ) from None
 
 
@@ -161,7 +162,7 @@ def plan_strategy(
             f"no strategy is called {name!r}: {did_you_mean(name, known, 'use ' + ', '.join(known))}"
         )
     if last is not None and strategy != "partial":
-        raise UsageError(f"--last goes with partial only: write %tl_strategy partial --last {last}")
+        raise UsageError(f"--last needs strategy partial: %tl_strategy partial --last {last}")
     new = {n for n in anatomy.names if n in anatomy.heads or any(edit.covers(n) for edit in edits)}
     frozen: Iterable[str] = ()
     if strategy == "head":
@@ -263,7 +264,8 @@ def _last_stages(anatomy: Anatomy, last: int | None) -> set[str]:
     if last is not None:
         if not 1 <= last <= len(stages):
             raise PlanError(
-                f"--last {last} does not fit: {anatomy.model} has {len(stages)} stages, use 1 to {len(stages)}"
+                f"--last must be between 1 and {len(stages)}, the stages of {anatomy.model}, "
+                f"got {last}"
             )
         return {x.name for x in anatomy.layers if x.stage in stages[-last:]}
     used = [x for x in anatomy.layers if x.used]

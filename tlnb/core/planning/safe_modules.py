@@ -119,5 +119,6 @@ def check_size(size: int) -> None:
     """Raises `ValueError` where edits take too many bytes."""
     if size > MOST_BYTES:
         raise ValueError(
-            f"{size / 1e6:,.0f} MB of parameters and buffers, of at most {MOST_BYTES / 1e6:.0f}; a module can be larger"
+            f"{size / 1e6:,.0f} MB of parameters and buffers, at most {MOST_BYTES / 1e6:.0f}; "
+            "a module of your own may be larger"
         )

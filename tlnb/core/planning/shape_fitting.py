@@ -150,7 +150,7 @@ def _completed(module: nn.Module, edit: Edit, classes: int | None, image: _Image
         width = _arriving(module, at, image) if at else _leaving(module, edit.name, image)
         if width is None:
             raise PlanError(
-                f"nothing reaches {edit.name}, so in_features is not known there: write the number"
+                f"nothing reaches {edit.name}, so in_features is unknown there: write the number"
             )
     return replace(edit, in_features=width, classes=classes if "classes" in used else None)
 
@@ -242,7 +242,8 @@ def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, image: _
     ):
         wanted = f"(1, {classes})" if classes is not None else "(1, classes)"
         raise PlanError(
-            f"{last!r} does not fit: the network gives {shape}, not {wanted}: end it with nn.Linear(in_features, classes)"
+            f"{last!r} does not fit: the network gives {shape}, not {wanted}: "
+            "end it with nn.Linear(in_features, classes)"
         )
 
 

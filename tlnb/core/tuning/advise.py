@@ -234,7 +234,7 @@ def _trials(
         share = (folds - 1) / max(folds, 1) * len(used.labels["train"]) / whole
         takes = folds * share * sum(forecasts[strategy].phases[phase] for phase in OF_A_TRIAL)
         if folds < 2:
-            why_not[strategy] = "one label in a class: none can be held out"
+            why_not[strategy] = "a class has one label: none can be held out"
         elif takes > left:
             why_not[strategy] = f"trying it would take about {takes:.0f} s"
             break
@@ -306,7 +306,7 @@ def _weighed(
         mean, variance = mean + step, variance + sd**2
         affordable = budget is None or strategy == "head" or forecasts[strategy].seconds <= budget
         skipped = why_not.get(
-            strategy, "" if strategy in trials else "a shallower one already took too long to try"
+            strategy, "" if strategy in trials else "a shallower strategy already took too long"
         )
         found.append(
             Tried(
@@ -360,15 +360,16 @@ def _reason(chosen: Tried, tried: Sequence[Tried], budget: str) -> str:
     """In two sentences."""
     best = max((t for t in tried if t.affordable), key=lambda t: t.expected)
     if chosen.strategy == "head" and chosen.accuracy is None and best.sd == 0:
-        words = "Nothing can be held out to compare with, so the fewest changes it is."
+        words = "No labels can be held out for a comparison, so the fewest changes win."
     elif best is chosen and chosen.strategy != "head":
-        words = f"{100 * chosen.expected:.1f} points more than head are expected, ± {100 * chosen.sd:.1f}."
+        gain = f"{100 * chosen.expected:.1f} points more than head, ± {100 * chosen.sd:.1f}"
+        words = f"It is expected to gain {gain}."
     elif best is chosen:
         words = "More changes are not expected to gain anything."
     else:
         more, sd = best.expected - chosen.expected, math.sqrt(max(0.0, best.sd**2 - chosen.sd**2))
         gain = f"{100 * more:.1f} points more, ± {100 * sd:.1f}"
-        words = f"{best.strategy} is expected to gain {gain}: too little for more changes."
+        words = f"{best.strategy} is expected to gain {gain}: too little to justify more changes."
     dear = [t.strategy for t in tried if not t.affordable]
     over = f" {' and '.join(dear)} would exceed {budget}." if dear else ""
     return words + over
@@ -381,7 +382,10 @@ def _sure(chosen: Tried, tried: Sequence[Tried]) -> str:
         (_below(chosen.expected - t.expected + CLOSE, abs(t.sd**2 - chosen.sd**2)) for t in rivals),
         default=1.0,
     )
-    return f"that no other is more than a point better: {chance:.0%}, by the expectations above"
+    return (
+        f"that no other strategy is more than a point better: {chance:.0%}, "
+        "by the expectations above"
+    )
 
 
 def _below(margin: float, variance: float) -> float:

@@ -46,7 +46,7 @@ def check_scores(trials: Sequence[optuna.trial.FrozenTrial]) -> None:
     """
     for trial in trials:
         if trial.values is not None and len(trial.values) != 1:
-            raise ValueError(f"trial {trial.number} has {len(trial.values)} scores instead of one")
+            raise ValueError(f"trial {trial.number} has {len(trial.values)} scores, expected one")
 
 
 def sound_journal(path: Path) -> str:
@@ -66,17 +66,17 @@ def sound_journal(path: Path) -> str:
     try:
         text = read_text(path, MOST)
     except UnicodeDecodeError:
-        return set_aside(path, "it is no text")
+        return set_aside(path, "it is not text")
     whole, end, rest = text.rpartition("\n")
     lines = whole.split("\n") if end else []
     if lines and not _is_entry(lines[0]):
-        raise ValueError("it is no journal of Optuna's")
+        raise ValueError("it is not an Optuna journal")
     if not all(map(_is_entry, lines)):
-        return set_aside(path, "it holds lines that are damaged")
+        return set_aside(path, "it has damaged lines")
     if not rest:
         return ""
     os.truncate(path, len((whole + end).encode()))
-    return f"the last line of {path.name} was cut off half-way, and is left out"
+    return f"the last line of {path.name} was cut off and is left out"
 
 
 def set_aside(path: Path, why: str) -> str:
@@ -91,7 +91,10 @@ def set_aside(path: Path, why: str) -> str:
         if not os.path.lexists(p := path.with_name(f"{path.name}.damaged-{k}"))
     )
     path.rename(aside)
-    return f"the study in {path.name} cannot be read ({why}): it is kept as {aside.name}, and a new one begins"
+    return (
+        f"the study in {path.name} cannot be read ({why}): "
+        f"it is kept as {aside.name}, and a new one starts"
+    )
 
 
 def _is_entry(line: str) -> bool:

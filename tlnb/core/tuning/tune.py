@@ -116,7 +116,7 @@ def tune(
         UsageError: no Optuna, too few labels to choose by, storage that cannot be used.
     """
     if trials < 1:
-        raise UsageError(f"--trials {trials} tries nothing: use 1 or more")
+        raise UsageError(f"--trials {trials} is too small: use 1 or more")
     imported_optuna()
     parts, judged_by = to_choose_by(task.data, seed)
     place = storage or _default_storage(task)
@@ -179,9 +179,9 @@ class _Search:
                 reason = error.strerror or type(error).__name__
                 if not self.runs:
                     raise UsageError(
-                        f"the study cannot be written ({reason}): free some room, then try again"
+                        f"the study cannot be written ({reason}): free some space, then try again"
                     ) from None
-                return "stopped", f"the study could not be written any more ({reason})"
+                return "stopped", f"the study could no longer be written ({reason})"
         return "finished", ""
 
     def _accuracies(self) -> list[float]:
@@ -318,7 +318,7 @@ def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
     folds = min(FOLDS, data.per_class)
     if folds < 2:
         raise UsageError(
-            "one label in a class leaves nothing to choose by: %tl_data with --per-class 2 or more"
+            "a class with one label leaves none to hold out: %tl_data with --per-class 2 or more"
         )
     parts = []
     for rows, held in folds_of(data.labels["train"].numpy(), folds, seed):

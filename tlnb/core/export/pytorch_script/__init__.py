@@ -59,7 +59,8 @@ def write_script(case: Case) -> Script:
     optimizer = case.options.optimizer
     if optimizer not in LOOPS or (optimizer == "lbfgs" and not case.apart):
         raise UsageError(
-            f"no script is written for --optimizer {optimizer} with this network: %tl_train --optimizer adamw"
+            f"%tl_code cannot write --optimizer {optimizer} for this network: "
+            "%tl_train --optimizer adamw"
         )
     parts = [
         _settings(case),
