@@ -1,4 +1,7 @@
-"""What each magic takes: its arguments, and how a line of them is read. argparse's errors become one line that would work."""
+"""The arguments of each magic, and how a line is parsed.
+
+An error of argparse becomes one line that says what would work.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,23 @@ from tlnb.core.runtime.errors import UsageError, did_you_mean
 Method = TypeVar("Method", bound=Callable[..., Any])
 Arguments = tuple[argument, ...]
 
-# what a number alone means
-NUMBERS = {"tl_train": "--epochs", "tl_forecast": "--epochs", "tl_tune": "--trials"}
+# The option that a number alone means.
+OPTION_OF_A_NUMBER = {"tl_train": "--epochs", "tl_forecast": "--epochs", "tl_tune": "--trials"}
 
 
 def takes(*arguments: argument) -> Callable[[Method], Method]:
-    """A magic's method with its arguments."""
+    """Declare a magic's arguments."""
 
     def decorate(method: Method) -> Method:
-        for each in reversed(arguments):  # as decorators are applied
-            method = each(method)
+        for declare in reversed(arguments):  # in the order in which decorators are applied
+            method = declare(method)
         declared: Method = magic_arguments()(method)
         return declared
 
     return decorate
 
 
-def _of_training(option: Option) -> argument:
+def _training_argument(option: Option) -> argument:
     flag = f"--{option.flag}"
     if option.is_switch:
         action = "store_false" if option.default else "store_true"
@@ -51,8 +54,8 @@ def _of_training(option: Option) -> argument:
     )
 
 
-TRAIN: Arguments = tuple(_of_training(each) for each in OPTIONS)
-TRAINING: Arguments = tuple(_of_training(each) for each in OPTIONS if not each.of_train)
+TRAIN: Arguments = tuple(_training_argument(option) for option in OPTIONS)
+TRAINING: Arguments = tuple(_training_argument(o) for o in OPTIONS if not o.of_train)
 DATA: Arguments = (
     argument(
         "source",
@@ -246,17 +249,21 @@ PANEL: Arguments = (
 
 
 def training(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The options of a training among what was chosen, by the names of `Session.train`."""
+    """The training options among the parsed arguments, by the names of `Session.train`."""
     return {each.name: getattr(chosen, each.name) for each in OPTIONS if hasattr(chosen, each.name)}
 
 
 def place_and_code(magic: str, example: str, line: str) -> tuple[str, str, bool]:
-    """The first word, the rest verbatim, and whether a trailing `;` silences it."""
+    """Split a line into its first word, the rest verbatim, and whether a trailing `;` silences it.
+
+    Raises:
+        UsageError: fewer than two words.
+    """
     silent = line.rstrip().endswith(";")
-    found = re.fullmatch(r"\s*(\S+)\s+(\S.*?)[\s;]*", line, re.DOTALL)
-    if not found:
+    match = re.fullmatch(r"\s*(\S+)\s+(\S.*?)[\s;]*", line, re.DOTALL)
+    if not match:
         raise UsageError(f"%{magic} needs a name and an expression: %{magic} {example}")
-    return found[1], found[2], silent
+    return match[1], match[2], silent
 
 
 def options_of(method: Callable[..., Any]) -> list[str]:
@@ -266,22 +273,22 @@ def options_of(method: Callable[..., Any]) -> list[str]:
 
 
 def by_todays_names(method: Callable[..., Any], words: list[str]) -> tuple[list[str], str]:
-    """The words with options by today's names, and the line that says so; empty where none had an old one."""
+    """Rename old options; also return the line that says so (empty if there were none)."""
     return todays_words(words) if NEW_OPTION in options_of(method) else (words, "")
 
 
 def parse(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
-    """What the words of a line choose.
+    """Parse the words of a magic's line.
 
     Raises:
-        UsageError: what argparse does not take, with the line that would work.
+        UsageError: argparse refuses the words; the message has the line that would work.
     """
     name = method.__name__
     _check_options(name, words, options_of(method))
     try:
         return method.parser.parse_args(words)  # type: ignore[attr-defined, no-any-return]
     except IPythonUsageError as error:
-        raise UsageError(_instead(method, words, str(error).splitlines()[0])) from None
+        raise UsageError(_message(method, words, str(error).splitlines()[0])) from None
     except SystemExit:
         raise UsageError(
             f"%{name} could not read {' '.join(words)!r}: %{name}? shows an example"
@@ -289,7 +296,7 @@ def parse(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
 
 
 def _check_options(name: str, words: list[str], known: list[str]) -> None:
-    """Raises `UsageError` for an option that the magic does not take, and where help is asked for."""
+    """Raise `UsageError` for an unknown option, and for a request for help."""
     for word in words:
         option = word.partition("=")[0]
         if option in ("--help", "-h"):
@@ -301,11 +308,11 @@ def _check_options(name: str, words: list[str], known: list[str]) -> None:
             raise UsageError(f"%{name} has no option {option}: {hint}")
 
 
-def _instead(method: Callable[..., Any], words: list[str], problem: str) -> str:
-    """The error of a line that argparse refuses, with the line that would work where that can be told."""
+def _message(method: Callable[..., Any], words: list[str], problem: str) -> str:
+    """The error for a line that argparse refuses, with the line that would work if known."""
     name = method.__name__
     if path := spaced_path([word for word in words if not word.startswith("-")]):
         return f'%{name}: a name with spaces needs quotes: %{name} "{path}"'
-    if meant := meant_words(name, words, options_of(method), NUMBERS):
+    if meant := meant_words(name, words, options_of(method), OPTION_OF_A_NUMBER):
         return f"%{name} does not take {' '.join(words)!r}: {meant}"
     return f"%{name}: {problem}; %{name}? shows an example"

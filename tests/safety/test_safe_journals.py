@@ -82,7 +82,7 @@ def test_a_file_that_is_no_journal_stays_as_it_is(searched: Any, tmp_path: Path)
     said = refused(lambda: searched[0].tune(trials=1, epochs=1, storage=str(tmp_path / "mine.txt")))
     assert (
         said is not None
-        and "no journal" in said
+        and "not an Optuna journal" in said
         and (tmp_path / "mine.txt").read_text() == "my notes\n"
     )
 

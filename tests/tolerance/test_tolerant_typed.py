@@ -27,7 +27,7 @@ from tlnb.session import Session
         ("0,001", "decimal comma: write --lr 0.001"),
         ("1,5", "decimal comma: write --lr 1.5"),
         ("0.01,0.02", "has 2 rates: give one, --lr 0.01, or one per stage"),
-        ("0.1, 0.2, 0.3", "holds 3 rates"),
+        ("0.1, 0.2, 0.3", "has 3 rates"),
         ("head=0,01", "decimal comma: write head=0.01"),
         ("layer4=0.001,head=1,5", "decimal comma: write head=1.5"),
     ],

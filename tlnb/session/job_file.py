@@ -1,4 +1,4 @@
-"""A training as a file: written in a session, carried out anywhere (`job_runner`)."""
+"""Job files: a training written by a session, to be run anywhere by `job_runner`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ SCHEMA = 1
 
 
 def write_job(job: Job, path: Path) -> Saved:
-    """Write what a training needs: data request and fingerprint, model, plan, options. It holds no images and no weights.
+    """Write a job file: data request and fingerprint, model, plan and options.
+
+    It holds no images and no weights.
 
     Raises:
-        UsageError: data or a module from Python, which a file cannot name; a folder that cannot be written to.
+        UsageError: data or a module from Python, which a file cannot name; a folder that cannot
+            be written to.
     """
     if job.data.request.source == "arrays":
         raise UsageError("a job file cannot hold data from Python: use a folder, or data by name")
@@ -47,10 +50,10 @@ def write_job(job: Job, path: Path) -> Saved:
 
 
 def read_job(path: Path) -> dict[str, Any]:
-    """A job file's content.
+    """Read a job file.
 
     Raises:
-        UsageError: none, damaged, or of another version.
+        UsageError: the file is missing, damaged, or of another version.
     """
     try:
         values = parse(read_text(path))
@@ -71,10 +74,10 @@ def read_job(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
+    """Write a file atomically: it appears whole or not at all."""
     half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        half.unlink(missing_ok=True)  # a link of that name would be written through
+        half.unlink(missing_ok=True)  # writing would follow a link of that name
         half.write_text(text, "utf8")
         half.replace(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Going on: with a run that was stopped, or with an earlier session as its folder has it."""
+"""Resume a stopped run, or restore an earlier session from its folder."""
 
 from __future__ import annotations
 
@@ -35,10 +35,13 @@ from tlnb.session.transcript import read_back
 def resume(
     session: SessionBase, where: str | Path | None, trust: bool, names: Mapping[str, Any]
 ) -> Run | None:
-    """Go on with a run that was stopped; in an empty session, with an earlier session. The run that was gone on with.
+    """Resume a stopped run; an empty session restores an earlier session first.
+
+    Returns:
+        The resumed run; None if the earlier session had none to resume.
 
     Raises:
-        UsageError: nothing to go on with; data, weights or a module that are no longer there.
+        UsageError: nothing to resume; data, weights or a module that no longer exist.
     """
     state = session.state
     if where is None and state.runs:
@@ -52,7 +55,7 @@ def resume(
             "this session has runs, which the earlier session would replace: %tl_reset first"
         )
     restored = restore(where, type(session), trust, names, current=state.dataset, tell=session.tell)
-    return _go_on_with(session, restored)
+    return _adopt_and_resume(session, restored)
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,11 @@ class Restored:
     state: SessionState
     transcript: list[str]
     store: SessionStore
-    running: str | None = None  # the run to go on with, if one was in progress or stopped
+    running: str | None = None  # the run to resume, if one was in progress or stopped
 
 
-def _go_on_with(session: SessionBase, restored: Restored) -> Run | None:
-    """Adopt an earlier session and go on with its run. Where that cannot be, nothing has happened."""
+def _adopt_and_resume(session: SessionBase, restored: Restored) -> Run | None:
+    """Adopt an earlier session and resume its run; if that fails, restore what was there."""
     before = Restored(session.state, session.transcript, session.store)
     session.store.close()
     adopt(session, restored)
@@ -79,7 +82,7 @@ def _go_on_with(session: SessionBase, restored: Restored) -> Run | None:
 
 
 def adopt(session: SessionBase, other: Restored) -> None:
-    """Put an earlier session in this one's place."""
+    """Replace the session's content by an earlier session's."""
     session.store, session.transcript = other.store, list(other.transcript)
     session.commit(other.state)
 
@@ -92,15 +95,17 @@ def restore(
     current: DataSet | None = None,
     tell: Tell = lambda *_: None,
 ) -> Restored:
-    """An earlier session from its folder.
+    """Restore an earlier session from its folder.
 
     Args:
-        calls: the class whose calls the transcript's lines are.
+        calls: the class whose calls the lines of the transcript are.
         trust: run code in it that is more than `nn.*` constructors; it may use `names`.
-        current: data at hand, used where they are the ones that are needed (arrays cannot be read again).
+        current: the data already loaded, used if it is what the session needs (arrays cannot be
+            read again).
 
     Raises:
-        UsageError: no such session, or one that cannot be made again; the line says what is missing.
+        UsageError: no such session, or one that cannot be restored; the message says what is
+            missing.
     """
     folder = find_session(where)
     values = read_session(folder)
@@ -131,7 +136,10 @@ def _locked(folder: Path) -> SessionFolder:
 
 @dataclass
 class _Restoring:
-    """Builds up the state of an earlier session: data, runs, model, plan, bill; each needs what came before."""
+    """Rebuilds an earlier session in order: data, runs, model, plan, bill.
+
+    Each step needs the ones before it.
+    """
 
     store: SessionStore
     trust: bool
@@ -139,10 +147,10 @@ class _Restoring:
     current: DataSet | None
     tell: Tell
     state: SessionState = field(default_factory=SessionState)
-    data: DataSet | None = None  # as the runs had them; a model may need them decoded anew
+    data: DataSet | None = None  # as the runs used it; a model may need it decoded again
 
     def all(self, values: dict[str, Any], calls: type) -> Restored:
-        """The session of these values, as its file has them."""
+        """Restore the session from the values in its file."""
         self._take_data(values["data"], values["fingerprint"])
         for name in typed(tuple[str, ...], values["runs"], "runs"):
             self._take_run(name)
@@ -201,7 +209,7 @@ class _Restoring:
         return self.state.loaded()[0]
 
     def _take_job(self, about: Mapping[str, Any]) -> Job:
-        """What a run was to do, with its model and anatomy."""
+        """Restore a run's job, with its model and anatomy."""
         job = self._job(about)
         facts = run_files.facts_from(about["facts"])
         self.state = replace(
@@ -236,7 +244,7 @@ class _Restoring:
         )
 
     def _checked(self, values: Mapping[str, Any]) -> Plan:
-        """A plan, once its code is known to be harmless or is trusted: also one that only undo would go back to."""
+        """Restore a plan once its code is literal or trusted; plans kept for undo are checked too."""
         plan = Plan.from_json(values)
         scopes = run_files.scopes_of(plan, self.trust, self.names)
         self.state = replace(self.state, scopes={**self.state.scopes, **scopes})
@@ -244,17 +252,21 @@ class _Restoring:
 
     def _take_run(self, name: str) -> None:
         assert self.store.folder is not None
-        about, found = checkpoint.read(self.store.folder.run_file(name))
+        about, saved = checkpoint.read(self.store.folder.run_file(name))
         job = self._take_job(about)
         if "record" in about:
             run = run_files.restored(
-                about, found, job.model, job.plan, self.state.scopes, job.previous
+                about, saved, job.model, job.plan, self.state.scopes, job.previous
             )
             self.state = replace(self.state, runs=(*self.state.runs, run))
 
 
 def _lines(values: Any) -> list[str]:
-    """What was typed: lines of magics, calls and comments, which `%tl_script` shows again."""
+    """The transcript: magics, calls and comments, which `%tl_script` will show.
+
+    Raises:
+        ValueError: a line of any other kind.
+    """
     lines = typed(list[str], values, "lines")
     strange = [
         text

@@ -1,7 +1,7 @@
-"""From a plan to a network: copy, start, edit. The original is never touched.
+"""Build a network from a plan: copy, initialise, edit. The original is never changed.
 
-An edit is data: which module, what happens to it, and the code that builds a new one. `fit.fit_edits` completes edits
-for a network and tries them; `build` carries them out.
+An edit is data: which module, what happens to it, and the code that builds a new one.
+`shape_fitting.fit_edits` completes edits for a network and tests them; `build` applies them.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def build(
     seed: int,
     scopes: Scopes | None = None,
 ) -> nn.Module:
-    """A network of its own, ready to train: pretrained or random parameters, edits applied.
+    """Build a new network, ready to train: pretrained or random parameters, edits applied.
 
-    New and random parameters depend on `seed` alone; torch's global random state is left as it was.
+    New and random parameters depend only on `seed`; torch's global random state is not changed.
     """
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -48,10 +48,10 @@ def build(
 def apply_edits(
     module: nn.Module, edits: Sequence[Edit], scope_of: Callable[[Edit], Mapping[str, Any]]
 ) -> None:
-    """Carry out edits in place, one after the other.
+    """Apply edits in place, in order.
 
     Raises:
-        PlanError: as `apply_edit`; too many of them, or more than may be built together.
+        PlanError: as `apply_edit`; too many edits, or too large in total.
     """
     check_together(edits)
     for edit in edits:
@@ -59,7 +59,7 @@ def apply_edits(
 
 
 def check_together(edits: Sequence[Edit]) -> None:
-    """Raises `PlanError` where edits are too many, or build more than they may together; nothing is allocated."""
+    """Raise `PlanError` if edits are too many or too large in total; nothing is allocated."""
     if len(edits) > MOST_EDITS:
         raise PlanError(
             f"{len(edits):,} edits are more than the {MOST_EDITS} a plan may have: "
@@ -75,10 +75,10 @@ def check_together(edits: Sequence[Edit]) -> None:
 
 
 def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
-    """Carry out one edit in place.
+    """Apply one edit in place.
 
     Raises:
-        PlanError: no module has that name, or one is in the way; code that fails.
+        PlanError: no module has that name, the new part's name is taken, or the code fails.
     """
     known = dict(module.named_modules(remove_duplicate=False))
     if not edit.name or edit.name not in known:
@@ -97,12 +97,14 @@ def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
         _attach(module.get_submodule(edit.name), edit.where, edit.part, make(edit, scope))
 
 
-# ── what is added: names stay ─────────────────────────────────────────────────────────────────────────────────────
+# ── added parts: existing names stay ──────────────────────────────────────────────────────────────
 
 
 class _Call:
-    """A hook that passes what arrives, or what leaves, through a part of the same module. It holds a name, no module,
-    so that it survives copying."""
+    """A hook that passes a module's input or output through one of its own parts.
+
+    It holds a name instead of a module, so that it survives copying.
+    """
 
     def __init__(self, part: str) -> None:
         self.part = part
@@ -118,8 +120,8 @@ class _After(_Call):
         return owner.get_submodule(self.part)(output)
 
 
-def _attach(owner: nn.Module, where: str, part: str, made: nn.Module) -> None:
-    owner.add_module(part, made)
+def _attach(owner: nn.Module, where: str, part: str, new: nn.Module) -> None:
+    owner.add_module(part, new)
     if where == "before":
         owner.register_forward_pre_hook(_Before(part))
     else:
@@ -127,12 +129,12 @@ def _attach(owner: nn.Module, where: str, part: str, made: nn.Module) -> None:
 
 
 def has_added_parts(module: nn.Module) -> bool:
-    """Whether an edit put something before or after this module."""
+    """Whether an edit added something before or after this module."""
     return bool(_added(module))
 
 
 def has_own_parts(module: nn.Module) -> bool:
-    """Whether a module has parts besides those that edits put before or after it."""
+    """Whether a module has parts besides those that edits added before or after it."""
     return any(name not in _added(module) for name, _ in module.named_children())
 
 
@@ -141,14 +143,14 @@ def _added(module: nn.Module) -> set[str]:
     return {hook.part for hook in hooks if isinstance(hook, _Call)}
 
 
-# ── code ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── code ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def names_in(code: str) -> set[str]:
     """The names that code reads.
 
     Raises:
-        PlanError: code that Python cannot parse.
+        PlanError: Python cannot parse the code.
     """
     try:
         tree = ast.parse(code.strip())
@@ -165,10 +167,10 @@ def names_in(code: str) -> set[str]:
 
 
 def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
-    """The new module of an edit. Its parameters come from torch's current random state.
+    """Build the new module of an edit, its parameters drawn from torch's current random state.
 
     Raises:
-        PlanError: code that fails, or that builds no module.
+        PlanError: the code fails or does not build a module.
     """
     literal = is_literal(edit.code)
     names = {
@@ -196,7 +198,7 @@ def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
             f"{short(edit.code)} is lazy and has no shape before a first pass: "
             "write numbers, e.g. nn.Linear(in_features, 64)"
         )
-    return made if literal else copy.deepcopy(made)  # what the user holds stays the user's
+    return made if literal else copy.deepcopy(made)  # never change the user's own module
 
 
 def _unbuildable(edit: Edit, error: Exception) -> PlanError:
@@ -205,7 +207,7 @@ def _unbuildable(edit: Edit, error: Exception) -> PlanError:
 
 
 def _evaluate(code: str, names: dict[str, Any]) -> Any:
-    """Run all statements; the value of the last expression."""
+    """Run all statements and return the value of the last expression."""
     tree = ast.parse(code.strip())
     *before, last = tree.body
     exec(compile(ast.Module(before, []), "<edit>", "exec"), names)
@@ -215,16 +217,23 @@ def _evaluate(code: str, names: dict[str, Any]) -> Any:
 
 
 def short(code: str) -> str:
-    """Code as it is quoted in a line for the user."""
+    """Code quoted for a one-line message, shortened if long."""
     text = " ".join(code.split())
     return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
-# ── output layers ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── output layers ─────────────────────────────────────────────────────────────────────────────────
 
 
 def new_output_layer(module: nn.Module, head: str, classes: int, width: int | None = None) -> Edit:
-    """The edit that gives the network one score per class; `width` features arrive there (None: as before)."""
+    """The edit for an output layer with one score per class.
+
+    Args:
+        width: number of input features; None: as before.
+
+    Raises:
+        PlanError: the output layer is neither nn.Linear nor nn.Conv2d.
+    """
     old = module.get_submodule(head)
     if isinstance(old, nn.Linear):
         code = f"nn.Linear({width or old.in_features}, {classes})"
@@ -240,14 +249,15 @@ def new_output_layer(module: nn.Module, head: str, classes: int, width: int | No
 def output_edits(
     module: nn.Module, heads: Iterable[str], classes: int, widths: Mapping[str, int | None]
 ) -> tuple[Edit, ...]:
-    """New output layers, in a form that trains well.
+    """Edits for new output layers, in a form that trains well.
 
-    SqueezeNet ends in convolution → ReLU → pool: scores below zero are cut off and their gradient dies with them. Pooling
-    first and leaving the ReLU out computes the same without that, on 1/169 of the values.
+    SqueezeNet ends in convolution → ReLU → pool, which cuts off scores below zero together with
+    their gradient. Pooling first and leaving out the ReLU computes the same without that, on 1/169
+    of the values.
     """
-    found: list[Edit] = []
+    edits: list[Edit] = []
     for head in heads:
-        found.append(new_output_layer(module, head, classes, widths.get(head)))
+        edits.append(new_output_layer(module, head, classes, widths.get(head)))
         parent, _, last = head.rpartition(".")
         around = list(module.get_submodule(parent).named_children()) if last.isdigit() else []
         place = int(last) if around else 0
@@ -257,23 +267,25 @@ def output_edits(
                 first = head
                 if place and isinstance(around[place - 1][1], nn.Dropout):
                     first = f"{parent}.{around[place - 1][0]}"
-                found.append(
+                edits.append(
                     Edit(
                         "add", first, "nn.AdaptiveAvgPool2d(1)", "before", "before1", automatic=True
                     )
                 )
-                found.append(Edit("remove", f"{parent}.{name}", automatic=True))
-    return tuple(found)
+                edits.append(Edit("remove", f"{parent}.{name}", automatic=True))
+    return tuple(edits)
 
 
-# ── which modules a pattern means ─────────────────────────────────────────────────────────────────────────────────
+# ── which modules a pattern means ─────────────────────────────────────────────────────────────────
 
 
 def modules_matching(module: nn.Module, pattern: str, layers: set[str]) -> list[str]:
-    """Full names of the outermost modules that a pattern means: a module, a glob of modules, or what covers `layers`.
+    """Full names of the outermost modules that a pattern means.
+
+    The pattern is a module, a glob of modules, or one whose modules cover `layers`.
 
     Raises:
-        PlanError: nothing of that name.
+        PlanError: no module matches.
     """
     known = [name for name, _ in module.named_modules() if name]
     if pattern in known:

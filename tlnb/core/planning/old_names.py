@@ -1,4 +1,4 @@
-"""Names that options had in earlier versions: lines, calls and files that use them go on working."""
+"""Option names from earlier versions: lines, calls and files that use them keep working."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def todays_options(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by today's names: `solver` is called `optimizer`, and its `sgd`, which ran AdamW, `adamw`.
+    """Rename old options: `solver` to `optimizer`, and its `sgd`, which ran AdamW, to `adamw`.
 
     Raises:
         UsageError: both names are given.
@@ -32,7 +32,7 @@ def todays_options(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def takes_old_names(call: Callable[P, R]) -> Callable[P, R]:
-    """A call that also takes a training's options by the names that they had, and says today's in a warning."""
+    """Decorate a call to accept old names of training options, with a warning that says the new."""
 
     @functools.wraps(call)
     def renamed(*args: P.args, **kwargs: P.kwargs) -> R:
