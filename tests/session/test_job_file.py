@@ -60,9 +60,9 @@ def test_a_job_done_elsewhere_is_the_run_that_it_would_have_been_here(
 
 def test_options_go_with_a_job_and_files_with_a_run(small: Session, tmp_path: Path):
     small.train(epochs=2)
-    with pytest.raises(UsageError, match="go with --job FILE"):
+    with pytest.raises(UsageError, match="need --job FILE"):
         small.save(tmp_path / "x.safetensors", epochs=3)
-    with pytest.raises(UsageError, match="file of its own"):
+    with pytest.raises(UsageError, match="already names the file"):
         small.save(tmp_path / "x.safetensors", job=tmp_path / "job.json")
 
 

@@ -342,7 +342,7 @@ def test_learning_rates_by_stage(small: Session):
     assert run.options.stage_lr == (("layer4", 0.001), ("head", 0.01))
     with pytest.raises(PlanError, match="did you mean layer4"):
         small.train(lr="layr4=0.001")
-    with pytest.raises(UsageError, match="no learning rate"):
+    with pytest.raises(UsageError, match="not a learning rate"):
         small.train(lr="fast")
 
 

@@ -82,7 +82,7 @@ def test_one_label_a_class_measures_nothing_and_says_so(session: Session):
     assert (
         found.strategy == "head"
         and found.probes == ()
-        and "Nothing can be held out" in found.reason
+        and "No labels can be held out" in found.reason
     )
     assert "none can be held out" in HTML[Advice](found)
 
@@ -187,5 +187,7 @@ def test_what_was_not_tried_is_expected_by_the_rule_alone():
     none = dict.fromkeys(advising.STRATEGIES)
     tried = advising._weighed(labels, (), {"head": half}, {}, none, None)  # type: ignore[arg-type]
     assert [t.gain for t in tried] == [None] * 3
-    assert tried[1].expected == pytest.approx(0.5 * advising.REMOVED[0])
-    assert tried[2].expected == pytest.approx(0.5 * (advising.REMOVED[0] + advising.FURTHER[0]))
+    assert tried[1].expected == pytest.approx(0.5 * advising.PARTIAL_GAIN[0])
+    assert tried[2].expected == pytest.approx(
+        0.5 * (advising.PARTIAL_GAIN[0] + advising.FULL_GAIN[0])
+    )
