@@ -1,4 +1,4 @@
-"""Templates of the sections that freeze, train and test; `template.fill` says what the marks mean."""
+"""Templates of the sections that freeze, train and test; `template.fill` explains the marks."""
 
 # ── freezing ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
