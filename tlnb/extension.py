@@ -37,7 +37,7 @@ def register(shell: Any, session: Session) -> None:
 
 
 def _separate_semicolon(lines: list[str]) -> list[str]:
-    """`%tl_freeze;` → `%tl_freeze ;`: without the space IPython would look for a magic of that name."""
+    """Turn `%tl_freeze;` into `%tl_freeze ;`; IPython would look for a magic `tl_freeze;`."""
     return [re.sub(r"^(\s*(?:[\w\s,]+=\s*)?%tl\w*);", r"\1 ;", line) for line in lines]
 
 

@@ -254,7 +254,7 @@ def training(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def place_and_code(magic: str, example: str, line: str) -> tuple[str, str, bool]:
-    """Split a line into its first word, the rest verbatim, and whether a trailing `;` silences it.
+    """Split a line into its first word, the rest, and whether a trailing `;` silences it.
 
     Raises:
         UsageError: fewer than two words.

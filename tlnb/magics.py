@@ -19,7 +19,7 @@ from tlnb.session import Session
 
 
 def _returned(value: Any, silent: bool, cell: Cell) -> Any:
-    """The magic's return value; in a cell of several, all but the last print one line instead."""
+    """The magic's return value; in a cell of several, all but the last print one line."""
     if cell.more_to_come() and not silent:
         print(one_line(repr(value)))
     return None if silent else value
@@ -45,7 +45,7 @@ class Cell:
         self._waiting = [i == len(lines) - 1 or m["to"] is not None for i, m in magics]
 
     def more_to_come(self) -> bool:
-        """Whether other magics follow the running one, so that IPython will not show its value."""
+        """Whether other magics follow, so that IPython will not show this one's value."""
         return not self._waiting.pop(0) if self._waiting else False
 
 
@@ -317,7 +317,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.RESUME)
     def tl_resume(self, line: str) -> Any:
-        """Resume a stopped run; after a kernel restart, restore the session and resume its run.
+        """Resume a stopped run; after a kernel restart, restore the session first.
 
         Example: %tl_resume
         """
@@ -343,7 +343,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.ERRORS)
     def tl_errors(self, line: str) -> Any:
-        """Show a run's errors: confusion matrix, accuracy by class, the most confident mistakes.
+        """Show a run's errors: confusion matrix, accuracy by class, most confident mistakes.
 
         Example: %tl_errors --run head
         """
@@ -434,6 +434,6 @@ class TLMagics(PlanMagics):
         return self._run(TLMagics.tl_reset, line, lambda _: self.session.reset())
 
 
-# `magics_class` registers only methods that the class itself defines; inherited ones are magics too.
+# `magics_class` registers only methods that the class itself defines; add the inherited ones.
 for kind, inherited in PlanMagics.magics.items():
     TLMagics.magics[kind] = {**inherited, **TLMagics.magics[kind]}

@@ -199,5 +199,5 @@ class Background:
 
 
 def on_colab() -> bool:
-    """Whether this is Colab, where messages from other threads do not reach the page reliably."""
+    """Whether this is Colab, where messages from other threads may not reach the page."""
     return "google.colab" in sys.modules

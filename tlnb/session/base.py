@@ -57,7 +57,7 @@ class SessionBase(OneLine):
         return with_direct_changes(self.state)[0]
 
     def noticed(self) -> SessionState:
-        """As `current`, for calls that change the session: assigned and added to the transcript."""
+        """As `current`, for calls that change the session: assigned and in the transcript."""
         state, line = with_direct_changes(self.state)
         if line:
             self.commit(state, line)

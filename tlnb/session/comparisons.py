@@ -73,7 +73,7 @@ def cost(self: SessionBase, price: str | float | None = None) -> Bill:
     It includes what someone else paid for the pretrained model.
 
     Args:
-        price: what an hour costs, `0.5usd/h`; it replaces the list price for everything from now on.
+        price: what an hour costs, `0.5usd/h`; from now on it replaces the list price.
 
     Raises:
         UsageError: an invalid price.

@@ -101,7 +101,7 @@ def _are_names(values: tuple[Any, ...]) -> bool:
 def _feature_extractors(
     state: SessionState, run: Run | None
 ) -> tuple[str, DataSet, list[FeatureExtractor], str | None]:
-    """The networks whose features are compared: as loaded, with random weights, and the run's."""
+    """The networks to compare by features: as loaded, with random weights, and the run's."""
     from tlnb.core.evaluation.embeddings import FeatureExtractor
 
     data = state.data()

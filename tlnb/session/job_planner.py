@@ -112,7 +112,7 @@ def _ordinary(
 def _baseline(
     state: SessionState, data: DataSet, options: TrainOptions, name: str, own_seed: bool
 ) -> Job:
-    """A job from scratch, matched to the latest run on this data: same network, up to 2× steps."""
+    """A job from scratch, matched to the latest run on this data; up to twice its steps."""
     run = run_to_match(state, data)
     model, anatomy = network_of(state, run)
     now = state.plan

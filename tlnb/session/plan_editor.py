@@ -55,7 +55,7 @@ def _set_strategy(self: SessionBase, name: str, last: int | None) -> Plan:
 
 @mutates_session
 def freeze(self: SessionBase, *patterns: str) -> Plan:
-    """Freeze more layers, by name, stage, glob or range; by default all but the output layer."""
+    """Freeze more layers by name, stage, glob or range; default: all but the output layer."""
     state = self.noticed()
     _, anatomy, old = state.loaded()
     frozen = (
@@ -87,7 +87,7 @@ def unfreeze(self: SessionBase, *patterns: str) -> Plan:
 def add(
     self: SessionBase, where: str, what: str | nn.Module, names: Mapping[str, Any] | None = None
 ) -> Plan:
-    """Add a layer before or after a module, as part of that module, so that names do not change.
+    """Add a layer before or after a module, as part of it, so that names do not change.
 
     Args:
         where: `before:NAME` or `after:NAME`, a module's name in PyTorch.
@@ -222,7 +222,7 @@ def _history(state: SessionState) -> tuple[Plan, ...]:
 def _code(
     what: str | nn.Module, names: Mapping[str, Any], scopes: Scopes
 ) -> tuple[str, Mapping[str, Any]]:
-    """The code of a new module and the user's names in it; a module object gets its own name."""
+    """The code of a new module and the user's names in it; a module object gets a name."""
     if isinstance(what, str):
         if not what.strip():
             raise PlanError("no layer was given: write e.g. nn.Dropout(0.2)")

@@ -244,7 +244,7 @@ class _Restoring:
         )
 
     def _checked(self, values: Mapping[str, Any]) -> Plan:
-        """Restore a plan once its code is literal or trusted; plans kept for undo are checked too."""
+        """Restore a plan after checking its code; plans kept for undo are checked too."""
         plan = Plan.from_json(values)
         scopes = run_files.scopes_of(plan, self.trust, self.names)
         self.state = replace(self.state, scopes={**self.state.scopes, **scopes})

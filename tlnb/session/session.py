@@ -51,7 +51,7 @@ class Session(SessionBase):
 
     @property
     def plan(self) -> Plan | None:
-        """What `train` would do, direct changes of `model.module` included; None before `load`."""
+        """What `train` would do, with direct changes of `model.module`; None before `load`."""
         try:
             return self.current().plan
         except TLError:  # the call that uses the change will report it
@@ -128,7 +128,7 @@ class Session(SessionBase):
         export: str | Path | None = None,
         learner: str | None = None,
     ) -> Check | Checks:
-        """Check an exercise against the session; without a name, list all exercises and progress.
+        """Check an exercise against the session; without a name, list all and your progress.
 
         A step that is still missing shows one more hint each time. The session does not change.
 
@@ -197,7 +197,7 @@ class Session(SessionBase):
         return f"tlnb session: {self.state!r}; next: {self.next_line}"
 
     def __getattr__(self, name: str) -> Any:
-        """Answer the names that other tools use with ours; called only for missing attributes."""
+        """Answer other tools' method names with ours; called only for missing attributes."""
         if meant := METHODS.get(name):
             raise _NoSuch(f"tlnb has no tl.{name}: use tl.{meant}(...), or %tl_{meant} as a magic")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -132,7 +132,7 @@ def tune(
     epochs: int | None = None,
     seed: int = 0,
 ) -> Tuning:
-    """Search for the best learning rate, weight decay, augmentation and number of trained stages.
+    """Search learning rate, weight decay, augmentation and the number of trained stages.
 
     The best values go into the plan. Trials are scored on held-out labels, or else by
     cross-validation on the training labels; never on test images. The whole search is charged as
@@ -188,7 +188,7 @@ def tune(
 
 @mutates_session
 def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
-    """Recommend a strategy, by the amount of data and by evidence measured on the labels in use.
+    """Recommend a strategy by the amount of data and evidence from the labels in use.
 
     Nothing is set; test images are not read. Its cost is added to the bill.
 
@@ -246,7 +246,7 @@ def with_forecast(state: SessionState, job: Job, cache: Store) -> tuple[SessionS
 
 
 def _within(session: SessionBase, job: Job, budget: str | float) -> Job:
-    """The job with no more epochs than the budget allows; the forecasts are charged in any case."""
+    """The job with at most the epochs that the budget allows; forecasts are always charged."""
     allowed = parse_budget(budget, _price(session.state, job.options))
     whole = _forecast_now(session, job)
     wanted, fit = job.options.epochs or 0, whole.epochs_within(allowed)

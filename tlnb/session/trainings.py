@@ -155,7 +155,7 @@ def _noted(state: SessionState, run: Run, job: Job) -> Run:
 
 
 def _scored(state: SessionState, run: Run) -> Run:
-    """Add the run's money and its latest forecast, with measured figures once it has finished."""
+    """Add the run's money and its latest forecast, with measured figures if it finished."""
     run = bill.priced(run, state.bill.price)
     forecast = next((f for f in reversed(state.forecasts) if same_training(f, run)), None)
     if forecast is None:
@@ -179,7 +179,7 @@ def same_training(one: Forecast, other: Forecast | Run) -> bool:
 
 
 def with_equal_budget(session: SessionBase, baseline: Run, of: Run) -> SessionState:
-    """Train the baseline for exactly its run's number of steps; return the state with it, charged.
+    """Train the baseline for its run's number of steps; return the state with it, charged.
 
     Raises:
         UsageError: the training was stopped.

@@ -79,7 +79,8 @@ def read_back(lines: Iterable[str], session: type, trust: bool = False) -> list[
     Args:
         lines: of an earlier session, each without line ends and control characters.
         session: the class whose calls the lines are.
-        trust: also give back code that is more than `nn.*` constructors with numbers, and calls that trust files.
+        trust: also return code that is more than `nn.*` constructors with numbers, and calls that
+            trust files.
     """
     rewritten = [_rewrite(text, session, trust) for text in lines]
     kept = [text for text in rewritten if text is not None]

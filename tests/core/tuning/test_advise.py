@@ -14,7 +14,7 @@ from tlnb.core.evaluation import probes
 from tlnb.core.evaluation.probes import labels_in_use, stage_features
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.tuning import advise as advising
-from tlnb.core.tuning.advise import Advice, _together
+from tlnb.core.tuning.advise import Advice, _combined
 from tlnb.display.cards import HTML
 from tlnb.session import Session
 
@@ -101,10 +101,10 @@ def test_without_data_or_model_it_says_what_is_missing(session: Session):
 
 
 def test_expectation_and_measurement_count_by_their_precision():
-    assert _together(0.05, 0.02, None, None) == (0.05, 0.02)
-    mean, sd = _together(0.05, 0.02, -0.05, 0.02)
+    assert _combined(0.05, 0.02, None, None) == (0.05, 0.02)
+    mean, sd = _combined(0.05, 0.02, -0.05, 0.02)
     assert mean == pytest.approx(0) and sd == pytest.approx(0.02 / math.sqrt(2))
-    assert _together(0.05, 0.02, -0.05, 0.0001)[0] == pytest.approx(-0.05, abs=1e-4)
+    assert _combined(0.05, 0.02, -0.05, 0.0001)[0] == pytest.approx(-0.05, abs=1e-4)
 
 
 def test_few_changes_are_preferred_unless_more_gain_a_point():

@@ -194,7 +194,7 @@ def _onnx(run: Run, model: PretrainedModel, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-# ── and back ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── and back ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def read_header(path: Path) -> Header | None:

@@ -1,8 +1,8 @@
-"""Limits on the activations of an edited network: a short line can ask for more than any machine has.
+"""Limits on an edited network's activations.
 
-The forward pass that tests edits runs on the meta device, where size costs nothing, and its
-activations are counted here. A pass that needs real tensors checks every shape before the
-operation runs.
+A short line can ask for more activations than any machine can hold. The forward pass that tests
+edits runs on the meta device, where size costs nothing, and its activations are counted here. A
+pass that needs real tensors checks every shape before the operation runs.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ActivationLimit:
         return max(MOST_BYTES, TIMES_UNEDITED * activations(self.original, self.size))
 
     def check(self, size: int, operations: int, shape: Sequence[int]) -> None:
-        """Raise `TooManyActivations` if `size` bytes or that many operations exceed the limit."""
+        """Raise `TooManyActivations` if the bytes `size` or the operations exceed the limit."""
         if operations > MOST_OPERATIONS:
             raise TooManyActivations(
                 f"the edits take more than {MOST_OPERATIONS:,} operations per image: "
@@ -77,7 +77,7 @@ def activations(module: nn.Module, size: int) -> int:
 
 
 def one_image(module: nn.Module, size: int, counter: ActivationCounter) -> Any:
-    """The output for one blank image in eval mode; `Counter` lets constants mix with meta tensors."""
+    """The output for one blank image in eval mode; `Counter` lets constants be meta too."""
     parameter = next(module.parameters())
     with evaluating(module), torch.no_grad(), counter, Counter():
         return module(torch.zeros(1, 3, size, size, device=parameter.device))

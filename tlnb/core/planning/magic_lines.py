@@ -1,4 +1,4 @@
-"""Session calls as magic lines, and back: reading a line gives the same call, whatever names it has."""
+"""Write session calls as magic lines and read them back; any names survive the round trip."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -
 
 
 def edit_line(name: str, at: str, code: str) -> str:
-    """An edit (`add`, `replace`) as a magic, or if a magic cannot hold it, as a call in Python."""
+    """An edit (`add`, `replace`) as a magic, or as a Python call if a magic cannot hold it."""
     magic = f"%tl_{name} {at} {code}"
     typed = (
         one_line(magic) == magic

@@ -32,7 +32,7 @@ def todays_options(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def takes_old_names(call: Callable[P, R]) -> Callable[P, R]:
-    """Decorate a call to accept old names of training options, with a warning that says the new."""
+    """Decorate a call to accept old option names, with a warning that says the new name."""
 
     @functools.wraps(call)
     def renamed(*args: P.args, **kwargs: P.kwargs) -> R:

@@ -63,7 +63,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """The magic's flag without `--`: `batch-size`; `no-…` for a switch that is on by default."""
+        """The magic's flag without `--`: `batch-size`; `no-…` for a switch on by default."""
         typed_name = self.name.rstrip("_").replace("_", "-")
         return f"no-{typed_name}" if self.default is True else typed_name
 
@@ -73,7 +73,7 @@ class Option:
         return isinstance(self.default, bool)
 
     def typed(self, value: Any) -> Any:
-        """A value as typed after the flag: None for the default, True for a switch that differs."""
+        """A value as typed after the flag: None for the default, True for a changed switch."""
         if self.is_switch:
             return True if bool(value) != self.default else None
         if value is None or value == self.default:
@@ -279,7 +279,7 @@ class CallOptions:
 
 
 class Asked(TypedDict, total=False):
-    """Training options by the keywords of `Session.train`, in the order in which they are shown."""
+    """Training options by the keywords of `Session.train`, in display order."""
 
     epochs: int | None
     lr: float | str | Mapping[str, float] | None
@@ -318,7 +318,7 @@ BY_RECIPE = tuple(each.name for each in OPTIONS if each.by_recipe)
 
 
 def option_named(name: str) -> Option | None:
-    """The option of this keyword or flag, `batch_size` or `batch-size`; None if there is none."""
+    """The option of this keyword or flag, `batch_size` or `batch-size`; None if unknown."""
     return next((each for each in OPTIONS if name in (each.name, each.flag)), None)
 
 
@@ -359,7 +359,7 @@ def options_from(values: Mapping[str, Any]) -> TrainOptions:
 
 
 def parse_rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
-    """Parse `0.001`, `"layer4=0.001,head=0.01"` or a mapping to a common rate and rates by stage.
+    """Parse `0.001`, `"layer4=0.001,head=0.01"` or a mapping: common rate, rates by stage.
 
     Raises:
         UsageError: a rate that is not a number.
@@ -381,7 +381,7 @@ def parse_rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """Split `layer4=0.001,head=0.01` into pairs; a rate without a stage comes first in its pair.
+    """Split `layer4=0.001,head=0.01` into pairs; a rate alone comes first in its pair.
 
     Raises:
         UsageError: a decimal comma, or several rates without a stage.

@@ -1,4 +1,4 @@
-"""Names that people know from other tools, and ours for them; every answer is a working line."""
+"""Names from other tools, and ours for them; every answer is a line that works."""
 
 from __future__ import annotations
 

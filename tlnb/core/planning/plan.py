@@ -69,7 +69,7 @@ class Edit(OneLine):
 
 @dataclass(frozen=True)
 class Plan(OneLine):
-    """What will be trained, and from which start. The model itself is never changed: runs copy it."""
+    """What will be trained, and from which start. Runs copy the model and never change it."""
 
     model: str
     strategy: str

@@ -1,4 +1,4 @@
-"""Prepare a plan: complete its edits for the model and data, read the anatomy, adapt the plan."""
+"""Prepare a plan: complete its edits for model and data, read the anatomy, adapt the plan."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _number(node: ast.expr) -> bool:
 
 
 class _Bounded(TorchDispatchMode):
-    """Context that limits the number of tensor operations, none of which may allocate memory."""
+    """Context that limits the number of tensor operations and refuses to allocate memory."""
 
     def __init__(self) -> None:
         super().__init__()

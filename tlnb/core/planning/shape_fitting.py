@@ -1,4 +1,4 @@
-"""Fit edits to a network: fill in widths, make output layers for the classes, test the result."""
+"""Fit edits to a network: fill in widths, make output layers, test the result."""
 
 from __future__ import annotations
 

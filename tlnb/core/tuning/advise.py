@@ -1,4 +1,4 @@
-"""Recommend a strategy: a rule by amount of data, updated by short trainings on the labels in use.
+"""Recommend a strategy: a rule by amount of data, updated by short trainings.
 
 The advice weighs accuracy against changes: it is the strategy with the fewest changes that no other
 is expected to beat by more than a point. Expectations start from a rule fitted on some settings
@@ -290,7 +290,7 @@ def _weighed(
     forecasts: Mapping[str, Forecast],
     budget: float | None,
 ) -> tuple[Tried, ...]:
-    """For each strategy, the accuracy expected above `head`: the rule, updated by the trials."""
+    """For each strategy, the accuracy expected above `head`: the rule updated by trials."""
     accuracies = {
         strategy: float((logits.argmax(1) == labels).mean()) for strategy, logits in trials.items()
     }
@@ -350,7 +350,7 @@ def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def verdict(tried: Sequence[Tried]) -> Tried:
-    """The strategy with the fewest changes that none is expected to beat by more than a point."""
+    """The strategy with the fewest changes that none should beat by more than a point."""
     best = max(t.expected for t in tried)
     return next(t for t in tried if t.expected >= best - WORTHWHILE_GAIN)
 
@@ -406,7 +406,7 @@ def _below(margin: float, variance: float) -> float:
 
 
 def _differs(probes: Sequence[Probe]) -> tuple[str, ...]:
-    """A remark if an earlier stage's features separate the classes better than the last one's."""
+    """A remark if an earlier stage's features separate the classes better than the last's."""
     if len(probes) < 2:
         return ()
     best, last = max(probes, key=lambda p: p.accuracy), probes[-1]

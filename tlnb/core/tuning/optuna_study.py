@@ -1,4 +1,4 @@
-"""Open or create Optuna studies, in a journal file or a database, with our sampler and pruner."""
+"""Open or create Optuna studies in a journal file or a database."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The search space of tuning: a training as data, the values searched, and the plans they give."""
+"""The search space of tuning: the values searched, and the plans they give."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class Tuning(OneLine):
         return max(scored, key=lambda t: (t.accuracy or 0.0, -t.number), default=None)
 
     def until_close(self, points: float = CLOSE_ACCURACY) -> tuple[int, float] | None:
-        """(trials, seconds) until one came within `points` of the best accuracy; None if none."""
+        """(trials, seconds) until one came within `points` of the best accuracy, or None."""
         best, spent = self.best, 0.0
         for count, trial in enumerate(self.trials, 1):
             spent += trial.seconds
@@ -260,7 +260,7 @@ class _Tried:
 
 
 def _try(task: Task, trial: optuna.Trial, parts: list[DataSet], store: Store) -> _Tried:
-    """Train with a trial's values on every part; frozen layers are computed once for all trials."""
+    """Train with a trial's values on every part; frozen layers are computed only once."""
     plan, options = task.planned(task.suggest(trial))
     tried = _Tried()
     for number, data in enumerate(parts):

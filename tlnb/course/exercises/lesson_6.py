@@ -15,22 +15,24 @@ from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.session import Session
 
-CLOSE = 0.02  # relative difference within which a figure is the same
+TOLERANCE = 0.02  # relative difference within which two figures count as equal
 
 
 @exercise("6.1", "The whole network, within a budget")
 def within_a_budget(tl: Session) -> Steps:
-    def five(run: Run, data: DataFacts) -> bool:
+    def five_per_class(run: Run, data: DataFacts) -> bool:
         return data.request.source == "digits" and data.request.per_class == 5
 
     line = (
         "%tl_data digits --per-class 5, %tl_load glyphnet, %tl_strategy full, %tl_train --budget 2s"
     )
-    yield from a_run(tl, "full", five, like="it was trained on five images per digit", line=line)
+    yield from a_run(
+        tl, "full", five_per_class, like="it was trained on five images per digit", line=line
+    )
     runs = [
         r
         for r in tl.runs
-        if r.strategy == "full" and r.status == "finished" and five(r, tl.data_of(r))
+        if r.strategy == "full" and r.status == "finished" and five_per_class(r, tl.data_of(r))
     ]
     given = [r for r in runs if r.event("budget")]
     by_hand = len(runs[-1].epochs) != 40
@@ -65,18 +67,20 @@ def within_a_budget(tl: Session) -> Steps:
 
 
 def _cut_short(run: Run) -> bool:
-    """Whether a budget took epochs away."""
+    """Whether a budget reduced the number of epochs."""
     kept = run.event("budget")
     return kept is not None and kept.facts["epochs"] != kept.facts["wanted"]
 
 
 @exercise("6.2", "Both sides tuned, at your own price")
 def own_bill(tl: Session, names: Mapping[str, Any]) -> Steps:
-    def two(run: Run, data: DataFacts) -> bool:
+    def two_per_class(run: Run, data: DataFacts) -> bool:
         return data.request.source == "digits" and data.request.per_class == 2
 
     line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_tune --trials 2 --epochs 3, %tl_train"
-    last = yield from a_run(tl, where=two, like="it was trained on two images per digit", line=line)
+    last = yield from a_run(
+        tl, where=two_per_class, like="it was trained on two images per digit", line=line
+    )
     price = tl.bill.price
     yield Step(
         "the bill uses your own price",
@@ -148,7 +152,7 @@ def _is(answer: object, figure: float | None) -> bool:
     return (
         isinstance(answer, int | float)
         and figure is not None
-        and abs(answer - figure) <= max(0.5, CLOSE * figure)
+        and abs(answer - figure) <= max(0.5, TOLERANCE * figure)
     )
 
 
@@ -170,7 +174,7 @@ def count_them(tl: Session, names: Mapping[str, Any]) -> Steps:
     likely, hint = _likely(share, run.work.plan_step / truth, frozen)
     yield Step(
         "it is the cost of training everything, forward and backward, for one image",
-        abs(share - 1) <= CLOSE,
+        abs(share - 1) <= TOLERANCE,
         f"it is {share:.2f} times as much as tlnb counted: {likely}",
         hint,
         "with FlopCounterMode(display=False) as counter: the forward pass and loss.backward(); "
@@ -191,15 +195,15 @@ def _likely(share: float, planned: float, frozen: bool) -> tuple[str, str]:
     if 0.3 < share < 0.37:
         cause = "a third is the forward pass alone, or a step with all but the output layer frozen"
         return cause, "loss.backward() belongs inside the counter too, and nothing may be frozen"
-    if abs(share - planned) <= CLOSE:
+    if abs(share - planned) <= TOLERANCE:
         return "as much as a step of your run, which has frozen layers; unfreeze them all", free
-    if abs(share - 0.5) <= CLOSE:
+    if abs(share - 0.5) <= TOLERANCE:
         hint = (
             "get_total_flops() counts a multiplication and its addition as two, as tlnb does: "
             "do not halve it"
         )
         return "half of it counts a multiplication and its addition as one", hint
-    if share > 1.5 and abs(share - round(share)) <= CLOSE * share:
+    if share > 1.5 and abs(share - round(share)) <= TOLERANCE * share:
         return (
             f"divide by the {round(share)} images in the batch",
             "counted = counter.get_total_flops() / len(inputs)",

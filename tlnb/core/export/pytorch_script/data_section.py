@@ -38,7 +38,7 @@ def count(case: Case) -> str:
     return "len(CLASSES)" if case.source == "folder" else "CLASSES"
 
 
-# ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── settings ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _digits_settings(case: Case) -> list[str]:
@@ -105,7 +105,7 @@ def _amounts(case: Case) -> list[str]:
     ]
 
 
-# ── values and conditions ─────────────────────────────────────────────────────────────────────────────────────────
+# ── values and conditions ─────────────────────────────────────────────────────────────────────────
 
 
 def _flags(case: Case) -> dict[str, bool]:
@@ -173,7 +173,7 @@ def _values(case: Case) -> dict[str, object]:
     }
 
 
-# ── which images ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── which images ──────────────────────────────────────────────────────────────────────────────────
 
 HOLD_OUT = '''
 def hold_out(rows: np.ndarray, labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -201,7 +201,7 @@ def choose(labels: np.ndarray) -> $arrays:
     return $chosen
 '''
 
-# ── digits ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── digits ────────────────────────────────────────────────────────────────────────────────────────
 
 DIGITS = '''
 def load_data() -> Data:
@@ -219,7 +219,7 @@ def load_data() -> Data:
     }
 '''
 
-# ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── folders ───────────────────────────────────────────────────────────────────────────────────────
 
 READ_PHOTO = '''
 Image.MAX_IMAGE_PIXELS = $max_pixels  # photos of more than twice as many are refused
@@ -277,7 +277,7 @@ def load_data() -> Data:
     }
 '''
 
-# ── a file that tlnb wrote ────────────────────────────────────────────────────────────────────────────────────────
+# ── a file that tlnb wrote ────────────────────────────────────────────────────────────────────────
 
 FILE = '''
 def load_data() -> Data:
@@ -300,7 +300,7 @@ READ: dict[str, tuple[tuple[str, str], ...]] = {
     "file": (("", FILE),),
 }
 
-# ── what the network takes ────────────────────────────────────────────────────────────────────────────────────────
+# ── what the network takes ────────────────────────────────────────────────────────────────────────
 
 FIT_SIZE = '''
 def fit_size(images: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def _to_the_old(around: list[Edit]) -> list[str]:
 
 
 def path(name: str) -> str:
-    """Turn `classifier.1` into `model.classifier[1]`, and invalid names into `_modules["a b"]`."""
+    """Turn `classifier.1` into `model.classifier[1]`, invalid names into `_modules["a b"]`."""
     return "model" + "".join(map(_step, filter(None, name.split("."))))
 
 
@@ -107,7 +107,7 @@ def _is_name(text: str) -> bool:
     return text.isidentifier() and not keyword.iskeyword(text)
 
 
-# ── building ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── building ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _what(case: Case) -> str:
@@ -230,7 +230,7 @@ def _own(case: Case) -> Iterator[str]:
 
 
 def _changed(change: Change) -> Iterator[str]:
-    """What was changed in the user's network so that it gives scores; a hook replaces the output."""
+    """The changes that make the user's network give scores; a hook replaces its output."""
     if change.routes:
         yield "# of all that it gives the scores alone"
         yield f"model.register_forward_hook(lambda _, __, y: {_scores_in(change)})"
@@ -241,7 +241,7 @@ def _changed(change: Change) -> Iterator[str]:
 
 
 def _scores_in(change: Change) -> str:
-    """The expression for the scores in `y`, which may sometimes be the scores, or another type."""
+    """The expression for the scores in `y`, which may be the scores or of another type."""
     in_eval, *in_training = change.routes
     code = in_eval.code("y")
     for route in in_training:
@@ -281,7 +281,7 @@ def _from_file(case: Case) -> Iterator[str]:
         yield f'model.load_state_dict(torch.load({quoted(file)}, map_location="cpu", weights_only=True))'
 
 
-# ── edits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── edits ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _replace(case: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:

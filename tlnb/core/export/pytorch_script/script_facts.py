@@ -62,7 +62,7 @@ class Case:
 
     @property
     def scaled(self) -> list[str]:
-        """Output layers trained on standardised features; in nearly all networks one or none."""
+        """Output layers trained on standardised features; nearly always one or none."""
         trained = [
             h
             for h in self.anatomy.heads
@@ -110,7 +110,7 @@ class Case:
 
     @property
     def parted(self) -> bool:
-        """Whether parts are treated differently: some are frozen at times, or their rates differ."""
+        """Whether some parts are frozen at times, or their learning rates differ."""
         return self.warm or len(set(self.rates_of(self.plan.trained).values())) > 1
 
     @property
@@ -176,7 +176,7 @@ class Case:
         return self.run.event(kind) if self.run else None
 
     def _ends_with_the_head(self) -> bool:
-        """Whether the network's scores are the output layer's, and its input is dropout's output.
+        """Whether the scores are the output layer's, and its input is dropout's output.
 
         Tested by one forward pass.
         """
@@ -213,7 +213,7 @@ class Case:
 
     @property
     def askers(self) -> list[str]:
-        """The user's modules with frozen and trained layers whose forward reads `self.training`."""
+        """The user's modules with frozen and trained layers that read `self.training`."""
         if not self.own:
             return []
         phases = [self.plan.trained, *([self.anatomy.heads] if self.warm else [])]
@@ -253,7 +253,10 @@ class Case:
     def rates_of(
         self, trained: Iterable[str], rate: float | None = None
     ) -> dict[str, float | None]:
-        """The rate of every module whose mode matters, None if frozen; dropout uses the next layer's."""
+        """The rate of every module whose mode matters, None if frozen.
+
+        Dropout has the rate of the next layer.
+        """
         by_stage = dict(self.options.stage_lr) if rate is None else {}
         common = rate or self.options.lr or 0.0
         stages = {layer.name: layer.stage for layer in self.anatomy.layers}

@@ -54,7 +54,7 @@ def assigned(name: str, values: Mapping[str, float], note: str) -> list[str]:
 
 
 def noted(line: str, note: str) -> list[str]:
-    """The line with a comment after it, or above it if too long; line ends in names are escaped."""
+    """The line with a comment after it, or above it if too long; line ends are escaped."""
     note = one_line(note)
     both = f"{line}  # {note}"
     return [both] if len(both) <= WIDTH else [f"# {note}", line]

@@ -76,7 +76,7 @@ def rates(case: Case) -> list[str]:
     )
 
 
-# ── values and conditions ─────────────────────────────────────────────────────────────────────────────────────────
+# ── values and conditions ─────────────────────────────────────────────────────────────────────────
 
 
 def _flags(case: Case) -> dict[str, bool]:
@@ -113,7 +113,7 @@ def _values(case: Case) -> dict[str, object]:
 
 
 def _loop_words(case: Case) -> dict[str, object]:
-    """The loop's names for its options (settings, or arguments if it runs twice), and constants."""
+    """The loop's names for its options, which are arguments if it runs twice, and constants."""
     settings = {
         "learning": "LEARNING_RATES",
         "epochs": "EPOCHS",
