@@ -19,7 +19,7 @@ from tlnb.session.run_registry import name_of, network_of, run_meant, runs_on
 from tlnb.session.state import SessionState
 from tlnb.session.trainings import with_equal_budget
 
-TUNING = ("apart", "in")
+TUNING_CHOICES = ("apart", "in")
 
 
 def compare(
@@ -47,8 +47,8 @@ def compare(
     chosen = _chosen(state, data, runs)
     if target is not None and not 0 < target <= 1:
         raise UsageError(f"--target must be between 0 and 1, got {target}: e.g. --target 0.9")
-    if tuning not in TUNING:
-        raise UsageError(f"--tuning {tuning} is not known: use {' or '.join(TUNING)}")
+    if tuning not in TUNING_CHOICES:
+        raise UsageError(f"--tuning {tuning} is not known: use {' or '.join(TUNING_CHOICES)}")
     rate = state.bill.price if price is None else parse_price(price)
     matched = [run for run in chosen if run.baseline_of]
     equal = [twin for run in matched if (twin := equal_budget_of(self, run)) is not None]

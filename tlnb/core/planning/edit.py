@@ -20,7 +20,13 @@ from tlnb.core.models.anatomy import ROOT, owned
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.plan import Edit
-from tlnb.core.planning.safe_modules import DEEP, MOST_EDITS, check_size, is_literal, size_of
+from tlnb.core.planning.safe_modules import (
+    MOST_EDITS,
+    PARSER_ERRORS,
+    check_size,
+    is_literal,
+    size_of,
+)
 from tlnb.core.runtime.errors import PlanError, did_you_mean, one_line
 from tlnb.core.runtime.torch_lock import alone
 
@@ -159,7 +165,7 @@ def names_in(code: str) -> set[str]:
             for node in ast.walk(tree)
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
         }
-    except DEEP as error:
+    except PARSER_ERRORS as error:
         what = getattr(error, "msg", None) or str(error)
         raise PlanError(
             f"{short(code)} is not a Python expression ({what}): write e.g. nn.Dropout(0.2)"

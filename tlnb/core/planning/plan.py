@@ -82,10 +82,9 @@ class Plan(OneLine):
     options: TrainOptions = field(default_factory=TrainOptions)
     notes: tuple[str, ...] = ()  # warnings to read before training it
     tuned: str = ""  # the study that found its options
-    baseline_options: TrainOptions = field(
-        default_factory=TrainOptions
-    )  # found for its baseline; None: the recipe's
-    baseline_tuned: str = ""  # the study that found those
+    # Options that tuning found for its baseline; None: the recipe's.
+    baseline_options: TrainOptions = field(default_factory=TrainOptions)
+    baseline_tuned: str = ""  # the study that found them
     normalised: bool = True  # whether the network has layers that normalise (batch, layer, group …)
 
     def __post_init__(self) -> None:

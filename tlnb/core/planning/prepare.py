@@ -14,9 +14,8 @@ from tlnb.core.planning.edit import Scopes
 from tlnb.core.planning.plan import Edit, Plan, plan_custom, plan_strategy, renewed
 from tlnb.core.planning.shape_fitting import fit_edits
 
-Parts = Mapping[
-    str, tuple[int, tuple[bool, ...]]
-]  # a part's name → its identity, which of its parameters want gradients
+# A part's name → its identity, and which of its parameters require a gradient.
+Parts = Mapping[str, tuple[int, tuple[bool, ...]]]
 
 
 @dataclass(frozen=True)

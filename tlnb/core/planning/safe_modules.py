@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 NUMBERS = ("in_features", "classes")  # names that stand for a number
 ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
 FORBIDDEN_ARGUMENTS = ("device", "dtype")  # they would bypass the meta device and its limits
-DEEP = (SyntaxError, ValueError, RecursionError, MemoryError)  # what Python's parser raises
+# What Python's parser raises.
+PARSER_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError)
 LONGEST = 10_000  # characters of code
 MOST_BYTES = (
     5 * 10**8
@@ -32,7 +33,7 @@ def is_literal(code: str) -> bool:
     """Whether code is only `nn.*` constructors with numbers, booleans and tuples of them."""
     try:
         return len(code) <= LONGEST and _call(ast.parse(code.strip(), mode="eval").body)
-    except DEEP:
+    except PARSER_ERRORS:
         return False
 
 

@@ -112,16 +112,17 @@ def own_bill(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     assert counted is not None and counted.uses
     answer = names.get("answer")
-    same = _is(answer, apart.uses if apart else None)
+    if _is(answer, apart.uses if apart else None):
+        instead = "that is the number without tuning"
+    elif answer is None:
+        instead = "there is no variable answer"
+    else:
+        instead = f"it is {answer!r}"
     yield Step(
         "the variable answer says after how many uses the pretraining has paid for itself, "
         "tuning counted in",
         _is(answer, counted.uses),
-        "that is the number without tuning"
-        if same
-        else "there is no variable answer"
-        if answer is None
-        else f"it is {answer!r}",
+        instead,
         "%tl_compare --tuning in shows it below the table",
         "tl.compare(tuning='in').pays_off_after is that number",
     )

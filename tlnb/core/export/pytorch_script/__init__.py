@@ -14,7 +14,7 @@ import textwrap
 from tlnb.core.export.pytorch_script.data_section import data_sections, data_settings
 from tlnb.core.export.pytorch_script.network_section import network_sections, own_names
 from tlnb.core.export.pytorch_script.script_facts import Case, Script
-from tlnb.core.export.pytorch_script.template import OURS, WIDTH
+from tlnb.core.export.pytorch_script.template import USER_MODULE, WIDTH
 from tlnb.core.export.pytorch_script.training_section import LOOPS, rates, training_sections
 from tlnb.core.runtime.errors import UsageError, one_line
 from tlnb.core.training.run import Run
@@ -111,7 +111,7 @@ def _imports(case: Case, body: str) -> str:
     own = sorted(own_names(case))
     if own:
         lines += [
-            f"from {OURS} import {', '.join(own)}  # CHANGE: your own code, and the file that it is in"
+            f"from {USER_MODULE} import {', '.join(own)}  # CHANGE: your own code, and the file that it is in"
         ]
     return "\n".join(lines).strip("\n")
 

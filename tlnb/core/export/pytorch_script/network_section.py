@@ -53,26 +53,26 @@ def network_sections(case: Case) -> Iterator[str]:
 
 def own_names(case: Case) -> set[str]:
     """Names in the script that the user's own code must define."""
-    found = {_own_class(case)} if case.own else set()
+    names = {_own_class(case)} if case.own else set()
     for edit in case.plan.edits:
-        found |= _users_names(edit.code) - set(_constants(case, edit))
-    return found
+        names |= _users_names(edit.code) - set(_constants(case, edit))
+    return names
 
 
 def place(name: str, edits: Iterable[Edit], whole: bool = False) -> str:
-    """Where a module of tlnb's network is in the script's, after these edits.
+    """The name in the script's network of a module of tlnb's network, after these edits.
 
-    In the script a layer and what was added next to it become an `nn.Sequential` in the layer's place. `whole` means
-    that place instead of the layer itself.
+    In the script a layer and the modules added next to it become one `nn.Sequential` in the
+    layer's place; `whole` means that Sequential instead of the layer itself.
     """
     added: dict[str, list[Edit]] = {}
     for edit in edits:
         if edit.kind == "add":
             added.setdefault(edit.name, []).append(edit)
-        else:  # a new module in its place: what was next to the old one is gone
+        else:  # replacing a module drops what was added next to it
             added = {
-                n: found
-                for n, found in added.items()
+                n: additions
+                for n, additions in added.items()
                 if not (n == edit.name or n.startswith(edit.name + "."))
             }
     path: list[str] = []
@@ -189,8 +189,8 @@ def _scores(case: Case) -> int | None:
         head = case.model.module.get_submodule(case.anatomy.head)
     except AttributeError:  # the plan moved the output layer
         return None
-    found: int | None = getattr(head, "out_features", getattr(head, "out_channels", None))
-    return found
+    scores: int | None = getattr(head, "out_features", getattr(head, "out_channels", None))
+    return scores
 
 
 def _at_random(case: Case, made: str) -> Iterator[str]:

@@ -217,8 +217,8 @@ class Case:
         if not self.own:
             return []
         phases = [self.plan.trained, *([self.anatomy.heads] if self.warm else [])]
-        found = {name for trained in phases for name in self._askers_among(tuple(trained))}
-        return [name for name, _ in self.network.named_modules() if name in found]
+        askers = {name for trained in phases for name in self._askers_among(tuple(trained))}
+        return [name for name, _ in self.network.named_modules() if name in askers]
 
     def _askers_among(self, trained: tuple[str, ...]) -> list[str]:
         whole = self.learning(trained)

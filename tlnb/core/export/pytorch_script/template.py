@@ -10,7 +10,7 @@ from typing import Any
 from tlnb.core.runtime.errors import one_line
 
 WIDTH = 120
-OURS = "your_module"  # placeholder in a script for the file with the user's own code
+USER_MODULE = "your_module"  # placeholder in a script for the file with the user's own code
 CONDITION = re.compile(r"\s*#\? (?P<flags>[\w! ]+)$")
 
 
