@@ -53,14 +53,8 @@ PLACE = re.compile(r"(?:(?:before|after):)?[\w.]+")
 MAGIC = re.compile(r"%tl_(\w+)(?: (.*))?")
 FROM_PYTHON = re.compile(r"tl\.(?:data|predict|look)\(\.\.\.\)  # (.*)")
 OWN_MODULE_COMMENT = "  # your own module, by its variable's name"
-FORBIDDEN = (
-    "trust",
-    "names",
-    "called",
-    "labels",
-    "export",
-    "learner",
-)  # options that run code, write files, or are not text
+# Options that run code, write files, or are not text.
+FORBIDDEN_OPTIONS = ("trust", "names", "called", "labels", "export", "learner")
 LEFT_OUT = "# left out of what was read, because they are not calls with plain values: {} lines"
 
 
@@ -181,7 +175,7 @@ def _is_flag(option: str, name: str, session: type) -> bool:
 def _harmless(call: Call, trust: bool) -> bool:
     """Whether a call runs no code and writes only below the current folder."""
     options = call.options
-    if set(options) & set(FORBIDDEN) - ({"trust"} if trust else set()):
+    if set(options) & set(FORBIDDEN_OPTIONS) - ({"trust"} if trust else set()):
         return False
     if call.name in CODE_CALLS:
         place, code = (*map(str, call.words), "", "")[:2]

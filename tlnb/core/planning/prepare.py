@@ -108,9 +108,8 @@ def noticed(now: Prepared, data: DataSet | None, scopes: Scopes) -> tuple[Prepar
     if parts == before:
         return None
     changed = [name for name, (part, _) in parts.items() if before.get(name, (None,))[0] != part]
-    if (
-        changed or before.keys() - parts.keys()
-    ):  # another architecture than the one that `fresh` would build
+    # Then the architecture is no longer the one that `fresh` would build.
+    if changed or before.keys() - parts.keys():
         own = replace(now.model.origin, family="own")
         model = replace(now.model, architecture=None, origin=own)
         after = prepare(model, data, now.plan, scopes, loaded=before)

@@ -56,9 +56,8 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
         ),
     ),
 }
-LBFGS = TrainOptions(
-    epochs=20, lr=1.0, batch_size=1, weight_decay=0.01
-)  # its line search finds the rates
+# The learning rate is 1 because the line search finds the step sizes.
+LBFGS = TrainOptions(epochs=20, lr=1.0, batch_size=1, weight_decay=0.01)
 # Factor on the learning rate for networks without normalisation layers (SqueezeNet, VGG).
 UNNORMALISED_RATE = 0.1
 ROW_OF = {"custom": "partial", "output-frozen": "full"}  # strategies that use another's row

@@ -22,9 +22,8 @@ FORBIDDEN_ARGUMENTS = ("device", "dtype")  # they would bypass the meta device a
 # What Python's parser raises.
 PARSER_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError)
 LONGEST = 10_000  # characters of code
-MOST_BYTES = (
-    5 * 10**8
-)  # of parameters and buffers, of all edits of a plan together: VGG's classifier fits
+# Parameters and buffers of all edits of a plan together; VGG's classifier fits.
+MOST_BYTES = 5 * 10**8
 MOST_STEPS = 5_000  # tensor operations while building: about a thousand layers
 MOST_EDITS = 200  # in a plan
 

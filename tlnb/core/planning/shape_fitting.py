@@ -202,18 +202,15 @@ def _width(
     hook: Callable[[nn.Module, Callable[[Any], None]], Any],
 ) -> int | None:
     seen: list[int] = []
-    last = isinstance(
-        module.get_submodule(name), nn.Linear | nn.LayerNorm
-    )  # features last, whatever the shape
+    # These modules have features last, whatever the shape.
+    last = isinstance(module.get_submodule(name), nn.Linear | nn.LayerNorm)
 
     def note(value: Any) -> None:
         if isinstance(value, Tensor):
             seen.append(value.shape[1] if value.ndim == 4 and not last else value.shape[-1])
 
-    for twin_of in (
-        blank,
-        _itself,
-    ):  # without numbers first: that costs nothing, however large the network
+    # On the meta device first: that costs nothing, however large the network.
+    for twin_of in (blank, _itself):
         with _ignoring_failures():
             twin = twin_of(module)
             handle = hook(twin.get_submodule(name), note)

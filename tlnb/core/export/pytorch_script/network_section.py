@@ -20,13 +20,8 @@ from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import one_line
 from tlnb.glyphnet import network as glyphnet
 
-KNOWN = {
-    "nn",
-    "torch",
-    "F",
-    "in_features",
-    "classes",
-}  # what an edit's code may mention without being the user's
+# Names in an edit's code that are not the user's.
+KNOWN_NAMES = {"nn", "torch", "F", "in_features", "classes"}
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 BUILD = '''
@@ -319,9 +314,8 @@ def _made(case: Case, edit: Edit) -> list[str]:
     constants = [f"{name} = {value!r}" for name, value in _constants(case, edit).items()]
     lines = code.split("\n")
     last = ast.parse(code).body[-1]
-    made = (
-        ast.get_source_segment(code, last) or ""
-    )  # without a comment behind it: more code may follow there
+    # Without a comment after it, because more code may follow there.
+    made = ast.get_source_segment(code, last) or ""
     return [*constants, *lines[: last.lineno - 1], made]
 
 
@@ -345,7 +339,7 @@ def _users_names(code: str) -> set[str]:
     for node in nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             made |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-    return names - made - KNOWN - set(vars(builtins))
+    return names - made - KNOWN_NAMES - set(vars(builtins))
 
 
 def _with_numbers(case: Case, edit: Edit, code: str) -> str:

@@ -47,18 +47,16 @@ class Case:
     """Everything that a script is written from."""
 
     model: PretrainedModel
-    network: nn.Module = field(
-        repr=False
-    )  # with the plan's edits: its structure is read, and its modes are set
-    anatomy: Anatomy  # of the same
+    # With the plan's edits; its structure is read and its modes are set.
+    network: nn.Module = field(repr=False)
+    anatomy: Anatomy  # of `network`
     data: DataFacts
     plan: Plan
     options: TrainOptions  # filled in
     precision: str  # fp32, bf16 or fp16
     run: Run | None = None
-    scopes: Mapping[Edit, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  # the user's names that edits mention
+    # The user's names that edits mention.
+    scopes: Mapping[Edit, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def scaled(self) -> list[str]:
