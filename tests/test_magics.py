@@ -178,7 +178,7 @@ def test_run_names_are_text_in_charts_and_lines(small, trained_once):
         "tl.train(epochs=1, name='-x')",
     ]
     for name in ("a\nb", "x" * 101, " x"):
-        with pytest.raises(UsageError, match="is no name"):
+        with pytest.raises(UsageError, match="is not a valid name"):
             small.train(epochs=1, name=name)
 
 

@@ -1,4 +1,4 @@
-"""What Tab offers after a magic: its options, and the names that fit."""
+"""Tab completion after a magic: its options, and the names that fit."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tlnb.session.check_results import Checks
 
 
 def completions(session: Session, variables: dict[str, Any], line: str) -> list[str]:
-    """What Tab offers after a magic: its options, and the names that fit."""
+    """The completions after a magic: its options, and the names that fit."""
     head, _, rest = line.lstrip().partition(" ")
     method = getattr(TLMagics, head.lstrip("%"), None)
     if method is None or not hasattr(method, "parser"):
@@ -89,16 +89,16 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
 
 
 def _files(typed: str) -> list[str]:
-    """Image files and folders that go on from what was typed."""
+    """Image files and folders that complete the typed text."""
     from tlnb.core.data.decoding import extensions
 
     folder = typed[: max(typed.rfind("/"), typed.rfind(os.sep)) + 1]
     try:
-        found = [e for e in os.scandir(folder or ".") if not e.name.startswith(".")]
+        entries = [e for e in os.scandir(folder or ".") if not e.name.startswith(".")]
     except OSError:
         return []
     return [
         f"{folder}{e.name}{os.sep if e.is_dir() else ''}"
-        for e in found
+        for e in entries
         if e.is_dir() or e.name.lower().endswith(extensions())
     ]

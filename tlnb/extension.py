@@ -15,11 +15,11 @@ TESTING_THREADS = 2
 
 
 def register(shell: Any, session: Session) -> None:
-    """Magics, cards, completion, and the name `tl` unless it is taken."""
+    """Register magics, cards and completion, and bind `tl` unless the name is taken."""
     magics = TLMagics(shell, session)
     shell.register_magics(magics)
     shell.events.register("pre_run_cell", magics.cell.begin)
-    shell.input_transformers_cleanup.append(_apart)
+    shell.input_transformers_cleanup.append(_separate_semicolon)
     shell.user_ns.setdefault("tl", session)
     session.names = shell.user_ns
     _register_cards(shell)
@@ -30,14 +30,14 @@ def register(shell: Any, session: Session) -> None:
 
     for name in [*magics.magics["line"]]:
         shell.set_hook("complete_command", offer, str_key=f"%{name}")
-    if testing() and "OMP_NUM_THREADS" not in os.environ:  # which torch follows by itself
+    if testing() and "OMP_NUM_THREADS" not in os.environ:  # torch follows that variable by itself
         import torch
 
         torch.set_num_threads(min(TESTING_THREADS, os.cpu_count() or 1))
 
 
-def _apart(lines: list[str]) -> list[str]:
-    """`%tl_freeze;` → `%tl_freeze ;`: without the space IPython would look for a magic of that name."""
+def _separate_semicolon(lines: list[str]) -> list[str]:
+    """Turn `%tl_freeze;` into `%tl_freeze ;`; IPython would look for a magic `tl_freeze;`."""
     return [re.sub(r"^(\s*(?:[\w\s,]+=\s*)?%tl\w*);", r"\1 ;", line) for line in lines]
 
 
@@ -51,7 +51,7 @@ def _register_cards(shell: Any) -> None:
     for kind, make in cards.HTML.items():
         formatters["text/html"].for_type(kind, make)
     formatters["text/plain"].for_type(
-        Comparison, lambda found, printer, _: printer.text(comparison_text(found))
+        Comparison, lambda comparison, printer, _: printer.text(comparison_text(comparison))
     )
     formatters["text/plain"].for_type(
         Script, lambda script, printer, _: printer.text(str.__str__(script))

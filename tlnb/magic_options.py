@@ -1,4 +1,7 @@
-"""What each magic takes: its arguments, and how a line of them is read. argparse's errors become one line that would work."""
+"""The arguments of each magic, and how a line is parsed.
+
+An error of argparse becomes one line that says what would work.
+"""
 
 from __future__ import annotations
 
@@ -20,23 +23,23 @@ from tlnb.core.runtime.errors import UsageError, did_you_mean
 Method = TypeVar("Method", bound=Callable[..., Any])
 Arguments = tuple[argument, ...]
 
-# what a number alone means
-NUMBERS = {"tl_train": "--epochs", "tl_forecast": "--epochs", "tl_tune": "--trials"}
+# The option that a number alone means.
+OPTION_OF_A_NUMBER = {"tl_train": "--epochs", "tl_forecast": "--epochs", "tl_tune": "--trials"}
 
 
 def takes(*arguments: argument) -> Callable[[Method], Method]:
-    """A magic's method with its arguments."""
+    """Declare a magic's arguments."""
 
     def decorate(method: Method) -> Method:
-        for each in reversed(arguments):  # as decorators are applied
-            method = each(method)
+        for declare in reversed(arguments):  # in the order in which decorators are applied
+            method = declare(method)
         declared: Method = magic_arguments()(method)
         return declared
 
     return decorate
 
 
-def _of_training(option: Option) -> argument:
+def _training_argument(option: Option) -> argument:
     flag = f"--{option.flag}"
     if option.is_switch:
         action = "store_false" if option.default else "store_true"
@@ -51,8 +54,8 @@ def _of_training(option: Option) -> argument:
     )
 
 
-TRAIN: Arguments = tuple(_of_training(each) for each in OPTIONS)
-TRAINING: Arguments = tuple(_of_training(each) for each in OPTIONS if not each.of_train)
+TRAIN: Arguments = tuple(_training_argument(option) for option in OPTIONS)
+TRAINING: Arguments = tuple(_training_argument(o) for o in OPTIONS if not o.of_train)
 DATA: Arguments = (
     argument(
         "source",
@@ -60,20 +63,20 @@ DATA: Arguments = (
         "a table of paths and labels (.csv, .tsv); CIFAR10, …",
     ),
     argument(
-        "--per-class", type=int, metavar="N", help="use N labels of each class, all of them counted"
+        "--per-class", type=int, metavar="N", help="use N labels per class, counting every label"
     ),
-    argument("--limit", type=int, metavar="N", help="use N images in all, classes in equal parts"),
-    argument("--val", type=float, metavar="F", help="share of the labels to choose with"),
-    argument("--test", type=float, metavar="F", help="share of the images to report on"),
+    argument("--limit", type=int, metavar="N", help="use N images in all, the same per class"),
+    argument("--val", type=float, metavar="F", help="share of the labels held out for choosing"),
+    argument("--test", type=float, metavar="F", help="share of the images held out for testing"),
     argument("--size", type=int, metavar="PX", help="the network's input edge in pixels"),
     argument("--classes", type=int, metavar="K", help="how many classes to draw (symbols)"),
     argument(
         "--group",
         metavar="REGEX-or-CSV",
-        help="what is kept on one side of every split, e.g. ([^/]+)_ ({ as {{)",
+        help="images of a group stay in one split, e.g. ([^/]+)_ (write { as {{)",
     ),
     argument(
-        "--root", metavar="DIR", help="where torchvision's data sets lie, or are downloaded to"
+        "--root", metavar="DIR", help="where torchvision's data sets are, or are downloaded to"
     ),
     argument("--seed", type=int, default=0, metavar="S", help="which images are chosen; default 0"),
 )
@@ -129,7 +132,7 @@ REPLACE: Arguments = (
     ),
 )
 ADVISE: Arguments = (
-    argument("--budget", metavar="B", help="what the training may take: 5min, or 2usd"),
+    argument("--budget", metavar="B", help="what the training may cost: 5min, or 2usd"),
 )
 TUNE: Arguments = (
     argument(
@@ -140,21 +143,21 @@ TUNE: Arguments = (
         help="sets of hyperparameters to try; default 20",
     ),
     argument(
-        "--budget", metavar="B", help="5min, or 0.1usd: no trial begins that is likely to exceed it"
+        "--budget", metavar="B", help="5min, or 0.1usd: no trial starts that would likely exceed it"
     ),
     argument("--scratch", action="store_true", help="tune the baseline of the last run"),
     argument(
         "--storage",
         metavar="URL",
-        help="a file for the journal, or sqlite:///tuning.db; processes may share it",
+        help="a journal file, or sqlite:///tuning.db; several processes may share it",
     ),
-    argument("--epochs", type=int, metavar="N", help="of each trial; default: the recipe's"),
+    argument("--epochs", type=int, metavar="N", help="epochs per trial; default: the recipe's"),
     argument(
         "--seed",
         type=int,
         default=0,
         metavar="S",
-        help="of what is tried, and of the trainings; default 0",
+        help="seed of the search and of the trainings; default 0",
     ),
 )
 COST: Arguments = (
@@ -166,11 +169,11 @@ SAVE: Arguments = (
         nargs="?",
         help="ending in .safetensors, .pt2 (torch.export) or .onnx; default: by the run's name",
     ),
-    argument("--run", metavar="RUN", help="default: the last run that is no baseline"),
+    argument("--run", metavar="RUN", help="default: the latest run that is not a baseline"),
     argument(
         "--job",
         metavar="FILE",
-        help="write what %%tl_train with these options would do instead; needs no run",
+        help="write a job file for %%tl_train with these options instead; needs no run",
     ),
     *TRAINING,
 )
@@ -179,39 +182,39 @@ RESUME: Arguments = (
         "where",
         nargs="?",
         metavar="FOLDER",
-        help="of an earlier session; default: the last of this notebook",
+        help="folder of an earlier session; default: this notebook's latest",
     ),
-    argument("--trust", action="store_true", help="run code of yours that the session holds"),
+    argument("--trust", action="store_true", help="run your own code from the saved session"),
 )
 COMPARE: Arguments = (
     argument("runs", nargs="*", metavar="RUN", help="names; default: all runs on the current data"),
     argument(
-        "--target", type=float, metavar="ACC", help="accuracy from 0 to 1 to measure the time to"
+        "--target", type=float, metavar="ACC", help="accuracy (0 to 1) for the time to reach it"
     ),
     argument("--price", metavar="X/h", help="what an hour costs, e.g. 0.5usd/h"),
     argument(
         "--tuning",
         default="apart",
         metavar="HOW",
-        help="apart (in rows of its own), or in (counted in with the runs)",
+        help="apart (in its own rows), or in (added to the runs that use it)",
     ),
 )
 ERRORS: Arguments = (
-    argument("--run", metavar="NAME", help="which run; default: the last that is no baseline"),
+    argument("--run", metavar="NAME", help="which run; default: the latest that is not a baseline"),
 )
 PREDICT: Arguments = (
     argument("files", nargs="+", metavar="FILE", help="image files, globs, or folders of images"),
     argument(
         "--run",
         metavar="NAME",
-        help="which run; default: the last that is no baseline, else the loaded model",
+        help="which run; default: the latest that is not a baseline, else the loaded model",
     ),
     argument(
         "--top",
         type=int,
         default=3,
         metavar="K",
-        help="how many classes to give for each image; default 3",
+        help="how many classes to show per image; default 3",
     ),
 )
 LOOK: Arguments = (
@@ -219,19 +222,19 @@ LOOK: Arguments = (
         "what",
         nargs="*",
         metavar="WHAT",
-        help="features (the default), stages, evidence, or image files to look into",
+        help="features (the default), stages, evidence, or image files",
     ),
     argument(
         "--run",
         metavar="NAME",
-        help="whose network; evidence: default the last run that is no baseline",
+        help="whose network; default for evidence: the latest run that is not a baseline",
     ),
 )
 CODE: Arguments = (
     argument(
         "--run",
         metavar="NAME",
-        help="default: the last run that is not a baseline; without runs the plan",
+        help="default: the latest run that is not a baseline; without runs, the plan",
     ),
     argument("--out", metavar="FILE", help="write the script to this file"),
 )
@@ -246,17 +249,21 @@ PANEL: Arguments = (
 
 
 def training(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The options of a training among what was chosen, by the names of `Session.train`."""
+    """The training options among the parsed arguments, by the names of `Session.train`."""
     return {each.name: getattr(chosen, each.name) for each in OPTIONS if hasattr(chosen, each.name)}
 
 
 def place_and_code(magic: str, example: str, line: str) -> tuple[str, str, bool]:
-    """The first word, the rest verbatim, and whether a trailing `;` silences it."""
+    """Split a line into its first word, the rest, and whether a trailing `;` silences it.
+
+    Raises:
+        UsageError: fewer than two words.
+    """
     silent = line.rstrip().endswith(";")
-    found = re.fullmatch(r"\s*(\S+)\s+(\S.*?)[\s;]*", line, re.DOTALL)
-    if not found:
-        raise UsageError(f"%{magic} needs a name and what to put there: %{magic} {example}")
-    return found[1], found[2], silent
+    match = re.fullmatch(r"\s*(\S+)\s+(\S.*?)[\s;]*", line, re.DOTALL)
+    if not match:
+        raise UsageError(f"%{magic} needs a name and an expression: %{magic} {example}")
+    return match[1], match[2], silent
 
 
 def options_of(method: Callable[..., Any]) -> list[str]:
@@ -266,22 +273,22 @@ def options_of(method: Callable[..., Any]) -> list[str]:
 
 
 def by_todays_names(method: Callable[..., Any], words: list[str]) -> tuple[list[str], str]:
-    """The words with options by today's names, and the line that says so; empty where none had an old one."""
+    """Rename old options; also return the line that says so (empty if there were none)."""
     return todays_words(words) if NEW_OPTION in options_of(method) else (words, "")
 
 
 def parse(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
-    """What the words of a line choose.
+    """Parse the words of a magic's line.
 
     Raises:
-        UsageError: what argparse does not take, with the line that would work.
+        UsageError: argparse refuses the words; the message has the line that would work.
     """
     name = method.__name__
     _check_options(name, words, options_of(method))
     try:
         return method.parser.parse_args(words)  # type: ignore[attr-defined, no-any-return]
     except IPythonUsageError as error:
-        raise UsageError(_instead(method, words, str(error).splitlines()[0])) from None
+        raise UsageError(_message(method, words, str(error).splitlines()[0])) from None
     except SystemExit:
         raise UsageError(
             f"%{name} could not read {' '.join(words)!r}: %{name}? shows an example"
@@ -289,23 +296,23 @@ def parse(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
 
 
 def _check_options(name: str, words: list[str], known: list[str]) -> None:
-    """Raises `UsageError` for an option that the magic does not take, and where help is asked for."""
+    """Raise `UsageError` for an unknown option, and for a request for help."""
     for word in words:
         option = word.partition("=")[0]
         if option in ("--help", "-h"):
             raise UsageError(f"%{name}? shows its options: {' '.join(known) or 'it has none'}")
         if option.startswith("--") and option not in known:
             meant = meant_option(option, known)
-            close = did_you_mean(option, known, f"%{name}? lists what there is")
+            close = did_you_mean(option, known, f"%{name}? lists its options")
             hint = f"write {meant}" if meant else close
             raise UsageError(f"%{name} has no option {option}: {hint}")
 
 
-def _instead(method: Callable[..., Any], words: list[str], problem: str) -> str:
-    """The error of a line that argparse refuses, with the line that would work where that can be told."""
+def _message(method: Callable[..., Any], words: list[str], problem: str) -> str:
+    """The error for a line that argparse refuses, with the line that would work if known."""
     name = method.__name__
     if path := spaced_path([word for word in words if not word.startswith("-")]):
         return f'%{name}: a name with spaces needs quotes: %{name} "{path}"'
-    if meant := meant_words(name, words, options_of(method), NUMBERS):
+    if meant := meant_words(name, words, options_of(method), OPTION_OF_A_NUMBER):
         return f"%{name} does not take {' '.join(words)!r}: {meant}"
     return f"%{name}: {problem}; %{name}? shows an example"

@@ -18,39 +18,39 @@ from tlnb.magic_options import parse, place_and_code, takes, training
 from tlnb.session import Session
 
 
-def _said(value: Any, silent: bool, cell: Cell) -> Any:
-    """What the magic returns. In a cell of several, each but the last prints one line instead of its card."""
+def _returned(value: Any, silent: bool, cell: Cell) -> Any:
+    """The magic's return value; in a cell of several, all but the last print one line."""
     if cell.more_to_come() and not silent:
         print(one_line(repr(value)))
     return None if silent else value
 
 
 class Cell:
-    """Which magics the running cell holds, to know which one is its last line."""
+    """Tracks the magics in the running cell, to know which one is its last line."""
 
     LINE = re.compile(r"^(?P<to>\w[\w\s,]*=\s*)?%tl")
 
     def __init__(self) -> None:
-        # for each magic to come: whether its value is shown as a card
+        # For each magic still to run: whether its value is shown as a card.
         self._waiting: list[bool] = []
 
     def begin(self, info: Any) -> None:
-        """IPython's pre_run_cell event."""
+        """Handle IPython's pre_run_cell event."""
         lines = [
             line
             for line in str(getattr(info, "raw_cell", "")).splitlines()
             if line.strip() and line.strip()[0] != "#"
         ]
-        found = [(i, m) for i, line in enumerate(lines) if (m := self.LINE.match(line))]
-        self._waiting = [i == len(lines) - 1 or m["to"] is not None for i, m in found]
+        magics = [(i, m) for i, line in enumerate(lines) if (m := self.LINE.match(line))]
+        self._waiting = [i == len(lines) - 1 or m["to"] is not None for i, m in magics]
 
     def more_to_come(self) -> bool:
-        """Whether the magic that runs now is followed by others, so that IPython will not show its value."""
+        """Whether other magics follow, so that IPython will not show this one's value."""
         return not self._waiting.pop(0) if self._waiting else False
 
 
 class SessionMagics(Magics):
-    """Reads a magic's line, calls the session and shows what comes of it."""
+    """Parses a magic's line, calls the session and shows the result."""
 
     def __init__(self, shell: Any, session: Session) -> None:
         super().__init__(shell)
@@ -61,10 +61,10 @@ class SessionMagics(Magics):
         self, method: Callable[..., Any], line: str, call: Callable[[argparse.Namespace], Any]
     ) -> Any:
         words, silent = tokens(line)
-        words, said = options.by_todays_names(method, words)
+        words, renamed = options.by_todays_names(method, words)
         chosen = parse(method, words)
-        if said:
-            print(said)
+        if renamed:
+            print(renamed)
         return self._show(lambda: call(chosen), silent)
 
     def _show(self, call: Callable[[], Any], silent: bool) -> Any:
@@ -75,17 +75,17 @@ class SessionMagics(Magics):
         finally:
             show.close()
             self.session.report = None
-        return _said(value, silent, self.cell)
+        return _returned(value, silent, self.cell)
 
 
 @magics_class
 class PlanMagics(SessionMagics):
-    """Data, a network, and the plan: what is to be trained."""
+    """Magics for data, the network, and the plan."""
 
     @line_magic
     @takes(*options.DATA)
     def tl_data(self, line: str) -> Any:
-        """Take a data set.
+        """Load a data set.
 
         Example: %tl_data digits --per-class 2
         """
@@ -94,7 +94,7 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes(*options.MODELS)
     def tl_models(self, line: str) -> Any:
-        """What can be loaded, and what is available offline.
+        """List the models that can be loaded, and which are available offline.
 
         Example: %tl_models resnet* --sort accurate
         """
@@ -134,7 +134,7 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes(*options.LAYERS)
     def tl_layers(self, line: str) -> Any:
-        """The network from input to output: parameters, FLOPs, frozen or trained.
+        """Show the network from input to output: parameters, FLOPs, frozen or trained.
 
         Example: %tl_layers --all
         """
@@ -143,7 +143,9 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes(*options.LOOK)
     def tl_look(self, line: str) -> Any:
-        """What the network sees: the data by its features or by stage, beside a random start; where in an image it looks.
+        """Show what the network sees, beside one with random weights.
+
+        The data by the network's features or by stage, or where in an image the evidence lies.
 
         Example: %tl_look features
         """
@@ -152,7 +154,7 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes(*options.STRATEGY)
     def tl_strategy(self, line: str) -> Any:
-        """Set a strategy; without a name, see the three side by side.
+        """Set a strategy; without a name, show the three side by side.
 
         Example: %tl_strategy partial --last 2
         """
@@ -163,7 +165,7 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes(*options.PATTERNS)
     def tl_freeze(self, line: str) -> Any:
-        """Freeze layers too; without a pattern, all but the output layer.
+        """Freeze more layers; without a pattern, all but the output layer.
 
         Example: %tl_freeze stem..layer2
         """
@@ -172,7 +174,7 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes(*options.PATTERNS)
     def tl_unfreeze(self, line: str) -> Any:
-        """Let layers train again.
+        """Unfreeze layers, so that they train again.
 
         Example: %tl_unfreeze layer4
         """
@@ -182,9 +184,10 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes(*options.ADD)
     def tl_add(self, line: str) -> Any:
-        """Add a layer before or after a module; names stay as they are.
+        """Add a layer before or after a module; existing names do not change.
 
-        The expression may use nn, torch, in_features (what arrives there), classes, and your own names.
+        The expression may use nn, torch, in_features (the features that arrive there), classes,
+        and your own names.
 
         Example: %tl_add before:head nn.Dropout(0.2)
         """
@@ -194,7 +197,9 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes(*options.REMOVE)
     def tl_remove(self, line: str) -> Any:
-        """Take modules out: each becomes nn.Identity; a new output layer of the right width follows where one is needed.
+        """Remove modules: each becomes nn.Identity.
+
+        The output layer is replaced by one of the right width if that is needed.
 
         Example: %tl_remove layer4
         """
@@ -204,9 +209,10 @@ class PlanMagics(SessionMagics):
     @line_cell_magic
     @takes(*options.REPLACE)
     def tl_replace(self, line: str, cell: str | None = None) -> Any:
-        """Put another module in the place of one; as a cell magic, the last line of the body is the new module.
+        """Replace a module; in a cell magic, the last line of the body is the new module.
 
-        The code may use nn, torch, in_features (what arrives there), classes, and your own names.
+        The code may use nn, torch, in_features (the features that arrive there), classes, and your
+        own names.
 
         Example: %tl_replace head nn.Sequential(nn.Linear(in_features, 64), nn.ReLU(), nn.Linear(64, classes))
         """
@@ -220,7 +226,7 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes()
     def tl_undo(self, line: str) -> Any:
-        """Take back the last change of the plan: an edit, a strategy, a freeze.
+        """Undo the last change of the plan: an edit, a strategy, a freeze.
 
         Example: %tl_undo
         """
@@ -229,7 +235,7 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes(*options.ADVISE)
     def tl_advise(self, line: str) -> Any:
-        """Which strategy, and why: the rule by amount of data, and evidence measured now.
+        """Recommend a strategy, by the amount of data and by evidence measured now.
 
         Example: %tl_advise --budget 5min
         """
@@ -238,12 +244,12 @@ class PlanMagics(SessionMagics):
 
 @magics_class
 class TLMagics(PlanMagics):
-    """All magics: these train, judge, and take away what was trained. Each is one call on the session."""
+    """All magics, adding those that train, evaluate and export; each is one session call."""
 
     @line_magic
     @takes()
     def tl(self, line: str) -> Any:
-        """Where we are: data, model, plan, runs, and the likely next line.
+        """Show the session: data, model, plan, runs, and the likely next line.
 
         Example: %tl
         """
@@ -261,7 +267,9 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.TRAINING)
     def tl_forecast(self, line: str) -> Any:
-        """What %tl_train with the same options will take: time, FLOPs, energy, money, memory. Nothing is trained.
+        """Forecast the cost of %tl_train with the same options, without training.
+
+        Time, FLOPs, energy, money and memory.
 
         Example: %tl_forecast --epochs 50
         """
@@ -270,7 +278,9 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.TUNE)
     def tl_tune(self, line: str) -> Any:
-        """Search learning rate, weight decay, augmentation and how many stages train; the best go into the plan.
+        """Search for the best learning rate, weight decay, augmentation and trained stages.
+
+        The best values go into the plan.
 
         Example: %tl_tune --trials 30 --budget 5min
         """
@@ -279,7 +289,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.COST)
     def tl_cost(self, line: str) -> Any:
-        """The whole bill: every charge of the session by phase, and what someone else paid for the model.
+        """Show the whole bill by phase, and what someone else paid for the model.
 
         Example: %tl_cost --price 0.5eur/h
         """
@@ -288,7 +298,9 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.SAVE)
     def tl_save(self, line: str) -> Any:
-        """Write a run's network with its plan, classes, preprocessing and record; %tl_load FILE takes it back.
+        """Save a run's network with its plan, classes, preprocessing and record.
+
+        %tl_load FILE loads it again.
 
         Example: %tl_save digits.safetensors
 
@@ -305,7 +317,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.RESUME)
     def tl_resume(self, line: str) -> Any:
-        """Go on with a stopped run; after a restart of the kernel, with the session and the run that it cut off.
+        """Resume a stopped run; after a kernel restart, restore the session first.
 
         Example: %tl_resume
         """
@@ -318,7 +330,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.COMPARE)
     def tl_compare(self, line: str) -> Any:
-        """Runs side by side: accuracy, time, FLOPs, energy, money.
+        """Compare runs side by side: accuracy, time, FLOPs, energy, money.
 
         Example: %tl_compare --price 0.5usd/h
         """
@@ -331,7 +343,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.ERRORS)
     def tl_errors(self, line: str) -> Any:
-        """What a run gets wrong: confusion matrix, accuracy by class, the most confident mistakes.
+        """Show a run's errors: confusion matrix, accuracy by class, most confident mistakes.
 
         Example: %tl_errors --run head
         """
@@ -340,7 +352,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.PREDICT)
     def tl_predict(self, line: str) -> Any:
-        """Labels with probabilities for new images.
+        """Predict labels with probabilities for new images.
 
         Example: %tl_predict photos/*.jpg --top 5
         """
@@ -353,7 +365,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.CODE)
     def tl_code(self, line: str) -> Any:
-        """A run as a plain PyTorch script with no tlnb in it.
+        """Write a run as a plain PyTorch script without tlnb.
 
         Example: %tl_code --run head
 
@@ -364,7 +376,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes()
     def tl_script(self, line: str) -> Any:
-        """The session as a cell of magics.
+        """Show the session as a cell of magics.
 
         Example: %tl_script
         """
@@ -373,7 +385,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.CHECK)
     def tl_check(self, line: str) -> Any:
-        """Check an exercise against what the session holds; each further try shows one more hint.
+        """Check an exercise against the session; each further try shows one more hint.
 
         Example: %tl_check 1.1
 
@@ -388,7 +400,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.PANEL)
     def tl_panel(self, line: str) -> Any:
-        """The same with the mouse; each click shows the magic that it ran.
+        """Open a panel to work with the mouse; each click shows the magic that it ran.
 
         Example: %tl_panel layers
         """
@@ -397,7 +409,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes()
     def tl_stop(self, line: str) -> Any:
-        """Stop the training that a panel started; what it has so far is kept.
+        """Stop the training that a panel started; its result so far is kept.
 
         Example: %tl_stop
         """
@@ -415,13 +427,13 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes()
     def tl_reset(self, line: str) -> Any:
-        """A new session: data, model, plan, runs and bill are forgotten.
+        """Start a new session: data, model, plan, runs and bill are forgotten.
 
         Example: %tl_reset
         """
         return self._run(TLMagics.tl_reset, line, lambda _: self.session.reset())
 
 
-# `magics_class` finds the methods that a class defines itself; those that it inherits are magics too.
+# `magics_class` registers only methods that the class itself defines; add the inherited ones.
 for kind, inherited in PlanMagics.magics.items():
     TLMagics.magics[kind] = {**inherited, **TLMagics.magics[kind]}

@@ -94,7 +94,7 @@ def test_errors_in_the_thread_appear_in_the_panel(held: Session, monkeypatch):
     panel.controls["lr"].value = "quick"
     panel.go.click()
     assert isinstance(ended(held).error, UsageError)
-    assert "--lr quick is no learning rate" in panel.error.value and held.runs == []
+    assert "--lr quick is not a learning rate" in panel.error.value and held.runs == []
     monkeypatch.setattr("tlnb.session.trainings.train", lambda *_, **__: 1 / 0)
     panel.controls["lr"].value = ""
     panel.go.click()

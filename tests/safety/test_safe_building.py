@@ -122,7 +122,7 @@ def test_an_edit_changes_a_module_that_is_there(model: Any, name: str):
 
 def test_an_edit_takes_no_others_place(model: Any):
     twice = (Edit("add", "head", "nn.ReLU()", "after", "after1"),) * 2
-    assert "has a part after1 already" in (
+    assert "already has a part after1" in (
         refused(lambda: build(model, twice, "pretrained", 0)) or ""
     )
 
@@ -207,7 +207,7 @@ def test_a_network_that_needs_numbers_is_given_no_more_of_them(code: str):
     session.load(_NeedsNumbers(), size=32)
     said = refused(lambda: session.add("after:features", code))
     assert (said is None) == (code == GROWN), said
-    assert said is None or "activations of one image" in said
+    assert said is None or "activations per image" in said
 
 
 def test_what_all_edits_make_counts_together(monkeypatch: pytest.MonkeyPatch):
@@ -264,7 +264,7 @@ def test_a_header_makes_no_more_of_an_image_than_an_edit_may(
     header = header_of(saved)
     bad = Edit("add", "layer1", code.replace("10**6", "1000000"), "after", "after1")
     header["origin"]["edits"] += [asdict(replace(bad, automatic=automatic))]
-    assert "activations of one image" in (
+    assert "activations per image" in (
         refused(lambda: Session().load(tampered(saved, header))) or ""
     )
 

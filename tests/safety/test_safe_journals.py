@@ -49,7 +49,7 @@ def test_a_journal_is_read_up_to_its_last_whole_line(searched: Any, tmp_path: Pa
     trials, notes = opened(searched, whole + '{"op_code": 4, "wor', tmp_path / "s.log")
     assert (
         len(trials) == 1
-        and "cut off half-way" in notes[0]
+        and "was cut off" in notes[0]
         and (tmp_path / "s.log").read_text().startswith(whole)
     )
     trials, notes = opened(searched, whole[:40], tmp_path / "s.log")
@@ -72,7 +72,7 @@ def test_a_damaged_journal_is_set_aside(searched: Any, tmp_path: Path):
         assert (
             trials == []
             and f"kept as s.log.damaged-{count}" in notes[-1]
-            and "a new one begins" in notes[-1]
+            and "a new one starts" in notes[-1]
         )
     assert len(list(tmp_path.glob("*.damaged-*"))) == 3
 
@@ -82,7 +82,7 @@ def test_a_file_that_is_no_journal_stays_as_it_is(searched: Any, tmp_path: Path)
     said = refused(lambda: searched[0].tune(trials=1, epochs=1, storage=str(tmp_path / "mine.txt")))
     assert (
         said is not None
-        and "no journal" in said
+        and "not an Optuna journal" in said
         and (tmp_path / "mine.txt").read_text() == "my notes\n"
     )
 
@@ -126,11 +126,7 @@ def test_a_full_disk_ends_a_search_with_what_it_has(
     with file.open("a") as half:
         half.write('{"op_code":')
     again = session.tune(trials=1, epochs=1, storage=str(file))
-    assert (
-        again.status == "finished"
-        and "cut off half-way" in again.notes[0]
-        and len(again.trials) == 2
-    )
+    assert again.status == "finished" and "was cut off" in again.notes[0] and len(again.trials) == 2
 
 
 @pytest.mark.parametrize("scores", [[], [0.5, 0.5]])

@@ -211,7 +211,7 @@ def test_a_job_makes_no_more_of_an_image_than_an_edit_may(left: Any, automatic: 
     file = left[0] / "changed.json"
     file.write_text(json.dumps(with_upsampling(left[2], automatic)), "utf8")
     said = refused(lambda: carry_out(Session(), file, left[0] / "out"))
-    assert said is not None and "activations of one image" in said
+    assert said is not None and "activations per image" in said
 
 
 @pytest.mark.parametrize("automatic", [False, True])
@@ -224,7 +224,7 @@ def test_a_session_makes_no_more_of_an_image_than_an_edit_may(left: Any, automat
     if automatic:
         assert said is None and not any("Upsample" in edit.code for edit in session.plan.edits)
     else:
-        assert said is not None and "activations of one image" in said
+        assert said is not None and "activations per image" in said
 
 
 @pytest.fixture

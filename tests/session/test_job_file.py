@@ -60,9 +60,9 @@ def test_a_job_done_elsewhere_is_the_run_that_it_would_have_been_here(
 
 def test_options_go_with_a_job_and_files_with_a_run(small: Session, tmp_path: Path):
     small.train(epochs=2)
-    with pytest.raises(UsageError, match="go with --job FILE"):
+    with pytest.raises(UsageError, match="need --job FILE"):
         small.save(tmp_path / "x.safetensors", epochs=3)
-    with pytest.raises(UsageError, match="file of its own"):
+    with pytest.raises(UsageError, match="already names the file"):
         small.save(tmp_path / "x.safetensors", job=tmp_path / "job.json")
 
 
@@ -89,7 +89,7 @@ def test_what_is_no_job_gets_one_line(tmp_path: Path, text: str):
 def test_code_of_ones_own_is_run_only_when_trusted(small: Session, tmp_path: Path):
     small.replace("head", "nn.Sequential(nn.Linear(in_features, max(8, 4)), nn.Linear(8, classes))")
     small.save(job=tmp_path / "job.json", epochs=1)
-    with pytest.raises(UsageError, match="if you trust it, --trust"):
+    with pytest.raises(UsageError, match="add --trust if you trust it"):
         carry_out(Session(), tmp_path / "job.json", tmp_path / "out")
     run = carry_out(Session(), tmp_path / "job.json", tmp_path / "out", trust=True)
     assert (
@@ -102,5 +102,5 @@ def test_other_images_than_the_job_was_written_for_are_refused(small: Session, t
     small.save(job=tmp_path / "job.json", epochs=1)
     values = json.loads((tmp_path / "job.json").read_text())
     (tmp_path / "job.json").write_text(json.dumps({**values, "fingerprint": "0" * 16}))
-    with pytest.raises(UsageError, match="holds other images"):
+    with pytest.raises(UsageError, match="have changed since the job"):
         carry_out(Session(), tmp_path / "job.json", tmp_path / "out")

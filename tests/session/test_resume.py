@@ -171,7 +171,7 @@ def test_code_is_found_wherever_it_stands(tmp_path: Path):
     record = json.loads(about["record"])
     record["plan"] = with_code(record["plan"], mark)
     checkpoint.write(file, {**about, "record": json.dumps(record)}, found)
-    with pytest.raises(UsageError, match="of another plan"):
+    with pytest.raises(UsageError, match="has another plan"):
         Session().resume()
     assert not mark.exists()
 
@@ -183,7 +183,7 @@ def test_lines_that_no_magic_writes_are_refused():
     rewritten(
         first.store.folder.path, lambda values: values["lines"].append("%tl_train\n!touch pwned")
     )
-    with pytest.raises(UsageError, match="is damaged .*a line that no magic writes"):
+    with pytest.raises(UsageError, match="is damaged .*not a line that a magic writes"):
         Session().resume()
 
 

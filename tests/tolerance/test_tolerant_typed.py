@@ -26,8 +26,8 @@ from tlnb.session import Session
     [
         ("0,001", "decimal comma: write --lr 0.001"),
         ("1,5", "decimal comma: write --lr 1.5"),
-        ("0.01,0.02", "holds 2 rates: give one, --lr 0.01, or one by stage"),
-        ("0.1, 0.2, 0.3", "holds 3 rates"),
+        ("0.01,0.02", "has 2 rates: give one, --lr 0.01, or one per stage"),
+        ("0.1, 0.2, 0.3", "has 3 rates"),
         ("head=0,01", "decimal comma: write head=0.01"),
         ("layer4=0.001,head=1,5", "decimal comma: write head=1.5"),
     ],
@@ -161,9 +161,7 @@ def test_methods_of_other_tools_name_ours():
     tl = Session()
     for name, ours in METHODS.items():
         assert callable(getattr(Session, ours)) and not hasattr(tl, name)
-        with pytest.raises(
-            UsageError, match=rf"there is no tl.{name}: it is called tl.{ours}\(...\) here"
-        ):
+        with pytest.raises(UsageError, match=rf"tlnb has no tl.{name}: use tl.{ours}\(...\)"):
             getattr(tl, name)
     with pytest.raises(AttributeError, match="has no attribute 'zebra'"):
         _ = tl.zebra

@@ -1,6 +1,6 @@
-"""Training on a thread while the main thread is free.
+"""Background training: one worker thread, progress reports by callback.
 
-Threads print and display nothing: who wants to show something is called back.
+Worker threads never print or display anything; whoever shows progress registers a callback.
 """
 
 from __future__ import annotations
@@ -15,54 +15,58 @@ from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.progress import Progress, Report
 from tlnb.session.lock import SessionLock, Watchers
 
-EVERY = 0.5  # seconds between two reports of a training: what a page draws, a small computer does not train with
-POLL = 0.1  # seconds after which waiting can be interrupted
+# Seconds between progress reports. On a small computer drawing competes with training.
+REPORT_INTERVAL = 0.5
+POLL_INTERVAL = 0.1  # seconds until a wait notices an interrupt
 
 
 class Training:
-    """A call that trains: how far it is, and how it ended. `value` is what it returned, `error` what it raised."""
+    """A call that trains: its progress and its outcome.
+
+    `value` is what the call returned, `error` what it raised.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.running = True
         self.stopping = False
         self.progress: Progress | None = None
-        self.history: list[Progress] = []  # one for each epoch of training, oldest first
+        self.history: list[Progress] = []  # one per training epoch, oldest first
         self.started = time.monotonic()
         self.value: Any = None
         self.error: BaseException | None = None
         self.thread: threading.Thread | None = None
-        self._times: list[float] = []  # when each of the history came
+        self._times: list[float] = []  # when each entry of `history` arrived
         self._ended = threading.Event()
 
     def stop(self) -> None:
-        """Ask it to end soon; what it has so far is kept."""
+        """Ask the training to end soon; its result so far is kept."""
         self.stopping = True
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Whether it has ended, after so many seconds at most."""
+        """Wait at most `seconds`; return whether the training has ended."""
         end = None if seconds is None else time.monotonic() + seconds
-        while not self._ended.wait(POLL):  # in pieces, so that ■ can end the waiting
+        while not self._ended.wait(POLL_INTERVAL):  # short waits, so that ■ can interrupt
             if end is not None and time.monotonic() >= end:
                 return False
         return True
 
     @property
     def left(self) -> float | None:
-        """Seconds that the epochs to come will take at the pace of those so far; None before there is a pace."""
-        found = self.history
-        if not self.running or len(found) < 2 or not found[-1].epochs:
+        """Seconds left at the pace of the epochs so far; None before two epochs have ended."""
+        history = self.history
+        if not self.running or len(history) < 2 or not history[-1].epochs:
             return None
-        pace = (self._times[-1] - self._times[0]) / (len(found) - 1)
-        return pace * (found[-1].epochs - found[-1].epoch)
+        pace = (self._times[-1] - self._times[0]) / (len(history) - 1)
+        return pace * (history[-1].epochs - history[-1].epoch)
 
     @property
     def accuracy(self) -> float | None:
-        """What the last look found; None before the first."""
+        """The latest accuracy; None before the first evaluation."""
         return next((p.accuracy for p in reversed(self.history) if p.accuracy is not None), None)
 
     def note(self, progress: Progress) -> None:
-        """Remember where it is. A run that begins after another (a baseline's twin) begins a history of its own."""
+        """Record progress. A second run (a baseline's twin) starts a new history."""
         if self.progress is not None and self.progress.run != progress.run:
             self.history, self._times = [], []
         if progress.phase == "training":
@@ -71,51 +75,53 @@ class Training:
         self.progress = progress
 
     def end(self, value: Any = None, error: BaseException | None = None) -> None:
-        """How it ended."""
+        """Record the outcome."""
         self.value, self.error, self.running = value, error, False
 
     def close(self) -> None:
-        """Let those go on who wait."""
+        """Release the threads that wait for this training."""
         self._ended.set()
 
 
 class Background:
-    """Carries out a session's calls on a thread, one at a time, and tells how far they are."""
+    """Runs a session's calls on a worker thread, one at a time, and reports their progress."""
 
     def __init__(self, lock: SessionLock) -> None:
         self.progressed = Watchers()  # called with the `Training`, at most twice a second
-        self.training: Training | None = None  # the last one
+        self.training: Training | None = None  # the latest
         self._lock = lock
-        self._own = threading.local()
+        self._thread_local = threading.local()
 
     @property
     def report(self) -> Report | None:
-        """Who is told of progress: each thread has its own."""
-        return getattr(self._own, "report", None)
+        """The calling thread's progress callback; each thread has its own."""
+        return getattr(self._thread_local, "report", None)
 
     @report.setter
     def report(self, report: Report | None) -> None:
-        self._own.report = report
+        self._thread_local.report = report
 
     @property
     def running(self) -> Training | None:
-        """The training that goes on now on another thread than the main one."""
+        """The training now running on the worker thread, if any."""
         return self.training if self.training is not None and self.training.running else None
 
     def interrupted(self) -> bool:
         """Whether the calling thread was asked to stop."""
-        found = self.running
-        return found is not None and found.stopping and found.thread is threading.current_thread()
+        training = self.running
+        if training is None or not training.stopping:
+            return False
+        return training.thread is threading.current_thread()
 
     def start(self, name: str, call: Callable[[], Any], foreground: bool | None = None) -> Training:
-        """Call something that trains on a thread, and return at once.
+        """Run a call that trains on a worker thread, and return immediately.
 
         Args:
-            name: what is at work, for people: `the training`.
-            foreground: call it here instead, and return when it has ended; default: on Colab.
+            name: what is running, in words for people: `the training`.
+            foreground: run the call on this thread and return when it has ended; default: on Colab.
 
         Raises:
-            UsageError: something is at work already.
+            UsageError: another call is already running.
         """
         self._lock.refuse_if_busy()
         training = Training(name)
@@ -147,34 +153,36 @@ class Background:
         except KeyboardInterrupt:
             training.end(
                 error=UsageError(
-                    f"{training.name} was stopped before its first step: nothing was kept"
+                    f"{training.name} was stopped before its first step: nothing was saved"
                 )
             )
-        except Exception as error:  # handed to whoever waits, and to the panels
+        except Exception as error:  # re-raised for whoever waits, and shown by the panels
             training.end(error=error)
         finally:
             self.report = before
 
     def _reporter(self, training: Training) -> Report:
-        told = 0.0
+        last_report = 0.0
 
         def report(progress: Progress) -> None:
-            nonlocal told
-            new = training.progress is None or training.progress.phase != progress.phase
+            nonlocal last_report
+            new_phase = training.progress is None or training.progress.phase != progress.phase
             training.note(progress)
             now = time.monotonic()
-            if now - told >= EVERY or (new and (training.stopping or now - told >= EVERY / 4)):
-                told = now
+            since = now - last_report
+            early = new_phase and (training.stopping or since >= REPORT_INTERVAL / 4)
+            if since >= REPORT_INTERVAL or early:
+                last_report = now
                 self.progressed(training)
 
         return report
 
     def ended(self, stop: bool) -> Any:
-        """Wait for what is at work, asked to stop or not, and return what it made.
+        """Wait for the training and return its result; with `stop`, ask it to end first.
 
         Raises:
-            UsageError: nothing was ever started.
-            Exception: what it raised.
+            UsageError: no training was started.
+            Exception: what the training raised.
         """
         training = self.training
         if training is None or (stop and not training.running):
@@ -191,5 +199,5 @@ class Background:
 
 
 def on_colab() -> bool:
-    """Where messages of other threads do not reach the page reliably."""
+    """Whether this is Colab, where messages from other threads may not reach the page."""
     return "google.colab" in sys.modules

@@ -1,4 +1,4 @@
-"""What all calls of a session share: its state, the transcript, and who else has a part in it."""
+"""What all session calls share: the state, the transcript, the lock, the store on disk."""
 
 from __future__ import annotations
 
@@ -17,43 +17,47 @@ from tlnb.session.store import SessionStore
 
 
 class SessionBase(OneLine):
-    """A session without its calls, which are functions of modules of their own: they compute first, then `commit`."""
+    """A session without its calls.
+
+    The calls are functions in modules of their own; they compute first, then `commit`.
+    """
 
     def __init__(self) -> None:
         self.names: Mapping[str, Any] = {}  # the notebook's variables, for checks of exercises
-        self.checks: dict[str, Check] = {}  # survive a reset: a learner begins anew for each
+        # Checks survive a reset: a learner resets the session for each exercise.
+        self.checks: dict[str, Check] = {}
         self.lock = SessionLock()
         self.background = Background(self.lock)
         self.store = SessionStore()
         self._begin()
 
     def _begin(self) -> None:
-        """Begin anew, in another folder."""
+        """Start a new session in a new folder."""
         self.store.close()
         self.store = SessionStore()
         self.state = SessionState()
         self.transcript: list[str] = []
-        self.cache = Store()  # what was computed once, for later runs
+        self.cache = Store()  # cached activations, for later runs
 
     def commit(self, state: SessionState, *lines: str) -> None:
-        """Put the next state in this one's place. For the thread that has `lock`."""
+        """Replace the state. Call it only while holding `lock`."""
         self.state = state
         self.record(*lines)
 
     def record(self, *lines: str) -> None:
-        """Add to the transcript, which calls that only read do, too, while another thread trains."""
+        """Append to the transcript; calls that only read do so while another thread trains."""
         self.transcript.extend(line for line in lines if line)
 
     def save_to_disk(self) -> None:
-        """Write what a later kernel should find again."""
+        """Save the session for a later kernel."""
         self.store.write(self.state, self.transcript)
 
     def current(self) -> SessionState:
-        """The state as direct changes of `model.module` make it; nothing is assigned."""
+        """The state with direct changes of `model.module` applied; nothing is assigned."""
         return with_direct_changes(self.state)[0]
 
     def noticed(self) -> SessionState:
-        """The same for calls that change the session: assigned, with a line of the transcript."""
+        """As `current`, for calls that change the session: assigned and in the transcript."""
         state, line = with_direct_changes(self.state)
         if line:
             self.commit(state, line)
@@ -61,7 +65,7 @@ class SessionBase(OneLine):
 
     @property
     def report(self) -> Report | None:
-        """Who is told of progress: each thread has its own."""
+        """The calling thread's progress callback; each thread has its own."""
         return self.background.report
 
     @report.setter
@@ -69,6 +73,6 @@ class SessionBase(OneLine):
         self.background.report = report
 
     def tell(self, run: str, phase: str, done: int, total: int) -> None:
-        """Tell of progress that is not of a training."""
+        """Report progress of work that is not a training."""
         if self.report is not None:
             self.report(Progress(run, phase, done, total))

@@ -1,4 +1,4 @@
-"""What became of exercises that were checked."""
+"""The results of checking exercises."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Check(OneLine):
     name: str
     title: str
     passed: bool
-    met: tuple[str, ...] = ()  # the steps that are met, in order
-    asked: str = ""  # the first step that is not met
+    met: tuple[str, ...] = ()  # the steps that passed, in order
+    asked: str = ""  # the first step that did not pass
     missing: str = ""  # what was found instead
-    hints: tuple[str, ...] = ()  # those shown so far
+    hints: tuple[str, ...] = ()  # shown so far
     hints_left: int = 0
-    learned: str = ""  # shown when it is passed
+    learned: str = ""  # shown once the exercise is passed
     attempts: int = 0
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Runs side by side, and the whole bill."""
+"""Compare runs, and show the whole bill."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tlnb.session.run_registry import name_of, network_of, run_meant, runs_on
 from tlnb.session.state import SessionState
 from tlnb.session.trainings import with_equal_budget
 
-TUNING = ("apart", "in")
+TUNING_CHOICES = ("apart", "in")
 
 
 def compare(
@@ -29,27 +29,29 @@ def compare(
     price: str | float | None = None,
     tuning: str = "apart",
 ) -> Comparison:
-    """Runs side by side, by default all on the current data. Trains the equal-budget baseline where one is missing.
+    """Compare runs side by side, by default all runs on the current data.
+
+    Trains the equal-budget baseline where one is missing.
 
     Args:
-        target: accuracy in 0..1 to measure the time to; default: the highest that all of them reached.
+        target: accuracy in 0..1 to measure the time to; default: the highest that all runs reached.
         price: what an hour costs, `0.5usd/h`; default: the one given before, else the list price.
-        tuning: `apart`, in rows of its own, or `in`, counted in with the runs that use what it found.
+        tuning: `apart`, in rows of its own, or `in`, added to the runs that use its results.
 
     Raises:
-        UsageError: no runs, unknown runs, runs on different data, or values that make no sense.
+        UsageError: no runs, unknown runs, runs on different data, or an invalid value.
     """
     state = self.current()
     data = state.data()
     state.loaded()
     chosen = _chosen(state, data, runs)
     if target is not None and not 0 < target <= 1:
-        raise UsageError(f"--target {target} is no accuracy: use a fraction, e.g. --target 0.9")
-    if tuning not in TUNING:
-        raise UsageError(f"--tuning {tuning} is not known: use {' or '.join(TUNING)}")
+        raise UsageError(f"--target must be between 0 and 1, got {target}: e.g. --target 0.9")
+    if tuning not in TUNING_CHOICES:
+        raise UsageError(f"--tuning {tuning} is not known: use {' or '.join(TUNING_CHOICES)}")
     rate = state.bill.price if price is None else parse_price(price)
     matched = [run for run in chosen if run.baseline_of]
-    equal = [run for each in matched if (run := equal_budget_of(self, each)) is not None]
+    equal = [twin for run in matched if (twin := equal_budget_of(self, run)) is not None]
     plain = [r for r in chosen if not r.baseline_of and r.name in state.networks]
     card = next((network_of(state, r)[0].card for r in plain), None)
     typed = {"target": target, "price": price, "tuning": None if tuning == "apart" else tuning}
@@ -67,13 +69,15 @@ def compare(
 
 
 def cost(self: SessionBase, price: str | float | None = None) -> Bill:
-    """The whole bill: every charge by phase, what someone else paid for the model, each figure with its basis.
+    """Show the whole bill: every charge by phase, each figure with its basis.
+
+    It includes what someone else paid for the pretrained model.
 
     Args:
-        price: what an hour costs, `0.5usd/h`; from then on it holds for everything, instead of the list price.
+        price: what an hour costs, `0.5usd/h`; from now on it replaces the list price.
 
     Raises:
-        UsageError: a price that is none.
+        UsageError: an invalid price.
     """
     if price is not None:
         rate = parse_price(price)
@@ -86,27 +90,31 @@ def cost(self: SessionBase, price: str | float | None = None) -> Bill:
 
 
 def at_price(state: SessionState, price: Price) -> SessionState:
-    """The state with this price for all that was done and will be."""
+    """The state with this price for everything, past and future."""
     equal = {name: bill.priced(run, price) for name, run in state.equal_budget.items()}
     runs = tuple(bill.priced(run, price) for run in state.runs)
     return replace(state, bill=state.bill.at(price), runs=runs, equal_budget=equal)
 
 
 def _chosen(state: SessionState, data: DataSet, runs: tuple[str | Run, ...]) -> list[Run]:
-    """The runs that are meant, all on these data."""
+    """The runs to compare, all on this data."""
     chosen = [run_meant(state, run) for run in runs] if runs else list(runs_on(state, data))
     if not chosen:
         raise UsageError("no run on this data yet: %tl_train")
     other = next((run for run in chosen if run.fingerprint != data.fingerprint), None)
     if other is not None:
         raise UsageError(
-            f"run {other.name!r} was on other data than {data.name} as it is now: compare runs on the same data"
+            f"run {other.name!r} used different data from the current {data.name}: "
+            "compare runs on the same data"
         )
     return chosen
 
 
 def equal_budget_of(session: SessionBase, baseline: Run) -> Run | None:
-    """The same baseline with just its run's number of steps, trained once and charged; None where it has them anyway."""
+    """The baseline trained for exactly its run's number of steps, trained once and charged.
+
+    None if the baseline has no more steps than its run.
+    """
     of = next((run for run in session.state.runs if run.name == baseline.baseline_of), None)
     known = baseline.name in session.state.networks
     if of is None or not known or baseline.work.steps <= of.work.steps:

@@ -11,27 +11,31 @@ from tlnb.session.state import SessionState
 
 
 def with_direct_changes(state: SessionState) -> tuple[SessionState, str]:
-    """The state with what was changed in Python since it was made, and a line that says so; empty for nothing.
+    """Apply what was changed in Python since the state was made.
+
+    Returns:
+        The state, and a transcript line that names the change (empty if nothing changed).
 
     Raises:
         PlanError, ModelError: a change after which the network cannot be used.
     """
     now = _prepared(state)
-    found = None if now is None else noticed(now, state.dataset, state.scopes)
-    if found is None:
+    change = None if now is None else noticed(now, state.dataset, state.scopes)
+    if change is None:
         return state, ""
-    line = f"# tl.model.module was changed in Python: {one_line(found[1])}"
-    return state.with_prepared(found[0]), line
+    prepared, what = change
+    line = f"# tl.model.module was changed in Python: {one_line(what)}"
+    return state.with_prepared(prepared), line
 
 
 def with_data(state: SessionState, data: DataSet) -> tuple[SessionState, str]:
-    """The state with other data, its plan made to fit them; and the line of a direct change.
+    """The state with new data and its plan adapted to that, and the line of a direct change.
 
-    A new output layer that the user put into the module for these very data is kept.
+    A new output layer that the user put into the module for this data is kept.
     """
     changed, line = with_direct_changes(replace(state, dataset=data))
     if changed.model is None or changed.anatomy is not state.anatomy:
-        return changed, line  # nothing to fit, or fitted already
+        return changed, line  # no model yet, or already adapted
     prepared = prepare(changed.model, data, changed.plan, changed.scopes, loaded=changed.parts)
     return changed.with_prepared(prepared), line
 

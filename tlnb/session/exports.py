@@ -1,4 +1,4 @@
-"""What leaves a session: a run's file, a job's file, a plain PyTorch script, a cell of magics."""
+"""Exports: a run's file, a job file, a plain PyTorch script, a cell of magics."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tlnb.session.job_planner import plan_job
 from tlnb.session.run_registry import has_plain_run, last_run, name_of
 from tlnb.session.state import Network, SessionState
 
-if TYPE_CHECKING:  # at run time where they are used: loading the extension should take no time
+if TYPE_CHECKING:  # imported where they are used, so that the extension loads fast
     from tlnb.core.export.pytorch_script import Script
     from tlnb.core.export.save import Saved
 
@@ -37,28 +37,31 @@ def save(
     job: str | Path | None = None,
     **asked: Unpack[Asked],
 ) -> Saved:
-    """Write a run, by default the last that is no baseline, to a file: its network, plan, classes, preprocessing, record.
+    """Save a run to a file: its network, plan, classes, preprocessing and record.
 
     Args:
-        file: ending in `.safetensors` (`%tl_load` takes it back), `.pt2` (torch.export) or `.onnx`; default: by the
-            run's name, here.
+        file: ending in `.safetensors` (`%tl_load` reads it), `.pt2` (torch.export) or `.onnx`;
+            default: the run's name, in the current folder.
+        run: default: the latest that is not a baseline.
         job: write what `train` with the options `asked` would do to this file instead, for
             `python -m tlnb train FILE --out DIR`; it needs no run.
 
     Raises:
-        UsageError: no run, another ending, a folder that cannot be written to, a package that is missing; for a job
-            data or a module from Python.
+        UsageError: no run, an unknown ending, a folder that cannot be written to, a missing
+            package; for a job, data or a module from Python.
     """
     if job is not None:
         if file is not None or run is not None:
             raise UsageError(
-                f"--job {user_path(job)} is a file of its own: give no other, and no run"
+                f"--job {user_path(job)} already names the file: leave out FILE and --run"
             )
         written = _save_job(self.current(), user_path(job), asked)
         self.record(train_line(asked, "tl_save", job=user_path(job)))
         return written
     if train_line(asked) != "%tl_train":
-        raise UsageError("options of a training go with --job FILE: a run has its own")
+        raise UsageError(
+            "training options need --job FILE: a run is saved with the options it was trained with"
+        )
     written = _save_run(self.state, file, last_run(self.state, run))
     self.record(line("tl_save", file, run=name_of(run)) if file else "%tl_save")
     return written
@@ -68,9 +71,7 @@ def _save_run(state: SessionState, file: str | Path | None, run: Run) -> Saved:
     from tlnb.core.export.save import save
 
     if run.name not in state.networks:
-        raise UsageError(
-            f"run {run.name!r} is not of this session: its file has to be written there"
-        )
+        raise UsageError(f"run {run.name!r} belongs to another session: save it from there")
     safe = re.sub(r"[^\w.-]+", "-", run.name).strip("-.") or "run"
     model = replace(state.networks[run.name][0], transform=run.transform())
     return save(run, model, user_path(file or f"{safe}.safetensors"))
@@ -83,7 +84,7 @@ def _save_job(state: SessionState, path: Path, asked: Asked) -> Saved:
 
 
 def script(self: SessionBase) -> Script:
-    """The session as a cell of magics."""
+    """Return the session as a cell of magics."""
     from tlnb.core.export.pytorch_script import Script
 
     return Script("\n".join(["%load_ext tlnb", *self.transcript]), "the session as magics")
@@ -92,15 +93,15 @@ def script(self: SessionBase) -> Script:
 def code(
     self: SessionBase, run: str | Run | None = None, *, out: str | Path | None = None
 ) -> Script:
-    """A run as a plain PyTorch script with no tlnb in it; without runs the current plan.
+    """Write a run, or without runs the current plan, as a plain PyTorch script without tlnb.
 
     Args:
-        run: default: the last that is not a baseline. The script's first lines say which it is.
+        run: default: the latest that is not a baseline. The script's first lines name it.
         out: a file to write the script to.
 
     Raises:
-        UsageError: no run has that name; no data, model or plan yet; a way of training that no script does; a file
-            that cannot be written.
+        UsageError: no run has that name; no data, model or plan yet; a way of training that no
+            script supports; a file that cannot be written.
     """
     planned = run is None and not has_plain_run(self.state)
     text = _script_of_plan(self.current()) if planned else _script_of_run(self.state, run)
@@ -109,7 +110,8 @@ def code(
             user_path(out).write_text(str.__str__(text), "utf8")
         except OSError as error:
             raise UsageError(
-                f"{str(out)!r} cannot be written ({error.strerror}): give a file in a folder of yours"
+                f"{str(out)!r} cannot be written ({error.strerror}): "
+                "choose a folder that you can write to"
             ) from None
     return text
 
@@ -118,43 +120,58 @@ def _script_of_run(state: SessionState, which: str | Run | None) -> Script:
     run = last_run(state, which)
     if run.name not in state.facts or run.name not in state.networks:
         raise UsageError(
-            f"run {run.name!r} was not trained in this session: %tl_code works for those that were"
+            f"run {run.name!r} was not trained in this session: %tl_code needs a run that was"
         )
     network, facts = state.networks[run.name], state.facts[run.name]
-    return script_of(state, network, facts, run.plan, run.options, run.precision, run)
+    return script_of(
+        state=state,
+        network=network,
+        data=facts,
+        plan=run.plan,
+        options=run.options,
+        precision=run.precision,
+        run=run,
+    )
 
 
 def _script_of_plan(state: SessionState) -> Script:
     data = state.data()
-    _, read, made = state.loaded()
-    options = made.options.filled(recipe(made, data, made.options.optimizer))
+    _, anatomy, plan = state.loaded()
+    options = plan.options.filled(recipe(plan, data, plan.options.optimizer))
     precision = machine(options.device, options.precision).precision
-    return script_of(state, (state.sized(), read), data.facts, made, options, precision)
+    return script_of(
+        state=state,
+        network=(state.sized(), anatomy),
+        data=data.facts,
+        plan=plan,
+        options=options,
+        precision=precision,
+    )
 
 
 def script_of(
     state: SessionState,
     network: Network,
     data: DataFacts,
-    made: Plan,
+    plan: Plan,
     options: TrainOptions,
     precision: str,
     run: Run | None = None,
 ) -> Script:
-    """A training as a plain PyTorch script.
+    """Write a training as a plain PyTorch script.
 
     Raises:
-        UsageError: a way of training that no script does.
+        UsageError: a way of training that no script supports.
     """
     from tlnb.core.export.pytorch_script import Case, write_script
 
-    model, read = network
+    model, anatomy = network
     case = Case(
         model=model,
-        network=build(model, made.edits, "pretrained", 0, state.scopes),
-        anatomy=read,
+        network=build(model, plan.edits, "pretrained", 0, state.scopes),
+        anatomy=anatomy,
         data=data,
-        plan=made,
+        plan=plan,
         options=options,
         precision=precision,
         run=run,

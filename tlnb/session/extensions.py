@@ -1,4 +1,4 @@
-"""What lies above the session and is handed in by its owner: the panels and the checks of exercises."""
+"""Hooks for what is built on top of the session: the panels and the exercise checks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _missing(*_: Any) -> Any:
 
 @dataclass
 class Extensions:
-    """Functions that a call of the session hands over to."""
+    """Functions that session calls delegate to; their owners register them."""
 
     open_panel: Extension = _missing  # (session, name)
     check_exercise: Extension = _missing  # (session, name, export, learner)

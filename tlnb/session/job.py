@@ -1,4 +1,4 @@
-"""One training as data: what `train` is going to do, what a job file holds, what a stopped run goes on with."""
+"""One training as data: for `train`, for a job file, and to resume a stopped run."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from tlnb.core.training.run import Run
 
 @dataclass(frozen=True)
 class Job:
-    """One training, with all that is needed to begin it again or to go on with it."""
+    """One training, with everything needed to repeat or resume it."""
 
     name: str
     plan: Plan
     options: TrainOptions
     model: PretrainedModel
     anatomy: Anatomy
-    asked: Mapping[str, Any]  # what was asked of `Session.load`
+    asked: Mapping[str, Any]  # the arguments of `Session.load`
     data: DataSet
     baseline_of: str | None = None
     previous: Run | None = None
     event: Event | None = None  # how the run came about, where it should say so
-    group: str = ""  # of runs that differ in nothing but their seeds, the first's name
+    group: str = ""  # the first run's name, for runs that differ only in their seeds
 
     def about(self, run: Run | None = None) -> dict[str, Any]:
-        """As JSON's values; with the record once the run has ended."""
+        """The job as JSON values; with the run's record once it has ended."""
         ended = {} if run is None else {"record": run.to_json(), "hashes": run.hashes()}
         return {**self._about, **ended}
 
@@ -57,18 +57,18 @@ class Job:
 
 
 def is_about(about: Mapping[str, Any], job: Job) -> bool:
-    """Whether what was written of a run, maybe by an older version, describes this job."""
+    """Whether a saved description, maybe by an older version, is of this job."""
     plan, options = Plan.from_json(about["plan"]), options_from(about["options"])
     facts = run_files.facts_to(run_files.facts_from(about["facts"]))
-    known = {"plan": asdict(plan), "options": asdict(options), "facts": facts}
-    todays = {**about, **known, "event": None}
-    todays.pop("note", None)  # older versions wrote it in place of the event
-    own = {**job.about(), "event": None}
-    return bool(json.loads(json.dumps(todays)) == json.loads(json.dumps(own)))
+    current = {"plan": asdict(plan), "options": asdict(options), "facts": facts}
+    saved = {**about, **current, "event": None}
+    saved.pop("note", None)  # version 0.1.0 wrote a note instead of the event
+    expected = {**job.about(), "event": None}
+    return bool(json.loads(json.dumps(saved)) == json.loads(json.dumps(expected)))
 
 
 def event_of(about: Mapping[str, Any]) -> Event | None:
-    """How a run came about; in version 0.1.0 that was a note."""
+    """The event that says how a run came about; version 0.1.0 wrote a note instead."""
     old = {"event": events_of_notes([about["note"]])[0]} if about.get("note") else {"event": None}
     written = {**old, **about}["event"]
     return typed(Event, written, "event") if written else None

@@ -1,4 +1,4 @@
-"""A training as a file: written in a session, carried out anywhere (`job_runner`)."""
+"""Job files: a training written by a session, to be run anywhere by `job_runner`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ SCHEMA = 1
 
 
 def write_job(job: Job, path: Path) -> Saved:
-    """Write what a training needs: data request and fingerprint, model, plan, options. It holds no images and no weights.
+    """Write a job file: data request and fingerprint, model, plan and options.
+
+    It holds no images and no weights.
 
     Raises:
-        UsageError: data or a module from Python, which a file cannot name; a folder that cannot be written to.
+        UsageError: data or a module from Python, which a file cannot name; a folder that cannot
+            be written to.
     """
     if job.data.request.source == "arrays":
         raise UsageError("a job file cannot hold data from Python: use a folder, or data by name")
     if job.asked["own"]:
         raise UsageError(
-            f"a job file cannot hold your own module {job.asked['source']!r}: load a model by name or file"
+            f"a job file cannot hold your own module {job.asked['source']!r}: "
+            "load a model by name or file"
         )
     if job.previous is not None:
         raise UsageError(
-            f"a job begins from the plan's start, not from run {job.previous.name!r}: leave out --from"
+            f"a job starts from the plan, not from run {job.previous.name!r}: leave out --from"
         )
     text = json.dumps({"schema": SCHEMA, **job.about()}, indent=1)
     write_whole(path, text)
@@ -45,16 +49,17 @@ def write_job(job: Job, path: Path) -> Saved:
 
 
 def read_job(path: Path) -> dict[str, Any]:
-    """A job file's content.
+    """Read a job file.
 
     Raises:
-        UsageError: none, damaged, or of another version.
+        UsageError: the file is missing, damaged, or of another version.
     """
     try:
         values = parse(read_text(path))
         if values["schema"] != SCHEMA:
             raise UsageError(
-                f"{path} has schema {values['schema']}, not {SCHEMA}: write it again with %tl_save --job"
+                f"{path} has schema {values['schema']}, expected {SCHEMA}: "
+                "write it again with %tl_save --job"
             )
         return {
             k: values[k]
@@ -63,19 +68,19 @@ def read_job(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UsageError(
-            f"{path} is no job file ({reason}): %tl_save --job {path.name} writes one"
+            f"{path} is not a job file ({reason}): %tl_save --job {path.name} writes one"
         ) from None
 
 
 def write_whole(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
+    """Write a file atomically: it appears whole or not at all."""
     half = name_beside(path)
     try:
         half.write_text(text, "utf8")
         half.replace(path)
     except OSError as error:
         raise UsageError(
-            f"{path} cannot be written ({error.strerror}): give a file in a folder of yours"
+            f"{path} cannot be written ({error.strerror}): choose a folder that you can write to"
         ) from None
     finally:
         half.unlink(missing_ok=True)

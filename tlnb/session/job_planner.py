@@ -1,4 +1,7 @@
-"""What a training is to do, as a `Job`: options filled in, a baseline matched to its run. Nothing is done yet."""
+"""Plan a training as a `Job`: fill in its options, match a baseline to its run.
+
+Nothing is trained here.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +22,11 @@ from tlnb.session.state import SessionState
 
 
 def plan_job(state: SessionState, asked: Asked) -> Job:
-    """What `train` with these options is to do.
+    """Plan what `train` with these options will do.
 
     Raises:
-        UsageError, PlanError: no data or model, an option's value, no run to go on from or to be compared with.
+        UsageError, PlanError: no data or model, an invalid option, no run to continue from or to
+            compare with.
     """
     _check_stages(state, asked.get("lr"))
     options = options_asked(asked)
@@ -34,12 +38,14 @@ def plan_job(state: SessionState, asked: Asked) -> Job:
         previous = run_meant(state, from_) if from_ is not None else None
         return _ordinary(state, data, options, name, previous)
     if from_ is not None:
-        raise UsageError("--scratch starts at random, --from does not: give one of them")
+        raise UsageError(
+            "--scratch starts from random weights and --from does not: give one of them"
+        )
     return _baseline(state, data, options, name, own_seed=asked.get("seed") is not None)
 
 
 def with_seeds(state: SessionState, job: Job, seeds: int) -> Iterator[Job]:
-    """The job, and again with the next seeds, under names that no run of the state has."""
+    """Yield the job once per seed, counting up, under names that no run of the state has."""
     for seed in range(job.options.seed, job.options.seed + seeds):
         first = seed == job.options.seed
         name = job.name if first else new_name(state, f"{job.name}-seed{seed}")
@@ -48,52 +54,55 @@ def with_seeds(state: SessionState, job: Job, seeds: int) -> Iterator[Job]:
 
 
 def job_to_resume(state: SessionState, name: str) -> Job:
-    """The training that a stopped or interrupted run is to go on with.
+    """The job that resumes a stopped or interrupted run.
 
     Raises:
-        UsageError: its data are not at hand.
+        UsageError: the run's data is not loaded.
     """
     job, data = state.jobs[name], state.dataset
     if data is not None and data.fingerprint == job.data.fingerprint:
         return replace(job, data=data)
     if not job.data.images:
         raise UsageError(
-            f"run {name!r} was on other data than the session's: load those with %tl_data, then %tl_resume"
+            f"run {name!r} used different data from the session's: "
+            "load that data with %tl_data, then %tl_resume"
         )
     return job
 
 
 def _check_stages(state: SessionState, lr: Any) -> None:
-    """Raises `PlanError` where a rate is for a stage that the network does not have."""
+    """Raise `PlanError` if a learning rate names a stage that the network does not have."""
     _, by_stage = parse_rates(lr)
     if by_stage:
         known = [stage.name for stage in state.loaded()[1].stages]
         for stage, _ in by_stage:
             if stage not in known:
                 hint = did_you_mean(stage, known, f"the stages are {', '.join(known)}")
-                raise PlanError(f"--lr names no stage {stage!r}: {hint}")
+                raise PlanError(f"--lr names an unknown stage {stage!r}: {hint}")
 
 
 def _ordinary(
     state: SessionState, data: DataSet, options: TrainOptions, name: str, previous: Run | None
 ) -> Job:
-    model, read, made = state.loaded()
-    if previous is not None and set(network_of(state, previous)[1].names) != set(read.names):
+    model, anatomy, plan = state.loaded()
+    if previous is not None and set(network_of(state, previous)[1].names) != set(anatomy.names):
         raise UsageError(
-            f"run {previous.name!r} trained another network than {model.name}: %tl_load that one first"
+            f"run {previous.name!r} trained a different network from {model.name}: "
+            f"%tl_load {previous.plan.model} first"
         )
-    if options.optimizer == "lbfgs" and made.trained != (read.head,):
-        layers = f"{len(made.trained)} layers" if len(made.trained) > 1 else made.trained[0]
+    if options.optimizer == "lbfgs" and plan.trained != (anatomy.head,):
+        layers = f"{len(plan.trained)} layers" if len(plan.trained) > 1 else plan.trained[0]
         raise UsageError(
-            f"--optimizer lbfgs trains the output layer alone, this plan {layers}: %tl_strategy head first"
+            f"--optimizer lbfgs trains only the output layer, but this plan trains {layers}: "
+            "%tl_strategy head first"
         )
-    filled = options.filled(made.options).filled(recipe(made, data, options.optimizer))
+    filled = options.filled(plan.options).filled(recipe(plan, data, options.optimizer))
     return Job(
         name=name,
-        plan=made,
+        plan=plan,
         options=filled,
         model=state.sized(),
-        anatomy=read,
+        anatomy=anatomy,
         asked=state.asked,
         data=data,
         previous=previous,
@@ -103,20 +112,20 @@ def _ordinary(
 def _baseline(
     state: SessionState, data: DataSet, options: TrainOptions, name: str, own_seed: bool
 ) -> Job:
-    """From scratch, matched to the last run on this data: its network, up to twice its steps."""
-    of = run_to_match(state, data)
-    model, read = network_of(state, of)
+    """A job from scratch, matched to the latest run on this data; up to twice its steps."""
+    run = run_to_match(state, data)
+    model, anatomy = network_of(state, run)
     now = state.plan
-    same = now is not None and (now.model, now.edits) == (of.plan.model, of.plan.edits)
-    options = options if own_seed else replace(options, seed=of.seed)
-    made, filled = matched(of, read, data, options, now if same else None)
+    same = now is not None and (now.model, now.edits) == (run.plan.model, run.plan.edits)
+    options = options if own_seed else replace(options, seed=run.seed)
+    plan, filled = matched(run, anatomy, data, options, now if same else None)
     return Job(
         name=name,
-        plan=made,
+        plan=plan,
         options=filled,
         model=resized(model, data.request.size),
-        anatomy=read,
-        asked=state.jobs[of.name].asked,
+        anatomy=anatomy,
+        asked=state.jobs[run.name].asked,
         data=data,
-        baseline_of=of.name,
+        baseline_of=run.name,
     )

@@ -1,8 +1,9 @@
-"""Carries out a job file, `python -m tlnb train job.json --out DIR`, or searches its hyperparameters.
+"""Run a job file (`python -m tlnb train job.json --out DIR`), or search its hyperparameters.
 
-torchrun starts that in several processes, which do the same job together. All read job and data, and begin only if all
-could and have the same; the first writes. Cut off, the same line goes on from the last checkpoint, by itself under
-`torchrun --max-restarts`. A search over the job's hyperparameters is shared by as many `python -m tlnb tune` as there are.
+Under torchrun several processes run the same job together. All of them read the job and the data
+and start only if all succeeded and agree; the main process writes. After an interruption the same
+command resumes from the last checkpoint (`torchrun --max-restarts` does that by itself). Several
+`python -m tlnb tune` processes can share one search over the job's hyperparameters.
 """
 
 from __future__ import annotations
@@ -41,18 +42,19 @@ RECORD, NETWORK = "run.json", "run.safetensors"
 
 
 def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> Run:
-    """Do what a job file says; leave `run.json` (the record), `run.safetensors` (the network) and the session in a folder.
+    """Run a job file and write its results to a folder.
 
-    Where the same job was cut off there it goes on from its last checkpoint. Several processes that have joined
-    (`core.ranks`) do it together.
+    The results are `run.json` (the record), `run.safetensors` (the network) and the session. If
+    the same job was interrupted in that folder, it resumes from its last checkpoint. Processes
+    that have joined a group (`core.runtime.distributed`) run the job together.
 
     Args:
-        session: an empty one.
+        session: an empty session.
         trust: run code in the plan that is more than `nn.*` constructors.
 
     Raises:
-        UsageError: no job file; data that are not what they were; code that is not trusted; a folder that cannot be
-            written to; processes that do not have the same.
+        UsageError: not a job file; data that has changed; untrusted code; a folder that cannot be
+            written to; processes that do not agree.
     """
     group = ranks()
     began = time.perf_counter()
@@ -60,16 +62,16 @@ def carry_out(session: Session, path: Path, out: Path, trust: bool = False) -> R
     group.agree(_facts(job, group))
     session.store.writes = group.is_main
     try:
-        found = group.broadcast_object(
+        checkpoint = group.broadcast_object(
             group.together(
-                lambda: session.store.settle(_made(out) / OF_JOB, job) if group.is_main else None
+                lambda: session.store.settle(_create(out) / OF_JOB, job) if group.is_main else None
             )
         )
-        if found is not None:
-            job = replace(job, event=event("went-on", epoch=len(found.epochs)))
+        if checkpoint is not None:
+            job = replace(job, event=event("went-on", epoch=len(checkpoint.epochs)))
         typed = one_line(f"# tlnb train {path}")
-        run = trainings.carry_out(session, job, began, typed, found)
-        group.together(lambda: _leave(session, run, out) if group.is_main else None)
+        run = trainings.carry_out(session, job, began, typed, checkpoint)
+        group.together(lambda: _write_results(session, run, out) if group.is_main else None)
     finally:
         session.store.close()
     return run
@@ -83,23 +85,23 @@ def search(
     best: Path | None = None,
     trust: bool = False,
 ) -> Tuning:
-    """Search hyperparameters for a job, together with all others that use the same storage.
+    """Search a job's hyperparameters, together with all processes that use the same storage.
 
     Args:
-        session: an empty one.
-        storage: a file for Optuna's journal, or a database's URL.
-        trials: to add to what the study has.
+        session: an empty session.
+        storage: a file for Optuna's journal, or a database URL.
+        trials: number of trials to add to the study.
         best: write the job with the best values so far to this file.
 
     Raises:
-        UsageError: as `carry_out` and `core.tune.tune` do.
+        UsageError: as `carry_out` and `core.tuning.tune.tune`.
     """
     from tlnb.core.tuning.search_space import Task
     from tlnb.core.tuning.tune import tune
 
     job = prepared(session, path, trust)
     task = Task(job.model, job.anatomy, job.data, job.plan, job.options, session.state.scopes)
-    found, _ = tune(
+    tuning, _ = tune(
         task,
         trials,
         storage=storage,
@@ -107,17 +109,17 @@ def search(
         store=session.cache,
         report=session.report,
     )
-    if best is not None and found.best is not None:
-        plan, options = task.planned(found.best.values)
-        write_job(replace(job, plan=replace(plan, tuned=found.name), options=options), best)
-    return found
+    if best is not None and tuning.best is not None:
+        plan, options = task.planned(tuning.best.values)
+        write_job(replace(job, plan=replace(plan, tuned=tuning.name), options=options), best)
+    return tuning
 
 
 def prepared(session: Session, path: Path, trust: bool = False) -> Job:
-    """A job file's job, its data and model in the session. Nothing is written.
+    """Read a job file and load its data and model into the session; nothing is written.
 
     Raises:
-        UsageError: no job file; data that are not what they were; code that is not trusted.
+        UsageError: not a job file; data that has changed; untrusted code.
     """
     values = read_job(path)
     try:
@@ -135,7 +137,7 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     foreign = [e.code for e in plan.edits if e.code and not is_literal(e.code)]
     if foreign and not trust:
         raise UsageError(
-            f"the job holds code that would be run ({listed(foreign, 1)}): if you trust it, --trust"
+            f"the job holds code that would be run ({listed(foreign, 1)}): add --trust if you trust it"
         )
     request = run_files.facts_from(values["facts"]).request
     given = {k: v for k, v in asdict(request).items() if k != "source"}
@@ -143,10 +145,10 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
     asked = dict(values["asked"])
     source, _ = asked.pop("source"), asked.pop("own")
     session.load(source, **asked, trust=trust)
-    data = session.dataset or data  # decoded again where the model needs more pixels
+    data = session.dataset or data  # decoded again if the model needs more pixels
     if data.fingerprint != values["fingerprint"]:
         raise UsageError(
-            f"{request.source!r} holds other images than when the job was written: write it again"
+            f"the images in {request.source!r} have changed since the job was written: write it again"
         )
     scopes = run_files.scopes_of(plan, trust, {})
     state = session.state
@@ -167,32 +169,33 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
 
 
 def _facts(job: Job, group: Ranks) -> dict[str, str]:
-    """What all processes that do a job together must have alike."""
+    """What all processes that run a job together must agree on."""
     device = job.options.device or ""
     if group.local_count > 1 and ":" in device:
         raise UsageError(
-            f"--device {device} cannot be shared by {group.local_count} processes: write the job without it"
+            f"--device {device} cannot be shared by {group.local_count} processes: "
+            "write the job without --device"
         )
     text = json.dumps({**job.about(), "facts": None}, sort_keys=True)
-    here = machine(job.options.device, job.options.precision)
+    host = machine(job.options.device, job.options.precision)
     return {
         "the job": hashlib.sha256(text.encode()).hexdigest()[:8],
         "the data": job.data.fingerprint,
-        "the precision": here.precision,
-        "the device": here.device.split(":")[0],
+        "the precision": host.precision,
+        "the device": host.device.split(":")[0],
     }
 
 
-def _made(out: Path) -> Path:
+def _create(out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(
-            f"{out} cannot be made ({error.strerror}): --out with a folder of yours"
+            f"{out} cannot be created ({error.strerror}): choose an --out that you can write to"
         ) from None
     return out
 
 
-def _leave(session: Session, run: Run, out: Path) -> None:
+def _write_results(session: Session, run: Run, out: Path) -> None:
     session.save(out / NETWORK, run.name)
     write_whole(out / RECORD, run.to_json())

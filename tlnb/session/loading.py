@@ -1,4 +1,4 @@
-"""Taking data and loading models."""
+"""Load data and models."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tlnb.session.direct_changes import with_data
 from tlnb.session.lock import mutates_session
 from tlnb.session.state import SessionState
 
-if TYPE_CHECKING:  # at run time where it is used: loading the extension should take no time
+if TYPE_CHECKING:  # imported where it is used, so that the extension loads fast
     from tlnb.core.export.save import Header
 
-Tell = Callable[[str, str, int, int], None]  # of what, phase, done, total
+Tell = Callable[[str, str, int, int], None]  # (subject, phase, done, total)
 
 # ── data ──
 
@@ -51,23 +51,26 @@ def data(
     group: Any = None,
     root: str | Path | None = None,
 ) -> DataSet:
-    """Take a data set: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, a .zip, .tar or
-    .tgz of one, a table of paths and labels (.csv, .tsv), a data set of torchvision's, or arrays with labels.
+    """Load a data set.
 
     Args:
-        per_class: use so many labels of each class, all of them counted.
-        limit: use so many images in all, classes in equal parts.
-        val, test: shares to hold out, where the data bring no such split.
+        source: `digits`, `symbols`, `textures`, `faces`, a folder of class folders, a .zip, .tar
+            or .tgz of one, a table of paths and labels (.csv, .tsv), a torchvision data set, or
+            arrays with labels.
+        labels: the labels of arrays.
+        per_class: use this many labels per class, counting every label.
+        limit: use this many images in all, the same number per class.
+        val, test: shares to hold out if the data has no such split.
         size: the network's input edge in pixels; overrides the model's.
         classes: how many classes to draw (`symbols`).
         seed: which images are chosen.
-        group: what is kept on one side of every split: an expression that finds the group in a file's path, a CSV file of
-            paths and groups, or with arrays one group an image.
+        group: images of a group stay in one split: a regular expression that finds the group in a
+            file's path, a CSV file of paths and groups, or for arrays one group per image.
         root: the folder of torchvision's data sets.
 
     Raises:
         DataError: unknown, missing, empty, too little, or unreadable data.
-        UsageError: an amount that makes no sense.
+        UsageError: an invalid amount.
     """
     named = isinstance(source, str | Path)
     of_files = isinstance(group, str | Path)
@@ -84,7 +87,7 @@ def data(
         root=str(root) if root else None,
     )
     groups = None if of_files else group
-    opened = _opened(source, labels, request, _edge(self.state, size), self.tell, groups)
+    opened = _open(source, labels, request, _edge(self.state, size), self.tell, groups)
     state, changed = with_data(self.state, opened)
     typed = _data_line(source, request) if named else f"tl.data(...)  # {opened.name}: from Python"
     self.commit(state, changed, typed)
@@ -92,7 +95,7 @@ def data(
 
 
 def _edge(state: SessionState, size: int | None) -> int | None:
-    """What to decode photos to for the model that is loaded; smaller, twins would go unnoticed."""
+    """The edge to decode photos to for the loaded model, large enough to detect duplicates."""
     if state.model is None:
         return None
     return max(NEAR_FROM, pretrained.resized(state.model, size).transform.resize)
@@ -114,11 +117,11 @@ def _data_line(source: Any, request: DataRequest) -> str:
 
 
 def read_again(request: DataRequest, edge: int | None, tell: Tell) -> DataSet:
-    """Data that can be named, read as they were asked for and decoded to this edge."""
-    return _opened(request.source, None, request, edge, tell)
+    """Read named data again as requested, decoded to this edge."""
+    return _open(request.source, None, request, edge, tell)
 
 
-def _opened(
+def _open(
     source: Any,
     labels: Any,
     request: DataRequest,
@@ -134,7 +137,7 @@ def _opened(
 
 
 def models(self: SessionBase, pattern: str | None = None, sort: str | None = None) -> Catalogue:
-    """The models that can be loaded by name, by default the smallest first.
+    """List the models that can be loaded by name, by default the smallest first.
 
     Args:
         pattern: a glob, or part of a name.
@@ -160,18 +163,21 @@ def load(
     trust: bool = False,
     names: Mapping[str, Any] | None = None,
 ) -> PretrainedModel:
-    """Load a model by name, or take one's own `nn.Module`, a finished run or a saved one. Sets strategy `head`.
+    """Load a model and set strategy `head`.
 
     Args:
-        source: a name of `tl.models()`, a module, a run or its name, a file that `tl.save` wrote.
+        source: a name of `tl.models()`, your own `nn.Module`, a run or its name, or a file that
+            `tl.save` wrote.
         trust: run code in a saved file that is more than `nn.*` constructors; it may use `names`.
-        weights: `default`, a name of torchvision's (`IMAGENET1K_V1`), `none` (a random start), or a file.
-        mean, std, size: replace the preprocessing's.
+        weights: `default`, a torchvision name (`IMAGENET1K_V1`), `none` (random weights), or a
+            file.
+        mean, std, size: replace the values of the preprocessing.
 
     Raises:
-        ModelError: an unknown name; weights that are unknown, missing, damaged, of another architecture, or cannot
-            be downloaded.
-        UsageError: weights for a run, which has its own; a size, mean or standard deviation that makes no sense.
+        ModelError: an unknown name; weights that are unknown, missing, damaged, of another
+            architecture, or cannot be downloaded.
+        UsageError: weights for a run, which has its own; an invalid size, mean or standard
+            deviation.
     """
     request = LoadRequest(
         source=source,
@@ -190,7 +196,7 @@ def load(
 
 @dataclass(frozen=True)
 class LoadRequest:
-    """What was asked of `Session.load`."""
+    """The arguments of `Session.load`."""
 
     source: str | nn.Module | Run
     weights: str | Path = "default"
@@ -203,66 +209,68 @@ class LoadRequest:
 
     @property
     def own(self) -> bool:
-        """Whether it is a module of the user's."""
+        """Whether the source is the user's own module."""
         return isinstance(self.source, nn.Module)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """What replaces the model's."""
+        """The values that replace the model's."""
         return {"mean": self.mean, "std": self.std, "size": self.size}
 
     def about(self, name: str) -> dict[str, Any]:
-        """As JSON's values.
+        """The request as JSON values.
 
         Args:
-            name: of the model that was loaded.
+            name: name of the loaded model.
         """
         source = self.called or name if self.own else getattr(self.source, "name", str(self.source))
         weights = str(self.weights)
         return {"source": source, "own": self.own, "weights": weights, **self.preprocessing}
 
     def typed(self, name: Any, weights: str | Path) -> str:
-        """As a line of the transcript."""
+        """The request as a line of the transcript."""
         given = {"weights": None if weights == "default" else weights, **self.preprocessing}
         text = line("tl_load", name, **given, trust=self.trust)
         return f"{text}  # your own module, by its variable's name" if self.own else text
 
 
 def with_model(state: SessionState, request: LoadRequest, tell: Tell) -> tuple[SessionState, str]:
-    """The state with this model and strategy `head`, and the line of the transcript.
+    """Load a model into the state, with strategy `head`; also return the transcript's line.
 
     Raises:
-        ModelError, UsageError: as `Session.load` does.
+        ModelError, UsageError: as `Session.load`.
     """
     run = _run_to_load(state, request.source)
     if run is not None and str(request.weights) != "default":
         raise UsageError(
             f"run {run.name!r} has its own weights: leave out --weights {request.weights}"
         )
-    weights, taken = request.weights, request.source if run is None else _retrained(state, run)
+    weights, source = request.weights, request.source if run is None else _retrained(state, run)
     file, header = _saved(request)
     if header is not None:
-        taken, weights = _restored(file, header, request), "default"
-    fitted = _adopted(
-        taken, request.size or (state.dataset.request.size if state.dataset else None)
-    )
-    found = pretrained.load(
-        fitted.pop("source"),
+        source, weights = _restored(file, header, request), "default"
+    data_size = state.dataset.request.size if state.dataset else None
+    adopted = _adopted(source, request.size or data_size)
+    model = pretrained.load(
+        adopted.pop("source"),
         weights,
         called=request.called,
-        **{**request.preprocessing, **fitted},
+        **{**request.preprocessing, **adopted},
         progress=_in_megabytes(str(request.source), tell),
     )
-    data = _decoded_for(state, found, tell)
-    loaded = state.parts if found is state.model else None
-    prepared = prepare(found, data, None, state.scopes, loaded=loaded)
-    after = replace(state, dataset=data, history=(), asked=request.about(found.name))
-    typed = request.typed(file if header is not None else found.name, weights)
+    data = _decoded_for(state, model, tell)
+    loaded = state.parts if model is state.model else None
+    prepared = prepare(model, data, None, state.scopes, loaded=loaded)
+    after = replace(state, dataset=data, history=(), asked=request.about(model.name))
+    typed = request.typed(file if header is not None else model.name, weights)
     return after.with_prepared(prepared), typed
 
 
 def _saved(request: LoadRequest) -> tuple[Path, Header | None]:
-    """The file of a saved run that is meant, as the model itself or as the weights of one's own module."""
+    """The saved run that a request names, as the model or as weights of the user's module.
+
+    None if it names none.
+    """
     source = request.source
     if request.own or (isinstance(source, str | Path) and str(source) not in pretrained.names()):
         file = user_path(request.weights if request.own else str(source))
@@ -281,14 +289,15 @@ def _restored(file: Path, header: Header, request: LoadRequest) -> PretrainedMod
         return restore(file, header, model, request.trust, request.names)
     if origin.family == "own":
         raise ModelError(
-            f"{file} was made from your own module {origin.name!r}: build that, then %tl_load {origin.name} --weights {file}"
+            f"{file} was made from your own module {origin.name!r}: "
+            f"build that, then %tl_load {origin.name} --weights {file}"
         )
     model = pretrained.bare(origin.name, origin.scores)
     return restore(file, header, model, request.trust, request.names)
 
 
 def _run_to_load(state: SessionState, source: Any) -> Run | None:
-    """The run that is meant, if one is; a name of the catalogue means the model."""
+    """The run that `source` names, if any; a name of the catalogue means the model."""
     if isinstance(source, Run):
         return source
     if not isinstance(source, str) or source in pretrained.names():
@@ -297,7 +306,7 @@ def _run_to_load(state: SessionState, source: Any) -> Run | None:
 
 
 def _retrained(state: SessionState, run: Run) -> PretrainedModel | nn.Module:
-    """What the run made of its model; of a run of another session no more is known than its network."""
+    """The model that a run made; of a run from another session only the network is known."""
     if run.name not in state.networks:
         return run.module()
     model, _ = state.networks[run.name]
@@ -314,7 +323,7 @@ def _retrained(state: SessionState, run: Run) -> PretrainedModel | nn.Module:
 
 
 def _decoded_for(state: SessionState, model: PretrainedModel, tell: Tell) -> DataSet | None:
-    """The data, decoded again where the files were kept smaller than this model needs."""
+    """The data, decoded again if it was decoded smaller than this model needs."""
     data = state.dataset
     if data is None or not data.from_files:
         return data
@@ -323,14 +332,16 @@ def _decoded_for(state: SessionState, model: PretrainedModel, tell: Tell) -> Dat
 
 
 def _in_megabytes(name: str, tell: Tell) -> Callable[[int, int], None]:
-    """Tells of a download in megabytes, rounded up; a total of 0 is not known."""
-    return lambda done, total: tell(
-        name, "downloading", *(math.ceil(size / 1e6) for size in (done, total))
-    )
+    """A callback that reports a download in megabytes, rounded up; total 0 means unknown."""
+
+    def report(done: int, total: int) -> None:
+        tell(name, "downloading", math.ceil(done / 1e6), math.ceil(total / 1e6))
+
+    return report
 
 
 def _adopted(source: Any, size: int | None) -> dict[str, Any]:
-    """What to load: one's own module made ready, and what was done to it."""
+    """Arguments for `pretrained.load`: the user's own module adapted, and what was adapted."""
     if not isinstance(source, nn.Module):
         return {"source": source}
     from tlnb.core.models.own_modules import adopt

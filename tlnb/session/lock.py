@@ -1,6 +1,7 @@
 """Session locking: one thread at a time changes a session.
 
-A call that would change it while another thread is at work is refused in one line; reading is always allowed.
+A call that would change it while another thread works is refused in one line; reading is always
+allowed.
 """
 
 from __future__ import annotations
@@ -22,29 +23,28 @@ Callback = Callable[..., None]
 
 
 class Watchers:
-    """Callbacks. Bound methods are held weakly: whoever is gone is not called."""
+    """Callbacks. Bound methods are held weakly, so that watchers can be garbage-collected."""
 
     def __init__(self) -> None:
-        self._found: list[Callable[[], Callback | None]] = []
+        self._references: list[Callable[[], Callback | None]] = []
 
     def add(self, callback: Callback) -> Callable[[], None]:
-        """Returns a call that takes the callback out again."""
+        """Add a callback; return a function that removes it."""
         bound = inspect.ismethod(callback)
-        held: Callable[[], Callback | None] = (
+        reference: Callable[[], Callback | None] = (
             weakref.WeakMethod(callback) if bound else lambda: callback
         )
-        self._found = [*self._found, held]
+        self._references = [*self._references, reference]
+        return lambda: self._remove(reference)
 
-        def remove() -> None:
-            self._found = [f for f in self._found if f is not held]
-
-        return remove
+    def _remove(self, reference: Callable[[], Callback | None]) -> None:
+        self._references = [r for r in self._references if r is not reference]
 
     def __call__(self, *values: Any) -> None:
-        for held in self._found:
-            callback = held()
+        for reference in self._references:
+            callback = reference()
             if callback is None:
-                self._found = [f for f in self._found if f is not held]
+                self._remove(reference)
             else:
                 callback(*values)
 
@@ -53,20 +53,22 @@ class SessionLock:
     """Held by the thread that changes the session."""
 
     def __init__(self) -> None:
-        self.changed = Watchers()  # called without values after every call that changed the session
+        self.changed = (
+            Watchers()
+        )  # called, without values, after each call that changed the session
         self._lock = threading.RLock()
         self._depth = 0
         self._holder = "another call"
 
     @contextmanager
     def exclusive(self, holder: str = "another call") -> Iterator[None]:
-        """Inside, this thread alone changes the session; afterwards the watchers are told. May be nested.
+        """Lock the session for this thread and notify watchers afterwards; may be nested.
 
         Args:
-            holder: what is at work, for those who are refused meanwhile.
+            holder: what is running, for the message to calls that are refused meanwhile.
 
         Raises:
-            UsageError: another thread is at work.
+            UsageError: another thread holds the lock.
         """
         with self._held():
             self._holder = self._holder if self._depth else holder
@@ -80,7 +82,7 @@ class SessionLock:
             self.changed()
 
     def refuse_if_busy(self) -> None:
-        """Raises `UsageError` where another thread is at work."""
+        """Raise `UsageError` if another thread holds the lock."""
         with self._held():
             pass
 
@@ -98,7 +100,7 @@ class SessionLock:
 
 
 def mutates_session(call: Callable[P, R]) -> Callable[P, R]:
-    """A session's call that changes it: one thread at a time, watchers told afterwards."""
+    """Decorate a call that changes the session: it holds the lock and notifies watchers."""
 
     @functools.wraps(call)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -109,10 +111,11 @@ def mutates_session(call: Callable[P, R]) -> Callable[P, R]:
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
-        # outside of `except`: the traceback, and all that its frames hold, are gone here
+        # Outside `except`, the traceback and everything its frames hold have been released.
         free_memory()
         raise MemoryLimit(
-            f"memory ran out in tl.{call.__name__}: give a smaller --size, fewer images (--limit) or a smaller model"
+            f"memory ran out in tl.{call.__name__}: "
+            "use a smaller --size, fewer images (--limit) or a smaller model"
         )
 
     return guarded

@@ -1,4 +1,4 @@
-"""Editing the plan: strategies, freezing, edits of the network, and undoing them."""
+"""Edit the plan: strategies, freezing, edits of the network, and undo."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ from tlnb.session.base import SessionBase
 from tlnb.session.lock import mutates_session
 from tlnb.session.state import SessionState
 
-HISTORY = 100  # plans that undo can go back
+UNDO_LIMIT = 100  # plans that undo can go back
 
 # ── what trains ──
 
 
 def layers(self: SessionBase, every: bool = False) -> Anatomy:
-    """The network's stages, or with `every` its layers: parameters, output, FLOPs, frozen or not."""
-    _, read, made = self.current().loaded()
-    return replaced(read.with_frozen(made.frozen), detailed=every)
+    """List stages, or with `every` layers: parameters, output, FLOPs, frozen or trained."""
+    _, anatomy, current_plan = self.current().loaded()
+    return replaced(anatomy.with_frozen(current_plan.frozen), detailed=every)
 
 
 def strategy(
     self: SessionBase, name: str | None = None, *, last: int | None = None
 ) -> Plan | Strategies:
-    """Set a strategy; earlier freezes are dropped, edits stay. Without a name: the three side by side, nothing is set.
+    """Set a strategy; earlier freezes are dropped, edits stay.
+
+    Without a name, show the three strategies side by side and set nothing.
 
     Raises:
-        PlanError: an unknown strategy, or more stages than there are.
+        PlanError: an unknown strategy, or more stages than the network has.
     """
     return _side_by_side(self.current()) if name is None else _set_strategy(self, name, last)
 
@@ -46,35 +48,36 @@ def strategy(
 @mutates_session
 def _set_strategy(self: SessionBase, name: str, last: int | None) -> Plan:
     state = self.noticed()
-    _, read, made = state.loaded()
-    planned = plan.plan_strategy(read, name, made.edits, last)
+    _, anatomy, old = state.loaded()
+    planned = plan.plan_strategy(anatomy, name, old.edits, last)
     return _commit(self, with_plan(state, planned), line("tl_strategy", name, last=last))
 
 
 @mutates_session
 def freeze(self: SessionBase, *patterns: str) -> Plan:
-    """Freeze layers too, by name, stage, glob or range; without a pattern all but the output layer."""
+    """Freeze more layers by name, stage, glob or range; default: all but the output layer."""
     state = self.noticed()
-    _, read, made = state.loaded()
+    _, anatomy, old = state.loaded()
     frozen = (
-        plan.plan_freeze(made, read, patterns)
+        plan.plan_freeze(old, anatomy, patterns)
         if patterns
-        else plan.plan_strategy(read, "head", made.edits)
+        else plan.plan_strategy(anatomy, "head", old.edits)
     )
     return _commit(self, with_plan(state, frozen), line("tl_freeze", *patterns))
 
 
 @mutates_session
 def unfreeze(self: SessionBase, *patterns: str) -> Plan:
-    """Let layers train again, by name, stage, glob or range."""
+    """Unfreeze layers, by name, stage, glob or range."""
     state = self.noticed()
-    _, read, made = state.loaded()
+    _, anatomy, old = state.loaded()
     if not patterns:
         raise PlanError(
-            f"nothing to unfreeze was named: %tl_unfreeze {read.stages[-2:][0].name}, or %tl_strategy full for all"
+            f"%tl_unfreeze needs a layer or stage: %tl_unfreeze {anatomy.stages[-2:][0].name}, "
+            "or %tl_strategy full for all"
         )
-    thawed = plan.plan_unfreeze(made, read, patterns)
-    return _commit(self, with_plan(state, thawed), line("tl_unfreeze", *patterns))
+    unfrozen = plan.plan_unfreeze(old, anatomy, patterns)
+    return _commit(self, with_plan(state, unfrozen), line("tl_unfreeze", *patterns))
 
 
 # ── the network ──
@@ -84,22 +87,25 @@ def unfreeze(self: SessionBase, *patterns: str) -> Plan:
 def add(
     self: SessionBase, where: str, what: str | nn.Module, names: Mapping[str, Any] | None = None
 ) -> Plan:
-    """Add a layer next to a module. It becomes a part of that module, so that no layer's name changes.
+    """Add a layer before or after a module, as part of it, so that names do not change.
 
     Args:
         where: `before:NAME` or `after:NAME`, a module's name in PyTorch.
-        what: an expression such as `nn.Dropout(0.2)`, in which `in_features` is the width that arrives and `classes`
-            the number of classes; or a module.
+        what: an expression such as `nn.Dropout(0.2)`, in which `in_features` is the number of
+            input features there and `classes` the number of classes; or a module.
         names: the user's variables that the expression may use.
 
     Raises:
-        PlanError: a place that does not exist, or a layer after which the network does not compute.
+        PlanError: no such module, or a layer after which the network does not run.
     """
     state = self.noticed()
-    _, read, _ = state.loaded()
+    _, anatomy, _ = state.loaded()
     side, colon, name = where.partition(":")
     if side not in ("before", "after") or not colon:
-        raise PlanError(f"{where!r} is no place: write before:{read.head} or after:{read.names[0]}")
+        raise PlanError(
+            f"{where!r} is not a place to add a layer: "
+            f"write before:{anatomy.head} or after:{anatomy.names[0]}"
+        )
     module = _module_named(state, name)
     code, scope = _code(what, names or {}, state.scopes)
     count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
@@ -109,22 +115,26 @@ def add(
 
 @mutates_session
 def remove(self: SessionBase, pattern: str) -> Plan:
-    """Take modules out: each becomes `nn.Identity`. A new output layer of the right width follows where one is needed.
+    """Remove modules: each becomes `nn.Identity`.
+
+    The output layer is replaced by one of the right width if that is needed.
 
     Raises:
-        PlanError: nothing of that name, the output layer, or a module without which the network does not compute.
+        PlanError: no such module, the output layer, or a module without which the network does
+            not run.
     """
     state = self.noticed()
-    _, read, made = state.loaded()
-    matching = plan.match(read, [pattern]) if plan.matches(read, pattern) else set()
-    gone = modules_matching(_network(state), pattern, matching)
-    for name in gone:
-        if any(head == name or head.startswith(name + ".") for head in read.heads):
+    _, anatomy, old = state.loaded()
+    matching = plan.match(anatomy, [pattern]) if plan.matches(anatomy, pattern) else set()
+    removed = modules_matching(_network(state), pattern, matching)
+    for name in removed:
+        if any(head == name or head.startswith(name + ".") for head in anatomy.heads):
             raise PlanError(
-                f"{name} is the output layer: it can be replaced, not removed: %tl_replace {name} EXPR"
+                f"{name} is the output layer, which can be replaced but not removed: "
+                f"%tl_replace {name} EXPR"
             )
-    *before, last = [Edit("remove", name) for name in gone]
-    so_far = replaced(made, edits=(*made.edits, *before))
+    *before, last = [Edit("remove", name) for name in removed]
+    so_far = replaced(old, edits=(*old.edits, *before))
     return _commit(self, with_edit(state, last, so_far=so_far), line("tl_remove", pattern))
 
 
@@ -132,14 +142,14 @@ def remove(self: SessionBase, pattern: str) -> Plan:
 def replace(
     self: SessionBase, name: str, what: str | nn.Module, names: Mapping[str, Any] | None = None
 ) -> Plan:
-    """Put another module in the place of one. It trains, unless it is frozen by name afterwards.
+    """Replace a module. The new one trains unless it is frozen by name afterwards.
 
     Args:
         name: a module's name in PyTorch.
-        what, names: as in `add`; several lines are allowed, the last being the new module.
+        what, names: as in `add`; code may have several lines, the last one being the new module.
 
     Raises:
-        PlanError: no such module, or one that does not fit there.
+        PlanError: no such module, or a new one that does not fit there.
     """
     state = self.noticed()
     _module_named(state, name)
@@ -150,15 +160,15 @@ def replace(
 
 @mutates_session
 def undo(self: SessionBase) -> Plan:
-    """Take back the last change of the plan: an edit, a strategy, a freeze.
+    """Undo the last change of the plan: an edit, a strategy, a freeze.
 
     Raises:
-        PlanError: nothing was changed since the model was loaded.
+        PlanError: nothing has changed since the model was loaded.
     """
     state = self.noticed()
     model, _, _ = state.loaded()
     if not state.history:
-        raise PlanError(f"nothing to undo: the plan is as %tl_load {model.name} made it")
+        raise PlanError(f"nothing to undo: the plan has not changed since %tl_load {model.name}")
     before = replaced(state, history=state.history[:-1])
     return _commit(self, prepared_anew(before, state.history[-1]), "%tl_undo")
 
@@ -166,9 +176,9 @@ def undo(self: SessionBase) -> Plan:
 # ── a state and a change → the next state ──
 
 
-def with_plan(state: SessionState, made: Plan) -> SessionState:
-    """The state with this plan; undo goes back to the one before."""
-    return replaced(state, plan=made, history=_remembered(state))
+def with_plan(state: SessionState, new: Plan) -> SessionState:
+    """The state with this plan; undo goes back to the previous one."""
+    return replaced(state, plan=new, history=_history(state))
 
 
 def with_edit(
@@ -177,7 +187,7 @@ def with_edit(
     scope: Mapping[str, Any] | None = None,
     so_far: Plan | None = None,
 ) -> SessionState:
-    """The state with one more edit, tried by a forward pass.
+    """The state with one more edit, tested by a forward pass.
 
     Args:
         scope: the user's names in the edit's code, where it has code.
@@ -186,17 +196,17 @@ def with_edit(
     Raises:
         PlanError: an edit that does not fit.
     """
-    model, _, made = state.loaded()
+    model, _, old = state.loaded()
     scopes = state.scopes if scope is None else {**state.scopes, edit: scope}
-    prepared = prepare(model, state.dataset, so_far or made, scopes, edit, state.parts)
-    after = replaced(state, scopes=scopes, history=_remembered(state))
+    prepared = prepare(model, state.dataset, so_far or old, scopes, edit, state.parts)
+    after = replaced(state, scopes=scopes, history=_history(state))
     return after.with_prepared(prepared)
 
 
-def prepared_anew(state: SessionState, made: Plan) -> SessionState:
-    """The state with this plan, its anatomy read again."""
+def prepared_anew(state: SessionState, new: Plan) -> SessionState:
+    """The state with this plan and a freshly read anatomy."""
     model, _, _ = state.loaded()
-    prepared = prepare(model, state.dataset, made, state.scopes, loaded=state.parts)
+    prepared = prepare(model, state.dataset, new, state.scopes, loaded=state.parts)
     return state.with_prepared(prepared)
 
 
@@ -205,21 +215,21 @@ def _commit(session: SessionBase, state: SessionState, typed: str) -> Plan:
     return state.loaded()[2]
 
 
-def _remembered(state: SessionState) -> tuple[Plan, ...]:
-    return (*state.history, state.loaded()[2])[-HISTORY:]
+def _history(state: SessionState) -> tuple[Plan, ...]:
+    return (*state.history, state.loaded()[2])[-UNDO_LIMIT:]
 
 
 def _code(
     what: str | nn.Module, names: Mapping[str, Any], scopes: Scopes
 ) -> tuple[str, Mapping[str, Any]]:
-    """The code of a new module, and the user's names in it. A module itself gets a name of its own."""
+    """The code of a new module and the user's names in it; a module object gets a name."""
     if isinstance(what, str):
         if not what.strip():
-            raise PlanError("nothing was given to put there: write e.g. nn.Dropout(0.2)")
+            raise PlanError("no layer was given: write e.g. nn.Dropout(0.2)")
         return what.strip(), {n: names[n] for n in names_in(what) if n in names}
     if not isinstance(what, nn.Module):
         raise PlanError(
-            f"{type(what).__name__} is no layer: give an nn.Module, or an expression in quotes"
+            f"{type(what).__name__} is not a layer: give an nn.Module, or an expression in quotes"
         )
     count = sum(1 for scope in scopes.values() for held in scope.values() if held is not what)
     name = f"your_{type(what).__name__}" + (f"_{count + 1}" if count else "")
@@ -227,9 +237,9 @@ def _code(
 
 
 def _network(state: SessionState) -> nn.Module:
-    """The network as planned, to look at."""
-    model, _, made = state.loaded()
-    return build(model, made.edits, "pretrained", 0, state.scopes)
+    """The network with the plan's edits, for inspection."""
+    model, _, current_plan = state.loaded()
+    return build(model, current_plan.edits, "pretrained", 0, state.scopes)
 
 
 def _module_named(state: SessionState, name: str) -> nn.Module:
@@ -242,15 +252,15 @@ def _module_named(state: SessionState, name: str) -> nn.Module:
 
 
 def _side_by_side(state: SessionState) -> Strategies:
-    _, read, made = state.loaded()
-    plans = [plan.plan_strategy(read, name, made.edits) for name in ("head", "partial", "full")]
+    _, anatomy, old = state.loaded()
+    plans = [plan.plan_strategy(anatomy, name, old.edits) for name in ("head", "partial", "full")]
     example = state.sized().transform.example(2)
     network = _network(state)
     flops = []
-    for each in plans:
-        set_modes(network, set(each.trained))
+    for candidate in plans:
+        set_modes(network, set(candidate.trained))
         flops.append(step_flops(network, example))
     verdict = state.dataset.size_verdict if state.dataset else None
-    stages = tuple(read.stages_of(p.trained) for p in plans)
+    stages = tuple(anatomy.stages_of(p.trained) for p in plans)
     suggested = plan.FOR_VERDICT.get(verdict or "")
     return Strategies(tuple(plans), tuple(flops), stages, verdict, suggested)

@@ -1,4 +1,4 @@
-"""Going on: with a run that was stopped, or with an earlier session as its folder has it."""
+"""Resume a stopped run, or restore an earlier session from its folder."""
 
 from __future__ import annotations
 
@@ -36,24 +36,27 @@ from tlnb.session.transcript import read_back
 def resume(
     session: SessionBase, where: str | Path | None, trust: bool, names: Mapping[str, Any]
 ) -> Run | None:
-    """Go on with a run that was stopped; in an empty session, with an earlier session. The run that was gone on with.
+    """Resume a stopped run; an empty session restores an earlier session first.
+
+    Returns:
+        The resumed run; None if the earlier session had none to resume.
 
     Raises:
-        UsageError: nothing to go on with; data, weights or a module that are no longer there.
+        UsageError: nothing to resume; data, weights or a module that no longer exist.
     """
     state = session.state
     if where is None and (state.runs or state.unfinished):
         if not state.unfinished:
             raise UsageError(
-                "no run of this session was stopped: %tl_train --from RUN trains one further"
+                "no run of this session was stopped: %tl_train --from RUN continues a finished one"
             )
         return go_on(session, state.unfinished[-1])
     if state.runs:
         raise UsageError(
-            "this session has runs, which an earlier one would replace: %tl_reset first"
+            "this session has runs, which the earlier session would replace: %tl_reset first"
         )
     restored = restore(where, type(session), trust, names, current=state.dataset, tell=session.tell)
-    return _go_on_with(session, restored)
+    return _adopt_and_resume(session, restored)
 
 
 @dataclass(frozen=True)
@@ -63,13 +66,14 @@ class Restored:
     state: SessionState
     transcript: list[str]
     store: SessionStore
-    running: str | None = None  # the run to go on with, if one was in progress or stopped
+    running: str | None = None  # the run to resume, if one was in progress or stopped
 
 
-def _go_on_with(session: SessionBase, restored: Restored) -> Run | None:
-    """Adopt an earlier session and go on with its run.
+def _adopt_and_resume(session: SessionBase, restored: Restored) -> Run | None:
+    """Adopt an earlier session and resume its run.
 
-    Where that cannot be, the session's other runs come back, and a line says why; without any, nothing has happened.
+    If that fails, the session's other runs come back, and a line says why; without any, the session
+    stays as it was.
     """
     before = Restored(session.state, session.transcript, session.store)
     session.store.close()
@@ -88,7 +92,7 @@ def _go_on_with(session: SessionBase, restored: Restored) -> Run | None:
 
 
 def adopt(session: SessionBase, other: Restored) -> None:
-    """Put an earlier session in this one's place."""
+    """Replace the session's content by an earlier session's."""
     session.store, session.transcript = other.store, list(other.transcript)
     session.commit(other.state)
 
@@ -101,15 +105,17 @@ def restore(
     current: DataSet | None = None,
     tell: Tell = lambda *_: None,
 ) -> Restored:
-    """An earlier session from its folder.
+    """Restore an earlier session from its folder.
 
     Args:
-        calls: the class whose calls the transcript's lines are.
+        calls: the class whose calls the lines of the transcript are.
         trust: run code in it that is more than `nn.*` constructors; it may use `names`.
-        current: data at hand, used where they are the ones that are needed (arrays cannot be read again).
+        current: the data already loaded, used if it is what the session needs (arrays cannot be
+            read again).
 
     Raises:
-        UsageError: no such session, or one that cannot be made again; the line says what is missing.
+        UsageError: no such session, or one that cannot be restored; the message says what is
+            missing.
     """
     folder = find_session(where)
     values = read_session(folder)
@@ -134,13 +140,16 @@ def _locked(folder: Path) -> SessionFolder:
         return SessionFolder(folder)
     except OSError as error:
         raise UsageError(
-            f"{folder} cannot be written to ({error.strerror}): %tl_resume in another folder"
+            f"{folder} cannot be written to ({error.strerror}): %tl_resume another folder"
         ) from None
 
 
 @dataclass
 class _Restoring:
-    """Builds up the state of an earlier session: data, runs, model, plan, bill; each needs what came before."""
+    """Rebuilds an earlier session in order: data, runs, model, plan, bill.
+
+    Each step needs the ones before it.
+    """
 
     store: SessionStore
     trust: bool
@@ -148,10 +157,10 @@ class _Restoring:
     current: DataSet | None
     tell: Tell
     state: SessionState = field(default_factory=SessionState)
-    data: DataSet | None = None  # as the runs had them; a model may need them decoded anew
+    data: DataSet | None = None  # as the runs used it; a model may need it decoded again
 
     def all(self, values: dict[str, Any], calls: type) -> Restored:
-        """The session of these values, as its file has them."""
+        """Restore the session from the values in its file."""
         self._take_data(values["data"], values["fingerprint"])
         for name in typed(tuple[str, ...], values["runs"], "runs"):
             self._take_run(name)
@@ -191,7 +200,8 @@ class _Restoring:
             data = read_again(request, int(facts["edge"]), self.tell)
         if data.fingerprint != fingerprint:
             raise UsageError(
-                f"{request.source!r} holds other images than when the session was left: %tl_data starts anew"
+                f"the images in {request.source!r} have changed since the session was saved: "
+                "start over with %tl_data"
             )
         return data
 
@@ -201,7 +211,7 @@ class _Restoring:
         if given.pop("own"):
             if source not in self.names:
                 raise UsageError(
-                    f"the session used your own module {source!r}: build that again, then %tl_resume"
+                    f"the session used your own module {source!r}: build it again, then %tl_resume"
                 )
             source, given["called"] = self.names[source], source
         request = LoadRequest(source, **given, trust=self.trust, names=self.names)
@@ -209,7 +219,7 @@ class _Restoring:
         return self.state.loaded()[0]
 
     def _take_job(self, about: Mapping[str, Any]) -> Job:
-        """What a run was to do, with its model and anatomy."""
+        """Restore a run's job, with its model and anatomy."""
         job = self._job(about)
         self._add(job, about)
         return job
@@ -247,7 +257,7 @@ class _Restoring:
         )
 
     def _checked(self, values: Mapping[str, Any]) -> Plan:
-        """A plan, once its code is known to be harmless or is trusted: also one that only undo would go back to."""
+        """Restore a plan after checking its code; plans kept for undo are checked too."""
         plan = Plan.from_json(values)
         scopes = run_files.scopes_of(plan, self.trust, self.names)
         self.state = replace(self.state, scopes={**self.state.scopes, **scopes})
@@ -269,10 +279,10 @@ class _Restoring:
     def _take_run(self, name: str) -> None:
         """A run with its network; where that cannot be made again, its record, and a line about it."""
         assert self.store.folder is not None
-        about, found = checkpoint.read(self.store.folder.run_file(name))
+        about, saved = checkpoint.read(self.store.folder.run_file(name))
         record = self._record(about)
         try:
-            job, run = self._made_again(about, found)
+            job, run = self._made_again(about, saved)
             self._add(job, about)
         except (UsageError, ModelError, PlanError) as error:
             run, kept = (
@@ -304,7 +314,11 @@ def losing(state: SessionState, line: str) -> SessionState:
 
 
 def _lines(values: Any) -> list[str]:
-    """What was typed: lines of magics, calls and comments, which `%tl_script` shows again."""
+    """The transcript: magics, calls and comments, which `%tl_script` will show.
+
+    Raises:
+        ValueError: a line of any other kind.
+    """
     lines = typed(list[str], values, "lines")
     strange = [
         text
@@ -312,7 +326,7 @@ def _lines(values: Any) -> list[str]:
         if one_line(text) != text or not text.startswith(("%tl_", "tl.", "#"))
     ]
     if strange:
-        raise ValueError(f"a line that no magic writes: {strange[0]!r}")
+        raise ValueError(f"not a line that a magic writes: {strange[0]!r}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Finding runs, and what is known of each."""
+"""Find runs, and what the session knows about each."""
 
 from __future__ import annotations
 
@@ -10,28 +10,26 @@ from tlnb.core.training.run import Run
 from tlnb.session.base import SessionBase
 from tlnb.session.state import Network, SessionState
 
-LONGEST_NAME = 100  # characters of a run's
+LONGEST_NAME = 100  # characters in a run's name
 
 
 def data_of(self: SessionBase, run: str | Run) -> DataFacts:
-    """What is known of the data that a run was trained on.
+    """Describe the data that a run was trained on.
 
     Raises:
         UsageError: no such run, or one that was not trained in this session.
     """
-    found = run_meant(self.state, run)
-    if found.name not in self.state.facts:
-        raise UsageError(
-            f"run {found.name!r} was not trained in this session: its data are not known"
-        )
-    return self.state.facts[found.name]
+    name = run_meant(self.state, run).name
+    if name not in self.state.facts:
+        raise UsageError(f"run {name!r} was not trained in this session: its data is unknown")
+    return self.state.facts[name]
 
 
 def run_meant(state: SessionState, which: str | Run) -> Run:
-    """A run itself, or the one of this name.
+    """The run itself, or the run of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no run has that name.
     """
     if isinstance(which, Run):
         return which
@@ -40,29 +38,29 @@ def run_meant(state: SessionState, which: str | Run) -> Run:
         known = (
             f"the runs are {', '.join(by_name)}"
             if by_name
-            else "there is none yet, %tl_train first"
+            else "there are no runs yet, %tl_train first"
         )
         raise UsageError(f"no run is called {which!r}: {did_you_mean(which, by_name, known)}")
     return by_name[which]
 
 
 def name_of(run: str | Run | None) -> Any:
-    """A run as it is written in the transcript."""
+    """A run's name, as the transcript shows it."""
     return getattr(run, "name", run)
 
 
 def last_run(state: SessionState, which: str | Run | None = None) -> Run:
-    """The run that is meant; by default the last that is not a baseline.
+    """The given run; by default the latest that is not a baseline.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such run.
     """
     if which is not None:
         return run_meant(state, which)
-    found = _last_plain(state.runs)
-    if found is None:
+    run = _last_plain(state.runs)
+    if run is None:
         raise UsageError("no run yet: %tl_train")
-    return found
+    return run
 
 
 def has_plain_run(state: SessionState) -> bool:
@@ -71,21 +69,21 @@ def has_plain_run(state: SessionState) -> bool:
 
 
 def run_to_match(state: SessionState, data: DataSet) -> Run:
-    """The run that a new baseline is for.
+    """The run that a new baseline would be matched to.
 
     Raises:
-        UsageError: there is none on these data.
+        UsageError: there is no such run on this data.
     """
-    found = _last_plain(runs_on(state, data))
-    if found is None:
+    run = _last_plain(runs_on(state, data))
+    if run is None:
         raise UsageError(
-            "a baseline needs a run to be compared with: %tl_train first, then %tl_train --scratch"
+            "a baseline needs a run to compare with: %tl_train first, then %tl_train --scratch"
         )
-    return found
+    return run
 
 
 def runs_on(state: SessionState, data: DataSet) -> tuple[Run, ...]:
-    """The runs on these data, oldest first."""
+    """The runs on this data, oldest first."""
     return tuple(run for run in state.runs if run.fingerprint == data.fingerprint)
 
 
@@ -103,20 +101,20 @@ def network_of(state: SessionState, run: Run) -> Network:
 
 
 def new_name(state: SessionState, wanted: str | None) -> str:
-    """A name that no run has; `head`, then `head-2`.
+    """A name that no run has yet: `head`, then `head-2`.
 
     Raises:
-        UsageError: a name that cannot be shown in a line.
+        UsageError: a name that does not fit in one line.
     """
     base = wanted or (state.plan.strategy if state.plan else "run")
     if one_line(base) != base or base != base.strip() or len(base) > LONGEST_NAME:
         raise UsageError(
-            f"--name {base[:80]!r} is no name: use up to {LONGEST_NAME} characters in one line, e.g. --name first"
+            f"--name {base[:80]!r} is not a valid name: "
+            f"use up to {LONGEST_NAME} characters in one line, e.g. --name first"
         )
     taken = {run.name for run in state.runs}
-    return next(
-        n for k in range(1, len(taken) + 2) if (n := base if k == 1 else f"{base}-{k}") not in taken
-    )
+    candidates = (base, *(f"{base}-{k}" for k in range(2, len(taken) + 2)))
+    return next(name for name in candidates if name not in taken)
 
 
 def _last_plain(runs: tuple[Run, ...]) -> Run | None:

@@ -1,7 +1,7 @@
-"""The session: the one object that changes. Every magic and every button is one call on it.
+"""The session: the one mutable object. Every magic and every button is one call on it.
 
-A call is a function of the module that its subject names. It computes everything first and puts the next state in place
-last, so that a call that fails leaves the session as it was.
+The calls are functions in modules named by subject. Each computes everything first and assigns
+the next state last, so that a failing call leaves the session unchanged.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ class Session(SessionBase):
 
     @property
     def dataset(self) -> DataSet | None:
-        """The data; None before `data`."""
+        """The data set; None before `data`."""
         return self.state.dataset
 
     @property
     def model(self) -> PretrainedModel | None:
-        """The model as it was loaded; None before `load`."""
+        """The model as loaded; None before `load`."""
         return self.state.model
 
     @property
     def plan(self) -> Plan | None:
-        """What `train` would do, direct changes of `model.module` included; None before `load`."""
+        """What `train` would do, with direct changes of `model.module`; None before `load`."""
         try:
             return self.current().plan
-        except TLError:  # said by the call that would use the change
+        except TLError:  # the call that uses the change will report it
             return self.state.plan
 
     @property
@@ -105,17 +105,18 @@ class Session(SessionBase):
         trust: bool = False,
         names: Mapping[str, Any] | None = None,
     ) -> Run | Session:
-        """Go on with a run that was stopped; in an empty session, with an earlier session and the run that its end cut off.
+        """Resume a stopped run; in an empty session, restore an earlier session and its run.
 
         Args:
-            where: a session's folder or a file in it; default: the last session of this notebook, else the last of all.
+            where: a session's folder or a file in it; default: this notebook's latest session,
+                else the latest of all.
             trust: run code in it that is more than `nn.*` constructors; it may use `names`.
 
         Returns:
-            The run, which is what it would have been without the interruption; without one, the session.
+            The run, identical to one without the interruption; without a run, the session.
 
         Raises:
-            UsageError: nothing to go on with; data, weights or a module that are no longer there.
+            UsageError: nothing to resume; data, weights or a module that no longer exist.
         """
         run = restoring.resume(self, where, trust, names or {})
         return self if run is None else run
@@ -127,37 +128,41 @@ class Session(SessionBase):
         export: str | Path | None = None,
         learner: str | None = None,
     ) -> Check | Checks:
-        """Check an exercise against what the session holds; without a name, all exercises and how far you are.
+        """Check an exercise against the session; without a name, list all and your progress.
 
-        A step that is still missing shows one more hint each time. Nothing of the session changes.
+        A step that is still missing shows one more hint each time. The session does not change.
 
         Args:
             export: write all results to this JSON file, under the name of the `learner`.
 
         Raises:
-            UsageError: no such exercise, a check that fails by itself, a file that cannot be written.
+            UsageError: no such exercise, an error in the check itself, a file that cannot be
+                written.
         """
         checked: Check | Checks = EXTENSIONS.check_exercise(self, name, export, learner)
         self.record(line("tl_check", name) if name is not None else "")
         return checked
 
     def panel(self, name: str | None = None) -> Any:
-        """The same with the mouse: all panels, or one of `data`, `model`, `layers`, `train`, `compare`.
+        """Open all panels, or one of `data`, `model`, `layers`, `train`, `compare`.
 
         Raises:
-            UsageError: there is no such panel.
+            UsageError: no such panel.
         """
         return EXTENSIONS.open_panel(self, name)
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
-        """Be called after every call that changed the session. Methods are held weakly; what is returned ends it."""
+        """Register a callback for after every call that changes the session.
+
+        Methods are held weakly. Returns a function that removes the callback.
+        """
         return self.lock.changed.add(callback)
 
     def stop(self) -> Run:
-        """Stop the training that a panel started, and wait until it has ended. What it has so far is kept.
+        """Stop the training that a panel started and wait for it to end; its result is kept.
 
         Raises:
-            UsageError: there is none.
+            UsageError: no training is running.
         """
         return self.background.ended(stop=True)  # type: ignore[no-any-return]
 
@@ -165,19 +170,19 @@ class Session(SessionBase):
         """Wait for the training that a panel started.
 
         Raises:
-            UsageError: there was none.
+            UsageError: no training was started.
         """
         return self.background.ended(stop=False)  # type: ignore[no-any-return]
 
     @mutates_session
     def reset(self) -> Session:
-        """Forget everything: a new session."""
+        """Forget everything and start a new session."""
         self._begin()
         return self
 
     @property
     def next_line(self) -> str:
-        """The line that most likely comes next."""
+        """The most likely next line."""
         state = self.state
         if state.dataset is None:
             return "%tl_data digits --per-class 2"
@@ -192,13 +197,11 @@ class Session(SessionBase):
         return f"tlnb session: {self.state!r}; next: {self.next_line}"
 
     def __getattr__(self, name: str) -> Any:
-        """Names of other tools are answered with ours. Only asked for what is not there."""
+        """Answer other tools' method names with ours; called only for missing attributes."""
         if meant := METHODS.get(name):
-            raise _NoSuch(
-                f"there is no tl.{name}: it is called tl.{meant}(...) here, %tl_{meant} as a magic"
-            )
+            raise _NoSuch(f"tlnb has no tl.{name}: use tl.{meant}(...), or %tl_{meant} as a magic")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 class _NoSuch(UsageError, AttributeError):
-    """A name of another tool's; `hasattr` is still answered with no."""
+    """A name that another tool uses; an AttributeError, so that `hasattr` is still False."""

@@ -1,4 +1,4 @@
-"""What a session holds, as one frozen record: a call computes the next one and puts it in this one's place."""
+"""The state of a session as one frozen record; a call computes the next one and replaces it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Network = tuple[PretrainedModel, Anatomy]
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SessionState(OneLine):
-    """Everything that a session knows. Its mappings are never changed: the next state has new ones."""
+    """Everything that a session knows; its mappings are never mutated."""
 
     dataset: DataSet | None = None
     model: PretrainedModel | None = None
@@ -31,14 +31,14 @@ class SessionState(OneLine):
     bill: Bill = field(default_factory=Bill)
     anatomy: Anatomy | None = None  # of the model with the plan's edits
     scopes: Scopes = field(default_factory=dict)  # the user's names that edits mention
-    parts: Parts = field(default_factory=dict)  # of the model, to notice changes made directly
+    parts: Parts = field(default_factory=dict)  # of the model, to detect direct changes
     asked: Mapping[str, Any] = field(default_factory=dict)  # how the model was loaded
     history: tuple[Plan, ...] = ()  # earlier plans for this model, for undo
     networks: Mapping[str, Network] = field(default_factory=dict)  # what each run trained
-    facts: Mapping[str, DataFacts] = field(default_factory=dict)  # of each run's data
-    jobs: Mapping[str, Job] = field(default_factory=dict)  # what each run was to do
-    unfinished: tuple[str, ...] = ()  # runs that stopped and can go on, oldest first
-    equal_budget: Mapping[str, Run] = field(default_factory=dict)  # by the name of their baseline
+    facts: Mapping[str, DataFacts] = field(default_factory=dict)  # about each run's data
+    jobs: Mapping[str, Job] = field(default_factory=dict)  # each run's job
+    unfinished: tuple[str, ...] = ()  # stopped runs that can be resumed, oldest first
+    equal_budget: Mapping[str, Run] = field(default_factory=dict)  # by the baseline's name
     forecasts: tuple[Forecast, ...] = ()
     lost: tuple[str, ...] = ()  # what an earlier session had that did not come back, a line each
 
@@ -53,17 +53,17 @@ class SessionState(OneLine):
         return self.model, self.anatomy, self.plan
 
     def data(self) -> DataSet:
-        """The data.
+        """The data set.
 
         Raises:
-            UsageError: there are none yet.
+            UsageError: no data yet.
         """
         if self.dataset is None:
             raise UsageError("no data yet: %tl_data digits --per-class 2")
         return self.dataset
 
     def sized(self) -> PretrainedModel:
-        """The model with the input edge that the data ask for."""
+        """The model with the input edge that the data asks for."""
         model = self.loaded()[0]
         return resized(model, self.dataset.request.size if self.dataset else None)
 

@@ -1,4 +1,4 @@
-"""Keeps a session on disk as it goes on."""
+"""Saves a session to disk while it runs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,18 @@ Lines = Sequence[str]  # the transcript
 
 
 class SessionStore:
-    """Writes a session to its folder. On a disk that cannot be written to it stops, and the run says so."""
+    """Writes a session to its folder.
+
+    If the disk cannot be written to, it stops writing and the run says so.
+    """
 
     def __init__(self, folder: SessionFolder | None = None, writes: bool = True) -> None:
         self.folder = folder
-        self.writes = writes  # of several processes that train together one does
+        self.writes = writes  # only the main process of a distributed training writes
         self._problem = ""  # why nothing can be written
 
     def begin(self, state: SessionState, lines: Lines, job: Job) -> None:
-        """Before a training: what is going to run."""
+        """Before a training, save its job."""
         if not self.writes:
             return
         try:
@@ -40,37 +43,41 @@ class SessionStore:
             self._give_up(error)
 
     def settle(self, path: Path, job: Job) -> Checkpoint | None:
-        """Keep the session in this folder. Where the same job was cut off there, where it stood after its last epoch.
+        """Save the session in this folder from now on.
+
+        Returns:
+            The checkpoint after the last epoch if the same job was interrupted there, else None.
 
         Raises:
-            UsageError: another process is at work there, or it cannot be written to.
+            UsageError: another process uses the folder, or it cannot be written to.
         """
         try:
             self.folder = SessionFolder(path)
         except OSError as error:
             raise UsageError(
-                f"{path} cannot be used ({error.strerror or 'another process is at work there'}): give another --out"
+                f"{path} cannot be used ({error.strerror or 'another process is using it'}): "
+                "give another --out"
             ) from None
-        for half in path.rglob(".*.part"):  # of a killed process: nobody else is at work here
+        for half in path.rglob(".*.part"):  # left by a killed process: no other uses the folder
             half.unlink(missing_ok=True)
         file = self.folder.run_file(job.name)
         if not file.exists():
             return None
-        about, found = checkpoint.read(file)
-        return found if is_about(about, job) else None
+        about, saved = checkpoint.read(file)
+        return saved if is_about(about, job) else None
 
-    def keep(self, job: Job, found: Checkpoint) -> None:
-        """Where a run stands at the end of an epoch.
+    def keep(self, job: Job, state: Checkpoint) -> None:
+        """Save a run's checkpoint at the end of an epoch.
 
         Raises:
             OSError: the disk is full, or cannot be written to.
         """
         if self.folder is None:
             self.folder = SessionFolder.fresh()
-        self.folder.write_run(job.name, job.about(), found)
+        self.folder.write_run(job.name, job.about(), state)
 
     def end(self, state: SessionState, lines: Lines, run: Run) -> str:
-        """After a training. Why it could not be written, else nothing."""
+        """After a training, save its run; return why that failed, empty if it did not."""
         if self.folder is None:
             return self._problem
         try:
@@ -83,7 +90,7 @@ class SessionStore:
         return self._problem
 
     def write(self, state: SessionState, lines: Lines) -> None:
-        """After anything else that should be found again: the bill, a plan."""
+        """Save the session after any other change: the bill, a plan."""
         if self.folder is not None:
             try:
                 self._write(state, lines)
@@ -91,14 +98,14 @@ class SessionStore:
                 self.folder = None
 
     def checkpoint_of(self, name: str) -> Checkpoint | None:
-        """Where a run stands; None before the end of its first epoch."""
+        """A run's latest checkpoint; None before the end of its first epoch."""
         if self.folder is None or not self.folder.run_file(name).exists():
             return None
-        about, found = checkpoint.read(self.folder.run_file(name))
-        return None if "record" in about else found
+        about, saved = checkpoint.read(self.folder.run_file(name))
+        return None if "record" in about else saved
 
     def close(self) -> None:
-        """Let go of the folder."""
+        """Release the folder."""
         if self.folder is not None:
             self.folder.close()
 

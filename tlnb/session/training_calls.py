@@ -1,4 +1,4 @@
-"""Training, and what is asked before it: forecasts, advice, a search of hyperparameters."""
+"""Training, and the calls before it: forecast, advice, hyperparameter search."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tlnb.session.lock import mutates_session
 from tlnb.session.plan_editor import with_plan
 from tlnb.session.state import SessionState
 
-if TYPE_CHECKING:  # at run time where they are used: loading the extension should take no time
+if TYPE_CHECKING:  # imported where they are used, so that the extension loads fast
     from tlnb.core.tuning.advise import Advice
     from tlnb.core.tuning.tune import Tuning
 
@@ -55,19 +55,22 @@ def train(
     device: str | None = None,
     optimizer: str = "adamw",
 ) -> Run:
-    """Train the plan on a copy of the model, or with `scratch` the baseline of the last run.
+    """Train the plan on a copy of the model, or with `scratch` the baseline of the latest run.
 
     Args:
-        lr: one rate for all, or by stage: `layer4=0.001,head=0.01`.
-        from_: go on from a run's weights.
-        seed: of new layers, batches and augmentation; default 0, a baseline takes its run's.
-        seeds: train so many times, each with the next seed; the last run is returned, and knows of the others.
-        budget: time or money, `2min`, `0.5usd`: fewer epochs where the forecast says that they take longer.
-        cache: compute what is frozen once.
-        optimizer: `adamw` (in batches), or `lbfgs` for strategy `head`: the output layer by all images at once.
+        lr: one learning rate for all, or by stage: `layer4=0.001,head=0.01`.
+        from_: continue from a run's weights.
+        seed: seed of new layers, batches and augmentation; default 0, for a baseline its run's.
+        seeds: train this many times, each with the next seed; the last run is returned and lists
+            the others.
+        budget: time or money, `2min`, `0.5usd`: trains fewer epochs if the forecast exceeds it.
+        cache: compute frozen layers only once.
+        optimizer: `adamw` (in batches), or `lbfgs` for strategy `head`: the output layer on all
+            images at once.
 
     Raises:
-        UsageError: no data or model yet, an option's value, no run to compare with, a budget that one epoch exceeds.
+        UsageError: no data or model yet, an invalid option, no run to compare with, a budget that
+            one epoch exceeds.
     """
     began = time.perf_counter()
     asked = Asked(
@@ -87,13 +90,13 @@ def train(
         optimizer=optimizer,
     )
     if seeds < 1:
-        raise UsageError(f"--seeds {seeds} trains nothing: use 1 or more")
+        raise UsageError(f"--seeds {seeds} is too small: use 1 or more")
     job = plan_job(self.noticed(), asked)
     if budget is not None:
         job = _within(self, job, budget)
     typed = train_line({**asked, "seeds": seeds, "budget": budget})
-    for each in with_seeds(self.state, job, seeds):
-        run = trainings.carry_out(self, each, began, typed)
+    for seeded in with_seeds(self.state, job, seeds):
+        run = trainings.carry_out(self, seeded, began, typed)
         began, typed = time.perf_counter(), ""
         if run.status == "stopped":
             break
@@ -103,18 +106,19 @@ def train(
 @takes_old_names
 @mutates_session
 def forecast(self: SessionBase, **asked: Unpack[Asked]) -> Forecast:
-    """What `train` with the same options will take: seconds by phase, FLOPs, energy, money, memory. Nothing is trained.
+    """Forecast the cost of `train` with the same options, without training.
 
-    Some steps are timed on a copy of the network, which is charged. The run that follows says how far it was off.
+    The forecast gives seconds by phase, FLOPs, energy, money and memory. It times a few steps on a
+    copy of the network, which are charged. The run that follows reports the forecast's error.
 
     Raises:
-        UsageError: as `train` does.
+        UsageError: as `train`.
     """
     state = self.noticed()
-    after, found = with_forecast(state, plan_job(state, asked), self.cache)
+    after, result = with_forecast(state, plan_job(state, asked), self.cache)
     self.commit(after, train_line(asked, "tl_forecast"))
     self.save_to_disk()
-    return found
+    return result
 
 
 @mutates_session
@@ -128,21 +132,23 @@ def tune(
     epochs: int | None = None,
     seed: int = 0,
 ) -> Tuning:
-    """Search learning rate, weight decay, augmentation and how many stages train; the best go into the plan.
+    """Search learning rate, weight decay, augmentation and the number of trained stages.
 
-    Trials are judged by held-out labels, else by cross-validation on the training labels; never by test images. The
-    whole search is charged as tuning. `undo` takes its values back.
+    The best values go into the plan. Trials are scored on held-out labels, or else by
+    cross-validation on the training labels; never on test images. The whole search is charged as
+    tuning. `undo` takes its values back.
 
     Args:
-        trials: to try, in addition to what the study has.
-        budget: time or money, `5min`, `0.1usd`: no trial begins that is likely to exceed it.
-        scratch: tune the baseline of the last run instead; the next one uses what is found.
-        storage: a file for Optuna's journal, or a database's URL, which several processes may share.
-        epochs: of each trial; default: the recipe's.
-        seed: of what is tried, and of the trainings.
+        trials: number of trials to add to the study.
+        budget: time or money, `5min`, `0.1usd`: no trial starts that would likely exceed it.
+        scratch: tune the baseline of the latest run instead; the next baseline uses the result.
+        storage: a file for Optuna's journal, or a database URL; several processes may share it.
+        epochs: epochs per trial; default: the recipe's.
+        seed: seed of the search and of the trainings.
 
     Raises:
-        UsageError: Optuna missing, no data or model, too few labels to choose by, storage that cannot be used.
+        UsageError: Optuna is missing, no data or model, too few labels to hold any out, storage
+            that cannot be used.
     """
     from tlnb.core.tuning.search_space import Task
     from tlnb.core.tuning.tune import tune
@@ -152,10 +158,11 @@ def tune(
     old = state.loaded()[2]
     if scratch and (old.model, old.edits) != (job.plan.model, job.plan.edits):
         raise UsageError(
-            f"the last run trained {job.plan.model}, not what is loaded: %tl_load {job.plan.model} first"
+            f"the last run trained {job.plan.model}, which is not the loaded model: "
+            f"%tl_load {job.plan.model} first"
         )
     price = _price(state, job.options)
-    found, runs = tune(
+    tuning, runs = tune(
         Task(job.model, job.anatomy, job.data, job.plan, job.options, state.scopes),
         trials,
         seconds=None if budget is None else parse_budget(budget, price),
@@ -164,63 +171,63 @@ def tune(
         store=self.cache,
         report=self.report,
     )
-    charge = bill.charge_of_runs("tuning", found.name, runs, found.seconds, price)
+    charge = bill.charge_of_runs("tuning", tuning.name, runs, tuning.seconds, price)
     after = replace(state, bill=state.bill.with_charge(charge))
     if scratch:
-        found = replace(found, plan=_with_tuned_baseline(old, found.plan))
-    if found.best is None:
+        tuning = replace(tuning, plan=_with_tuned_baseline(old, tuning.plan))
+    if tuning.best is None:
         self.commit(after)
     else:
         given = {"budget": budget, "scratch": scratch, "storage": storage, "epochs": epochs}
         tries = None if trials == 20 else trials
         typed = line("tl_tune", trials=tries, **given, seed=seed or None)
-        self.commit(with_plan(after, found.plan), typed)
+        self.commit(with_plan(after, tuning.plan), typed)
     self.save_to_disk()
-    return found
+    return tuning
 
 
 @mutates_session
 def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
-    """Which strategy, and why: the rule by amount of data, and evidence measured now on the labels in use.
+    """Recommend a strategy by the amount of data and evidence from the labels in use.
 
-    Nothing is set; test images are not read. What it takes is charged.
+    Nothing is set; test images are not read. Its cost is added to the bill.
 
     Args:
         budget: time or money that the training may take, `5min`, `2usd`.
 
     Raises:
-        UsageError: no data or model, or a budget that is none.
+        UsageError: no data or model, or an invalid budget.
     """
     from tlnb.core.tuning.advise import Case, advise
 
     state = self.noticed()
     data = state.data()
-    model, read, made = state.loaded()
+    model, anatomy, plan = state.loaded()
     price = _price(state, TrainOptions())
     allowed = None if budget is None else parse_budget(budget, price)
     seen = seen_by(model.card.source, data.source_hint)
-    found, spent = advise(
-        Case(state.sized(), read, data, made.edits, state.scopes, self.cache),
+    advice, spent = advise(
+        Case(state.sized(), anatomy, data, plan.edits, state.scopes, self.cache),
         budget=allowed,
         budget_text=str(budget),
         price=state.bill.price,
         report=self.report,
         flags=[seen] if seen else [],
     )
-    after = _charged(state, "advising", found.strategy, spent, price)
+    after = _charged(state, "advising", advice.strategy, spent, price)
     self.commit(after, line("tl_advise", budget=budget))
     self.save_to_disk()
-    return found
+    return advice
 
 
-# ── a state and what was found → the next state ──
+# ── a state and a result → the next state ──
 
 
 def with_forecast(state: SessionState, job: Job, cache: Store) -> tuple[SessionState, Forecast]:
-    """The state with a forecast for this job, which is charged; and the forecast."""
+    """Forecast a job; return the state with the forecast and its charge, and the forecast."""
     from tlnb.core.costs.forecast import forecast
 
-    found, spent = forecast(
+    result, spent = forecast(
         job.model,
         job.anatomy,
         job.data,
@@ -232,20 +239,21 @@ def with_forecast(state: SessionState, job: Job, cache: Store) -> tuple[SessionS
         store=cache,
         price=state.bill.price,
     )
-    others = tuple(f for f in state.forecasts if not trainings.same_training(f, found))
-    after = replace(state, forecasts=(*others, found))
+    others = tuple(f for f in state.forecasts if not trainings.same_training(f, result))
+    after = replace(state, forecasts=(*others, result))
     price = _price(state, job.options)
-    return _charged(after, "forecasting", job.name, spent, price), found
+    return _charged(after, "forecasting", job.name, spent, price), result
 
 
 def _within(session: SessionBase, job: Job, budget: str | float) -> Job:
-    """The job with no more epochs than the budget allows. Its forecasts are charged whatever follows."""
+    """The job with at most the epochs that the budget allows; forecasts are always charged."""
     allowed = parse_budget(budget, _price(session.state, job.options))
-    found = _forecast_now(session, job)
-    wanted, fit = job.options.epochs or 0, found.epochs_within(allowed)
+    whole = _forecast_now(session, job)
+    wanted, fit = job.options.epochs or 0, whole.epochs_within(allowed)
     if fit < 1:
         raise UsageError(
-            f"--budget {budget}: one epoch is forecast to take {found.seconds_of(1):.1f} s; give more, or freeze more layers"
+            f"--budget {budget} is too small: one epoch is forecast to take "
+            f"{whole.seconds_of(1):.1f} s; allow more time, or freeze more layers"
         )
     kept = event("budget", epochs=min(fit, wanted), wanted=wanted, budget=str(budget))
     if fit >= wanted:
@@ -256,10 +264,10 @@ def _within(session: SessionBase, job: Job, budget: str | float) -> Job:
 
 
 def _forecast_now(session: SessionBase, job: Job) -> Forecast:
-    state, found = with_forecast(session.state, job, session.cache)
+    state, result = with_forecast(session.state, job, session.cache)
     session.commit(state)
     session.save_to_disk()
-    return found
+    return result
 
 
 def _with_tuned_baseline(old: Plan, best: Plan) -> Plan:
@@ -269,13 +277,13 @@ def _with_tuned_baseline(old: Plan, best: Plan) -> Plan:
 def _charged(
     state: SessionState, kind: str, what: str, spent: CostTracker, price: Price
 ) -> SessionState:
-    """The state with work that is not a run on the bill."""
+    """The state with a charge for work that is not a run."""
     return replace(state, bill=state.bill.with_charge(bill.charge_of(kind, what, spent, price)))
 
 
 def _price(state: SessionState, options: TrainOptions) -> Price:
-    """Of an hour where a training with these options runs."""
+    """The price of an hour on the machine that trains with these options."""
     if state.bill.price is not None:
         return state.bill.price
-    here = machine(options.device, options.precision)
-    return list_price(here.device, here.name, here.threads)
+    host = machine(options.device, options.precision)
+    return list_price(host.device, host.name, host.threads)

@@ -1,4 +1,4 @@
-"""Carrying trainings out: the engine is called, its run belongs to the session and is kept on disk."""
+"""Run trainings: call the engine, add the run to the session, and save it to disk."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tlnb.session.state import SessionState
 def carry_out(
     session: SessionBase, job: Job, began: float, typed: str, checkpoint: Checkpoint | None = None
 ) -> Run:
-    """Carry a job out, from its checkpoint where there is one; the run belongs to the session from then on.
+    """Run a job, from its checkpoint if there is one, and add the run to the session.
 
     Args:
         began: when the call began, by `time.perf_counter`.
-        typed: its line of the transcript.
+        typed: the call's line of the transcript.
 
     Raises:
-        TLError: as the engine does; DeviceLost with what to do.
+        TLError: as the engine; DeviceLost says what to do.
     """
     before = sum(checkpoint.seconds.values()) if checkpoint else 0.0
     run = _timed(_trained(session, job, checkpoint), began - before)
@@ -43,22 +43,22 @@ def carry_out(
 
 
 def go_on(session: SessionBase, name: str) -> Run:
-    """Go on with a run that stopped, from its last checkpoint, else from the start.
+    """Resume a stopped run from its last checkpoint, or else from the start.
 
     Raises:
-        UsageError: its data are not at hand.
+        UsageError: the run's data is not loaded.
     """
     job = job_to_resume(session.state, name)
     checkpoint = session.store.checkpoint_of(name)
     run = _scored(session.state, _trained(session, job, checkpoint))
-    state = session.state  # what the run was charged so far is part of what it is charged now
+    state = session.state  # the run's new charge includes what it was charged before
     uncharged = replace(state, bill=state.bill.without(name))
     session.commit(with_run(uncharged, run, job), "%tl_resume")
     return _kept(session, run)
 
 
 def _trained(session: SessionBase, job: Job, checkpoint: Checkpoint | None) -> Run:
-    """Train, keeping on disk where it stands."""
+    """Train, saving checkpoints to disk."""
     if checkpoint is None:
         session.store.begin(session.state, session.transcript, job)
     try:
@@ -82,13 +82,13 @@ def _trained(session: SessionBase, job: Job, checkpoint: Checkpoint | None) -> R
         _leave_unfinished(session, job)
         raise
     except TLError:
-        if job.name not in session.state.unfinished:  # else an earlier checkpoint can go on
+        if job.name not in session.state.unfinished:  # else an earlier checkpoint can be resumed
             session.save_to_disk()
         raise
     except RuntimeError as error:
         if not device_lost(error):
             raise
-        raise _lost(session, job, error) from None
+        raise _device_lost(session, job, error) from None
     return _noted(session.state, run, job)
 
 
@@ -103,20 +103,21 @@ def _leave_unfinished(session: SessionBase, job: Job) -> None:
     session.save_to_disk()
 
 
-def _lost(session: SessionBase, job: Job, error: RuntimeError) -> DeviceLost:
+def _device_lost(session: SessionBase, job: Job, error: RuntimeError) -> DeviceLost:
     reason = one_line(str(error).splitlines()[0])[:100]
-    kept = (
-        "%tl_resume goes on from the last checkpoint"
+    next_step = (
+        "%tl_resume continues from the last checkpoint"
         if session.store.folder
         else "load data and model again"
     )
     return DeviceLost(
-        f"{job.options.device or 'the GPU'} does not answer any more ({reason}): restart the kernel, then {kept}"
+        f"{job.options.device or 'the GPU'} stopped responding ({reason}): "
+        f"restart the kernel, then {next_step}"
     )
 
 
 def _kept(session: SessionBase, run: Run) -> Run:
-    """The run, on disk; where that cannot be, it says so."""
+    """Save the run to disk; if that fails, the run says so."""
     problem = session.store.end(session.state, session.transcript, run)
     if not problem:
         return run
@@ -129,7 +130,7 @@ def _kept(session: SessionBase, run: Run) -> Run:
 
 
 def with_run(state: SessionState, run: Run, job: Job) -> SessionState:
-    """The state with this run, in the place of the one that it went on from."""
+    """The state with this run; a resumed run replaces its earlier part."""
     others = tuple(name for name in state.unfinished if name != run.name)
     return replace(
         state,
@@ -143,20 +144,20 @@ def with_run(state: SessionState, run: Run, job: Job) -> SessionState:
 
 
 def _with(runs: tuple[Run, ...], run: Run) -> tuple[Run, ...]:
-    """The runs with this one, in the place of the one of its name."""
+    """The runs with this one, which replaces a run of the same name."""
     if any(r.name == run.name for r in runs):
         return tuple(run if r.name == run.name else r for r in runs)
     return (*runs, run)
 
 
 def _timed(run: Run, began: float) -> Run:
-    """What the call took beside the training itself is `other`."""
+    """Add the call's time outside the training itself to phase `other`."""
     rest = time.perf_counter() - began - sum(run.seconds.values())
     return replace(run, seconds={**run.seconds, "other": run.seconds["other"] + max(0.0, rest)})
 
 
 def _noted(state: SessionState, run: Run, job: Job) -> Run:
-    """The run with what the session knows of how it came about, and its siblings by seed."""
+    """Add what the session knows: how the run came about, and its siblings by seed."""
     siblings = [r for r in state.runs if job.group and r.group == job.group and r.name != run.name]
     repeats = tuple((r.seed, r.accuracy) for r in (*siblings, run)) if job.group else ()
     pretrained_on = job.model.card.source if job.plan.start == "pretrained" else ""
@@ -168,17 +169,19 @@ def _noted(state: SessionState, run: Run, job: Job) -> Run:
 
 
 def _scored(state: SessionState, run: Run) -> Run:
-    """The run with its money, and the last forecast for the same plan, options and data, and what became of it."""
+    """Add the run's money and its latest forecast, with measured figures if it finished."""
     run = bill.priced(run, state.bill.price)
-    found = next((f for f in reversed(state.forecasts) if same_training(f, run)), None)
-    if found is None or run.status != "finished":
-        return run if found is None else replace(run, forecast=found)
+    forecast = next((f for f in reversed(state.forecasts) if same_training(f, run)), None)
+    if forecast is None:
+        return run
+    if run.status != "finished":
+        return replace(run, forecast=forecast)
     measured = sum(run.seconds.values())
-    return replace(run, forecast=replace(found, measured=measured, measured_flops=run.flops))
+    return replace(run, forecast=replace(forecast, measured=measured, measured_flops=run.flops))
 
 
 def same_training(one: Forecast, other: Forecast | Run) -> bool:
-    """Whether a forecast is of this training."""
+    """Whether a forecast and a run, or two forecasts, are of the same training."""
     return (one.plan, one.options, one.fingerprint) == (
         other.plan,
         other.options,
@@ -190,17 +193,17 @@ def same_training(one: Forecast, other: Forecast | Run) -> bool:
 
 
 def with_equal_budget(session: SessionBase, baseline: Run, of: Run) -> SessionState:
-    """The session's state with the same baseline trained for just the steps of its run, which is charged.
+    """Train the baseline for its run's number of steps; return the state with it, charged.
 
     Raises:
-        UsageError: it was stopped.
+        UsageError: the training was stopped.
     """
     state = session.state
-    model, read = network_of(state, baseline)
+    model, anatomy = network_of(state, baseline)
     data = state.data()
-    made = train(
+    twin = train(
         resized(model, data.request.size),
-        read,
+        anatomy,
         data,
         baseline.plan,
         with_equal_steps(baseline, of.work.steps),
@@ -211,13 +214,13 @@ def with_equal_budget(session: SessionBase, baseline: Run, of: Run) -> SessionSt
         store=session.cache,
         stop=session.background.interrupted,
     )
-    if made.status == "stopped":
+    if twin.status == "stopped":
         raise UsageError(
-            "stopped before the baseline of equal steps was trained: %tl_compare begins it again"
+            "stopped before the equal-steps baseline was trained: %tl_compare starts it again"
         )
-    made = replace(bill.priced(made, state.bill.price), kind="equal-budget")
+    twin = replace(bill.priced(twin, state.bill.price), kind="equal-budget")
     return replace(
         state,
-        equal_budget={**state.equal_budget, baseline.name: made},
-        bill=state.bill.with_run(made, "equal budget"),
+        equal_budget={**state.equal_budget, baseline.name: twin},
+        bill=state.bill.with_run(twin, "equal budget"),
     )

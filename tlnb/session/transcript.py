@@ -1,7 +1,9 @@
-"""The lines of an earlier session, read back: each is parsed into a call with plain values and written anew, or left out.
+"""Read back the transcript of an earlier session, line by line.
 
-`%tl_script` gives lines back to be run in a cell, and a session's file may have come with a cloned repository. IPython evaluates
-`{…}` and `$name` in a magic's line before the magic sees it, so that nothing that was read may be pasted.
+Each line is parsed into a call with plain values and written anew, or left out. `%tl_script`
+offers the lines to be run in a cell, and a session's file may have come with a cloned repository.
+IPython evaluates `{…}` and `$name` in a magic's line before the magic sees it, so a line that was
+read must never be pasted as it is.
 """
 
 from __future__ import annotations
@@ -46,25 +48,19 @@ CALLS = frozenset(
         "unfreeze",
     )
 )
-EDITS = ("add", "replace")  # their last word is code
+CODE_CALLS = ("add", "replace")  # calls whose last word is code
 PLACE = re.compile(r"(?:(?:before|after):)?[\w.]+")
 MAGIC = re.compile(r"%tl_(\w+)(?: (.*))?")
 FROM_PYTHON = re.compile(r"tl\.(?:data|predict|look)\(\.\.\.\)  # (.*)")
-OWN = "  # your own module, by its variable's name"
-FORBIDDEN = (
-    "trust",
-    "names",
-    "called",
-    "labels",
-    "export",
-    "learner",
-)  # they run code, write files, or are no text
-LEFT_OUT = "# left out of what was read, since they are no calls with plain values: {} lines"
+OWN_MODULE_COMMENT = "  # your own module, by its variable's name"
+# Options that run code, write files, or are not text.
+FORBIDDEN_OPTIONS = ("trust", "names", "called", "labels", "export", "learner")
+LEFT_OUT = "# left out of what was read, because they are not calls with plain values: {} lines"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A call of the session: words, and options by the names that magics give them."""
+    """A session call: words, and options by their names in magics."""
 
     name: str
     words: tuple[Any, ...]
@@ -72,42 +68,42 @@ class Call:
 
 
 def read_back(lines: Iterable[str], session: type, trust: bool = False) -> list[str]:
-    """The lines written anew; a comment says how many are left out.
+    """Write the lines anew; a comment says how many were left out.
 
     Args:
         lines: of an earlier session, each without line ends and control characters.
-        session: the class whose calls they are.
-        trust: also give back code that is more than `nn.*` constructors with numbers, and calls that trust files.
+        session: the class whose calls the lines are.
+        trust: also return code that is more than `nn.*` constructors with numbers, and calls that
+            trust files.
     """
-    found = [_again(text, session, trust) for text in lines]
-    out = found.count(None)
-    return [text for text in found if text is not None] + [LEFT_OUT.format(out)] * bool(out)
+    rewritten = [_rewrite(text, session, trust) for text in lines]
+    kept = [text for text in rewritten if text is not None]
+    left_out = len(rewritten) - len(kept)
+    return [*kept, LEFT_OUT.format(left_out)] if left_out else kept
 
 
-def _again(text: str, session: type, trust: bool) -> str | None:
-    """A line written anew; None where it is no call with plain values."""
+def _rewrite(text: str, session: type, trust: bool) -> str | None:
+    """Write a line anew; None if it is not a call with plain values."""
     if text.startswith("#"):
         return f"# {one_line(text.lstrip('#').strip())}"
-    if found := FROM_PYTHON.fullmatch(text):
-        return f"{text[: text.index('#')]}# {one_line(found[1])}"
-    call = _of_magic(text, session) if text.startswith("%") else _of_python(text)
+    if match := FROM_PYTHON.fullmatch(text):
+        return f"{text[: text.index('#')]}# {one_line(match[1])}"
+    call = _parse_magic(text, session) if text.startswith("%") else _parse_python(text)
     if call is None or not _known(call, session) or not _harmless(call, trust):
         return None
-    if call.name in EDITS:
-        return (
-            edit_line(call.name, *call.words) if len(call.words) == 2 and not call.options else None
-        )
-    return line(f"tl_{call.name}", *call.words, **call.options) + (
-        OWN if text.endswith(OWN) else ""
-    )
+    if call.name in CODE_CALLS:
+        fits = len(call.words) == 2 and not call.options
+        return edit_line(call.name, *call.words) if fits else None
+    comment = OWN_MODULE_COMMENT if text.endswith(OWN_MODULE_COMMENT) else ""
+    return line(f"tl_{call.name}", *call.words, **call.options) + comment
 
 
-def _of_magic(text: str, session: type) -> Call | None:
-    found = MAGIC.fullmatch(text)
-    if found is None or found[1] not in CALLS:
+def _parse_magic(text: str, session: type) -> Call | None:
+    match = MAGIC.fullmatch(text)
+    if match is None or match[1] not in CALLS:
         return None
-    name, rest = found[1], found[2] or ""
-    if name in EDITS:
+    name, rest = match[1], match[2] or ""
+    if name in CODE_CALLS:
         place, _, code = rest.partition(" ")
         return Call(name, (place, code.strip()), {})
     if set(rest) & set("{}$"):
@@ -124,8 +120,8 @@ def _of_magic(text: str, session: type) -> Call | None:
     return Call(name, tuple(words), options)
 
 
-def _of_python(text: str) -> Call | None:
-    """`tl.name(…)` with texts, numbers and booleans."""
+def _parse_python(text: str) -> Call | None:
+    """Parse `tl.name(…)` with strings, numbers and booleans."""
     try:
         call = ast.parse(text, mode="eval").body
         if not (
@@ -134,7 +130,7 @@ def _of_python(text: str) -> Call | None:
             and isinstance(call.func.value, ast.Name)
         ):
             return None
-        words = tuple(ast.literal_eval(each) for each in call.args)
+        words = tuple(ast.literal_eval(argument) for argument in call.args)
         given = todays_options({str(k.arg): ast.literal_eval(k.value) for k in call.keywords})
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, UsageError):
         return None
@@ -143,7 +139,7 @@ def _of_python(text: str) -> Call | None:
 
 
 def _known(call: Call, session: type) -> bool:
-    """Whether the session has such a call, and all of its values are plain."""
+    """Whether the session has such a call and all its values are plain."""
     if call.name not in CALLS:
         return False
     values = (*call.words, *call.options.values())
@@ -160,15 +156,15 @@ def _known(call: Call, session: type) -> bool:
 
 @cache
 def _parameters(session: type, name: str) -> dict[str, inspect.Parameter]:
-    """The parameters of a session's call by name, options of a training included."""
-    found = dict(inspect.signature(getattr(session, name)).parameters)
-    del found["self"]
-    rest = next((n for n, p in found.items() if p.kind is p.VAR_KEYWORD), None)
+    """The parameters of a session call by name, training options included."""
+    parameters = dict(inspect.signature(getattr(session, name)).parameters)
+    del parameters["self"]
+    rest = next((n for n, p in parameters.items() if p.kind is p.VAR_KEYWORD), None)
     if rest is not None:
-        del found[rest]
+        del parameters[rest]
         train = inspect.signature(session.train).parameters  # type: ignore[attr-defined]
-        found |= {n: train[n] for n in Asked.__annotations__}
-    return found
+        parameters |= {n: train[n] for n in Asked.__annotations__}
+    return parameters
 
 
 def _is_flag(option: str, name: str, session: type) -> bool:
@@ -177,11 +173,11 @@ def _is_flag(option: str, name: str, session: type) -> bool:
 
 
 def _harmless(call: Call, trust: bool) -> bool:
-    """Whether a call runs no code, and writes nowhere but below the folder where it is run."""
+    """Whether a call runs no code and writes only below the current folder."""
     options = call.options
-    if set(options) & set(FORBIDDEN) - ({"trust"} if trust else set()):
+    if set(options) & set(FORBIDDEN_OPTIONS) - ({"trust"} if trust else set()):
         return False
-    if call.name in EDITS:
+    if call.name in CODE_CALLS:
         place, code = (*map(str, call.words), "", "")[:2]
         return PLACE.fullmatch(place) is not None and (trust or is_literal(code))
     written = [
@@ -193,7 +189,7 @@ def _harmless(call: Call, trust: bool) -> bool:
 
 
 def _below(path: str) -> bool:
-    """Whether a path leads to a file in the folder where it is used, or in one inside, and none that is hidden."""
+    """Whether a path leads to a file below the current folder that is not hidden."""
     parts = (*PurePosixPath(path).parts, *PureWindowsPath(path).parts)
     outside = PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor or "://" in path
     return not outside and not any(part.startswith((".", "~")) for part in parts)

@@ -87,7 +87,9 @@ def test_a_sample_is_neither_taken_from_cached_files_nor_kept_in_them(
 @pytest.mark.parametrize(("overhead", "each"), [(0.3, 0.1), (0.0, 0.1), (0.5, 0.05)])
 def test_what_a_few_images_took_is_told_as_in_whole_batches(overhead: float, each: float):
     took = [(n, overhead + n * each) for n in (2, 8)]
-    own = max(8 * each, extrapolation.LEAST_OF_ITS_OWN * took[1][1])  # a pass is never all overhead
+    own = max(
+        8 * each, extrapolation.LEAST_IMAGE_SHARE * took[1][1]
+    )  # a pass is never all overhead
     assert extrapolation.in_larger_passes(*took, 32) == pytest.approx(
         own + (took[1][1] - own) * 8 / 32
     )

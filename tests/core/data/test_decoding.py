@@ -174,7 +174,7 @@ def test_a_picture_that_memory_was_too_short_for_is_no_damaged_file(tmp_path: Pa
     short = subprocess.run(
         [sys.executable, "-c", SHORT_OF_MEMORY, small, large], capture_output=True, text=True
     )
-    assert short.stdout.startswith("MemoryLimit: memory ran out in tl.data: give a smaller"), short
+    assert short.stdout.startswith("MemoryLimit: memory ran out in tl.data: use a smaller"), short
     data = open_data(large)  # the same cache, and enough memory
     assert not data.skipped and sum(data.splits.values()) == 13
 

@@ -304,14 +304,14 @@ def without_photos(folder: Path) -> str:
 
 def with_another_photo(folder: Path) -> str:
     picture(folder / "photos" / "dark" / "0.png", 90)
-    return "rank 1 of 2: 'photos' holds other images than when the job was written"
+    return "rank 1 of 2: the images in 'photos' have changed since the job was written"
 
 
 def of_another_version(folder: Path) -> str:
     for rank in "01":
         file = folder.parent / rank / "job.json"
         file.write_text(json.dumps({**json.loads(file.read_text()), "schema": 9}))
-    return "job.json has schema 9, not 1: write it again with %tl_save --job"
+    return "job.json has schema 9, expected 1: write it again with %tl_save --job"
 
 
 @pytest.mark.parametrize(

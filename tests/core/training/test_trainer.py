@@ -343,7 +343,7 @@ def test_learning_rates_by_stage(small: Session):
     assert run.options.stage_lr == (("layer4", 0.001), ("head", 0.01))
     with pytest.raises(PlanError, match="did you mean layer4"):
         small.train(lr="layr4=0.001")
-    with pytest.raises(UsageError, match="no learning rate"):
+    with pytest.raises(UsageError, match="not a learning rate"):
         small.train(lr="fast")
 
 
@@ -367,7 +367,7 @@ def test_own_module_from_python(session: Session):
         (lambda s: s.load("glyphnet", "nowhere.pt"), ModelError, "the weights file"),
         (lambda s: s.strategy("haed"), PlanError, "did you mean head"),
         (lambda s: s.freeze("layer9"), PlanError, "did you mean"),
-        (lambda s: s.unfreeze(), PlanError, "nothing to unfreeze"),
+        (lambda s: s.unfreeze(), PlanError, "%tl_unfreeze needs a layer"),
         (lambda s: s.freeze("head"), PlanError, "is frozen"),
         (lambda s: s.train(device="cuda:99"), UsageError, "try --device cpu"),
         (lambda s: s.train(precision="fp16", device="cpu"), UsageError, "needs a GPU"),

@@ -14,7 +14,7 @@ from tlnb.core.evaluation import probes
 from tlnb.core.evaluation.probes import labels_in_use, stage_features
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.tuning import advise as advising
-from tlnb.core.tuning.advise import Advice, _together
+from tlnb.core.tuning.advise import Advice, _combined
 from tlnb.display.cards import HTML
 from tlnb.session import Session
 
@@ -82,7 +82,7 @@ def test_one_label_a_class_measures_nothing_and_says_so(session: Session):
     assert (
         found.strategy == "head"
         and found.probes == ()
-        and "Nothing can be held out" in found.reason
+        and "No labels can be held out" in found.reason
     )
     assert "none can be held out" in HTML[Advice](found)
 
@@ -101,10 +101,10 @@ def test_without_data_or_model_it_says_what_is_missing(session: Session):
 
 
 def test_expectation_and_measurement_count_by_their_precision():
-    assert _together(0.05, 0.02, None, None) == (0.05, 0.02)
-    mean, sd = _together(0.05, 0.02, -0.05, 0.02)
+    assert _combined(0.05, 0.02, None, None) == (0.05, 0.02)
+    mean, sd = _combined(0.05, 0.02, -0.05, 0.02)
     assert mean == pytest.approx(0) and sd == pytest.approx(0.02 / math.sqrt(2))
-    assert _together(0.05, 0.02, -0.05, 0.0001)[0] == pytest.approx(-0.05, abs=1e-4)
+    assert _combined(0.05, 0.02, -0.05, 0.0001)[0] == pytest.approx(-0.05, abs=1e-4)
 
 
 def test_few_changes_are_preferred_unless_more_gain_a_point():
@@ -187,5 +187,7 @@ def test_what_was_not_tried_is_expected_by_the_rule_alone():
     none = dict.fromkeys(advising.STRATEGIES)
     tried = advising._weighed(labels, (), {"head": half}, {}, none, None)  # type: ignore[arg-type]
     assert [t.gain for t in tried] == [None] * 3
-    assert tried[1].expected == pytest.approx(0.5 * advising.REMOVED[0])
-    assert tried[2].expected == pytest.approx(0.5 * (advising.REMOVED[0] + advising.FURTHER[0]))
+    assert tried[1].expected == pytest.approx(0.5 * advising.PARTIAL_GAIN[0])
+    assert tried[2].expected == pytest.approx(
+        0.5 * (advising.PARTIAL_GAIN[0] + advising.FULL_GAIN[0])
+    )

@@ -44,17 +44,17 @@ WRONG = {
         ),
         (
             FULL + "%tl_train --epochs 1",
-            "was given its number of epochs by hand",
+            "had a number of epochs set by hand",
             "instead of --epochs",
         ),
         (
             FULL + "%tl_train --batch-size 50 --augment none",
-            "was given none",
-            "%tl_train --budget TIME, where",
+            "had no budget",
+            "%tl_train --budget TIME; ",
         ),
         (
             FULL + "%tl_train --epochs 2 --budget 1h",
-            "2 epochs fitted into it, all that there were",
+            "all 2 epochs fit into it",
             "a smaller budget",
         ),
     ],
@@ -67,19 +67,19 @@ WRONG = {
         ),
         (
             DIGITS.format(n=2) + "%tl_train --epochs 1\n%tl_compare --price 0.2eur/h",
-            "it is at the list price",
+            "it uses the list price",
             "%tl_compare --price is for one comparison",
         ),
         (
             DIGITS.format(n=2) + PRICE + "%tl_train --epochs 1\n" + TUNE,
             "was trained without",
-            "train after it",
+            "train after that",
         ),
-        (OURS + "%tl_train --epochs 1", "none of run", "--scratch"),
+        (OURS + "%tl_train --epochs 1", "has none", "--scratch"),
         (
             OURS + PAIR.format(between=""),
-            "has the recipe's settings",
-            "%tl_tune --scratch comes before",
+            "uses the recipe's settings",
+            "run %tl_tune --scratch before",
         ),
         (TUNED, "there is no variable answer", "below the table"),
         (TUNED + "answer = 3\n", "it is 3", "%tl_compare"),
@@ -105,18 +105,18 @@ WRONG = {
         (PYTORCH.format(**{**RIGHT, "divided": ""}), "divide by the 10 images", "/ len(inputs)"),
         (
             PYTORCH.format(**{**RIGHT, "divided": "/ len(inputs) / 2"}),
-            "counts a multiplication with its addition as one",
+            "counts a multiplication and its addition as one",
             "do not halve it",
         ),
         (
             PYTORCH.format(**{**RIGHT, "free": False}),
-            "all but the output layer is frozen",
+            "all but the output layer frozen",
             "nothing is frozen",
         ),
         (
             PYTORCH.format(**{**RIGHT, "divided": "/ 7"}),
             "is it the same network",
-            "glyphnet.load('glyphnet') as it is",
+            "use glyphnet.load('glyphnet')",
         ),
     ],
 }

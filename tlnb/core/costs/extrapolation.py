@@ -1,4 +1,4 @@
-"""From a rehearsal on some images to the whole training: each kind of work, times how often the run does it."""
+"""Extrapolate a rehearsal to the whole training: each kind of work, times its frequency."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from tlnb.core.training.features import FIXED
 from tlnb.core.training.optimizers import steps_of
 from tlnb.core.training.split_evaluation import looks_at_monitor
 
-LEAST_OF_ITS_OWN = 0.4  # of a pass's seconds, that its images take at the least
+LEAST_IMAGE_SHARE = 0.4  # the least share of a pass's seconds that its images take
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedCosts:
-    """What a run takes whatever the number of its images and epochs."""
+    """The costs of a run that do not depend on its number of images and epochs."""
 
     preparing_seconds: float
-    source_seconds: float  # of the evaluation on the network's own source
+    source_seconds: float  # for the evaluation on the pretraining task
     source_flops: float
     other_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Extrapolation:
-    """The figures of a whole training, by what a rehearsal of it took."""
+    """The cost of a whole training, from a rehearsal of it."""
 
     context: TrainingContext  # of the whole training
     options: TrainOptions
     rehearsal: Rehearsal
     fixed: FixedCosts
-    at_risk: float  # seconds of work (`checkpoint.Due`)
+    at_risk: float  # seconds of work that may be lost (`checkpoint.Due`)
     cached_bytes: int
 
     def factors(self) -> dict[WorkKind, float]:
-        """How many times the rehearsal's work of each kind the run does."""
+        """How many times the rehearsal's work the run does, by kind."""
         done, real, sample = self.rehearsal, self.context.data.splits, self.rehearsal.splits
         epochs = self.options.epochs or 0
         looks = looks_at_monitor(self.context.data, self.options, done.cost)
@@ -59,11 +59,11 @@ class Extrapolation:
         }
 
     def _missing(self, phase: str, part: str) -> float:
-        """Images that the real run sends through what is frozen."""
+        """Images that the real run sends through frozen layers."""
         return self.rehearsal.missing.get((phase, part), 0.0)
 
     def _looked(self) -> int:
-        """Images that the rehearsal looked at."""
+        """Images that the rehearsal evaluated."""
         splits = self.rehearsal.splits
         each_epoch = sum(splits.get(split, 0) for split in ("val", "monitor"))
         return self.rehearsal.epochs * each_epoch + splits["test"]
@@ -93,7 +93,7 @@ class Extrapolation:
         return {phase: flops for phase, flops in phases.items() if flops}
 
     def steps(self) -> int | None:
-        """Steps of the optimiser, as the run will count them; None for L-BFGS."""
+        """Optimizer steps, as the run will count them; None for L-BFGS."""
         if self.options.optimizer == "lbfgs":
             return None
         images = self.context.train_images
@@ -101,7 +101,7 @@ class Extrapolation:
         return (steps_of(WARMUP, images) if warm else 0) + steps_of(self.options, images)
 
     def per_epoch(self) -> float:
-        """Seconds of one more epoch, without a look at `monitor`."""
+        """Seconds of one more epoch, without evaluating `monitor`."""
         one, two = (
             replace(self, options=replace(self.options, epochs=epochs)).seconds()
             for epochs in (1, 2)
@@ -109,20 +109,22 @@ class Extrapolation:
         return sum(two.values()) - sum(one.values()) - self.per_look()
 
     def per_look(self) -> float:
-        """Seconds of one look at `monitor`."""
+        """Seconds of one evaluation of `monitor`."""
         images = self.context.data.splits.get("monitor", 0)
         return images * self.rehearsal.seconds.get(("evaluating", "look"), 0.0) / self._looked()
 
     def look_share(self) -> float:
-        """FLOPs of one look at `monitor`, in those of an epoch's training."""
+        """FLOPs of one evaluation of `monitor`, relative to an epoch's training."""
         splits, cost = self.context.data.splits, self.rehearsal.cost
         return splits.get("monitor", 0) * cost.look / max(1.0, splits["train"] * cost.done)
 
     def peak_bytes(self) -> int:
-        """Parameters, their gradients and moments; two copies of what trains and one of the moments; a batch's activations;
-        images; what is cached.
+        """Peak memory in bytes.
 
-        What passes through frozen layers while features are cached only a GPU knows: the sample's chunks are as large.
+        The sum of parameters, gradients and moments; two copies of the trained parameters and one
+        of their moments; a batch's activations; images; the cache. Activations in frozen layers
+        while features are cached are only measured on a GPU, where the sample's chunks are as
+        large as the run's.
         """
         context = self.context
         held = sum(t.nbytes for t in context.module.state_dict().values())
@@ -135,9 +137,9 @@ class Extrapolation:
 
 
 def as_in_whole_passes(context: TrainingContext, first: Rehearsal, second: Rehearsal) -> Rehearsal:
-    """The second rehearsal with the seconds that its images would take in passes as large as the run's.
+    """The second rehearsal, with the seconds it would take in passes of the run's size.
 
-    A few images would else speak of a large network's overhead alone.
+    Otherwise a few images would mostly measure a large network's overhead per pass.
     """
     if second.images <= first.images or not context.machine.on_cpu:
         return second
@@ -152,14 +154,15 @@ def as_in_whole_passes(context: TrainingContext, first: Rehearsal, second: Rehea
 
 
 def in_larger_passes(first: tuple[int, float], second: tuple[int, float], size: int) -> float:
-    """Seconds that the second sample's images would have taken in passes of `size`.
+    """Seconds that the second sample's images would have taken in passes of `size` images.
 
-    A pass takes so much for itself (a step of the optimiser, fetching the weights) and so much for each image: both
-    follow from two samples, each `(images, seconds)` in one pass. At least `LEAST_OF_ITS_OWN` is the images'.
+    A pass has a fixed cost (an optimizer step, fetching the weights) and a cost per image; both
+    follow from two samples, each `(images, seconds)` in one pass. The images take at least the
+    share `LEAST_IMAGE_SHARE`.
     """
     (fewer, before), (images, took) = first, second
     if images >= size or not took:
         return took
     by_images = (took - before) * images / (images - fewer) / took
-    by_images = min(1.0, max(LEAST_OF_ITS_OWN, by_images))
+    by_images = min(1.0, max(LEAST_IMAGE_SHARE, by_images))
     return took * (by_images + (1 - by_images) * images / size)

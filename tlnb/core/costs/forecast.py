@@ -1,6 +1,7 @@
-"""What a training will take, before its first step: the real loop on a small sample of the images, timed, then scaled.
+"""Forecast a training: time the real loop on a small sample of the images, then scale.
 
-FLOPs need no sample: each kind of work costs the same for every image, so that counts are exact short of early ends.
+FLOPs need no sample: each kind of work costs the same for every image, so counts are exact unless
+a run ends early.
 """
 
 from __future__ import annotations
@@ -32,9 +33,9 @@ from tlnb.core.training.proof import StartState
 from tlnb.core.training.run import Forecast, Run
 from tlnb.core.training.trainer import network_at_start, starts_pretrained
 
-LEAST_SECONDS = 1.0  # that a forecast may take, however short the run
-SHARE = 0.05  # of the run's seconds that it may take otherwise
-SOURCE_IMAGES = 128  # of the network's own source, on which that evaluation is timed
+LEAST_SECONDS = 1.0  # a forecast may always take this long
+RUN_SHARE = 0.05  # or this share of the run's seconds, if longer
+SOURCE_IMAGES = 128  # images of the pretraining task for timing its evaluation
 
 Extrapolate = Callable[[Rehearsal], Extrapolation]
 
@@ -53,9 +54,9 @@ def forecast(
     store: Store | None = None,
     price: Price | None = None,
 ) -> tuple[Forecast, CostTracker]:
-    """What `train` with the same arguments will take, and what finding that out took.
+    """Forecast the cost of `train` with the same arguments; also return the forecast's cost.
 
-    Nothing but a copy of the network is touched; the sample never holds test images' answers to anything.
+    Only a copy of the network is changed, and test labels decide nothing.
 
     Raises:
         UsageError: a device or precision that this machine does not have.
@@ -87,7 +88,7 @@ def forecast(
 def _begin(
     context: TrainingContext, start: StartState, risk: float, previous: Run | None
 ) -> tuple[Rehearser, Extrapolate]:
-    """Choose where to cut the network, as the run would; time what does not depend on its images and epochs."""
+    """Choose the split point as the run would, and time its fixed costs."""
     context.set_modes()
     if context.options.optimizer == "adamw":
         batches = without_single_images(context, context.module, context.options, [])
@@ -101,7 +102,7 @@ def _begin(
         choice=choice,
         writes=Writes(context.options.epochs or 0),
     )
-    hashes(context.module)  # the proof at the end takes as long
+    hashes(context.module)  # the proof at the end takes the same time
     fixed = _fixed_costs(context, time.perf_counter() - began, previous)
 
     def extrapolate(rehearsal: Rehearsal) -> Extrapolation:
@@ -118,17 +119,17 @@ def _begin(
 
 
 def _fixed_costs(context: TrainingContext, other: float, previous: Run | None) -> FixedCosts:
-    """The network's accuracy on its own source costs the same whatever the data: a part of that evaluation is timed."""
+    """The fixed costs; the evaluation on the pretraining task is timed in part."""
     plan, costs = context.plan, context.costs
 
-    def look(images: int) -> SourceAccuracy | None:
+    def evaluate(images: int) -> SourceAccuracy | None:
         return source_accuracy(
             context.model, plan, context.module, plan.trained, previous, at_most=images
         )
 
-    look(1)  # reads the images
+    evaluate(1)  # reads the images
     with costs.phase("evaluating", "source"):
-        timed = look(SOURCE_IMAGES)
+        timed = evaluate(SOURCE_IMAGES)
     costs.charge("evaluating", timed.flops if timed else 0.0, "source")
     times = max(1.0, timed.pictures / SOURCE_IMAGES) if timed and timed.flops else 1.0
     spent = costs.parts["evaluating", "source"]
@@ -141,13 +142,13 @@ def _fixed_costs(context: TrainingContext, other: float, previous: Run | None) -
 
 
 def _rehearsed(rehearser: Rehearser, extrapolate: Extrapolate, began: float) -> Rehearsal:
-    """A small rehearsal, and a larger one where there is time for it."""
+    """A small rehearsal, then a larger one if there is time for it."""
     count = rehearser.first_count()
     first = rehearser.rehearse(count, rehearser.first_epochs())
-    until = max(LEAST_SECONDS, SHARE * sum(extrapolate(first).seconds().values()))
+    until = max(LEAST_SECONDS, RUN_SHARE * sum(extrapolate(first).seconds().values()))
     left = 0.5 * (until - (time.perf_counter() - began))
     more = rehearser.next_count(count, first, left)
-    # the first one on a GPU has loaded what it computes with
+    # On a GPU the first rehearsal also loads kernels, so a second one always follows.
     if more <= count and rehearser.context.machine.on_cpu:
         return first
     second = rehearser.rehearse(more, first.enough_epochs)
@@ -188,9 +189,11 @@ def _bases(context: TrainingContext, rehearsal: Rehearsal, price: Price) -> dict
     """Where each figure comes from."""
     held = "" if context.machine.on_cpu else ", but at least what the sample held"
     return {
-        "seconds": f"assumed: {rehearsal.images} of {context.train_images} training images timed, the rest scaled",
+        "seconds": f"assumed: {rehearsal.images} of {context.train_images} training images timed, "
+        "the rest scaled",
         "flops": "measured: counted, times the number of images",
-        "wh": f"assumed: the forecast's own power for so many seconds ({context.costs.clock.meter.basis})",
+        "wh": "assumed: the power drawn during the forecast, for so many seconds "
+        f"({context.costs.clock.meter.basis})",
         "money": f"{price.basis}, {price.per_hour:g} {price.currency} an hour",
-        "peak_bytes": f"assumed: the sizes of the tensors that are held at once{held}",
+        "peak_bytes": f"assumed: the total size of the tensors held at once{held}",
     }

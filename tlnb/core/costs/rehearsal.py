@@ -1,4 +1,4 @@
-"""A rehearsal: the real training loop on a sample of the images, some epochs of it, each kind of work timed."""
+"""Rehearse a training: run the real loop on a sample, timing each kind of work."""
 
 from __future__ import annotations
 
@@ -27,22 +27,25 @@ from tlnb.core.training.split_choice import Choice
 from tlnb.core.training.trainer import Trainer
 from tlnb.core.training.training_inputs import Cost, Inputs
 
-FIRST_FLOPS = 3e9  # for each thread in the first, smallest rehearsal: some tenths of a second
-# images of a large network's first and second rehearsal: two sizes tell what a pass takes for itself
+FIRST_FLOPS = 3e9  # per thread in the first, smallest rehearsal: some tenths of a second
+# Images in a large network's first and second rehearsal: two sizes give the overhead of a pass.
 FIRST_IMAGES, SECOND_IMAGES = 2, 8
-SECOND_FLOPS = 4e10  # for each thread that those of the second may take
+SECOND_FLOPS = 4e10  # the most per thread in the second
 FIRST_IMAGES_AT_MOST = 256
-BATCHES = 6  # that a rehearsal times at most
-# epochs of a rehearsal; the first is not timed, and of the others the one in the middle
+MOST_BATCHES = 6  # in a rehearsal
+# Epochs of a rehearsal. The first is not timed; of the others, the median counts.
 EPOCHS, MOST_EPOCHS = 2, 10
-TIMED = 0.15  # seconds of training from which on an epoch's time can be told from chance
-PASSES = ("steps", "prefix", "features", "look")  # kinds of work done some images at a time
+TIMED_SECONDS = 0.15  # training time needed for an epoch's time to stand out from noise
+PASSES = ("steps", "prefix", "features", "look")  # kinds of work done in passes of several images
 
-WorkKind = tuple[str, str]  # a phase, a kind of work in it
+WorkKind = tuple[str, str]  # (phase, kind of work in it)
 
 
 class RehearsalSource(Source):
-    """A source over a sample: it computes every kind of activation once, and notes which the real run would find."""
+    """A source over a sample that computes each kind of activation once.
+
+    It also records which of them the real run would have to compute.
+    """
 
     def __init__(
         self, real: Source, sample: DataSet, choice: tuple[Choice | None, str], costs: CostTracker
@@ -51,7 +54,7 @@ class RehearsalSource(Source):
         self._real, self._choice, self.counts = real, choice, real.counts
         self._first: Tensor | None = None
         self.store.costs, self.cuts = real.store.costs, real.cuts
-        self.missing: dict[WorkKind, float] = {}  # images that the real run computes
+        self.missing: dict[WorkKind, float] = {}  # images that the real run would compute
 
     def choose(
         self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
@@ -69,7 +72,7 @@ class RehearsalSource(Source):
         train = work.split == "train" and work.part == "prefix"
         if train and self._first is not None:
             return self._first, known  # further views take as long as the first
-        # past the store: a sample must neither be found nor kept as the whole
+        # Bypass the store: it must not confuse a sample with the whole.
         with self.tally.phase(*kind):
             value = torch.cat(list(self.parts(work)))
         self.tally.charge(work.phase, len(value) * work.flops, work.part)
@@ -80,41 +83,41 @@ class RehearsalSource(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearsal:
-    """What a rehearsal took, by kind of work, and how much of each kind it did."""
+    """The cost of a rehearsal by kind of work, and how much of each kind it did."""
 
-    images: int  # training images of the sample
+    images: int  # training images in the sample
     splits: Mapping[str, int]
     seconds: dict[WorkKind, float]
     flops: dict[WorkKind, float]
-    missing: dict[WorkKind, float]  # images that the real run sends through what is frozen
-    other_seconds: float  # of what does not grow with images or epochs
-    checkpoint_seconds: float  # of one
-    saved_bytes: float  # that a batch of one image keeps for its backward pass
-    held_bytes: int  # the most that the GPU held at once; 0 on processors, which do not say
-    took: float
-    epochs: int  # so few that each was followed by a look at every split
+    missing: dict[WorkKind, float]  # images that the real run sends through frozen layers
+    other_seconds: float  # for work that does not grow with images or epochs
+    checkpoint_seconds: float  # per checkpoint
+    saved_bytes: float  # kept per image for the backward pass
+    held_bytes: int  # peak GPU memory; 0 on CPUs, which do not report it
+    took: float  # seconds
+    epochs: int  # few enough that every split is evaluated after each
     cost: Cost
 
     def times_in(self, seconds: float) -> float:
-        """How many times as many images as these could be rehearsed in so many seconds."""
+        """How many times as many images could be rehearsed in `seconds`."""
         by_images = sum(took for kind, took in self.seconds.items() if kind[1] in PASSES)
         return (seconds - (self.took - by_images)) / max(1e-3, by_images)
 
     @property
     def enough_epochs(self) -> int:
-        """For the next rehearsal: more where they are quick."""
+        """Epochs for the next rehearsal: more if they are quick."""
         one = self.seconds.get(("training", "steps"), 0.0) / self.epochs
-        return max(EPOCHS, min(MOST_EPOCHS, math.ceil(TIMED / max(one, 1e-3))))
+        return max(EPOCHS, min(MOST_EPOCHS, math.ceil(TIMED_SECONDS / max(one, 1e-3))))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearser:
-    """Rehearses a training: how many images, how many epochs, and what they take."""
+    """Rehearses a training: chooses the number of images and epochs, and times them."""
 
     context: TrainingContext  # of the whole training
     start: StartState
-    warm: bool  # as `Trainer.run` takes it
-    choice: tuple[Choice | None, str]  # where the whole training's network is cut
+    warm: bool  # the argument of `Trainer.run`
+    choice: tuple[Choice | None, str]  # the split point of the whole training
     writes: Writes
     micro_batches: MicroBatches = field(default_factory=MicroBatches)
 
@@ -122,16 +125,19 @@ class Rehearser:
 
     @property
     def images(self) -> int:
-        """Training images of the whole training."""
+        """Training images in the whole training."""
         return self.context.train_images
 
     @property
     def batch_size(self) -> int:
-        """Of the whole training."""
+        """The batch size of the whole training."""
         return self.context.options.batch_size or 1
 
     def first_count(self) -> int:
-        """Images of the first rehearsal: few of a large network, but on a GPU a batch, which may take no longer than one."""
+        """Images in the first rehearsal: few for a large network.
+
+        On a GPU a whole batch, which may take no longer than one image.
+        """
         if not self.context.machine.on_cpu:
             return min(self.images, self.batch_size)
         count = self._images_in(FIRST_FLOPS)
@@ -139,25 +145,25 @@ class Rehearser:
         return self._whole_batches(min(self.images, FIRST_IMAGES_AT_MOST, enough))
 
     def first_epochs(self) -> int:
-        """Epochs of the first rehearsal: more where they pass through nothing but output layers."""
+        """Epochs of the first rehearsal: more if they pass only through output layers."""
         only_output = set(self.context.plan.trained) <= set(self.context.anatomy.heads)
         return MOST_EPOCHS if self.choice[0] and only_output else EPOCHS
 
     def next_count(self, first: int, rehearsal: Rehearsal, seconds: float) -> int:
-        """Images of the second, in so many seconds: more than those of the first, or the first's where that was enough."""
+        """Images for a second rehearsal in `seconds`; the first's number if it was enough."""
         more = self._whole_batches(int(first * rehearsal.times_in(seconds)))
-        if first == FIRST_IMAGES:  # of a large network, unless these take very long
+        if first == FIRST_IMAGES:  # a large network: take some more unless they take very long
             more = max(more, min(self.images, SECOND_IMAGES, self._images_in(SECOND_FLOPS)))
         return max(first, more)
 
     def _whole_batches(self, count: int) -> int:
-        """So many images or fewer, in batches as large as the run's: smaller ones would be timed as more steps."""
+        """At most `count` images, in batches of the run's size so that steps are comparable."""
         batch = self.batch_size
-        count = min(self.images, max(BATCHES * batch, 256), count)
+        count = min(self.images, max(MOST_BATCHES * batch, 256), count)
         return count if count < batch or count >= self.images else count // batch * batch
 
     def _images_in(self, flops: float) -> int:
-        """How many can be learned from with so many FLOPs in each thread."""
+        """How many images can be trained on with this many FLOPs per thread."""
         source = self.context.source
         step = source.counts.step(source.module, source.example())
         return int(flops * max(1, torch.get_num_threads()) / max(step, 1.0))
@@ -165,12 +171,12 @@ class Rehearser:
     # ── rehearsing ──
 
     def rehearse(self, count: int, epochs: int = EPOCHS) -> Rehearsal:
-        """The training on a sample, some epochs of it, and what each kind of work took.
+        """Train on a sample for some epochs and measure each kind of work.
 
         Its costs are charged to the whole training's tracker.
 
         Raises:
-            KeyboardInterrupt: it was interrupted.
+            KeyboardInterrupt: the rehearsal was interrupted.
         """
         began = time.perf_counter()
         trainer = self._trainer(count, epochs)
@@ -202,9 +208,9 @@ class Rehearser:
         )
 
     def _trainer(self, count: int, epochs: int) -> Trainer:
-        """One of the same network on a sample; its epochs' ends are held, none is written."""
+        """A trainer of the same network on a sample; checkpoints stay in memory."""
         context = self.context
-        # else what an earlier rehearsal taught would look like another network
+        # Undo an earlier rehearsal, which would otherwise look like a different network.
         context.module.load_state_dict(self.start.weights, strict=False)
         sample = _sample(context.data, count)
         costs = CostTracker(Clock(context.machine, meter=context.costs.clock.meter))
@@ -222,7 +228,7 @@ class Rehearser:
         return Trainer(context, self.start, checkpoints, state=state)
 
     def _run(self, trainer: Trainer) -> int:
-        """Train and test; the bytes that a GPU held at most."""
+        """Train and test; return the peak GPU memory in bytes."""
         device = trainer.context.machine.device
         on_gpu = device.startswith("cuda")
         if on_gpu:
@@ -234,12 +240,12 @@ class Rehearser:
 
 
 def _usual_seconds(state: TrainingState) -> float:
-    """Of an epoch: the middle one, without the first where there are others."""
+    """The median seconds of an epoch, without the first if there are others."""
     return statistics.median_low(e.seconds for e in state.epochs[1:] or state.epochs)
 
 
 def _sample(data: DataSet, count: int) -> DataSet:
-    """So many images of every split, or all where there are fewer, spread over it."""
+    """At most `count` images of every split, spread evenly over it."""
     return data.with_splits(
         {split: (split, _spread(len(labels), count)) for split, labels in data.labels.items()}
     )
@@ -250,7 +256,7 @@ def _spread(length: int, count: int) -> Tensor:
 
 
 def _saved_bytes(context: TrainingContext, inputs: Inputs) -> float:
-    """Bytes that one image's forward pass keeps for the backward pass, parameters not counted; by autograd's own hook."""
+    """Bytes that autograd saves per image for the backward pass, without parameters."""
     own = {p.untyped_storage().data_ptr() for p in context.module.state_dict().values()}
     sizes: dict[int, int] = {}
 

@@ -1,4 +1,4 @@
-"""Runs to files and back: what a run changed, beside all that is needed to make its network again."""
+"""Save and restore runs: what a run changed, with everything needed to rebuild its network."""
 
 from __future__ import annotations
 
@@ -29,23 +29,22 @@ ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
 
 
 def finished(run: Run) -> Checkpoint:
-    """A run that has ended: what it changed, what it said of the test images."""
+    """The checkpoint of a finished run: the tensors it changed, its test predictions."""
     tensors = {f"last/{k}": t for k, t in state_of(run.network(), tuple(run.moved)).items()}
     answers = run.answers()
     tensors |= {f"answers/{name}": getattr(answers, name) for name in ANSWERS}
     return Checkpoint(
-        run.epochs,
-        -1.0,
-        run.best_epoch,
-        run.seconds,
-        run.flops_by_phase,
-        run.work,
-        0,
-        run.cache,
-        run.events,
-        1,
-        {},
-        run.wh_by_phase,
+        epochs=run.epochs,
+        best=-1.0,
+        best_epoch=run.best_epoch,
+        seconds=run.seconds,
+        flops=run.flops_by_phase,
+        work=run.work,
+        steps=0,
+        cache=run.cache,
+        events=run.events,
+        pieces=1,
+        wh=run.wh_by_phase,
         code=run._start_code,
         tensors=tensors,
     )
@@ -68,40 +67,43 @@ def record_of(about: Mapping[str, Any], plan: Plan) -> Run:
 
 def restored(
     about: Mapping[str, Any],
-    found: Checkpoint,
+    saved: Checkpoint,
     model: PretrainedModel,
     plan: Plan,
     scopes: Scopes,
     previous: Run | None,
 ) -> Run:
-    """A run that has ended, with its network, from its file.
+    """Restore a finished run, with its network, from its file.
 
     Args:
-        model: what it started from.
-        plan: what it was to do, whose code has been looked at.
-        previous: the run it went on from.
+        about: the job and record, as JSON values.
+        saved: its tensors.
+        model: the model it started from.
+        plan: its plan, whose code has been checked.
+        previous: the run it continued from.
 
     Raises:
-        UsageError: the network is not the one that was trained: other weights, other code.
+        UsageError: the network is not the one that was trained: other weights or other code.
     """
     run = record_of(about, plan)
     module = (
         previous.module() if previous else build(model, plan.edits, plan.start, run.seed, scopes)
     )
-    if previous is None and found.code:
-        _check_code(module, found.code, run, model.name)
-    _fill(module, found.part("last"), run)
+    if previous is None and saved.code:
+        _check_code(module, saved.code, run, model.name)
+    _fill(module, saved.part("last"), run)
     if hashes(module) != about["hashes"]:
         raise UsageError(
-            f"run {run.name!r} was trained from other weights than {model.name} has now: load those, or train it again"
+            f"run {run.name!r} was trained from different weights than {model.name} has now: "
+            "load those, or train it again"
         )
-    answers = check_answers(found.part("answers"), run.test_images, len(run.classes))
+    answers = check_answers(saved.part("answers"), run.test_images, len(run.classes))
     return replace(
         run,
         _trained=module.eval(),
         _answers=answers,
         _transform=model.transform,
-        _start_code=found.code,
+        _start_code=saved.code,
     )
 
 
@@ -111,7 +113,7 @@ def _check_code(module: nn.Module, code: str, run: Run, model: str) -> None:
     module.requires_grad_(True)
     if not same:
         raise UsageError(
-            f"run {run.name!r} was trained when the code or the settings of {model} were others: "
+            f"run {run.name!r} was trained when {model} had other code or settings: "
             "%tl_load that network, or train it again"
         )
 
@@ -122,7 +124,8 @@ def _fill(module: nn.Module, state: Mapping[str, Tensor], run: Run) -> None:
     except (ValueError, AttributeError) as error:
         reason = one_line(str(error))[:80]
         raise UsageError(
-            f"run {run.name!r} changed another network than the one loaded now ({reason}): train it again"
+            f"run {run.name!r} changed a different network from the one loaded now ({reason}): "
+            "train it again"
         ) from None
     module.load_state_dict(dict(state), strict=False)
 
@@ -131,12 +134,13 @@ def scopes_of(plan: Plan, trust: bool, names: Mapping[str, Any]) -> dict[Edit, M
     """The user's names that a plan's edits mention.
 
     Raises:
-        UsageError: code that would be run and is not trusted.
+        UsageError: untrusted code.
     """
     foreign = [e.code for e in plan.edits if e.code and not is_literal(e.code)]
     if foreign and not trust:
         raise UsageError(
-            f"the session holds code that would be run ({listed(foreign, 1)}): if you trust it, %tl_resume --trust"
+            f"the session holds code that would be run ({listed(foreign, 1)}): "
+            "if you trust it, %tl_resume --trust"
         )
     return {
         e: {n: names[n] for n in names_in(e.code) if n in names}
@@ -146,11 +150,11 @@ def scopes_of(plan: Plan, trust: bool, names: Mapping[str, Any]) -> dict[Edit, M
 
 
 def facts_from(values: Mapping[str, Any]) -> DataFacts:
-    """What is known of a data set, back from JSON.
+    """Read what is known about a data set from JSON values.
 
     Raises:
-        ValueError: a value of another type, splits and amounts that are none.
-        UsageError: a request that makes no sense.
+        ValueError: a value of the wrong type, an unknown split, or an amount out of range.
+        UsageError: an invalid request.
     """
     facts = typed(DataFacts, dict(values), "the data")
     check_request(facts.request)
@@ -158,21 +162,21 @@ def facts_from(values: Mapping[str, Any]) -> DataFacts:
     if not folders.keys() | facts.splits.keys() <= set(SPLITS) or (
         folders and "train" not in folders
     ):
-        raise ValueError("the data have splits that are none")
+        raise ValueError("the data have unknown splits")
     if (
         len(facts.classes) > MOST_CLASSES
         or not 1 <= facts.edge <= MOST_PIXELS
         or min(facts.splits.values(), default=0) < 0
     ):
-        raise ValueError("the data have an amount that is none")
+        raise ValueError("the data have an amount that is out of range")
     return facts
 
 
 def facts_to(facts: DataFacts) -> dict[str, Any]:
-    """The same as JSON's values."""
+    """What is known about a data set, as JSON values."""
     return asdict(facts)
 
 
 def bill_from(values: Mapping[str, Any]) -> Bill:
-    """A bill back from JSON."""
+    """Read a bill from JSON values."""
     return replace(typed(Bill, dict(values), "the bill"), unpaid=None)

@@ -1,7 +1,8 @@
-"""A run as a file: its weights, and beside them all that is needed to use them again. No pickle.
+"""Save a run to a file: its weights and everything needed to use them again. No pickle.
 
-safetensors   weights; plan, classes, preprocessing and the run's record in the header; `%tl_load FILE` takes it back
-pt2           `torch.export`'s program: runs without the Python code of the network
+safetensors   weights; plan, classes, preprocessing and the run's record in the header;
+              `%tl_load FILE` reads it
+pt2           a `torch.export` program, which runs without the network's Python code
 onnx          for other engines; needs the packages onnx and onnxscript
 """
 
@@ -34,7 +35,7 @@ from tlnb.core.training.checkpoint import checksum
 from tlnb.core.training.run import Run
 
 SCHEMA = 2
-KEY, CRC = "tlnb", "crc32"  # of our entries in a safetensors header
+KEY, CRC = "tlnb", "crc32"  # keys of our entries in a safetensors header
 FORMATS = (".safetensors", ".pt2", ".onnx")
 
 
@@ -46,8 +47,8 @@ class Saved(OneLine):
     run: str
     format: str
     bytes: int
-    takes: str  # what to give the network in it
-    use: str  # the line that takes it back
+    takes: str  # the input that the saved network expects
+    use: str  # the line that loads it
 
     def __repr__(self) -> str:
         return f"Saved run {self.run} as {self.path} ({self.bytes / 1e6:.1f} MB): {self.use}"
@@ -55,16 +56,16 @@ class Saved(OneLine):
 
 @dataclass(frozen=True)
 class Header:
-    """What a saved run says of itself."""
+    """The metadata of a saved run."""
 
     origin: Origin  # with the run's edits
     transform: Transform
     classes: tuple[str, ...]
     run: Run
-    checked: str = field(default="", repr=False)  # the file's checksum and the text that it is of
+    checked: str = field(default="", repr=False)  # the file's checksum and the checked text
 
     def to_json(self) -> str:
-        """Names and numbers only."""
+        """The header as JSON, names and numbers only."""
         origin = {**asdict(self.origin), "edits": [asdict(e) for e in self.origin.edits]}
         values = {
             "schema": SCHEMA,
@@ -76,16 +77,17 @@ class Header:
 
     @classmethod
     def from_json(cls, text: str, file: str) -> Header:
-        """The header back from its JSON.
+        """Read a header from JSON.
 
         Raises:
-            ModelError: no such JSON, or another schema.
+            ModelError: invalid JSON, or another schema.
         """
         try:
             values = parse(text)
             if values["schema"] != SCHEMA:
                 raise ModelError(
-                    f"{file} has schema {values['schema']}, not {SCHEMA}: save it again with this tlnb"
+                    f"{file} has schema {values['schema']}, expected {SCHEMA}: "
+                    "save it again with this version of tlnb"
                 )
             edits = typed(tuple[Edit, ...], values["origin"].pop("edits"), "edits")
             origin = replace(typed(Origin, values["origin"], "origin"), edits=edits)
@@ -102,14 +104,14 @@ class Header:
 
 
 def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
-    """Write a run: to a temporary file first, so that what was there stays whole until the new file is.
+    """Write a run atomically: to a temporary file first, which then replaces an existing one.
 
     Args:
-        model: what the run started from.
+        model: the model the run started from.
         path: ending in `.safetensors`, `.pt2` or `.onnx`.
 
     Raises:
-        UsageError: another ending, a folder that is missing or full, a package that is missing.
+        UsageError: an unknown ending, a missing folder, a full disk, a missing package.
     """
     from safetensors import SafetensorError
 
@@ -121,25 +123,25 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
     write = writers.get(path.suffix)
     if write is None:
         raise UsageError(
-            f"{path.name!r} has no known ending: use {', '.join(FORMATS)}, e.g. {run.name}.safetensors"
+            f"{path.name!r} has no known ending: "
+            f"use {', '.join(FORMATS)}, e.g. {run.name}.safetensors"
         )
     if not path.parent.is_dir():
-        raise UsageError(f"no folder {str(path.parent)!r}: give a file in one that exists")
+        raise UsageError(f"no folder {str(path.parent)!r}: choose a folder that exists")
     half = name_beside(path, path.suffix)
     try:
         write(run, model, half)
         half.replace(path)
-    except (
-        OSError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:  # a full disk: each writer has its own word for it
+    except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, by writer
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
         raise UsageError(f"{str(path)!r} cannot be written ({reason}): give another file") from None
     finally:
         half.unlink(missing_ok=True)
     t = model.transform
-    takes = f"float (N, 3, {t.size}, {t.size}), normalised with mean {t.mean} and standard deviation {t.std}"
+    takes = (
+        f"float (N, 3, {t.size}, {t.size}), "
+        f"normalised with mean {t.mean} and standard deviation {t.std}"
+    )
     use = {
         ".safetensors": line("tl_load", path),
         ".pt2": f"torch.export.load({str(path)!r}).module()",
@@ -169,9 +171,9 @@ def _program(run: Run, model: PretrainedModel, path: Path) -> None:
     program = torch.export.export(
         run.module(), (model.transform.example(2),), dynamic_shapes=({0: batch},)
     )
-    held = io.BytesIO()  # torch's own way into a file ends the process where the disk is full
-    torch.export.save(program, held, extra_files={f"{KEY}.json": _header(run, model).to_json()})
-    path.write_bytes(held.getbuffer())
+    buffer = io.BytesIO()  # when torch itself writes to a full disk, the process ends
+    torch.export.save(program, buffer, extra_files={f"{KEY}.json": _header(run, model).to_json()})
+    path.write_bytes(buffer.getbuffer())
 
 
 def _onnx(run: Run, model: PretrainedModel, path: Path) -> None:
@@ -192,14 +194,14 @@ def _onnx(run: Run, model: PretrainedModel, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-# ── and back ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── and back ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def read_header(path: Path) -> Header | None:
-    """What a file says of itself; None for a file that is not one of ours, or no file.
+    """Read the header of a saved run; None if the file does not exist or is not a saved run.
 
     Raises:
-        ModelError: one of ours, damaged.
+        ModelError: a damaged file.
     """
     if path.suffix != ".safetensors" or not path.is_file():
         return None
@@ -225,19 +227,21 @@ def restore(
     trust: bool = False,
     names: Mapping[str, Any] | None = None,
 ) -> PretrainedModel:
-    """The saved run's network with its weights, as a model.
+    """Load a saved run's network with its weights, as a model.
 
     Args:
-        base: the architecture that the run started from, whatever its weights.
-        trust: also run code in the header that is more than `nn.*` constructors; it may use `names`.
+        base: the architecture that the run started from, with any weights.
+        trust: also run code in the header that is more than `nn.*` constructors; it may use
+            `names`.
 
     Raises:
-        ModelError: code that is not trusted, weights that do not fit.
+        ModelError: untrusted code, or weights that do not fit.
     """
     foreign = [e.code for e in header.origin.edits if e.code and not is_literal(e.code)]
     if foreign and not trust:
         raise ModelError(
-            f"{path.name} holds code that would be run ({listed(foreign, 1)}): if you trust it, %tl_load {path} --trust"
+            f"{path.name} holds code that would be run ({listed(foreign, 1)}): "
+            f"if you trust it, %tl_load {path} --trust"
         )
 
     def architecture() -> nn.Module:

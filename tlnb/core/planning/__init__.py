@@ -1,1 +1,1 @@
-"""Plans: options, recipes, freezing patterns and edits, and fitting them to a network and its data."""
+"""What to train: plans, options, recipes, edits, and the magic lines for them."""

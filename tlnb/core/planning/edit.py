@@ -1,7 +1,7 @@
-"""From a plan to a network: copy, start, edit. The original is never touched.
+"""Build a network from a plan: copy, initialise, edit. The original is never changed.
 
-An edit is data: which module, what happens to it, and the code that builds a new one. `fit.fit_edits` completes edits
-for a network and tries them; `build` carries them out.
+An edit is data: which module, what happens to it, and the code that builds a new one.
+`shape_fitting.fit_edits` completes edits for a network and tests them; `build` applies them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from tlnb.core.models.anatomy import ROOT, owned
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.plan import Edit
-from tlnb.core.planning.safe_modules import DEEP, MOST_EDITS, check_size, is_literal, size_of
+from tlnb.core.planning.safe_modules import (
+    MOST_EDITS,
+    PARSER_ERRORS,
+    check_size,
+    is_literal,
+    size_of,
+)
 from tlnb.core.runtime.errors import PlanError, did_you_mean, one_line
 from tlnb.core.runtime.torch_lock import alone
 
@@ -34,9 +40,9 @@ def build(
     seed: int,
     scopes: Scopes | None = None,
 ) -> nn.Module:
-    """A network of its own, ready to train: pretrained or random parameters, edits applied.
+    """Build a new network, ready to train: pretrained or random parameters, edits applied.
 
-    New and random parameters depend on `seed` alone; torch's global random state is left as it was.
+    New and random parameters depend only on `seed`; torch's global random state is not changed.
     """
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -48,10 +54,10 @@ def build(
 def apply_edits(
     module: nn.Module, edits: Sequence[Edit], scope_of: Callable[[Edit], Mapping[str, Any]]
 ) -> None:
-    """Carry out edits in place, one after the other.
+    """Apply edits in place, in order.
 
     Raises:
-        PlanError: as `apply_edit`; too many of them, or more than may be built together.
+        PlanError: as `apply_edit`; too many edits, or too large in total.
     """
     check_together(edits)
     for edit in edits:
@@ -59,10 +65,11 @@ def apply_edits(
 
 
 def check_together(edits: Sequence[Edit]) -> None:
-    """Raises `PlanError` where edits are too many, or build more than they may together; nothing is allocated."""
+    """Raise `PlanError` if edits are too many or too large in total; nothing is allocated."""
     if len(edits) > MOST_EDITS:
         raise PlanError(
-            f"{len(edits):,} edits are more than the {MOST_EDITS} that a plan may have: load the edited network"
+            f"{len(edits):,} edits are more than the {MOST_EDITS} a plan may have: "
+            "load the edited network instead"
         )
     size = 0
     for edit in edits:
@@ -74,10 +81,10 @@ def check_together(edits: Sequence[Edit]) -> None:
 
 
 def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
-    """Carry out one edit in place.
+    """Apply one edit in place.
 
     Raises:
-        PlanError: no module has that name, or one is in the way; code that fails.
+        PlanError: no module has that name, the new part's name is taken, or the code fails.
     """
     known = dict(module.named_modules(remove_duplicate=False))
     if not edit.name or edit.name not in known:
@@ -86,7 +93,7 @@ def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
         )
     if edit.kind == "add" and hasattr(known[edit.name], edit.part):
         raise PlanError(
-            f"{edit.name} has a part {edit.part} already: %tl_undo takes the last edit back"
+            f"{edit.name} already has a part {edit.part}: %tl_undo takes back the last edit"
         )
     if edit.kind == "remove":
         module.set_submodule(edit.name, nn.Identity())
@@ -96,12 +103,14 @@ def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
         _attach(module.get_submodule(edit.name), edit.where, edit.part, make(edit, scope))
 
 
-# ── what is added: names stay ─────────────────────────────────────────────────────────────────────────────────────
+# ── added parts: existing names stay ──────────────────────────────────────────────────────────────
 
 
 class _Call:
-    """A hook that passes what arrives, or what leaves, through a part of the same module. It holds a name, no module,
-    so that it survives copying."""
+    """A hook that passes a module's input or output through one of its own parts.
+
+    It holds a name instead of a module, so that it survives copying.
+    """
 
     def __init__(self, part: str) -> None:
         self.part = part
@@ -117,8 +126,8 @@ class _After(_Call):
         return owner.get_submodule(self.part)(output)
 
 
-def _attach(owner: nn.Module, where: str, part: str, made: nn.Module) -> None:
-    owner.add_module(part, made)
+def _attach(owner: nn.Module, where: str, part: str, new: nn.Module) -> None:
+    owner.add_module(part, new)
     if where == "before":
         owner.register_forward_pre_hook(_Before(part))
     else:
@@ -126,12 +135,12 @@ def _attach(owner: nn.Module, where: str, part: str, made: nn.Module) -> None:
 
 
 def has_added_parts(module: nn.Module) -> bool:
-    """Whether an edit put something before or after this module."""
+    """Whether an edit added something before or after this module."""
     return bool(_added(module))
 
 
 def has_own_parts(module: nn.Module) -> bool:
-    """Whether a module has parts besides those that edits put before or after it."""
+    """Whether a module has parts besides those that edits added before or after it."""
     return any(name not in _added(module) for name, _ in module.named_children())
 
 
@@ -140,14 +149,14 @@ def _added(module: nn.Module) -> set[str]:
     return {hook.part for hook in hooks if isinstance(hook, _Call)}
 
 
-# ── code ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── code ──────────────────────────────────────────────────────────────────────────────────────────
 
 
 def names_in(code: str) -> set[str]:
     """The names that code reads.
 
     Raises:
-        PlanError: code that Python cannot parse.
+        PlanError: Python cannot parse the code.
     """
     try:
         tree = ast.parse(code.strip())
@@ -156,18 +165,18 @@ def names_in(code: str) -> set[str]:
             for node in ast.walk(tree)
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
         }
-    except DEEP as error:
+    except PARSER_ERRORS as error:
         what = getattr(error, "msg", None) or str(error)
         raise PlanError(
-            f"{short(code)} is no Python expression ({what}): write e.g. nn.Dropout(0.2)"
+            f"{short(code)} is not a Python expression ({what}): write e.g. nn.Dropout(0.2)"
         ) from None
 
 
 def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
-    """The new module of an edit. Its parameters come from torch's current random state.
+    """Build the new module of an edit, its parameters drawn from torch's current random state.
 
     Raises:
-        PlanError: code that fails, or that builds no module.
+        PlanError: the code fails or does not build a module.
     """
     literal = is_literal(edit.code)
     names = {
@@ -188,13 +197,14 @@ def make(edit: Edit, scope: Mapping[str, Any]) -> nn.Module:
     if not isinstance(made, nn.Module):
         kind = type(made).__name__
         raise PlanError(
-            f"{short(edit.code)} is of type {kind}, not nn.Module: write e.g. nn.Dropout(0.2)"
+            f"{short(edit.code)} gives type {kind}, not an nn.Module: write e.g. nn.Dropout(0.2)"
         )
     if any(map(is_lazy, (*made.parameters(), *made.buffers()))):
         raise PlanError(
-            f"{short(edit.code)} is lazy, it has no shape before a first pass: write numbers, e.g. nn.Linear(in_features, 64)"
+            f"{short(edit.code)} is lazy and has no shape before a first pass: "
+            "write numbers, e.g. nn.Linear(in_features, 64)"
         )
-    return made if literal else copy.deepcopy(made)  # what the user holds stays the user's
+    return made if literal else copy.deepcopy(made)  # never change the user's own module
 
 
 def _unbuildable(edit: Edit, error: Exception) -> PlanError:
@@ -203,7 +213,7 @@ def _unbuildable(edit: Edit, error: Exception) -> PlanError:
 
 
 def _evaluate(code: str, names: dict[str, Any]) -> Any:
-    """Run all statements; the value of the last expression."""
+    """Run all statements and return the value of the last expression."""
     tree = ast.parse(code.strip())
     *before, last = tree.body
     exec(compile(ast.Module(before, []), "<edit>", "exec"), names)
@@ -213,16 +223,23 @@ def _evaluate(code: str, names: dict[str, Any]) -> Any:
 
 
 def short(code: str) -> str:
-    """Code as it is quoted in a line for the user."""
+    """Code quoted for a one-line message, shortened if long."""
     text = " ".join(code.split())
     return repr(text if len(text) <= 60 else text[:59] + "…")
 
 
-# ── output layers ─────────────────────────────────────────────────────────────────────────────────────────────────
+# ── output layers ─────────────────────────────────────────────────────────────────────────────────
 
 
 def new_output_layer(module: nn.Module, head: str, classes: int, width: int | None = None) -> Edit:
-    """The edit that gives the network one score per class; `width` features arrive there (None: as before)."""
+    """The edit for an output layer with one score per class.
+
+    Args:
+        width: number of input features; None: as before.
+
+    Raises:
+        PlanError: the output layer is neither nn.Linear nor nn.Conv2d.
+    """
     old = module.get_submodule(head)
     if isinstance(old, nn.Linear):
         code = f"nn.Linear({width or old.in_features}, {classes})"
@@ -238,14 +255,15 @@ def new_output_layer(module: nn.Module, head: str, classes: int, width: int | No
 def output_edits(
     module: nn.Module, heads: Iterable[str], classes: int, widths: Mapping[str, int | None]
 ) -> tuple[Edit, ...]:
-    """New output layers, in a form that trains well.
+    """Edits for new output layers, in a form that trains well.
 
-    SqueezeNet ends in convolution → ReLU → pool: scores below zero are cut off and their gradient dies with them. Pooling
-    first and leaving the ReLU out computes the same without that, on 1/169 of the values.
+    SqueezeNet ends in convolution → ReLU → pool, which cuts off scores below zero together with
+    their gradient. Pooling first and leaving out the ReLU computes the same without that, on 1/169
+    of the values.
     """
-    found: list[Edit] = []
+    edits: list[Edit] = []
     for head in heads:
-        found.append(new_output_layer(module, head, classes, widths.get(head)))
+        edits.append(new_output_layer(module, head, classes, widths.get(head)))
         parent, _, last = head.rpartition(".")
         around = list(module.get_submodule(parent).named_children()) if last.isdigit() else []
         place = int(last) if around else 0
@@ -255,23 +273,25 @@ def output_edits(
                 first = head
                 if place and isinstance(around[place - 1][1], nn.Dropout):
                     first = f"{parent}.{around[place - 1][0]}"
-                found.append(
+                edits.append(
                     Edit(
                         "add", first, "nn.AdaptiveAvgPool2d(1)", "before", "before1", automatic=True
                     )
                 )
-                found.append(Edit("remove", f"{parent}.{name}", automatic=True))
-    return tuple(found)
+                edits.append(Edit("remove", f"{parent}.{name}", automatic=True))
+    return tuple(edits)
 
 
-# ── which modules a pattern means ─────────────────────────────────────────────────────────────────────────────────
+# ── which modules a pattern means ─────────────────────────────────────────────────────────────────
 
 
 def modules_matching(module: nn.Module, pattern: str, layers: set[str]) -> list[str]:
-    """Full names of the outermost modules that a pattern means: a module, a glob of modules, or what covers `layers`.
+    """Full names of the outermost modules that a pattern means.
+
+    The pattern is a module, a glob of modules, or one whose modules cover `layers`.
 
     Raises:
-        PlanError: nothing of that name.
+        PlanError: no module matches.
     """
     known = [name for name, _ in module.named_modules() if name]
     if pattern in known:

@@ -1,4 +1,4 @@
-"""Calls as the lines that one would type: what is read back is what was called, whatever the names in it."""
+"""Write session calls as magic lines and read them back; any names survive the round trip."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Any
 from tlnb.core.planning.options import OPTIONS, option_named
 from tlnb.core.runtime.errors import one_line
 
-# Stands for itself in a magic's line: no space, quote, comment, `{x}`, `$x`, and at its end neither `;`, `?` nor `\`.
+# A word that needs no quotes in a magic's line: no space, quote, comment, `{x}` or `$x`, and no
+# `;`, `?` or `\` at its end.
 PLAIN = re.compile(r"(?!-)(?:[^\s\"'#{}$;?`]*[^\s\"'#{}$;?`\\])")
 
 TOKEN = re.compile(r'(?:[^\s"\']|"[^"]*"|\'[^\']*\')+')
 
 
 def line(magic: str, *words: Any, **options: Any) -> str:
-    """A magic as one would type it; options that are None or False are left out.
+    """A call as the magic one would type; options that are None or False are left out.
 
-    What no magic line can hold (a file's name with a brace, a line end) becomes the same call in Python.
+    What a magic line cannot hold (a file name with a brace, a line end) becomes the same call in
+    Python.
     """
     given = {
         name: value for name, value in options.items() if value is not None and value is not False
@@ -33,13 +35,13 @@ def line(magic: str, *words: Any, **options: Any) -> str:
 
 
 def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -> str:
-    """What `Asked` holds, as a magic line; what is the default is left out."""
+    """Training options (`Asked`) as a magic line; defaults are left out."""
     given = {each.flag: each.typed(asked[each.name]) for each in OPTIONS if each.name in asked}
     return line(magic, **given, **more)
 
 
 def edit_line(name: str, at: str, code: str) -> str:
-    """An edit as a magic, or where none can hold it as the same call in Python: `add`, `replace`."""
+    """An edit (`add`, `replace`) as a magic, or as a Python call if a magic cannot hold it."""
     magic = f"%tl_{name} {at} {code}"
     typed = (
         one_line(magic) == magic
@@ -50,7 +52,7 @@ def edit_line(name: str, at: str, code: str) -> str:
 
 
 def keyword(flag: str, value: Any) -> tuple[str, Any]:
-    """A magic's option as Python has it: `no-cache` and True are `cache=False`."""
+    """A magic's option as a Python keyword: `no-cache` and True become `cache=False`."""
     known = option_named(flag)
     if known is None:
         return flag.replace("-", "_"), value
@@ -58,7 +60,7 @@ def keyword(flag: str, value: Any) -> tuple[str, Any]:
 
 
 def flag(name: str, value: Any) -> tuple[str, Any]:
-    """The inverse: `cache` and False are `no-cache` and True."""
+    """A Python keyword as a magic's option: `cache` and False become `no-cache` and True."""
     known = option_named(name)
     if known is None:
         return name.replace("_", "-"), value
@@ -66,15 +68,16 @@ def flag(name: str, value: Any) -> tuple[str, Any]:
 
 
 def tokens(line: str) -> tuple[list[str], bool]:
-    """The words of a magic line, and whether a trailing `;` silences it.
+    """Split a magic line into words; also return whether a trailing `;` silences it.
 
-    Quotes group and are dropped; backslashes stay (Windows paths); `#` starts a comment at the start or after a space.
+    Quotes group words and are dropped; backslashes stay (Windows paths); `#` starts a comment at
+    the start of the line or after a space.
     """
     words: list[str] = []
-    for found in TOKEN.finditer(line):
-        if found[0].startswith("#"):
+    for match in TOKEN.finditer(line):
+        if match[0].startswith("#"):
             break
-        words.append(found[0])
+        words.append(match[0])
     silent = bool(words) and words[-1].endswith(";")
     if silent:
         words[-1] = words[-1].rstrip(";")
@@ -86,7 +89,7 @@ def tokens(line: str) -> tuple[list[str], bool]:
 
 
 def _quoted(word: Any) -> str | None:
-    """The word as a magic's line holds it; None where none can."""
+    """The word as a magic line can hold it; None if it cannot."""
     text = str(word)
     if PLAIN.fullmatch(text) and one_line(text) == text:
         return text

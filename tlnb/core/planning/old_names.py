@@ -1,4 +1,4 @@
-"""Names that options had in earlier versions: lines, calls and files that use them go on working."""
+"""Option names from earlier versions: lines, calls and files that use them keep working."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 
 def todays_options(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by today's names: `solver` is called `optimizer`, and its `sgd`, which ran AdamW, `adamw`.
+    """Rename old options: `solver` to `optimizer`, and its `sgd`, which ran AdamW, to `adamw`.
 
     Raises:
         UsageError: both names are given.
@@ -27,12 +27,12 @@ def todays_options(asked: Mapping[str, Any]) -> dict[str, Any]:
         return rest
     solver = rest.pop("solver")
     if "optimizer" in rest:
-        raise UsageError(f"solver={solver!r} is an old name of optimizer: give optimizer alone")
+        raise UsageError(f"solver={solver!r} is the old name of optimizer: give optimizer alone")
     return rest | {"optimizer": OLD_OPTIMIZERS.get(str(solver), solver)}
 
 
 def takes_old_names(call: Callable[P, R]) -> Callable[P, R]:
-    """A call that also takes a training's options by the names that they had, and says today's in a warning."""
+    """Decorate a call to accept old option names, with a warning that says the new name."""
 
     @functools.wraps(call)
     def renamed(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -48,7 +48,11 @@ def takes_old_names(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def todays_words(words: Sequence[str]) -> tuple[list[str], str]:
-    """A training's words by today's names, and the line that says so; empty where there was nothing to rename."""
+    """Rename old options among the words of a training's line.
+
+    Returns:
+        The words, and a line that says what was renamed (empty if nothing was).
+    """
     at = next((i for i, word in enumerate(words) if word.partition("=")[0] == OLD_OPTION), None)
     if at is None:
         return list(words), ""

@@ -1,8 +1,8 @@
-"""The options of a training: one list, from which every door takes its own.
+"""Training options: the one list that every interface is generated from.
 
-Each option is declared once, as a field with what there is to say of it. From that come the magics' flags, the lines of the
-transcript, the train panel's controls, what Tab offers, what other tools call it, and what a job file keeps.
-`None` leaves a choice to the recipe.
+Each option is declared once, as a dataclass field with metadata. The magics' flags, the lines of
+the transcript, the train panel's controls, Tab completion, other tools' names for an option and
+the contents of a job file all come from it. `None` leaves a choice to the recipe.
 """
 
 from __future__ import annotations
@@ -20,32 +20,33 @@ from tlnb.core.runtime.typed_json import typed
 
 AUGMENTATIONS = ("none", "light", "photo")
 OPTIMIZERS = ("adamw", "lbfgs")
-# Limits far beyond what is of use: a slip of the finger.
+# Limits far beyond any useful value; they catch typing errors.
 MOST_EPOCHS, MOST_IMAGES, MOST_DECAY, MOST_RATE = 10**6, 10**6, 1000, 100
-MOST_SEED = 2**31 - 1  # random generators take no larger one times the prime between seeds
+MOST_SEED = 2**31 - 1  # times the prime between seeds, the most that random generators accept
 
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What there is to say of one option.
+    """The metadata of one option.
 
     Args:
-        help: beside the magic's flag; `panel_help` replaces it in the panel.
-        metavar: what stands for the value in the help.
-        number: what the value's text is read as; None: it stays a text.
-        choices: the values that there are; empty: any.
-        bounds: the smallest and the largest value.
-        label: before the panel's control; empty: the panel has a button for it.
+        help: help text of the magic's flag; `panel_help` replaces it in the panel.
+        metavar: placeholder for the value in the help.
+        number: type to parse the value's text to; None: it stays text.
+        choices: the allowed values; empty: any.
+        bounds: the smallest and the largest allowed value.
+        label: label of the panel's control; empty: the panel has a button for it.
         empty: what an empty control means.
         rare: whether the panel shows it only on request.
         by_recipe: whether the recipe fills it in.
-        also: what other tools call it, without hyphens and underscores.
-        of_train: whether it is for `train` alone, not for a forecast or a job.
-        in_job: whether a job file keeps it: how the network is trained, not what the call is about.
+        also: other tools' names for it, without hyphens and underscores.
+        of_train: whether only `train` takes it, not a forecast or a job.
+        in_job: whether a job file keeps it: true for how the network is trained, false for what
+            the call is about.
     """
 
     name: str = ""  # the keyword of `Session.train`
-    default: Any = None  # what leaving it out means there
+    default: Any = None  # its default there
     help: str
     metavar: str = ""
     number: type[int] | type[float] | None = None
@@ -62,7 +63,7 @@ class Option:
 
     @property
     def flag(self) -> str:
-        """As a magic's option, without `--`: `batch-size`; a switch that is on by default is typed to turn it off."""
+        """The magic's flag without `--`: `batch-size`; `no-…` for a switch on by default."""
         typed_name = self.name.rstrip("_").replace("_", "-")
         return f"no-{typed_name}" if self.default is True else typed_name
 
@@ -72,7 +73,7 @@ class Option:
         return isinstance(self.default, bool)
 
     def typed(self, value: Any) -> Any:
-        """A value as it is typed after the flag: True for a switch that differs from the default, None for the default."""
+        """A value as typed after the flag: None for the default, True for a changed switch."""
         if self.is_switch:
             return True if bool(value) != self.default else None
         if value is None or value == self.default:
@@ -80,7 +81,7 @@ class Option:
         return rates_text(value) if self.name == "lr" else getattr(value, "name", value)
 
     def check(self, value: Any) -> None:
-        """Raises `UsageError` for a value of another kind, beyond the bounds, or that is none of the choices."""
+        """Raise `UsageError` for a value of the wrong type, out of bounds, or not a choice."""
         if value is None:
             return
         if self.bounds is not None:
@@ -95,14 +96,21 @@ class Option:
 
 
 def option(default: Any, help: str, *, unasked: Any = ..., **about: Any) -> Any:
-    """A field that is an option. `unasked`: what a call without it means, where that is not the field's default."""
+    """Declare a field as an option.
+
+    Args:
+        unasked: the default of the call, if it differs from the field's default.
+    """
     asked = default if unasked is ... else unasked
     return field(default=default, metadata={"option": Option(help=help, default=asked, **about)})
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """How a network is trained. `None` leaves the choice to the recipe for this strategy and amount of data."""
+    """How a network is trained.
+
+    `None` leaves the choice to the recipe for this strategy and amount of data.
+    """
 
     epochs: int | None = option(
         None,
@@ -137,7 +145,7 @@ class TrainOptions:
     )
     weight_decay: float | None = option(
         None,
-        "decay of weights, not of biases",
+        "decay of the weights, not the biases",
         metavar="X",
         number=float,
         bounds=(0, MOST_DECAY),
@@ -158,7 +166,7 @@ class TrainOptions:
     )
     seed: int = option(
         0,
-        "of new layers, batches, augmentation; default 0",
+        "seed of new layers, batches and augmentation; default 0",
         unasked=None,  # a baseline takes its run's
         metavar="S",
         number=int,
@@ -177,11 +185,11 @@ class TrainOptions:
     )
     device: str | None = option(
         None,
-        "cpu, cuda, mps; default: the best there is",
+        "cpu, cuda, mps; default: the best available",
         metavar="D",
         label="device",
         panel_help="cpu, cuda, mps",
-        empty="the best there is",
+        empty="the best available",
         also=("gpu", "cuda"),
     )
     cache: bool = option(
@@ -189,8 +197,8 @@ class TrainOptions:
     )
     class_weights: bool = option(
         False,
-        "weigh rare classes up",
-        label="weigh rare classes up",
+        "weight the loss by inverse class frequency",
+        label="weight rare classes more",
         panel_help="Rare classes count more in the loss",
     )
     optimizer: str = option(
@@ -211,30 +219,30 @@ class TrainOptions:
             _check_number(name, rate, whole=False)
             if rate is not None and not 0 < rate < MOST_RATE:
                 raise UsageError(
-                    f"--{name} {rate} is no learning rate: use a number above 0, e.g. --lr 0.001"
+                    f"--{name} {rate} is not a learning rate: use a number above 0, e.g. --lr 0.001"
                 )
 
     @classmethod
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """JSON's values by today's names: version 0.1.0 called the optimizer a solver."""
+        """JSON values with old names replaced: version 0.1.0 called the optimizer a solver."""
         return todays_options(values)
 
     def filled(self, recipe: TrainOptions) -> TrainOptions:
-        """These options, with the recipe's where nothing was chosen."""
+        """These options, with the recipe's values where none was chosen."""
         empty = [f.name for f in fields(self) if getattr(self, f.name) is None]
         return replace(self, **{name: getattr(recipe, name) for name in empty})
 
 
 @dataclass(frozen=True)
 class CallOptions:
-    """What a call of `train` is about, beside how the network is trained."""
+    """Options of a `train` call that do not change how the network is trained."""
 
     scratch: bool = option(
         False, "the baseline of the last run: same data, same loop, random start", in_job=False
     )
     from_: str | None = option(
         None,
-        "go on from a run's weights",
+        "continue from a run's weights",
         metavar="RUN",
         label="from run",
         empty="from the plan's start",
@@ -261,7 +269,7 @@ class CallOptions:
     )
     budget: str | None = option(
         None,
-        "2min, or 0.5usd: fewer epochs where the forecast says they exceed it",
+        "2min, or 0.5usd: trains fewer epochs if the forecast exceeds it",
         metavar="B",
         label="budget",
         empty="none",
@@ -271,7 +279,7 @@ class CallOptions:
 
 
 class Asked(TypedDict, total=False):
-    """What one may ask of a training, by the names of `Session.train`, in the order in which it is shown."""
+    """Training options by the keywords of `Session.train`, in display order."""
 
     epochs: int | None
     lr: float | str | Mapping[str, float] | None
@@ -290,7 +298,7 @@ class Asked(TypedDict, total=False):
 
 
 class AskedOfTrain(Asked, total=False):
-    """The same with what is for `train` alone."""
+    """Training options, with those that only `train` takes."""
 
     seeds: int
     budget: str | float | None
@@ -298,7 +306,7 @@ class AskedOfTrain(Asked, total=False):
 
 @cache
 def _declared(kind: type[Any]) -> tuple[Option, ...]:
-    """The options among a dataclass's fields."""
+    """The options among the fields of a dataclass."""
     return tuple(
         replace(f.metadata["option"], name=f.name) for f in fields(kind) if "option" in f.metadata
     )
@@ -310,15 +318,15 @@ BY_RECIPE = tuple(each.name for each in OPTIONS if each.by_recipe)
 
 
 def option_named(name: str) -> Option | None:
-    """An option by its keyword in Python or by its flag, `batch_size` or `batch-size`; None where there is none."""
+    """The option of this keyword or flag, `batch_size` or `batch-size`; None if unknown."""
     return next((each for each in OPTIONS if name in (each.name, each.flag)), None)
 
 
 def options_asked(asked: Mapping[str, Any]) -> TrainOptions:
-    """What was asked for, as options; what the call is about is left out.
+    """The arguments of a call as `TrainOptions`; options of the call itself are left out.
 
     Raises:
-        UsageError: a value that makes no sense.
+        UsageError: an invalid value.
     """
     rate, by_stage = parse_rates(asked.get("lr"))
     kept = {each.name for each in OPTIONS if each.in_job} - {"lr"}
@@ -327,7 +335,7 @@ def options_asked(asked: Mapping[str, Any]) -> TrainOptions:
 
 
 def _check_number(name: str, value: Any, whole: bool) -> None:
-    """Raises `UsageError` for text, for truth, and for a fraction where whole numbers are counted."""
+    """Raise `UsageError` for text, a bool, or with `whole` a fraction."""
     wrong = (
         isinstance(value, bool)
         or not isinstance(value, Real)
@@ -342,7 +350,7 @@ def _check_number(name: str, value: Any, whole: bool) -> None:
 
 
 def options_from(values: Mapping[str, Any]) -> TrainOptions:
-    """Options back from JSON.
+    """Read options from JSON values.
 
     Raises:
         ValueError: a value of another type.
@@ -351,10 +359,10 @@ def options_from(values: Mapping[str, Any]) -> TrainOptions:
 
 
 def parse_rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
-    """`0.001`, `"layer4=0.001,head=0.01"` or a mapping → the rate for all, and rates by stage.
+    """Parse `0.001`, `"layer4=0.001,head=0.01"` or a mapping: common rate, rates by stage.
 
     Raises:
-        UsageError: what is no number.
+        UsageError: a rate that is not a number.
     """
     if lr is None:
         return None, ()
@@ -366,14 +374,14 @@ def parse_rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
             rates.append((stage.strip(), float(rate)))
         except (TypeError, ValueError):
             raise UsageError(
-                f"--lr {lr} is no learning rate: write --lr 0.001 or --lr layer4=0.001,head=0.01"
+                f"--lr {lr} is not a learning rate: write --lr 0.001 or --lr layer4=0.001,head=0.01"
             ) from None
     common = [rate for stage, rate in rates if not stage]
     return (common[-1] if common else None), tuple((s, r) for s, r in rates if s)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """`layer4=0.001,head=0.01` as pairs; a rate alone stands first in its pair.
+    """Split `layer4=0.001,head=0.01` into pairs; a rate alone comes first in its pair.
 
     Raises:
         UsageError: a decimal comma, or several rates without a stage.
@@ -384,7 +392,8 @@ def _pairs(text: str) -> list[tuple[str, str]]:
         raise UsageError(f"--lr {text} has a decimal comma: write --lr {text.replace(',', '.')}")
     if len(alone) > 1:
         raise UsageError(
-            f"--lr {text} holds {len(alone)} rates: give one, --lr {parts[alone[0]]}, or one by stage, --lr head=0.01"
+            f"--lr {text} has {len(alone)} rates: give one, --lr {parts[alone[0]]}, "
+            "or one per stage, --lr head=0.01"
         )
     if alone and alone[0] and parts[alone[0]].isdigit():
         whole = f"{parts[alone[0] - 1]}.{parts[alone[0]]}"
@@ -393,7 +402,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 
 
 def rates_text(lr: Any) -> str | None:
-    """The same as it would be typed after `--lr`."""
+    """Learning rates as typed after `--lr`."""
     if isinstance(lr, Mapping):
         return ",".join(f"{stage}={rate:g}" for stage, rate in lr.items())
     return None if lr is None else str(lr)

@@ -1,4 +1,4 @@
-"""What people type from the habit of other tools, and what it is called here. Every answer is the line that would work."""
+"""Names from other tools, and ours for them; every answer is a line that works."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tlnb.core.planning.options import OPTIONS
 
-HABITS = {  # by how the word reads without hyphens and underscores
+HABITS = {  # keys without hyphens and underscores
     **{word: each.flag for each in OPTIONS for word in each.also},
     "shots": "per-class",
     "nshot": "per-class",
@@ -63,17 +63,17 @@ METHODS = {
 
 
 def meant_option(word: str, known: Sequence[str]) -> str:
-    """The option that a word means: `--learning-rate` is `--lr`; empty where there is none like it."""
+    """The option that a word means: `--learning-rate` is `--lr`; empty if there is none."""
     plain = re.sub(r"[-_]", "", word).lower()
     by_plain = {re.sub(r"[-_]", "", option): option for option in known}
-    found = by_plain.get(plain) or by_plain.get(HABITS.get(plain, "").replace("-", ""))
-    return found or ""
+    habit = HABITS.get(plain, "").replace("-", "")
+    return by_plain.get(plain) or by_plain.get(habit) or ""
 
 
 def meant_words(
     magic: str, words: Sequence[str], known: Sequence[str], numbers: Mapping[str, str]
 ) -> str:
-    """The line that would work in place of words that no option takes; empty where that cannot be told.
+    """The line that would work in place of words that no option takes; empty if unknown.
 
     Args:
         known: the options, `--epochs` …
@@ -96,7 +96,7 @@ def meant_words(
 
 
 def spaced_path(words: Sequence[str]) -> str:
-    """The file or folder whose name these words are, had it been quoted; empty where there is none."""
+    """The existing file or folder that these words name if quoted; empty if there is none."""
     for count in range(len(words), 1, -1):
         text = " ".join(words[:count])
         if Path(text).exists():

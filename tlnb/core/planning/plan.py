@@ -1,4 +1,4 @@
-"""Plans: what to start from, what to change, what to freeze, how to train. Pure data, made before anything is done.
+"""Plans: what to start from, what to change, what to freeze, how to train. Pure data.
 
 strategy       trains                                   made for
 head           a new output layer                       little data
@@ -25,21 +25,24 @@ STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen")
 FOR_VERDICT = {"little": "head", "decent": "partial", "a lot": "full"}  # the rule by amount of data
 ALIASES = {"small": "head", "medium": "partial", "large": "full"}
 SCHEMA = 1
-PARTIAL_SHARE = 1 / 3  # of the parameters before the output layer: what `partial` comes closest to
+PARTIAL_SHARE = 1 / 3  # target share of the parameters before the output layer, for `partial`
 
 
 @dataclass(frozen=True)
 class Edit(OneLine):
-    """A change of the architecture. Layer names stay PyTorch's: what is added becomes a part of the layer it is next to."""
+    """A change of the architecture.
+
+    Layer names do not change: an added module becomes part of the layer it is next to.
+    """
 
     kind: str  # "replace", "add", "remove" (the layer becomes nn.Identity)
-    name: str  # of the module that it changes
+    name: str  # the module to change
     code: str = ""  # builds the new module; may use the names in_features and classes
     where: str = ""  # add: "before" or "after"
-    part: str = ""  # add: what the new module is called inside the one that it is next to, "after1"
-    in_features: int | None = None  # what that name stands for here: the width that arrives
+    part: str = ""  # add: the new module's name inside the one it is next to, "after1"
+    in_features: int | None = None  # value of that name in the code: the input width there
     classes: int | None = None
-    automatic: bool = False  # made to fit the data's classes or a new width, not asked for
+    automatic: bool = False  # made to fit the data's classes or a new width, not by the user
 
     def __post_init__(self) -> None:
         if self.kind not in ("replace", "add", "remove"):
@@ -56,17 +59,17 @@ class Edit(OneLine):
 
     @property
     def made(self) -> str:
-        """Full name of the module that it makes; a removed layer leaves none."""
+        """Full name of the new module; meaningless for "remove"."""
         return f"{self.name}.{self.part}" if self.kind == "add" else self.name
 
     def covers(self, layer: str) -> bool:
-        """Whether a layer is one that this edit made."""
+        """Whether this edit created the layer."""
         return self.kind != "remove" and (layer == self.made or layer.startswith(self.made + "."))
 
 
 @dataclass(frozen=True)
 class Plan(OneLine):
-    """What will be trained, and from where. The model itself is not touched until a run copies it."""
+    """What will be trained, and from which start. Runs copy the model and never change it."""
 
     model: str
     strategy: str
@@ -77,12 +80,11 @@ class Plan(OneLine):
     total_params: int
     edits: tuple[Edit, ...] = ()
     options: TrainOptions = field(default_factory=TrainOptions)
-    notes: tuple[str, ...] = ()  # what one should know before training it
+    notes: tuple[str, ...] = ()  # warnings to read before training it
     tuned: str = ""  # the study that found its options
-    baseline_options: TrainOptions = field(
-        default_factory=TrainOptions
-    )  # found for its baseline; None: the recipe's
-    baseline_tuned: str = ""  # the study that found those
+    # Options that tuning found for its baseline; None: the recipe's.
+    baseline_options: TrainOptions = field(default_factory=TrainOptions)
+    baseline_tuned: str = ""  # the study that found them
     normalised: bool = True  # whether the network has layers that normalise (batch, layer, group …)
 
     def __post_init__(self) -> None:
@@ -103,12 +105,12 @@ class Plan(OneLine):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Names and numbers only."""
+        """The plan as JSON values, names and numbers only."""
         return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Plan:
-        """The plan back from `to_json`.
+        """Read a plan that `to_json` wrote.
 
         Raises:
             UsageError: another schema, or fields that do not fit.
@@ -117,12 +119,13 @@ class Plan(OneLine):
             fields = {k: v for k, v in values.items() if k != "schema"}
             if values.get("schema", SCHEMA) != SCHEMA:
                 raise UsageError(
-                    f"the plan has another schema than {SCHEMA}: write it again with this version of tlnb"
+                    f"the plan has another schema than {SCHEMA}: "
+                    "write it again with this version of tlnb"
                 )
             return typed(cls, fields, "the plan")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UsageError(
-                f"this is no plan ({str(error)[:80]}): give what plan.to_json() wrote"
+                f"this is not a plan ({str(error)[:80]}): give what plan.to_json() wrote"
             ) from None
 
 
@@ -131,8 +134,8 @@ class Strategies(OneLine):
     """The three strategies for one network, side by side."""
 
     plans: tuple[Plan, ...]
-    step_flops: tuple[float, ...]  # forward and backward for one image, nothing cached
-    stages: tuple[tuple[str, ...], ...]  # those in which anything trains
+    step_flops: tuple[float, ...]  # forward and backward for one image, without a cache
+    stages: tuple[tuple[str, ...], ...]  # the stages in which any layer trains
     size_verdict: str | None = None
     suggested: str | None = None  # by the rule of thumb for this amount of data
 
@@ -149,7 +152,7 @@ def plan_strategy(
     """The plan of a strategy for this network.
 
     Args:
-        last: `partial` only: train so many stages, counted from the output (the output layer's own stage included).
+        last: `partial` only: train the last N stages, including the output layer's own stage.
 
     Raises:
         PlanError: an unknown strategy, or more stages than there are.
@@ -161,7 +164,7 @@ def plan_strategy(
             f"no strategy is called {name!r}: {did_you_mean(name, known, 'use ' + ', '.join(known))}"
         )
     if last is not None and strategy != "partial":
-        raise UsageError(f"--last goes with partial only: write %tl_strategy partial --last {last}")
+        raise UsageError(f"--last needs strategy partial: %tl_strategy partial --last {last}")
     new = {n for n in anatomy.names if n in anatomy.heads or any(edit.covers(n) for edit in edits)}
     frozen: Iterable[str] = ()
     if strategy == "head":
@@ -176,13 +179,13 @@ def plan_strategy(
 
 
 def plan_freeze(plan: Plan, anatomy: Anatomy, patterns: Iterable[str]) -> Plan:
-    """The plan with these layers frozen too."""
+    """The plan with these layers frozen as well."""
     chosen = match(anatomy, patterns)
     return plan_custom(plan, anatomy, set(plan.frozen) | chosen)
 
 
 def plan_unfreeze(plan: Plan, anatomy: Anatomy, patterns: Iterable[str]) -> Plan:
-    """The plan with these layers training again."""
+    """The plan with these layers unfrozen."""
     chosen = match(anatomy, patterns)
     return plan_custom(plan, anatomy, set(plan.frozen) - chosen)
 
@@ -190,9 +193,9 @@ def plan_unfreeze(plan: Plan, anatomy: Anatomy, patterns: Iterable[str]) -> Plan
 def renewed(
     plan: Plan, anatomy: Anatomy, edits: tuple[Edit, ...], fresh: Edit | None = None
 ) -> Plan:
-    """The same strategy, freezes and options for an anatomy that changed: new data, or an edit.
+    """The same strategy, freezes and options for a changed anatomy: new data, or an edit.
 
-    The layers that the edit `fresh` made train.
+    The layers that the edit `fresh` created train.
     """
     frozen = {n for n in plan.frozen if not (fresh and fresh.covers(n))}
     return replace(_plan(anatomy, plan.strategy, plan.start, frozen, edits), options=plan.options)
@@ -201,20 +204,20 @@ def renewed(
 def match(anatomy: Anatomy, patterns: Iterable[str]) -> set[str]:
     """Layer names that the patterns mean.
 
-    A name means that module and all inside it, or a stage; a glob matches full layer names; `a..b` is everything from
-    the first layer of `a` to the last of `b`, in the order of the anatomy.
+    A name means that module and everything inside it, or a stage; a glob matches full layer names;
+    `a..b` is everything from the first layer of `a` to the last of `b`, in anatomy order.
 
     Raises:
         PlanError: a pattern that matches nothing.
     """
-    found: set[str] = set()
+    layers: set[str] = set()
     for pattern in patterns:
-        found |= _range(anatomy, pattern) if ".." in pattern else _matches(anatomy, pattern)
-    return found
+        layers |= _range(anatomy, pattern) if ".." in pattern else _matches(anatomy, pattern)
+    return layers
 
 
 def matches(anatomy: Anatomy, pattern: str) -> bool:
-    """Whether a pattern means any layer."""
+    """Whether a pattern matches any layer."""
     try:
         return bool(match(anatomy, [pattern]))
     except PlanError:
@@ -252,36 +255,38 @@ def _range(anatomy: Anatomy, pattern: str) -> set[str]:
 
 
 def _last_stages(anatomy: Anatomy, last: int | None) -> set[str]:
-    """The layers that `partial` trains: those of the last stages, the output layer's own stage included.
+    """The layers that `partial` trains: the last stages, including the output layer's own.
 
-    Without `last` it takes at least one stage before the output layer's and never the first, and among those choices
-    the one that brings the share of parameters closest to a third. The output layer itself does not count: its size
-    follows from the number of classes. So a ResNet trains layer4, a transformer the last quarter of its blocks, VGG
-    the last convolutions with the classifier, although that alone holds most of the parameters.
+    Without `last`, it takes at least one stage before the output layer's and never the first, and
+    picks the number of stages whose share of the parameters is closest to a third. The output
+    layer does not count, because its size follows from the number of classes. So a ResNet trains
+    layer4, a transformer the last quarter of its blocks, and VGG the last convolutions with the
+    classifier, although the classifier alone holds most of the parameters.
     """
     stages = [s.name for s in anatomy.stages if s.used]
     if last is not None:
         if not 1 <= last <= len(stages):
             raise PlanError(
-                f"--last {last} does not fit: {anatomy.model} has {len(stages)} stages, use 1 to {len(stages)}"
+                f"--last must be between 1 and {len(stages)}, the stages of {anatomy.model}, "
+                f"got {last}"
             )
         return {x.name for x in anatomy.layers if x.stage in stages[-last:]}
     used = [x for x in anatomy.layers if x.used]
-    if len(stages) < 3:  # too small to take stages: the later half of the layers
+    if len(stages) < 3:  # too few stages to choose from: take the later half of the layers
         return {x.name for x in used[(len(used) + 1) // 2 :]}
     before = [x for x in used if x.name not in anatomy.heads]
     total = sum(x.params for x in before) or 1
 
-    def off(count: int) -> float:
+    def distance(count: int) -> float:
         share = sum(x.params for x in before if x.stage in stages[-count:]) / total
         return abs(share - PARTIAL_SHARE)
 
-    best = min(range(2, len(stages)), key=off)
+    best = min(range(2, len(stages)), key=distance)
     return {x.name for x in used if x.stage in stages[-best:]}
 
 
 def plan_custom(plan: Plan, anatomy: Anatomy, frozen: set[str]) -> Plan:
-    """The plan with just these layers frozen."""
+    """The plan with exactly these layers frozen."""
     made = _plan(anatomy, "custom", plan.start, frozen, plan.edits)
     return replace(made, options=plan.options)
 
@@ -293,17 +298,18 @@ def _plan(
     params = sum(x.params for x in trained)
     if not params:
         raise PlanError(
-            f"everything in {anatomy.model} is frozen: nothing would train; %tl_unfreeze {anatomy.head}"
+            f"everything in {anatomy.model} is frozen, so nothing would train: "
+            f"%tl_unfreeze {anatomy.head}"
         )
     return Plan(
-        anatomy.model,
-        strategy,
-        start,
-        tuple(n for n in anatomy.names if n in frozen),
-        tuple(x.name for x in trained),
-        params,
-        anatomy.params,
-        edits,
+        model=anatomy.model,
+        strategy=strategy,
+        start=start,
+        frozen=tuple(n for n in anatomy.names if n in frozen),
+        trained=tuple(x.name for x in trained),
+        trainable_params=params,
+        total_params=anatomy.params,
+        edits=edits,
         notes=anatomy.warnings,
         normalised=any("Norm" in x.kind for x in anatomy.layers),
     )

@@ -1,4 +1,4 @@
-"""Model, data and the plan so far → the anatomy with all edits, and the plan that fits it."""
+"""Prepare a plan: complete its edits for model and data, read the anatomy, adapt the plan."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from tlnb.core.planning.edit import Scopes
 from tlnb.core.planning.plan import Edit, Plan, plan_custom, plan_strategy, renewed
 from tlnb.core.planning.shape_fitting import fit_edits
 
-Parts = Mapping[
-    str, tuple[int, tuple[bool, ...]]
-]  # a part's name → its identity, which of its parameters want gradients
+# A part's name → its identity, and which of its parameters require a gradient.
+Parts = Mapping[str, tuple[int, tuple[bool, ...]]]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a session holds of a model: its parts as they were read, the edited anatomy, the plan, the edits' names."""
+    """A model with its parts as read, the edited anatomy, the plan, and the edits' scopes."""
 
     model: PretrainedModel
     parts: Parts
@@ -38,24 +37,25 @@ def prepare(
     fresh: Edit | None = None,
     loaded: Parts | None = None,
 ) -> Prepared:
-    """Edits completed and tried, the anatomy read, the plan made.
+    """Complete and test the edits, read the anatomy, and make the plan.
 
     Args:
         old: the plan so far, whose edits and freezes are kept; None: strategy `head`.
         scopes: the user's names that edits mention.
-        fresh: an edit that is new, the last.
-        loaded: the parts of the model as it was loaded; an output layer that is not among them was put there by the user.
+        fresh: a new edit, applied last.
+        loaded: the parts of the model as loaded; an output layer that is not among them was put
+            there by the user.
 
     Raises:
         PlanError: an edit that does not fit, or nothing left to train.
-        ModelError: a network that takes no image, or gives no scores.
+        ModelError: a network that does not take images, or does not give scores.
     """
     size = resized(model, data.request.size if data else None).transform.size
     own = read_anatomy(model.module, size, model.name)
     wanted = [*(old.edits if old else ()), *([fresh] if fresh else [])]
     classes = len(data.classes) if data else None
     replaced = _to_replace(model, own, data, loaded)
-    edits, module, found = fit_edits(model, replaced, wanted, classes, size, scopes)
+    edits, module, edit_scopes = fit_edits(model, replaced, wanted, classes, size, scopes)
     read = read_anatomy(module, size, model.name) if edits else own
     plan = (
         renewed(old, read, edits, edits[-1] if fresh else None)
@@ -63,30 +63,35 @@ def prepare(
         else plan_strategy(read, "head", edits)
     )
     return Prepared(
-        facing(model, classes if replaced else None), parts_of(model.module), read, plan, found
+        facing(model, classes if replaced else None),
+        parts_of(model.module),
+        read,
+        plan,
+        edit_scopes,
     )
 
 
 def _to_replace(
     model: PretrainedModel, own: Anatomy, data: DataSet | None, loaded: Parts | None
 ) -> list[str]:
-    """The output layers that new data replace: all but those that are for just these classes.
+    """The output layers to replace for new data: all but those made for exactly these classes.
 
-    Such are a run's, on data of the same classes, and one that the user made for so many.
+    Those are a run's output layers for the same classes, and one that the user made with that many
+    outputs.
     """
     if data is None or model.classes == data.classes:
         return [] if data else list(own.heads)
 
-    def users(name: str) -> bool:
+    def made_by_user(name: str) -> bool:
         head = model.module.get_submodule(name)
         new = loaded is not None and loaded.get(name, (None,))[0] != id(head)
         return new and getattr(head, "out_features", None) == len(data.classes)
 
-    return [head for head in own.heads if not users(head)]
+    return [head for head in own.heads if not made_by_user(head)]
 
 
 def parts_of(module: nn.Module) -> Parts:
-    """Every part's identity, and which of its own parameters want a gradient."""
+    """Each part's identity, and which of its own parameters require a gradient."""
     return {
         name: (id(part), tuple(p.requires_grad for p in part._parameters.values() if p is not None))
         for name, part in module.named_modules()
@@ -94,17 +99,17 @@ def parts_of(module: nn.Module) -> Parts:
 
 
 def noticed(now: Prepared, data: DataSet | None, scopes: Scopes) -> tuple[Prepared, str] | None:
-    """Direct changes of the model's module (`requires_grad`, `fc = …`) as part of the plan, and what they were.
+    """Turn direct changes of the module (`requires_grad`, `fc = …`) into part of the plan.
 
-    None where nothing changed.
+    Returns:
+        The result and what changed, in words; None if nothing changed.
     """
     parts, before = parts_of(now.model.module), now.parts
     if parts == before:
         return None
     changed = [name for name, (part, _) in parts.items() if before.get(name, (None,))[0] != part]
-    if (
-        changed or before.keys() - parts.keys()
-    ):  # another architecture than the one that `fresh` would build
+    # Then the architecture is no longer the one that `fresh` would build.
+    if changed or before.keys() - parts.keys():
         own = replace(now.model.origin, family="own")
         model = replace(now.model, architecture=None, origin=own)
         after = prepare(model, data, now.plan, scopes, loaded=before)

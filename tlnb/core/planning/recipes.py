@@ -1,7 +1,8 @@
-"""Default training options by strategy and amount of data: a table, shipped and shown, always overridable.
+"""Default training options by strategy and amount of data: a table, always overridable.
 
-Chosen on digits by the monitor split, with the test split in view for the head (`python -m benchmarks.accuracy …
---monitor`). The baseline is meant to be a fair opponent. What was tried is in BENCHMARKS.md.
+Chosen on digits by the monitor split; for the head the test split was looked at as well
+(`python -m benchmarks.accuracy … --monitor`). The baseline is meant to be a fair opponent.
+BENCHMARKS.md lists what was tried.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from tlnb.core.data.dataset import DataSet
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan
 
-DRAWING_EDGE = 64  # images this small or smaller are drawings, which must not be mirrored; larger ones are photos
+# Images up to this edge are taken for drawings, which must not be mirrored; larger ones are photos.
+DRAWING_EDGE = 64
 WARMUP = TrainOptions(epochs=40, lr=0.01, batch_size=64, weight_decay=0.05, augment="none")
 
-# strategy → (labels per class up to which the row holds, options)
+# strategy → (labels per class up to which the row applies, options)
 TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
     "head": (
         (9, TrainOptions(epochs=100, lr=0.01, batch_size=64, weight_decay=0.05, augment="light")),
@@ -54,23 +56,24 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
         ),
     ),
 }
-LBFGS = TrainOptions(
-    epochs=20, lr=1.0, batch_size=1, weight_decay=0.01
-)  # its line search finds the rates
-UNNORMALISED = 0.1  # times the learning rate, where no layer normalises what the trained ones pass on (SqueezeNet, VGG)
-LIKE = {"custom": "partial", "output-frozen": "full"}
+# The learning rate is 1 because the line search finds the step sizes.
+LBFGS = TrainOptions(epochs=20, lr=1.0, batch_size=1, weight_decay=0.01)
+# Factor on the learning rate for networks without normalisation layers (SqueezeNet, VGG).
+UNNORMALISED_RATE = 0.1
+ROW_OF = {"custom": "partial", "output-frozen": "full"}  # strategies that use another's row
 
 
 def recipe(plan: Plan, data: DataSet, optimizer: str = "adamw") -> TrainOptions:
     """The default options for a plan and an amount of data."""
-    row = "scratch" if plan.start == "random" else LIKE.get(plan.strategy, plan.strategy)
+    row = "scratch" if plan.start == "random" else ROW_OF.get(plan.strategy, plan.strategy)
     options = next(o for limit, o in TABLE[row] if data.mean_count <= limit)
     if not plan.normalised and row != "head":
-        assert options.lr is not None  # each row of the table has one
-        options = replace(options, lr=UNNORMALISED * options.lr)
+        assert options.lr is not None  # every row of the table has one
+        options = replace(options, lr=UNNORMALISED_RATE * options.lr)
     if optimizer == "lbfgs":
         options = replace(LBFGS, batch_size=len(data.labels["train"]), augment=options.augment)
     if data.edge > DRAWING_EDGE and options.augment == "light":
-        # on photos a frozen network's features of augmented views cost twice the time and gave the output layer nothing
+        # Measured on photos: for a frozen network, features of augmented views doubled the time
+        # and did not help the output layer.
         options = replace(options, augment="none" if row == "head" else "photo")
     return options

@@ -1,6 +1,7 @@
-"""Code that is safe wherever it comes from: `nn.*` constructors with numbers, and what they build is bounded.
+"""Code that is safe from any source: `nn.*` constructors with numbers, of bounded size.
 
-A session, a job and a saved network hold the code of their edits, and they may come with a cloned repository.
+Sessions, jobs and saved networks hold the code of their edits, and may come with a cloned
+repository.
 """
 
 from __future__ import annotations
@@ -17,34 +18,36 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 NUMBERS = ("in_features", "classes")  # names that stand for a number
 ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod)
-PLACES = ("device", "dtype")  # arguments that would build somewhere else than asked
-DEEP = (SyntaxError, ValueError, RecursionError, MemoryError)  # what Python's parser raises
-LONGEST = 10_000  # characters
-MOST_BYTES = (
-    5 * 10**8
-)  # of parameters and buffers, of all edits of a plan together: VGG's classifier fits
-MOST_STEPS = 5_000  # tensors that are made on the way: about a thousand layers
-MOST_EDITS = 200  # of a plan
+FORBIDDEN_ARGUMENTS = ("device", "dtype")  # they would bypass the meta device and its limits
+# What Python's parser raises.
+PARSER_ERRORS = (SyntaxError, ValueError, RecursionError, MemoryError)
+LONGEST = 10_000  # characters of code
+# Parameters and buffers of all edits of a plan together; VGG's classifier fits.
+MOST_BYTES = 5 * 10**8
+MOST_STEPS = 5_000  # tensor operations while building: about a thousand layers
+MOST_EDITS = 200  # in a plan
 
 
 def is_literal(code: str) -> bool:
-    """Whether code is nothing but `nn.*` constructors with numbers, booleans and tuples of them."""
+    """Whether code is only `nn.*` constructors with numbers, booleans and tuples of them."""
     try:
         return len(code) <= LONGEST and _call(ast.parse(code.strip(), mode="eval").body)
-    except DEEP:
+    except PARSER_ERRORS:
         return False
 
 
 def _call(node: ast.expr) -> bool:
-    """A constructor of `nn`; its arguments may be such constructors too."""
+    """Whether a node is an `nn` constructor; its arguments may be such constructors too."""
     if not (
         isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and _is_module(node.func)
     ):
         return False
-    named = all(k.arg and k.arg not in PLACES and _argument(k.value) for k in node.keywords)
-    return named and all(map(_argument, node.args))
+    keywords_fit = all(
+        k.arg and k.arg not in FORBIDDEN_ARGUMENTS and _argument(k.value) for k in node.keywords
+    )
+    return keywords_fit and all(map(_argument, node.args))
 
 
 def _is_module(node: ast.Attribute) -> bool:
@@ -66,7 +69,10 @@ def _plain(node: ast.expr) -> bool:
 
 
 def _number(node: ast.expr) -> bool:
-    """Sums and products of numbers. No powers, no repeated tuples: a short line could fill the memory."""
+    """Whether a node is arithmetic on numbers.
+
+    Powers and repeated tuples are refused: a short line could fill the memory.
+    """
     if isinstance(node, ast.BinOp):
         return isinstance(node.op, ARITHMETIC) and _number(node.left) and _number(node.right)
     if isinstance(node, ast.UnaryOp):
@@ -77,7 +83,7 @@ def _number(node: ast.expr) -> bool:
 
 
 class _Bounded(TorchDispatchMode):
-    """Lets so many tensors be made, none of which takes memory."""
+    """Context that limits the number of tensor operations and refuses to allocate memory."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -94,7 +100,7 @@ class _Bounded(TorchDispatchMode):
 
 @lru_cache(maxsize=256)
 def size_of(code: str, in_features: int | None, classes: int | None) -> int:
-    """Bytes of the parameters and buffers that literal code builds. None of them is allocated.
+    """Bytes of the parameters and buffers that literal code builds, without allocating any.
 
     Raises:
         ValueError: too many layers, or too many bytes.
@@ -116,8 +122,9 @@ def size_of(code: str, in_features: int | None, classes: int | None) -> int:
 
 
 def check_size(size: int) -> None:
-    """Raises `ValueError` where edits take too many bytes."""
+    """Raise `ValueError` if edits take too many bytes."""
     if size > MOST_BYTES:
         raise ValueError(
-            f"{size / 1e6:,.0f} MB of parameters and buffers, of at most {MOST_BYTES / 1e6:.0f}; a module can be larger"
+            f"{size / 1e6:,.0f} MB of parameters and buffers, at most {MOST_BYTES / 1e6:.0f}; "
+            "a module of your own may be larger"
         )

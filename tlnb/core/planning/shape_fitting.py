@@ -1,4 +1,4 @@
-"""Edits fitted to a network: widths filled in, output layers made for the data's classes, the whole tried once."""
+"""Fit edits to a network: fill in widths, make output layers, test the result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import PlanError
 from tlnb.core.runtime.torch_lock import alone
 
-LONGEST_REASON = 140  # characters: torch's line about channels fits
+LONGEST_REASON = 140  # characters: enough for torch's message about channels
 
 
 def fit_edits(
@@ -46,13 +46,18 @@ def fit_edits(
     size: int,
     scopes: Scopes,
 ) -> tuple[tuple[Edit, ...], nn.Module, Scopes]:
-    """The user's edits completed for this network and data, the edited network, and the scopes by completed edit.
+    """Complete the user's edits for this network and data.
 
-    Output layers are made for `classes` (None: no data yet), and for the width that reaches them after removals. Each
-    edit learns the width that arrives where it is. The whole is tried by one forward pass.
+    Output layers are made for `classes` (None: no data yet) and for the width that reaches them
+    after removals. Each edit gets the input width at its place. The result is tested by one
+    forward pass.
+
+    Returns:
+        The completed edits, the edited network, and the scopes by completed edit.
 
     Raises:
-        PlanError: an edit that cannot be built, makes too much of an image, or after which the network does not compute.
+        PlanError: an edit that cannot be built, makes too many activations, or after which the
+            network does not run.
     """
     own = [edit for edit in wanted if not edit.automatic]
     image = _Image(size, limit_of(model.module, own, size))
@@ -63,7 +68,15 @@ def fit_edits(
     ]
     widths: dict[str, int | None] = dict.fromkeys(kept)
     for _ in range(2):
-        edits, module, found = _apply(model, kept, own, classes, image, scopes, widths)
+        edits, module, edit_scopes = _apply(
+            model=model,
+            heads=kept,
+            own=own,
+            classes=classes,
+            image=image,
+            scopes=scopes,
+            widths=widths,
+        )
         wrong = {
             h: w
             for h in kept
@@ -73,29 +86,31 @@ def fit_edits(
             break
         widths.update(wrong)
     _try(module, edits, classes, image)
-    return edits, module, found
+    return edits, module, edit_scopes
 
 
 def check_activations(
     module: nn.Module, original: nn.Module, edits: Sequence[Edit], size: int
 ) -> None:
-    """See to it that an edited network makes no more of an image than edits may; whether it computes is found elsewhere.
+    """Check that an edited network stays within the activation limit.
+
+    Whether the network runs at all is tested elsewhere.
 
     Raises:
-        TooManyActivations: it does.
+        TooManyActivations: the network exceeds the limit.
     """
     limit = limit_of(original, edits, size)
     if limit is None:
         return
     for twin_of in (blank, _itself):
-        with _as_far_as_it_goes():
+        with _ignoring_failures():
             _Image(size, limit).through(twin_of(module))
             return
 
 
 @dataclass(frozen=True)
 class _Image:
-    """A blank image, and what edits may make of it."""
+    """A blank image, and the activation limit for it."""
 
     size: int
     limit: ActivationLimit | None
@@ -127,18 +142,18 @@ def _apply(
         for edit in automatic:
             apply_edit(module, edit, {})
         edits: list[Edit] = [*automatic]
-        found: dict[Edit, Mapping[str, Any]] = {}
+        edit_scopes: dict[Edit, Mapping[str, Any]] = {}
         for edit in own:
             complete = _completed(module, edit, classes, image)
             edits.append(complete)
             check_together(edits)
             apply_edit(module, complete, scopes.get(edit, {}))
-            found[complete] = scopes.get(edit, {})
-    return tuple(edits), module, found
+            edit_scopes[complete] = scopes.get(edit, {})
+    return tuple(edits), module, edit_scopes
 
 
 def _completed(module: nn.Module, edit: Edit, classes: int | None, image: _Image) -> Edit:
-    """The edit with the numbers that its code names."""
+    """The edit with the values of `in_features` and `classes`, where its code uses them."""
     used = names_in(edit.code) if edit.code else set()
     if "classes" in used and classes is None:
         raise PlanError(
@@ -150,7 +165,7 @@ def _completed(module: nn.Module, edit: Edit, classes: int | None, image: _Image
         width = _arriving(module, at, image) if at else _leaving(module, edit.name, image)
         if width is None:
             raise PlanError(
-                f"nothing reaches {edit.name}, so in_features is not known there: write the number"
+                f"nothing reaches {edit.name}, so in_features is unknown there: write the number"
             )
     return replace(edit, in_features=width, classes=classes if "classes" in used else None)
 
@@ -165,7 +180,7 @@ def _takes(module: nn.Module, head: str) -> int | None:
 
 
 def _arriving(module: nn.Module, name: str, image: _Image) -> int | None:
-    """How many features arrive at a module; None where the pass does not get there."""
+    """The input width of a module; None if the pass does not reach it."""
     return _width(
         module,
         name,
@@ -187,19 +202,16 @@ def _width(
     hook: Callable[[nn.Module, Callable[[Any], None]], Any],
 ) -> int | None:
     seen: list[int] = []
-    last = isinstance(
-        module.get_submodule(name), nn.Linear | nn.LayerNorm
-    )  # features last, whatever the shape
+    # These modules have features last, whatever the shape.
+    last = isinstance(module.get_submodule(name), nn.Linear | nn.LayerNorm)
 
     def note(value: Any) -> None:
         if isinstance(value, Tensor):
             seen.append(value.shape[1] if value.ndim == 4 and not last else value.shape[-1])
 
-    for twin_of in (
-        blank,
-        _itself,
-    ):  # without numbers first: that costs nothing, however large the network
-        with _as_far_as_it_goes():
+    # On the meta device first: that costs nothing, however large the network.
+    for twin_of in (blank, _itself):
+        with _ignoring_failures():
             twin = twin_of(module)
             handle = hook(twin.get_submodule(name), note)
             try:
@@ -216,8 +228,8 @@ def _itself(module: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _as_far_as_it_goes() -> Iterator[None]:
-    """Where a pass fails is found by `_try`; inside it matters how far data came, and how much was made of them."""
+def _ignoring_failures() -> Iterator[None]:
+    """Ignore a pass that fails, which `_try` reports; only an exceeded limit is raised."""
     try:
         yield
     except TooManyActivations:
@@ -227,10 +239,10 @@ def _as_far_as_it_goes() -> Iterator[None]:
 
 
 def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, image: _Image) -> None:
-    """One forward pass.
+    """Test the network by one forward pass.
 
     Raises:
-        PlanError: naming the last edit, and the layer that no longer fits.
+        PlanError: the pass fails; names the last edit and the layer that no longer fits.
     """
     last = edits[-1] if edits else "the network"
     output = _output(module, last, image)
@@ -242,17 +254,18 @@ def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, image: _
     ):
         wanted = f"(1, {classes})" if classes is not None else "(1, classes)"
         raise PlanError(
-            f"{last!r} does not fit: the network gives {shape}, not {wanted}: end it with nn.Linear(in_features, classes)"
+            f"{last!r} does not fit: the network gives {shape}, not {wanted}: "
+            "end it with nn.Linear(in_features, classes)"
         )
 
 
 def _output(module: nn.Module, last: object, image: _Image) -> Any:
-    """What a network gives; where a pass without numbers fails, one with numbers shows which layer does not fit."""
+    """The network's output; if the pass on meta tensors fails, a real one finds the layer."""
     try:
         return image.through(blank(module))
     except TooManyActivations:
         raise
-    except Exception:  # it does not fit, or needs numbers: see which, and where
+    except Exception:  # a layer does not fit, or needs real tensors: find out which
         return _output_or_where_it_fails(module, last, image)
 
 

@@ -1,10 +1,10 @@
-"""Which strategy, why, and how sure: the rule by amount of data, and evidence measured in seconds on the labels in use.
+"""Recommend a strategy: a rule by amount of data, updated by short trainings.
 
-What is weighed is accuracy gained against changes made: the strategy with the fewest changes that no other is expected to
-beat by more than a point. Expectations start from a rule that was fixed on some settings (see BENCHMARKS.md) and move with
-what cross-validated trainings on these very labels show, as far as those can tell. How often they are right of a few images
-says little; how sure they are of the truth says more, and is what counts. Test images, and those that only draw curves, are
-not read.
+The advice weighs accuracy against changes: it is the strategy with the fewest changes that no other
+is expected to beat by more than a point. Expectations start from a rule fitted on some settings
+(see BENCHMARKS.md) and are updated by cross-validated trainings on the labels in use, in proportion
+to how much those can tell. Accuracy on a few images says little, so trainings are compared by their
+log-loss. Test images, and those that only draw curves, are not read.
 """
 
 from __future__ import annotations
@@ -46,50 +46,46 @@ from tlnb.core.training.run import Forecast
 from tlnb.core.training.trainer import train
 
 STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
-CLOSE = (
-    0.01  # a point of accuracy, for which no further changes are made: few changes are preferred
-)
-ALLOWANCE = 20.0  # seconds for trial trainings, unless a larger budget allows more
-OF_BUDGET = 0.1  # of the budget, that advice may take
-OF_A_TRIAL = (
-    "preparing",
-    "caching",
-    "warmup",
-    "training",
-)  # phases: a trial watches no curves and keeps nothing
+WORTHWHILE_GAIN = 0.01  # accuracy that more changes must gain to be recommended
+TRIAL_SECONDS = 20.0  # for trial trainings, unless a larger budget allows more
+BUDGET_SHARE = 0.1  # of the budget, that advice may take
+# Phases of a trial, which draws no curves and saves nothing.
+TRIAL_PHASES = ("preparing", "caching", "warmup", "training")
 
-# The share of a frozen network's mistakes that training the last stages removes, and that training all stages removes beyond
-# that: expectation and standard deviation, fixed on sixteen settings (BENCHMARKS.md).
-REMOVED = (0.15, 0.10)
-FURTHER = (0.02, 0.10)
-BEYOND = 0.10  # of the mistakes: what part of the labels, and a log-loss, cannot say; a standard deviation more
+# The share of a frozen network's errors that training the last stages removes, and the further
+# share that training all stages removes: expectation and standard deviation, fitted on sixteen
+# settings (BENCHMARKS.md).
+PARTIAL_GAIN = (0.15, 0.10)
+FULL_GAIN = (0.02, 0.10)
+# Standard deviation, as a share of the errors, for what a log-loss on part of the labels misses.
+MODEL_DOUBT = 0.10
 LEAST_SD = 0.004
-LEAST_LOSS = 0.01  # of a frozen network that is all but always right
+LEAST_LOSS = 0.01  # floor for the loss of a frozen network that is almost always right
 TEMPERATURES = np.geomspace(0.2, 20, 25)
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A strategy trained on part of the labels and judged by the rest."""
+    """A strategy trained on part of the labels and scored on the rest."""
 
     strategy: str
     accuracy: float | None  # cross-validated; None: not tried
-    gain: float | None  # of accuracy over the strategy before it, by how sure they are of the truth
+    gain: float | None  # in accuracy over the strategy before it, estimated from the log-losses
     error: float | None  # standard error of that gain, image by image
-    expected: float  # accuracy above `head`, expectation and trial together
+    expected: float  # accuracy above `head`, from rule and trial together
     sd: float  # of that expectation
     forecast: Forecast
     affordable: bool
-    why_not: str = ""  # tried
+    why_not: str = ""  # why it was not tried
 
 
 @dataclass(frozen=True)
 class Advice(OneLine):
-    """Which strategy, and why."""
+    """The recommended strategy and the reasons."""
 
     strategy: str
     reason: str
-    rule: str  # what the rule by amount of data says
+    rule: str  # the strategy by the rule for this amount of data
     model: str
     data: str
     per_class: float
@@ -107,7 +103,7 @@ class Advice(OneLine):
 
 @dataclass
 class Case:
-    """What advice is for."""
+    """The model and data that need advice."""
 
     model: PretrainedModel
     anatomy: Anatomy
@@ -117,7 +113,7 @@ class Case:
     store: Store | None = None
 
     def task(self, strategy: str, data: DataSet | None = None) -> tuple[Any, TrainOptions]:
-        """Plan and options of a strategy, as `train` would take them for all the data."""
+        """Plan and options of a strategy, as `train` would use them on all the data."""
         plan = plan_strategy(self.anatomy, strategy, self.edits)
         return plan, TrainOptions().filled(recipe(plan, data or self.data))
 
@@ -131,14 +127,14 @@ def advise(
     report: Report | None = None,
     flags: Sequence[str] = (),
 ) -> tuple[Advice, CostTracker]:
-    """Measure, and say which strategy.
+    """Measure, and recommend a strategy.
 
     Args:
         budget: seconds that the training may take.
-        flags: what else should be known, such as target images from the source's own data.
+        flags: other remarks, such as target images that come from the pretraining data.
 
     Returns:
-        The advice, and what finding it took.
+        The advice and its cost.
     """
     spent, began = CostTracker(Clock(machine())), time.perf_counter()
     tell = report or (lambda _: None)
@@ -146,10 +142,10 @@ def advise(
     folds = min(FOLDS, used.per_class)
     steps = 2 + 2 * len(STRATEGIES)
 
-    def said(step: int) -> None:
+    def report_step(step: int) -> None:
         tell(Progress("advice", "advising", step, steps))
 
-    said(0)
+    report_step(0)
     probes, fractions = _probed(case, used, folds, spent) if folds > 1 else ((), ())
     forecasts = {}
     for step, strategy in enumerate(STRATEGIES, 1):
@@ -166,53 +162,57 @@ def advise(
             price=price,
         )
         spent.charge("advising", sum(tally.flops.values()))
-        said(step)
-    allowance = max(ALLOWANCE, OF_BUDGET * (budget or 0.0))
+        report_step(step)
     trials, why_not = _trials(
-        case, used, folds, forecasts, allowance, spent, lambda k: said(1 + len(STRATEGIES) + k)
+        case=case,
+        used=used,
+        folds=folds,
+        forecasts=forecasts,
+        allowance=max(TRIAL_SECONDS, BUDGET_SHARE * (budget or 0.0)),
+        spent=spent,
+        report_step=lambda k: report_step(1 + len(STRATEGIES) + k),
     )
     tried = _weighed(used.labels["train"].numpy(), probes, trials, why_not, forecasts, budget)
     chosen = verdict([t for t in tried if t.affordable])
-    found = Advice(
-        chosen.strategy,
-        _reason(chosen, tried, budget_text),
-        FOR_VERDICT[case.data.size_verdict],
-        case.model.name,
-        case.data.name,
-        case.data.mean_count,
-        len(case.data.classes),
-        tried,
-        probes,
-        fractions,
-        _sure(chosen, tried),
-        time.perf_counter() - began,
-        (*flags, *_differs(probes)),
+    advice = Advice(
+        strategy=chosen.strategy,
+        reason=_reason(chosen, tried, budget_text),
+        rule=FOR_VERDICT[case.data.size_verdict],
+        model=case.model.name,
+        data=case.data.name,
+        per_class=case.data.mean_count,
+        classes=len(case.data.classes),
+        evidence=tried,
+        probes=probes,
+        fractions=fractions,
+        sure=_certainty(chosen, tried),
+        seconds=time.perf_counter() - began,
+        flags=(*flags, *_differs(probes)),
     )
-    return found, spent
+    return advice, spent
 
 
-# ── probes ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── probes ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _probed(
     case: Case, used: DataSet, folds: int, spent: CostTracker
 ) -> tuple[tuple[Probe, ...], tuple[tuple[float, float], ...]]:
-    """Each stage's output as features; and the last one's with half of the labels."""
+    """Probe each stage's output as features, and the last stage's with half of the labels."""
     images, labels = used.images["train"], used.labels["train"].numpy()
     module = build(case.model, case.edits, "pretrained", 0, case.scopes)
     stages = stage_features(module, case.anatomy, case.model.transform, images)
     spent.charge("advising", len(images) * forward_flops(module, case.model.transform(images[:2])))
     probes = probe(stages, labels, folds)
     last = list(stages.values())[-1]
-    enough = (
-        used.per_class * (folds - 1) / folds / 2 >= 1
-    )  # half of a fold's labels: one in each class
+    # Half of a fold's labels must hold one per class.
+    enough = used.per_class * (folds - 1) / folds / 2 >= 1
     half = cross_validated(last, labels, folds, share=0.5) if enough else None
     fractions = ((0.5, float(half.mean())), (1.0, probes[-1].accuracy)) if half is not None else ()
     return probes, fractions
 
 
-# ── trials ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── trials ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _trials(
@@ -222,29 +222,36 @@ def _trials(
     forecasts: Mapping[str, Forecast],
     allowance: float,
     spent: CostTracker,
-    said: Callable[[int], None],
+    report_step: Callable[[int], None],
 ) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """What each strategy says of held-out images, logits (n, C); those that take too long are left out, and why."""
-    found: dict[str, np.ndarray] = {}
+    """Train each strategy that is quick enough on folds of the labels.
+
+    Returns:
+        Logits of the held-out images `(n, C)` by strategy, and why others were left out.
+    """
+    logits: dict[str, np.ndarray] = {}
     why_not: dict[str, str] = {}
     whole = sum(case.data.splits.get(s, 0) for s in ("train", "val"))
     left = allowance
     for step, strategy in enumerate(STRATEGIES):
-        said(step)
+        report_step(step)
         share = (folds - 1) / max(folds, 1) * len(used.labels["train"]) / whole
-        takes = folds * share * sum(forecasts[strategy].phases[phase] for phase in OF_A_TRIAL)
+        takes = folds * share * sum(forecasts[strategy].phases[phase] for phase in TRIAL_PHASES)
         if folds < 2:
-            why_not[strategy] = "one label in a class: none can be held out"
+            why_not[strategy] = "a class has one label: none can be held out"
         elif takes > left:
             why_not[strategy] = f"trying it would take about {takes:.0f} s"
             break
         else:
-            found[strategy] = _tried(case, used, strategy, folds, spent)
+            logits[strategy] = _held_out_logits(case, used, strategy, folds, spent)
             left -= takes
-    return found, why_not
+    return logits, why_not
 
 
-def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: CostTracker) -> np.ndarray:
+def _held_out_logits(
+    case: Case, used: DataSet, strategy: str, folds: int, spent: CostTracker
+) -> np.ndarray:
+    """Logits `(n, C)` of each image from the training that held it out."""
     plan, options = case.task(strategy)
     labels = used.labels["train"]
     logits = np.zeros((len(labels), len(used.classes)), np.float32)
@@ -266,13 +273,13 @@ def _tried(case: Case, used: DataSet, strategy: str, folds: int, spent: CostTrac
         if run.status == "stopped":
             raise KeyboardInterrupt
         spent.charge("advising", run.flops)
-        said = run.answers().logits
-        assert said is not None  # a trial's are there
-        logits[held] = said.numpy()
+        held_logits = run.answers().logits
+        assert held_logits is not None  # a trial keeps them
+        logits[held] = held_logits.numpy()
     return logits
 
 
-# ── the verdict ───────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the verdict ───────────────────────────────────────────────────────────────────────────────────
 
 
 def _weighed(
@@ -283,73 +290,75 @@ def _weighed(
     forecasts: Mapping[str, Forecast],
     budget: float | None,
 ) -> tuple[Tried, ...]:
-    """For each strategy what is expected above `head`: the rule, moved by what trials showed."""
+    """For each strategy, the accuracy expected above `head`: the rule updated by trials."""
     accuracies = {
         strategy: float((logits.argmax(1) == labels).mean()) for strategy, logits in trials.items()
     }
     losses = {strategy: calibrated_loss(logits, labels) for strategy, logits in trials.items()}
     head = accuracies.get("head", probes[-1].accuracy if probes else None)
     wrong = max(1 - head, 0.5 / len(labels)) if head is not None else 0.0
-    expected = {"head": (0.0, 0.0), "partial": REMOVED, "full": FURTHER}
-    mean, variance, found = 0.0, 0.0, list[Tried]()
+    expected = {"head": (0.0, 0.0), "partial": PARTIAL_GAIN, "full": FULL_GAIN}
+    mean, variance, weighed = 0.0, 0.0, list[Tried]()
     for strategy, before in zip(STRATEGIES, ("", *STRATEGIES), strict=False):
         gain = error = None
         if strategy in losses and before in losses:
-            each = (
-                wrong * (losses[before] - losses[strategy]) / max(LEAST_LOSS, losses["head"].mean())
-            )
-            gain, error = float(each.mean()), float(each.std(ddof=1)) / math.sqrt(len(each))
+            scale = max(LEAST_LOSS, losses["head"].mean())
+            gains = wrong * (losses[before] - losses[strategy]) / scale
+            gain, error = float(gains.mean()), float(gains.std(ddof=1)) / math.sqrt(len(gains))
         share, sd_of_share = expected[strategy]
-        doubt = None if error is None else math.hypot(error, BEYOND * wrong)
-        prior = wrong * share, max(LEAST_SD, wrong * sd_of_share) if sd_of_share and wrong else 0.0
-        step, sd = _together(*prior, gain, doubt)
+        doubt = None if error is None else math.hypot(error, MODEL_DOUBT * wrong)
+        prior_sd = max(LEAST_SD, wrong * sd_of_share) if sd_of_share and wrong else 0.0
+        step, sd = _combined(wrong * share, prior_sd, gain, doubt)
         mean, variance = mean + step, variance + sd**2
         affordable = budget is None or strategy == "head" or forecasts[strategy].seconds <= budget
         skipped = why_not.get(
-            strategy, "" if strategy in trials else "a shallower one already took too long to try"
+            strategy, "" if strategy in trials else "a shallower strategy already took too long"
         )
-        found.append(
+        weighed.append(
             Tried(
-                strategy,
-                accuracies.get(strategy),
-                gain,
-                error,
-                mean,
-                math.sqrt(variance),
-                forecasts[strategy],
-                affordable,
-                skipped,
+                strategy=strategy,
+                accuracy=accuracies.get(strategy),
+                gain=gain,
+                error=error,
+                expected=mean,
+                sd=math.sqrt(variance),
+                forecast=forecasts[strategy],
+                affordable=affordable,
+                why_not=skipped,
             )
         )
-    return tuple(found)
+    return tuple(weighed)
 
 
 def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-entropy of each image `(n,)` from logits `(n, C)`, divided by the one temperature that suits them best: networks
-    that are trained longer are surer of everything, which says nothing of what they know.
+    """Cross-entropy `(n,)` of each image from logits `(n, C)`, after temperature scaling.
 
-    Source: Guo and others, On Calibration of Modern Neural Networks, ICML 2017.
+    One temperature, the best for these logits, is used for all: networks that train longer become
+    more confident in everything, which says nothing about what they know.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
 
     def loss(temperature: float) -> np.ndarray:
         scaled = logits.astype(np.float64) / temperature
         scaled -= scaled.max(1, keepdims=True)
-        found: np.ndarray = np.log(np.exp(scaled).sum(1)) - scaled[np.arange(len(labels)), labels]
-        return found
+        true_logits = scaled[np.arange(len(labels)), labels]
+        losses: np.ndarray = np.log(np.exp(scaled).sum(1)) - true_logits
+        return losses
 
-    return min((loss(t) for t in TEMPERATURES), key=lambda each: float(each.mean()))
+    return min((loss(t) for t in TEMPERATURES), key=lambda losses: float(losses.mean()))
 
 
 def verdict(tried: Sequence[Tried]) -> Tried:
-    """The fewest changes that no further ones are expected to beat by more than a point."""
+    """The strategy with the fewest changes that none should beat by more than a point."""
     best = max(t.expected for t in tried)
-    return next(t for t in tried if t.expected >= best - CLOSE)
+    return next(t for t in tried if t.expected >= best - WORTHWHILE_GAIN)
 
 
-def _together(
+def _combined(
     mean: float, sd: float, measured: float | None, error: float | None
 ) -> tuple[float, float]:
-    """An expectation and a measurement, each by its precision (the normal distribution's conjugate update)."""
+    """Combine a prior and a measurement, weighted by precision (normal conjugate update)."""
     if measured is None or not error or not sd:
         return mean, sd
     weights = 1 / sd**2, 1 / error**2
@@ -357,44 +366,47 @@ def _together(
 
 
 def _reason(chosen: Tried, tried: Sequence[Tried], budget: str) -> str:
-    """In two sentences."""
+    """The reason in one or two sentences."""
     best = max((t for t in tried if t.affordable), key=lambda t: t.expected)
     if chosen.strategy == "head" and chosen.accuracy is None and best.sd == 0:
-        words = "Nothing can be held out to compare with, so the fewest changes it is."
+        words = "No labels can be held out for a comparison, so the fewest changes win."
     elif best is chosen and chosen.strategy != "head":
-        words = f"{100 * chosen.expected:.1f} points more than head are expected, ± {100 * chosen.sd:.1f}."
+        gain = f"{100 * chosen.expected:.1f} points more than head, ± {100 * chosen.sd:.1f}"
+        words = f"It is expected to gain {gain}."
     elif best is chosen:
         words = "More changes are not expected to gain anything."
     else:
         more, sd = best.expected - chosen.expected, math.sqrt(max(0.0, best.sd**2 - chosen.sd**2))
         gain = f"{100 * more:.1f} points more, ± {100 * sd:.1f}"
-        words = f"{best.strategy} is expected to gain {gain}: too little for more changes."
+        words = f"{best.strategy} is expected to gain {gain}: too little to justify more changes."
     dear = [t.strategy for t in tried if not t.affordable]
     over = f" {' and '.join(dear)} would exceed {budget}." if dear else ""
     return words + over
 
 
-def _sure(chosen: Tried, tried: Sequence[Tried]) -> str:
+def _certainty(chosen: Tried, tried: Sequence[Tried]) -> str:
     """How likely it is that no other strategy is more than a point better."""
     rivals = [t for t in tried if t is not chosen and t.affordable]
-    chance = min(
-        (_below(chosen.expected - t.expected + CLOSE, abs(t.sd**2 - chosen.sd**2)) for t in rivals),
-        default=1.0,
+    chances = [
+        _below(chosen.expected - t.expected + WORTHWHILE_GAIN, abs(t.sd**2 - chosen.sd**2))
+        for t in rivals
+    ]
+    chance = min(chances, default=1.0)
+    return (
+        f"that no other strategy is more than a point better: {chance:.0%}, "
+        "by the expectations above"
     )
-    return f"that no other is more than a point better: {chance:.0%}, by the expectations above"
 
 
 def _below(margin: float, variance: float) -> float:
-    """Chance that a normal deviate of this variance stays below a margin."""
-    return (
-        0.5 * (1 + math.erf(margin / math.sqrt(2 * variance)))
-        if variance > 0
-        else float(margin >= 0)
-    )
+    """The probability that a centred normal variable of this variance stays below a margin."""
+    if variance <= 0:
+        return float(margin >= 0)
+    return 0.5 * (1 + math.erf(margin / math.sqrt(2 * variance)))
 
 
 def _differs(probes: Sequence[Probe]) -> tuple[str, ...]:
-    """A different problem: an earlier stage's features say more than the last one's."""
+    """A remark if an earlier stage's features separate the classes better than the last's."""
     if len(probes) < 2:
         return ()
     best, last = max(probes, key=lambda p: p.accuracy), probes[-1]

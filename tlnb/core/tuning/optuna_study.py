@@ -1,4 +1,4 @@
-"""Studies of Optuna: opened or made, in a journal file or a database, with our sampler and pruner."""
+"""Open or create Optuna studies in a journal file or a database."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from tlnb.core.tuning.study_journal import check_scores, mended, set_aside
 if TYPE_CHECKING:
     import optuna
 
-STARTUP = 5  # trials that are drawn at random before the search learns, and before any is pruned
-OPENING = (0.1, 0.3, 1.0)  # seconds before a study that could not be opened is tried again
+STARTUP_TRIALS = 5  # random trials before the search learns, and before any trial is pruned
+RETRY_DELAYS = (0.1, 0.3, 1.0)  # seconds between attempts to open a study
 
 
 def open_study(
     name: str, place: str, seed: int, epochs: int
 ) -> tuple[optuna.Study, tuple[str, ...]]:
-    """The study, made where there is none, and notes on what became of its journal.
+    """Open a study, or create it; also return notes on repairs of its journal.
 
     Args:
-        place: a file for Optuna's journal, or a database's URL.
-        epochs: of a trial.
+        place: a file for Optuna's journal, or a database URL.
+        epochs: epochs per trial.
 
     Raises:
-        UsageError: no Optuna, or storage that cannot be used.
+        UsageError: Optuna is missing, or the storage cannot be used.
     """
     optuna = imported_optuna()
     try:
@@ -42,9 +42,10 @@ def open_study(
             notes.append(set_aside(Path(place).expanduser(), type(error).__name__))
             study = _study_in(name, place)
         study.sampler = sampler(seed + len(study.trials))
-        study.pruner = optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=max(1, epochs // 4))
+        warmup = max(1, epochs // 4)
+        study.pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=warmup)
         return study, tuple(filter(None, notes))
-    except Exception as error:  # a file, a database, its driver: each raises its own
+    except Exception as error:  # files, databases and their drivers each raise their own
         reason = " ".join(str(error).split())[:100]
         raise UsageError(
             f"--storage {place} cannot be used ({reason}): give a file, or sqlite:///tuning.db"
@@ -52,10 +53,10 @@ def open_study(
 
 
 def imported_optuna() -> Any:
-    """The library, with its warnings alone.
+    """Import Optuna and set it to log only warnings.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: Optuna is not installed.
     """
     try:
         import optuna
@@ -78,16 +79,16 @@ def _study_in(name: str, place: str) -> optuna.Study:
         load_if_exists=True,
     )
     study = _opened(make)
-    check_scores(study.get_trials())  # all of them can be read
+    check_scores(study.get_trials())  # reads every trial
     return study
 
 
 def _opened(make: Callable[[], optuna.Study]) -> optuna.Study:
-    """The study; one that several processes make at the same moment is there at the next look."""
-    for wait in OPENING:
+    """Open the study, retrying: several processes may be creating it at the same moment."""
+    for wait in RETRY_DELAYS:
         try:
             return make()
-        # each storage has its own words for what another process did a moment before
+        # Each storage raises its own error for what another process did a moment before.
         except Exception:
             time.sleep(wait)
     return make()
@@ -105,17 +106,17 @@ def _storage(place: str) -> Any:
 
 
 def sampler(seed: int) -> Any:
-    """Draws some trials at random, then learns from those that there are."""
+    """A sampler that draws some trials at random, then learns from the study."""
     from optuna.samplers import TPESampler
 
-    return TPESampler(seed=seed, n_startup_trials=STARTUP)
+    return TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
 
 
 def beginning_with(values: dict[str, Any], otherwise: Any) -> Any:
-    """The sampler of a study's first trial, which has these values; what they leave open is drawn by another sampler."""
+    """A sampler for a study's first trial: these values, the rest drawn by another sampler."""
     from optuna.exceptions import ExperimentalWarning
     from optuna.samplers import PartialFixedSampler
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # it has been that since 2.4
+        warnings.simplefilter("ignore", ExperimentalWarning)  # experimental since Optuna 2.4
         return PartialFixedSampler(values, otherwise)

@@ -1,4 +1,4 @@
-"""What is tuned: a training as data, the values that are searched, and the plan that they mean."""
+"""The search space of tuning: the values searched, and the plans they give."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tlnb.core.storage.activation_cache import key_of
 if TYPE_CHECKING:
     import optuna
 
-AROUND = 10.0  # times the recipe's learning rate, up and down
-DECAYS = (1e-4, 0.5)
-BATCHES = (16, 32, 64, 128)  # searched for a random start
-DEEPER = ("head", "partial", "full")  # strategies within which the depth of freezing is searched
+RATE_FACTOR = 10.0  # learning rates from the recipe's divided by this to the recipe's times this
+DECAY_RANGE = (1e-4, 0.5)
+BATCH_SIZES = (16, 32, 64, 128)  # searched only from scratch
+DEPTH_STRATEGIES = ("head", "partial", "full")  # for these, the number of trained stages too
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is tuned: a training as data."""
+    """The training to tune, as data."""
 
     model: PretrainedModel
     anatomy: Anatomy
     data: DataSet
     plan: Plan
-    options: TrainOptions  # filled in: the values that the search starts from
+    options: TrainOptions  # filled in: the starting values of the search
     scopes: Scopes | None = None
 
     @property
@@ -40,7 +40,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Everything that makes results comparable: two studies with the same key are one."""
+        """A hash of everything that makes results comparable: equal keys share one study."""
         plan = (
             self.plan
             if self.depths is None
@@ -59,23 +59,24 @@ class Task:
 
     @property
     def depths(self) -> int | None:
-        """How many stages, counted from the output, may train; None where depth is not searched."""
-        return (
-            len(self.anatomy.stages) if not self.scratch and self.plan.strategy in DEEPER else None
-        )
+        """The most stages, counted from the output, that may train; None if not searched."""
+        if self.scratch or self.plan.strategy not in DEPTH_STRATEGIES:
+            return None
+        return len(self.anatomy.stages)
 
     @property
     def space(self) -> tuple[str, ...]:
-        """What is searched, in words."""
+        """The search space in words."""
         lr = self.options.lr or 0.001
         augment = self.augmentations
         words = [
-            f"learning rate {lr / AROUND:g} to {lr * AROUND:g}",
-            f"weight decay {DECAYS[0]:g} to {DECAYS[1]:g}",
+            f"learning rate {lr / RATE_FACTOR:g} to {lr * RATE_FACTOR:g}",
+            f"weight decay {DECAY_RANGE[0]:g} to {DECAY_RANGE[1]:g}",
             f"augmentation {' or '.join(augment)}",
         ]
         words += [f"the last 1 to {self.depths} stages"] if self.depths else []
-        return (*words, *([f"batches of {', '.join(map(str, BATCHES))}"] if self.scratch else []))
+        words += [f"batches of {', '.join(map(str, BATCH_SIZES))}"] if self.scratch else []
+        return tuple(words)
 
     @property
     def augmentations(self) -> tuple[str, str]:
@@ -84,7 +85,8 @@ class Task:
     def start(self) -> dict[str, Any]:
         """The recipe's values: the first trial, so that tuning never ends below it."""
         values: dict[str, Any] = {"lr": self.options.lr, "augment": self.options.augment}
-        values["weight_decay"] = min(max(self.options.weight_decay or 0.0, DECAYS[0]), DECAYS[1])
+        least, most = DECAY_RANGE
+        values["weight_decay"] = min(max(self.options.weight_decay or 0.0, least), most)
         if values["augment"] not in self.augmentations:
             values["augment"] = self.augmentations[0]
         if self.depths:
@@ -92,26 +94,26 @@ class Task:
             values["last"] = max(1, len(stages))
         if self.scratch:
             values["batch_size"] = min(
-                BATCHES, key=lambda size: abs(size - (self.options.batch_size or 32))
+                BATCH_SIZES, key=lambda size: abs(size - (self.options.batch_size or 32))
             )
         return values
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Any]:
-        """Values from the search space."""
+        """Draw values from the search space."""
         lr = self.options.lr or 0.001
         values: dict[str, Any] = {
-            "lr": trial.suggest_float("lr", lr / AROUND, lr * AROUND, log=True),
-            "weight_decay": trial.suggest_float("weight_decay", *DECAYS, log=True),
+            "lr": trial.suggest_float("lr", lr / RATE_FACTOR, lr * RATE_FACTOR, log=True),
+            "weight_decay": trial.suggest_float("weight_decay", *DECAY_RANGE, log=True),
             "augment": trial.suggest_categorical("augment", self.augmentations),
         }
         if self.depths:
             values["last"] = trial.suggest_int("last", 1, self.depths)
         if self.scratch:
-            values["batch_size"] = trial.suggest_categorical("batch_size", BATCHES)
+            values["batch_size"] = trial.suggest_categorical("batch_size", BATCH_SIZES)
         return values
 
     def planned(self, values: dict[str, Any]) -> tuple[Plan, TrainOptions]:
-        """The plan and the options of a trial."""
+        """The plan and options of a trial with these values."""
         changed = {k: v for k, v in values.items() if k != "last"}
         plan = self.plan
         if "last" in values:
@@ -120,7 +122,7 @@ class Task:
 
 
 def depth_plan(anatomy: Anatomy, plan: Plan, last: int) -> Plan:
-    """The plan that trains the last stages: `head` for one, `full` for all."""
+    """The plan that trains the last stages: `head` for one stage, `full` for all."""
     if last <= 1:
         return plan_strategy(anatomy, "head", plan.edits)
     if last >= len(anatomy.stages):

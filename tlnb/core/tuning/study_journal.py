@@ -1,6 +1,7 @@
-"""A study's journal, one JSON object a line: read up to its last whole line, and set aside where it is damaged.
+"""Repair a study's journal, which has one JSON object per line.
 
-A disk that was full, or a process that was killed, leaves half a line behind; whatever is appended to that is lost with it.
+A full disk or a killed process leaves half a line behind, and whatever is appended to that is lost
+with it. So a journal is cut after its last whole line; a damaged one is set aside.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from tlnb.core.runtime.typed_json import parse
 if TYPE_CHECKING:
     import optuna
 
-MOST = 2 * 10**8  # bytes
+MOST_BYTES = 2 * 10**8  # of a journal
 
 
 def mended(place: str) -> str:
-    """See to it that Optuna can read a journal to its end; what had to be done, in a line. Databases see to themselves.
+    """Repair a journal so that Optuna can read it to its end; databases need no repair.
+
+    Returns:
+        What was done, in one line; empty if nothing was.
 
     Raises:
         OSError, ValueError: as `sound_journal`.
@@ -39,51 +43,53 @@ def mended(place: str) -> str:
 
 
 def check_scores(trials: Sequence[optuna.trial.FrozenTrial]) -> None:
-    """Sees to it that every trial that ended has one score: Optuna's samplers count on that.
+    """Check that every trial that has ended has one score, as Optuna's samplers assume.
 
     Raises:
-        ValueError: one has none, or several.
+        ValueError: a trial with several scores, or an empty list of them.
     """
     for trial in trials:
         if trial.values is not None and len(trial.values) != 1:
-            raise ValueError(f"trial {trial.number} has {len(trial.values)} scores instead of one")
+            raise ValueError(f"trial {trial.number} has {len(trial.values)} scores, expected one")
 
 
 def sound_journal(path: Path) -> str:
-    """Make a journal end with its last whole line; one that is damaged is set aside. To be called under the journal's lock.
+    """Cut a journal after its last whole line, or set a damaged one aside.
+
+    Call it only while holding the journal's lock.
 
     Returns:
-        What was done, in a line; empty where nothing was, or there is no journal yet.
+        What was done, in one line; empty if nothing was, or there is no journal yet.
 
     Raises:
-        OSError: it cannot be read or changed.
-        ValueError: a file that is no journal at all.
+        OSError: the journal cannot be read or changed.
+        ValueError: the file is not a journal at all.
     """
     if is_link(path):
         return set_aside(path, "it is a link")
     if not path.exists():
         return ""
     try:
-        text = read_text(path, MOST)
+        text = read_text(path, MOST_BYTES)
     except UnicodeDecodeError:
-        return set_aside(path, "it is no text")
+        return set_aside(path, "it is not text")
     whole, end, rest = text.rpartition("\n")
     lines = whole.split("\n") if end else []
     if lines and not _is_entry(lines[0]):
-        raise ValueError("it is no journal of Optuna's")
+        raise ValueError("it is not an Optuna journal")
     if not all(map(_is_entry, lines)):
-        return set_aside(path, "it holds lines that are damaged")
+        return set_aside(path, "it has damaged lines")
     if not rest:
         return ""
     os.truncate(path, len((whole + end).encode()))
-    return f"the last line of {path.name} was cut off half-way, and is left out"
+    return f"the last line of {path.name} was cut off and is left out"
 
 
 def set_aside(path: Path, why: str) -> str:
-    """Rename a journal, so that a new one begins; what was done, in a line.
+    """Rename a journal, so that a new one starts; return what was done, in one line.
 
     Raises:
-        OSError: it cannot be renamed.
+        OSError: the journal cannot be renamed.
     """
     aside = next(
         p
@@ -91,16 +97,19 @@ def set_aside(path: Path, why: str) -> str:
         if not os.path.lexists(p := path.with_name(f"{path.name}.damaged-{k}"))
     )
     path.rename(aside)
-    return f"the study in {path.name} cannot be read ({why}): it is kept as {aside.name}, and a new one begins"
+    return (
+        f"the study in {path.name} cannot be read ({why}): "
+        f"it is kept as {aside.name}, and a new one starts"
+    )
 
 
 def _is_entry(line: str) -> bool:
     try:
-        found: Any = parse(line)
+        entry: Any = parse(line)
     except ValueError:
         return False
     return (
-        isinstance(found, dict)
-        and type(found.get("op_code")) is int
-        and isinstance(found.get("worker_id"), str)
+        isinstance(entry, dict)
+        and type(entry.get("op_code")) is int
+        and isinstance(entry.get("worker_id"), str)
     )

@@ -1,8 +1,8 @@
-"""Searching hyperparameters with Optuna: what to search, what to choose by, and what it cost. Test images choose nothing.
+"""Hyperparameter search with Optuna. Test images are never used to choose.
 
-Where the data hold labels out (`val`) trials are judged by those; else by cross-validation on the training labels, whose
-last epoch counts, as it does in the run. Results lie in a journal file or a database, so that a study can go on later and
-several processes can share it.
+Trials are scored on the held-out labels (`val`) if the data has them, else by cross-validation on
+the training labels, where the last epoch counts, as it does in the run. Results are stored in a
+journal file or a database, so that a study can be continued later and shared by several processes.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     import optuna
 
 FOLDS = 3
-CLOSE = 0.01  # accuracy within which a trial is as good as the best
+CLOSE_ACCURACY = 0.01  # difference in accuracy within which a trial counts as good as the best
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of hyperparameters, and what became of it."""
+    """One set of hyperparameters and its result."""
 
     number: int
     values: dict[str, Any]
-    accuracy: float | None  # on what trials are judged by; None: stopped before it could be told
+    accuracy: float | None  # on the labels that score trials; None: stopped before any
     status: str  # finished, pruned, stopped
     seconds: float
     flops: float
@@ -50,10 +50,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning(OneLine):
-    """A study: its trials, oldest first, and what they found."""
+    """A study: its trials, oldest first, and the best plan."""
 
     name: str
-    strategy: str  # of the plan it was for; `scratch` for a baseline
+    strategy: str  # of the plan that was tuned; `scratch` for a baseline
     data: str
     judged_by: str
     trials: tuple[Trial, ...]
@@ -62,18 +62,18 @@ class Tuning(OneLine):
     flops: float
     wh: float
     storage: str
-    status: str = "finished"  # stopped: by an interrupt
+    status: str = "finished"  # or "stopped", by an interrupt or a full disk
     space: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()  # what became of its journal, where something did
+    notes: tuple[str, ...] = ()  # repairs of its journal, if any
 
     @property
     def best(self) -> Trial | None:
         """The first of the best trials."""
-        told = [t for t in self.trials if t.status == "finished" and t.accuracy is not None]
-        return max(told, key=lambda t: (t.accuracy or 0.0, -t.number), default=None)
+        scored = [t for t in self.trials if t.status == "finished" and t.accuracy is not None]
+        return max(scored, key=lambda t: (t.accuracy or 0.0, -t.number), default=None)
 
-    def until_close(self, points: float = CLOSE) -> tuple[int, float] | None:
-        """(trials, seconds) until one came within so much of the best accuracy; None without any."""
+    def until_close(self, points: float = CLOSE_ACCURACY) -> tuple[int, float] | None:
+        """(trials, seconds) until one came within `points` of the best accuracy, or None."""
         best, spent = self.best, 0.0
         for count, trial in enumerate(self.trials, 1):
             spent += trial.seconds
@@ -102,21 +102,23 @@ def tune(
     store: Store | None = None,
     report: Report | None = None,
 ) -> tuple[Tuning, list[Run]]:
-    """Search. An interrupt ends it; what was tried so far counts.
+    """Search hyperparameters. An interrupt ends the search; the trials so far count.
 
     Args:
-        trials: to add to what the study has.
-        seconds: no trial begins that is likely to end later.
-        storage: a file for Optuna's journal, or a database's URL; default: a journal by the task's key in TLNB_HOME.
+        trials: number of trials to add to the study.
+        seconds: no trial starts that would likely end later.
+        storage: a file for Optuna's journal, or a database URL; default: a journal in TLNB_HOME,
+            named by the task's key.
 
     Returns:
-        The study with all its trials, those of other processes included, and the runs of this call, to be charged.
+        The study with all its trials, including those of other processes, and the runs of this
+        call, to be charged.
 
     Raises:
-        UsageError: no Optuna, too few labels to choose by, storage that cannot be used.
+        UsageError: Optuna is missing, too few labels to hold any out, storage that cannot be used.
     """
     if trials < 1:
-        raise UsageError(f"--trials {trials} tries nothing: use 1 or more")
+        raise UsageError(f"--trials {trials} is too small: use 1 or more")
     imported_optuna()
     parts, judged_by = to_choose_by(task.data, seed)
     place = storage or _default_storage(task)
@@ -159,33 +161,33 @@ class _Search:
     def add(
         self, trials: int, seconds: float | None, began: float, report: Report
     ) -> tuple[str, str]:
-        """`finished` or `stopped` (an interrupt, a full disk), and a note where there is something to say.
+        """Add trials; return `finished` or `stopped` (an interrupt, a full disk), and a note.
 
         Raises:
-            UsageError: not even one trial could be written.
+            UsageError: not even the first trial could be written.
         """
         for count in range(trials):
-            if seconds is not None and count and not _room(began, count, seconds):
+            if seconds is not None and count and not _fits(began, count, seconds):
                 break
             try:
                 best = max(self._accuracies(), default=None)
                 report(Progress(self._study.study_name, "tuning", count, trials, None, best))
                 if not self._add_one():
                     return "stopped", ""
-            # between trials: within one it ends the training, which is charged
+            # Between trials; an interrupt within a trial ends its training, which is charged.
             except KeyboardInterrupt:
                 return "stopped", ""
-            except OSError as error:  # a full disk: what was tried counts
+            except OSError as error:  # a full disk; the trials so far count
                 reason = error.strerror or type(error).__name__
                 if not self.runs:
                     raise UsageError(
-                        f"the study cannot be written ({reason}): free some room, then try again"
+                        f"the study cannot be written ({reason}): free some space, then try again"
                     ) from None
-                return "stopped", f"the study could not be written any more ({reason})"
+                return "stopped", f"the study could no longer be written ({reason})"
         return "finished", ""
 
     def _accuracies(self) -> list[float]:
-        """Of the trials that ran to their end."""
+        """Accuracies of the completed trials."""
         return [
             t.value
             for t in self._study.trials
@@ -193,15 +195,15 @@ class _Search:
         ]
 
     def _add_one(self) -> bool:
-        """Try once; whether it was not interrupted."""
+        """Run one trial; return False if it was interrupted."""
         from optuna.trial import TrialState
 
         trial = self._study.ask()
-        # others add trials too: by its number each draws what none of them draws
+        # Other processes add trials too; seeding by the number avoids drawing the same values.
         if trial.number != self._expected:
             self._sampler = sampler(self._seed + trial.number)
         self._expected = trial.number + 1
-        # the recipe's values come first, so that tuning never ends below them
+        # The recipe's values come first, so that tuning never ends below them.
         self._study.sampler = (
             self._sampler if trial.number else beginning_with(self._task.start(), self._sampler)
         )
@@ -217,7 +219,7 @@ class _Search:
 
 
 def _with_best(task: Task, tuning: Tuning) -> Plan:
-    """The task's plan with the best values in its options, or in those for its baseline."""
+    """The task's plan with the best values in its options, or in its baseline's options."""
     if tuning.best is None:
         return task.plan
     plan, options = task.planned(tuning.best.values)
@@ -239,11 +241,11 @@ def _with_best(task: Task, tuning: Tuning) -> Plan:
     )
 
 
-# ── one trial ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── one trial ─────────────────────────────────────────────────────────────────────────────────────
 
 
-class _Enough(KeyboardInterrupt):
-    """Ends a training early, as an interrupt would: what it cost is kept."""
+class _Pruned(KeyboardInterrupt):
+    """Ends a training early, as an interrupt would, so that its cost is recorded."""
 
 
 @dataclass
@@ -258,7 +260,7 @@ class _Tried:
 
 
 def _try(task: Task, trial: optuna.Trial, parts: list[DataSet], store: Store) -> _Tried:
-    """Train with a trial's values, on every part; what is frozen is computed once for all trials."""
+    """Train with a trial's values on every part; frozen layers are computed only once."""
     plan, options = task.planned(task.suggest(trial))
     tried = _Tried()
     for number, data in enumerate(parts):
@@ -287,7 +289,7 @@ def _try(task: Task, trial: optuna.Trial, parts: list[DataSet], store: Store) ->
 
 
 def _pruning(trial: optuna.Trial, tried: _Tried, before: int) -> Callable[[Progress], None]:
-    """Ends a training that others of the study were ahead of at the same epoch."""
+    """A progress callback that ends a training if the study's pruner says so."""
 
     def watch(progress: Progress) -> None:
         if progress.phase != "training" or progress.accuracy is None:
@@ -295,30 +297,31 @@ def _pruning(trial: optuna.Trial, tried: _Tried, before: int) -> Callable[[Progr
         trial.report(progress.accuracy, before + progress.epoch)
         if progress.epoch < progress.epochs and trial.should_prune():
             tried.pruned = True
-            raise _Enough
+            raise _Pruned
 
     return watch
 
 
 def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
-    """The data as trials see them: the real test images, and those that only draw curves, are not among them.
+    """Split the data for trials, without the real test images and those that only draw curves.
 
     Returns:
-        Data sets with `train`, and with `test` standing for what trials are judged by; and in words what that is.
+        Data sets with `train` and, as `test`, the images that score a trial; and in words what
+        those are.
 
     Raises:
-        UsageError: a class with one label, of which none can be held out.
+        UsageError: a class with one label, so that none can be held out.
     """
     if "val" in data.splits:
         every = slice(None)
-        judged = data.with_splits(
+        part = data.with_splits(
             {"train": ("train", every), "val": ("val", every), "test": ("val", every)}
         )
-        return [judged], f"{data.splits['val']} held-out labels"
+        return [part], f"{data.splits['val']} held-out labels"
     folds = min(FOLDS, data.per_class)
     if folds < 2:
         raise UsageError(
-            "one label in a class leaves nothing to choose by: %tl_data with --per-class 2 or more"
+            "a class with one label leaves none to hold out: %tl_data with --per-class 2 or more"
         )
     parts = []
     for rows, held in folds_of(data.labels["train"].numpy(), folds, seed):
@@ -327,19 +330,18 @@ def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
     return parts, f"cross-validation on the training labels, {folds} folds"
 
 
-# ── what a study holds ─────────────────────────────────────────────────────────────────────────────────────────────
+# ── the contents of a study ───────────────────────────────────────────────────────────────────────
 
 
 def _is_sound(task: Task, trial: optuna.trial.FrozenTrial) -> bool:
-    """Whether a trial is one of this search's: a journal holds what anybody wrote into it."""
+    """Whether a trial fits this search: anyone can write anything into a journal."""
     figures = [trial.user_attrs.get(name) for name in ("seconds", "flops", "wh")]
-    told = [trial.value or 0.0, *trial.intermediate_values.values()]
+    accuracies = [trial.value or 0.0, *trial.intermediate_values.values()]
     try:
         task.planned(dict(trial.params))
         sound = all(type(f) in (int, float) and 0 <= float(f) < math.inf for f in figures)
-        return (
-            sound and trial.params.keys() == task.start().keys() and all(0 <= a <= 1 for a in told)
-        )
+        in_range = all(0 <= accuracy <= 1 for accuracy in accuracies)
+        return sound and trial.params.keys() == task.start().keys() and in_range
     except (TLError, TypeError, ValueError):
         return False
 
@@ -365,7 +367,7 @@ def _trial(trial: optuna.trial.FrozenTrial) -> Trial:
     )
 
 
-def _room(began: float, done: int, seconds: float) -> bool:
-    """Whether one more trial as long as those before is likely to fit."""
+def _fits(began: float, done: int, seconds: float) -> bool:
+    """Whether one more trial of average length is likely to fit."""
     spent = time.perf_counter() - began
     return spent + spent / done <= seconds

@@ -15,39 +15,40 @@ from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.session import Session
 
-CLOSE = 0.02  # relative difference within which a figure is the same
+TOLERANCE = 0.02  # relative difference within which two figures count as equal
 
 
 @exercise("6.1", "The whole network, within a budget")
 def within_a_budget(tl: Session) -> Steps:
-    def five(run: Run, data: DataFacts) -> bool:
+    def five_per_class(run: Run, data: DataFacts) -> bool:
         return data.request.source == "digits" and data.request.per_class == 5
 
     line = (
         "%tl_data digits --per-class 5, %tl_load glyphnet, %tl_strategy full, %tl_train --budget 2s"
     )
     yield from a_run(
-        tl, "full", five, like="it was trained on five images of each digit", line=line
+        tl, "full", five_per_class, like="it was trained on five images per digit", line=line
     )
     runs = [
         r
         for r in tl.runs
-        if r.strategy == "full" and r.status == "finished" and five(r, tl.data_of(r))
+        if r.strategy == "full" and r.status == "finished" and five_per_class(r, tl.data_of(r))
     ]
     given = [r for r in runs if r.event("budget")]
     by_hand = len(runs[-1].epochs) != 40
     yield Step(
-        "it was given a budget",
+        "it had a budget",
         given,
-        f"run {runs[-1].name!r} was given {'its number of epochs by hand' if by_hand else 'none'}",
-        f"%tl_train --budget TIME{' instead of --epochs' if by_hand else ''}, where %tl_forecast says what all epochs take",
+        f"run {runs[-1].name!r} had {'a number of epochs set by hand' if by_hand else 'no budget'}",
+        f"%tl_train --budget TIME{' instead of --epochs' if by_hand else ''}; "
+        "%tl_forecast says how long all epochs take",
     )
     short = [r for r in given if _cut_short(r)]
     yield Step(
-        "the budget was smaller than what all epochs take",
+        "the budget was too small for all epochs",
         short,
-        f"{len(given[-1].epochs)} epochs fitted into it, all that there were",
-        "a smaller budget: less than the seconds that %tl_forecast says for all epochs",
+        f"all {len(given[-1].epochs)} epochs fit into it",
+        "a smaller budget: fewer seconds than %tl_forecast gives for all epochs",
         "tl.train(budget=f'{tl.forecast().seconds / 2:.2f}s')",
     )
     run = short[-1]
@@ -66,73 +67,79 @@ def within_a_budget(tl: Session) -> Steps:
 
 
 def _cut_short(run: Run) -> bool:
-    """Whether a budget took epochs away."""
+    """Whether a budget reduced the number of epochs."""
     kept = run.event("budget")
     return kept is not None and kept.facts["epochs"] != kept.facts["wanted"]
 
 
 @exercise("6.2", "Both sides tuned, at your own price")
 def own_bill(tl: Session, names: Mapping[str, Any]) -> Steps:
-    def two(run: Run, data: DataFacts) -> bool:
+    def two_per_class(run: Run, data: DataFacts) -> bool:
         return data.request.source == "digits" and data.request.per_class == 2
 
     line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_tune --trials 2 --epochs 3, %tl_train"
     last = yield from a_run(
-        tl, where=two, like="it was trained on two images of each digit", line=line
+        tl, where=two_per_class, like="it was trained on two images per digit", line=line
     )
     price = tl.bill.price
     yield Step(
-        "the bill has a price of your own",
+        "the bill uses your own price",
         price is not None,
-        "it is at the list price",
-        "%tl_cost --price 0.2eur/h sets it from then on; %tl_compare --price is for one comparison",
+        "it uses the list price",
+        "%tl_cost --price 0.2eur/h sets it from now on; %tl_compare --price is for one comparison",
     )
     assert price is not None
     yield Step(
-        "the run has settings that tuning found",
+        "the run uses settings that tuning found",
         last.plan.tuned,
-        f"run {last.name!r} was trained without",
-        "%tl_tune --trials 2 --epochs 3 puts the best into the plan: train after it",
+        f"run {last.name!r} was trained without tuning",
+        "%tl_tune --trials 2 --epochs 3 puts the best values into the plan: train after that",
     )
     beside = [r for r in tl.runs if r.baseline_of == last.name and r.status == "finished"]
-    yield Step("it has a baseline", beside, f"none of run {last.name!r}", "%tl_train --scratch")
+    yield Step("it has a baseline", beside, f"run {last.name!r} has none", "%tl_train --scratch")
     yield Step(
-        "so has the baseline",
+        "the baseline is tuned too",
         beside[-1].plan.tuned,
-        f"{beside[-1].name!r} has the recipe's settings, which is not the same chance",
-        "%tl_tune --scratch comes before %tl_train --scratch",
+        f"{beside[-1].name!r} uses the recipe's settings, which is not a fair comparison",
+        "run %tl_tune --scratch before %tl_train --scratch",
     )
     counted, apart = _uses(tl, tuning_in=True), _uses(tl, tuning_in=False)
     yield Step(
-        "a use of the pretrained network saves something",
+        "using the pretrained network saves something",
         counted is not None and counted.uses,
-        "with tuning counted in, this use took no less than starting from scratch",
-        "the same number of trials and of their epochs on both sides",
+        "with tuning counted in, it cost no less than starting from scratch",
+        "use the same number of trials, and of epochs per trial, on both sides",
     )
     assert counted is not None and counted.uses
     answer = names.get("answer")
-    same = _is(answer, apart.uses if apart else None)
+    if _is(answer, apart.uses if apart else None):
+        instead = "that is the number without tuning"
+    elif answer is None:
+        instead = "there is no variable answer"
+    else:
+        instead = f"it is {answer!r}"
     yield Step(
-        "the variable answer says after how many uses the pretraining has paid for itself, tuning counted in",
+        "the variable answer says after how many uses the pretraining has paid for itself, "
+        "tuning counted in",
         _is(answer, counted.uses),
-        "that is the number without tuning"
-        if same
-        else "there is no variable answer"
-        if answer is None
-        else f"it is {answer!r}",
-        "%tl_compare --tuning in says it below the table",
-        "tl.compare(tuning='in').pays_off_after is the same as a number",
+        instead,
+        "%tl_compare --tuning in shows it below the table",
+        "tl.compare(tuning='in').pays_off_after is that number",
     )
     total, tuning = tl.bill.total, tl.bill.kinds["tuning"]
     without = f"{apart.uses:,.0f} without it" if apart and apart.uses else "without it never"
     return (
-        f"After {counted.uses:,.0f} uses, tuning counted in; {without}. Tuning is {tuning.seconds / total.seconds:.0%} of your "
-        f"{total.seconds:.0f} s, which come to {total.money:.4f} {price.currency} at {price.per_hour:g} an hour."
+        f"After {counted.uses:,.0f} uses, tuning counted in; {without}. "
+        f"Tuning is {tuning.seconds / total.seconds:.0%} of your {total.seconds:.0f} s, "
+        f"which cost {total.money:.4f} {price.currency} at {price.per_hour:g} an hour."
     )
 
 
 def _uses(tl: Session, tuning_in: bool) -> BreakEven | None:
-    """What `%tl_compare` says of break-even, without training the baselines of equal steps that it shows beside."""
+    """Compute the break-even that `%tl_compare` shows.
+
+    The equal-steps baselines that `%tl_compare` also trains are left out.
+    """
     assert tl.dataset is not None and tl.model is not None
     runs = [run for run in tl.runs if run.fingerprint == tl.dataset.fingerprint]
     tunings = tl.bill.of("tuning", {run.plan.tuned for run in runs})
@@ -146,7 +153,7 @@ def _is(answer: object, figure: float | None) -> bool:
     return (
         isinstance(answer, int | float)
         and figure is not None
-        and abs(answer - figure) <= max(0.5, CLOSE * figure)
+        and abs(answer - figure) <= max(0.5, TOLERANCE * figure)
     )
 
 
@@ -167,37 +174,42 @@ def count_them(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     likely, hint = _likely(share, run.work.plan_step / truth, frozen)
     yield Step(
-        "it is what training everything takes, forward and backward, for one image",
-        abs(share - 1) <= CLOSE,
+        "it is the cost of training everything, forward and backward, for one image",
+        abs(share - 1) <= TOLERANCE,
         f"it is {share:.2f} times as much as tlnb counted: {likely}",
         hint,
-        "with FlopCounterMode(display=False) as counter: the forward pass and loss.backward(); then divide by len(inputs)",
+        "with FlopCounterMode(display=False) as counter: the forward pass and loss.backward(); "
+        "then divide by len(inputs)",
     )
     return (
-        f"{counted / 1e6:.1f} MFLOP by your count, {truth / 1e6:.1f} by tlnb's, for one image and step with everything trained. "
+        f"{counted / 1e6:.1f} MFLOP by your count, {truth / 1e6:.1f} by tlnb's, "
+        "for one image in one step with everything trained. "
         f"Run {run.name!r}, as planned and without a cache, takes {run.work.plan_step / 1e6:.1f}."
     )
 
 
 def _likely(share: float, planned: float, frozen: bool) -> tuple[str, str]:
-    """What a figure that is so many times the right one probably is, and what helps."""
+    """Guess why a figure is `share` times the right one: the likely cause, and a hint."""
     free = "network.requires_grad_(True): nothing is frozen when everything trains"
     if 0.3 < share < 0.37 and frozen:
-        return "a third is a step in which all but the output layer is frozen", free
+        return "a third is a step with all but the output layer frozen", free
     if 0.3 < share < 0.37:
-        found = "a third is the forward pass alone, or a step in which all but the output layer is frozen"
-        return found, "loss.backward() belongs inside the counter too, and nothing may be frozen"
-    if abs(share - planned) <= CLOSE:
-        return "as much as a step of your run, in which layers are frozen; unfreeze them all", free
-    if abs(share - 0.5) <= CLOSE:
-        whole = "get_total_flops() counts a multiplication and its addition as two, as tlnb does: do not halve it"
-        return "half of it counts a multiplication with its addition as one", whole
-    if share > 1.5 and abs(share - round(share)) <= CLOSE * share:
+        cause = "a third is the forward pass alone, or a step with all but the output layer frozen"
+        return cause, "loss.backward() belongs inside the counter too, and nothing may be frozen"
+    if abs(share - planned) <= TOLERANCE:
+        return "as much as a step of your run, which has frozen layers; unfreeze them all", free
+    if abs(share - 0.5) <= TOLERANCE:
+        hint = (
+            "get_total_flops() counts a multiplication and its addition as two, as tlnb does: "
+            "do not halve it"
+        )
+        return "half of it counts a multiplication and its addition as one", hint
+    if share > 1.5 and abs(share - round(share)) <= TOLERANCE * share:
         return (
-            f"divide by the {round(share)} images of the batch",
+            f"divide by the {round(share)} images in the batch",
             "counted = counter.get_total_flops() / len(inputs)",
         )
     return (
         "is it the same network, trained in full?",
-        "glyphnet.load('glyphnet') as it is, its output layer for ten classes",
+        "use glyphnet.load('glyphnet') with an output layer for ten classes",
     )

@@ -1,8 +1,9 @@
-"""A plan, or a run, as a plain PyTorch script that needs no tlnb.
+"""Write a plan, or a run, as a plain PyTorch script without tlnb.
 
-The script does what `core/train.py` does, in the same order and from the same seeds, so that it ends with the same
-weights; what the plan does not need is not in it. It is made of templates that read like the script itself: `fill` drops
-the lines whose condition does not hold and puts values in. Imports are those whose names the text mentions.
+The script does what `core/training` does, in the same order and from the same seeds, so that it
+ends with the same weights; it leaves out what the plan does not need. It is built from templates
+that read like the script itself: `fill` drops the lines whose condition is false and substitutes
+values. Only the imports that the text uses are written.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import textwrap
 from tlnb.core.export.pytorch_script.data_section import data_sections, data_settings
 from tlnb.core.export.pytorch_script.network_section import network_sections, own_names
 from tlnb.core.export.pytorch_script.script_facts import Case, Script
-from tlnb.core.export.pytorch_script.template import OURS, WIDTH
+from tlnb.core.export.pytorch_script.template import USER_MODULE, WIDTH
 from tlnb.core.export.pytorch_script.training_section import LOOPS, rates, training_sections
 from tlnb.core.runtime.errors import UsageError, one_line
 from tlnb.core.training.run import Run
@@ -29,7 +30,7 @@ MEANING = {
     "custom": "some layers, the others frozen",
 }
 
-# import line → what the text must mention for it; in the order in which they stand
+# Import line → pattern that the text must contain for it; in the order of the script.
 IMPORTS: tuple[tuple[str, str], ...] = (
     ("import copy", r"\bcopy\."),
     ("import math", r"\bmath\."),
@@ -51,15 +52,16 @@ IMPORTS: tuple[tuple[str, str], ...] = (
 
 
 def write_script(case: Case) -> Script:
-    """The plan, or the run, as a plain PyTorch script.
+    """Write the plan, or the run, as a plain PyTorch script.
 
     Raises:
-        UsageError: a way of training that no script is written for.
+        UsageError: a way of training that no script supports.
     """
     optimizer = case.options.optimizer
     if optimizer not in LOOPS or (optimizer == "lbfgs" and not case.apart):
         raise UsageError(
-            f"no script is written for --optimizer {optimizer} with this network: %tl_train --optimizer adamw"
+            f"%tl_code cannot write --optimizer {optimizer} for this network: "
+            "%tl_train --optimizer adamw"
         )
     parts = [
         _settings(case),
@@ -68,22 +70,22 @@ def write_script(case: Case) -> Script:
         *training_sections(case),
     ]
     body = "\n\n\n".join(part.strip("\n") for part in parts)
-    what = f"run {case.run.name}" if case.run else f"the plan ({case.plan.strategy})"
+    subject = f"run {case.run.name}" if case.run else f"the plan ({case.plan.strategy})"
     whole = f"{_docstring(case)}\n\n{_imports(case, body)}\n\n{body}\n"
     lines = map(one_line, whole.split("\n"))  # names in the docstring need not be valid text
-    return Script("\n".join(lines), f"{what} as plain PyTorch")
+    return Script("\n".join(lines), f"{subject} as plain PyTorch")
 
 
 def _docstring(case: Case) -> str:
-    said = [f"Trains {case.model.name} on {case.data.name}: {MEANING[case.plan.strategy]}.", ""]
-    said += textwrap.wrap(
+    lines = [f"Trains {case.model.name} on {case.data.name}: {MEANING[case.plan.strategy]}.", ""]
+    lines += textwrap.wrap(
         f"{_did(case.run) if case.run else _will(case)} Writes model.pt.", WIDTH - 2
     )
     if case.sees_new_views:
-        said.append(
+        lines.append(
             "tlnb trained on a few augmented views of each image; here every epoch sees new ones."
         )
-    return '"""' + "\n".join(said).replace("\\", "\\\\").replace('"""', "'''") + '\n"""'
+    return '"""' + "\n".join(lines).replace("\\", "\\\\").replace('"""', "'''") + '\n"""'
 
 
 def _did(run: Run) -> str:
@@ -109,7 +111,7 @@ def _imports(case: Case, body: str) -> str:
     own = sorted(own_names(case))
     if own:
         lines += [
-            f"from {OURS} import {', '.join(own)}  # CHANGE: your own code, and the file that it is in"
+            f"from {USER_MODULE} import {', '.join(own)}  # CHANGE: your own code, and the file that it is in"
         ]
     return "\n".join(lines).strip("\n")
 

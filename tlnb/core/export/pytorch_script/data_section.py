@@ -1,4 +1,4 @@
-"""The sections that read, choose and prepare the data."""
+"""The sections of a script that read, choose and prepare the data."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tlnb.core.export.pytorch_script.template import WIDTH, fill, noted, quoted
 
 
 def data_settings(case: Case) -> list[str]:
-    """Where the data are and how much of them is used."""
+    """Settings: where the data is and how much of it is used."""
     return SETTINGS[case.source](case)
 
 
 def data_sections(case: Case) -> Iterator[str]:
-    """Functions from files to what the network takes."""
+    """The functions from files to the network's input."""
     flags, values = _flags(case), _values(case)
     for when, template in (
         *READ[case.source],
@@ -34,11 +34,11 @@ def data_sections(case: Case) -> Iterator[str]:
 
 
 def count(case: Case) -> str:
-    """The number of classes, as the script says it."""
+    """The number of classes, as an expression in the script."""
     return "len(CLASSES)" if case.source == "folder" else "CLASSES"
 
 
-# ── settings ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── settings ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _digits_settings(case: Case) -> list[str]:
@@ -76,7 +76,7 @@ SETTINGS: dict[str, Callable[[Case], list[str]]] = {
 
 
 def _classes(case: Case) -> str:
-    """Their names, or where there are many how to find them."""
+    """The class names, or if there are many, the code that finds them."""
     line = f"CLASSES = ({', '.join(map(quoted, case.data.classes))})"
     if len(line) <= WIDTH:
         return line
@@ -105,7 +105,7 @@ def _amounts(case: Case) -> list[str]:
     ]
 
 
-# ── values and conditions ─────────────────────────────────────────────────────────────────────────────────────────
+# ── values and conditions ─────────────────────────────────────────────────────────────────────────
 
 
 def _flags(case: Case) -> dict[str, bool]:
@@ -174,7 +174,7 @@ def _values(case: Case) -> dict[str, object]:
     }
 
 
-# ── which images ──────────────────────────────────────────────────────────────────────────────────────────────────
+# ── which images ──────────────────────────────────────────────────────────────────────────────────
 
 HOLD_OUT = '''
 def hold_out(rows: np.ndarray, labels: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
@@ -202,7 +202,7 @@ def choose(labels: np.ndarray) -> $arrays:
     return $chosen
 '''
 
-# ── digits ────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── digits ────────────────────────────────────────────────────────────────────────────────────────
 
 DIGITS = '''
 def load_data() -> Data:
@@ -220,7 +220,7 @@ def load_data() -> Data:
     }
 '''
 
-# ── folders ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── folders ───────────────────────────────────────────────────────────────────────────────────────
 
 READ_PHOTO = '''
 Image.MAX_IMAGE_PIXELS = $max_pixels  # photos of more than twice as many are refused
@@ -281,7 +281,7 @@ def load_data() -> Data:
     }
 '''
 
-# ── a file that tlnb wrote ────────────────────────────────────────────────────────────────────────────────────────
+# ── a file that tlnb wrote ────────────────────────────────────────────────────────────────────────
 
 FILE = '''
 def load_data() -> Data:
@@ -291,7 +291,7 @@ def load_data() -> Data:
     return {s: (torch.from_numpy(held[f"{s}_images"]), torch.from_numpy(held[f"{s}_labels"])) for s in splits}
 '''
 
-# by source: when a section is needed, and the section
+# By source: the condition for a section, and the section.
 READ: dict[str, tuple[tuple[str, str], ...]] = {
     "digits": (("holds", HOLD_OUT), ("", CHOOSE), ("", DIGITS)),
     "folder": (
@@ -304,7 +304,7 @@ READ: dict[str, tuple[tuple[str, str], ...]] = {
     "file": (("", FILE),),
 }
 
-# ── what the network takes ────────────────────────────────────────────────────────────────────────────────────────
+# ── what the network takes ────────────────────────────────────────────────────────────────────────
 
 FIT_SIZE = '''
 def fit_size(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The sections that build the network: its architecture, its weights, the plan's edits."""
+"""The sections of a script that build the network: architecture, weights, the plan's edits."""
 
 from __future__ import annotations
 
@@ -20,13 +20,8 @@ from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import one_line
 from tlnb.glyphnet import network as glyphnet
 
-KNOWN = {
-    "nn",
-    "torch",
-    "F",
-    "in_features",
-    "classes",
-}  # what an edit's code may mention without being the user's
+# Names in an edit's code that are not the user's.
+KNOWN_NAMES = {"nn", "torch", "F", "in_features", "classes"}
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
 BUILD = '''
@@ -52,27 +47,27 @@ def network_sections(case: Case) -> Iterator[str]:
 
 
 def own_names(case: Case) -> set[str]:
-    """Names in the script that only the user's own code defines."""
-    found = {_own_class(case)} if case.own else set()
+    """Names in the script that the user's own code must define."""
+    names = {_own_class(case)} if case.own else set()
     for edit in case.plan.edits:
-        found |= _users_names(edit.code) - set(_constants(case, edit))
-    return found
+        names |= _users_names(edit.code) - set(_constants(case, edit))
+    return names
 
 
 def place(name: str, edits: Iterable[Edit], whole: bool = False) -> str:
-    """Where a module of tlnb's network is in the script's, after these edits.
+    """The name in the script's network of a module of tlnb's network, after these edits.
 
-    In the script a layer and what was added next to it become an `nn.Sequential` in the layer's place. `whole` means
-    that place instead of the layer itself.
+    In the script a layer and the modules added next to it become one `nn.Sequential` in the
+    layer's place; `whole` means that Sequential instead of the layer itself.
     """
     added: dict[str, list[Edit]] = {}
     for edit in edits:
         if edit.kind == "add":
             added.setdefault(edit.name, []).append(edit)
-        else:  # a new module in its place: what was next to the old one is gone
+        else:  # replacing a module drops what was added next to it
             added = {
-                n: found
-                for n, found in added.items()
+                n: additions
+                for n, additions in added.items()
                 if not (n == edit.name or n.startswith(edit.name + "."))
             }
     path: list[str] = []
@@ -93,7 +88,7 @@ def _to_the_old(around: list[Edit]) -> list[str]:
 
 
 def path(name: str) -> str:
-    """`classifier.1` → `model.classifier[1]`; what is no name in Python is looked up: `model._modules["a b"]`."""
+    """Turn `classifier.1` into `model.classifier[1]`, invalid names into `_modules["a b"]`."""
     return "model" + "".join(map(_step, filter(None, name.split("."))))
 
 
@@ -107,7 +102,7 @@ def _is_name(text: str) -> bool:
     return text.isidentifier() and not keyword.iskeyword(text)
 
 
-# ── building ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── building ──────────────────────────────────────────────────────────────────────────────────────
 
 
 def _what(case: Case) -> str:
@@ -163,14 +158,14 @@ def _torchvision(case: Case) -> Iterator[str]:
 
 
 def _offered(name: str) -> tuple[str, ...]:
-    """The names of the weights that torchvision has for a model."""
+    """The names of torchvision's weights for a model."""
     from torchvision import models
 
     return tuple(models.get_model_weights(name).__members__)
 
 
 def _settings(case: Case) -> dict[str, object]:
-    """What torchvision's builder is told where no weights tell it."""
+    """Arguments for torchvision's builder that weights would otherwise imply."""
     name = case.model.name
     known: dict[str, object] = {}
     if name in AUXILIARY:
@@ -184,13 +179,13 @@ def _settings(case: Case) -> dict[str, object]:
 
 
 def _scores(case: Case) -> int | None:
-    """How many classes the network was made for, before the plan's edits."""
+    """The network's number of classes before the plan's edits."""
     try:
         head = case.model.module.get_submodule(case.anatomy.head)
-    except AttributeError:  # the plan put the output layer elsewhere
+    except AttributeError:  # the plan moved the output layer
         return None
-    found: int | None = getattr(head, "out_features", getattr(head, "out_channels", None))
-    return found
+    scores: int | None = getattr(head, "out_features", getattr(head, "out_channels", None))
+    return scores
 
 
 def _at_random(case: Case, made: str) -> Iterator[str]:
@@ -230,7 +225,7 @@ def _own(case: Case) -> Iterator[str]:
 
 
 def _changed(change: Change) -> Iterator[str]:
-    """What was done to one's own network so that it gives scores. A hook's answer takes the place of the output."""
+    """The changes that make the user's network give scores; a hook replaces its output."""
     if change.routes:
         yield "# of all that it gives the scores alone"
         yield f"model.register_forward_hook(lambda _, __, y: {_scores_in(change)})"
@@ -241,7 +236,7 @@ def _changed(change: Change) -> Iterator[str]:
 
 
 def _scores_in(change: Change) -> str:
-    """Where the scores are in `y`, which at some times may be just those, or of another type."""
+    """The expression for the scores in `y`, which may be the scores or of another type."""
     in_eval, *in_training = change.routes
     code = in_eval.code("y")
     for route in in_training:
@@ -281,7 +276,7 @@ def _from_file(case: Case) -> Iterator[str]:
         yield f'model.load_state_dict(torch.load({quoted(file)}, map_location="cpu", weights_only=True))'
 
 
-# ── edits ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── edits ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _replace(case: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
@@ -314,19 +309,18 @@ EDITS: dict[str, Callable[[Case, Edit, Sequence[Edit]], Iterator[str]]] = {
 
 
 def _made(case: Case, edit: Edit) -> list[str]:
-    """The lines before, and last the expression that makes the new module."""
+    """The lines before, and last the expression that builds the new module."""
     code = _with_numbers(case, edit, textwrap.dedent(edit.code).strip())
     constants = [f"{name} = {value!r}" for name, value in _constants(case, edit).items()]
     lines = code.split("\n")
     last = ast.parse(code).body[-1]
-    made = (
-        ast.get_source_segment(code, last) or ""
-    )  # without a comment behind it: more code may follow there
+    # Without a comment after it, because more code may follow there.
+    made = ast.get_source_segment(code, last) or ""
     return [*constants, *lines[: last.lineno - 1], made]
 
 
 def _constants(case: Case, edit: Edit) -> dict[str, object]:
-    """The user's numbers and texts in an edit's code; what is more than that, the user has to bring."""
+    """The user's numbers and strings in an edit's code; anything else the user must provide."""
     held = case.scopes.get(edit, {})
     return {
         n: held[n]
@@ -336,7 +330,7 @@ def _constants(case: Case, edit: Edit) -> dict[str, object]:
 
 
 def _users_names(code: str) -> set[str]:
-    """Names that code reads and neither defines nor finds in `nn`, `torch` and Python itself."""
+    """Names that code reads but neither defines nor finds in `nn`, `torch` or the builtins."""
     nodes = list(ast.walk(ast.parse(textwrap.dedent(code).strip())))
     names = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
     made = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
@@ -345,11 +339,11 @@ def _users_names(code: str) -> set[str]:
     for node in nodes:
         if isinstance(node, ast.Import | ast.ImportFrom):
             made |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-    return names - made - KNOWN - set(vars(builtins))
+    return names - made - KNOWN_NAMES - set(vars(builtins))
 
 
 def _with_numbers(case: Case, edit: Edit, code: str) -> str:
-    """The code with `in_features` and `classes` as this script says them."""
+    """The code with `in_features` and `classes` as this script writes them."""
     values = {"classes": count(case), "in_features": str(edit.in_features)}
     names = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name) and n.id in values]
     lines = [line.encode() for line in code.split("\n")]  # ast counts columns in bytes

@@ -1,4 +1,4 @@
-"""What a script is written from, and what follows from it for the script."""
+"""The facts that a script is written from, and what follows from them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tlnb.core.training.split_choice import CACHED_VIEWS, VIEW_FLOPS
 
 
 class Script(OneLine, str):
-    """Code as text: readable where it is shown, a plain string everywhere else."""
+    """Code as text: displayed readably, a plain string everywhere else."""
 
     about: str
 
@@ -44,25 +44,23 @@ class Script(OneLine, str):
 
 @dataclass(frozen=True)
 class Case:
-    """All that a script is written from."""
+    """Everything that a script is written from."""
 
     model: PretrainedModel
-    network: nn.Module = field(
-        repr=False
-    )  # with the plan's edits: its structure is read, and its modes are set
-    anatomy: Anatomy  # of the same
+    # With the plan's edits; its structure is read and its modes are set.
+    network: nn.Module = field(repr=False)
+    anatomy: Anatomy  # of `network`
     data: DataFacts
     plan: Plan
     options: TrainOptions  # filled in
     precision: str  # fp32, bf16 or fp16
     run: Run | None = None
-    scopes: Mapping[Edit, Mapping[str, Any]] = field(
-        default_factory=dict
-    )  # the user's names that edits mention
+    # The user's names that edits mention.
+    scopes: Mapping[Edit, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def scaled(self) -> list[str]:
-        """Output layers that see standardised features while they train; in nearly all networks one or none."""
+        """Output layers trained on standardised features; nearly always one or none."""
         trained = [
             h
             for h in self.anatomy.heads
@@ -80,26 +78,25 @@ class Case:
 
     @cached_property
     def batch_size(self) -> int:
-        """Images in a step: as the run had them, or as it would.
+        """Images per step, as in the run, or as a run would have.
 
         Raises:
-            UsageError: one, where batch statistics are taken.
+            UsageError: a batch of one image, with layers that need batch statistics.
         """
         if self.run is not None and self.run.processes > 1:
             return self.options.batch_size or 1
         set_modes(self.network, set(self.plan.trained))
         statistics = uses_batch_statistics(self.network)
-        found = none_alone(self.options, self.data.splits["train"], statistics)
-        return found.batch_size or 1
+        return none_alone(self.options, self.data.splits["train"], statistics).batch_size or 1
 
     @property
     def came_from(self) -> str | None:
-        """The run that this one went on from."""
+        """The run that this one continued from."""
         return self.run.started_from if self.run else None
 
     @property
     def fresh(self) -> bool:
-        """Whether the output layer starts anew on pretrained layers."""
+        """Whether the output layer is new, on pretrained layers."""
         heads = set(self.anatomy.heads) & set(self.plan.trained)
         new = any(edit.covers(head) for edit in self.plan.edits for head in heads)
         return self.plan.start == "pretrained" and self.came_from is None and new
@@ -111,12 +108,12 @@ class Case:
 
     @property
     def parted(self) -> bool:
-        """Whether parts are told apart: some are frozen at some time, or their rates differ."""
+        """Whether some parts are frozen at times, or their learning rates differ."""
         return self.warm or len(set(self.rates_of(self.plan.trained).values())) > 1
 
     @property
     def chooses(self) -> bool:
-        """Whether val chooses the epoch."""
+        """Whether the val split chooses the epoch."""
         return "val" in self.data.splits
 
     @property
@@ -125,7 +122,7 @@ class Case:
 
     @property
     def own(self) -> bool:
-        """Whether only the user's code can make the network: a module of their own, or one that they changed in Python."""
+        """Whether only the user's code can build the network: own, or changed in Python."""
         return self.model.architecture is None or self.model.card.family == "run"
 
     @property
@@ -139,7 +136,7 @@ class Case:
 
     @cached_property
     def apart(self) -> bool:
-        """Whether the script trains the output layer alone, on features that are computed once."""
+        """Whether the script trains only the output layer, on features computed once."""
         alone = list(self.plan.trained) == self.scaled == [self.anatomy.head] and self.options.cache
         return (
             alone
@@ -151,7 +148,7 @@ class Case:
 
     @property
     def views(self) -> int:
-        """How many views of each image the features are computed for, the image itself being one."""
+        """How many views of each image get features, including the image itself."""
         if cached := self._happened("cached-views"):
             return max(1, min(CACHED_VIEWS, int(cached.facts["views"])))
         worth = VIEW_FLOPS // (self.data.splits["train"] * max(self.anatomy.flops, 1))
@@ -159,12 +156,12 @@ class Case:
 
     @property
     def sees_new_views(self) -> bool:
-        """Whether the run trained on cached views where the script augments in every epoch."""
+        """Whether the run trained on cached views but the script augments in every epoch."""
         return not self.apart and self._happened("cached-views") is not None
 
     @property
     def dropouts(self) -> list[str]:
-        """Dropout that acts while the output layer trains."""
+        """Dropout layers that are active while the output layer trains."""
         rates = self.rates_of(self.anatomy.heads, 1.0)
         return [
             name
@@ -173,11 +170,14 @@ class Case:
         ]
 
     def _happened(self, kind: str) -> Event | None:
-        """The run's event of a kind; None for a plan, to which nothing has happened yet."""
+        """The run's event of a kind; None for a plan, which has no events yet."""
         return self.run.event(kind) if self.run else None
 
     def _ends_with_the_head(self) -> bool:
-        """Whether the network's scores are the output layer's, and what it gets is what dropout gives: tried once."""
+        """Whether the scores are the output layer's, and its input is dropout's output.
+
+        Tested by one forward pass.
+        """
         size = self.model.transform.size
         seen: dict[str, list[torch.Tensor]] = {"arrives": [], "scores": [], "dropped": []}
         handles = [
@@ -211,12 +211,12 @@ class Case:
 
     @property
     def askers(self) -> list[str]:
-        """The user's modules that hold layers of both kinds and whose forward asks for the mode: `F.dropout(x, training=…)`."""
+        """The user's modules with frozen and trained layers that read `self.training`."""
         if not self.own:
             return []
         phases = [self.plan.trained, *([self.anatomy.heads] if self.warm else [])]
-        found = {name for trained in phases for name in self._askers_among(tuple(trained))}
-        return [name for name, _ in self.network.named_modules() if name in found]
+        askers = {name for trained in phases for name in self._askers_among(tuple(trained))}
+        return [name for name, _ in self.network.named_modules() if name in askers]
 
     def _askers_among(self, trained: tuple[str, ...]) -> list[str]:
         whole = self.learning(trained)
@@ -231,10 +231,10 @@ class Case:
         ]
 
     def learning(self, trained: Iterable[str], rate: float | None = None) -> dict[str, float]:
-        """What learns and at which rate, in the fewest modules that say it: a module stands for all inside it.
+        """What trains and at which rate, as few modules as possible.
 
-        Where a layer trains and parts inside it are frozen, it cannot stand for them: then layers are listed one by one.
-        `rate` replaces the plan's.
+        A module stands for everything inside it. If a layer trains while parts inside it are
+        frozen, that is impossible, and layers are listed one by one. `rate` replaces the plan's.
         """
         rates = self.rates_of(trained, rate)
         if self.one_by_one:
@@ -251,7 +251,10 @@ class Case:
     def rates_of(
         self, trained: Iterable[str], rate: float | None = None
     ) -> dict[str, float | None]:
-        """The rate of every module whose mode matters, None where it is frozen. Dropout has that of the next layer."""
+        """The rate of every module whose mode matters, None if frozen.
+
+        Dropout has the rate of the next layer.
+        """
         by_stage = dict(self.options.stage_lr) if rate is None else {}
         common = rate or self.options.lr or 0.0
         stages = {layer.name: layer.stage for layer in self.anatomy.layers}
@@ -275,7 +278,7 @@ def _names_in_forward(part: nn.Module) -> tuple[str, ...]:
 
 
 def _acts_in_training(part: nn.Module) -> bool:
-    """Whether a part without parameters does something else in training: dropout, mostly."""
+    """Whether a part without parameters behaves differently in training: mostly dropout."""
     if any(True for _ in part.children()) and not isinstance(part, nn.modules.dropout._DropoutNd):
         return False
     return not ignores_mode(part) and float(getattr(part, "p", 1.0)) > 0
@@ -288,9 +291,9 @@ def _inside(rates: Mapping[str, float | None], name: str) -> set[float | None]:
 
 
 def _cover(network: nn.Module, name: str, rates: Mapping[str, float | None]) -> dict[str, float]:
-    found = _inside(rates, name)
-    if len(found) <= 1:
-        value = found.pop() if found else None
+    values = _inside(rates, name)
+    if len(values) <= 1:
+        value = values.pop() if values else None
         return {} if value is None else {name: value}
     children = [
         f"{name}.{child}" if name else child

@@ -1,4 +1,4 @@
-"""Templates that read like what they make."""
+"""Templates that read like the script they produce."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ from typing import Any
 from tlnb.core.runtime.errors import one_line
 
 WIDTH = 120
-OURS = "your_module"  # stands in a script for the file that holds the user's own code
+USER_MODULE = "your_module"  # placeholder in a script for the file with the user's own code
 CONDITION = re.compile(r"\s*#\? (?P<flags>[\w! ]+)$")
 
 
 def fill(template: str, flags: Mapping[str, bool], values: Mapping[str, Any]) -> str:
     """The template's lines whose condition holds, with `$name` replaced.
 
-    A condition stands at the end of its line, as `#? warm !augmented`: all of these must hold, `!` means not.
+    A condition is written at the end of its line, such as `#? warm !augmented`: all flags must
+    hold, `!` means not.
     """
     lines = []
     for line in template.strip("\n").split("\n"):
-        found = CONDITION.search(line)
-        if found and not all(
-            flags[f.lstrip("!")] != f.startswith("!") for f in found["flags"].split()
+        match = CONDITION.search(line)
+        if match and not all(
+            flags[f.lstrip("!")] != f.startswith("!") for f in match["flags"].split()
         ):
             continue
-        lines.append(line[: found.start()] if found else line)
+        lines.append(line[: match.start()] if match else line)
     return string.Template("\n".join(lines)).substitute(values)
 
 
 def quoted(text: str) -> str:
-    """As ruff writes it: double quotes unless that needs a backslash."""
+    """A string literal as ruff formats it: double quotes unless that needs a backslash."""
     return f'"{text}"' if text.isprintable() and not set(text) & {'"', "\\"} else repr(text)
 
 
@@ -41,7 +42,7 @@ def literal(values: Mapping[str, float]) -> str:
 
 
 def assigned(name: str, values: Mapping[str, float], note: str) -> list[str]:
-    """`NAME = {…}` with a comment, on one line or an item a line."""
+    """`NAME = {…}` with a comment, on one line or with one item per line."""
     line = f"{name} = {literal(values)}"
     if len(line) <= WIDTH:
         return noted(line, note)
@@ -53,14 +54,14 @@ def assigned(name: str, values: Mapping[str, float], note: str) -> list[str]:
 
 
 def noted(line: str, note: str) -> list[str]:
-    """The comment behind the line, or where that gets too long above it. A name in it may hold a line end."""
+    """The line with a comment after it, or above it if too long; line ends are escaped."""
     note = one_line(note)
     both = f"{line}  # {note}"
     return [both] if len(both) <= WIDTH else [f"# {note}", line]
 
 
 def signature(name: str, arguments: list[str], returns: str) -> str:
-    """`def name(…) -> returns:`, broken as ruff does."""
+    """`def name(…) -> returns:`, broken into lines as ruff does."""
     line = f"def {name}({', '.join(arguments)}) -> {returns}:"
     if len(line) <= WIDTH:
         return line

@@ -1,4 +1,4 @@
-"""The sections that freeze, train and test."""
+"""The sections of a script that freeze, train and test."""
 
 from __future__ import annotations
 
@@ -55,28 +55,28 @@ def training_sections(case: Case) -> Iterator[str]:
 
 
 def rates(case: Case) -> list[str]:
-    """The setting of what learns: a dictionary, or one rate where there is one."""
+    """The learning-rate setting: a dictionary, or one rate if there is only one."""
     if case.apart:
         return [f"LEARNING_RATE = {case.rates_of(case.plan.trained)[case.head_name]:g}"]
     if not case.parted:
         return [f"LEARNING_RATE = {case.options.lr:g}"]
-    found = case.learning(case.plan.trained)
+    learning = case.learning(case.plan.trained)
     quiet = [
         _in_script(case, n)
-        for n in found
+        for n in learning
         if n and not any(True for _ in case.network.get_submodule(n).parameters())
     ]
     note = "what learns, and how fast" + ("; all else is frozen" if case.plan.frozen else "")
-    if "" in found:
+    if "" in learning:
         note += ' ("" is the whole network)'
     if quiet:
         note += f" ({'some are' if len(quiet) > 1 else quiet[0] + ':'} dropout, which acts where its layer learns)"
     return assigned(
-        "LEARNING_RATES", {_in_script(case, n): rate for n, rate in found.items()}, note
+        "LEARNING_RATES", {_in_script(case, n): rate for n, rate in learning.items()}, note
     )
 
 
-# ── values and conditions ─────────────────────────────────────────────────────────────────────────────────────────
+# ── values and conditions ─────────────────────────────────────────────────────────────────────────
 
 
 def _flags(case: Case) -> dict[str, bool]:
@@ -113,7 +113,7 @@ def _values(case: Case) -> dict[str, object]:
 
 
 def _loop_words(case: Case) -> dict[str, object]:
-    """What the loop calls its options (settings, or arguments where it runs twice), and its constants."""
+    """The loop's names for its options, which are arguments if it runs twice, and constants."""
     settings = {
         "learning": "LEARNING_RATES",
         "epochs": "EPOCHS",
@@ -180,7 +180,7 @@ def _layer_words(case: Case) -> dict[str, object]:
 
 
 def _asked_words(case: Case) -> dict[str, object]:
-    """What options and plans ask for now and then."""
+    """Words that only some options and plans need."""
     kind = "bfloat16" if case.precision == "bf16" else "float16"
     return {
         "count": count(case),
@@ -193,7 +193,7 @@ def _asked_words(case: Case) -> dict[str, object]:
 
 
 def _asking(case: Case, name: str) -> str:
-    """A line that gives a module of both kinds the mode that its forward asks for."""
+    """A line that sets the mode of a module with both frozen and trained layers."""
     at = path(place(name, case.plan.edits))
     return (
         f"{at}.training = any(p.requires_grad for p in {at}.parameters())"
@@ -207,7 +207,7 @@ def _in_script(case: Case, name: str) -> str:
 
 
 def _feature_axes(case: Case) -> tuple[str, str]:
-    """Over what mean and spread are taken, and what brings them back to the shape of the features."""
+    """The axes of mean and spread, and the code that reshapes them to match the features."""
     shape = next(layer.shape for layer in case.anatomy.layers if layer.name == case.head_name) or (
         1,
     )
@@ -216,7 +216,7 @@ def _feature_axes(case: Case) -> tuple[str, str]:
     return (str(axes[0]) if len(axes) == 1 else str(axes)), back
 
 
-# by optimizer: when a section is needed, and the section
+# By optimizer: the condition for a section, and the section.
 LOOPS: dict[str, tuple[tuple[str, str], ...]] = {
     "adamw": (
         ("whole", GROUPS),

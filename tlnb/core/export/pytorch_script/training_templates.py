@@ -1,6 +1,6 @@
-"""Templates of the sections that freeze, train and test; `template.fill` says what the marks mean."""
+"""Templates of the sections that freeze, train and test; `template.fill` explains the marks."""
 
-# ── freezing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── freezing ──────────────────────────────────────────────────────────────────────────────────────
 
 MODES = '''
 def set_modes(model: nn.Module, learning: dict[str, float]) -> None:
@@ -36,7 +36,7 @@ def features(model: nn.Module, images: Tensor, generator: torch.Generator | None
     return torch.cat(seen)
 '''
 
-# ── loops ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── loops ─────────────────────────────────────────────────────────────────────────────────────────
 
 GROUPS = '''
 $groups
@@ -178,7 +178,7 @@ def share_right(layer: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     return (layer(inputs)$flat.argmax(1) == labels).float().mean().item()
 '''
 
-# ── the end ───────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── the end ───────────────────────────────────────────────────────────────────────────────────────
 
 ACCURACY = '''
 @torch.no_grad()
