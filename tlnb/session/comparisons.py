@@ -14,8 +14,8 @@ from tlnb.core.evaluation.comparison import Comparison
 from tlnb.core.planning.magic_lines import line
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.run import Run
-from tlnb.session.base import SessionBase
 from tlnb.session.run_registry import name_of, network_of, run_meant, runs_on
+from tlnb.session.session_base import SessionBase
 from tlnb.session.state import SessionState
 from tlnb.session.trainings import with_equal_budget
 

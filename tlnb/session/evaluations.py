@@ -11,8 +11,8 @@ from tlnb.core.planning.edit import build
 from tlnb.core.planning.magic_lines import line
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.run import Run
-from tlnb.session.base import SessionBase
 from tlnb.session.run_registry import has_plain_run, last_run, name_of, network_of, run_meant
+from tlnb.session.session_base import SessionBase
 from tlnb.session.state import SessionState
 
 if TYPE_CHECKING:  # imported where they are used, so that the extension loads fast

@@ -18,9 +18,9 @@ from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.paths import user_path
 from tlnb.core.training.run import Run
-from tlnb.session.base import SessionBase
 from tlnb.session.job_planner import plan_job
 from tlnb.session.run_registry import has_plain_run, last_run, name_of
+from tlnb.session.session_base import SessionBase
 from tlnb.session.state import Network, SessionState
 
 if TYPE_CHECKING:  # imported where they are used, so that the extension loads fast
@@ -163,10 +163,10 @@ def script_of(
     Raises:
         UsageError: a way of training that no script supports.
     """
-    from tlnb.core.export.pytorch_script import Case, write_script
+    from tlnb.core.export.pytorch_script import ScriptFacts, write_script
 
     model, anatomy = network
-    case = Case(
+    case = ScriptFacts(
         model=model,
         network=build(model, plan.edits, "pretrained", 0, state.scopes),
         anatomy=anatomy,

@@ -22,9 +22,9 @@ from tlnb.core.planning.prepare import prepare
 from tlnb.core.runtime.errors import ModelError, UsageError
 from tlnb.core.runtime.paths import user_path
 from tlnb.core.training.run import Run
-from tlnb.session.base import SessionBase
 from tlnb.session.direct_changes import with_data
 from tlnb.session.lock import mutates_session
+from tlnb.session.session_base import SessionBase
 from tlnb.session.state import SessionState
 
 if TYPE_CHECKING:  # imported where it is used, so that the extension loads fast

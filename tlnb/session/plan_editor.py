@@ -17,8 +17,8 @@ from tlnb.core.planning.plan import Edit, Plan, Strategies
 from tlnb.core.planning.prepare import prepare
 from tlnb.core.runtime.errors import PlanError, did_you_mean
 from tlnb.core.training.freezing import set_modes
-from tlnb.session.base import SessionBase
 from tlnb.session.lock import mutates_session
+from tlnb.session.session_base import SessionBase
 from tlnb.session.state import SessionState
 
 UNDO_LIMIT = 100  # plans that undo can go back

@@ -22,11 +22,11 @@ from tlnb.core.training import checkpoint
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.run import Run
 from tlnb.core.training.session_folder import SessionFolder, find_session, read_session
-from tlnb.session.base import SessionBase
 from tlnb.session.direct_changes import with_data
 from tlnb.session.job import Job, event_of
 from tlnb.session.loading import LoadRequest, Tell, read_again, with_model
 from tlnb.session.plan_editor import prepared_anew
+from tlnb.session.session_base import SessionBase
 from tlnb.session.state import SessionState
 from tlnb.session.store import SessionStore
 from tlnb.session.trainings import go_on

@@ -7,7 +7,7 @@ from typing import Any
 from tlnb.core.data.dataset import DataFacts, DataSet
 from tlnb.core.runtime.errors import UsageError, did_you_mean, one_line
 from tlnb.core.training.run import Run
-from tlnb.session.base import SessionBase
+from tlnb.session.session_base import SessionBase
 from tlnb.session.state import Network, SessionState
 
 LONGEST_NAME = 100  # characters in a run's name

@@ -28,10 +28,10 @@ from tlnb.session import (
     run_registry,
     training_calls,
 )
-from tlnb.session.base import SessionBase
 from tlnb.session.check_results import Check, Checks
 from tlnb.session.extensions import EXTENSIONS
 from tlnb.session.lock import mutates_session
+from tlnb.session.session_base import SessionBase
 
 PANELS = ("data", "model", "layers", "train", "compare")
 

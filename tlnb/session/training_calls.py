@@ -21,11 +21,11 @@ from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.events import event
 from tlnb.core.training.run import Forecast, Run
 from tlnb.session import trainings
-from tlnb.session.base import SessionBase
 from tlnb.session.job import Job
 from tlnb.session.job_planner import plan_job, with_seeds
 from tlnb.session.lock import mutates_session
 from tlnb.session.plan_editor import with_plan
+from tlnb.session.session_base import SessionBase
 from tlnb.session.state import SessionState
 
 if TYPE_CHECKING:  # imported where they are used, so that the extension loads fast
@@ -198,7 +198,7 @@ def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
     Raises:
         UsageError: no data or model, or an invalid budget.
     """
-    from tlnb.core.tuning.advise import Case, advise
+    from tlnb.core.tuning.advise import AdviceTask, advise
 
     state = self.noticed()
     data = state.data()
@@ -207,7 +207,7 @@ def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
     allowed = None if budget is None else parse_budget(budget, price)
     seen = seen_by(model.card.source, data.source_hint)
     advice, spent = advise(
-        Case(state.sized(), anatomy, data, plan.edits, state.scopes, self.cache),
+        AdviceTask(state.sized(), anatomy, data, plan.edits, state.scopes, self.cache),
         budget=allowed,
         budget_text=str(budget),
         price=state.bill.price,

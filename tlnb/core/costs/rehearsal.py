@@ -20,7 +20,7 @@ from tlnb.core.training.batches import MicroBatches
 from tlnb.core.training.checkpoint_state import CheckpointWriter, TrainingState
 from tlnb.core.training.checkpoint_timing import Writes
 from tlnb.core.training.context import TrainingContext, labels_on
-from tlnb.core.training.features import KeptRows, Source
+from tlnb.core.training.features import FeatureSource, KeptRows
 from tlnb.core.training.proof import StartState
 from tlnb.core.training.run import Cache
 from tlnb.core.training.split_choice import Choice
@@ -41,14 +41,18 @@ PASSES = ("steps", "prefix", "features", "look")  # kinds of work done in passes
 WorkKind = tuple[str, str]  # (phase, kind of work in it)
 
 
-class RehearsalSource(Source):
+class RehearsalSource(FeatureSource):
     """A source over a sample that computes each kind of activation once.
 
     It also records which of them the real run would have to compute.
     """
 
     def __init__(
-        self, real: Source, sample: DataSet, choice: tuple[Choice | None, str], costs: CostTracker
+        self,
+        real: FeatureSource,
+        sample: DataSet,
+        choice: tuple[Choice | None, str],
+        costs: CostTracker,
     ) -> None:
         super().__init__(real.module, real.transform, sample, real.machine, costs, Store())
         self._real, self._choice, self.counts = real, choice, real.counts
@@ -61,10 +65,10 @@ class RehearsalSource(Source):
     ) -> tuple[Choice | None, str]:
         return self._choice
 
-    def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
-        return self._real._data_key(split, kind, seed, view)
+    def data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
+        return self._real.data_key(split, kind, seed, view)
 
-    def _kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
+    def kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
         known = work.key in self._real.store
         images = 0 if known else len(self._real.data.labels[work.split])
         kind = work.phase, work.part

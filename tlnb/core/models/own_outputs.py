@@ -1,6 +1,6 @@
 """Outputs of the user's own network: pick the scores, and append a missing output layer.
 
-Names of layers stay. Each change is kept as a `Change`, so that a script without tlnb can repeat
+Names of layers stay. Each change is kept as a `OutputChange`, so that a script without tlnb can repeat
 it.
 """
 
@@ -35,7 +35,7 @@ CHANGE_ATTRIBUTE = "_tlnb_change"  # class attribute that stores the change
 
 
 @dataclass(frozen=True)
-class Step:
+class OutputStep:
     """One step to the scores: `output["logits"]`, `output[0]` or `output.logits`."""
 
     kind: Literal["key", "index", "name"]
@@ -61,7 +61,7 @@ class Route:
     """The path from a network's output to its scores; empty if the output is the scores."""
 
     kind: str  # type of the output: dict, tuple, or another class's name
-    steps: tuple[Step, ...]
+    steps: tuple[OutputStep, ...]
 
     def scores(self, output: Any) -> Any:
         """Extract the scores."""
@@ -75,7 +75,7 @@ class Route:
 
 
 @dataclass(frozen=True)
-class Change:
+class OutputChange:
     """A change of a network's output."""
 
     routes: tuple[
@@ -87,7 +87,7 @@ class Change:
     called: bool = False  # whether that layer must be called after the network's own forward
 
 
-def changes_of(module: nn.Module) -> tuple[Change, ...]:
+def changes_of(module: nn.Module) -> tuple[OutputChange, ...]:
     """The changes made to the user's network, in order."""
     kinds = reversed(type(module).__mro__)
     return tuple(vars(kind)[CHANGE_ATTRIBUTE] for kind in kinds if CHANGE_ATTRIBUTE in vars(kind))
@@ -126,7 +126,7 @@ def select_scores(
     kind = type(module)
     _give(
         module,
-        Change(routes, len(several) == 2),
+        OutputChange(routes, len(several) == 2),
         lambda self, x: pick(kind.forward(self, x), routes),
     )
     when = " while it trains" if isinstance(in_eval, Tensor) else ""
@@ -135,7 +135,7 @@ def select_scores(
 
 
 def _route(output: Any, by_layers: Sequence[Tensor]) -> Route:
-    steps: list[Step] = []
+    steps: list[OutputStep] = []
     inner = output
     while not isinstance(inner, Tensor):
         step = _step(inner, by_layers)
@@ -149,16 +149,16 @@ def _route(output: Any, by_layers: Sequence[Tensor]) -> Route:
     return Route(_kind(output), tuple(steps))
 
 
-def _step(output: Any, by_layers: Sequence[Tensor]) -> Step | None:
+def _step(output: Any, by_layers: Sequence[Tensor]) -> OutputStep | None:
     if isinstance(output, Mapping):
         return _named("key", output, tuple(output))
     if fields := getattr(output, "_fields", ()):  # a named tuple: the first field is the first item
         step = _named("name", output, fields)
-        return Step("index", 0) if step is None or step.at == fields[0] else step
+        return OutputStep("index", 0) if step is None or step.at == fields[0] else step
     if isinstance(output, tuple | list) and output:
-        return Step("index", _place(output, by_layers))
+        return OutputStep("index", _place(output, by_layers))
     held = tuple(name for name in SCORE_NAMES if getattr(output, name, None) is not None)
-    return Step("name", held[0]) if held else None
+    return OutputStep("name", held[0]) if held else None
 
 
 def _place(output: Sequence[Any], by_layers: Sequence[Tensor]) -> int:
@@ -175,11 +175,11 @@ def _place(output: Sequence[Any], by_layers: Sequence[Tensor]) -> int:
     return next(linear, 0)
 
 
-def _named(kind: Literal["key", "name"], output: Any, names: Sequence[Any]) -> Step | None:
+def _named(kind: Literal["key", "name"], output: Any, names: Sequence[Any]) -> OutputStep | None:
     name = next((name for name in SCORE_NAMES if name in names), None)
     if name is None and len(names) == 1:
         name = names[0]
-    return None if name is None else Step(kind, name)
+    return None if name is None else OutputStep(kind, name)
 
 
 def _kind(output: Any) -> str:
@@ -202,7 +202,9 @@ def _which(route: Route) -> str:
     return ("first", "second", "third")[at] if at < 3 else f"output number {at + 1}"
 
 
-def _give(module: nn.Module, change: Change, forward: Callable[..., Any] | None = None) -> None:
+def _give(
+    module: nn.Module, change: OutputChange, forward: Callable[..., Any] | None = None
+) -> None:
     """Attach a change, and its `forward` if it has one; names, class name and source stay."""
     kind = type(module)
     body: dict[str, Any] = {
@@ -245,7 +247,7 @@ def _replace_identity(module: nn.Module, layer: nn.Linear) -> str:
     if type(module.get_submodule(last)) is not nn.Identity:
         return ""
     module.set_submodule(last, layer)
-    _give(module, Change(layer=last, width=layer.in_features))
+    _give(module, OutputChange(layer=last, width=layer.in_features))
     return f"{last} becomes one"
 
 
@@ -253,7 +255,7 @@ def _append(module: nn.Module, layer: nn.Linear) -> str:
     kind = type(module)
     module.add_module(APPENDED_NAME, layer)
     calls_all = issubclass(own_class(module), nn.Sequential)  # appended modules are called, too
-    change = Change(layer=APPENDED_NAME, width=layer.in_features, called=not calls_all)
+    change = OutputChange(layer=APPENDED_NAME, width=layer.in_features, called=not calls_all)
     _give(
         module,
         change,

@@ -26,7 +26,7 @@ IMAGE = -1  # the step that stands for the image itself
 
 
 @dataclass(frozen=True)
-class Step:
+class TracedOperation:
     """One operation of the pass."""
 
     name: str  # torch's name: convolution, addmm, _softmax
@@ -41,7 +41,7 @@ class Step:
 class Watched:
     """The trace of one image."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[TracedOperation, ...]
     shapes: Mapping[
         str, tuple[int, ...]
     ]  # output shape of each module's first call, without the batch
@@ -180,7 +180,7 @@ class _Recorder(TorchDispatchMode):
 
     def __init__(self, twin: nn.Module, image: Tensor) -> None:
         super().__init__()
-        self.steps: list[Step] = []
+        self.steps: list[TracedOperation] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.made = {_storage(image): IMAGE}
         self._names = {part: name for name, part in twin.named_modules()}
@@ -240,7 +240,9 @@ class _Recorder(TorchDispatchMode):
             first = next(iter(_tensors([out])), None)
             shape = () if first is None else tuple(first.shape)
             name = func._overloadpacket.__name__
-            self.steps.append(Step(name, inputs, tuple(layers), self._calls[-1], shape, flops))
+            self.steps.append(
+                TracedOperation(name, inputs, tuple(layers), self._calls[-1], shape, flops)
+            )
         changed = places[:1] if func._schema.is_mutable else []
         for place in (*results, *changed):
             if place in places and place not in changed:

@@ -21,7 +21,7 @@ TORCH_DICTS = ("_parameters", "_buffers", "_modules")
 
 
 @dataclass(frozen=True)
-class Draws:
+class RandomState:
     """The state of the random generators of torch, Python and NumPy."""
 
     torch_cpu: Tensor
@@ -30,7 +30,7 @@ class Draws:
     numpy: Any
 
     @classmethod
-    def now(cls) -> Draws:
+    def now(cls) -> RandomState:
         gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
         return cls(torch.get_rng_state(), gpu, random.getstate(), np.random.get_state())
 
@@ -41,7 +41,7 @@ class Draws:
         random.setstate(self.python)
         np.random.set_state(self.numpy)
 
-    def same(self, other: Draws) -> bool:
+    def same(self, other: RandomState) -> bool:
         """Whether both states agree, so that nothing, or equally much, was drawn."""
         gpu = self.torch_gpu is None or (
             other.torch_gpu is not None and torch.equal(self.torch_gpu, other.torch_gpu)
@@ -58,7 +58,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
     Modes are left to the caller. Parameters are not copied: no forward pass changes them.
     """
     with alone():
-        draws, held = Draws.now(), [_Held(part) for part in module.modules()]
+        draws, held = RandomState.now(), [_Held(part) for part in module.modules()]
         grads = [(p, p.grad) for p in module.parameters()]
         try:
             yield

@@ -19,7 +19,7 @@ from tlnb.core.runtime.device import Machine
 from tlnb.core.runtime.distributed import ALONE, Ranks
 from tlnb.core.runtime.torch_lock import alone, give_way
 from tlnb.core.storage.activation_cache import Store
-from tlnb.core.training.features import Source
+from tlnb.core.training.features import FeatureSource
 from tlnb.core.training.freezing import layer_of, set_modes
 from tlnb.core.training.progress import Progress, Report
 
@@ -61,7 +61,7 @@ class TrainingContext:
     stop_check: StopCheck
     module: nn.Module  # on the device
     labels: Mapping[str, Tensor]  # by split: (N,) int64 class numbers on the device
-    source: Source
+    source: FeatureSource
     class_weights: Tensor | None  # (C,) float32
 
     @classmethod
@@ -103,7 +103,9 @@ class TrainingContext:
             stop_check=stop_check,
             module=module,
             labels=labels,
-            source=Source(module, model.transform, data, machine, costs, store, stop_check, ranks),
+            source=FeatureSource(
+                module, model.transform, data, machine, costs, store, stop_check, ranks
+            ),
             class_weights=_class_weights(labels, data) if options.class_weights else None,
         )
 

@@ -9,11 +9,10 @@ from typing import TypeVar
 
 import torch
 import torchvision
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from tlnb.core.data.augment import changed, draw
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.models.anatomy import evaluating
 from tlnb.core.models.clocks import CostTracker
 from tlnb.core.models.flops import Counts, forward_flops
 from tlnb.core.models.pretrained import Transform
@@ -26,13 +25,13 @@ from tlnb.core.storage.activation_cache import Store, key_of
 from tlnb.core.storage.memory_map import is_mapped
 from tlnb.core.training.agreement import OTHER_ROWS, allowed, apart
 from tlnb.core.training.cache_key import identity, pixels, structure
-from tlnb.core.training.cached_inputs import CachedInputs, HeadInputs
+from tlnb.core.training.cached_inputs import CachedInputs
 from tlnb.core.training.events import Event, event
 from tlnb.core.training.freezing import set_modes
 from tlnb.core.training.model_split import Cuts, cut_at
 from tlnb.core.training.raw_inputs import Images, RawInputs, chunk_of
 from tlnb.core.training.run import Cache
-from tlnb.core.training.split_choice import Choice, Demand, Last
+from tlnb.core.training.split_choice import Choice, Demand
 from tlnb.core.training.split_point import Cut, Place
 from tlnb.core.training.split_search import Candidates, Chosen, Prover, first_proven
 from tlnb.core.training.training_inputs import Cost, Inputs
@@ -60,7 +59,7 @@ class KeptRows:
     sample: int = 2  # rows that are computed again where the value is found
 
 
-class Source:
+class FeatureSource:
     """Where inputs come from: the network, its preprocessing, the images, and what was computed before."""
 
     def __init__(
@@ -135,10 +134,10 @@ class Source:
         """Where to cut; where nothing is to be cached None, and why not if the run should say so."""
         if not options.cache:
             return None, ""
-        demand = self._demand(options, before)
-        return self._proven(trained, demand.cheapest, demand)
+        demand = self.demand(options, before)
+        return self.proven(trained, demand.cheapest, demand)
 
-    def _proven(
+    def proven(
         self, trained: Sequence[str], pick: Callable[[Sequence[Place]], T | None], demand: Demand
     ) -> tuple[T | None, str]:
         """The best of the places that are proven, in the modes that the network is in; else None, and why."""
@@ -151,7 +150,7 @@ class Source:
                 found, pick, lambda place: self.ranks.broadcast_object(prover.fault(place))
             )
 
-    def _demand(self, options: TrainOptions, before: Cache | None) -> Demand:
+    def demand(self, options: TrainOptions, before: Cache | None) -> Demand:
         counts, (memory, disk) = self.data.splits, self._room()
         return Demand(
             counts["train"],
@@ -183,10 +182,10 @@ class Source:
 
         def kept(split: str, view: int, phase: str) -> Tensor:
             drawn = (kind if view else "none", options.seed, view)
-            key = key_of(who, self._data_key(split, *drawn))
-            rows = self._through(cut.prefix, split, *drawn)
+            key = key_of(who, self.data_key(split, *drawn))
+            rows = self.through(cut.prefix, split, *drawn)
             work = KeptRows(key, split, rows, look_cost, phase, "prefix")
-            value, found = self._kept(work, choice.where)
+            value, found = self.kept(work, choice.where)
             was.append(found)
             return value
 
@@ -225,7 +224,7 @@ class Source:
         """Rows on the device."""
         return self.machine.placed(rows)
 
-    def _kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
+    def kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
         """A value from the store, or computed and charged; and whether it was there."""
         count = len(self.data.labels[work.split])
         with self.tally.phase(work.phase, work.part):
@@ -278,7 +277,7 @@ class Source:
             raise OSError(5, "what another process wrote cannot be read")
         return value
 
-    def _through(
+    def through(
         self, prefix: nn.Module, split: str, kind: str = "none", seed: int = 0, view: int = 0
     ) -> Rows:
         """The frozen prefix over rows of a split: view 0 is the images as they are, the others are augmented."""
@@ -313,56 +312,6 @@ class Source:
         """Images in one forward pass."""
         return chunk_of(self.transform.size, self.machine.on_cpu)
 
-    # ── the output layer's features ──
-
-    def head_inputs(self, heads: tuple[str, ...], base: Inputs) -> HeadInputs | None:
-        """What reaches the output layers, for each training image as it is; None where the network cannot be cut there.
-
-        It comes from what is cached already, as far as there is something; else from the images. Leaves the modes set
-        for training the output layers alone.
-        """
-        set_modes(self.module, set(heads))
-        demand = self._demand(TrainOptions(epochs=1), None)
-        last, _ = self._proven(heads, lambda found: Last(found[-1]), demand)
-        if last is None:
-            return None
-        return self._at_heads(base, last.place)
-
-    def _at_heads(self, base: Inputs, last: Place) -> HeadInputs:
-        cut = cut_at(self.module, last, self.cuts)
-        with evaluating(self.module):  # tracing bakes modes in
-            judges = cut_at(self.module, last, self.cuts).suffix
-        if base.cache is not None and base.cache.at == last.at:
-            return HeadInputs(base.train(0), cut.suffix, judges)
-        work = self._head_work(cut, self._start(base, last), base, last)
-        features, _ = self._kept(work, "memory")
-        return HeadInputs(features, cut.suffix, judges)
-
-    def _start(self, base: Inputs, last: Place) -> Cut | None:
-        """Where the run's own cache lies on the way to the output layers; None where it does not."""
-        if base.cache is None or not last.traced or not isinstance(base.teaches, fx.GraphModule):
-            return None
-        names = [node.name for node in self.cuts.graph(self.module).nodes]
-        if base.cache.at not in names[: names.index(last.at)]:
-            return None
-        return cut_at(self.module, Place(base.cache.at, (), 0.0), self.cuts)
-
-    def _head_work(self, cut: Cut, start: Cut | None, base: Inputs, last: Place) -> KeptRows:
-        """The last value before the output layers, computed from the run's own cache or from the images."""
-        data = self._data_key("train", "none", 0, 0)
-        if start is None:
-            key, rows = key_of("", self.identity(cut), data), self._through(cut.prefix, "train")
-            flops = last.flops or forward_flops(cut.prefix, self.example())
-            return KeptRows(key, "train", rows, flops, "caching", "features")
-        between, cached = cut_at(start.suffix, last, self.cuts), base.train(0)
-
-        def from_cache(some: slice | Tensor) -> Tensor:
-            return self.pass_through(between.prefix, self.placed(cached[some]).clone())
-
-        key = key_of(self.identity(start), self.identity(between), data)
-        flops = forward_flops(between.prefix, self.placed(cached[:2]))
-        return KeptRows(key, "train", from_cache, flops, "caching", "features")
-
     # ── keys and costs ──
 
     def identity(self, cut: Cut) -> str:
@@ -372,7 +321,7 @@ class Source:
             self._identities[cut.prefix] = known
         return self._identities[cut.prefix]
 
-    def _data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
+    def data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
         drawn = (kind, seed, view) if view else ()
         where = (self.machine.device.split(":")[0], self.machine.precision)
         made_by = (torch.__version__, torchvision.__version__)
@@ -403,19 +352,21 @@ class Source:
         if all(kinds) and key in self.store.costs:
             return Cost(*self.store.costs[key])
         with undisturbed(self.module):
-            cost = self._counted(teaches, example)
+            cost = _counted(self.counts, self.module, self.example(), teaches, example)
         self.store.costs[key] = astuple(cost)
         return cost
 
-    def _counted(self, teaches: nn.Module, example: Tensor) -> Cost:
-        image, counts = self.example(), self.counts
-        return Cost(
-            counts.step(teaches, example),
-            counts.step(self.module, image),
-            counts.step(self.module, image, everything=True),
-            counts.forward(teaches, example),
-            counts.forward(self.module, image),
-        )
+
+def _counted(
+    counts: Counts, module: nn.Module, image: Tensor, teaches: nn.Module, example: Tensor
+) -> Cost:
+    return Cost(
+        done=counts.step(teaches, example),
+        planned=counts.step(module, image),
+        full=counts.step(module, image, everything=True),
+        look=counts.forward(teaches, example),
+        whole=counts.forward(module, image),
+    )
 
 
 def _views_event(kind: str, views: int) -> Event | None:

@@ -21,6 +21,7 @@ from tlnb.core.training.checkpoint_state import TrainingState
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.epoch import AdamWEpochs
 from tlnb.core.training.folded_input_norm import FoldedInputNorm, can_fold
+from tlnb.core.training.head_features import head_inputs_of
 from tlnb.core.training.progress import Progress
 from tlnb.core.training.training_inputs import Cost, Inputs
 
@@ -42,7 +43,7 @@ def begin_with_heads(
     alone_first = new and bool(set(plan.trained) - set(context.anatomy.heads))
     if not (scaled or alone_first):
         return
-    head_inputs = context.source.head_inputs(heads, inputs)
+    head_inputs = head_inputs_of(context.source, heads, inputs)
     if scaled:
         _standardise(context, state, foldable, head_inputs, keep=not new)
     if alone_first:

@@ -12,7 +12,7 @@ from tlnb.core.models.anatomy import evaluating
 from tlnb.core.models.undisturbed import undisturbed
 from tlnb.core.training.agreement import OTHER_ROWS, allowed, apart
 from tlnb.core.training.events import Event, event
-from tlnb.core.training.features import Source
+from tlnb.core.training.features import FeatureSource
 from tlnb.core.training.training_inputs import Inputs
 
 FEWEST, MOST = 4, 64  # test images of the sample
@@ -28,7 +28,10 @@ class OwnAnswers:
 
 
 def own_answers(
-    source: Source, inputs: Inputs, logits: Tensor, scores: Callable[[Inputs, Tensor], Tensor]
+    source: FeatureSource,
+    inputs: Inputs,
+    logits: Tensor,
+    scores: Callable[[Inputs, Tensor], Tensor],
 ) -> OwnAnswers:
     """The network's own logits for the test images.
 
@@ -49,7 +52,7 @@ def own_answers(
     return OwnAnswers(own, event("own-answers", others=others, images=len(own)))
 
 
-def _agree(source: Source, inputs: Inputs, rows: Tensor) -> bool:
+def _agree(source: FeatureSource, inputs: Inputs, rows: Tensor) -> bool:
     """Whether the network says the same of the images as of their activations, drawing the same random numbers."""
     images = source.transform(source.placed(source.images("test")[rows]))
     activations = inputs.look(inputs.seen("test")[rows].clone())
@@ -59,7 +62,7 @@ def _agree(source: Source, inputs: Inputs, rows: Tensor) -> bool:
     return source.ranks.every(apart(cached, own) <= allowed(OTHER_ROWS, source.machine.precision))
 
 
-def _seeded(source: Source, module: nn.Module, rows: Tensor) -> Tensor:
+def _seeded(source: FeatureSource, module: nn.Module, rows: Tensor) -> Tensor:
     with undisturbed(source.module):
         torch.manual_seed(0)
         return source.pass_through(module, rows)

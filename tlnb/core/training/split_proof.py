@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 
 from tlnb.core.models.anatomy import evaluating
 from tlnb.core.models.transform import Transform
-from tlnb.core.models.undisturbed import Draws, counters, undisturbed
+from tlnb.core.models.undisturbed import RandomState, counters, undisturbed
 from tlnb.core.runtime.device import Machine, out_of_memory
 from tlnb.core.training.agreement import OTHER_ROWS, SAME_ROWS, allowed, apart
 from tlnb.core.training.split_point import Cut
@@ -68,7 +68,7 @@ class Observed:
     grads: tuple[Tensor | None, ...]
     buffers: tuple[Tensor, ...]
     counters: list[object]
-    draws: Draws
+    draws: RandomState
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,9 @@ class Proof:
         return replace(self, images=self.images[:FEW], whole={}).fault(cut, in_eval)
 
     def _fault(self, cut: Cut, in_eval: Callable[[], Cut]) -> str:
-        before = Draws.now()
+        before = RandomState.now()
         value = self._passed(cut.prefix, self.images)
-        if not before.same(Draws.now()):
+        if not before.same(RandomState.now()):
             return RANDOM
         if len(value) != len(self.images):
             return COMPANY
@@ -171,7 +171,7 @@ class Proof:
             grads,
             tuple(buffer.detach().clone() for buffer in self.module.buffers()),
             counters(self.module),
-            Draws.now(),
+            RandomState.now(),
         )
 
     def _difference(self, whole: Observed, split: Observed, tolerance: float) -> str:
@@ -219,12 +219,16 @@ class _Digests(fx.Interpreter):
 
     def __init__(self, prefix: fx.GraphModule, names: Sequence[str]) -> None:
         super().__init__(prefix)
-        self._names, self._draws = set(names), Draws.now()
+        self._names, self._draws = set(names), RandomState.now()
         self.found: dict[str, Tensor] = {}
 
     def run_node(self, n: fx.Node) -> object:
         value = super().run_node(n)
-        if n.name in self._names and isinstance(value, Tensor) and self._draws.same(Draws.now()):
+        if (
+            n.name in self._names
+            and isinstance(value, Tensor)
+            and self._draws.same(RandomState.now())
+        ):
             rows = value.detach().flatten(1).double()
             ramp = torch.linspace(0.5, 1.5, rows.shape[1], device=rows.device, dtype=rows.dtype)
             self.found[n.name] = torch.stack(

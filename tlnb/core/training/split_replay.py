@@ -52,7 +52,7 @@ class Blank:
 
 
 @dataclass(frozen=True)
-class Call:
+class ModuleCall:
     """One call of a module in a recorded pass."""
 
     name: str
@@ -67,7 +67,7 @@ class Recording:
     """The calls of one pass in the order in which they ended."""
 
     image: Blank
-    calls: tuple[Call, ...]
+    calls: tuple[ModuleCall, ...]
 
     def before(self, at: str) -> dict[str, list[Any]]:
         """What the modules return, call by call, that are done when the module at a cut begins."""
@@ -97,7 +97,7 @@ class _Tape:
     """Notes when calls begin and end."""
 
     def __init__(self) -> None:
-        self.calls: list[Call] = []
+        self.calls: list[ModuleCall] = []
         self.counter, self._moment = Counter(), 0
 
     def watching(self, name: str, forward: Forward) -> Forward:
@@ -105,7 +105,9 @@ class _Tape:
             start = self._next()
             value = forward(*given, **named)
             flops = self.counter.total / ROWS
-            self.calls.append(Call(name, start, self._next(), flops, tree_map(Blank.of, value)))
+            self.calls.append(
+                ModuleCall(name, start, self._next(), flops, tree_map(Blank.of, value))
+            )
             return value
 
         return watched

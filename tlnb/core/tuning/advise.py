@@ -102,7 +102,7 @@ class Advice(OneLine):
 
 
 @dataclass
-class Case:
+class AdviceTask:
     """The model and data that need advice."""
 
     model: PretrainedModel
@@ -119,7 +119,7 @@ class Case:
 
 
 def advise(
-    case: Case,
+    case: AdviceTask,
     *,
     budget: float | None = None,
     budget_text: str = "",
@@ -196,7 +196,7 @@ def advise(
 
 
 def _probed(
-    case: Case, used: DataSet, folds: int, spent: CostTracker
+    case: AdviceTask, used: DataSet, folds: int, spent: CostTracker
 ) -> tuple[tuple[Probe, ...], tuple[tuple[float, float], ...]]:
     """Probe each stage's output as features, and the last stage's with half of the labels."""
     images, labels = used.images["train"], used.labels["train"].numpy()
@@ -216,7 +216,7 @@ def _probed(
 
 
 def _trials(
-    case: Case,
+    case: AdviceTask,
     used: DataSet,
     folds: int,
     forecasts: Mapping[str, Forecast],
@@ -249,7 +249,7 @@ def _trials(
 
 
 def _held_out_logits(
-    case: Case, used: DataSet, strategy: str, folds: int, spent: CostTracker
+    case: AdviceTask, used: DataSet, strategy: str, folds: int, spent: CostTracker
 ) -> np.ndarray:
     """Logits `(n, C)` of each image from the training that held it out."""
     plan, options = case.task(strategy)

@@ -13,13 +13,13 @@ import textwrap
 
 from tlnb.core.export.pytorch_script.data_section import data_sections, data_settings
 from tlnb.core.export.pytorch_script.network_section import network_sections, own_names
-from tlnb.core.export.pytorch_script.script_facts import Case, Script
+from tlnb.core.export.pytorch_script.script_facts import Script, ScriptFacts
 from tlnb.core.export.pytorch_script.template import USER_MODULE, WIDTH
 from tlnb.core.export.pytorch_script.training_section import LOOPS, rates, training_sections
 from tlnb.core.runtime.errors import UsageError, one_line
 from tlnb.core.training.run import Run
 
-__all__ = ["Case", "Script", "write_script"]
+__all__ = ["Script", "ScriptFacts", "write_script"]
 
 MEANING = {
     "head": "a new output layer on a frozen network",
@@ -51,7 +51,7 @@ IMPORTS: tuple[tuple[str, str], ...] = (
 )
 
 
-def write_script(case: Case) -> Script:
+def write_script(case: ScriptFacts) -> Script:
     """Write the plan, or the run, as a plain PyTorch script.
 
     Raises:
@@ -76,7 +76,7 @@ def write_script(case: Case) -> Script:
     return Script("\n".join(lines), f"{subject} as plain PyTorch")
 
 
-def _docstring(case: Case) -> str:
+def _docstring(case: ScriptFacts) -> str:
     lines = [f"Trains {case.model.name} on {case.data.name}: {MEANING[case.plan.strategy]}.", ""]
     lines += textwrap.wrap(
         f"{_did(case.run) if case.run else _will(case)} Writes model.pt.", WIDTH - 2
@@ -100,13 +100,13 @@ def _did(run: Run) -> str:
     )
 
 
-def _will(case: Case) -> str:
+def _will(case: ScriptFacts) -> str:
     return (
         f"Does what tlnb's plan says (strategy {case.plan.strategy}); no run has measured it yet."
     )
 
 
-def _imports(case: Case, body: str) -> str:
+def _imports(case: ScriptFacts, body: str) -> str:
     lines = [line for line, mark in IMPORTS if not mark or re.search(mark, body)]
     own = sorted(own_names(case))
     if own:
@@ -116,7 +116,7 @@ def _imports(case: Case, body: str) -> str:
     return "\n".join(lines).strip("\n")
 
 
-def _settings(case: Case) -> str:
+def _settings(case: ScriptFacts) -> str:
     o, t = case.options, case.model.transform
     lines = data_settings(case)
     if case.data.edge != t.size:

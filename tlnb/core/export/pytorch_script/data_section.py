@@ -11,16 +11,16 @@ from tlnb.core.data.builtin import DIGITS_TEST
 from tlnb.core.data.decoding import FINER, LONGEST, MAX_PIXELS, formats
 from tlnb.core.data.image_listing import RAW
 from tlnb.core.data.splits import TEST_SHARE, VAL_SHARE
-from tlnb.core.export.pytorch_script.script_facts import Case
+from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
 from tlnb.core.export.pytorch_script.template import WIDTH, fill, noted, quoted
 
 
-def data_settings(case: Case) -> list[str]:
+def data_settings(case: ScriptFacts) -> list[str]:
     """Settings: where the data is and how much of it is used."""
     return SETTINGS[case.source](case)
 
 
-def data_sections(case: Case) -> Iterator[str]:
+def data_sections(case: ScriptFacts) -> Iterator[str]:
     """The functions from files to the network's input."""
     flags, values = _flags(case), _values(case)
     for when, template in (
@@ -33,7 +33,7 @@ def data_sections(case: Case) -> Iterator[str]:
             yield fill(template, flags, values)
 
 
-def count(case: Case) -> str:
+def count(case: ScriptFacts) -> str:
     """The number of classes, as an expression in the script."""
     return "len(CLASSES)" if case.source == "folder" else "CLASSES"
 
@@ -41,11 +41,11 @@ def count(case: Case) -> str:
 # ── settings ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def _digits_settings(case: Case) -> list[str]:
+def _digits_settings(case: ScriptFacts) -> list[str]:
     return [f"CLASSES = {len(case.data.classes)}", *_amounts(case)]
 
 
-def _folder_settings(case: Case) -> list[str]:
+def _folder_settings(case: ScriptFacts) -> list[str]:
     folders = ", ".join(folder for _, folder in case.data.folders)
     holds = (
         f"holds {folders}, each with one folder per class"
@@ -60,7 +60,7 @@ def _folder_settings(case: Case) -> list[str]:
     ]
 
 
-def _file_settings(case: Case) -> list[str]:
+def _file_settings(case: ScriptFacts) -> list[str]:
     file = quoted(re.sub(r"[^\w.-]+", "-", case.data.name) + ".npz")
     return [
         f"FILE = {file}  # written by: tl.dataset.save({file})",
@@ -68,14 +68,14 @@ def _file_settings(case: Case) -> list[str]:
     ]
 
 
-SETTINGS: dict[str, Callable[[Case], list[str]]] = {
+SETTINGS: dict[str, Callable[[ScriptFacts], list[str]]] = {
     "digits": _digits_settings,
     "folder": _folder_settings,
     "file": _file_settings,
 }
 
 
-def _classes(case: Case) -> str:
+def _classes(case: ScriptFacts) -> str:
     """The class names, or if there are many, the code that finds them."""
     line = f"CLASSES = ({', '.join(map(quoted, case.data.classes))})"
     if len(line) <= WIDTH:
@@ -90,7 +90,7 @@ def _classes(case: Case) -> str:
     return f'CLASSES = sorted({name} for p in {top}.iterdir() if p.is_dir() and not p.name.startswith("."))'
 
 
-def _amounts(case: Case) -> list[str]:
+def _amounts(case: ScriptFacts) -> list[str]:
     r, flags = case.data.request, _flags(case)
     test, val = (TEST_SHARE if r.test is None else r.test), (VAL_SHARE if r.val is None else r.val)
     lines = {
@@ -108,7 +108,7 @@ def _amounts(case: Case) -> list[str]:
 # ── values and conditions ─────────────────────────────────────────────────────────────────────────
 
 
-def _flags(case: Case) -> dict[str, bool]:
+def _flags(case: ScriptFacts) -> dict[str, bool]:
     t, edge, folders, r = (
         case.model.transform,
         case.data.edge,
@@ -135,7 +135,7 @@ def _flags(case: Case) -> dict[str, bool]:
     }
 
 
-def _values(case: Case) -> dict[str, object]:
+def _values(case: ScriptFacts) -> dict[str, object]:
     t, flags = case.model.transform, _flags(case)
     chosen = ["train", *(s for s in ("val", "test") if flags[f"holds_{s}"])]
     splits = [s for s in ("train", "val", "test") if s in case.data.splits]

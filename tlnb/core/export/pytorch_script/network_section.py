@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tlnb.core.export.pytorch_script.data_section import count
-from tlnb.core.export.pytorch_script.script_facts import Case
+from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
 from tlnb.core.export.pytorch_script.template import quoted
-from tlnb.core.models.own_outputs import Change, Route, changes_of
+from tlnb.core.models.own_outputs import OutputChange, Route, changes_of
 from tlnb.core.models.pretrained import EMBEDDED
 from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import one_line
@@ -32,7 +32,7 @@ def build_model() -> nn.Module:
 '''
 
 
-def network_sections(case: Case) -> Iterator[str]:
+def network_sections(case: ScriptFacts) -> Iterator[str]:
     """The architecture where it must be written out, and `build_model`."""
     if case.model.card.family == EMBEDDED and not case.own:
         yield f"WIDTHS = {glyphnet.WIDTHS}"
@@ -46,7 +46,7 @@ def network_sections(case: Case) -> Iterator[str]:
     )
 
 
-def own_names(case: Case) -> set[str]:
+def own_names(case: ScriptFacts) -> set[str]:
     """Names in the script that the user's own code must define."""
     names = {_own_class(case)} if case.own else set()
     for edit in case.plan.edits:
@@ -105,7 +105,7 @@ def _is_name(text: str) -> bool:
 # ── building ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def _what(case: Case) -> str:
+def _what(case: ScriptFacts) -> str:
     start = (
         "The architecture at a random start"
         if case.plan.start == "random"
@@ -125,7 +125,7 @@ def _what(case: Case) -> str:
     return f"{start}, {changed}"
 
 
-def _build(case: Case) -> Iterator[str]:
+def _build(case: ScriptFacts) -> Iterator[str]:
     yield from (_own if case.own else ORIGIN[case.model.card.family])(case)
     if case.plan.start == "pretrained" and case.came_from is None and case.plan.edits:
         yield "torch.manual_seed(SEED)  # new layers start the same each time"
@@ -138,7 +138,7 @@ def _build(case: Case) -> Iterator[str]:
         yield f"model.load_state_dict(torch.load({file}, weights_only=True))"
 
 
-def _torchvision(case: Case) -> Iterator[str]:
+def _torchvision(case: ScriptFacts) -> Iterator[str]:
     name, weights = case.model.name, case.model.weights
     offered = _offered(name)
     settings = "".join(f", {key}={value}" for key, value in _settings(case).items())
@@ -164,7 +164,7 @@ def _offered(name: str) -> tuple[str, ...]:
     return tuple(models.get_model_weights(name).__members__)
 
 
-def _settings(case: Case) -> dict[str, object]:
+def _settings(case: ScriptFacts) -> dict[str, object]:
     """Arguments for torchvision's builder that weights would otherwise imply."""
     name = case.model.name
     known: dict[str, object] = {}
@@ -178,7 +178,7 @@ def _settings(case: Case) -> dict[str, object]:
     }
 
 
-def _scores(case: Case) -> int | None:
+def _scores(case: ScriptFacts) -> int | None:
     """The network's number of classes before the plan's edits."""
     try:
         head = case.model.module.get_submodule(case.anatomy.head)
@@ -188,12 +188,12 @@ def _scores(case: Case) -> int | None:
     return scores
 
 
-def _at_random(case: Case, made: str) -> Iterator[str]:
+def _at_random(case: ScriptFacts, made: str) -> Iterator[str]:
     yield f"torch.manual_seed({'SEED' if case.plan.start == 'random' else 0})  # a random start, the same each time"
     yield made
 
 
-def _embedded(case: Case) -> Iterator[str]:
+def _embedded(case: ScriptFacts) -> Iterator[str]:
     made = f"model = GlyphNet({_scores(case) or case.model.card.source_classes})"
     if case.came_from is not None:
         yield made
@@ -204,13 +204,13 @@ def _embedded(case: Case) -> Iterator[str]:
         yield from _saved(case) if case.model.weights == "default" else _from_file(case)
 
 
-ORIGIN: dict[str, Callable[[Case], Iterator[str]]] = {
+ORIGIN: dict[str, Callable[[ScriptFacts], Iterator[str]]] = {
     EMBEDDED: _embedded,
     "torchvision": _torchvision,
 }
 
 
-def _own(case: Case) -> Iterator[str]:
+def _own(case: ScriptFacts) -> Iterator[str]:
     yield f"model = {_own_class(case)}()  # CHANGE: make it as you did in the notebook"
     for change in changes_of(case.model.module):
         yield from _changed(change)
@@ -224,7 +224,7 @@ def _own(case: Case) -> Iterator[str]:
         yield from _saved(case) if weights == "default" else _from_file(case)
 
 
-def _changed(change: Change) -> Iterator[str]:
+def _changed(change: OutputChange) -> Iterator[str]:
     """The changes that make the user's network give scores; a hook replaces its output."""
     if change.routes:
         yield "# of all that it gives the scores alone"
@@ -235,7 +235,7 @@ def _changed(change: Change) -> Iterator[str]:
         yield f"model.register_forward_hook(lambda model, _, y: {path(change.layer)}(y))"
 
 
-def _scores_in(change: Change) -> str:
+def _scores_in(change: OutputChange) -> str:
     """The expression for the scores in `y`, which may be the scores or of another type."""
     in_eval, *in_training = change.routes
     code = in_eval.code("y")
@@ -249,7 +249,7 @@ def _is_of(route: Route) -> str:
     return f"isinstance(y, {kind})" if kind else f'type(y).__name__ == "{route.kind}"'
 
 
-def _own_class(case: Case) -> str:
+def _own_class(case: ScriptFacts) -> str:
     kind = type(case.model.module)
     return (
         "make_network"
@@ -258,13 +258,13 @@ def _own_class(case: Case) -> str:
     )
 
 
-def _saved(case: Case) -> Iterator[str]:
+def _saved(case: ScriptFacts) -> Iterator[str]:
     file = quoted(f"{case.model.name}.pt")
     yield f"# its weights, from a notebook: torch.save(tl.model.module.state_dict(), {file})"
     yield f'model.load_state_dict(torch.load({file}, map_location="cpu", weights_only=True))'
 
 
-def _from_file(case: Case) -> Iterator[str]:
+def _from_file(case: ScriptFacts) -> Iterator[str]:
     file = case.model.weights
     if any(
         note.startswith(f"{Path(file).name}: ") for note in case.model.card.notes
@@ -279,7 +279,7 @@ def _from_file(case: Case) -> Iterator[str]:
 # ── edits ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _replace(case: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
+def _replace(case: ScriptFacts, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
     *before, made = _made(case, edit)
     note = (
         "  # one score per class; the softmax is part of the loss"
@@ -290,25 +290,25 @@ def _replace(case: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
     yield f"{path(place(edit.name, earlier, whole=True))} = {made}{note}"
 
 
-def _remove(_: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
+def _remove(_: ScriptFacts, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
     yield f"{path(place(edit.name, earlier, whole=True))} = nn.Identity()"
 
 
-def _add(case: Case, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
+def _add(case: ScriptFacts, edit: Edit, earlier: Sequence[Edit]) -> Iterator[str]:
     *before, made = _made(case, edit)
     at = path(place(edit.name, earlier, whole=True))
     yield from before
     yield f"{at} = nn.Sequential({f'{made}, {at}' if edit.where == 'before' else f'{at}, {made}'})"
 
 
-EDITS: dict[str, Callable[[Case, Edit, Sequence[Edit]], Iterator[str]]] = {
+EDITS: dict[str, Callable[[ScriptFacts, Edit, Sequence[Edit]], Iterator[str]]] = {
     "replace": _replace,
     "remove": _remove,
     "add": _add,
 }
 
 
-def _made(case: Case, edit: Edit) -> list[str]:
+def _made(case: ScriptFacts, edit: Edit) -> list[str]:
     """The lines before, and last the expression that builds the new module."""
     code = _with_numbers(case, edit, textwrap.dedent(edit.code).strip())
     constants = [f"{name} = {value!r}" for name, value in _constants(case, edit).items()]
@@ -319,7 +319,7 @@ def _made(case: Case, edit: Edit) -> list[str]:
     return [*constants, *lines[: last.lineno - 1], made]
 
 
-def _constants(case: Case, edit: Edit) -> dict[str, object]:
+def _constants(case: ScriptFacts, edit: Edit) -> dict[str, object]:
     """The user's numbers and strings in an edit's code; anything else the user must provide."""
     held = case.scopes.get(edit, {})
     return {
@@ -342,7 +342,7 @@ def _users_names(code: str) -> set[str]:
     return names - made - KNOWN_NAMES - set(vars(builtins))
 
 
-def _with_numbers(case: Case, edit: Edit, code: str) -> str:
+def _with_numbers(case: ScriptFacts, edit: Edit, code: str) -> str:
     """The code with `in_features` and `classes` as this script writes them."""
     values = {"classes": count(case), "in_features": str(edit.in_features)}
     names = [n for n in ast.walk(ast.parse(code)) if isinstance(n, ast.Name) and n.id in values]

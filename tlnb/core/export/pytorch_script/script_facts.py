@@ -43,7 +43,7 @@ class Script(OneLine, str):
 
 
 @dataclass(frozen=True)
-class Case:
+class ScriptFacts:
     """Everything that a script is written from."""
 
     model: PretrainedModel

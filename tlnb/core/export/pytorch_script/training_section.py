@@ -8,7 +8,7 @@ from torch import nn
 
 from tlnb.core.export.pytorch_script.data_section import count
 from tlnb.core.export.pytorch_script.network_section import path, place
-from tlnb.core.export.pytorch_script.script_facts import Case
+from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
 from tlnb.core.export.pytorch_script.template import assigned, fill, literal, signature
 from tlnb.core.export.pytorch_script.training_templates import (
     ACCURACY,
@@ -31,15 +31,15 @@ from tlnb.core.training.optimizers import RISING_SHARE, can_fuse
 from tlnb.core.training.raw_inputs import chunk_of
 
 
-def _device(case: Case) -> str:
+def _device(case: ScriptFacts) -> str:
     return case.run.device if case.run else case.options.device or "cpu"
 
 
-def _chunk(case: Case) -> int:
+def _chunk(case: ScriptFacts) -> int:
     return chunk_of(case.model.transform.size, on_cpu=_device(case) == "cpu")
 
 
-def training_sections(case: Case) -> Iterator[str]:
+def training_sections(case: ScriptFacts) -> Iterator[str]:
     """Everything from the frozen network to `model.pt`."""
     flags, values = _flags(case), _values(case)
     sections = (
@@ -54,7 +54,7 @@ def training_sections(case: Case) -> Iterator[str]:
             yield fill(template, flags, values)
 
 
-def rates(case: Case) -> list[str]:
+def rates(case: ScriptFacts) -> list[str]:
     """The learning-rate setting: a dictionary, or one rate if there is only one."""
     if case.apart:
         return [f"LEARNING_RATE = {case.rates_of(case.plan.trained)[case.head_name]:g}"]
@@ -79,7 +79,7 @@ def rates(case: Case) -> list[str]:
 # ── values and conditions ─────────────────────────────────────────────────────────────────────────
 
 
-def _flags(case: Case) -> dict[str, bool]:
+def _flags(case: ScriptFacts) -> dict[str, bool]:
     twice = case.warm and (case.augmented or case.chooses)
     return {
         "apart": case.apart,
@@ -108,11 +108,11 @@ def _flags(case: Case) -> dict[str, bool]:
     }
 
 
-def _values(case: Case) -> dict[str, object]:
+def _values(case: ScriptFacts) -> dict[str, object]:
     return {**_loop_words(case), **_layer_words(case), **_asked_words(case)}
 
 
-def _loop_words(case: Case) -> dict[str, object]:
+def _loop_words(case: ScriptFacts) -> dict[str, object]:
     """The loop's names for its options, which are arguments if it runs twice, and constants."""
     settings = {
         "learning": "LEARNING_RATES",
@@ -159,7 +159,7 @@ def _loop_words(case: Case) -> dict[str, object]:
     }
 
 
-def _layer_words(case: Case) -> dict[str, object]:
+def _layer_words(case: ScriptFacts) -> dict[str, object]:
     """How the output layer is named, fed and rescaled."""
     edits, conv = case.plan.edits, isinstance(case.head, nn.Conv2d)
     head = path(place(case.head_name, edits))
@@ -179,7 +179,7 @@ def _layer_words(case: Case) -> dict[str, object]:
     }
 
 
-def _asked_words(case: Case) -> dict[str, object]:
+def _asked_words(case: ScriptFacts) -> dict[str, object]:
     """Words that only some options and plans need."""
     kind = "bfloat16" if case.precision == "bf16" else "float16"
     return {
@@ -192,7 +192,7 @@ def _asked_words(case: Case) -> dict[str, object]:
     }
 
 
-def _asking(case: Case, name: str) -> str:
+def _asking(case: ScriptFacts, name: str) -> str:
     """A line that sets the mode of a module with both frozen and trained layers."""
     at = path(place(name, case.plan.edits))
     return (
@@ -202,11 +202,11 @@ def _asking(case: Case, name: str) -> str:
     )
 
 
-def _in_script(case: Case, name: str) -> str:
+def _in_script(case: ScriptFacts, name: str) -> str:
     return place(name, case.plan.edits, whole=not case.one_by_one)
 
 
-def _feature_axes(case: Case) -> tuple[str, str]:
+def _feature_axes(case: ScriptFacts) -> tuple[str, str]:
     """The axes of mean and spread, and the code that reshapes them to match the features."""
     shape = next(layer.shape for layer in case.anatomy.layers if layer.name == case.head_name) or (
         1,
