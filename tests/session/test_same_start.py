@@ -228,7 +228,7 @@ def test_a_finished_run_of_another_forward_comes_back_as_a_record():
     later.resume(names={"net": OtherForward()})
     with pytest.raises(UsageError, match="without weights"):
         later.runs[0].module()
-    assert "the code or the settings of net were others" in later.state.lost[0]
+    assert "net had other code or settings" in later.state.lost[0]
 
 
 def test_runs_come_back_beside_one_that_does_not_go_on():

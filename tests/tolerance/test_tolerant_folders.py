@@ -301,13 +301,13 @@ def test_a_tar_file_writes_nothing_outside_its_folder(tmp_path: Path):
 
 
 def test_a_tar_bomb_is_read_no_further_than_it_may_unpack(tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(archive, "FREE", 10**5)
+    monkeypatch.setattr(archive, "FREE_BYTES", 10**5)
     with tarfile.open(tmp_path / "d.tgz", "w:gz") as out:
         for i in range(3):
             out.addfile(*tar_entry(f"cats/{i}.png", bytes(10**6)))
     with pytest.raises(DataError, match="times its size, which an archive of photos never does"):
         opened(tmp_path / "d.tgz")
-    monkeypatch.setattr(archive, "FREE", 10**9)
+    monkeypatch.setattr(archive, "FREE_BYTES", 10**9)
     monkeypatch.setenv("TLNB_DISK", "2MB")
     with pytest.raises(DataError, match="set TLNB_DISK="):
         opened(tmp_path / "d.tgz")

@@ -119,7 +119,7 @@ def script_reads(
 ) -> torch.Tensor:
     """What the code of a written script makes of a folder."""
     flags = {"transparent": transparent, "accents": accents}
-    values = {"max_pixels": 10**8, "finer": 2, "formats": ("PNG",), "others": '".x"'}
+    values = {"max_pixels": 10**8, "finer": 2, "longest": 3, "formats": ("PNG",), "others": '".x"'}
     code = "\n".join(fill(part, flags, values) for part in (READ_PHOTO, READ_FOLDER))
     head = (
         "import unicodedata\nfrom pathlib import Path\nimport numpy as np\nimport torch\nfrom torch import Tensor\n"

@@ -175,7 +175,7 @@ def test_a_forecast_that_is_interrupted_leaves_no_trace(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rehearsal.RehearsalSource, "_kept", stop)
+    monkeypatch.setattr(rehearsal.RehearsalSource, "kept", stop)
     with pytest.raises(KeyboardInterrupt):
         small.forecast()
     assert small.bill.charges == () and small.state.forecasts == ()

@@ -333,7 +333,7 @@ def test_records_survive_json(compared: Session):
 def test_a_record_without_what_recipes_fill_in_is_none(compared: Session, name: str):
     values = json.loads(compared.runs[0].to_json())
     values["options"][name] = None
-    with pytest.raises(UsageError, match=f"no {name}"):
+    with pytest.raises(UsageError, match=f"{name} is missing"):
         Run.from_json(json.dumps(values))
 
 
@@ -411,7 +411,7 @@ def test_new_data_keeps_the_plan_and_the_runs(small: Session):
     small.data("symbols", classes=5, per_class=3)
     assert small.plan.strategy == "partial" and len(small.runs) == 1
     assert small.plan.edits[0].code == "nn.Linear(160, 5)"
-    with pytest.raises(UsageError, match="other data"):
+    with pytest.raises(UsageError, match="different data"):
         small.compare("partial")
 
 

@@ -61,7 +61,7 @@ def record_of(about: Mapping[str, Any], plan: Plan) -> Run:
     """
     run = Run.from_json(about["record"])
     if run.plan != plan:
-        raise UsageError(f"the record of run {run.name!r} is of another plan: train it again")
+        raise UsageError(f"the record of run {run.name!r} has another plan: train it again")
     return run
 
 
