@@ -97,9 +97,8 @@ def _leave_unfinished(session: SessionBase, job: Job) -> None:
     if session.store.checkpoint_of(job.name) is None:
         return
     state = session.state
-    others = tuple(name for name in state.unfinished if name != job.name)
     jobs = {**state.jobs, job.name: job}
-    session.commit(replace(state, jobs=jobs, unfinished=(*others, job.name)))
+    session.commit(replace(state, jobs=jobs, unfinished=_unfinished(state, job.name, True)))
     session.save_to_disk()
 
 
@@ -131,7 +130,6 @@ def _kept(session: SessionBase, run: Run) -> Run:
 
 def with_run(state: SessionState, run: Run, job: Job) -> SessionState:
     """The state with this run; a resumed run replaces its earlier part."""
-    others = tuple(name for name in state.unfinished if name != run.name)
     return replace(
         state,
         runs=_with(state.runs, run),
@@ -139,8 +137,14 @@ def with_run(state: SessionState, run: Run, job: Job) -> SessionState:
         networks={**state.networks, job.name: (job.model, job.anatomy)},
         facts={**state.facts, run.name: job.data.facts},
         jobs={**state.jobs, job.name: job},
-        unfinished=(*others, run.name) if run.status == "stopped" else others,
+        unfinished=_unfinished(state, run.name, run.status == "stopped"),
     )
+
+
+def _unfinished(state: SessionState, name: str, stopped: bool) -> tuple[str, ...]:
+    """The runs that can be resumed, with this one last if it was stopped, else without it."""
+    others = tuple(other for other in state.unfinished if other != name)
+    return (*others, name) if stopped else others
 
 
 def _with(runs: tuple[Run, ...], run: Run) -> tuple[Run, ...]:

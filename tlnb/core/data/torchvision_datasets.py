@@ -33,7 +33,7 @@ from tlnb.core.data.image_listing import Listing
 from tlnb.core.data.image_loading import read_files
 from tlnb.core.data.request import DataRequest
 from tlnb.core.data.splits import Parts, divide
-from tlnb.core.runtime.errors import DataError, did_you_mean
+from tlnb.core.runtime.errors import DataError
 from tlnb.core.runtime.limits import cache_folder, memory_budget
 from tlnb.core.runtime.paths import user_path
 from tlnb.core.storage.checked_arrays import LEFTOVER
@@ -109,11 +109,6 @@ PAIRS = ("samples", "_samples", "imgs")
 def library_name(text: str) -> str | None:
     """torchvision's spelling of a data set's name, ignoring case and hyphens, or None."""
     return {_plain(name): name for name in LIBRARY}.get(_plain(text))
-
-
-def similar_names(text: str) -> str:
-    """Similar names, as the end of an error line."""
-    return did_you_mean(text, LIBRARY)
 
 
 def read_library(
