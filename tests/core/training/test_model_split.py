@@ -11,7 +11,7 @@ from torchvision import models
 from tlnb.core.models.anatomy import read_anatomy
 from tlnb.core.planning.plan import plan_strategy
 from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import cut_at, places
+from tlnb.core.training.model_split import Cuts
 
 SMALL = (
     "densenet121",
@@ -30,12 +30,11 @@ SMALL = (
 def test_two_halves_make_the_whole(name: str):
     torch.manual_seed(0)
     options = (
-        {"init_weights": False, "transform_input": True}
+        {"init_weights": False, "transform_input": True, "aux_logits": False}
         if name in ("googlenet", "inception_v3")
         else {}
     )
     module = models.get_model(name, weights=None, num_classes=5, **options)
-    module.aux_logits = False
     size = 96 if name == "inception_v3" else 64
     halves(module, size)
 
@@ -59,9 +58,9 @@ def halves(module: nn.Module, size: int) -> None:
     images = torch.randn(3, 3, size, size)
     plan = plan_strategy(read_anatomy(module, size), "partial")
     set_modes(module, set(plan.trained))
-    last = places(module, plan.trained, images)[-1]
+    cuts = Cuts()
+    cut = cuts.at(module, cuts.places(module, plan.trained, images)[-1])
     module.eval()
-    cut = cut_at(module, last)
     with torch.no_grad():
         assert torch.allclose(cut.suffix(cut.prefix(images)), module(images), atol=1e-5)
 
@@ -78,18 +77,18 @@ class Random(nn.Module):
 @pytest.mark.parametrize(
     ("draw", "at"),
     [
-        (lambda x: F.dropout(x, 0.5, False), "mean"),
+        (lambda x: F.dropout(x, 0.5, False), "the input of fc"),
         (lambda x: F.dropout(x, 0.5), "body"),
-        (lambda x: F.dropout(x, 0.0), "mean"),
+        (lambda x: F.dropout(x, 0.0), "the input of fc"),
         (lambda x: x + torch.rand_like(x), "body"),
         (lambda x: x * x.new_ones(1).bernoulli_(0.5), "body"),
-        (lambda x: torch.cat(x.chunk(2, 1), 1), "mean"),
+        (lambda x: torch.cat(x.chunk(2, 1), 1), "the input of fc"),
     ],
 )
 def test_nothing_random_is_cached(draw, at: str):
     module = Random(draw)
     set_modes(module, {"fc"})
-    assert places(module, ("fc",), torch.zeros(2, 3, 8, 8))[-1].at == at
+    assert Cuts().places(module, ("fc",), torch.zeros(2, 3, 8, 8))[-1].at == at
 
 
 class Windows(nn.Module):
@@ -109,6 +108,6 @@ def test_a_cut_has_a_row_for_each_image():
     module = Windows()
     set_modes(module, {"inner", "fc"})
     images = torch.randn(3, 3, 8, 8)
-    assert all(
-        len(cut_at(module, p).prefix(images)) == 3 for p in places(module, ("inner", "fc"), images)
-    )
+    cuts = Cuts()
+    for place in cuts.places(module, ("inner", "fc"), images):
+        assert len(cuts.at(module, place).prefix(images)) == 3

@@ -38,9 +38,8 @@ class Store(OneLine):
         self.proofs: dict[
             str, str
         ] = {}  # by a key of network and place: why it may not be cut there, or ""
-        self.surveys: dict[
-            str, Any
-        ] = {}  # shapes and FLOPs on the way through a network (`cut.Surveys`)
+        # Passes through networks, by a key of the network (`split_recording.Recording`).
+        self.recordings: dict[str, Any] = {}
 
     def get(self, key: str, device: str = "cpu") -> Tensor | None:
         """The tensor of this key, or None. One from a file is checked against its hash."""

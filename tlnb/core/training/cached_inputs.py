@@ -21,13 +21,16 @@ class CachedInputs:
     compute: Callable[[str], Tensor]  # another split's activations, asked once
     machine: Machine
     teaches: nn.Module
-    judges: nn.Module
     cost: Cost
     chunk: int
     event: Event | None = None
     cache: Cache | None = None
     augment: str = "none"
     _seen: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def judges(self) -> nn.Module:
+        return self.teaches
 
     @property
     def views(self) -> int:
@@ -54,10 +57,14 @@ class HeadInputs:
 
     features: Tensor  # (N, …)
     teaches: nn.Module  # to train the output layers alone
-    judges: nn.Module  # the same in eval mode
 
     def inputs(self, base: Inputs, machine: Machine, cost: Cost) -> CachedInputs:
         """Inputs to train the output layers alone, in a run whose other inputs are `base`."""
         return CachedInputs(
-            (self.features,), base.seen, machine, self.teaches, self.judges, cost, base.chunk
+            kept=(self.features,),
+            compute=base.seen,
+            machine=machine,
+            teaches=self.teaches,
+            cost=cost,
+            chunk=base.chunk,
         )

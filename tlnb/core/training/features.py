@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tlnb.core.data.augment import changed, draw
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.clocks import CostTracker
-from tlnb.core.models.flops import Counts, forward_flops
+from tlnb.core.models.flops import Counts
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.models.undisturbed import undisturbed
 from tlnb.core.planning.options import TrainOptions
@@ -27,12 +27,11 @@ from tlnb.core.training.agreement import OTHER_ROWS, allowed, apart
 from tlnb.core.training.cache_key import identity, pixels, structure
 from tlnb.core.training.cached_inputs import CachedInputs
 from tlnb.core.training.events import Event, event
-from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import Cuts, cut_at
+from tlnb.core.training.model_split import Cuts
 from tlnb.core.training.raw_inputs import Images, RawInputs, chunk_of
 from tlnb.core.training.run import Cache
 from tlnb.core.training.split_choice import Choice, Demand
-from tlnb.core.training.split_point import Cut, Place
+from tlnb.core.training.split_point import Place
 from tlnb.core.training.split_search import Candidates, Chosen, Prover, first_proven
 from tlnb.core.training.training_inputs import Cost, Inputs
 
@@ -78,9 +77,8 @@ class FeatureSource:
         self.machine, self.tally, self.store = machine, tally, store
         self._pause = pause  # called between passes
         self._images = Images(data, transform, machine)
-        self._identities: dict[nn.Module, str] = {}
         self._pixel_keys: dict[str, str] = {}
-        self.counts, self.cuts = Counts(), Cuts(store.surveys)
+        self.counts, self.cuts = Counts(), Cuts(store.recordings)
 
     # ── images ──
 
@@ -95,7 +93,6 @@ class FeatureSource:
     def forget(self) -> None:
         """Let go of images, and of the run that is asked between passes: memory is free at once, not when Python tidies up."""
         self._images.forget()
-        self._identities.clear()
         self._pixel_keys.clear()
         self.counts.forget()
         self.cuts.forget()
@@ -123,7 +120,7 @@ class FeatureSource:
         if choice is None:
             return self.raw(kind, event("uncached", why=why) if why else None)
         try:
-            return self._cached(choice, trained, options)
+            return self._cached(choice, options)
         except OSError as error:
             why = f"it could not be written ({error.strerror or type(error).__name__})"
             return self.raw(kind, event("uncached", why=why))
@@ -173,18 +170,17 @@ class FeatureSource:
 
     # ── what is cached ──
 
-    def _cached(self, choice: Choice, trained: tuple[str, ...], options: TrainOptions) -> Inputs:
+    def _cached(self, choice: Choice, options: TrainOptions) -> Inputs:
         kind, place = options.augment or "none", choice.place
-        cut = cut_at(self.module, place, self.cuts)
-        who = self.identity(cut)
-        look_cost = place.flops or forward_flops(cut.prefix, self.example())
+        cut = self.cuts.at(self.module, place)
+        who = self.identity(place)
         was: list[bool] = []
 
         def kept(split: str, view: int, phase: str) -> Tensor:
             drawn = (kind if view else "none", options.seed, view)
             key = key_of(who, self.data_key(split, *drawn))
             rows = self.through(cut.prefix, split, *drawn)
-            work = KeptRows(key, split, rows, look_cost, phase, "prefix")
+            work = KeptRows(key, split, rows, place.flops, phase, "prefix")
             value, found = self.kept(work, choice.where)
             was.append(found)
             return value
@@ -195,10 +191,7 @@ class FeatureSource:
             self.module.eval()
             return kept(split, 0, "evaluating")
 
-        cost = self._cost(cut.suffix, self.placed(train[0][:2]), known=who)
-        self.module.eval()
-        judge = cut_at(self.module, place, self.cuts).suffix
-        set_modes(self.module, set(trained))
+        cost = self._cost(cut.suffix, self.placed(train[0][:2]), place)
         facts = Cache(
             place.at,
             choice.views,
@@ -213,7 +206,6 @@ class FeatureSource:
             compute=seen,
             machine=self.machine,
             teaches=cut.suffix,
-            judges=judge,
             cost=cost,
             chunk=chunk,
             event=_views_event(kind, choice.views),
@@ -314,12 +306,12 @@ class FeatureSource:
 
     # ── keys and costs ──
 
-    def identity(self, cut: Cut) -> str:
-        """Everything that a prefix's values depend on. Prefixes that have no key get one that is never found again."""
-        if cut.prefix not in self._identities:
-            known = identity(cut.prefix) or f"unique {next(_unique)}"
-            self._identities[cut.prefix] = known
-        return self._identities[cut.prefix]
+    def identity(self, place: Place) -> str:
+        """A key of everything that values at a place depend on; a new one each time where that has no key."""
+        parts = self.cuts.recording(self.module).parts_before(place.moment)
+        others = [part for name, part in self.module.named_modules() if name not in parts]
+        known = identity(self.module, others)
+        return key_of(known, place.at) if known else f"unique {next(_unique)}"
 
     def data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
         drawn = (kind, seed, view) if view else ()
@@ -344,12 +336,12 @@ class FeatureSource:
             self._pixel_keys[split] = pixels(images)
         return self._pixel_keys[split]
 
-    def _cost(self, teaches: nn.Module, example: Tensor, known: str = "") -> Cost:
-        """Counted, or looked up: what is counted once for a prefix, shapes and what trains is so for ever."""
+    def _cost(self, teaches: nn.Module, example: Tensor, place: Place | None = None) -> Cost:
+        """Counted once for a network, what trains in it, the place and shapes, then looked up."""
         shapes = [(n, tuple(p.shape), p.requires_grad) for n, p in self.module.named_parameters()]
-        kinds = (structure(teaches), structure(self.module)) if known else ("", "")
-        key = key_of(known, kinds, shapes, tuple(example.shape))
-        if all(kinds) and key in self.store.costs:
+        network, at = structure(self.module), place and (place.at, place.is_tail)
+        key = key_of(network, at, shapes, tuple(self.example().shape), tuple(example.shape))
+        if network and key in self.store.costs:
             return Cost(*self.store.costs[key])
         with undisturbed(self.module):
             cost = _counted(self.counts, self.module, self.example(), teaches, example)

@@ -1,223 +1,168 @@
-"""A network cut after one of its modules, by running its own forward with stand-ins for what lies before.
+"""A network split by running its own forward, with stand-ins for the modules left of the split.
 
-Left of the cut the network runs up to that module's output. Right of it it runs again, on a blank image: modules that are
-called before the cut return blanks, the module at the cut returns what was cached. So hooks, contexts, control flow and
-gradients of its own stay the network's. Whatever else goes past the cut is blank, which the proof (`split_proof`) notices.
+Left of it the network runs until it reaches the place. Right of it it runs again, on a blank image: modules called before
+the place return blanks, and the module at the place takes, or returns, what was cached. So hooks, contexts, control flow
+and custom gradients stay the network's own. Whatever else goes past the place is blank, which the proof (`split_proof`)
+notices.
 """
 
 from __future__ import annotations
 
-from collections import Counter as Multiset
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
-from tlnb.core.models.anatomy import evaluating
-from tlnb.core.models.tracing import Counter, countable
 from tlnb.core.training.split_point import Cut, Place
+from tlnb.core.training.split_recording import (
+    Blank,
+    Forward,
+    Recording,
+    forwards_replaced,
+)
 
-ROWS = 3  # images in a recorded pass: a number by which other sizes are seldom divided
-
-Forward = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Blank:
-    """The shape of a tensor that some images give, and how it lies in memory."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    channels_last: bool
-
-    @classmethod
-    def of(cls, value: Any) -> Any:
-        """In place of a tensor; anything else is its own stand-in."""
-        if not isinstance(value, Tensor):
-            return value
-        last = value.ndim == 4 and not value.is_contiguous()
-        return cls(tuple(value.shape), value.dtype, last)
-
-    def filled(self, count: int, device: torch.device) -> Tensor:
-        """Zeros for so many images."""
-        each, rest = divmod(self.shape[0], ROWS) if self.shape else (0, 1)
-        shape = (each * count, *self.shape[1:]) if rest == 0 else self.shape
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        zeros = torch.zeros(shape, dtype=self.dtype, device=device)
-        return zeros.contiguous(memory_format=layout)
+OWN = object()  # in place of a blank: this call runs
 
 
-@dataclass(frozen=True)
-class ModuleCall:
-    """One call of a module in a recorded pass."""
-
-    name: str
-    start: int  # place in the order in which calls begin and end
-    end: int
-    flops: float  # of one image, from the beginning of the pass to the end of the call
-    output: Any  # `Blank` where there is a tensor
-
-
-@dataclass(frozen=True)
-class Recording:
-    """The calls of one pass in the order in which they ended."""
-
-    image: Blank
-    calls: tuple[ModuleCall, ...]
-
-    def before(self, at: str) -> dict[str, list[Any]]:
-        """What the modules return, call by call, that are done when the module at a cut begins."""
-        start = next(call.start for call in self.calls if call.name == at)
-        done: dict[str, list[Any]] = {}
-        for call in sorted(self.calls, key=lambda call: call.start):
-            if call.end < start:
-                done.setdefault(call.name, []).append(call.output)
-        return done
+def cut_network(network: nn.Module, place: Place, recording: Recording) -> Cut:
+    """The network in two parts. Both share its layers, and their modes."""
+    suffix = (
+        network.get_submodule(place.module)
+        if place.is_tail
+        else Replay(network, recording, start=place)
+    )
+    return Cut(place.at, Replay(network, recording, stop=place), suffix)
 
 
-def record(module: nn.Module, example: Tensor) -> Recording:
-    """One pass in eval mode, watched.
+class Replay(nn.Module):
+    """A network's pass from one place, or the images, to another, or the scores."""
 
-    Args:
-        example: inputs `(N, …)` with numbers.
-    """
-    images = example[:1].expand(ROWS, *example.shape[1:]).clone(memory_format=torch.preserve_format)
-    tape = _Tape()
-    wrapped = {part: tape.watching(name, part.forward) for name, part in module.named_modules()}
-    with evaluating(module), torch.no_grad(), countable(), tape.counter, _forwards(wrapped):
-        module(images)
-    return Recording(Blank.of(images), tuple(tape.calls))
+    def __init__(
+        self,
+        network: nn.Module,
+        recording: Recording,
+        *,
+        start: Place | None = None,
+        stop: Place | None = None,
+    ) -> None:
+        super().__init__()
+        self.network, self.start, self.stop = network, start, stop
+        self.image = recording.image
+        self.outputs = {} if start is None else _outputs_before(recording, start)
 
+    def forward(self, given: Tensor) -> Any:
+        replaced: dict[str, Forward] = {}
+        images = given
+        if self.start is not None:
+            images = self.image.filled(len(given), given.device)
+            replaced = self._stand_ins(given)
+        if self.stop is not None:
+            at = self.stop.module
+            forward = replaced.get(at, self.network.get_submodule(at).forward)
+            replaced[at] = _stopping(forward, self.stop)
+        with forwards_replaced({self.network.get_submodule(n): f for n, f in replaced.items()}):
+            try:
+                return self.network(images)
+            except _Reached as reached:
+                return reached.value
 
-class _Tape:
-    """Notes when calls begin and end."""
+    def _stand_ins(self, cached: Tensor) -> dict[str, Forward]:
+        def blank(leaf: Any) -> Any:
+            return leaf.filled(len(cached), cached.device) if isinstance(leaf, Blank) else leaf
 
-    def __init__(self) -> None:
-        self.calls: list[ModuleCall] = []
-        self.counter, self._moment = Counter(), 0
+        def stand_in(name: str, outputs: Sequence[Any]) -> Forward:
+            forward = self.network.get_submodule(name).forward
+            if self.start is not None and name == self.start.module:
+                return _starting(forward, self.start, outputs[0], cached)
+            return _blank_at_first(forward, outputs, blank)
 
-    def watching(self, name: str, forward: Forward) -> Forward:
-        def watched(*given: Any, **named: Any) -> Any:
-            start = self._next()
-            value = forward(*given, **named)
-            flops = self.counter.total / ROWS
-            self.calls.append(
-                ModuleCall(name, start, self._next(), flops, tree_map(Blank.of, value))
-            )
-            return value
-
-        return watched
-
-    def _next(self) -> int:
-        self._moment += 1
-        return self._moment
-
-
-@contextmanager
-def _forwards(replaced: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Other forwards for some modules inside; hooks on them still run."""
-    own = {part: part.__dict__.get("forward") for part in replaced}
-    try:
-        for part, forward in replaced.items():
-            part.__dict__["forward"] = forward
-        yield
-    finally:
-        for part, before in own.items():
-            if before is None:
-                part.__dict__.pop("forward", None)
-            else:
-                part.__dict__["forward"] = before
+        return {name: stand_in(name, outputs) for name, outputs in self.outputs.items()}
 
 
-def replay_places(recording: Recording, moving: Collection[str]) -> list[Place]:
-    """The modules after which the network may be cut: called once, giving a row of numbers for each image, before all that moves.
-
-    Args:
-        moving: names of modules that train, or that are in a mode where they give another result each time.
-    """
-    times = Multiset(call.name for call in recording.calls)
-    until = min((call.start for call in recording.calls if call.name in moving), default=None)
-    found = []
+def _outputs_before(recording: Recording, place: Place) -> dict[str, list[Any]]:
+    """What each module is to return, call by call, before the place; and at the place itself."""
+    outputs: dict[str, list[Any]] = {}
+    stood_in_until = 0
     for call in recording.calls:
-        early = until is None or call.end < until
-        if early and call.name and times[call.name] == 1 and _has_rows(call.output):
-            found.append(Place(call.name, call.output.shape[1:], call.flops, traced=False))
-    return found
+        if call.name == place.module:
+            outputs[call.name] = [call.output]
+            break
+        if call.start > stood_in_until:
+            done = call.end < place.moment and call.output is not None
+            stood_in_until = call.end if done else stood_in_until
+            outputs.setdefault(call.name, []).append(call.output if done else OWN)
+    return {name: each for name, each in outputs.items() if any(one is not OWN for one in each)}
 
 
-def _has_rows(output: Any) -> bool:
-    rows = isinstance(output, Blank) and output.shape[:1] == (ROWS,)
-    return rows and output.dtype.is_floating_point
+def _blank_at_first(forward: Forward, outputs: Sequence[Any], blank: Forward) -> Forward:
+    """Blanks for some calls, then the module's own forward: it may be called on both sides of the place."""
+    left = iter(outputs)
+
+    def stand_in(*given: Any, **named: Any) -> Any:
+        output = next(left, OWN)
+        return forward(*given, **named) if output is OWN else tree_map(blank, output)
+
+    return stand_in
 
 
-def replay_cut(module: nn.Module, at: str, recording: Recording) -> Cut:
-    """The network cut after one of its modules."""
-    return Cut(at, _UpTo(module, at), _From(module, at, recording))
+def _starting(forward: Forward, place: Place, output: Any, cached: Tensor) -> Forward:
+    """At its first call, a module that takes what was cached, or returns it."""
+    waiting = [cached]
+
+    def stand_in(*given: Any, **named: Any) -> Any:
+        if not waiting:
+            return forward(*given, **named)
+        value = waiting.pop()
+        if place.side == "output":
+            return tree_map(lambda leaf: value if isinstance(leaf, Blank) else leaf, output)
+        given, named = tree_map(
+            lambda leaf: value if leaf is given[0] else leaf,
+            (given, named),
+        )
+        return forward(*given, **named)
+
+    return stand_in
 
 
-class _Reached(Exception):
-    """The value at the cut is known; the rest of the pass is not needed."""
+class _Reached(BaseException):
+    """The value at the place is known; the rest of the pass is not needed."""
 
     def __init__(self, value: Tensor) -> None:
         super().__init__()
         self.value = value
 
 
-class _UpTo(nn.Module):
-    """A network's pass up to the output of one of its modules, before hooks on that."""
+def _stopping(forward: Forward, place: Place) -> Forward:
+    def stop(value: Tensor) -> None:
+        raise _Reached(value)
 
-    def __init__(self, network: nn.Module, at: str) -> None:
-        super().__init__()
-        self.network, self.at = network, at
-
-    def forward(self, images: Tensor) -> Tensor:
-        part = self.network.get_submodule(self.at)
-        forward = part.forward
-
-        def stopping(*given: Any, **named: Any) -> Any:
-            raise _Reached(forward(*given, **named))
-
-        try:
-            with _forwards({part: stopping}):
-                self.network(images)
-        except _Reached as reached:
-            return reached.value
-        raise RuntimeError(f"{self.at} is never called")
+    return _tapped(forward, place, stop)
 
 
-class _From(nn.Module):
-    """A network's pass from the output of one of its modules on. All is shared with the network, its modes included."""
+def _tapped(forward: Forward, place: Place, note: Callable[[Tensor], None]) -> Forward:
+    """A module's forward that hands on the value at its place."""
 
-    def __init__(self, network: nn.Module, at: str, recording: Recording) -> None:
-        super().__init__()
-        self.network, self.at = network, at
-        self._image, self._before = recording.image, recording.before(at)
+    def tapped(*given: Any, **named: Any) -> Any:
+        if place.side == "input":
+            note(given[0])
+        output = forward(*given, **named)
+        if place.side == "output":
+            note(next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)))
+        return output
 
-    def forward(self, cached: Tensor) -> Any:
-        count, device = len(cached), cached.device
-
-        def blank(value: Any) -> Any:
-            return value.filled(count, device) if isinstance(value, Blank) else value
-
-        parts = {name: self.network.get_submodule(name) for name in (self.at, *self._before)}
-        stand_ins: dict[nn.Module, Forward] = {parts[self.at]: lambda *_, **__: cached}
-        for name, outputs in self._before.items():
-            stand_ins[parts[name]] = _one_by_one(outputs, blank, parts[name].forward)
-        with _forwards(stand_ins):
-            return self.network(blank(self._image))
+    return tapped
 
 
-def _one_by_one(outputs: list[Any], blank: Forward, forward: Forward) -> Forward:
-    """Blanks for so many calls, then the module's own forward: a module may be called on both sides of the cut."""
-    left = iter(outputs)
-
-    def stand_in(*given: Any, **named: Any) -> Any:
-        for output in left:
-            return tree_map(blank, output)
-        return forward(*given, **named)
-
-    return stand_in
+@contextmanager
+def tapping(
+    network: nn.Module, places: Sequence[Place], note: Callable[[Place, Tensor], None]
+) -> Iterator[None]:
+    """Hand on the values at some places whenever the network passes them."""
+    taps: dict[nn.Module, Forward] = {}
+    for place in places:
+        part = network.get_submodule(place.module)
+        taps[part] = _tapped(taps.get(part, part.forward), place, lambda v, p=place: note(p, v))  # type: ignore[misc]
+    with forwards_replaced(taps):
+        yield
