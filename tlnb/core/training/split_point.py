@@ -20,6 +20,7 @@ class Place:
     flops: float  # forward, for one image, from the image to here
     moment: int  # when the pass reaches it, in the recording's ticks
     is_tail: bool = False  # the module's output is the network's: it can run alone
+    is_shared: bool = False  # other modules read that input too
 
     @property
     def at(self) -> str:

@@ -7,6 +7,7 @@ the reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from tlnb.core.training.agreement import OTHER_ROWS, SAME_ROWS, allowed, apart
 from tlnb.core.training.split_point import Cut, Place
 from tlnb.core.training.split_replay import tapping
 
+NOISE = 1e-2  # of the largest number of all tensors: what is smaller may be rounding errors alone
 GRADIENTS = 10.0  # times as far apart as outputs may be: sums over many places
 FEW, MOST = 2, 6  # images of a proof
 LOOKED_AT = 256  # images among which the darkest and the brightest are sought
@@ -32,6 +34,7 @@ RANDOM = "the frozen part draws random numbers"
 COMPANY = "what the frozen part makes of an image depends on the images beside it"
 MODES = "the frozen part computes something else in training than in eval mode"
 COUNTS = "the network counts its passes"
+BUFFERS = "cut in two, the network changes its buffers otherwise"
 PREFIX = (RANDOM, COMPANY, MODES)  # faults of what is left of the cut: an earlier place may do
 
 
@@ -98,11 +101,19 @@ class Proof:
         """Why the network may not be split there; empty where it may."""
         with undisturbed(self.module):
             try:
-                return self._fault(place, cut)
+                return self._fault_or_table(place, cut)
             except Exception as error:  # a foreign forward raises anything when it is split
                 if not out_of_memory(error) or len(self.images) <= FEW:
                     return _raised(error)
         return replace(self, images=self.images[:FEW]).fault(place, cut)
+
+    def _fault_or_table(self, place: Place, cut: Cut) -> str:
+        """The fault. Buffers may be tables that the first pass fills: then the second pass counts."""
+        fault = self._fault(place, cut)
+        if fault != BUFFERS:
+            return fault
+        self._passed(self.module, self.images)
+        return self._fault(place, cut)
 
     def _fault(self, place: Place, cut: Cut) -> str:
         before, tap = RandomState.now(), Tap()
@@ -181,8 +192,8 @@ class Proof:
             return COUNTS
         if apart(split.output, whole.output) > most:
             return "cut in two, the network gives other outputs"
-        if not _alike(split.buffers, whole.buffers, most):
-            return "cut in two, the network changes its buffers otherwise"
+        if not _alike(split.buffers, whole.buffers, most, at_most=1.0):
+            return BUFFERS
         if not _alike(split.grads, whole.grads, GRADIENTS * most):
             return "cut in two, the network has other gradients"
         return ""
@@ -200,14 +211,26 @@ def _weights(output: Tensor) -> Tensor:
 
 
 def _alike(
-    some: Sequence[Tensor | None], others: Sequence[Tensor | None], tolerance: float
+    some: Sequence[Tensor | None],
+    others: Sequence[Tensor | None],
+    tolerance: float,
+    at_most: float = math.inf,
 ) -> bool:
-    if len(some) != len(others):
+    """Whether tensors agree in pairs. Tensors of rounding errors are measured by the largest of the others.
+
+    Args:
+        at_most: the largest is taken for no larger.
+    """
+    if [one is None for one in some] != [other is None for other in others]:
         return False
-    pairs = list(zip(some, others, strict=True))
-    if any((one is None) != (other is None) for one, other in pairs):
-        return False
-    return all(apart(a, b) <= tolerance for a, b in pairs if a is not None and b is not None)
+    pairs = [(a, b) for a, b in zip(some, others, strict=True) if a is not None and b is not None]
+    floor = NOISE * min(at_most, max((_largest(other) for _, other in pairs), default=0.0))
+    return all(apart(a, b, floor) <= tolerance for a, b in pairs)
+
+
+def _largest(tensor: Tensor) -> float:
+    known = tensor.is_floating_point() and tensor.numel() and tensor.isfinite().all()
+    return float(tensor.abs().max()) if known else 0.0
 
 
 # ── which places are sound ────────────────────────────────────────────────────────────────────────

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter as Multiset
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from tlnb.core.models.anatomy import ROOT
 from tlnb.core.models.tracing import (
     blank,
     countable,
@@ -100,6 +101,16 @@ def forwards_replaced(replaced: Mapping[nn.Module, Forward]) -> Iterator[None]:
                 part.__dict__["forward"] = before
 
 
+@contextmanager
+def hooked(hooks: Mapping[nn.Module, Forward]) -> Iterator[None]:
+    """Call `hook(module, args, kwargs)` first of all when a module is called within the context."""
+    with ExitStack() as stack:
+        for part, hook in hooks.items():
+            handle = part.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
+            stack.callback(handle.remove)
+        yield
+
+
 def record(module: nn.Module, trained: Collection[str], example: Tensor) -> Recording:
     """Record one pass, with the modes set as for training.
 
@@ -122,14 +133,16 @@ def record(module: nn.Module, trained: Collection[str], example: Tensor) -> Reco
 
 def _recorded(module: nn.Module, trained: Collection[str], images: Tensor) -> Recording:
     tape = _Tape(module, trained, images)
-    watched = {
-        part: tape.watching(name, part.forward)
+    parts = {
+        name: part
         for name, part in module.named_modules()
         if not isinstance(part, torch.jit.ScriptModule)
     }
-    with torch.no_grad(), countable(), forwards_replaced(watched), tape:
+    watched = {part: tape.watching(name, part.forward) for name, part in parts.items()}
+    entries = {part: tape.entering(name) for name, part in parts.items()}
+    with torch.no_grad(), countable(), forwards_replaced(watched), hooked(entries), tape:
         output = module(images)
-    return tape.finished(module, images, output)
+    return tape.finished(images, output)
 
 
 class _Value:
@@ -162,6 +175,11 @@ class _Call:
     output: Any = None
     leaves: tuple[tuple[Tensor, _Value | None], ...] = ()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether its first argument is read after the call too."""
+        return self.value is not None and self.value.last > self.end
+
     def outcome(self) -> Any:
         """The output as `ModuleCall` holds it."""
         if not self.leaves or any(value is None for _, value in self.leaves):
@@ -180,20 +198,38 @@ class _Tape(TorchDispatchMode):
         super().__init__()
         self.tick, self.flops, self.until = 1, 0.0, 2**62
         self.calls: list[_Call] = []
+        self._entered: dict[str, _Call] = {}
         self.touched: dict[str, int] = {}
-        self._owners, self._buffers = _owners(module), _buffers(module)
-        self._trained = set(trained)
+        self._owners = _owners(module)
+        self._buffers = {storage_of(buffer) for buffer in module.buffers()}
+        self._buffers_read: dict[int, int] = {}  # storage → tick
+        self._trained = {
+            storage_of(parameter)
+            for name, part in module.named_modules()
+            for parameter in part._parameters.values()
+            if parameter is not None and (name or ROOT) in trained
+        }
         self._values: list[_Value] = []
         self._memory: dict[int, _Memory] = {}
         self._note_result(images)
 
     # ── calls ──
 
+    def entering(self, name: str) -> Forward:
+        """A hook that notes when a module is called, before hooks of its own."""
+
+        def enter(_: nn.Module, given: tuple[Any, ...], named: Any) -> None:
+            self._entered[name] = self._begun(name, given)
+
+        return enter
+
     def watching(self, name: str, forward: Forward) -> Forward:
         """A module's forward, noted."""
 
         def watched(*given: Any, **named: Any) -> Any:
-            call = self._begun(name, given)
+            call = self._entered.pop(name, None) or self._begun(
+                name, ()
+            )  # forward alone was called
             output = forward(*given, **named)
             self._ended(call, output)
             return output
@@ -235,11 +271,15 @@ class _Tape(TorchDispatchMode):
         return out
 
     def _note_moving(self, func: Any, read: Sequence[Tensor]) -> None:
-        """Trained tensors and random numbers give another result each time."""
+        """Trained parameters and random numbers give another result each time."""
         names = {name for t in read for name in self._owners.get(storage_of(t), ())}
         for name in names:
             self.touched.setdefault(name, self.tick)
-        if names & self._trained or torch.Tag.nondeterministic_seeded in func.tags:
+        for tensor in read:
+            if storage_of(tensor) in self._buffers:
+                self._buffers_read.setdefault(storage_of(tensor), self.tick)
+        trains = any(storage_of(tensor) in self._trained for tensor in read)
+        if trains or torch.Tag.nondeterministic_seeded in func.tags:
             self.until = min(self.until, self.tick)
 
     def _note_written(self, func: Any, args: Any, kwargs: Any, from_images: bool) -> None:
@@ -249,8 +289,9 @@ class _Tape(TorchDispatchMode):
             memory = self._memory.get(storage_of(tensor))
             for value in memory.views.values() if memory else ():
                 value.is_written = True
+            first = self._buffers_read.get(storage_of(tensor), self.tick)
             if storage_of(tensor) in self._buffers:
-                self.until = min(self.until, self.tick)
+                self.until = min(self.until, first)
             if memory or from_images:
                 self._memory.pop(storage_of(tensor), None)
                 self._note_result(tensor)
@@ -284,7 +325,7 @@ class _Tape(TorchDispatchMode):
 
     # ── what it all means ──
 
-    def finished(self, module: nn.Module, images: Tensor, output: Any) -> Recording:
+    def finished(self, images: Tensor, output: Any) -> Recording:
         """The recording of a pass that gave this output."""
         over = max(value.last for value in self._values)
         self.tick += 1
@@ -294,11 +335,11 @@ class _Tape(TorchDispatchMode):
         return Recording(
             image=Blank(tuple(images.shape), images.dtype, self._values[0].is_written),
             calls=tuple(ModuleCall(c.name, c.start, c.end, c.outcome()) for c in self.calls),
-            places=tuple(self._places(module, output, over)),
+            places=tuple(self._places(output, over)),
             touched=self.touched,
         )
 
-    def _places(self, module: nn.Module, output: Any, over: int) -> list[Place]:
+    def _places(self, output: Any, over: int) -> list[Place]:
         """All places, in the order in which the pass reaches them.
 
         Args:
@@ -306,13 +347,19 @@ class _Tape(TorchDispatchMode):
         """
         live, times = self._live(), Multiset(call.name for call in self.calls)
         firsts = {call.name: call for call in reversed(self.calls) if call.name}
-        before = [call for call in firsts.values() if self._splits_before(call, live)]
-        after = [call for call in firsts.values() if self._splits_after(call, live)]
-        tails = [call for call in before if _is_tail(module, call, output, over)]
+        calls = [call for call in firsts.values() if self._splits_before(call, live)]
+        before = [call for call in calls if not call.is_shared]
+        after = [
+            call
+            for call in firsts.values()
+            if times[call.name] == 1 and self._splits_after(call, live)
+        ]
+        easy = {call.value for call in before} | {call.leaves[0][1] for call in after}
         places = [
-            *(_after(call) for call in after if times[call.name] == 1),
-            *(_before(call) for call in before),
-            *(_before(call, is_tail=True) for call in tails),
+            *map(_after, after),
+            *map(_before, before),
+            *(_before(call) for call in calls if call.is_shared and call.value not in easy),
+            *(_before(call, True) for call in before if _is_tail(call, output, over)),
         ]
         return sorted(places, key=lambda place: (place.moment, place.is_tail))
 
@@ -325,11 +372,11 @@ class _Tape(TorchDispatchMode):
         return list(accumulate(changes))
 
     def _splits_before(self, call: _Call, live: Sequence[int]) -> bool:
-        """Whether a call's first argument carries all, is not the images, and is not read after the call."""
+        """Whether a call's first argument carries all, and is not the images."""
         value, tick = call.value, call.start
         if value is None or value is self._values[0] or not _has_rows(call.given):
             return False
-        return tick < self.until and live[tick] == 1 and tick < value.last < call.end
+        return tick < self.until and live[tick] == 1 and tick < value.last
 
     def _splits_after(self, call: _Call, live: Sequence[int]) -> bool:
         """Whether a call's output carries all, and was made in the call."""
@@ -341,11 +388,9 @@ class _Tape(TorchDispatchMode):
         return call.start < value.born < call.end < value.last
 
 
-def _is_tail(module: nn.Module, call: _Call, output: Any, over: int) -> bool:
+def _is_tail(call: _Call, output: Any, over: int) -> bool:
     """Whether a call's output is the network's, and nothing happens to it afterwards."""
-    same = [tensor is output for tensor, _ in call.leaves] == [True]
-    plain = not module.get_submodule(call.name)._forward_pre_hooks
-    return same and plain and over < call.end
+    return [tensor is output for tensor, _ in call.leaves] == [True] and over < call.end
 
 
 def _after(call: _Call) -> Place:
@@ -355,7 +400,15 @@ def _after(call: _Call) -> Place:
 
 def _before(call: _Call, is_tail: bool = False) -> Place:
     shape = () if call.given is None else tuple(call.given.shape[1:])
-    return Place(call.name, "input", shape, call.flops / ROWS, call.start, is_tail)
+    return Place(
+        module=call.name,
+        side="input",
+        shape=shape,
+        flops=call.flops / ROWS,
+        moment=call.start,
+        is_tail=is_tail,
+        is_shared=call.is_shared,
+    )
 
 
 def _has_rows(tensor: Tensor | None) -> bool:
@@ -370,10 +423,6 @@ def _owners(module: nn.Module) -> dict[int, tuple[str, ...]]:
             if tensor is not None:
                 owners[storage_of(tensor)] = (*owners.get(storage_of(tensor), ()), name)
     return owners
-
-
-def _buffers(module: nn.Module) -> set[int]:
-    return {storage_of(buffer) for buffer in module.buffers()}
 
 
 def _geometry(tensor: Tensor) -> object:

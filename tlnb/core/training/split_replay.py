@@ -9,7 +9,7 @@ notices.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from tlnb.core.training.split_recording import (
     Forward,
     Recording,
     forwards_replaced,
+    hooked,
 )
 
 OWN = object()  # in place of a blank: this call runs
@@ -51,34 +52,41 @@ class Replay(nn.Module):
         self.network, self.start, self.stop = network, start, stop
         self.image = recording.image
         self.outputs = {} if start is None else _outputs_before(recording, start)
+        self.at_start = start.module if start and start.side == "output" else None
 
     def forward(self, given: Tensor) -> Any:
-        replaced: dict[str, Forward] = {}
-        images = given
-        if self.start is not None:
-            images = self.image.filled(len(given), given.device)
-            replaced = self._stand_ins(given)
-        if self.stop is not None:
-            at = self.stop.module
-            forward = replaced.get(at, self.network.get_submodule(at).forward)
-            replaced[at] = _stopping(forward, self.stop)
-        with forwards_replaced({self.network.get_submodule(n): f for n, f in replaced.items()}):
+        images, replaced = given, {}
+        with ExitStack() as stack:
+            if self.start is not None:
+                images = self.image.filled(len(given), given.device)
+                replaced = self._stand_ins(given)
+                stack.enter_context(self._starting(given))
+            stack.enter_context(forwards_replaced(replaced))
+            if self.stop is not None:
+                stack.enter_context(tapping(self.network, [self.stop], _stop))
             try:
                 return self.network(images)
             except _Reached as reached:
                 return reached.value
 
-    def _stand_ins(self, cached: Tensor) -> dict[str, Forward]:
+    def _starting(self, cached: Tensor) -> AbstractContextManager[None]:
+        """The module at the start takes what was cached. A module that returns it is a stand-in."""
+        if self.start is None or self.start.side == "output":
+            return nullcontext()
+        return hooked({self.network.get_submodule(self.start.module): _taking(self.start, cached)})
+
+    def _stand_ins(self, cached: Tensor) -> dict[nn.Module, Forward]:
         def blank(leaf: Any) -> Any:
             return leaf.filled(len(cached), cached.device) if isinstance(leaf, Blank) else leaf
 
-        def stand_in(name: str, outputs: Sequence[Any]) -> Forward:
-            forward = self.network.get_submodule(name).forward
-            if self.start is not None and name == self.start.module:
-                return _starting(forward, self.start, outputs[0], cached)
-            return _blank_at_first(forward, outputs, blank)
+        def value(leaf: Any) -> Any:
+            return cached if isinstance(leaf, Blank) else leaf
 
-        return {name: stand_in(name, outputs) for name, outputs in self.outputs.items()}
+        replaced: dict[nn.Module, Forward] = {}
+        for name, outputs in self.outputs.items():
+            part, at_start = self.network.get_submodule(name), name == self.at_start
+            replaced[part] = _stand_in(part.forward, outputs, value if at_start else blank)
+        return replaced
 
 
 def _outputs_before(recording: Recording, place: Place) -> dict[str, list[Any]]:
@@ -87,7 +95,8 @@ def _outputs_before(recording: Recording, place: Place) -> dict[str, list[Any]]:
     stood_in_until = 0
     for call in recording.calls:
         if call.name == place.module:
-            outputs[call.name] = [call.output]
+            if place.side == "output":
+                outputs[call.name] = [call.output]
             break
         if call.start > stood_in_until:
             done = call.end < place.moment and call.output is not None
@@ -96,34 +105,31 @@ def _outputs_before(recording: Recording, place: Place) -> dict[str, list[Any]]:
     return {name: each for name, each in outputs.items() if any(one is not OWN for one in each)}
 
 
-def _blank_at_first(forward: Forward, outputs: Sequence[Any], blank: Forward) -> Forward:
-    """Blanks for some calls, then the module's own forward: it may be called on both sides of the place."""
+def _stand_in(forward: Forward, outputs: Sequence[Any], fill: Forward) -> Forward:
+    """Recorded outputs for some calls, then the module's own forward: it may be called on both sides of the place."""
     left = iter(outputs)
 
     def stand_in(*given: Any, **named: Any) -> Any:
         output = next(left, OWN)
-        return forward(*given, **named) if output is OWN else tree_map(blank, output)
+        return forward(*given, **named) if output is OWN else tree_map(fill, output)
 
     return stand_in
 
 
-def _starting(forward: Forward, place: Place, output: Any, cached: Tensor) -> Forward:
-    """At its first call, a module that takes what was cached, or returns it."""
+def _taking(place: Place, cached: Tensor) -> Forward:
+    """A hook that gives a module what was cached at its first call."""
     waiting = [cached]
 
-    def stand_in(*given: Any, **named: Any) -> Any:
+    def take(_: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if not waiting:
-            return forward(*given, **named)
+            return None
         value = waiting.pop()
-        if place.side == "output":
-            return tree_map(lambda leaf: value if isinstance(leaf, Blank) else leaf, output)
-        given, named = tree_map(
-            lambda leaf: value if leaf is given[0] else leaf,
-            (given, named),
-        )
-        return forward(*given, **named)
+        if place.is_shared:
+            given[0].copy_(value)  # wherever else the network keeps it
+            return None
+        return tree_map(lambda leaf: value if leaf is given[0] else leaf, (given, named))
 
-    return stand_in
+    return take
 
 
 class _Reached(BaseException):
@@ -134,25 +140,8 @@ class _Reached(BaseException):
         self.value = value
 
 
-def _stopping(forward: Forward, place: Place) -> Forward:
-    def stop(value: Tensor) -> None:
-        raise _Reached(value)
-
-    return _tapped(forward, place, stop)
-
-
-def _tapped(forward: Forward, place: Place, note: Callable[[Tensor], None]) -> Forward:
-    """A module's forward that hands on the value at its place."""
-
-    def tapped(*given: Any, **named: Any) -> Any:
-        if place.side == "input":
-            note(given[0])
-        output = forward(*given, **named)
-        if place.side == "output":
-            note(next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)))
-        return output
-
-    return tapped
+def _stop(_: Place, value: Tensor) -> None:
+    raise _Reached(value)
 
 
 @contextmanager
@@ -160,9 +149,30 @@ def tapping(
     network: nn.Module, places: Sequence[Place], note: Callable[[Place, Tensor], None]
 ) -> Iterator[None]:
     """Hand on the values at some places whenever the network passes them."""
-    taps: dict[nn.Module, Forward] = {}
-    for place in places:
-        part = network.get_submodule(place.module)
-        taps[part] = _tapped(taps.get(part, part.forward), place, lambda v, p=place: note(p, v))  # type: ignore[misc]
-    with forwards_replaced(taps):
+    inputs = [place for place in places if place.side == "input"]
+    outputs = [place for place in places if place.side == "output"]
+    parts = {place: network.get_submodule(place.module) for place in places}
+    entries = {parts[place]: _noting_input(place, note) for place in inputs}
+    forwards = {
+        parts[place]: _noting_output(parts[place].forward, place, note) for place in outputs
+    }
+    with hooked(entries), forwards_replaced(forwards):
         yield
+
+
+def _noting_input(place: Place, note: Callable[[Place, Tensor], None]) -> Forward:
+    def hook(_: nn.Module, given: tuple[Any, ...], named: Any) -> None:
+        note(place, given[0])
+
+    return hook
+
+
+def _noting_output(
+    forward: Forward, place: Place, note: Callable[[Place, Tensor], None]
+) -> Forward:
+    def noted(*given: Any, **named: Any) -> Any:
+        output = forward(*given, **named)
+        note(place, next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)))
+        return output
+
+    return noted

@@ -64,7 +64,7 @@ class Candidates:
         self._places.remove(place)
         self._faults += 1
         if self._faults >= PATIENCE:
-            self._places = self._places[: len(self._places) // 2]
+            self._places = self._places[: (len(self._places) + 1) // 2]
 
 
 def _begins_frozen(module: nn.Module) -> bool:
