@@ -151,7 +151,7 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
 
 
 def _header(run: Run, model: PretrainedModel) -> Header:
-    origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
+    origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.lasting_edits))
     return Header(origin, model.transform, run.classes, run)
 
 

@@ -105,11 +105,26 @@ def _flags(case: ScriptFacts) -> dict[str, bool]:
         "score_layer": case.apart and case.chooses,
         "sized": case.data.edge != case.model.transform.size,
         "askers": bool(case.askers),
+        "adapted": case.plan.adapters is not None,
     }
 
 
 def _values(case: ScriptFacts) -> dict[str, object]:
-    return {**_loop_words(case), **_layer_words(case), **_asked_words(case)}
+    return {
+        **_loop_words(case),
+        **_layer_words(case),
+        **_asked_words(case),
+        **_adapter_words(case),
+    }
+
+
+def _adapter_words(case: ScriptFacts) -> dict[str, object]:
+    """The output layers, which get no adapter, and the rank of those that the others get."""
+    edit = case.plan.adapters
+    if edit is None:
+        return {"adapted": (), "rank": 0}
+    heads = edit.name.split(", ")
+    return {"adapted": tuple(place(h, case.plan.edits) for h in heads), "rank": edit.rank}
 
 
 def _loop_words(case: ScriptFacts) -> dict[str, object]:
