@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tlnb.core.export.pytorch_script.data_section import count
 from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
@@ -25,7 +26,7 @@ from tlnb.glyphnet import network as glyphnet
 KNOWN_NAMES = {"nn", "torch", "F", "in_features", "classes"}
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
 
-ADAPTER_PARTS = (
+ADAPTER_PARTS: tuple[Any, ...] = (
     adapters.LowRank,
     adapters.adaptable,
     adapters.add_adapters,
@@ -48,7 +49,8 @@ def network_sections(case: ScriptFacts) -> Iterator[str]:
         yield inspect.getsource(glyphnet._stage)
     if case.plan.adapters:
         yield f"ADAPTED = ({', '.join(f'nn.{kind.__name__}' for kind in adapters.ADAPTED)})"
-        yield from map(inspect.getsource, ADAPTER_PARTS)
+        for part in ADAPTER_PARTS:
+            yield inspect.getsource(part)
     layout = (
         "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format"
     )

@@ -9,7 +9,7 @@ from torch import nn
 from tlnb.core.export.pytorch_script.data_section import count
 from tlnb.core.export.pytorch_script.network_section import path, place
 from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
-from tlnb.core.export.pytorch_script.template import assigned, fill, literal, signature
+from tlnb.core.export.pytorch_script.template import assigned, fill, literal, quoted, signature
 from tlnb.core.export.pytorch_script.training_templates import (
     ACCURACY,
     FEATURES,
@@ -122,9 +122,9 @@ def _adapter_words(case: ScriptFacts) -> dict[str, object]:
     """The output layers, which get no adapter, and the rank of those that the others get."""
     edit = case.plan.adapters
     if edit is None:
-        return {"adapted": (), "rank": 0}
-    heads = edit.name.split(", ")
-    return {"adapted": tuple(place(h, case.plan.edits) for h in heads), "rank": edit.rank}
+        return {"adapted": "()", "rank": 0}
+    heads = [quoted(place(head, case.plan.edits)) for head in edit.name.split(", ")]
+    return {"adapted": f"({', '.join(heads)}{',' if len(heads) == 1 else ''})", "rank": edit.rank}
 
 
 def _loop_words(case: ScriptFacts) -> dict[str, object]:
