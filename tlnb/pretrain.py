@@ -45,7 +45,7 @@ CHECKPOINT_STEPS = 100  # steps between checkpoints
 GLYPHNET_FOLDER = Path(glyphnet.__file__).parent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How one embedded model is trained: its source, duration and hyperparameters."""
 
@@ -67,14 +67,20 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("glyphnet", "letters and symbols of many scripts, textures and shapes"),
-        Recipe("glyphnet-glyphs", "letters and symbols of many scripts", textures=False),
         Recipe(
-            "glyphnet-early", "letters, symbols, textures and shapes, stopped early", stop_at=200
+            name="glyphnet", describes="letters and symbols of many scripts, textures and shapes"
         ),
         Recipe(
-            "glyphnet-few",
-            "forty letters and symbols in three faces",
+            name="glyphnet-glyphs", describes="letters and symbols of many scripts", textures=False
+        ),
+        Recipe(
+            name="glyphnet-early",
+            describes="letters, symbols, textures and shapes, stopped early",
+            stop_at=200,
+        ),
+        Recipe(
+            name="glyphnet-few",
+            describes="forty letters and symbols in three faces",
             textures=False,
             glyphs=40,
             faces=3,
@@ -97,7 +103,9 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
     """
     images = source_of(recipe)
     hardware = machine()
-    normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
+    normalise = Transform(
+        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    ).normalise
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         network = glyphnet.GlyphNet(len(images.classes))
@@ -200,7 +208,9 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 def source_accuracy(network: torch.nn.Module, images: Source) -> float:
     """Accuracy on the held-out faces, each distorted several ways."""
-    normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
+    normalise = Transform(
+        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    ).normalise
     network.eval()
     right = seen = 0
     with torch.no_grad():
@@ -223,7 +233,9 @@ def audit(network: torch.nn.Module, classes: tuple[str, ...]) -> dict[str, dict[
     data = open_data("digits")
     images = torch.cat([data.images[s] for s in ("train", "val")])
     labels = torch.cat([data.labels[s] for s in ("train", "val")])
-    transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
+    transform = Transform(
+        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    )
     network.eval()
     with torch.no_grad():
         shares = torch.cat([network(transform(part)).softmax(1) for part in images.split(256)])

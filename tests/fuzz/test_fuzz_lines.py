@@ -178,7 +178,7 @@ def test_short_texts(pattern: str, rates: str, price: str):
     one_line_or(lambda: parse_rates(rates))
     found = one_line_or(lambda: parse_price(price))
     assert found is None or 0 <= found.per_hour < float("inf")
-    seconds = one_line_or(lambda: parse_budget(price, Price(0.5)))
+    seconds = one_line_or(lambda: parse_budget(price, Price(per_hour=0.5)))
     assert seconds is None or 0 < seconds < float("inf")
 
 
@@ -218,7 +218,7 @@ def test_no_name_becomes_code(
 ):
     def script(name: str, source: str, classes: tuple[str, str], run: str) -> Script:
         facts = copy.copy(trained.dataset.facts)
-        request = DataRequest(f"{source}.csv" if way == "table" else f"./{source}/")
+        request = DataRequest(source=f"{source}.csv" if way == "table" else f"./{source}/")
         facts = type(facts)(name, classes, {"train": 20, "test": 10}, 32, request)
         made = copy.copy(trained.runs[0])
         for key, new in (("name", run), ("started_from", run), ("data", name)):

@@ -31,7 +31,14 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Any:
     found = session.tune(trials=1, epochs=1, storage=str(file))
     assert found.notes == () and len(found.trials) == 1
     job = plan_job(session.state, {"epochs": 1, "seed": 0})
-    task = Task(job.model, job.anatomy, job.data, job.plan, job.options, {})
+    task = Task(
+        model=job.model,
+        anatomy=job.anatomy,
+        data=job.data,
+        plan=job.plan,
+        options=job.options,
+        scopes={},
+    )
     return session, task, file, file.read_text(), found.name
 
 

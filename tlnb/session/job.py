@@ -19,7 +19,7 @@ from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.run import Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One training, with everything needed to repeat or resume it."""
 

@@ -39,12 +39,12 @@ def write_job(job: Job, path: Path) -> Saved:
     write_whole(path, text)
     use = f"python -m tlnb train {path} --out DIR"
     return Saved(
-        str(path),
-        job.name,
-        "job",
-        len(text.encode()),
-        "nothing: it names data, model, plan and options",
-        use,
+        path=str(path),
+        run=job.name,
+        format="job",
+        bytes=len(text.encode()),
+        takes="nothing: it names data, model, plan and options",
+        use=use,
     )
 
 

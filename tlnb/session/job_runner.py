@@ -100,7 +100,14 @@ def search(
     from tlnb.core.tuning.tune import tune
 
     job = prepared(session, path, trust)
-    task = Task(job.model, job.anatomy, job.data, job.plan, job.options, session.state.scopes)
+    task = Task(
+        model=job.model,
+        anatomy=job.anatomy,
+        data=job.data,
+        plan=job.plan,
+        options=job.options,
+        scopes=session.state.scopes,
+    )
     tuning, _ = tune(
         task,
         trials,

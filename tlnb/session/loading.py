@@ -194,7 +194,7 @@ def load(
     return state.loaded()[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadRequest:
     """The arguments of `Session.load`."""
 

@@ -163,7 +163,14 @@ def tune(
         )
     price = _price(state, job.options)
     tuning, runs = tune(
-        Task(job.model, job.anatomy, job.data, job.plan, job.options, state.scopes),
+        Task(
+            model=job.model,
+            anatomy=job.anatomy,
+            data=job.data,
+            plan=job.plan,
+            options=job.options,
+            scopes=state.scopes,
+        ),
         trials,
         seconds=None if budget is None else parse_budget(budget, price),
         storage=storage,

@@ -43,7 +43,7 @@ PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
 HASHED = 256  # images hashed at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataFacts(OneLine):
     """What is known about a data set without its images: enough to read it again."""
 
@@ -77,7 +77,7 @@ class DataFacts(OneLine):
         return f"DataFacts of {self.name}: {len(self.classes)} classes, {images} images"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataSet(OneLine):
     """Images and labels by split.
 
@@ -258,7 +258,7 @@ def open_data(
             a download failed.
         UsageError: an amount or a budget is out of range.
     """
-    request = request or DataRequest(source if isinstance(source, str) else "arrays")
+    request = request or DataRequest(source=source if isinstance(source, str) else "arrays")
     check_request(request)
     if not isinstance(source, str | Path):
         return _looked_through(from_arrays(source, labels, request, groups), request)

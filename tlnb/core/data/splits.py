@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "monitor", "test")
 Rows = dict[str, np.ndarray]  # split → (n,) int64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """The parts of a data set: images `(N, 3, E, E)` uint8 and labels `(N,)` int64 by split."""
 
@@ -67,10 +67,10 @@ def divide(
     )
     rows = {split: torch.from_numpy(part) for split, part in rows_by_split.items()}
     return Parts(
-        name,
-        classes,
-        {s: images[r].contiguous() for s, r in rows.items()},
-        {s: labels[r] for s, r in rows.items()},
+        name=name,
+        classes=classes,
+        images={s: images[r].contiguous() for s, r in rows.items()},
+        labels={s: labels[r] for s, r in rows.items()},
         brings_test="test" in fixed,
     )
 

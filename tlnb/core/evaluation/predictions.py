@@ -23,7 +23,7 @@ CHUNK = 64  # images decoded and classified at a time
 MAX_PICTURES = 20  # mistakes, or new images, whose pictures the record keeps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassScore(OneLine):
     """Results of one class on the test split."""
 
@@ -45,7 +45,7 @@ class ClassScore(OneLine):
         return f"ClassScore {self.name}: {self.right} of {self.total} right"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mistake(OneLine):
     """A misclassified test image."""
 
@@ -62,7 +62,7 @@ class Mistake(OneLine):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Confusion(OneLine):
     """How often one class was mistaken for another."""
 
@@ -75,7 +75,7 @@ class Confusion(OneLine):
         return f"Confusion: {self.truth} called {self.said} {self.count} times of {self.of}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Errors(OneLine):
     """A run's errors on its test split, which was read once, at the end of the run."""
 
@@ -127,16 +127,18 @@ def errors(run: Run, data: DataSet | None = None) -> Errors:
         count, count
     )
     totals = matrix.sum(1).tolist()
-    scores = tuple(ClassScore(n, int(matrix[c, c]), totals[c]) for c, n in enumerate(names))
+    scores = tuple(
+        ClassScore(name=n, right=int(matrix[c, c]), total=totals[c]) for c, n in enumerate(names)
+    )
     wrong = (answers.truths != answers.guesses).nonzero().flatten()
     order = wrong[answers.sure[wrong].argsort(descending=True, stable=True)]
     mistakes = tuple(
         Mistake(
-            i,
-            names[int(answers.truths[i])],
-            names[int(answers.guesses[i])],
-            float(answers.sure[i]),
-            float(answers.sure_of_truth[i]),
+            index=i,
+            truth=names[int(answers.truths[i])],
+            said=names[int(answers.guesses[i])],
+            probability=float(answers.sure[i]),
+            of_truth=float(answers.sure_of_truth[i]),
         )
         for i in order.tolist()
     )
@@ -169,7 +171,7 @@ def _confused(matrix: Tensor, names: Sequence[str]) -> tuple[Confusion, ...]:
     totals = matrix.sum(1).tolist()
     off = [(t, s, n) for t, s in matrix.nonzero().tolist() if t != s for n in [int(matrix[t, s])]]
     off.sort(key=lambda each: (-each[2], -each[2] / totals[each[0]]))
-    return tuple(Confusion(names[t], names[s], n, totals[t]) for t, s, n in off)
+    return tuple(Confusion(truth=names[t], said=names[s], count=n, of=totals[t]) for t, s, n in off)
 
 
 # ── new images ────────────────────────────────────────────────────────────────────────────────────
@@ -196,7 +198,7 @@ class Prediction(OneLine):
         return f"Prediction {self.name}: {self.label} ({self.probability:.1%})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictions(OneLine):
     """Labels for new images, in the order given."""
 
@@ -218,7 +220,7 @@ class Predictions(OneLine):
         return f"Predictions by {by}: {first}{more}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judge(OneLine):
     """A network for predictions: its classes, preprocessing, and the edge to decode images at."""
 
@@ -272,7 +274,11 @@ def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
                 )
             )
     return Predictions(
-        judge.model, judge.run, len(judge.classes), tuple(predictions), torch.cat(kept)
+        model=judge.model,
+        run=judge.run,
+        classes=len(judge.classes),
+        images=tuple(predictions),
+        _pictures=torch.cat(kept),
     )
 
 

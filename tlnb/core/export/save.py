@@ -39,7 +39,7 @@ KEY, CRC = "tlnb", "crc32"  # keys of our entries in a safetensors header
 FORMATS = (".safetensors", ".pt2", ".onnx")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Saved(OneLine):
     """A file that was written."""
 
@@ -54,7 +54,7 @@ class Saved(OneLine):
         return f"Saved run {self.run} as {self.path} ({self.bytes / 1e6:.1f} MB): {self.use}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """The metadata of a saved run."""
 
@@ -95,7 +95,12 @@ class Header:
                 raise ValueError(f"{origin.scores:,} scores")
             run = Run.from_json(json.dumps(values["run"]))
             classes = typed(tuple[str, ...], values["classes"], "classes")
-            return cls(origin, typed(Transform, values["transform"], "transform"), classes, run)
+            return cls(
+                origin=origin,
+                transform=typed(Transform, values["transform"], "transform"),
+                classes=classes,
+                run=run,
+            )
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             reason = " ".join(str(error).split())[:80]
             raise ModelError(
@@ -147,12 +152,19 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
         ".pt2": f"torch.export.load({str(path)!r}).module()",
         ".onnx": f"onnxruntime.InferenceSession({str(path)!r})",
     }[path.suffix]
-    return Saved(str(path), run.name, path.suffix[1:], path.stat().st_size, takes, use)
+    return Saved(
+        path=str(path),
+        run=run.name,
+        format=path.suffix[1:],
+        bytes=path.stat().st_size,
+        takes=takes,
+        use=use,
+    )
 
 
 def _header(run: Run, model: PretrainedModel) -> Header:
     origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
-    return Header(origin, model.transform, run.classes, run)
+    return Header(origin=origin, transform=model.transform, classes=run.classes, run=run)
 
 
 def _safetensors(run: Run, model: PretrainedModel, path: Path) -> None:

@@ -23,7 +23,7 @@ NORMS = (
 __all__ = ["ROOT", "UNUSED", "Anatomy", "Layer", "Stage", "evaluating", "owned", "read_anatomy"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layer(OneLine):
     """A module that directly owns parameters or buffers."""
 
@@ -46,7 +46,7 @@ class Layer(OneLine):
         return f"Layer {self.name}: {self.kind}, {self.params:,} parameters, {state}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A named group of layers."""
 
@@ -62,7 +62,7 @@ class Stage:
     used: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Anatomy(OneLine):
     """The layers in the order of the data flow.
 
@@ -220,18 +220,23 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
         counted.update(id(p) for p in params)
         entries.append(
             Layer(
-                name,
-                stages.get(name, UNUSED),
-                _kind(layers[name]),
-                sum(p.numel() for p in params),
-                _shape(seen, name),
-                work.get(name, 0),
+                name=name,
+                stage=stages.get(name, UNUSED),
+                kind=_kind(layers[name]),
+                params=sum(p.numel() for p in params),
+                shape=_shape(seen, name),
+                flops=work.get(name, 0),
                 running_stats="running_mean" in layers[name]._buffers,
                 used=name in stages,
             )
         )
     return Anatomy(
-        model, tuple(entries), heads[0], heads, softmax_after_head=softmax is not None, softmax=last
+        model=model,
+        layers=tuple(entries),
+        head=heads[0],
+        heads=heads,
+        softmax_after_head=softmax is not None,
+        softmax=last,
     )
 
 

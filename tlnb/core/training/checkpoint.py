@@ -75,7 +75,7 @@ def at_risk() -> float:
     raise UsageError(f"TLNB_AT_RISK={text} is not a number of seconds: %env TLNB_AT_RISK=10")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A run at the end of an epoch. RNG states are not needed: each epoch seeds its own."""
 
