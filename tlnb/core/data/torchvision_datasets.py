@@ -388,7 +388,7 @@ def _divided(
         torch.cat([i for i, _ in held.values()]),
         torch.cat([y for _, y in held.values()]),
     )
-    return divide(name, classes, images, labels, request, pool, rows)
+    return divide(name, classes, images, labels, request, pool=pool, fixed=rows)
 
 
 def _plain(text: str) -> str:

@@ -277,10 +277,10 @@ def restore(
     return retrained(
         sized,
         module,
-        path.stem,
-        run.data,
-        header.classes,
-        run.accuracy,
-        architecture,
-        header.origin,
+        name=path.stem,
+        data=run.data,
+        classes=header.classes,
+        accuracy=run.accuracy,
+        architecture=architecture,
+        origin=header.origin,
     )

@@ -72,6 +72,7 @@ def resized(model: PretrainedModel, size: int | None) -> PretrainedModel:
 def retrained(
     model: PretrainedModel,
     module: nn.Module,
+    *,
     name: str,
     data: str,
     classes: tuple[str, ...],
