@@ -34,6 +34,7 @@ from tlnb.core.models.flops import step_flops
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.device import Machine, machine
 from tlnb.core.runtime.energy import WATTS_PER_CPU_THREAD, WATTS_PER_GPU
+from tlnb.core.runtime.paths import written_beside
 from tlnb.core.training.epoch import train_epoch
 from tlnb.core.training.forgetting import right_of
 from tlnb.core.training.optimizers import one_cycle
@@ -201,9 +202,8 @@ def _training_cost(
 def _save(path: Path, state: dict[str, Any]) -> None:
     """Write through a temporary file: a killed process leaves the last checkpoint intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    torch.save(state, partial)
-    partial.replace(path)
+    with written_beside(path) as half:
+        torch.save(state, half)
 
 
 def source_accuracy(network: torch.nn.Module, images: Source) -> float:

@@ -126,7 +126,7 @@ def test_updates_come_at_most_five_times_a_second(monkeypatch):
     thread, now, seen = background.Background(SessionLock()), [100.0], []
     monkeypatch.setattr(background.time, "monotonic", lambda: now[0])
     thread.progressed.add(seen.append)
-    report = thread._reporter(background.Training("the training"))
+    report = thread._reporter(background.BackgroundCall("the training"))
     from tlnb.core.training.progress import Progress
 
     for epoch in range(1000):
@@ -138,7 +138,7 @@ def test_updates_come_at_most_five_times_a_second(monkeypatch):
 def test_the_time_left_goes_by_the_pace(monkeypatch):
     from tlnb.core.training.progress import Progress
 
-    training, now = background.Training("the training"), [0.0]
+    training, now = background.BackgroundCall("the training"), [0.0]
     monkeypatch.setattr(background.time, "monotonic", lambda: now[0])
     assert training.left is None
     for epoch in range(1, 6):

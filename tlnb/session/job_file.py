@@ -8,7 +8,7 @@ from typing import Any
 
 from tlnb.core.export.save import Saved
 from tlnb.core.runtime.errors import UsageError
-from tlnb.core.runtime.paths import name_beside, read_text
+from tlnb.core.runtime.paths import read_text, written_beside
 from tlnb.core.runtime.typed_json import parse
 from tlnb.session.job import Job
 
@@ -74,13 +74,10 @@ def read_job(path: Path) -> dict[str, Any]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file atomically: it appears whole or not at all."""
-    half = name_beside(path)
     try:
-        half.write_text(text, "utf8")
-        half.replace(path)
+        with written_beside(path) as half:
+            half.write_text(text, "utf8")
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written ({error.strerror}): choose a folder that you can write to"
         ) from None
-    finally:
-        half.unlink(missing_ok=True)

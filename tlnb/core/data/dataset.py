@@ -36,7 +36,7 @@ from tlnb.core.data.splits import SPLITS, Parts
 from tlnb.core.data.table import TABLES
 from tlnb.core.data.torchvision_datasets import ARRAYS, LIBRARY, library_name, read_library
 from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mean
-from tlnb.core.runtime.paths import name_beside, user_path
+from tlnb.core.runtime.paths import user_path, written_beside
 
 LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
 PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
@@ -187,18 +187,14 @@ class DataSet(OneLine):
         for split in self.splits:
             arrays[f"{split}_images"] = self.images[split].numpy()
             arrays[f"{split}_labels"] = self.labels[split].numpy()
-        unfinished = name_beside(target)
         try:
-            with unfinished.open("wb") as file:
+            with written_beside(target) as half, half.open("wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            unfinished.replace(target)
         except OSError as error:
             raise DataError(
                 f"{str(target)!r} cannot be written ({error.strerror}): give a file in a folder "
                 "that you can write to"
             ) from None
-        finally:
-            unfinished.unlink(missing_ok=True)
         return target
 
     @cached_property

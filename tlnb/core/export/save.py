@@ -28,7 +28,7 @@ from tlnb.core.planning.plan import Edit
 from tlnb.core.planning.safe_modules import is_literal
 from tlnb.core.planning.shape_fitting import check_activations
 from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, listed
-from tlnb.core.runtime.paths import name_beside
+from tlnb.core.runtime.paths import written_beside
 from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.runtime.typed_json import parse, typed
 from tlnb.core.training.checkpoint import checksum
@@ -133,15 +133,12 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
         )
     if not path.parent.is_dir():
         raise UsageError(f"no folder {str(path.parent)!r}: choose a folder that exists")
-    half = name_beside(path, path.suffix)
     try:
-        write(run, model, half)
-        half.replace(path)
+        with written_beside(path, path.suffix) as half:
+            write(run, model, half)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, by writer
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
         raise UsageError(f"{str(path)!r} cannot be written ({reason}): give another file") from None
-    finally:
-        half.unlink(missing_ok=True)
     t = model.transform
     takes = (
         f"float (N, 3, {t.size}, {t.size}), "
