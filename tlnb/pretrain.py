@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -104,13 +104,7 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
     """
     images = source_of(recipe)
     hardware = machine()
-    normalise = Transform(
-        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
-    ).normalise
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        network = glyphnet.GlyphNet(len(images.classes))
-    network = network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _network(recipe, len(images.classes), hardware)
     optimizer = torch.optim.SGD(
         network.parameters(),
         recipe.lr,
@@ -120,32 +114,18 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
     )
     schedule = one_cycle(optimizer, recipe.steps)
     checkpoint = folder / f"{recipe.name}.pt"
-    done, seconds = 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        done, seconds = state["done"], state["seconds"]
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    done, seconds = _restored(checkpoint, parts)
     last = recipe.stop_at or recipe.steps
-
-    def moved(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        for pictures, labels in batches:
-            yield normalise(hardware.placed(pictures)), hardware.placed(labels)
-
-    # a GPU trains faster than one process can draw batches
-    workers = 0 if hardware.on_cpu else max(1, (os.cpu_count() or 1) - 1)
-    coming = images.batches(recipe.batch_size, last, recipe.seed, done, workers)
-
+    coming = _batches(images, recipe, hardware, done, last)
     with tqdm(total=last, initial=done, desc=recipe.name, unit="step", mininterval=5) as bar:
         while done < last:
             start = _clock(hardware)
             until = min(done + CHECKPOINT_STEPS, last)
-            batches = islice(coming, until - done)
             network.train()
             loss = train_epoch(
                 network,
-                moved(batches),
+                islice(coming, until - done),
                 optimizer,
                 schedule,
                 hardware,
@@ -156,19 +136,41 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
             bar.update(until - done)
             bar.set_postfix(loss=f"{loss:.3f}")
             done = until
-            _save(
-                checkpoint,
-                {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "done": done,
-                    "seconds": seconds,
-                },
-            )
+            states = {name: part.state_dict() for name, part in parts.items()}
+            _save(checkpoint, {**states, "done": done, "seconds": seconds})
     return {k: v.cpu() for k, v in network.state_dict().items()}, _training_cost(
         network, recipe, hardware, seconds, last
     )
+
+
+def _network(recipe: Recipe, classes: int, hardware: Machine) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = glyphnet.GlyphNet(classes)
+    return network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _restored(checkpoint: Path, parts: Mapping[str, Any]) -> tuple[int, float]:
+    """Give each part its state in the checkpoint, if there is one; steps done and seconds taken."""
+    if not checkpoint.exists():
+        return 0, 0.0
+    state = torch.load(checkpoint, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["done"], state["seconds"]
+
+
+def _batches(
+    images: Source, recipe: Recipe, hardware: Machine, done: int, last: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised pictures and labels for the steps from `done` to `last`, on the device."""
+    normalise = Transform(
+        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    ).normalise
+    # a GPU trains faster than one process can draw batches
+    workers = 0 if hardware.on_cpu else max(1, (os.cpu_count() or 1) - 1)
+    for pictures, labels in images.batches(recipe.batch_size, last, recipe.seed, done, workers):
+        yield normalise(hardware.placed(pictures)), hardware.placed(labels)
 
 
 def _clock(hardware: Machine) -> float:
@@ -347,7 +349,7 @@ def _report(name: str, shares_by_digit: dict[str, dict[str, float]]) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -371,6 +373,11 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="only write the held-out pictures of the networks that ship",
     )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
     chosen = parser.parse_args(arguments)
     if chosen.held_out:
         print(f"{held_out.FILE}: {write_held_out():,} bytes")

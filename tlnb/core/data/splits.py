@@ -111,13 +111,7 @@ def split_rows(
     used = _amount(pool, y, classes, request)
     if spare_to_monitor:
         parts["monitor"] = np.setdiff1d(pool, used, assume_unique=True)[:spare_to_monitor]
-    smallest = int(np.bincount(y[used], minlength=len(classes)).min())
-    if not smallest:
-        missing = [c for i, c in enumerate(classes) if i not in set(y[used].tolist())]
-        raise DataError(
-            f"nothing is left to train on for {listed(missing)}: ask for more images, or leave "
-            "out --test"
-        )
+    smallest = _smallest(y[used], classes)
     if "val" not in parts and (request.val is not None or smallest >= MIN_FOR_VAL):
         share = VAL_SHARE if request.val is None else request.val
         try:
@@ -131,6 +125,18 @@ def split_rows(
     if "test" not in rows:
         raise DataError(f"{name} leaves no test images: give more images, or a larger --test")
     return rows
+
+
+def _smallest(y: np.ndarray, classes: tuple[str, ...]) -> int:
+    """Images of the smallest class among the labels `(n,)`; one without any is an error."""
+    counts = np.bincount(y, minlength=len(classes))
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if missing:
+        raise DataError(
+            f"nothing is left to train on for {listed(missing)}: ask for more images, or leave "
+            "out --test"
+        )
+    return int(counts.min())
 
 
 def check_classes(
