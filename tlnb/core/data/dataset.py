@@ -277,13 +277,10 @@ def open_data(
     _refuse(request, path.name, "root", "classes")
     found = list_files(path, telling)
     where = found.top if path.is_dir() else path
-    where = (
-        where.absolute() if library_name(str(where)) else where
-    )  # else it would be taken for torchvision's
-    return _looked_through(
-        read_files(found, request, edge or PHOTO_EDGE, progress),
-        replace(request, source=str(where)),
-    )
+    if library_name(str(where)):  # it would be taken for torchvision's
+        where = where.absolute()
+    parts = read_files(found, request, edge or PHOTO_EDGE, progress)
+    return _looked_through(parts, replace(request, source=str(where)))
 
 
 def _refuse(request: DataRequest, name: str, *options: str) -> None:

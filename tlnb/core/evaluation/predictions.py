@@ -17,7 +17,7 @@ from tlnb.core.data.decoding import Values, decode, extensions, squared
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mean, one_line
 from tlnb.core.runtime.paths import is_file, is_folder, user_path
-from tlnb.core.training.run import Run, wilson_interval
+from tlnb.core.training.run import Answers, Run, wilson_interval
 
 CHUNK = 64  # images decoded and classified at a time
 MAX_PICTURES = 20  # mistakes, or new images, whose pictures the record keeps
@@ -123,25 +123,14 @@ def errors(run: Run, data: DataSet | None = None) -> Errors:
     answers = run.answers()
     names = run.classes
     count = len(names)
-    matrix = torch.bincount(answers.truths * count + answers.guesses, minlength=count * count).view(
-        count, count
-    )
+    pairs = answers.truths * count + answers.guesses
+    matrix = torch.bincount(pairs, minlength=count * count).view(count, count)
     totals = matrix.sum(1).tolist()
     scores = tuple(
         ClassScore(name=n, right=int(matrix[c, c]), total=totals[c]) for c, n in enumerate(names)
     )
     wrong = (answers.truths != answers.guesses).nonzero().flatten()
     order = wrong[answers.sure[wrong].argsort(descending=True, stable=True)]
-    mistakes = tuple(
-        Mistake(
-            index=i,
-            truth=names[int(answers.truths[i])],
-            said=names[int(answers.guesses[i])],
-            probability=float(answers.sure[i]),
-            of_truth=float(answers.sure_of_truth[i]),
-        )
-        for i in order.tolist()
-    )
     same = data is not None and data.fingerprint == run.fingerprint
     pictures = (
         data.images["test"][order[:MAX_PICTURES]]
@@ -160,10 +149,20 @@ def errors(run: Run, data: DataSet | None = None) -> Errors:
         accuracy=run.accuracy,
         interval=run.interval,
         balanced_accuracy=run.balanced_accuracy,
-        mistakes=mistakes,
+        mistakes=tuple(_mistake(answers, names, i) for i in order.tolist()),
         confused=_confused(matrix, names),
         note=note,
         _pictures=pictures,
+    )
+
+
+def _mistake(answers: Answers, names: Sequence[str], image: int) -> Mistake:
+    return Mistake(
+        index=image,
+        truth=names[int(answers.truths[image])],
+        said=names[int(answers.guesses[image])],
+        probability=float(answers.sure[image]),
+        of_truth=float(answers.sure_of_truth[image]),
     )
 
 
