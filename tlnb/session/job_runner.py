@@ -96,18 +96,10 @@ def search(
     Raises:
         UsageError: as `carry_out` and `core.tuning.tune.tune`.
     """
-    from tlnb.core.tuning.search_space import Task
     from tlnb.core.tuning.tune import tune
 
     job = prepared(session, path, trust)
-    task = Task(
-        model=job.model,
-        anatomy=job.anatomy,
-        data=job.data,
-        plan=job.plan,
-        options=job.options,
-        scopes=session.state.scopes,
-    )
+    task = job.tuning_task(session.state.scopes)
     tuning, _ = tune(
         task,
         trials,
