@@ -126,7 +126,7 @@ def add(
     module = _module_named(state, name)
     code, scope = _code(what, names or {}, state.scopes)
     count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
-    edit = Edit("add", name, code, side, f"{side}{count}")
+    edit = Edit(kind="add", name=name, code=code, where=side, part=f"{side}{count}")
     return _commit(self, with_edit(state, edit, scope), edit_line("add", where, code))
 
 
@@ -150,7 +150,7 @@ def remove(self: SessionBase, pattern: str) -> Plan:
                 f"{name} is the output layer, which can be replaced but not removed: "
                 f"%tl_replace {name} EXPR"
             )
-    *before, last = [Edit("remove", name) for name in removed]
+    *before, last = [Edit(kind="remove", name=name) for name in removed]
     so_far = replaced(old, edits=(*old.edits, *before))
     return _commit(self, with_edit(state, last, so_far=so_far), line("tl_remove", pattern))
 
@@ -171,7 +171,7 @@ def replace(
     state = self.noticed()
     _module_named(state, name)
     code, scope = _code(what, names or {}, state.scopes)
-    after = with_edit(state, Edit("replace", name, code), scope)
+    after = with_edit(state, Edit(kind="replace", name=name, code=code), scope)
     return _commit(self, after, edit_line("replace", name, code))
 
 
@@ -232,7 +232,7 @@ def _with_adapters(state: SessionState, rank: int | None) -> SessionState:
     if rank is not None and not 1 <= rank <= plan.HIGHEST_RANK:
         raise PlanError(f"--rank must be between 1 and {plan.HIGHEST_RANK}, got {rank}")
     chosen = rank or default_rank(_network(state), anatomy.heads)
-    return with_edit(state, Edit("adapt", ", ".join(anatomy.heads), rank=chosen))
+    return with_edit(state, Edit(kind="adapt", name=", ".join(anatomy.heads), rank=chosen))
 
 
 def prepared_anew(state: SessionState, new: Plan) -> SessionState:
@@ -295,4 +295,10 @@ def _side_by_side(state: SessionState) -> Strategies:
     verdict = state.dataset.size_verdict if state.dataset else None
     stages = tuple(anatomy.stages_of(p.trained) for p in plans)
     suggested = plan.FOR_VERDICT.get(verdict or "")
-    return Strategies(tuple(plans), tuple(flops), stages, verdict, suggested)
+    return Strategies(
+        plans=tuple(plans),
+        step_flops=tuple(flops),
+        stages=stages,
+        size_verdict=verdict,
+        suggested=suggested,
+    )

@@ -99,7 +99,7 @@ def test_an_adapter_run_goes_on_and_has_a_plain_baseline(small: Session):
 def test_another_strategy_takes_the_adapters_away_and_undo_brings_them_back(small: Session):
     before = small.plan
     adapted = small.strategy("adapter")
-    assert small.strategy("adapter", rank=1).adapters == Edit("adapt", "head", rank=1)
+    assert small.strategy("adapter", rank=1).adapters == Edit(kind="adapt", name="head", rank=1)
     assert small.undo() == adapted
     assert small.strategy("head") == before
     assert small.undo() == adapted
