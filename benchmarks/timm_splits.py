@@ -87,14 +87,14 @@ ANY_SIZE = _names(
 NETWORKS = sorted(CONVOLUTIONAL + FOR_A_SIZE + TRANSFORMERS + ANY_SIZE)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Last:
     """The latest place, which keeps least to compute."""
 
     place: Place
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Line:
     """A network with one strategy."""
 
@@ -142,15 +142,17 @@ def line(name: str, module: nn.Module, size: int, read: Anatomy, strategy: str) 
     plan = plan_strategy(read, strategy)
     set_modes(module, set(plan.trained))
     images = torch.randint(0, 256, (4, 3, size, size), dtype=torch.uint8)
-    rows = proof_images(images, Transform(size, size, (0.5,) * 3, (0.25,) * 3), FEW, "cpu")
+    rows = proof_images(
+        images, Transform(size=size, resize=size, mean=(0.5,) * 3, std=(0.25,) * 3), FEW, "cpu"
+    )
     cuts, hardware = Cuts(), machine("cpu", "fp32")
     candidates, recording = timed(lambda: Candidates(module, plan.trained, rows, cuts))
     found = candidates.left
-    proof = Proof(module, rows, hardware)
+    proof = Proof(module=module, images=rows, machine=hardware)
     (choice, why), proving = timed(
         lambda: first_proven(
             candidates,
-            lambda some: Last(some[-1]),
+            lambda some: Last(place=some[-1]),
             lambda place: proof.fault(place, cuts.at(module, place)),
         )
     )

@@ -22,7 +22,7 @@ TORCH_DICTS = ("_parameters", "_buffers", "_modules")
 OF_EVERY_MODULE = nn.Module().__dict__.keys() - {"training"}  # hooks, mostly; none counts passes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RandomState:
     """The state of the random generators of torch, Python and NumPy."""
 
@@ -34,7 +34,12 @@ class RandomState:
     @classmethod
     def now(cls) -> RandomState:
         gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-        return cls(torch.get_rng_state(), gpu, random.getstate(), np.random.get_state())
+        return cls(
+            torch_cpu=torch.get_rng_state(),
+            torch_gpu=gpu,
+            python=random.getstate(),
+            numpy=np.random.get_state(),
+        )
 
     def restore(self) -> None:
         torch.set_rng_state(self.torch_cpu)

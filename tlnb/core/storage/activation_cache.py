@@ -32,12 +32,10 @@ class Store(OneLine):
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, Tensor] = OrderedDict()
-        self.costs: dict[
-            str, tuple[float, float, float, float, float]
-        ] = {}  # counted FLOPs, by a key of what was counted
-        self.proofs: dict[
-            str, str
-        ] = {}  # by a key of network and place: why it may not be cut there, or ""
+        # Counted FLOPs by name, by a key of what was counted.
+        self.costs: dict[str, dict[str, float]] = {}
+        # By a key of network and place: why it may not be split there, or "".
+        self.proofs: dict[str, str] = {}
         # Passes through networks, by a key of the network (`split_recording.Recording`).
         self.recordings: dict[str, Any] = {}
 

@@ -13,7 +13,7 @@ from tlnb.core.training.run import Cache
 from tlnb.core.training.training_inputs import Cost, Inputs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CachedInputs:
     """Training inputs (`training_inputs.Inputs`) that are activations."""
 
@@ -51,7 +51,7 @@ class CachedInputs:
         return self.machine.placed(rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadInputs:
     """What reaches the output layers for each training image, and what is right of there."""
 

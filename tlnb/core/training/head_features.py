@@ -34,17 +34,19 @@ def head_inputs_of(
 def _at_heads(source: FeatureSource, base: Inputs, last: Place) -> HeadInputs:
     cut = source.cuts.at(source.module, last)
     if base.cache is not None and base.cache.at == last.at:
-        return HeadInputs(base.train(0), cut.suffix)
+        return HeadInputs(features=base.train(0), teaches=cut.suffix)
     work = _from_cache(source, base, last) or _from_images(source, cut, last)
     features, _ = source.kept(work, "memory")
-    return HeadInputs(features, cut.suffix)
+    return HeadInputs(features=features, teaches=cut.suffix)
 
 
 def _from_images(source: FeatureSource, cut: Cut, last: Place) -> KeptRows:
     """The last value before the output layers, for each training image."""
     key = key_of("", source.identity(last), source.data_key("train", "none", 0, 0))
     rows = source.through(cut.prefix, "train")
-    return KeptRows(key, "train", rows, last.flops, "caching", "features")
+    return KeptRows(
+        key=key, split="train", rows=rows, flops=last.flops, phase="caching", part="features"
+    )
 
 
 def _from_cache(source: FeatureSource, base: Inputs, last: Place) -> KeptRows | None:
@@ -60,4 +62,11 @@ def _from_cache(source: FeatureSource, base: Inputs, last: Place) -> KeptRows | 
 
     data = source.data_key("train", "none", 0, 0)
     key = key_of(start.at, source.identity(last), data)
-    return KeptRows(key, "train", rows, last.flops - start.flops, "caching", "features")
+    return KeptRows(
+        key=key,
+        split="train",
+        rows=rows,
+        flops=last.flops - start.flops,
+        phase="caching",
+        part="features",
+    )

@@ -10,7 +10,7 @@ from torch import nn
 from tlnb.core.runtime.errors import OneLine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """A module whose output, or whose input, is the only value that goes on to the scores."""
 
@@ -33,7 +33,7 @@ class Place:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cut(OneLine):
     """A network in two parts: `suffix(prefix(x)) == network(x)`."""
 

@@ -65,7 +65,7 @@ def proof_images(images: Tensor, transform: Transform, count: int, device: str) 
     return transform.normalise(transform.fit(rows))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Observed:
     """What one step did."""
 
@@ -89,7 +89,7 @@ class Tap:
             self.value, self.draws = value.detach().clone(), RandomState.now()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Proof:
     """A network in the modes in which it is to be trained, and images to try it with."""
 
@@ -177,11 +177,11 @@ class Proof:
 
     def _observed(self, output: Tensor, grads: tuple[Tensor | None, ...] = ()) -> Observed:
         return Observed(
-            output,
-            grads,
-            tuple(buffer.detach().clone() for buffer in self.module.buffers()),
-            counters(self.module),
-            RandomState.now(),
+            output=output,
+            grads=grads,
+            buffers=tuple(buffer.detach().clone() for buffer in self.module.buffers()),
+            counters=counters(self.module),
+            draws=RandomState.now(),
         )
 
     def _difference(self, whole: Observed, split: Observed, tolerance: float) -> str:

@@ -35,7 +35,7 @@ ROWS = 5  # images in the pass: sizes that do not depend on their number are sel
 Forward = Callable[..., Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Blank:
     """The shape of a tensor computed from the images."""
 
@@ -52,7 +52,7 @@ class Blank:
         return torch.zeros((), dtype=self.dtype, device=device).expand(shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModuleCall:
     """One call of a module. Ticks count operations, and beginnings and ends of calls."""
 
@@ -62,7 +62,7 @@ class ModuleCall:
     output: Any  # `Blank` in place of tensors; None where not all of them come from the images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recording:
     """What one pass showed. It holds names and numbers only, so it can outlive the network."""
 
@@ -180,12 +180,19 @@ class _Call:
         """Whether its first argument is read after the call too."""
         return self.value is not None and self.value.last > self.end
 
-    def outcome(self) -> Any:
-        """The output as `ModuleCall` holds it."""
+    def recorded(self) -> ModuleCall:
+        """What the recording holds of it."""
+        return ModuleCall(name=self.name, start=self.start, end=self.end, output=self._blanks())
+
+    def _blanks(self) -> Any:
         if not self.leaves or any(value is None for _, value in self.leaves):
             return None
         blanks = {
-            id(tensor): Blank(tuple(tensor.shape), tensor.dtype, bool(value and value.is_written))
+            id(tensor): Blank(
+                shape=tuple(tensor.shape),
+                dtype=tensor.dtype,
+                is_written=bool(value and value.is_written),
+            )
             for tensor, value in self.leaves
         }
         return tree_map(lambda leaf: blanks.get(id(leaf), leaf), self.output)
@@ -333,8 +340,12 @@ class _Tape(TorchDispatchMode):
             if isinstance(leaf, Tensor) and (value := self._value(leaf)) is not None:
                 value.last = self.tick
         return Recording(
-            image=Blank(tuple(images.shape), images.dtype, self._values[0].is_written),
-            calls=tuple(ModuleCall(c.name, c.start, c.end, c.outcome()) for c in self.calls),
+            image=Blank(
+                shape=tuple(images.shape),
+                dtype=images.dtype,
+                is_written=self._values[0].is_written,
+            ),
+            calls=tuple(call.recorded() for call in self.calls),
             places=tuple(self._places(output, over)),
             touched=self.touched,
         )
@@ -395,7 +406,8 @@ def _is_tail(call: _Call, output: Any, over: int) -> bool:
 
 def _after(call: _Call) -> Place:
     shape = tuple(call.leaves[0][0].shape[1:])
-    return Place(call.name, "output", shape, call.flops_after / ROWS, call.end)
+    flops = call.flops_after / ROWS
+    return Place(module=call.name, side="output", shape=shape, flops=flops, moment=call.end)
 
 
 def _before(call: _Call, is_tail: bool = False) -> Place:

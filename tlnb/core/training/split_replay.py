@@ -34,7 +34,7 @@ def cut_network(network: nn.Module, place: Place, recording: Recording) -> Cut:
         if place.is_tail
         else Replay(network, recording, start=place)
     )
-    return Cut(place.at, Replay(network, recording, stop=place), suffix)
+    return Cut(at=place.at, prefix=Replay(network, recording, stop=place), suffix=suffix)
 
 
 class Replay(nn.Module):
