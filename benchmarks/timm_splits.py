@@ -33,6 +33,9 @@ from tlnb.core.training.split_proof import FEW, Proof, proof_images
 from tlnb.core.training.split_search import Candidates, first_proven
 
 T = TypeVar("T")
+HEADER = """\
+| network | strategy | places | split at | good | blocks | record s | proof s | image s |
+|---|---|--:|---|---|---|--:|--:|--:|"""
 CLASSES = 10
 EDGE = 64  # input edge in pixels, except for
 EDGES = {
@@ -134,10 +137,10 @@ def lines(name: str) -> list[Line]:
     torch.manual_seed(0)
     module, size = create(name)
     read = read_anatomy(module, size, name)
-    return [line(name, module, size, read, strategy) for strategy in ("head", "partial")]
+    return [split_line(name, module, size, read, strategy) for strategy in ("head", "partial")]
 
 
-def line(name: str, module: nn.Module, size: int, read: Anatomy, strategy: str) -> Line:
+def split_line(name: str, module: nn.Module, size: int, read: Anatomy, strategy: str) -> Line:
     """A network with one strategy, split where least is left to compute."""
     plan = plan_strategy(read, strategy)
     set_modes(module, set(plan.trained))
@@ -173,10 +176,12 @@ def line(name: str, module: nn.Module, size: int, read: Anatomy, strategy: str) 
 
 
 def is_pooled(module: nn.Module, read: Anatomy, place: Place) -> bool:
-    """Whether a place keeps no more numbers than the output layers take."""
+    """Whether a place is an output layer's input, or keeps no more numbers than one takes."""
     taken = [getattr(module.get_submodule(head), "weight", None) for head in read.heads]
     widths = [w.shape[1:].numel() for w in taken if w is not None]
-    return bool(widths) and place.numbers <= max(widths)
+    parents = {head.rpartition(".")[0] for head in read.heads} - {""}
+    at_head = place.side == "input" and place.module.rpartition(".")[0] in parents
+    return bool(widths) and (at_head or place.numbers <= max(widths))
 
 
 def blocks(module: nn.Module, plan: Plan, found: Sequence[Place]) -> str:

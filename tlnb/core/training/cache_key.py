@@ -1,8 +1,8 @@
 """Keys of cached activations: a hash of everything that made them.
 
-Of a module that is its class and options, hooks, mode, parameters and all buffers; of a function its code, defaults, closure and
-the globals that it reads. What libraries bring goes by name and version. An object of which none of that can be said has no key,
-so what depends on it is computed again each time.
+For a module: its class and options, hooks, mode, parameters and all buffers. For a function: its code, defaults, closure and
+the globals it reads. Code of libraries is named, with its version. An object that none of this describes has no key, so
+activations that depend on it are computed again each time.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def identity(module: nn.Module, without: Iterable[nn.Module] = ()) -> str | None
 
 
 def structure(module: nn.Module) -> str | None:
-    """The same without the numbers in its tensors: what shapes and FLOPs depend on."""
+    """The same without the values in its tensors: what shapes and FLOPs depend on."""
     return _key(module, numbers=False)
 
 
@@ -118,11 +118,11 @@ def _key(module: nn.Module, numbers: bool, without: Iterable[nn.Module] = ()) ->
 
 
 class _Unknown(Exception):
-    """Something that has no key."""
+    """An object that has no key."""
 
 
 class _Description:
-    """Everything that a value depends on, hashed on the way."""
+    """Hashes everything that a value depends on."""
 
     def __init__(self, numbers: bool, without: Iterable[nn.Module]) -> None:
         self._numbers, self._digest = numbers, hashlib.sha256()
@@ -133,7 +133,7 @@ class _Description:
         return self._digest.hexdigest()[:32]
 
     def add(self, value: Any) -> None:
-        """Take a value in, and all that it refers to."""
+        """Hash a value and everything it refers to."""
         if isinstance(value, PLAIN):
             self._say(type(value).__qualname__, repr(value))
         elif id(value) in self._without:

@@ -1,4 +1,4 @@
-"""Cached activations as training inputs: what is left of the cut is computed once."""
+"""Cached activations as training inputs: everything left of the split is computed once."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tlnb.core.training.training_inputs import Cost, Inputs
 
 @dataclass(frozen=True, kw_only=True)
 class CachedInputs:
-    """Training inputs (`training_inputs.Inputs`) that are activations."""
+    """Training inputs (`training_inputs.Inputs`) made of cached activations."""
 
     kept: tuple[Tensor, ...]  # views of the training images, each `(N, …)`
-    compute: Callable[[str], Tensor]  # another split's activations, asked once
+    compute: Callable[[str], Tensor]  # another split's activations, called once for each
     machine: Machine
     teaches: nn.Module
     cost: Cost
@@ -53,7 +53,7 @@ class CachedInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadInputs:
-    """What reaches the output layers for each training image, and what is right of there."""
+    """What reaches the output layers for each training image, and the network from there on."""
 
     features: Tensor  # (N, …)
     teaches: nn.Module  # to train the output layers alone

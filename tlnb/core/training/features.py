@@ -1,4 +1,4 @@
-"""Where training inputs come from: images, or cached activations of the frozen layers, which never change."""
+"""Training inputs: images, or cached activations of the frozen layers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _unique = itertools.count()
 
 @dataclass(frozen=True, kw_only=True)
 class KeptRows:
-    """A value to be kept: a row for each image of a split."""
+    """Activations to compute and keep: a row for each image of a split."""
 
     key: str
     split: str
@@ -59,7 +59,7 @@ class KeptRows:
 
 
 class FeatureSource:
-    """Where inputs come from: the network, its preprocessing, the images, and what was computed before."""
+    """Makes a run's training inputs from the network, its preprocessing, the images, and earlier activations."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class FeatureSource:
         return self._images.example()
 
     def forget(self) -> None:
-        """Let go of images, and of the run that is asked between passes: memory is free at once, not when Python tidies up."""
+        """Release images, networks and the run, without waiting for garbage collection."""
         self._images.forget()
         self._pixel_keys.clear()
         self.counts.forget()
@@ -99,7 +99,7 @@ class FeatureSource:
         self._pause = lambda: None
 
     def raw(self, kind: str, happened: Event | None = None) -> Inputs:
-        """Images as they are, augmented batch by batch, through the whole network."""
+        """Images, augmented batch by batch, for the whole network."""
         cost = self._cost(self.module, self.example())
         return RawInputs(
             images=self._images,
@@ -110,17 +110,17 @@ class FeatureSource:
             event=happened,
         )
 
-    # ── where to cut ──
+    # ── where to split ──
 
     def inputs(
         self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
     ) -> Inputs:
-        """Cached activations where the plan leaves a frozen prefix worth keeping, else raw images.
+        """Cached activations if a frozen part is worth caching, else raw images.
 
         Call it with the modes set as for training.
 
         Args:
-            before: what an interrupted run had chosen, which is chosen again.
+            before: the choice of an interrupted run, which is made again.
         """
         choice, why = self.choose(trained, options, before)
         kind = options.augment or "none"
@@ -135,7 +135,7 @@ class FeatureSource:
     def choose(
         self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
     ) -> tuple[Choice | None, str]:
-        """Where to cut; where nothing is to be cached None, and why not if the run should say so."""
+        """Where to split, or None and the reason, empty unless the run should say it."""
         if not options.cache:
             return None, ""
         demand = self.demand(options, before)
@@ -144,7 +144,7 @@ class FeatureSource:
     def proven(
         self, trained: Sequence[str], pick: Callable[[Sequence[Place]], T | None], demand: Demand
     ) -> tuple[T | None, str]:
-        """The best of the places that are proven, in the modes that the network is in; else None, and why."""
+        """The best proven place in the network's present modes, or None and the reason."""
         with undisturbed(self.module):
             found = Candidates(self.module, trained, self.example(), self.cuts)
             prover = Prover(
@@ -168,7 +168,7 @@ class FeatureSource:
         )
 
     def _room(self) -> tuple[int, int]:
-        """Bytes in memory and on the disk for what is cached; processes share a machine's, and all must decide alike."""
+        """Bytes for the cache in memory and on disk. Processes share a machine, and all must decide alike."""
         free, memory = self.machine.free_bytes(), memory_budget() // self.ranks.local_count
         memory = memory if free is None else min(free // 2, memory)
         return self.ranks.all_reduce_min(memory), self.ranks.all_reduce_min(
@@ -226,7 +226,7 @@ class FeatureSource:
         return self.machine.placed(rows)
 
     def kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
-        """A value from the store, or computed and charged; and whether it was there."""
+        """Activations from the store, or computed and charged; and whether they were there."""
         count = len(self.data.labels[work.split])
         with self.tally.phase(work.phase, work.part):
             found = self._found(work)
@@ -237,7 +237,7 @@ class FeatureSource:
         return value, False
 
     def _found(self, work: KeptRows) -> Tensor | None:
-        """A value from the store, some rows of it computed again; one that differs there is dropped."""
+        """Activations from the store, checked by computing some rows again; wrong ones are dropped."""
         found = self.store.get(work.key, self.machine.device)
         right = found is not None and self._again(work, found)
         if found is not None and not right:
@@ -245,21 +245,21 @@ class FeatureSource:
         return found if self.ranks.every(right) else None
 
     def _again(self, work: KeptRows, found: Tensor) -> bool:
-        """Whether computing some rows gives what was found."""
+        """Whether some rows, computed again, equal the stored ones."""
         rows = torch.arange(0, len(found), max(1, len(found) - 1))[: work.sample]
         fresh = work.rows(rows)
         tolerance = allowed(OTHER_ROWS, self.machine.precision)
         return apart(fresh, self.placed(found[rows])) <= tolerance
 
     def parts(self, work: KeptRows) -> Iterator[Tensor]:
-        """All rows of a value, a chunk at a time; processes share the work."""
+        """All rows, a chunk at a time; processes share the work."""
         return self.ranks.shared(len(self.data.labels[work.split]), self.chunk(), work.rows)
 
     def _computed(self, work: KeptRows, count: int, where: str) -> Tensor:
-        """All rows of a value, kept; a file is written by one process of each machine.
+        """All rows, computed and kept. One process of each machine writes the file.
 
         Raises:
-            OSError: on every process, where one of them could not write.
+            OSError: on every process if one of them could not write.
         """
         value, problem, parts = None, None, self.parts(work)
         if where == "memory" or self.ranks.local == 0:
@@ -281,7 +281,7 @@ class FeatureSource:
     def through(
         self, prefix: nn.Module, split: str, kind: str = "none", seed: int = 0, view: int = 0
     ) -> Rows:
-        """The frozen prefix over rows of a split: view 0 is the images as they are, the others are augmented."""
+        """The frozen prefix on rows of a split. View 0 is not augmented, the others are."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
         images, chunk = self.images(split), self.chunk()
         drawn = self.placed(
@@ -298,7 +298,7 @@ class FeatureSource:
         return pass_some
 
     def pass_through(self, module: nn.Module, ready: Tensor) -> Tensor:
-        """A forward pass without gradients; in smaller pieces where memory runs out."""
+        """A forward pass without gradients, in smaller chunks if memory runs out."""
         with torch.no_grad(), self.machine.autocast():
             return in_chunks(
                 module, ready, min(len(ready), AT_ONCE) if self.machine.on_cpu else len(ready)
@@ -337,7 +337,7 @@ class FeatureSource:
         )
 
     def _pixels(self, split: str) -> str:
-        """A hash of a split's images as they are now; of those in a file, as they were read."""
+        """A hash of a split's images now; of images in a file, of the time they were read."""
         images = self.data.images[split]
         if is_mapped(images):
             return f"{self.data.fingerprint} {images._version}"
@@ -371,7 +371,7 @@ def _counted(
 
 
 def _views_event(kind: str, views: int) -> Event | None:
-    """What a run should say of the views that it trained on."""
+    """What a run should say about its cached views."""
     if kind == "none":
         return None
     return event("cached-views", views=views) if views > 1 else event("one-view")

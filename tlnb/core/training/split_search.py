@@ -1,4 +1,4 @@
-"""Which places a network offers for a cut, and the first of them that is proven."""
+"""Find the places where a network can be split, and the first that is proven."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _begins_frozen(module: nn.Module) -> bool:
 
 
 class Prover:
-    """Proves places of one network in its modes for training; what was found out is kept by network and images."""
+    """Proves places of one network in its modes for training. Results are kept by network and images."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Prover:
         self._proofs: list[Proof] = []
 
     def fault(self, place: Place) -> str:
-        """Why a place may not be used; empty where it may."""
+        """Why a place may not be used; empty if it may."""
         proof, network = self._proof(place.flops), self._network
         machine = proof.machine
         facts = (self._trained, place.at, place.is_tail, machine.device, machine.precision)
@@ -103,7 +103,7 @@ class Prover:
         return identity(self._module)
 
     def _proof(self, flops: float) -> Proof:
-        """Made once, so that all places share what the whole network does."""
+        """Made once: all places are tried on the same images."""
         if not self._proofs:
             images, machine = self._images, self._images.machine
             count = rows_for(flops, self._cached)
@@ -121,11 +121,11 @@ def first_proven(
     pick: Callable[[Sequence[Place]], T | None],
     fault_of: Callable[[Place], str],
 ) -> tuple[T | None, str]:
-    """The best choice that stands its proof; where there is none, None and why, in a few words.
+    """The best choice that is proven, or None and why there is none, in a few words.
 
     Args:
-        pick: the best of some places; None where none is worth it, or fits.
-        fault_of: why a place may not be used, empty where it may.
+        pick: the best of some places; None if none is worth it, or fits.
+        fault_of: why a place may not be used; empty if it may.
     """
     why = candidates.why
     for _ in range(TRIES):
