@@ -207,6 +207,7 @@ class _Tape(TorchDispatchMode):
         self.calls: list[_Call] = []
         self._entered: dict[str, _Call] = {}
         self.touched: dict[str, int] = {}
+        self._held = [*module.parameters(), *module.buffers()]  # so that no storage is reused
         self._owners = _owners(module)
         self._buffers = {storage_of(buffer) for buffer in module.buffers()}
         self._buffers_read: dict[int, int] = {}  # storage → tick
