@@ -428,6 +428,7 @@ def _record(
         cache=state.cache,
         inference_flops=inference_flops,
         processes=context.ranks.count,
+        found_flops=context.costs.found or {},
         _trained=trained,
         _hashes=end,
         _start_code=trainer.start.code,
