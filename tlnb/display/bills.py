@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tlnb.core.costs.bill import Bill, Charge
+from tlnb.core.costs.bill import Bill, Charge, price_basis
 from tlnb.core.costs.pretraining import Pretraining
 from tlnb.core.planning.options import OPTIONS
 from tlnb.core.training.run import Forecast
@@ -73,16 +73,22 @@ def _unpaid(pretraining: Pretraining) -> list[Raw]:
     title = Raw(
         f"<b>The bill you did not pay</b>: pretraining {safe(pretraining.model)}, by someone else, once"
     )
-    return [line(title), facts(pretraining_facts(pretraining))]
+    return [line(title), facts(pretraining_facts(pretraining, with_price=True))]
 
 
-def pretraining_facts(pretraining: Pretraining) -> list[tuple[str, object]]:
-    """The cost of pretraining as rows of (figure, value with its basis)."""
+def pretraining_facts(
+    pretraining: Pretraining, with_price: bool = False
+) -> list[tuple[str, object]]:
+    """The cost of pretraining as rows of (figure, value with its basis).
+
+    Args:
+        with_price: say whose price the money is based on.
+    """
+    price = pretraining.price
+    basis = price_basis(price) if with_price else "assumed: %tl_cost says how"
+    time = f"{clock(pretraining.seconds)} on {pretraining.hardware}"
     return [
-        (
-            "time",
-            f"{clock(pretraining.seconds)} on {pretraining.hardware} ({_basis_words(pretraining, 'seconds')})",
-        ),
+        ("time", f"{time} ({_basis_words(pretraining, 'seconds')})"),
         ("FLOPs", f"{flops(pretraining.flops)} ({_basis_words(pretraining, 'flops')})"),
         (
             "energy",
@@ -90,10 +96,7 @@ def pretraining_facts(pretraining: Pretraining) -> list[tuple[str, object]]:
             if pretraining.wh is not None
             else None,
         ),
-        (
-            "money",
-            f"{money(pretraining.money, pretraining.price.currency)} ({pretraining.price.basis})",
-        ),
+        ("money", f"{money(pretraining.money, price.currency)} ({basis})"),
     ]
 
 
