@@ -9,7 +9,6 @@ from tlnb.core.costs.bill import Bill, Charge, price_basis
 from tlnb.core.costs.pretraining import Pretraining
 from tlnb.core.planning.options import OPTIONS
 from tlnb.core.training.run import Forecast
-from tlnb.core.tuning.advise import Advice
 from tlnb.core.tuning.tune import Trial, Tuning
 from tlnb.display import charts
 from tlnb.display.html import Raw, bar, card, facts, line, measured, note, picture, safe, table
@@ -138,86 +137,6 @@ def forecast_card(forecast: Forecast) -> str:
     return card(
         title, table(["phase", "seconds", "", "FLOPs"], rows, of_figures=True), facts(about)
     )
-
-
-def advice_card(advice: Advice) -> str:
-    """The verdict, the strategies with their evidence, the rule of thumb, the probes."""
-    head = [
-        "strategy",
-        "tried on these labels",
-        "gain",
-        "expected above head",
-        "forecast time",
-        "money",
-        "",
-    ]
-    rows = []
-    for tried in advice.evidence:
-        name = (
-            Raw(f"<b>{tried.strategy}</b>") if tried.strategy == advice.strategy else tried.strategy
-        )
-        gain = (
-            "–"
-            if tried.gain is None
-            else f"{100 * tried.gain:+.1f} ± {100 * (tried.error or 0):.1f}"
-        )
-        expected = (
-            "–"
-            if tried.strategy == "head"
-            else f"{100 * tried.expected:+.1f} ± {100 * tried.sd:.1f}"
-        )
-        cost = tried.forecast
-        remark = tried.why_not if tried.affordable else "over the budget"
-        rows.append(
-            [
-                name,
-                percent(tried.accuracy),
-                gain,
-                expected,
-                seconds(cost.seconds),
-                money(cost.money, cost.currency),
-                remark,
-            ]
-        )
-    parts: list[str] = [
-        line(measured(Raw(f"<b>{advice.strategy}</b>: {safe(advice.reason)}"))),
-        table(head, rows, of_figures=True),
-    ]
-    parts += [line(Raw(f"<b>Note</b>: {safe(flag)}.")) for flag in advice.flags]
-    about: list[tuple[str, object]] = [
-        (
-            "the rule of thumb",
-            f"{advice.rule}, for {advice.per_class:,.0f} images in each of {advice.classes} classes (little < "
-            "100 ≤ decent < 1,000 ≤ a lot, a convention); few changes first, unless data and budget are very large",
-        ),
-        ("how sure", measured(advice.sure)),
-        (
-            "half of the labels",
-            f"a probe gets {percent(advice.fractions[0][1])}, with all {percent(advice.fractions[1][1])}"
-            if advice.fractions
-            else None,
-        ),
-        (
-            "measured by",
-            "cross-validation on the labels in use; a gain is how much more probability it gives the true class than "
-            "the strategy before it, as a share of head's mistakes, ± one standard error; test images are not read",
-        ),
-        ("this advice took", f"{seconds(advice.seconds)}, which is on the bill"),
-    ]
-    parts.append(facts(about))
-    if advice.probes:
-        probes = [
-            [
-                p.stage,
-                *map(measured, (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy))),
-            ]
-            for p in advice.probes
-        ]
-        parts.append(
-            line("What each frozen stage already knows (logistic regression on its output):")
-        )
-        parts.append(table(["stage", "accuracy", "", ""], probes))
-    return card(f"Advice for {advice.model} on {advice.data}: {advice.strategy}", *parts)
 
 
 def tuning_card(tuning: Tuning) -> str:

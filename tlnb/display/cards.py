@@ -20,7 +20,8 @@ from tlnb.core.training.run import Forecast, Run
 from tlnb.core.tuning.advise import Advice
 from tlnb.core.tuning.tune import Tuning
 from tlnb.display import charts
-from tlnb.display.bills import advice_card, bill_card, forecast_card, tuning_card
+from tlnb.display.advice_cards import advice_card
+from tlnb.display.bills import bill_card, forecast_card, tuning_card
 from tlnb.display.check_cards import check_card, checks_card
 from tlnb.display.data_cards import data_card
 from tlnb.display.error_cards import errors_card, predictions_card
