@@ -17,6 +17,7 @@ from tlnb.display.words import count, flops, interval, percent
 
 WIDTH = 80  # columns that every terminal has
 GAP = "  "
+NAME_WIDTH = 20  # of a first column that leaves room for the others
 MAX_CONFUSED = 10
 
 
@@ -25,17 +26,14 @@ def grid(
 ) -> str:
     """Format a table as text: the first `left` columns flush left, the others flush right.
 
-    If it is wider than `width`, its first column is shortened, then the last columns go.
+    If it is wider than `width`, names are shortened to `NAME_WIDTH`, then the last columns go.
     """
-    names = max((len(row[0]) for row in rows), default=0)
-    shortest = min(names, max(12, len(head[0])))
-    for columns in range(len(head), 0, -1):
-        widths = [max(len(row[i]) for row in (head, *rows)) for i in range(columns)]
-        over = sum(widths) + len(GAP) * (columns - 1) - width
-        if over <= widths[0] - shortest:
-            widths[0] -= max(0, over)
-            return _lines(head, rows, widths, left)
-    return "\n".join(_cut(row[0], width) for row in (head, *rows))
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    if sum(widths) + len(GAP) * (len(widths) - 1) > width:
+        widths[0] = min(widths[0], NAME_WIDTH)
+    while len(widths) > 1 and sum(widths) + len(GAP) * (len(widths) - 1) > width:
+        widths.pop()
+    return _lines(head, rows, widths, left)
 
 
 def _lines(
