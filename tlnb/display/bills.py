@@ -11,7 +11,19 @@ from tlnb.core.planning.options import OPTIONS
 from tlnb.core.training.run import Forecast
 from tlnb.core.tuning.tune import Trial, Tuning
 from tlnb.display import charts
-from tlnb.display.html import Raw, bar, card, facts, line, measured, note, picture, safe, table
+from tlnb.display.html import (
+    Raw,
+    bar,
+    card,
+    facts,
+    folded,
+    line,
+    measured,
+    note,
+    picture,
+    safe,
+    table,
+)
 from tlnb.display.networks import work
 from tlnb.display.words import clock, flops, memory, money, percent, seconds, small
 
@@ -23,6 +35,7 @@ KIND_NAMES = {
     "forecasting": "forecasting",
     "advising": "advising",
 }
+SAME_PRICE = "assumed: the price above"
 FIGURE_COLUMNS = ["seconds", "FLOPs", "energy", "money", "basis"]
 
 
@@ -37,18 +50,11 @@ def bill_card(bill: Bill) -> str:
         if c.kind == kind
     ]
     parts: list[str] = [table(["for", *FIGURE_COLUMNS], kinds)]
-    parts += _unpaid(bill.unpaid) if bill.unpaid else []
     parts += [note(measured(text)) for text in _basis_lines(bill.total)]
-    if rows:
-        parts += [
-            line("Every charge:"),
-            table(
-                ["for", "what", "phase", *FIGURE_COLUMNS],
-                rows,
-                left=3,
-                height="22em" if len(rows) > 14 else "",
-            ),
-        ]
+    parts += _unpaid(bill.unpaid, bill.total) if bill.unpaid else []
+    height = "22em" if len(rows) > 14 else ""
+    charges = table(["for", "what", "phase", *FIGURE_COLUMNS], rows, left=3, height=height)
+    parts += [folded("Every charge", charges)] if rows else []
     return card(repr(bill), *parts)
 
 
@@ -68,23 +74,24 @@ def _basis_lines(total: Charge) -> list[str]:
     return [f"{names[k]}: {kind}, {how}." for k, (kind, how) in total.bases.items() if k in names]
 
 
-def _unpaid(pretraining: Pretraining) -> list[Raw]:
+def _unpaid(pretraining: Pretraining, paid: Charge) -> list[Raw]:
     title = Raw(
         f"<b>The bill you did not pay</b>: pretraining {safe(pretraining.model)}, by someone else, once"
     )
-    return [line(title), facts(pretraining_facts(pretraining, with_price=True))]
+    basis = price_basis(pretraining.price)
+    known = pretraining.price.basis.partition(": ")[2] in paid.bases.get("money", ("", ""))[1]
+    return [line(title), facts(pretraining_facts(pretraining, SAME_PRICE if known else basis))]
 
 
 def pretraining_facts(
-    pretraining: Pretraining, with_price: bool = False
+    pretraining: Pretraining, basis: str = "assumed: %tl_cost says how"
 ) -> list[tuple[str, object]]:
     """The cost of pretraining as rows of (figure, value with its basis).
 
     Args:
-        with_price: say whose price the money is based on.
+        basis: what the money is based on.
     """
     price = pretraining.price
-    basis = price_basis(price) if with_price else "assumed: %tl_cost says how"
     time = f"{clock(pretraining.seconds)} on {pretraining.hardware}"
     return [
         ("time", f"{time} ({_basis_words(pretraining, 'seconds')})"),

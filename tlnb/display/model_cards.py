@@ -7,10 +7,8 @@ from tlnb.core.models.catalogue import Card, Catalogue
 from tlnb.core.models.pretrained import PretrainedModel, Transform
 from tlnb.display.bills import pretraining_facts
 from tlnb.display.html import (
-    BLUE,
     UNSCROLLED_ROWS,
     Raw,
-    bar,
     card,
     facts,
     line,
@@ -34,7 +32,6 @@ def catalogue_card(catalogue: Catalogue) -> str:
             c.name,
             _min_width(c.source),
             percent(c.accuracy),
-            bar(c.accuracy or 0, BLUE, 60),
             count(c.parameters),
             flops(c.flops),
             size(c.bytes),
@@ -47,7 +44,7 @@ def catalogue_card(catalogue: Catalogue) -> str:
         ]
         for c in catalogue.cards
     ]
-    head = ["model", "trained on", "top-1", "", "parameters", "one image", "file", "on disk"]
+    head = ["model", "trained on", "top-1", "parameters", "one image", "file", "on disk"]
     head += ["top-5", "classes", "input", "at least", "more"]
     many = "model" if len(catalogue.cards) == 1 else "models"
     return card(

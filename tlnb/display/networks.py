@@ -9,6 +9,7 @@ from tlnb.core.planning.plan import Plan, Strategies
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, line, note, safe, table
 from tlnb.display.words import flops, percent
 
+BAR_WIDTH = 40  # pixels: wider tables are cut on narrow pages
 UNSCROLLED_ROWS = 40  # tables with more rows scroll
 STRATEGY_MEANINGS = {
     "head": "a new output layer on a frozen network",
@@ -91,7 +92,7 @@ def _flops_bar(unit: Stage | Layer, frozen: int, bars: Sequence[Stage | Layer]) 
 
 
 def _bar(value: int, frozen: int, most: int, colour: str) -> Raw:
-    return bar(value / most, colour, hollow=frozen / most) if most else Raw()
+    return bar(value / most, colour, BAR_WIDTH, frozen / most) if most else Raw()
 
 
 def _notes(read: Anatomy, statistics: bool) -> list[str]:
@@ -131,7 +132,7 @@ def frozen_of(frozen: int, layers: int) -> str:
 def strategies_card(strategies: Strategies) -> str:
     """What each strategy trains, what a step costs, and the amount of data it suits."""
     most = max(strategies.step_flops)
-    head = ["strategy", "trains", "made for", "parameters", "", "", "a step's FLOPs", "", ""]
+    head = ["strategy", "trains", "made for", "parameters", "", "a step's FLOPs", ""]
     rows = [
         _strategy_row(plan, stages, cost, most, strategies.suggested)
         for plan, stages, cost in zip(
@@ -161,10 +162,8 @@ def _strategy_row(
         name,
         STRATEGY_MEANINGS[plan.strategy] + where,
         STRATEGY_DATA.get(plan.strategy, ""),
-        f"{plan.trainable_params:,}",
-        percent(share),
-        bar(share),
-        flops(cost),
-        percent(cost / most),
-        bar(cost / most, ORANGE),
+        f"{plan.trainable_params:,} ({percent(share)})",
+        bar(share, width=BAR_WIDTH),
+        f"{flops(cost)} ({percent(cost / most)})",
+        bar(cost / most, ORANGE, BAR_WIDTH),
     ]

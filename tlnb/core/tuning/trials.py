@@ -6,7 +6,8 @@ compared image by image. Fewer and shorter trials are preferred to none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,17 +88,27 @@ def run_trials(
     share = (folds - 1) / folds * len(labels) / whole
     scheme = choose_scheme(forecasts, share, folds, seconds)
     chosen = list(folds_of(labels, folds, seed=0))[: scheme.folds if scheme else 0]
-    held = np.concatenate([rows for _, rows in chosen]) if chosen else labels[:0]
-    logits = {}
-    for step, strategy in enumerate(scheme.strategies if scheme and chosen else ()):
-        report_step(step)
-        logits[strategy] = _held_out_logits(case, used, strategy, chosen, scheme, spent)
+    until = time.perf_counter() + seconds
+    logits: dict[str, list[np.ndarray]] = {s: [] for s in scheme.strategies} if scheme else {}
+    held: list[np.ndarray] = []
+    for fold in chosen:
+        if held and time.perf_counter() > until:  # they take longer than was forecast
+            break
+        for step, (strategy, found) in enumerate(logits.items()):
+            report_step(step)
+            found.append(_trial(case, used, strategy, fold, scheme, spent))
+        held.append(fold[1])
     why_not = {
         strategy: f"trying it would take about {_takes(forecasts[strategy], share, SHORT):.0f} s"
         for strategy in STRATEGIES
         if strategy not in logits
     }
-    return Trials(logits=logits, labels=labels[held], why_not=why_not, scheme=scheme)
+    return Trials(
+        logits={strategy: np.concatenate(found) for strategy, found in logits.items()},
+        labels=labels[np.concatenate(held)] if held else labels[:0],
+        why_not=why_not,
+        scheme=scheme and replace(scheme, folds=len(held)),
+    )
 
 
 def choose_scheme(
@@ -123,32 +134,19 @@ def _takes(forecast: Forecast, share: float, epochs: float) -> float:
     return share * (fixed + epochs * phases.get(EPOCH_PHASE, 0.0))
 
 
-def _held_out_logits(
+def _trial(
     case: AdviceTask,
     used: DataSet,
     strategy: str,
-    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    fold: tuple[np.ndarray, np.ndarray],
     scheme: Scheme | None,
     spent: CostTracker,
-) -> np.ndarray:
-    """Logits `(n, C)` of each held-out image, fold by fold."""
+) -> Any:
+    """Logits `(n, C)` of the images that one training held out."""
     plan, options = case.task(strategy)
     if scheme is not None and scheme.epochs < 1:
         shorter = max(1, round(scheme.epochs * (options.epochs or 1)))
         options = replace(options, epochs=shorter)
-    parts = [_trial(case, used, plan, options, fold, spent) for fold in folds]
-    return np.concatenate(parts)
-
-
-def _trial(
-    case: AdviceTask,
-    used: DataSet,
-    plan: Plan,
-    options: TrainOptions,
-    fold: tuple[np.ndarray, np.ndarray],
-    spent: CostTracker,
-) -> Any:
-    """Logits `(n, C)` of the images that one training held out."""
     rows, held = map(torch.from_numpy, fold)
     run = train(
         case.model,
