@@ -16,10 +16,21 @@ from tlnb.core.evaluation.probes import labels_in_use, stage_features
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.tuning import advise as advising
 from tlnb.core.tuning import trials
-from tlnb.core.tuning.advise import Advice, _combined
+from tlnb.core.tuning.advise import Advice, Tried, _combined
 from tlnb.core.tuning.trials import Scheme, Trials, choose_scheme
 from tlnb.display.cards import HTML
 from tlnb.session import Session
+
+BASE = Tried(
+    strategy="head",
+    accuracy=None,
+    gain=None,
+    error=None,
+    expected=0.0,
+    sd=0.0,
+    forecast=None,  # type: ignore[arg-type]
+    affordable=True,
+)
 
 
 @pytest.fixture
@@ -107,10 +118,9 @@ def test_without_time_for_trials_the_rule_of_thumb_decides_and_says_so(
 
 
 def test_what_the_budget_cannot_pay_is_not_advised_without_trials_either():
-    base = advising.Tried("head", None, None, None, 0.0, 0.0, None, True)  # type: ignore[arg-type]
-    dear = [replace(base, strategy="partial"), replace(base, strategy="full", affordable=False)]
-    assert advising._chosen([base, *dear], "full").strategy == "partial"
-    assert advising._chosen([base, *dear], "head").strategy == "head"
+    dear = [replace(BASE, strategy="partial"), replace(BASE, strategy="full", affordable=False)]
+    assert advising._chosen([BASE, *dear], "full").strategy == "partial"
+    assert advising._chosen([BASE, *dear], "head").strategy == "head"
 
 
 @pytest.mark.usefixtures("quick")
@@ -134,13 +144,11 @@ def test_expectation_and_measurement_count_by_their_precision():
 
 
 def test_few_changes_are_preferred_unless_more_gain_a_point():
-    base = advising.Tried("head", None, None, None, 0.0, 0.0, None, True)  # type: ignore[arg-type]
-
     def chosen(partial: float, full: float) -> str:
         more = [
-            replace(base, strategy=s, expected=e) for s, e in (("partial", partial), ("full", full))
+            replace(BASE, strategy=s, expected=e) for s, e in (("partial", partial), ("full", full))
         ]
-        return advising.verdict([base, *more]).strategy
+        return advising.verdict([BASE, *more]).strategy
 
     assert chosen(0.03, 0.03) == "partial"
     assert chosen(0.009, 0.0095) == "head"  # within a point
@@ -219,11 +227,12 @@ def test_what_was_not_tried_is_expected_by_the_rule_alone():
 def tried(strategy: str, gain: float | None, error: float | None, expected: float):
     """A strategy that a trial showed to gain so much over the one before."""
     accuracy = None if gain is None else 0.8
-    return advising.Tried(strategy, accuracy, gain, error, expected, 0.02, None, True)  # type: ignore[arg-type]
+    shown = {"accuracy": accuracy, "gain": gain, "error": error}
+    return replace(BASE, strategy=strategy, expected=expected, sd=0.02, **shown)
 
 
 def test_ties_go_to_fewer_changes_whatever_the_rule_expects():
-    head = advising.Tried("head", 0.8, None, None, 0.0, 0.0, None, True)  # type: ignore[arg-type]
+    head = replace(BASE, accuracy=0.8)
     full = tried("full", 0.0, 0.01, 0.03)
     tie = [head, tried("partial", 0.008, 0.036, 0.03), full]
     assert advising.verdict(tie).strategy == "head"

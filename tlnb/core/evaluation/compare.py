@@ -230,16 +230,21 @@ def pixels_row(data: DataSet) -> Row:
     total = len(data.labels["test"])
     what = "a support-vector machine on raw pixels"
     return Row(
-        "pixels", "pixels", what, right / total, wilson_interval(right, total), seconds=seconds
+        name="pixels",
+        kind="pixels",
+        what=what,
+        accuracy=right / total,
+        interval=wilson_interval(right, total),
+        seconds=seconds,
     )
 
 
 def _tuning_row(name: str, charge: Charge) -> Row:
     what = "finding hyperparameters"
     return Row(
-        name,
-        "tuning",
-        what,
+        name=name,
+        kind="tuning",
+        what=what,
         seconds=charge.seconds,
         flops=charge.flops,
         wh=charge.wh,
@@ -254,9 +259,9 @@ def _pretraining_row(pretraining: Pretraining, price: Price | None) -> Row:
     )  # the user's price applies to the user's machine
     money = price.of(pretraining.seconds) if price and own else pretraining.money
     return Row(
-        "pretraining",
-        "pretraining",
-        f"{pretraining.model}, by someone else, {pretraining.hardware}",
+        name="pretraining",
+        kind="pretraining",
+        what=f"{pretraining.model}, by someone else, {pretraining.hardware}",
         seconds=pretraining.seconds,
         flops=pretraining.flops,
         wh=pretraining.wh,

@@ -8,7 +8,7 @@ from tlnb.core.costs.prices import Price
 from tlnb.core.runtime.errors import OneLine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Spent:
     """The cost of something. None: unknown, or the target was never reached."""
 
@@ -23,7 +23,7 @@ class Spent:
         return self.seconds is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """Runs that differ only in their seeds, or another entry. None: no such figure."""
 
@@ -61,7 +61,7 @@ class Row:
         return self.to_target.seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Saving:
     """FLOPs that a run saved over its baseline, by cause. They sum to the difference."""
 
@@ -70,7 +70,7 @@ class Saving:
     caching: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ratio:
     """The baseline's cost to the target divided by its run's."""
 
@@ -79,7 +79,7 @@ class Ratio:
     is_bound: bool = False  # the baseline never got there: at least so much
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BreakEven:
     """Pretraining was paid once; every use of it costs less than training from scratch."""
 
@@ -95,7 +95,7 @@ class BreakEven:
         return self.once / saved if saved > 0 else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison(OneLine):
     """A comparison of runs, up to the target that all of them reached."""
 

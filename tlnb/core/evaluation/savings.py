@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from tlnb.core.costs.bill import Charge, priced
+from tlnb.core.costs.bill import FIGURES, Charge, priced
 from tlnb.core.costs.pretraining import Pretraining
 from tlnb.core.costs.prices import Price
 from tlnb.core.evaluation.comparison import BreakEven, Ratio, Saving, Spent
@@ -65,27 +65,18 @@ def mean(spent: Sequence[Spent]) -> Spent:
     """The mean over seeds; unknown if one is."""
     if not all(s.known for s in spent):
         return Spent()
+    means = {name: statistics.fmean(getattr(s, name) or 0.0 for s in spent) for name in FIGURES}
     since = [s.since if s.since is not None else s.seconds or 0.0 for s in spent]
-    return Spent(
-        seconds=statistics.fmean(s.seconds or 0.0 for s in spent),
-        flops=statistics.fmean(s.flops or 0.0 for s in spent),
-        wh=statistics.fmean(s.wh or 0.0 for s in spent),
-        money=statistics.fmean(s.money or 0.0 for s in spent),
-        since=statistics.fmean(since) if any(s.since is not None for s in spent) else None,
-    )
+    between = statistics.fmean(since) if any(s.since is not None for s in spent) else None
+    return Spent(**means, since=between)
 
 
 def plus(one: Spent, tuned: Charge | None) -> Spent:
     """Add the cost of the tuning that preceded a run."""
     if not one.known or tuned is None:
         return one
-    return Spent(
-        seconds=(one.seconds or 0.0) + tuned.seconds,
-        flops=(one.flops or 0.0) + tuned.flops,
-        wh=(one.wh or 0.0) + tuned.wh,
-        money=(one.money or 0.0) + tuned.money,
-        since=None if one.since is None else one.since + tuned.seconds,
-    )
+    sums = {name: (getattr(one, name) or 0.0) + getattr(tuned, name) for name in FIGURES}
+    return Spent(**sums, since=None if one.since is None else one.since + tuned.seconds)
 
 
 def ratio_to_target(pair: Pair | None, target: float | None, extra: Extra) -> Ratio | None:
@@ -133,17 +124,18 @@ def break_evens(
     """
     groups = [[priced(run, price) for run in group] for group in pair]
     run, baseline = (_use(group, target, extra) for group in groups)
-    in_flops = (
-        BreakEven("FLOPs", pretraining.flops, run.flops or 0.0, baseline.flops or 0.0)
-        if pretraining.flops
-        else None
-    )
+    in_flops = _break_even("FLOPs", pretraining.flops, run.flops, baseline.flops)
     if pair[0][0].device == "cpu" and not pretraining.on_gpu:
-        seconds = (pretraining.seconds, run.seconds or 0.0, baseline.seconds or 0.0)
-        return in_flops, BreakEven("seconds", *seconds)
-    if price is not None and price.currency != "usd":
-        return in_flops, None
-    return in_flops, BreakEven("usd", pretraining.money, run.money or 0.0, baseline.money or 0.0)
+        paid = _break_even("seconds", pretraining.seconds, run.seconds, baseline.seconds)
+    elif price is not None and price.currency != "usd":
+        paid = None
+    else:
+        paid = _break_even("usd", pretraining.money, run.money, baseline.money)
+    return in_flops if pretraining.flops else None, paid
+
+
+def _break_even(unit: str, once: float, run: float | None, baseline: float | None) -> BreakEven:
+    return BreakEven(unit=unit, once=once, run=run or 0.0, baseline=baseline or 0.0)
 
 
 def _use(group: Group, target: float | None, extra: Extra) -> Spent:

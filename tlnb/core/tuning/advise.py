@@ -59,7 +59,7 @@ LEAST_LOSS = 0.01  # floor for the loss of a frozen network that is almost alway
 TEMPERATURES = np.geomspace(0.2, 20, 25)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tried:
     """A strategy trained on part of the labels and scored on the rest."""
 
@@ -74,7 +74,7 @@ class Tried:
     why_not: str = ""  # why it was not tried
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Advice(OneLine):
     """The recommended strategy and the reasons."""
 
@@ -123,7 +123,14 @@ def advise(
 
     def report_step(step: int) -> None:
         if report is not None:
-            report(Progress("advice", "advising", step, 2 + 2 * len(STRATEGIES)))
+            report(
+                Progress(
+                    run="advice",
+                    phase="advising",
+                    epoch=step,
+                    epochs=2 + 2 * len(STRATEGIES),
+                )
+            )
 
     report_step(0)
     probes, fractions = _probed(case, used, folds, least, spent) if folds > 1 else ((), ())
