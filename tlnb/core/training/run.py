@@ -215,8 +215,7 @@ class Run(OneLine):
     processes: int = 1  # that trained together, one device each; FLOPs and energy are their total
     found_flops: dict[str, float] = field(default_factory=dict)  # an earlier run paid; by phase
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
-    # hash of every layer at the end
-    _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)
+    _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)  # of layers
     _start_code: str = field(default="", repr=False, compare=False)  # `proof.StartState.code`
     _answers: Answers | None = field(default=None, repr=False, compare=False)
     _transform: Transform | None = field(default=None, repr=False, compare=False)
