@@ -90,6 +90,12 @@ def test_a_comparison_leads_with_work_in_five_columns(compared: Session):
     assert "energy, Wh" in folded and "by phase" in folded and "FLOPs saved" in folded
 
 
+def test_where_classes_differ_in_size_balanced_accuracy_is_among_the_columns(compared: Session):
+    found = compared.compare()
+    heads = columns(card(replace(found, skewed=True)))
+    assert len(heads) == 6 and heads[2] == "balanced"
+
+
 @pytest.mark.parametrize("kind", ["run", "bill", "comparison", "model"])
 def test_whose_price_it_is_stands_on_the_bill_once(compared: Session, kind: str):
     made = {

@@ -99,27 +99,30 @@ def pretraining_accuracy_words(run: Run) -> str:
 def short_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Head and rows of the five columns that decide: accuracy, work, time, money, what trained.
 
-    Costs are those up to the target; of what has none, all of it. The accuracy's second line is
-    its interval.
+    Costs are those up to the target; of what has none, all of it. Where classes differ in size,
+    balanced accuracy takes the place of money.
     """
     until = "" if comparison.target is None else f" to {percent(comparison.target)}"
-    money_head = f"money, {comparison.price.currency}"
-    head = ["", "test accuracy", f"work{until}", f"time{until}", money_head, "parameters trained"]
-    return head, [_short_row(row, comparison) for row in comparison.rows]
+    balanced = ["balanced"] if comparison.skewed else []
+    paid = [] if comparison.skewed else [f"money, {comparison.price.currency}"]
+    head = ["", "test accuracy", *balanced, f"work{until}", f"time{until}", *paid]
+    rows = [_short_row(row, comparison) for row in comparison.rows]
+    return [*head, "parameters trained"], rows
 
 
 def _short_row(row: Row, comparison: Comparison) -> list[str]:
-    missed = _missed(row, comparison)
-    spent = row.to_target
+    missed, spent = _missed(row, comparison), row.to_target
     if not spent.known:
         spent = Spent(seconds=row.seconds, flops=row.flops, money=row.money)
     spread = f"({interval(row.interval)})" if row.interval else ""
+    paid = money(row.money if missed else spent.money)
     return [
         row.name,
         f"{_accuracy(row)} {spread}".strip(),
+        *([percent(row.balanced_accuracy)] if comparison.skewed else []),
         "not reached" if missed else flops(spent.flops),
         "not reached" if missed else span(spent.since, spent.seconds, clock),
-        money(row.money if missed else spent.money),
+        *([] if comparison.skewed else [paid]),
         "–" if row.trained_params is None else f"{row.trained_params:,}",
     ]
 
