@@ -17,7 +17,7 @@ from tlnb.display.words import count, flops, interval, percent
 
 WIDTH = 80  # columns that every terminal has
 GAP = "  "
-NAME_WIDTH = 20  # of a first column that leaves room for the others
+NAME_WIDTH = 19  # of a first column that leaves room for the others
 MAX_CONFUSED = 10
 
 
