@@ -81,7 +81,7 @@ RECIPES = {
         ),
         Recipe(
             name="glyphnet-few",
-            describes="forty letters and symbols in three faces",
+            describes="forty letters and symbols in three typefaces",
             textures=False,
             glyphs=40,
             faces=3,

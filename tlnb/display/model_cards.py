@@ -34,8 +34,8 @@ def catalogue_card(catalogue: Catalogue) -> str:
             percent(c.accuracy),
             count(c.parameters),
             flops(c.flops),
-            size(c.bytes),
             "yes" if c.on_disk else "no",
+            size(c.bytes),
             percent(c.top5),
             count(c.source_classes),
             _edge(c.size),
@@ -44,7 +44,7 @@ def catalogue_card(catalogue: Catalogue) -> str:
         ]
         for c in catalogue.cards
     ]
-    head = ["model", "trained on", "top-1", "parameters", "one image", "file", "on disk"]
+    head = ["model", "trained on", "top-1", "parameters", "one image", "on disk", "file"]
     head += ["top-5", "classes", "input", "at least", "more"]
     many = "model" if len(catalogue.cards) == 1 else "models"
     return card(
