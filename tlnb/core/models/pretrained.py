@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from tlnb import glyphnet
 from tlnb.core.models.catalogue import (
     EMBEDDED,
     Card,
     Catalogue,
     catalogue,
-    embedded_card,
     names,
-    torchvision_card,
     torchvision_weights,
 )
 from tlnb.core.models.module_copy import copied
+from tlnb.core.models.originals import (
+    AUXILIARY,
+    at_random,
+    embedded_module,
+    embedded_original,
+    torchvision_original,
+)
 from tlnb.core.models.pretrained_model import (
     Origin,
     PretrainedModel,
@@ -46,7 +50,6 @@ from tlnb.core.models.weights import (
 )
 from tlnb.core.runtime.errors import ModelError, did_you_mean, listed
 from tlnb.core.runtime.paths import user_path
-from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.storage.download import Progress, fetch
 
 __all__ = [
@@ -144,9 +147,9 @@ def bare(name: str, scores: int) -> PretrainedModel:
             f"{did_you_mean(name, names(), '%tl_models lists all')}"
         )
     given = next(iter(torchvision_weights(name).values()), None)
-    original = _embedded(name) if given is None else _torchvision(name, given)
+    original = embedded_original(name) if given is None else torchvision_original(name, given)
     return original.with_weights(
-        _at_random(partial(original.make, scores)), "none", _untrained(original.card), scores
+        at_random(partial(original.make, scores)), "none", _untrained(original.card), scores
     )
 
 
@@ -172,66 +175,24 @@ def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
     )
 
 
-def _at_random(make: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network with a fixed seed, leaving torch's global random state as it was."""
-    with alone(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make()
-
-
 # ── by name ───────────────────────────────────────────────────────────────────────────────────────
 
-AUXILIARY = {
-    "googlenet": ("aux1.", "aux2."),
-    "inception_v3": ("AuxLogits.",),
-}  # heads that only help training
-NO_AUXILIARY = "auxiliary heads, which only help to train from scratch, are left out"
 OLD_DENSENET = re.compile(
     r"(denselayer\d+\.(?:norm|conv))\.([12])\."
 )  # `norm.1` in files, `norm1` in the network
-
-
-@dataclass(frozen=True)
-class _Original:
-    """A model of the catalogue before it gets its weights."""
-
-    card: Card
-    transform: Transform
-    classes: tuple[str, ...]  # empty if the weights have no useful output layer
-    count: int  # number of scores
-    make: Callable[[int], nn.Module] = field(
-        repr=False
-    )  # builds the network for a number of classes
-
-    def with_weights(
-        self, module: nn.Module, weights: str, card: Card, count: int
-    ) -> PretrainedModel:
-        card = replace(card, parameters=parameter_count(module))
-        classes = self.classes if card.source_classes == len(self.classes) else None
-        origin = Origin(card.name, card.family, count)
-        return PretrainedModel(
-            name=card.name,
-            module=module,
-            transform=self.transform,
-            card=card,
-            weights=weights,
-            architecture=partial(self.make, count),
-            classes=classes,
-            origin=origin,
-        )
 
 
 def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedModel:
     known = torchvision_weights(name)
     kind = _chosen(name, weights, known)
     given: Any = known.get(kind) or next(iter(known.values()), None)
-    original = _embedded(name) if given is None else _torchvision(name, given)
+    original = embedded_original(name) if given is None else torchvision_original(name, given)
     count = original.count
     if kind == "none":
-        module = _at_random(partial(original.make, count))
+        module = at_random(partial(original.make, count))
         return original.with_weights(module, kind, _untrained(original.card), count)
     if given is None and kind == "default":
-        return original.with_weights(_embedded_module(name), kind, original.card, count)
+        return original.with_weights(embedded_module(name), kind, original.card, count)
     path = user_path(weights) if kind == "file" else fetch(given.url, name, progress)
     state = read_state(path, checked=kind != "file")
     module, count, notes = _from_file(state, original.make, count, name, lenient=kind == "file")
@@ -241,54 +202,6 @@ def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedMo
         return original.with_weights(module, weights, card, count)
     card = replace(original.card, on_disk=True, notes=(*original.card.notes, *notes))
     return original.with_weights(module, kind, card, count)
-
-
-def _embedded(name: str) -> _Original:
-    transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
-    classes = tuple(glyphnet.card(name)["classes"])
-    return _Original(embedded_card(name), transform, classes, len(classes), glyphnet.GlyphNet)
-
-
-def _embedded_module(name: str) -> nn.Module:
-    try:
-        return glyphnet.load(name)
-    except glyphnet.DamagedWeights as error:
-        raise ModelError(
-            f"the weights of {name} are damaged ({error}): install tlnb again"
-        ) from None
-
-
-def _torchvision(name: str, weights: Any) -> _Original:
-    preset, card = weights.transforms(), torchvision_card(name, weights.name)
-    transform = Transform(
-        preset.crop_size[0],
-        preset.resize_size[0],
-        tuple(preset.mean),
-        tuple(preset.std),
-        preset.interpolation.value,
-    )
-    if name in AUXILIARY:
-        card = replace(card, notes=(*card.notes, NO_AUXILIARY))
-    classes, scores = (w.meta["categories"] or () for w in (weights, type(weights).DEFAULT))
-    return _Original(card, transform, tuple(classes), len(scores), partial(_network, name, weights))
-
-
-def _network(name: str, weights: Any, classes: int) -> nn.Module:
-    """The randomly initialised architecture, as torchvision builds it for these weights.
-
-    Auxiliary heads are left out.
-    """
-    from torchvision import models
-
-    settings: dict[str, Any] = {"num_classes": classes}
-    if name in AUXILIARY:
-        settings |= {"transform_input": True, "aux_logits": False, "init_weights": True}
-    elif name.startswith("vit_"):
-        settings["image_size"] = weights.meta["min_size"][0]
-    elif name.startswith("maxvit"):
-        settings["input_size"] = weights.meta["min_size"]
-    module: nn.Module = models.get_model(name, weights=None, **settings)
-    return module
 
 
 def _today(state: State, name: str) -> State:
@@ -397,7 +310,7 @@ def _own(
     )
     if kind == "none":
         source = "nothing (a random start)"
-        module = _at_random(partial(reset_parameters, module))
+        module = at_random(partial(reset_parameters, module))
     elif kind == "file":
         state = named_as(read_state(user_path(weights)), module)
         source = f"unknown data (weights from {state.file})"

@@ -1,0 +1,109 @@
+"""Models of the catalogue before they get their weights: architecture, preprocessing, card."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from tlnb import glyphnet
+from tlnb.core.models.catalogue import Card, embedded_card, torchvision_card
+from tlnb.core.models.pretrained_model import Origin, PretrainedModel, parameter_count
+from tlnb.core.models.transform import Transform
+from tlnb.core.runtime.errors import ModelError
+from tlnb.core.runtime.torch_lock import alone
+
+AUXILIARY = {
+    "googlenet": ("aux1.", "aux2."),
+    "inception_v3": ("AuxLogits.",),
+}  # heads that only help training
+NO_AUXILIARY = "auxiliary heads, which only help to train from scratch, are left out"
+
+
+@dataclass(frozen=True)
+class Original:
+    """A model of the catalogue before it gets its weights."""
+
+    card: Card
+    transform: Transform
+    classes: tuple[str, ...]  # empty if the weights have no useful output layer
+    count: int  # number of scores
+    make: Callable[[int], nn.Module] = field(
+        repr=False
+    )  # builds the network for a number of classes
+
+    def with_weights(
+        self, module: nn.Module, weights: str, card: Card, count: int
+    ) -> PretrainedModel:
+        card = replace(card, parameters=parameter_count(module))
+        classes = self.classes if card.source_classes == len(self.classes) else None
+        origin = Origin(card.name, card.family, count)
+        return PretrainedModel(
+            name=card.name,
+            module=module,
+            transform=self.transform,
+            card=card,
+            weights=weights,
+            architecture=partial(self.make, count),
+            classes=classes,
+            origin=origin,
+        )
+
+
+def at_random(make: Callable[[], nn.Module]) -> nn.Module:
+    """Build a network with a fixed seed, leaving torch's global random state as it was."""
+    with alone(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return make()
+
+
+def embedded_original(name: str) -> Original:
+    transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
+    classes = tuple(glyphnet.card(name)["classes"])
+    return Original(embedded_card(name), transform, classes, len(classes), glyphnet.GlyphNet)
+
+
+def embedded_module(name: str) -> nn.Module:
+    try:
+        return glyphnet.load(name)
+    except glyphnet.DamagedWeights as error:
+        raise ModelError(
+            f"the weights of {name} are damaged ({error}): install tlnb again"
+        ) from None
+
+
+def torchvision_original(name: str, weights: Any) -> Original:
+    preset, card = weights.transforms(), torchvision_card(name, weights.name)
+    transform = Transform(
+        preset.crop_size[0],
+        preset.resize_size[0],
+        tuple(preset.mean),
+        tuple(preset.std),
+        preset.interpolation.value,
+    )
+    if name in AUXILIARY:
+        card = replace(card, notes=(*card.notes, NO_AUXILIARY))
+    classes, scores = (w.meta["categories"] or () for w in (weights, type(weights).DEFAULT))
+    return Original(card, transform, tuple(classes), len(scores), partial(_network, name, weights))
+
+
+def _network(name: str, weights: Any, classes: int) -> nn.Module:
+    """The randomly initialised architecture, as torchvision builds it for these weights.
+
+    Auxiliary heads are left out.
+    """
+    from torchvision import models
+
+    settings: dict[str, Any] = {"num_classes": classes}
+    if name in AUXILIARY:
+        settings |= {"transform_input": True, "aux_logits": False, "init_weights": True}
+    elif name.startswith("vit_"):
+        settings["image_size"] = weights.meta["min_size"][0]
+    elif name.startswith("maxvit"):
+        settings["input_size"] = weights.meta["min_size"]
+    module: nn.Module = models.get_model(name, weights=None, **settings)
+    return module
