@@ -14,6 +14,7 @@ from torch import nn
 from tlnb.core.data.dataset import DataSet, open_data
 from tlnb.core.data.duplicates import NEAR_FROM
 from tlnb.core.data.request import DataRequest
+from tlnb.core.models import efficientnet_lite as lite0
 from tlnb.core.models import pretrained
 from tlnb.core.models.pretrained import Catalogue, PretrainedModel
 from tlnb.core.planning.edit import apply_edits
@@ -192,6 +193,11 @@ def load(
     state, typed = with_model(self.state, request, self.tell)
     self.commit(state, typed)
     return state.loaded()[0]
+
+
+def suggested_model(data: DataSet | None) -> str:
+    """The name of a network for these data that needs no download."""
+    return lite0.NAME if data is not None and data.photos else "glyphnet"
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from importlib.metadata import metadata
 from typing import Any
 
 from tlnb import glyphnet
+from tlnb.core.models import efficientnet_lite as lite0
 from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, did_you_mean
 from tlnb.core.storage.download import cached_file
 
-EMBEDDED, TORCHVISION = "embedded", "torchvision"
+EMBEDDED, PACKAGED, TORCHVISION = "embedded", "package", "torchvision"
 SORTS = ("small", "accurate", "fast")
 TRAINING_IMAGES = {
     "ImageNet-1K": 1_281_167
@@ -81,10 +82,10 @@ class Catalogue(OneLine):
 
 
 def names() -> list[str]:
-    """All model names that `load` knows: the embedded ones, then torchvision's classifiers."""
+    """All names without a prefix that `load` knows: the embedded, a package's, torchvision's."""
     from torchvision import models
 
-    return [*glyphnet.names(), *models.list_models(module=models)]
+    return [*glyphnet.names(), lite0.NAME, *models.list_models(module=models)]
 
 
 def catalogue(pattern: str | None = None, sort: str | None = None) -> Catalogue:
@@ -109,11 +110,14 @@ def catalogue(pattern: str | None = None, sort: str | None = None) -> Catalogue:
     if not matches:
         hint = did_you_mean(pattern or "", known, "%tl_models lists all")
         raise ModelError(f"no model matches {pattern!r}: {hint}")
-    embedded = set(glyphnet.names())
-    cards = [embedded_card(n) if n in embedded else torchvision_card(n) for n in matches]
-    return Catalogue(
-        tuple(sorted(cards, key=lambda card: _rank(card, order))), pattern or "*", order
-    )
+    cards = sorted(map(_card, matches), key=lambda card: _rank(card, order))
+    return Catalogue(tuple(cards), pattern or "*", order)
+
+
+def _card(name: str) -> Card:
+    if name == lite0.NAME:
+        return packaged_card()
+    return embedded_card(name) if name in glyphnet.names() else torchvision_card(name)
 
 
 def _rank(card: Card, order: str) -> tuple[bool, float]:
@@ -128,6 +132,28 @@ def embedded_card(name: str) -> Card:
     known = {k: v for k, v in facts.items() if k in Card.__dataclass_fields__}
     return Card(
         **{**known, "family": EMBEDDED, "on_disk": True, "notes": tuple(facts.get("notes", ()))}
+    )
+
+
+def packaged_card() -> Card:
+    """The card of EfficientNet-Lite0, whose weights a package brings."""
+    return Card(
+        lite0.NAME,
+        PACKAGED,
+        "ImageNet-1K",
+        TRAINING_IMAGES["ImageNet-1K"],
+        1000,
+        accuracy=0.751,
+        accuracy_of="top-1 on ImageNet-1K",
+        parameters=4_652_008,
+        flops=770_375_104.0,
+        bytes=18_826_032,
+        size=lite0.SIZE,
+        min_size=32,
+        licence="Apache-2.0",
+        recipe=lite0.RECIPE,
+        about=f"TensorFlow's weights, converted to PyTorch by the package {lite0.PACKAGE}",
+        on_disk=lite0.weights_file() is not None,
     )
 
 

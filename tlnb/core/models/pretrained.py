@@ -24,9 +24,7 @@ from tlnb.core.models.module_copy import copied
 from tlnb.core.models.originals import (
     AUXILIARY,
     at_random,
-    embedded_module,
-    embedded_original,
-    torchvision_original,
+    original_of,
 )
 from tlnb.core.models.pretrained_model import (
     Origin,
@@ -146,8 +144,7 @@ def bare(name: str, scores: int) -> PretrainedModel:
             f"{name!r} is not the name of a model: "
             f"{did_you_mean(name, names(), '%tl_models lists all')}"
         )
-    given = next(iter(torchvision_weights(name).values()), None)
-    original = embedded_original(name) if given is None else torchvision_original(name, given)
+    original = original_of(name, next(iter(torchvision_weights(name).values()), None))
     return original.with_weights(
         at_random(partial(original.make, scores)), "none", _untrained(original.card), scores
     )
@@ -186,13 +183,13 @@ def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedMo
     known = torchvision_weights(name)
     kind = _chosen(name, weights, known)
     given: Any = known.get(kind) or next(iter(known.values()), None)
-    original = embedded_original(name) if given is None else torchvision_original(name, given)
+    original = original_of(name, given)
     count = original.count
     if kind == "none":
         module = at_random(partial(original.make, count))
         return original.with_weights(module, kind, _untrained(original.card), count)
-    if given is None and kind == "default":
-        return original.with_weights(embedded_module(name), kind, original.card, count)
+    if original.ready is not None and kind == "default":
+        return original.with_weights(original.ready(), kind, original.card, count)
     path = user_path(weights) if kind == "file" else fetch(given.url, name, progress)
     state = read_state(path, checked=kind != "file")
     module, count, notes = _from_file(state, original.make, count, name, lenient=kind == "file")

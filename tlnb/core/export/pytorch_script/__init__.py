@@ -36,6 +36,7 @@ IMPORTS: tuple[tuple[str, str], ...] = (
     ("import math", r"\bmath\."),
     ("import unicodedata", r"\bunicodedata\."),
     ("from collections import OrderedDict", r"\bOrderedDict\("),
+    ("from importlib.resources import files", r"\bfiles\("),
     ("from pathlib import Path", r"\bPath\("),
     ("", ""),
     ("import numpy as np", r"\bnp\."),
