@@ -258,7 +258,10 @@ def test_an_identity_after_the_scores_takes_none_away(session: Session):
         ("hf-hub:good/strange", {}, "does not describe a network of timm .*'architecture'"),
         ("hf-hub:good/code", {}, "'os.system', which timm does not have"),
         ("hf-hub:good/long", {}, "asks for a network with layers"),
-        ("hf-hub:good/wide", {}, r"asks for a network of [\d,]+ parameters, more than its file"),
+        ("hf-hub:good/scores", {}, "asks for a network with num_classes"),
+        ("hf-hub:good/wide", {}, r"network of [\d,]+ parameters, more than memory holds"),
+        ("hf-hub:good/wide", {"weights": "none"}, r"parameters, more than memory holds"),
+        ("timm/convnext_tiny_in22ft1k", {}, "another name: %tl_load timm/convnext_tiny.fb_in22k"),
         ("hf-hub:good/unknown", {}, "timm cannot build hf-hub:good/unknown"),
         ("hf-hub:good/pickle", {}, "pytorch_model.bin is damaged, or .*it calls print"),
         ("hf-hub:good/oblong", {}, "preprocessing that is not supported here .*64×32"),
@@ -275,10 +278,11 @@ def test_one_line_and_the_session_unchanged(
     hub.add("good/code", net, **{**NET, "architecture": "os.system"})
     for name, arguments in (
         ("long", {"layers": [10**7, 1, 1, 1]}),
-        ("wide", {"channels": [9000, 9000, 9000, 9000]}),
+        ("wide", {"channels": [32_000] * 4}),
         ("unknown", {"colour": "red"}),
     ):
         hub.add(f"good/{name}", net, **NET, model_args=arguments)
+    hub.add("good/scores", net, **{**NET, "num_classes": 10**9})
     hub.add("good/other", network("test_vit", num_classes=3), **NET)
     hub.add("good/pickle", None, **NET)
     hub.files["good/pickle/pytorch_model.bin"] = saved({"x": print})

@@ -25,6 +25,7 @@ from tlnb.core.models.tracing import watch
 from tlnb.core.models.transform import Transform, cfg_transform
 from tlnb.core.models.weights import read_state
 from tlnb.core.runtime.errors import ModelError, did_you_mean, listed, one_line
+from tlnb.core.runtime.limits import available_memory
 from tlnb.core.storage.download import Progress, cached_file, fetch
 from tlnb.core.storage.hub import cached_hub_file, hub_file
 
@@ -33,7 +34,7 @@ FILES = ("model.safetensors", "pytorch_model.bin")  # of a repository, the first
 PLAIN_FILE = re.compile(r"[\w.-]+\.(?:safetensors|bin|pth)")
 FEW = 12  # networks that are built, without memory, to count their parameters
 NEW_SCORES = 2  # of the output layer of a network that has none
-MOST = 20_000  # largest number among the arguments that a repository states
+MOST = 32_768  # largest number among those that a repository states of its network
 SIZES = (14, 16, 32)  # pixels of patches: their multiples are tried
 
 
@@ -65,6 +66,11 @@ class _Entry:
         """Where the weights are if they are not on the hub."""
         url = self.cfg.get("url") or ""
         return str(url if isinstance(url, str) else url[0])
+
+    @property
+    def one_size(self) -> bool:
+        """Whether the network takes images of one size, for which it is built."""
+        return bool(self.cfg.get("fixed_input_size")) and not self.arguments.get("dynamic_img_size")
 
     def cached(self) -> Path | None:
         """The file of weights, if it is on disk."""
@@ -154,8 +160,10 @@ def _of_tables(name: str) -> _Entry:
     if not timm.is_model(architecture):
         hint = did_you_mean(architecture, timm.list_models(), f"%tl_models {PREFIX}* lists all")
         raise ModelError(f"timm has no network {architecture!r}: {hint}")
-    from timm.models import get_pretrained_cfg
+    from timm.models import get_deprecated_models, get_pretrained_cfg
 
+    if later := get_deprecated_models().get(architecture):
+        raise ModelError(f"timm calls {architecture} by another name: %tl_load {PREFIX}{later}")
     try:
         found = get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
     except RuntimeError:
@@ -190,22 +198,39 @@ def _of_hub(name: str, progress: Progress | None) -> _Entry:
         cfg = dict(values.get("pretrained_cfg") or values)
         cfg |= {k: values[k] for k in ("num_classes", "label_names") if k in values}
         cfg |= {"num_classes": int(cfg.get("num_classes", 1000)), "hf_hub_id": repository}
+        if isinstance(edge := arguments.get("img_size"), int):
+            cfg["input_size"] = (3, edge, edge)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = one_line(f"{type(error).__name__}: {error}")[:80]
         raise ModelError(f"{repository} does not describe a network of timm ({said})") from None
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ModelError(f"{repository} is {str(architecture)[:40]!r}, which timm does not have")
-    _check_numbers(repository, arguments)
-    return _Entry(name, architecture, cfg, arguments)
+    entry = _Entry(name, architecture, cfg, arguments)
+    _check_buildable(entry)
+    return entry
 
 
-def _check_numbers(repository: str, arguments: Mapping[str, Any]) -> None:
-    """Refuse what no network has, such as a million blocks."""
-    odd = next((k for k, v in arguments.items() if max(_numbers(v), default=0) > MOST), None)
+def _check_buildable(entry: _Entry) -> None:
+    """Refuse what no network has, such as a million blocks, and what memory does not hold.
+
+    Raises:
+        ModelError: it does, or the network cannot be built.
+    """
+    stated = {**entry.arguments, "num_classes": entry.cfg["num_classes"]}
+    odd = next((k for k, v in stated.items() if max(_numbers(v), default=0) > MOST), None)
     if odd is not None:
         raise ModelError(
-            f"{repository} asks for a network with {odd} = {str(arguments[odd])[:40]}: "
-            "give another repository"
+            f"{entry.name} asks for a network with {odd} = {str(stated[odd])[:40]}: load another"
+        )
+    try:
+        count = parameter_count(_on_meta(entry.architecture, stated))
+    except Exception as error:  # arguments that the network does not know raise anything
+        said = " ".join(str(error).split())[:80]
+        raise ModelError(f"timm cannot build {entry.name} ({said}): load another") from None
+    if 4 * count > available_memory():
+        raise ModelError(
+            f"{entry.name} asks for a network of {count:,} parameters, more than memory holds: "
+            "load another"
         )
 
 
@@ -235,7 +260,7 @@ def timm_original(name: str, size: int | None, progress: Progress | None) -> Ori
     """
     entry = _of_hub(name, progress) if name.startswith(HUB) else _of_tables(name)
     transform = _transform(entry)
-    if size not in (None, transform.size) and entry.cfg.get("fixed_input_size"):
+    if size not in (None, transform.size) and entry.one_size:
         entry = replace(entry, arguments={**entry.arguments, "img_size": size})
         _check_size(entry, int(size or 0), transform.size)
         transform = cfg_transform(entry.cfg, size)
@@ -280,8 +305,6 @@ def _pretrained(entry: _Entry, progress: Progress | None) -> tuple[nn.Module, Ca
     """
     file = entry.fetched(progress)
     state = read_state(file)
-    if entry.name.startswith(HUB):
-        _check_fits(entry, file)
     overlay = {"file": str(file), "url": "", "hf_hub_id": "", "source": "", "custom_load": False}
     timm = _timm(entry.name)
     with_weights = partial(
@@ -313,24 +336,6 @@ def _with_output(make: Callable[[], Any]) -> nn.Module:
 def _appended(module: Any) -> str:
     features = getattr(module, "head_hidden_size", module.num_features)
     return f"it ends in {features:,} features, to which an output layer is appended"
-
-
-def _check_fits(entry: _Entry, file: Path) -> None:
-    """Refuse a repository whose network has more numbers than its file has bytes.
-
-    Raises:
-        ModelError: it has, or the network cannot be built.
-    """
-    try:
-        count = parameter_count(_on_meta(entry.architecture, entry.arguments))
-    except Exception as error:  # arguments that the network does not know raise anything
-        said = " ".join(str(error).split())[:80]
-        raise ModelError(f"timm cannot build {entry.name} ({said}): load another") from None
-    if count > file.stat().st_size:
-        raise ModelError(
-            f"{entry.name} asks for a network of {count:,} parameters, more than its file holds: "
-            "load another"
-        )
 
 
 # ── sizes ─────────────────────────────────────────────────────────────────────────────────────────
@@ -371,7 +376,7 @@ def _card(entry: _Entry) -> Card:
         source_classes=count if _subset(cfg) or cfg.get("label_names") else None,
         bytes=file.stat().st_size if file else None,
         size=(cfg.get("input_size") or (3, None, None))[1],
-        only_size=bool(cfg.get("fixed_input_size")),
+        only_size=entry.one_size,
         min_size=smallest[1] if smallest else None,
         licence=str(cfg.get("license") or "none stated by timm"),
         recipe=str(cfg.get("origin_url") or page),
