@@ -132,7 +132,9 @@ def _open(
     groups: Any = None,
 ) -> DataSet:
     decoding, telling = partial(tell, "data", "decoding"), partial(tell, "data")
-    return open_data(source, labels, request, edge, decoding, telling, groups)
+    return open_data(
+        source, labels, request, edge, progress=decoding, telling=telling, groups=groups
+    )
 
 
 # ── models ──
@@ -204,7 +206,7 @@ def suggested_model(data: DataSet | None) -> str:
     return lite0.NAME if data is not None and data.photos else "glyphnet"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadRequest:
     """The arguments of `Session.load`."""
 
@@ -331,7 +333,14 @@ def _retrained(state: SessionState, run: Run) -> PretrainedModel | nn.Module:
 
     origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
     return pretrained.retrained(
-        model, run.module(), run.name, run.data, run.classes, run.accuracy, architecture, origin
+        model,
+        run.module(),
+        name=run.name,
+        data=run.data,
+        classes=run.classes,
+        accuracy=run.accuracy,
+        architecture=architecture,
+        origin=origin,
     )
 
 

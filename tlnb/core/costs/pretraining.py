@@ -56,7 +56,7 @@ OTHER_RECIPES = {LITE0_RECIPE: 350}
 EFFICIENTNET_V2 = {"efficientnet_v2_s": 300, "efficientnet_v2_m": 384}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pretraining(OneLine):
     """The one-time cost of pretraining. `bases`: figure → (`measured` or `assumed`, how)."""
 

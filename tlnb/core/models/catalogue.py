@@ -21,7 +21,7 @@ TRAINING_IMAGES = {
 }  # ILSVRC 2012, training set: Russakovsky et al., IJCV 115 (2015), table 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Card(OneLine):
     """What is known about a model. `None` means unknown.
 
@@ -62,7 +62,7 @@ class Card(OneLine):
         return f"Card {self.name}: {self.source}, {self.accuracy:.1%} {self.accuracy_of}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Catalogue(OneLine):
     """A selection of models, in the order asked for."""
 
@@ -124,7 +124,7 @@ def ordered(cards: tuple[Card, ...], pattern: str, sort: str | None) -> Catalogu
         hint = did_you_mean(order, SORTS, f"use {', '.join(SORTS)}")
         raise UsageError(f"--sort {order} is not an order of models: {hint}")
     in_order = sorted(cards, key=lambda card: _rank(card, order))
-    return Catalogue(tuple(in_order), pattern, order)
+    return Catalogue(cards=tuple(in_order), pattern=pattern, sort=order)
 
 
 def _card(name: str) -> Card:
@@ -151,11 +151,11 @@ def embedded_card(name: str) -> Card:
 def packaged_card() -> Card:
     """The card of EfficientNet-Lite0, whose weights a package brings."""
     return Card(
-        lite0.NAME,
-        PACKAGED,
-        "ImageNet-1K",
-        TRAINING_IMAGES["ImageNet-1K"],
-        1000,
+        name=lite0.NAME,
+        family=PACKAGED,
+        source="ImageNet-1K",
+        source_images=TRAINING_IMAGES["ImageNet-1K"],
+        source_classes=1000,
         accuracy=0.751,
         accuracy_of="top-1 on ImageNet-1K",
         parameters=4_652_008,
@@ -200,11 +200,11 @@ def _card_of(name: str, weights: Any) -> Card:
     dataset, metrics = next(iter(meta["_metrics"].items()))
     top1, top5 = (None if math.isnan(metrics[k]) else metrics[k] / 100 for k in ("acc@1", "acc@5"))
     return Card(
-        name,
-        TORCHVISION,
-        dataset,
-        TRAINING_IMAGES.get(dataset),
-        len(meta["categories"] or ()) or None,
+        name=name,
+        family=TORCHVISION,
+        source=dataset,
+        source_images=TRAINING_IMAGES.get(dataset),
+        source_classes=len(meta["categories"] or ()) or None,
         accuracy=top1,
         accuracy_of=f"top-1 on {dataset}",
         top5=top5,

@@ -31,7 +31,7 @@ AUXILIARY = {
 NO_AUXILIARY = "auxiliary heads, which only help to train from scratch, are left out"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Original:
     """A model of the catalogue before it gets its weights."""
 
@@ -49,7 +49,7 @@ class Original:
     ) -> PretrainedModel:
         card = replace(card, parameters=parameter_count(module))
         classes = self.classes if card.source_classes == len(self.classes) else None
-        origin = Origin(card.name, card.family, count)
+        origin = Origin(name=card.name, family=card.family, scores=count)
         return PretrainedModel(
             name=card.name,
             module=module,
@@ -81,10 +81,18 @@ def original_of(name: str, weights: Any) -> Original:
 
 
 def _embedded_original(name: str) -> Original:
-    transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
+    transform = Transform(
+        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    )
     classes = tuple(glyphnet.card(name)["classes"])
-    ready = partial(_embedded_module, name)
-    return Original(embedded_card(name), transform, classes, len(classes), glyphnet.GlyphNet, ready)
+    return Original(
+        card=embedded_card(name),
+        transform=transform,
+        classes=classes,
+        count=len(classes),
+        make=glyphnet.GlyphNet,
+        ready=partial(_embedded_module, name),
+    )
 
 
 def _embedded_module(name: str) -> tuple[nn.Module, Card]:
@@ -97,10 +105,16 @@ def _embedded_module(name: str) -> tuple[nn.Module, Card]:
 
 
 def _packaged_original() -> Original:
-    transform = Transform(lite0.SIZE, lite0.RESIZE, lite0.MEAN, lite0.STD)
+    transform = Transform(size=lite0.SIZE, resize=lite0.RESIZE, mean=lite0.MEAN, std=lite0.STD)
     classes = imagenet_classes()
-    make, ready = lite0.EfficientNetLite0, _packaged_module
-    return Original(packaged_card(), transform, classes, len(classes), make, ready)
+    return Original(
+        card=packaged_card(),
+        transform=transform,
+        classes=classes,
+        count=len(classes),
+        make=lite0.EfficientNetLite0,
+        ready=_packaged_module,
+    )
 
 
 def imagenet_classes() -> tuple[str, ...]:
@@ -127,16 +141,22 @@ def _packaged_module() -> tuple[nn.Module, Card]:
 def torchvision_original(name: str, weights: Any) -> Original:
     preset, card = weights.transforms(), torchvision_card(name, weights.name)
     transform = Transform(
-        preset.crop_size[0],
-        preset.resize_size[0],
-        tuple(preset.mean),
-        tuple(preset.std),
-        preset.interpolation.value,
+        size=preset.crop_size[0],
+        resize=preset.resize_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
     )
     if name in AUXILIARY:
         card = replace(card, notes=(*card.notes, NO_AUXILIARY))
     classes, scores = (w.meta["categories"] or () for w in (weights, type(weights).DEFAULT))
-    return Original(card, transform, tuple(classes), len(scores), partial(_network, name, weights))
+    return Original(
+        card=card,
+        transform=transform,
+        classes=tuple(classes),
+        count=len(scores),
+        make=partial(_network, name, weights),
+    )
 
 
 def _network(name: str, weights: Any, classes: int) -> nn.Module:

@@ -340,11 +340,18 @@ def _own(
         notes = (*notes, *state.notes, *fill(module, state, called, lenient=True))
     _check_numbers(module, called)
     card = Card(
-        called, "own", source, parameters=parameter_count(module), on_disk=True, notes=notes
+        name=called,
+        family="own",
+        source=source,
+        parameters=parameter_count(module),
+        on_disk=True,
+        notes=notes,
     )
     transform = cfg_transform(cfg or IMAGENET, layout=layout)
-    origin = Origin(called, "own")
-    return PretrainedModel(called, module, transform, card, weights, origin=origin)
+    origin = Origin(name=called, family="own")
+    return PretrainedModel(
+        name=called, module=module, transform=transform, card=card, weights=weights, origin=origin
+    )
 
 
 def _check_numbers(module: nn.Module, called: str) -> None:

@@ -43,7 +43,7 @@ def is_timm(name: object) -> bool:
     return isinstance(name, str) and name.startswith((PREFIX, HUB))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Entry:
     """What timm's tables, or a repository of the hub, say of a network."""
 
@@ -173,7 +173,7 @@ def _of_tables(name: str) -> _Entry:
             f"timm's {architecture} has no weights {tag!r}: {_tags(timm, architecture)}"
         )
     whole = f"{PREFIX}{architecture}.{found.tag}" if found.tag else PREFIX + architecture
-    return _Entry(whole, architecture, found.to_dict(), {})
+    return _Entry(name=whole, architecture=architecture, cfg=found.to_dict(), arguments={})
 
 
 def _tags(timm: ModuleType, architecture: str) -> str:
@@ -205,7 +205,7 @@ def _of_hub(name: str, progress: Progress | None) -> _Entry:
         raise ModelError(f"{repository} does not describe a network of timm ({said})") from None
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ModelError(f"{repository} is {str(architecture)[:40]!r}, which timm does not have")
-    entry = _Entry(name, architecture, cfg, arguments)
+    entry = _Entry(name=name, architecture=architecture, cfg=cfg, arguments=arguments)
     _check_buildable(entry)
     return entry
 
@@ -266,12 +266,12 @@ def timm_original(name: str, size: int | None, progress: Progress | None) -> Ori
         transform = cfg_transform(entry.cfg, size)
     count = int(entry.cfg.get("num_classes") or NEW_SCORES)
     return Original(
-        replace(_card(entry), size=transform.size),
-        transform,
-        _classes(entry),
-        count,
-        partial(_create, entry.architecture, entry.arguments),
-        partial(_pretrained, entry, progress),
+        card=replace(_card(entry), size=transform.size),
+        transform=transform,
+        classes=_classes(entry),
+        count=count,
+        make=partial(_create, entry.architecture, entry.arguments),
+        ready=partial(_pretrained, entry, progress),
     )
 
 
@@ -370,9 +370,9 @@ def _card(entry: _Entry) -> Card:
     smallest = cfg.get("min_input_size")
     notes = cfg.get("notes") or ()
     return Card(
-        entry.name,
-        TIMM,
-        _source(entry),
+        name=entry.name,
+        family=TIMM,
+        source=_source(entry),
         source_classes=count if _subset(cfg) or cfg.get("label_names") else None,
         bytes=file.stat().st_size if file else None,
         size=(cfg.get("input_size") or (3, None, None))[1],

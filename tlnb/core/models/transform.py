@@ -23,7 +23,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 MOST_PIXELS = 4096  # maximum input edge: more is a typo, and exceeds any memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Transform:
     """Preprocessing: uint8 `(N, 3, H, W)` → normalised floats `(N, 3, size, size)`."""
 
@@ -93,12 +93,14 @@ def cfg_transform(
         raise ValueError(f"images of {height}×{width} pixels")
     edge = size or int(height)
     return Transform(
-        edge,
-        math.floor(edge / known["crop_pct"]),
-        _three(known["mean"]),
-        _three(known["std"]),
-        known["interpolation"] if known["interpolation"] in INTERPOLATIONS else "bicubic",
-        layout,
+        size=edge,
+        resize=math.floor(edge / known["crop_pct"]),
+        mean=_three(known["mean"]),
+        std=_three(known["std"]),
+        interpolation=known["interpolation"]
+        if known["interpolation"] in INTERPOLATIONS
+        else "bicubic",
+        layout=layout,
     )
 
 
