@@ -92,10 +92,10 @@ def load(
             file: safetensors, or a state_dict read with `weights_only=True`. A file may have
             another number of classes than the original.
         mean, std, size: override the preprocessing; the user's own module is assumed to use
-        ImageNet's.
+            ImageNet's, unless its `pretrained_cfg` (timm) states its own.
         called: the name to show for the user's own module.
         layout, notes: memory layout of images for the user's own module, and the changes made to
-        it.
+            it.
         edge: the data's, in pixels, for which networks of timm that take one size are built.
         progress: called with (bytes done, total bytes) during a download.
 
@@ -316,28 +316,8 @@ def _own(
     if not parameter_count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
     cfg = stated_cfg(module)
-    assumed = [part for part, value in given.items() if value is None]
-    if assumed and cfg:
-        notes += (f"preprocessing as its pretrained_cfg states it: {', '.join(assumed)}",)
-    elif assumed:
-        ways = ", ".join(f"{part}=" for part in assumed)
-        notes += (
-            f"preprocessing assumed to be ImageNet's: {', '.join(assumed)} ({ways} change it)",
-        )
-    if called in names():
-        notes += (f"your variable {called}, not the model of that name in %tl_models",)
-    source, kind, module = (
-        "unknown data (your own module)",
-        _chosen(called, weights),
-        copied(module),
-    )
-    if kind == "none":
-        source = "nothing (a random start)"
-        module = at_random(partial(reset_parameters, module))
-    elif kind == "file":
-        state = named_as(read_state(user_path(weights)), module)
-        source = f"unknown data (weights from {state.file})"
-        notes = (*notes, *state.notes, *fill(module, state, called, lenient=True))
+    notes += _told(called, given, bool(cfg))
+    module, source, read = _own_weights(copied(module), called, weights)
     _check_numbers(module, called)
     card = Card(
         name=called,
@@ -345,13 +325,41 @@ def _own(
         source=source,
         parameters=parameter_count(module),
         on_disk=True,
-        notes=notes,
+        notes=(*notes, *read),
     )
     transform = cfg_transform(cfg or IMAGENET, layout=layout)
     origin = Origin(name=called, family="own")
     return PretrainedModel(
         name=called, module=module, transform=transform, card=card, weights=weights, origin=origin
     )
+
+
+def _told(called: str, given: Mapping[str, Any], stated: bool) -> tuple[str, ...]:
+    """Notes on what was not given: the preprocessing, and which of two things a name means."""
+    own = f"your variable {called}, not the model of that name in %tl_models"
+    notes = [own] if called in names() else []
+    assumed = [part for part, value in given.items() if value is None]
+    parts = ", ".join(assumed)
+    if assumed and stated:
+        return f"preprocessing as its pretrained_cfg states it: {parts}", *notes
+    if assumed:
+        ways = ", ".join(f"{part}=" for part in assumed)
+        return f"preprocessing assumed to be ImageNet's: {parts} ({ways} change it)", *notes
+    return tuple(notes)
+
+
+def _own_weights(
+    module: nn.Module, called: str, weights: str
+) -> tuple[nn.Module, str, tuple[str, ...]]:
+    """The user's module with the weights asked for, what they learned from, and notes on a file."""
+    kind = _chosen(called, weights)
+    if kind == "none":
+        return at_random(partial(reset_parameters, module)), "nothing (a random start)", ()
+    if kind != "file":
+        return module, "unknown data (your own module)", ()
+    state = named_as(read_state(user_path(weights)), module)
+    notes = (*state.notes, *fill(module, state, called, lenient=True))
+    return module, f"unknown data (weights from {state.file})", notes
 
 
 def _check_numbers(module: nn.Module, called: str) -> None:
