@@ -98,6 +98,16 @@ def test_a_repository_of_the_hub_states_its_own_preprocessing_and_classes(
     assert model.card.source_classes == 3 and "good/net" in model.card.recipe
 
 
+def test_a_config_of_before_and_unknown_fields_are_read(session: Session, hub: Hub):
+    own = network(num_classes=3)
+    early = {**STATED, "labels": ["ant", "bee", "fly"], "num_features": 64, "id2label": {}}
+    elsewhere = {"url": "http://127.0.0.1:9/x.pth", "file": "/etc/passwd", "state_dict": {"x": 1}}
+    hub.add("good/early", own, architecture="test_resnet", **early, **elsewhere)
+    model = session.load("hf-hub:good/early")
+    assert same(model.module, own) and model.classes == ("ant", "bee", "fly")
+    assert model.transform.mean == (0.4, 0.5, 0.6)
+
+
 @pytest.mark.parametrize("name", ["test_vit", "mobilenetv3_small_050", "test_convnext"])
 def test_a_network_that_ends_in_features_gets_an_output_layer(
     session: Session, hub: Hub, name: str

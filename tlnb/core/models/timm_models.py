@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +31,7 @@ from tlnb.core.storage.hub import cached_hub_file, hub_file
 
 PREFIX, HUB = "timm/", "hf-hub:"
 FILES = ("model.safetensors", "pytorch_model.bin")  # of a repository, the first one counts
+PLACES = {"url", "file", "state_dict", "source", "custom_load"}  # only timm's tables name others
 PLAIN_FILE = re.compile(r"[\w.-]+\.(?:safetensors|bin|pth)")
 FEW = 12  # networks that are built, without memory, to count their parameters
 NEW_SCORES = 2  # of the output layer of a network that has none
@@ -195,11 +196,7 @@ def _of_hub(name: str, progress: Progress | None) -> _Entry:
         values = json.loads(file.read_text("utf8"))
         architecture = values["architecture"]
         arguments = dict(values.get("model_args") or {})
-        cfg = dict(values.get("pretrained_cfg") or values)
-        cfg |= {k: values[k] for k in ("num_classes", "label_names") if k in values}
-        cfg |= {"num_classes": int(cfg.get("num_classes", 1000)), "hf_hub_id": repository}
-        if isinstance(edge := arguments.get("img_size"), int):
-            cfg["input_size"] = (3, edge, edge)
+        cfg = _cfg_of(values, arguments) | {"hf_hub_id": repository}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         said = one_line(f"{type(error).__name__}: {error}")[:80]
         raise ModelError(f"{repository} does not describe a network of timm ({said})") from None
@@ -208,6 +205,20 @@ def _of_hub(name: str, progress: Progress | None) -> _Entry:
     entry = _Entry(name=name, architecture=architecture, cfg=cfg, arguments=arguments)
     _check_buildable(entry)
     return entry
+
+
+def _cfg_of(values: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The `pretrained_cfg` of a config.json; early ones hold its fields beside others."""
+    from timm.models import PretrainedCfg
+
+    known = {field.name for field in fields(PretrainedCfg)} - PLACES
+    stated = {**values, "label_names": values.get("label_names", values.get("labels"))}
+    stated |= values.get("pretrained_cfg") or {}
+    stated |= {k: values[k] for k in ("num_classes", "label_names") if k in values}
+    stated["num_classes"] = int(stated.get("num_classes", 1000))
+    if isinstance(edge := arguments.get("img_size"), int):
+        stated["input_size"] = (3, edge, edge)
+    return {k: v for k, v in stated.items() if k in known and v is not None}
 
 
 def _check_buildable(entry: _Entry) -> None:
