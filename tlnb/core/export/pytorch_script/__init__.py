@@ -123,7 +123,9 @@ def _settings(case: ScriptFacts) -> str:
     lines = data_settings(case)
     if case.data.edge != t.size:
         lines.append(f"SIZE = {t.size}  # the network's input edge, in pixels")
-    lines.append(f"MEAN, STD = {t.mean}, {t.std}  # of the images that the network was trained on")
+    values = f"MEAN, STD = {t.mean}, {t.std}"
+    whose = "# of the images that the network was trained on"
+    lines += [f"{values}  {whose}"] if len(values + whose) < WIDTH - 1 else [whose, values]
     if o.optimizer == "adamw":
         lines.append(
             f"EPOCHS, BATCH_SIZE, WEIGHT_DECAY = {o.epochs}, {case.batch_size}, {o.weight_decay:g}"
