@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.models.pretrained import Transform
+from tlnb.core.planning.adapters import merge_adapters
 from tlnb.core.planning.options import BY_RECIPE, TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine, UsageError
@@ -284,10 +285,12 @@ class Run(OneLine):
     def module(self) -> nn.Module:
         """A copy of the trained network, in eval mode, on the CPU (`module_copy.copied_or_shared`).
 
+        Adapters are merged into the weights.
+
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
         """
-        return copied_or_shared(self.network()).eval()
+        return merge_adapters(copied_or_shared(self.network()).eval())
 
     def network(self) -> nn.Module:
         """The trained network itself, read-only; `module()` gives a copy.

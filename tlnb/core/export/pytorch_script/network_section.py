@@ -10,6 +10,7 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tlnb.core.export.pytorch_script.data_section import count
 from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
@@ -18,6 +19,7 @@ from tlnb.core.models import efficientnet_lite as lite0
 from tlnb.core.models.catalogue import EMBEDDED, PACKAGED, TIMM
 from tlnb.core.models.own_outputs import OutputChange, Route, changes_of
 from tlnb.core.models.transform import stated_cfg
+from tlnb.core.planning import adapters
 from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import one_line
 from tlnb.glyphnet import network as glyphnet
@@ -25,6 +27,13 @@ from tlnb.glyphnet import network as glyphnet
 # Names in an edit's code that are not the user's.
 KNOWN_NAMES = {"nn", "torch", "F", "in_features", "classes"}
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+
+ADAPTER_PARTS: tuple[Any, ...] = (
+    adapters.LowRank,
+    adapters.adaptable,
+    adapters.add_adapters,
+    adapters.matrix_shape,
+)
 
 BUILD = '''
 def build_model() -> nn.Module:
@@ -38,6 +47,10 @@ def network_sections(case: ScriptFacts) -> Iterator[str]:
     """The architecture where it must be written out, and `build_model`."""
     if not case.own:
         yield from WRITTEN_OUT.get(case.model.card.family, tuple)()
+    if case.plan.adapters:
+        yield f"ADAPTED = ({', '.join(f'nn.{kind.__name__}' for kind in adapters.ADAPTED)})"
+        for part in ADAPTER_PARTS:
+            yield inspect.getsource(part)
     layout = (
         "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format"
     )
@@ -153,8 +166,8 @@ def _build(case: ScriptFacts) -> Iterator[str]:
     yield from (_own if case.own else ORIGIN[case.model.card.family])(case)
     if case.plan.start == "pretrained" and case.came_from is None and case.plan.edits:
         yield "torch.manual_seed(SEED)  # new layers start the same each time"
-    for k, edit in enumerate(case.plan.edits):
-        yield from EDITS[edit.kind](case, edit, case.plan.edits[:k])
+    for k, edit in enumerate(case.plan.lasting_edits):
+        yield from EDITS[edit.kind](case, edit, case.plan.lasting_edits[:k])
     if case.came_from is not None:
         file = quoted(re.sub(r"[^\w.-]+", "-", case.came_from) + ".pt")
         yield f"# goes on from what the script of run {case.came_from!r} saved, or from a notebook:"
@@ -327,7 +340,7 @@ def _own_class(case: ScriptFacts) -> str:
 
 
 def _saved(case: ScriptFacts) -> Iterator[str]:
-    file = quoted(re.sub(r"[^\w. -]+", "-", case.model.name) + ".pt")
+    file = quoted(case.model.name.replace("/", "-") + ".pt")
     yield f"# its weights, from a notebook: torch.save(tl.model.module.state_dict(), {file})"
     yield f'model.load_state_dict(torch.load({file}, map_location="cpu", weights_only=True))'
 
