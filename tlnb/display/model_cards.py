@@ -173,6 +173,7 @@ def _weights(model: PretrainedModel) -> str:
         "own": "as your module holds them",
         "run": "the run's",
         "package": f"from a Python package ({size(c.bytes)})",
+        "timm": f"downloaded for timm ({size(c.bytes)})",
     }
     return where.get(c.family, f"embedded ({size(c.bytes)})")
 

@@ -75,7 +75,8 @@ def test_a_network_of_timm_comes_with_what_timm_knows_of_it(
     assert session.layers().head == "fc"
     downloads = [p for p in seen if p.phase == "downloading"]
     assert downloads[0].epoch == 0 and downloads[-1].epoch == downloads[-1].epochs == 2  # MB
-    assert cfg.license in model_cards.model_card(model)
+    text = model_cards.model_card(model)
+    assert cfg.license in text and "downloaded for timm (1.9 MB)" in text
     assert session.script().endswith(f"%tl_load {NAME}")
 
 
