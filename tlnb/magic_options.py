@@ -81,7 +81,7 @@ DATA: Arguments = (
     argument("--seed", type=int, default=0, metavar="S", help="which images are chosen; default 0"),
 )
 MODELS: Arguments = (
-    argument("pattern", nargs="?", help="a glob, or part of a name"),
+    argument("pattern", nargs="?", help="a glob, or part of a name; timm/* lists timm's"),
     argument(
         "--sort", metavar="ORDER", help=f"what comes first: {', '.join(SORTS)}; default {SORTS[0]}"
     ),
@@ -89,7 +89,7 @@ MODELS: Arguments = (
 LOAD: Arguments = (
     argument(
         "name",
-        help="a model of %%tl_models, a variable that holds your own nn.Module or a run, or a saved file",
+        help="a model of %%tl_models, timm/NAME, hf-hub:ORG/NAME, a variable that holds your nn.Module or a run, or a saved file",
     ),
     argument(
         "--weights",

@@ -97,6 +97,8 @@ class PlanMagics(SessionMagics):
         """List the models that can be loaded, and which are available offline.
 
         Example: %tl_models resnet* --sort accurate
+
+        Example: %tl_models timm/vit*dinov2*
         """
         return self._run(
             PlanMagics.tl_models, line, lambda a: self.session.models(a.pattern, a.sort)
@@ -108,6 +110,10 @@ class PlanMagics(SessionMagics):
         """Load a pretrained model.
 
         Example: %tl_load glyphnet
+
+        Example: %tl_load efficientnet_lite0
+
+        Example: %tl_load timm/convnext_tiny
 
         Example: %tl_load resnet50 --weights IMAGENET1K_V1
 

@@ -153,9 +153,13 @@ def _weights(model: PretrainedModel) -> str:
         )
     if model.weights != "default":
         return f"from {model.weights}"
-    return {"own": "as your module holds them", "run": "the run's"}.get(
-        c.family, f"embedded ({size(c.bytes)})"
-    )
+    where = {
+        "own": "as your module holds them",
+        "run": "the run's",
+        "package": f"from a Python package ({size(c.bytes)})",
+        "timm": f"downloaded for timm ({size(c.bytes)})",
+    }
+    return where.get(c.family, f"embedded ({size(c.bytes)})")
 
 
 def _other_weights(c: Card) -> Raw:

@@ -187,7 +187,7 @@ class Session(SessionBase):
         if state.dataset is None:
             return "%tl_data digits --per-class 2"
         if state.model is None:
-            return "%tl_load glyphnet"
+            return line("tl_load", loading.suggested_model(state.dataset))
         runs = run_registry.runs_on(state, state.dataset)
         if not runs:
             return "%tl_train"

@@ -347,6 +347,10 @@ WIDE = "line-length=120"  # a script is read as one page: fewer lines
 
 
 def test_ruff_finds_nothing(scripts: Scripts):
+    check_style(scripts)
+
+
+def check_style(scripts: Scripts) -> None:
     config = ["--config", str(Path(__file__).parents[3] / "pyproject.toml"), "--config", WIDE]
     for how in (["check"], ["format", "--check"]):
         files = map(str, scripts.top.rglob("script.py"))

@@ -40,6 +40,7 @@ from tlnb.core.runtime.paths import user_path, written_beside
 
 LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
 PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
+SMALLEST_PHOTO = 96  # edge below which images are treated as drawings
 HASHED = 256  # images hashed at a time
 
 
@@ -148,6 +149,11 @@ class DataSet(OneLine):
     def from_files(self) -> bool:
         """Whether the images came from files and can be decoded again at another size."""
         return self.facts.from_files
+
+    @property
+    def photos(self) -> bool:
+        """Whether the images came from files and are of a photograph's size."""
+        return self.from_files and (self.request.size or self.edge) >= SMALLEST_PHOTO
 
     @property
     def size_verdict(self) -> str:
