@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+from collections.abc import Callable
 from typing import Any
 
 from tlnb.completion import completions
@@ -44,15 +46,27 @@ def _separate_semicolon(lines: list[str]) -> list[str]:
 def _register_cards(shell: Any) -> None:
     from tlnb.core.evaluation.comparison import Comparison
     from tlnb.core.export.pytorch_script import Script
-    from tlnb.display import cards
-    from tlnb.display.tables import comparison_text
+    from tlnb.display import cards, text
 
     formatters = shell.display_formatter.formatters
     for kind, make in cards.HTML.items():
         formatters["text/html"].for_type(kind, make)
-    formatters["text/plain"].for_type(
-        Comparison, lambda comparison, printer, _: printer.text(comparison_text(comparison))
-    )
-    formatters["text/plain"].for_type(
-        Script, lambda script, printer, _: printer.text(str.__str__(script))
-    )
+    plain: dict[type, Callable[[Any], str]] = {Script: str.__str__}
+    if (
+        getattr(shell, "kernel", None) is not None
+    ):  # a notebook shows the HTML; this is what a text file gets
+        plain[Comparison] = text.comparison_text
+    else:
+        plain |= dict.fromkeys(text.TEXT, _for_terminal)
+    for kind, write in plain.items():
+        formatters["text/plain"].for_type(kind, _printer(write))
+
+
+def _for_terminal(value: Any) -> str:
+    from tlnb.display.text import WIDTH, terminal_text
+
+    return terminal_text(value, max(WIDTH, shutil.get_terminal_size().columns))
+
+
+def _printer(write: Callable[[Any], str]) -> Callable[[Any, Any, bool], None]:
+    return lambda value, printer, _: printer.text(write(value))

@@ -197,7 +197,8 @@ def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
     Raises:
         UsageError: no data or model, or an invalid budget.
     """
-    from tlnb.core.tuning.advise import AdviceTask, advise
+    from tlnb.core.tuning.advise import advise
+    from tlnb.core.tuning.trials import AdviceTask
 
     state = self.noticed()
     data = state.data()
@@ -207,7 +208,14 @@ def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
     allowed = None if budget is None else parse_budget(budget, price)
     seen = seen_by(model.card.source, data.source_hint)
     advice, spent = advise(
-        AdviceTask(plain.sized(), anatomy, data, plan.edits, state.scopes, self.cache),
+        AdviceTask(
+            model=plain.sized(),
+            anatomy=anatomy,
+            data=data,
+            edits=plan.edits,
+            scopes=state.scopes,
+            store=self.cache,
+        ),
         budget=allowed,
         budget_text=str(budget),
         price=state.bill.price,

@@ -75,6 +75,11 @@ class Pretraining(OneLine):
         return self.price.of(self.seconds)
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether its seconds are of a GPU, which do not compare with those of a CPU."""
+        return self.hardware.startswith("one ")
+
+    @property
     def basis(self) -> str:
         """`assumed` if its seconds or FLOPs are, else `measured`."""
         kinds = {kind for figure, (kind, _) in self.bases.items() if figure in ("seconds", "flops")}

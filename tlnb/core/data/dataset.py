@@ -95,6 +95,7 @@ class DataSet(OneLine):
     folders: tuple[
         tuple[str, str], ...
     ] = ()  # split → its folder, if the data folder defines splits
+    brought: tuple[str, ...] = ()  # splits that came with the data; the others were drawn here
     notes: tuple[str, ...] = ()  # what readers of the results should know, one sentence each
     files: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict, repr=False
@@ -315,8 +316,9 @@ def _looked_through(parts: Parts, request: DataRequest, photos: bool = True) -> 
     leaks = find_leaks(parts.images, files)
     two_labels = find_two_labels(parts.images, parts.labels, files)
     notes = [*parts.notes, two_labels_note(two_labels)]
-    if photos and (parts.brings_test or parts.groups is None):
-        notes.append(series_note(leaks, data.splits["test"], parts.brings_test, _grouping(request)))
+    brings_test = "test" in parts.brought
+    if photos and (brings_test or parts.groups is None):
+        notes.append(series_note(leaks, data.splits["test"], brings_test, _grouping(request)))
     hint = imagenet_hint(
         parts.name, parts.classes, [f for names in parts.files.values() for f in names]
     )
@@ -344,6 +346,7 @@ def _data_set(parts: Parts, request: DataRequest) -> DataSet:
         request=request,
         skipped=parts.skipped,
         folders=parts.folders,
+        brought=parts.brought,
         notes=parts.notes,
         files=parts.files,
         groups=parts.groups,

@@ -129,11 +129,8 @@ class Forecast(OneLine):
     @property
     def flops_error(self) -> float | None:
         """The same error for FLOPs."""
-        return (
-            None
-            if not self.measured_flops
-            else abs(self.flops - self.measured_flops) / self.measured_flops
-        )
+        took = self.measured_flops
+        return None if not took else abs(self.flops - took) / took
 
     def seconds_of(self, epochs: int) -> float:
         """Seconds of all phases for another number of epochs."""
@@ -194,9 +191,8 @@ class Run(OneLine):
     device: str
     hardware: str
     precision: str
-    changes: tuple[
-        Change, ...
-    ]  # the proof: every layer compared to its start, in the anatomy's order
+    # the proof: every layer compared to its start, in the anatomy's order
+    changes: tuple[Change, ...]
     baseline_of: str | None = None
     started_from: str | None = None
     kind: str = "plain"  # of KINDS
@@ -205,9 +201,8 @@ class Run(OneLine):
     versions: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     edge: int = 0  # of the data's images, in pixels
-    source_accuracy: tuple[float, float] | None = (
-        None  # on its pretraining task, with its old head: before, after
-    )
+    # on its pretraining task, with its old head: before, after
+    source_accuracy: tuple[float, float] | None = None
     cache: Cache | None = None  # None: every epoch computed everything
     source_pictures: int = 0  # number of pictures used for source_accuracy
     wh_by_phase: dict[str, float] = field(default_factory=dict)
@@ -215,13 +210,12 @@ class Run(OneLine):
     threads: int = 1  # CPU threads
     inference_flops: float = 0.0  # of the whole trained network, per image
     group: str = ""  # the first of several runs that differ only in their seeds
-    repeats: tuple[
-        tuple[int, float], ...
-    ] = ()  # (seed, test accuracy) of that group so far, this run included
+    # (seed, test accuracy) of that group so far, this run included
+    repeats: tuple[tuple[int, float], ...] = ()
     processes: int = 1  # that trained together, one device each; FLOPs and energy are their total
+    found_flops: dict[str, float] = field(default_factory=dict)  # an earlier run paid; by phase
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
-    # hash of every layer at the end
-    _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)
+    _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)  # of layers
     _start_code: str = field(default="", repr=False, compare=False)  # `proof.StartState.code`
     _answers: Answers | None = field(default=None, repr=False, compare=False)
     _transform: Transform | None = field(default=None, repr=False, compare=False)
@@ -255,6 +249,17 @@ class Run(OneLine):
     def training_flops(self) -> float:
         """FLOPs without evaluation."""
         return self.flops - self.flops_by_phase.get("evaluating", 0.0)
+
+    @property
+    def flops_alone(self) -> dict[str, float]:
+        """FLOPs by phase, had it found nothing that an earlier run computed."""
+        paid, found = self.flops_by_phase, self.found_flops
+        return {phase: paid.get(phase, 0.0) + found.get(phase, 0.0) for phase in (*paid, *found)}
+
+    @property
+    def work_alone(self) -> float:
+        """`training_flops`, had it found nothing computed: what comparisons and checks count."""
+        return sum(n for phase, n in self.flops_alone.items() if phase != "evaluating")
 
     @property
     def curve(self) -> tuple[Point, ...]:
@@ -417,18 +422,11 @@ def _plausible(run: Run) -> Run:
             raise ValueError(f"{name} is missing")
     if run.kind not in KINDS or (run.kind == "plain") != (run.baseline_of is None):
         raise ValueError(f"a run of kind {run.kind!r}")
-    shares = [
-        run.accuracy,
-        *run.interval,
-        run.balanced_accuracy,
-        *(run.source_accuracy or ()),
-        *(a for _, a in run.repeats),
-    ]
-    shares += [a for e in run.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None]
-    if (
-        not all(0 <= share <= 1 for share in shares)
-        or min(run.test_images, run.source_pictures) < 0
-    ):
+    watched = (a for e in run.epochs for a in (e.val_accuracy, e.monitor_accuracy))
+    shares = [run.accuracy, *run.interval, run.balanced_accuracy, *(run.source_accuracy or ())]
+    shares += [*(a for _, a in run.repeats), *(a for a in watched if a is not None)]
+    possible = all(0 <= share <= 1 for share in shares)
+    if not possible or min(run.test_images, run.source_pictures) < 0:
         raise ValueError("an accuracy is not between 0 and 1, or a count is negative")
     return run
 

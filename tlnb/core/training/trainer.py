@@ -176,8 +176,7 @@ class Trainer:
         self.checkpoints, self._resume = checkpoints, resume
         self.state = state or TrainingState()
         self.inputs: Inputs | None = None  # until the run has found out what to cache
-        # of micro-batches, that a note has told of
-        self._noted_count = resume.pieces if resume else 1
+        self._noted_count = resume.pieces if resume else 1  # micro-batches that a note told of
 
     def check_resume(self) -> None:
         """Raises `UsageError` where the checkpoint to go on from is not of this training."""
@@ -379,7 +378,8 @@ def _record(
 ) -> Run:
     """The run as it ended, with the proof; one whose frozen layers moved has failed."""
     context, state, plan = trainer.context, trainer.state, trainer.context.plan
-    end = hashes(context.module)
+    clock, host, data = context.costs.clock, context.machine, context.data
+    end, tested = hashes(context.module), len(data.labels["test"])
     changes = tuple(trainer.start.changes(context.module, end, context.anatomy, plan))
     source = None if trial else _source_accuracy(context, changes, previous)
     events = list(state.events)
@@ -389,10 +389,8 @@ def _record(
         events.append(event("frozen-moved", layers=", ".join(broken)))
     inference_flops = trainer.inputs.cost.whole if trainer.inputs else 0.0
     trained = trainer.release()
-    clock, host, data = context.costs.clock, context.machine, context.data
     seconds, (flops, wh) = clock.seconds(), context.spent()
     right, by_class = scores(answers)
-    tested = len(data.labels["test"])
     return Run(
         name=context.name,
         plan=plan,
@@ -430,6 +428,7 @@ def _record(
         cache=state.cache,
         inference_flops=inference_flops,
         processes=context.ranks.count,
+        found_flops=context.costs.found or {},
         _trained=trained,
         _hashes=end,
         _start_code=trainer.start.code,

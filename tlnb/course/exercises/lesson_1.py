@@ -100,7 +100,7 @@ def the_whole(tl: Session) -> Steps:
     return (
         f"full {whole.accuracy:.1%}, head {head.accuracy:.1%}: {gap:+.1f} points, and the two 95% intervals "
         f"{'do not overlap' if clear else 'overlap: from these twenty images you cannot tell which is better'}. "
-        f"It took {whole.training_flops / head.training_flops:.0f} times the FLOPs."
+        f"It took {whole.work_alone / head.work_alone:.0f} times the FLOPs."
     )
 
 
