@@ -43,7 +43,7 @@ from tlnb.core.runtime.errors import OneLine
 from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import Forecast
-from tlnb.core.training.trainer import train
+from tlnb.core.training.train import train
 
 STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
 WORTHWHILE_GAIN = 0.01  # accuracy that more changes must gain to be recommended
