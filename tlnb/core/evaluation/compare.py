@@ -14,6 +14,7 @@ from tlnb.core.costs.prices import Price
 from tlnb.core.data.builtin import digits_pixels
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.evaluation.comparison import BreakEven, Comparison, Row, Saving, Spent
+from tlnb.core.training.refit_record import difference
 from tlnb.core.training.run import Run, wilson_interval
 
 # Ratio of the largest class to the smallest from which balanced accuracy is shown too.
@@ -164,15 +165,16 @@ def to_target(run: Run, target: float | None) -> Spent:
     apart = before is not None and reached.epochs - before.epochs > 1
     share = reached.epochs / len(run.epochs)
 
-    def until(by_phase: Mapping[str, float]) -> float:
+    def until(all_passes: Mapping[str, float], refit: Mapping[str, float] | None) -> float:
+        by_phase = difference(all_passes, refit or {})  # which comes after the target
         before = sum(by_phase.get(phase, 0.0) for phase in ("preparing", "caching", "warmup"))
         return before + share * by_phase.get("training", 0.0)
 
     whole = sum(run.seconds.values()) or 1.0
     return Spent(
         reached.seconds,
-        until(run.flops_by_phase),
-        until(run.wh_by_phase),
+        until(run.flops_by_phase, run.refit and run.refit.flops),
+        until(run.wh_by_phase, run.refit and run.refit.wh),
         run.money * reached.seconds / whole,
         before.seconds if before and apart else None,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torchvision
@@ -77,6 +78,8 @@ def train(
         UsageError: a device or precision that this machine does not have; a checkpoint that is not of this training.
         MemoryLimit: not even one image fits in memory.
     """
+    if trial:  # it is the held-out labels that are asked for
+        options = replace(options, refit=False)
     host, group = machine(options.device, options.precision), ranks()
     costs = _costs(host, group, resume)
     with seeded(options.seed, host):
@@ -103,6 +106,8 @@ def train(
             checkpoints = CheckpointWriter(keep, at_risk(), group)
             trainer = Trainer(context, start, checkpoints, resume)
             trainer.check_resume()
+            if previous is not None and _has_taught(previous, data):
+                trainer.state.events.append(event("val-seen", run=previous.name))
         status = trainer.run(warm=starts_pretrained(plan, previous))
         with checkpoints.written_if_interrupted(trainer.state.events):
             answers = trainer.test(trial)
@@ -127,6 +132,11 @@ def network_at_start(
     if previous is not None:
         return previous.module()
     return build(model, plan.edits, plan.start, options.seed, scopes)
+
+
+def _has_taught(previous: Run, data: DataSet) -> bool:
+    """Whether a run has learned from what the data hold out to choose with."""
+    return previous.refit is not None and previous.fingerprint == data.fingerprint
 
 
 def starts_pretrained(plan: Plan, previous: Run | None) -> bool:
@@ -198,6 +208,7 @@ def _record(
         cache=state.cache,
         inference_flops=inference_flops,
         processes=context.ranks.count,
+        refit=trainer.refit,
         _trained=trained,
         _hashes=end,
         _start_code=trainer.start.code,

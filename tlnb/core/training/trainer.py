@@ -10,12 +10,13 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypedDict
 
 from torch import nn
 
-from tlnb.core.planning.recipes import recipe
+from tlnb.core.planning.recipes import can_refit, recipe
 from tlnb.core.runtime.distributed import uses_batch_statistics
-from tlnb.core.training.batches import without_single_images
+from tlnb.core.training.batches import note_once, without_single_images
 from tlnb.core.training.checkpoint import Checkpoint, Due
 from tlnb.core.training.checkpoint_check import check_fits
 from tlnb.core.training.checkpoint_state import CheckpointWriter, TrainingState
@@ -28,6 +29,8 @@ from tlnb.core.training.lbfgs import LbfgsEpochs
 from tlnb.core.training.optimizers import advice_for_nan, parameter_groups, parameters_of
 from tlnb.core.training.progress import Progress
 from tlnb.core.training.proof import StartState
+from tlnb.core.training.refit import context_for_all, epochs_for_all
+from tlnb.core.training.refit_record import Refit, difference
 from tlnb.core.training.run import Answers, EpochRecord
 from tlnb.core.training.split_evaluation import (
     answers_on_test,
@@ -35,6 +38,14 @@ from tlnb.core.training.split_evaluation import (
     looks_at_monitor,
 )
 from tlnb.core.training.training_inputs import Inputs
+
+
+class Costs(TypedDict):
+    """What was spent, each by phase."""
+
+    seconds: dict[str, float]
+    flops: dict[str, float]
+    wh: dict[str, float]
 
 
 class Trainer:
@@ -47,6 +58,8 @@ class Trainer:
         checkpoints: CheckpointWriter,
         resume: Checkpoint | None = None,
         state: TrainingState | None = None,
+        *,
+        until: int | None = None,
     ) -> None:
         """For a network as it is before its first step.
 
@@ -54,9 +67,16 @@ class Trainer:
             start: of that network.
             resume: go on from here.
             state: to begin with; by default a new one.
+            until: of a refit, the epochs after which it ends; the schedule is that of all.
         """
         self.context, self.start = context, start
         self.checkpoints, self._resume = checkpoints, resume
+        self._first_weights, self._until = start.weights, until
+        self._ended: Checkpoint | None = (
+            None  # the end of the last epoch, where checkpoints are kept
+        )
+        self._second: Trainer | None = None  # whose network is the run's, once it has finished
+        self.refit: Refit | None = None
         self.state = state or TrainingState()
         self.inputs: Inputs | None = None  # until the run has found out what to cache
         # of micro-batches, that a note has told of
@@ -66,6 +86,8 @@ class Trainer:
         """Raises `UsageError` where the checkpoint to go on from is not of this training."""
         if self._resume is None:
             return
+        if self._resume.refit is not None:
+            self._for_all(self._resume.refit).check_resume()
         context, events = self.context, self.state.events
         plan, options = context.plan, context.options
         groups = parameter_groups(context.module, context.anatomy, plan.trained, options)
@@ -86,7 +108,79 @@ class Trainer:
     # ── training ──
 
     def run(self, warm: bool) -> str:
-        """Warm-up where it helps, then the plan. `finished`, `stopped` on an interrupt, `failed` without a loss."""
+        """The plan, then where that is wanted once more on all labels in use.
+
+        Returns:
+            `finished`, `stopped` on an interrupt, `failed` without a loss.
+        """
+        status = self._pass(warm)
+        if status == "finished" and self._refits:
+            status = self._on_all_labels(warm)
+        return status
+
+    @property
+    def _refits(self) -> bool:
+        return bool(self.context.options.refit) and can_refit(self.context.data)
+
+    def _on_all_labels(self, warm: bool) -> str:
+        """From the start again. Where that ends early, the network is the first pass's."""
+        context, checkpoints, resume = self.context, self.checkpoints, self._resume
+        chosen = state_of(context.module, context.plan.trained)
+        spent = self._costs(resume.refit if resume else None)
+        ended = self._ended or resume
+        checkpoints.first = replace(ended, refit=None, **spent) if ended else None
+        second = self._for_all(resume.refit if resume else None)
+        context.module.load_state_dict(self._first_weights, strict=False)
+        status = second.run(warm)
+        self.state.work = second.state.work
+        if status != "finished":
+            context.module.load_state_dict(chosen, strict=False)
+            return status
+        self._second, self.inputs = second, second.inputs
+        self.refit = second._as_refit(spent)
+        epochs, wanted = self.refit.epochs, context.options.epochs or 0
+        done = event("refit", images=self.refit.images, epochs=epochs, wanted=wanted)
+        note_once(self.state.events, done)
+        return status
+
+    def _for_all(self, resume: Checkpoint | None) -> Trainer:
+        """The trainer of the second pass."""
+        context, state = self.context, self.state
+        held_out = len(context.labels["val"])
+        begun = TrainingState(
+            work=state.work,
+            events=state.events,
+            micro_batches=state.micro_batches,
+            cache=state.cache,
+        )
+        until = epochs_for_all(state.epochs, held_out) if state.epochs else context.options.epochs
+        everything = context_for_all(context)
+        return Trainer(everything, self.start, self.checkpoints, resume, begun, until=until)
+
+    def _costs(self, of_refit: Checkpoint | None = None) -> Costs:
+        """What was spent so far, without what a refit that is resumed had spent. A collective call."""
+        flops, wh = self.context.spent()
+        spent: Costs = {"seconds": self.context.costs.clock.seconds(), "flops": flops, "wh": wh}
+        if of_refit is None:
+            return spent
+        return {
+            "seconds": difference(spent["seconds"], of_refit.seconds),
+            "flops": difference(spent["flops"], of_refit.flops),
+            "wh": difference(spent["wh"], of_refit.wh),
+        }
+
+    def _as_refit(self, before: Costs) -> Refit:
+        now, images = self._costs(), self.context.train_images
+        return Refit(
+            images=images,
+            epochs=len(self.state.epochs),
+            seconds=difference(now["seconds"], before["seconds"]),
+            flops=difference(now["flops"], before["flops"]),
+            wh=difference(now["wh"], before["wh"]),
+        )
+
+    def _pass(self, warm: bool) -> str:
+        """Warm-up where it helps, then the plan."""
         epochs, events = self.state.epochs, self.state.events
         try:
             self._train_epochs(self._begin(warm))
@@ -95,8 +189,8 @@ class Trainer:
             # the other processes may be anywhere: what is left is the last checkpoint
             if self.context.ranks.count > 1:
                 raise
-            wanted = self.context.options.epochs or 0
-            events.append(event("stopped", epoch=len(epochs), epochs=wanted))
+            kind = "refit-stopped" if self._until else "stopped"
+            events.append(event(kind, epoch=len(epochs), epochs=self._epochs_wanted))
             return "stopped"
         except BaseException:
             with suppress(Exception):  # a GPU that fell away takes what it held with it
@@ -110,20 +204,20 @@ class Trainer:
         """Cache what is frozen; go back to the checkpoint, or prepare the output layers."""
         context, state, resume = self.context, self.state, self._resume
         context.set_modes()
-        before = resume.cache if resume else None
+        before = resume.cache if resume else state.cache
         inputs = context.source.inputs(context.plan.trained, context.options, before)
         self.inputs, state.cache = inputs, inputs.cache
         if resume is not None:
             heads = context.layers(context.trained_heads)
             state.restore(resume, context.module, heads, context.machine.device)
         else:
-            state.events += [inputs.event] if inputs.event else []
+            if inputs.event:
+                note_once(state.events, inputs.event)
             begin_with_heads(context, inputs, state, warm)
         return inputs
 
     def _end(self) -> None:
         """The best weights, in a network without helpers."""
-        self.context.stop_check.silence()  # testing comes, which a stopped run is owed too
         if self.state.best_state:
             self.context.module.load_state_dict(self.state.best_state, strict=False)
         for norm in self.state.input_norms:
@@ -135,7 +229,7 @@ class Trainer:
         context.set_modes()
         train = self._epochs(inputs)
         learning, due = Learning(context.module), Due(self.checkpoints.at_risk)
-        for epoch in range(len(state.epochs), options.epochs or 0):
+        for epoch in range(len(state.epochs), self._epochs_wanted):
             splits = ("val", "monitor") if epoch in monitored else ("val",)
             record = self._epoch(epoch, inputs, train, learning, splits)
             if not math.isfinite(record.train_loss):
@@ -146,6 +240,10 @@ class Trainer:
                 with context.costs.phase("other", "keep"):
                     self._keep(train, due)
             self._report_epoch(record)
+
+    @property
+    def _epochs_wanted(self) -> int:
+        return self._until or self.context.options.epochs or 0
 
     def _epochs(self, inputs: Inputs) -> Epochs:
         """The optimiser that was chosen, where the run stands."""
@@ -187,7 +285,7 @@ class Trainer:
         context = self.context
         monitored = "monitor" in context.data.splits
         accuracy = record.monitor_accuracy if monitored else record.val_accuracy
-        done, epochs = len(self.state.epochs), context.options.epochs or 0
+        done, epochs = len(self.state.epochs), self._epochs_wanted
         context.report(
             Progress(context.name, "training", done, epochs, record.train_loss, accuracy)
         )
@@ -204,6 +302,7 @@ class Trainer:
                 start=dict(self.start.hashes),
                 code=self.start.code,
             )
+            self._ended = checkpoint
             self.checkpoints.after_epoch(checkpoint, due, self.state.events)
 
     def _note_micro_batches(self) -> None:
@@ -232,6 +331,9 @@ class Trainer:
 
     def test(self, with_logits: bool = False) -> Answers:
         """What the network says about the test split, which is read once."""
+        if self._second is not None:
+            return self._second.test(with_logits)
+        self.context.stop_check.silence()  # a stopped run is owed this, too
         context, done = self.context, len(self.state.epochs)
         context.report(Progress(context.name, "evaluating", done, context.options.epochs or 0))
         self.inputs = self.inputs or context.source.raw("none")
@@ -240,7 +342,9 @@ class Trainer:
     def release(self) -> nn.Module:
         """The trained network, on the CPU, everything trainable again; what its training needed is let go of."""
         self.context.source.forget()
-        self.inputs = None
+        if self._second is not None:
+            self._second.context.source.forget()
+        self.inputs = self._second = None
         module = self.context.module
         module.requires_grad_(True)
         module.zero_grad(set_to_none=True)  # or each run that is kept would hold them, too
