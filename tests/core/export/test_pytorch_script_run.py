@@ -19,7 +19,7 @@ from tlnb.core.export.pytorch_script import training_section as code_training
 from tlnb.core.models import flops
 from tlnb.core.planning import recipes
 from tlnb.core.planning.plan import STRATEGIES
-from tlnb.core.training import head_first, trainer
+from tlnb.core.training import head_first, train, trainer
 from tlnb.session import Session
 
 EXACT = {"epochs": 2, "batch_size": 16, "augment": "none", "precision": "fp32"}
@@ -36,7 +36,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
         # counting takes longer than training here, and tells nothing,
         patch.setattr(flops, "_counted", lambda *_, **__: 1.0)
         patch.setattr(
-            trainer, "source_accuracy", lambda *_: None
+            train, "source_accuracy", lambda *_: None
         )  # like looking back at the source's pictures
         for write in (
             every_strategy,

@@ -1,4 +1,4 @@
-"""A refit: all labels in use teach, what they are held out for stays, and the record says which pass is which."""
+"""A refit: all labels in use teach, and the record says which pass is which."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Train once more on all labels in use, those that were held out to choose with included.
 
-A network that all labels taught is better than one that only most of them taught (Hastie, Tibshirani and Friedman,
-"The Elements of Statistical Learning", 2009, section 7.10; Goodfellow, Bengio and Courville, "Deep Learning", 2016,
-algorithm 7.2). The first pass chooses; the second has the same start, seed and schedule.
+A network that all labels taught is better than one that only most of them taught (Goodfellow,
+Bengio and Courville, "Deep Learning", 2016, algorithm 7.2). The first pass chooses; the second has
+the same start, seed and schedule.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def context_for_all(context: TrainingContext) -> TrainingContext:
 
 
 def epochs_for_all(epochs: Sequence[EpochRecord], held_out: int) -> int:
-    """How many epochs the refit takes: up to the last as good as the best, within one standard error.
+    """How many epochs the refit takes: to the last as good as the best, within a standard error.
 
     The one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984,
     section 3.4.3): a few held-out labels tell epochs apart by luck, and a schedule that ends early
