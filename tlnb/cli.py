@@ -197,10 +197,7 @@ def tune(job: Path, storage: str, trials: int, best: Path | None, trust: bool) -
             print(f"To train with its values: python -m tlnb train {best} --out DIR")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of `tlnb`."""
-    parser = argparse.ArgumentParser(prog="tlnb", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+def _add_course(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     show = commands.add_parser("demo", help="run lesson 1 here, without a browser")
     show.add_argument(
         "--out", type=Path, default=Path("demo-output"), help="folder for the notebook and the page"
@@ -218,6 +215,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="with --reset: restore them; edited copies are kept under another name",
     )
+
+
+def _add_jobs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     work = commands.add_parser("train", help="run a job file written by %%tl_save --job")
     work.add_argument("job", type=Path)
     work.add_argument(
@@ -243,18 +243,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             action="store_true",
             help="run the job's code even if it is more than nn.* constructors",
         )
+
+
+def _carry_out(chosen: argparse.Namespace) -> None:
+    if chosen.command == "demo":
+        demo(chosen.out)
+    elif chosen.command == "train":
+        train(chosen.job, chosen.out, chosen.trust)
+    elif chosen.command == "tune":
+        tune(chosen.job, chosen.storage, chosen.trials, chosen.best, chosen.trust)
+    elif chosen.reset:
+        reset_lessons(chosen.folder, chosen.yes)
+    else:
+        lessons(chosen.folder, not chosen.no_browser)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point of `tlnb`."""
+    parser = argparse.ArgumentParser(prog="tlnb", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_course(commands)
+    _add_jobs(commands)
     chosen = parser.parse_args(arguments)
     try:
-        if chosen.command == "demo":
-            demo(chosen.out)
-        elif chosen.command == "train":
-            train(chosen.job, chosen.out, chosen.trust)
-        elif chosen.command == "tune":
-            tune(chosen.job, chosen.storage, chosen.trials, chosen.best, chosen.trust)
-        elif chosen.reset:
-            reset_lessons(chosen.folder, chosen.yes)
-        else:
-            lessons(chosen.folder, not chosen.no_browser)
+        _carry_out(chosen)
     except TLError as error:
         distributed.tell(f"tlnb: {error}")
         return 1

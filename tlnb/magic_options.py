@@ -43,7 +43,7 @@ def _training_arguments(option: Option) -> Arguments:
     """One argument, or for what the recipe decides unasked, two: yes and no."""
     if not option.either:
         return (_training_argument(option),)
-    actions = zip(option.flags, ("store_true", "store_false"), (option.help, "not so"), strict=True)
+    actions = zip(option.flags, ("store_true", "store_false"), (option.help, f"not --{option.flag}"), strict=True)
     return tuple(
         argument(f"--{flag}", dest=option.name, action=action, default=None, help=text)
         for flag, action, text in actions
@@ -125,6 +125,7 @@ LAYERS: Arguments = (
 STRATEGY: Arguments = (
     argument("name", nargs="?", help=f"{', '.join(STRATEGIES)}; also {', '.join(ALIASES)}"),
     argument("--last", type=int, metavar="N", help="partial only: train the last N stages"),
+    argument("--rank", type=int, metavar="R", help="adapter only: the rank of each added part"),
 )
 PATTERNS: Arguments = (
     argument(

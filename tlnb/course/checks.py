@@ -53,7 +53,7 @@ class Step:
 Steps = Generator[Step, None, str | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exercise:
     """A check with its name and title."""
 
@@ -69,7 +69,7 @@ def exercise(name: str, title: str) -> Callable[[Callable[..., Steps]], Callable
     """Register a function as the check of exercise `name`; a later one replaces it."""
 
     def register(steps: Callable[..., Steps]) -> Callable[..., Steps]:
-        EXERCISES[name] = Exercise(name, title, steps)
+        EXERCISES[name] = Exercise(name=name, title=title, steps=steps)
         return steps
 
     return register
@@ -122,7 +122,12 @@ def judge(
             met.append(step.what)
     except StopIteration as end:
         return Check(
-            asked.name, asked.title, True, tuple(met), learned=end.value or "", attempts=attempts
+            name=asked.name,
+            title=asked.title,
+            passed=True,
+            met=tuple(met),
+            learned=end.value or "",
+            attempts=attempts,
         )
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
@@ -140,7 +145,7 @@ def _hints_shown(step: Step, before: Check | None) -> int:
 
 def untried(asked: Exercise) -> Check:
     """The result of an exercise that has not been checked yet."""
-    return Check(asked.name, asked.title, False)
+    return Check(name=asked.name, title=asked.title, passed=False)
 
 
 def grades(learner: str, checks: Iterable[Check], runs: Iterable[Run], version: str) -> str:

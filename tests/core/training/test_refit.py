@@ -183,7 +183,10 @@ def test_a_loss_that_is_no_number_in_the_refit_leaves_the_first_pass(monkeypatch
     ],
 )
 def test_it_ends_where_more_was_clearly_worse(values: list[float], held_out: int, epochs: int):
-    records = [EpochRecord(1.0, value, None, 0.1) for value in values]
+    records = [
+        EpochRecord(train_loss=1.0, val_accuracy=value, monitor_accuracy=None, seconds=0.1)
+        for value in values
+    ]
     assert epochs_for_all(records, held_out) == epochs
 
 

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from tlnb.core.models.anatomy import ROOT, owned
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.pretrained import PretrainedModel
+from tlnb.core.planning.adapters import add_adapters
 from tlnb.core.planning.plan import Edit
 from tlnb.core.planning.safe_modules import (
     MOST_EDITS,
@@ -86,6 +87,9 @@ def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
     Raises:
         PlanError: no module has that name, the new part's name is taken, or the code fails.
     """
+    if edit.rank is not None:
+        add_adapters(module, tuple(edit.name.split(", ")), edit.rank)
+        return
     known = dict(module.named_modules(remove_duplicate=False))
     if not edit.name or edit.name not in known:
         raise PlanError(
@@ -249,7 +253,7 @@ def new_output_layer(module: nn.Module, head: str, classes: int, width: int | No
         raise PlanError(
             f"{head} is a {type(old).__name__}: an output layer must be nn.Linear or nn.Conv2d"
         )
-    return Edit("replace", head, code, automatic=True)
+    return Edit(kind="replace", name=head, code=code, automatic=True)
 
 
 def output_edits(
@@ -275,10 +279,15 @@ def output_edits(
                     first = f"{parent}.{around[place - 1][0]}"
                 edits.append(
                     Edit(
-                        "add", first, "nn.AdaptiveAvgPool2d(1)", "before", "before1", automatic=True
+                        kind="add",
+                        name=first,
+                        code="nn.AdaptiveAvgPool2d(1)",
+                        where="before",
+                        part="before1",
+                        automatic=True,
                     )
                 )
-                edits.append(Edit("remove", f"{parent}.{name}", automatic=True))
+                edits.append(Edit(kind="remove", name=f"{parent}.{name}", automatic=True))
     return tuple(edits)
 
 

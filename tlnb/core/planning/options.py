@@ -121,7 +121,7 @@ def option(default: Any, help: str, *, unasked: Any = ..., **about: Any) -> Any:
     return field(default=default, metadata={"option": Option(help=help, default=asked, **about)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """How a network is trained.
 
@@ -258,7 +258,7 @@ class TrainOptions:
         return replace(self, **{name: getattr(recipe, name) for name in empty})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CallOptions:
     """Options of a `train` call that do not change how the network is trained."""
 

@@ -79,7 +79,7 @@ def _as_refit(report: Report) -> Report:
     return told
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _RowsThrough:
     """Rows of a split through a frozen prefix; images are brought to the device when asked."""
 
@@ -107,8 +107,8 @@ class AllLabels(FeatureSource):
             first.machine,
             first.tally,
             first.store,
-            first._pause,
-            first.ranks,
+            pause=first._pause,
+            ranks=first.ranks,
         )
         self._first, self.counts, self.cuts = first, first.counts, first.cuts
 
@@ -129,7 +129,7 @@ class AllLabels(FeatureSource):
         def compute() -> Callable[[slice | Tensor], Tensor]:
             return super(AllLabels, self).through(prefix, split, kind, seed, view)
 
-        return _RowsThrough(compute, prefix, (kind, seed, view))
+        return _RowsThrough(compute=compute, prefix=prefix, drawn=(kind, seed, view))
 
     def kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
         """A value from the store, or joined from those of the splits, of which some may be new."""
@@ -146,7 +146,7 @@ class AllLabels(FeatureSource):
     ) -> tuple[Tensor, bool]:
         first, prefix = self._first, through.prefix
         drawn = through.drawn if split == "train" else ("none", 0, 0)
-        who = first.identity(Cut("", prefix, prefix))
+        who = first.identity(Cut(at="", prefix=prefix, suffix=prefix))
         key = key_of(who, first.data_key(split, *drawn))
         found = first.store.get(key, first.machine.device)  # which the first pass has looked at
         if first.ranks.every(found is not None) and found is not None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.models.pretrained import Transform
+from tlnb.core.planning.adapters import merge_adapters
 from tlnb.core.planning.options import BY_RECIPE, TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine, UsageError
@@ -33,7 +34,7 @@ Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EpochRecord:
     """One pass over the training images.
 
@@ -47,7 +48,7 @@ class EpochRecord:
     seconds: float  # of training, without evaluation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """The state of a run at a look, on the split that curves and targets use."""
 
@@ -56,7 +57,7 @@ class Point:
     accuracy: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """What the optimiser did, head first included, and what it would have cost otherwise."""
 
@@ -68,7 +69,7 @@ class Work:
     uncached_flops: float  # for the run's images, as planned, without a cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cache(OneLine):
     """What a run computed once, not in every epoch: the outputs before the split point."""
 
@@ -85,7 +86,7 @@ class Cache(OneLine):
         return f"Cache after {self.at}: {self.views} views, {size}{reused}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Forecast(OneLine):
     """The predicted cost of a training, from a few timed steps on a copy; later, its error."""
 
@@ -154,7 +155,7 @@ class Forecast(OneLine):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answers(OneLine):
     """A trained network's predictions on the test split, which is read once; one per image."""
 
@@ -170,7 +171,7 @@ class Answers(OneLine):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run(OneLine):
     """The record of one training, and the proof of which layers moved."""
 
@@ -264,9 +265,8 @@ class Run(OneLine):
         before = difference(self.seconds, self.refit.seconds if self.refit else {})
         spent = sum(before.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
         seconds = list(itertools.accumulate((e.seconds for e in self.epochs), initial=spent))
-        return tuple(
-            Point(done, seconds[done], accuracy) for done, accuracy in looked_at(self.epochs)
-        )
+        looks = looked_at(self.epochs)
+        return tuple(Point(epochs=n, seconds=seconds[n], accuracy=seen) for n, seen in looks)
 
     @property
     def watched(self) -> float | None:
@@ -289,10 +289,12 @@ class Run(OneLine):
     def module(self) -> nn.Module:
         """A copy of the trained network, in eval mode, on the CPU (`module_copy.copied_or_shared`).
 
+        Adapters are merged into the weights.
+
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
         """
-        return copied_or_shared(self.network()).eval()
+        return merge_adapters(copied_or_shared(self.network()).eval())
 
     def network(self) -> nn.Module:
         """The trained network itself, read-only; `module()` gives a copy.

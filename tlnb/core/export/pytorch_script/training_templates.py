@@ -206,6 +206,7 @@ def main() -> None:
     # held out to choose with, they teach now as well  #? !apart refit
     data["train"] = tuple(torch.cat(pair) for pair in zip(data["train"], data["val"], strict=True))  #? !apart refit
     model = build_model()
+    add_adapters(model, $adapted, rank=$rank)  #? adapted
     model.requires_grad_(False)  # frozen: no gradient, and features() puts it in eval mode  #? apart
     head = $head  #? one !apart
     head = $head.requires_grad_(True)  # but for its output layer  #? apart
@@ -253,6 +254,9 @@ def main() -> None:
             head.weight /= spread  #? several
             head.bias -= $dot  #? several
     print(f"test accuracy {accuracy(model, *data['test']):.1%}")
+    for layer in list(model.modules()):  # adapters become part of the weights  #? adapted
+        for key in list(getattr(layer, "parametrizations", ())):  #? adapted
+            parametrize.remove_parametrizations(layer, key)  #? adapted
     torch.save(model.state_dict(), "model.pt")
 
 
