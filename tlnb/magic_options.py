@@ -43,7 +43,12 @@ def _training_arguments(option: Option) -> Arguments:
     """One argument, or for what the recipe decides unasked, two: yes and no."""
     if not option.either:
         return (_training_argument(option),)
-    actions = zip(option.flags, ("store_true", "store_false"), (option.help, f"not --{option.flag}"), strict=True)
+    actions = zip(
+        option.flags,
+        ("store_true", "store_false"),
+        (option.help, f"not --{option.flag}"),
+        strict=True,
+    )
     return tuple(
         argument(f"--{flag}", dest=option.name, action=action, default=None, help=text)
         for flag, action, text in actions
