@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tests.resuming import begun, own_home, same  # noqa: F401 - a fixture of every test here
+from tlnb.core.evaluation.compare import to_target
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.refit import epochs_for_all, with_all_labels
 from tlnb.core.training.run import EpochRecord, Run
@@ -56,8 +57,7 @@ def test_deeper_strategies_refit_where_it_is_asked_for(strategy: str):
 
 
 def test_curves_and_the_best_epoch_are_those_of_the_first_pass_and_costs_those_of_both():
-    session = begun(20, "head")
-    once, twice = session.train(**QUICK, refit=False), session.train(**QUICK)
+    once, twice = begun(20, "head").train(**QUICK, refit=False), begun(20, "head").train(**QUICK)
     assert once.refit is None and twice.refit is not None
     assert [(e.train_loss, e.val_accuracy, e.monitor_accuracy) for e in once.epochs] == [
         (e.train_loss, e.val_accuracy, e.monitor_accuracy) for e in twice.epochs
@@ -69,7 +69,9 @@ def test_curves_and_the_best_epoch_are_those_of_the_first_pass_and_costs_those_o
     )
     apart = twice.training_seconds - twice.curve[-1].seconds
     both = sum(twice.refit.seconds[p] for p in ("caching", "warmup", "training"))
-    assert both == pytest.approx(apart, rel=0.5) and both > 0
+    assert both == pytest.approx(apart, rel=0.01) and both > 0
+    target = once.curve[-1].accuracy
+    assert to_target(twice, target).flops == pytest.approx(to_target(once, target).flops)
 
 
 @pytest.mark.parametrize("strategy", ["head", "full"])
@@ -102,6 +104,18 @@ def test_a_later_kernel_goes_on_in_the_refit_without_training_again():
     later.report = lambda progress: told.append((progress.phase, progress.epoch))
     same(later.resume(), whole)
     assert [each for each in told if each[0] in ("training", "refit")] == [("refit", 3)]
+
+
+def test_a_checkpoint_of_a_refit_is_refused_by_a_training_without_one():
+    session = begun(20, "head")
+    stop_in_refit(session, 2)
+    run = session.train(epochs=3)
+    session.report, state = None, session.state
+    job = state.jobs[run.name]
+    other = replace(job, options=replace(job.options, refit=False))
+    session.commit(replace(state, jobs={**state.jobs, run.name: other}))
+    with pytest.raises(UsageError, match="is of a refit, which its training has not"):
+        session.resume()
 
 
 def test_the_baseline_gets_the_same_treatment():

@@ -16,6 +16,7 @@ from torch import nn
 
 from tlnb.core.planning.recipes import can_refit, recipe
 from tlnb.core.runtime.distributed import uses_batch_statistics
+from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.batches import note_once, without_single_images
 from tlnb.core.training.checkpoint import Checkpoint, Due
 from tlnb.core.training.checkpoint_check import check_fits
@@ -71,9 +72,8 @@ class Trainer:
         self.context, self.start = context, start
         self.checkpoints, self._resume = checkpoints, resume
         self._first_weights, self._until = start.weights, until
-        self._ended: Checkpoint | None = (
-            None  # the end of the last epoch, where checkpoints are kept
-        )
+        # the end of the last epoch, where checkpoints are kept
+        self._ended: Checkpoint | None = None
         self._second: Trainer | None = None  # whose network is the run's, once it has finished
         self.refit: Refit | None = None
         self.state = state or TrainingState()
@@ -86,7 +86,7 @@ class Trainer:
         if self._resume is None:
             return
         if self._resume.refit is not None:
-            self._for_all(self._resume.refit).check_resume()
+            self._check_refit(self._resume.refit)
         context, events = self.context, self.state.events
         plan, options = context.plan, context.options
         groups = parameter_groups(context.module, context.anatomy, plan.trained, options)
@@ -103,6 +103,14 @@ class Trainer:
         )
         model = context.model.name
         self.start = self.start.resumed(self._resume, plan, context.name, model)
+
+    def _check_refit(self, resume: Checkpoint) -> None:
+        if not self._refits:
+            raise UsageError(
+                f"the checkpoint of run {self.context.name!r} is of a refit, which its training "
+                "has not: %tl_train trains it from the start"
+            )
+        self._for_all(resume).check_resume()
 
     # ── training ──
 
