@@ -39,6 +39,22 @@ def takes(*arguments: argument) -> Callable[[Method], Method]:
     return decorate
 
 
+def _training_arguments(option: Option) -> Arguments:
+    """One argument, or for what the recipe decides unasked, two: yes and no."""
+    if not option.either:
+        return (_training_argument(option),)
+    actions = zip(
+        option.flags,
+        ("store_true", "store_false"),
+        (option.help, f"not --{option.flag}"),
+        strict=True,
+    )
+    return tuple(
+        argument(f"--{flag}", dest=option.name, action=action, default=None, help=text)
+        for flag, action, text in actions
+    )
+
+
 def _training_argument(option: Option) -> argument:
     flag = f"--{option.flag}"
     if option.is_switch:
@@ -54,8 +70,10 @@ def _training_argument(option: Option) -> argument:
     )
 
 
-TRAIN: Arguments = tuple(_training_argument(option) for option in OPTIONS)
-TRAINING: Arguments = tuple(_training_argument(o) for o in OPTIONS if not o.of_train)
+TRAIN: Arguments = tuple(each for option in OPTIONS for each in _training_arguments(option))
+TRAINING: Arguments = tuple(
+    each for option in OPTIONS if not option.of_train for each in _training_arguments(option)
+)
 DATA: Arguments = (
     argument(
         "source",

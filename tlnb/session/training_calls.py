@@ -54,6 +54,7 @@ def train(
     class_weights: bool = False,
     device: str | None = None,
     optimizer: str = "adamw",
+    refit: bool | None = None,
 ) -> Run:
     """Train the plan on a copy of the model, or with `scratch` the baseline of the latest run.
 
@@ -67,6 +68,8 @@ def train(
         cache: compute frozen layers only once.
         optimizer: `adamw` (in batches), or `lbfgs` for strategy `head`: the output layer on all
             images at once.
+        refit: train once more on all labels in use, those held out to choose with included;
+            default: for strategy `head`, where some are held out.
 
     Raises:
         UsageError: no data or model yet, an invalid option, no run to compare with, a budget that
@@ -88,6 +91,7 @@ def train(
         class_weights=class_weights,
         device=device,
         optimizer=optimizer,
+        refit=refit,
     )
     if seeds < 1:
         raise UsageError(f"--seeds {seeds} is too small: use 1 or more")

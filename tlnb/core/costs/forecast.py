@@ -31,7 +31,7 @@ from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import hashes
 from tlnb.core.training.proof import StartState
 from tlnb.core.training.run import Forecast, Run
-from tlnb.core.training.trainer import network_at_start, starts_pretrained
+from tlnb.core.training.train import network_at_start, starts_pretrained
 
 LEAST_SECONDS = 1.0  # a forecast may always take this long
 RUN_SHARE = 0.05  # or this share of the run's seconds, if longer

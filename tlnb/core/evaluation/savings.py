@@ -14,6 +14,7 @@ from tlnb.core.costs.bill import FIGURES, Charge, priced
 from tlnb.core.costs.pretraining import Pretraining
 from tlnb.core.costs.prices import Price
 from tlnb.core.evaluation.comparison import BreakEven, Ratio, Saving, Spent
+from tlnb.core.training.refit_record import difference
 from tlnb.core.training.run import Run
 
 BEFORE_TRAINING = ("preparing", "caching", "warmup")
@@ -25,9 +26,14 @@ Extra = Mapping[str, Charge]  # the tuning to add, by the name of a group's firs
 
 def flops_until(run: Run, epochs: int) -> float:
     """FLOPs up to the end of an epoch, without evaluation, had the run found no cache."""
-    flops = run.flops_alone
+    flops = _first_pass(run, run.flops_alone, "flops")
     before = sum(flops.get(phase, 0.0) for phase in BEFORE_TRAINING)
     return before + epochs / len(run.epochs) * flops.get("training", 0.0)
+
+
+def _first_pass(run: Run, costs: Mapping[str, float], figure: str) -> dict[str, float]:
+    """Costs by phase without the second pass, which comes after any target."""
+    return difference(costs, getattr(run.refit, figure) if run.refit else {})
 
 
 def to_target(run: Run, target: float | None) -> Spent:
@@ -39,7 +45,7 @@ def to_target(run: Run, target: float | None) -> Spent:
     if reached is None:
         return Spent()
     apart = before is not None and reached.epochs - before.epochs > 1
-    wh = run.wh_by_phase
+    wh = _first_pass(run, run.wh_by_phase, "wh")
     share = reached.epochs / len(run.epochs)
     return Spent(
         seconds=reached.seconds,

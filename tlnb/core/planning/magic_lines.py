@@ -36,7 +36,12 @@ def line(magic: str, *words: Any, **options: Any) -> str:
 
 def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -> str:
     """Training options (`Asked`) as a magic line; defaults are left out."""
-    given = {each.flag: each.typed(asked[each.name]) for each in OPTIONS if each.name in asked}
+    given = {
+        flag: typed
+        for each in OPTIONS
+        if each.name in asked
+        for flag, typed in each.given(asked[each.name]).items()
+    }
     return line(magic, **given, **more)
 
 
@@ -56,6 +61,8 @@ def keyword(flag: str, value: Any) -> tuple[str, Any]:
     known = option_named(flag)
     if known is None:
         return flag.replace("-", "_"), value
+    if known.either:
+        return known.name, flag == known.flag
     return known.name, bool(value) is not known.default if known.is_switch else value
 
 
@@ -64,6 +71,8 @@ def flag(name: str, value: Any) -> tuple[str, Any]:
     known = option_named(name)
     if known is None:
         return name.replace("_", "-"), value
+    if known.either:
+        return known.flags[value is False], True
     return known.flag, bool(value) is not known.default if known.is_switch else value
 
 

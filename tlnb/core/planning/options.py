@@ -39,6 +39,7 @@ class Option:
         empty: what an empty control means.
         rare: whether the panel shows it only on request.
         by_recipe: whether the recipe fills it in.
+        either: whether `--x` and `--no-x` both exist, and without them the recipe decides.
         also: other tools' names for it, without hyphens and underscores.
         of_train: whether only `train` takes it, not a forecast or a job.
         in_job: whether a job file keeps it: true for how the network is trained, false for what
@@ -57,6 +58,7 @@ class Option:
     empty: str = "as the recipe says"
     rare: bool = True
     by_recipe: bool = False
+    either: bool = False
     also: tuple[str, ...] = ()
     of_train: bool = False
     in_job: bool = True
@@ -72,6 +74,17 @@ class Option:
         """Whether it is on or off."""
         return isinstance(self.default, bool)
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All its flags without `--`."""
+        return (self.flag, f"no-{self.flag}") if self.either else (self.flag,)
+
+    def given(self, value: Any) -> dict[str, Any]:
+        """A value as the flag that is typed for it, and what is typed after that."""
+        if self.either and value is False:
+            return {self.flags[1]: True}
+        return {self.flag: self.typed(value)}
+
     def typed(self, value: Any) -> Any:
         """A value as typed after the flag: None for the default, True for a changed switch."""
         if self.is_switch:
@@ -84,6 +97,9 @@ class Option:
         """Raise `UsageError` for a value of the wrong type, out of bounds, or not a choice."""
         if value is None:
             return
+        if self.either and not isinstance(value, bool):
+            name = self.name
+            raise UsageError(f"{name}={value!r} is not a yes or no: write {name}=True")
         if self.bounds is not None:
             _check_number(self.name, value, whole=self.number is int)
             least, most = self.bounds
@@ -210,6 +226,15 @@ class TrainOptions:
         panel_help="lbfgs: the output layer alone, all images at once",
         also=("optim", "opt"),
     )
+    refit: bool | None = option(
+        None,
+        "train once more on all labels in use, those held out to choose with included; "
+        "default: for strategy head, where some are held out",
+        label="refit",
+        panel_help="Once more on all labels in use, those held out to choose with included",
+        either=True,
+        also=("retrain", "refitall"),
+    )
 
     def __post_init__(self) -> None:
         for each in _declared(TrainOptions):
@@ -294,6 +319,7 @@ class Asked(TypedDict, total=False):
     precision: str
     class_weights: bool
     optimizer: str
+    refit: bool | None
     device: str | None
 
 
@@ -319,7 +345,7 @@ BY_RECIPE = tuple(each.name for each in OPTIONS if each.by_recipe)
 
 def option_named(name: str) -> Option | None:
     """The option of this keyword or flag, `batch_size` or `batch-size`; None if unknown."""
-    return next((each for each in OPTIONS if name in (each.name, each.flag)), None)
+    return next((each for each in OPTIONS if name in (each.name, *each.flags)), None)
 
 
 def options_asked(asked: Mapping[str, Any]) -> TrainOptions:

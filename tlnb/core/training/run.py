@@ -8,7 +8,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -22,6 +22,7 @@ from tlnb.core.runtime.typed_json import parse, typed
 from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.freezing import Change, hashes
 from tlnb.core.training.monitor_schedule import looks
+from tlnb.core.training.refit_record import Refit, difference
 
 SCHEMA = 1
 # Written for readers of the JSON, and recomputed when it is read.
@@ -30,6 +31,7 @@ KINDS = ("plain", "baseline", "equal-budget")
 # Version 0.1.0 had no kinds: the names of equal-budget baselines ended so.
 OLD_EQUAL_BUDGET = ", equal steps"
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +183,7 @@ class Run(OneLine):
     balanced_accuracy: float
     test_images: int
     epochs: tuple[EpochRecord, ...]
-    best_epoch: int | None  # the epoch whose weights are kept; None: the last
+    best_epoch: int | None  # whose weights are kept unless it was refitted; None: the last
     seconds: dict[str, float]
     flops_by_phase: dict[str, float]
     work: Work
@@ -214,6 +216,7 @@ class Run(OneLine):
     repeats: tuple[tuple[int, float], ...] = ()
     processes: int = 1  # that trained together, one device each; FLOPs and energy are their total
     found_flops: dict[str, float] = field(default_factory=dict)  # an earlier run paid; by phase
+    refit: Refit | None = None  # its network is the run's; epochs, best epoch and curve are not
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
     _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)  # of layers
     _start_code: str = field(default="", repr=False, compare=False)  # `proof.StartState.code`
@@ -264,7 +267,8 @@ class Run(OneLine):
     @property
     def curve(self) -> tuple[Point, ...]:
         """Every look at monitor, else val, oldest first; nothing is known between looks."""
-        spent = sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
+        before = difference(self.seconds, self.refit.seconds if self.refit else {})
+        spent = sum(before.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
         seconds = list(itertools.accumulate((e.seconds for e in self.epochs), initial=spent))
         looks = looked_at(self.epochs)
         return tuple(Point(epochs=n, seconds=seconds[n], accuracy=seen) for n, seen in looks)
@@ -303,11 +307,7 @@ class Run(OneLine):
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
         """
-        if self._trained is None:
-            raise UsageError(
-                f"run {self.name!r} was read from a record without weights: train it again"
-            )
-        return self._trained
+        return self._kept(self._trained, "weights")
 
     def hashes(self) -> dict[str, str]:
         """The hash of every layer in the trained network."""
@@ -319,11 +319,7 @@ class Run(OneLine):
         Raises:
             UsageError: the record was read from JSON, which holds none.
         """
-        if self._answers is None:
-            raise UsageError(
-                f"run {self.name!r} was read from a record without its answers: train it again"
-            )
-        return self._answers
+        return self._kept(self._answers, "its answers")
 
     def transform(self) -> Transform:
         """The preprocessing that the network was trained with.
@@ -331,12 +327,14 @@ class Run(OneLine):
         Raises:
             UsageError: the record was read from JSON, which holds none.
         """
-        if self._transform is None:
+        return self._kept(self._transform, "its preprocessing")
+
+    def _kept(self, held: T | None, what: str) -> T:
+        if held is None:
             raise UsageError(
-                f"run {self.name!r} was read from a record without its preprocessing: train it "
-                "again"
+                f"run {self.name!r} was read from a record without {what}: train it again"
             )
-        return self._transform
+        return held
 
     def seconds_to(self, target: float) -> float | None:
         """Seconds until a look found this accuracy on monitor (else val); None if none did."""
@@ -381,6 +379,7 @@ class Run(OneLine):
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Translate JSON of version 0.1.0: runs had notes instead of events, and no kind."""
         older: dict[str, Any] = {"kind": _kind_of(values)}
+        values = {**values, "options": {"refit": False, **values["options"]}}
         if "events" not in values:
             older["events"] = events_of_notes(values.get("notes", ()))
         return older | {name: value for name, value in values.items() if name not in DERIVED}

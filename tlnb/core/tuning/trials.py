@@ -25,7 +25,7 @@ from tlnb.core.planning.plan import Edit, Plan, plan_strategy
 from tlnb.core.planning.recipes import recipe
 from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.run import Forecast
-from tlnb.core.training.trainer import train
+from tlnb.core.training.train import train
 
 STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
 SHORT = 0.25  # share of the epochs of a short trial
