@@ -23,7 +23,10 @@ from tlnb.core.runtime.typed_json import typed
 
 STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen")
 FOR_VERDICT = {"little": "head", "decent": "partial", "a lot": "full"}  # the rule by amount of data
-ALIASES = {"small": "head", "medium": "partial", "large": "full"}
+ALIASES = {
+    **{"small": "head", "medium": "partial", "large": "full"},
+    **{"linear-probe": "head", "feature-extraction": "head", "fine-tune": "full"},
+}
 SCHEMA = 1
 PARTIAL_SHARE = 1 / 3  # target share of the parameters before the output layer, for `partial`
 
@@ -146,6 +149,27 @@ class Strategies(OneLine):
         return f"Strategies for {self.plans[0].model}: {', '.join(parts)} of {self.plans[0].total_params:,} parameters"
 
 
+def strategy_named(name: str) -> str:
+    """The strategy of this name; `linear_probing`, `Feature Extraction`, `finetuning` work too.
+
+    Raises:
+        PlanError: no strategy has this name.
+    """
+    plain = re.sub(r"[\s_]+", "-", str(name).strip().lower()).replace("finetun", "fine-tun")
+    plain = re.sub(r"^(linear-prob|fine-tun)(e|ing)$", r"\1e", plain)
+    strategy = ALIASES.get(plain, plain)
+    if strategy in STRATEGIES:
+        return strategy
+    if plain in ("lp-ft", "lpft"):
+        raise PlanError(
+            f"{name} is what full does without being told (the head is trained first): "
+            "write %tl_strategy full"
+        )
+    known = (*STRATEGIES, *ALIASES)
+    hint = did_you_mean(plain, known, "use " + ", ".join(known))
+    raise PlanError(f"no strategy is called {name!r}: {hint}")
+
+
 def plan_strategy(
     anatomy: Anatomy, name: str, edits: tuple[Edit, ...] = (), last: int | None = None
 ) -> Plan:
@@ -157,12 +181,7 @@ def plan_strategy(
     Raises:
         PlanError: an unknown strategy, or more stages than there are.
     """
-    strategy = ALIASES.get(name, name)
-    if strategy not in STRATEGIES:
-        known = (*STRATEGIES, *ALIASES)
-        raise PlanError(
-            f"no strategy is called {name!r}: {did_you_mean(name, known, 'use ' + ', '.join(known))}"
-        )
+    strategy = strategy_named(name)
     if last is not None and strategy != "partial":
         raise UsageError(f"--last needs strategy partial: %tl_strategy partial --last {last}")
     new = {n for n in anatomy.names if n in anatomy.heads or any(edit.covers(n) for edit in edits)}

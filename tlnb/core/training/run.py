@@ -193,9 +193,8 @@ class Run(OneLine):
     device: str
     hardware: str
     precision: str
-    changes: tuple[
-        Change, ...
-    ]  # the proof: every layer compared to its start, in the anatomy's order
+    # The proof: every layer compared to its start, in the anatomy's order.
+    changes: tuple[Change, ...]
     baseline_of: str | None = None
     started_from: str | None = None
     kind: str = "plain"  # of KINDS
@@ -204,9 +203,8 @@ class Run(OneLine):
     versions: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     edge: int = 0  # of the data's images, in pixels
-    source_accuracy: tuple[float, float] | None = (
-        None  # on its pretraining task, with its old head: before, after
-    )
+    # On its pretraining task, with its old head: before, after.
+    source_accuracy: tuple[float, float] | None = None
     cache: Cache | None = None  # None: every epoch computed everything
     source_pictures: int = 0  # number of pictures used for source_accuracy
     wh_by_phase: dict[str, float] = field(default_factory=dict)
@@ -289,6 +287,8 @@ class Run(OneLine):
             UsageError: the record was read from JSON, which holds no weights.
         """
         return copied_or_shared(self.network()).eval()
+
+    model = property(module)  # `run.model` is `run.module()`
 
     def network(self) -> nn.Module:
         """The trained network itself, read-only; `module()` gives a copy.
