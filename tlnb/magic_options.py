@@ -248,7 +248,9 @@ CHECK: Arguments = (
     argument("--learner", metavar="NAME", help="whose results they are"),
 )
 PANEL: Arguments = (
-    argument("name", nargs="?", help="data, model, layers, train or compare; default: all of them"),
+    argument(
+        "name", nargs="?", help="data, model, layers, train, compare or use; default: all of them"
+    ),
 )
 
 

@@ -34,7 +34,7 @@ from tlnb.session.guided_calls import guided
 from tlnb.session.lock import mutates_session
 from tlnb.session.session_base import SessionBase
 
-PANELS = ("data", "model", "layers", "train", "compare")
+PANELS = ("data", "model", "layers", "train", "compare", "use")
 
 
 @guided
@@ -146,7 +146,7 @@ class Session(SessionBase):
         return checked
 
     def panel(self, name: str | None = None) -> Any:
-        """Open all panels, or one of `data`, `model`, `layers`, `train`, `compare`.
+        """Open all panels, or one of `data`, `model`, `layers`, `train`, `compare`, `use`.
 
         Raises:
             UsageError: no such panel.
