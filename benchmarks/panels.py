@@ -46,16 +46,16 @@ STOP = """() => new Promise((done, fail) => {
 # one training in blocks of epochs with and without live updates: with, without, without, with …
 COST = """
 import json
-from tlnb.session.background import Training
-note, held = Training.note, tl.background.progressed._found
+from tlnb.session.background import BackgroundCall
+note, held = BackgroundCall.note, tl.background.progressed._found
 def noted(self, progress):
     note(self, progress)
     if progress.phase == "training":
         tl.background.progressed._found = held if progress.epoch // BLOCK % 4 in (0, 3) else []
-Training.note = noted
+BackgroundCall.note = noted
 training = tl.background.start("the training", lambda: tl.train(epochs=(2 * PAIRS + 2) * BLOCK))
 training.wait()
-Training.note, tl.background.progressed._found = note, held
+BackgroundCall.note, tl.background.progressed._found = note, held
 at = training._times
 took = [at[(i + 1) * BLOCK - 1] - at[i * BLOCK - 1] for i in range(2, 2 * PAIRS + 2)]
 pairs = [(a, b) if i % 2 else (b, a) for i, (a, b) in enumerate(zip(took[::2], took[1::2]))]

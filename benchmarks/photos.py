@@ -76,7 +76,7 @@ def opened(folder: Path, limit: int | None) -> tuple[tuple[float, float], DataSe
     """Wall and process seconds from a folder's name to a data set, and the data set."""
     shutil.rmtree(os.environ["TLNB_CACHE"], ignore_errors=True)  # nothing may be cached
     start = time.perf_counter(), time.process_time()
-    data = open_data(folder, request=DataRequest(str(folder), limit=limit))
+    data = open_data(folder, request=DataRequest(source=str(folder), limit=limit))
     return (time.perf_counter() - start[0], time.process_time() - start[1]), data
 
 

@@ -139,11 +139,11 @@ def proven(one: Classifier, strategy: str) -> bool:
     plan = plan_strategy(read_anatomy(module, size, one.name), strategy)
     set_modes(module, set(plan.trained))
     images = torch.randint(0, 256, (16, 3, size, size), dtype=torch.uint8)
-    transform = Transform(size, size, (0.5,) * 3, (0.25,) * 3)
+    transform = Transform(size=size, resize=size, mean=(0.5,) * 3, std=(0.25,) * 3)
     rows = proof_images(images, transform, MOST, "cpu")
     cuts = Cuts()
     found = Candidates(module, plan.trained, rows, cuts).left
-    proof = Proof(module, rows, machine("cpu", "fp32"), {})
+    proof = Proof(module=module, images=rows, machine=machine("cpu", "fp32"), whole={})
     cut = cut_at(module, found[-1], cuts)
     fault, seconds = timed(lambda: proof.fault(cut, lambda: cut_at(module, found[-1], cuts)))
     _, key = timed(lambda: identity(cut.prefix))

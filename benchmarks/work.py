@@ -191,7 +191,7 @@ def _photo(
 
 def draw_digits(folder: Path, per_class: int | None) -> Path:
     """Write tlnb's digits as PNG files of 32×32 pixels."""
-    data = open_data("digits", request=DataRequest("digits", per_class=per_class, val=0))
+    data = open_data("digits", request=DataRequest(source="digits", per_class=per_class, val=0))
     for split, target in (("train", "train"), ("test", "val")):
         for i, (image, label) in enumerate(
             zip(data.images[split], data.labels[split].tolist(), strict=True)

@@ -17,7 +17,7 @@ from tlnb.core.data.request import DataRequest
 
 
 def opened(source: Path, edge: int = 32, **amounts: object) -> DataSet:
-    return open_data(source, request=DataRequest(str(source), **amounts), edge=edge)
+    return open_data(source, request=DataRequest(source=str(source), **amounts), edge=edge)
 
 
 def reasons(data: DataSet) -> dict[str, str]:

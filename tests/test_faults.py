@@ -304,7 +304,7 @@ datasets.FashionMNIST.resources = [tuple(each.split()) for each in resources]
 def telling(*_):
     for part in Path(root).rglob("*.part"):
         print("done", part.stat().st_size, file=sys.__stdout__, flush=True)  # the other is kept quiet meanwhile
-data = open_data("FashionMNIST", request=DataRequest("FashionMNIST", root=root), telling=telling)
+data = open_data("FashionMNIST", request=DataRequest(source="FashionMNIST", root=root), telling=telling)
 print(data.splits)
 """
 

@@ -174,7 +174,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(small: Session, precision: st
 
 
 def test_the_gpu_counts_its_own_energy(small: Session):
-    if not meter_of(Machine("cuda", "bf16", "", 1)).basis.startswith("measured"):
+    host = Machine(device="cuda", precision="bf16", name="", threads=1)
+    if not meter_of(host).basis.startswith("measured"):
         pytest.skip("this GPU's counter cannot be read (pip install nvidia-ml-py)")
     small.strategy("full")
     run = small.train(epochs=5)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from graphlib import CycleError, TopologicalSorter
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,45 @@ def test_nothing_touches_private_names_of_a_session():
             if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
                 owner = ast.unparse(node.value).rpartition(".")[2]
                 assert owner not in ("session", "tl"), f"{path.name}: {ast.unparse(node)}"
+
+
+def long_calls(source: str) -> list[str]:
+    """Calls with more than six positional arguments; one with a star counts as one argument."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [ast.unparse(call.func) for call in calls if len(call.args) > 6]
+
+
+def before_mark(body: list[ast.stmt]) -> list[ast.stmt]:
+    """A class's body up to `_: KW_ONLY`."""
+    return list(takewhile(lambda part: "KW_ONLY" not in ast.unparse(part), body))
+
+
+def records_by_position(source: str) -> list[str]:
+    """Frozen records of more than four fields that can be built by position."""
+    return [
+        node.name
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ClassDef)
+        and sum(isinstance(part, ast.AnnAssign) for part in before_mark(node.body)) > 4
+        for made in map(ast.unparse, node.decorator_list)
+        if "frozen=True" in made and "kw_only=True" not in made
+    ]
+
+
+def test_long_calls_and_records_go_by_keyword():
+    for path in (ROOT / "tlnb").rglob("*.py"):
+        source = path.read_text("utf8")
+        assert not long_calls(source), f"{path.name}: {long_calls(source)}"
+        assert not records_by_position(source), f"{path.name}: {records_by_position(source)}"
+
+
+def test_what_goes_by_position_is_found():
+    assert long_calls("a.b(1, 2, 3, 4, 5, 6, 7)\nc(1, 2, 3, 4, 5, 6, d=7)") == ["a.b"]
+    fields = "".join(f"    x{number}: int\n" for number in range(5))
+    record = "@dataclass(frozen=True)\nclass A:\n" + fields
+    assert records_by_position(record) == ["A"]
+    assert not records_by_position(record.replace("True", "True, kw_only=True"))
+    assert not records_by_position(record.replace("x4: int", "_: KW_ONLY"))
 
 
 def test_public_names():

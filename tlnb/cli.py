@@ -177,25 +177,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_lessons(commands.add_parser("lessons", help="copy the lessons and open the first"))
     _add_grade(commands.add_parser("grade", help="make a table of learners' hand-ins"))
-    work = commands.add_parser("train", help="run a job file written by %%tl_save --job")
-    work.add_argument("job", type=Path)
-    work.add_argument(
+    _add_train(commands.add_parser("train", help="run a job file written by %%tl_save --job"))
+    _add_tune(
+        commands.add_parser(
+            "tune", help="search hyperparameters for a job file; processes may share one storage"
+        )
+    )
+    return parser
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    _add_job(command)
+    command.add_argument(
         "--out",
         type=Path,
         default=Path("tlnb-run"),
         help="folder for the record, the network and the card",
     )
-    seek = commands.add_parser(
-        "tune", help="search hyperparameters for a job file; processes may share one storage"
+
+
+def _add_job(command: argparse.ArgumentParser) -> None:
+    command.add_argument("job", type=Path)
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the job's code even if it is more than nn.* constructors",
     )
-    _add_tune(seek)
-    for command in (work, seek):
-        command.add_argument(
-            "--trust",
-            action="store_true",
-            help="run the job's code even if it is more than nn.* constructors",
-        )
-    return parser
 
 
 def _add_lessons(command: argparse.ArgumentParser) -> None:
@@ -230,7 +237,7 @@ def _add_grade(command: argparse.ArgumentParser) -> None:
 
 
 def _add_tune(command: argparse.ArgumentParser) -> None:
-    command.add_argument("job", type=Path)
+    _add_job(command)
     command.add_argument(
         "--storage", required=True, help="a file for Optuna's journal, or a database's URL"
     )

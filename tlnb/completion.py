@@ -42,24 +42,14 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
     if re.search(r"--(from|run) \S*$", rest) or magic == "tl_compare":
         return [run.name for run in session.runs]
     if magic == "tl_data":
-        return [
-            *BUNDLED,
-            *LIBRARY,
-            *(
-                f"{e.name}{os.sep}"
-                for e in os.scandir(".")
-                if e.is_dir() and not e.name.startswith(".")
-            ),
-        ]
+        return [*BUNDLED, *LIBRARY, *_folders()]
     if re.search(r"--sort \S*$", rest):
         return SORTS
     if magic == "tl_load" and re.search(r"--weights \S*$", rest):
         return ["default", "none", *torchvision_weights(rest.split()[0])]
     if magic in ("tl_load", "tl_models"):
-        own = [
-            n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_")
-        ]
-        return [*names(), *own, *(run.name for run in session.runs if magic == "tl_load")]
+        runs = [run.name for run in session.runs if magic == "tl_load"]
+        return [*names(), *_own_modules(variables), *runs]
     if magic in ("tl_predict", "tl_look"):
         return [
             *(("features", "stages", "evidence") if magic == "tl_look" else ()),
@@ -71,21 +61,29 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         return [check.name for check in cast(Checks, session.check()).checks]
     if magic == "tl_strategy":
         return [*STRATEGIES, *ALIASES]
-    if magic in ("tl_freeze", "tl_unfreeze") and session.model is not None:
+    return [] if session.model is None else _parts(session, session.model.module, magic, rest)
+
+
+def _parts(session: Session, module: nn.Module, magic: str, rest: str) -> list[str]:
+    """Layers and stages to freeze, or parts to edit."""
+    if magic in ("tl_freeze", "tl_unfreeze"):
         read = session.layers()
         return [*(s.name for s in read.stages), *read.names]
-    if (
-        magic in ("tl_add", "tl_remove", "tl_replace")
-        and " " not in rest.strip()
-        and session.model is not None
-    ):
-        parts = [name for name, _ in session.model.module.named_modules() if name]
-        return (
-            parts
-            if magic != "tl_add"
-            else [f"{side}:{name}" for name in parts for side in ("before", "after")]
-        )
-    return []
+    if magic not in ("tl_add", "tl_remove", "tl_replace") or " " in rest.strip():
+        return []
+    parts = [name for name, _ in module.named_modules() if name]
+    if magic != "tl_add":
+        return parts
+    return [f"{side}:{name}" for name in parts for side in ("before", "after")]
+
+
+def _own_modules(variables: dict[str, Any]) -> list[str]:
+    return [n for n, v in variables.items() if isinstance(v, nn.Module) and not n.startswith("_")]
+
+
+def _folders() -> list[str]:
+    found = (e.name for e in os.scandir(".") if e.is_dir() and not e.name.startswith("."))
+    return [f"{name}{os.sep}" for name in found]
 
 
 def _files(typed: str) -> list[str]:

@@ -16,7 +16,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from tlnb.core.models.flops import step_flops
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.device import Machine, machine
 from tlnb.core.runtime.energy import WATTS_PER_CPU_THREAD, WATTS_PER_GPU
+from tlnb.core.runtime.paths import written_beside
 from tlnb.core.training.epoch import train_epoch
 from tlnb.core.training.forgetting import right_of
 from tlnb.core.training.optimizers import one_cycle
@@ -45,7 +46,7 @@ CHECKPOINT_STEPS = 100  # steps between checkpoints
 GLYPHNET_FOLDER = Path(glyphnet.__file__).parent
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How one embedded model is trained: its source, duration and hyperparameters."""
 
@@ -67,14 +68,20 @@ class Recipe:
 RECIPES = {
     recipe.name: recipe
     for recipe in (
-        Recipe("glyphnet", "letters and symbols of many scripts, textures and shapes"),
-        Recipe("glyphnet-glyphs", "letters and symbols of many scripts", textures=False),
         Recipe(
-            "glyphnet-early", "letters, symbols, textures and shapes, stopped early", stop_at=200
+            name="glyphnet", describes="letters and symbols of many scripts, textures and shapes"
         ),
         Recipe(
-            "glyphnet-few",
-            "forty letters and symbols in three faces",
+            name="glyphnet-glyphs", describes="letters and symbols of many scripts", textures=False
+        ),
+        Recipe(
+            name="glyphnet-early",
+            describes="letters, symbols, textures and shapes, stopped early",
+            stop_at=200,
+        ),
+        Recipe(
+            name="glyphnet-few",
+            describes="forty letters and symbols in three faces",
             textures=False,
             glyphs=40,
             faces=3,
@@ -97,11 +104,7 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
     """
     images = source_of(recipe)
     hardware = machine()
-    normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        network = glyphnet.GlyphNet(len(images.classes))
-    network = network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = _network(recipe, len(images.classes), hardware)
     optimizer = torch.optim.SGD(
         network.parameters(),
         recipe.lr,
@@ -111,32 +114,18 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
     )
     schedule = one_cycle(optimizer, recipe.steps)
     checkpoint = folder / f"{recipe.name}.pt"
-    done, seconds = 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        done, seconds = state["done"], state["seconds"]
+    parts: dict[str, Any] = {"network": network, "optimizer": optimizer, "schedule": schedule}
+    done, seconds = _restored(checkpoint, parts)
     last = recipe.stop_at or recipe.steps
-
-    def moved(batches: Iterator[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-        for pictures, labels in batches:
-            yield normalise(hardware.placed(pictures)), hardware.placed(labels)
-
-    # a GPU trains faster than one process can draw batches
-    workers = 0 if hardware.on_cpu else max(1, (os.cpu_count() or 1) - 1)
-    coming = images.batches(recipe.batch_size, last, recipe.seed, done, workers)
-
+    coming = _batches(images, recipe, hardware, done, last)
     with tqdm(total=last, initial=done, desc=recipe.name, unit="step", mininterval=5) as bar:
         while done < last:
             start = _clock(hardware)
             until = min(done + CHECKPOINT_STEPS, last)
-            batches = islice(coming, until - done)
             network.train()
             loss = train_epoch(
                 network,
-                moved(batches),
+                islice(coming, until - done),
                 optimizer,
                 schedule,
                 hardware,
@@ -147,19 +136,41 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
             bar.update(until - done)
             bar.set_postfix(loss=f"{loss:.3f}")
             done = until
-            _save(
-                checkpoint,
-                {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "schedule": schedule.state_dict(),
-                    "done": done,
-                    "seconds": seconds,
-                },
-            )
+            states = {name: part.state_dict() for name, part in parts.items()}
+            _save(checkpoint, {**states, "done": done, "seconds": seconds})
     return {k: v.cpu() for k, v in network.state_dict().items()}, _training_cost(
         network, recipe, hardware, seconds, last
     )
+
+
+def _network(recipe: Recipe, classes: int, hardware: Machine) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        network = glyphnet.GlyphNet(classes)
+    return network.to(hardware.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _restored(checkpoint: Path, parts: Mapping[str, Any]) -> tuple[int, float]:
+    """Give each part its state in the checkpoint, if there is one; steps done and seconds taken."""
+    if not checkpoint.exists():
+        return 0, 0.0
+    state = torch.load(checkpoint, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state[name])
+    return state["done"], state["seconds"]
+
+
+def _batches(
+    images: Source, recipe: Recipe, hardware: Machine, done: int, last: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised pictures and labels for the steps from `done` to `last`, on the device."""
+    normalise = Transform(
+        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    ).normalise
+    # a GPU trains faster than one process can draw batches
+    workers = 0 if hardware.on_cpu else max(1, (os.cpu_count() or 1) - 1)
+    for pictures, labels in images.batches(recipe.batch_size, last, recipe.seed, done, workers):
+        yield normalise(hardware.placed(pictures)), hardware.placed(labels)
 
 
 def _clock(hardware: Machine) -> float:
@@ -193,14 +204,15 @@ def _training_cost(
 def _save(path: Path, state: dict[str, Any]) -> None:
     """Write through a temporary file: a killed process leaves the last checkpoint intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
-    torch.save(state, partial)
-    partial.replace(path)
+    with written_beside(path) as half:
+        torch.save(state, half)
 
 
 def source_accuracy(network: torch.nn.Module, images: Source) -> float:
     """Accuracy on the held-out faces, each distorted several ways."""
-    normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
+    normalise = Transform(
+        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    ).normalise
     network.eval()
     right = seen = 0
     with torch.no_grad():
@@ -223,7 +235,9 @@ def audit(network: torch.nn.Module, classes: tuple[str, ...]) -> dict[str, dict[
     data = open_data("digits")
     images = torch.cat([data.images[s] for s in ("train", "val")])
     labels = torch.cat([data.labels[s] for s in ("train", "val")])
-    transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
+    transform = Transform(
+        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    )
     network.eval()
     with torch.no_grad():
         shares = torch.cat([network(transform(part)).softmax(1) for part in images.split(256)])
@@ -335,7 +349,7 @@ def _report(name: str, shares_by_digit: dict[str, dict[str, float]]) -> None:
     )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -359,6 +373,11 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="only write the held-out pictures of the networks that ship",
     )
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = _parser()
     chosen = parser.parse_args(arguments)
     if chosen.held_out:
         print(f"{held_out.FILE}: {write_held_out():,} bytes")

@@ -154,7 +154,7 @@ def test_folder_names(place: Path, names: list[str], inner: str, extra: str):
         _laid(
             os.fsencode(top) + b"/" + _as_name(name), _as_name(extra), b"<script>alert(1)</script>"
         )
-    data = one_line_or(lambda: open_data(top, request=DataRequest(str(top)), edge=8))
+    data = one_line_or(lambda: open_data(top, request=DataRequest(source=str(top)), edge=8))
     assert data is not None or set(names) & {"good", "better", "train"} or made < 6
     if data is not None:
         assert all(one_line(name) == name for name in (data.name, *data.classes))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tests.fuzz.cases import fuzz, number, one_line_or, text
 from tlnb.core.costs.prices import Price, parse_budget, parse_price
+from tlnb.core.data.dataset import DataFacts
 from tlnb.core.data.groups import _by_pattern
 from tlnb.core.data.request import DataRequest
 from tlnb.core.export.pytorch_script.script_facts import Script
@@ -178,7 +179,7 @@ def test_short_texts(pattern: str, rates: str, price: str):
     one_line_or(lambda: parse_rates(rates))
     found = one_line_or(lambda: parse_price(price))
     assert found is None or 0 <= found.per_hour < float("inf")
-    seconds = one_line_or(lambda: parse_budget(price, Price(0.5)))
+    seconds = one_line_or(lambda: parse_budget(price, Price(per_hour=0.5)))
     assert seconds is None or 0 < seconds < float("inf")
 
 
@@ -217,9 +218,9 @@ def test_no_name_becomes_code(
     trained: Session, name: str, source: str, first: str, second: str, run: str, way: str
 ):
     def script(name: str, source: str, classes: tuple[str, str], run: str) -> Script:
-        facts = copy.copy(trained.dataset.facts)
-        request = DataRequest(f"{source}.csv" if way == "table" else f"./{source}/")
-        facts = type(facts)(name, classes, {"train": 20, "test": 10}, 32, request)
+        request = DataRequest(source=f"{source}.csv" if way == "table" else f"./{source}/")
+        splits = {"train": 20, "test": 10}
+        facts = DataFacts(name=name, classes=classes, splits=splits, edge=32, request=request)
         made = copy.copy(trained.runs[0])
         for key, new in (("name", run), ("started_from", run), ("data", name)):
             object.__setattr__(made, key, new)

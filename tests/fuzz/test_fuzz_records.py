@@ -65,7 +65,10 @@ def _parsed(record: str) -> Any:
 def test_headers_of_saved_runs(trained: Session, data: st.DataObject):
     model = trained.model
     whole = Header(
-        model.origin, model.transform, trained.runs[0].classes, trained.runs[0]
+        origin=model.origin,
+        transform=model.transform,
+        classes=trained.runs[0].classes,
+        run=trained.runs[0],
     ).to_json()
     header = one_line_or(lambda: Header.from_json(data.draw(spoilt(whole)), "x.safetensors"))
     if header is not None:

@@ -71,7 +71,7 @@ def test_batches_depend_on_their_number_alone():
 def test_pretraining_resumes_and_equals_the_uninterrupted(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(pretrain, "CHECKPOINT_STEPS", 2)
     recipe = pretrain.Recipe(
-        "tiny", "a test", textures=False, glyphs=5, faces=2, steps=4, batch_size=8
+        name="tiny", describes="a test", textures=False, glyphs=5, faces=2, steps=4, batch_size=8
     )
     whole, _ = pretrain.pretrain(recipe, tmp_path / "a")
     real = pretrain.train_epoch

@@ -14,7 +14,7 @@ def lines(session: Session) -> list[str]:
     return str(session.script()).splitlines()[1:]
 
 
-def ended(session: Session) -> background.Training:
+def ended(session: Session) -> background.BackgroundCall:
     """The last training, once it and what it led to have ended."""
     while True:
         training = session.background.training

@@ -126,11 +126,11 @@ def test_updates_come_at_most_five_times_a_second(monkeypatch):
     thread, now, seen = background.Background(SessionLock()), [100.0], []
     monkeypatch.setattr(background.time, "monotonic", lambda: now[0])
     thread.progressed.add(seen.append)
-    report = thread._reporter(background.Training("the training"))
+    report = thread._reporter(background.BackgroundCall("the training"))
     from tlnb.core.training.progress import Progress
 
     for epoch in range(1000):
-        report(Progress("run", "training", epoch + 1, 1000, 0.5))
+        report(Progress(run="run", phase="training", epoch=epoch + 1, epochs=1000, loss=0.5))
         now[0] += 0.01
     assert len(seen) <= 51
 
@@ -138,12 +138,14 @@ def test_updates_come_at_most_five_times_a_second(monkeypatch):
 def test_the_time_left_goes_by_the_pace(monkeypatch):
     from tlnb.core.training.progress import Progress
 
-    training, now = background.Training("the training"), [0.0]
+    training, now = background.BackgroundCall("the training"), [0.0]
     monkeypatch.setattr(background.time, "monotonic", lambda: now[0])
     assert training.left is None
     for epoch in range(1, 6):
         now[0] = 2.0 * epoch
-        training.note(Progress("run", "training", epoch, 10, 0.1, 0.5))
+        training.note(
+            Progress(run="run", phase="training", epoch=epoch, epochs=10, loss=0.1, accuracy=0.5)
+        )
     assert training.left == pytest.approx(10.0)
 
 
@@ -192,7 +194,9 @@ def test_tuning_counts_in_or_out(small: Session):
     small.train(epochs=1)
     panel = panel_of(small, "compare")
     assert panel.tuning.disabled
-    tuning = Charge("training", 7200.0, 0.0, 0.0, 0.0, run="tuning", kind="tuning")
+    tuning = Charge(
+        phase="training", seconds=7200.0, flops=0.0, wh=0.0, money=0.0, run="tuning", kind="tuning"
+    )
     small.commit(replace(small.state, bill=small.bill.with_charge(tuning)))
     panel.refresh()
     assert (

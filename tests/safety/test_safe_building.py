@@ -70,7 +70,9 @@ def model(trained: Session) -> Any:
 @pytest.mark.parametrize("code", ABSURD)
 def test_absurd_sizes_are_refused_before_anything_is_allocated(model: Any, code: str):
     assert is_literal(code)
-    said = refused(lambda: build(model, (Edit("replace", "head", code),), "pretrained", 0))
+    said = refused(
+        lambda: build(model, (Edit(kind="replace", name="head", code=code),), "pretrained", 0)
+    )
     assert said is not None and "cannot be built" in said
 
 
@@ -87,12 +89,12 @@ def test_what_is_built_counts_together_with_its_buffers(model: Any):
         )
         < MOST_BYTES
     )
-    third = Edit("replace", "head", "nn.Linear(10000, 4500)")
+    third = Edit(kind="replace", name="head", code="nn.Linear(10000, 4500)")
     check_together([third] * 2)
     with pytest.raises(PlanError, match="MB of parameters and buffers"):
         check_together([third] * 3)
     with pytest.raises(PlanError, match="edits are more than"):
-        check_together([Edit("remove", "head")] * (MOST_EDITS + 1))
+        check_together([Edit(kind="remove", name="head")] * (MOST_EDITS + 1))
 
 
 @pytest.mark.parametrize(
@@ -111,9 +113,9 @@ def test_what_is_built_counts_together_with_its_buffers(model: Any):
 )
 def test_an_edit_changes_a_module_that_is_there(model: Any, name: str):
     for edit in (
-        Edit("replace", name, "nn.ReLU()"),
-        Edit("remove", name),
-        Edit("add", name, "nn.ReLU()", "after", "after1"),
+        Edit(kind="replace", name=name, code="nn.ReLU()"),
+        Edit(kind="remove", name=name),
+        Edit(kind="add", name=name, code="nn.ReLU()", where="after", part="after1"),
     ):
         assert "no module is called" in (
             refused(lambda edit=edit: build(model, (edit,), "pretrained", 0)) or ""
@@ -121,7 +123,7 @@ def test_an_edit_changes_a_module_that_is_there(model: Any, name: str):
 
 
 def test_an_edit_takes_no_others_place(model: Any):
-    twice = (Edit("add", "head", "nn.ReLU()", "after", "after1"),) * 2
+    twice = (Edit(kind="add", name="head", code="nn.ReLU()", where="after", part="after1"),) * 2
     assert "already has a part after1" in (
         refused(lambda: build(model, twice, "pretrained", 0)) or ""
     )
@@ -130,7 +132,12 @@ def test_an_edit_takes_no_others_place(model: Any):
 def test_lazy_modules_get_one_line(model: Any):
     assert "is lazy" in (
         refused(
-            lambda: build(model, (Edit("replace", "head", "nn.LazyLinear(3)"),), "pretrained", 0)
+            lambda: build(
+                model,
+                (Edit(kind="replace", name="head", code="nn.LazyLinear(3)"),),
+                "pretrained",
+                0,
+            )
         )
         or ""
     )
@@ -262,7 +269,13 @@ def test_a_header_makes_no_more_of_an_image_than_an_edit_may(
     saved: Path, code: str, automatic: bool
 ):
     header = header_of(saved)
-    bad = Edit("add", "layer1", code.replace("10**6", "1000000"), "after", "after1")
+    bad = Edit(
+        kind="add",
+        name="layer1",
+        code=code.replace("10**6", "1000000"),
+        where="after",
+        part="after1",
+    )
     header["origin"]["edits"] += [asdict(replace(bad, automatic=automatic))]
     assert "activations per image" in (
         refused(lambda: Session().load(tampered(saved, header))) or ""
@@ -308,7 +321,9 @@ names = st.one_of(
 )
 sizes = st.one_of(st.none(), st.sampled_from([-1, 0, 10, 160, 10**9, 10**30]))
 edits = st.builds(
-    lambda kind, name, code, where, a, b: Edit(kind, name, code, where, where + "1", a, b),
+    lambda kind, name, code, where, a, b: Edit(
+        kind=kind, name=name, code=code, where=where, part=where + "1", in_features=a, classes=b
+    ),
     st.sampled_from(["replace", "add", "remove"]),
     names,
     codes,
@@ -350,7 +365,7 @@ def test_any_edit_of_a_small_network_is_refused_or_bounded(edit: Edit):
         refused(
             lambda: (
                 apply_edits(module, [edit], lambda _: {}),
-                apply_edit(module, Edit("remove", "head"), {}),
+                apply_edit(module, Edit(kind="remove", name="head"), {}),
             )
         )
         assert isinstance(module.training, bool) and callable(module.forward)

@@ -273,7 +273,9 @@ def test_a_changed_checkpoint_is_refused_or_steps(
     parameters = [nn.Parameter(p.detach().clone()) for p in stopped.parameters]
     optimizer = torch.optim.AdamW(parameters, lr=0.001, fused=True)
     scaler = torch.amp.GradScaler(enabled=False)
-    AdamW(optimizer, one_cycle(optimizer, 100), scaler).restore(accepted[0])
+    AdamW(optimizer=optimizer, schedule=one_cycle(optimizer, 100), scaler=scaler).restore(
+        accepted[0]
+    )
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()

@@ -28,9 +28,10 @@ from tlnb.core.data.request import MOST_CLASSES
 from tlnb.core.data.table import list_table
 from tlnb.core.runtime import bounded_regex
 from tlnb.core.runtime.bounded_regex import first_groups, may_take_long
-from tlnb.core.runtime.paths import read_text, user_path
+from tlnb.core.runtime.paths import name_beside, read_text, user_path
 from tlnb.core.training.session_folder import SessionFolder, in_use
 from tlnb.session import Session
+from tlnb.session.job_file import write_whole
 
 POSIX = pytest.mark.skipif(os.sep != "/", reason="links and pipes as POSIX has them")
 
@@ -361,13 +362,19 @@ def test_a_lock_that_is_a_link_changes_nothing(tmp_path: Path):
 
 
 @POSIX
-def test_a_half_written_file_that_is_a_link_is_not_written_through(tmp_path: Path):
+@pytest.mark.parametrize("what", ["session.json", "job.json"])
+def test_a_half_written_file_that_is_a_link_is_not_written_through(
+    what: str, tmp_path: Path, monkeypatch
+):
     victim, folder = tmp_path / "victim", SessionFolder(tmp_path / "session")
     victim.write_text("precious")
-    (folder.path / f".session.{os.getpid()}.part").symlink_to(victim)
-    folder.write_session({})
+    target = folder.path / what
+    assert name_beside(target) != name_beside(target)  # nobody can know it beforehand …
+    monkeypatch.setattr(os, "urandom", bytes)
+    name_beside(target).symlink_to(victim)  # … and it would not help
+    folder.write_session({}) if what == "session.json" else write_whole(target, "{}")
     folder.close()
-    assert victim.read_text() == "precious" and not (folder.path / "session.json").is_symlink()
+    assert victim.read_text() == "precious" and target.is_file() and not target.is_symlink()
 
 
 def test_filelock_refuses_links():

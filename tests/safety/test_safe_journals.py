@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tests.safety.cases import drawn, refused
 from tlnb.core.tuning import tune as tuning
 from tlnb.core.tuning.optuna_study import open_study
-from tlnb.core.tuning.search_space import Task
 from tlnb.core.tuning.study_journal import sound_journal
 from tlnb.session import Session
 from tlnb.session.job_planner import plan_job
@@ -31,8 +30,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Any:
     found = session.tune(trials=1, epochs=1, storage=str(file))
     assert found.notes == () and len(found.trials) == 1
     job = plan_job(session.state, {"epochs": 1, "seed": 0})
-    task = Task(job.model, job.anatomy, job.data, job.plan, job.options, {})
-    return session, task, file, file.read_text(), found.name
+    return session, job.tuning_task({}), file, file.read_text(), found.name
 
 
 def opened(searched: Any, text: str, place: Path) -> tuple[list[Any], tuple[str, ...]]:

@@ -15,7 +15,7 @@ Draw = Callable[[int, int], Image.Image]  # the image of a class's number and an
 
 
 def opened(source: Path, edge: int = 32, **amounts: object) -> DataSet:
-    return open_data(source, request=DataRequest(str(source), **amounts), edge=edge)
+    return open_data(source, request=DataRequest(source=str(source), **amounts), edge=edge)
 
 
 def noise(label: int, number: int) -> Image.Image:

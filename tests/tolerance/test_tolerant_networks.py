@@ -254,15 +254,15 @@ def test_a_copy_keeps_numbers_and_shares_nothing():
 
 
 def test_layouts_are_kept_and_older_files_are_read():
-    transform = Transform(32, 32, (0, 0, 0), (1, 1, 1), layout="contiguous")
+    transform = Transform(size=32, resize=32, mean=(0, 0, 0), std=(1, 1, 1), layout="contiguous")
     assert transform(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).is_contiguous()
     assert (
-        Transform(32, 32, (0, 0, 0), (1, 1, 1))
+        Transform(size=32, resize=32, mean=(0, 0, 0), std=(1, 1, 1))
         .example(2)
         .is_contiguous(memory_format=torch.channels_last)
     )
     with pytest.raises(ValueError, match="layout"):
-        Transform(32, 32, (0, 0, 0), (1, 1, 1), layout="odd")
+        Transform(size=32, resize=32, mean=(0, 0, 0), std=(1, 1, 1), layout="odd")
 
 
 def normed() -> nn.Module:

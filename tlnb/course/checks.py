@@ -48,7 +48,7 @@ class Step:
 Steps = Generator[Step, None, str | None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exercise:
     """A check with its name and title."""
 
@@ -64,7 +64,7 @@ def exercise(name: str, title: str) -> Callable[[Callable[..., Steps]], Callable
     """Register a function as the check of exercise `name`; a later one replaces it."""
 
     def register(steps: Callable[..., Steps]) -> Callable[..., Steps]:
-        EXERCISES[name] = Exercise(name, title, steps)
+        EXERCISES[name] = Exercise(name=name, title=title, steps=steps)
         return steps
 
     return register
@@ -117,7 +117,12 @@ def judge(
             met.append(step.what)
     except StopIteration as end:
         return Check(
-            asked.name, asked.title, True, tuple(met), learned=end.value or "", attempts=attempts
+            name=asked.name,
+            title=asked.title,
+            passed=True,
+            met=tuple(met),
+            learned=end.value or "",
+            attempts=attempts,
         )
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
@@ -135,7 +140,7 @@ def _hints_shown(step: Step, before: Check | None) -> int:
 
 def untried(asked: Exercise) -> Check:
     """The result of an exercise that has not been checked yet."""
-    return Check(asked.name, asked.title, False)
+    return Check(name=asked.name, title=asked.title, passed=False)
 
 
 # ── steps that many checks share ──

@@ -191,10 +191,7 @@ def _plot(
     ]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
     x, y = placed[-1]
-    return _svg(
-        PLOT_WIDTH,
-        PLOT_HEIGHT,
-        f"{title} so far, now {last}",
+    parts = (
         _text(left, 13, f"{title}: {last}", "start", 12),
         f'<path d="M{left} {high}V{low}H{right}" fill="none" stroke="currentColor" opacity=".5"/>',
         _text(left - 5, high + 4, most, "end", 10),
@@ -202,3 +199,4 @@ def _plot(
         f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>',
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>',
     )
+    return _svg(PLOT_WIDTH, PLOT_HEIGHT, f"{title} so far, now {last}", *parts)

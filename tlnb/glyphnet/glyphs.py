@@ -81,7 +81,7 @@ BLOCKS = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GlyphSet:
     """The letters and symbols of the source: `names[c]` is the character of class `c`."""
 
@@ -144,7 +144,9 @@ def glyph_set(excluded: frozenset[str] | None = None) -> GlyphSet:
             images.append(np.rint(image * 255).astype(np.uint8))
             labels.append(label)
             held_out.append(i == label % len(faces))
-    return GlyphSet(names, np.stack(images), np.array(labels), np.array(held_out))
+    return GlyphSet(
+        names=names, images=np.stack(images), labels=np.array(labels), held_out=np.array(held_out)
+    )
 
 
 @lru_cache(maxsize=1)

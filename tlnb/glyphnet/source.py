@@ -19,7 +19,7 @@ TEXTURES_PER_CLASS = 200
 HELD_OUT_VIEWS = 4  # distorted views of each held-out picture, for the source accuracy
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """Grey pictures with classes; those in `held_out` only measure the source accuracy."""
 
@@ -133,11 +133,11 @@ def source(
         held_out.append(np.arange(int(rows.sum())) % 10 == 0)
         names += tuple(drawn[0][c] for c in wanted)
     return Source(
-        names,
-        torch.from_numpy(np.concatenate(images)),
-        torch.from_numpy(np.concatenate(labels).astype(np.int64)),
-        torch.from_numpy(np.concatenate(held_out)),
-        len(names) - len(keep),
+        classes=names,
+        images=torch.from_numpy(np.concatenate(images)),
+        labels=torch.from_numpy(np.concatenate(labels).astype(np.int64)),
+        held_out=torch.from_numpy(np.concatenate(held_out)),
+        textures=len(names) - len(keep),
     )
 
 

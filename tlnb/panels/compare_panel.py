@@ -32,6 +32,30 @@ class ComparePanel(Panel):
             rows=5,
             options=[],
         )
+        self.on(self.runs, self.again)
+        self._make_target()
+        self._make_costs()
+        self.go = button(
+            "Compare",
+            "Show the chosen runs side by side (%tl_compare)",
+            self.compare,
+            "bar-chart",
+            "primary",
+        )
+        self.bill, self.stale, self.view = w.HTML(), w.HTML(), w.HTML()
+        self.found: tuple[Any, Comparison] | None = None
+        self._pending = False
+        return [
+            self.runs,
+            row(self.target, self.own),
+            row(self.price, self.tuning),
+            row(self.go),
+            self.bill,
+            self.stale,
+            self.view,
+        ]
+
+    def _make_target(self) -> None:
         self.own = field(
             w.Checkbox,
             "choose a target",
@@ -53,6 +77,11 @@ class ComparePanel(Panel):
             continuous_update=False,
             disabled=True,
         )
+        self.on(self.own, self._switch)
+        for control in (self.own, self.target):
+            self.on(control, self.again)
+
+    def _make_costs(self) -> None:
         self.price = field(
             w.Text,
             "price per hour",
@@ -68,30 +97,8 @@ class ComparePanel(Panel):
             value=True,
             indent=False,
         )
-        self.go = button(
-            "Compare",
-            "Show the chosen runs side by side (%tl_compare)",
-            self.compare,
-            "bar-chart",
-            "primary",
-        )
-        self.bill, self.stale, self.view = w.HTML(), w.HTML(), w.HTML()
-        self.found: tuple[Any, Comparison] | None = None
-        self._pending = False
-        self.on(self.own, self._switch)
-        for control in (self.own, self.target, self.price):
-            self.on(control, self.again)
-        self.on(self.runs, self.again)
+        self.on(self.price, self.again)
         self.on(self.tuning, self._counted)
-        return [
-            self.runs,
-            row(self.target, self.own),
-            row(self.price, self.tuning),
-            row(self.go),
-            self.bill,
-            self.stale,
-            self.view,
-        ]
 
     def _counted(self) -> None:
         """Update the total and the chart."""

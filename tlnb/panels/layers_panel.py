@@ -31,6 +31,29 @@ class LayersPanel(Panel):
     title: ClassVar[str] = "Layers"
 
     def parts(self) -> list[Any]:
+        self._make_strategies()
+        self._make_freezing()
+        self._make_edits()
+        self.drawing, self.shares, self.notes, self.detail = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self.every = button(
+            "All layers", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list"
+        )
+        self._detailed = False
+        return [
+            row(*self.strategies.values(), self.last, self.predict),
+            self.shares,
+            self.drawing,
+            heading("Stages, from input to output: click to freeze or unfreeze"),
+            self.stages,
+            row(self.pattern, self.freeze, self.unfreeze, self.undo),
+            heading("Change the network"),
+            row(self.kind, self.part, self.code, self.apply),
+            self.notes,
+            row(self.every),
+            self.detail,
+        ]
+
+    def _make_strategies(self) -> None:
         self.strategies = {
             name: button(name, STRATEGY_MEANINGS[name], partial(self.choose, name))
             for name in STRATEGIES
@@ -44,7 +67,15 @@ class LayersPanel(Panel):
             min=0,
             max=1000,
         )
-        self.drawing, self.shares, self.notes, self.detail = w.HTML(), w.HTML(), w.HTML(), w.HTML()
+        self.predict = button(
+            "Predict seconds",
+            "Forecast the cost of this plan (%tl_forecast)",
+            self.forecast,
+            "clock-o",
+        )
+        self.predicted: dict[tuple[str, Plan], float] = {}
+
+    def _make_freezing(self) -> None:
         self.stages = w.VBox(layout=w.Layout(width="100%", max_height="26em", overflow="auto"))
         self.buttons: list[Any] = []
         self.bars: list[Any] = []
@@ -64,6 +95,8 @@ class LayersPanel(Panel):
             partial(self.by_pattern, False),
             "unlock",
         )
+
+    def _make_edits(self) -> None:
         self.kind = field(
             w.Dropdown,
             "change",
@@ -85,31 +118,7 @@ class LayersPanel(Panel):
             "Apply", "Change the network (%tl_add, %tl_remove, %tl_replace)", self.edit, "wrench"
         )
         self.undo = button("Undo", "Undo the last change (%tl_undo)", self.take_back, "undo")
-        self.every = button(
-            "All layers", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list"
-        )
-        self.predict = button(
-            "Predict seconds",
-            "Forecast the cost of this plan (%tl_forecast)",
-            self.forecast,
-            "clock-o",
-        )
-        self.predicted: dict[tuple[str, Plan], float] = {}
         self.on(self.kind, self._switch)
-        self._detailed = False
-        return [
-            row(*self.strategies.values(), self.last, self.predict),
-            self.shares,
-            self.drawing,
-            heading("Stages, from input to output: click to freeze or unfreeze"),
-            self.stages,
-            row(self.pattern, self.freeze, self.unfreeze, self.undo),
-            heading("Change the network"),
-            row(self.kind, self.part, self.code, self.apply),
-            self.notes,
-            row(self.every),
-            self.detail,
-        ]
 
     # ── what a click does ──
 

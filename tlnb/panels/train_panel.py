@@ -18,7 +18,7 @@ from tlnb.display.live import counted
 from tlnb.display.words import percent, seconds
 from tlnb.panels.base import Panel, button, row, shown
 from tlnb.panels.option_controls import control, typed_in
-from tlnb.session.background import Training, on_colab
+from tlnb.session.background import BackgroundCall, on_colab
 
 OPTIONS_WITH_LABELS = tuple(each for each in OPTIONS if each.label)  # the others have a button
 # seconds between two drawings of the curves, which cost a browser as much as everything else
@@ -126,7 +126,7 @@ class TrainPanel(Panel):
     ) -> None:
         """Start on a thread, so that panels stay responsive; on Colab, in the foreground."""
 
-        def start() -> Training:
+        def start() -> BackgroundCall:
             chosen = options()
             begun = self.session.background.start(name, lambda: call(chosen))
             if begun.running:
@@ -159,7 +159,7 @@ class TrainPanel(Panel):
 
     # ── what is shown ──
 
-    def follow(self, training: Training) -> None:
+    def follow(self, training: BackgroundCall) -> None:
         """Show the progress of a training; called on its thread, at most twice a second."""
         progress = training.progress
         if progress is None or not training.running:
@@ -189,7 +189,7 @@ class TrainPanel(Panel):
         run = session.runs[-1] if session.runs else None
         self.once("run", run, lambda: run_cards.run_card(run) if run else "", self.view)
 
-    def _fill_end(self, ended: Training | None) -> None:
+    def _fill_end(self, ended: BackgroundCall | None) -> None:
         """Say how the last training ended, once."""
         self.live.value = ""
         if ended is None or self._drawn.get("ended") is ended:
@@ -217,7 +217,7 @@ class TrainPanel(Panel):
                 said = "" if usual is None else f"{getattr(usual, each.name):g}"
                 self.controls[each.name].placeholder = said
 
-    def _fill_buttons(self, running: Training | None) -> None:
+    def _fill_buttons(self, running: BackgroundCall | None) -> None:
         session = self.session
         ready = running is None and session.plan is not None and session.dataset is not None
         current_runs = [
@@ -239,7 +239,7 @@ class TrainPanel(Panel):
         super().close()
 
 
-def live_words(training: Training) -> str:
+def live_words(training: BackgroundCall) -> str:
     """The state of a training in words.
 
     `head: training 12 of 100 epochs, loss 0.123, accuracy 89.0%, about 3 s left`.

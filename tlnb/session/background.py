@@ -20,7 +20,7 @@ REPORT_INTERVAL = 0.5
 POLL_INTERVAL = 0.1  # seconds until a wait notices an interrupt
 
 
-class Training:
+class BackgroundCall:
     """A call that trains: its progress and its outcome.
 
     `value` is what the call returned, `error` what it raised.
@@ -87,8 +87,8 @@ class Background:
     """Runs a session's calls on a worker thread, one at a time, and reports their progress."""
 
     def __init__(self, lock: SessionLock) -> None:
-        self.progressed = Watchers()  # called with the `Training`, at most twice a second
-        self.training: Training | None = None  # the latest
+        self.progressed = Watchers()  # called with the `BackgroundCall`, at most twice a second
+        self.training: BackgroundCall | None = None  # the latest
         self._lock = lock
         self._thread_local = threading.local()
 
@@ -102,7 +102,7 @@ class Background:
         self._thread_local.report = report
 
     @property
-    def running(self) -> Training | None:
+    def running(self) -> BackgroundCall | None:
         """The training now running on the worker thread, if any."""
         return self.training if self.training is not None and self.training.running else None
 
@@ -113,7 +113,9 @@ class Background:
             return False
         return training.thread is threading.current_thread()
 
-    def start(self, name: str, call: Callable[[], Any], foreground: bool | None = None) -> Training:
+    def start(
+        self, name: str, call: Callable[[], Any], foreground: bool | None = None
+    ) -> BackgroundCall:
         """Run a call that trains on a worker thread, and return immediately.
 
         Args:
@@ -124,7 +126,7 @@ class Background:
             UsageError: another call is already running.
         """
         self._lock.refuse_if_busy()
-        training = Training(name)
+        training = BackgroundCall(name)
         begun = threading.Event()
 
         def work() -> None:
@@ -145,7 +147,7 @@ class Background:
         begun.wait()
         return training
 
-    def _carry_out(self, training: Training, call: Callable[[], Any]) -> None:
+    def _carry_out(self, training: BackgroundCall, call: Callable[[], Any]) -> None:
         before = self.report
         self.report = self._reporter(training)
         try:
@@ -161,7 +163,7 @@ class Background:
         finally:
             self.report = before
 
-    def _reporter(self, training: Training) -> Report:
+    def _reporter(self, training: BackgroundCall) -> Report:
         last_report = 0.0
 
         def report(progress: Progress) -> None:

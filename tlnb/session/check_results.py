@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tlnb.core.runtime.errors import OneLine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Check(OneLine):
     """The result of checking an exercise."""
 

@@ -43,4 +43,6 @@ def with_data(state: SessionState, data: DataSet) -> tuple[SessionState, str]:
 def _prepared(state: SessionState) -> Prepared | None:
     if state.model is None or state.anatomy is None or state.plan is None:
         return None
-    return Prepared(state.model, state.parts, state.anatomy, state.plan, {})
+    return Prepared(
+        model=state.model, parts=state.parts, anatomy=state.anatomy, plan=state.plan, scopes={}
+    )

@@ -116,16 +116,20 @@ def _feature_extractors(
     }
     extractors = [
         FeatureExtractor(
-            label,
-            build(sized, plan.edits, start, 0, state.scopes),
-            anatomy.head,
-            sized.transform,
+            of=label,
+            module=build(sized, plan.edits, start, 0, state.scopes),
+            head=anatomy.head,
+            transform=sized.transform,
         )
         for label, start in starts.items()
     ]
     if run is not None:
         head = network_of(state, run)[1].head
-        extractors.append(FeatureExtractor(f"run {run.name}", run.module(), head, run.transform()))
+        extractors.append(
+            FeatureExtractor(
+                of=f"run {run.name}", module=run.module(), head=head, transform=run.transform()
+            )
+        )
     return model.name, data, extractors, run.name if run else None
 
 

@@ -6,20 +6,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.export import run_files
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.pretrained import PretrainedModel
+from tlnb.core.planning.edit import Scopes
 from tlnb.core.planning.options import TrainOptions, options_from
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.typed_json import typed
 from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.run import Run
 
+if TYPE_CHECKING:
+    from tlnb.core.tuning.search_space import Task
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """One training, with everything needed to repeat or resume it."""
 
@@ -39,6 +43,19 @@ class Job:
         """The job as JSON values; with the run's record once it has ended."""
         ended = {} if run is None else {"record": run.to_json(), "hashes": run.hashes()}
         return {**self._about, **ended}
+
+    def tuning_task(self, scopes: Scopes) -> Task:
+        """This training as a start for a search of its hyperparameters."""
+        from tlnb.core.tuning.search_space import Task
+
+        return Task(
+            model=self.model,
+            anatomy=self.anatomy,
+            data=self.data,
+            plan=self.plan,
+            options=self.options,
+            scopes=scopes,
+        )
 
     @cached_property
     def _about(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tlnb.core.export.save import Saved
 from tlnb.core.runtime.errors import UsageError
-from tlnb.core.runtime.paths import name_beside, read_text
+from tlnb.core.runtime.paths import read_text, written_beside
 from tlnb.core.runtime.typed_json import parse
 from tlnb.session.job import Job
 
@@ -39,12 +39,12 @@ def write_job(job: Job, path: Path) -> Saved:
     write_whole(path, text)
     use = f"python -m tlnb train {path} --out DIR"
     return Saved(
-        str(path),
-        job.name,
-        "job",
-        len(text.encode()),
-        "nothing: it names data, model, plan and options",
-        use,
+        path=str(path),
+        run=job.name,
+        format="job",
+        bytes=len(text.encode()),
+        takes="nothing: it names data, model, plan and options",
+        use=use,
     )
 
 
@@ -74,13 +74,10 @@ def read_job(path: Path) -> dict[str, Any]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a file atomically: it appears whole or not at all."""
-    half = name_beside(path)
     try:
-        half.write_text(text, "utf8")
-        half.replace(path)
+        with written_beside(path) as half:
+            half.write_text(text, "utf8")
     except OSError as error:
         raise UsageError(
             f"{path} cannot be written ({error.strerror}): choose a folder that you can write to"
         ) from None
-    finally:
-        half.unlink(missing_ok=True)

@@ -96,11 +96,10 @@ def search(
     Raises:
         UsageError: as `carry_out` and `core.tuning.tune.tune`.
     """
-    from tlnb.core.tuning.search_space import Task
     from tlnb.core.tuning.tune import tune
 
     job = prepared(session, path, trust)
-    task = Task(job.model, job.anatomy, job.data, job.plan, job.options, session.state.scopes)
+    task = job.tuning_task(session.state.scopes)
     tuning, _ = tune(
         task,
         trials,

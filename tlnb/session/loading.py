@@ -130,7 +130,9 @@ def _open(
     groups: Any = None,
 ) -> DataSet:
     decoding, telling = partial(tell, "data", "decoding"), partial(tell, "data")
-    return open_data(source, labels, request, edge, decoding, telling, groups)
+    return open_data(
+        source, labels, request, edge, progress=decoding, telling=telling, groups=groups
+    )
 
 
 # ── models ──
@@ -194,7 +196,7 @@ def load(
     return state.loaded()[0]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadRequest:
     """The arguments of `Session.load`."""
 
@@ -318,7 +320,14 @@ def _retrained(state: SessionState, run: Run) -> PretrainedModel | nn.Module:
 
     origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
     return pretrained.retrained(
-        model, run.module(), run.name, run.data, run.classes, run.accuracy, architecture, origin
+        model,
+        run.module(),
+        name=run.name,
+        data=run.data,
+        classes=run.classes,
+        accuracy=run.accuracy,
+        architecture=architecture,
+        origin=origin,
     )
 
 

@@ -109,7 +109,7 @@ def add(
     module = _module_named(state, name)
     code, scope = _code(what, names or {}, state.scopes)
     count = 1 + sum(part.rstrip("0123456789") == side for part, _ in module.named_children())
-    edit = Edit("add", name, code, side, f"{side}{count}")
+    edit = Edit(kind="add", name=name, code=code, where=side, part=f"{side}{count}")
     return _commit(self, with_edit(state, edit, scope), edit_line("add", where, code))
 
 
@@ -133,7 +133,7 @@ def remove(self: SessionBase, pattern: str) -> Plan:
                 f"{name} is the output layer, which can be replaced but not removed: "
                 f"%tl_replace {name} EXPR"
             )
-    *before, last = [Edit("remove", name) for name in removed]
+    *before, last = [Edit(kind="remove", name=name) for name in removed]
     so_far = replaced(old, edits=(*old.edits, *before))
     return _commit(self, with_edit(state, last, so_far=so_far), line("tl_remove", pattern))
 
@@ -154,7 +154,7 @@ def replace(
     state = self.noticed()
     _module_named(state, name)
     code, scope = _code(what, names or {}, state.scopes)
-    after = with_edit(state, Edit("replace", name, code), scope)
+    after = with_edit(state, Edit(kind="replace", name=name, code=code), scope)
     return _commit(self, after, edit_line("replace", name, code))
 
 
@@ -263,4 +263,10 @@ def _side_by_side(state: SessionState) -> Strategies:
     verdict = state.dataset.size_verdict if state.dataset else None
     stages = tuple(anatomy.stages_of(p.trained) for p in plans)
     suggested = plan.FOR_VERDICT.get(verdict or "")
-    return Strategies(tuple(plans), tuple(flops), stages, verdict, suggested)
+    return Strategies(
+        plans=tuple(plans),
+        step_flops=tuple(flops),
+        stages=stages,
+        size_verdict=verdict,
+        suggested=suggested,
+    )

@@ -59,7 +59,7 @@ def resume(
     return _adopt_and_resume(session, restored)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Restored:
     """An earlier session."""
 
@@ -75,7 +75,7 @@ def _adopt_and_resume(session: SessionBase, restored: Restored) -> Run | None:
     If that fails, the session's other runs come back, and a line says why; without any, the session
     stays as it was.
     """
-    before = Restored(session.state, session.transcript, session.store)
+    before = Restored(state=session.state, transcript=session.transcript, store=session.store)
     session.store.close()
     adopt(session, restored)
     try:
@@ -178,7 +178,7 @@ class _Restoring:
         running = values["running"]
         if running is not None:
             last = self._take_job(running).name
-        return Restored(self.state, lines, self.store, last)
+        return Restored(state=self.state, transcript=lines, store=self.store, running=last)
 
     def _take_data(self, facts: Mapping[str, Any] | None, fingerprint: str | None) -> None:
         if facts is None:
@@ -214,7 +214,7 @@ class _Restoring:
                     f"the session used your own module {source!r}: build it again, then %tl_resume"
                 )
             source, given["called"] = self.names[source], source
-        request = LoadRequest(source, **given, trust=self.trust, names=self.names)
+        request = LoadRequest(source=source, **given, trust=self.trust, names=self.names)
         self.state, _ = with_model(self.state, request, self.tell)
         return self.state.loaded()[0]
 
@@ -241,7 +241,13 @@ class _Restoring:
         model = same.model if same else resized(self._load(asked), size)
         data = self.data
         if data is None or about["fingerprint"] != data.fingerprint:
-            data = DataSet("other data", (), {}, {}, run_files.facts_from(about["facts"]).request)
+            data = DataSet(
+                name="other data",
+                classes=(),
+                images={},
+                labels={},
+                request=run_files.facts_from(about["facts"]).request,
+            )
         return Job(
             name=typed(str, about["run"], "run"),
             plan=plan,

@@ -75,4 +75,4 @@ class SessionBase(OneLine):
     def tell(self, run: str, phase: str, done: int, total: int) -> None:
         """Report progress of work that is not a training."""
         if self.report is not None:
-            self.report(Progress(run, phase, done, total))
+            self.report(Progress(run=run, phase=phase, epoch=done, epochs=total))

@@ -150,7 +150,6 @@ def tune(
         UsageError: Optuna is missing, no data or model, too few labels to hold any out, storage
             that cannot be used.
     """
-    from tlnb.core.tuning.search_space import Task
     from tlnb.core.tuning.tune import tune
 
     state = self.noticed()
@@ -163,7 +162,7 @@ def tune(
         )
     price = _price(state, job.options)
     tuning, runs = tune(
-        Task(job.model, job.anatomy, job.data, job.plan, job.options, state.scopes),
+        job.tuning_task(state.scopes),
         trials,
         seconds=None if budget is None else parse_budget(budget, price),
         storage=storage,

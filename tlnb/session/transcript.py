@@ -58,7 +58,7 @@ FORBIDDEN_OPTIONS = ("trust", "names", "called", "labels", "export", "learner")
 LEFT_OUT = "# left out of what was read, because they are not calls with plain values: {} lines"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Call:
     """A session call: words, and options by their names in magics."""
 
@@ -105,7 +105,7 @@ def _parse_magic(text: str, session: type) -> Call | None:
     name, rest = match[1], match[2] or ""
     if name in CODE_CALLS:
         place, _, code = rest.partition(" ")
-        return Call(name, (place, code.strip()), {})
+        return Call(name=name, words=(place, code.strip()), options={})
     if set(rest) & set("{}$"):
         return None
     words, options = list[str](), dict[str, Any]()
@@ -117,7 +117,7 @@ def _parse_magic(text: str, session: type) -> Call | None:
             options[word[2:]] = True if _is_flag(word[2:], name, session) else next(left, None)
         else:
             return None
-    return Call(name, tuple(words), options)
+    return Call(name=name, words=tuple(words), options=options)
 
 
 def _parse_python(text: str) -> Call | None:
@@ -135,7 +135,11 @@ def _parse_python(text: str) -> Call | None:
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError, UsageError):
         return None
     options = dict(flag(name, value) for name, value in given.items())
-    return Call(call.func.attr, words, options) if call.func.value.id == "tl" else None
+    return (
+        Call(name=call.func.attr, words=words, options=options)
+        if call.func.value.id == "tl"
+        else None
+    )
 
 
 def _known(call: Call, session: type) -> bool:

@@ -25,7 +25,7 @@ from tlnb.display.cards import HTML
 from tlnb.session import Session
 
 QUICK = {"epochs": 2, "batch_size": 8}
-CPU = Machine("cpu", "fp32", "a processor", 2)
+CPU = Machine(device="cpu", precision="fp32", name="a processor", threads=2)
 
 
 # ── energy ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -109,13 +109,15 @@ def test_prices_come_from_a_dated_table_and_say_where_they_are_from(
     ("text", "seconds"), [("90s", 90), ("5min", 300), ("2h", 7200), (30, 30), ("0.5usd", 900)]
 )
 def test_budgets(text: str, seconds: float):
-    assert parse_budget(text, Price(2.0, "usd", "")) == pytest.approx(seconds)
+    assert parse_budget(text, Price(per_hour=2.0, currency="usd", basis="")) == pytest.approx(
+        seconds
+    )
 
 
 @pytest.mark.parametrize("text", ["soon", "3eur", "-1min", "0s", "nan", "1 usd 2"])
 def test_what_is_no_budget_gets_one_line(text: str):
     with pytest.raises(UsageError, match="is not a budget"):
-        parse_budget(text, Price(2.0, "usd", ""))
+        parse_budget(text, Price(per_hour=2.0, currency="usd", basis=""))
 
 
 # ── the bill ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -262,10 +264,10 @@ def test_seeds_are_repeated_and_shown_as_one_row_with_a_spread(small: Session):
 
 
 def test_break_even_is_where_both_lines_meet():
-    found = BreakEven("seconds", once=900.0, run=1.0, baseline=10.0)
+    found = BreakEven(unit="seconds", once=900.0, run=1.0, baseline=10.0)
     assert found.uses == pytest.approx(100)
     assert found.once + found.uses * found.run == pytest.approx(found.uses * found.baseline)
-    assert BreakEven("seconds", 900.0, 10.0, 1.0).uses is None
+    assert BreakEven(unit="seconds", once=900.0, run=10.0, baseline=1.0).uses is None
 
 
 def test_a_comparison_without_a_reached_target_says_so(compared: Session):

@@ -20,7 +20,7 @@ from tlnb.core.runtime.errors import DataError, UsageError
 
 
 def digits(**amounts: object):
-    return open_data("digits", request=DataRequest("digits", **amounts))
+    return open_data("digits", request=DataRequest(source="digits", **amounts))
 
 
 def test_per_class_counts_every_label():
@@ -66,7 +66,7 @@ def test_splits_of_arrays_are_disjoint_and_complete(sizes, seed, share):
     images = np.zeros((len(labels), 8, 8), dtype=np.uint8)
     images[:, 0, 0], images[:, 0, 1] = np.arange(len(labels)) % 250, np.arange(len(labels)) // 250
     try:
-        data = open_data(images, labels, DataRequest("arrays", test=share, seed=seed))
+        data = open_data(images, labels, DataRequest(source="arrays", test=share, seed=seed))
     except DataError:
         assert max(sizes) == 1  # nothing to hold out
         return
@@ -83,9 +83,11 @@ def test_limit_is_stratified():
 
 
 def test_symbols_are_seeded_and_as_many_as_asked_for():
-    ask = DataRequest("symbols", classes=25, per_class=4)
+    ask = DataRequest(source="symbols", classes=25, per_class=4)
     one, two = open_data("symbols", request=ask), open_data("symbols", request=ask)
-    other = open_data("symbols", request=DataRequest("symbols", classes=25, per_class=4, seed=1))
+    other = open_data(
+        "symbols", request=DataRequest(source="symbols", classes=25, per_class=4, seed=1)
+    )
     assert one.fingerprint == two.fingerprint != other.fingerprint
     assert len(one.classes) == 25 and one.splits == {"train": 100, "monitor": 375, "test": 1250}
     assert torch.equal(one.images["test"], other.images["test"])  # only what is trained on changes
@@ -125,7 +127,7 @@ def test_folder_with_train_and_val_reports_on_val(tmp_path: Path):
 )
 def test_bad_requests_are_one_line(source, request_, words):
     with pytest.raises((DataError, UsageError), match=words) as error:
-        open_data(source, request=DataRequest(source, **request_))
+        open_data(source, request=DataRequest(source=source, **request_))
     assert "\n" not in str(error.value)
 
 

@@ -67,14 +67,17 @@ def test_only_what_is_used_is_decoded(tmp_path: Path, monkeypatch):
     (top / "a" / "1.png").write_bytes((top / "a" / "1.png").read_bytes()[:-200])
     steps: list[tuple[int, int]] = []
     data = open_data(
-        top, request=DataRequest(str(top), limit=4), edge=16, progress=lambda *s: steps.append(s)
+        top,
+        request=DataRequest(source=str(top), limit=4),
+        edge=16,
+        progress=lambda *s: steps.append(s),
     )
     assert steps[-1] == (4 + data.splits["test"], 4 + data.splits["test"])
     assert set(reasons(data)) == {"a/0.png", "a/1.png"}
     for name in ("0.png", "1.png"):
         (top / "a" / name).unlink()
     assert (
-        open_data(top, request=DataRequest(str(top), limit=4), edge=16).fingerprint
+        open_data(top, request=DataRequest(source=str(top), limit=4), edge=16).fingerprint
         == data.fingerprint
     )
 
@@ -237,7 +240,10 @@ def test_looking_over_many_files_tells_how_far_it_is(tmp_path: Path):
     steps: list[tuple[int, int]] = []
     top = two_classes(tmp_path, 10)
     data = open_data(
-        top, request=DataRequest(str(top), limit=4), edge=16, progress=lambda *s: steps.append(s)
+        top,
+        request=DataRequest(source=str(top), limit=4),
+        edge=16,
+        progress=lambda *s: steps.append(s),
     )
     used = sum(data.splits.values())
     assert steps == [(i + 1, 20) for i in range(20)] + [(i + 1, used) for i in range(used)]

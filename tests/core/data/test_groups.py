@@ -72,7 +72,7 @@ def test_series_are_told_with_what_keeps_them_together(tmp_path: Path):
     pixels = [np.asarray(Image.open(path).resize((64, 64))) for path in sorted(top.rglob("*.jpg"))]
     arrays = open_data(np.stack(pixels), [i // 20 for i in range(40)])
     assert "group=GROUPS" in " ".join(arrays.notes) and "--group" not in " ".join(arrays.notes)
-    drawn = open_data("EuroSAT", request=DataRequest("EuroSAT", root=str(tmp_path)), edge=64)
+    drawn = open_data("EuroSAT", request=DataRequest(source="EuroSAT", root=str(tmp_path)), edge=64)
     assert "give the folder of its files by its path, and --group" in " ".join(drawn.notes)
     for split, number in (("train", 0), ("val", 3)):
         for name, wnid in (("well", "n01440764"), ("sick", "n02102040")):
@@ -80,7 +80,9 @@ def test_series_are_told_with_what_keeps_them_together(tmp_path: Path):
             folder.mkdir(parents=True)
             for photo in (top / name).glob(f"*_{number}.jpg"):
                 shutil.copy(photo, folder / f"{photo.stem}.JPEG")
-    own = open_data("Imagenette", request=DataRequest("Imagenette", root=str(tmp_path)), edge=64)
+    own = open_data(
+        "Imagenette", request=DataRequest(source="Imagenette", root=str(tmp_path)), edge=64
+    )
     said = " ".join(own.notes)
     assert (
         "the splits are the data set's own" in said and "the test split came with the data" in said
@@ -144,4 +146,4 @@ def test_bad_groups_are_one_line(tmp_path: Path, group, error, words):
 def test_only_files_take_group_and_root():
     for option in ("group", "root"):
         with pytest.raises(UsageError, match=f"leave out --{option}"):
-            open_data("digits", request=DataRequest("digits", **{option: "x"}))
+            open_data("digits", request=DataRequest(source="digits", **{option: "x"}))

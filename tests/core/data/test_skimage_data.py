@@ -15,7 +15,7 @@ from tlnb.core.runtime.errors import DataError, UsageError
 
 
 def opened(name: str, **amounts: object):
-    return open_data(name, request=DataRequest(name, **amounts))
+    return open_data(name, request=DataRequest(source=name, **amounts))
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ RNG = np.random.default_rng(0)
 
 
 def opened(name: str, root: Path, edge: int = 32, **amounts: object) -> DataSet:
-    return open_data(name, request=DataRequest(name, root=str(root), **amounts), edge=edge)
+    return open_data(name, request=DataRequest(source=name, root=str(root), **amounts), edge=edge)
 
 
 def md5(data: bytes) -> str:
@@ -102,7 +102,7 @@ def fashion(server: Server, monkeypatch) -> Server:
 
 def test_a_set_is_downloaded_once_with_progress(fashion: Server, tmp_path: Path):
     steps: list[tuple[str, int, int]] = []
-    request = DataRequest("fashion-mnist", root=str(tmp_path))
+    request = DataRequest(source="fashion-mnist", root=str(tmp_path))
     data = open_data("fashion-mnist", request=request, telling=lambda *s: steps.append(s))
     assert (
         data.name == "FashionMNIST"

@@ -23,7 +23,13 @@ from tlnb.core.runtime.errors import UsageError
 from tlnb.display.cards import HTML
 from tlnb.session import Session
 
-PLAIN = Transform(32, 32, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+def transform_of(size: int) -> Transform:
+    """Pixels from 0 to 1, less 0.5, divided by 0.25, at this edge."""
+    return Transform(size=size, resize=size, mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+PLAIN = transform_of(32)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +67,9 @@ def test_test_images_are_never_looked_at(seen: tuple[Session, Look], monkeypatch
     assert all(image.numpy().tobytes() in allowed for image in found._pictures)
     data = session.dataset
     ruined = replace(data, images={**data.images, "test": torch.zeros_like(data.images["test"])})
-    extractor = FeatureExtractor("x", session.model.module, "head", session.model.transform)
+    extractor = FeatureExtractor(
+        of="x", module=session.model.module, head="head", transform=session.model.transform
+    )
     monkeypatch.setattr(embeddings, "MAX_IMAGES", 40)
     assert features("m", ruined, [extractor]).views == features("m", data, [extractor]).views
 
@@ -69,7 +77,9 @@ def test_test_images_are_never_looked_at(seen: tuple[Session, Look], monkeypatch
 def test_neighbours_and_shares_agree_with_a_search_by_hand(seen: tuple[Session, Look]):
     session, found = seen
     rows = features_of(
-        FeatureExtractor("x", session.model.module, "head", session.model.transform),
+        FeatureExtractor(
+            of="x", module=session.model.module, head="head", transform=session.model.transform
+        ),
         found._pictures,
     ).numpy()
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -110,7 +120,7 @@ def _arrays(counts: list[int], edge: int = 12) -> DataSet:
 def test_few_images_many_classes_uneven_classes(counts: list[int]):
     data = _arrays(counts)
     network = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(27, 2)).eval()
-    extractor = FeatureExtractor("x", network, "2", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))
+    extractor = FeatureExtractor(of="x", module=network, head="2", transform=transform_of(12))
     found = features("toy", data, [extractor, extractor])
     assert (
         found.views[0].points == found.views[1].points and np.isfinite(found.views[0].points).all()
@@ -131,7 +141,7 @@ def test_features_that_are_all_alike_still_make_a_map():
     found = features(
         "blind",
         _arrays([12, 12]),
-        [FeatureExtractor("x", Blind(), "head", Transform(12, 12, (0.5,) * 3, (0.25,) * 3))],
+        [FeatureExtractor(of="x", module=Blind(), head="head", transform=transform_of(12))],
     )
     assert np.isfinite(found.views[0].points).all()
 
@@ -148,10 +158,10 @@ def test_features_of_a_convolution_head_are_averaged_over_places():
     network = models.squeezenet1_1(num_classes=3).eval()
     images = torch.randint(0, 255, (2, 3, 64, 64), dtype=torch.uint8)
     found = features_of(
-        FeatureExtractor("x", network, "classifier.1", Transform(64, 64, (0.5,) * 3, (0.25,) * 3)),
+        FeatureExtractor(of="x", module=network, head="classifier.1", transform=transform_of(64)),
         images,
     )
-    inputs = Transform(64, 64, (0.5,) * 3, (0.25,) * 3)(images)
+    inputs = transform_of(64)(images)
     with torch.no_grad():
         assert torch.allclose(found, network.features(inputs).mean((2, 3)), atol=1e-5)
 
@@ -184,7 +194,7 @@ def _bright_or_dark(each: int = 12) -> DataSet:
 
 def test_stages_show_where_the_answer_gets_lost():
     extractor = FeatureExtractor(
-        "toy", TwoStages().eval(), "head", Transform(12, 12, (0.5,) * 3, (0.25,) * 3)
+        of="toy", module=TwoStages().eval(), head="head", transform=transform_of(12)
     )
     found = embeddings.stages("toy", _bright_or_dark(), [extractor])
     first, second = found.depths[0].probes[:2]
@@ -257,7 +267,14 @@ class Bright(nn.Module):
 
 
 def _judge(network: nn.Module) -> Judge:
-    return Judge("toy", None, network.eval(), ("dim", "lit"), PLAIN, 32)
+    return Judge(
+        model="toy",
+        run=None,
+        module=network.eval(),
+        classes=("dim", "lit"),
+        transform=PLAIN,
+        edge=32,
+    )
 
 
 def test_occlusion_finds_the_only_place_that_counts():

@@ -130,9 +130,8 @@ def test_a_matrix_for_any_number_of_classes(compared: Session, count: int):
     )
     sure = torch.from_numpy(rng.random(3 * count)).float()
     names = tuple(f"a rather long class name {c}" for c in range(count))
-    run = replace(
-        compared.runs[0], classes=names, _answers=Answers(truths, guesses, sure, 1 - sure)
-    )
+    answers = Answers(truths=truths, guesses=guesses, sure=sure, sure_of_truth=1 - sure)
+    run = replace(compared.runs[0], classes=names, _answers=answers)
     html = HTML[type(errors(run))](errors(run))
     assert ("data:image/png" in html) == (count <= 100)  # above, only the pairs
     assert html.count("a rather long class name") > 3
@@ -280,7 +279,14 @@ def test_an_embedded_network_names_its_own_pictures(session: Session):
 
 def test_many_images_keep_few_pictures(compared: Session):
     run = compared.runs[0]
-    judge = Judge("m", None, run.module(), run.classes, run.transform(), 32)
+    judge = Judge(
+        model="m",
+        run=None,
+        module=run.module(),
+        classes=run.classes,
+        transform=run.transform(),
+        edge=32,
+    )
     found = predict(judge, list(compared.dataset.images["test"][:150].numpy()))
     assert len(found) == 150 and len(found._pictures) == 20
     with torch.no_grad():
@@ -358,19 +364,19 @@ def test_a_network_is_measured_on_its_source_where_it_is_not_as_it_shipped(
 def test_only_held_out_pictures_are_packed_each_class_once():
     images = torch.arange(24, dtype=torch.uint8).view(24, 1, 1).expand(24, 48, 48) * 10
     one = Source(
-        ("a", "b"),
-        images[:4],
-        torch.tensor([0, 0, 1, 1]),
-        torch.tensor([True, False, False, True]),
-        0,
+        classes=("a", "b"),
+        images=images[:4],
+        labels=torch.tensor([0, 0, 1, 1]),
+        held_out=torch.tensor([True, False, False, True]),
+        textures=0,
     )
     many = torch.ones(20, dtype=torch.bool)
     two = Source(
-        ("b", "dots"),
-        images[3:24],
-        torch.tensor([0] + [1] * 20),
-        torch.cat([torch.tensor([True]), many]),
-        1,
+        classes=("b", "dots"),
+        images=images[3:24],
+        labels=torch.tensor([0] + [1] * 20),
+        held_out=torch.cat([torch.tensor([True]), many]),
+        textures=1,
     )
     with np.load(io.BytesIO(held_out.packed({"one": one, "two": two}))) as file:
         assert file["names"].tolist() == ["a", "b", "dots"] and file["filled"].tolist() == [

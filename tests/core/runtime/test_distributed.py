@@ -190,11 +190,13 @@ def test_batch_statistics_of_a_processor_are_each_processs_own_and_the_run_says_
 @pytest.mark.parametrize("count", [1, 2, 3, 64])
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 64, 200])
 def test_shards_are_nearly_equal_and_together_the_whole(count: int, length: int):
-    parts = [Ranks(rank, count).shard(length) for rank in range(count)]
+    parts = [Ranks(rank=rank, count=count).shard(length) for rank in range(count)]
     assert [i for part in parts for i in range(length)[part]] == list(range(length))
     sizes = [part.stop - part.start for part in parts]
     assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
-    assert all(part == Ranks(0, count).shard(length, rank) for rank, part in enumerate(parts))
+    assert all(
+        part == Ranks(rank=0, count=count).shard(length, rank) for rank, part in enumerate(parts)
+    )
 
 
 # ── jobs ──────────────────────────────────────────────────────────────────────────────────────────────────────────

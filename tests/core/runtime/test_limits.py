@@ -228,7 +228,7 @@ def little_memory(tmp_path, monkeypatch) -> Path:
 
 
 def opened(folder: Path, **amounts: object) -> DataSet:
-    return open_data(folder, request=DataRequest(str(folder), **amounts), edge=32)
+    return open_data(folder, request=DataRequest(source=str(folder), **amounts), edge=32)
 
 
 def all_mapped(data: DataSet) -> bool:

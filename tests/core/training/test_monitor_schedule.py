@@ -107,7 +107,10 @@ def test_a_resumed_run_looks_where_it_would_have(trained: Session):
 
 def run_with(run: Run, monitor: list[float | None]) -> Run:
     """The run with a second for each epoch, and these looks."""
-    epochs = tuple(EpochRecord(1.0, 0.99, seen, 1.0) for seen in monitor)
+    epochs = tuple(
+        EpochRecord(train_loss=1.0, val_accuracy=0.99, monitor_accuracy=seen, seconds=1.0)
+        for seen in monitor
+    )
     seconds = {
         "preparing": 1.0,
         "caching": 0.0,
@@ -167,7 +170,14 @@ def test_records_with_every_epoch_looked_at_are_read_as_before(trained: Session)
 def test_charts_and_live_curves_draw_a_line_between_looks(trained: Session):
     assert charts.learning(trained.runs[0]).startswith(b"\x89PNG")
     history = [
-        Progress("head", "training", n, 9, 1.0, {1: 0.2, 5: 0.4, 9: 0.8}.get(n))
+        Progress(
+            run="head",
+            phase="training",
+            epoch=n,
+            epochs=9,
+            loss=1.0,
+            accuracy={1: 0.2, 5: 0.4, 9: 0.8}.get(n),
+        )
         for n in range(1, 10)
     ]
     assert str(drawings.curves(history)).count("accuracy: 80.0%") == 1
@@ -177,7 +187,8 @@ def test_charts_and_live_curves_draw_a_line_between_looks(trained: Session):
         f'points="0.0,{live.HEIGHT}.0 45.0,18.0 180.0,0.0"' in shown._svg()
     )  # by epoch, not by number
     assert "accuracy 100.0%" in shown._html(history[2])  # the last look's, in an epoch without one
-    assert "accuracy" not in shown._html(Progress("head", "evaluating", 9, 9)).split("<svg")[0]
+    last = Progress(run="head", phase="evaluating", epoch=9, epochs=9)
+    assert "accuracy" not in shown._html(last).split("<svg")[0]
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,16 @@ def test_expectation_and_measurement_count_by_their_precision():
 def test_few_changes_are_preferred_unless_more_gain_a_point():
     from dataclasses import replace
 
-    base = advising.Tried("head", None, None, None, 0.0, 0.0, None, True)  # type: ignore[arg-type]
+    base = advising.Tried(
+        strategy="head",
+        accuracy=None,
+        gain=None,
+        error=None,
+        expected=0.0,
+        sd=0.0,
+        forecast=None,
+        affordable=True,
+    )  # type: ignore[arg-type]
 
     def chosen(partial: float, full: float) -> str:
         more = [

@@ -212,8 +212,22 @@ def test_storage_that_cannot_be_used_gets_one_line(small: Session, storage: str)
 
 
 def tuned(*trials: tuple[float | None, str]) -> Tuning:
-    found = tuple(Trial(i, {"lr": 0.1}, a, s, 2.0, 1.0, 0.0) for i, (a, s) in enumerate(trials))
-    return Tuning("t", "head", "digits", "val", found, None, 1.0, 1.0, 0.0, "")  # type: ignore[arg-type]
+    found = tuple(
+        Trial(number=i, values={"lr": 0.1}, accuracy=a, status=s, seconds=2.0, flops=1.0, wh=0.0)
+        for i, (a, s) in enumerate(trials)
+    )
+    return Tuning(
+        name="t",
+        strategy="head",
+        data="digits",
+        judged_by="val",
+        trials=found,
+        plan=None,
+        seconds=1.0,
+        flops=1.0,
+        wh=0.0,
+        storage="",
+    )  # type: ignore[arg-type]
 
 
 def test_how_soon_it_came_close_counts_every_trial_before():

@@ -16,7 +16,7 @@ FIGURES = ("seconds", "flops", "wh", "money")
 KINDS = ("run", "baseline", "equal budget", "tuning", "forecasting", "advising")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Charge(OneLine):
     """One line of the bill.
 
@@ -44,7 +44,7 @@ class Charge(OneLine):
         return f"Charge {self.phase}: {self.seconds:.2f} s, {self.flops / 1e9:.2f} GFLOP, {self.wh:.3f} Wh ({self.basis})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Bill(OneLine):
     """Every charge of the session, oldest first. A price set by the user applies to all."""
 

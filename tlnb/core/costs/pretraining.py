@@ -52,7 +52,7 @@ RECIPES: tuple[tuple[str, int, int | None], ...] = (
 EFFICIENTNET_V2 = {"efficientnet_v2_s": 300, "efficientnet_v2_m": 384}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Pretraining(OneLine):
     """The one-time cost of pretraining. `bases`: figure → (`measured` or `assumed`, how)."""
 

@@ -21,7 +21,7 @@ TABLE_VARIABLE = "TLNB_PRICES"
 UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}  # in seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Price(OneLine):
     """What an hour of a machine costs."""
 
@@ -50,7 +50,9 @@ def parse_price(text: str | float) -> Price:
         raise UsageError(f"--price {text} is not a price: write --price 0.5usd/h")
     if not math.isfinite(float(match[1])):
         raise UsageError(f"--price {str(text)[:40]} … is not a price: write --price 0.5usd/h")
-    return Price(float(match[1]), match[2].lower() or "usd", "assumed: your figure")
+    return Price(
+        per_hour=float(match[1]), currency=match[2].lower() or "usd", basis="assumed: your figure"
+    )
 
 
 def parse_budget(text: str | float, price: Price) -> float:
@@ -91,7 +93,11 @@ def list_price(device: str, hardware: str = "", threads: int = 1) -> Price:
     for entry in _entries():
         if _applies(entry, kind, hardware):
             return _price_of(entry, threads)
-    return Price(0.0, "usd", f"assumed: the price table has no entry for {hardware or device}")
+    return Price(
+        per_hour=0.0,
+        currency="usd",
+        basis=f"assumed: the price table has no entry for {hardware or device}",
+    )
 
 
 def _applies(entry: Mapping[str, Any], kind: str, hardware: str) -> bool:
@@ -106,7 +112,9 @@ def _price_of(entry: Mapping[str, Any], threads: int) -> Price:
     count = threads if per_thread else 1
     each = f" for each of {count} threads" if per_thread else ""
     basis = f"assumed: {entry['per_hour']:g} usd an hour{each}, {entry['as_of']}, {entry['source']}"
-    return Price(entry["per_hour"] * count, entry.get("currency", "usd"), basis)
+    return Price(
+        per_hour=entry["per_hour"] * count, currency=entry.get("currency", "usd"), basis=basis
+    )
 
 
 def _entries() -> list[dict[str, Any]]:

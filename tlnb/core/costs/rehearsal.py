@@ -25,7 +25,7 @@ from tlnb.core.training.proof import StartState
 from tlnb.core.training.run import Cache
 from tlnb.core.training.split_choice import Choice
 from tlnb.core.training.trainer import Trainer
-from tlnb.core.training.training_inputs import Cost, Inputs
+from tlnb.core.training.training_inputs import NO_COST, Cost, Inputs
 
 FIRST_FLOPS = 3e9  # per thread in the first, smallest rehearsal: some tenths of a second
 # Images in a large network's first and second rehearsal: two sizes give the overhead of a pass.
@@ -208,7 +208,7 @@ class Rehearser:
             held_bytes=held_bytes,
             took=time.perf_counter() - began,
             epochs=epochs,
-            cost=inputs.cost if inputs else Cost(0.0, 0.0, 0.0, 0.0, 0.0),
+            cost=inputs.cost if inputs else NO_COST,
         )
 
     def _trainer(self, count: int, epochs: int) -> Trainer:

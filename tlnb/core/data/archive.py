@@ -61,7 +61,7 @@ DAMAGED = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Entry:
     """A file in an archive."""
 
@@ -146,7 +146,13 @@ def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
         why = "a link"
     elif info.flag_bits & 1:
         why = "encrypted"
-    return Entry(info.filename, info.file_size, why, lambda: archive.open(info), info.CRC)
+    return Entry(
+        name=info.filename,
+        size=info.file_size,
+        refused=why,
+        open=lambda: archive.open(info),
+        checksum=info.CRC,
+    )
 
 
 class _ShortHeaders(tarfile.TarInfo):
@@ -177,7 +183,7 @@ def _tar_entry(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Entry:
             raise ValueError(f"{one_line(info.name)[:SHOWN_CHARACTERS]} holds nothing")
         return content
 
-    return Entry(info.name, info.size, why, opened)
+    return Entry(name=info.name, size=info.size, refused=why, open=opened)
 
 
 # ── what is taken ─────────────────────────────────────────────────────────────────────────────────

@@ -52,9 +52,8 @@ def from_arrays(
     targets = torch.tensor([where[n] for n in names])
     check_classes("the arrays", classes)
     numbers = None if groups is None else _group_numbers(groups, len(names))
-    parts = divide(
-        "arrays", classes, images, targets, request, np.arange(len(names)), {}, groups=numbers
-    )
+    pool = np.arange(len(names))
+    parts = divide("arrays", classes, images, targets, request, pool=pool, fixed={}, groups=numbers)
     return replace(parts, notes=notes, groups=None if numbers is None else len(np.unique(numbers)))
 
 

@@ -36,14 +36,14 @@ from tlnb.core.data.splits import SPLITS, Parts
 from tlnb.core.data.table import TABLES
 from tlnb.core.data.torchvision_datasets import ARRAYS, LIBRARY, library_name, read_library
 from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mean
-from tlnb.core.runtime.paths import name_beside, user_path
+from tlnb.core.runtime.paths import user_path, written_beside
 
 LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
 PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
 HASHED = 256  # images hashed at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataFacts(OneLine):
     """What is known about a data set without its images: enough to read it again."""
 
@@ -77,7 +77,7 @@ class DataFacts(OneLine):
         return f"DataFacts of {self.name}: {len(self.classes)} classes, {images} images"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataSet(OneLine):
     """Images and labels by split.
 
@@ -187,18 +187,14 @@ class DataSet(OneLine):
         for split in self.splits:
             arrays[f"{split}_images"] = self.images[split].numpy()
             arrays[f"{split}_labels"] = self.labels[split].numpy()
-        unfinished = name_beside(target)
         try:
-            with unfinished.open("wb") as file:
+            with written_beside(target) as half, half.open("wb") as file:
                 np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-            unfinished.replace(target)
         except OSError as error:
             raise DataError(
                 f"{str(target)!r} cannot be written ({error.strerror}): give a file in a folder "
                 "that you can write to"
             ) from None
-        finally:
-            unfinished.unlink(missing_ok=True)
         return target
 
     @cached_property
@@ -258,7 +254,7 @@ def open_data(
             a download failed.
         UsageError: an amount or a budget is out of range.
     """
-    request = request or DataRequest(source if isinstance(source, str) else "arrays")
+    request = request or DataRequest(source=source if isinstance(source, str) else "arrays")
     check_request(request)
     if not isinstance(source, str | Path):
         return _looked_through(from_arrays(source, labels, request, groups), request)
@@ -281,13 +277,10 @@ def open_data(
     _refuse(request, path.name, "root", "classes")
     found = list_files(path, telling)
     where = found.top if path.is_dir() else path
-    where = (
-        where.absolute() if library_name(str(where)) else where
-    )  # else it would be taken for torchvision's
-    return _looked_through(
-        read_files(found, request, edge or PHOTO_EDGE, progress),
-        replace(request, source=str(where)),
-    )
+    if library_name(str(where)):  # it would be taken for torchvision's
+        where = where.absolute()
+    parts = read_files(found, request, edge or PHOTO_EDGE, progress)
+    return _looked_through(parts, replace(request, source=str(where)))
 
 
 def _refuse(request: DataRequest, name: str, *options: str) -> None:

@@ -30,7 +30,7 @@ SPLITS = ("train", "val", "test")
 SERIES = 0.02
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Leak:
     """An image of a later split, and the image that it repeats."""
 
@@ -45,7 +45,7 @@ class Leak:
         return f"{self.image} ({self.split}) is {how} {self.other} ({self.other_split})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Looks:
     """Hashes `(N, 64)` of ±1, standardised thumbnails `(N, 256)`, and which are not flat."""
 
@@ -79,7 +79,14 @@ def find_leaks(
             matches = {i: (j, False) for i, j in _alike(looks[before], looks[after])} | matches
         for i, (j, same) in matches.items():
             found.setdefault(
-                (after, i), Leak(after, files[after][i], before, files[before][j], same)
+                (after, i),
+                Leak(
+                    split=after,
+                    image=files[after][i],
+                    other_split=before,
+                    other=files[before][j],
+                    same=same,
+                ),
             )
     return tuple(found[key] for key in sorted(found))
 
@@ -179,7 +186,9 @@ def _looks(images: Tensor) -> _Looks:
         / (coarse.shape[1] - 1) ** 0.5
     )
     keys = [row.tobytes() for row in coarse.mul(16).round().short().numpy()]
-    return _Looks(torch.cat(signs), standard, deviation[:, 0] > FLAT, keys)
+    return _Looks(
+        bits=torch.cat(signs), thumbnails=standard, varied=deviation[:, 0] > FLAT, keys=keys
+    )
 
 
 def _fine(images: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 Unreadable = dict[int, str]  # an image file's number → why it cannot be read
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decoded:
     """Images, and the files they were decoded from."""
 
@@ -89,7 +89,11 @@ class ImageCache:
             checked_arrays.write(
                 file, shape, np.dtype(np.uint8), images, lambda: _about(order, unreadable)
             )
-            return Decoded(map_file(self._set_apart(file, order, unreadable)), order, unreadable)
+            return Decoded(
+                images=map_file(self._set_apart(file, order, unreadable)),
+                order=order,
+                unreadable=unreadable,
+            )
         except OSError as error:
             raise DataError(_why(error, self.folder, size)) from None
 
@@ -153,7 +157,11 @@ def _read(file: Path) -> Decoded | None:
         return (
             None
             if about is None
-            else Decoded(map_file(file), np.array(about["order"]), dict(about["unreadable"]))
+            else Decoded(
+                images=map_file(file),
+                order=np.array(about["order"]),
+                unreadable=dict(about["unreadable"]),
+            )
         )
     except (
         OSError,

@@ -9,7 +9,8 @@ without it and the images are rearranged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,20 @@ def list_files(source: Path, telling: Telling | None = None) -> Listing:
     return listing
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """Files to read, and how."""
+
+    listing: Listing
+    request: DataRequest
+    edge: int  # of the decoded images, in pixels
+    values: Values | None  # the range of the files' values, if it is above 8 bits
+    progress: Progress | None
+
+    def rows(self, unreadable: Unreadable) -> Rows:
+        return _rows(self.listing, self.request, unreadable)
+
+
 def read_files(
     listing: Listing, request: DataRequest, edge: int, progress: Progress | None = None
 ) -> Parts:
@@ -76,10 +91,10 @@ def read_files(
     if cached or _count(rows) < len(listing.paths):
         unreadable |= look_over(listing.paths, progress)
         rows = _rows(listing, request, unreadable)
-    if cached:
-        rows, images = _in_file(listing, request, rows, edge, unreadable, progress, seen.values)
-    else:
-        rows, images = _in_memory(listing, request, rows, edge, unreadable, progress, seen.values)
+    reading = _Reading(
+        listing=listing, request=request, edge=edge, values=seen.values, progress=progress
+    )
+    rows, images = (_in_file if cached else _in_memory)(reading, rows, unreadable)
     labels = torch.tensor(listing.class_of)
     return Parts(
         name=listing.name,
@@ -151,8 +166,8 @@ def _rows(listing: Listing, request: DataRequest, unreadable: Unreadable) -> Row
             listing.classes,
             np.array(listing.class_of),
             request,
-            pool,
-            fixed,
+            pool=pool,
+            fixed=fixed,
             groups=groups,
         )
     except DataError as error:
@@ -197,29 +212,23 @@ def _folders(listing: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
 
 
 def _in_memory(
-    listing: Listing,
-    request: DataRequest,
-    rows: Rows,
-    edge: int,
-    unreadable: Unreadable,
-    progress: Progress | None,
-    values: Values | None,
+    reading: _Reading, rows: Rows, unreadable: Unreadable
 ) -> tuple[Rows, dict[str, Tensor]]:
     """The splits and their images, views of one tensor.
 
     Unreadable files are added to `unreadable`.
     """
     order = _order(rows)
-    held = torch.empty((len(order), 3, edge, edge), dtype=torch.uint8)
-    for row, image in enumerate(_images(listing.paths, order, edge, progress, unreadable, values)):
+    held = torch.empty((len(order), 3, reading.edge, reading.edge), dtype=torch.uint8)
+    for row, image in enumerate(_images(reading, order, unreadable)):
         held[row] = image
     if not np.isin(order, list(unreadable)).any():
         return rows, _views(held, rows)
     while np.isin(_order(rows), list(unreadable)).any():
-        rows = _rows(listing, request, unreadable)
+        rows = reading.rows(unreadable)
         missing = np.setdiff1d(_order(rows), order)
         if len(missing):
-            more = list(_images(listing.paths, missing, edge, None, unreadable, values))
+            more = list(_images(replace(reading, progress=None), missing, unreadable))
             order, held = np.concatenate([order, missing]), torch.cat([held, torch.stack(more)])
     _move(held, order, _order(rows))
     return rows, _views(held, rows)
@@ -244,49 +253,24 @@ def _move(held: Tensor, order: np.ndarray, wanted: np.ndarray) -> None:
 
 
 def _in_file(
-    listing: Listing,
-    request: DataRequest,
-    rows: Rows,
-    edge: int,
-    unreadable: Unreadable,
-    progress: Progress | None,
-    values: Values | None,
+    reading: _Reading, rows: Rows, unreadable: Unreadable
 ) -> tuple[Rows, dict[str, Tensor]]:
     """As `_in_memory`, but with images in a cache file, which may exist already."""
-    cache = image_cache(listing.paths, edge, values)
-    decoded = _written(
-        paths=listing.paths,
-        order=_order(rows),
-        edge=edge,
-        cache=cache,
-        unreadable=unreadable,
-        progress=progress,
-        values=values,
-    )
+    cache = image_cache(reading.listing.paths, reading.edge, reading.values)
+    decoded = _written(reading, cache, _order(rows), unreadable)
+    again = replace(reading, progress=None)
     while np.isin(_order(rows), list(unreadable)).any():
-        rows = _rows(listing, request, unreadable)
-        decoded = _written(
-            paths=listing.paths,
-            order=_order(rows),
-            edge=edge,
-            cache=cache,
-            unreadable=unreadable,
-            progress=None,
-            earlier=decoded,
-            values=values,
-        )
+        rows = reading.rows(unreadable)
+        decoded = _written(again, cache, _order(rows), unreadable, earlier=decoded)
     return rows, _views(decoded.images, rows)
 
 
 def _written(
-    paths: Sequence[Path],
-    order: np.ndarray,
-    edge: int,
+    reading: _Reading,
     cache: ImageCache,
+    order: np.ndarray,
     unreadable: Unreadable,
-    progress: Progress | None,
     earlier: Decoded | None = None,
-    values: Values | None = None,
 ) -> Decoded:
     """Write a file with the images in this order.
 
@@ -306,31 +290,24 @@ def _written(
         if known is None
         else {n: why for n, why in known.unreadable.items() if n in set(order.tolist())}
     )
-    fresh = _images(paths, missing, edge, progress, excluded, values)
+    fresh = _images(reading, missing, excluded)
     images = (
         known.images[place[n]] if known is not None and n in place else next(fresh)
         for n in order.tolist()
     )
-    decoded = cache.write(order, edge, images, excluded)
+    decoded = cache.write(order, reading.edge, images, excluded)
     unreadable |= excluded
     return decoded
 
 
-def _images(
-    paths: Sequence[Path],
-    order: np.ndarray,
-    edge: int,
-    progress: Progress | None,
-    unreadable: Unreadable,
-    values: Values | None,
-) -> Iterator[Tensor]:
+def _images(reading: _Reading, order: np.ndarray, unreadable: Unreadable) -> Iterator[Tensor]:
     """Yield every file decoded; unreadable ones are recorded and yield a black image."""
-    for number, image in zip(
-        order.tolist(), decode_each([paths[i] for i in order], edge, progress, values), strict=True
-    ):
+    paths = [reading.listing.paths[i] for i in order]
+    decoded = decode_each(paths, reading.edge, reading.progress, reading.values)
+    for number, image in zip(order.tolist(), decoded, strict=True):
         if isinstance(image, str):
             unreadable[number] = image
-            yield torch.zeros((3, edge, edge), dtype=torch.uint8)
+            yield torch.zeros((3, reading.edge, reading.edge), dtype=torch.uint8)
         else:
             yield image
 

@@ -34,7 +34,7 @@ PNG_DEPTH = 24  # offset of the bit depth in a PNG's header
 TIFF_DEPTH = 258  # TIFF's BitsPerSample tag
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Survey:
     """What the survey of a data set found."""
 
@@ -46,7 +46,7 @@ class Survey:
     own_range: bool = False  # whether whole numbers and fractions are scaled image by image
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Seen:
     """One file: its range of values if above 8 bits, and whether it has an alpha channel."""
 
@@ -75,7 +75,7 @@ def survey(paths: Sequence[Path]) -> Survey:
     hidden, more = _hidden([path for path, each in zip(paths, seen, strict=True) if each.alpha])
     own_range = values is None and any(each.kind for each in seen)
     notes += _deep(sum(each.deep for each in seen))
-    return Survey(values, hidden, (*notes, *more), own_range)
+    return Survey(values=values, transparent=hidden, notes=(*notes, *more), own_range=own_range)
 
 
 def _seen(path: Path) -> _Seen:
@@ -123,7 +123,7 @@ def _range(image: object) -> _Seen:
     most = values.max(
         where=known, initial=-np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).min
     )
-    return _Seen(image.mode[0], float(least), float(most))  # type: ignore[attr-defined]
+    return _Seen(kind=image.mode[0], least=float(least), most=float(most))  # type: ignore[attr-defined]
 
 
 def _values(seen: Sequence[_Seen]) -> tuple[Values | None, list[str]]:

@@ -16,7 +16,7 @@ BOUNDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DataRequest:
     """The user's options: everything needed to read the same data again."""
 

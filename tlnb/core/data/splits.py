@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "monitor", "test")
 Rows = dict[str, np.ndarray]  # split → (n,) int64
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Parts:
     """The parts of a data set: images `(N, 3, E, E)` uint8 and labels `(N,)` int64 by split."""
 
@@ -49,6 +49,7 @@ def divide(
     images: Tensor,
     labels: Tensor,
     request: DataRequest,
+    *,
     pool: np.ndarray,
     fixed: Mapping[str, np.ndarray],
     spare_to_monitor: int = 0,
@@ -67,10 +68,10 @@ def divide(
     )
     rows = {split: torch.from_numpy(part) for split, part in rows_by_split.items()}
     return Parts(
-        name,
-        classes,
-        {s: images[r].contiguous() for s, r in rows.items()},
-        {s: labels[r] for s, r in rows.items()},
+        name=name,
+        classes=classes,
+        images={s: images[r].contiguous() for s, r in rows.items()},
+        labels={s: labels[r] for s, r in rows.items()},
         brings_test="test" in fixed,
     )
 
@@ -80,6 +81,7 @@ def split_rows(
     classes: tuple[str, ...],
     y: np.ndarray,
     request: DataRequest,
+    *,
     pool: np.ndarray,
     fixed: Mapping[str, np.ndarray],
     spare_to_monitor: int = 0,
@@ -109,13 +111,7 @@ def split_rows(
     used = _amount(pool, y, classes, request)
     if spare_to_monitor:
         parts["monitor"] = np.setdiff1d(pool, used, assume_unique=True)[:spare_to_monitor]
-    smallest = int(np.bincount(y[used], minlength=len(classes)).min())
-    if not smallest:
-        missing = [c for i, c in enumerate(classes) if i not in set(y[used].tolist())]
-        raise DataError(
-            f"nothing is left to train on for {listed(missing)}: ask for more images, or leave "
-            "out --test"
-        )
+    smallest = _smallest(y[used], classes)
     if "val" not in parts and (request.val is not None or smallest >= MIN_FOR_VAL):
         share = VAL_SHARE if request.val is None else request.val
         try:
@@ -129,6 +125,18 @@ def split_rows(
     if "test" not in rows:
         raise DataError(f"{name} leaves no test images: give more images, or a larger --test")
     return rows
+
+
+def _smallest(y: np.ndarray, classes: tuple[str, ...]) -> int:
+    """Images of the smallest class among the labels `(n,)`; one without any is an error."""
+    counts = np.bincount(y, minlength=len(classes))
+    missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+    if missing:
+        raise DataError(
+            f"nothing is left to train on for {listed(missing)}: ask for more images, or leave "
+            "out --test"
+        )
+    return int(counts.min())
 
 
 def check_classes(

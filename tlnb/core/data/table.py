@@ -92,7 +92,7 @@ TABLES = (".csv", ".tsv")
 ROWS_TRIED = 50  # rows used to find the folder of the files
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Columns:
     """Positions of a table's columns."""
 
@@ -103,7 +103,7 @@ class _Columns:
     by_class: tuple[int, ...] = ()  # the one-hot columns
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Row:
     """A usable row."""
 
@@ -227,7 +227,13 @@ def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     if label is None and path is not None and len(others) == 1:  # `id,breed`
         label = others[0]
     if label is None and path is not None and _one_a_row(rows, others, len(head)):
-        return _Columns(path, -1, split, SPLITS_BY_FLAG[mark] if mark else None, tuple(others))
+        return _Columns(
+            path=path,
+            label=-1,
+            split=split,
+            marked=SPLITS_BY_FLAG[mark] if mark else None,
+            by_class=tuple(others),
+        )
     if path is None or label is None:
         missing = [what for what, at in (("path", path), ("label", label)) if at is None]
         looked_for = "; ".join(f"{what}: {listed(COLUMNS[what], 30)}" for what in missing)
@@ -236,7 +242,9 @@ def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
             f"(it has {listed(map(one_line, head)) or 'nothing'}; looked for {looked_for}): "
             "name them in its first line, e.g. path,label or path,label,split"
         )
-    return _Columns(path, label, split, SPLITS_BY_FLAG[mark] if mark else None)
+    return _Columns(
+        path=path, label=label, split=split, marked=SPLITS_BY_FLAG[mark] if mark else None
+    )
 
 
 def _one_a_row(rows: Sequence[Sequence[str]], columns: Sequence[int], width: int) -> bool:
@@ -290,7 +298,7 @@ def _row(
     elif one_line(label) != label:
         listing.skipped.append(f"line {number}: {INVALID_NAME}")
     else:
-        return _Row(number, fields, path, label)
+        return _Row(number=number, fields=fields, path=path, label=label)
     return None
 
 

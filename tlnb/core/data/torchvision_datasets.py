@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
+from functools import partial
 from http.client import HTTPException
 from inspect import signature
 from pathlib import Path
@@ -184,6 +185,10 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
             f"{name} is not in {str(root)!r} and may not be downloaded by programs: fetch it and "
             "give --root FOLDER"
         )
+    return _downloaded(name, root, partial(kind, root, **options, download=True), telling)
+
+
+def _downloaded(name: str, root: Path, load: Callable[[], Any], telling: Telling | None) -> Any:
     written: list[Path] = []
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -192,16 +197,9 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
             _our_download(written, telling),
             redirect_stdout(io.StringIO()),
         ):
-            return kind(
-                root, **options, download=True
-            )  # it finds what another kernel downloaded meanwhile
-    except (
-        OSError,
-        HTTPException,
-        RuntimeError,
-        EOFError,
-        ValueError,
-    ) as error:  # ValueError: no longer hosted
+            return load()  # it finds what another kernel downloaded meanwhile
+    # ValueError: no longer hosted
+    except (OSError, HTTPException, RuntimeError, EOFError, ValueError) as error:
         if "orrupted" in str(error) or isinstance(error, EOFError):
             for path in written[-1:]:
                 path.unlink(missing_ok=True)
@@ -388,7 +386,7 @@ def _divided(
         torch.cat([i for i, _ in held.values()]),
         torch.cat([y for _, y in held.values()]),
     )
-    return divide(name, classes, images, labels, request, pool, rows)
+    return divide(name, classes, images, labels, request, pool=pool, fixed=rows)
 
 
 def _plain(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from tlnb.core.costs.bill import Charge, price_for, priced
+from tlnb.core.costs.bill import FIGURES, Charge, price_for, priced
 from tlnb.core.costs.pretraining import Pretraining
 from tlnb.core.costs.prices import Price
 from tlnb.core.data.builtin import digits_pixels
@@ -145,9 +145,9 @@ def _speedup(
 
 def _saving(run: Run, baseline: Run) -> Saving:
     return Saving(
-        baseline.work.unfrozen_flops - run.work.unfrozen_flops,
-        run.work.unfrozen_flops - run.work.uncached_flops,
-        run.work.uncached_flops
+        fewer_steps=baseline.work.unfrozen_flops - run.work.unfrozen_flops,
+        freezing=run.work.unfrozen_flops - run.work.uncached_flops,
+        caching=run.work.uncached_flops
         - run.training_flops
         + (baseline.training_flops - baseline.work.unfrozen_flops),
     )
@@ -170,11 +170,11 @@ def to_target(run: Run, target: float | None) -> Spent:
 
     whole = sum(run.seconds.values()) or 1.0
     return Spent(
-        reached.seconds,
-        until(run.flops_by_phase),
-        until(run.wh_by_phase),
-        run.money * reached.seconds / whole,
-        before.seconds if before and apart else None,
+        seconds=reached.seconds,
+        flops=until(run.flops_by_phase),
+        wh=until(run.wh_by_phase),
+        money=run.money * reached.seconds / whole,
+        since=before.seconds if before and apart else None,
     )
 
 
@@ -221,33 +221,29 @@ def _without_evaluation(run: Run) -> Spent:
     whole = sum(run.seconds.values()) or 1.0
     wh = sum(run.wh_by_phase.get(phase, 0.0) for phase in phases)
     return Spent(
-        run.training_seconds, run.training_flops, wh, run.money * run.training_seconds / whole
+        seconds=run.training_seconds,
+        flops=run.training_flops,
+        wh=wh,
+        money=run.money * run.training_seconds / whole,
     )
 
 
 def _mean(spent: Sequence[Spent]) -> Spent:
     if not all(s.known for s in spent):
         return Spent()
-    figures = ((s.seconds or 0.0, s.flops or 0.0, s.wh or 0.0, s.money or 0.0) for s in spent)
+    means = {name: statistics.fmean(getattr(s, name) or 0.0 for s in spent) for name in FIGURES}
     since = [s.since if s.since is not None else s.seconds or 0.0 for s in spent]
     between = statistics.fmean(since) if any(s.since is not None for s in spent) else None
-    return replace(
-        Spent(*(statistics.fmean(values) for values in zip(*figures, strict=True))), since=between
-    )
+    return Spent(**means, since=between)
 
 
 def _plus(one: Spent, tuned: Charge | None) -> Spent:
     """Add the cost of the tuning that preceded a run."""
     if not one.known or tuned is None:
         return one
-    pairs = (
-        (one.seconds, tuned.seconds),
-        (one.flops, tuned.flops),
-        (one.wh, tuned.wh),
-        (one.money, tuned.money),
-    )
+    sums = {name: (getattr(one, name) or 0.0) + getattr(tuned, name) for name in FIGURES}
     since = None if one.since is None else one.since + tuned.seconds
-    return replace(Spent(*((a or 0.0) + b for a, b in pairs)), since=since)
+    return Spent(**sums, since=since)
 
 
 def _at(charge: Charge, price: Price | None) -> Charge:
@@ -303,16 +299,21 @@ def pixels_row(data: DataSet) -> Row:
     total = len(data.labels["test"])
     what = "a support-vector machine on raw pixels"
     return Row(
-        "pixels", "pixels", what, right / total, wilson_interval(right, total), seconds=seconds
+        name="pixels",
+        kind="pixels",
+        what=what,
+        accuracy=right / total,
+        interval=wilson_interval(right, total),
+        seconds=seconds,
     )
 
 
 def _tuning_row(name: str, charge: Charge) -> Row:
     what = "finding hyperparameters"
     return Row(
-        name,
-        "tuning",
-        what,
+        name=name,
+        kind="tuning",
+        what=what,
         seconds=charge.seconds,
         flops=charge.flops,
         wh=charge.wh,
@@ -327,9 +328,9 @@ def _pretraining_row(pretraining: Pretraining, price: Price | None) -> Row:
     )  # the user's price applies to the user's machine
     money = price.of(pretraining.seconds) if price and own else pretraining.money
     return Row(
-        "pretraining",
-        "pretraining",
-        f"{pretraining.model}, by someone else, {pretraining.hardware}",
+        name="pretraining",
+        kind="pretraining",
+        what=f"{pretraining.model}, by someone else, {pretraining.hardware}",
         seconds=pretraining.seconds,
         flops=pretraining.flops,
         wh=pretraining.wh,
@@ -367,11 +368,16 @@ def _break_even(
     alike = pair[0][0].device == "cpu" and not pretraining.hardware.startswith("one ")
     if alike:
         return BreakEven(
-            "seconds", pretraining.seconds, run.seconds or 0.0, baseline.seconds or 0.0
+            unit="seconds",
+            once=pretraining.seconds,
+            run=run.seconds or 0.0,
+            baseline=baseline.seconds or 0.0,
         )
     currency = price.currency if price else "usd"
     return (
         None
         if currency != "usd"
-        else BreakEven("usd", pretraining.money, run.money or 0.0, baseline.money or 0.0)
+        else BreakEven(
+            unit="usd", once=pretraining.money, run=run.money or 0.0, baseline=baseline.money or 0.0
+        )
     )

@@ -8,7 +8,7 @@ from tlnb.core.costs.prices import Price
 from tlnb.core.runtime.errors import OneLine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Spent:
     """The cost of something. None: unknown, or the target was never reached."""
 
@@ -23,7 +23,7 @@ class Spent:
         return self.seconds is not None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """Runs that differ only in their seeds, or another entry. None: no such figure."""
 
@@ -64,7 +64,7 @@ class Row:
         return self.to_target.seconds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Saving:
     """FLOPs that a run saved over its baseline, by cause. They sum to the difference."""
 
@@ -73,7 +73,7 @@ class Saving:
     caching: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class BreakEven:
     """Pretraining was paid once; every use of it costs less than training from scratch."""
 
@@ -89,7 +89,7 @@ class BreakEven:
         return self.once / saved if saved > 0 else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Comparison(OneLine):
     """A comparison of runs, up to the target that all of them reached."""
 

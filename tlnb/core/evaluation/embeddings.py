@@ -31,7 +31,7 @@ CHUNK = 64  # images per forward pass
 # ── features ──────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeatureExtractor(OneLine):
     """A network whose features, the input of its output layer, are examined."""
 
@@ -61,10 +61,10 @@ def features(
         near = _nearest(seen)
         views.append(
             View(
-                extractor.of,
-                _two_dimensions(seen),
-                _same(near, labels),
-                tuple(tuple(near[i].tolist()) for i in examples),
+                of=extractor.of,
+                points=_two_dimensions(seen),
+                share=_same(near, labels),
+                neighbours=tuple(tuple(near[i].tolist()) for i in examples),
             )
         )
     small = (

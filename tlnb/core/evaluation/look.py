@@ -10,7 +10,7 @@ from tlnb.core.evaluation.probes import Probe
 from tlnb.core.runtime.errors import OneLine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class View(OneLine):
     """A map of the images by one network's features."""
 
@@ -44,7 +44,7 @@ class StageProbes(OneLine):
         return f"StageProbes {self.of}: {accuracies}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Evidence(OneLine):
     """Where in an image the evidence for the predicted class lies."""
 
@@ -63,7 +63,7 @@ class Evidence(OneLine):
         return f"Evidence {self.name}: {self.label} ({self.probability:.1%}), {border}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Look(OneLine):
     """What a network sees.
 

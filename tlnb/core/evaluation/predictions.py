@@ -17,13 +17,13 @@ from tlnb.core.data.decoding import Values, decode, extensions, squared
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mean, one_line
 from tlnb.core.runtime.paths import is_file, is_folder, user_path
-from tlnb.core.training.run import Run, wilson_interval
+from tlnb.core.training.run import Answers, Run, wilson_interval
 
 CHUNK = 64  # images decoded and classified at a time
 MAX_PICTURES = 20  # mistakes, or new images, whose pictures the record keeps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ClassScore(OneLine):
     """Results of one class on the test split."""
 
@@ -45,7 +45,7 @@ class ClassScore(OneLine):
         return f"ClassScore {self.name}: {self.right} of {self.total} right"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Mistake(OneLine):
     """A misclassified test image."""
 
@@ -62,7 +62,7 @@ class Mistake(OneLine):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Confusion(OneLine):
     """How often one class was mistaken for another."""
 
@@ -75,7 +75,7 @@ class Confusion(OneLine):
         return f"Confusion: {self.truth} called {self.said} {self.count} times of {self.of}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Errors(OneLine):
     """A run's errors on its test split, which was read once, at the end of the run."""
 
@@ -123,23 +123,14 @@ def errors(run: Run, data: DataSet | None = None) -> Errors:
     answers = run.answers()
     names = run.classes
     count = len(names)
-    matrix = torch.bincount(answers.truths * count + answers.guesses, minlength=count * count).view(
-        count, count
-    )
+    pairs = answers.truths * count + answers.guesses
+    matrix = torch.bincount(pairs, minlength=count * count).view(count, count)
     totals = matrix.sum(1).tolist()
-    scores = tuple(ClassScore(n, int(matrix[c, c]), totals[c]) for c, n in enumerate(names))
+    scores = tuple(
+        ClassScore(name=n, right=int(matrix[c, c]), total=totals[c]) for c, n in enumerate(names)
+    )
     wrong = (answers.truths != answers.guesses).nonzero().flatten()
     order = wrong[answers.sure[wrong].argsort(descending=True, stable=True)]
-    mistakes = tuple(
-        Mistake(
-            i,
-            names[int(answers.truths[i])],
-            names[int(answers.guesses[i])],
-            float(answers.sure[i]),
-            float(answers.sure_of_truth[i]),
-        )
-        for i in order.tolist()
-    )
     same = data is not None and data.fingerprint == run.fingerprint
     pictures = (
         data.images["test"][order[:MAX_PICTURES]]
@@ -158,10 +149,20 @@ def errors(run: Run, data: DataSet | None = None) -> Errors:
         accuracy=run.accuracy,
         interval=run.interval,
         balanced_accuracy=run.balanced_accuracy,
-        mistakes=mistakes,
+        mistakes=tuple(_mistake(answers, names, i) for i in order.tolist()),
         confused=_confused(matrix, names),
         note=note,
         _pictures=pictures,
+    )
+
+
+def _mistake(answers: Answers, names: Sequence[str], image: int) -> Mistake:
+    return Mistake(
+        index=image,
+        truth=names[int(answers.truths[image])],
+        said=names[int(answers.guesses[image])],
+        probability=float(answers.sure[image]),
+        of_truth=float(answers.sure_of_truth[image]),
     )
 
 
@@ -169,7 +170,7 @@ def _confused(matrix: Tensor, names: Sequence[str]) -> tuple[Confusion, ...]:
     totals = matrix.sum(1).tolist()
     off = [(t, s, n) for t, s in matrix.nonzero().tolist() if t != s for n in [int(matrix[t, s])]]
     off.sort(key=lambda each: (-each[2], -each[2] / totals[each[0]]))
-    return tuple(Confusion(names[t], names[s], n, totals[t]) for t, s, n in off)
+    return tuple(Confusion(truth=names[t], said=names[s], count=n, of=totals[t]) for t, s, n in off)
 
 
 # ── new images ────────────────────────────────────────────────────────────────────────────────────
@@ -196,7 +197,7 @@ class Prediction(OneLine):
         return f"Prediction {self.name}: {self.label} ({self.probability:.1%})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Predictions(OneLine):
     """Labels for new images, in the order given."""
 
@@ -218,7 +219,7 @@ class Predictions(OneLine):
         return f"Predictions by {by}: {first}{more}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Judge(OneLine):
     """A network for predictions: its classes, preprocessing, and the edge to decode images at."""
 
@@ -272,7 +273,11 @@ def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
                 )
             )
     return Predictions(
-        judge.model, judge.run, len(judge.classes), tuple(predictions), torch.cat(kept)
+        model=judge.model,
+        run=judge.run,
+        classes=len(judge.classes),
+        images=tuple(predictions),
+        _pictures=torch.cat(kept),
     )
 
 

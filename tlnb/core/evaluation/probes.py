@@ -28,7 +28,7 @@ GRID = 2  # a stage's output is averaged to at most this many cells per side
 REPEATS = 3  # cross-validations of a probe, each with new folds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Probe:
     """A logistic regression on a frozen stage's output: how well it predicts the classes."""
 
@@ -72,7 +72,12 @@ def probe(
 ) -> tuple[Probe, ...]:
     """Fit a probe for each stage's features `(N, features)`, with labels `(N,)`."""
     return tuple(
-        Probe(stage, float(right.mean()), standard_error(right), features.shape[1])
+        Probe(
+            stage=stage,
+            accuracy=float(right.mean()),
+            error=standard_error(right),
+            features=features.shape[1],
+        )
         for stage, features in stages.items()
         for right in [cross_validated(features, labels, folds, repeats=repeats)]
     )

@@ -25,7 +25,7 @@ from tlnb.core.training.run import Run
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RecordedData:
     """What a comparison needs to know about data that are not available."""
 
@@ -35,7 +35,7 @@ class RecordedData:
     skipped: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recorded(OneLine):
     """Runs that someone else trained, elsewhere."""
 
@@ -80,7 +80,7 @@ class Recorded(OneLine):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _File:
     """The fields of the file; its runs are checked one by one."""
 
@@ -111,7 +111,12 @@ def read_recorded(file: str | Path) -> Recorded:
         runs = tuple(Run.from_json(json.dumps(run)) for run in record.runs)
         _check(record.data, runs)
         return Recorded(
-            record.recorded, record.typed, record.notes, record.data, record.model, runs
+            when=record.recorded,
+            typed=record.typed,
+            notes=record.notes,
+            data=record.data,
+            model=record.model,
+            runs=runs,
         )
     except OSError as error:
         raise UsageError(

@@ -64,17 +64,19 @@ def evidence(
         heats.append(_heat(module, layer, inputs, predicted))
         label = judge.classes[predicted] if judge.classes else f"class {predicted}"
         probability, border = float(probabilities[predicted]), border_share(heats[-1])
-        records.append(Evidence(name, label, probability, truth, border))
+        records.append(
+            Evidence(name=name, label=label, probability=probability, truth=truth, border=border)
+        )
         if report:
             report(i + 1, len(seen))
     squares = f"occlusion, squares of {_window(judge.transform.size)} pixels"
     return Look(
-        "evidence",
-        judge.model,
-        judge.run,
-        None if given or data is None else data.name,
-        judge.classes,
-        f"Grad-CAM at {layer}" if layer else squares,
+        kind="evidence",
+        model=judge.model,
+        run=judge.run,
+        data=None if given or data is None else data.name,
+        classes=judge.classes,
+        method=f"Grad-CAM at {layer}" if layer else squares,
         images=tuple(records),
         _pictures=seen,
         _heat=torch.stack(heats),

@@ -28,7 +28,7 @@ from tlnb.core.planning.plan import Edit
 from tlnb.core.planning.safe_modules import is_literal
 from tlnb.core.planning.shape_fitting import check_activations
 from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, listed
-from tlnb.core.runtime.paths import name_beside
+from tlnb.core.runtime.paths import written_beside
 from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.runtime.typed_json import parse, typed
 from tlnb.core.training.checkpoint import checksum
@@ -39,7 +39,7 @@ KEY, CRC = "tlnb", "crc32"  # keys of our entries in a safetensors header
 FORMATS = (".safetensors", ".pt2", ".onnx")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Saved(OneLine):
     """A file that was written."""
 
@@ -54,7 +54,7 @@ class Saved(OneLine):
         return f"Saved run {self.run} as {self.path} ({self.bytes / 1e6:.1f} MB): {self.use}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """The metadata of a saved run."""
 
@@ -95,7 +95,12 @@ class Header:
                 raise ValueError(f"{origin.scores:,} scores")
             run = Run.from_json(json.dumps(values["run"]))
             classes = typed(tuple[str, ...], values["classes"], "classes")
-            return cls(origin, typed(Transform, values["transform"], "transform"), classes, run)
+            return cls(
+                origin=origin,
+                transform=typed(Transform, values["transform"], "transform"),
+                classes=classes,
+                run=run,
+            )
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             reason = " ".join(str(error).split())[:80]
             raise ModelError(
@@ -128,15 +133,12 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
         )
     if not path.parent.is_dir():
         raise UsageError(f"no folder {str(path.parent)!r}: choose a folder that exists")
-    half = name_beside(path, path.suffix)
     try:
-        write(run, model, half)
-        half.replace(path)
+        with written_beside(path, path.suffix) as half:
+            write(run, model, half)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, by writer
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
         raise UsageError(f"{str(path)!r} cannot be written ({reason}): give another file") from None
-    finally:
-        half.unlink(missing_ok=True)
     t = model.transform
     takes = (
         f"float (N, 3, {t.size}, {t.size}), "
@@ -147,12 +149,19 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
         ".pt2": f"torch.export.load({str(path)!r}).module()",
         ".onnx": f"onnxruntime.InferenceSession({str(path)!r})",
     }[path.suffix]
-    return Saved(str(path), run.name, path.suffix[1:], path.stat().st_size, takes, use)
+    return Saved(
+        path=str(path),
+        run=run.name,
+        format=path.suffix[1:],
+        bytes=path.stat().st_size,
+        takes=takes,
+        use=use,
+    )
 
 
 def _header(run: Run, model: PretrainedModel) -> Header:
     origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
-    return Header(origin, model.transform, run.classes, run)
+    return Header(origin=origin, transform=model.transform, classes=run.classes, run=run)
 
 
 def _safetensors(run: Run, model: PretrainedModel, path: Path) -> None:
@@ -265,10 +274,10 @@ def restore(
     return retrained(
         sized,
         module,
-        path.stem,
-        run.data,
-        header.classes,
-        run.accuracy,
-        architecture,
-        header.origin,
+        name=path.stem,
+        data=run.data,
+        classes=header.classes,
+        accuracy=run.accuracy,
+        architecture=architecture,
+        origin=header.origin,
     )

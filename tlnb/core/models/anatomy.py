@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -23,7 +23,7 @@ NORMS = (
 __all__ = ["ROOT", "UNUSED", "Anatomy", "Layer", "Stage", "evaluating", "owned", "read_anatomy"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layer(OneLine):
     """A module that directly owns parameters or buffers."""
 
@@ -46,7 +46,7 @@ class Layer(OneLine):
         return f"Layer {self.name}: {self.kind}, {self.params:,} parameters, {state}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A named group of layers."""
 
@@ -62,7 +62,7 @@ class Stage:
     used: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Anatomy(OneLine):
     """The layers in the order of the data flow.
 
@@ -211,28 +211,39 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
     stages = name_stages(module, used, heads, work, seen.shapes)
     order = list(dict.fromkeys(stages.values()))
     used.sort(key=lambda n: order.index(stages[n]))
-    counted: set[int] = set()
-    entries = []
-    for name in [*used, *rest]:
-        params = [
-            p for p in layers[name]._parameters.values() if p is not None and id(p) not in counted
-        ]
-        counted.update(id(p) for p in params)
-        entries.append(
-            Layer(
-                name,
-                stages.get(name, UNUSED),
-                _kind(layers[name]),
-                sum(p.numel() for p in params),
-                _shape(seen, name),
-                work.get(name, 0),
-                running_stats="running_mean" in layers[name]._buffers,
-                used=name in stages,
-            )
+    params = _own_parameters({name: layers[name] for name in [*used, *rest]})
+    entries = tuple(
+        Layer(
+            name=name,
+            stage=stages.get(name, UNUSED),
+            kind=_kind(layers[name]),
+            params=params[name],
+            shape=_shape(seen, name),
+            flops=work.get(name, 0),
+            running_stats="running_mean" in layers[name]._buffers,
+            used=name in stages,
         )
-    return Anatomy(
-        model, tuple(entries), heads[0], heads, softmax_after_head=softmax is not None, softmax=last
+        for name in params
     )
+    return Anatomy(
+        model=model,
+        layers=entries,
+        head=heads[0],
+        heads=heads,
+        softmax_after_head=softmax is not None,
+        softmax=last,
+    )
+
+
+def _own_parameters(layers: Mapping[str, nn.Module]) -> dict[str, int]:
+    """Parameters by layer; one that several layers share counts for the first."""
+    counted: set[int] = set()
+    sizes = {}
+    for name, layer in layers.items():
+        own = [p for p in layer._parameters.values() if p is not None and id(p) not in counted]
+        counted.update(id(p) for p in own)
+        sizes[name] = sum(p.numel() for p in own)
+    return sizes
 
 
 def _kind(part: nn.Module) -> str:

@@ -20,7 +20,7 @@ TRAINING_IMAGES = {
 }  # ILSVRC 2012, training set: Russakovsky et al., IJCV 115 (2015), table 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Card(OneLine):
     """What is known about a model. `None` means unknown.
 
@@ -60,7 +60,7 @@ class Card(OneLine):
         return f"Card {self.name}: {self.source}, {self.accuracy:.1%} {self.accuracy_of}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Catalogue(OneLine):
     """A selection of models, in the order asked for."""
 
@@ -112,7 +112,9 @@ def catalogue(pattern: str | None = None, sort: str | None = None) -> Catalogue:
     embedded = set(glyphnet.names())
     cards = [embedded_card(n) if n in embedded else torchvision_card(n) for n in matches]
     return Catalogue(
-        tuple(sorted(cards, key=lambda card: _rank(card, order))), pattern or "*", order
+        cards=tuple(sorted(cards, key=lambda card: _rank(card, order))),
+        pattern=pattern or "*",
+        sort=order,
     )
 
 
@@ -161,11 +163,11 @@ def _card_of(name: str, weights: Any) -> Card:
     dataset, metrics = next(iter(meta["_metrics"].items()))
     top1, top5 = (None if math.isnan(metrics[k]) else metrics[k] / 100 for k in ("acc@1", "acc@5"))
     return Card(
-        name,
-        TORCHVISION,
-        dataset,
-        TRAINING_IMAGES.get(dataset),
-        len(meta["categories"] or ()) or None,
+        name=name,
+        family=TORCHVISION,
+        source=dataset,
+        source_images=TRAINING_IMAGES.get(dataset),
+        source_classes=len(meta["categories"] or ()) or None,
         accuracy=top1,
         accuracy_of=f"top-1 on {dataset}",
         top5=top5,

@@ -30,7 +30,7 @@ COMMON_EDGES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Adopted:
     """A network ready for use, with the changes made, its memory layout and its edge.
 
@@ -43,7 +43,7 @@ class Adopted:
     size: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Passed:
     """The result of a pass with two blank images."""
 
@@ -68,7 +68,7 @@ def adopt(module: nn.Module, size: int | None = None) -> Adopted:
     own = copied(bare)
     notes += _compiled_inside(own) + _shaped(own, edge) + _single(own)
     if not any(p.numel() for p in own.parameters()):
-        return Adopted(own, tuple(notes))  # refused when it is loaded
+        return Adopted(module=own, notes=tuple(notes))  # refused when it is loaded
     layout, passed = _layout(own, edge)
     only_edge = _only_size(own) if passed.failed and size is None else None
     if only_edge:
@@ -87,7 +87,7 @@ def adopt(module: nn.Module, size: int | None = None) -> Adopted:
             "its code needs contiguous memory (x.view(...)): images are laid out so, which is "
             "a little slower"
         )
-    return Adopted(own, tuple(notes), layout, only_edge)
+    return Adopted(module=own, notes=tuple(notes), layout=layout, size=only_edge)
 
 
 # ── wrappers, types, shapes ───────────────────────────────────────────────────────────────────────
@@ -224,7 +224,7 @@ def _passed(module: nn.Module, edge: int, layout: str, training: bool = False) -
     image = torch.zeros(2, 3, edge, edge, device=device).contiguous(memory_format=form)
     try:
         with alone(), torch.random.fork_rng(devices=[]), torch.no_grad(), _linear(twin) as given:
-            return _Passed(twin.to(memory_format=form)(image), tuple(given))
+            return _Passed(output=twin.to(memory_format=form)(image), by_layers=tuple(given))
     except Exception as error:  # the network's own code may raise anything on a wrong image
         return _Passed(failed=" ".join(str(error).split())[:100] or type(error).__name__)
 

@@ -74,7 +74,7 @@ class Route:
         return name + "".join(step.code for step in self.steps)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OutputChange:
     """A change of a network's output."""
 
@@ -126,7 +126,7 @@ def select_scores(
     kind = type(module)
     _give(
         module,
-        OutputChange(routes, len(several) == 2),
+        OutputChange(routes=routes, always=len(several) == 2),
         lambda self, x: pick(kind.forward(self, x), routes),
     )
     when = " while it trains" if isinstance(in_eval, Tensor) else ""

@@ -191,7 +191,7 @@ OLD_DENSENET = re.compile(
 )  # `norm.1` in files, `norm1` in the network
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Original:
     """A model of the catalogue before it gets its weights."""
 
@@ -208,7 +208,7 @@ class _Original:
     ) -> PretrainedModel:
         card = replace(card, parameters=parameter_count(module))
         classes = self.classes if card.source_classes == len(self.classes) else None
-        origin = Origin(card.name, card.family, count)
+        origin = Origin(name=card.name, family=card.family, scores=count)
         return PretrainedModel(
             name=card.name,
             module=module,
@@ -244,9 +244,17 @@ def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedMo
 
 
 def _embedded(name: str) -> _Original:
-    transform = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD)
+    transform = Transform(
+        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    )
     classes = tuple(glyphnet.card(name)["classes"])
-    return _Original(embedded_card(name), transform, classes, len(classes), glyphnet.GlyphNet)
+    return _Original(
+        card=embedded_card(name),
+        transform=transform,
+        classes=classes,
+        count=len(classes),
+        make=glyphnet.GlyphNet,
+    )
 
 
 def _embedded_module(name: str) -> nn.Module:
@@ -261,16 +269,22 @@ def _embedded_module(name: str) -> nn.Module:
 def _torchvision(name: str, weights: Any) -> _Original:
     preset, card = weights.transforms(), torchvision_card(name, weights.name)
     transform = Transform(
-        preset.crop_size[0],
-        preset.resize_size[0],
-        tuple(preset.mean),
-        tuple(preset.std),
-        preset.interpolation.value,
+        size=preset.crop_size[0],
+        resize=preset.resize_size[0],
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        interpolation=preset.interpolation.value,
     )
     if name in AUXILIARY:
         card = replace(card, notes=(*card.notes, NO_AUXILIARY))
     classes, scores = (w.meta["categories"] or () for w in (weights, type(weights).DEFAULT))
-    return _Original(card, transform, tuple(classes), len(scores), partial(_network, name, weights))
+    return _Original(
+        card=card,
+        transform=transform,
+        classes=tuple(classes),
+        count=len(scores),
+        make=partial(_network, name, weights),
+    )
 
 
 def _network(name: str, weights: Any, classes: int) -> nn.Module:
@@ -404,11 +418,18 @@ def _own(
         notes = (*notes, *state.notes, *fill(module, state, called, lenient=True))
     _check_numbers(module, called)
     card = Card(
-        called, "own", source, parameters=parameter_count(module), on_disk=True, notes=notes
+        name=called,
+        family="own",
+        source=source,
+        parameters=parameter_count(module),
+        on_disk=True,
+        notes=notes,
     )
-    transform = Transform(224, 256, IMAGENET_MEAN, IMAGENET_STD, layout=layout)
-    origin = Origin(called, "own")
-    return PretrainedModel(called, module, transform, card, weights, origin=origin)
+    transform = Transform(size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD, layout=layout)
+    origin = Origin(name=called, family="own")
+    return PretrainedModel(
+        name=called, module=module, transform=transform, card=card, weights=weights, origin=origin
+    )
 
 
 def _check_numbers(module: nn.Module, called: str) -> None:

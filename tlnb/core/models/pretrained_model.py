@@ -15,7 +15,7 @@ from tlnb.core.models.transform import MOST_PIXELS, Transform
 from tlnb.core.runtime.errors import OneLine, UsageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Origin(OneLine):
     """How to rebuild a model's architecture: source, original number of scores, and edits."""
 
@@ -28,7 +28,7 @@ class Origin(OneLine):
         return f"Origin {self.family} {self.name}, {len(self.edits)} edits"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PretrainedModel(OneLine):
     """A network with its preprocessing and card.
 
@@ -44,7 +44,7 @@ class PretrainedModel(OneLine):
     classes: tuple[str, ...] | None = field(
         default=None, repr=False
     )  # of the source data, in the order of the scores
-    origin: Origin = field(default=Origin("", "own"), repr=False)
+    origin: Origin = field(default=Origin(name="", family="own"), repr=False)
     target_classes: int | None = (
         None  # number of classes of the loaded data, for which the head is replaced
     )
@@ -72,6 +72,7 @@ def resized(model: PretrainedModel, size: int | None) -> PretrainedModel:
 def retrained(
     model: PretrainedModel,
     module: nn.Module,
+    *,
     name: str,
     data: str,
     classes: tuple[str, ...],
@@ -87,9 +88,9 @@ def retrained(
         origin: the same as data.
     """
     card = Card(
-        name,
-        "run",
-        f"{data}, starting from {model.name}",
+        name=name,
+        family="run",
+        source=f"{data}, starting from {model.name}",
         source_classes=len(classes),
         accuracy=accuracy,
         accuracy_of=f"on the test images of {data}",
@@ -100,10 +101,10 @@ def retrained(
         notes=(f"preprocessing as for {model.name}",),
     )
     return PretrainedModel(
-        name,
-        module,
-        model.transform,
-        card,
+        name=name,
+        module=module,
+        transform=model.transform,
+        card=card,
         architecture=architecture,
         classes=classes,
         origin=origin,

@@ -35,7 +35,7 @@ MAX_SINGLE_SHARE = 1 / 3  # with fewer matrices in single layers, a network is m
 RESOLUTION_RATIO = 1.5  # ratio of positions that separates resolutions
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Part:
     """A module, or a container's own parameters, with its layers in data-flow order."""
 
@@ -66,7 +66,12 @@ def name_stages(
 
     def part(path: str, inside: Sequence[str]) -> Part:
         shape = shapes.get(path, shapes.get(inside[-1]))
-        return Part(path, tuple(inside), sum(work.get(n, 0) > 0 for n in inside), _positions(shape))
+        return Part(
+            path=path,
+            layers=tuple(inside),
+            matrices=sum(work.get(n, 0) > 0 for n in inside),
+            positions=_positions(shape),
+        )
 
     def inside(whole: Part) -> list[Part]:
         by_path: dict[str, list[str]] = {}

@@ -25,7 +25,7 @@ from tlnb.core.runtime.torch_lock import alone
 IMAGE = -1  # the step that stands for the image itself
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TracedOperation:
     """One operation of the pass."""
 
@@ -37,7 +37,7 @@ class TracedOperation:
     flops: int  # a multiply-add counts as two
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Watched:
     """The trace of one image."""
 
@@ -156,10 +156,10 @@ def _watched(twin: nn.Module, image: Tensor) -> Watched:
             f"{_flat(shape)}"
         )
     return Watched(
-        tuple(recorder.steps),
-        recorder.shapes,
-        recorder.made.get(_storage(output), IMAGE),
-        output.shape[1],
+        steps=tuple(recorder.steps),
+        shapes=recorder.shapes,
+        output=recorder.made.get(_storage(output), IMAGE),
+        scores=output.shape[1],
     )
 
 
@@ -241,7 +241,14 @@ class _Recorder(TorchDispatchMode):
             shape = () if first is None else tuple(first.shape)
             name = func._overloadpacket.__name__
             self.steps.append(
-                TracedOperation(name, inputs, tuple(layers), self._calls[-1], shape, flops)
+                TracedOperation(
+                    name=name,
+                    inputs=inputs,
+                    layers=tuple(layers),
+                    module=self._calls[-1],
+                    shape=shape,
+                    flops=flops,
+                )
             )
         changed = places[:1] if func._schema.is_mutable else []
         for place in (*results, *changed):

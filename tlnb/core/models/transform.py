@@ -12,7 +12,7 @@ from torch import Tensor
 MOST_PIXELS = 4096  # maximum input edge: more is a typo, and exceeds any memory
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Transform:
     """Preprocessing: uint8 `(N, 3, H, W)` → normalised floats `(N, 3, size, size)`."""
 

@@ -20,7 +20,7 @@ CONTAINERS = (list, dict, set)
 TORCH_DICTS = ("_parameters", "_buffers", "_modules")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RandomState:
     """The state of the random generators of torch, Python and NumPy."""
 
@@ -32,7 +32,12 @@ class RandomState:
     @classmethod
     def now(cls) -> RandomState:
         gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
-        return cls(torch.get_rng_state(), gpu, random.getstate(), np.random.get_state())
+        return cls(
+            torch_cpu=torch.get_rng_state(),
+            torch_gpu=gpu,
+            python=random.getstate(),
+            numpy=np.random.get_state(),
+        )
 
     def restore(self) -> None:
         torch.set_rng_state(self.torch_cpu)

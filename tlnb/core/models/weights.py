@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from operator import add
 from pathlib import Path
@@ -370,12 +370,7 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
         notes = notes or [f"{state.file}: holds no output layer ({head}): that layer starts anew"]
         _start_anew(module.get_submodule(head))
         missing = []
-    parts = {key.partition(".")[0] for key in module.state_dict()}
-    beside = [
-        k
-        for k in foreign
-        if lenient and (k.partition(".")[0] not in parts or k.endswith(COUNTER_ENDINGS))
-    ]
+    beside = _beside(module, foreign) if lenient else []
     if beside:
         notes.append(f"{state.file}: left out, not part of {name}: {listed(beside, 3)}")
     wrong += [*broken, *(f"{k} is missing" for k in missing)]
@@ -385,6 +380,12 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
             f"{state.file} does not fit {name}: {'; '.join(wrong[:3])}{_more(len(wrong) - 3)}"
         )
     return tuple(notes)
+
+
+def _beside(module: nn.Module, foreign: Sequence[str]) -> list[str]:
+    """Tensors of other parts than the network's, and counters."""
+    parts = {key.partition(".")[0] for key in module.state_dict()}
+    return [k for k in foreign if k.partition(".")[0] not in parts or k.endswith(COUNTER_ENDINGS)]
 
 
 def last_layer(module: nn.Module) -> str:

@@ -249,7 +249,7 @@ def new_output_layer(module: nn.Module, head: str, classes: int, width: int | No
         raise PlanError(
             f"{head} is a {type(old).__name__}: an output layer must be nn.Linear or nn.Conv2d"
         )
-    return Edit("replace", head, code, automatic=True)
+    return Edit(kind="replace", name=head, code=code, automatic=True)
 
 
 def output_edits(
@@ -275,10 +275,15 @@ def output_edits(
                     first = f"{parent}.{around[place - 1][0]}"
                 edits.append(
                     Edit(
-                        "add", first, "nn.AdaptiveAvgPool2d(1)", "before", "before1", automatic=True
+                        kind="add",
+                        name=first,
+                        code="nn.AdaptiveAvgPool2d(1)",
+                        where="before",
+                        part="before1",
+                        automatic=True,
                     )
                 )
-                edits.append(Edit("remove", f"{parent}.{name}", automatic=True))
+                edits.append(Edit(kind="remove", name=f"{parent}.{name}", automatic=True))
     return tuple(edits)
 
 

@@ -106,7 +106,7 @@ def option(default: Any, help: str, *, unasked: Any = ..., **about: Any) -> Any:
     return field(default=default, metadata={"option": Option(help=help, default=asked, **about)})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """How a network is trained.
 
@@ -234,7 +234,7 @@ class TrainOptions:
         return replace(self, **{name: getattr(recipe, name) for name in empty})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CallOptions:
     """Options of a `train` call that do not change how the network is trained."""
 

@@ -31,7 +31,7 @@ SCHEMA = 1
 PARTIAL_SHARE = 1 / 3  # target share of the parameters before the output layer, for `partial`
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Edit(OneLine):
     """A change of the architecture.
 
@@ -70,7 +70,7 @@ class Edit(OneLine):
         return self.kind != "remove" and (layer == self.made or layer.startswith(self.made + "."))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Plan(OneLine):
     """What will be trained, and from which start. Runs copy the model and never change it."""
 
@@ -132,7 +132,7 @@ class Plan(OneLine):
             ) from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Strategies(OneLine):
     """The three strategies for one network, side by side."""
 

@@ -18,7 +18,7 @@ from tlnb.core.planning.shape_fitting import fit_edits
 Parts = Mapping[str, tuple[int, tuple[bool, ...]]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A model with its parts as read, the edited anatomy, the plan, and the edits' scopes."""
 
@@ -63,11 +63,11 @@ def prepare(
         else plan_strategy(read, "head", edits)
     )
     return Prepared(
-        facing(model, classes if replaced else None),
-        parts_of(model.module),
-        read,
-        plan,
-        edit_scopes,
+        model=facing(model, classes if replaced else None),
+        parts=parts_of(model.module),
+        anatomy=read,
+        plan=plan,
+        scopes=edit_scopes,
     )
 
 

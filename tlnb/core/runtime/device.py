@@ -19,7 +19,7 @@ from tlnb.core.runtime.limits import free_on_gpu
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Machine(OneLine):
     """Where a run computes.
 
@@ -165,7 +165,12 @@ def machine(device: str | None = None, precision: str = "auto") -> Machine:
         precision = _native_precision(device)
     if precision == "fp16" and device == "cpu":
         raise UsageError("precision fp16 needs a GPU: use --precision fp32 here")
-    return Machine(device, precision, _hardware_name(device), torch.get_num_threads())
+    return Machine(
+        device=device,
+        precision=precision,
+        name=_hardware_name(device),
+        threads=torch.get_num_threads(),
+    )
 
 
 def _best_device() -> str:

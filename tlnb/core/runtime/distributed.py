@@ -52,7 +52,7 @@ class Draws:
     of: int = 0  # items of the batch at hand
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Ranks:
     """This process among those of one training. Collective calls are made by all of them, in the same order."""
 
@@ -332,7 +332,7 @@ def join() -> Ranks:
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=_store, rank=rank, world_size=count
     )
-    _now = Ranks(rank, count, local, local_count)
+    _now = Ranks(rank=rank, count=count, local=local, local_count=local_count)
     if on_gpu:
         gpus = torch.cuda.device_count()
         if local_count > gpus:

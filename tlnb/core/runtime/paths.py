@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tlnb.core.runtime.errors import UsageError, one_line
@@ -58,6 +60,19 @@ def name_beside(target: Path, ending: str = "") -> Path:
     No two writers, of one process or of several, get the same.
     """
     return target.with_name(f".{target.stem[:40]}.{os.getpid()}-{os.urandom(4).hex()}.part{ending}")
+
+
+@contextmanager
+def written_beside(target: Path, ending: str = "") -> Iterator[Path]:
+    """A name to write to: the file takes `target`'s place when it is whole, and goes when it is not."""
+    half = name_beside(target, ending)
+    try:
+        half.unlink(missing_ok=True)  # a link of that name would redirect the write
+        yield half
+        half.replace(target)
+    finally:
+        with suppress(OSError):
+            half.unlink(missing_ok=True)
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:

@@ -13,7 +13,7 @@ from tlnb.core.training.run import Cache
 from tlnb.core.training.training_inputs import Cost, Inputs
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CachedInputs:
     """Training inputs (`training_inputs.Inputs`) that are activations."""
 
@@ -48,7 +48,7 @@ class CachedInputs:
         return self.machine.placed(rows)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class HeadInputs:
     """What reaches the output layers for each training image, and what is right of there."""
 
@@ -59,5 +59,11 @@ class HeadInputs:
     def inputs(self, base: Inputs, machine: Machine, cost: Cost) -> CachedInputs:
         """Inputs to train the output layers alone, in a run whose other inputs are `base`."""
         return CachedInputs(
-            (self.features,), base.seen, machine, self.teaches, self.judges, cost, base.chunk
+            kept=(self.features,),
+            compute=base.seen,
+            machine=machine,
+            teaches=self.teaches,
+            judges=self.judges,
+            cost=cost,
+            chunk=base.chunk,
         )

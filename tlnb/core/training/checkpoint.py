@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core.runtime.errors import UsageError
-from tlnb.core.runtime.paths import is_file
+from tlnb.core.runtime.paths import is_file, written_beside
 from tlnb.core.runtime.typed_json import parse, typed
 from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.run import Cache, EpochRecord, Work
@@ -75,7 +75,7 @@ def at_risk() -> float:
     raise UsageError(f"TLNB_AT_RISK={text} is not a number of seconds: %env TLNB_AT_RISK=10")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A run at the end of an epoch. RNG states are not needed: each epoch seeds its own."""
 
@@ -140,16 +140,11 @@ def write(path: Path, about: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     text = json.dumps({"schema": SCHEMA, "about": about, "state": values})
     header = {KEY: text, "crc32": str(checksum(text, tensors))}
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        half.unlink(missing_ok=True)  # a link of that name would redirect the write
-        save_file(tensors, half, metadata=header)
-        half.replace(path)
+        with written_beside(path) as half:
+            save_file(tensors, half, metadata=header)
     except SafetensorError as error:  # raised for a full disk
         raise OSError(28, " ".join(str(error).split())[:100]) from None
-    finally:
-        with contextlib.suppress(OSError):
-            half.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:

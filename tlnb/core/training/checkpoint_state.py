@@ -34,7 +34,11 @@ class TrainingState:
     best_state: dict[str, Tensor] = field(
         default_factory=dict
     )  # trained tensors after the best epoch
-    work: Work = field(default_factory=lambda: Work(0, 0, 0, 0, 0, 0))
+    work: Work = field(
+        default_factory=lambda: Work(
+            full_step=0, plan_step=0, steps=0, images=0, unfrozen_flops=0, uncached_flops=0
+        )
+    )
     events: list[Event] = field(default_factory=list)
     micro_batches: MicroBatches = field(default_factory=MicroBatches)
     input_norms: list[FoldedInputNorm] = field(default_factory=list)  # of the output layers

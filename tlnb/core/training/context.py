@@ -83,7 +83,7 @@ class TrainingContext:
         stop: Callable[[], bool] | None = None,
     ) -> TrainingContext:
         """Bring a network of the plan's own and the labels to the device."""
-        report(Progress(name, "preparing"))
+        report(Progress(run=name, phase="preparing"))
         memory_format = model.transform.memory_format
         module = network.to(machine.device, memory_format=memory_format)  # type: ignore[call-overload]
         labels = labels_on(machine, data)
@@ -104,7 +104,14 @@ class TrainingContext:
             module=module,
             labels=labels,
             source=FeatureSource(
-                module, model.transform, data, machine, costs, store, stop_check, ranks
+                module=module,
+                transform=model.transform,
+                data=data,
+                machine=machine,
+                tally=costs,
+                store=store,
+                pause=stop_check,
+                ranks=ranks,
             ),
             class_weights=_class_weights(labels, data) if options.class_weights else None,
         )
@@ -126,6 +133,23 @@ class TrainingContext:
     def set_modes(self, trained: tuple[str, ...] | None = None) -> None:
         """These layers (by default the plan's) in training mode, what is frozen in eval mode."""
         set_modes(self.module, set(self.plan.trained if trained is None else trained))
+
+    def tell(
+        self,
+        phase: str,
+        done: int,
+        epochs: int | None = None,
+        *,
+        loss: float | None = None,
+        accuracy: float | None = None,
+    ) -> None:
+        """Report a phase: epochs done, of how many (by default the run's), and the figures so far."""
+        total = (self.options.epochs or 0) if epochs is None else epochs
+        self.report(
+            Progress(
+                run=self.name, phase=phase, epoch=done, epochs=total, loss=loss, accuracy=accuracy
+            )
+        )
 
     def seed(self, epoch: int) -> None:
         """Random numbers of an epoch, such as dropout's: the same whatever ran before."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import asdict, dataclass
 from typing import TypeVar
 
 import torch
@@ -46,7 +46,7 @@ T = TypeVar("T", bound=Chosen)
 _unique = itertools.count()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class KeptRows:
     """A value to be kept: a row for each image of a split."""
 
@@ -104,7 +104,14 @@ class FeatureSource:
     def raw(self, kind: str, happened: Event | None = None) -> Inputs:
         """Images as they are, augmented batch by batch, through the whole network."""
         cost = self._cost(self.module, self.example())
-        return RawInputs(self._images, self.module, cost, self.chunk(), kind, happened)
+        return RawInputs(
+            images=self._images,
+            module=self.module,
+            cost=cost,
+            chunk=self.chunk(),
+            augment=kind,
+            event=happened,
+        )
 
     # ── where to cut ──
 
@@ -153,14 +160,14 @@ class FeatureSource:
     def demand(self, options: TrainOptions, before: Cache | None) -> Demand:
         counts, (memory, disk) = self.data.splits, self._room()
         return Demand(
-            counts["train"],
-            sum(counts.get(split, 0) for split in FIXED),
-            options.epochs or 1,
-            (options.augment or "none") != "none",
-            self.machine.bytes_per_number,
-            memory,
-            disk,
-            before,
+            images=counts["train"],
+            fixed=sum(counts.get(split, 0) for split in FIXED),
+            epochs=options.epochs or 1,
+            augmented=(options.augment or "none") != "none",
+            number_bytes=self.machine.bytes_per_number,
+            memory=memory,
+            disk=disk,
+            before=before,
         )
 
     def _room(self) -> tuple[int, int]:
@@ -184,7 +191,9 @@ class FeatureSource:
             drawn = (kind if view else "none", options.seed, view)
             key = key_of(who, self.data_key(split, *drawn))
             rows = self.through(cut.prefix, split, *drawn)
-            work = KeptRows(key, split, rows, look_cost, phase, "prefix")
+            work = KeptRows(
+                key=key, split=split, rows=rows, flops=look_cost, phase=phase, part="prefix"
+            )
             value, found = self.kept(work, choice.where)
             was.append(found)
             return value
@@ -200,12 +209,12 @@ class FeatureSource:
         judge = cut_at(self.module, place, self.cuts).suffix
         set_modes(self.module, set(trained))
         facts = Cache(
-            place.at,
-            choice.views,
-            choice.bytes,
-            choice.where,
-            str(train[0].dtype).removeprefix("torch."),
-            all(was),
+            at=place.at,
+            views=choice.views,
+            bytes=choice.bytes,
+            place=choice.where,
+            dtype=str(train[0].dtype).removeprefix("torch."),
+            reused=all(was),
         )
         chunk = self.chunk() * max(1, self.example_numbers // max(1, place.numbers))
         return CachedInputs(
@@ -350,10 +359,10 @@ class FeatureSource:
         kinds = (structure(teaches), structure(self.module)) if known else ("", "")
         key = key_of(known, kinds, shapes, tuple(example.shape))
         if all(kinds) and key in self.store.costs:
-            return Cost(*self.store.costs[key])
+            return Cost(**self.store.costs[key])
         with undisturbed(self.module):
             cost = _counted(self.counts, self.module, self.example(), teaches, example)
-        self.store.costs[key] = astuple(cost)
+        self.store.costs[key] = asdict(cost)
         return cost
 
 

@@ -28,7 +28,7 @@ CHUNK = 256
 OUTPUT = "head"  # output layer of the embedded networks
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SourceAccuracy(OneLine):
     """Accuracy on held-out pictures of the pretraining task, as fractions.
 
@@ -90,7 +90,10 @@ def source_accuracy(
         after = right_of(twin, images, labels) / len(labels)
         looked += len(labels)
     return SourceAccuracy(
-        before, after, pictures, float(looked * glyphnet.card(model.name)["flops"])
+        before=before,
+        after=after,
+        pictures=pictures,
+        flops=float(looked * glyphnet.card(model.name)["flops"]),
     )
 
 
@@ -159,7 +162,9 @@ def right_of(network: nn.Module, images: Tensor, labels: Tensor) -> int:
     """
     network.eval()
     device = next(network.parameters()).device
-    normalise = Transform(glyphnet.SIZE, glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD).normalise
+    normalise = Transform(
+        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+    ).normalise
     with torch.no_grad():
         guesses = torch.cat(
             [network(normalise(part.to(device))).argmax(1).cpu() for part in images.split(CHUNK)]

@@ -80,7 +80,7 @@ def _tensors(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
 # ── the proof ─────────────────────────────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Change(OneLine):
     """How far a layer moved in a run. None if the layer has no tensors of that kind."""
 

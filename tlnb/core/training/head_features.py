@@ -38,10 +38,10 @@ def _at_heads(source: FeatureSource, base: Inputs, last: Place) -> HeadInputs:
     with evaluating(source.module):  # tracing bakes modes in
         judges = cut_at(source.module, last, source.cuts).suffix
     if base.cache is not None and base.cache.at == last.at:
-        return HeadInputs(base.train(0), cut.suffix, judges)
+        return HeadInputs(features=base.train(0), teaches=cut.suffix, judges=judges)
     work = _head_work(source, cut, _start(source, base, last), base, last)
     features, _ = source.kept(work, "memory")
-    return HeadInputs(features, cut.suffix, judges)
+    return HeadInputs(features=features, teaches=cut.suffix, judges=judges)
 
 
 def _start(source: FeatureSource, base: Inputs, last: Place) -> Cut | None:
@@ -51,7 +51,7 @@ def _start(source: FeatureSource, base: Inputs, last: Place) -> Cut | None:
     names = [node.name for node in source.cuts.graph(source.module).nodes]
     if base.cache.at not in names[: names.index(last.at)]:
         return None
-    return cut_at(source.module, Place(base.cache.at, (), 0.0), source.cuts)
+    return cut_at(source.module, Place(at=base.cache.at, shape=(), flops=0.0), source.cuts)
 
 
 def _head_work(
@@ -62,7 +62,9 @@ def _head_work(
     if start is None:
         key, rows = key_of("", source.identity(cut), data), source.through(cut.prefix, "train")
         flops = last.flops or forward_flops(cut.prefix, source.example())
-        return KeptRows(key, "train", rows, flops, "caching", "features")
+        return KeptRows(
+            key=key, split="train", rows=rows, flops=flops, phase="caching", part="features"
+        )
     between, cached = cut_at(start.suffix, last, source.cuts), base.train(0)
 
     def from_cache(some: slice | Tensor) -> Tensor:
@@ -70,4 +72,6 @@ def _head_work(
 
     key = key_of(source.identity(start), source.identity(between), data)
     flops = forward_flops(between.prefix, source.placed(cached[:2]))
-    return KeptRows(key, "train", from_cache, flops, "caching", "features")
+    return KeptRows(
+        key=key, split="train", rows=from_cache, flops=flops, phase="caching", part="features"
+    )

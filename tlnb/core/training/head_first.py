@@ -22,7 +22,6 @@ from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.epoch import AdamWEpochs
 from tlnb.core.training.folded_input_norm import FoldedInputNorm, can_fold
 from tlnb.core.training.head_features import head_inputs_of
-from tlnb.core.training.progress import Progress
 from tlnb.core.training.training_inputs import Cost, Inputs
 
 STATISTICS_ROWS = 256  # cached features in one look at what reaches the output layer
@@ -134,7 +133,7 @@ def _train_heads(
         state.add_work(inputs.cost, result.steps, result.images)
         flops = result.images * inputs.cost.done / context.ranks.count
         context.costs.charge("warmup", flops, "steps")
-        context.report(Progress(context.name, "warmup", epoch + 1, epochs, result.loss))
+        context.tell("warmup", epoch + 1, epochs, loss=result.loss)
 
 
 def _inputs_of_heads(
@@ -153,4 +152,10 @@ def _cost_of_heads(context: TrainingContext, inputs: Inputs, head_inputs: HeadIn
     source = context.source
     example, counts = source.placed(head_inputs.features[:2]), source.counts
     planned = counts.step(context.module, source.example())
-    return Cost(counts.step(head_inputs.teaches, example), planned, inputs.cost.full, 0.0, 0.0)
+    return Cost(
+        done=counts.step(head_inputs.teaches, example),
+        planned=planned,
+        full=inputs.cost.full,
+        look=0.0,
+        whole=0.0,
+    )

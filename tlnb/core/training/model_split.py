@@ -162,7 +162,7 @@ def places(
         seen = _surveyed(last, names, example[:1].expand(ROWS, *example.shape[1:]))
         cuts.surveys[key] = seen
     return [
-        Place(at, shape[1:], flops / ROWS)
+        Place(at=at, shape=shape[1:], flops=flops / ROWS)
         for at, (shape, flops) in seen.items()
         if shape[:1] == (ROWS,)
     ]
@@ -314,4 +314,4 @@ def _split(module: nn.Module, graph: fx.Graph, at: str) -> Cut:
             copied[node] = right.node_copy(node, lambda n: copied[n])
     for node in nodes[middle + 1 :]:
         copied[node] = right.node_copy(node, lambda n: copied[n])
-    return Cut(at, fx.GraphModule(module, left), fx.GraphModule(module, right))
+    return Cut(at=at, prefix=fx.GraphModule(module, left), suffix=fx.GraphModule(module, right))

@@ -83,7 +83,7 @@ def parameters_of(groups: list[ParameterGroup]) -> list[Tensor]:
     return [p for group in groups for p in group["params"]]  # type: ignore[attr-defined]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AdamW:
     """The optimiser, its schedule, and the scaler of fp16's gradients."""
 
@@ -102,7 +102,11 @@ class AdamW:
     ) -> AdamW:
         """A new one for so many steps."""
         optimizer = torch.optim.AdamW(groups, lr=options.lr or 0.0, weight_decay=0.0, fused=fused)
-        return cls(optimizer, one_cycle(optimizer, steps), torch.amp.GradScaler(enabled=fp16))
+        return cls(
+            optimizer=optimizer,
+            schedule=one_cycle(optimizer, steps),
+            scaler=torch.amp.GradScaler(enabled=fp16),
+        )
 
     def tensors(self) -> dict[str, Tensor]:
         """The moments that it goes on changing: `3/exp_avg` is that of parameter 3."""

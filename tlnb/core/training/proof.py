@@ -15,7 +15,7 @@ from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.freezing import Change, hashes, relative_change, state_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StartState:
     """A network before its first step."""
 
@@ -79,13 +79,13 @@ class StartState:
                 relative_change(module, layer.name, self.weights) if moved else (0.0, 0.0)
             )
             yield Change(
-                layer.name,
-                layer.stage,
-                layer.params,
-                layer.name in frozen,
-                moved,
-                weights if layer.params else None,
-                statistics if layer.running_stats else None,
+                name=layer.name,
+                stage=layer.stage,
+                params=layer.params,
+                frozen=layer.name in frozen,
+                moved=moved,
+                weights=weights if layer.params else None,
+                statistics=statistics if layer.running_stats else None,
             )
 
 

@@ -56,7 +56,7 @@ class Images:
         self._fitted.clear()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RawInputs:
     """Training inputs (`training_inputs.Inputs`) that are images."""
 

@@ -31,7 +31,7 @@ OLD_EQUAL_BUDGET = ", equal steps"
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EpochRecord:
     """One pass over the training images.
 
@@ -45,7 +45,7 @@ class EpochRecord:
     seconds: float  # of training, without evaluation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """The state of a run at a look, on the split that curves and targets use."""
 
@@ -54,7 +54,7 @@ class Point:
     accuracy: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Work:
     """What the optimiser did, head first included, and what it would have cost otherwise."""
 
@@ -66,7 +66,7 @@ class Work:
     uncached_flops: float  # for the run's images, as planned, without a cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cache(OneLine):
     """What a run computed once, not in every epoch: the outputs before the split point."""
 
@@ -83,7 +83,7 @@ class Cache(OneLine):
         return f"Cache after {self.at}: {self.views} views, {size}{reused}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Forecast(OneLine):
     """The predicted cost of a training, from a few timed steps on a copy; later, its error."""
 
@@ -152,7 +152,7 @@ class Forecast(OneLine):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Answers(OneLine):
     """A trained network's predictions on the test split, which is read once; one per image."""
 
@@ -168,7 +168,7 @@ class Answers(OneLine):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run(OneLine):
     """The record of one training, and the proof of which layers moved."""
 
@@ -258,9 +258,8 @@ class Run(OneLine):
         """Every look at monitor, else val, oldest first; nothing is known between looks."""
         spent = sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
         seconds = list(itertools.accumulate((e.seconds for e in self.epochs), initial=spent))
-        return tuple(
-            Point(done, seconds[done], accuracy) for done, accuracy in looked_at(self.epochs)
-        )
+        looks = looked_at(self.epochs)
+        return tuple(Point(epochs=n, seconds=seconds[n], accuracy=seen) for n, seen in looks)
 
     @property
     def watched(self) -> float | None:

@@ -11,7 +11,6 @@ TLNB_HOME (default ./.tlnb)/sessions/<start in UTC>-<process>/
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tlnb.core.runtime.errors import UsageError
-from tlnb.core.runtime.paths import is_link, read_text, user_path
+from tlnb.core.runtime.paths import is_link, read_text, user_path, written_beside
 from tlnb.core.runtime.typed_json import parse, typed
 from tlnb.core.training import checkpoint
 from tlnb.core.training.checkpoint import Checkpoint
@@ -96,19 +95,10 @@ class SessionFolder:
         Raises:
             OSError: the disk is full, for example.
         """
-        target = self.path / "session.json"
-        half = target.with_name(f".session.{os.getpid()}.part")
         text = json.dumps(values)
-        try:
-            half.unlink(missing_ok=True)  # a link of that name would redirect the write
-            half.write_text(
-                json.dumps({"schema": SCHEMA, "crc32": zlib.crc32(text.encode()), "session": text}),
-                "utf8",
-            )
-            half.replace(target)
-        finally:
-            with contextlib.suppress(OSError):
-                half.unlink(missing_ok=True)
+        whole = {"schema": SCHEMA, "crc32": zlib.crc32(text.encode()), "session": text}
+        with written_beside(self.path / "session.json") as half:
+            half.write_text(json.dumps(whole), "utf8")
 
     def close(self) -> None:
         """Release the lock."""

@@ -16,7 +16,7 @@ PRICE = {
 }  # of reading a byte of cache, in FLOPs that take as long; rough, and fixed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Choice:
     """Where to cut, how many views to keep, and where."""
 
@@ -38,7 +38,7 @@ class Last:
     place: Place
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Demand:
     """What is to be cached, and the room for it."""
 
@@ -77,11 +77,11 @@ class Demand:
         fixed, view, views = self.fixed * one, self.images * one, self._views(place)
         for where, most in (("memory", self.memory), ("disk", self.disk)):
             if views * view + fixed <= most:
-                yield Choice(place, views, where, views * view + fixed)
+                yield Choice(place=place, views=views, where=where, bytes=views * view + fixed)
                 return
         fewer = int((self.memory - fixed) // view)
         if 1 <= fewer < views:
-            yield Choice(place, fewer, "memory", fewer * view + fixed)
+            yield Choice(place=place, views=fewer, where="memory", bytes=fewer * view + fixed)
 
     def _views(self, place: Place) -> int:
         if self.before is not None:

@@ -10,7 +10,7 @@ from torch import nn
 from tlnb.core.runtime.errors import OneLine
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """Where a network can be cut, and what that would mean for one image."""
 
@@ -25,7 +25,7 @@ class Place:
         return math.prod(self.shape)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cut(OneLine):
     """A network in two parts: `suffix(prefix(x)) == network(x)`."""
 

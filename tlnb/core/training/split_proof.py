@@ -60,7 +60,7 @@ def proof_images(images: Tensor, transform: Transform, count: int, device: str) 
     return transform.normalise(transform.fit(rows))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Observed:
     """What one step did."""
 
@@ -71,7 +71,7 @@ class Observed:
     draws: RandomState
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Proof:
     """A network in the modes in which it is to be trained, and images to try it with."""
 
@@ -167,11 +167,11 @@ class Proof:
 
     def _observed(self, output: Tensor, grads: tuple[Tensor | None, ...] = ()) -> Observed:
         return Observed(
-            output,
-            grads,
-            tuple(buffer.detach().clone() for buffer in self.module.buffers()),
-            counters(self.module),
-            RandomState.now(),
+            output=output,
+            grads=grads,
+            buffers=tuple(buffer.detach().clone() for buffer in self.module.buffers()),
+            counters=counters(self.module),
+            draws=RandomState.now(),
         )
 
     def _difference(self, whole: Observed, split: Observed, tolerance: float) -> str:

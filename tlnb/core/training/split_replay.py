@@ -26,7 +26,7 @@ ROWS = 3  # images in a recorded pass: a number by which other sizes are seldom 
 Forward = Callable[..., Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Blank:
     """The shape of a tensor that some images give, and how it lies in memory."""
 
@@ -40,7 +40,7 @@ class Blank:
         if not isinstance(value, Tensor):
             return value
         last = value.ndim == 4 and not value.is_contiguous()
-        return cls(tuple(value.shape), value.dtype, last)
+        return cls(shape=tuple(value.shape), dtype=value.dtype, channels_last=last)
 
     def filled(self, count: int, device: torch.device) -> Tensor:
         """Zeros for so many images."""
@@ -51,7 +51,7 @@ class Blank:
         return zeros.contiguous(memory_format=layout)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ModuleCall:
     """One call of a module in a recorded pass."""
 
@@ -106,7 +106,13 @@ class _Tape:
             value = forward(*given, **named)
             flops = self.counter.total / ROWS
             self.calls.append(
-                ModuleCall(name, start, self._next(), flops, tree_map(Blank.of, value))
+                ModuleCall(
+                    name=name,
+                    start=start,
+                    end=self._next(),
+                    flops=flops,
+                    output=tree_map(Blank.of, value),
+                )
             )
             return value
 
@@ -145,7 +151,9 @@ def replay_places(recording: Recording, moving: Collection[str]) -> list[Place]:
     for call in recording.calls:
         early = until is None or call.end < until
         if early and call.name and times[call.name] == 1 and _has_rows(call.output):
-            found.append(Place(call.name, call.output.shape[1:], call.flops, traced=False))
+            found.append(
+                Place(at=call.name, shape=call.output.shape[1:], flops=call.flops, traced=False)
+            )
     return found
 
 
@@ -156,7 +164,7 @@ def _has_rows(output: Any) -> bool:
 
 def replay_cut(module: nn.Module, at: str, recording: Recording) -> Cut:
     """The network cut after one of its modules."""
-    return Cut(at, _UpTo(module, at), _From(module, at, recording))
+    return Cut(at=at, prefix=_UpTo(module, at), suffix=_From(module, at, recording))
 
 
 class _Reached(Exception):

@@ -132,7 +132,7 @@ class Prover:
             images, machine = self._images, self._images.machine
             count = rows_for(flops, self._cached)
             rows = proof_images(images.of("train"), images.transform, count, machine.device)
-            self._proofs.append(Proof(self._module, rows, machine, {}))
+            self._proofs.append(Proof(module=self._module, images=rows, machine=machine, whole={}))
         return self._proofs[0]
 
 

@@ -39,7 +39,7 @@ from tlnb.core.training.freezing import Change, Learning, hashes, state_of
 from tlnb.core.training.head_first import begin_with_heads
 from tlnb.core.training.lbfgs import LbfgsEpochs
 from tlnb.core.training.optimizers import advice_for_nan, parameter_groups, parameters_of
-from tlnb.core.training.progress import Progress, Report
+from tlnb.core.training.progress import Report
 from tlnb.core.training.proof import StartState
 from tlnb.core.training.run import Answers, EpochRecord, Run, wilson_interval
 from tlnb.core.training.split_evaluation import (
@@ -188,13 +188,13 @@ class Trainer:
         context.set_modes()
         check_fits(
             self._resume,
-            context.name,
-            context.module,
-            plan,
-            context.anatomy,
-            without_single_images(context, context.module, options, events),
-            context.train_images,
-            parameters_of(groups),
+            name=context.name,
+            module=context.module,
+            plan=plan,
+            anatomy=context.anatomy,
+            options=without_single_images(context, context.module, options, events),
+            images=context.train_images,
+            parameters=parameters_of(groups),
         )
         model = context.model.name
         self.start = self.start.resumed(self._resume, plan, context.name, model)
@@ -294,8 +294,12 @@ class Trainer:
         self._note_micro_batches()
         context.ranks.broadcast(context.module.buffers())
         accuracies = evaluate_splits(context, inputs, learning, splits)
-        seconds = clock.of("training") - before
-        record = EpochRecord(loss, accuracies.get("val"), accuracies.get("monitor"), seconds)
+        record = EpochRecord(
+            train_loss=loss,
+            val_accuracy=accuracies.get("val"),
+            monitor_accuracy=accuracies.get("monitor"),
+            seconds=clock.of("training") - before,
+        )
         self.state.epochs.append(record)
         return record
 
@@ -303,10 +307,7 @@ class Trainer:
         context = self.context
         monitored = "monitor" in context.data.splits
         accuracy = record.monitor_accuracy if monitored else record.val_accuracy
-        done, epochs = len(self.state.epochs), context.options.epochs or 0
-        context.report(
-            Progress(context.name, "training", done, epochs, record.train_loss, accuracy)
-        )
+        context.tell("training", len(self.state.epochs), loss=record.train_loss, accuracy=accuracy)
 
     def _keep(self, train: AdamWEpochs, due: Due) -> None:
         """Write where the run stands, or hold it for an interrupt, which comes in the middle of an epoch."""
@@ -348,8 +349,8 @@ class Trainer:
 
     def test(self, with_logits: bool = False) -> Answers:
         """What the network says about the test split, which is read once."""
-        context, done = self.context, len(self.state.epochs)
-        context.report(Progress(context.name, "evaluating", done, context.options.epochs or 0))
+        context = self.context
+        context.tell("evaluating", len(self.state.epochs))
         self.inputs = self.inputs or context.source.raw("none")
         return answers_on_test(context, self.inputs, self.state.events, with_logits)
 

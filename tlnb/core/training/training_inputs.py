@@ -11,7 +11,7 @@ from tlnb.core.training.events import Event
 from tlnb.core.training.run import Cache
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cost:
     """FLOPs for one image: a step as done, as planned without a cache, with everything trained; and a look.
 
@@ -23,6 +23,9 @@ class Cost:
     full: float
     look: float
     whole: float
+
+
+NO_COST = Cost(done=0.0, planned=0.0, full=0.0, look=0.0, whole=0.0)
 
 
 class Inputs(Protocol):

@@ -64,7 +64,7 @@ LEAST_LOSS = 0.01  # floor for the loss of a frozen network that is almost alway
 TEMPERATURES = np.geomspace(0.2, 20, 25)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tried:
     """A strategy trained on part of the labels and scored on the rest."""
 
@@ -79,7 +79,7 @@ class Tried:
     why_not: str = ""  # why it was not tried
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Advice(OneLine):
     """The recommended strategy and the reasons."""
 
@@ -143,7 +143,7 @@ def advise(
     steps = 2 + 2 * len(STRATEGIES)
 
     def report_step(step: int) -> None:
-        tell(Progress("advice", "advising", step, steps))
+        tell(Progress(run="advice", phase="advising", epoch=step, epochs=steps))
 
     report_step(0)
     probes, fractions = _probed(case, used, folds, spent) if folds > 1 else ((), ())

@@ -23,7 +23,7 @@ BATCH_SIZES = (16, 32, 64, 128)  # searched only from scratch
 DEPTH_STRATEGIES = ("head", "partial", "full")  # for these, the number of trained stages too
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
     """The training to tune, as data."""
 

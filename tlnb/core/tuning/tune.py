@@ -35,7 +35,7 @@ FOLDS = 3
 CLOSE_ACCURACY = 0.01  # difference in accuracy within which a trial counts as good as the best
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Trial:
     """One set of hyperparameters and its result."""
 
@@ -48,7 +48,7 @@ class Trial:
     wh: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Tuning(OneLine):
     """A study: its trials, oldest first, and the best plan."""
 
@@ -171,7 +171,16 @@ class _Search:
                 break
             try:
                 best = max(self._accuracies(), default=None)
-                report(Progress(self._study.study_name, "tuning", count, trials, None, best))
+                report(
+                    Progress(
+                        run=self._study.study_name,
+                        phase="tuning",
+                        epoch=count,
+                        epochs=trials,
+                        loss=None,
+                        accuracy=best,
+                    )
+                )
                 if not self._add_one():
                     return "stopped", ""
             # Between trials; an interrupt within a trial ends its training, which is charged.
@@ -357,13 +366,13 @@ def _trial(trial: optuna.trial.FrozenTrial) -> Trial:
         trial.value if status == "finished" else trial.intermediate_values.get(trial.last_step or 0)
     )
     return Trial(
-        trial.number,
-        dict(trial.params),
-        accuracy,
-        status,
-        attrs["seconds"],
-        attrs["flops"],
-        attrs["wh"],
+        number=trial.number,
+        values=dict(trial.params),
+        accuracy=accuracy,
+        status=status,
+        seconds=attrs["seconds"],
+        flops=attrs["flops"],
+        wh=attrs["wh"],
     )
 
 

@@ -208,8 +208,8 @@ def test_a_damaged_copy_is_fetched_again(server, cache, content, monkeypatch):
 
 def test_progress_of_a_download_reads_as_megabytes():
     assert "squeezenet: downloading 2 of 5 MB" in live.Notebook()._html(
-        Progress("squeezenet", "downloading", 2, 5)
+        Progress(run="squeezenet", phase="downloading", epoch=2, epochs=5)
     )
     assert "photos: decoding 2 of 5 files" in live.Notebook()._html(
-        Progress("photos", "decoding", 2, 5)
+        Progress(run="photos", phase="decoding", epoch=2, epochs=5)
     )

@@ -40,9 +40,15 @@ def digits(request: DataRequest) -> Parts:
     pool = np.arange(len(labels) - DIGITS_TEST)
     test = np.arange(len(labels) - DIGITS_TEST, len(labels))
     names = tuple(str(d) for d in range(10))
-    fixed = {"test": test}
     return divide(
-        "digits", names, images, labels, request, pool, fixed, spare_to_monitor=DIGITS_MONITOR
+        "digits",
+        names,
+        images,
+        labels,
+        request,
+        pool=pool,
+        fixed={"test": test},
+        spare_to_monitor=DIGITS_MONITOR,
     )
 
 
@@ -82,8 +88,8 @@ def symbols(request: DataRequest) -> Parts:
     )
     ends = np.cumsum([len(d[1]) for d in drawn.values()])
     used, test, monitor = np.split(np.arange(ends[-1]), ends[:-1])
-    fixed = {"test": test, "monitor": monitor}
-    return divide("symbols", symbol_names(classes), images, labels, request, used, fixed)
+    fixed, names = {"test": test, "monitor": monitor}, symbol_names(classes)
+    return divide("symbols", names, images, labels, request, pool=used, fixed=fixed)
 
 
 def textures(request: DataRequest) -> Parts:
@@ -100,8 +106,8 @@ def textures(request: DataRequest) -> Parts:
         test="has its own test split (strips of their own)",
     )
     images, labels, rows = texture_patches()
-    fixed = {split: rows[split] for split in ("monitor", "test")}
-    return divide("textures", tuple(MATERIALS), images, labels, request, rows["pool"], fixed)
+    fixed, names = {split: rows[split] for split in ("monitor", "test")}, tuple(MATERIALS)
+    return divide("textures", names, images, labels, request, pool=rows["pool"], fixed=fixed)
 
 
 def faces(request: DataRequest) -> Parts:
@@ -115,15 +121,14 @@ def faces(request: DataRequest) -> Parts:
         test="has its own test split (the last 30 of each class)",
     )
     images, labels, rows = face_pictures()
-    fixed = {"test": rows["test"]}
     parts = divide(
         "faces",
         ("background", "face"),
         images,
         labels,
         request,
-        rows["pool"],
-        fixed,
+        pool=rows["pool"],
+        fixed={"test": rows["test"]},
         spare_to_monitor=FACES_MONITOR,
     )
     return replace(parts, notes=(NO_NAMES,))

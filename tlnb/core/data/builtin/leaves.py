@@ -126,7 +126,7 @@ OUTLINES: dict[str, Callable[[Array, Generator], Array]] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Leaf:
     """One leaf on its background. Lengths are fractions of the photo's width."""
 

@@ -14,7 +14,7 @@ from training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -49,26 +49,23 @@ class Material:
 
     picture: str  # its name in scikit-image
     patch: int  # pixels, scaled to `EDGE`
+    _: KW_ONLY
     shrink: int = 1  # downscaling factor, by averaging
-    box: tuple[float, float, float, float] = (
-        0,
-        0,
-        1,
-        1,
-    )  # the region that shows it: left, top, right, bottom
+    # the region that shows it: left, top, right, bottom
+    box: tuple[float, float, float, float] = (0, 0, 1, 1)
 
 
 MATERIALS = {
     "brick": Material("brick", 32),
-    "cat": Material("cat", 20, 1, (0, 0, 0.84, 1)),
+    "cat": Material("cat", 20, box=(0, 0, 0.84, 1)),
     "coins": Material("coins", 24),
     "grass": Material("grass", 32),
     "gravel": Material("gravel", 32),
     "handwriting": Material("text", 20),
     "moon": Material("moon", 32),
-    "print": Material("page", 14, 1, (0, 0.26, 0.97, 0.78)),
-    "retina": Material("retina", 24, 2, (0.17, 0.17, 0.83, 0.83)),
-    "stars": Material("hubble_deep_field", 32, 2),
+    "print": Material("page", 14, box=(0, 0.26, 0.97, 0.78)),
+    "retina": Material("retina", 24, shrink=2, box=(0.17, 0.17, 0.83, 0.83)),
+    "stars": Material("hubble_deep_field", 32, shrink=2),
     "tissue": Material("immunohistochemistry", 32),
     "workshop": Material("stereo_motorcycle", 32),
 }

@@ -42,7 +42,7 @@ class Script(OneLine, str):
         return f"Script: {self.about or 'code'}, {len(self.splitlines())} lines"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScriptFacts:
     """Everything that a script is written from."""
 
