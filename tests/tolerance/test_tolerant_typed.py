@@ -15,7 +15,7 @@ from torchvision.datasets import ImageFolder
 from tests.tolerance.inputs import class_folders
 from tlnb.core.data.dataset import open_data
 from tlnb.core.planning.options import TrainOptions, parse_rates
-from tlnb.core.planning.other_tools import HABITS, METHODS, meant_option
+from tlnb.core.planning.other_tools import HABITS, LOOKS, METHODS, meant_option
 from tlnb.core.planning.plan import strategy_named
 from tlnb.core.runtime.errors import PlanError, TLError, UsageError
 from tlnb.panels.base import decimal, whole
@@ -206,6 +206,14 @@ def test_shots_is_per_class(shell):
 )
 def test_strategies_by_the_names_that_papers_use(typed: str, strategy: str):
     assert strategy_named(typed) == strategy
+
+
+def test_what_a_look_is_called_elsewhere(shell):
+    shell.run_line_magic("tl_data", "digits --per-class 2")
+    shell.run_line_magic("tl_load", "glyphnet")
+    by_our_name = shell.run_line_magic("tl_look", "features")
+    assert repr(shell.run_line_magic("tl_look", "t-SNE")) == repr(by_our_name)
+    assert {LOOKS[name] for name in ("grad-cam", "saliency", "heatmap")} == {"evidence"}
 
 
 def test_lp_ft_is_explained():

@@ -45,6 +45,29 @@ class DataPanel(Panel):
             options=sources(),
             value="digits",
         )
+        self._make_own()
+        self._make_amount()
+        self.take = button(
+            "Load these images", "Load the data set (%tl_data)", self.load, "check", "primary"
+        )
+        self.view = w.HTML()
+        self.on(self.source, self._switch)
+        self.on(self.amount, self._switch)
+        self.on(self.browser, self._open)
+        self.on(self.files, self._keep_uploads)
+        self.on(self.source, self._suggest_amount)
+        self._switch()
+        return [
+            row(self.source, self.folder),
+            self.browser,
+            self.upload,
+            row(self.amount, self.number, self.seed),
+            row(self.take),
+            self.view,
+        ]
+
+    def _make_own(self) -> None:
+        """Make the controls for one's own photos: browsed on the server, or uploaded."""
         self.folder = field(
             w.Text,
             "folder",
@@ -64,6 +87,8 @@ class DataPanel(Panel):
             w.Text, "class", "The class of the photos that you upload", placeholder="cats"
         )
         self.upload = row(self.files, self.class_name)
+
+    def _make_amount(self) -> None:
         self.amount = field(
             w.Dropdown, "use", "How much of it to use", WIDE, options=AMOUNTS, value="per_class"
         )
@@ -78,24 +103,6 @@ class DataPanel(Panel):
         self.seed = field(
             w.BoundedIntText, "seed", "Which images are chosen", value=0, min=0, max=2**31 - 1
         )
-        self.take = button(
-            "Load these images", "Load the data set (%tl_data)", self.load, "check", "primary"
-        )
-        self.view = w.HTML()
-        self.on(self.source, self._switch)
-        self.on(self.amount, self._switch)
-        self.on(self.browser, self._open)
-        self.on(self.files, self._keep_uploads)
-        self.on(self.source, self._suggest_amount)
-        self._switch()
-        return [
-            row(self.source, self.folder),
-            self.browser,
-            self.upload,
-            row(self.amount, self.number, self.seed),
-            row(self.take),
-            self.view,
-        ]
 
     def _switch(self) -> None:
         """Hide or disable controls that do not apply to the choice."""
