@@ -247,6 +247,7 @@ def test_methods_of_other_tools_name_ours():
         (lambda tl: tl.train(zebra=1), "write tl.train(epochs=20); it takes epochs, lr"),
         (lambda tl: tl.forecast(learning_rate=0.1), "write tl.forecast(lr=0.1)"),
         (lambda tl: tl.save(job="x.json", bs=8), "write tl.save(job='x.json', batch_size=8)"),
+        (lambda tl: tl.data("digits", 2), "write tl.data('digits', per_class=2)"),
         (lambda tl: tl.data(), "tl.data needs source: tl.data('digits', per_class=2)"),
         (lambda tl: tl.data("digits", per_class="2"), "write tl.data('digits', per_class=2)"),
         (

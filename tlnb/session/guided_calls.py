@@ -116,6 +116,8 @@ def _check_positions(
 ) -> None:
     """Raise `BadCall` for values without a name where there must be one, and for too few."""
     own = list(signature.parameters.values())[1:]
+    if name == "data" and _is_name_and_amount(values):
+        own = own[:1]
     if any(p.kind is p.VAR_POSITIONAL for p in own):
         return
     by_position = [p for p in own if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -135,6 +137,11 @@ def _check_positions(
         raise BadCall(f"tl.{name} takes options by name: write {call}")
     if extra:
         raise BadCall(f"tl.{name} does not take {_short(extra[0])} without a name: {example}")
+
+
+def _is_name_and_amount(values: tuple[Any, ...]) -> bool:
+    """Whether `data` is given a name and an amount: labels, its second value, go with arrays."""
+    return len(values) == 2 and isinstance(values[0], str) and bool(alone("data", str(values[1])))
 
 
 def _check_numbers(
