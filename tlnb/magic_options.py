@@ -116,6 +116,7 @@ LAYERS: Arguments = (
 STRATEGY: Arguments = (
     argument("name", nargs="?", help=f"{', '.join(STRATEGIES)}; also {', '.join(ALIASES)}"),
     argument("--last", type=int, metavar="N", help="partial only: train the last N stages"),
+    argument("--rank", type=int, metavar="R", help="adapter only: the rank of each added part"),
 )
 PATTERNS: Arguments = (
     argument(

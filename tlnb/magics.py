@@ -162,7 +162,9 @@ class PlanMagics(SessionMagics):
         Example: %tl_strategy partial --last 2
         """
         return self._run(
-            PlanMagics.tl_strategy, line, lambda a: self.session.strategy(a.name, last=a.last)
+            PlanMagics.tl_strategy,
+            line,
+            lambda a: self.session.strategy(a.name, last=a.last, rank=a.rank),
         )
 
     @line_magic

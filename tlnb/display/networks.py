@@ -14,6 +14,7 @@ STRATEGY_MEANINGS = {
     "full": "everything, from the pretrained weights",
     "scratch": "everything, from a random start",
     "output-frozen": "everything but a random output layer",
+    "adapter": "small parts added to every layer, and the output layer",
     "custom": "what you froze and unfroze",
 }
 STRATEGY_DATA = {"head": "little data", "partial": "a decent amount", "full": "a lot"}

@@ -129,7 +129,7 @@ def _check_positions(
     ]
     if missing:
         raise BadCall(f"tl.{name} needs {listed(missing)}: {EXAMPLES.get(name, '')}")
-    options = [alone(name, str(value)).replace("-", "_") for value in extra]
+    options = [alone(name, str(value), values[0]).replace("-", "_") for value in extra]
     taken = {p.name for p in by_position}
     if extra and all(option and option not in taken for option in options):
         right = dict(zip(options, extra, strict=True)) | dict(given)

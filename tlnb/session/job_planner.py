@@ -12,6 +12,7 @@ from typing import Any
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.pretrained import resized
 from tlnb.core.planning.options import Asked, TrainOptions, options_asked, parse_rates
+from tlnb.core.planning.prepare import prepare
 from tlnb.core.planning.recipes import recipe
 from tlnb.core.runtime.errors import PlanError, UsageError, did_you_mean
 from tlnb.core.training.baseline import matched
@@ -115,8 +116,11 @@ def _baseline(
     """A job from scratch, matched to the latest run on this data; up to twice its steps."""
     run = run_to_match(state, data)
     model, anatomy = network_of(state, run)
+    plain = replace(run.plan, edits=run.plan.lasting_edits)
+    if plain != run.plan:  # adapters are for pretrained weights
+        anatomy = prepare(model, data, plain, state.scopes).anatomy
     now = state.plan
-    same = now is not None and (now.model, now.edits) == (run.plan.model, run.plan.edits)
+    same = now is not None and (now.model, now.lasting_edits) == (plain.model, plain.edits)
     options = options if own_seed else replace(options, seed=run.seed)
     plan, filled = matched(run, anatomy, data, options, now if same else None)
     return Job(

@@ -315,10 +315,10 @@ def _retrained(state: SessionState, run: Run) -> PretrainedModel | nn.Module:
 
     def architecture() -> nn.Module:
         module = model.fresh()
-        apply_edits(module, run.plan.edits, lambda edit: state.scopes.get(edit, {}))
+        apply_edits(module, run.plan.lasting_edits, lambda edit: state.scopes.get(edit, {}))
         return module
 
-    origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
+    origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.lasting_edits))
     return pretrained.retrained(
         model,
         run.module(),

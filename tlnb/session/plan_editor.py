@@ -11,11 +11,12 @@ from torch import nn
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.flops import step_flops
 from tlnb.core.planning import plan
+from tlnb.core.planning.adapters import default_rank
 from tlnb.core.planning.edit import Scopes, build, modules_matching, names_in
 from tlnb.core.planning.magic_lines import edit_line, line
 from tlnb.core.planning.plan import Edit, Plan, Strategies
 from tlnb.core.planning.prepare import prepare
-from tlnb.core.runtime.errors import PlanError, did_you_mean
+from tlnb.core.runtime.errors import PlanError, UsageError, did_you_mean
 from tlnb.core.training.freezing import set_modes
 from tlnb.session.lock import mutates_session
 from tlnb.session.session_base import SessionBase
@@ -33,24 +34,40 @@ def layers(self: SessionBase, every: bool = False) -> Anatomy:
 
 
 def strategy(
-    self: SessionBase, name: str | None = None, *, last: int | None = None
+    self: SessionBase,
+    name: str | None = None,
+    *,
+    last: int | None = None,
+    rank: int | None = None,
 ) -> Plan | Strategies:
     """Set a strategy; earlier freezes are dropped, edits stay.
 
     Without a name, show the three strategies side by side and set nothing.
 
+    Args:
+        last: `partial` only: train the last N stages.
+        rank: `adapter` only: the rank of what is added to each layer; default: the highest that
+            adds at most 5% of the parameters.
+
     Raises:
         PlanError: an unknown strategy, or more stages than the network has.
     """
-    return _side_by_side(self.current()) if name is None else _set_strategy(self, name, last)
+    if name is None:
+        return _side_by_side(without_adapters(self.current()))
+    return _set_strategy(self, name, last, rank)
 
 
 @mutates_session
-def _set_strategy(self: SessionBase, name: str, last: int | None) -> Plan:
+def _set_strategy(self: SessionBase, name: str, last: int | None, rank: int | None) -> Plan:
     state = self.noticed()
-    _, anatomy, old = state.loaded()
+    if rank is not None and name != "adapter":
+        raise UsageError(f"--rank needs strategy adapter: %tl_strategy adapter --rank {rank}")
+    plain = without_adapters(state)
+    fitting = _with_adapters(plain, rank) if name == "adapter" else plain
+    _, anatomy, old = fitting.loaded()
     planned = plan.plan_strategy(anatomy, name, old.edits, last)
-    return _commit(self, with_plan(state, planned), line("tl_strategy", name, last=last))
+    after = replaced(fitting, plan=planned, history=_history(state))
+    return _commit(self, after, line("tl_strategy", name, last=last, rank=rank))
 
 
 @mutates_session
@@ -201,6 +218,21 @@ def with_edit(
     prepared = prepare(model, state.dataset, so_far or old, scopes, edit, state.parts)
     after = replaced(state, scopes=scopes, history=_history(state))
     return after.with_prepared(prepared)
+
+
+def without_adapters(state: SessionState) -> SessionState:
+    """The state with a plan that adds no adapters: itself, unless its plan does."""
+    old = state.loaded()[2]
+    lasting = old.lasting_edits
+    return state if lasting == old.edits else prepared_anew(state, replaced(old, edits=lasting))
+
+
+def _with_adapters(state: SessionState, rank: int | None) -> SessionState:
+    _, anatomy, _ = state.loaded()
+    if rank is not None and not 1 <= rank <= plan.HIGHEST_RANK:
+        raise PlanError(f"--rank must be between 1 and {plan.HIGHEST_RANK}, got {rank}")
+    chosen = rank or default_rank(_network(state), anatomy.heads)
+    return with_edit(state, Edit(kind="adapt", name=", ".join(anatomy.heads), rank=chosen))
 
 
 def prepared_anew(state: SessionState, new: Plan) -> SessionState:

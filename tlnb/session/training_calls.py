@@ -24,7 +24,7 @@ from tlnb.session import trainings
 from tlnb.session.job import Job
 from tlnb.session.job_planner import plan_job, with_seeds
 from tlnb.session.lock import mutates_session
-from tlnb.session.plan_editor import with_plan
+from tlnb.session.plan_editor import with_plan, without_adapters
 from tlnb.session.session_base import SessionBase
 from tlnb.session.state import SessionState
 
@@ -155,7 +155,7 @@ def tune(
     state = self.noticed()
     job = plan_job(state, Asked(scratch=scratch, epochs=epochs, seed=seed))
     old = state.loaded()[2]
-    if scratch and (old.model, old.edits) != (job.plan.model, job.plan.edits):
+    if scratch and (old.model, old.lasting_edits) != (job.plan.model, job.plan.edits):
         raise UsageError(
             f"the last run trained {job.plan.model}, which is not the loaded model: "
             f"%tl_load {job.plan.model} first"
@@ -201,12 +201,13 @@ def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
 
     state = self.noticed()
     data = state.data()
-    model, anatomy, plan = state.loaded()
+    plain = without_adapters(state)
+    model, anatomy, plan = plain.loaded()
     price = _price(state, TrainOptions())
     allowed = None if budget is None else parse_budget(budget, price)
     seen = seen_by(model.card.source, data.source_hint)
     advice, spent = advise(
-        AdviceTask(state.sized(), anatomy, data, plan.edits, state.scopes, self.cache),
+        AdviceTask(plain.sized(), anatomy, data, plan.edits, state.scopes, self.cache),
         budget=allowed,
         budget_text=str(budget),
         price=state.bill.price,

@@ -11,6 +11,7 @@ from torch import nn
 
 from tlnb.core.costs import extrapolation, rehearsal
 from tlnb.core.models import flops
+from tlnb.core.planning.plan import STRATEGIES
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.limits import cache_folder
 from tlnb.core.storage import activation_cache
@@ -21,7 +22,7 @@ from tlnb.display.cards import HTML
 from tlnb.session import Session
 
 
-@pytest.mark.parametrize("strategy", ["head", "partial", "full", "scratch", "output-frozen"])
+@pytest.mark.parametrize("strategy", [*STRATEGIES])
 def test_flops_are_forecast_to_the_last_image(small: Session, strategy: str):
     small.strategy(strategy)
     found = small.forecast(epochs=7, batch_size=8)

@@ -30,7 +30,41 @@ said = data.labels["train"][torch.cdist(test_features, train_features).argmin(1)
 nearest = 100 * (said == data.labels["test"]).float().mean()
 """
 
+ADAPTER = FIVE + "%tl_strategy adapter --rank 1\n" + FAST + "\n"
+BOTH = ADAPTER + "adapted = tl.runs[-1]\n%tl_strategy head\n" + FAST + "\n"
+SHARE = "share = adapted.plan.trainable_params / adapted.plan.total_params\n"
+
 WRONG = {
+    "2.4": [
+        ("", "nothing was trained yet", "%tl_train"),
+        (FIVE + FAST, "so far there are runs of head", "%tl_strategy adapter"),
+        (
+            "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_strategy adapter --rank 1\n"
+            + FAST,
+            "is not like that",
+            "--per-class 5",
+        ),
+        (ADAPTER, "none on these images", "takes the adapters away"),
+        (BOTH, "there is no variable share", "run.plan.trainable_params"),
+        (
+            BOTH + SHARE + "share = 100 * share\n",
+            "a share lies between 0 and 1",
+            "run.plan.trainable_params",
+        ),
+        (
+            BOTH + "share = tl.runs[-1].plan.trainable_params / tl.runs[-1].plan.total_params\n",
+            "that is the share of the output layer alone",
+            "run.plan.trainable_params",
+        ),
+        (BOTH + SHARE, "there is no variable extra", "run.module() is the network"),
+        (
+            BOTH
+            + SHARE
+            + "extra = len(adapted.network().state_dict()) - len(tl.model.module.state_dict())\n",
+            "before they are merged",
+            "run.module() is the network",
+        ),
+    ],
     "2.1": [
         ("", "nothing was trained yet", "%tl_train"),
         (

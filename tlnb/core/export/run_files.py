@@ -12,6 +12,7 @@ from tlnb.core.costs.bill import Bill
 from tlnb.core.data.dataset import DataFacts
 from tlnb.core.data.request import MOST_CLASSES, check_request
 from tlnb.core.data.splits import SPLITS
+from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.models.transform import MOST_PIXELS
 from tlnb.core.planning.edit import Scopes, build, names_in
@@ -87,7 +88,9 @@ def restored(
     """
     run = record_of(about, plan)
     module = (
-        previous.module() if previous else build(model, plan.edits, plan.start, run.seed, scopes)
+        copied_or_shared(previous.network())
+        if previous
+        else build(model, plan.edits, plan.start, run.seed, scopes)
     )
     if previous is None and saved.code:
         _check_code(module, saved.code, run, model.name)

@@ -160,7 +160,7 @@ def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
 
 
 def _header(run: Run, model: PretrainedModel) -> Header:
-    origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.edits))
+    origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.lasting_edits))
     return Header(origin=origin, transform=model.transform, classes=run.classes, run=run)
 
 

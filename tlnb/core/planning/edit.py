@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 from tlnb.core.models.anatomy import ROOT, owned
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.pretrained import PretrainedModel
+from tlnb.core.planning.adapters import add_adapters
 from tlnb.core.planning.plan import Edit
 from tlnb.core.planning.safe_modules import (
     MOST_EDITS,
@@ -86,6 +87,9 @@ def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
     Raises:
         PlanError: no module has that name, the new part's name is taken, or the code fails.
     """
+    if edit.rank is not None:
+        add_adapters(module, tuple(edit.name.split(", ")), edit.rank)
+        return
     known = dict(module.named_modules(remove_duplicate=False))
     if not edit.name or edit.name not in known:
         raise PlanError(

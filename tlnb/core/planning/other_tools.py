@@ -85,6 +85,7 @@ ALONE = {
     "tune": {"trials": r"\d+", "budget": AMOUNT},
     "data": {"per-class": r"\d+"},
     "strategy": {"last": r"\d+"},
+    "strategy adapter": {"rank": r"\d+"},
     "advise": {"budget": AMOUNT},
     "cost": {"price": r".+/h"},
     "code": {"out": r".+[.]py", "run": r"[\w-]+"},
@@ -113,9 +114,14 @@ def short_option(word: str, known: Sequence[str]) -> str:
     return meant_option(word, known) or next(iter(letters), "")
 
 
-def alone(call: str, value: str) -> str:
-    """The option that a value without a name means after this call: `5` is `epochs` of `train`."""
-    fitting = (o for o, pattern in ALONE.get(call, {}).items() if re.fullmatch(pattern, value))
+def alone(call: str, value: str, first: object = "") -> str:
+    """The option that a value without a name means after this call: `5` is `epochs` of `train`.
+
+    Args:
+        first: the call's first value, on which it may depend.
+    """
+    options = ALONE.get(f"{call} {first}", ALONE.get(call, {}))
+    fitting = (o for o, pattern in options.items() if re.fullmatch(pattern, value))
     return next(fitting, "")
 
 
@@ -133,17 +139,18 @@ def repaired(call: str, words: Sequence[str], known: Sequence[str]) -> list[str]
         if word == "=":
             continue
         is_value = bool(result) and result[-1].startswith("--")
-        result += [word] if is_value and not word.startswith("-") else _options(call, word, known)
+        plain = is_value and not word.startswith("-")
+        result += [word] if plain else _options(call, words[0], word, known)
     return result
 
 
-def _options(call: str, word: str, known: Sequence[str]) -> list[str]:
+def _options(call: str, first: str, word: str, known: Sequence[str]) -> list[str]:
     """A word that is not an option's value, as the option that it means; else as it is."""
     name, equals, value = word.partition("=")
     option = short_option(name, known) or meant_option(name, known)
     if option and (equals or word not in known):
         return [option] if value in ("", "True", "true") else [option, value]
-    lone = f"--{alone(call, word)}"
+    lone = f"--{alone(call, word, first)}"
     return [lone, word] if lone in known else [word]
 
 

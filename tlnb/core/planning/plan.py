@@ -6,6 +6,7 @@ partial        the last stages and the output layer     a decent amount
 full           everything, from the pretrained weights  a lot
 scratch        everything, from a random start          the comparison
 output-frozen  everything but a random output layer     the literal reading of "freeze the output layer"
+adapter        small added parts and the output layer   adding layers, as it is done today
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from tlnb.core.planning.options import TrainOptions
 from tlnb.core.runtime.errors import OneLine, PlanError, UsageError, did_you_mean
 from tlnb.core.runtime.typed_json import typed
 
-STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen")
+STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen", "adapter")
 FOR_VERDICT = {"little": "head", "decent": "partial", "a lot": "full"}  # the rule by amount of data
 ALIASES = {
     **{"small": "head", "medium": "partial", "large": "full"},
     **{"linear-probe": "head", "feature-extraction": "head", "fine-tune": "full"},
 }
 SCHEMA = 1
+HIGHEST_RANK = 256
+ADAPTER = r".*\.parametrizations\.\w+\.0"  # an adapter's name in PyTorch
 PARTIAL_SHARE = 1 / 3  # target share of the parameters before the output layer, for `partial`
 
 
@@ -38,26 +41,31 @@ class Edit(OneLine):
     Layer names do not change: an added module becomes part of the layer it is next to.
     """
 
-    kind: str  # "replace", "add", "remove" (the layer becomes nn.Identity)
-    name: str  # the module to change
+    kind: str  # "replace", "add", "remove" (the layer becomes nn.Identity), "adapt" (all layers)
+    name: str  # the module to change; adapt: the output layers, which are left alone
     code: str = ""  # builds the new module; may use the names in_features and classes
     where: str = ""  # add: "before" or "after"
     part: str = ""  # add: the new module's name inside the one it is next to, "after1"
     in_features: int | None = None  # value of that name in the code: the input width there
     classes: int | None = None
+    rank: int | None = None  # adapt: of each adapter
     automatic: bool = False  # made to fit the data's classes or a new width, not by the user
 
     def __post_init__(self) -> None:
-        if self.kind not in ("replace", "add", "remove"):
+        if self.kind not in ("replace", "add", "remove", "adapt"):
             raise ValueError(f"an edit of kind {self.kind!r}")
         known = self.where in ("before", "after") and re.fullmatch(f"{self.where}[0-9]+", self.part)
         if self.kind == "add" and not known:
             raise ValueError(f"an added part called {self.part!r}")
+        if (self.kind == "adapt") != (self.rank in range(1, HIGHEST_RANK + 1)):
+            raise ValueError(f"an edit of kind {self.kind!r} and rank {self.rank!r}")
 
     def __repr__(self) -> str:
         code = self.code if "\n" not in self.code else f"{self.code.splitlines()[0]} …"
         if self.kind == "add":
             return f"add {self.where}:{self.name} {code}"
+        if self.kind == "adapt":
+            return f"adapt all but {self.name} by rank {self.rank}"
         return f"replace {self.name} by {code}" if self.kind == "replace" else f"remove {self.name}"
 
     @property
@@ -67,6 +75,8 @@ class Edit(OneLine):
 
     def covers(self, layer: str) -> bool:
         """Whether this edit created the layer."""
+        if self.kind == "adapt":
+            return bool(re.fullmatch(ADAPTER, layer))
         return self.kind != "remove" and (layer == self.made or layer.startswith(self.made + "."))
 
 
@@ -98,6 +108,16 @@ class Plan(OneLine):
             raise ValueError(
                 f"a plan of strategy {self.strategy!r} from a start called {self.start!r}"
             )
+
+    @property
+    def adapters(self) -> Edit | None:
+        """The edit that adds adapters, if any."""
+        return next((edit for edit in self.edits if edit.kind == "adapt"), None)
+
+    @property
+    def lasting_edits(self) -> tuple[Edit, ...]:
+        """The edits that the trained network keeps: its adapters are merged into the weights."""
+        return without_adapters(self.edits)
 
     def __repr__(self) -> str:
         share = self.trainable_params / max(self.total_params, 1)
@@ -170,6 +190,11 @@ def strategy_named(name: str) -> str:
     raise PlanError(f"no strategy is called {name!r}: {hint}")
 
 
+def without_adapters(edits: Iterable[Edit]) -> tuple[Edit, ...]:
+    """The edits but for those that add adapters."""
+    return tuple(edit for edit in edits if edit.kind != "adapt")
+
+
 def plan_strategy(
     anatomy: Anatomy, name: str, edits: tuple[Edit, ...] = (), last: int | None = None
 ) -> Plan:
@@ -186,7 +211,7 @@ def plan_strategy(
         raise UsageError(f"--last needs strategy partial: %tl_strategy partial --last {last}")
     new = {n for n in anatomy.names if n in anatomy.heads or any(edit.covers(n) for edit in edits)}
     frozen: Iterable[str] = ()
-    if strategy == "head":
+    if strategy in ("head", "adapter"):
         frozen = set(anatomy.names) - new
     elif strategy == "partial":
         frozen = set(anatomy.names) - _last_stages(anatomy, last) - new

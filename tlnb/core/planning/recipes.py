@@ -37,6 +37,15 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
             TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light"),
         ),
     ),
+    "adapter": (
+        (9, TrainOptions(epochs=40, lr=0.002, batch_size=16, weight_decay=0.01, augment="light")),
+        (99, TrainOptions(epochs=20, lr=0.004, batch_size=32, weight_decay=0.01, augment="light")),
+        (999, TrainOptions(epochs=12, lr=0.004, batch_size=64, weight_decay=0.01, augment="light")),
+        (
+            float("inf"),
+            TrainOptions(epochs=8, lr=0.004, batch_size=128, weight_decay=0.01, augment="light"),
+        ),
+    ),
     "full": (
         (9, TrainOptions(epochs=40, lr=0.001, batch_size=16, weight_decay=0.01, augment="light")),
         (99, TrainOptions(epochs=20, lr=0.001, batch_size=32, weight_decay=0.01, augment="light")),

@@ -64,7 +64,10 @@ def fit_edits(
     kept = [
         h
         for h in heads
-        if not any(e.kind != "add" and (h == e.name or h.startswith(e.name + ".")) for e in own)
+        if not any(
+            e.kind not in ("add", "adapt") and (h == e.name or h.startswith(e.name + "."))
+            for e in own
+        )
     ]
     widths: dict[str, int | None] = dict.fromkeys(kept)
     for _ in range(2):

@@ -24,13 +24,14 @@ def matched(
     """Return the plan and the options of a run's baseline.
 
     Args:
+        anatomy: of its network without adapters.
         options: the user's; gaps are filled from tuning, else from the recipe for scratch.
         tuned_plan: a plan for the same network that holds the tuned options of the baseline;
             default: the run's.
     """
     tuned_plan = tuned_plan or run.plan
     plan = replace(
-        plan_strategy(anatomy, "scratch", run.plan.edits), tuned=tuned_plan.baseline_tuned
+        plan_strategy(anatomy, "scratch", run.plan.lasting_edits), tuned=tuned_plan.baseline_tuned
     )
     filled = options.filled(tuned_plan.baseline_options).filled(recipe(plan, data))
     if options.epochs is None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.models.pretrained import Transform
+from tlnb.core.planning.adapters import merge_adapters
 from tlnb.core.planning.options import BY_RECIPE, TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine, UsageError
@@ -23,11 +24,9 @@ from tlnb.core.training.freezing import Change, hashes
 from tlnb.core.training.monitor_schedule import looks
 
 SCHEMA = 1
-# Written for readers of the JSON, and recomputed when it is read.
-DERIVED = ("strategy", "seed", "flops", "moved", "notes")
+DERIVED = ("strategy", "seed", "flops", "moved", "notes")  # written, and recomputed when read
 KINDS = ("plain", "baseline", "equal-budget")
-# Version 0.1.0 had no kinds: the names of equal-budget baselines ended so.
-OLD_EQUAL_BUDGET = ", equal steps"
+OLD_EQUAL_BUDGET = ", equal steps"  # ended such a baseline's name in 0.1.0, which had no kinds
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 
 
@@ -282,10 +281,12 @@ class Run(OneLine):
     def module(self) -> nn.Module:
         """A copy of the trained network, in eval mode, on the CPU (`module_copy.copied_or_shared`).
 
+        Adapters are merged into the weights.
+
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
         """
-        return copied_or_shared(self.network()).eval()
+        return merge_adapters(copied_or_shared(self.network()).eval())
 
     model = property(module)  # `run.model` is `run.module()`
 

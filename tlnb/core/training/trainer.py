@@ -18,6 +18,7 @@ from torch import nn
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.clocks import FLOPS_BASIS, SECONDS_BASIS, Clock, CostTracker
+from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.edit import Scopes, build
 from tlnb.core.planning.options import TrainOptions
@@ -144,7 +145,7 @@ def network_at_start(
 ) -> nn.Module:
     """A network of one's own to train: that of a previous run, or the model with the plan's edits."""
     if previous is not None:
-        return previous.module()
+        return copied_or_shared(previous.network())
     return build(model, plan.edits, plan.start, options.seed, scopes)
 
 

@@ -305,3 +305,63 @@ def _not_nearest(value: float | None, share: float) -> str:
     if value == 1:
         return "it looks as if test images were compared with themselves"
     return "not what your features give, by cosine or by distance"
+
+
+@exercise("2.4", "Adapters: small parts that train inside every layer")
+def adapters(tl: Session, names: Mapping[str, Any]) -> Steps:
+    run = yield from a_run(
+        tl,
+        "adapter",
+        _on_five,
+        like="it was trained on five images of each digit",
+        line="%tl_data digits --per-class 5, %tl_load glyphnet, %tl_strategy adapter, %tl_train",
+    )
+    plain = [
+        r
+        for r in tl.runs
+        if (r.strategy, r.status, r.fingerprint) == ("head", "finished", run.fingerprint)
+    ]
+    yield Step(
+        "there is a run of the output layer alone on the same images",
+        plain,
+        "none on these images",
+        "%tl_strategy head takes the adapters away; then %tl_train",
+    )
+    truth, share = run.plan.trainable_params / run.plan.total_params, _share(names.get("share"))
+    yield Step(
+        "share is the share of the parameters that trained",
+        share is not None and abs(share - truth) <= 0.02 * truth,
+        "there is no variable share"
+        if names.get("share") is None
+        else f"it is {names['share']!r}: {_not_the_share(share, truth, plain[-1])}",
+        "run.plan.trainable_params / run.plan.total_params",
+    )
+    more = len(run.network().state_dict()) - len(tl.model.module.state_dict()) if tl.model else 0
+    extra = names.get("extra")
+    yield Step(
+        "extra says how many tensors the network that you take away has more than the pretrained one",
+        isinstance(extra, int) and extra == 0,
+        "there is no variable extra"
+        if extra is None
+        else f"it is {extra!r}{': those are the adapters before they are merged' * (extra == more)}",
+        "run.module() is the network that you take away: its adapters are merged into the weights",
+        "len(run.module().state_dict()) - len(tl.model.module.state_dict())",
+    )
+    one = plain[-1]
+    return (
+        f"{truth:.1%} of the parameters trained, and the result has the architecture that you "
+        f"downloaded: {run.accuracy:.1%}, the output layer alone {one.accuracy:.1%}. "
+        f"{_verdict(run, one)}"
+    )
+
+
+def _not_the_share(value: float | None, truth: float, head: Run) -> str:
+    """The likely mistake in a share of the parameters."""
+    if value is None:
+        return "not a number"
+    if abs(value - 100 * truth) <= 2 * truth:
+        return "a share lies between 0 and 1"
+    of_head = head.plan.trainable_params / head.plan.total_params
+    if abs(value - of_head) <= 0.02 * of_head:
+        return "that is the share of the output layer alone"
+    return "not what the plan of that run says"

@@ -27,6 +27,7 @@ MEANING = {
     "full": "every layer, from the pretrained weights",
     "scratch": "every layer, from a random start",
     "output-frozen": "every layer but a random output layer",
+    "adapter": "small parts added to every layer, and a new output layer",
     "custom": "some layers, the others frozen",
 }
 
@@ -36,7 +37,9 @@ IMPORTS: tuple[tuple[str, str], ...] = (
     ("import math", r"\bmath\."),
     ("import unicodedata", r"\bunicodedata\."),
     ("from collections import OrderedDict", r"\bOrderedDict\("),
+    ("from collections.abc import Iterator", r"\bIterator\["),
     ("from pathlib import Path", r"\bPath\("),
+    ("from typing import cast", r"\bcast\("),
     ("", ""),
     ("import numpy as np", r"\bnp\."),
     ("import torch", r"\btorch\."),
@@ -46,6 +49,7 @@ IMPORTS: tuple[tuple[str, str], ...] = (
     ("from safetensors.torch import load_file", r"\bload_file\("),
     ("from sklearn.datasets import load_digits", r"\bload_digits\("),
     ("from torch import Tensor, nn", r"\bTensor\b"),
+    ("from torch.nn.utils import parametrize", r"\bparametrize\."),
     ("from torchvision import models", r"\bmodels\."),
     ("from torchvision.models.resnet import BasicBlock", r"\bBasicBlock\("),
 )
@@ -62,6 +66,11 @@ def write_script(case: ScriptFacts) -> Script:
         raise UsageError(
             f"%tl_code cannot write --optimizer {optimizer} for this network: "
             "%tl_train --optimizer adamw"
+        )
+    if case.came_from is not None and case.plan.strategy == "adapter":
+        raise UsageError(
+            f"%tl_code cannot write a run that goes on with the adapters of {case.came_from!r}: "
+            "train it without --from"
         )
     parts = [
         _settings(case),

@@ -10,12 +10,14 @@ import re
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from tlnb.core.export.pytorch_script.data_section import count
 from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
 from tlnb.core.export.pytorch_script.template import quoted
 from tlnb.core.models.own_outputs import OutputChange, Route, changes_of
 from tlnb.core.models.pretrained import EMBEDDED
+from tlnb.core.planning import adapters
 from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import one_line
 from tlnb.glyphnet import network as glyphnet
@@ -23,6 +25,13 @@ from tlnb.glyphnet import network as glyphnet
 # Names in an edit's code that are not the user's.
 KNOWN_NAMES = {"nn", "torch", "F", "in_features", "classes"}
 AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
+
+ADAPTER_PARTS: tuple[Any, ...] = (
+    adapters.LowRank,
+    adapters.adaptable,
+    adapters.add_adapters,
+    adapters.matrix_shape,
+)
 
 BUILD = '''
 def build_model() -> nn.Module:
@@ -38,6 +47,10 @@ def network_sections(case: ScriptFacts) -> Iterator[str]:
         yield f"WIDTHS = {glyphnet.WIDTHS}"
         yield inspect.getsource(glyphnet.GlyphNet)
         yield inspect.getsource(glyphnet._stage)
+    if case.plan.adapters:
+        yield f"ADAPTED = ({', '.join(f'nn.{kind.__name__}' for kind in adapters.ADAPTED)})"
+        for part in ADAPTER_PARTS:
+            yield inspect.getsource(part)
     layout = (
         "channels_last" if case.model.transform.layout == "channels_last" else "contiguous_format"
     )
@@ -129,8 +142,8 @@ def _build(case: ScriptFacts) -> Iterator[str]:
     yield from (_own if case.own else ORIGIN[case.model.card.family])(case)
     if case.plan.start == "pretrained" and case.came_from is None and case.plan.edits:
         yield "torch.manual_seed(SEED)  # new layers start the same each time"
-    for k, edit in enumerate(case.plan.edits):
-        yield from EDITS[edit.kind](case, edit, case.plan.edits[:k])
+    for k, edit in enumerate(case.plan.lasting_edits):
+        yield from EDITS[edit.kind](case, edit, case.plan.lasting_edits[:k])
     if case.came_from is not None:
         file = quoted(re.sub(r"[^\w.-]+", "-", case.came_from) + ".pt")
         yield f"# goes on from what the script of run {case.came_from!r} saved, or from a notebook:"

@@ -9,7 +9,7 @@ from torch import nn
 from tlnb.core.export.pytorch_script.data_section import count
 from tlnb.core.export.pytorch_script.network_section import path, place
 from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
-from tlnb.core.export.pytorch_script.template import assigned, fill, literal, signature
+from tlnb.core.export.pytorch_script.template import assigned, fill, literal, quoted, signature
 from tlnb.core.export.pytorch_script.training_templates import (
     ACCURACY,
     FEATURES,
@@ -105,11 +105,26 @@ def _flags(case: ScriptFacts) -> dict[str, bool]:
         "score_layer": case.apart and case.chooses,
         "sized": case.data.edge != case.model.transform.size,
         "askers": bool(case.askers),
+        "adapted": case.plan.adapters is not None,
     }
 
 
 def _values(case: ScriptFacts) -> dict[str, object]:
-    return {**_loop_words(case), **_layer_words(case), **_asked_words(case)}
+    return {
+        **_loop_words(case),
+        **_layer_words(case),
+        **_asked_words(case),
+        **_adapter_words(case),
+    }
+
+
+def _adapter_words(case: ScriptFacts) -> dict[str, object]:
+    """The output layers, which get no adapter, and the rank of those that the others get."""
+    edit = case.plan.adapters
+    if edit is None:
+        return {"adapted": "()", "rank": 0}
+    heads = [quoted(place(head, case.plan.edits)) for head in edit.name.split(", ")]
+    return {"adapted": f"({', '.join(heads)}{',' if len(heads) == 1 else ''})", "rank": edit.rank}
 
 
 def _loop_words(case: ScriptFacts) -> dict[str, object]:

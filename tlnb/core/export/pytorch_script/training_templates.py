@@ -197,6 +197,7 @@ def main() -> None:
     data = {split: (images.to(DEVICE), labels.to(DEVICE)) for split, (images, labels) in load_data().items()}  #? !sized
     data = {split: (fit_size(images).to(DEVICE), y.to(DEVICE)) for split, (images, y) in load_data().items()}  #? sized
     model = build_model()
+    add_adapters(model, $adapted, rank=$rank)  #? adapted
     model.requires_grad_(False)  # frozen: no gradient, and features() puts it in eval mode  #? apart
     head = $head  #? one !apart
     head = $head.requires_grad_(True)  # but for its output layer  #? apart
@@ -241,6 +242,9 @@ def main() -> None:
             head.weight /= spread  #? several
             head.bias -= $dot  #? several
     print(f"test accuracy {accuracy(model, *data['test']):.1%}")
+    for layer in list(model.modules()):  # adapters become part of the weights  #? adapted
+        for key in list(getattr(layer, "parametrizations", ())):  #? adapted
+            parametrize.remove_parametrizations(layer, key)  #? adapted
     torch.save(model.state_dict(), "model.pt")
 
 
