@@ -441,3 +441,9 @@ def test_augmentation_keeps_range_and_shape(kind: str):
 
 def test_empty_bill():
     assert Bill().total.seconds == 0
+
+
+def test_run_model_is_the_trained_network(small, trained_once):
+    run = small.train(epochs=1)
+    assert run.model.state_dict().keys() == run.module().state_dict().keys()
+    assert not run.model.training and run.model is not small.model.module

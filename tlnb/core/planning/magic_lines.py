@@ -25,12 +25,12 @@ def line(magic: str, *words: Any, **options: Any) -> str:
     given = {
         name: value for name, value in options.items() if value is not None and value is not False
     }
-    quoted = [_quoted(w) for w in words] + [_quoted(v) for v in given.values() if v is not True]
-    if None in quoted:
+    written = [quoted(w) for w in words] + [quoted(v) for v in given.values() if v is not True]
+    if None in written:
         return _call(magic, words, given)
-    parts = [f"%{magic}", *(str(_quoted(w)) for w in words)]
+    parts = [f"%{magic}", *(str(quoted(w)) for w in words)]
     for option, value in given.items():
-        parts.append(f"--{option}" if value is True else f"--{option} {_quoted(value)}")
+        parts.append(f"--{option}" if value is True else f"--{option} {quoted(value)}")
     return " ".join(parts)
 
 
@@ -97,7 +97,7 @@ def tokens(line: str) -> tuple[list[str], bool]:
     return [w for w in plain if w], silent
 
 
-def _quoted(word: Any) -> str | None:
+def quoted(word: Any) -> str | None:
     """The word as a magic line can hold it; None if it cannot."""
     text = str(word)
     if PLAIN.fullmatch(text) and one_line(text) == text:

@@ -7,6 +7,7 @@ the contents of a job file all come from it. `None` leaves a choice to the recip
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -141,7 +142,7 @@ class TrainOptions:
     )
     lr: float | None = option(
         None,
-        "learning rate, or by stage: layer4=0.001,head=0.01",
+        "learning rate, or by stage (discriminative): layer4=0.001,head=0.01",
         metavar="X",
         label="learning rate",
         rare=False,
@@ -368,11 +369,17 @@ def _check_number(name: str, value: Any, whole: bool) -> None:
         or (whole and not float(value).is_integer())
     )
     if value is not None and wrong:
-        example = "10" if whole else "0.001"
+        example = _as_number(value) or ("10" if whole else "0.001")
         kind = "whole number" if whole else "number"
         raise UsageError(
             f"{name.replace(' ', '_')}={value!r} is not a {kind}: write {name.split()[0]}={example}"
         )
+
+
+def _as_number(text: Any) -> str:
+    """A number that was given as text, `5` for `'5'`; empty for anything else."""
+    plain = text.strip() if isinstance(text, str) else ""
+    return plain if re.fullmatch(r"\d+([.]\d+)?(e-?\d+)?", plain) else ""
 
 
 def options_from(values: Mapping[str, Any]) -> TrainOptions:

@@ -25,11 +25,9 @@ from tlnb.core.training.monitor_schedule import looks
 from tlnb.core.training.refit_record import Refit, difference
 
 SCHEMA = 1
-# Written for readers of the JSON, and recomputed when it is read.
-DERIVED = ("strategy", "seed", "flops", "moved", "notes")
+DERIVED = ("strategy", "seed", "flops", "moved", "notes")  # written, and recomputed when read
 KINDS = ("plain", "baseline", "equal-budget")
-# Version 0.1.0 had no kinds: the names of equal-budget baselines ended so.
-OLD_EQUAL_BUDGET = ", equal steps"
+OLD_EQUAL_BUDGET = ", equal steps"  # ended such a baseline's name in 0.1.0, which had no kinds
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
 T = TypeVar("T")
 
@@ -300,6 +298,8 @@ class Run(OneLine):
             UsageError: the record was read from JSON, which holds no weights.
         """
         return merge_adapters(copied_or_shared(self.network()).eval())
+
+    model = property(module)  # `run.model` is `run.module()`
 
     def network(self) -> nn.Module:
         """The trained network itself, read-only; `module()` gives a copy.
