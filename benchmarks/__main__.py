@@ -3,6 +3,7 @@
     python -m benchmarks [head|partial|full|scratch|overhead|peak ...] [--models …]
         [--peers …] [--epochs 5 25] …
     python -m benchmarks --quick        two to three minutes: does every peer work?
+    python -m benchmarks accuracy-peers   test accuracy beside seconds, at equal labels
 
 `head` and `partial` time whole runs including decoding, but without imports and building the model.
 `full` and `scratch` time only the training. `overhead` compares tlnb's loop with a plain one on the
@@ -23,7 +24,7 @@ from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from benchmarks import table
+from benchmarks import accuracy_peers, table
 from benchmarks.measure import Result, fresh, measured, peak
 from benchmarks.peers import ABOUT
 from benchmarks.work import Job, make_data, real, weights_of
@@ -52,6 +53,9 @@ QUICK = {
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["accuracy-peers"]:
+        accuracy_peers.main(sys.argv[2:])
+        return
     chosen = _arguments()
     os.environ["OMP_NUM_THREADS"] = str(chosen.threads)  # for the processes to come
     rates = fresh(peak, chosen.device, chosen.threads)

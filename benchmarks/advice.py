@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from tlnb.core.tuning.advise import STRATEGIES
+from tlnb.core.tuning.trials import STRATEGIES
 from tlnb.session import Session
 
 # The rule was fixed on these, with two to three seeds starting at 10; an earlier rule had been

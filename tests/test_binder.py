@@ -34,7 +34,7 @@ def _wanted() -> dict[str, Requirement]:
         *project["dependencies"],
         *(
             t
-            for extra in ("look", "pictures", "tune", "lab")
+            for extra in ("look", "photos", "pictures", "timm", "tune", "lab")
             for t in project["optional-dependencies"][extra]
         ),
     ]

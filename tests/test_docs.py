@@ -114,3 +114,14 @@ def _code(path: Path) -> str:
     """A file's text, or that of all modules of a folder."""
     files = path.rglob("*.py") if path.is_dir() else [path]
     return "\n".join(file.read_text("utf8") for file in files)
+
+
+def test_the_words_that_people_search_for_are_in_the_glossary_and_it_is_linked():
+    glossary = (ROOT / "docs" / "glossary.md").read_text("utf8").lower()
+    words = "linear probe, feature extraction, few-shot, lp-ft, discriminative learning rates, "
+    words += "surgical fine-tuning, grad-cam, upstream, downstream, negative transfer, adapter"
+    assert [word for word in words.split(", ") if word not in glossary] == []
+    for page in ("README.md", "docs/README.md", "lessons/README.md"):
+        assert "glossary.md" in (ROOT / page).read_text("utf8")
+    named = set(re.findall(r"`%(tl\w*)", glossary))
+    assert named <= {name.lower() for name in dir(TLMagics)}

@@ -203,7 +203,8 @@ import sys, torch, torchvision
 before = set(sys.modules)
 shell.run_line_magic("load_ext", "tlnb")
 new = {m.split(".")[0] for m in set(sys.modules) - before}
-print(sorted(new & {"matplotlib", "sklearn", "ipywidgets", "scipy", "optuna", "pandas", "rich", "nbformat"}))
+heavy = {"matplotlib", "sklearn", "ipywidgets", "scipy", "optuna", "pandas", "rich", "nbformat"}
+print(sorted(new & (heavy | {"timm", "huggingface_hub"})))
 """
     assert tool("-c", code).stdout.strip() == "[]"
 

@@ -1,37 +1,26 @@
 """The command line of tlnb.
 
-`tlnb demo` runs lesson 1 without a browser, `tlnb lessons` opens the course, `tlnb train` runs a
-job file, and `tlnb tune` searches hyperparameters for one.
+`tlnb demo` runs lesson 1 without a browser, `tlnb lessons` opens the course, `tlnb grade` makes a
+table of learners' hand-ins, `tlnb train` runs a job file, and `tlnb tune` searches hyperparameters
+for one.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from filecmp import cmp
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from tlnb.core.runtime import distributed
 from tlnb.core.runtime.errors import TLError, UsageError
+from tlnb.course.copies import FIRST, Edition, copy_lessons, lessons_folder, reset_lessons
 
 CARD = "card.html"
-LESSON = "01-twenty-images.ipynb"
-SHIPPED = ("*.ipynb", "*.md", "records/*.json")
-
-
-def lessons_folder() -> Path:
-    """The folder of the lessons: inside the installed package, or beside it in a clone."""
-    package = Path(__file__).parent
-    for folder in (package / "lessons", package.parent / "lessons"):
-        if (folder / LESSON).is_file():
-            return folder
-    raise UsageError("this installation has no lessons: install tlnb again")
+ENDING_SECONDS = 10  # that JupyterLab gets to end its kernels
 
 
 def demo(out: Path) -> None:
@@ -42,7 +31,9 @@ def demo(out: Path) -> None:
     from nbconvert import HTMLExporter
     from tqdm import tqdm
 
-    book = nbformat.read(lessons_folder() / LESSON, as_version=4)
+    # The kernel's debugger warns of frozen modules in Python 3.11 and newer.
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    book = nbformat.read(lessons_folder() / FIRST, as_version=4)
     out.mkdir(parents=True, exist_ok=True)
     code = [i for i, cell in enumerate(book.cells) if cell.cell_type == "code"]
     client = NotebookClient(
@@ -59,8 +50,9 @@ def demo(out: Path) -> None:
                     f"lesson 1 stopped at {first!r}: {str(error.evalue)[:200]}"
                 ) from None
             bar.update()
-    page, _ = HTMLExporter().from_notebook_node(book)
-    notebook, html = out / LESSON, out / LESSON.replace(".ipynb", ".html")
+    # The page has to look right without a network: it asks for no script from elsewhere.
+    page, _ = HTMLExporter(mathjax_url="", require_js_url="").from_notebook_node(book)
+    notebook, html = out / FIRST, out / FIRST.replace(".ipynb", ".html")
     nbformat.write(book, notebook)
     html.write_text(page, "utf8")
     print(_comparison(book))
@@ -83,68 +75,47 @@ def _comparison(book: Any) -> str:
     )
 
 
-def lessons(folder: Path, browse: bool) -> None:
-    """Copy the lessons to a writable folder and open JupyterLab there.
+def lessons(folder: Path, edition: Edition, browse: bool) -> None:
+    """Copy the lessons to a writable folder and open the first in JupyterLab.
 
     A learner's copy is never overwritten.
     """
-    copied = 0
-    for file in _shipped():
-        own = folder / file
-        if not own.exists():
-            own.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(lessons_folder() / file, own)
-            copied += 1
+    copied = copy_lessons(folder, edition)
     print(f"{copied} files copied to {folder.resolve()}; existing files were left unchanged.")
     if browse:
-        root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-        subprocess.run(
-            [sys.executable, "-m", "jupyterlab", *root, f"--ServerApp.root_dir={folder.resolve()}"],
-            check=False,
-        )
+        _open_lab(folder.resolve(), f"/lab/tree/{FIRST}")
 
 
-def reset_lessons(folder: Path, sure: bool) -> None:
-    """List the copies that differ from the installed course and, if `sure`, restore them.
-
-    An edited copy is kept under another name.
-
-    Raises:
-        UsageError: the folder has no copy of the course.
-    """
-    if not any((folder / file).exists() for file in _shipped()):
-        raise UsageError(
-            f"no lessons in {folder.resolve()}: tlnb lessons {folder} copies them there"
-        )
-    edited = [
-        f
-        for f in _shipped()
-        if (folder / f).exists() and not cmp(folder / f, lessons_folder() / f, shallow=False)
+def _open_lab(folder: Path, page: str) -> None:
+    """Run JupyterLab until it is ended, also by Ctrl-C, which then needs no second word."""
+    root = ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    options = [
+        f"--ServerApp.root_dir={folder}",
+        f"--LabApp.default_url={page}",
+        "--ServerApp.answer_yes=True",
+        "--ServerApp.log_level=WARN",
     ]
-    if not edited:
+    lab = subprocess.Popen([sys.executable, "-m", "jupyterlab", *root, *options])
+    try:
+        lab.wait()
+    except KeyboardInterrupt:
+        lab.terminate()
+        try:
+            lab.wait(ENDING_SECONDS)
+        except subprocess.TimeoutExpired:
+            lab.kill()
+        print(f"JupyterLab has ended. To go on: tlnb lessons {folder}")
+
+
+def reset(folder: Path, edition: Edition, sure: bool) -> None:
+    """Print which copies differ from the course and, if `sure`, restore them."""
+    lines = reset_lessons(folder, edition, sure)
+    if not lines:
         print(f"Nothing to reset: the lessons in {folder.resolve()} are unchanged.")
         return
-    for file in edited:
-        kept = _free(folder / file)
-        action = "renamed" if sure else "would be renamed"
-        print(f"{folder / file}: {action} to {kept.name} and replaced by a fresh copy")
-        if sure:
-            (folder / file).rename(kept)
-            shutil.copy(lessons_folder() / file, folder / file)
+    print(*lines, sep="\n")
     if not sure:
         print(f"Nothing was changed. To reset them: tlnb lessons {folder} --reset --yes")
-
-
-def _shipped() -> list[Path]:
-    """The course's files as relative paths, without files that running the lessons created."""
-    top = lessons_folder()
-    return [p.relative_to(top) for pattern in SHIPPED for p in sorted(top.glob(pattern))]
-
-
-def _free(file: Path) -> Path:
-    """An unused name for a copy of a file: `01-twenty-images.mine.ipynb`, `….mine-2.ipynb`."""
-    names = (file.with_suffix(f".mine{f'-{k}' if k > 1 else ''}{file.suffix}") for k in count(1))
-    return next(name for name in names if not name.exists())
 
 
 def train(job: Path, out: Path, trust: bool) -> None:
@@ -197,76 +168,121 @@ def tune(job: Path, storage: str, trials: int, best: Path | None, trust: bool) -
             print(f"To train with its values: python -m tlnb train {best} --out DIR")
 
 
-def _add_course(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="tlnb", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
     show = commands.add_parser("demo", help="run lesson 1 here, without a browser")
     show.add_argument(
         "--out", type=Path, default=Path("demo-output"), help="folder for the notebook and the page"
     )
-    course = commands.add_parser("lessons", help="copy the lessons and open them in JupyterLab")
-    course.add_argument("folder", type=Path, nargs="?", default=Path("tlnb-lessons"))
-    course.add_argument("--no-browser", action="store_true", help="only copy the lessons")
-    course.add_argument(
-        "--reset",
-        action="store_true",
-        help="list the edited copies that would be restored",
+    _add_lessons(commands.add_parser("lessons", help="copy the lessons and open the first"))
+    _add_grade(commands.add_parser("grade", help="make a table of learners' hand-ins"))
+    _add_train(commands.add_parser("train", help="run a job file written by %%tl_save --job"))
+    _add_tune(
+        commands.add_parser(
+            "tune", help="search hyperparameters for a job file; processes may share one storage"
+        )
     )
-    course.add_argument(
-        "--yes",
-        action="store_true",
-        help="with --reset: restore them; edited copies are kept under another name",
-    )
+    return parser
 
 
-def _add_jobs(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    work = commands.add_parser("train", help="run a job file written by %%tl_save --job")
-    work.add_argument("job", type=Path)
-    work.add_argument(
+def _add_train(command: argparse.ArgumentParser) -> None:
+    _add_job(command)
+    command.add_argument(
         "--out",
         type=Path,
         default=Path("tlnb-run"),
         help="folder for the record, the network and the card",
     )
-    seek = commands.add_parser(
-        "tune", help="search hyperparameters for a job file; processes may share one storage"
+
+
+def _add_job(command: argparse.ArgumentParser) -> None:
+    command.add_argument("job", type=Path)
+    command.add_argument(
+        "--trust",
+        action="store_true",
+        help="run the job's code even if it is more than nn.* constructors",
     )
-    seek.add_argument("job", type=Path)
-    seek.add_argument(
+
+
+def _add_lessons(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", type=Path, nargs="?", default=Path("tlnb-lessons"))
+    flags = {
+        "--no-browser": "only copy the lessons",
+        "--with-outputs": "keep the outputs, which give away what is to be predicted",
+        "--student": "leave out the solutions, and what is for teachers",
+        "--reset": "list the edited copies that would be restored",
+        "--yes": "with --reset: restore them; edited copies are kept under another name",
+    }
+    for flag, words in flags.items():
+        command.add_argument(flag, action="store_true", help=words)
+
+
+def _add_grade(command: argparse.ArgumentParser) -> None:
+    command.add_argument("where", type=Path, help="a folder of hand-ins (.json), or one of them")
+    command.add_argument("--csv", type=Path, metavar="FILE", help="write the table to this file")
+    command.add_argument(
+        "--verify",
+        default="0",
+        metavar="SHARE",
+        help="train the runs of so many hand-ins again, e.g. 10%% or 100%%; default 0",
+    )
+    command.add_argument(
+        "--require",
+        nargs="+",
+        default=[],
+        metavar="EXERCISE",
+        help="end with status 1 unless every hand-in passed these",
+    )
+
+
+def _add_tune(command: argparse.ArgumentParser) -> None:
+    _add_job(command)
+    command.add_argument(
         "--storage", required=True, help="a file for Optuna's journal, or a database's URL"
     )
-    seek.add_argument("--trials", type=int, default=20, help="number of trials to add")
-    seek.add_argument(
+    command.add_argument("--trials", type=int, default=20, help="number of trials to add")
+    command.add_argument(
         "--best", type=Path, metavar="FILE", help="write a job with the best values to this file"
     )
-    for command in (work, seek):
-        command.add_argument(
-            "--trust",
-            action="store_true",
-            help="run the job's code even if it is more than nn.* constructors",
-        )
 
 
-def _carry_out(chosen: argparse.Namespace) -> None:
+def _carry_out(chosen: argparse.Namespace) -> int:
+    """Do what the command says; return its status."""
     if chosen.command == "demo":
         demo(chosen.out)
     elif chosen.command == "train":
         train(chosen.job, chosen.out, chosen.trust)
     elif chosen.command == "tune":
         tune(chosen.job, chosen.storage, chosen.trials, chosen.best, chosen.trust)
-    elif chosen.reset:
-        reset_lessons(chosen.folder, chosen.yes)
+    elif chosen.command == "grade":
+        return grade(chosen.where, chosen.csv, chosen.verify, chosen.require)
     else:
-        lessons(chosen.folder, not chosen.no_browser)
+        edition = Edition(chosen.with_outputs, chosen.student)
+        if chosen.reset:
+            reset(chosen.folder, edition, chosen.yes)
+        else:
+            lessons(chosen.folder, edition, not chosen.no_browser)
+    return 0
+
+
+def grade(where: Path, csv: Path | None, verify: str, require: Sequence[str]) -> int:
+    """Print a class's results; status 1 if a hand-in is refused or lacks a required exercise."""
+    import tlnb.course.exercises  # noqa: F401 - the course's own, whose names the table has
+    from tlnb.course.grading import grade_all, report, write_csv
+
+    graded = grade_all(where, verify)
+    if csv is not None:
+        write_csv(csv, graded)
+    print(report(graded))
+    return 0 if all(each.fulfils(require) for each in graded) else 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point of `tlnb`."""
-    parser = argparse.ArgumentParser(prog="tlnb", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    _add_course(commands)
-    _add_jobs(commands)
-    chosen = parser.parse_args(arguments)
+    chosen = _parser().parse_args(arguments)
     try:
-        _carry_out(chosen)
+        return _carry_out(chosen)
     except TLError as error:
         distributed.tell(f"tlnb: {error}")
         return 1
@@ -282,7 +298,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     finally:
         distributed.leave()
-    return 0
 
 
 if __name__ == "__main__":

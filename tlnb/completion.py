@@ -12,6 +12,7 @@ from torch import nn
 from tlnb.core.data.builtin import BUNDLED
 from tlnb.core.data.torchvision_datasets import LIBRARY
 from tlnb.core.models.catalogue import SORTS, names, torchvision_weights
+from tlnb.core.models.timm_models import is_timm, timm_names
 from tlnb.core.planning.options import option_named
 from tlnb.core.planning.plan import ALIASES, STRATEGIES
 from tlnb.magic_options import options_of
@@ -47,6 +48,8 @@ def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -
         return SORTS
     if magic == "tl_load" and re.search(r"--weights \S*$", rest):
         return ["default", "none", *torchvision_weights(rest.split()[0])]
+    if magic in ("tl_load", "tl_models") and is_timm(rest.split(" ")[-1]):
+        return timm_names()
     if magic in ("tl_load", "tl_models"):
         runs = [run.name for run in session.runs if magic == "tl_load"]
         return [*names(), *_own_modules(variables), *runs]

@@ -8,23 +8,22 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from IPython.core.error import UsageError as IPythonUsageError
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from tlnb.core.models.catalogue import SORTS
+from tlnb.core.planning.magic_lines import quoted
 from tlnb.core.planning.old_names import NEW_OPTION, todays_words
 from tlnb.core.planning.options import OPTIONS, Option
-from tlnb.core.planning.other_tools import meant_option, meant_words, spaced_path
+from tlnb.core.planning.other_tools import meant_option, repaired, spaced_path
 from tlnb.core.planning.plan import ALIASES, STRATEGIES
 from tlnb.core.runtime.errors import UsageError, did_you_mean
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 Arguments = tuple[argument, ...]
-
-# The option that a number alone means.
-OPTION_OF_A_NUMBER = {"tl_train": "--epochs", "tl_forecast": "--epochs", "tl_tune": "--trials"}
 
 
 def takes(*arguments: argument) -> Callable[[Method], Method]:
@@ -37,6 +36,22 @@ def takes(*arguments: argument) -> Callable[[Method], Method]:
         return declared
 
     return decorate
+
+
+def _training_arguments(option: Option) -> Arguments:
+    """One argument, or for what the recipe decides unasked, two: yes and no."""
+    if not option.either:
+        return (_training_argument(option),)
+    actions = zip(
+        option.flags,
+        ("store_true", "store_false"),
+        (option.help, f"not --{option.flag}"),
+        strict=True,
+    )
+    return tuple(
+        argument(f"--{flag}", dest=option.name, action=action, default=None, help=text)
+        for flag, action, text in actions
+    )
 
 
 def _training_argument(option: Option) -> argument:
@@ -54,8 +69,10 @@ def _training_argument(option: Option) -> argument:
     )
 
 
-TRAIN: Arguments = tuple(_training_argument(option) for option in OPTIONS)
-TRAINING: Arguments = tuple(_training_argument(o) for o in OPTIONS if not o.of_train)
+TRAIN: Arguments = tuple(each for option in OPTIONS for each in _training_arguments(option))
+TRAINING: Arguments = tuple(
+    each for option in OPTIONS if not option.of_train for each in _training_arguments(option)
+)
 DATA: Arguments = (
     argument(
         "source",
@@ -63,7 +80,12 @@ DATA: Arguments = (
         "a table of paths and labels (.csv, .tsv); CIFAR10, …",
     ),
     argument(
-        "--per-class", type=int, metavar="N", help="use N labels per class, counting every label"
+        "--shots",
+        "--per-class",
+        dest="per_class",
+        type=int,
+        metavar="N",
+        help="use N labels per class, counting every label (few-shot; --shots N is the same)",
     ),
     argument("--limit", type=int, metavar="N", help="use N images in all, the same per class"),
     argument("--val", type=float, metavar="F", help="share of the labels held out for choosing"),
@@ -81,7 +103,7 @@ DATA: Arguments = (
     argument("--seed", type=int, default=0, metavar="S", help="which images are chosen; default 0"),
 )
 MODELS: Arguments = (
-    argument("pattern", nargs="?", help="a glob, or part of a name"),
+    argument("pattern", nargs="?", help="a glob, or part of a name; timm/* lists timm's"),
     argument(
         "--sort", metavar="ORDER", help=f"what comes first: {', '.join(SORTS)}; default {SORTS[0]}"
     ),
@@ -89,7 +111,7 @@ MODELS: Arguments = (
 LOAD: Arguments = (
     argument(
         "name",
-        help="a model of %%tl_models, a variable that holds your own nn.Module or a run, or a saved file",
+        help="a model of %%tl_models, timm/NAME, hf-hub:ORG/NAME, a variable that holds your nn.Module or a run, or a saved file",
     ),
     argument(
         "--weights",
@@ -223,7 +245,7 @@ LOOK: Arguments = (
         "what",
         nargs="*",
         metavar="WHAT",
-        help="features (the default), stages, evidence, or image files",
+        help="features (the default), stages (linear probes), evidence (Grad-CAM), or image files",
     ),
     argument(
         "--run",
@@ -245,7 +267,9 @@ CHECK: Arguments = (
     argument("--learner", metavar="NAME", help="whose results they are"),
 )
 PANEL: Arguments = (
-    argument("name", nargs="?", help="data, model, layers, train or compare; default: all of them"),
+    argument(
+        "name", nargs="?", help="data, model, layers, train, compare or use; default: all of them"
+    ),
 )
 
 
@@ -284,29 +308,55 @@ def parse(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
     Raises:
         UsageError: argparse refuses the words; the message has the line that would work.
     """
-    name = method.__name__
-    _check_options(name, words, options_of(method))
+    _check_help(method, words)
+    _check_options(method, words)
     try:
-        return method.parser.parse_args(words)  # type: ignore[attr-defined, no-any-return]
+        return _parsed(method, words)
     except IPythonUsageError as error:
         raise UsageError(_message(method, words, str(error).splitlines()[0])) from None
     except SystemExit:
         raise UsageError(
-            f"%{name} could not read {' '.join(words)!r}: %{name}? shows an example"
+            f"%{method.__name__} could not read {' '.join(words)!r}: "
+            f"%{method.__name__}? shows an example"
         ) from None
 
 
-def _check_options(name: str, words: list[str], known: list[str]) -> None:
-    """Raise `UsageError` for an unknown option, and for a request for help."""
+def _parsed(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
+    return method.parser.parse_args(words)  # type: ignore[attr-defined, no-any-return]
+
+
+def _check_help(method: Callable[..., Any], words: list[str]) -> None:
+    """Raise `UsageError` for a request for help."""
+    if {"--help", "-h"} & set(words):
+        options = " ".join(options_of(method)) or "it has none"
+        raise UsageError(f"%{method.__name__}? shows its options: {options}")
+
+
+def _check_options(method: Callable[..., Any], words: list[str]) -> None:
+    """Raise `UsageError` for an unknown option, and for `target=0.8` where names may stand."""
+    name, known = method.__name__, options_of(method)
     for word in words:
-        option = word.partition("=")[0]
-        if option in ("--help", "-h"):
-            raise UsageError(f"%{name}? shows its options: {' '.join(known) or 'it has none'}")
+        option, equals, _ = word.partition("=")
         if option.startswith("--") and option not in known:
-            meant = meant_option(option, known)
             close = did_you_mean(option, known, f"%{name}? lists its options")
-            hint = f"write {meant}" if meant else close
+            meant = meant_option(option, known)
+            hint = _working_line(method, words) or (f"write {meant}" if meant else close)
             raise UsageError(f"%{name} has no option {option}: {hint}")
+        named = equals and not option.startswith("-") and meant_option(option, known)
+        if named and not Path(word).exists() and (line := _working_line(method, words)):
+            raise UsageError(f"%{name} does not take {word!r}: {line}")
+
+
+def _working_line(method: Callable[..., Any], words: list[str]) -> str:
+    """The line that these words mean, if it can be parsed; else empty."""
+    name = method.__name__
+    meant = repaired(name.removeprefix("tl_"), words, options_of(method))
+    try:
+        _parsed(method, meant)
+    except (IPythonUsageError, SystemExit):
+        return ""
+    typed = [word if word.startswith("-") else quoted(word) or repr(word) for word in meant]
+    return "write " + " ".join([f"%{name}", *typed]) if meant != words else ""
 
 
 def _message(method: Callable[..., Any], words: list[str], problem: str) -> str:
@@ -314,6 +364,6 @@ def _message(method: Callable[..., Any], words: list[str], problem: str) -> str:
     name = method.__name__
     if path := spaced_path([word for word in words if not word.startswith("-")]):
         return f'%{name}: a name with spaces needs quotes: %{name} "{path}"'
-    if meant := meant_words(name, words, options_of(method), OPTION_OF_A_NUMBER):
-        return f"%{name} does not take {' '.join(words)!r}: {meant}"
+    if line := _working_line(method, words):
+        return f"%{name} does not take {' '.join(words)!r}: {line}"
     return f"%{name}: {problem}; %{name}? shows an example"

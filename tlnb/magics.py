@@ -97,6 +97,8 @@ class PlanMagics(SessionMagics):
         """List the models that can be loaded, and which are available offline.
 
         Example: %tl_models resnet* --sort accurate
+
+        Example: %tl_models timm/vit*dinov2*
         """
         return self._run(
             PlanMagics.tl_models, line, lambda a: self.session.models(a.pattern, a.sort)
@@ -108,6 +110,10 @@ class PlanMagics(SessionMagics):
         """Load a pretrained model.
 
         Example: %tl_load glyphnet
+
+        Example: %tl_load efficientnet_lite0
+
+        Example: %tl_load timm/convnext_tiny
 
         Example: %tl_load resnet50 --weights IMAGENET1K_V1
 
@@ -145,7 +151,8 @@ class PlanMagics(SessionMagics):
     def tl_look(self, line: str) -> Any:
         """Show what the network sees, beside one with random weights.
 
-        The data by the network's features or by stage, or where in an image the evidence lies.
+        The data by the network's features or by stage (linear probes), or where in an image the
+        evidence lies (Grad-CAM, a heat map).
 
         Example: %tl_look features
         """
@@ -155,6 +162,8 @@ class PlanMagics(SessionMagics):
     @takes(*options.STRATEGY)
     def tl_strategy(self, line: str) -> Any:
         """Set a strategy; without a name, show the three side by side.
+
+        head: linear probing, or feature extraction. partial, full: fine-tuning.
 
         Example: %tl_strategy partial --last 2
         """
@@ -177,6 +186,8 @@ class PlanMagics(SessionMagics):
     @takes(*options.PATTERNS)
     def tl_unfreeze(self, line: str) -> Any:
         """Unfreeze layers, so that they train again.
+
+        They may be any, not only the last ones (surgical fine-tuning).
 
         Example: %tl_unfreeze layer4
         """
@@ -261,6 +272,8 @@ class TLMagics(PlanMagics):
     @takes(*options.TRAIN)
     def tl_train(self, line: str) -> Any:
         """Train the plan, or its baseline.
+
+        Where deeper layers train too, new output layers are trained first (LP-FT).
 
         Example: %tl_train --epochs 20
         """

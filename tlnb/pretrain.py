@@ -1,6 +1,6 @@
 """Train the embedded models: `python -m tlnb.pretrain [NAME …]`.
 
-Trains a network on the source images of `tlnb.glyphnet`, measures its accuracy on held-out faces,
+Trains a network on the source images of `tlnb.glyphnet`, measures its accuracy on held-out typefaces,
 audits which classes it takes real handwritten digits for, and writes weights and card. It saves a
 checkpoint every 100 steps; a second call resumes from it. `--audit` only audits the networks that
 ship; `--held-out` writes the held-out pictures of their sources, which ship too and must be written
@@ -81,7 +81,7 @@ RECIPES = {
         ),
         Recipe(
             name="glyphnet-few",
-            describes="forty letters and symbols in three faces",
+            describes="forty letters and symbols in three typefaces",
             textures=False,
             glyphs=40,
             faces=3,
@@ -209,7 +209,7 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 
 def source_accuracy(network: torch.nn.Module, images: Source) -> float:
-    """Accuracy on the held-out faces, each distorted several ways."""
+    """Accuracy on the held-out typefaces, each distorted several ways."""
     normalise = Transform(
         size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
     ).normalise
@@ -279,7 +279,7 @@ def publish(
         "source_images": trained_on,
         "source_classes": len(images.classes),
         "accuracy": round(source_accuracy(network, images), 4),
-        "accuracy_of": "on held-out faces of its source",
+        "accuracy_of": "on held-out typefaces of its source",
         "parameters": anatomy.params,
         "flops": anatomy.flops,
         "bytes": len(data),

@@ -158,7 +158,9 @@ def test_losses_that_do_not_agree_are_put_down_to_rounding(small: Session):
 def test_hints_come_one_by_one_and_leave_with_their_step(session: Session):
     first = session.check("1.1")
     assert not first.hints and first.hints_left
-    assert session.check("1.1").hints == ("%tl_data digits --per-class 1, then %tl_train",)
+    assert session.check("1.1").hints == (
+        "%tl_data digits --per-class 1, %tl_load glyphnet, then %tl_train",
+    )
     session.data("digits", per_class=1)
     session.load("glyphnet")
     session.train(epochs=1)

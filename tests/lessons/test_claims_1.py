@@ -8,7 +8,8 @@ from torch import nn
 
 from tlnb import glyphnet
 from tlnb.core.costs.pretraining import pretraining_of
-from tlnb.core.evaluation.compare import compare, to_target
+from tlnb.core.evaluation.compare import compare
+from tlnb.core.evaluation.savings import to_target
 from tlnb.core.training.run import Run
 from tlnb.session import Session
 

@@ -59,7 +59,8 @@ def test_everything_is_charged_once_and_tuning_counts_where_it_is_asked_to(paid:
     )  # none where both took as many steps
     assert sum(kind.flops for kind in kinds.values()) == pytest.approx(paid.bill.total.flops)
     saved = [sides["scratch"] - sides["tuned"] for sides in map(flops_to_train, (apart, within))]
-    assert 0 < saved[0] < saved[1]  # so that pretraining pays off sooner with tuning counted in
+    assert 0 < saved[0] < saved[1]
+    assert 1 < within.pays_off_after < apart.pays_off_after  # so that it pays off sooner
 
 
 def test_pretraining_was_more_work_than_all_of_it(paid: Session):

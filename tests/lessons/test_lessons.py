@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -148,6 +151,66 @@ def test_reset_says_what_it_would_do_and_keeps_what_it_replaces(tlnb, tmp_path: 
     assert tlnb("mine", "--reset", "--yes")[0] == 0
     assert copy.read_bytes() == fresh
     assert copy.with_suffix(".mine.ipynb").read_text() == "my own notes"
+
+
+def sources(path: Path) -> str:
+    return "\n".join(
+        "".join(cell["source"]) for cell in json.loads(path.read_text("utf8"))["cells"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("flags", "outputs", "solutions"),
+    [
+        ((), False, True),
+        (("--with-outputs",), True, True),
+        (("--student",), False, False),
+        (("--student", "--with-outputs"), True, False),
+    ],
+)
+def test_copies_come_without_outputs_and_for_students_without_solutions(
+    tlnb, tmp_path: Path, flags, outputs: bool, solutions: bool
+):
+    assert tlnb("mine", "--no-browser", *flags)[0] == 0
+    for lesson in LESSONS:
+        copy = tmp_path / "mine" / lesson.name
+        book = json.loads(copy.read_text("utf8"))
+        nbformat.validate(book)
+        code = [c for c in book["cells"] if c["cell_type"] == "code"]
+        kept = [c for c in code if c["outputs"] or c["execution_count"]]
+        assert bool(kept) == outputs
+        if outputs:
+            given = json.loads(lesson.read_text("utf8"))["cells"]
+            assert [c["outputs"] for c in given if c["cell_type"] == "code"] == [
+                c["outputs"] for c in code
+            ]
+        assert ("<summary>Solution" in sources(copy)) == solutions
+        assert sources(copy).count("%tl_check") == sources(lesson).count("%tl_check")
+    assert (tmp_path / "mine" / "TEACHING.md").exists() == solutions
+    assert "Nothing to reset" in tlnb("mine", "--reset", *flags)[1]
+
+
+def test_what_a_learner_copied_before_is_not_edited(tlnb, tmp_path: Path):
+    tlnb("mine", "--no-browser", "--with-outputs")
+    assert "Nothing to reset" in tlnb("mine", "--reset")[1]
+
+
+@pytest.mark.slow
+def test_jupyterlab_opens_lesson_one_and_ends_quietly(tmp_path: Path):
+    opened, browser = tmp_path / "opened", tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\ncat "${{1#file://}}" >{opened}\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "tlnb", "lessons", str(tmp_path / "mine")]
+    environment = {**os.environ, "BROWSER": f"{browser} %s"}
+    lab = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    for _ in range(600):
+        if opened.exists() and opened.read_text():
+            break
+        time.sleep(0.1)
+    lab.send_signal(signal.SIGINT)
+    said = lab.communicate(timeout=60)[1]
+    assert f"lab/tree/{LESSONS[0].name}" in opened.read_text()
+    assert lab.returncode == 0 and "Traceback" not in said and "resumes" not in said
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ KINDS: dict[str, list[str]] = {
         "3 min",
     ],
     r"(?:at least )?\d+(?:\.\d+)?× sooner": ["1.2× sooner", "at least 340× sooner"],
+    r"(?:at least )?\d+(?:\.\d+)? times less work": ["3.4 times less work", "about as much work"],
     r"(?:under )?\b\d+(?:\.\d+)? k?Wh\b": ["under 0.01 Wh", "0.35 Wh"],
     r"(?:under )?\b\d+\.\d+ usd(?! an hour)": ["under 0.01 usd", "0.1234 usd"],
     r"[\d,]+ (?:such )?uses": ["7 such uses", "1,305 such uses"],
@@ -155,6 +156,7 @@ def test_every_exact_number_is_compared(path: Path):
         ('<table class="measured"><tr><td>1</td></tr></table>', '<table class="measured"></table>'),
         ("interval 96.7–98.8%", "interval 6.7–100.0%"),
         ("took 1,204 s", "took under 0.01 s"),
+        ("at least 21 times less work to", "1.2 times more work to"),
     ],
 )
 def test_what_may_change_is_hidden_with_its_structure(one: str, other: str):

@@ -20,7 +20,7 @@ from tlnb.session import PANELS, Session
 
 
 def test_the_whole_line_with_the_mouse(session: Session):
-    data, model, layers, train, compare = (panel_of(session, name) for name in PANELS)
+    data, model, layers, train, compare, use = (panel_of(session, name) for name in PANELS)
     data.take.click()
     assert session.dataset.name == "digits" and session.dataset.per_class == 2
     assert "little" in data.view.value and "data:image/png;base64," in data.view.value
@@ -41,7 +41,7 @@ def test_the_whole_line_with_the_mouse(session: Session):
     compare.go.click()
     ended(session)
     assert "Side by side on digits" in compare.view.value
-    assert all(panel.error.value == "" for panel in (data, model, layers, train, compare))
+    assert all(panel.error.value == "" for panel in (data, model, layers, train, compare, use))
     typed = [
         "%tl_data digits --per-class 2",
         "%tl_load glyphnet",
@@ -57,12 +57,13 @@ def test_the_whole_line_with_the_mouse(session: Session):
 
 def test_all_panels_are_tabs_in_the_order_of_the_work(session: Session):
     tabs = panel_of(session, "all").box
-    assert [tabs.get_title(i) for i in range(5)] == [
+    assert [tabs.get_title(i) for i in range(6)] == [
         "1 Data",
         "2 Model",
         "3 Layers",
         "4 Train",
         "5 Compare",
+        "6 Use it",
     ]
     assert tabs.children == tuple(panel_of(session, name).box for name in PANELS)
 

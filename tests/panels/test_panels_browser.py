@@ -11,6 +11,7 @@ import nbformat
 import pytest
 
 from benchmarks.front_end import FRONT_ENDS, Page, browser, dress, missing, server, write
+from tests.panels.test_panels_use import photo, photos
 from tlnb.panels.card import VIEW
 
 pytestmark = pytest.mark.slow
@@ -20,13 +21,13 @@ GIVEN = {
     VIEW: {"version_major": 2, "version_minor": 0, "model_id": "long gone"},
 }
 KEYS = (
+    "last action",
+    "Session as a cell",
     "source",
     "use",
     "how many",
     "seed",
     "Load these images",
-    "last action",
-    "Session as a cell",
 )
 NAME = """(e => (e.labels?.length ? e.labels[0] : e).innerText.trim())(document.activeElement)"""
 
@@ -133,12 +134,68 @@ def test_the_whole_line_by_mouse(place, shots: Path):
         assert seen.red() == [] and seen.problems == []
 
 
+def test_from_ones_own_zip_to_a_new_photos_name_by_mouse(place, shots: Path):
+    """At 800 pixels, where nothing may need a horizontal scrollbar."""
+    address, folder, _, _ = place
+    photos(folder / "mine.zip")
+    (folder / "new.png").write_bytes(photo(200))
+    write(folder / "own.ipynb", ["%load_ext tlnb\n%tl_panel"])
+    with browser(800, 1500) as chromium:
+        seen = Page(chromium.new_page(), f"{address}/own.ipynb", shots)
+        seen.run()
+        seen.button("Load these images").wait_for()
+        seen.field("source").select_option(label="your own photos …")
+        seen.clicks += 2
+        _choose_file(seen, "Upload photos or a zip", folder / "mine.zip")
+        seen.sees("uploaded to uploads/mine.zip")
+        scrolled = [_scrollbars(seen)]
+        seen.click("Load these images")
+        seen.sees("size verdict")
+        seen.shoot("own-1-data")
+        scrolled += [_scrollbars(seen)]
+        seen.tab("2 Model")
+        seen.click("Load")
+        seen.sees("Loaded: glyphnet")
+        scrolled += [_scrollbars(seen)]
+        seen.tab("4 Train")
+        seen.click("Train")
+        seen.sees("every layer compared with its start")
+        scrolled += [_scrollbars(seen)]
+        seen.tab("6 Use it")
+        _choose_file(seen, "Predict photos", folder / "new.png")
+        seen.sees("bright")
+        assert seen.clicks <= 12
+        seen.shoot("own-2-use")
+        scrolled += [_scrollbars(seen)]
+        assert seen.field("last action").input_value().startswith("%tl_predict uploads/new/new.png")
+        seen.tab("3 Layers")
+        scrolled += [_scrollbars(seen)]
+        assert scrolled == [[]] * len(scrolled)
+        assert seen.red() == [] and seen.problems == []
+
+
+def _choose_file(seen: Page, words: str, file: Path) -> None:
+    with seen.page.expect_file_chooser() as chooser:
+        seen.click(words)
+    chooser.value.set_files(file)
+
+
+def _scrollbars(seen: Page) -> list[str]:
+    """The panels' boxes that are wider inside than outside."""
+    found: list[str] = seen.page.evaluate(
+        "[...document.querySelectorAll('.jupyter-widgets, .lm-TabPanel-stackedPanel')].filter(e => e.offsetParent"
+        " && ['auto', 'scroll'].includes(getComputedStyle(e).overflowX) && e.scrollWidth > e.clientWidth + 1)"
+        ".map(e => e.className)"
+    )
+    return found
+
+
 def test_keys_reach_every_control_in_the_order_of_the_work(place):
     with browser() as chromium:
         seen = Page(chromium.new_page(), f"{place[0]}/keys.ipynb")
         seen.run()
         seen.button("Load these images").wait_for()
-        seen.field("source").focus()
+        seen.field("last action").focus()
         reached = []
         for _ in KEYS:
             reached.append(seen.page.evaluate(NAME))

@@ -63,7 +63,7 @@ def test_nothing_typed_raises(small: Session, text: str, tmp_path: Path, monkeyp
 TYPED = [
     each.name
     for each in OPTIONS_WITH_LABELS
-    if not (each.choices or each.is_switch or each.name.startswith("seed"))
+    if not (each.choices or each.is_switch or each.either or each.name.startswith("seed"))
 ]
 
 

@@ -15,8 +15,9 @@ from torchvision.datasets import ImageFolder
 from tests.tolerance.inputs import class_folders
 from tlnb.core.data.dataset import open_data
 from tlnb.core.planning.options import TrainOptions, parse_rates
-from tlnb.core.planning.other_tools import HABITS, METHODS, meant_option
-from tlnb.core.runtime.errors import TLError, UsageError
+from tlnb.core.planning.other_tools import HABITS, LOOKS, METHODS, meant_option
+from tlnb.core.planning.plan import strategy_named
+from tlnb.core.runtime.errors import PlanError, TLError, UsageError
 from tlnb.panels.base import decimal, whole
 from tlnb.session import Session
 
@@ -46,7 +47,7 @@ def test_rates_as_they_are_meant_to_be():
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"epochs": "5"}, "epochs='5' is not a whole number: write epochs=10"),
+        ({"epochs": "5"}, "epochs='5' is not a whole number: write epochs=5"),
         ({"epochs": 2.5}, "epochs=2.5 is not"),
         ({"epochs": True}, "epochs=True is not"),
         ({"batch_size": "16"}, "batch_size='16' is not"),
@@ -106,17 +107,31 @@ def test_other_data_sets_are_one_line():
         ("tl_train -e 5", "write %tl_train --epochs 5"),
         ("tl_train -lr 0.1", "write %tl_train --lr 0.1"),
         ("tl_train bs=8", "write %tl_train --batch-size 8"),
-        ("tl_train --learning-rate 0.1", "write --lr"),
-        ("tl_train --batch_size 8", "write --batch-size"),
-        ("tl_train --n_epochs 3", "write --epochs"),
-        ("tl_train --wd 0.1", "write --weight-decay"),
-        ("tl_train --optim adamw", "write --optimizer"),
+        ("tl_train --learning-rate 0.1", "write %tl_train --lr 0.1"),
+        ("tl_train --batch_size 8", "write %tl_train --batch-size 8"),
+        ("tl_train --n_epochs 3", "write %tl_train --epochs 3"),
+        ("tl_train --wd 0.1", "write %tl_train --weight-decay 0.1"),
+        ("tl_train --optim adamw", "write %tl_train --optimizer adamw"),
         ("tl_train --help", r"tl_train\? shows its options: .*--epochs"),
         ("tl_train -h", r"tl_train\? shows its options"),
-        ("tl_data digits --shots 2", "write --per-class"),
-        ("tl_data digits per_class=2", "write %tl_data --per-class 2"),
-        ("tl_data digits --valid_pct 0.2", "write --val"),
-        ("tl_load glyphnet --imgsz 64", "write --size"),
+        ("tl_train lr 0.1", "write %tl_train --lr 0.1"),
+        ("tl_train --lr=0.1 epochs = 5", "write %tl_train --lr 0.1 --epochs 5"),
+        ("tl_train --epochs 5 --bs", "write --batch-size"),
+        ("tl_train scratch=True", "write %tl_train --scratch"),
+        ("tl_forecast 5", "write %tl_forecast --epochs 5"),
+        ("tl_tune n_trials=5", "write %tl_tune --trials 5"),
+        ("tl_data digits 2", "write %tl_data digits --per-class 2"),
+        ('tl_data "my photos" 2', 'write %tl_data "my photos" --per-class 2'),
+        ("tl_strategy partial 2", "write %tl_strategy partial --last 2"),
+        ("tl_strategy adapter 4", "write %tl_strategy adapter --rank 4"),
+        ("tl_advise 5min", "write %tl_advise --budget 5min"),
+        ("tl_cost 1usd/h", "write %tl_cost --price 1usd/h"),
+        ("tl_compare target=0.8", "write %tl_compare --target 0.8"),
+        ("tl_code train.py", "write %tl_code --out train.py"),
+        ("tl_errors head", "write %tl_errors --run head"),
+        ("tl_data digits per_class=2", "write %tl_data digits --per-class 2"),
+        ("tl_data digits --valid_pct 0.2", "write %tl_data digits --val 0.2"),
+        ("tl_load glyphnet --imgsz 64", "write %tl_load glyphnet --size 64"),
         ("tl_load holder.net", r"the name of a variable, not 'holder.net': tl.load\(holder.net\)"),
         ("tl_load inside", r"of a variable inside a function write tl.load\(inside\)"),
     ],
@@ -154,6 +169,59 @@ def test_a_script_is_written_to_a_file(shell, tmp_path: Path):
         shell.run_line_magic("tl_code", f"--out {tmp_path / 'nowhere' / 'x.py'}")
 
 
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("%tl_trian", "there is no %tl_trian: write %tl_train"),
+        ("x = %tl_lod glyphnet", "there is no %tl_lod: write %tl_load"),
+        ("%tl_fit 5", "there is no %tl_fit: write %tl_train"),
+        ("%tl_zebra", "there is no %tl_zebra: %tl shows what comes next"),
+    ],
+)
+def test_a_misspelt_magic_is_answered_with_the_one_that_was_meant(shell, typed: str, words: str):
+    result = shell.run_cell(typed)
+    assert isinstance(result.error_in_exec, UsageError) and words in str(result.error_in_exec)
+
+
+def test_text_that_looks_like_a_magic_stays_as_it_is(shell):
+    cell = "text = '''a\n%tl_trian 5'''\ntext"
+    assert shell.run_cell(cell).result == "a\n%tl_trian 5"
+
+
+def test_shots_is_per_class(shell):
+    data = shell.run_line_magic("tl_data", "digits --shots 2")
+    assert data.request.per_class == 2 == Session().data("digits", shots=2).request.per_class
+
+
+@pytest.mark.parametrize(
+    ("typed", "strategy"),
+    [
+        ("linear-probe", "head"),
+        ("Linear_Probing", "head"),
+        ("linear probing", "head"),
+        ("feature-extraction", "head"),
+        ("fine-tune", "full"),
+        ("fine-tuning", "full"),
+        ("finetuning", "full"),
+    ],
+)
+def test_strategies_by_the_names_that_papers_use(typed: str, strategy: str):
+    assert strategy_named(typed) == strategy
+
+
+def test_what_a_look_is_called_elsewhere(shell):
+    shell.run_line_magic("tl_data", "digits --per-class 2")
+    shell.run_line_magic("tl_load", "glyphnet")
+    by_our_name = shell.run_line_magic("tl_look", "features")
+    assert repr(shell.run_line_magic("tl_look", "t-SNE")) == repr(by_our_name)
+    assert {LOOKS[name] for name in ("grad-cam", "saliency", "heatmap")} == {"evidence"}
+
+
+def test_lp_ft_is_explained():
+    with pytest.raises(PlanError, match="the head is trained first.*write %tl_strategy full"):
+        strategy_named("LP-FT")
+
+
 # ── Python ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -165,6 +233,59 @@ def test_methods_of_other_tools_name_ours():
             getattr(tl, name)
     with pytest.raises(AttributeError, match="has no attribute 'zebra'"):
         _ = tl.zebra
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda tl: tl.train(5), "write tl.train(epochs=5)"),
+        (lambda tl: tl.train("2min"), "write tl.train(budget='2min')"),
+        (lambda tl: tl.train(learning_rate=0.1), "write tl.train(lr=0.1)"),
+        (lambda tl: tl.train(seed=3, n_epochs=5), "write tl.train(seed=3, epochs=5)"),
+        (lambda tl: tl.train(no_cache=True), "write tl.train(cache=False)"),
+        (lambda tl: tl.train(epochs="5"), "write tl.train(epochs=5)"),
+        (lambda tl: tl.train(seeds="2"), "write tl.train(seeds=2)"),
+        (lambda tl: tl.train(zebra=1), "write tl.train(epochs=20); it takes epochs, lr"),
+        (lambda tl: tl.forecast(learning_rate=0.1), "write tl.forecast(lr=0.1)"),
+        (lambda tl: tl.save(job="x.json", bs=8), "write tl.save(job='x.json', batch_size=8)"),
+        (lambda tl: tl.data("digits", 2), "write tl.data('digits', per_class=2)"),
+        (lambda tl: tl.data(), "tl.data needs source: tl.data('digits', per_class=2)"),
+        (lambda tl: tl.data("digits", per_class="2"), "write tl.data('digits', per_class=2)"),
+        (
+            lambda tl: tl.load("glyphnet", pretrained=True),
+            "write tl.load('glyphnet', weights='default')",
+        ),
+        (
+            lambda tl: tl.load("glyphnet", pretrained=False),
+            "write tl.load('glyphnet', weights='none')",
+        ),
+        (lambda tl: tl.strategy("partial", 1), "write tl.strategy('partial', last=1)"),
+        (lambda tl: tl.strategy("adapter", 4), "write tl.strategy('adapter', rank=4)"),
+        (lambda tl: tl.tune(5), "write tl.tune(trials=5)"),
+        (lambda tl: tl.advise("5min"), "write tl.advise(budget='5min')"),
+        (lambda tl: tl.compare(target="0.8"), "write tl.compare(target=0.8)"),
+        (
+            lambda tl: tl.errors("x", "y"),
+            "tl.errors does not take 'y' without a name: it takes run",
+        ),
+        (lambda tl: tl.freeze(layers="layer1"), "tl.freeze has no layers: it takes *patterns"),
+        (lambda tl: tl.reset(True), "it takes nothing"),
+        (lambda tl: tl.data("digits", source="faces"), "multiple values for argument 'source'"),
+        (lambda tl: tl.trian, "tlnb has no tl.trian: did you mean train"),
+    ],
+)
+def test_a_call_that_does_not_fit_is_answered_with_the_one_that_works(call, words: str):
+    tl = Session()
+    before = tl.state
+    with pytest.raises(UsageError) as error:
+        call(tl)
+    assert words in str(error.value) and "\n" not in str(error.value)
+    assert tl.state is before and tl.transcript == []
+
+
+def test_a_bad_call_is_a_type_error_too():
+    with pytest.raises(TypeError):
+        Session().train(5)  # type: ignore[misc]
 
 
 def test_every_habit_means_an_option_that_some_magic_has():

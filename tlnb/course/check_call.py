@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tlnb.course.exercises  # noqa: F401 - the course's own; those of a teacher register themselves
 from tlnb.core.runtime.errors import UsageError
-from tlnb.course.checks import EXERCISES, find, grades, judge, untried, write_grades
+from tlnb.course.checks import EXERCISES, find, judge, untried
+from tlnb.course.hand_in import hand_in, write_hand_in
 from tlnb.session import Session
 from tlnb.session.check_results import Check, Checks
 
@@ -32,6 +33,6 @@ def check_exercise(
         session.checks.get(each) or untried(asked) for each, asked in sorted(EXERCISES.items())
     )
     if export is not None:
-        text = grades(learner or "", every, session.runs, version("tlnb"))
-        write_grades(Path(export).expanduser(), text)
+        handed = hand_in(learner or "", every, session.runs, session.state.jobs, version("tlnb"))
+        write_hand_in(Path(export).expanduser(), handed)
     return checked or Checks(every)

@@ -15,11 +15,8 @@ who meets all steps is shown the function's return value:
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from tlnb.core.data.dataset import DataFacts, DataSet
@@ -27,8 +24,6 @@ from tlnb.core.runtime.errors import UsageError, did_you_mean, listed
 from tlnb.core.training.run import Run
 from tlnb.session import Session
 from tlnb.session.check_results import Check
-
-SCHEMA = 1
 
 
 @dataclass(frozen=True)
@@ -146,55 +141,6 @@ def _hints_shown(step: Step, before: Check | None) -> int:
 def untried(asked: Exercise) -> Check:
     """The result of an exercise that has not been checked yet."""
     return Check(name=asked.name, title=asked.title, passed=False)
-
-
-def grades(learner: str, checks: Iterable[Check], runs: Iterable[Run], version: str) -> str:
-    """One learner's results as JSON text.
-
-    It repeats what the learner's session reported, and does not protect against cheating.
-    """
-    done = [
-        {**asdict(check), "met": list(check.met), "hints": len(check.hints)} for check in checks
-    ]
-    brief = [
-        {
-            "name": r.name,
-            "data": r.data,
-            "model": r.plan.model,
-            "strategy": r.strategy,
-            "seed": r.seed,
-            "status": r.status,
-            "accuracy": r.accuracy,
-            "seconds": sum(r.seconds.values()),
-            "moved": len(r.moved),
-            "baseline_of": r.baseline_of,
-        }
-        for r in runs
-    ]
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    values = {
-        "schema": SCHEMA,
-        "learner": learner,
-        "written": when,
-        "tlnb": version,
-        "exercises": done,
-        "runs": brief,
-    }
-    return json.dumps(values, ensure_ascii=False, indent=1)
-
-
-def write_grades(path: Path, text: str) -> None:
-    """Write results to a file.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    try:
-        path.write_text(text, "utf8")
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written ({error.strerror}): choose a file in your own folder"
-        ) from None
 
 
 # ── steps that many checks share ──

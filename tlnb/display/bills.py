@@ -5,14 +5,25 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tlnb.core.costs.bill import Bill, Charge
+from tlnb.core.costs.bill import Bill, Charge, price_basis
 from tlnb.core.costs.pretraining import Pretraining
 from tlnb.core.planning.options import OPTIONS
 from tlnb.core.training.run import Forecast
-from tlnb.core.tuning.advise import Advice
 from tlnb.core.tuning.tune import Trial, Tuning
 from tlnb.display import charts
-from tlnb.display.html import Raw, bar, card, facts, line, measured, note, picture, safe, table
+from tlnb.display.html import (
+    Raw,
+    bar,
+    card,
+    facts,
+    folded,
+    line,
+    measured,
+    note,
+    picture,
+    safe,
+    table,
+)
 from tlnb.display.networks import work
 from tlnb.display.words import clock, flops, memory, money, percent, seconds, small
 
@@ -24,6 +35,7 @@ KIND_NAMES = {
     "forecasting": "forecasting",
     "advising": "advising",
 }
+SAME_PRICE = "assumed: the price above"
 FIGURE_COLUMNS = ["seconds", "FLOPs", "energy", "money", "basis"]
 
 
@@ -38,18 +50,11 @@ def bill_card(bill: Bill) -> str:
         if c.kind == kind
     ]
     parts: list[str] = [table(["for", *FIGURE_COLUMNS], kinds)]
-    parts += _unpaid(bill.unpaid) if bill.unpaid else []
     parts += [note(measured(text)) for text in _basis_lines(bill.total)]
-    if rows:
-        parts += [
-            line("Every charge:"),
-            table(
-                ["for", "what", "phase", *FIGURE_COLUMNS],
-                rows,
-                left=3,
-                height="22em" if len(rows) > 14 else "",
-            ),
-        ]
+    parts += _unpaid(bill.unpaid, bill.total) if bill.unpaid else []
+    height = "22em" if len(rows) > 14 else ""
+    charges = table(["for", "what", "phase", *FIGURE_COLUMNS], rows, left=3, height=height)
+    parts += [folded("Every charge", charges)] if rows else []
     return card(repr(bill), *parts)
 
 
@@ -69,20 +74,27 @@ def _basis_lines(total: Charge) -> list[str]:
     return [f"{names[k]}: {kind}, {how}." for k, (kind, how) in total.bases.items() if k in names]
 
 
-def _unpaid(pretraining: Pretraining) -> list[Raw]:
+def _unpaid(pretraining: Pretraining, paid: Charge) -> list[Raw]:
     title = Raw(
         f"<b>The bill you did not pay</b>: pretraining {safe(pretraining.model)}, by someone else, once"
     )
-    return [line(title), facts(pretraining_facts(pretraining))]
+    basis = price_basis(pretraining.price)
+    known = pretraining.price.basis.partition(": ")[2] in paid.bases.get("money", ("", ""))[1]
+    return [line(title), facts(pretraining_facts(pretraining, SAME_PRICE if known else basis))]
 
 
-def pretraining_facts(pretraining: Pretraining) -> list[tuple[str, object]]:
-    """The cost of pretraining as rows of (figure, value with its basis)."""
+def pretraining_facts(
+    pretraining: Pretraining, basis: str = "assumed: %tl_cost says how"
+) -> list[tuple[str, object]]:
+    """The cost of pretraining as rows of (figure, value with its basis).
+
+    Args:
+        basis: what the money is based on.
+    """
+    price = pretraining.price
+    time = f"{clock(pretraining.seconds)} on {pretraining.hardware}"
     return [
-        (
-            "time",
-            f"{clock(pretraining.seconds)} on {pretraining.hardware} ({_basis_words(pretraining, 'seconds')})",
-        ),
+        ("time", f"{time} ({_basis_words(pretraining, 'seconds')})"),
         ("FLOPs", f"{flops(pretraining.flops)} ({_basis_words(pretraining, 'flops')})"),
         (
             "energy",
@@ -90,10 +102,7 @@ def pretraining_facts(pretraining: Pretraining) -> list[tuple[str, object]]:
             if pretraining.wh is not None
             else None,
         ),
-        (
-            "money",
-            f"{money(pretraining.money, pretraining.price.currency)} ({pretraining.price.basis})",
-        ),
+        ("money", f"{money(pretraining.money, price.currency)} ({basis})"),
     ]
 
 
@@ -135,86 +144,6 @@ def forecast_card(forecast: Forecast) -> str:
     return card(
         title, table(["phase", "seconds", "", "FLOPs"], rows, of_figures=True), facts(about)
     )
-
-
-def advice_card(advice: Advice) -> str:
-    """The verdict, the strategies with their evidence, the rule of thumb, the probes."""
-    head = [
-        "strategy",
-        "tried on these labels",
-        "gain",
-        "expected above head",
-        "forecast time",
-        "money",
-        "",
-    ]
-    rows = []
-    for tried in advice.evidence:
-        name = (
-            Raw(f"<b>{tried.strategy}</b>") if tried.strategy == advice.strategy else tried.strategy
-        )
-        gain = (
-            "–"
-            if tried.gain is None
-            else f"{100 * tried.gain:+.1f} ± {100 * (tried.error or 0):.1f}"
-        )
-        expected = (
-            "–"
-            if tried.strategy == "head"
-            else f"{100 * tried.expected:+.1f} ± {100 * tried.sd:.1f}"
-        )
-        cost = tried.forecast
-        remark = tried.why_not if tried.affordable else "over the budget"
-        rows.append(
-            [
-                name,
-                percent(tried.accuracy),
-                gain,
-                expected,
-                seconds(cost.seconds),
-                money(cost.money, cost.currency),
-                remark,
-            ]
-        )
-    parts: list[str] = [
-        line(measured(Raw(f"<b>{advice.strategy}</b>: {safe(advice.reason)}"))),
-        table(head, rows, of_figures=True),
-    ]
-    parts += [line(Raw(f"<b>Note</b>: {safe(flag)}.")) for flag in advice.flags]
-    about: list[tuple[str, object]] = [
-        (
-            "the rule of thumb",
-            f"{advice.rule}, for {advice.per_class:,.0f} images in each of {advice.classes} classes (little < "
-            "100 ≤ decent < 1,000 ≤ a lot, a convention); few changes first, unless data and budget are very large",
-        ),
-        ("how sure", measured(advice.sure)),
-        (
-            "half of the labels",
-            f"a probe gets {percent(advice.fractions[0][1])}, with all {percent(advice.fractions[1][1])}"
-            if advice.fractions
-            else None,
-        ),
-        (
-            "measured by",
-            "cross-validation on the labels in use; a gain is how much more probability it gives the true class than "
-            "the strategy before it, as a share of head's mistakes, ± one standard error; test images are not read",
-        ),
-        ("this advice took", f"{seconds(advice.seconds)}, which is on the bill"),
-    ]
-    parts.append(facts(about))
-    if advice.probes:
-        probes = [
-            [
-                p.stage,
-                *map(measured, (percent(p.accuracy), f"± {100 * p.error:.1f}", bar(p.accuracy))),
-            ]
-            for p in advice.probes
-        ]
-        parts.append(
-            line("What each frozen stage already knows (logistic regression on its output):")
-        )
-        parts.append(table(["stage", "accuracy", "", ""], probes))
-    return card(f"Advice for {advice.model} on {advice.data}: {advice.strategy}", *parts)
 
 
 def tuning_card(tuning: Tuning) -> str:

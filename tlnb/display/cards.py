@@ -7,7 +7,7 @@ from typing import Any
 
 from tlnb.core.costs.bill import Bill
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.evaluation.comparison import Comparison
+from tlnb.core.evaluation.comparison import Comparison, Row
 from tlnb.core.evaluation.look import Look
 from tlnb.core.evaluation.predictions import Errors, Predictions
 from tlnb.core.export.pytorch_script import Script
@@ -20,40 +20,82 @@ from tlnb.core.training.run import Forecast, Run
 from tlnb.core.tuning.advise import Advice
 from tlnb.core.tuning.tune import Tuning
 from tlnb.display import charts
-from tlnb.display.bills import advice_card, bill_card, forecast_card, tuning_card
+from tlnb.display.advice_cards import advice_card
+from tlnb.display.bills import bill_card, forecast_card, tuning_card
 from tlnb.display.check_cards import check_card, checks_card
 from tlnb.display.data_cards import data_card
 from tlnb.display.error_cards import errors_card, predictions_card
-from tlnb.display.html import Raw, card, facts, line, measured, note, picture, safe, table
+from tlnb.display.html import (
+    Raw,
+    card,
+    facts,
+    folded,
+    headline,
+    line,
+    measured,
+    note,
+    picture,
+    safe,
+    table,
+)
 from tlnb.display.look_cards import look_card
 from tlnb.display.model_cards import catalogue_card, catalogue_entry_card, model_card
 from tlnb.display.networks import anatomy_card, strategies_card
 from tlnb.display.run_cards import plan_card, run_card, saved_card
-from tlnb.display.tables import comparison_table, findings, footnotes, verdict
+from tlnb.display.tables import (
+    accuracies_words,
+    break_even_words,
+    comparison_table,
+    footnotes,
+    less_work,
+    saving_words,
+    short_table,
+    than_words,
+)
 from tlnb.display.words import interval, percent, seconds
 from tlnb.session import Session
 from tlnb.session.check_results import Check, Checks
 
 
 def comparison_card(comparison: Comparison) -> str:
-    head, rows = comparison_table(comparison)
-    parts: list[str] = [line(measured(verdict(comparison)))]
+    """What the run saved, one chart, the five columns that decide; the rest is folded."""
+    figure, words = less_work(comparison), measured(than_words(comparison))
+    parts: list[str] = [headline(measured(figure), words)] if figure else []
+    parts.append(line(measured(accuracies_words(comparison))))
     curves = [row.name for row in comparison.rows if row.curve]
     if curves:
-        alt = f"accuracy against seconds for {', '.join(curves)}, and where the seconds went"
+        alt = f"accuracy against work for {', '.join(curves)}"
         parts.append(picture(charts.comparison(comparison), alt))
+    head, rows = short_table(comparison)
     named = [
-        [Raw(f"<b>{safe(name)}</b>{note(what)}"), *map(measured, rest)]
-        for name, what, *rest in rows
+        [_named(row), *map(measured, cells[1:])]
+        for row, cells in zip(comparison.rows, rows, strict=True)
     ]
-    parts.append(table(["", *head[2:]], named))
-    parts += [line(measured(words)) for words in findings(comparison)]
-    if comparison.break_even is not None and comparison.break_even.uses is not None:
-        alt = f"what uses cost in all, from scratch and with pretraining paid; equal after {comparison.break_even.uses:,.0f} uses"
-        parts.append(picture(charts.break_even(comparison.break_even), alt, of_figures=True))
-    parts += [note(words) for words in footnotes(comparison)]
+    parts.append(table(head, named))
+    if paid := break_even_words(comparison):
+        parts.append(line(measured(paid)))
     parts += [note(measured(words)) for words in comparison.notes]
-    return card(f"Side by side on {comparison.data}", *parts)
+    return card(f"Side by side on {comparison.data}", *parts, _all_figures(comparison))
+
+
+def _named(row: Row) -> Raw:
+    what = row.what.removesuffix(f", {row.name}")
+    return Raw(f"<b>{safe(row.name)}</b>{note(what)}")
+
+
+def _all_figures(comparison: Comparison) -> Raw:
+    """Every column, what was saved by what, the break-even's chart, and how it was measured."""
+    head, rows = comparison_table(comparison)
+    parts: list[str] = [table(head, [[*row[:2], *map(measured, row[2:])] for row in rows], left=2)]
+    if words := saving_words(comparison):
+        parts.append(line(measured(words)))
+    found = comparison.break_even
+    if found is not None and found.uses is not None:
+        alt = f"what uses cost in all, from scratch and with pretraining paid; equal after {found.uses:,.0f} uses"
+        parts.append(picture(charts.break_even(found), alt, of_figures=True))
+    return folded(
+        "All figures, and how they were measured", *parts, *map(note, footnotes(comparison))
+    )
 
 
 def session_card(session: Session) -> str:

@@ -1,6 +1,7 @@
 """PNG charts, drawn with matplotlib's `Figure` because pyplot has global state.
 
-Series differ by marker and dash as well as by colour.
+Series differ by marker and dash as well as by colour. The ground is transparent, and text and axes
+have a grey that can be read on light and on dark pages.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from tlnb.core.evaluation.comparison import BreakEven, Comparison, Row
 from tlnb.core.training.run import Run
 from tlnb.core.tuning.tune import Tuning
 from tlnb.display.html import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILION
-from tlnb.display.words import seconds
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,19 +26,20 @@ LINE_STYLES = (
     (PURPLE, "-", "v"),
     (SKY, "--", "P"),
 )
-PHASE_COLOURS = {"preparing": GREY, "caching": SKY, "warmup": ORANGE, "training": BLUE}
 MAX_COLUMNS, MAX_ROWS, MAX_SAMPLES = 20, 6, 60
 MAX_CHART_COLOURS = 4096  # colours; charts have fewer, photographs more
+ON_PICTURE = "on a picture"  # the gid of text whose ground is not the page
+INK = "#7a7a7a"  # contrast of 4.3 with white and with JupyterLab's dark ground
 
 
 def figure_of(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=100, facecolor="white", layout="constrained")
+    return Figure(figsize=(width, height), dpi=100, facecolor="none", layout="constrained")
 
 
 def png_of(figure: Figure) -> bytes:
-    """Render a figure as PNG.
+    """Render a figure as PNG on a transparent ground.
 
     The few colours of a chart fit a palette, which makes notebooks a third of the size. Photographs
     keep their colours.
@@ -47,14 +48,32 @@ def png_of(figure: Figure) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from PIL import Image
 
+    _use_ink(figure)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    pixels = np.asarray(canvas.buffer_rgba()).copy()
+    pixels[..., 3] = np.minimum(255, (pixels[..., 3].astype(int) + 8) // 17 * 17)  # 16 steps
+    image = Image.fromarray(pixels)
     if image.getcolors(MAX_CHART_COLOURS) is not None:
-        image = image.quantize(dither=Image.Dither.NONE)
+        image = image.quantize(method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     out = io.BytesIO()
     image.save(out, format="png", optimize=True)
     return out.getvalue()
+
+
+def _use_ink(figure: Figure) -> None:
+    """Give what is black by default a colour for light and dark pages."""
+    from matplotlib.text import Text
+
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
+        axes.tick_params(which="both", color=INK, labelcolor=INK)
+        for spine in axes.spines.values():
+            if spine.get_edgecolor()[:3] == (0, 0, 0):
+                spine.set_color(INK)
+    for text in figure.findobj(Text):
+        if text.get_color() == "black" and text.get_gid() != ON_PICTURE:
+            text.set_color(INK)
 
 
 def words(text: str) -> str:
@@ -94,140 +113,97 @@ def samples(data: DataSet) -> bytes:
 
 
 def learning(run: Run) -> bytes:
-    """Plot the training loss and the validation or monitor accuracy by epoch."""
-    figure = figure_of(7.2, 2.6)
-    left, right = figure.subplots(1, 2)
-    epochs = range(1, len(run.epochs) + 1)
-    left.plot(epochs, [e.train_loss for e in run.epochs], color=VERMILION, lw=1.8)
-    left.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
-    curves = (
-        ("monitor", [e.monitor_accuracy for e in run.epochs], BLUE, "-"),
-        ("val", [e.val_accuracy for e in run.epochs], GREEN, "--"),
-    )
-    for name, values, colour, dash in curves:
-        seen = [(epoch, 100 * v) for epoch, v in zip(epochs, values, strict=True) if v is not None]
-        if seen:
-            right.plot(*zip(*seen, strict=True), dash, color=colour, lw=1.8, label=name)
-    right.axhline(
-        100 * run.accuracy, color=GREY, lw=1, ls=":", label=f"test, at the end: {run.accuracy:.1%}"
-    )
-    right.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 101))
-    right.legend(fontsize=8, frameon=False, loc="lower right")
-    for axes in (left, right):
+    """Plot the training loss and, where there is any, the val or monitor accuracy by epoch."""
+    curves = [
+        (name, [(epoch, 100 * v) for epoch, v in enumerate(values, 1) if v is not None], *style)
+        for name, values, style in (
+            ("monitor", [e.monitor_accuracy for e in run.epochs], (BLUE, "-")),
+            ("val", [e.val_accuracy for e in run.epochs], (GREEN, "--")),
+        )
+    ]
+    curves = [curve for curve in curves if curve[1]]
+    figure = figure_of(7.2 if curves else 3.8, 2.6)
+    panels = figure.subplots(1, 2 if curves else 1, squeeze=False)[0]
+    losses = [e.train_loss for e in run.epochs]
+    panels[0].plot(range(1, len(losses) + 1), losses, color=VERMILION, lw=1.8)
+    panels[0].set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    if curves:
+        _accuracies(panels[1], run, curves)
+    for axes in panels:
         axes.xaxis.get_major_locator().set_params(integer=True)
         _style_axes(axes)
     return png_of(figure)
 
 
+def _accuracies(axes: Any, run: Run, curves: list[Any]) -> None:
+    for name, points, colour, dash in curves:
+        axes.plot(*zip(*points, strict=True), dash, color=colour, lw=1.8, label=name)
+    end = f"test, at the end: {run.accuracy:.1%}"
+    axes.axhline(100 * run.accuracy, color=GREY, lw=1, ls=":", label=end)
+    axes.set(xlabel="epoch", ylabel="accuracy, %", ylim=(0, 101))
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+
+
 def comparison(record: Comparison) -> bytes:
-    """Plot accuracy against seconds (left) and seconds by phase (right)."""
+    """Plot accuracy against the work so far; stars mark where the target was reached."""
     rows = [row for row in record.rows if row.curve]
-    figure = figure_of(8.6, 0.32 * len(rows) + 2.6)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for row, (colour, dash, marker) in zip(
-        rows, LINE_STYLES * (1 + len(rows) // len(LINE_STYLES)), strict=False
-    ):
-        x, y = [s for s, _ in row.curve], [100 * a for _, a in row.curve]
-        left.plot(
-            x,
-            y,
-            dash,
-            color=colour,
-            lw=1.6,
-            marker=marker,
-            markevery=max(1, len(x) // 8),
-            ms=5,
-            label=words(row.name),
-        )
-        if row.seconds_to_target is not None:
-            left.plot(
-                row.seconds_to_target,
-                100 * (record.target or 0),
-                marker="*",
-                ms=13,
-                color=colour,
-                mec="white",
-            )
+    figure = figure_of(7.2, 3.2)
+    axes = figure.subplots()
+    styles = LINE_STYLES * (1 + len(rows) // len(LINE_STYLES))
+    for row, style in zip(rows, styles, strict=False):
+        _curve(axes, row, record.target, style)
     if record.target is not None:
-        left.axhline(100 * record.target, color=GREY, lw=1, ls=":")
-        left.annotate(
-            f"target {record.target:.1%}",
-            (0.99, 100 * record.target),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="bottom",
-            fontsize=8,
-            color="#444444",
-        )
-    left.set_xscale("log")
-    left.xaxis.set_major_formatter("{x:g}")
-    left.xaxis.set_minor_formatter(_few_minor_labels)
-    left.tick_params(axis="x", which="minor", labelsize=8)
-    left.set(
-        xlabel="seconds spent (log scale)",
-        ylabel=f"{record.watched_split} accuracy, %",
-        ylim=(0, 102),
-    )
-    if rows:
-        left.legend(
-            fontsize=8, frameon=False, loc="center right" if len(rows) < 3 else "lower right"
-        )
-    _style_axes(left)
-    _phases(right, rows)
+        axes.axhline(100 * record.target, color=GREY, lw=1, ls=":")
+        place = (0.01, 100 * record.target)
+        at = ("axes fraction", "data")
+        text = f"target {record.target:.1%}"
+        axes.annotate(text, place, xycoords=at, va="bottom", fontsize=8)
+    axes.set_xscale("log")
+    axes.set(xlabel="work so far, GFLOP (log scale)", ylim=(0, 102))
+    axes.set(ylabel=f"{record.watched_split} accuracy, %")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(_few_minor_labels)
+    axes.tick_params(axis="x", which="minor", labelsize=8)
+    axes.legend(fontsize=8, frameon=False, loc="lower right")
+    _style_axes(axes)
     return png_of(figure)
 
 
-def _few_minor_labels(value: float, _: int) -> str:
+def _curve(axes: Any, row: Row, target: float | None, style: tuple[str, str, str]) -> None:
+    colour, dash, marker = style
+    x, y = [work / 1e9 for work, _ in row.curve], [100 * a for _, a in row.curve]
+    every = max(1, len(x) // 8)
+    looks = {"lw": 1.6, "ms": 5, "marker": marker, "markevery": every}
+    axes.plot(x, y, dash, color=colour, label=words(row.name), **looks)
+    if row.to_target.flops is not None:
+        place = (row.to_target.flops / 1e9, 100 * (target or 0))
+        axes.plot(*place, marker="*", ms=13, color=colour, mec="white")
+
+
+def _few_minor_labels(value: float, _: float) -> str:
     """Label only 2 and 5 between powers of ten."""
     return f"{value:g}" if f"{value:e}"[0] in "25" else ""
-
-
-def _phases(axes: Any, rows: list[Row]) -> None:
-    names = [words(row.name) for row in rows]
-    start = [0.0] * len(rows)
-    for phase, colour in PHASE_COLOURS.items():
-        widths = [row.phases.get(phase, 0.0) for row in rows]
-        if any(w > 0 for w in widths):
-            axes.barh(names, widths, left=start, color=colour, label=phase, height=0.6)
-            start = [s + w for s, w in zip(start, widths, strict=True)]
-    for name, total in zip(names, start, strict=True):
-        axes.annotate(f" {seconds(total)}", (total, name), va="center", fontsize=8)
-    axes.invert_yaxis()
-    axes.margins(x=0.2)
-    axes.set(xlabel="seconds, without evaluating")
-    if rows:
-        axes.legend(
-            fontsize=8,
-            frameon=False,
-            loc="lower right",
-            bbox_to_anchor=(1, 1),
-            ncols=2,
-            borderaxespad=0,
-        )
-    _style_axes(axes)
 
 
 def break_even(record: BreakEven) -> bytes:
     """Plot the total cost by number of uses: from scratch, and with pretraining paid once."""
     uses = record.uses or 1.0
     most = max(4.0, 2 * uses)
+    unit, scale = ("GFLOP", 1e9) if record.unit == "FLOPs" else (record.unit, 1.0)
+    once, run, baseline = (each / scale for each in (record.once, record.run, record.baseline))
     figure = figure_of(5.6, 2.4)
     axes = figure.subplots()
     lines = (
-        ("from scratch every time", 0.0, record.baseline, VERMILION, "--"),
-        ("pretraining once, then this run", record.once, record.run, BLUE, "-"),
+        ("from scratch every time", 0.0, baseline, VERMILION, "--"),
+        ("pretraining once, then this run", once, run, BLUE, "-"),
     )
-    for name, once, each, colour, dash in lines:
-        axes.plot([0, most], [once, once + most * each], dash, color=colour, lw=1.8, label=name)
-    axes.plot(uses, uses * record.baseline, "o", color=GREY, ms=7)
-    axes.annotate(
-        f"{uses:,.0f} uses",
-        (uses, uses * record.baseline),
-        xytext=(6, -12),
-        textcoords="offset points",
-        fontsize=8,
-    )
-    axes.set(xlabel="uses", ylabel=f"{record.unit} in all", xlim=(0, most), ylim=(0, None))
+    for name, start, each, colour, dash in lines:
+        axes.plot([0, most], [start, start + most * each], dash, color=colour, lw=1.8, label=name)
+    meet = (uses, uses * baseline)
+    axes.plot(*meet, "o", color=GREY, ms=7)
+    label = f"{uses:,.0f} uses"
+    axes.annotate(label, meet, xytext=(6, -12), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="uses", ylabel=f"{unit} in all", xlim=(0, most), ylim=(0, None))
     axes.legend(fontsize=8, frameon=False, loc="upper left")
     _style_axes(axes)
     return png_of(figure)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.data.duplicates import Leak
+from tlnb.core.data.splits import TEST_SHARE
 from tlnb.display import charts
 from tlnb.display.html import card, facts, line, long_table, note, picture
 
@@ -23,6 +24,7 @@ def data_card(data: DataSet) -> str:
             f"{len(data.classes)}: {', '.join(data.classes[:12])}{' …' if len(data.classes) > 12 else ''}",
         ),
         ("images", splits),
+        ("splits", "; ".join(_origin(data, split) for split in data.splits)),
         ("labels in use", f"{used:,} ({each} in each class)"),
         (
             "size verdict",
@@ -57,6 +59,32 @@ def data_card(data: DataSet) -> str:
     training = "all training images" if data.splits["train"] <= 120 else "some training images"
     parts.append(picture(charts.samples(data), f"{training} of {data.name}, one column per class"))
     return card(f"{data.name}: {splits}", *parts)
+
+
+def _origin(data: DataSet, split: str) -> str:
+    """What a split is for, and where it came from."""
+    purpose = {
+        "train": "teaches",
+        "val": "chooses, as the best epoch",
+        "monitor": "only draws curves",
+        "test": "is only reported",
+    }[split]
+    folder = dict(data.folders).get(split)
+    if split == "monitor":
+        where = "spare images"
+    elif folder is not None and split == "test" and folder.endswith("val"):
+        where = f"your {folder}/ is kept as the test"
+    elif folder is not None:
+        where = f"your {folder}/"
+    elif split in data.brought:
+        where = "it came with the data"
+    elif split == "train":
+        where = "the labels in use" if "val" not in data.splits else "the other labels in use"
+    else:
+        share = {"val": data.request.val, "test": data.request.test}[split]
+        of = "the labels in use" if split == "val" else "all images"
+        where = f"{TEST_SHARE if share is None else share:.0%} of {of}, drawn here"
+    return f"{split} {purpose} ({where})"
 
 
 def _repeated(leak: Leak) -> str:

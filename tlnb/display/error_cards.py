@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from tlnb.core.evaluation.predictions import ClassScore, Errors, Predictions
-from tlnb.display.charts import figure_of, png_of
+from tlnb.display.charts import INK, ON_PICTURE, figure_of, png_of
 from tlnb.display.html import (
     BLUE,
     ORANGE,
@@ -130,9 +130,12 @@ def matrix(errors: Errors) -> bytes:
     n = len(counts)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     wrong = shares * (1 - np.eye(n))
-    colours = np.ones((n, n, 3))
-    colours -= np.sqrt(wrong / max(float(wrong.max()), 1e-9))[..., None] * (1 - _rgb(ORANGE))
-    colours[np.arange(n), np.arange(n)] = 1 - np.diag(shares)[:, None] * (1 - _rgb(BLUE)) * 0.8
+    colours = np.ones((n, n, 4))
+    tint = np.sqrt(wrong / max(float(wrong.max()), 1e-9))[..., None] * (1 - _rgb(ORANGE))
+    colours[..., :3] -= tint
+    diagonal = np.arange(n), np.arange(n)
+    colours[(*diagonal, slice(3))] = 1 - np.diag(shares)[:, None] * (1 - _rgb(BLUE)) * 0.8
+    colours[..., 3] = counts > 0  # empty cells show the page
     names = [shortened(name) for name in errors.classes]
     longest = max(map(len, names))
     cell, size, every = _matrix_layout(n)
@@ -153,7 +156,7 @@ def matrix(errors: Errors) -> bytes:
     axes.tick_params(length=0)
     axes.set_xticks(np.arange(n + 1) - 0.5, minor=True)
     axes.set_yticks(np.arange(n + 1) - 0.5, minor=True)
-    axes.grid(True, which="minor", color="#dddddd", lw=0.5)
+    axes.grid(True, which="minor", color=INK, alpha=0.35, lw=0.5)
     axes.tick_params(which="minor", length=0)
     for row, column in zip(*counts.nonzero(), strict=True):
         if n <= MAX_NUMBERED_CLASSES:
@@ -166,6 +169,7 @@ def matrix(errors: Errors) -> bytes:
                 va="center",
                 fontsize=7,
                 color="white" if dark else "black",
+                gid=ON_PICTURE,
             )
     return png_of(figure)
 

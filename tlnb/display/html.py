@@ -71,6 +71,21 @@ def line(text: object) -> Raw:
     return Raw(f'<p{_measured_class(text)} style="margin:.3em 0">{safe(text)}</p>')
 
 
+def headline(figure: object, words: object = "") -> Raw:
+    """The one figure that a card is about, large, and a sentence about it."""
+    large = f'<span style="font-size:1.9em;line-height:1.3"><b>{safe(figure)}</b></span>'
+    marked = Measured if isinstance(figure, Measured) or isinstance(words, Measured) else Raw
+    return line(marked(f"{large} {safe(words)}" if words else large))
+
+
+def folded(title: object, *parts: str) -> Raw:
+    """What is one click away; empty if there is nothing."""
+    inside = "".join(parts)
+    if not inside:
+        return Raw()
+    return Raw(f'<details style="margin:.3em 0"><summary>{safe(title)}</summary>{inside}</details>')
+
+
 def note(text: object) -> Raw:
     return Raw(
         f'<p{_measured_class(text)} style="margin:.3em 0;opacity:.75;font-size:90%">{safe(text)}</p>'
@@ -156,6 +171,19 @@ def bar(share: float, colour: str = BLUE, width: int = 90, hollow: float = 0.0) 
     return Raw(
         f'<span style="display:inline-block;width:{width}px;text-align:left;white-space:nowrap">{pieces}</span>'
     )
+
+
+def interval_bar(low: float, value: float, high: float, width: int = 240) -> Raw:
+    """A share and its interval on a line from 0 to 1; the words beside it say the same."""
+    left, middle, right = (max(0.0, min(1.0, each)) * 100 for each in (low, value, high))
+    band = f"left:{left:.1f}%;width:{max(right - left, 0.5):.1f}%;height:.7em;top:.15em;background:{SKY}"
+    tick = f"left:{middle:.1f}%;width:3px;height:1em;top:0;background:{BLUE}"
+    pieces = "".join(
+        f'<span style="position:absolute;{each}"></span>'
+        for each in ("left:0;width:100%;height:1px;top:.5em;background:currentColor", band, tick)
+    )
+    box = f"position:relative;display:inline-block;width:{width}px;max-width:60%;height:1em"
+    return Raw(f'0%&nbsp;<span style="{box}">{pieces}</span>&nbsp;100%')
 
 
 def picture(png: bytes, alt: str, *, of_figures: bool = False) -> Raw:

@@ -7,10 +7,8 @@ from tlnb.core.models.catalogue import Card, Catalogue
 from tlnb.core.models.pretrained import PretrainedModel, Transform
 from tlnb.display.bills import pretraining_facts
 from tlnb.display.html import (
-    BLUE,
     UNSCROLLED_ROWS,
     Raw,
-    bar,
     card,
     facts,
     line,
@@ -33,35 +31,21 @@ def catalogue_card(catalogue: Catalogue) -> str:
         [
             c.name,
             _min_width(c.source),
-            count(c.source_classes),
             percent(c.accuracy),
-            bar(c.accuracy or 0, BLUE, 60),
-            percent(c.top5),
             count(c.parameters),
             flops(c.flops),
+            "yes" if c.on_disk else "no",
             size(c.bytes),
+            percent(c.top5),
+            count(c.source_classes),
             _edge(c.size),
             _edge(c.min_size),
-            "yes" if c.on_disk else "no",
             _links(c),
         ]
         for c in catalogue.cards
     ]
-    head = [
-        "model",
-        "trained on",
-        "classes",
-        "top-1",
-        "",
-        "top-5",
-        "parameters",
-        "one image",
-        "file",
-        "input",
-        "at least",
-        "on disk",
-        "more",
-    ]
+    head = ["model", "trained on", "top-1", "parameters", "one image", "on disk", "file"]
+    head += ["top-5", "classes", "input", "at least", "more"]
     many = "model" if len(catalogue.cards) == 1 else "models"
     return card(
         f"{len(catalogue.cards)} {many}, {catalogue.sort} first",
@@ -169,9 +153,13 @@ def _weights(model: PretrainedModel) -> str:
         )
     if model.weights != "default":
         return f"from {model.weights}"
-    return {"own": "as your module holds them", "run": "the run's"}.get(
-        c.family, f"embedded ({size(c.bytes)})"
-    )
+    where = {
+        "own": "as your module holds them",
+        "run": "the run's",
+        "package": f"from a Python package ({size(c.bytes)})",
+        "timm": f"downloaded for timm ({size(c.bytes)})",
+    }
+    return where.get(c.family, f"embedded ({size(c.bytes)})")
 
 
 def _other_weights(c: Card) -> Raw:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tlnb.core.models.anatomy import UNUSED, Anatomy, Layer, Stage
 from tlnb.core.planning.plan import Plan, Strategies
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, line, note, safe, table
 from tlnb.display.words import flops, percent
 
+BAR_WIDTH = 40  # pixels: wider tables are cut on narrow pages
 UNSCROLLED_ROWS = 40  # tables with more rows scroll
 STRATEGY_MEANINGS = {
     "head": "a new output layer on a frozen network",
@@ -23,21 +26,13 @@ STRATEGY_DATA = {"head": "little data", "partial": "a decent amount", "full": "a
 def anatomy_card(read: Anatomy) -> str:
     """Stages, and with `detailed` their layers: parameters, FLOPs, and what is frozen."""
     statistics = any(x.running_stats for x in read.layers)
-    head = ["stage", "layers", "parameters", "", "output", "FLOPs", "", "in training"]
+    head = ["stage", "in training", "layers", "parameters", "", "output", "FLOPs", ""]
     if read.detailed:
-        head[:2] = ["stage, layer", "kind"]
-    rows = [row for stage in read.stages for row in _rows(stage, read)]
-    width = len(head) + statistics
-    head.append("running statistics")
-    cut = [row[:width] for row in rows]
-    parts: list[str] = [
-        table(
-            head[:width],
-            cut,
-            left=2 if read.detailed else 1,
-            height="34em" if len(rows) > UNSCROLLED_ROWS else "",
-        )
-    ]
+        head[:3] = ["stage, layer", "in training", "kind"]
+    head += ["running statistics"] * statistics
+    rows = [row[: len(head)] for stage in read.stages for row in _rows(stage, read)]
+    height = "34em" if len(rows) > UNSCROLLED_ROWS else ""
+    parts: list[str] = [table(head, rows, left=3 if read.detailed else 2, height=height)]
     parts += [line(f"Note: {words}.") for words in read.warnings]
     parts += [note(words) for words in _notes(read, statistics)]
     return card(f"{read.model}, from input to output", *parts)
@@ -45,51 +40,60 @@ def anatomy_card(read: Anatomy) -> str:
 
 def _rows(stage: Stage, read: Anatomy) -> list[list[object]]:
     """The row of a stage; with `detailed`, its layers' rows follow and have the bars."""
-    layers = read.layers if read.detailed else ()
-    most_params = max((x.params for x in layers or read.stages), default=0)
-    most_flops = max((x.flops for x in layers or read.stages), default=0)
-    count = f"{stage.layers} layer{'s' if stage.layers != 1 else ''}"
-    rows: list[list[object]] = [
-        [
-            Raw(f"<b>{safe(stage.name)}</b>"),
-            count if read.detailed else stage.layers,
-            f"{stage.params:,}",
-            "" if read.detailed else _bar(stage.params, stage.frozen_params, most_params, BLUE),
-            _shape(stage.shape),
-            work(stage.flops),
-            "" if read.detailed else _bar(stage.flops, stage.frozen_flops, most_flops, ORANGE),
-            frozen_of(stage.frozen, stage.layers) if stage.used else "unused",
-            f"{stage.running_stats} layer{'s' if stage.running_stats != 1 else ''}"
-            if stage.running_stats
-            else "",
-        ]
+    if not read.detailed:
+        return [_stage_row(stage, read.stages)]
+    own = [x for x in read.layers if x.stage == stage.name]
+    return [_stage_row(stage, ()), *(_layer_row(x, read.layers) for x in own)]
+
+
+def _stage_row(stage: Stage, bars: Sequence[Stage]) -> list[object]:
+    """Its bars are relative to the largest of `bars`; without any there are none."""
+    statistics = f"{stage.running_stats} layer{'s' if stage.running_stats != 1 else ''}"
+    layers = f"{stage.layers} layer{'s' if stage.layers != 1 else ''}"
+    return [
+        Raw(f"<b>{safe(stage.name)}</b>"),
+        state_of(stage),
+        stage.layers if bars else layers,
+        f"{stage.params:,}",
+        _params_bar(stage, stage.frozen_params, bars),
+        _shape(stage.shape),
+        work(stage.flops),
+        _flops_bar(stage, stage.frozen_flops, bars),
+        statistics if stage.running_stats else "",
     ]
-    for x in layers:
-        if x.stage == stage.name:
-            rows.append(
-                [
-                    Raw(f'<span style="padding-left:1em">{safe(x.name)}</span>'),
-                    x.kind,
-                    f"{x.params:,}" if x.params else "–",
-                    _bar(x.params, x.params * x.frozen, most_params, BLUE),
-                    _shape(x.shape),
-                    work(x.flops),
-                    _bar(x.flops, x.flops * x.frozen, most_flops, ORANGE),
-                    _layer_state(x),
-                    "yes" if x.running_stats else "",
-                ]
-            )
-    return rows
 
 
-def _layer_state(layer: Layer) -> str:
-    if not layer.used:
+def _layer_row(layer: Layer, bars: Sequence[Layer]) -> list[object]:
+    return [
+        Raw(f'<span style="padding-left:1em">{safe(layer.name)}</span>'),
+        state_of(layer),
+        layer.kind,
+        f"{layer.params:,}" if layer.params else "–",
+        _params_bar(layer, layer.params * layer.frozen, bars),
+        _shape(layer.shape),
+        work(layer.flops),
+        _flops_bar(layer, layer.flops * layer.frozen, bars),
+        "yes" if layer.running_stats else "",
+    ]
+
+
+def state_of(unit: Stage | Layer) -> str:
+    """`trains`, `frozen`, `2 of 3 frozen`, or `unused`."""
+    if not unit.used:
         return "unused"
-    return "frozen" if layer.frozen else "trains"
+    return frozen_of(unit.frozen, unit.layers if isinstance(unit, Stage) else 1)
+
+
+def _params_bar(unit: Stage | Layer, frozen: int, bars: Sequence[Stage | Layer]) -> Raw:
+    return _bar(unit.params, frozen, max((x.params for x in bars), default=0), BLUE)
+
+
+def _flops_bar(unit: Stage | Layer, frozen: int, bars: Sequence[Stage | Layer]) -> Raw:
+    return _bar(unit.flops, frozen, max((x.flops for x in bars), default=0), ORANGE)
 
 
 def _bar(value: int, frozen: int, most: int, colour: str) -> Raw:
-    return bar(value / max(most, 1), colour, hollow=frozen / max(most, 1))
+    return bar(value / most, colour, BAR_WIDTH, frozen / most) if most else Raw()
 
 
 def _notes(read: Anatomy, statistics: bool) -> list[str]:
@@ -129,7 +133,7 @@ def frozen_of(frozen: int, layers: int) -> str:
 def strategies_card(strategies: Strategies) -> str:
     """What each strategy trains, what a step costs, and the amount of data it suits."""
     most = max(strategies.step_flops)
-    head = ["strategy", "trains", "made for", "parameters", "", "", "a step's FLOPs", "", ""]
+    head = ["strategy", "trains", "made for", "parameters", "", "a step's FLOPs", ""]
     rows = [
         _strategy_row(plan, stages, cost, most, strategies.suggested)
         for plan, stages, cost in zip(
@@ -159,10 +163,8 @@ def _strategy_row(
         name,
         STRATEGY_MEANINGS[plan.strategy] + where,
         STRATEGY_DATA.get(plan.strategy, ""),
-        f"{plan.trainable_params:,}",
-        percent(share),
-        bar(share),
-        flops(cost),
-        percent(cost / most),
-        bar(cost / most, ORANGE),
+        f"{plan.trainable_params:,} ({percent(share)})",
+        bar(share, width=BAR_WIDTH),
+        f"{flops(cost)} ({percent(cost / most)})",
+        bar(cost / most, ORANGE, BAR_WIDTH),
     ]

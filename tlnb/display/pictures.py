@@ -17,7 +17,7 @@ CLASS_STYLES = (  # colour and marker of up to ten classes; either alone disting
     (VERMILION, "D"),
     (PURPLE, "v"),
     (SKY, "P"),
-    ("#000000", "X"),
+    ("#c51b7d", "X"),
     (GREY, "<"),
     ("#8c6d1f", ">"),
     ("#5b2a86", "*"),

@@ -10,10 +10,29 @@ from tlnb.core.training.freezing import Change
 from tlnb.core.training.run import Run
 from tlnb.display import charts
 from tlnb.display.bills import forecast_score
-from tlnb.display.html import Raw, bar, card, facts, line, measured, picture, safe, table
+from tlnb.display.html import (
+    Raw,
+    bar,
+    card,
+    facts,
+    folded,
+    headline,
+    interval_bar,
+    line,
+    measured,
+    note,
+    picture,
+    safe,
+    table,
+)
 from tlnb.display.networks import STRATEGY_MEANINGS, frozen_of
 from tlnb.display.tables import pretraining_accuracy_words
-from tlnb.display.words import flops, interval, size, small
+from tlnb.display.words import flops, interval, seconds, size, small
+
+MOVED_BY = (
+    "By: how long the change is, as a share of what was there at the start (‖Δw‖ / ‖w‖). Above 100% "
+    "little is left of the start, as in a new output layer; a few percent is fine-tuning."
+)
 
 
 def plan_card(plan: Plan) -> str:
@@ -54,47 +73,94 @@ def _layer_names(names: tuple[str, ...]) -> str:
 
 
 def run_card(run: Run) -> str:
-    phases = [(p, s) for p, s in run.seconds.items() if s >= 0.005]
+    """Accuracy large with its interval, what changed, time and work, the curve; the rest folded."""
+    low, high = run.interval
+    right = f"of {run.test_images:,} test images right (95% interval {interval(run.interval)}%)"
     rows = [
-        (
-            "test accuracy",
-            Raw(
-                f"<b>{run.accuracy:.1%}</b> (95% interval {interval(run.interval)}%, {run.test_images:,} images)"
-            ),
-        ),
-        (
-            "trained",
-            f"{run.plan.trainable_params:,} of {run.plan.total_params:,} parameters, "
-            f"{len(run.epochs)} epochs, {_steps(run)}",
-        ),
-        ("seconds", measured(", ".join(f"{p} {s:.2f}" for p, s in phases) + " (measured)")),
-        (
-            "FLOPs",
-            measured(
-                f"{flops(run.training_flops)} to train, {flops(run.flops - run.training_flops)} to evaluate (counted)"
-            ),
-        ),
-        ("computed once", _cache_words(run)),
-        ("energy", measured(f"{small(run.energy_wh, 'Wh')} ({run.bases.get('energy_wh', '')})")),
-        ("money", measured(f"{small(run.money, run.currency)} ({run.bases.get('money', '')})")),
-        ("forecast", measured(forecast_score(run.forecast)) if run.forecast else None),
+        ("changed", _changed(run)),
+        ("baseline of", run.baseline_of),
+        ("time", measured(seconds(run.training_seconds))),
+        ("work", measured(f"{flops(run.training_flops)}{_alone(run)}")),
         ("over seeds", _repeats(run)),
-        ("on its own source", measured(pretraining_accuracy_words(run))),
-        ("options", measured(_options(run)) if run.plan.tuned else _options(run)),
-        ("on", measured(f"{run.hardware}, {run.device}, {run.precision}" + _process_count(run))),
+        ("on its own source", measured(pretraining_accuracy_words(run)) if _forgot(run) else None),
         ("notes", "; ".join(run.notes)),
     ]
-    if run.baseline_of:
-        rows.insert(0, ("baseline of", run.baseline_of))
-    parts = [facts(rows), proof(run)]
+    parts = [
+        headline(f"{run.accuracy:.1%}", right),
+        line(measured(interval_bar(low, run.accuracy, high))),
+        facts(rows),
+    ]
     if charts.has_curve(run):
-        parts.append(
-            picture(
-                charts.learning(run),
-                f"training loss and accuracy of {run.name} by epoch; test accuracy {run.accuracy:.1%}",
-            )
-        )
-    return card(f"Run {run.name}: {run.status}, {run.strategy} on {run.data}", *parts)
+        alt = f"training loss and accuracy of {run.name} by epoch; test accuracy {run.accuracy:.1%}"
+        parts.append(picture(charts.learning(run), alt))
+    parts += [folded("Cost and settings", facts(_details(run))), _folded_proof(run)]
+    return card(_title(run), *parts)
+
+
+def _title(run: Run) -> str:
+    strategy = "" if run.name == run.strategy else f" ({run.strategy})"
+    status = "" if run.status == "finished" else f": {run.status}"
+    return f"Run {run.name}{strategy} on {run.data}{status}"
+
+
+def _details(run: Run) -> list[tuple[str, object]]:
+    phases = ", ".join(f"{p} {s:.2f}" for p, s in run.seconds.items() if s >= 0.005)
+    evaluating = run.flops - run.training_flops
+    done = f"{flops(run.training_flops)} to train, {flops(evaluating)} to evaluate (counted)"
+    return [
+        ("strategy", f"{run.strategy}, of {run.plan.model}"),
+        ("trained", f"{len(run.epochs)} epochs, {_steps(run)}"),
+        ("seconds", measured(f"{phases} (measured)")),
+        ("FLOPs", measured(done)),
+        ("computed once", _cache_words(run)),
+        ("energy", measured(f"{small(run.energy_wh, 'Wh')} ({_kind(run, 'energy_wh')})")),
+        ("money", measured(f"{small(run.money, run.currency)} ({_kind(run, 'money')})")),
+        ("forecast", measured(forecast_score(run.forecast)) if run.forecast else None),
+        ("on its own source", None if _forgot(run) else measured(pretraining_accuracy_words(run))),
+        ("options", measured(_options(run)) if run.plan.tuned else _options(run)),
+        ("on", measured(f"{run.hardware}, {run.device}, {run.precision}" + _process_count(run))),
+    ]
+
+
+def _kind(run: Run, figure: str) -> str:
+    """`measured`, or `assumed` with where to read how."""
+    kind = run.bases.get(figure, "").partition(":")[0]
+    return f"{kind}: %tl_cost says how" if kind == "assumed" else kind
+
+
+def _changed(run: Run) -> str:
+    """What really moved, beside what was to train."""
+    share = f"{run.plan.trainable_params:,} of {run.plan.total_params:,} parameters train"
+    broken = [change.name for change in run.changes if change.frozen and change.moved]
+    if broken:
+        return f"✗ frozen layers too: {', '.join(broken[:3])}; {share}"
+    heads = {layer for layer in run.moved if any(e.covers(layer) for e in run.plan.edits)}
+    if not run.moved:
+        return f"nothing; {share}"
+    if run.moved == tuple(heads) or set(run.moved) == heads:
+        return f"only the output layer ✓ ({share})"
+    moved, every = len(run.moved), len(run.changes)
+    which = "every layer" if moved == every else f"{moved} of {every} layers, no frozen one"
+    return f"{which} ✓ ({share})"
+
+
+def _alone(run: Run) -> str:
+    """What the run would have cost without what an earlier one had computed."""
+    if run.work_alone <= run.training_flops * (1 + 1e-9):
+        return ""
+    return f"; alone {flops(run.work_alone)}: an earlier run computed and paid for the rest"
+
+
+def _forgot(run: Run) -> bool:
+    """Whether its accuracy on its pretraining task changed."""
+    return run.source_accuracy is not None and run.source_accuracy[0] != run.source_accuracy[1]
+
+
+def _folded_proof(run: Run) -> Raw:
+    if not run.changes:
+        return Raw()
+    title = "Proof: every layer compared with its start, bit for bit"
+    return folded(title, proof(run), note(MOVED_BY))
 
 
 def _process_count(run: Run) -> str:
@@ -132,16 +198,8 @@ def proof(run: Run) -> Raw:
         moved_layers = f"{len(moved)} of {len(layers)} layers" if moved else "nothing, bit for bit"
         amounts = [_range(weights), bar(max(weights, default=0.0)), _range(statistics)]
         rows.append([stage, planned, moved_layers, *(map(measured, amounts) if moved else amounts)])
-    head = [
-        "stage",
-        "planned",
-        "what really moved",
-        "weights, ‖Δw‖ / ‖w‖",
-        "",
-        "running statistics",
-    ]
-    title = line(Raw("<b>Proof</b>: every layer compared with its start"))
-    return Raw(title + table(head, rows, left=3))
+    head = ["stage", "planned", "what really moved", "weights by", "", "running statistics by"]
+    return table(head, rows, left=3)
 
 
 def _range(values: list[float]) -> str:
@@ -159,7 +217,7 @@ def _cache_words(run: Run) -> Raw | None:
         return None
     views = f"{cache.views} views of each image" if cache.views > 1 else "each image"
     kept = f"{cache.bytes / 1e6:,.1f} MB" if cache.bytes >= 1e5 else f"{cache.bytes / 1e3:,.0f} kB"
-    reused = "; reused from an earlier run, which was charged for it" if cache.reused else ""
+    reused = "; found: an earlier run had computed and paid for it" if cache.reused else ""
     place = "memory" if cache.place == "memory" else "a file"
     return measured(f"everything up to {cache.at}, for {views}: {kept} in {place}{reused}")
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from tlnb.core.evaluation.comparison import BreakEven, Comparison, Row
+from tlnb.core.evaluation.comparison import Comparison, Ratio, Row, Spent
 from tlnb.core.training.run import Run, wilson_interval
 from tlnb.display.words import clock, flops, interval, money, percent, small, span, times
+
+SAME_WORK = "about as much work"
+NOTICEABLE = 1.05  # ratio of two amounts of work from which they are called different
 
 
 def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -33,6 +34,7 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
         ),
         ("energy, Wh", lambda row: small(row.wh), True),
         (f"money, {comparison.price.currency}", lambda row: money(row.money), True),
+        ("by phase", _phases, any(row.phases for row in comparison.rows)),
         ("steps", lambda row: "–" if row.steps is None else f"{row.steps:,}", True),
         ("an image later", lambda row: flops(row.inference_flops), len(later) > 1),
         (
@@ -53,9 +55,19 @@ def _accuracy(row: Row) -> str:
     return f"{percent(row.accuracy)} ± {100 * row.spread:.1f} ({row.seeds} seeds)"
 
 
+def _phases(row: Row) -> str:
+    took = [
+        (p, s) for p, s in row.phases.items() if s >= 0.005 and p not in ("evaluating", "other")
+    ]
+    return ", ".join(f"{phase} {s:.2f} s" for phase, s in took) or "–"
+
+
 def _time_to_target(row: Row, comparison: Comparison) -> str:
-    missed = row.seconds_to_target is None and row.curve and comparison.target is not None
-    return "not reached" if missed else span(row.to_target.since, row.seconds_to_target)
+    return (
+        "not reached"
+        if _missed(row, comparison)
+        else span(row.to_target.since, row.seconds_to_target)
+    )
 
 
 def _pretraining_accuracy(row: Row) -> str:
@@ -70,7 +82,7 @@ def pretraining_accuracy_words(run: Run) -> str:
     if run.source_accuracy is None:
         return ""
     before, after = run.source_accuracy
-    how = f"{run.source_pictures:,} held-out pictures, measured"
+    how = f"{run.source_pictures:,} of its held-out pictures, measured; its card counts all of them"
     if before == after and all(any(e.covers(layer) for e in run.plan.edits) for layer in run.moved):
         return f"with its old output layer {percent(before)}, unchanged: only the output layer moved ({how})"
     intervals = [
@@ -84,11 +96,52 @@ def pretraining_accuracy_words(run: Run) -> str:
     return f"with its old output layer {percent(before)} before, {percent(after)} after: {words} ({how})"
 
 
+def short_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Head and rows of the five columns that decide: accuracy, work, time, money, what trained.
+
+    Costs are those up to the target; of what has none, all of it. Where classes differ in size,
+    balanced accuracy takes the place of money.
+    """
+    until = "" if comparison.target is None else f" to {percent(comparison.target)}"
+    balanced = ["balanced"] if comparison.skewed else []
+    paid = [] if comparison.skewed else [f"money, {comparison.price.currency}"]
+    head = ["", "test accuracy", *balanced, f"work{until}", f"time{until}", *paid]
+    rows = [_short_row(row, comparison) for row in comparison.rows]
+    return [*head, "parameters trained"], rows
+
+
+def _short_row(row: Row, comparison: Comparison) -> list[str]:
+    missed, spent = _missed(row, comparison), row.to_target
+    if not spent.known:
+        spent = Spent(seconds=row.seconds, flops=row.flops, money=row.money)
+    spread = f"({interval(row.interval)})" if row.interval else ""
+    paid = money(row.money if missed else spent.money)
+    return [
+        row.name,
+        f"{_accuracy(row)} {spread}".strip(),
+        *([percent(row.balanced_accuracy)] if comparison.skewed else []),
+        "not reached" if missed else flops(spent.flops),
+        "not reached" if missed else span(spent.since, spent.seconds, clock),
+        *([] if comparison.skewed else [paid]),
+        "–" if row.trained_params is None else f"{row.trained_params:,}",
+    ]
+
+
+def _missed(row: Row, comparison: Comparison) -> bool:
+    return bool(row.curve) and comparison.target is not None and not row.to_target.known
+
+
 def verdict(comparison: Comparison) -> str:
-    """Compare run and baseline in two sentences.
+    """Compare run and baseline: work and time to the target, then test accuracy.
 
     Differences within the 95% intervals are called small.
     """
+    saved = saved_words(comparison)
+    return f"{saved}: {accuracies_words(comparison)}" if saved else accuracies_words(comparison)
+
+
+def accuracies_words(comparison: Comparison) -> str:
+    """The test accuracies of run and baseline, and their difference."""
     if comparison.run is None or comparison.baseline is None:
         return "No baseline yet: %tl_train --scratch trains one."
     by = {row.name: row for row in comparison.rows}
@@ -98,16 +151,49 @@ def verdict(comparison: Comparison) -> str:
     small_gap = (
         "" if _intervals_differ(run, baseline) else " (within the 95% intervals: call it small)"
     )
-    words = [
-        f"{run.name} gets {percent(run.accuracy)} of the test images right, {baseline.name} {percent(baseline.accuracy)}: "
-        f"{gap:+.1f} points{several or small_gap}."
-    ]
-    if comparison.speedup is not None:
-        least = "at least " if comparison.speedup_is_bound else ""
-        words.append(
-            f"It reached {percent(comparison.target)} {least}{times(comparison.speedup)} sooner."
-        )
-    return " ".join(words)
+    return (
+        f"{run.name} gets {percent(run.accuracy)} of the test images right, "
+        f"{baseline.name} {percent(baseline.accuracy)}: {gap:+.1f} points{several or small_gap}."
+    )
+
+
+def saved_words(comparison: Comparison) -> str:
+    """`21 times less work to 61.0% (45× sooner)`; empty without a baseline or a target."""
+    if comparison.ratio is None:
+        return ""
+    return f"{less_work(comparison)} to {percent(comparison.target)} ({_sooner(comparison.ratio)})"
+
+
+def than_words(comparison: Comparison) -> str:
+    """What follows the headline: `than scratch to reach 61.0% on monitor; 45× sooner`."""
+    if comparison.ratio is None:
+        return ""
+    than = "as" if less_work(comparison) == SAME_WORK else "than"
+    until = f"{percent(comparison.target)} on {comparison.watched_split}"
+    return f"{than} {comparison.baseline} to reach {until}; {_sooner(comparison.ratio)} here"
+
+
+def _sooner(ratio: Ratio) -> str:
+    least = "at least " if ratio.is_bound else ""
+    sooner = ratio.seconds >= 1
+    words = times(ratio.seconds if sooner else 1 / ratio.seconds)
+    return f"{least}{words} {'sooner' if sooner else 'later'}"
+
+
+def less_work(comparison: Comparison) -> str:
+    """The headline: `21 times less work`."""
+    if comparison.ratio is None:
+        return ""
+    ratio, least = comparison.ratio.work, "at least " if comparison.ratio.is_bound else ""
+    if ratio >= NOTICEABLE:
+        return f"{least}{_number(ratio)} times less work"
+    if ratio > 1 / NOTICEABLE:
+        return SAME_WORK
+    return f"{_number(1 / ratio)} times more work"
+
+
+def _number(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:.0f}"
 
 
 def _intervals_differ(one: Row, other: Row) -> bool:
@@ -116,51 +202,62 @@ def _intervals_differ(one: Row, other: Row) -> bool:
     return one.interval[0] > other.interval[1] or other.interval[0] > one.interval[1]
 
 
+def saving_words(comparison: Comparison) -> str:
+    """The FLOPs saved with their causes; empty without a baseline."""
+    saved = comparison.saving
+    if saved is None:
+        return ""
+    causes = (
+        ("fewer images shown", saved.fewer_steps),
+        ("freezing", saved.freezing),
+        ("caching", saved.caching),
+    )
+    total = _signed(sum(v for _, v in causes))
+    parts = ", ".join(f"{name} {_signed(v)}" for name, v in causes)
+    return f"FLOPs saved against the baseline: {total} ({parts})."
+
+
+def break_even_words(comparison: Comparison) -> str:
+    """Uses until pretraining has paid for itself: in FLOPs, then in seconds or money."""
+    counted = [
+        ("FLOPs" if b.unit == "FLOPs" else "seconds" if b.unit == "seconds" else "money", b.uses)
+        for b in (comparison.break_even, comparison.break_even_paid)
+        if b is not None
+    ]
+    if not counted:
+        return ""
+    (unit, uses), *others = counted
+    also = "".join(f"; in {name} after {_uses(many)}" for name, many in others)
+    paid = f"Someone else paid for the pretraining; counted in {unit}, it has paid for itself after"
+    return f"{paid} {_uses(uses)}{also}."
+
+
+def _uses(uses: float | None) -> str:
+    return "no number of uses: this one saved nothing" if uses is None else f"{uses:,.0f} such uses"
+
+
 def findings(comparison: Comparison) -> list[str]:
     """The savings with their causes, and the uses until pretraining pays for itself."""
-    words = []
-    if comparison.saving is not None:
-        saved = comparison.saving
-        causes = (
-            ("fewer images shown", saved.fewer_steps),
-            ("freezing", saved.freezing),
-            ("caching", saved.caching),
-        )
-        total = _signed(sum(v for _, v in causes))
-        parts = ", ".join(f"{name} {_signed(v)}" for name, v in causes)
-        words.append(f"FLOPs saved against the baseline: {total} ({parts}).")
-    if comparison.break_even is not None:
-        words.append(_break_even(comparison.break_even))
-    return words
-
-
-def _break_even(break_even: BreakEven) -> str:
-    unit = "seconds" if break_even.unit == "seconds" else "money"
-    paid = f"Someone else paid for the pretraining; counted in {unit}, "
-    if break_even.uses is None:
-        return f"{paid}it never pays for itself here: this use cost at least as much as training from scratch."
-    return f"{paid}it has paid for itself after {break_even.uses:,.0f} such uses."
+    return [w for w in (saving_words(comparison), break_even_words(comparison)) if w]
 
 
 def footnotes(comparison: Comparison) -> list[str]:
-    """Which figures were measured and which were assumed."""
-    price = f"{comparison.price.per_hour:g} {comparison.price.currency} an hour ({comparison.price.basis})"
-    source = any(row.source_accuracy for row in comparison.rows)
+    """Which figures were measured and which were assumed, and what the rows and columns are."""
+    price = f"{comparison.price.per_hour:g} {comparison.price.currency} an hour"
     energy = sorted(
         {row.basis.split(",")[0] for row in comparison.rows if row.kind in ("run", "baseline")}
     )
+    own = any(row.source_accuracy for row in comparison.rows)
+    source = "On its own source: held-out pictures, with the old output layer on the trained network's other layers."
+    others = [f"{row.name}: {row.what}" for row in comparison.rows if not row.curve]
     return [
-        f"Seconds and FLOPs are measured, without evaluation; {' and '.join(energy)}; money is seconds at {price}.",
+        f"Work is FLOPs, counted; seconds are measured; both without evaluation; {' and '.join(energy)}; "
+        f"money is seconds at {price} (%tl_cost says whose price).",
         f"The target is measured on {comparison.watched_split}; test images are not used to choose.",
+        *([f"Not trained here: {'; '.join(others)}."] if others else []),
         *_interval_notes(comparison),
         *_inference_notes(comparison),
-        *(
-            [
-                "On its own source: held-out pictures, with the old output layer on the trained network's other layers."
-            ]
-            if source
-            else []
-        ),
+        *([source] if own else []),
     ]
 
 
@@ -188,33 +285,3 @@ def _signed(value: float) -> str:
     if abs(value) < 1e6:
         return "none"
     return flops(value) if value > 0 else f"−{flops(-value)}"
-
-
-def grid(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Format a table as text: the first `left` columns flush left, the others flush right."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-
-    def text(row: Sequence[str]) -> str:
-        cells = (
-            c.ljust(w) if i < left else c.rjust(w)
-            for i, (c, w) in enumerate(zip(row, widths, strict=True))
-        )
-        return "  ".join(cells).rstrip()
-
-    return "\n".join([text(head), "  ".join("-" * w for w in widths), *map(text, rows)])
-
-
-def comparison_text(comparison: Comparison) -> str:
-    """The whole comparison for a terminal."""
-    head, rows = comparison_table(comparison)
-    return "\n".join(
-        [
-            verdict(comparison),
-            "",
-            grid(head, rows, left=2),
-            "",
-            *findings(comparison),
-            *footnotes(comparison),
-            *comparison.notes,
-        ]
-    )

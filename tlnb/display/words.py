@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 
 def percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
@@ -20,20 +22,22 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
 
 
-def span(low: float | None, high: float | None) -> str:
-    """Format a moment between two times, `0.21 s–0.35 s`.
-
-    Only the later time is shown if both look the same, or there is no earlier one.
-    """
-    before, after = seconds(low), seconds(high)
-    return after if low is None or before == after else f"{before}–{after}"
-
-
 def clock(value: float | None) -> str:
     """Format computing time up to GPU-years: like `seconds`, but in days from two days on."""
     if value is None or value < 2 * 86_400:
         return seconds(value)
     return f"{value / 86_400:,.0f} days"
+
+
+def span(
+    low: float | None, high: float | None, form: Callable[[float | None], str] = seconds
+) -> str:
+    """Format a moment between two times, `0.21 s–0.35 s`.
+
+    Only the later time is shown if both look the same, or there is no earlier one.
+    """
+    before, after = form(low), form(high)
+    return after if low is None or before == after else f"{before}–{after}"
 
 
 def flops(value: float | None) -> str:
@@ -88,6 +92,7 @@ def memory(value: float) -> str:
 
 
 def times(value: float) -> str:
+    """Format a ratio: `3.4×`, `45×`."""
     return f"{value:.1f}×" if value < 20 else f"{value:.0f}×"
 
 

@@ -12,6 +12,7 @@ from tlnb.panels.data_panel import DataPanel
 from tlnb.panels.layers_panel import LayersPanel
 from tlnb.panels.model_panel import ModelPanel
 from tlnb.panels.train_panel import TrainPanel
+from tlnb.panels.use_panel import UsePanel
 from tlnb.session import Session
 
 KINDS: dict[str, type[Panel]] = {
@@ -20,6 +21,7 @@ KINDS: dict[str, type[Panel]] = {
     "layers": LayersPanel,
     "train": TrainPanel,
     "compare": ComparePanel,
+    "use": UsePanel,
 }
 
 
@@ -28,7 +30,9 @@ class AllPanels(Panel):
 
     def __init__(self, session: Session, panels: Sequence[Panel]) -> None:
         self.panels = panels
-        self.box = w.Tab(children=[panel.box for panel in panels], layout=w.Layout(width="100%"))
+        self.box = w.Tab(
+            children=[panel.box for panel in panels], layout=w.Layout(width="calc(100% - 4px)")
+        )
         for i, panel in enumerate(panels):
             self.box.set_title(i, f"{i + 1} {panel.title}")
         self.box.tlnb_panel = self

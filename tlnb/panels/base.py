@@ -65,7 +65,10 @@ def button(
 def row(*parts: Any) -> Any:
     """Controls side by side; on a narrow page they wrap."""
     return w.HBox(
-        list(parts), layout=w.Layout(flex_flow="row wrap", align_items="center", width="100%")
+        list(parts),
+        layout=w.Layout(
+            flex_flow="row wrap", align_items="center", width="100%", overflow="visible"
+        ),
     )
 
 
@@ -166,8 +169,8 @@ class Panel:
             "code",
         )
         self.box = w.VBox(
-            [*self.parts(), self.bar, self.error, row(self.did, self.hand_over), self.script],
-            layout=w.Layout(width="100%", padding="4px 0"),
+            [row(self.did, self.hand_over), self.script, self.bar, self.error, *self.parts()],
+            layout=w.Layout(width="100%", padding="4px 0", overflow="visible"),
         )
         self.box.tlnb_panel = self  # lives as long as its widgets
         self._last = self._progress = ""

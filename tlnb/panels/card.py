@@ -18,6 +18,7 @@ HINTS = {
     "layers": "%tl_freeze and %tl_unfreeze set which layers train",
     "train": "%tl_train trains the plan",
     "compare": "%tl_compare shows runs side by side",
+    "use": "%tl_predict FILE labels new images, %tl_save keeps the network",
 }
 
 
@@ -57,6 +58,6 @@ def _parts(session: Session, name: str) -> list[str]:
         return [anatomy_card(session.layers()), run_cards.plan_card(session.plan)]
     if name == "train" and session.runs:
         return [run_cards.run_card(session.runs[-1])]
-    if name in ("all", "train", "compare"):
+    if name in ("all", "train", "compare", "use"):
         return [cards.session_card(session)]
     return [line(f"nothing yet; next: {session.next_line}")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import ipywidgets as w
@@ -11,9 +12,11 @@ import ipywidgets as w
 from tlnb.core.data.builtin import BUNDLED
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.data.request import DataRequest
+from tlnb.core.runtime.errors import UsageError
 from tlnb.display import data_cards
 from tlnb.display.html import Raw, bar, line, table
 from tlnb.panels.base import WIDE, Panel, button, field, row, shown
+from tlnb.panels.uploads import BY_CLASS, FOLDER, keep, plain_name, upload_button, uploaded
 
 AMOUNTS = (
     ("images per class", "per_class"),
@@ -21,6 +24,9 @@ AMOUNTS = (
     ("all images", "all"),
 )
 OTHER_FOLDER, FROM_PYTHON = "another folder", "arrays"
+ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
+LOADABLE = (*ARCHIVES, ".csv", ".tsv")  # files that are a data set
+MAX_ENTRIES = 500  # of a folder, listed at most
 MAX_FOLDERS = 20  # offered at most
 MAX_COUNTED_CLASSES = 300  # at most so many classes have their counts listed
 
@@ -39,13 +45,50 @@ class DataPanel(Panel):
             options=sources(),
             value="digits",
         )
+        self._make_own()
+        self._make_amount()
+        self.take = button(
+            "Load these images", "Load the data set (%tl_data)", self.load, "check", "primary"
+        )
+        self.view = w.HTML()
+        self.on(self.source, self._switch)
+        self.on(self.amount, self._switch)
+        self.on(self.browser, self._open)
+        self.on(self.files, self._keep_uploads)
+        self.on(self.source, self._suggest_amount)
+        self._switch()
+        return [
+            row(self.source, self.folder),
+            self.browser,
+            self.upload,
+            row(self.amount, self.number, self.seed),
+            row(self.take),
+            self.view,
+        ]
+
+    def _make_own(self) -> None:
+        """Make the controls for one's own photos: browsed on the server, or uploaded."""
         self.folder = field(
             w.Text,
             "folder",
-            "A folder with one subfolder of images per class",
+            "A folder with one subfolder of images per class, a zip of one, or a table",
             WIDE,
             placeholder="path/to/photos",
         )
+        self.browser = field(
+            w.Select, "browse", "Folders and archives here: click one to open it", "54em", rows=6
+        )
+        self.files = upload_button(
+            "Upload photos or a zip",
+            "A zip of class folders, or photos of the class named beside it",
+            ".zip,image/*",
+        )
+        self.class_name = field(
+            w.Text, "class", "The class of the photos that you upload", placeholder="cats"
+        )
+        self.upload = row(self.files, self.class_name)
+
+    def _make_amount(self) -> None:
         self.amount = field(
             w.Dropdown, "use", "How much of it to use", WIDE, options=AMOUNTS, value="per_class"
         )
@@ -60,26 +103,56 @@ class DataPanel(Panel):
         self.seed = field(
             w.BoundedIntText, "seed", "Which images are chosen", value=0, min=0, max=2**31 - 1
         )
-        self.take = button(
-            "Load these images", "Load the data set (%tl_data)", self.load, "check", "primary"
-        )
-        self.view = w.HTML()
-        self.on(self.source, self._switch)
-        self.on(self.amount, self._switch)
-        self._switch()
-        return [
-            row(self.source, self.folder),
-            row(self.amount, self.number, self.seed),
-            row(self.take),
-            self.view,
-        ]
 
     def _switch(self) -> None:
         """Hide or disable controls that do not apply to the choice."""
-        self.folder.layout.display = "" if self.source.value == OTHER_FOLDER else "none"
+        for control in (self.folder, self.browser, self.upload):
+            control.layout.display = "" if self.source.value == OTHER_FOLDER else "none"
+        if self.source.value == OTHER_FOLDER:
+            self._browse(self.folder.value)
         self.number.disabled = self.amount.value == "all"
         # arrays can only be loaded from a cell
         self.take.disabled = self.source.value == FROM_PYTHON
+
+    def _suggest_amount(self) -> None:
+        """Of photos of one's own all are used, of a built-in set two of each class."""
+        with self.filling():
+            self.amount.value = "per_class" if self.source.value in BUNDLED else "all"
+            self._switch()
+
+    def _browse(self, where: str) -> None:
+        """List what can be opened or loaded from a folder on the server."""
+        with self.filling():
+            self.browser.options = entries(Path(where.strip() or "."))
+            self.browser.value = None
+
+    def _open(self) -> None:
+        """Take over the folder or archive that was clicked, and list what is in a folder."""
+        if self.browser.value is not None:
+            with self.filling():
+                self.folder.value = self.browser.value
+            self._browse(self.folder.value)
+
+    def _keep_uploads(self) -> None:
+        """Keep what was uploaded beside the notebook, and choose it as the source."""
+        with self.filling():
+            files = uploaded(self.files)
+        if files:
+            kept = self.act(lambda: self._kept(files), "keeping the files …")
+            if kept is not None:
+                with self.filling():
+                    self.folder.value, self.amount.value = kept.as_posix(), "all"
+                self._switch()
+                self.say(f"uploaded to {kept.as_posix()}: load it, or upload more")
+
+    def _kept(self, files: list[tuple[str, bytes]]) -> Path:
+        archives = [file for file in files if file[0].lower().endswith(ARCHIVES)]
+        if archives:
+            return keep(archives[:1], FOLDER)[0]
+        if not self.class_name.value.strip():
+            raise UsageError("photos need a class: type its name, e.g. cats, and upload them again")
+        keep(files, BY_CLASS / plain_name(self.class_name.value))
+        return BY_CLASS
 
     def load(self) -> None:
         """Load the data set that the controls describe."""
@@ -87,7 +160,7 @@ class DataPanel(Panel):
             self.folder.value.strip() if self.source.value == OTHER_FOLDER else self.source.value
         )
         if not chosen:
-            self.say("no folder given: type one, e.g. photos", bad=True)
+            self.say("no folder given: click one, upload a zip, or type one", bad=True)
             return
         amount = {} if self.amount.value == "all" else {self.amount.value: self.number.value}
         self.act(
@@ -135,8 +208,25 @@ def sources() -> list[tuple[str, str]]:
     return [
         *((name, name) for name in BUNDLED),
         *((f"{name}{os.sep}", name) for name in _folders()),
-        (f"{OTHER_FOLDER} …", OTHER_FOLDER),
+        ("your own photos …", OTHER_FOLDER),
     ]
+
+
+def entries(where: Path) -> list[tuple[str, str]]:
+    """What a folder on the server offers, as label and path: its folders and loadable files."""
+    folder = where if where.is_dir() else where.parent
+    try:
+        inside = sorted(folder.iterdir(), key=lambda p: (not p.is_dir(), p.name.lower()))
+        named = [p for p in inside if not p.name.startswith((".", "_"))]
+        known = [p for p in named if p.is_dir() or p.name.lower().endswith(LOADABLE)]
+    except OSError:
+        known = []
+    parent = (Path(os.pardir) if folder == Path() else folder.parent).as_posix()
+    above = (
+        f"..  (up from {folder.as_posix()})",
+        parent if folder.name != ".." else f"{folder}/..",
+    )
+    return [above, *((p.name + os.sep * p.is_dir(), p.as_posix()) for p in known[:MAX_ENTRIES])]
 
 
 def _folders() -> list[str]:

@@ -14,10 +14,10 @@ from tlnb.display import model_cards
 from tlnb.display.html import Raw, line
 from tlnb.display.words import count, flops, percent, size
 from tlnb.panels.base import WIDE, Panel, button, field, row, user_names
+from tlnb.session.loading import suggested_model
 
 OWN, RUN, NAME = "own", "run", "name"
 LIST_ROWS = 8
-SUGGESTED = "glyphnet"  # selected at first, if it is listed
 ORDERS = (
     ("smallest first", "small"),
     ("most accurate first", "accurate"),
@@ -102,7 +102,8 @@ class ModelPanel(Panel):
             if tuple(self.list.options) != tuple(options):
                 self.list.options = options
             values = [value for _, value in options]
-            likely = SUGGESTED if SUGGESTED in self.cards else next(iter(self.cards), None)
+            suggested = suggested_model(self.session.dataset)
+            likely = suggested if suggested in self.cards else next(iter(self.cards), None)
             first = f"{NAME}:{likely}" if likely else next(iter(values), None)
             self.list.value = before if before in values else first
         self.searched = (self.find.value, sort)

@@ -10,6 +10,7 @@ from tlnb.core.planning.options import Option, TrainOptions
 from tlnb.panels.base import WIDE, decimal, field, whole
 
 USUAL = "as the recipe says"
+EITHER = ((USUAL, None), ("yes", True), ("no", False))
 DEFAULTS = TrainOptions()
 
 
@@ -18,6 +19,8 @@ def control(option: Option) -> Any:
     tip = option.panel_help or option.help[0].upper() + option.help[1:]
     if option.choices:
         return _choice(option, tip)
+    if option.either:
+        return field(w.Dropdown, option.label, tip, WIDE, options=EITHER, value=None)
     if option.is_switch:
         return field(w.Checkbox, option.label, tip, "auto", value=False, indent=False)
     if _start(option) is not None:

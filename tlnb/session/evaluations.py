@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.planning.edit import build
 from tlnb.core.planning.magic_lines import line
+from tlnb.core.planning.other_tools import LOOKS
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.run import Run
 from tlnb.session.run_registry import has_plain_run, last_run, name_of, network_of, run_meant
@@ -79,6 +80,7 @@ def look(self: SessionBase, *what: Any, run: str | Run | None = None) -> Look:
     from tlnb.core.evaluation import embeddings, saliency
 
     named = _are_names(what)  # an array cannot be compared with a word
+    what = tuple(LOOKS.get(str(each).lower(), each) for each in what) if named else what
     if not what or (named and what in (("features",), ("stages",))):
         view = embeddings.stages if what == ("stages",) else embeddings.features
         compared = None if run is None else run_meant(self.state, run)

@@ -13,7 +13,7 @@ from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.pretrained import resized
 from tlnb.core.planning.options import Asked, TrainOptions, options_asked, parse_rates
 from tlnb.core.planning.prepare import prepare
-from tlnb.core.planning.recipes import recipe
+from tlnb.core.planning.recipes import can_refit, recipe
 from tlnb.core.runtime.errors import PlanError, UsageError, did_you_mean
 from tlnb.core.training.baseline import matched
 from tlnb.core.training.run import Run
@@ -97,7 +97,10 @@ def _ordinary(
             f"--optimizer lbfgs trains only the output layer, but this plan trains {layers}: "
             "%tl_strategy head first"
         )
+    if previous is not None and options.refit is None:
+        options = replace(options, refit=False)
     filled = options.filled(plan.options).filled(recipe(plan, data, options.optimizer))
+    _check_refit(filled, data, previous)
     return Job(
         name=name,
         plan=plan,
@@ -108,6 +111,28 @@ def _ordinary(
         data=data,
         previous=previous,
     )
+
+
+def _check_refit(options: TrainOptions, data: DataSet, previous: Run | None = None) -> None:
+    """Raise `UsageError` if a refit was asked for that cannot be."""
+    if not options.refit:
+        return
+    if previous is not None:
+        raise UsageError(
+            f"--refit trains again from the plan's start, not from run {previous.name!r}: "
+            "leave out --from or --refit"
+        )
+    if "val" not in data.splits:
+        labels = data.splits["train"]
+        raise UsageError(
+            f"--refit has nothing to add: no labels are held out, all {labels:,} teach already; "
+            "leave it out"
+        )
+    if not can_refit(data):
+        raise UsageError(
+            f"--refit needs the {data.splits['train']:,} training images in memory, and they are "
+            "read from a file: leave it out, or %tl_data with a smaller --size"
+        )
 
 
 def _baseline(
@@ -123,6 +148,7 @@ def _baseline(
     same = now is not None and (now.model, now.lasting_edits) == (plain.model, plain.edits)
     options = options if own_seed else replace(options, seed=run.seed)
     plan, filled = matched(run, anatomy, data, options, now if same else None)
+    _check_refit(filled, data)
     return Job(
         name=name,
         plan=plan,

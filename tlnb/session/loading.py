@@ -14,8 +14,10 @@ from torch import nn
 from tlnb.core.data.dataset import DataSet, open_data
 from tlnb.core.data.duplicates import NEAR_FROM
 from tlnb.core.data.request import DataRequest
+from tlnb.core.models import efficientnet_lite as lite0
 from tlnb.core.models import pretrained
 from tlnb.core.models.pretrained import Catalogue, PretrainedModel
+from tlnb.core.models.timm_models import is_timm, timm_catalogue
 from tlnb.core.planning.edit import apply_edits
 from tlnb.core.planning.magic_lines import line
 from tlnb.core.planning.prepare import prepare
@@ -142,13 +144,15 @@ def models(self: SessionBase, pattern: str | None = None, sort: str | None = Non
     """List the models that can be loaded by name, by default the smallest first.
 
     Args:
-        pattern: a glob, or part of a name.
+        pattern: a glob, or part of a name; `timm/…` lists timm's.
         sort: `small`, `accurate` or `fast` first.
 
     Raises:
         ModelError: no model matches.
         UsageError: an unknown order.
     """
+    if pattern is not None and is_timm(pattern):
+        return timm_catalogue(pattern, sort)
     return pretrained.catalogue(pattern, sort)
 
 
@@ -168,8 +172,9 @@ def load(
     """Load a model and set strategy `head`.
 
     Args:
-        source: a name of `tl.models()`, your own `nn.Module`, a run or its name, or a file that
-            `tl.save` wrote.
+        source: a name of `tl.models()`, `timm/NAME` or `timm/NAME.TAG` (any network of timm),
+            `hf-hub:ORG/NAME` (one on the hub that timm reads), your own `nn.Module`, a run or its
+            name, or a file that `tl.save` wrote.
         trust: run code in a saved file that is more than `nn.*` constructors; it may use `names`.
         weights: `default`, a torchvision name (`IMAGENET1K_V1`), `none` (random weights), or a
             file.
@@ -194,6 +199,11 @@ def load(
     state, typed = with_model(self.state, request, self.tell)
     self.commit(state, typed)
     return state.loaded()[0]
+
+
+def suggested_model(data: DataSet | None) -> str:
+    """The name of a network for these data that needs no download."""
+    return lite0.NAME if data is not None and data.photos else "glyphnet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,8 +268,11 @@ def with_model(state: SessionState, request: LoadRequest, tell: Tell) -> tuple[S
         weights,
         called=request.called,
         **{**request.preprocessing, **adopted},
+        edge=data_size,
         progress=_in_megabytes(str(request.source), tell),
     )
+    if is_timm(request.source):  # with its tag, since timm may choose another one later
+        request = replace(request, source=model.name)
     data = _decoded_for(state, model, tell)
     loaded = state.parts if model is state.model else None
     prepared = prepare(model, data, None, state.scopes, loaded=loaded)
@@ -274,7 +287,7 @@ def _saved(request: LoadRequest) -> tuple[Path, Header | None]:
     None if it names none.
     """
     source = request.source
-    if request.own or (isinstance(source, str | Path) and str(source) not in pretrained.names()):
+    if request.own or (isinstance(source, str | Path) and not pretrained.is_name(str(source))):
         file = user_path(request.weights if request.own else str(source))
         from tlnb.core.export.save import read_header
 
@@ -294,7 +307,7 @@ def _restored(file: Path, header: Header, request: LoadRequest) -> PretrainedMod
             f"{file} was made from your own module {origin.name!r}: "
             f"build that, then %tl_load {origin.name} --weights {file}"
         )
-    model = pretrained.bare(origin.name, origin.scores)
+    model = pretrained.bare(origin.name, origin.scores, header.transform.size)
     return restore(file, header, model, request.trust, request.names)
 
 
@@ -302,7 +315,7 @@ def _run_to_load(state: SessionState, source: Any) -> Run | None:
     """The run that `source` names, if any; a name of the catalogue means the model."""
     if isinstance(source, Run):
         return source
-    if not isinstance(source, str) or source in pretrained.names():
+    if not isinstance(source, str) or pretrained.is_name(source):
         return None
     return next((run for run in state.runs if run.name == source), None)
 

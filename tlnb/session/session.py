@@ -16,7 +16,7 @@ from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.magic_lines import line
 from tlnb.core.planning.other_tools import METHODS
 from tlnb.core.planning.plan import Plan
-from tlnb.core.runtime.errors import TLError, UsageError
+from tlnb.core.runtime.errors import TLError, UsageError, did_you_mean
 from tlnb.core.training.run import Run
 from tlnb.session import (
     comparisons,
@@ -30,12 +30,14 @@ from tlnb.session import (
 )
 from tlnb.session.check_results import Check, Checks
 from tlnb.session.extensions import EXTENSIONS
+from tlnb.session.guided_calls import guided
 from tlnb.session.lock import mutates_session
 from tlnb.session.session_base import SessionBase
 
-PANELS = ("data", "model", "layers", "train", "compare")
+PANELS = ("data", "model", "layers", "train", "compare", "use")
 
 
+@guided
 class Session(SessionBase):
     """What the learner has done so far: `dataset`, `model`, `plan`, `runs`, `bill`."""
 
@@ -144,7 +146,7 @@ class Session(SessionBase):
         return checked
 
     def panel(self, name: str | None = None) -> Any:
-        """Open all panels, or one of `data`, `model`, `layers`, `train`, `compare`.
+        """Open all panels, or one of `data`, `model`, `layers`, `train`, `compare`, `use`.
 
         Raises:
             UsageError: no such panel.
@@ -187,7 +189,7 @@ class Session(SessionBase):
         if state.dataset is None:
             return "%tl_data digits --per-class 2"
         if state.model is None:
-            return "%tl_load glyphnet"
+            return line("tl_load", loading.suggested_model(state.dataset))
         runs = run_registry.runs_on(state, state.dataset)
         if not runs:
             return "%tl_train"
@@ -200,7 +202,10 @@ class Session(SessionBase):
         """Answer other tools' method names with ours; called only for missing attributes."""
         if meant := METHODS.get(name):
             raise _NoSuch(f"tlnb has no tl.{name}: use tl.{meant}(...), or %tl_{meant} as a magic")
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        plain = f"{type(self).__name__!r} object has no attribute {name!r}"
+        public = [each for each in dir(type(self)) if each[0] != "_"]
+        hint = "" if name.startswith("_") else did_you_mean(name, public)
+        raise _NoSuch(f"tlnb has no tl.{name}: {hint}") if hint else AttributeError(plain)
 
 
 class _NoSuch(UsageError, AttributeError):

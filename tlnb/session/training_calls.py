@@ -54,6 +54,7 @@ def train(
     class_weights: bool = False,
     device: str | None = None,
     optimizer: str = "adamw",
+    refit: bool | None = None,
 ) -> Run:
     """Train the plan on a copy of the model, or with `scratch` the baseline of the latest run.
 
@@ -67,6 +68,8 @@ def train(
         cache: compute frozen layers only once.
         optimizer: `adamw` (in batches), or `lbfgs` for strategy `head`: the output layer on all
             images at once.
+        refit: train once more on all labels in use, those held out to choose with included;
+            default: for strategy `head`, where some are held out.
 
     Raises:
         UsageError: no data or model yet, an invalid option, no run to compare with, a budget that
@@ -88,6 +91,7 @@ def train(
         class_weights=class_weights,
         device=device,
         optimizer=optimizer,
+        refit=refit,
     )
     if seeds < 1:
         raise UsageError(f"--seeds {seeds} is too small: use 1 or more")
@@ -197,7 +201,8 @@ def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
     Raises:
         UsageError: no data or model, or an invalid budget.
     """
-    from tlnb.core.tuning.advise import AdviceTask, advise
+    from tlnb.core.tuning.advise import advise
+    from tlnb.core.tuning.trials import AdviceTask
 
     state = self.noticed()
     data = state.data()
@@ -207,7 +212,14 @@ def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
     allowed = None if budget is None else parse_budget(budget, price)
     seen = seen_by(model.card.source, data.source_hint)
     advice, spent = advise(
-        AdviceTask(plain.sized(), anatomy, data, plan.edits, state.scopes, self.cache),
+        AdviceTask(
+            model=plain.sized(),
+            anatomy=anatomy,
+            data=data,
+            edits=plan.edits,
+            scopes=state.scopes,
+            store=self.cache,
+        ),
         budget=allowed,
         budget_text=str(budget),
         price=state.bill.price,

@@ -15,7 +15,7 @@ from tlnb.core.training.baseline import with_equal_steps
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.events import event, once
 from tlnb.core.training.run import Forecast, Run
-from tlnb.core.training.trainer import train
+from tlnb.core.training.train import train
 from tlnb.session.job import Job
 from tlnb.session.job_planner import job_to_resume
 from tlnb.session.run_registry import network_of

@@ -150,7 +150,7 @@ def _known(call: Call, session: type) -> bool:
     parameters = _parameters(session, call.name)
     count = sum(p.kind is p.POSITIONAL_OR_KEYWORD for p in parameters.values())
     fits = len(call.words) <= count or any(p.kind is p.VAR_POSITIONAL for p in parameters.values())
-    names = {flag(name, None)[0] for name in parameters}
+    names = {flag(name, value)[0] for name in parameters for value in (None, False)}
     return (
         fits
         and call.options.keys() <= names
@@ -173,7 +173,7 @@ def _parameters(session: type, name: str) -> dict[str, inspect.Parameter]:
 
 def _is_flag(option: str, name: str, session: type) -> bool:
     parameter = _parameters(session, name).get(keyword(option, None)[0])
-    return parameter is not None and parameter.annotation == "bool"
+    return parameter is not None and parameter.annotation in ("bool", "bool | None")
 
 
 def _harmless(call: Call, trust: bool) -> bool:

@@ -12,8 +12,9 @@ from torch import nn
 
 from tlnb.core.costs.pretraining import GPU_PEAK, GPU_UTILISATION, pretraining_of
 from tlnb.core.costs.prices import Price, list_price, parse_budget
-from tlnb.core.evaluation.compare import compare, to_target
+from tlnb.core.evaluation.compare import compare
 from tlnb.core.evaluation.comparison import BreakEven, Spent
+from tlnb.core.evaluation.savings import to_target
 from tlnb.core.models.catalogue import catalogue, embedded_card, torchvision_card
 from tlnb.core.models.clocks import PHASES, Clock
 from tlnb.core.models.flops import forward_flops, step_flops

@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from tlnb.core.export.pytorch_script import training_section as code_training
 from tlnb.core.models import flops
 from tlnb.core.planning import recipes
 from tlnb.core.planning.plan import STRATEGIES
-from tlnb.core.training import head_first, trainer
+from tlnb.core.training import head_first, train, trainer
 from tlnb.session import Session
 
 EXACT = {"epochs": 2, "batch_size": 16, "augment": "none", "precision": "fp32"}
@@ -35,11 +36,12 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
         # counting takes longer than training here, and tells nothing,
         patch.setattr(flops, "_counted", lambda *_, **__: 1.0)
         patch.setattr(
-            trainer, "source_accuracy", lambda *_: None
+            train, "source_accuracy", lambda *_: None
         )  # like looking back at the source's pictures
         for write in (
             every_strategy,
             on_features,
+            refitted,
             augmented,
             folders,
             amounts,
@@ -113,7 +115,7 @@ def on_features(scripts: Scripts, _: Path) -> None:
     session.train(epochs=2, precision="fp32", optimizer="lbfgs", name="lbfgs")
     scripts.add("on features", session)
     session.add("before:head", "nn.Dropout(0.5)")
-    session.train(**EXACT, name="dropout")
+    session.train(**EXACT, name="dropout", refit=False)
     scripts.add("on features", session)
 
 
@@ -121,12 +123,33 @@ def test_the_output_layer_alone_learns_from_features_computed_once(scripts: Scri
     """Augmented views, val, going on from a run, L-BFGS, dropout: all as tlnb does them, so with the same weights."""
     head, again, lbfgs, dropout = scripts.groups["on features"]
     assert "VIEWS = 10 " in head.text and "views[epoch % len(views)]" in head.text
+    assert "they teach now as well" in head.text and "share_right" not in head.text
     assert 'load_state_dict(torch.load("head.pt"' in again.text and "class_weights" in again.text
     assert "torch.optim.LBFGS" in lbfgs.text and "one_cycle" not in lbfgs.text
     assert "fit(nn.Sequential(model.head[0], model.head[1]), seen, labels, val)" in dropout.text
     for script in (head, again, lbfgs):
         script.check_weights()
     dropout.check_logits()
+
+
+def refitted(scripts: Scripts, _: Path) -> None:
+    session = on_digits(per_class=20)
+    session.strategy("partial")
+    session.train(**EXACT, refit=True)
+    scripts.add("refitted", session)
+    for strategy in ("head", "full"):
+        session.strategy(strategy)
+        with patch.object(trainer, "epochs_for_all", lambda *_: 1):
+            session.train(**EXACT, refit=True)
+        scripts.add("refitted", session)
+
+
+def test_all_labels_teach_where_a_run_was_refitted_for_as_many_epochs(scripts: Scripts):
+    whole, *shorter = scripts.groups["refitted"]
+    assert "break" not in whole.text and all("break" in script.text for script in shorter)
+    for script in (whole, *shorter):
+        assert script.run.refit is not None and 'data["val"]' in script.text
+        script.check_logits()
 
 
 def augmented(scripts: Scripts, _: Path) -> None:
@@ -347,6 +370,10 @@ WIDE = "line-length=120"  # a script is read as one page: fewer lines
 
 
 def test_ruff_finds_nothing(scripts: Scripts):
+    check_style(scripts)
+
+
+def check_style(scripts: Scripts) -> None:
     config = ["--config", str(Path(__file__).parents[3] / "pyproject.toml"), "--config", WIDE]
     for how in (["check"], ["format", "--check"]):
         files = map(str, scripts.top.rglob("script.py"))

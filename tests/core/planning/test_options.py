@@ -103,7 +103,7 @@ def values(option: Option) -> st.SearchStrategy[Any]:
     """What may be asked of an option."""
     if option.choices:
         return st.sampled_from(option.choices)
-    if option.is_switch:
+    if option.is_switch or option.either:
         return st.booleans()
     if option.name == "lr":
         return rates | by_stage

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlnb.core.evaluation.compare import compare, to_target
+from tlnb.core.evaluation.compare import compare
+from tlnb.core.evaluation.savings import to_target
 from tlnb.core.training.monitor_schedule import MIN_LOOKS, MONITOR_SHARE, looks
 from tlnb.core.training.progress import Progress
 from tlnb.core.training.run import EpochRecord, Run

@@ -296,11 +296,14 @@ def test_comparison(compared: Session):
     assert found.target == min(best) and found.watched_split == "monitor"
     times = [kinds[k].seconds_to_target for k in ("run", "baseline")]
     assert found.speedup == pytest.approx(times[1] / times[0]) and not found.speedup_is_bound
+    work = [kinds[k].to_target.flops for k in ("run", "baseline")]
+    assert found.less_work == pytest.approx(work[1] / work[0])
     assert kinds["equal budget"].steps <= run.work.steps
     saved = found.saving
     difference = baseline.training_flops - run.training_flops
     assert saved.fewer_steps + saved.freezing + saved.caching == pytest.approx(difference)
-    assert found.pays_off_after is None or found.pays_off_after > 0
+    paid = kinds["pretraining"]
+    assert found.pays_off_after == pytest.approx(paid.flops / (work[1] - work[0]))
     assert 0.5 < kinds["pixels"].accuracy < 0.95
     assert len(compared.runs) == 2
 
@@ -438,3 +441,9 @@ def test_augmentation_keeps_range_and_shape(kind: str):
 
 def test_empty_bill():
     assert Bill().total.seconds == 0
+
+
+def test_run_model_is_the_trained_network(small, trained_once):
+    run = small.train(epochs=1)
+    assert run.model.state_dict().keys() == run.module().state_dict().keys()
+    assert not run.model.training and run.model is not small.model.module

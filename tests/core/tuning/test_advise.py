@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,18 +15,29 @@ from tlnb.core.evaluation import probes
 from tlnb.core.evaluation.probes import labels_in_use, stage_features
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.tuning import advise as advising
-from tlnb.core.tuning.advise import Advice, _combined
+from tlnb.core.tuning import trials
+from tlnb.core.tuning.advise import Advice, Tried, _combined
+from tlnb.core.tuning.trials import Scheme, Trials, choose_scheme
 from tlnb.display.cards import HTML
 from tlnb.session import Session
+
+BASE = Tried(
+    strategy="head",
+    accuracy=None,
+    gain=None,
+    error=None,
+    expected=0.0,
+    sd=0.0,
+    forecast=None,  # type: ignore[arg-type]
+    affordable=True,
+)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short trainings: what is weighed, not how well it learns."""
-    from dataclasses import replace
-
-    short = advising.recipe
-    monkeypatch.setattr(advising, "recipe", lambda *given: replace(short(*given), epochs=2))
+    short = trials.recipe
+    monkeypatch.setattr(trials, "recipe", lambda *given: replace(short(*given), epochs=2))
 
 
 def test_only_labels_in_use_are_read(session: Session):
@@ -59,6 +71,7 @@ def test_advice_is_measured_charged_and_changes_nothing(small: Session):
     plan = small.plan
     found = small.advise()
     assert found.strategy in ("head", "partial", "full") and found.rule == "head"
+    assert found.trials.startswith("20 labels held out in 2 folds")
     assert [t.strategy for t in found.evidence] == ["head", "partial", "full"]
     assert all(t.accuracy is not None and t.forecast.seconds > 0 for t in found.evidence)
     assert found.probes[0].stage == "stem"
@@ -67,7 +80,7 @@ def test_advice_is_measured_charged_and_changes_nothing(small: Session):
     assert charge.kind == "advising" and charge.flops > 0 and charge.seconds > 0
     card = HTML[Advice](found)
     for words in (
-        "how sure",
+        "How sure",
         "What each frozen stage already knows",
         "test images are not read",
         "rule of thumb",
@@ -79,12 +92,35 @@ def test_one_label_a_class_measures_nothing_and_says_so(session: Session):
     session.data("digits", per_class=1)
     session.load("glyphnet")
     found = session.advise()
-    assert (
-        found.strategy == "head"
-        and found.probes == ()
-        and "No labels can be held out" in found.reason
-    )
-    assert "none can be held out" in HTML[Advice](found)
+    assert found.strategy == "head" and found.probes == ()
+    assert "No labels can be held out" in found.reason
+    card = HTML[Advice](found)
+    assert found.sure == "not measured: only the rule of thumb" and found.sure in card
+    assert "none can be held out" in card
+    assert "+0.0" not in card and "100%" not in card  # nothing looks sure
+
+
+@pytest.mark.usefixtures("quick")
+def test_without_time_for_trials_the_rule_of_thumb_decides_and_says_so(
+    small: Session, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(advising, "ADVICE_SECONDS", 0.0)
+    for verdict in ("little", "decent", "a lot"):
+        monkeypatch.setattr(type(small.dataset), "size_verdict", verdict)
+        found = small.advise()
+        assert (
+            found.strategy
+            == found.rule
+            == {"little": "head", "decent": "partial"}.get(verdict, "full")
+        )
+        assert "No trial fits into the time" in found.reason and "not measured" in found.sure
+        assert "not tried: trying it would take about" in HTML[Advice](found)
+
+
+def test_what_the_budget_cannot_pay_is_not_advised_without_trials_either():
+    dear = [replace(BASE, strategy="partial"), replace(BASE, strategy="full", affordable=False)]
+    assert advising._chosen([BASE, *dear], "full").strategy == "partial"
+    assert advising._chosen([BASE, *dear], "head").strategy == "head"
 
 
 @pytest.mark.usefixtures("quick")
@@ -108,24 +144,11 @@ def test_expectation_and_measurement_count_by_their_precision():
 
 
 def test_few_changes_are_preferred_unless_more_gain_a_point():
-    from dataclasses import replace
-
-    base = advising.Tried(
-        strategy="head",
-        accuracy=None,
-        gain=None,
-        error=None,
-        expected=0.0,
-        sd=0.0,
-        forecast=None,
-        affordable=True,
-    )  # type: ignore[arg-type]
-
     def chosen(partial: float, full: float) -> str:
         more = [
-            replace(base, strategy=s, expected=e) for s, e in (("partial", partial), ("full", full))
+            replace(BASE, strategy=s, expected=e) for s, e in (("partial", partial), ("full", full))
         ]
-        return advising.verdict([base, *more]).strategy
+        return advising.verdict([BASE, *more]).strategy
 
     assert chosen(0.03, 0.03) == "partial"
     assert chosen(0.009, 0.0095) == "head"  # within a point
@@ -171,11 +194,9 @@ def weighed(head: float, partial: float, full: float, count: int = 400) -> dict[
         wrong = np.random.default_rng(1).permutation(count) >= accuracy * count
         return 3.0 * np.eye(10)[(labels + wrong) % 10]
 
-    trials = {
-        name: said(share)
-        for name, share in zip(advising.STRATEGIES, (head, partial, full), strict=True)
-    }
-    tried = advising._weighed(labels, (), trials, {}, dict.fromkeys(advising.STRATEGIES), None)  # type: ignore[arg-type]
+    accuracies = zip(advising.STRATEGIES, (head, partial, full), strict=True)
+    done = Trials(labels=labels, logits={name: said(share) for name, share in accuracies})
+    tried = advising._weighed(done, (), dict.fromkeys(advising.STRATEGIES), None)  # type: ignore[arg-type]
     assert tried[0].accuracy == pytest.approx(head, abs=1 / count)
     return {t.strategy: t.expected for t in tried}
 
@@ -194,9 +215,64 @@ def test_what_was_not_tried_is_expected_by_the_rule_alone():
     labels = np.arange(100) % 10
     half = 3.0 * np.eye(10)[np.where(np.arange(100) < 50, labels, (labels + 1) % 10)]
     none = dict.fromkeys(advising.STRATEGIES)
-    tried = advising._weighed(labels, (), {"head": half}, {}, none, None)  # type: ignore[arg-type]
+    done = Trials(labels=labels, logits={"head": half})
+    tried = advising._weighed(done, (), none, None)  # type: ignore[arg-type]
     assert [t.gain for t in tried] == [None] * 3
     assert tried[1].expected == pytest.approx(0.5 * advising.PARTIAL_GAIN[0])
     assert tried[2].expected == pytest.approx(
         0.5 * (advising.PARTIAL_GAIN[0] + advising.FULL_GAIN[0])
     )
+
+
+def tried(strategy: str, gain: float | None, error: float | None, expected: float):
+    """A strategy that a trial showed to gain so much over the one before."""
+    accuracy = None if gain is None else 0.8
+    shown = {"accuracy": accuracy, "gain": gain, "error": error}
+    return replace(BASE, strategy=strategy, expected=expected, sd=0.02, **shown)
+
+
+def test_ties_go_to_fewer_changes_whatever_the_rule_expects():
+    head = replace(BASE, accuracy=0.8)
+    full = tried("full", 0.0, 0.01, 0.03)
+    tie = [head, tried("partial", 0.008, 0.036, 0.03), full]
+    assert advising.verdict(tie).strategy == "head"
+    assert "no clear difference" in advising._reason(head, tie, "head", "")
+    clear = [head, tried("partial", 0.05, 0.01, 0.04), replace(full, expected=0.06)]
+    assert advising.verdict(clear).strategy == "partial"  # full is a tie with partial
+    untried = [head, tried("partial", None, None, 0.03), tried("full", None, None, 0.03)]
+    assert advising.verdict(untried).strategy == "partial"
+    assert "partial and full not measured" in advising._certainty(untried[1], untried)
+
+
+def forecast_of(training: float):
+    phases = {"preparing": 0.0, "caching": 1.0, "warmup": 0.0, "training": training}
+    return type("Known", (), {"phases": phases})()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "scheme"),
+    [
+        (1000, Scheme(strategies=("head", "partial", "full"), folds=3)),
+        (200, Scheme(strategies=("head", "partial", "full"), folds=1)),
+        (60, Scheme(strategies=("head", "partial", "full"), folds=1, epochs=0.25)),
+        (25, Scheme(strategies=("head", "partial"), folds=1)),
+        (8, Scheme(strategies=("head", "partial"), folds=1, epochs=0.25)),
+        (1, None),
+    ],
+)
+def test_fewer_and_shorter_trials_are_preferred_to_none(seconds: float, scheme: Scheme | None):
+    known = {"head": forecast_of(2), "partial": forecast_of(18), "full": forecast_of(146)}
+    assert choose_scheme(known, 1.0, 3, seconds) == scheme  # type: ignore[arg-type]
+
+
+def test_of_many_classes_some_are_left_out_rather_than_images_of_each(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(probes, "MAX_IMAGES", 50)
+    data = session.data("digits", per_class=20)
+    used = labels_in_use(data, 10)
+    counts = torch.bincount(used.labels["train"], minlength=10)
+    assert counts[counts > 0].tolist() == [10] * 5
+    session.load("glyphnet")
+    monkeypatch.setattr(advising, "LEAST_PER_CLASS", 10)
+    assert "of 5 classes" in session.advise().trials

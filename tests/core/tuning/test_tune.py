@@ -91,13 +91,17 @@ def test_tuning_counted_in_moves_the_speed_up_and_the_break_even(small: Session)
     charged = small.bill.of("tuning", {mine.name, theirs.name})
     apart, within = small.compare(tuning="apart"), small.compare(tuning="in")
     assert apart.break_even and within.break_even
-    assert within.break_even.run == pytest.approx(apart.break_even.run + charged[mine.name].seconds)
-    assert within.break_even.baseline == pytest.approx(
-        apart.break_even.baseline + charged[theirs.name].seconds
-    )
+    for found, figure in (("break_even", "flops"), ("break_even_paid", "seconds")):
+        one, both = getattr(apart, found), getattr(within, found)
+        mines, others = (getattr(charged[name], figure) for name in (mine.name, theirs.name))
+        assert both.run == pytest.approx(one.run + mines)
+        assert both.baseline == pytest.approx(one.baseline + others)
     by = {row.name: row for row in within.rows}
-    reached = [row.seconds_to_target or row.seconds for row in (by["scratch"], by["head"])]
-    assert within.speedup == pytest.approx(reached[0] / reached[1])
+    rows = by["scratch"], by["head"]
+    seconds = [row.seconds_to_target or row.seconds for row in rows]
+    work = [row.to_target.flops or row.flops for row in rows]
+    assert within.speedup == pytest.approx(seconds[0] / seconds[1])
+    assert within.less_work == pytest.approx(work[0] / work[1])
     assert any("cost of tuning is included" in note for note in within.notes)
     dear = small.compare(price="36eur/h")
     paid = [row.money for row in dear.rows if row.kind == "tuning"]

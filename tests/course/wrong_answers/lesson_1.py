@@ -86,6 +86,12 @@ WRONG = {
             "runs of scratch",
             "full, then %tl_train",
         ),
+        (
+            "%tl_data digits --per-class 2\n%tl_load glyphnet\n%tl_train --epochs 1\n"
+            "%tl_strategy full\n%tl_train --epochs 1",
+            "nobody has looked at them side by side",
+            "with their intervals",
+        ),
     ],
     "1.3": [
         ("", "there is none of that name", "drifted ="),
@@ -113,7 +119,27 @@ WRONG = {
         (PYTORCH.format(**RIGHT), "there is no variable answer", "which layers"),
         (
             PYTORCH.format(**{**RIGHT, "end": "answer = 'head'"}),
-            "it is 'head'",
+            "the layer 'head' is as it was",
+            "running statistics",
+        ),
+        (
+            PYTORCH.format(**{**RIGHT, "end": "answer = 'layer1'"}),
+            "'layer1' is a stage, in which 2 layers changed",
+            "running statistics",
+        ),
+        (
+            PYTORCH.format(**{**RIGHT, "end": "answer = 'BatchNorm'"}),
+            "is the kind of the layers that changed",
+            "running statistics",
+        ),
+        (
+            PYTORCH.format(**{**RIGHT, "end": "answer = 'stem.bn.running_mean'"}),
+            "is a tensor of a layer: leave out its last part",
+            "running statistics",
+        ),
+        (
+            PYTORCH.format(**{**RIGHT, "end": "answer = 'layer9'"}),
+            "no layer has this name",
             "running statistics",
         ),
     ],

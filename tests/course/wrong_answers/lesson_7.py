@@ -24,16 +24,16 @@ WRONG = {
             "no run of this session has the mistake",
             "see the damage first",
         ),
-        (BUGGY + "%tl_train --epochs 1", "divides by 0.00392", "a wrong std"),
+        (BUGGY + "%tl_train --epochs 1", "run 'head' gets ", "those of lesson 1"),
         (
             BUGGY + "%tl_train --epochs 1\n%tl_train --epochs 5 --lr 0.001",
-            "pixels reach the network",
+            "the mistake is still in it",
             "neither epochs nor learning rate",
         ),
         (
             BUGGY + "%tl_train --epochs 1\n%tl_load glyphnet --mean 0,0,0\n%tl_train --epochs 1",
-            "a mean of 0 and",
-            "a wrong mean",
+            "run 'head-2' gets ",
+            "learning rate can fix it",
         ),
         (
             BUGGY + "%tl_train --epochs 1\n%tl_load glyphnet-glyphs\n%tl_train --epochs 1",

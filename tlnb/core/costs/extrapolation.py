@@ -47,16 +47,23 @@ class Extrapolation:
         watched = epochs * real.get("val", 0) + len(looks) * real.get("monitor", 0)
         grow = real["train"] / sample["train"]
         fixed_images = max(1, sum(sample.get(split, 0) for split in FIXED))
+        again = sum(self.passes) / real["train"]  # what a refit does once more
         return {
             ("caching", "prefix"): self._missing("caching", "prefix") / sample["train"],
-            ("caching", "features"): self._missing("caching", "features") / sample["train"],
-            ("caching", "statistics"): grow,
-            ("warmup", "steps"): grow,
-            ("training", "steps"): grow * epochs / done.epochs,
+            ("caching", "features"): again * self._missing("caching", "features") / sample["train"],
+            ("caching", "statistics"): again * grow,
+            ("warmup", "steps"): again * grow,
+            ("training", "steps"): again * grow * epochs / done.epochs,
             ("evaluating", "prefix"): self._missing("evaluating", "prefix") / fixed_images,
             ("evaluating", "look"): (watched + real["test"]) / self._looked(),
-            ("other", "keep"): epochs / done.epochs,
+            ("other", "keep"): len(self.passes) * epochs / done.epochs,
         }
+
+    @property
+    def passes(self) -> tuple[int, ...]:
+        """The images that each pass learns from; a refit is the second."""
+        splits, refit = self.context.data.splits, self.options.refit
+        return (splits["train"], *((splits["train"] + splits["val"],) if refit else ()))
 
     def _missing(self, phase: str, part: str) -> float:
         """Images that the real run sends through frozen layers."""
@@ -80,7 +87,8 @@ class Extrapolation:
         return phases
 
     def _checkpoints(self, phases: Mapping[str, float]) -> int:
-        epochs = 0 if self.options.optimizer == "lbfgs" else self.options.epochs or 0
+        epochs = len(self.passes) * (self.options.epochs or 0)
+        epochs = 0 if self.options.optimizer == "lbfgs" else epochs
         return checkpoints_due(epochs, phases["training"] + phases["evaluating"], self.at_risk)
 
     def flops(self) -> dict[str, float]:
@@ -96,9 +104,10 @@ class Extrapolation:
         """Optimizer steps, as the run will count them; None for L-BFGS."""
         if self.options.optimizer == "lbfgs":
             return None
-        images = self.context.train_images
-        warm = ("warmup", "steps") in self.rehearsal.seconds
-        return (steps_of(WARMUP, images) if warm else 0) + steps_of(self.options, images)
+        phases = [self.options]
+        if ("warmup", "steps") in self.rehearsal.seconds:
+            phases.append(WARMUP)
+        return sum(steps_of(phase, images) for images in self.passes for phase in phases)
 
     def per_epoch(self) -> float:
         """Seconds of one more epoch, without evaluating `monitor`."""
@@ -132,7 +141,8 @@ class Extrapolation:
         size = min(self.options.batch_size or 1, context.train_images)
         batch = self.rehearsal.saved_bytes * size
         images = sum(t.nbytes for t in context.data.images.values())
-        whole = int(held + 7 * trains + batch + images + self.cached_bytes)
+        both = len(self.passes)  # a refit holds images and caches of its own
+        whole = int(held + 7 * trains + batch + both * (images + self.cached_bytes))
         return max(whole, self.rehearsal.held_bytes)
 
 

@@ -31,7 +31,7 @@ from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import hashes
 from tlnb.core.training.proof import StartState
 from tlnb.core.training.run import Forecast, Run
-from tlnb.core.training.trainer import network_at_start, starts_pretrained
+from tlnb.core.training.train import network_at_start, starts_pretrained
 
 LEAST_SECONDS = 1.0  # a forecast may always take this long
 RUN_SHARE = 0.05  # or this share of the run's seconds, if longer
@@ -53,10 +53,14 @@ def forecast(
     previous: Run | None = None,
     store: Store | None = None,
     price: Price | None = None,
+    share: float = RUN_SHARE,
 ) -> tuple[Forecast, CostTracker]:
     """Forecast the cost of `train` with the same arguments; also return the forecast's cost.
 
     Only a copy of the network is changed, and test labels decide nothing.
+
+    Args:
+        share: of the run's seconds that the forecast may take, if that is more than a second.
 
     Raises:
         UsageError: a device or precision that this machine does not have.
@@ -81,7 +85,7 @@ def forecast(
             )
             start, risk = StartState.of(context.module, plan), at_risk()
         rehearser, extrapolate = _begin(context, start, risk, previous)
-        extrapolation = extrapolate(_rehearsed(rehearser, extrapolate, began))
+        extrapolation = extrapolate(_rehearsed(rehearser, extrapolate, began, share))
     return _record(extrapolation, options, price, began), costs
 
 
@@ -141,11 +145,13 @@ def _fixed_costs(context: TrainingContext, other: float, previous: Run | None) -
     )
 
 
-def _rehearsed(rehearser: Rehearser, extrapolate: Extrapolate, began: float) -> Rehearsal:
+def _rehearsed(
+    rehearser: Rehearser, extrapolate: Extrapolate, began: float, share: float
+) -> Rehearsal:
     """A small rehearsal, then a larger one if there is time for it."""
     count = rehearser.first_count()
     first = rehearser.rehearse(count, rehearser.first_epochs())
-    until = max(LEAST_SECONDS, RUN_SHARE * sum(extrapolate(first).seconds().values()))
+    until = max(LEAST_SECONDS, share * sum(extrapolate(first).seconds().values()))
     left = 0.5 * (until - (time.perf_counter() - began))
     more = rehearser.next_count(count, first, left)
     # On a GPU the first rehearsal also loads kernels, so a second one always follows.

@@ -1,8 +1,8 @@
-"""What pretraining cost: measured for the embedded models, estimated for torchvision's.
+"""What pretraining cost: measured for the embedded models, estimated for others.
 
 Estimates follow the published recipes: epochs and crops are those of torchvision's own training
 scripts (references/classification/README.md and issue 3995 of its repository), which the weights'
-metadata name. A model whose recipe is not published there gets no estimate.
+metadata name, and those of EfficientNet's authors. Other models get no estimate.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 from tlnb.core.costs.prices import Price, list_price
 from tlnb.core.models.catalogue import EMBEDDED, Card
+from tlnb.core.models.efficientnet_lite import RECIPE as LITE0_RECIPE
 from tlnb.core.runtime.errors import OneLine
 
 # A forward and a backward pass together cost about three forward passes: the gradients of the
@@ -48,6 +49,9 @@ RECIPES: tuple[tuple[str, int, int | None], ...] = (
     ("#new-recipe-with-fixres", 600, 176),
     ("#issuecomment-1013906621", 600, 176),
 )
+# Epochs by the whole of the recipe's URL, at the input size. EfficientNet: 350, as TensorFlow's
+# reference code trains it (models/official/efficientnet/main.py, 218,949 steps of 2,048 images).
+OTHER_RECIPES = {LITE0_RECIPE: 350}
 # training crops in pixels; the large variant was ported from elsewhere
 EFFICIENTNET_V2 = {"efficientnet_v2_s": 300, "efficientnet_v2_m": 384}
 
@@ -69,6 +73,11 @@ class Pretraining(OneLine):
     def money(self) -> float:
         """The money at the list price of its hardware."""
         return self.price.of(self.seconds)
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its seconds are of a GPU, which do not compare with those of a CPU."""
+        return self.hardware.startswith("one ")
 
     @property
     def basis(self) -> str:
@@ -147,6 +156,8 @@ def _recipe(card: Card) -> tuple[int, int | None] | None:
     """Epochs and training crop; None if no recipe is published."""
     if card.name in EFFICIENTNET_V2 and card.recipe.endswith("#efficientnet-v2"):
         return 600, EFFICIENTNET_V2[card.name]
+    if card.recipe in OTHER_RECIPES:
+        return OTHER_RECIPES[card.recipe], None
     fragment = re.search(r"#[\w-]+$", card.recipe)
     known = {end: (epochs, crop) for end, epochs, crop in RECIPES}
     is_torchvision = (

@@ -110,11 +110,10 @@ def _applies(entry: Mapping[str, Any], kind: str, hardware: str) -> bool:
 def _price_of(entry: Mapping[str, Any], threads: int) -> Price:
     per_thread = entry["per"] == "thread"
     count = threads if per_thread else 1
-    each = f" for each of {count} threads" if per_thread else ""
-    basis = f"assumed: {entry['per_hour']:g} usd an hour{each}, {entry['as_of']}, {entry['source']}"
-    return Price(
-        per_hour=entry["per_hour"] * count, currency=entry.get("currency", "usd"), basis=basis
-    )
+    currency = entry.get("currency", "usd")
+    each = f", {entry['per_hour']:g} {currency} a thread" if per_thread else ""
+    basis = f"assumed: list price of {entry['as_of']} ({entry['source']}){each}"
+    return Price(per_hour=entry["per_hour"] * count, currency=currency, basis=basis)
 
 
 def _entries() -> list[dict[str, Any]]:

@@ -221,7 +221,7 @@ class Rehearser:
         batch_size = min(self.batch_size, len(sample.labels["train"]))
         context = replace(
             context,
-            options=replace(context.options, epochs=epochs, batch_size=batch_size),
+            options=replace(context.options, epochs=epochs, batch_size=batch_size, refit=False),
             data=sample,
             costs=costs,
             labels=labels_on(context.machine, sample),

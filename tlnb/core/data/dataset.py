@@ -40,6 +40,7 @@ from tlnb.core.runtime.paths import user_path, written_beside
 
 LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
 PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
+SMALLEST_PHOTO = 96  # edge below which images are treated as drawings
 HASHED = 256  # images hashed at a time
 
 
@@ -94,6 +95,7 @@ class DataSet(OneLine):
     folders: tuple[
         tuple[str, str], ...
     ] = ()  # split → its folder, if the data folder defines splits
+    brought: tuple[str, ...] = ()  # splits that came with the data; the others were drawn here
     notes: tuple[str, ...] = ()  # what readers of the results should know, one sentence each
     files: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict, repr=False
@@ -147,6 +149,11 @@ class DataSet(OneLine):
     def from_files(self) -> bool:
         """Whether the images came from files and can be decoded again at another size."""
         return self.facts.from_files
+
+    @property
+    def photos(self) -> bool:
+        """Whether the images came from files and are of a photograph's size."""
+        return self.from_files and (self.request.size or self.edge) >= SMALLEST_PHOTO
 
     @property
     def size_verdict(self) -> str:
@@ -309,8 +316,9 @@ def _looked_through(parts: Parts, request: DataRequest, photos: bool = True) -> 
     leaks = find_leaks(parts.images, files)
     two_labels = find_two_labels(parts.images, parts.labels, files)
     notes = [*parts.notes, two_labels_note(two_labels)]
-    if photos and (parts.brings_test or parts.groups is None):
-        notes.append(series_note(leaks, data.splits["test"], parts.brings_test, _grouping(request)))
+    brings_test = "test" in parts.brought
+    if photos and (brings_test or parts.groups is None):
+        notes.append(series_note(leaks, data.splits["test"], brings_test, _grouping(request)))
     hint = imagenet_hint(
         parts.name, parts.classes, [f for names in parts.files.values() for f in names]
     )
@@ -338,6 +346,7 @@ def _data_set(parts: Parts, request: DataRequest) -> DataSet:
         request=request,
         skipped=parts.skipped,
         folders=parts.folders,
+        brought=parts.brought,
         notes=parts.notes,
         files=parts.files,
         groups=parts.groups,

@@ -106,7 +106,7 @@ def read_files(
         files={s: tuple(listing.shown(i) for i in part.tolist()) for s, part in rows.items()},
         groups=_groups(listing, unreadable),
         notes=(*_notes(listing, rows), *seen.notes),
-        brings_test="test" in _brought(listing, unreadable),
+        brought=tuple(s for s in _brought(listing, unreadable) if s != "train"),
         values=seen.values,
         transparent=seen.transparent,
         own_range=seen.own_range,

@@ -35,7 +35,7 @@ class Parts:
     )  # split → the names of its images
     groups: int | None = None  # number of groups, if images are grouped
     notes: tuple[str, ...] = ()  # what readers of the results should know, one sentence each
-    brings_test: bool = False  # whether the test split came with the data; else it was drawn here
+    brought: tuple[str, ...] = ()  # splits that came with the data; the others were drawn here
     values: tuple[float, float] | None = (
         None  # black and white points of grey images of more than 8 bits
     )
@@ -72,7 +72,7 @@ def divide(
         classes=classes,
         images={s: images[r].contiguous() for s, r in rows.items()},
         labels={s: labels[r] for s, r in rows.items()},
-        brings_test="test" in fixed,
+        brought=tuple(fixed),
     )
 
 

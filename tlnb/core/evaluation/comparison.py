@@ -41,22 +41,19 @@ class Row:
     )
     to_target: Spent = Spent()
     evaluating: float | None = None  # seconds for curves and testing
-    flops: float | None = None  # without evaluation
+    flops: float | None = None  # without evaluation; what it found in a cache counts too
     wh: float | None = None
     money: float | None = None
     steps: int | None = None
     trained_params: int | None = None
     inference_flops: float | None = None  # per image
     phases: dict[str, float] = field(default_factory=dict)
-    curve: tuple[tuple[float, float], ...] = ()  # (seconds, watched accuracy) at each look
+    curve: tuple[tuple[float, float], ...] = ()  # (FLOPs, watched accuracy) at each look
     basis: str = "measured"
     source_accuracy: tuple[float, float] | None = (
         None  # on its pretraining task, with its old head: before, after
     )
     strategy: str = ""
-    found_cached: bool = (
-        False  # frozen layers' outputs were computed, and paid for, by an earlier run
-    )
 
     @property
     def seconds_to_target(self) -> float | None:
@@ -74,10 +71,19 @@ class Saving:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Ratio:
+    """The baseline's cost to the target divided by its run's."""
+
+    work: float  # FLOPs
+    seconds: float
+    is_bound: bool = False  # the baseline never got there: at least so much
+
+
+@dataclass(frozen=True, kw_only=True)
 class BreakEven:
     """Pretraining was paid once; every use of it costs less than training from scratch."""
 
-    unit: str  # seconds, or the currency
+    unit: str  # FLOPs, seconds, or the currency
     once: float
     run: float  # cost of a use, with pretraining already paid
     baseline: float  # cost of a use, from scratch
@@ -98,27 +104,42 @@ class Comparison(OneLine):
     target: float | None
     watched_split: str  # the split on which the target is read: monitor or val
     price: Price
-    run: str | None = None  # the pair that speedup compares
+    run: str | None = None  # the pair that `ratio` compares
     baseline: str | None = None
-    speedup: float | None = None
-    speedup_is_bound: bool = False
+    ratio: Ratio | None = None  # None: no pair, or the run missed the target
     saving: Saving | None = None
-    break_even: BreakEven | None = None
+    break_even: BreakEven | None = None  # in FLOPs
+    break_even_paid: BreakEven | None = None  # in seconds, or in money where machines differ
     skewed: bool = False  # class sizes differ widely
     notes: tuple[str, ...] = ()
 
     @property
+    def less_work(self) -> float | None:
+        """How many times fewer FLOPs the run took to the target than its baseline."""
+        return self.ratio.work if self.ratio else None
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times sooner, in seconds, the run reached the target than its baseline."""
+        return self.ratio.seconds if self.ratio else None
+
+    @property
+    def speedup_is_bound(self) -> bool:
+        """Whether the baseline missed the target: `less_work` and `speedup` are at least so."""
+        return self.ratio is not None and self.ratio.is_bound
+
+    @property
     def pays_off_after(self) -> float | None:
-        """Number of uses until the pretraining has paid for itself."""
+        """Number of uses until the pretraining has paid for itself, counted in FLOPs."""
         return self.break_even.uses if self.break_even else None
 
     def __repr__(self) -> str:
-        if self.speedup is None:
+        if self.ratio is None:
             return f"Comparison on {self.data}: {len(self.rows)} rows"
         bound = "at least " if self.speedup_is_bound else ""
         by = {row.name: row for row in self.rows}
         return (
             f"Comparison on {self.data}: {self.run} {by[self.run or ''].accuracy:.1%}, "
-            f"{self.baseline} {by[self.baseline or ''].accuracy:.1%} test accuracy; "
-            f"{bound}{self.speedup:.1f}x sooner at {self.target:.1%}"
+            f"{self.baseline} {by[self.baseline or ''].accuracy:.1%} test accuracy; {bound}"
+            f"{self.ratio.work:.1f}x less work to {self.target:.1%}, {self.ratio.seconds:.1f}x sooner"
         )

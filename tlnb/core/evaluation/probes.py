@@ -38,14 +38,19 @@ class Probe:
     features: int = 0  # numbers per image
 
 
-def labels_in_use(data: DataSet) -> DataSet:
+def labels_in_use(data: DataSet, least: int = 0) -> DataSet:
     """`train` and `val` as one, at most `MAX_IMAGES`, classes in equal parts.
 
     Probes may not use anything else.
+
+    Args:
+        least: leave classes out rather than keep fewer images than this of each: what a network
+            learns depends on the images per class more than on the number of classes.
     """
     splits = [s for s in ("train", "val") if s in data.splits]
     labels = torch.cat([data.labels[s] for s in splits])
-    rows = _evenly(labels, MAX_IMAGES)
+    rows = _some_classes(labels, MAX_IMAGES, least)
+    rows = rows[_evenly(labels[rows], MAX_IMAGES)]
     ends = np.cumsum([0, *(len(data.labels[s]) for s in splits)])
     parts = []
     for split, start, end in zip(splits, ends, ends[1:], strict=False):
@@ -54,6 +59,17 @@ def labels_in_use(data: DataSet) -> DataSet:
     images = {"train": torch.cat(parts), "test": torch.cat(parts)[:0]}
     held = {"train": labels[rows], "test": labels[rows][:0]}
     return replace(data, images=MappingProxyType(images), labels=MappingProxyType(held))
+
+
+def _some_classes(labels: Tensor, most: int, least: int) -> Tensor:
+    """Rows of as many classes, evenly spaced, as `most` rows hold with `least` images of each."""
+    classes, counts = labels.unique(return_counts=True)
+    each = max(1, min(least, int(counts.float().mean())))
+    kept = max(2, most // each)
+    if len(labels) <= most or not least or kept >= len(classes):
+        return torch.arange(len(labels))
+    chosen = classes[torch.linspace(0, len(classes) - 1, kept).long()]
+    return torch.isin(labels, chosen).nonzero()[:, 0]
 
 
 def _evenly(labels: Tensor, most: int) -> Tensor:

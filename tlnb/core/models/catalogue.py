@@ -10,10 +10,11 @@ from importlib.metadata import metadata
 from typing import Any
 
 from tlnb import glyphnet
+from tlnb.core.models import efficientnet_lite as lite0
 from tlnb.core.runtime.errors import ModelError, OneLine, UsageError, did_you_mean
 from tlnb.core.storage.download import cached_file
 
-EMBEDDED, TORCHVISION = "embedded", "torchvision"
+EMBEDDED, PACKAGED, TORCHVISION, TIMM = "embedded", "package", "torchvision", "timm"
 SORTS = ("small", "accurate", "fast")
 TRAINING_IMAGES = {
     "ImageNet-1K": 1_281_167
@@ -40,6 +41,7 @@ class Card(OneLine):
     bytes: int | None = None
     size: int | None = None
     min_size: int | None = None  # smallest input edge, in pixels
+    only_size: bool = False  # whether it takes images of `size` alone
     licence: str = ""
     recipe: str = ""
     about: str = ""  # the authors' description of the weights
@@ -81,10 +83,10 @@ class Catalogue(OneLine):
 
 
 def names() -> list[str]:
-    """All model names that `load` knows: the embedded ones, then torchvision's classifiers."""
+    """All names without a prefix that `load` knows: the embedded, a package's, torchvision's."""
     from torchvision import models
 
-    return [*glyphnet.names(), *models.list_models(module=models)]
+    return [*glyphnet.names(), lite0.NAME, *models.list_models(module=models)]
 
 
 def catalogue(pattern: str | None = None, sort: str | None = None) -> Catalogue:
@@ -98,24 +100,37 @@ def catalogue(pattern: str | None = None, sort: str | None = None) -> Catalogue:
         ModelError: nothing matches.
         UsageError: the order is unknown.
     """
+    known, glob = names(), glob_of(pattern or "*").lower()
+    matches = [n for n in known if fnmatch.fnmatchcase(n.lower(), glob)]
+    if not matches:
+        hint = did_you_mean(pattern or "", known, "%tl_models lists all")
+        raise ModelError(f"no model matches {pattern!r}: {hint}")
+    return ordered(tuple(map(_card, matches)), pattern or "*", sort)
+
+
+def glob_of(pattern: str) -> str:
+    """A pattern as a glob; a word may stand anywhere in a name."""
+    return pattern if any(c in pattern for c in "*?[") else f"*{pattern}*"
+
+
+def ordered(cards: tuple[Card, ...], pattern: str, sort: str | None) -> Catalogue:
+    """These cards in an order; None: the first of `SORTS`.
+
+    Raises:
+        UsageError: the order is unknown.
+    """
     order = sort or SORTS[0]
     if order not in SORTS:
         hint = did_you_mean(order, SORTS, f"use {', '.join(SORTS)}")
         raise UsageError(f"--sort {order} is not an order of models: {hint}")
-    known = names()
-    glob = pattern or "*"
-    glob = glob if any(c in glob for c in "*?[") else f"*{glob}*"
-    matches = [n for n in known if fnmatch.fnmatchcase(n.lower(), glob.lower())]
-    if not matches:
-        hint = did_you_mean(pattern or "", known, "%tl_models lists all")
-        raise ModelError(f"no model matches {pattern!r}: {hint}")
-    embedded = set(glyphnet.names())
-    cards = [embedded_card(n) if n in embedded else torchvision_card(n) for n in matches]
-    return Catalogue(
-        cards=tuple(sorted(cards, key=lambda card: _rank(card, order))),
-        pattern=pattern or "*",
-        sort=order,
-    )
+    in_order = sorted(cards, key=lambda card: _rank(card, order))
+    return Catalogue(cards=tuple(in_order), pattern=pattern, sort=order)
+
+
+def _card(name: str) -> Card:
+    if name == lite0.NAME:
+        return packaged_card()
+    return embedded_card(name) if name in glyphnet.names() else torchvision_card(name)
 
 
 def _rank(card: Card, order: str) -> tuple[bool, float]:
@@ -130,6 +145,28 @@ def embedded_card(name: str) -> Card:
     known = {k: v for k, v in facts.items() if k in Card.__dataclass_fields__}
     return Card(
         **{**known, "family": EMBEDDED, "on_disk": True, "notes": tuple(facts.get("notes", ()))}
+    )
+
+
+def packaged_card() -> Card:
+    """The card of EfficientNet-Lite0, whose weights a package brings."""
+    return Card(
+        name=lite0.NAME,
+        family=PACKAGED,
+        source="ImageNet-1K",
+        source_images=TRAINING_IMAGES["ImageNet-1K"],
+        source_classes=1000,
+        accuracy=0.751,
+        accuracy_of="top-1 on ImageNet-1K",
+        parameters=4_652_008,
+        flops=770_375_104.0,
+        bytes=18_826_032,
+        size=lite0.SIZE,
+        min_size=32,
+        licence="Apache-2.0",
+        recipe=lite0.RECIPE,
+        about=f"TensorFlow's weights, converted to PyTorch by the package {lite0.PACKAGE}",
+        on_disk=lite0.weights_file() is not None,
     )
 
 
@@ -176,6 +213,7 @@ def _card_of(name: str, weights: Any) -> Card:
         bytes=round(meta["_file_size"] * 2**20),
         size=weights.transforms().crop_size[0],
         min_size=max(meta["min_size"]),
+        only_size=name.startswith("vit_"),  # its positions are of this size
         licence=meta.get("license") or _code_licence(),
         recipe=meta["recipe"],
         about=_plain(meta.get("_docs", "")),

@@ -84,6 +84,10 @@ class CostTracker:
         self.clock = clock
         self.flops: dict[str, float] = dict(earlier or {})
         self.parts: defaultdict[tuple[str, str], PartCost] = defaultdict(PartCost)
+        # FLOPs by phase of values found that an earlier run had paid for; None when resumed,
+        # since what is found then may be its own
+        self.found: dict[str, float] | None = None if earlier else {}
+        self._known: set[str] = set()  # keys of values computed or found before
 
     @contextmanager
     def phase(self, name: str, part: str = "") -> Iterator[None]:
@@ -99,3 +103,14 @@ class CostTracker:
         """Charge counted FLOPs to a phase."""
         self.flops[phase] = self.flops.get(phase, 0.0) + flops
         self.parts[phase, part].flops += flops
+
+    def charge_value(self, key: str, phase: str, flops: float, part: str = "") -> None:
+        """Charge a value that was computed here; finding it again costs nothing."""
+        self._known.add(key)
+        self.charge(phase, flops, part)
+
+    def find(self, key: str, phase: str, flops: float) -> None:
+        """Note the FLOPs of a value that an earlier run had computed: they are not charged."""
+        if self.found is not None and key not in self._known:
+            self._known.add(key)
+            self.found[phase] = self.found.get(phase, 0.0) + flops

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.own_outputs import append_output_layer, select_scores
+from tlnb.core.models.transform import cfg_transform, stated_cfg
 from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 
@@ -56,14 +57,15 @@ def adopt(module: nn.Module, size: int | None = None) -> Adopted:
     """Copy the network and prepare it for tlnb.
 
     Args:
-        size: the input edge in pixels, from which lazy layers get their shapes; None: the usual
-            one, or the only one that the network takes.
+        size: the input edge in pixels, from which lazy layers get their shapes; None: the one
+            that its `pretrained_cfg` states, the usual one, or the only one that it takes.
 
     Raises:
         ModelError: it cannot be copied or trained, or does not return scores.
     """
-    edge = size or DEFAULT_EDGE
     bare, notes = _unwrapped(module)
+    stated = stated_cfg(bare)
+    edge = size or (cfg_transform(stated).size if stated else DEFAULT_EDGE)
     _check_trainable(bare)
     own = copied(bare)
     notes += _compiled_inside(own) + _shaped(own, edge) + _single(own)

@@ -30,6 +30,7 @@ SCORE_NAMES = (
     "prediction",
     "predictions",
 )
+HEAD_NAMES = {"fc", "head", "heads", "classifier", "last_linear", "output", "linear"}
 APPENDED_NAME = "output_layer"  # name of an appended output layer
 CHANGE_ATTRIBUTE = "_tlnb_change"  # class attribute that stores the change
 
@@ -228,22 +229,47 @@ def append_output_layer(module: nn.Module, edge: int) -> list[str]:
     """
     try:
         read_anatomy(module, edge)
+        has_scores = True
     except ModelError as error:
         if "no output layer" not in str(error):
             return []  # reported when its anatomy is read, when the data are known
-    else:
+        has_scores = False
+    emptied = _emptied_head(module, edge)
+    if has_scores and not emptied:
         return []
     width = watch(module, edge).scores
     with alone(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer = nn.Linear(width, 2)
-    how = _replace_identity(module, layer) or _append(module, layer)
+    how = _replace_identity(module, layer, emptied) or _append(module, layer)
     return [f"it ends in {width} features, without an output layer: {how}"]
 
 
-def _replace_identity(module: nn.Module, layer: nn.Linear) -> str:
-    """Put the layer in place of an `nn.Identity` at the end; returns empty if there is none."""
-    last = [name for name, _ in module.named_modules() if name][-1]
+def _emptied_head(module: nn.Module, edge: int) -> str:
+    """The name of an `nn.Identity` where an output layer was, as in `fc = nn.Identity()`.
+
+    Empty if there is none, or if the scores come straight from a layer with weights. timm's
+    networks say themselves where it was.
+    """
+    classifier = getattr(module, "get_classifier", None)
+    known = classifier() if callable(classifier) else None
+    names = [name for name, part in module.named_modules() if name and part is known]
+    last = names[0] if names else [name for name, _ in module.named_modules() if name][-1]
+    if type(module.get_submodule(last)) is not nn.Identity:
+        return ""
+    seen = watch(module, edge)
+    straight = bool(seen.steps[seen.output].layers)
+    named = bool(names) or bool(HEAD_NAMES & set(last.split(".")))
+    return last if named and not straight else ""
+
+
+def _replace_identity(module: nn.Module, layer: nn.Linear, name: str = "") -> str:
+    """Put the layer in place of an `nn.Identity` at the end; returns empty if there is none.
+
+    Args:
+        name: its name; default: the last module.
+    """
+    last = name or [name for name, _ in module.named_modules() if name][-1]
     if type(module.get_submodule(last)) is not nn.Identity:
         return ""
     module.set_submodule(last, layer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,18 +12,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from tlnb import glyphnet
 from tlnb.core.models.catalogue import (
     EMBEDDED,
     Card,
     Catalogue,
     catalogue,
-    embedded_card,
     names,
-    torchvision_card,
     torchvision_weights,
 )
 from tlnb.core.models.module_copy import copied
+from tlnb.core.models.originals import (
+    AUXILIARY,
+    Original,
+    at_random,
+    original_of,
+)
 from tlnb.core.models.pretrained_model import (
     Origin,
     PretrainedModel,
@@ -34,7 +37,8 @@ from tlnb.core.models.pretrained_model import (
     resized,
     retrained,
 )
-from tlnb.core.models.transform import Transform
+from tlnb.core.models.timm_models import is_timm, timm_original
+from tlnb.core.models.transform import IMAGENET, Transform, cfg_transform, stated_cfg
 from tlnb.core.models.weights import (
     State,
     different,
@@ -46,7 +50,6 @@ from tlnb.core.models.weights import (
 )
 from tlnb.core.runtime.errors import ModelError, did_you_mean, listed
 from tlnb.core.runtime.paths import user_path
-from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.storage.download import Progress, fetch
 
 __all__ = [
@@ -59,13 +62,12 @@ __all__ = [
     "bare",
     "catalogue",
     "facing",
+    "is_name",
     "load",
     "names",
     "resized",
     "retrained",
 ]
-
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def load(
@@ -76,6 +78,7 @@ def load(
     std: Any = None,
     size: int | None = None,
     called: str | None = None,
+    edge: int | None = None,
     progress: Progress | None = None,
     layout: str = "channels_last",
     notes: tuple[str, ...] = (),
@@ -83,15 +86,17 @@ def load(
     """Load a model by name, or wrap the user's own module.
 
     Args:
-        source: a name from `names()`, an `nn.Module`, or a loaded model.
+        source: a name from `names()`, `timm/NAME`, `hf-hub:ORG/NAME`, an `nn.Module`, or a loaded
+            model.
         weights: `default`, one of torchvision's names (`IMAGENET1K_V1`), `none` (random), or a
             file: safetensors, or a state_dict read with `weights_only=True`. A file may have
             another number of classes than the original.
         mean, std, size: override the preprocessing; the user's own module is assumed to use
-        ImageNet's.
+            ImageNet's, unless its `pretrained_cfg` (timm) states its own.
         called: the name to show for the user's own module.
         layout, notes: memory layout of images for the user's own module, and the changes made to
-        it.
+            it.
+        edge: the data's, in pixels, for which networks of timm that take one size are built.
         progress: called with (bytes done, total bytes) during a download.
 
     Raises:
@@ -105,8 +110,8 @@ def load(
     elif isinstance(source, nn.Module):
         given = {"mean": mean, "std": std, "size": size}
         model = _own(source, called or type(source).__name__, weights, given, layout, notes)
-    elif source in names():
-        model = _by_name(source, weights, progress)
+    elif is_name(source):
+        model = _by_name(source, weights, size or edge, progress)
     elif not isinstance(source, str):
         raise ModelError(_wrong_source(source))
     else:
@@ -132,21 +137,28 @@ def _wrong_source(source: object) -> str:
     return f"an object of type {kind} is not a network: give a name of tl.models(), or an nn.Module"
 
 
-def bare(name: str, scores: int) -> PretrainedModel:
+def is_name(source: object) -> bool:
+    """Whether this is a name that `load` knows, or one of timm's kind."""
+    return isinstance(source, str) and (source in names() or is_timm(source))
+
+
+def bare(name: str, scores: int, size: int | None = None) -> PretrainedModel:
     """A randomly initialised model of the catalogue with `scores` outputs.
+
+    Args:
+        size: the edge of its images, for which networks of timm that take one size are built.
 
     Raises:
         ModelError: the name is unknown.
     """
-    if name not in names():
+    if not is_name(name):
         raise ModelError(
             f"{name!r} is not the name of a model: "
             f"{did_you_mean(name, names(), '%tl_models lists all')}"
         )
-    given = next(iter(torchvision_weights(name).values()), None)
-    original = _embedded(name) if given is None else _torchvision(name, given)
+    original = _original(name, next(iter(torchvision_weights(name).values()), None), size)
     return original.with_weights(
-        _at_random(partial(original.make, scores)), "none", _untrained(original.card), scores
+        at_random(partial(original.make, scores)), "none", _untrained(original.card), scores
     )
 
 
@@ -172,66 +184,35 @@ def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
     )
 
 
-def _at_random(make: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network with a fixed seed, leaving torch's global random state as it was."""
-    with alone(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return make()
-
-
 # ── by name ───────────────────────────────────────────────────────────────────────────────────────
 
-AUXILIARY = {
-    "googlenet": ("aux1.", "aux2."),
-    "inception_v3": ("AuxLogits.",),
-}  # heads that only help training
-NO_AUXILIARY = "auxiliary heads, which only help to train from scratch, are left out"
 OLD_DENSENET = re.compile(
     r"(denselayer\d+\.(?:norm|conv))\.([12])\."
 )  # `norm.1` in files, `norm1` in the network
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Original:
-    """A model of the catalogue before it gets its weights."""
-
-    card: Card
-    transform: Transform
-    classes: tuple[str, ...]  # empty if the weights have no useful output layer
-    count: int  # number of scores
-    make: Callable[[int], nn.Module] = field(
-        repr=False
-    )  # builds the network for a number of classes
-
-    def with_weights(
-        self, module: nn.Module, weights: str, card: Card, count: int
-    ) -> PretrainedModel:
-        card = replace(card, parameters=parameter_count(module))
-        classes = self.classes if card.source_classes == len(self.classes) else None
-        origin = Origin(name=card.name, family=card.family, scores=count)
-        return PretrainedModel(
-            name=card.name,
-            module=module,
-            transform=self.transform,
-            card=card,
-            weights=weights,
-            architecture=partial(self.make, count),
-            classes=classes,
-            origin=origin,
-        )
+def _original(
+    name: str, weights: Any, size: int | None, progress: Progress | None = None
+) -> Original:
+    if is_timm(name):
+        return timm_original(name, size, progress)
+    return original_of(name, weights)
 
 
-def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedModel:
+def _by_name(
+    name: str, weights: str, size: int | None, progress: Progress | None
+) -> PretrainedModel:
     known = torchvision_weights(name)
     kind = _chosen(name, weights, known)
     given: Any = known.get(kind) or next(iter(known.values()), None)
-    original = _embedded(name) if given is None else _torchvision(name, given)
+    original = _original(name, given, size, progress)
     count = original.count
     if kind == "none":
-        module = _at_random(partial(original.make, count))
+        module = at_random(partial(original.make, count))
         return original.with_weights(module, kind, _untrained(original.card), count)
-    if given is None and kind == "default":
-        return original.with_weights(_embedded_module(name), kind, original.card, count)
+    if original.ready is not None and kind == "default":
+        module, card = original.ready()
+        return original.with_weights(module, kind, replace(card, size=original.card.size), count)
     path = user_path(weights) if kind == "file" else fetch(given.url, name, progress)
     state = read_state(path, checked=kind != "file")
     module, count, notes = _from_file(state, original.make, count, name, lenient=kind == "file")
@@ -241,68 +222,6 @@ def _by_name(name: str, weights: str, progress: Progress | None) -> PretrainedMo
         return original.with_weights(module, weights, card, count)
     card = replace(original.card, on_disk=True, notes=(*original.card.notes, *notes))
     return original.with_weights(module, kind, card, count)
-
-
-def _embedded(name: str) -> _Original:
-    transform = Transform(
-        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
-    )
-    classes = tuple(glyphnet.card(name)["classes"])
-    return _Original(
-        card=embedded_card(name),
-        transform=transform,
-        classes=classes,
-        count=len(classes),
-        make=glyphnet.GlyphNet,
-    )
-
-
-def _embedded_module(name: str) -> nn.Module:
-    try:
-        return glyphnet.load(name)
-    except glyphnet.DamagedWeights as error:
-        raise ModelError(
-            f"the weights of {name} are damaged ({error}): install tlnb again"
-        ) from None
-
-
-def _torchvision(name: str, weights: Any) -> _Original:
-    preset, card = weights.transforms(), torchvision_card(name, weights.name)
-    transform = Transform(
-        size=preset.crop_size[0],
-        resize=preset.resize_size[0],
-        mean=tuple(preset.mean),
-        std=tuple(preset.std),
-        interpolation=preset.interpolation.value,
-    )
-    if name in AUXILIARY:
-        card = replace(card, notes=(*card.notes, NO_AUXILIARY))
-    classes, scores = (w.meta["categories"] or () for w in (weights, type(weights).DEFAULT))
-    return _Original(
-        card=card,
-        transform=transform,
-        classes=tuple(classes),
-        count=len(scores),
-        make=partial(_network, name, weights),
-    )
-
-
-def _network(name: str, weights: Any, classes: int) -> nn.Module:
-    """The randomly initialised architecture, as torchvision builds it for these weights.
-
-    Auxiliary heads are left out.
-    """
-    from torchvision import models
-
-    settings: dict[str, Any] = {"num_classes": classes}
-    if name in AUXILIARY:
-        settings |= {"transform_input": True, "aux_logits": False, "init_weights": True}
-    elif name.startswith("vit_"):
-        settings["image_size"] = weights.meta["min_size"][0]
-    elif name.startswith("maxvit"):
-        settings["input_size"] = weights.meta["min_size"]
-    module: nn.Module = models.get_model(name, weights=None, **settings)
-    return module
 
 
 def _today(state: State, name: str) -> State:
@@ -396,26 +315,9 @@ def _own(
     """
     if not parameter_count(module):
         raise ModelError(f"{called} has no parameters: give a network to train")
-    assumed = [part for part, value in given.items() if value is None]
-    if assumed:
-        ways = ", ".join(f"{part}=" for part in assumed)
-        notes += (
-            f"preprocessing assumed to be ImageNet's: {', '.join(assumed)} ({ways} change it)",
-        )
-    if called in names():
-        notes += (f"your variable {called}, not the model of that name in %tl_models",)
-    source, kind, module = (
-        "unknown data (your own module)",
-        _chosen(called, weights),
-        copied(module),
-    )
-    if kind == "none":
-        source = "nothing (a random start)"
-        module = _at_random(partial(reset_parameters, module))
-    elif kind == "file":
-        state = named_as(read_state(user_path(weights)), module)
-        source = f"unknown data (weights from {state.file})"
-        notes = (*notes, *state.notes, *fill(module, state, called, lenient=True))
+    cfg = stated_cfg(module)
+    notes += _told(called, given, bool(cfg))
+    module, source, read = _own_weights(copied(module), called, weights)
     _check_numbers(module, called)
     card = Card(
         name=called,
@@ -423,13 +325,41 @@ def _own(
         source=source,
         parameters=parameter_count(module),
         on_disk=True,
-        notes=notes,
+        notes=(*notes, *read),
     )
-    transform = Transform(size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD, layout=layout)
+    transform = cfg_transform(cfg or IMAGENET, layout=layout)
     origin = Origin(name=called, family="own")
     return PretrainedModel(
         name=called, module=module, transform=transform, card=card, weights=weights, origin=origin
     )
+
+
+def _told(called: str, given: Mapping[str, Any], stated: bool) -> tuple[str, ...]:
+    """Notes on what was not given: the preprocessing, and which of two things a name means."""
+    own = f"your variable {called}, not the model of that name in %tl_models"
+    notes = [own] if called in names() else []
+    assumed = [part for part, value in given.items() if value is None]
+    parts = ", ".join(assumed)
+    if assumed and stated:
+        return f"preprocessing as its pretrained_cfg states it: {parts}", *notes
+    if assumed:
+        ways = ", ".join(f"{part}=" for part in assumed)
+        return f"preprocessing assumed to be ImageNet's: {parts} ({ways} change it)", *notes
+    return tuple(notes)
+
+
+def _own_weights(
+    module: nn.Module, called: str, weights: str
+) -> tuple[nn.Module, str, tuple[str, ...]]:
+    """The user's module with the weights asked for, what they learned from, and notes on a file."""
+    kind = _chosen(called, weights)
+    if kind == "none":
+        return at_random(partial(reset_parameters, module)), "nothing (a random start)", ()
+    if kind != "file":
+        return module, "unknown data (your own module)", ()
+    state = named_as(read_state(user_path(weights)), module)
+    notes = (*state.notes, *fill(module, state, called, lenient=True))
+    return module, f"unknown data (weights from {state.file})", notes
 
 
 def _check_numbers(module: nn.Module, called: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from tlnb.core.models.catalogue import Card
+from tlnb.core.models.catalogue import TIMM, Card
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.transform import MOST_PIXELS, Transform
 from tlnb.core.runtime.errors import OneLine, UsageError
@@ -97,6 +97,7 @@ def retrained(
         parameters=parameter_count(module),
         size=model.transform.size,
         min_size=model.card.min_size,
+        only_size=model.card.only_size,
         on_disk=True,
         notes=(f"preprocessing as for {model.name}",),
     )
@@ -124,6 +125,7 @@ def changed_transform(model: PretrainedModel, mean: Any, std: Any, size: int | N
     """
     transform, least = model.transform, max(16, model.card.min_size or 0)
     if size is not None:
+        _check_only_size(model, size)
         if size < least:
             raise UsageError(
                 f"--size {size} is too small for {model.name}: use {least} pixels or more"
@@ -141,6 +143,20 @@ def changed_transform(model: PretrainedModel, mean: Any, std: Any, size: int | N
     if std is not None:
         transform = replace(transform, std=_three("std", std))
     return transform
+
+
+def _check_only_size(model: PretrainedModel, size: int) -> None:
+    """Raise `UsageError` if the network takes images of another size alone."""
+    card = model.card
+    if not card.only_size or size == card.size:
+        return
+    if card.family == TIMM:
+        way = f"build it for those, %tl_load {card.name} --size {size}"
+    else:
+        way = f"leave out --size, or write --size {card.size}"
+    raise UsageError(
+        f"--size {size} does not fit {model.name}, whose positions are of {card.size} pixels: {way}"
+    )
 
 
 def _three(name: str, values: Any) -> tuple[float, float, float]:

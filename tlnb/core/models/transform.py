@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+# ImageNet's usual preprocessing, in the words of timm's `pretrained_cfg`.
+IMAGENET: Mapping[str, Any] = {
+    "input_size": (3, 224, 224),
+    "crop_pct": 0.875,
+    "interpolation": "bilinear",
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
+}
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest")
 MOST_PIXELS = 4096  # maximum input edge: more is a typo, and exceeds any memory
 
 
@@ -24,7 +35,7 @@ class Transform:
     layout: str = "channels_last"  # or "contiguous": memory layout of images and weights
 
     def __post_init__(self) -> None:
-        if self.interpolation not in ("bilinear", "bicubic", "nearest"):
+        if self.interpolation not in INTERPOLATIONS:
             raise ValueError(f"the interpolation {self.interpolation!r} is unknown")
         if self.layout not in ("channels_last", "contiguous"):
             raise ValueError(f"the memory layout {self.layout!r} is unknown")
@@ -63,6 +74,51 @@ class Transform:
         """Normalise uint8 images, or floats in 0..255, as in pretraining."""
         mean, std = (_by_channel(numbers, images.device) for numbers in (self.mean, self.std))
         return ((images.float() - mean) / std).contiguous(memory_format=self.memory_format)
+
+
+def cfg_transform(
+    cfg: Mapping[str, Any], size: int | None = None, layout: str = "channels_last"
+) -> Transform:
+    """The preprocessing that timm's `pretrained_cfg` of a network states; else ImageNet's.
+
+    Args:
+        size: another input edge, in pixels; the share that the crop leaves stays.
+
+    Raises:
+        TypeError, ValueError, ArithmeticError: values that make no sense, or edges that differ.
+    """
+    known = {**IMAGENET, "interpolation": "bicubic", **{k: v for k, v in cfg.items() if v}}
+    _, height, width = known["input_size"]
+    if height != width:
+        raise ValueError(f"images of {height}×{width} pixels")
+    edge = size or int(height)
+    return Transform(
+        size=edge,
+        resize=math.floor(edge / known["crop_pct"]),
+        mean=_three(known["mean"]),
+        std=_three(known["std"]),
+        interpolation=known["interpolation"]
+        if known["interpolation"] in INTERPOLATIONS
+        else "bicubic",
+        layout=layout,
+    )
+
+
+def stated_cfg(module: object) -> Mapping[str, Any]:
+    """timm's description of a network, if it carries one that makes sense; else empty."""
+    cfg = getattr(module, "pretrained_cfg", None)
+    if not isinstance(cfg, Mapping):
+        return {}
+    try:
+        cfg_transform(cfg)
+    except (TypeError, ValueError, ArithmeticError):
+        return {}
+    return cfg
+
+
+def _three(values: Any) -> tuple[float, float, float]:
+    red, green, blue = map(float, values)
+    return red, green, blue
 
 
 @cache

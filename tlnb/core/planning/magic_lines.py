@@ -25,18 +25,23 @@ def line(magic: str, *words: Any, **options: Any) -> str:
     given = {
         name: value for name, value in options.items() if value is not None and value is not False
     }
-    quoted = [_quoted(w) for w in words] + [_quoted(v) for v in given.values() if v is not True]
-    if None in quoted:
+    written = [quoted(w) for w in words] + [quoted(v) for v in given.values() if v is not True]
+    if None in written:
         return _call(magic, words, given)
-    parts = [f"%{magic}", *(str(_quoted(w)) for w in words)]
+    parts = [f"%{magic}", *(str(quoted(w)) for w in words)]
     for option, value in given.items():
-        parts.append(f"--{option}" if value is True else f"--{option} {_quoted(value)}")
+        parts.append(f"--{option}" if value is True else f"--{option} {quoted(value)}")
     return " ".join(parts)
 
 
 def train_line(asked: Mapping[str, Any], magic: str = "tl_train", **more: Any) -> str:
     """Training options (`Asked`) as a magic line; defaults are left out."""
-    given = {each.flag: each.typed(asked[each.name]) for each in OPTIONS if each.name in asked}
+    given = {
+        flag: typed
+        for each in OPTIONS
+        if each.name in asked
+        for flag, typed in each.given(asked[each.name]).items()
+    }
     return line(magic, **given, **more)
 
 
@@ -56,6 +61,8 @@ def keyword(flag: str, value: Any) -> tuple[str, Any]:
     known = option_named(flag)
     if known is None:
         return flag.replace("-", "_"), value
+    if known.either:
+        return known.name, flag == known.flag
     return known.name, bool(value) is not known.default if known.is_switch else value
 
 
@@ -64,6 +71,8 @@ def flag(name: str, value: Any) -> tuple[str, Any]:
     known = option_named(name)
     if known is None:
         return name.replace("_", "-"), value
+    if known.either:
+        return known.flags[value is False], True
     return known.flag, bool(value) is not known.default if known.is_switch else value
 
 
@@ -88,7 +97,7 @@ def tokens(line: str) -> tuple[list[str], bool]:
     return [w for w in plain if w], silent
 
 
-def _quoted(word: Any) -> str | None:
+def quoted(word: Any) -> str | None:
     """The word as a magic line can hold it; None if it cannot."""
     text = str(word)
     if PLAIN.fullmatch(text) and one_line(text) == text:

@@ -7,6 +7,7 @@ the contents of a job file all come from it. `None` leaves a choice to the recip
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
@@ -39,6 +40,7 @@ class Option:
         empty: what an empty control means.
         rare: whether the panel shows it only on request.
         by_recipe: whether the recipe fills it in.
+        either: whether `--x` and `--no-x` both exist, and without them the recipe decides.
         also: other tools' names for it, without hyphens and underscores.
         of_train: whether only `train` takes it, not a forecast or a job.
         in_job: whether a job file keeps it: true for how the network is trained, false for what
@@ -57,6 +59,7 @@ class Option:
     empty: str = "as the recipe says"
     rare: bool = True
     by_recipe: bool = False
+    either: bool = False
     also: tuple[str, ...] = ()
     of_train: bool = False
     in_job: bool = True
@@ -72,6 +75,17 @@ class Option:
         """Whether it is on or off."""
         return isinstance(self.default, bool)
 
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All its flags without `--`."""
+        return (self.flag, f"no-{self.flag}") if self.either else (self.flag,)
+
+    def given(self, value: Any) -> dict[str, Any]:
+        """A value as the flag that is typed for it, and what is typed after that."""
+        if self.either and value is False:
+            return {self.flags[1]: True}
+        return {self.flag: self.typed(value)}
+
     def typed(self, value: Any) -> Any:
         """A value as typed after the flag: None for the default, True for a changed switch."""
         if self.is_switch:
@@ -84,6 +98,9 @@ class Option:
         """Raise `UsageError` for a value of the wrong type, out of bounds, or not a choice."""
         if value is None:
             return
+        if self.either and not isinstance(value, bool):
+            name = self.name
+            raise UsageError(f"{name}={value!r} is not a yes or no: write {name}=True")
         if self.bounds is not None:
             _check_number(self.name, value, whole=self.number is int)
             least, most = self.bounds
@@ -125,7 +142,7 @@ class TrainOptions:
     )
     lr: float | None = option(
         None,
-        "learning rate, or by stage: layer4=0.001,head=0.01",
+        "learning rate, or by stage (discriminative): layer4=0.001,head=0.01",
         metavar="X",
         label="learning rate",
         rare=False,
@@ -209,6 +226,15 @@ class TrainOptions:
         label="optimizer",
         panel_help="lbfgs: the output layer alone, all images at once",
         also=("optim", "opt"),
+    )
+    refit: bool | None = option(
+        None,
+        "train once more on all labels in use, those held out to choose with included; "
+        "default: for strategy head, where some are held out",
+        label="refit",
+        panel_help="Once more on all labels in use, those held out to choose with included",
+        either=True,
+        also=("retrain", "refitall"),
     )
 
     def __post_init__(self) -> None:
@@ -294,6 +320,7 @@ class Asked(TypedDict, total=False):
     precision: str
     class_weights: bool
     optimizer: str
+    refit: bool | None
     device: str | None
 
 
@@ -319,7 +346,7 @@ BY_RECIPE = tuple(each.name for each in OPTIONS if each.by_recipe)
 
 def option_named(name: str) -> Option | None:
     """The option of this keyword or flag, `batch_size` or `batch-size`; None if unknown."""
-    return next((each for each in OPTIONS if name in (each.name, each.flag)), None)
+    return next((each for each in OPTIONS if name in (each.name, *each.flags)), None)
 
 
 def options_asked(asked: Mapping[str, Any]) -> TrainOptions:
@@ -342,11 +369,17 @@ def _check_number(name: str, value: Any, whole: bool) -> None:
         or (whole and not float(value).is_integer())
     )
     if value is not None and wrong:
-        example = "10" if whole else "0.001"
+        example = _as_number(value) or ("10" if whole else "0.001")
         kind = "whole number" if whole else "number"
         raise UsageError(
             f"{name.replace(' ', '_')}={value!r} is not a {kind}: write {name.split()[0]}={example}"
         )
+
+
+def _as_number(text: Any) -> str:
+    """A number that was given as text, `5` for `'5'`; empty for anything else."""
+    plain = text.strip() if isinstance(text, str) else ""
+    return plain if re.fullmatch(r"\d+([.]\d+)?(e-?\d+)?", plain) else ""
 
 
 def options_from(values: Mapping[str, Any]) -> TrainOptions:

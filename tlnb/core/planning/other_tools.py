@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tlnb.core.planning.options import OPTIONS
 
 HABITS = {  # keys without hyphens and underscores
     **{word: each.flag for each in OPTIONS for word in each.also},
-    "shots": "per-class",
     "nshot": "per-class",
+    "nshots": "per-class",
     "samplesperclass": "per-class",
     "maxsamples": "limit",
     "subset": "limit",
@@ -32,6 +32,12 @@ HABITS = {  # keys without hyphens and underscores
     "outfile": "out",
     "o": "out",
     "topk": "top",
+    "ntrials": "trials",
+    "timeout": "budget",
+    "maxtime": "budget",
+    "targetaccuracy": "target",
+    "lastlayers": "last",
+    "nlayers": "last",
 }
 METHODS = {
     "fit": "train",
@@ -59,6 +65,36 @@ METHODS = {
     "freeze_to": "freeze",
     "plot": "compare",
     "plot_history": "compare",
+    "linear_probe": "freeze",
+    "feature_extraction": "freeze",
+    "unfreeze_all": "unfreeze",
+    "gradcam": "look",
+    "grad_cam": "look",
+    "explain": "look",
+    "tune_hyperparameters": "tune",
+    "to_pytorch": "code",
+}
+
+
+AMOUNT = r"\d+([.]\d+)?(s|sec|min|h|usd|eur)"  # of time or money
+NUMBER = r"\d+([.]\d+)?"
+# What a word alone means after a magic, or a value without a name in a call: option, pattern.
+ALONE = {
+    "train": {"epochs": NUMBER, "budget": AMOUNT},
+    "forecast": {"epochs": NUMBER},
+    "tune": {"trials": r"\d+", "budget": AMOUNT},
+    "data": {"per-class": r"\d+"},
+    "strategy": {"last": r"\d+"},
+    "strategy adapter": {"rank": r"\d+"},
+    "advise": {"budget": AMOUNT},
+    "cost": {"price": r".+/h"},
+    "code": {"out": r".+[.]py", "run": r"[\w-]+"},
+    "errors": {"run": r"[\w-]+"},
+}
+LOOKS = {  # other names of what `look` shows
+    **dict.fromkeys(("grad-cam", "gradcam", "saliency", "heatmap", "attribution"), "evidence"),
+    **dict.fromkeys(("embeddings", "embedding", "tsne", "t-sne", "umap", "pca"), "features"),
+    **dict.fromkeys(("probes", "probe", "linear-probes"), "stages"),
 }
 
 
@@ -70,29 +106,52 @@ def meant_option(word: str, known: Sequence[str]) -> str:
     return by_plain.get(plain) or by_plain.get(habit) or ""
 
 
-def meant_words(
-    magic: str, words: Sequence[str], known: Sequence[str], numbers: Mapping[str, str]
-) -> str:
-    """The line that would work in place of words that no option takes; empty if unknown.
+def short_option(word: str, known: Sequence[str]) -> str:
+    """The option that a word with one hyphen means: `-e` is `--epochs`; empty if there is none."""
+    if not re.fullmatch(r"-[A-Za-z][\w-]*", word):
+        return ""
+    letters = [o for o in known if o.startswith(f"--{word[1:]}")]
+    return meant_option(word, known) or next(iter(letters), "")
+
+
+def alone(call: str, value: str, first: object = "") -> str:
+    """The option that a value without a name means after this call: `5` is `epochs` of `train`.
 
     Args:
-        known: the options, `--epochs` …
-        numbers: magic → the option that a number alone means.
+        first: the call's first value, on which it may depend.
     """
-    for word, following in zip(words, [*words[1:], ""], strict=False):
-        name, equals, value = word.partition("=")
-        if equals and not name.startswith("-") and (option := meant_option(name, known)):
-            return f"write %{magic} {option} {value}"
-        if re.fullmatch(r"-[A-Za-z]\w*", word) or (re.fullmatch(r"-[A-Za-z]+", word)):
-            options = [o for o in known if o.startswith(f"--{word[1:]}")] or [
-                o for o in known if o[2] == word[1]
-            ]
-            option = meant_option(word, known) or (options[0] if options else "")
-            if option:
-                return f"write %{magic} {option} {following}".rstrip()
-        if re.fullmatch(r"\d+([.]\d+)?", word) and magic in numbers:
-            return f"write %{magic} {numbers[magic]} {word}"
-    return ""
+    options = ALONE.get(f"{call} {first}", ALONE.get(call, {}))
+    fitting = (o for o, pattern in options.items() if re.fullmatch(pattern, value))
+    return next(fitting, "")
+
+
+def repaired(call: str, words: Sequence[str], known: Sequence[str]) -> list[str]:
+    """The words with options as the magic has them; whether it takes them is for its parser to say.
+
+    `epochs=5`, `epochs 5`, `-e 5`, `--n_epochs 5` and `5` become `--epochs 5`.
+
+    Args:
+        call: the magic without `%tl_`.
+        known: its options, `--epochs` …
+    """
+    result: list[str] = []
+    for word in words:
+        if word == "=":
+            continue
+        is_value = bool(result) and result[-1].startswith("--")
+        plain = is_value and not word.startswith("-")
+        result += [word] if plain else _options(call, words[0], word, known)
+    return result
+
+
+def _options(call: str, first: str, word: str, known: Sequence[str]) -> list[str]:
+    """A word that is not an option's value, as the option that it means; else as it is."""
+    name, equals, value = word.partition("=")
+    option = short_option(name, known) or meant_option(name, known)
+    if option and (equals or word not in known):
+        return [option] if value in ("", "True", "true") else [option, value]
+    lone = f"--{alone(call, word, first)}"
+    return [lone, word] if lone in known else [word]
 
 
 def spaced_path(words: Sequence[str]) -> str:

@@ -24,7 +24,10 @@ from tlnb.core.runtime.typed_json import typed
 
 STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen", "adapter")
 FOR_VERDICT = {"little": "head", "decent": "partial", "a lot": "full"}  # the rule by amount of data
-ALIASES = {"small": "head", "medium": "partial", "large": "full"}
+ALIASES = {
+    **{"small": "head", "medium": "partial", "large": "full"},
+    **{"linear-probe": "head", "feature-extraction": "head", "fine-tune": "full"},
+}
 SCHEMA = 1
 HIGHEST_RANK = 256
 ADAPTER = r".*\.parametrizations\.\w+\.0"  # an adapter's name in PyTorch
@@ -166,6 +169,27 @@ class Strategies(OneLine):
         return f"Strategies for {self.plans[0].model}: {', '.join(parts)} of {self.plans[0].total_params:,} parameters"
 
 
+def strategy_named(name: str) -> str:
+    """The strategy of this name; `linear_probing`, `Feature Extraction`, `finetuning` work too.
+
+    Raises:
+        PlanError: no strategy has this name.
+    """
+    plain = re.sub(r"[\s_]+", "-", str(name).strip().lower()).replace("finetun", "fine-tun")
+    plain = re.sub(r"^(linear-prob|fine-tun)(e|ing)$", r"\1e", plain)
+    strategy = ALIASES.get(plain, plain)
+    if strategy in STRATEGIES:
+        return strategy
+    if plain in ("lp-ft", "lpft"):
+        raise PlanError(
+            f"{name} is what full does without being told (the head is trained first): "
+            "write %tl_strategy full"
+        )
+    known = (*STRATEGIES, *ALIASES)
+    hint = did_you_mean(plain, known, "use " + ", ".join(known))
+    raise PlanError(f"no strategy is called {name!r}: {hint}")
+
+
 def without_adapters(edits: Iterable[Edit]) -> tuple[Edit, ...]:
     """The edits but for those that add adapters."""
     return tuple(edit for edit in edits if edit.kind != "adapt")
@@ -182,12 +206,7 @@ def plan_strategy(
     Raises:
         PlanError: an unknown strategy, or more stages than there are.
     """
-    strategy = ALIASES.get(name, name)
-    if strategy not in STRATEGIES:
-        known = (*STRATEGIES, *ALIASES)
-        raise PlanError(
-            f"no strategy is called {name!r}: {did_you_mean(name, known, 'use ' + ', '.join(known))}"
-        )
+    strategy = strategy_named(name)
     if last is not None and strategy != "partial":
         raise UsageError(f"--last needs strategy partial: %tl_strategy partial --last {last}")
     new = {n for n in anatomy.names if n in anatomy.heads or any(edit.covers(n) for edit in edits)}

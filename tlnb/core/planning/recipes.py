@@ -12,6 +12,7 @@ from dataclasses import replace
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan
+from tlnb.core.storage.memory_map import is_mapped
 
 # Images up to this edge are taken for drawings, which must not be mirrored; larger ones are photos.
 DRAWING_EDGE = 64
@@ -72,6 +73,13 @@ UNNORMALISED_RATE = 0.1
 ROW_OF = {"custom": "partial", "output-frozen": "full"}  # strategies that use another's row
 
 
+def can_refit(data: DataSet) -> bool:
+    """Whether labels are held out to choose with, and their images lie in memory, to be joined."""
+    if "val" not in data.splits:
+        return False
+    return not any(is_mapped(data.images[split]) for split in ("train", "val"))
+
+
 def recipe(plan: Plan, data: DataSet, optimizer: str = "adamw") -> TrainOptions:
     """The default options for a plan and an amount of data."""
     row = "scratch" if plan.start == "random" else ROW_OF.get(plan.strategy, plan.strategy)
@@ -85,4 +93,4 @@ def recipe(plan: Plan, data: DataSet, optimizer: str = "adamw") -> TrainOptions:
         # Measured on photos: for a frozen network, features of augmented views doubled the time
         # and did not help the output layer.
         options = replace(options, augment="none" if row == "head" else "photo")
-    return options
+    return replace(options, refit=row == "head" and can_refit(data))

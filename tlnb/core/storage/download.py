@@ -66,7 +66,7 @@ def fetch(url: str, name: str, progress: Progress | None = None) -> Path:
     promised, has_copy = promised_hash(file.name), file.is_file()
     if has_copy and (not promised or file_hash(file).startswith(promised)):
         return file
-    bar = _TqdmStandIn(progress)
+    bar = TqdmStandIn(progress)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         sweep(file.parent.glob(f"{file.name}.*.partial"), ABANDONED_AFTER)
@@ -84,14 +84,14 @@ def fetch(url: str, name: str, progress: Progress | None = None) -> Path:
     return file
 
 
-class _TqdmStandIn:
-    """Stands in for tqdm in torch.hub and passes the numbers on; prints nothing."""
+class TqdmStandIn:
+    """Stands in for tqdm in a library and passes the numbers on; prints nothing."""
 
     def __init__(self, progress: Progress | None) -> None:
         self._progress = progress
         self.done = self.total = 0
 
-    def __call__(self, *_: Any, total: int | None = None, **__: Any) -> _TqdmStandIn:
+    def __call__(self, *_: Any, total: int | None = None, **__: Any) -> TqdmStandIn:
         self.done, self.total = 0, total or 0
         self.update(0)
         return self
@@ -106,7 +106,7 @@ class _TqdmStandIn:
         """Whether fewer bytes arrived than the server announced."""
         return self.done < self.total
 
-    def __enter__(self) -> _TqdmStandIn:
+    def __enter__(self) -> TqdmStandIn:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,7 +114,7 @@ class _TqdmStandIn:
 
 
 @contextmanager
-def _replace_tqdm(bar: _TqdmStandIn) -> Iterator[None]:
+def _replace_tqdm(bar: TqdmStandIn) -> Iterator[None]:
     """Replace torch.hub's tqdm for one call, because torch.hub takes no callback."""
     hub: Any = torch.hub
     original, hub.tqdm = hub.tqdm, bar
@@ -158,7 +158,7 @@ def _is_old(left: Path, seconds: float) -> bool:
     return left.lstat().st_mtime < before and all(path.lstat().st_mtime < before for path in inside)
 
 
-def _reason(error: Exception, url: str, file: Path, bar: _TqdmStandIn, name: str) -> str:
+def _reason(error: Exception, url: str, file: Path, bar: TqdmStandIn, name: str) -> str:
     """Say what went wrong, and the line that would work."""
     host = urlparse(url).hostname
     instead = f"try %tl_load {name} --weights FILE, or %tl_load glyphnet, which needs no network"

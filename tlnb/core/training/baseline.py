@@ -5,13 +5,14 @@ It has the run's network, data and loop, a random start, and its own settings.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan, plan_strategy
-from tlnb.core.planning.recipes import recipe
+from tlnb.core.planning.recipes import can_refit, recipe
 from tlnb.core.training.batch_sizes import batches_of, none_alone
 from tlnb.core.training.run import Run
 
@@ -33,24 +34,31 @@ def matched(
     plan = replace(
         plan_strategy(anatomy, "scratch", run.plan.lasting_edits), tuned=tuned_plan.baseline_tuned
     )
+    if options.refit is None:  # the same treatment
+        options = replace(options, refit=bool(run.options.refit) and can_refit(data))
     filled = options.filled(tuned_plan.baseline_options).filled(recipe(plan, data))
     if options.epochs is None:
         statistics = any(
             "BatchNorm" in layer.kind for layer in anatomy.layers
         )  # all of them are trained
-        most, images = MORE_STEPS * run.work.steps, len(data.labels["train"])
-        filled = with_steps(filled, most, images, statistics)
+        passes = [data.splits["train"]]
+        if filled.refit:
+            passes.append(data.splits["train"] + data.splits["val"])
+        filled = with_steps(filled, MORE_STEPS * run.work.steps, passes, statistics)
     return plan, filled
 
 
-def with_steps(options: TrainOptions, steps: int, images: int, statistics: bool) -> TrainOptions:
+def with_steps(
+    options: TrainOptions, steps: int, passes: Sequence[int], statistics: bool
+) -> TrainOptions:
     """As many epochs as fit into `steps`, at least one, at most the options' own.
 
     Args:
-        images: training images.
+        passes: the images that each pass of the training learns from; a refit is a second one.
         statistics: whether the trained layers use batch statistics.
     """
-    return _within(options, steps, batches_of(none_alone(options, images, statistics), images))
+    fitted = [(none_alone(options, images, statistics), images) for images in passes]
+    return _within(options, steps, sum(batches_of(each, images) for each, images in fitted))
 
 
 def with_equal_steps(baseline: Run, steps: int) -> TrainOptions:

@@ -29,6 +29,7 @@ from tlnb.core.training.run import Cache, EpochRecord, Work
 SCHEMA = 2
 KEY = "tlnb_checkpoint"
 AT_RISK = "10"  # default, in seconds
+REFIT = "refit/"  # before the names of the second pass's tensors
 
 
 class Due:
@@ -92,6 +93,8 @@ class Checkpoint:
     scaler: dict[str, float] = field(default_factory=dict)  # of the fp16 gradient scaler
     wh: dict[str, float] = field(default_factory=dict)  # by phase
     start: dict[str, str] = field(default_factory=dict)  # hash of each layer before the first step
+    # where the second pass stands, on all labels; its costs are among those above
+    refit: Checkpoint | None = None
     code: str = ""  # key of what the network computes, its numbers apart (`proof.StartState`)
     # "last/…" and, if from another epoch, "best/…" by full name, "optimizer/3/exp_avg" by
     # parameter, "scale/0/mean" by output layer
@@ -108,11 +111,26 @@ class Checkpoint:
         start = name + "/"
         return {k.removeprefix(start): t for k, t in self.tensors.items() if k.startswith(start)}
 
+    def all_tensors(self) -> dict[str, Tensor]:
+        """The tensors, with those of the refit under "refit/"."""
+        second = self.refit.tensors if self.refit else {}
+        return {**self.tensors, **{f"{REFIT}{key}": tensor for key, tensor in second.items()}}
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Checkpoint:
+        """The checkpoint with what `all_tensors` gave."""
+        second = {k.removeprefix(REFIT): t for k, t in tensors.items() if k.startswith(REFIT)}
+        first = {k: t for k, t in tensors.items() if not k.startswith(REFIT)}
+        refit = replace(self.refit, tensors=second) if self.refit else None
+        return replace(self, tensors=first, refit=refit)
+
     def held(self) -> Checkpoint:
         """The same checkpoint to keep.
 
-        The optimiser's tensors are copied; the others no longer change.
+        The optimiser's tensors are copied; the others no longer change, nor do those of a first
+        pass that has ended.
         """
+        if self.refit is not None:
+            return replace(self, refit=self.refit.held())
         tensors = {
             k: t.clone() if k.startswith("optimizer/") else t for k, t in self.tensors.items()
         }
@@ -128,16 +146,8 @@ def write(path: Path, about: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    tensors = {k: t.detach().cpu().contiguous() for k, t in checkpoint.tensors.items()}
-    values = {f: getattr(checkpoint, f) for f in checkpoint.__dataclass_fields__ if f != "tensors"}
-    # Uses vars, since `asdict` copies deeply, and hundreds of epochs are written after each.
-    values |= {
-        "epochs": [vars(e) for e in checkpoint.epochs],
-        "work": asdict(checkpoint.work),
-        "cache": asdict(checkpoint.cache) if checkpoint.cache else None,
-        "events": [asdict(each) for each in checkpoint.events],
-    }
-    text = json.dumps({"schema": SCHEMA, "about": about, "state": values})
+    tensors = {k: t.detach().cpu().contiguous() for k, t in checkpoint.all_tensors().items()}
+    text = json.dumps({"schema": SCHEMA, "about": about, "state": _values(checkpoint)})
     header = {KEY: text, "crc32": str(checksum(text, tensors))}
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -145,6 +155,19 @@ def write(path: Path, about: Mapping[str, Any], checkpoint: Checkpoint) -> None:
             save_file(tensors, half, metadata=header)
     except SafetensorError as error:  # raised for a full disk
         raise OSError(28, " ".join(str(error).split())[:100]) from None
+
+
+def _values(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A checkpoint as JSON values."""
+    values = {f: getattr(checkpoint, f) for f in checkpoint.__dataclass_fields__ if f != "tensors"}
+    # Uses vars, since `asdict` copies deeply, and hundreds of epochs are written after each.
+    return values | {
+        "epochs": [vars(e) for e in checkpoint.epochs],
+        "work": asdict(checkpoint.work),
+        "cache": asdict(checkpoint.cache) if checkpoint.cache else None,
+        "events": [asdict(each) for each in checkpoint.events],
+        "refit": _values(checkpoint.refit) if checkpoint.refit else None,
+    }
 
 
 def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
@@ -171,9 +194,7 @@ def read(path: Path) -> tuple[dict[str, Any], Checkpoint]:
         if int(header["crc32"]) != checksum(text, tensors):
             raise UsageError(f"{path.name} is damaged (its checksum differs): train that run again")
         about = typed(dict[str, Any], values["about"], "about")
-        return about, replace(
-            _plausible(typed(Checkpoint, values["state"], "state")), tensors=tensors
-        )
+        return about, _plausible(typed(Checkpoint, values["state"], "state")).with_tensors(tensors)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())[:80]
         raise UsageError(
@@ -186,6 +207,8 @@ def _plausible(checkpoint: Checkpoint) -> Checkpoint:
 
     Costs and curves are made of them.
     """
+    if checkpoint.refit is not None:
+        _plausible(checkpoint.refit)
     shares = [
         a for e in checkpoint.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from tlnb.core.training.checkpoint import Checkpoint, Due
 from tlnb.core.training.events import Event, event
 from tlnb.core.training.folded_input_norm import FoldedInputNorm, can_fold
 from tlnb.core.training.optimizers import AdamW
+from tlnb.core.training.refit_record import difference
 from tlnb.core.training.run import Cache, EpochRecord, Work
 from tlnb.core.training.training_inputs import Cost
 
@@ -137,6 +138,22 @@ class TrainingState:
         module.load_state_dict(self.last_state, strict=False)
 
 
+def _in_refit(first: Checkpoint, second: Checkpoint) -> Checkpoint:
+    """The end of the first pass with where the second stands; costs are all, and of the second its own."""
+    return replace(
+        first,
+        seconds=second.seconds,
+        flops=second.flops,
+        wh=second.wh,
+        refit=replace(
+            second,
+            seconds=difference(second.seconds, first.seconds),
+            flops=difference(second.flops, first.flops),
+            wh=difference(second.wh, first.wh),
+        ),
+    )
+
+
 class CheckpointWriter:
     """Writes checkpoints that are due, and holds others for an interrupt within an epoch."""
 
@@ -144,6 +161,7 @@ class CheckpointWriter:
         """`at_risk`: seconds of work that a kill may lose (`checkpoint.Due`)."""
         self._keep, self.at_risk, self._ranks = keep, at_risk, ranks
         self.held: Checkpoint | None = None  # the end of the last epoch, if it was not written
+        self.first: Checkpoint | None = None  # the end of the first pass, while a refit goes on
 
     def wanted(self) -> bool:
         """Whether any process writes checkpoints. A collective call."""
@@ -156,6 +174,8 @@ class CheckpointWriter:
 
     def after_epoch(self, checkpoint: Checkpoint, due: Due, events: list[Event]) -> None:
         """Write the checkpoint if it is due; otherwise hold a copy if memory allows."""
+        if self.first is not None:
+            checkpoint = _in_refit(self.first, checkpoint)
         if not due.after_epoch():
             try:
                 self.held = checkpoint.held()

@@ -113,7 +113,7 @@ class TrainingContext:
                 pause=stop_check,
                 ranks=ranks,
             ),
-            class_weights=_class_weights(labels, data) if options.class_weights else None,
+            class_weights=class_weights_of(labels, data) if options.class_weights else None,
         )
 
     @property
@@ -169,7 +169,7 @@ def labels_on(machine: Machine, data: DataSet) -> dict[str, Tensor]:
     return {split: labels.to(machine.device) for split, labels in data.labels.items()}
 
 
-def _class_weights(labels: Mapping[str, Tensor], data: DataSet) -> Tensor:
+def class_weights_of(labels: Mapping[str, Tensor], data: DataSet) -> Tensor:
     """By inverse frequency of the classes in the training images, `(C,)`."""
     counts = torch.bincount(labels["train"], minlength=len(data.classes)).float()
     return counts.sum() / (len(counts) * counts)

@@ -53,6 +53,29 @@ def _stopped(*, epoch: int, epochs: int) -> str:
     return f"stopped after epoch {epoch} of {epochs}: %tl_resume goes on"
 
 
+def _refit(*, images: int, epochs: int, wanted: int) -> str:
+    shorter = f" (of {wanted} planned: more made the held-out labels clearly worse)"
+    return (
+        f"trained once more on all {images} labels in use, for {epochs} epochs"
+        f"{shorter if epochs < wanted else ''}: network and accuracy are from there, "
+        "curves and best epoch from the pass before"
+    )
+
+
+def _refit_stopped(*, epoch: int, epochs: int) -> str:
+    return (
+        f"stopped in the refit, after epoch {epoch} of {epochs}: the network is the one from "
+        "before it; %tl_resume goes on"
+    )
+
+
+def _val_seen(*, run: str) -> str:
+    return (
+        f"run {run} was refitted, so the held-out labels have taught already: their accuracy is "
+        "too high to choose by"
+    )
+
+
 def _frozen_moved(*, layers: str) -> str:
     return f"frozen layers moved: {layers}"
 
@@ -94,6 +117,9 @@ KINDS: dict[str, Callable[..., str]] = {
     "budget": _budget,
     "went-on": _went_on,
     "stopped": _stopped,
+    "refit": _refit,
+    "refit-stopped": _refit_stopped,
+    "val-seen": _val_seen,
     "frozen-moved": _frozen_moved,
     "split-batches": _split_batches,
     "not-a-number": _not_a_number,

@@ -231,9 +231,11 @@ class FeatureSource:
         with self.tally.phase(work.phase, work.part):
             found = self._found(work)
             if found is not None:
+                self.tally.find(work.key, work.phase, count * work.flops)
                 return found, True
             value = self._computed(work, count, where)
-        self.tally.charge(work.phase, count * work.flops / self.ranks.count, work.part)
+        flops = count * work.flops / self.ranks.count
+        self.tally.charge_value(work.key, work.phase, flops, work.part)
         return value, False
 
     def _found(self, work: KeptRows) -> Tensor | None:

@@ -8,7 +8,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -22,14 +22,14 @@ from tlnb.core.runtime.typed_json import parse, typed
 from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.freezing import Change, hashes
 from tlnb.core.training.monitor_schedule import looks
+from tlnb.core.training.refit_record import Refit, difference
 
 SCHEMA = 1
-# Written for readers of the JSON, and recomputed when it is read.
-DERIVED = ("strategy", "seed", "flops", "moved", "notes")
+DERIVED = ("strategy", "seed", "flops", "moved", "notes")  # written, and recomputed when read
 KINDS = ("plain", "baseline", "equal-budget")
-# Version 0.1.0 had no kinds: the names of equal-budget baselines ended so.
-OLD_EQUAL_BUDGET = ", equal steps"
+OLD_EQUAL_BUDGET = ", equal steps"  # ended such a baseline's name in 0.1.0, which had no kinds
 Z95 = 1.959964  # two-sided 95% quantile of the normal distribution
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,11 +129,8 @@ class Forecast(OneLine):
     @property
     def flops_error(self) -> float | None:
         """The same error for FLOPs."""
-        return (
-            None
-            if not self.measured_flops
-            else abs(self.flops - self.measured_flops) / self.measured_flops
-        )
+        took = self.measured_flops
+        return None if not took else abs(self.flops - took) / took
 
     def seconds_of(self, epochs: int) -> float:
         """Seconds of all phases for another number of epochs."""
@@ -184,7 +181,7 @@ class Run(OneLine):
     balanced_accuracy: float
     test_images: int
     epochs: tuple[EpochRecord, ...]
-    best_epoch: int | None  # the epoch whose weights are kept; None: the last
+    best_epoch: int | None  # whose weights are kept unless it was refitted; None: the last
     seconds: dict[str, float]
     flops_by_phase: dict[str, float]
     work: Work
@@ -194,9 +191,8 @@ class Run(OneLine):
     device: str
     hardware: str
     precision: str
-    changes: tuple[
-        Change, ...
-    ]  # the proof: every layer compared to its start, in the anatomy's order
+    # the proof: every layer compared to its start, in the anatomy's order
+    changes: tuple[Change, ...]
     baseline_of: str | None = None
     started_from: str | None = None
     kind: str = "plain"  # of KINDS
@@ -205,9 +201,8 @@ class Run(OneLine):
     versions: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
     edge: int = 0  # of the data's images, in pixels
-    source_accuracy: tuple[float, float] | None = (
-        None  # on its pretraining task, with its old head: before, after
-    )
+    # on its pretraining task, with its old head: before, after
+    source_accuracy: tuple[float, float] | None = None
     cache: Cache | None = None  # None: every epoch computed everything
     source_pictures: int = 0  # number of pictures used for source_accuracy
     wh_by_phase: dict[str, float] = field(default_factory=dict)
@@ -215,13 +210,13 @@ class Run(OneLine):
     threads: int = 1  # CPU threads
     inference_flops: float = 0.0  # of the whole trained network, per image
     group: str = ""  # the first of several runs that differ only in their seeds
-    repeats: tuple[
-        tuple[int, float], ...
-    ] = ()  # (seed, test accuracy) of that group so far, this run included
+    # (seed, test accuracy) of that group so far, this run included
+    repeats: tuple[tuple[int, float], ...] = ()
     processes: int = 1  # that trained together, one device each; FLOPs and energy are their total
+    found_flops: dict[str, float] = field(default_factory=dict)  # an earlier run paid; by phase
+    refit: Refit | None = None  # its network is the run's; epochs, best epoch and curve are not
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
-    # hash of every layer at the end
-    _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)
+    _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)  # of layers
     _start_code: str = field(default="", repr=False, compare=False)  # `proof.StartState.code`
     _answers: Answers | None = field(default=None, repr=False, compare=False)
     _transform: Transform | None = field(default=None, repr=False, compare=False)
@@ -257,9 +252,21 @@ class Run(OneLine):
         return self.flops - self.flops_by_phase.get("evaluating", 0.0)
 
     @property
+    def flops_alone(self) -> dict[str, float]:
+        """FLOPs by phase, had it found nothing that an earlier run computed."""
+        paid, found = self.flops_by_phase, self.found_flops
+        return {phase: paid.get(phase, 0.0) + found.get(phase, 0.0) for phase in (*paid, *found)}
+
+    @property
+    def work_alone(self) -> float:
+        """`training_flops`, had it found nothing computed: what comparisons and checks count."""
+        return sum(n for phase, n in self.flops_alone.items() if phase != "evaluating")
+
+    @property
     def curve(self) -> tuple[Point, ...]:
         """Every look at monitor, else val, oldest first; nothing is known between looks."""
-        spent = sum(self.seconds.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
+        before = difference(self.seconds, self.refit.seconds if self.refit else {})
+        spent = sum(before.get(p, 0.0) for p in ("preparing", "caching", "warmup"))
         seconds = list(itertools.accumulate((e.seconds for e in self.epochs), initial=spent))
         looks = looked_at(self.epochs)
         return tuple(Point(epochs=n, seconds=seconds[n], accuracy=seen) for n, seen in looks)
@@ -292,17 +299,15 @@ class Run(OneLine):
         """
         return merge_adapters(copied_or_shared(self.network()).eval())
 
+    model = property(module)  # `run.model` is `run.module()`
+
     def network(self) -> nn.Module:
         """The trained network itself, read-only; `module()` gives a copy.
 
         Raises:
             UsageError: the record was read from JSON, which holds no weights.
         """
-        if self._trained is None:
-            raise UsageError(
-                f"run {self.name!r} was read from a record without weights: train it again"
-            )
-        return self._trained
+        return self._kept(self._trained, "weights")
 
     def hashes(self) -> dict[str, str]:
         """The hash of every layer in the trained network."""
@@ -314,11 +319,7 @@ class Run(OneLine):
         Raises:
             UsageError: the record was read from JSON, which holds none.
         """
-        if self._answers is None:
-            raise UsageError(
-                f"run {self.name!r} was read from a record without its answers: train it again"
-            )
-        return self._answers
+        return self._kept(self._answers, "its answers")
 
     def transform(self) -> Transform:
         """The preprocessing that the network was trained with.
@@ -326,12 +327,14 @@ class Run(OneLine):
         Raises:
             UsageError: the record was read from JSON, which holds none.
         """
-        if self._transform is None:
+        return self._kept(self._transform, "its preprocessing")
+
+    def _kept(self, held: T | None, what: str) -> T:
+        if held is None:
             raise UsageError(
-                f"run {self.name!r} was read from a record without its preprocessing: train it "
-                "again"
+                f"run {self.name!r} was read from a record without {what}: train it again"
             )
-        return self._transform
+        return held
 
     def seconds_to(self, target: float) -> float | None:
         """Seconds until a look found this accuracy on monitor (else val); None if none did."""
@@ -376,6 +379,7 @@ class Run(OneLine):
     def upgraded(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Translate JSON of version 0.1.0: runs had notes instead of events, and no kind."""
         older: dict[str, Any] = {"kind": _kind_of(values)}
+        values = {**values, "options": {"refit": False, **values["options"]}}
         if "events" not in values:
             older["events"] = events_of_notes(values.get("notes", ()))
         return older | {name: value for name, value in values.items() if name not in DERIVED}
@@ -417,18 +421,11 @@ def _plausible(run: Run) -> Run:
             raise ValueError(f"{name} is missing")
     if run.kind not in KINDS or (run.kind == "plain") != (run.baseline_of is None):
         raise ValueError(f"a run of kind {run.kind!r}")
-    shares = [
-        run.accuracy,
-        *run.interval,
-        run.balanced_accuracy,
-        *(run.source_accuracy or ()),
-        *(a for _, a in run.repeats),
-    ]
-    shares += [a for e in run.epochs for a in (e.val_accuracy, e.monitor_accuracy) if a is not None]
-    if (
-        not all(0 <= share <= 1 for share in shares)
-        or min(run.test_images, run.source_pictures) < 0
-    ):
+    watched = (a for e in run.epochs for a in (e.val_accuracy, e.monitor_accuracy))
+    shares = [run.accuracy, *run.interval, run.balanced_accuracy, *(run.source_accuracy or ())]
+    shares += [*(a for _, a in run.repeats), *(a for a in watched if a is not None)]
+    possible = all(0 <= share <= 1 for share in shares)
+    if not possible or min(run.test_images, run.source_pictures) < 0:
         raise ValueError("an accuracy is not between 0 and 1, or a count is negative")
     return run
 

@@ -7,151 +7,45 @@ test once → compare with the start. What each part took is charged to its phas
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypedDict
 
-import torch
-import torchvision
 from torch import nn
 
-from tlnb.core.data.dataset import DataSet
-from tlnb.core.models.anatomy import Anatomy
-from tlnb.core.models.clocks import FLOPS_BASIS, SECONDS_BASIS, Clock, CostTracker
-from tlnb.core.models.module_copy import copied_or_shared
-from tlnb.core.models.pretrained import PretrainedModel
-from tlnb.core.planning.edit import Scopes, build
-from tlnb.core.planning.options import TrainOptions
-from tlnb.core.planning.plan import Plan
-from tlnb.core.planning.recipes import recipe
-from tlnb.core.runtime.device import Machine, machine
-from tlnb.core.runtime.distributed import Ranks, ranks, uses_batch_statistics
-from tlnb.core.runtime.malloc import large_blocks_kept
-from tlnb.core.storage.activation_cache import Store
-from tlnb.core.training.batches import without_single_images
-from tlnb.core.training.checkpoint import Checkpoint, Due, at_risk
+from tlnb.core.planning.recipes import can_refit, recipe
+from tlnb.core.runtime.distributed import uses_batch_statistics
+from tlnb.core.runtime.errors import UsageError
+from tlnb.core.training.batches import note_once, without_single_images
+from tlnb.core.training.checkpoint import Checkpoint, Due
 from tlnb.core.training.checkpoint_check import check_fits
-from tlnb.core.training.checkpoint_state import CheckpointWriter, KeepCheckpoint, TrainingState
-from tlnb.core.training.context import TrainingContext, seeded
+from tlnb.core.training.checkpoint_state import CheckpointWriter, TrainingState
+from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.epoch import AdamWEpochs, Epochs
 from tlnb.core.training.events import event
-from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
-from tlnb.core.training.freezing import Change, Learning, hashes, state_of
+from tlnb.core.training.freezing import Learning, state_of
 from tlnb.core.training.head_first import begin_with_heads
 from tlnb.core.training.lbfgs import LbfgsEpochs
 from tlnb.core.training.optimizers import advice_for_nan, parameter_groups, parameters_of
-from tlnb.core.training.progress import Report
 from tlnb.core.training.proof import StartState
-from tlnb.core.training.run import Answers, EpochRecord, Run, wilson_interval
+from tlnb.core.training.refit import context_for_all, epochs_for_all
+from tlnb.core.training.refit_record import Refit, difference
+from tlnb.core.training.run import Answers, EpochRecord
 from tlnb.core.training.split_evaluation import (
     answers_on_test,
     evaluate_splits,
     looks_at_monitor,
-    scores,
 )
 from tlnb.core.training.training_inputs import Inputs
 
 
-@large_blocks_kept()
-def train(
-    model: PretrainedModel,
-    anatomy: Anatomy,
-    data: DataSet,
-    plan: Plan,
-    options: TrainOptions,
-    *,
-    name: str,
-    scopes: Scopes | None = None,
-    baseline_of: str | None = None,
-    previous: Run | None = None,
-    report: Report | None = None,
-    store: Store | None = None,
-    keep: KeepCheckpoint | None = None,
-    resume: Checkpoint | None = None,
-    stop: Callable[[], bool] | None = None,
-    trial: bool = False,
-) -> Run:
-    """Carry out a plan on a copy of the model.
+class Costs(TypedDict):
+    """What was spent, each by phase."""
 
-    Args:
-        anatomy: of the model with the plan's edits.
-        options: filled in, nothing left to the recipe.
-        scopes: the user's names that the plan's edits mention.
-        previous: start from this run's weights instead of the plan's start.
-        report: called with a `Progress` as the run goes on.
-        store: what earlier runs computed, to be used and added to.
-        keep: called with a `Checkpoint` where one is due (`checkpoint.Due`), and where the run is cut short; it may raise
-            `OSError`, which the run notes.
-        resume: go on from here; all else must be as it was.
-        stop: asked before every step; once it says yes, the run ends as by an interrupt.
-        trial: one of many, of which nobody asks what the network still knows of its own source: that is not measured.
-
-    Where several processes have joined (`runtime.distributed`) all of them call it alike, and have the same record;
-    `keep` is called by the main one. FLOPs and energy are those of all, seconds are that one's, and an interrupt goes
-    through.
-
-    Returns:
-        The record. An interrupt ends it early with status `stopped`; everything so far is kept.
-
-    Raises:
-        UsageError: a device or precision that this machine does not have; a checkpoint that is not of this training.
-        MemoryLimit: not even one image fits in memory.
-    """
-    host, group = machine(options.device, options.precision), ranks()
-    costs = _costs(host, group, resume)
-    with seeded(options.seed, host):
-        with costs.phase("preparing"):
-            context = TrainingContext.prepare(
-                network_at_start(model, plan, options, scopes, previous),
-                store or Store(),
-                name=name,
-                model=model,
-                anatomy=anatomy,
-                data=data,
-                plan=plan,
-                options=options,
-                machine=host,
-                costs=costs,
-                report=report or (lambda _: None),
-                ranks=group,
-                stop=stop,
-            )
-            context.set_modes()
-            start = StartState.of(context.module, plan)
-            if previous is None:  # else that run's own start was compared
-                start = start.with_code(context.module)
-            checkpoints = CheckpointWriter(keep, at_risk(), group)
-            trainer = Trainer(context, start, checkpoints, resume)
-            trainer.check_resume()
-        status = trainer.run(warm=starts_pretrained(plan, previous))
-        with checkpoints.written_if_interrupted(trainer.state.events):
-            answers = trainer.test(trial)
-    return _record(trainer, status, answers, baseline_of, previous, trial)
-
-
-def _costs(host: Machine, group: Ranks, resume: Checkpoint | None) -> CostTracker:
-    """Costs so far: none, or what a checkpoint says; what was spent before is counted by one process."""
-    paid = resume if group.is_main else None
-    clock = Clock(host, resume.seconds if resume else None, paid.wh if paid else None)
-    return CostTracker(clock, paid.flops if paid else None)
-
-
-def network_at_start(
-    model: PretrainedModel,
-    plan: Plan,
-    options: TrainOptions,
-    scopes: Scopes | None,
-    previous: Run | None,
-) -> nn.Module:
-    """A network of one's own to train: that of a previous run, or the model with the plan's edits."""
-    if previous is not None:
-        return copied_or_shared(previous.network())
-    return build(model, plan.edits, plan.start, options.seed, scopes)
-
-
-def starts_pretrained(plan: Plan, previous: Run | None) -> bool:
-    """Whether the network comes with pretrained weights, and its new output layers with none."""
-    return plan.start == "pretrained" and previous is None
+    seconds: dict[str, float]
+    flops: dict[str, float]
+    wh: dict[str, float]
 
 
 class Trainer:
@@ -164,6 +58,8 @@ class Trainer:
         checkpoints: CheckpointWriter,
         resume: Checkpoint | None = None,
         state: TrainingState | None = None,
+        *,
+        until: int | None = None,
     ) -> None:
         """For a network as it is before its first step.
 
@@ -171,18 +67,25 @@ class Trainer:
             start: of that network.
             resume: go on from here.
             state: to begin with; by default a new one.
+            until: of a refit, the epochs after which it ends; the schedule is that of all.
         """
         self.context, self.start = context, start
         self.checkpoints, self._resume = checkpoints, resume
+        self._first_weights, self._until = start.weights, until
+        # the end of the last epoch, where checkpoints are kept
+        self._ended: Checkpoint | None = None
+        self._second: Trainer | None = None  # whose network is the run's, once it has finished
+        self.refit: Refit | None = None
         self.state = state or TrainingState()
         self.inputs: Inputs | None = None  # until the run has found out what to cache
-        # of micro-batches, that a note has told of
-        self._noted_count = resume.pieces if resume else 1
+        self._noted_count = resume.pieces if resume else 1  # micro-batches that a note told of
 
     def check_resume(self) -> None:
         """Raises `UsageError` where the checkpoint to go on from is not of this training."""
         if self._resume is None:
             return
+        if self._resume.refit is not None:
+            self._check_refit(self._resume.refit)
         context, events = self.context, self.state.events
         plan, options = context.plan, context.options
         groups = parameter_groups(context.module, context.anatomy, plan.trained, options)
@@ -200,10 +103,90 @@ class Trainer:
         model = context.model.name
         self.start = self.start.resumed(self._resume, plan, context.name, model)
 
+    def _check_refit(self, resume: Checkpoint) -> None:
+        if not self._refits:
+            raise UsageError(
+                f"the checkpoint of run {self.context.name!r} is of a refit, which its training "
+                "has not: %tl_train trains it from the start"
+            )
+        self._for_all(resume).check_resume()
+
     # ── training ──
 
     def run(self, warm: bool) -> str:
-        """Warm-up where it helps, then the plan. `finished`, `stopped` on an interrupt, `failed` without a loss."""
+        """The plan, then where that is wanted once more on all labels in use.
+
+        Returns:
+            `finished`, `stopped` on an interrupt, `failed` without a loss.
+        """
+        status = self._pass(warm)
+        if status == "finished" and self._refits:
+            status = self._on_all_labels(warm)
+        return status
+
+    @property
+    def _refits(self) -> bool:
+        return bool(self.context.options.refit) and can_refit(self.context.data)
+
+    def _on_all_labels(self, warm: bool) -> str:
+        """From the start again. Where that ends early, the network is the first pass's."""
+        context, checkpoints, resume = self.context, self.checkpoints, self._resume
+        chosen = state_of(context.module, context.plan.trained)
+        spent = self._costs(resume.refit if resume else None)
+        ended = self._ended or resume
+        checkpoints.first = replace(ended, refit=None, **spent) if ended else None
+        second = self._for_all(resume.refit if resume else None)
+        context.module.load_state_dict(self._first_weights, strict=False)
+        status = second.run(warm)
+        self.state.work = second.state.work
+        if status != "finished":
+            context.module.load_state_dict(chosen, strict=False)
+            return status
+        self._second, self.inputs = second, second.inputs
+        self.refit = second._as_refit(spent)
+        epochs, wanted = self.refit.epochs, context.options.epochs or 0
+        done = event("refit", images=self.refit.images, epochs=epochs, wanted=wanted)
+        note_once(self.state.events, done)
+        return status
+
+    def _for_all(self, resume: Checkpoint | None) -> Trainer:
+        """The trainer of the second pass."""
+        context, state = self.context, self.state
+        held_out = len(context.labels["val"])
+        begun = TrainingState(
+            work=state.work,
+            events=state.events,
+            micro_batches=state.micro_batches,
+            cache=state.cache,
+        )
+        until = epochs_for_all(state.epochs, held_out) if state.epochs else context.options.epochs
+        everything = context_for_all(context)
+        return Trainer(everything, self.start, self.checkpoints, resume, begun, until=until)
+
+    def _costs(self, of_refit: Checkpoint | None = None) -> Costs:
+        """What was spent so far, without what a refit that is resumed had spent. A collective call."""
+        flops, wh = self.context.spent()
+        spent: Costs = {"seconds": self.context.costs.clock.seconds(), "flops": flops, "wh": wh}
+        if of_refit is None:
+            return spent
+        return {
+            "seconds": difference(spent["seconds"], of_refit.seconds),
+            "flops": difference(spent["flops"], of_refit.flops),
+            "wh": difference(spent["wh"], of_refit.wh),
+        }
+
+    def _as_refit(self, before: Costs) -> Refit:
+        now, images = self._costs(), self.context.train_images
+        return Refit(
+            images=images,
+            epochs=len(self.state.epochs),
+            seconds=difference(now["seconds"], before["seconds"]),
+            flops=difference(now["flops"], before["flops"]),
+            wh=difference(now["wh"], before["wh"]),
+        )
+
+    def _pass(self, warm: bool) -> str:
+        """Warm-up where it helps, then the plan."""
         epochs, events = self.state.epochs, self.state.events
         try:
             self._train_epochs(self._begin(warm))
@@ -212,8 +195,8 @@ class Trainer:
             # the other processes may be anywhere: what is left is the last checkpoint
             if self.context.ranks.count > 1:
                 raise
-            wanted = self.context.options.epochs or 0
-            events.append(event("stopped", epoch=len(epochs), epochs=wanted))
+            kind = "refit-stopped" if self._until else "stopped"
+            events.append(event(kind, epoch=len(epochs), epochs=self._epochs_wanted))
             return "stopped"
         except BaseException:
             with suppress(Exception):  # a GPU that fell away takes what it held with it
@@ -227,20 +210,20 @@ class Trainer:
         """Cache what is frozen; go back to the checkpoint, or prepare the output layers."""
         context, state, resume = self.context, self.state, self._resume
         context.set_modes()
-        before = resume.cache if resume else None
+        before = resume.cache if resume else state.cache
         inputs = context.source.inputs(context.plan.trained, context.options, before)
         self.inputs, state.cache = inputs, inputs.cache
         if resume is not None:
             heads = context.layers(context.trained_heads)
             state.restore(resume, context.module, heads, context.machine.device)
         else:
-            state.events += [inputs.event] if inputs.event else []
+            if inputs.event:
+                note_once(state.events, inputs.event)
             begin_with_heads(context, inputs, state, warm)
         return inputs
 
     def _end(self) -> None:
         """The best weights, in a network without helpers."""
-        self.context.stop_check.silence()  # testing comes, which a stopped run is owed too
         if self.state.best_state:
             self.context.module.load_state_dict(self.state.best_state, strict=False)
         for norm in self.state.input_norms:
@@ -252,7 +235,7 @@ class Trainer:
         context.set_modes()
         train = self._epochs(inputs)
         learning, due = Learning(context.module), Due(self.checkpoints.at_risk)
-        for epoch in range(len(state.epochs), options.epochs or 0):
+        for epoch in range(len(state.epochs), self._epochs_wanted):
             splits = ("val", "monitor") if epoch in monitored else ("val",)
             record = self._epoch(epoch, inputs, train, learning, splits)
             if not math.isfinite(record.train_loss):
@@ -263,6 +246,10 @@ class Trainer:
                 with context.costs.phase("other", "keep"):
                     self._keep(train, due)
             self._report_epoch(record)
+
+    @property
+    def _epochs_wanted(self) -> int:
+        return self._until or self.context.options.epochs or 0
 
     def _epochs(self, inputs: Inputs) -> Epochs:
         """The optimiser that was chosen, where the run stands."""
@@ -308,7 +295,8 @@ class Trainer:
         context = self.context
         monitored = "monitor" in context.data.splits
         accuracy = record.monitor_accuracy if monitored else record.val_accuracy
-        context.tell("training", len(self.state.epochs), loss=record.train_loss, accuracy=accuracy)
+        done, wanted = len(self.state.epochs), self._epochs_wanted
+        context.tell("training", done, wanted, loss=record.train_loss, accuracy=accuracy)
 
     def _keep(self, train: AdamWEpochs, due: Due) -> None:
         """Write where the run stands, or hold it for an interrupt, which comes in the middle of an epoch."""
@@ -322,6 +310,7 @@ class Trainer:
                 start=dict(self.start.hashes),
                 code=self.start.code,
             )
+            self._ended = checkpoint
             self.checkpoints.after_epoch(checkpoint, due, self.state.events)
 
     def _note_micro_batches(self) -> None:
@@ -350,6 +339,9 @@ class Trainer:
 
     def test(self, with_logits: bool = False) -> Answers:
         """What the network says about the test split, which is read once."""
+        if self._second is not None:
+            return self._second.test(with_logits)
+        self.context.stop_check.silence()  # a stopped run is owed this, too
         context = self.context
         context.tell("evaluating", len(self.state.epochs))
         self.inputs = self.inputs or context.source.raw("none")
@@ -358,94 +350,11 @@ class Trainer:
     def release(self) -> nn.Module:
         """The trained network, on the CPU, everything trainable again; what its training needed is let go of."""
         self.context.source.forget()
-        self.inputs = None
+        if self._second is not None:
+            self._second.context.source.forget()
+        self.inputs = self._second = None
         module = self.context.module
         module.requires_grad_(True)
         module.zero_grad(set_to_none=True)  # or each run that is kept would hold them, too
         trained: nn.Module = module.cpu()
         return trained.eval()
-
-
-# ── the record ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _record(
-    trainer: Trainer,
-    status: str,
-    answers: Answers,
-    baseline_of: str | None,
-    previous: Run | None,
-    trial: bool,
-) -> Run:
-    """The run as it ended, with the proof; one whose frozen layers moved has failed."""
-    context, state, plan = trainer.context, trainer.state, trainer.context.plan
-    end = hashes(context.module)
-    changes = tuple(trainer.start.changes(context.module, end, context.anatomy, plan))
-    source = None if trial else _source_accuracy(context, changes, previous)
-    events = list(state.events)
-    broken = [change.name for change in changes if change.frozen and change.moved]
-    if broken:
-        status = "failed"
-        events.append(event("frozen-moved", layers=", ".join(broken)))
-    inference_flops = trainer.inputs.cost.whole if trainer.inputs else 0.0
-    trained = trainer.release()
-    clock, host, data = context.costs.clock, context.machine, context.data
-    seconds, (flops, wh) = clock.seconds(), context.spent()
-    right, by_class = scores(answers)
-    tested = len(data.labels["test"])
-    return Run(
-        name=context.name,
-        plan=plan,
-        options=context.options,
-        data=data.name,
-        fingerprint=data.fingerprint,
-        status=status,
-        accuracy=right / tested,
-        interval=wilson_interval(right, tested),
-        balanced_accuracy=by_class,
-        test_images=tested,
-        epochs=tuple(state.epochs),
-        best_epoch=state.best_epoch,
-        seconds=seconds,
-        flops_by_phase=flops,
-        work=state.work,
-        energy_wh=sum(wh.values()),
-        money=0.0,
-        wh_by_phase=wh,
-        bases={"seconds": SECONDS_BASIS, "flops": FLOPS_BASIS, "energy_wh": clock.meter.basis},
-        device=host.device,
-        hardware=host.name,
-        threads=host.threads,
-        precision=host.precision,
-        changes=changes,
-        baseline_of=baseline_of,
-        kind="baseline" if baseline_of else "plain",
-        started_from=previous.name if previous else None,
-        events=tuple(events),
-        versions={"torch": torch.__version__, "torchvision": torchvision.__version__},
-        classes=data.classes,
-        edge=data.edge,
-        source_accuracy=(source.before, source.after) if source else None,
-        source_pictures=source.pictures if source else 0,
-        cache=state.cache,
-        inference_flops=inference_flops,
-        processes=context.ranks.count,
-        _trained=trained,
-        _hashes=end,
-        _start_code=trainer.start.code,
-        _answers=answers,
-        _transform=context.model.transform,
-    )
-
-
-def _source_accuracy(
-    context: TrainingContext, changes: Sequence[Change], previous: Run | None
-) -> SourceAccuracy | None:
-    """What the network still knows of its own source, where that is available; one process's work."""
-    if not context.ranks.is_main:
-        return None
-    moved = [change.name for change in changes if change.moved]
-    with context.costs.phase("evaluating", "source"):
-        accuracy = source_accuracy(context.model, context.plan, context.module, moved, previous)
-    context.costs.charge("evaluating", accuracy.flops if accuracy else 0.0, "source")
-    return accuracy

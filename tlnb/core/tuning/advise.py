@@ -13,15 +13,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
 
 import numpy as np
-import torch
 
 from tlnb.core.costs.forecast import forecast
 from tlnb.core.costs.prices import Price
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.data.splits import folds_of
 from tlnb.core.evaluation.probes import (
     FOLDS,
     Probe,
@@ -30,36 +28,33 @@ from tlnb.core.evaluation.probes import (
     probe,
     stage_features,
 )
-from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.clocks import Clock, CostTracker
 from tlnb.core.models.flops import forward_flops
-from tlnb.core.models.pretrained import PretrainedModel
-from tlnb.core.planning.edit import Scopes, build
-from tlnb.core.planning.options import TrainOptions
-from tlnb.core.planning.plan import FOR_VERDICT, Edit, plan_strategy
-from tlnb.core.planning.recipes import recipe
+from tlnb.core.planning.edit import build
+from tlnb.core.planning.plan import FOR_VERDICT
 from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.errors import OneLine
-from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import Forecast
-from tlnb.core.training.trainer import train
+from tlnb.core.tuning.trials import STRATEGIES, AdviceTask, Trials, run_trials
 
-STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
 WORTHWHILE_GAIN = 0.01  # accuracy that more changes must gain to be recommended
-TRIAL_SECONDS = 20.0  # for trial trainings, unless a larger budget allows more
-BUDGET_SHARE = 0.1  # of the budget, that advice may take
-# Phases of a trial, which draws no curves and saves nothing.
-TRIAL_PHASES = ("preparing", "caching", "warmup", "training")
+ADVICE_SECONDS = 20.0  # that advice takes at most, or less if the budget is smaller
+BUDGET_SHARE = 0.1  # of a larger budget, that advice may take instead
+LEAST_TRIAL_SHARE = 0.5  # of those seconds, kept for trials however long the rest took
+LEAST_PER_CLASS = 20  # of many classes some are left out, rather than keep fewer images of each
 
 # The share of a frozen network's errors that training the last stages removes, and the further
 # share that training all stages removes: expectation and standard deviation, fitted on sixteen
 # settings (BENCHMARKS.md).
 PARTIAL_GAIN = (0.15, 0.10)
 FULL_GAIN = (0.02, 0.10)
+EXPECTED = {"head": (0.0, 0.0), "partial": PARTIAL_GAIN, "full": FULL_GAIN}
 # Standard deviation, as a share of the errors, for what a log-loss on part of the labels misses.
 MODEL_DOUBT = 0.10
+SHORT_DOUBT = 2.0  # times as much for trials of fewer epochs
 LEAST_SD = 0.004
+NOT_MEASURED = "not measured: only the rule of thumb"
 LEAST_LOSS = 0.01  # floor for the loss of a frozen network that is almost always right
 TEMPERATURES = np.geomspace(0.2, 20, 25)
 
@@ -96,26 +91,10 @@ class Advice(OneLine):
     sure: str  # how sure, in words
     seconds: float
     flags: tuple[str, ...] = ()
+    trials: str = ""  # what the trials were, in words
 
     def __repr__(self) -> str:
         return f"Advice: {self.strategy} for {self.model} on {self.data}. {self.reason}"
-
-
-@dataclass
-class AdviceTask:
-    """The model and data that need advice."""
-
-    model: PretrainedModel
-    anatomy: Anatomy
-    data: DataSet
-    edits: tuple[Edit, ...] = ()
-    scopes: Scopes | None = None
-    store: Store | None = None
-
-    def task(self, strategy: str, data: DataSet | None = None) -> tuple[Any, TrainOptions]:
-        """Plan and options of a strategy, as `train` would use them on all the data."""
-        plan = plan_strategy(self.anatomy, strategy, self.edits)
-        return plan, TrainOptions().filled(recipe(plan, data or self.data))
 
 
 def advise(
@@ -137,18 +116,72 @@ def advise(
         The advice and its cost.
     """
     spent, began = CostTracker(Clock(machine())), time.perf_counter()
-    tell = report or (lambda _: None)
-    used = labels_in_use(case.data)
-    folds = min(FOLDS, used.per_class)
-    steps = 2 + 2 * len(STRATEGIES)
+    used = labels_in_use(case.data, LEAST_PER_CLASS)
+    counts = used.labels["train"].bincount()
+    least = int(counts[counts > 0].min())  # of the classes that are looked at
+    folds = min(FOLDS, least)
 
     def report_step(step: int) -> None:
-        tell(Progress(run="advice", phase="advising", epoch=step, epochs=steps))
+        if report is not None:
+            report(
+                Progress(
+                    run="advice",
+                    phase="advising",
+                    epoch=step,
+                    epochs=2 + 2 * len(STRATEGIES),
+                )
+            )
 
     report_step(0)
-    probes, fractions = _probed(case, used, folds, spent) if folds > 1 else ((), ())
+    probes, fractions = _probed(case, used, folds, least, spent) if folds > 1 else ((), ())
+    report_step(1)
+    forecasts = _forecasts(case, price, spent, lambda k: report_step(2 + k))
+    limit = _limit(budget)
+    trials = run_trials(
+        case,
+        used,
+        folds,
+        forecasts,
+        seconds=max(LEAST_TRIAL_SHARE * limit, limit - (time.perf_counter() - began)),
+        spent=spent,
+        report_step=lambda k: report_step(2 + len(STRATEGIES) + k),
+    )
+    report_step(2 + 2 * len(STRATEGIES))
+    tried = _weighed(trials, probes, forecasts, budget)
+    rule = FOR_VERDICT[case.data.size_verdict]
+    chosen = _chosen(tried, rule)
+    advice = Advice(
+        strategy=chosen.strategy,
+        reason=_reason(chosen, tried, rule, budget_text),
+        rule=rule,
+        model=case.model.name,
+        data=case.data.name,
+        per_class=case.data.mean_count,
+        classes=len(case.data.classes),
+        evidence=tried,
+        probes=probes,
+        fractions=fractions,
+        sure=_certainty(chosen, tried),
+        trials=_scheme_words(trials),
+        seconds=time.perf_counter() - began,
+        flags=(*flags, *_differs(probes)),
+    )
+    return advice, spent
+
+
+def _limit(budget: float | None) -> float:
+    """Seconds that the advice may take, for a training that may take `budget` seconds."""
+    if budget is None:
+        return ADVICE_SECONDS
+    return max(min(ADVICE_SECONDS, budget), BUDGET_SHARE * budget)
+
+
+def _forecasts(
+    case: AdviceTask, price: Price | None, spent: CostTracker, report_step: Callable[[int], None]
+) -> dict[str, Forecast]:
+    """What each strategy would take on all the data; a second or so each."""
     forecasts = {}
-    for step, strategy in enumerate(STRATEGIES, 1):
+    for step, strategy in enumerate(STRATEGIES):
         plan, options = case.task(strategy)
         forecasts[strategy], tally = forecast(
             case.model,
@@ -160,43 +193,18 @@ def advise(
             scopes=case.scopes,
             store=case.store,
             price=price,
+            share=0.0,
         )
         spent.charge("advising", sum(tally.flops.values()))
         report_step(step)
-    trials, why_not = _trials(
-        case=case,
-        used=used,
-        folds=folds,
-        forecasts=forecasts,
-        allowance=max(TRIAL_SECONDS, BUDGET_SHARE * (budget or 0.0)),
-        spent=spent,
-        report_step=lambda k: report_step(1 + len(STRATEGIES) + k),
-    )
-    tried = _weighed(used.labels["train"].numpy(), probes, trials, why_not, forecasts, budget)
-    chosen = verdict([t for t in tried if t.affordable])
-    advice = Advice(
-        strategy=chosen.strategy,
-        reason=_reason(chosen, tried, budget_text),
-        rule=FOR_VERDICT[case.data.size_verdict],
-        model=case.model.name,
-        data=case.data.name,
-        per_class=case.data.mean_count,
-        classes=len(case.data.classes),
-        evidence=tried,
-        probes=probes,
-        fractions=fractions,
-        sure=_certainty(chosen, tried),
-        seconds=time.perf_counter() - began,
-        flags=(*flags, *_differs(probes)),
-    )
-    return advice, spent
+    return forecasts
 
 
 # ── probes ────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _probed(
-    case: AdviceTask, used: DataSet, folds: int, spent: CostTracker
+    case: AdviceTask, used: DataSet, folds: int, least: int, spent: CostTracker
 ) -> tuple[tuple[Probe, ...], tuple[tuple[float, float], ...]]:
     """Probe each stage's output as features, and the last stage's with half of the labels."""
     images, labels = used.images["train"], used.labels["train"].numpy()
@@ -206,114 +214,39 @@ def _probed(
     probes = probe(stages, labels, folds)
     last = list(stages.values())[-1]
     # Half of a fold's labels must hold one per class.
-    enough = used.per_class * (folds - 1) / folds / 2 >= 1
+    enough = least * (folds - 1) / folds / 2 >= 1
     half = cross_validated(last, labels, folds, share=0.5) if enough else None
     fractions = ((0.5, float(half.mean())), (1.0, probes[-1].accuracy)) if half is not None else ()
     return probes, fractions
-
-
-# ── trials ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _trials(
-    case: AdviceTask,
-    used: DataSet,
-    folds: int,
-    forecasts: Mapping[str, Forecast],
-    allowance: float,
-    spent: CostTracker,
-    report_step: Callable[[int], None],
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Train each strategy that is quick enough on folds of the labels.
-
-    Returns:
-        Logits of the held-out images `(n, C)` by strategy, and why others were left out.
-    """
-    logits: dict[str, np.ndarray] = {}
-    why_not: dict[str, str] = {}
-    whole = sum(case.data.splits.get(s, 0) for s in ("train", "val"))
-    left = allowance
-    for step, strategy in enumerate(STRATEGIES):
-        report_step(step)
-        share = (folds - 1) / max(folds, 1) * len(used.labels["train"]) / whole
-        takes = folds * share * sum(forecasts[strategy].phases[phase] for phase in TRIAL_PHASES)
-        if folds < 2:
-            why_not[strategy] = "a class has one label: none can be held out"
-        elif takes > left:
-            why_not[strategy] = f"trying it would take about {takes:.0f} s"
-            break
-        else:
-            logits[strategy] = _held_out_logits(case, used, strategy, folds, spent)
-            left -= takes
-    return logits, why_not
-
-
-def _held_out_logits(
-    case: AdviceTask, used: DataSet, strategy: str, folds: int, spent: CostTracker
-) -> np.ndarray:
-    """Logits `(n, C)` of each image from the training that held it out."""
-    plan, options = case.task(strategy)
-    labels = used.labels["train"]
-    logits = np.zeros((len(labels), len(used.classes)), np.float32)
-    for rows, held in folds_of(labels.numpy(), folds, seed=0):
-        part = used.with_splits(
-            {"train": ("train", torch.from_numpy(rows)), "test": ("train", torch.from_numpy(held))}
-        )
-        run = train(
-            case.model,
-            case.anatomy,
-            part,
-            plan,
-            options,
-            name=f"advice: {strategy}",
-            scopes=case.scopes,
-            store=case.store,
-            trial=True,
-        )
-        if run.status == "stopped":
-            raise KeyboardInterrupt
-        spent.charge("advising", run.flops)
-        held_logits = run.answers().logits
-        assert held_logits is not None  # a trial keeps them
-        logits[held] = held_logits.numpy()
-    return logits
 
 
 # ── the verdict ───────────────────────────────────────────────────────────────────────────────────
 
 
 def _weighed(
-    labels: np.ndarray,
+    trials: Trials,
     probes: Sequence[Probe],
-    trials: Mapping[str, np.ndarray],
-    why_not: Mapping[str, str],
     forecasts: Mapping[str, Forecast],
     budget: float | None,
 ) -> tuple[Tried, ...]:
     """For each strategy, the accuracy expected above `head`: the rule updated by trials."""
-    accuracies = {
-        strategy: float((logits.argmax(1) == labels).mean()) for strategy, logits in trials.items()
-    }
-    losses = {strategy: calibrated_loss(logits, labels) for strategy, logits in trials.items()}
+    labels = trials.labels
+    right = {name: logits.argmax(1) == labels for name, logits in trials.logits.items()}
+    accuracies = {name: float(each.mean()) for name, each in right.items()}
+    losses = {name: calibrated_loss(logits, labels) for name, logits in trials.logits.items()}
     head = accuracies.get("head", probes[-1].accuracy if probes else None)
-    wrong = max(1 - head, 0.5 / len(labels)) if head is not None else 0.0
-    expected = {"head": (0.0, 0.0), "partial": PARTIAL_GAIN, "full": FULL_GAIN}
+    wrong = max(1 - head, 0.5 / max(1, len(labels))) if head is not None else 0.0
+    doubt = MODEL_DOUBT * wrong
+    doubt *= SHORT_DOUBT if trials.scheme is not None and trials.scheme.epochs < 1 else 1.0
     mean, variance, weighed = 0.0, 0.0, list[Tried]()
     for strategy, before in zip(STRATEGIES, ("", *STRATEGIES), strict=False):
-        gain = error = None
-        if strategy in losses and before in losses:
-            scale = max(LEAST_LOSS, losses["head"].mean())
-            gains = wrong * (losses[before] - losses[strategy]) / scale
-            gain, error = float(gains.mean()), float(gains.std(ddof=1)) / math.sqrt(len(gains))
-        share, sd_of_share = expected[strategy]
-        doubt = None if error is None else math.hypot(error, MODEL_DOUBT * wrong)
+        gain, error = _gain(losses, before, strategy, wrong)
+        share, sd_of_share = EXPECTED[strategy]
         prior_sd = max(LEAST_SD, wrong * sd_of_share) if sd_of_share and wrong else 0.0
-        step, sd = _combined(wrong * share, prior_sd, gain, doubt)
+        all_doubt = None if error is None else math.hypot(error, doubt)
+        step, sd = _combined(wrong * share, prior_sd, gain, all_doubt)
         mean, variance = mean + step, variance + sd**2
         affordable = budget is None or strategy == "head" or forecasts[strategy].seconds <= budget
-        skipped = why_not.get(
-            strategy, "" if strategy in trials else "a shallower strategy already took too long"
-        )
         weighed.append(
             Tried(
                 strategy=strategy,
@@ -324,10 +257,21 @@ def _weighed(
                 sd=math.sqrt(variance),
                 forecast=forecasts[strategy],
                 affordable=affordable,
-                why_not=skipped,
+                why_not=trials.why_not.get(strategy, ""),
             )
         )
     return tuple(weighed)
+
+
+def _gain(
+    losses: Mapping[str, np.ndarray], before: str, strategy: str, wrong: float
+) -> tuple[float | None, float | None]:
+    """The gain in accuracy over the strategy before, and its standard error, from log-losses."""
+    if strategy not in losses or before not in losses:
+        return None, None
+    scale = max(LEAST_LOSS, losses["head"].mean())
+    gains = wrong * (losses[before] - losses[strategy]) / scale
+    return float(gains.mean()), float(gains.std(ddof=1)) / math.sqrt(len(gains))
 
 
 def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -350,9 +294,24 @@ def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def verdict(tried: Sequence[Tried]) -> Tried:
-    """The strategy with the fewest changes that none should beat by more than a point."""
-    best = max(t.expected for t in tried)
-    return next(t for t in tried if t.expected >= best - WORTHWHILE_GAIN)
+    """The strategy with the fewest changes that none should beat by more than a point.
+
+    What a trial did not show, of more changes, is not expected of them: ties go to fewer changes.
+    """
+    levels, before = list[float](), None
+    for each in tried:
+        step = each.expected - (before.expected if before else 0.0)
+        step = min(0.0, step) if is_tie(before, each) else step
+        levels.append((levels[-1] if levels else 0.0) + step)
+        before = each
+    best = max(levels)
+    chosen = zip(tried, levels, strict=True)
+    return next(t for t, level in chosen if level >= best - WORTHWHILE_GAIN)
+
+
+def is_tie(fewer: Tried | None, more: Tried) -> bool:
+    """Whether both were tried, and more changes showed no gain beyond its standard error."""
+    return fewer is not None and more.gain is not None and more.gain <= (more.error or 0.0)
 
 
 def _combined(
@@ -365,19 +324,38 @@ def _combined(
     return (mean * weights[0] + measured * weights[1]) / sum(weights), math.sqrt(1 / sum(weights))
 
 
-def _reason(chosen: Tried, tried: Sequence[Tried], budget: str) -> str:
+def _chosen(tried: Sequence[Tried], rule: str) -> Tried:
+    """The verdict of the trials; without any, the rule of thumb's, or fewer changes if too dear."""
+    affordable = [t for t in tried if t.affordable]
+    if any(t.accuracy is not None for t in tried):
+        return verdict(affordable)
+    most = STRATEGIES.index(rule)
+    return [t for t in affordable if STRATEGIES.index(t.strategy) <= most][-1]
+
+
+def _reason(chosen: Tried, tried: Sequence[Tried], rule: str, budget: str) -> str:
     """The reason in one or two sentences."""
-    best = max((t for t in tried if t.affordable), key=lambda t: t.expected)
-    if chosen.strategy == "head" and chosen.accuracy is None and best.sd == 0:
-        words = "No labels can be held out for a comparison, so the fewest changes win."
+    rest = [t for t in tried if t.affordable]
+    best = max(rest, key=lambda t: t.expected)
+    after = {t.strategy: (u, is_tie(t, u)) for t, u in pairwise(rest)}
+    more, tie = after.get(chosen.strategy, (chosen, False))
+    if not any(t.accuracy is not None for t in tried):
+        impossible = "No labels can be held out for a comparison"
+        why = impossible if "held out" in chosen.why_not else "No trial fits into the time"
+        words = f"{why}: {NOT_MEASURED}, which says {rule} for this amount of data."
+    elif tie and best is not chosen:
+        words = (
+            f"{more.strategy} got {more.accuracy:.1%} of the labels held out right, "
+            f"{chosen.strategy} {chosen.accuracy:.1%}: no clear difference, so the fewest changes win."
+        )
     elif best is chosen and chosen.strategy != "head":
         gain = f"{100 * chosen.expected:.1f} points more than head, ± {100 * chosen.sd:.1f}"
         words = f"It is expected to gain {gain}."
     elif best is chosen:
         words = "More changes are not expected to gain anything."
     else:
-        more, sd = best.expected - chosen.expected, math.sqrt(max(0.0, best.sd**2 - chosen.sd**2))
-        gain = f"{100 * more:.1f} points more, ± {100 * sd:.1f}"
+        extra, sd = best.expected - chosen.expected, math.sqrt(max(0.0, best.sd**2 - chosen.sd**2))
+        gain = f"{100 * extra:.1f} points more, ± {100 * sd:.1f}"
         words = f"{best.strategy} is expected to gain {gain}: too little to justify more changes."
     dear = [t.strategy for t in tried if not t.affordable]
     over = f" {' and '.join(dear)} would exceed {budget}." if dear else ""
@@ -385,17 +363,29 @@ def _reason(chosen: Tried, tried: Sequence[Tried], budget: str) -> str:
 
 
 def _certainty(chosen: Tried, tried: Sequence[Tried]) -> str:
-    """How likely it is that no other strategy is more than a point better."""
+    """How likely it is that no other strategy is more than a point better, and by what evidence."""
+    untried = [t.strategy for t in tried if t.accuracy is None]
+    if len(untried) == len(tried):
+        return NOT_MEASURED
     rivals = [t for t in tried if t is not chosen and t.affordable]
     chances = [
         _below(chosen.expected - t.expected + WORTHWHILE_GAIN, abs(t.sd**2 - chosen.sd**2))
         for t in rivals
     ]
     chance = min(chances, default=1.0)
-    return (
-        f"that no other strategy is more than a point better: {chance:.0%}, "
-        "by the expectations above"
-    )
+    by = f"; {' and '.join(untried)} not measured: only by the rule of thumb" if untried else ""
+    return f"{chance:.0%} that no other strategy is more than a point better{by}"
+
+
+def _scheme_words(trials: Trials) -> str:
+    """What was tried: images held out, folds, epochs."""
+    scheme = trials.scheme
+    if scheme is None:
+        return NOT_MEASURED
+    held = f"{len(trials.labels):,} labels held out in {scheme.folds} fold"
+    short = f", {scheme.epochs:.0%} of the epochs" if scheme.epochs < 1 else ""
+    classes = len(np.unique(trials.labels))
+    return f"{held}{'s' if scheme.folds > 1 else ''}, of {classes} classes{short}"
 
 
 def _below(margin: float, variance: float) -> float:

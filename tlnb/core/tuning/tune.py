@@ -24,7 +24,7 @@ from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import Run
 from tlnb.core.training.session_folder import home_folder
-from tlnb.core.training.trainer import train
+from tlnb.core.training.train import train
 from tlnb.core.tuning.optuna_study import beginning_with, imported_optuna, open_study, sampler
 from tlnb.core.tuning.search_space import Task
 

@@ -25,7 +25,7 @@ def one_of_each(tl: Session) -> Steps:
         "head",
         _one_each,
         like="it was trained on one image of each digit",
-        line="%tl_data digits --per-class 1, then %tl_train",
+        line="%tl_data digits --per-class 1, %tl_load glyphnet, then %tl_train",
     )
     runs = [run for run in tl.runs if _one_each(run, tl.data_of(run))]
     draws = {
@@ -94,13 +94,20 @@ def the_whole(tl: Session) -> Steps:
         "for a comparison, train the output layer alone on the same twenty images",
         "%tl_strategy head, then %tl_train, with no %tl_data between them and the run of full",
     )
+    yield Step(
+        "the two were compared",
+        any(line.startswith(("%tl_compare", "tl.compare")) for line in tl.transcript),
+        "both runs are there, and nobody has looked at them side by side",
+        "one line shows runs side by side, with their intervals",
+        "%tl_compare",
+    )
     head = heads[-1]
     gap = 100 * (whole.accuracy - head.accuracy)
     clear = whole.interval[0] > head.interval[1] or head.interval[0] > whole.interval[1]
     return (
         f"full {whole.accuracy:.1%}, head {head.accuracy:.1%}: {gap:+.1f} points, and the two 95% intervals "
         f"{'do not overlap' if clear else 'overlap: from these twenty images you cannot tell which is better'}. "
-        f"It took {whole.training_flops / head.training_flops:.0f} times the FLOPs."
+        f"It took {whole.work_alone / head.work_alone:.0f} times the FLOPs."
     )
 
 
@@ -155,7 +162,7 @@ def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
     yield Step(
         "the variable answer names one of the layers that changed",
         answer in layer_names,
-        f"it is {answer!r}" if answer is not None else "there is no variable answer",
+        _about_answer(answer, after, layer_names),
         "%tl_layers --all shows which layers hold running statistics",
         "compare drifted.state_dict() with glyphnet.load('glyphnet').state_dict(), name by name",
     )
@@ -164,3 +171,19 @@ def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
         "what they see. tlnb keeps frozen layers in eval mode, and compares them bit for bit. Lesson 7 shows what this does to "
         "the source."
     )
+
+
+def _about_answer(answer: Any, tensors: Mapping[str, Any], drifted: set[str]) -> str:
+    """What is wrong with the name of a layer that changed."""
+    if answer is None:
+        return "there is no variable answer"
+    inside = [name for name in sorted(drifted) if name.startswith(f"{answer}.")]
+    if inside:
+        return f"{answer!r} is a stage, in which {len(inside)} layers changed: name one of those"
+    if answer in tensors:
+        return f"{answer!r} is a tensor of a layer: leave out its last part"
+    if "norm" in str(answer).lower():
+        return f"{answer!r} is the kind of the layers that changed: name one of them"
+    if any(name.rpartition(".")[0] == answer for name in tensors):
+        return f"the layer {answer!r} is as it was: it has no running statistics"
+    return f"it is {answer!r}, and no layer has this name"

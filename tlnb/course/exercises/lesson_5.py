@@ -76,7 +76,7 @@ def by_more_than_chance(tl: Session) -> Steps:
     before = f" With {', '.join(map(str, still))} of each class they overlapped." if still else ""
     return (
         f"With {tl.data_of(whole).request.per_class or 20} of each class: {_figures(head)}, {_figures(whole)}, which took "
-        f"{whole.training_flops / head.training_flops:.0f} times the FLOPs.{before}"
+        f"{whole.work_alone / head.work_alone:.0f} times the FLOPs.{before}"
     )
 
 
@@ -110,20 +110,12 @@ def for_a_fifth(tl: Session) -> Steps:
         "none so far",
         "%tl_strategy partial, then %tl_train",
     )
-    paid = [r for r in cheaper if not (r.cache and r.cache.reused)]
-    yield Step(
-        "it computed what is frozen itself",
-        paid,
-        f"run {cheaper[-1].name!r} reused what an earlier run computed and was charged for",
-        "another --seed draws different augmented views",
-        "%tl_reset, then full and this run alone",
-    )
-    few = [r for r in paid if r.training_flops <= whole.training_flops / 5]
-    least = min(paid, key=lambda r: r.training_flops)
+    few = [r for r in cheaper if r.work_alone <= whole.work_alone / 5]
+    least = min(cheaper, key=lambda r: r.work_alone)
     yield Step(
         "it took at most a fifth of the FLOPs",
         few,
-        f"the cheapest so far, {least.name!r}, took {least.training_flops / whole.training_flops:.0%}",
+        f"the cheapest so far, {least.name!r}, took {least.work_alone / whole.work_alone:.0%}",
         "the frozen part is computed once for every augmented view: %tl_train? shows which option changes that",
         "--augment none leaves one view of each image",
     )
@@ -140,7 +132,7 @@ def for_a_fifth(tl: Session) -> Steps:
     )
     return (
         f"{best.name} {best.accuracy:.1%}, full {whole.accuracy:.1%}: {100 * (best.accuracy - whole.accuracy):+.1f} points, for "
-        f"{best.training_flops / whole.training_flops:.0%} of the FLOPs. One test image is 0.2 points."
+        f"{best.work_alone / whole.work_alone:.0%} of the FLOPs. One test image is 0.2 points."
     )
 
 

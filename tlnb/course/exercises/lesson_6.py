@@ -107,7 +107,7 @@ def own_bill(tl: Session, names: Mapping[str, Any]) -> Steps:
     yield Step(
         "using the pretrained network saves something",
         counted is not None and counted.uses,
-        "with tuning counted in, it cost no less than starting from scratch",
+        "with tuning counted in, it was no less work than starting from scratch",
         "use the same number of trials, and of epochs per trial, on both sides",
     )
     assert counted is not None and counted.uses
@@ -129,8 +129,9 @@ def own_bill(tl: Session, names: Mapping[str, Any]) -> Steps:
     total, tuning = tl.bill.total, tl.bill.kinds["tuning"]
     without = f"{apart.uses:,.0f} without it" if apart and apart.uses else "without it never"
     return (
-        f"After {counted.uses:,.0f} uses, tuning counted in; {without}. "
-        f"Tuning is {tuning.seconds / total.seconds:.0%} of your {total.seconds:.0f} s, "
+        f"After {counted.uses:,.0f} uses, counted in FLOPs with tuning; {without}. "
+        f"Tuning is {tuning.flops / total.flops:.0%} of your session's work, and "
+        f"{tuning.seconds / total.seconds:.0%} of its {total.seconds:.0f} s, "
         f"which cost {total.money:.4f} {price.currency} at {price.per_hour:g} an hour."
     )
 

@@ -98,17 +98,14 @@ def forecast_first(tl: Session) -> Steps:
         _second_strategy_hint(tl, made),
         "for strategy in ('head', 'full'): tl.strategy(strategy), tl.forecast(epochs=5), tl.train(epochs=5)",
     )
-    cheap, dear = sorted(by_strategy, key=lambda name: by_strategy[name].seconds)[
-        :: len(by_strategy) - 1
-    ]
-    said, took = (
-        by_strategy[dear].seconds / by_strategy[cheap].seconds,
-        _measured(by_strategy[dear], by_strategy[cheap]),
-    )
+    cheap, dear = sorted(by_strategy.values(), key=lambda f: f.flops)[:: len(by_strategy) - 1]
+    said, took = dear.flops / cheap.flops, (dear.measured_flops or 0) / (cheap.measured_flops or 1)
     errors = ", ".join(f"{name} {forecast.error:.0%}" for name, forecast in by_strategy.items())
     return (
-        f"{dear} was forecast to take {said:.1f} times the seconds of {cheap}, and took {took:.1f} times. Off by: "
-        f"{errors}. Which of the two costs more was known before the first step."
+        f"{dear.name} was forecast to take {said:.1f} times the FLOPs of {cheap.name}, and took "
+        f"{took:.1f} times. In seconds {dear.seconds / cheap.seconds:.1f} times were forecast, and "
+        f"it took {_measured(dear, cheap):.1f} times. Off by, in seconds: {errors}. Which of the "
+        "two is more work was known before the first step."
     )
 
 

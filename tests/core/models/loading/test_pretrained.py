@@ -11,7 +11,7 @@ from torchvision import models
 
 from tests.core.models.loading.networks import file_of, random_network, same
 from tlnb.core.data.dataset import open_data
-from tlnb.core.models import pretrained
+from tlnb.core.models import originals, pretrained
 from tlnb.core.models.catalogue import torchvision_weights
 from tlnb.core.models.weights import outline
 from tlnb.core.runtime.errors import UsageError
@@ -39,7 +39,7 @@ def test_the_network_is_the_one_that_torchvision_builds_for_these_weights(
     monkeypatch.setattr(type(member), "get_state_dict", lambda *_, **__: {})
     monkeypatch.setattr(nn.Module, "load_state_dict", lambda self, *_, **__: built.append(self))
     outline(lambda: models.get_model(name, weights=member))
-    ours = outline(lambda: pretrained._torchvision(name, member).make(1000)).state_dict()
+    ours = outline(lambda: originals.torchvision_original(name, member).make(1000)).state_dict()
     assert {k: v.shape for k, v in built[-1].state_dict().items()} == {
         k: v.shape for k, v in ours.items()
     }
@@ -146,7 +146,7 @@ def test_preprocessing_is_torchvisions(name):
 
     photo = load_sample_image("china.jpg")[:400, :400].copy()
     weights = next(iter(torchvision_weights(name).values()))
-    transform = pretrained._torchvision(name, weights).transform
+    transform = originals.torchvision_original(name, weights).transform
     expected = weights.transforms()(Image.fromarray(photo))
     found = transform(torch.from_numpy(photo).permute(2, 0, 1)[None])[0]
     assert (

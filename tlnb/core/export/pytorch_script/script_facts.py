@@ -87,7 +87,9 @@ class ScriptFacts:
             return self.options.batch_size or 1
         set_modes(self.network, set(self.plan.trained))
         statistics = uses_batch_statistics(self.network)
-        return none_alone(self.options, self.data.splits["train"], statistics).batch_size or 1
+        splits = self.data.splits
+        images = splits["train"] + (splits["val"] if self.refits else 0)
+        return none_alone(self.options, images, statistics).batch_size or 1
 
     @property
     def came_from(self) -> str | None:
@@ -112,9 +114,26 @@ class ScriptFacts:
         return self.warm or len(set(self.rates_of(self.plan.trained).values())) > 1
 
     @property
+    def holds_out(self) -> bool:
+        """Whether the data have labels to choose with."""
+        return "val" in self.data.splits
+
+    @property
+    def refits(self) -> bool:
+        """Whether all labels in use teach: those held out have already chosen."""
+        refitted = self.run is None or self.run.refit is not None
+        return bool(self.options.refit) and self.holds_out and refitted
+
+    @property
     def chooses(self) -> bool:
         """Whether the val split chooses the epoch."""
-        return "val" in self.data.splits
+        return self.holds_out and not self.refits
+
+    @property
+    def until(self) -> int | None:
+        """After how many epochs the refit ended, where that is before the last."""
+        refit = self.run.refit if self.run else None
+        return refit.epochs if refit and refit.epochs < (self.options.epochs or 0) else None
 
     @property
     def augmented(self) -> bool:

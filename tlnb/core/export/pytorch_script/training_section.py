@@ -80,7 +80,8 @@ def rates(case: ScriptFacts) -> list[str]:
 
 
 def _flags(case: ScriptFacts) -> dict[str, bool]:
-    twice = case.warm and (case.augmented or case.chooses)
+    shorter = case.until is not None
+    twice = case.warm and (case.augmented or case.chooses or shorter)
     return {
         "apart": case.apart,
         "warm": case.warm,
@@ -92,6 +93,8 @@ def _flags(case: ScriptFacts) -> dict[str, bool]:
         "several": len(case.scaled) > 1,
         "one": len(case.scaled) == 1,
         "val": case.chooses,
+        "refit": case.refits,
+        "shorter": shorter,
         "augmented": case.augmented,
         "twice": twice,
         "weighted": case.options.class_weights,
@@ -170,6 +173,7 @@ def _loop_words(case: ScriptFacts) -> dict[str, object]:
         "val_argument": ", val" if case.chooses else "",
         "fed": "views: list[Tensor]" if case.augmented else "inputs: Tensor",
         "features": "views" if case.augmented else "seen",
+        "until": case.until,
         "targets": "targets" if case.augmented else "labels",
     }
 

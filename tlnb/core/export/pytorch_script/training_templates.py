@@ -101,6 +101,9 @@ $fit
             schedule.step()
             total += loss.item() * len(rows)
         print(f"epoch {epoch + 1:3}  loss {total / len(labels):.4f}")
+        if epoch + 1 == $until:  # more made held-out labels clearly worse  #? shorter !twice
+        if not warmup and epoch + 1 == $until:  # more made held-out labels clearly worse  #? shorter twice
+            break  #? shorter
         score = accuracy(model, *data["val"])  #? val !twice
         if score >= best:  # of equally good epochs the last: it has learned longest  #? val !twice
             best, kept = score, copy.deepcopy(model.state_dict())  #? val !twice
@@ -140,6 +143,8 @@ def fit(layer: nn.Module, $fed, labels: Tensor, val: tuple[Tensor, Tensor]) -> N
             schedule.step()
             total += loss.item() * len(rows)
         print(f"epoch {epoch + 1:3}  loss {total / len(labels):.4f}")
+        if epoch + 1 == $until:  # more made held-out labels clearly worse  #? shorter
+            break  #? shorter
         score = share_right(layer$eval, *val)  #? val
         if score >= best:  # of equally good epochs the last: it has learned longest  #? val
             best, kept = score, copy.deepcopy(layer.state_dict())  #? val
@@ -165,6 +170,8 @@ def fit(head: nn.Module, $fed, labels: Tensor, val: tuple[Tensor, Tensor]) -> No
     for epoch in range(EPOCHS):
         loss = optimizer.step(evaluate)
         print(f"epoch {epoch + 1:3}  loss {loss.item():.4f}")
+        if epoch + 1 == $until:  # more made held-out labels clearly worse  #? shorter
+            break  #? shorter
         score = share_right(head, *val)  #? val
         if score >= best:  # of equally good epochs the last: it has learned longest  #? val
             best, kept = score, copy.deepcopy(head.state_dict())  #? val
@@ -196,6 +203,8 @@ def main() -> None:
     """Read, build, train, test once, save."""
     data = {split: (images.to(DEVICE), labels.to(DEVICE)) for split, (images, labels) in load_data().items()}  #? !sized
     data = {split: (fit_size(images).to(DEVICE), y.to(DEVICE)) for split, (images, y) in load_data().items()}  #? sized
+    # held out to choose with, they teach now as well  #? !apart refit
+    data["train"] = tuple(torch.cat(pair) for pair in zip(data["train"], data["val"], strict=True))  #? !apart refit
     model = build_model()
     add_adapters(model, $adapted, rank=$rank)  #? adapted
     model.requires_grad_(False)  # frozen: no gradient, and features() puts it in eval mode  #? apart
@@ -207,6 +216,9 @@ def main() -> None:
     for view in range(1, VIEWS):  #? views
         generator = torch.Generator().manual_seed(SEED * $stride + $view_seed + view)  #? views
         views.append(features(model, images, generator))  #? views
+    held = features(model, data["val"][0])  # held out to choose with, they teach now as well  #? apart refit
+    seen, labels = torch.cat([seen, held]), torch.cat([labels, data["val"][1]])  #? apart refit
+    views = [torch.cat([view, held]) for view in views]  #? views refit
     val = features(model, data["val"][0]), data["val"][1]  #? apart val
     # one learning rate suits any network if output layers see features of zero mean and like spread  #? standardised
     seen = features(model, data["train"][0])  #? one !apart

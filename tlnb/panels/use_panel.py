@@ -1,0 +1,99 @@
+"""Use it: predict new photos, see the errors, save the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import ipywidgets as w
+
+from tlnb.core.planning.magic_lines import line as magic
+from tlnb.core.training.run import Run
+from tlnb.display import cards
+from tlnb.display.html import line
+from tlnb.display.words import percent
+from tlnb.panels.base import WIDE, Panel, button, field, row, shown
+from tlnb.panels.uploads import NEW_PHOTOS, keep, upload_button, uploaded
+
+
+class UsePanel(Panel):
+    """`%tl_predict`, `%tl_errors` and `%tl_save` with the mouse."""
+
+    title: ClassVar[str] = "Use it"
+
+    def parts(self) -> list[Any]:
+        self.run = field(w.Dropdown, "run", "Whose network to use", WIDE, options=[])
+        self.photos = upload_button(
+            "Predict photos", "Photos of yours to be named (%tl_predict)", "image/*", "primary"
+        )
+        self.errors = button(
+            "Errors", "What it gets wrong on its test images (%tl_errors)", self.show_errors, "th"
+        )
+        self.save = button(
+            "Save the network",
+            "Write it to a file beside the notebook (%tl_save)",
+            self.keep,
+            "save",
+        )
+        self.now, self.view = w.HTML(), w.HTML()
+        self.on(self.photos, self.predict)
+        self.on(self.run, self._forget)
+        return [row(self.run), row(self.photos, self.errors, self.save), self.now, self.view]
+
+    # ── what a click does ──
+
+    def predict(self) -> None:
+        """Keep the uploaded photos beside the notebook, and predict them."""
+        with self.filling():
+            files = uploaded(self.photos)
+        if files:
+            self._show(lambda: self.session.predict(*self._kept(files), run=self._chosen()))
+
+    def _kept(self, files: list[tuple[str, bytes]]) -> list[str]:
+        return [path.as_posix() for path in keep(files, NEW_PHOTOS)]
+
+    def show_errors(self) -> None:
+        """Show the run's errors."""
+        self._show(lambda: self.session.errors(self._chosen()))
+
+    def keep(self) -> None:
+        """Save the run's network under its name."""
+        run = self._chosen()
+        saved = self.act(lambda: self.session.save(None, run), "saving …")
+        if saved is not None:
+            self.show_line(magic("tl_save", run=run))
+            self.now.value = line(f"Saved: {saved.path}. %tl_load {saved.path} reads it")
+
+    def _show(self, call: Callable[[], Any]) -> None:
+        value = self.act(call, "looking …")
+        if value is not None:
+            self._show_last()
+            self.view.value = shown(cards.HTML[type(value)](value))
+
+    def _chosen(self) -> str | None:
+        return self.run.value or None
+
+    def _forget(self) -> None:
+        """Take away what was shown of another run."""
+        self.view.value = ""
+
+    # ── what is shown ──
+
+    def fill(self) -> None:
+        runs = [run for run in self.session.runs if run.baseline_of is None]
+        options = [(_words(run), run.name) for run in reversed(runs)]
+        if tuple(self.run.options) != tuple(options):
+            self.run.options = options
+            self.run.value = options[0][1] if options else None
+            self.view.value = ""
+        for control in (self.run, self.photos, self.errors, self.save):
+            control.disabled = not runs
+        self.now.value = line(
+            "Choose photos to predict, or drop them on the button."
+            if runs
+            else f"No run to use yet: train one first. Next is {self.session.next_line}"
+        )
+
+
+def _words(run: Run) -> str:
+    return f"{run.name}: {percent(run.accuracy)} on {run.data}"
