@@ -38,7 +38,7 @@ from tlnb.core.planning.plan import Plan, plan_strategy
 from tlnb.core.runtime.device import machine
 from tlnb.core.training.epoch import train_epoch
 from tlnb.core.training.freezing import hashes, set_modes
-from tlnb.core.training.model_split import places
+from tlnb.core.training.model_split import Cuts
 from tlnb.core.training.optimizers import one_cycle
 
 CLASSES = 10
@@ -149,7 +149,7 @@ def nested(read: Anatomy, plans: list[Plan]) -> None:
 def cut_of(module: nn.Module, plan: Plan, size: int) -> str:
     """The name of the layer where the frozen prefix ends."""
     set_modes(module, set(plan.trained))
-    cuts = places(module, plan.trained, torch.zeros(2, 3, size, size, device="meta"))
+    cuts = Cuts().places(module, plan.trained, torch.zeros(2, 3, size, size, device="meta"))
     assert cuts, f"{plan.strategy} leaves no prefix to cache"
     return cuts[-1].at
 

@@ -4,51 +4,40 @@
     python -m benchmarks.proof --classifiers [PATTERN ...]    torchvision's, with random weights, at a small size
 
 The first is a table of a line a network, for `head` and `partial`: where it was cached (or why not), how far the losses of a
-cached and an uncached run are apart, and whether the accuracy reported is what the run's network reaches. The second shows where
-each classifier is cut, whether that is proven, and processor seconds of key and proof beside those of an image in the network.
-Ends with exit status 1 if losses are further apart than 1e-5, accuracies differ, or a classifier is not cut.
+cached and an uncached run are apart, and whether the accuracy reported is what the run's network reaches. The second is the
+table of `benchmarks.timm_splits` for torchvision's classifiers. Ends with exit status 1 if losses are further apart than 1e-5,
+accuracies differ, or a classifier is not split where the strategy wants it.
 """
 
 from __future__ import annotations
 
 import argparse
 import fnmatch
+import gc
 import random
 import sys
-import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 from torchvision import models
 
-from benchmarks.classifiers import SMALL, Classifier, classifiers
+from benchmarks.classifiers import Classifier, classifiers
+from benchmarks.timm_splits import HEADER, Line, split_line
 from tests.core.training.uncommon_networks import NETWORKS
 from tlnb.core.models.anatomy import read_anatomy
-from tlnb.core.models.transform import Transform
-from tlnb.core.planning.plan import plan_strategy
-from tlnb.core.runtime.device import machine
-from tlnb.core.training.cache_key import identity
-from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import Cuts, cut_at
-from tlnb.core.training.split_proof import MOST, Proof, proof_images
-from tlnb.core.training.split_search import Candidates
 from tlnb.session import Session
 
 STRATEGIES = ("head", "partial")
 OPTIONS = {"epochs": 2, "batch_size": 8, "lr": 0.05, "augment": "none", "precision": "fp32"}
 TOLERANCE = 1e-5
-LARGE = 30e6  # parameters: classifiers above that are left out, unless they are named
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Line:
+class Compared:
     """A network with one strategy."""
 
     name: str
@@ -75,7 +64,7 @@ def seeded() -> None:
     np.random.seed(0)
 
 
-def compared(name: str, strategy: str) -> Line:
+def compared(name: str, strategy: str) -> Compared:
     """Both runs of one network."""
     runs, right = [], []
     for cache in (True, False):
@@ -94,7 +83,7 @@ def compared(name: str, strategy: str) -> Line:
     apart = max(abs(one.train_loss - two.train_loss) for one, two in pairs)
     own = all(right) and runs[0].accuracy == runs[1].accuracy
     at = runs[0].cache.at if runs[0].cache else None
-    return Line(name, strategy, at, runs[0].uncached, apart, own)
+    return Compared(name, strategy, at, runs[0].uncached, apart, own)
 
 
 def _reaches(session: Session, network: nn.Module) -> float | None:
@@ -125,50 +114,32 @@ def uncommon(patterns: Sequence[str]) -> bool:
     return right == len(lines)
 
 
-def timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What it gives, and processor seconds."""
-    start = time.process_time()
-    return work(), time.process_time() - start
+def edge(one: Classifier) -> int:
+    """The input edge in pixels: four patches of a transformer that is built for one size, else a small one."""
+    return 2 * int(one.name.split("_")[-1]) if one.fixed else one.step_size
 
 
-def proven(one: Classifier, strategy: str) -> bool:
-    """A line of the second table; whether the last cut stands its proof."""
+def split_lines(one: Classifier) -> list[Line]:
+    """The lines of a classifier of torchvision, with random weights."""
     torch.manual_seed(0)
-    size = one.step_size
+    size = edge(one)
     module = one.make(size, numbers=True)
-    plan = plan_strategy(read_anatomy(module, size, one.name), strategy)
-    set_modes(module, set(plan.trained))
-    images = torch.randint(0, 256, (16, 3, size, size), dtype=torch.uint8)
-    transform = Transform(size=size, resize=size, mean=(0.5,) * 3, std=(0.25,) * 3)
-    rows = proof_images(images, transform, MOST, "cpu")
-    cuts = Cuts()
-    found = Candidates(module, plan.trained, rows, cuts).left
-    proof = Proof(module=module, images=rows, machine=machine("cpu", "fp32"), whole={})
-    cut = cut_at(module, found[-1], cuts)
-    fault, seconds = timed(lambda: proof.fault(cut, lambda: cut_at(module, found[-1], cuts)))
-    _, key = timed(lambda: identity(cut.prefix))
-    with torch.no_grad():
-        _, image = timed(lambda: cut.prefix(rows))
-    print(
-        f"| {one.name} | {strategy} | {len(found)} | {found[-1].at} | {fault or 'proven'} "
-        f"| {seconds:.2f} | {key:.3f} | {image / len(rows):.4f} |",
-        flush=True,
-    )
-    return not fault
+    read = read_anatomy(module, size, one.name)
+    return [split_line(one.name, module, size, read, strategy) for strategy in STRATEGIES]
 
 
 def of_torchvision(patterns: Sequence[str]) -> bool:
-    """The second table; whether every classifier is cut and proven."""
+    """The second table; whether every classifier is split where the strategy wants it."""
     chosen = classifiers(list(patterns))
-    if patterns == ["*"]:
-        chosen = [one for one in chosen if one.params <= LARGE]
-    print(
-        f"of {len(models.list_models(module=models))} classifiers {len(chosen)}, at {SMALL} pixels or more"
-    )
-    print("| network | strategy | places | last | proof | proof s | key s | an image s |")
-    print("|---|---|--:|---|---|--:|--:|--:|")
-    found = [proven(one, strategy) for one in chosen for strategy in STRATEGIES]
-    return all(found)
+    print(f"{len(chosen)} of {len(models.list_models(module=models))} classifiers\n{HEADER}")
+    table: list[Line] = []
+    for one in chosen:
+        table += split_lines(one)
+        print("\n".join(map(str, table[-2:])), flush=True)
+        gc.collect()
+    good = sum(line.good for line in table)
+    print(f"\n{good} of {len(table)} split where the strategy wants it")
+    return good == len(table)
 
 
 def main() -> None:

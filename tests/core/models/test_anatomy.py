@@ -17,7 +17,7 @@ from tlnb.core.planning.edit import apply_edit, output_edits
 from tlnb.core.planning.plan import match, plan_strategy
 from tlnb.core.runtime.errors import ModelError, PlanError
 from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import places
+from tlnb.core.training.model_split import Cuts
 from tlnb.display.cards import HTML
 from tlnb.session import Session
 
@@ -77,7 +77,7 @@ def test_torchvisions_families(name: str):
     }
     images = torch.zeros(2, 3, size, size, device="meta")
     set_modes(module, set(partial.trained))
-    assert places(module, partial.trained, images)
+    assert Cuts().places(module, partial.trained, images)
     for edit in output_edits(module, read.heads, 10, {}):
         apply_edit(module, edit, {})
     assert blank(module).eval()(images).shape == (2, 10)

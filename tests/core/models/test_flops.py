@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 
@@ -63,3 +64,29 @@ def test_a_convolution_in_groups_costs_its_own_gradient_and_no_more():
     set_modes(module, {"3"})
     assert step_flops(module, images) == forward + 2 * 2 * 16 * 2
     assert step_flops(module, images, everything=True) == 2 * forward + 3 * 2 * 16 * 2
+
+
+class Checkpointed(nn.Module):
+    def __init__(self, reentrant: bool | None) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3)
+        self.reentrant = reentrant
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        if self.reentrant is None:
+            return self.second(x).mean((2, 3))
+        return checkpoint(self.second, x, use_reentrant=self.reentrant).mean((2, 3))
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("with_numbers", [0.0, float("inf")])
+def test_activation_checkpoints_are_counted(
+    reentrant: bool, with_numbers: float, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("tlnb.core.models.flops.CHEAP_WITH_NUMBERS", with_numbers)
+    images, module = torch.randn(2, 3, 16, 16), Checkpointed(reentrant)
+    plain = step_flops(Checkpointed(None), images)
+    again = forward_flops(module.second, module.first(images).detach())
+    assert step_flops(module, images) in (plain, plain + again)
+    assert all(p.grad is None for p in module.parameters())

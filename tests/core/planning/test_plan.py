@@ -19,7 +19,7 @@ from tlnb.core.planning.plan import match, plan_freeze, plan_strategy, plan_unfr
 from tlnb.core.planning.recipes import recipe
 from tlnb.core.runtime.errors import ModelError, PlanError, TLError, UsageError
 from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import cut_at, places
+from tlnb.core.training.model_split import Cuts
 from tlnb.session import Session
 
 NETWORKS = (
@@ -78,19 +78,18 @@ def test_a_cut_changes_nothing(name: str, strategy: str):
     plan = plan_strategy(read_anatomy(module, 64, name), strategy)
     set_modes(module, set(plan.trained))
     images = torch.randn(3, 3, 64, 64)
-    last = places(module, plan.trained, images)[-1]
-    cut = cut_at(module, last)
-    trained = {id(p) for n in plan.trained for p in module.get_submodule(n).parameters()}
-    assert not trained & {id(p) for p in cut.prefix.parameters() if p.requires_grad}
+    cuts = Cuts()
+    last = cuts.places(module, plan.trained, images)[-1]
+    cut = cuts.at(module, last)
+    assert not cut.prefix(images).requires_grad
     module.eval()
-    whole, halves = cut_at(module, last), module(images)
-    assert torch.allclose(whole.suffix(whole.prefix(images)), halves, atol=1e-5)
+    assert torch.allclose(cut.suffix(cut.prefix(images)), module(images), atol=1e-5)
 
 
 def test_no_cut_where_everything_trains(anatomy: Anatomy):
     module = pretrained.load("glyphnet").module
     set_modes(module, set(anatomy.names))
-    assert places(module, anatomy.names, torch.zeros(2, 3, 32, 32)) == []
+    assert Cuts().places(module, anatomy.names, torch.zeros(2, 3, 32, 32)) == []
 
 
 def test_frozen_means_eval_mode_and_no_gradient(anatomy: Anatomy):

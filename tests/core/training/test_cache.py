@@ -11,14 +11,13 @@ import torchvision
 from torch import nn
 from torchvision.models.efficientnet import MBConvConfig
 
-from tlnb import glyphnet
 from tlnb.core.storage import activation_cache as storing
 from tlnb.core.storage import checked_arrays as kept
 from tlnb.core.storage.activation_cache import Store, key_of
 from tlnb.core.storage.memory_map import is_mapped
-from tlnb.core.training import model_split as cutting
+from tlnb.core.training import model_split as splitting
 from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import cut_at, places
+from tlnb.core.training.model_split import Cuts
 from tlnb.session import Session
 
 ARCHITECTURES = {  # ten families; small versions where torchvision has constructors for them
@@ -101,15 +100,16 @@ def test_they_agree_in_bf16(name: str):
 def test_places_know_their_shapes_and_flops():
     network = torchvision.models.resnet18(num_classes=5)
     set_modes(network, {"fc"})
-    found = {p.at: p for p in places(network, ["fc"], torch.zeros(2, 3, 64, 64))}
-    assert found["relu"].shape == (64, 32, 32) and found["flatten"].shape == (512,)
-    assert found["relu"].flops == 2 * 3 * 64 * 49 * 32 * 32
-    assert found["flatten"].flops > found["relu"].flops
+    cuts = Cuts()
+    found = {p.at: p for p in cuts.places(network, ["fc"], torch.zeros(2, 3, 64, 64))}
+    pooled = found["the input of fc"]
+    assert found["relu"].shape == (64, 32, 32) and pooled.shape == (512,)
+    assert found["relu"].flops == 2 * 3 * 64 * 49 * 32 * 32 < pooled.flops
     images = torch.randn(3, 3, 64, 64)
     with torch.no_grad():
         network.eval()
         for place in found.values():
-            cut = cut_at(network, place)
+            cut = cuts.at(network, place)
             assert torch.allclose(cut.suffix(cut.prefix(images)), network(images), atol=1e-5)
 
 
@@ -134,7 +134,8 @@ def test_a_narrow_place_earlier_is_taken_where_the_last_does_not_fit(monkeypatch
     tight = session.train(**quick)
     monkeypatch.setenv("TLNB_MEMORY", "1kB")
     none = session.train(**quick)
-    assert roomy.cache.at == "_2" and tight.cache.at == "_1" and none.cache is None
+    assert roomy.cache.at == "the input of 3"
+    assert tight.cache.at == "the input of 2" and none.cache is None
     assert "fit neither in memory nor on the disk" in none.notes[0]
     losses = [[e.train_loss for e in run.epochs] for run in (roomy, tight, none)]
     assert np.allclose(losses[0], losses[1], atol=1e-5) and np.allclose(
@@ -143,7 +144,7 @@ def test_a_narrow_place_earlier_is_taken_where_the_last_does_not_fit(monkeypatch
 
 
 class Winding(nn.Module):
-    """Asks for values on its way, which torch.fx cannot follow; its parts come one after the other."""
+    """Asks for values on its way; its parts come one after the other."""
 
     def __init__(self, early: bool = False) -> None:
         super().__init__()
@@ -164,21 +165,21 @@ class Winding(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def test_what_cannot_be_traced_is_cut_between_its_parts():
+def test_control_flow_by_values_stays_the_networks_own():
     torch.manual_seed(0)
     session = session_of(Winding())
     quick = {"epochs": 3, "batch_size": 8, "augment": "none", "precision": "fp32"}
     runs = [session.train(**quick, cache=cache) for cache in (True, False)]
-    assert runs[0].cache.at == "body" and runs[1].cache is None
+    assert runs[0].cache.at == "the input of head" and runs[1].cache is None
     assert np.allclose(*([e.train_loss for e in run.epochs] for run in runs), atol=1e-5)
     assert runs[0].accuracy == runs[1].accuracy and runs[0].moved == ("head",)
     session.strategy("full")
     session.freeze("stem")
-    assert session.train(**quick).cache.at == "stem"
+    assert session.train(**quick).cache.at == "the input of body"
 
 
 class Looping(nn.Module):
-    """Not traceable; a part is called twice, and `around` the image goes past all of them."""
+    """A part is called twice, as often as values say, and `around` the image goes past all of them."""
 
     def __init__(self, around: bool = False) -> None:
         super().__init__()
@@ -193,16 +194,16 @@ class Looping(nn.Module):
         x = self.stem(images * 2)
         for _ in range(2 + int(float(x.mean()) > 1e9)):
             x = self.twice(x)
-        x = x + images.mean((1, 2, 3), keepdim=True) if self.around else x
-        return self.head(x.mean((2, 3)))
+        scores = self.head(x.mean((2, 3)))
+        return scores + images.mean((1, 2, 3))[:, None] if self.around else scores
 
 
-def test_what_cannot_be_traced_is_cut_before_a_part_that_runs_twice():
+def test_a_part_that_runs_twice_is_cached_with_the_rest():
     torch.manual_seed(0)
     session = session_of(Looping())
     quick = {"epochs": 3, "batch_size": 8, "augment": "none", "precision": "fp32"}
     runs = [session.train(**quick, cache=cache) for cache in (True, False)]
-    assert runs[0].cache.at == "stem"
+    assert runs[0].cache.at == "the input of head"
     assert np.allclose(*([e.train_loss for e in run.epochs] for run in runs), atol=1e-5)
 
 
@@ -234,28 +235,16 @@ def test_a_second_run_computes_no_frozen_layer_again(small: Session):
     assert not small.train(epochs=3).cache.reused
 
 
-def test_a_network_is_traced_once_for_each_mode_and_surveyed_once_for_all_runs(
-    small: Session, monkeypatch
-):
-    traced, surveyed = [], []
-    trace, survey = cutting._Tracer.trace, cutting._surveyed
+def test_a_network_is_recorded_once_for_what_trains_and_all_runs(small: Session, monkeypatch):
+    recorded, record = [], splitting.record
     monkeypatch.setattr(
-        cutting._Tracer, "trace", lambda self, root: (traced.append(root), trace(self, root))[1]
+        splitting, "record", lambda *given: (recorded.append(given[1]), record(*given))[1]
     )
-    monkeypatch.setattr(
-        cutting, "_surveyed", lambda *given: (surveyed.append(given), survey(*given))[1]
-    )
-    for strategy, most in (("head", 2), ("partial", 4)):
+    for strategy in ("head", "partial"):
         small.strategy(strategy)
-        small.train(epochs=1)
-        whole = [root for root in traced if isinstance(root, glyphnet.GlyphNet)]
-        assert (
-            len(whole) == most
-        )  # in both modes, and again where new output layers are trained alone first
-        traced.clear()
-    found = len(surveyed)
-    small.train(epochs=1, seed=1)
-    assert 0 < found == len(surveyed)
+        for seed in (0, 1):
+            small.train(epochs=1, seed=seed)
+    assert len(recorded) == len(set(recorded)) == 2
 
 
 def test_changed_weights_are_never_mistaken(small: Session):

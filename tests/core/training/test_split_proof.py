@@ -118,18 +118,20 @@ def test_cached_and_uncached_runs_agree_and_report_what_their_networks_reach(
 @pytest.mark.parametrize(
     ("name", "at"),
     [
-        ("plain", "mean"),
-        ("hook on a frozen layer", "mean"),
-        ("no_grad block", "mean"),
-        ("reversed gradient of the scores", "c"),
-        ("pre-hook on the root", "c"),
-        ("BatchNorm without statistics", "relu"),
-        ("bernoulli method, early", "relu"),
-        ("torch.poisson, late", "abs_1"),
+        ("plain", "the input of fc"),
+        ("hook on a frozen layer", "the input of fc"),
+        ("no_grad block", "the input of fc"),
+        ("reversed gradient of the scores", "the input of fc"),
+        ("pre-hook on the root", "the input of fc"),
+        ("BatchNorm without statistics", "the input of norm"),
+        ("bernoulli method, early", "a"),
+        ("steps counted in a list", "a"),
+        ("LayerDrop by random.random(), in eval mode too", "a"),
+        ("torch.poisson, late", "c"),
         ("attention with dropout always", "b"),
-        ("steps counted", "b"),
-        ("nested blocks", "body"),
-        ("loops by value", "c"),
+        ("steps counted", "c"),
+        ("nested blocks", "the input of fc"),
+        ("loops by value", "the input of fc"),
         ("by the size of the batch", "a"),
     ],
 )
@@ -142,8 +144,8 @@ def test_as_much_is_cached_as_is_sound(name: str, at: str):
     ("name", "why"),
     [
         ("guesses the range of its images", "beside it"),
-        ("steps counted in a list", "counts its passes"),
-        ("LayerDrop by random.random(), in eval mode too", "random"),
+        ("passes counted first", "counts its passes"),
+        ("noise on the image by random.random()", "random"),
     ],
 )
 def test_a_run_says_why_it_trained_without_a_cache(name: str, why: str):
@@ -175,13 +177,13 @@ def _counting(asked: list[int]) -> object:
 def test_where_the_cache_answers_otherwise_the_networks_own_answers_are_reported(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    class Hooked(Net):
-        def __init__(self) -> None:
-            super().__init__()
-            self.register_forward_hook(lambda module, given, output: -output)
+    class Turned(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            sign = -1.0 if float(x.abs().amax()) > 0 else 1.0  # of a blank image it is 1
+            return super().forward(x) * sign
 
     monkeypatch.setattr(Prover, "fault", lambda *_: "")  # all is believed
-    session = session_of(Hooked())
+    session = session_of(Turned())
     run = session.train(**QUICK)
     assert run.cache is not None and any("the network's own are reported" in n for n in run.notes)
     assert run.accuracy == pytest.approx(own_accuracy(session, run))

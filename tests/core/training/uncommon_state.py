@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import random
 from collections.abc import Callable
 
 import torch
@@ -48,6 +49,21 @@ class StepsInAList(Net):
         return super().early(x) * (1 + self.seen[0] % 2)
 
 
+class PassesCountedFirst(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen = [0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen[0] += 1
+        return super().forward(x * (1 + self.seen[0] % 2))
+
+
+class NoiseOnTheImage(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * random.random())
+
+
 class MovingMean(Net):
     """Statistics kept by hand."""
 
@@ -77,6 +93,8 @@ NETWORKS |= {
     "steps counted": Steps,
     "steps counted in a buffer": StepsInABuffer,
     "steps counted in a list": StepsInAList,
+    "passes counted first": PassesCountedFirst,
+    "noise on the image by random.random()": NoiseOnTheImage,
     "moving mean by hand": MovingMean,
     "buffer that is not saved": Scaled,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from tlnb.core.models.undisturbed import undisturbed
 # Parameters × input values below which counting on a real step is faster.
 CHEAP_WITH_NUMBERS = 2e10
 
-Call = Callable[[Tensor], Tensor]  # a module's forward with copies of its parameters
+Call = Callable[[Tensor], Any]  # a module's forward with copies of its parameters
 
 
 def forward_flops(module: nn.Module, example: Tensor) -> float:
@@ -36,10 +37,18 @@ def step_flops(module: nn.Module, example: Tensor, everything: bool = False) -> 
         everything: count as if nothing were frozen.
     """
 
-    def step(call: Call, inputs: Tensor) -> None:
-        call(inputs).sum().backward()
+    return _counted(_Step(module), example, lambda step, inputs: step(inputs), everything)
 
-    return _counted(module, example, step, everything)
+
+class _Step(nn.Module):
+    """Forward and backward in one call: activation checkpoints run the forward again within the backward."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tensor) -> None:
+        self.network(inputs).sum().backward()
 
 
 class Counts:

@@ -139,9 +139,9 @@ class Counter(TorchDispatchMode):
         self.total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        args, kwargs = _without_numbers(func, args, kwargs or {})
+        args, kwargs = without_numbers(func, args, kwargs or {})
         out = func(*args, **kwargs)
-        self.total += _flops(func, args, kwargs, out)
+        self.total += operation_flops(func, args, kwargs, out)
         return out
 
 
@@ -158,7 +158,7 @@ def _watched(twin: nn.Module, image: Tensor) -> Watched:
     return Watched(
         steps=tuple(recorder.steps),
         shapes=recorder.shapes,
-        output=recorder.made.get(_storage(output), IMAGE),
+        output=recorder.made.get(storage_of(output), IMAGE),
         scores=output.shape[1],
     )
 
@@ -182,7 +182,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.steps: list[TracedOperation] = []
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.made = {_storage(image): IMAGE}
+        self.made = {storage_of(image): IMAGE}
         self._names = {part: name for name, part in twin.named_modules()}
         self._calls = [""]
         self._owners: dict[
@@ -192,7 +192,7 @@ class _Recorder(TorchDispatchMode):
         for part, name in self._names.items():
             for tensor in chain(part._parameters.values(), part._buffers.values()):
                 if tensor is not None:
-                    place = _storage(tensor)
+                    place = storage_of(tensor)
                     self._shared[place] = (*self._shared.get(place, ()), name)
 
     @contextmanager
@@ -218,26 +218,26 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace == "prim":
             return func(*args, **kwargs)
-        args, kwargs = _without_numbers(func, args, kwargs)
+        args, kwargs = without_numbers(func, args, kwargs)
         out = func(*args, **kwargs)
         self._note(
             func,
-            [*_tensors(args), *_tensors(kwargs.values())],
+            [*tensors_in(args), *tensors_in(kwargs.values())],
             out,
-            _flops(func, args, kwargs, out),
+            operation_flops(func, args, kwargs, out),
         )
         return out
 
     def _note(self, func: Any, read: list[Tensor], out: Any, flops: int) -> None:
-        places = [_storage(t) for t in read]
+        places = [storage_of(t) for t in read]
         layers = dict.fromkeys(name for place in places for name in self._layers(place))
         inputs = frozenset(self.made[place] for place in places if place in self.made)
-        results = [_storage(t) for t in _tensors([out])]
+        results = [storage_of(t) for t in tensors_in([out])]
         made_of_parameters = (
             bool(layers) and not inputs
         )  # a view of one, or something computed from them alone
         if flops or not made_of_parameters:
-            first = next(iter(_tensors([out])), None)
+            first = next(iter(tensors_in([out])), None)
             shape = () if first is None else tuple(first.shape)
             name = func._overloadpacket.__name__
             self.steps.append(
@@ -269,7 +269,8 @@ class _Recorder(TorchDispatchMode):
         return (self._calls[-1],) if self._calls[-1] in shared else shared[:1]
 
 
-def _flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+def operation_flops(func: Any, args: Any, kwargs: Any, out: Any) -> int:
+    """FLOPs of one operation, by torch's formula; 0 if there is none."""
     formula = _formulas().get(getattr(func, "_overloadpacket", None))
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 
@@ -303,8 +304,13 @@ def _convolution_backward(
     return 2 * len(inputs) * places * weight.numel() * (wanted[0] + wanted[1])
 
 
-def _without_numbers(func: Any, args: Any, kwargs: Any) -> Any:
-    tensors = [*_tensors(args), *_tensors(kwargs.values())]
+def without_numbers(func: Any, args: Any, kwargs: Any) -> Any:
+    """An operation's arguments; tensors that meet one without data lose their own.
+
+    Raises:
+        NotImplementedError: a tensor with data would be written to.
+    """
+    tensors = [*tensors_in(args), *tensors_in(kwargs.values())]
     if all(t.is_meta for t in tensors) or not any(t.is_meta for t in tensors):
         return args, kwargs
     if func._schema.is_mutable and not tensors[0].is_meta:
@@ -314,7 +320,8 @@ def _without_numbers(func: Any, args: Any, kwargs: Any) -> Any:
     return tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs))
 
 
-def _tensors(values: Any) -> Iterator[Tensor]:
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """The tensors among some values, and in sequences among them."""
     for value in values:
         if isinstance(value, Tensor):
             yield value
@@ -322,5 +329,6 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from (v for v in value if isinstance(v, Tensor))
 
 
-def _storage(tensor: Tensor) -> int:
+def storage_of(tensor: Tensor) -> int:
+    """An identity of a tensor's memory, which its views share."""
     return int(tensor.untyped_storage()._cdata)

@@ -17,7 +17,9 @@ from tlnb.core.runtime.torch_lock import alone
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 CONTAINERS = (list, dict, set)
+COUNTERS = (*PLAIN, *CONTAINERS, torch.Generator)
 TORCH_DICTS = ("_parameters", "_buffers", "_modules")
+OF_EVERY_MODULE = nn.Module().__dict__.keys() - {"training"}  # hooks, mostly; none counts passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,17 +109,19 @@ def _differ(one: Tensor, other: Tensor) -> bool:
 
 def _copied(value: Any) -> Any:
     """A copy of an attribute's value, as far as a forward pass may change it in place."""
-    if isinstance(value, torch.Generator):
-        return value.get_state()
-    return copy.copy(value) if isinstance(value, CONTAINERS) else None
+    if isinstance(value, CONTAINERS):
+        return copy.copy(value) if value else ()
+    return value.get_state() if isinstance(value, torch.Generator) else None
 
 
 def _put_back(value: Any, before: Any) -> None:
+    if before is None or (isinstance(before, tuple) and not value):
+        return
     if isinstance(value, torch.Generator):
         value.set_state(before)
     elif isinstance(value, list):
         value[:] = before
-    elif isinstance(value, dict | set):
+    else:
         value.clear()
         value.update(before)
 
@@ -131,7 +135,7 @@ def counters(module: nn.Module) -> list[object]:
         (name, key, _plain(value))
         for name, part in module.named_modules()
         for key, value in sorted(part.__dict__.items())
-        if isinstance(value, PLAIN + CONTAINERS + (torch.Generator,)) and key not in TORCH_DICTS
+        if key not in OF_EVERY_MODULE and isinstance(value, COUNTERS)
     ]
 
 

@@ -32,12 +32,12 @@ class Store(OneLine):
 
     def __init__(self) -> None:
         self._held: OrderedDict[str, Tensor] = OrderedDict()
-        # counted FLOPs by name, by a key of what was counted
+        # Counted FLOPs by name, by a key of what was counted.
         self.costs: dict[str, dict[str, float]] = {}
-        # by a key of network and place: why it may not be cut there, or ""
+        # By a key of network and place: why it may not be split there, or "".
         self.proofs: dict[str, str] = {}
-        # shapes and FLOPs on the way through a network (`cut.Surveys`)
-        self.surveys: dict[str, Any] = {}
+        # Passes through networks, by a key of the network (`split_recording.Recording`).
+        self.recordings: dict[str, Any] = {}
 
     def get(self, key: str, device: str = "cpu") -> Tensor | None:
         """The tensor of this key, or None. One from a file is checked against its hash."""

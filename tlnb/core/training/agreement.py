@@ -1,4 +1,4 @@
-"""How far two results of the same computation may be apart: rounding differs with the number of rows, the way does not."""
+"""How far two results of the same computation may differ: rounding depends on the number of rows."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ OTHER_ROWS = 1e-3  # where rows had other company, for which other kernels may b
 ROUNDED = 30.0  # times as much in half precision
 
 
-def apart(one: Tensor, other: Tensor) -> float:
-    """The largest difference of two results, as a share of the largest number; infinite where they are not alike in kind."""
+def apart(one: Tensor, other: Tensor, floor: float = 0.0) -> float:
+    """The largest difference of two results, as a share of the largest number; infinite where their kinds differ.
+
+    Args:
+        floor: the largest number is taken for no smaller.
+    """
     if one.shape != other.shape or one.dtype != other.dtype:
         return math.inf
     if torch.equal(one, other) or one.numel() == 0:
@@ -26,7 +30,7 @@ def apart(one: Tensor, other: Tensor) -> float:
         return math.inf
     size = float(other[known].abs().max()) if known.any() else 0.0
     most = float((one[known] - other[known]).abs().max()) if known.any() else 0.0
-    return 0.0 if most == 0 else most / max(size, torch.finfo(torch.float32).tiny)
+    return 0.0 if most == 0 else most / max(size, floor, torch.finfo(torch.float32).tiny)
 
 
 def allowed(tolerance: float, precision: str) -> float:

@@ -1,8 +1,8 @@
 """Keys of cached activations: a hash of everything that made them.
 
-Of a module that is its class and options, hooks, mode, parameters and all buffers; of a function its code, defaults, closure and
-the globals that it reads. What libraries bring goes by name and version. An object of which none of that can be said has no key,
-so what depends on it is computed again each time.
+For a module: its class and options, hooks, mode, parameters and all buffers. For a function: its code, defaults, closure and
+the globals it reads. Code of libraries is named, with its version. An object that none of this describes has no key, so
+activations that depend on it are computed again each time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import hashlib
 import sys
 import types
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import PurePath
@@ -80,13 +80,17 @@ NOT_CODE = {  # of a class
 PIECE = 2**24  # bytes that are hashed at a time, in as many threads as torch uses
 
 
-def identity(module: nn.Module) -> str | None:
-    """A key of what a module computes in the modes that it is in; None where something in it has no key."""
-    return _key(module, numbers=True)
+def identity(module: nn.Module, without: Iterable[nn.Module] = ()) -> str | None:
+    """A key of what a module computes in its present modes; None where something in it has no key.
+
+    Args:
+        without: modules in it that the result does not depend on.
+    """
+    return _key(module, numbers=True, without=without)
 
 
 def structure(module: nn.Module) -> str | None:
-    """The same without the numbers in its tensors: what shapes and FLOPs depend on."""
+    """The same without the values in its tensors: what shapes and FLOPs depend on."""
     return _key(module, numbers=False)
 
 
@@ -100,12 +104,12 @@ def pixels(images: Tensor) -> str:
     return hashlib.blake2b(about + b"".join(digests), digest_size=16).hexdigest()
 
 
-def _key(module: nn.Module, numbers: bool) -> str | None:
+def _key(module: nn.Module, numbers: bool, without: Iterable[nn.Module] = ()) -> str | None:
     from torch.nn.modules import module as every
 
     if every._global_forward_hooks or every._global_forward_pre_hooks:
         return None
-    description = _Description(numbers)
+    description = _Description(numbers, without)
     try:
         description.add(module)
     except (_Unknown, RuntimeError, NotImplementedError, RecursionError):
@@ -114,23 +118,26 @@ def _key(module: nn.Module, numbers: bool) -> str | None:
 
 
 class _Unknown(Exception):
-    """Something that has no key."""
+    """An object that has no key."""
 
 
 class _Description:
-    """Everything that a value depends on, hashed on the way."""
+    """Hashes everything that a value depends on."""
 
-    def __init__(self, numbers: bool) -> None:
+    def __init__(self, numbers: bool, without: Iterable[nn.Module]) -> None:
         self._numbers, self._digest = numbers, hashlib.sha256()
+        self._without = {id(module) for module in without}
         self._seen: dict[int, tuple[int, object]] = {}  # the objects too: an id is used again
 
     def hexdigest(self) -> str:
         return self._digest.hexdigest()[:32]
 
     def add(self, value: Any) -> None:
-        """Take a value in, and all that it refers to."""
+        """Hash a value and everything it refers to."""
         if isinstance(value, PLAIN):
             self._say(type(value).__qualname__, repr(value))
+        elif id(value) in self._without:
+            self._say("left out")
         elif id(value) in self._seen:
             self._say("again", self._seen[id(value)][0])
         else:

@@ -1,4 +1,4 @@
-"""Cached activations as training inputs: what is left of the cut is computed once."""
+"""Cached activations as training inputs: everything left of the split is computed once."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ from tlnb.core.training.training_inputs import Cost, Inputs
 
 @dataclass(frozen=True, kw_only=True)
 class CachedInputs:
-    """Training inputs (`training_inputs.Inputs`) that are activations."""
+    """Training inputs (`training_inputs.Inputs`) made of cached activations."""
 
     kept: tuple[Tensor, ...]  # views of the training images, each `(N, …)`
-    compute: Callable[[str], Tensor]  # another split's activations, asked once
+    compute: Callable[[str], Tensor]  # another split's activations, called once for each
     machine: Machine
     teaches: nn.Module
-    judges: nn.Module
     cost: Cost
     chunk: int
     event: Event | None = None
     cache: Cache | None = None
     augment: str = "none"
     _seen: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    @property
+    def judges(self) -> nn.Module:
+        return self.teaches
 
     @property
     def views(self) -> int:
@@ -50,11 +53,10 @@ class CachedInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadInputs:
-    """What reaches the output layers for each training image, and what is right of there."""
+    """What reaches the output layers for each training image, and the network from there on."""
 
     features: Tensor  # (N, …)
     teaches: nn.Module  # to train the output layers alone
-    judges: nn.Module  # the same in eval mode
 
     def inputs(self, base: Inputs, machine: Machine, cost: Cost) -> CachedInputs:
         """Inputs to train the output layers alone, in a run whose other inputs are `base`."""
@@ -63,7 +65,6 @@ class HeadInputs:
             compute=base.seen,
             machine=machine,
             teaches=self.teaches,
-            judges=self.judges,
             cost=cost,
             chunk=base.chunk,
         )

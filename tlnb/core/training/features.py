@@ -1,4 +1,4 @@
-"""Where training inputs come from: images, or cached activations of the frozen layers, which never change."""
+"""Training inputs: images, or cached activations of the frozen layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tlnb.core.data.augment import changed, draw
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.clocks import CostTracker
-from tlnb.core.models.flops import Counts, forward_flops
+from tlnb.core.models.flops import Counts
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.models.undisturbed import undisturbed
 from tlnb.core.planning.options import TrainOptions
@@ -27,12 +27,11 @@ from tlnb.core.training.agreement import OTHER_ROWS, allowed, apart
 from tlnb.core.training.cache_key import identity, pixels, structure
 from tlnb.core.training.cached_inputs import CachedInputs
 from tlnb.core.training.events import Event, event
-from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import Cuts, cut_at
+from tlnb.core.training.model_split import Cuts
 from tlnb.core.training.raw_inputs import Images, RawInputs, chunk_of
 from tlnb.core.training.run import Cache
 from tlnb.core.training.split_choice import Choice, Demand
-from tlnb.core.training.split_point import Cut, Place
+from tlnb.core.training.split_point import Place
 from tlnb.core.training.split_search import Candidates, Chosen, Prover, first_proven
 from tlnb.core.training.training_inputs import Cost, Inputs
 
@@ -48,7 +47,7 @@ _unique = itertools.count()
 
 @dataclass(frozen=True, kw_only=True)
 class KeptRows:
-    """A value to be kept: a row for each image of a split."""
+    """Activations to compute and keep: a row for each image of a split."""
 
     key: str
     split: str
@@ -60,7 +59,7 @@ class KeptRows:
 
 
 class FeatureSource:
-    """Where inputs come from: the network, its preprocessing, the images, and what was computed before."""
+    """Makes a run's training inputs from the network, its preprocessing, the images, and earlier activations."""
 
     def __init__(
         self,
@@ -78,9 +77,8 @@ class FeatureSource:
         self.machine, self.tally, self.store = machine, tally, store
         self._pause = pause  # called between passes
         self._images = Images(data, transform, machine)
-        self._identities: dict[nn.Module, str] = {}
         self._pixel_keys: dict[str, str] = {}
-        self.counts, self.cuts = Counts(), Cuts(store.surveys)
+        self.counts, self.cuts = Counts(), Cuts(store.recordings)
 
     # ── images ──
 
@@ -93,16 +91,15 @@ class FeatureSource:
         return self._images.example()
 
     def forget(self) -> None:
-        """Let go of images, and of the run that is asked between passes: memory is free at once, not when Python tidies up."""
+        """Release images, networks and the run, without waiting for garbage collection."""
         self._images.forget()
-        self._identities.clear()
         self._pixel_keys.clear()
         self.counts.forget()
         self.cuts.forget()
         self._pause = lambda: None
 
     def raw(self, kind: str, happened: Event | None = None) -> Inputs:
-        """Images as they are, augmented batch by batch, through the whole network."""
+        """Images, augmented batch by batch, for the whole network."""
         cost = self._cost(self.module, self.example())
         return RawInputs(
             images=self._images,
@@ -113,24 +110,24 @@ class FeatureSource:
             event=happened,
         )
 
-    # ── where to cut ──
+    # ── where to split ──
 
     def inputs(
         self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
     ) -> Inputs:
-        """Cached activations where the plan leaves a frozen prefix worth keeping, else raw images.
+        """Cached activations if a frozen part is worth caching, else raw images.
 
         Call it with the modes set as for training.
 
         Args:
-            before: what an interrupted run had chosen, which is chosen again.
+            before: the choice of an interrupted run, which is made again.
         """
         choice, why = self.choose(trained, options, before)
         kind = options.augment or "none"
         if choice is None:
             return self.raw(kind, event("uncached", why=why) if why else None)
         try:
-            return self._cached(choice, trained, options)
+            return self._cached(choice, options)
         except OSError as error:
             why = f"it could not be written ({error.strerror or type(error).__name__})"
             return self.raw(kind, event("uncached", why=why))
@@ -138,7 +135,7 @@ class FeatureSource:
     def choose(
         self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
     ) -> tuple[Choice | None, str]:
-        """Where to cut; where nothing is to be cached None, and why not if the run should say so."""
+        """Where to split, or None and the reason, empty unless the run should say it."""
         if not options.cache:
             return None, ""
         demand = self.demand(options, before)
@@ -147,7 +144,7 @@ class FeatureSource:
     def proven(
         self, trained: Sequence[str], pick: Callable[[Sequence[Place]], T | None], demand: Demand
     ) -> tuple[T | None, str]:
-        """The best of the places that are proven, in the modes that the network is in; else None, and why."""
+        """The best proven place in the network's present modes, or None and the reason."""
         with undisturbed(self.module):
             found = Candidates(self.module, trained, self.example(), self.cuts)
             prover = Prover(
@@ -171,7 +168,7 @@ class FeatureSource:
         )
 
     def _room(self) -> tuple[int, int]:
-        """Bytes in memory and on the disk for what is cached; processes share a machine's, and all must decide alike."""
+        """Bytes for the cache in memory and on disk. Processes share a machine, and all must decide alike."""
         free, memory = self.machine.free_bytes(), memory_budget() // self.ranks.local_count
         memory = memory if free is None else min(free // 2, memory)
         return self.ranks.all_reduce_min(memory), self.ranks.all_reduce_min(
@@ -180,11 +177,10 @@ class FeatureSource:
 
     # ── what is cached ──
 
-    def _cached(self, choice: Choice, trained: tuple[str, ...], options: TrainOptions) -> Inputs:
+    def _cached(self, choice: Choice, options: TrainOptions) -> Inputs:
         kind, place = options.augment or "none", choice.place
-        cut = cut_at(self.module, place, self.cuts)
-        who = self.identity(cut)
-        look_cost = place.flops or forward_flops(cut.prefix, self.example())
+        cut = self.cuts.at(self.module, place)
+        who = self.identity(place)
         was: list[bool] = []
 
         def kept(split: str, view: int, phase: str) -> Tensor:
@@ -192,7 +188,7 @@ class FeatureSource:
             key = key_of(who, self.data_key(split, *drawn))
             rows = self.through(cut.prefix, split, *drawn)
             work = KeptRows(
-                key=key, split=split, rows=rows, flops=look_cost, phase=phase, part="prefix"
+                key=key, split=split, rows=rows, flops=place.flops, phase=phase, part="prefix"
             )
             value, found = self.kept(work, choice.where)
             was.append(found)
@@ -204,10 +200,7 @@ class FeatureSource:
             self.module.eval()
             return kept(split, 0, "evaluating")
 
-        cost = self._cost(cut.suffix, self.placed(train[0][:2]), known=who)
-        self.module.eval()
-        judge = cut_at(self.module, place, self.cuts).suffix
-        set_modes(self.module, set(trained))
+        cost = self._cost(cut.suffix, self.placed(train[0][:2]), place)
         facts = Cache(
             at=place.at,
             views=choice.views,
@@ -222,7 +215,6 @@ class FeatureSource:
             compute=seen,
             machine=self.machine,
             teaches=cut.suffix,
-            judges=judge,
             cost=cost,
             chunk=chunk,
             event=_views_event(kind, choice.views),
@@ -234,7 +226,7 @@ class FeatureSource:
         return self.machine.placed(rows)
 
     def kept(self, work: KeptRows, where: str) -> tuple[Tensor, bool]:
-        """A value from the store, or computed and charged; and whether it was there."""
+        """Activations from the store, or computed and charged; and whether they were there."""
         count = len(self.data.labels[work.split])
         with self.tally.phase(work.phase, work.part):
             found = self._found(work)
@@ -247,7 +239,7 @@ class FeatureSource:
         return value, False
 
     def _found(self, work: KeptRows) -> Tensor | None:
-        """A value from the store, some rows of it computed again; one that differs there is dropped."""
+        """Activations from the store, checked by computing some rows again; wrong ones are dropped."""
         found = self.store.get(work.key, self.machine.device)
         right = found is not None and self._again(work, found)
         if found is not None and not right:
@@ -255,21 +247,21 @@ class FeatureSource:
         return found if self.ranks.every(right) else None
 
     def _again(self, work: KeptRows, found: Tensor) -> bool:
-        """Whether computing some rows gives what was found."""
+        """Whether some rows, computed again, equal the stored ones."""
         rows = torch.arange(0, len(found), max(1, len(found) - 1))[: work.sample]
         fresh = work.rows(rows)
         tolerance = allowed(OTHER_ROWS, self.machine.precision)
         return apart(fresh, self.placed(found[rows])) <= tolerance
 
     def parts(self, work: KeptRows) -> Iterator[Tensor]:
-        """All rows of a value, a chunk at a time; processes share the work."""
+        """All rows, a chunk at a time; processes share the work."""
         return self.ranks.shared(len(self.data.labels[work.split]), self.chunk(), work.rows)
 
     def _computed(self, work: KeptRows, count: int, where: str) -> Tensor:
-        """All rows of a value, kept; a file is written by one process of each machine.
+        """All rows, computed and kept. One process of each machine writes the file.
 
         Raises:
-            OSError: on every process, where one of them could not write.
+            OSError: on every process if one of them could not write.
         """
         value, problem, parts = None, None, self.parts(work)
         if where == "memory" or self.ranks.local == 0:
@@ -291,7 +283,7 @@ class FeatureSource:
     def through(
         self, prefix: nn.Module, split: str, kind: str = "none", seed: int = 0, view: int = 0
     ) -> Rows:
-        """The frozen prefix over rows of a split: view 0 is the images as they are, the others are augmented."""
+        """The frozen prefix on rows of a split. View 0 is not augmented, the others are."""
         generator = torch.Generator().manual_seed(seed * 1_000_003 + VIEW_SEED + view)
         images, chunk = self.images(split), self.chunk()
         drawn = self.placed(
@@ -308,7 +300,7 @@ class FeatureSource:
         return pass_some
 
     def pass_through(self, module: nn.Module, ready: Tensor) -> Tensor:
-        """A forward pass without gradients; in smaller pieces where memory runs out."""
+        """A forward pass without gradients, in smaller chunks if memory runs out."""
         with torch.no_grad(), self.machine.autocast():
             return in_chunks(
                 module, ready, min(len(ready), AT_ONCE) if self.machine.on_cpu else len(ready)
@@ -325,12 +317,12 @@ class FeatureSource:
 
     # ── keys and costs ──
 
-    def identity(self, cut: Cut) -> str:
-        """Everything that a prefix's values depend on. Prefixes that have no key get one that is never found again."""
-        if cut.prefix not in self._identities:
-            known = identity(cut.prefix) or f"unique {next(_unique)}"
-            self._identities[cut.prefix] = known
-        return self._identities[cut.prefix]
+    def identity(self, place: Place) -> str:
+        """A key of everything that values at a place depend on; a new one each time where that has no key."""
+        parts = self.cuts.recording(self.module).parts_before(place.moment)
+        others = [part for name, part in self.module.named_modules() if name not in parts]
+        known = identity(self.module, others)
+        return key_of(known, place.at) if known else f"unique {next(_unique)}"
 
     def data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
         drawn = (kind, seed, view) if view else ()
@@ -347,7 +339,7 @@ class FeatureSource:
         )
 
     def _pixels(self, split: str) -> str:
-        """A hash of a split's images as they are now; of those in a file, as they were read."""
+        """A hash of a split's images now; of images in a file, of the time they were read."""
         images = self.data.images[split]
         if is_mapped(images):
             return f"{self.data.fingerprint} {images._version}"
@@ -355,12 +347,12 @@ class FeatureSource:
             self._pixel_keys[split] = pixels(images)
         return self._pixel_keys[split]
 
-    def _cost(self, teaches: nn.Module, example: Tensor, known: str = "") -> Cost:
-        """Counted, or looked up: what is counted once for a prefix, shapes and what trains is so for ever."""
+    def _cost(self, teaches: nn.Module, example: Tensor, place: Place | None = None) -> Cost:
+        """Counted once for a network, what trains in it, the place and shapes, then looked up."""
         shapes = [(n, tuple(p.shape), p.requires_grad) for n, p in self.module.named_parameters()]
-        kinds = (structure(teaches), structure(self.module)) if known else ("", "")
-        key = key_of(known, kinds, shapes, tuple(example.shape))
-        if all(kinds) and key in self.store.costs:
+        network, at = structure(self.module), place and (place.at, place.is_tail)
+        key = key_of(network, at, shapes, tuple(self.example().shape), tuple(example.shape))
+        if network and key in self.store.costs:
             return Cost(**self.store.costs[key])
         with undisturbed(self.module):
             cost = _counted(self.counts, self.module, self.example(), teaches, example)
@@ -381,7 +373,7 @@ def _counted(
 
 
 def _views_event(kind: str, views: int) -> Event | None:
-    """What a run should say of the views that it trained on."""
+    """What a run should say about its cached views."""
     if kind == "none":
         return None
     return event("cached-views", views=views) if views > 1 else event("one-view")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, fx
+from torch import Tensor
 
-from tlnb.core.models.anatomy import evaluating
-from tlnb.core.models.flops import forward_flops
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.storage.activation_cache import key_of
 from tlnb.core.training.cached_inputs import HeadInputs
 from tlnb.core.training.features import FeatureSource, KeptRows
 from tlnb.core.training.freezing import set_modes
-from tlnb.core.training.model_split import cut_at
 from tlnb.core.training.split_choice import Last
 from tlnb.core.training.split_point import Cut, Place
+from tlnb.core.training.split_replay import Replay
 from tlnb.core.training.training_inputs import Inputs
 
 
@@ -34,44 +32,41 @@ def head_inputs_of(
 
 
 def _at_heads(source: FeatureSource, base: Inputs, last: Place) -> HeadInputs:
-    cut = cut_at(source.module, last, source.cuts)
-    with evaluating(source.module):  # tracing bakes modes in
-        judges = cut_at(source.module, last, source.cuts).suffix
+    cut = source.cuts.at(source.module, last)
     if base.cache is not None and base.cache.at == last.at:
-        return HeadInputs(features=base.train(0), teaches=cut.suffix, judges=judges)
-    work = _head_work(source, cut, _start(source, base, last), base, last)
+        return HeadInputs(features=base.train(0), teaches=cut.suffix)
+    work = _from_cache(source, base, last) or _from_images(source, cut, last)
     features, _ = source.kept(work, "memory")
-    return HeadInputs(features=features, teaches=cut.suffix, judges=judges)
+    return HeadInputs(features=features, teaches=cut.suffix)
 
 
-def _start(source: FeatureSource, base: Inputs, last: Place) -> Cut | None:
-    """Where the run's own cache lies on the way to the output layers; None where it does not."""
-    if base.cache is None or not last.traced or not isinstance(base.teaches, fx.GraphModule):
-        return None
-    names = [node.name for node in source.cuts.graph(source.module).nodes]
-    if base.cache.at not in names[: names.index(last.at)]:
-        return None
-    return cut_at(source.module, Place(at=base.cache.at, shape=(), flops=0.0), source.cuts)
-
-
-def _head_work(
-    source: FeatureSource, cut: Cut, start: Cut | None, base: Inputs, last: Place
-) -> KeptRows:
-    """The last value before the output layers, computed from the run's own cache or from the images."""
-    data = source.data_key("train", "none", 0, 0)
-    if start is None:
-        key, rows = key_of("", source.identity(cut), data), source.through(cut.prefix, "train")
-        flops = last.flops or forward_flops(cut.prefix, source.example())
-        return KeptRows(
-            key=key, split="train", rows=rows, flops=flops, phase="caching", part="features"
-        )
-    between, cached = cut_at(start.suffix, last, source.cuts), base.train(0)
-
-    def from_cache(some: slice | Tensor) -> Tensor:
-        return source.pass_through(between.prefix, source.placed(cached[some]).clone())
-
-    key = key_of(source.identity(start), source.identity(between), data)
-    flops = forward_flops(between.prefix, source.placed(cached[:2]))
+def _from_images(source: FeatureSource, cut: Cut, last: Place) -> KeptRows:
+    """The last value before the output layers, for each training image."""
+    key = key_of("", source.identity(last), source.data_key("train", "none", 0, 0))
+    rows = source.through(cut.prefix, "train")
     return KeptRows(
-        key=key, split="train", rows=from_cache, flops=flops, phase="caching", part="features"
+        key=key, split="train", rows=rows, flops=last.flops, phase="caching", part="features"
+    )
+
+
+def _from_cache(source: FeatureSource, base: Inputs, last: Place) -> KeptRows | None:
+    """The same, computed from the run's own cache; None where that does not lie on the way."""
+    recording, at = source.cuts.recording(source.module), base.cache and base.cache.at
+    start = next((place for place in recording.places if place.at == at), None)
+    if start is None or start.moment >= last.moment:
+        return None
+    between, cached = Replay(source.module, recording, start=start, stop=last), base.train(0)
+
+    def rows(some: slice | Tensor) -> Tensor:
+        return source.pass_through(between, source.placed(cached[some]).clone())
+
+    data = source.data_key("train", "none", 0, 0)
+    key = key_of(start.at, source.identity(last), data)
+    return KeptRows(
+        key=key,
+        split="train",
+        rows=rows,
+        flops=last.flops - start.flops,
+        phase="caching",
+        part="features",
     )

@@ -64,7 +64,7 @@ def _standardise(
     Activations may have any scale, and one learning rate must fit all models. With `keep` the layers go on computing
     what they computed before.
     """
-    rest = context.module if head_inputs is None else head_inputs.judges
+    rest = context.module if head_inputs is None else head_inputs.teaches
     with _recorded(heads) as seen:
         _pass_all(context, rest, head_inputs)
     source = context.source

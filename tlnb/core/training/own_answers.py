@@ -1,4 +1,4 @@
-"""What a run reports is what its own network says: answers from cached activations are compared with the network's."""
+"""A run reports what its own network says: answers from cached activations are compared with it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,21 @@ def own_answers(
         logits: `(N, C)`, as `inputs` gave them.
         scores: some inputs, and rows of them → the logits in eval mode.
     """
+    if inputs.cache is None:
+        return OwnAnswers(logits)
+    with source.tally.phase("evaluating", "look"):
+        return _own_answers(source, inputs, logits, scores)
+
+
+def _own_answers(
+    source: FeatureSource,
+    inputs: Inputs,
+    logits: Tensor,
+    scores: Callable[[Inputs, Tensor], Tensor],
+) -> OwnAnswers:
     count = int(min(MOST, max(FEWEST, AFFORDED / max(inputs.cost.whole, 1.0))))
     sample = torch.linspace(0, len(logits) - 1, min(count, len(logits))).long()
-    if inputs.cache is None or _agree(source, inputs, sample):
+    if _agree(source, inputs, sample):
         return OwnAnswers(logits)
     own = scores(source.raw("none"), source.images("test"))
     spent = len(own) * inputs.cost.whole / source.ranks.count

@@ -23,7 +23,8 @@ from tlnb.core.training.features import FeatureSource, KeptRows, T
 from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import EpochRecord
 from tlnb.core.training.split_choice import Demand
-from tlnb.core.training.split_point import Cut, Place
+from tlnb.core.training.split_point import Place
+from tlnb.core.training.split_replay import Replay
 
 PARTS = ("train", "val")  # what a refit learns from
 
@@ -146,8 +147,8 @@ class AllLabels(FeatureSource):
     ) -> tuple[Tensor, bool]:
         first, prefix = self._first, through.prefix
         drawn = through.drawn if split == "train" else ("none", 0, 0)
-        who = first.identity(Cut(at="", prefix=prefix, suffix=prefix))
-        key = key_of(who, first.data_key(split, *drawn))
+        assert isinstance(prefix, Replay) and prefix.stop is not None
+        key = key_of(first.identity(prefix.stop), first.data_key(split, *drawn))
         found = first.store.get(key, first.machine.device)  # which the first pass has looked at
         if first.ranks.every(found is not None) and found is not None:
             return found, True

@@ -1,4 +1,4 @@
-"""Which of the places where a network can be cut is cheapest, how many views to keep there, and where."""
+"""Choose where to split a network, how many views to cache there, and in memory or on disk."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PRICE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Where to cut, how many views to keep, and where."""
+    """Where to split, how many views to cache, and where to keep them."""
 
     place: Place
     views: int
@@ -33,14 +33,14 @@ class Choice:
 
 @dataclass(frozen=True)
 class Last:
-    """The last place, to look at what reaches the output layers."""
+    """The last place: what reaches the output layers."""
 
     place: Place
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What is to be cached, and the room for it."""
+    """How much is to be cached, and the room for it."""
 
     images: int  # of training
     fixed: int  # of the splits that are judged by
@@ -53,12 +53,12 @@ class Demand:
 
     @property
     def rows(self) -> int:
-        """Images that a cache of this would hold, all views counted, at most."""
+        """The most rows that a cache would hold, all views counted."""
         views = min(CACHED_VIEWS, self.epochs) if self.augmented else 1
         return views * self.images + self.fixed
 
     def cheapest(self, found: Sequence[Place]) -> Choice | None:
-        """By bytes read and FLOPs computed again: fixed before step one, never by the clock. None where caching costs more."""
+        """By bytes read and FLOPs computed again, never by the clock. None if caching costs more."""
         if self.before is not None:
             found = [place for place in found if place.at == self.before.at] or found
         last, passes = found[-1].flops, self.epochs * self.images

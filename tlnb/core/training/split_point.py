@@ -1,4 +1,4 @@
-"""A place where a network can be cut, and a network that was cut there."""
+"""A place where a network can be split, and a network split there."""
 
 from __future__ import annotations
 
@@ -12,12 +12,20 @@ from tlnb.core.runtime.errors import OneLine
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a network can be cut, and what that would mean for one image."""
+    """A module whose output, or whose input, is the only value that goes on to the scores."""
 
-    at: str  # name of the operation, or of the module, after which the network is cut
+    module: str
+    side: str  # output, input
     shape: tuple[int, ...]  # of the value there, without the batch
-    flops: float  # forward, from the image to here
-    traced: bool = True  # found by torch.fx; else the output of a module
+    flops: float  # forward, for one image, from the image to here
+    moment: int  # when the pass reaches it, in the recording's ticks
+    is_tail: bool = False  # the module's output is the network's: it can run alone
+    is_shared: bool = False  # other modules read that input too
+
+    @property
+    def at(self) -> str:
+        """Its name in records and on cards."""
+        return self.module if self.side == "output" else f"the input of {self.module}"
 
     @property
     def numbers(self) -> int:

@@ -1,35 +1,40 @@
-"""A split is proven before it is used: on images of the data at hand, cut in two, the network gives what it gives whole.
+"""A split is proven before it is used: on images of the data at hand, both parts together give what the network gives.
 
-What is compared: outputs, gradients of all that trains, buffers, counters and draws of random numbers, in two steps in a row, the
-second with fewer rows in another order; then outputs in eval mode, and rows that pass the prefix alone. Where results differ no
-reason is sought in the network's code: that place is not used.
+Compared are outputs, gradients of all that trains, buffers, counters and random draws in two steps in a row, the second with
+fewer rows in another order; then, in eval mode, rows that pass alone. Where results differ the place is not used, whatever
+the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from tlnb.core.models.anatomy import evaluating
 from tlnb.core.models.transform import Transform
 from tlnb.core.models.undisturbed import RandomState, counters, undisturbed
 from tlnb.core.runtime.device import Machine, out_of_memory
 from tlnb.core.training.agreement import OTHER_ROWS, SAME_ROWS, allowed, apart
-from tlnb.core.training.split_point import Cut
+from tlnb.core.training.split_point import Cut, Place
+from tlnb.core.training.split_replay import tapping
 
+NOISE = 1e-2  # of the largest number of all tensors: what is smaller may be rounding errors alone
 GRADIENTS = 10.0  # times as far apart as outputs may be: sums over many places
 FEW, MOST = 2, 6  # images of a proof
 LOOKED_AT = 256  # images among which the darkest and the brightest are sought
-PASSES = 3.5  # through the whole network that a proof takes for each of its images
+ALWAYS = 5  # rows that pass whole besides: a second step, rows alone
 SHARE = 0.1  # of what caching computes, that a proof may
 CHEAP = 5e9  # FLOPs that it may in any case: a tenth of a second
 
 RANDOM = "the frozen part draws random numbers"
 COMPANY = "what the frozen part makes of an image depends on the images beside it"
 MODES = "the frozen part computes something else in training than in eval mode"
+COUNTS = "the network counts its passes"
+BUFFERS = "cut in two, the network changes its buffers otherwise"
 PREFIX = (RANDOM, COMPANY, MODES)  # faults of what is left of the cut: an earlier place may do
 
 
@@ -40,7 +45,7 @@ def rows_for(flops: float, cached: float) -> int:
         flops: of the whole network, for one image.
         cached: images that the cache is to hold, all views counted.
     """
-    affordable = max(SHARE * cached / PASSES, CHEAP / (PASSES * max(flops, 1.0)))
+    affordable = max(SHARE * cached, CHEAP / max(flops, 1.0)) - ALWAYS
     return int(min(MOST, max(FEW, affordable)))
 
 
@@ -71,6 +76,19 @@ class Observed:
     draws: RandomState
 
 
+@dataclass
+class Tap:
+    """The value at a place in one pass of the whole network."""
+
+    value: Tensor | None = None
+    draws: RandomState | None = None  # when the pass reached the place
+
+    def note(self, _: Place, value: Tensor) -> None:
+        """Keep the first one."""
+        if self.value is None:
+            self.value, self.draws = value.detach().clone(), RandomState.now()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Proof:
     """A network in the modes in which it is to be trained, and images to try it with."""
@@ -78,60 +96,53 @@ class Proof:
     module: nn.Module
     images: Tensor
     machine: Machine
-    whole: dict[str, list[Observed]]  # what the whole network does, once it was asked
 
-    def fault(self, cut: Cut, in_eval: Callable[[], Cut]) -> str:
-        """Why this cut may not be used; empty where it may.
-
-        Args:
-            in_eval: the cut in eval mode, asked in eval mode.
-        """
+    def fault(self, place: Place, cut: Cut) -> str:
+        """Why the network may not be split there; empty where it may."""
         with undisturbed(self.module):
             try:
-                return self._fault(cut, in_eval)
-            except Exception as error:  # a foreign forward raises anything when it is cut
+                return self._fault_or_table(place, cut)
+            except Exception as error:  # a foreign forward raises anything when it is split
                 if not out_of_memory(error) or len(self.images) <= FEW:
                     return _raised(error)
-        return replace(self, images=self.images[:FEW], whole={}).fault(cut, in_eval)
+        return replace(self, images=self.images[:FEW]).fault(place, cut)
 
-    def _fault(self, cut: Cut, in_eval: Callable[[], Cut]) -> str:
-        before = RandomState.now()
-        value = self._passed(cut.prefix, self.images)
-        if not before.same(RandomState.now()):
-            return RANDOM
-        if len(value) != len(self.images):
+    def _fault_or_table(self, place: Place, cut: Cut) -> str:
+        """The fault. Buffers may be tables that the first pass fills: then the second pass counts."""
+        fault = self._fault(place, cut)
+        if fault != BUFFERS:
+            return fault
+        self._passed(self.module, self.images)
+        return self._fault(place, cut)
+
+    def _fault(self, place: Place, cut: Cut) -> str:
+        before, tap = RandomState.now(), Tap()
+        with tapping(self.module, [place], tap.note):
+            whole = self._steps(self.module, self.images, before)
+        if tap.value is None or tap.draws is None or len(tap.value) != len(self.images):
             return COMPANY
-        return (
-            self._prefix_fault(in_eval, value)
-            or self._steps_fault(cut.suffix, value)
-            or self._eval_fault(in_eval, value)
-        )
+        if not before.same(tap.draws):
+            return RANDOM
+        return self._steps_fault(
+            whole, self._steps(cut.suffix, tap.value, before)
+        ) or self._eval_fault(cut, tap.value)
 
-    def _prefix_fault(self, in_eval: Callable[[], Cut], value: Tensor) -> str:
-        """Rows one by one in eval mode, beside rows together in training mode."""
+    def _steps_fault(self, whole: Sequence[Observed], split: Sequence[Observed]) -> str:
+        if fault := self._difference(whole[0], split[0], SAME_ROWS):
+            return fault
+        if not self._difference(whole[1], split[1], OTHER_ROWS):
+            return ""
+        return COMPANY if whole[0].counters == whole[1].counters else COUNTS
+
+    def _eval_fault(self, cut: Cut, value: Tensor) -> str:
+        """Compare rows one by one in eval mode with rows together in training mode."""
         tolerance = allowed(OTHER_ROWS, self.machine.precision)
         with evaluating(self.module):
-            prefix = in_eval().prefix
-            alone = [self._passed(prefix, row[None]) for row in self.images[:FEW]]
-            if apart(torch.cat(alone), value[:FEW]) <= tolerance:
-                return ""
-            together = self._passed(prefix, self.images)
-        return MODES if apart(together, value) > tolerance else COMPANY
-
-    def _steps_fault(self, suffix: nn.Module, value: Tensor) -> str:
-        if "steps" not in self.whole:
-            self.whole["steps"] = self._steps(self.module, self.images)
-        first, second = zip(self.whole["steps"], self._steps(suffix, value), strict=True)
-        if fault := self._difference(*first, SAME_ROWS):
-            return fault
-        return COMPANY if self._difference(*second, OTHER_ROWS) else ""
-
-    def _eval_fault(self, in_eval: Callable[[], Cut], value: Tensor) -> str:
-        with evaluating(self.module):
-            whole, rest = (
-                self._look(module, rows)
-                for module, rows in ((self.module, self.images), (in_eval().suffix, value))
-            )
+            alone = [self._passed(cut.prefix, row[None]) for row in self.images[:FEW]]
+            if apart(torch.cat(alone), value[:FEW]) > tolerance:
+                together = self._passed(cut.prefix, self.images)
+                return MODES if apart(together, value) > tolerance else COMPANY
+            whole, rest = self._look(self.module, self.images[:1]), self._look(cut.suffix, alone[0])
         fault = self._difference(whole, rest, SAME_ROWS)
         return f"{fault} in eval mode" if fault else ""
 
@@ -142,12 +153,11 @@ class Proof:
 
     # ── steps ──
 
-    def _steps(self, module: nn.Module, rows: Tensor) -> list[Observed]:
-        """Two steps in a row from the same random state: all rows, then some of them in another order."""
+    def _steps(self, module: nn.Module, rows: Tensor, start: RandomState) -> list[Observed]:
+        """Two steps in a row from the same random state: all rows, then a few of them in another order."""
         with undisturbed(self.module):
-            torch.manual_seed(0)
-            fewer = max(FEW, len(rows) // 2)
-            return [self._step(module, some) for some in (rows, rows.flip(0)[:fewer])]
+            start.restore()
+            return [self._step(module, some) for some in (rows, rows.flip(0)[:FEW])]
 
     def _step(self, module: nn.Module, rows: Tensor) -> Observed:
         parameters = list(self.module.parameters())
@@ -179,11 +189,11 @@ class Proof:
         if not whole.draws.same(split.draws):
             return "cut in two, the network draws other random numbers"
         if whole.counters != split.counters:
-            return "the network counts its passes"
+            return COUNTS
         if apart(split.output, whole.output) > most:
             return "cut in two, the network gives other outputs"
-        if not _alike(split.buffers, whole.buffers, most):
-            return "cut in two, the network changes its buffers otherwise"
+        if not _alike(split.buffers, whole.buffers, most, at_most=1.0):
+            return BUFFERS
         if not _alike(split.grads, whole.grads, GRADIENTS * most):
             return "cut in two, the network has other gradients"
         return ""
@@ -201,70 +211,69 @@ def _weights(output: Tensor) -> Tensor:
 
 
 def _alike(
-    some: Sequence[Tensor | None], others: Sequence[Tensor | None], tolerance: float
+    some: Sequence[Tensor | None],
+    others: Sequence[Tensor | None],
+    tolerance: float,
+    at_most: float = math.inf,
 ) -> bool:
-    if len(some) != len(others):
-        return False
-    pairs = list(zip(some, others, strict=True))
-    if any((one is None) != (other is None) for one, other in pairs):
-        return False
-    return all(apart(a, b) <= tolerance for a, b in pairs if a is not None and b is not None)
-
-
-# ── how far a traced prefix is sound ──────────────────────────────────────────────────────────────────────────────
-
-
-class _Digests(fx.Interpreter):
-    """Runs a graph and notes a few numbers for each row at some of its operations, until something is drawn at random."""
-
-    def __init__(self, prefix: fx.GraphModule, names: Sequence[str]) -> None:
-        super().__init__(prefix)
-        self._names, self._draws = set(names), RandomState.now()
-        self.found: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> object:
-        value = super().run_node(n)
-        if (
-            n.name in self._names
-            and isinstance(value, Tensor)
-            and self._draws.same(RandomState.now())
-        ):
-            rows = value.detach().flatten(1).double()
-            ramp = torch.linspace(0.5, 1.5, rows.shape[1], device=rows.device, dtype=rows.dtype)
-            self.found[n.name] = torch.stack(
-                (rows.abs().amax(1), rows @ ramp, rows.abs() @ ramp), 1
-            )
-        return value
-
-
-def _digests(prefix: fx.GraphModule, names: Sequence[str], rows: Tensor) -> dict[str, Tensor]:
-    interpreter = _Digests(prefix, names)
-    with torch.no_grad():
-        interpreter.run(rows.clone())
-    return interpreter.found
-
-
-def sound_places(
-    prefix: nn.Module, in_eval: nn.Module, names: Sequence[str], images: Tensor
-) -> set[str]:
-    """The operations of a traced prefix up to which no row depends on others, on the mode, or on chance.
+    """Whether tensors agree in pairs. Tensors of rounding errors are measured by the largest of the others.
 
     Args:
-        in_eval: the same prefix as traced in eval mode.
-        names: of operations, in order.
+        at_most: the largest is taken for no larger.
     """
-    if not isinstance(prefix, fx.GraphModule) or not isinstance(in_eval, fx.GraphModule):
-        return set()
-    together, alone = (
-        _digests(graph, names, rows) for graph, rows in ((prefix, images), (in_eval, images[:1]))
-    )
-    sound: set[str] = set()
-    for name in names:
-        pair = together.get(name), alone.get(name)
-        if pair[0] is None or pair[1] is None or _digests_apart(pair[0][:1], pair[1]):
+    if [one is None for one in some] != [other is None for other in others]:
+        return False
+    pairs = [(a, b) for a, b in zip(some, others, strict=True) if a is not None and b is not None]
+    floor = NOISE * min(at_most, max((_largest(other) for _, other in pairs), default=0.0))
+    return all(apart(a, b, floor) <= tolerance for a, b in pairs)
+
+
+def _largest(tensor: Tensor) -> float:
+    known = tensor.is_floating_point() and tensor.numel() and tensor.isfinite().all()
+    return float(tensor.abs().max()) if known else 0.0
+
+
+# ── which places are sound ────────────────────────────────────────────────────────────────────────
+
+
+def sound_places(module: nn.Module, places: Sequence[Place], images: Tensor) -> list[Place]:
+    """The places up to which no row depends on others, on the mode, or on chance.
+
+    Args:
+        places: in the order in which the network passes them.
+    """
+    with undisturbed(module), torch.enable_grad():
+        together = _digests(module, places, images)
+    with undisturbed(module), torch.no_grad(), evaluating(module):
+        alone = _digests(module, places, images[:1])
+    sound = []
+    for place in places:
+        if place not in together or place not in alone:
             break
-        sound.add(name)
+        if _digests_apart(together[place][:1], alone[place]):
+            break
+        sound.append(place)
     return sound
+
+
+def _digests(module: nn.Module, places: Sequence[Place], rows: Tensor) -> dict[Place, Tensor]:
+    """A few numbers for each row at some places, until something is drawn at random."""
+    digests: dict[Place, Tensor] = {}
+    before = RandomState.now()
+
+    def note(place: Place, value: Tensor) -> None:
+        if place not in digests and before.same(RandomState.now()):
+            digests[place] = _digest(value.detach())
+
+    with tapping(module, places, note):
+        module(rows.clone())
+    return digests
+
+
+def _digest(value: Tensor) -> Tensor:
+    rows = value.flatten(1).double()
+    ramp = torch.linspace(0.5, 1.5, rows.shape[1], device=rows.device, dtype=rows.dtype)
+    return torch.stack((rows.abs().amax(1), rows @ ramp, rows.abs() @ ramp), 1)
 
 
 def _digests_apart(one: Tensor, other: Tensor) -> bool:

@@ -1,23 +1,22 @@
-"""Which places a network offers for a cut, and the first of them that is proven."""
+"""Find the places where a network can be split, and the first that is proven."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 from torch import Tensor, nn
 
-from tlnb.core.models.anatomy import evaluating
 from tlnb.core.storage.activation_cache import key_of
 from tlnb.core.training.cache_key import identity, pixels
-from tlnb.core.training.model_split import Cuts, cut_at, ignores_mode, places
+from tlnb.core.training.model_split import Cuts
 from tlnb.core.training.raw_inputs import Images
 from tlnb.core.training.split_point import Place
 from tlnb.core.training.split_proof import PREFIX, Proof, proof_images, rows_for, sound_places
-from tlnb.core.training.split_replay import replay_places
 
 TRIES = 8  # places that are proven, at most
+PATIENCE = 3  # faults after which the later half of the places is left out each time
 NO_ROOM = "the activations fit neither in memory nor on the disk"
 NO_PLACE = "no single value carries all that the frozen layers pass on"
 
@@ -34,60 +33,38 @@ T = TypeVar("T", bound=Chosen)
 
 
 class Candidates:
-    """The places of a network in its modes for training: by operations where torch.fx sees them rightly, else by modules."""
+    """The places where a network can be split, in its modes for training."""
 
     def __init__(
         self, module: nn.Module, trained: Sequence[str], example: Tensor, cuts: Cuts
     ) -> None:
-        self._module, self._trained, self._example, self._cuts = module, trained, example, cuts
-        self.why = ""
+        self._module, self._example = module, example
+        self._places: list[Place] = []
+        self._faults, self.why = 0, ""
         try:
-            self.left = places(module, trained, example, cuts)
-        except Exception as error:  # torch.fx raises many types on what it cannot trace
+            self._places = cuts.places(module, trained, example)
+        except Exception as error:  # a foreign forward raises anything when it is watched
             reason = " ".join(str(error).split())[:80]
-            self._replay()
-            if not self.left:
-                self.why = (
-                    f"the network cannot be traced ({reason}), nor cut after one of its modules"
-                )
-        if not self.left and not self.why and _begins_frozen(module):
+            self.why = f"the network cannot be followed ({reason})"
+        if not self._places and not self.why and _begins_frozen(module):
             self.why = NO_PLACE
 
-    def _replay(self) -> None:
-        try:
-            recording = self._cuts.recording(self._module, self._example)
-        except Exception:  # a foreign forward raises anything when it is watched
-            self.left = []
-            return
-        restless = {
-            name
-            for name, part in self._module.named_modules()
-            if part.training and not any(part.children()) and not ignores_mode(part)
-        }
-        self.left = replay_places(recording, {*self._trained, *restless})
+    @property
+    def left(self) -> list[Place]:
+        """Of places that cost the same one: the last module alone if it will do, else the latest."""
+        best = {(place.flops, place.numbers): place for place in self._places}
+        return sorted(best.values(), key=lambda place: place.moment)
 
     def drop(self, place: Place, fault: str) -> None:
         """Leave out a place that has a fault, and those that share it."""
-        if not place.traced:
-            later = fault in PREFIX
-            self.left = [
-                p
-                for p in self.left
-                if (p.flops < place.flops if later else _other(p, place)) and p.at != place.at
-            ]
-        elif fault in PREFIX:
-            self._keep_sound(place)
-        else:
-            self._replay()
-
-    def _keep_sound(self, place: Place) -> None:
-        before = self.left[: self.left.index(place)]
-        names = [p.at for p in before]
-        prefix = cut_at(self._module, place, self._cuts).prefix
-        with evaluating(self._module):
-            in_eval = cut_at(self._module, place, self._cuts).prefix
-        sound = sound_places(prefix, in_eval, names, self._example)
-        self.left = [p for p in before if p.at in sound]
+        if fault in PREFIX:
+            earlier = [one for one in self._places if one.moment < place.moment]
+            self._places = sound_places(self._module, earlier, self._example)
+            return
+        self._places.remove(place)
+        self._faults += 1
+        if self._faults >= PATIENCE:
+            self._places = self._places[: (len(self._places) + 1) // 2]
 
 
 def _begins_frozen(module: nn.Module) -> bool:
@@ -96,7 +73,7 @@ def _begins_frozen(module: nn.Module) -> bool:
 
 
 class Prover:
-    """Proves places of one network in its modes for training; what was found out is kept by network and images."""
+    """Proves places of one network in its modes for training. Results are kept by network and images."""
 
     def __init__(
         self,
@@ -112,14 +89,13 @@ class Prover:
         self._proofs: list[Proof] = []
 
     def fault(self, place: Place) -> str:
-        """Why a place may not be used; empty where it may."""
+        """Why a place may not be used; empty if it may."""
         proof, network = self._proof(place.flops), self._network
         machine = proof.machine
-        facts = (self._trained, place.at, place.traced, machine.device, machine.precision)
+        facts = (self._trained, place.at, place.is_tail, machine.device, machine.precision)
         key = key_of(network, facts, pixels(proof.images))
         if network is None or key not in self._known:
-            cut = partial(cut_at, self._module, place, self._cuts)
-            self._known[key] = proof.fault(cut(), cut)
+            self._known[key] = proof.fault(place, self._cuts.at(self._module, place))
         return self._known[key]
 
     @cached_property
@@ -127,12 +103,12 @@ class Prover:
         return identity(self._module)
 
     def _proof(self, flops: float) -> Proof:
-        """Made once, so that all places share what the whole network does."""
+        """Made once: all places are tried on the same images."""
         if not self._proofs:
             images, machine = self._images, self._images.machine
             count = rows_for(flops, self._cached)
             rows = proof_images(images.of("train"), images.transform, count, machine.device)
-            self._proofs.append(Proof(module=self._module, images=rows, machine=machine, whole={}))
+            self._proofs.append(Proof(module=self._module, images=rows, machine=machine))
         return self._proofs[0]
 
 
@@ -145,11 +121,11 @@ def first_proven(
     pick: Callable[[Sequence[Place]], T | None],
     fault_of: Callable[[Place], str],
 ) -> tuple[T | None, str]:
-    """The best choice that stands its proof; where there is none, None and why, in a few words.
+    """The best choice that is proven, or None and why there is none, in a few words.
 
     Args:
-        pick: the best of some places; None where none is worth it, or fits.
-        fault_of: why a place may not be used, empty where it may.
+        pick: the best of some places; None if none is worth it, or fits.
+        fault_of: why a place may not be used; empty if it may.
     """
     why = candidates.why
     for _ in range(TRIES):
