@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from tlnb.core.planning.magic_lines import keyword
-from tlnb.core.planning.old_names import OLD_OPTION
+from tlnb.core.planning.old_names import OLD_OPTION, todays_options
 from tlnb.core.planning.options import Asked
 from tlnb.core.planning.other_tools import alone, meant_option
 from tlnb.core.runtime.errors import UsageError, did_you_mean, listed
@@ -58,7 +58,7 @@ def _guided(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         _check_positions(name, signature, _example(name, takes), args[1:], given)
         _check_numbers(name, kinds, args[1:], given)
         try:
-            signature.bind(*args, **given)
+            signature.bind(*args, **todays_options(given))
         except TypeError as error:
             raise BadCall(f"tl.{name}: {error}; {_example(name, takes)}") from None
         return call(*args, **given)

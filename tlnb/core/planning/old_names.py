@@ -41,7 +41,8 @@ def takes_old_names(call: Callable[P, R]) -> Callable[P, R]:
         options: Any = todays_options(kwargs)
         new = f"optimizer={options['optimizer']!r}"
         message = f"solver={kwargs['solver']!r} is now called {new}"
-        warnings.warn(message, FutureWarning, stacklevel=2)
+        # of the line to be changed, which called the guided call that called this
+        warnings.warn(message, FutureWarning, stacklevel=3)
         return call(*args, **options)
 
     return renamed

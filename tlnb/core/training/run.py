@@ -81,7 +81,7 @@ class Cache(OneLine):
     def __repr__(self) -> str:
         reused = ", from an earlier run" if self.reused else ""
         size = f"{self.bytes / 1e6:.1f} MB in {self.place}"
-        return f"Cache after {self.at}: {self.views} views, {size}{reused}"
+        return f"Cache of everything up to {self.at}: {self.views} views, {size}{reused}"
 
 
 @dataclass(frozen=True, kw_only=True)

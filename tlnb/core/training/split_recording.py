@@ -7,8 +7,7 @@ noted. A place is the input or output of a module at a moment when no other such
 from __future__ import annotations
 
 from collections import Counter as Multiset
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 from typing import Any
@@ -28,11 +27,10 @@ from tlnb.core.models.tracing import (
     without_numbers,
 )
 from tlnb.core.models.undisturbed import undisturbed
+from tlnb.core.training.interception import Forward, forwards_replaced, hooked
 from tlnb.core.training.split_point import Place
 
 ROWS = 5  # images in the pass: sizes that do not depend on their number are seldom multiples of it
-
-Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,32 +81,6 @@ def _ancestors(name: str) -> Iterator[str]:
     while name:
         name = name.rpartition(".")[0]
         yield name
-
-
-@contextmanager
-def forwards_replaced(replaced: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Give some modules another forward within the context. Their hooks still run."""
-    own = {part: part.__dict__.get("forward") for part in replaced}
-    try:
-        for part, forward in replaced.items():
-            part.__dict__["forward"] = forward
-        yield
-    finally:
-        for part, before in own.items():
-            if before is None:
-                part.__dict__.pop("forward", None)
-            else:
-                part.__dict__["forward"] = before
-
-
-@contextmanager
-def hooked(hooks: Mapping[nn.Module, Forward]) -> Iterator[None]:
-    """Call `hook(module, args, kwargs)` first of all when a module is called within the context."""
-    with ExitStack() as stack:
-        for part, hook in hooks.items():
-            handle = part.register_forward_pre_hook(hook, prepend=True, with_kwargs=True)
-            stack.callback(handle.remove)
-        yield
 
 
 def record(module: nn.Module, trained: Collection[str], example: Tensor) -> Recording:

@@ -15,14 +15,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from tlnb.core.training.interception import Forward, forwards_replaced, hooked
 from tlnb.core.training.split_point import Cut, Place
-from tlnb.core.training.split_recording import (
-    Blank,
-    Forward,
-    Recording,
-    forwards_replaced,
-    hooked,
-)
+from tlnb.core.training.split_recording import Blank, Recording
 
 OWN = object()  # in place of a blank: this call runs
 
