@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.fx import Proxy
 
 from tlnb.core.models.anatomy import read_anatomy
 from tlnb.core.models.tracing import watch
@@ -101,7 +100,7 @@ def own_class(module: nn.Module) -> type[nn.Module]:
 
 def pick(output: Any, routes: Sequence[Route]) -> Any:
     """Extract the scores from an output that may be the scores alone or contain them."""
-    if isinstance(output, Tensor | Proxy):
+    if isinstance(output, Tensor):
         return output
     kind = _kind(output)
     return next((r for r in routes if r.kind == kind), routes[0]).scores(output)
