@@ -41,7 +41,7 @@ def test_lesson_one_in_jupyterlab(lab: str):
         page.locator(".jp-OutputArea-output", has_text="plain PyTorch:").wait_for(timeout=120_000)
         assert seen.red() == []
         assert page.get_by_text("Side by side on digits").count() >= 1
-        charts = page.locator(".jp-OutputArea-output img[alt^='accuracy against seconds']")
+        charts = page.locator(".jp-OutputArea-output img[alt^='accuracy against work']")
         assert charts.first.evaluate("image => image.complete && image.naturalWidth > 300")
         overflow = charts.first.evaluate(
             "image => image.getBoundingClientRect().right - window.innerWidth"

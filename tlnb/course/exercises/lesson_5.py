@@ -35,6 +35,11 @@ def _figures(run: Run) -> str:
     return f"{run.strategy} {run.accuracy:.1%} [{run.interval[0]:.1%}, {run.interval[1]:.1%}]"
 
 
+def _case(tl: Session, run: Run) -> str:
+    """The amount of data and the source."""
+    return f"{tl.data_of(run).request.per_class or 20} of each class and {run.plan.model}"
+
+
 @exercise("5.1", "full beats head by more than chance")
 def by_more_than_chance(tl: Session) -> Steps:
     line = "%tl_data symbols --classes 10 --per-class N, %tl_load glyphnet, %tl_strategy full, %tl_train"
@@ -66,16 +71,15 @@ def by_more_than_chance(tl: Session) -> Steps:
         f"{_figures(head)}, {_figures(whole)}: {overlap}",
         f"{little} for full: %tl_train without options takes its recipe's"
         if little
-        else "the width of an interval depends on the 500 test images: only a larger difference helps, so more images per class",
-        "the lesson's table shows where the difference is largest for its size: %tl_data symbols --classes 10 --per-class 20",
+        else "the intervals' width depends on the 500 test images, so look for a larger difference: "
+        "more images per class, or a source that leaves more to learn",
+        "%tl_load glyphnet-early learned for a short while only: its frozen features are of less use, and full may change them",
     )
     head, whole = clear[-1]
-    still = sorted(
-        {tl.data_of(w).request.per_class or 20 for h, w in pairs if w.interval[0] <= h.interval[1]}
-    )
-    before = f" With {', '.join(map(str, still))} of each class they overlapped." if still else ""
+    still = sorted({_case(tl, w) for h, w in pairs if w.interval[0] <= h.interval[1]})
+    before = f" With {', '.join(still)} they overlapped." if still else ""
     return (
-        f"With {tl.data_of(whole).request.per_class or 20} of each class: {_figures(head)}, {_figures(whole)}, which took "
+        f"With {_case(tl, whole)}: {_figures(head)}, {_figures(whole)}, which took "
         f"{whole.work_alone / head.work_alone:.0f} times the FLOPs.{before}"
     )
 
