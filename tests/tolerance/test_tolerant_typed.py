@@ -66,6 +66,30 @@ def test_numbers_of_other_libraries_are_numbers():
     assert TrainOptions(epochs=np.int64(3), lr=np.float32(0.1), weight_decay=0).epochs == 3
 
 
+def test_numbers_of_other_libraries_are_taken_by_calls_and_kept_in_records(tmp_path: Path):
+    session = Session()
+    session.data("digits", per_class=np.int64(2), limit=None)
+    session.load("glyphnet", size=np.int32(32))
+    session.strategy("adapter", rank=2.0)
+    options = {"epochs": np.int64(1), "seed": np.int32(1), "lr": np.float32(0.5), "batch_size": 8.0}
+    device, cache = torch.device("cpu"), np.bool_(False)
+    run = session.train(**options, device=device, cache=cache)
+    assert run == type(run).from_json(run.to_json())
+    assert "--epochs 1 --lr 0.5 --batch-size 8 --seed 1" in session.script()
+    assert session.forecast(epochs=np.int64(1)).seconds > 0
+    assert session.save(job=tmp_path / "job.json", epochs=np.int64(1)).path
+    session.load(Path(session.save(tmp_path / "run.safetensors").path))
+    assert session.model.name == "run"
+
+
+@pytest.mark.parametrize("amount", [2.5, float("nan"), float("inf"), np.float32(0.5)])
+def test_a_fraction_is_no_number_of_labels(amount: float):
+    with pytest.raises(
+        UsageError, match=r"is not a whole number: write tl.data\('digits', per_class"
+    ):
+        Session().data("digits", per_class=amount)
+
+
 @pytest.mark.parametrize("typed", ["1,5", "0,5", "1,50", "12,34,567"])
 def test_a_comma_in_a_whole_number_of_a_panel_parts_thousands_or_is_refused(typed: str):
     with pytest.raises(UsageError, match="must be a whole number, not .*: type e.g. 20"):

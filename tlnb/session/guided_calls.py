@@ -7,6 +7,9 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
+import numpy as np
+import torch
+
 from tlnb.core.planning.magic_lines import keyword
 from tlnb.core.planning.old_names import OLD_OPTION, todays_options
 from tlnb.core.planning.options import Asked
@@ -53,7 +56,9 @@ def _guided(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(call)
     def checked(*args: Any, **kwargs: Any) -> Any:
-        given = {k if k in kinds else SAME.get(k, k): value for k, value in kwargs.items()}
+        args = tuple(map(_plain, args))
+        named = {k if k in kinds else SAME.get(k, k): value for k, value in kwargs.items()}
+        given = {k: _plain(value, kinds.get(k, "")) for k, value in named.items()}
         _check_names(name, kinds, _example(name, takes), args[1:], given)
         _check_positions(name, signature, _example(name, takes), args[1:], given)
         _check_numbers(name, kinds, args[1:], given)
@@ -64,6 +69,15 @@ def _guided(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         return call(*args, **given)
 
     return checked
+
+
+def _plain(value: Any, kind: str = "") -> Any:
+    """What records can hold: numbers as Python's, whole ones as `int` where one belongs."""
+    if isinstance(value, torch.device):
+        return str(value)
+    value = value.item() if isinstance(value, np.generic) else value
+    whole = isinstance(value, float) and value.is_integer() and NUMBERS.get(kind) is int
+    return int(value) if whole else value
 
 
 def _keywords(signature: inspect.Signature) -> dict[str, str]:
@@ -147,17 +161,22 @@ def _is_name_and_amount(values: tuple[Any, ...]) -> bool:
 def _check_numbers(
     name: str, kinds: Mapping[str, str], values: tuple[Any, ...], given: Mapping[str, Any]
 ) -> None:
-    """Raise `BadCall` for text where a number belongs."""
-    texts = {k: v for k, v in given.items() if isinstance(v, str) and kinds.get(k) in NUMBERS}
-    for word, text in texts.items():
+    """Raise `BadCall` for text where a number belongs, and a fraction where a whole one does."""
+    wrong = {k: v for k, v in given.items() if _is_no_number(v, kinds.get(k, ""))}
+    for word, text in wrong.items():
         kind = NUMBERS[kinds[word]]
         try:
             right: Any = kind(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             right = 10 if kind is int else 0.1
         call = _written(name, values, {**given, word: right})
         a_number = "a whole number" if kind is int else "a number"
         raise BadCall(f"{word}={text!r} is not {a_number}: write {call}")
+
+
+def _is_no_number(value: Any, kind: str) -> bool:
+    fraction = isinstance(value, float) and NUMBERS.get(kind) is int
+    return fraction or (isinstance(value, str) and kind in NUMBERS)
 
 
 def _written(name: str, values: tuple[Any, ...], given: Mapping[str, Any]) -> str:

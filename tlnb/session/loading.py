@@ -159,7 +159,7 @@ def models(self: SessionBase, pattern: str | None = None, sort: str | None = Non
 @mutates_session
 def load(
     self: SessionBase,
-    source: str | nn.Module | Run,
+    source: str | Path | nn.Module | Run,
     weights: str | Path = "default",
     *,
     mean: Any = None,
@@ -187,7 +187,7 @@ def load(
             deviation.
     """
     request = LoadRequest(
-        source=source,
+        source=str(source) if isinstance(source, Path) else source,
         weights=weights,
         mean=mean,
         std=std,

@@ -12,6 +12,8 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from tests.conftest import picture
 from tests.core.export.scripts import Scripts
@@ -380,3 +382,20 @@ def check_style(scripts: Scripts) -> None:
         command = [sys.executable, "-m", "ruff", *how, *config, *files]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+class _OfPixels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3 * 32 * 32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.flatten(1))
+
+
+def test_an_output_layer_that_reads_images_sees_them_moved_anew_in_each_epoch_as_its_run_did():
+    session = Session()
+    session.data("digits", per_class=2)
+    session.load(_OfPixels(), size=32)
+    run = session.train(epochs=2, augment="light")
+    assert run.cache is None and "VIEWS = " not in session.code(run)

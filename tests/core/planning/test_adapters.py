@@ -113,6 +113,28 @@ def test_new_data_keeps_the_adapters(small: Session):
     assert small.train(**SMALL).status == "finished"
 
 
+class _Shifted(nn.Module):
+    """Something is computed from the images before the first layer, with no operation that counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Identity()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.conv(self.shift(x * 2)).mean((2, 3)))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_no_cache_is_missed_where_the_first_layer_has_an_adapter(small: Session, own: bool):
+    if own:
+        small.load(_Shifted(), size=32)
+    small.strategy("adapter", rank=1)
+    run = small.train(**SMALL)
+    assert run.cache is None and not run.uncached
+
+
 @pytest.mark.parametrize("rank", [0, -1, 257])
 def test_a_rank_out_of_range_is_one_line(small: Session, rank: int):
     before = small.plan

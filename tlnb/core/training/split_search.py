@@ -68,8 +68,13 @@ class Candidates:
 
 
 def _begins_frozen(module: nn.Module) -> bool:
-    first = next(module.parameters(), None)
-    return first is not None and not first.requires_grad
+    """Whether nothing trains in the first layer without parts, adapters included."""
+    for part in module.modules():
+        inside = dict(part.named_children()).keys() - {"parametrizations"}
+        trains = [parameter.requires_grad for parameter in part.parameters()]
+        if trains and not inside:
+            return not any(trains)
+    return False
 
 
 class Prover:
@@ -132,8 +137,8 @@ def first_proven(
         if not candidates.left:
             break
         choice = pick(candidates.left)
-        if choice is None:
-            return None, why or NO_ROOM
+        if choice is None:  # where nothing was computed there is nothing to keep
+            return None, why or (NO_ROOM if candidates.left[-1].flops else "")
         fault = fault_of(choice.place)
         if not fault:
             return choice, ""

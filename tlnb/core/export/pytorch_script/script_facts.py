@@ -161,7 +161,7 @@ class ScriptFacts:
             alone
             and not self.askers
             and len(self.dropouts) <= 1
-            and self._happened("uncached") is None
+            and (self.run is None or self.run.cache is not None)
             and self._ends_with_the_head()
         )
 
