@@ -102,7 +102,7 @@ def test_the_whole_line_by_mouse(place, shots: Path):
 
         seen.tab("4 Train")
         seen.click("Train the baseline")
-        seen.sees("Run scratch: finished", 120_000)
+        seen.sees("Run scratch on digits", 120_000)
         seen.tab("5 Compare")
         seen.click("Compare")
         seen.sees("Side by side on digits", 120_000)

@@ -293,11 +293,15 @@ class FeatureSource:
         def pass_some(rows: slice | Tensor) -> Tensor:
             self._pause()
             fitted = self.transform.fit(self.placed(images[rows]))
-            return self.pass_through(
-                prefix, self.transform.normalise(changed(fitted, kind, drawn[:, rows]))
-            )
+            ready = self.transform.normalise(changed(fitted, kind, drawn[:, rows]))
+            return self.pass_aside(prefix, ready)
 
         return pass_some
+
+    def pass_aside(self, module: nn.Module, ready: Tensor) -> Tensor:
+        """The same as `pass_through`, without a trace: a network that counts its passes counts steps alone."""
+        with undisturbed(self.module):
+            return self.pass_through(module, ready)
 
     def pass_through(self, module: nn.Module, ready: Tensor) -> Tensor:
         """A forward pass without gradients, in smaller chunks if memory runs out."""

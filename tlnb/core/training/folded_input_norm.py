@@ -19,7 +19,10 @@ class FoldedInputNorm:
     def of(cls, head: nn.Module, features: Tensor) -> FoldedInputNorm:
         """By the mean and spread of these features `(N, …)`, as they reach the output layer."""
         axes = feature_axes(head, features.ndim)
-        spread = features.std(axes, keepdim=True, unbiased=False) + EPSILON * features.std() + 1e-6
+        overall = features.std()
+        spread = features.std(axes, keepdim=True, unbiased=False) + EPSILON * overall + 1e-6
+        if not overall > 0:  # nothing to go by: a network may begin with zeros
+            spread = torch.ones_like(spread)
         return cls(head, features.mean(axes, keepdim=True), spread)
 
     def _hook(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

@@ -58,7 +58,7 @@ def _from_cache(source: FeatureSource, base: Inputs, last: Place) -> KeptRows | 
     between, cached = Replay(source.module, recording, start=start, stop=last), base.train(0)
 
     def rows(some: slice | Tensor) -> Tensor:
-        return source.pass_through(between, source.placed(cached[some]).clone())
+        return source.pass_aside(between, source.placed(cached[some]).clone())
 
     data = source.data_key("train", "none", 0, 0)
     key = key_of(start.at, source.identity(last), data)
