@@ -180,7 +180,7 @@ def interval_bar(low: float, value: float, high: float, width: int = 240) -> Raw
     tick = f"left:{middle:.1f}%;width:3px;height:1em;top:0;background:{BLUE}"
     pieces = "".join(
         f'<span style="position:absolute;{each}"></span>'
-        for each in ("left:0;width:100%;height:1px;top:.5em;background:currentColor", band, tick)
+        for each in ("left:0;width:100%;height:1px;top:.5em;background:#888888", band, tick)
     )
     box = f"position:relative;display:inline-block;width:{width}px;max-width:60%;height:1em"
     return Raw(f'0%&nbsp;<span style="{box}">{pieces}</span>&nbsp;100%')
