@@ -104,9 +104,20 @@ def _in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     )  # tuning goes on with the trials that it finds there
 
 
+ATTEMPTS = {"6.1": 4}  # whether a budget in seconds fits depends on what else the machine does
+
+
 @pytest.mark.parametrize("name", SOLUTIONS)
 def test_the_folded_solution_passes(shell, name: str):
-    found = _checked(shell, name, _solutions()[name])
+    tl = shell.user_ns["tl"]
+    for _ in range(ATTEMPTS.get(name, 1)):
+        tl.reset()
+        ran = shell.run_cell(_solutions()[name])
+        tl.checks.clear()  # those of other tests' answers, which survive a reset
+        found = tl.check(name)
+        if found.passed:
+            break
+    ran.raise_error()
     assert found.passed, found
     assert found.learned
 
