@@ -44,7 +44,7 @@ KINDS: dict[str, list[str]] = {
 }
 KIND = re.compile("|".join(f"({kind})" for kind in KINDS))
 ROW = re.compile(
-    r"^.*  +(?:[\d.]+%|–|\d+\.\d\d)(?:  .*)?$", re.MULTILINE
+    r"^.*  +(?:under )?(?:[\d.]+%|–|\d+\.\d\d)(?: \([\d.–]+\))?(?:  .*)?$", re.MULTILINE
 )  # of a table as text: some have no unit
 # Numbers that follow from the machine's price list and its number of threads, and words that follow from a figure
 OF_THE_MACHINE = re.compile(
