@@ -37,7 +37,11 @@ def demo(out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     code = [i for i, cell in enumerate(book.cells) if cell.cell_type == "code"]
     client = NotebookClient(
-        book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(out)}}
+        book,
+        timeout=600,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(out)}},
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of its own local connection
     )
     with client.setup_kernel(), tqdm(total=len(code), desc="lesson 1", unit="cell") as bar:
         for i in code:
