@@ -40,7 +40,8 @@ def uploaded(widget: Any) -> list[tuple[str, bytes]]:
     if isinstance(value, dict):  # ipywidgets 7
         found = [(name, bytes(file["content"])) for name, file in value.items()]
         value.clear()
-        widget._counter = 0
+        widget.metadata, widget.data = [], []
+        widget._counter = 0  # from which it makes its value anew
         return found
     found = [(file["name"], bytes(file["content"])) for file in value]
     widget.value = ()
