@@ -35,7 +35,7 @@ KINDS: dict[str, list[str]] = {
     r"(?:under )?\b\d+(?:\.\d+)? k?Wh\b": ["under 0.01 Wh", "0.35 Wh"],
     r"(?:under )?\b\d+\.\d+ usd(?! an hour)": ["under 0.01 usd", "0.1234 usd"],
     r"[\d,]+ (?:such )?uses": ["7 such uses", "1,305 such uses"],
-    r"\b\d[\d.]* [MGT]FLOP(?! an image| forward| \(measured)": [
+    r"\b\d[\d.,]* [MGT]FLOP(?! an image| forward| \(measured)": [
         "3.41 GFLOP",
         "858 MFLOP",
         "1.73 TFLOP",
