@@ -49,6 +49,20 @@ def run(task: Task) -> Outcome:
     """Train a learner with a frozen first group of layers for one cycle."""
     job, laps = task.job, task.laps
     laps.start()
+    learner = learner_of(task)
+    learner.freeze()
+    if (
+        job.device.startswith("cuda") and task.machine.precision == "bf16"
+    ):  # its mixed precision is for CUDA only
+        learner.to_bf16()
+    with learner.no_bar(), learner.no_logging():
+        learner.fit_one_cycle(job.epochs)
+    return laps.outcome(float(learner.recorder.values[-1][-1]))
+
+
+def learner_of(task: Task) -> Learner:
+    """A learner for the task's photos, with a group of parameters that are frozen and one that trains."""
+    job = task.job
     data = ImageDataLoaders.from_folder(
         job.data,
         train="train",
@@ -58,22 +72,14 @@ def run(task: Task) -> Outcome:
         num_workers=workers(job.threads),
         **_transforms(task),
     )
-    learner = Learner(
+    return Learner(
         data,
         task.network,
         CrossEntropyLossFlat(),
         metrics=accuracy,
         splitter=lambda n: _groups(n, task.trained),
-        cbs=Watch(laps),
+        cbs=Watch(task.laps),
     )
-    learner.freeze()
-    if (
-        job.device.startswith("cuda") and task.machine.precision == "bf16"
-    ):  # its mixed precision is for CUDA only
-        learner.to_bf16()
-    with learner.no_bar(), learner.no_logging():
-        learner.fit_one_cycle(job.epochs)
-    return laps.outcome(float(learner.recorder.values[-1][-1]))
 
 
 def _transforms(task: Task) -> dict[str, list[Any]]:

@@ -88,7 +88,7 @@ def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
         PlanError: no module has that name, the new part's name is taken, or the code fails.
     """
     if edit.rank is not None:
-        add_adapters(module, tuple(edit.name.split(", ")), edit.rank)
+        add_adapters(module, edit.heads, edit.rank)
         return
     known = dict(module.named_modules(remove_duplicate=False))
     if not edit.name or edit.name not in known:
@@ -136,11 +136,6 @@ def _attach(owner: nn.Module, where: str, part: str, new: nn.Module) -> None:
         owner.register_forward_pre_hook(_Before(part))
     else:
         owner.register_forward_hook(_After(part))
-
-
-def has_added_parts(module: nn.Module) -> bool:
-    """Whether an edit added something before or after this module."""
-    return bool(_added(module))
 
 
 def has_own_parts(module: nn.Module) -> bool:

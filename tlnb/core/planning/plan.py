@@ -73,6 +73,11 @@ class Edit(OneLine):
         """Full name of the new module; meaningless for "remove"."""
         return f"{self.name}.{self.part}" if self.kind == "add" else self.name
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The output layers, which get no adapter; meaningful for "adapt" alone."""
+        return tuple(self.name.split(", "))
+
     def covers(self, layer: str) -> bool:
         """Whether this edit created the layer."""
         if self.kind == "adapt":
@@ -117,7 +122,7 @@ class Plan(OneLine):
     @property
     def lasting_edits(self) -> tuple[Edit, ...]:
         """The edits that the trained network keeps: its adapters are merged into the weights."""
-        return without_adapters(self.edits)
+        return tuple(edit for edit in self.edits if edit.kind != "adapt")
 
     def __repr__(self) -> str:
         share = self.trainable_params / max(self.total_params, 1)
@@ -188,11 +193,6 @@ def strategy_named(name: str) -> str:
     known = (*STRATEGIES, *ALIASES)
     hint = did_you_mean(plain, known, "use " + ", ".join(known))
     raise PlanError(f"no strategy is called {name!r}: {hint}")
-
-
-def without_adapters(edits: Iterable[Edit]) -> tuple[Edit, ...]:
-    """The edits but for those that add adapters."""
-    return tuple(edit for edit in edits if edit.kind != "adapt")
 
 
 def plan_strategy(

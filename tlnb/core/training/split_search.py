@@ -117,10 +117,6 @@ class Prover:
         return self._proofs[0]
 
 
-def _other(one: Place, two: Place) -> bool:
-    return (one.flops, one.shape) != (two.flops, two.shape)
-
-
 def first_proven(
     candidates: Candidates,
     pick: Callable[[Sequence[Place]], T | None],

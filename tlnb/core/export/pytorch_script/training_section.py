@@ -126,7 +126,7 @@ def _adapter_words(case: ScriptFacts) -> dict[str, object]:
     edit = case.plan.adapters
     if edit is None:
         return {"adapted": "()", "rank": 0}
-    heads = [quoted(place(head, case.plan.edits)) for head in edit.name.split(", ")]
+    heads = [quoted(place(head, case.plan.edits)) for head in edit.heads]
     return {"adapted": f"({', '.join(heads)}{',' if len(heads) == 1 else ''})", "rank": edit.rank}
 
 
