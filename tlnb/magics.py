@@ -1,81 +1,17 @@
-"""The magics: split the line into tokens, call the session, return its value. No logic here."""
+"""The magics: each is one call on the session. No logic here; `magic_call` runs them."""
 
 from __future__ import annotations
 
 import argparse
-import re
-from collections.abc import Callable
 from typing import Any
 
-from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
+from IPython.core.magic import line_cell_magic, line_magic, magics_class, no_var_expand
 from torch import nn
 
 from tlnb import magic_options as options
-from tlnb.core.planning.magic_lines import tokens
-from tlnb.core.runtime.errors import UsageError, one_line
-from tlnb.display.live import reporter
-from tlnb.magic_options import parse, place_and_code, takes, training
-from tlnb.session import Session
-
-
-def _returned(value: Any, silent: bool, cell: Cell) -> Any:
-    """The magic's return value; in a cell of several, all but the last print one line."""
-    if cell.more_to_come() and not silent:
-        print(one_line(repr(value)))
-    return None if silent else value
-
-
-class Cell:
-    """Tracks the magics in the running cell, to know which one is its last line."""
-
-    LINE = re.compile(r"^(?P<to>\w[\w\s,]*=\s*)?%tl")
-
-    def __init__(self) -> None:
-        # For each magic still to run: whether its value is shown as a card.
-        self._waiting: list[bool] = []
-
-    def begin(self, info: Any) -> None:
-        """Handle IPython's pre_run_cell event."""
-        lines = [
-            line
-            for line in str(getattr(info, "raw_cell", "")).splitlines()
-            if line.strip() and line.strip()[0] != "#"
-        ]
-        magics = [(i, m) for i, line in enumerate(lines) if (m := self.LINE.match(line))]
-        self._waiting = [i == len(lines) - 1 or m["to"] is not None for i, m in magics]
-
-    def more_to_come(self) -> bool:
-        """Whether other magics follow, so that IPython will not show this one's value."""
-        return not self._waiting.pop(0) if self._waiting else False
-
-
-class SessionMagics(Magics):
-    """Parses a magic's line, calls the session and shows the result."""
-
-    def __init__(self, shell: Any, session: Session) -> None:
-        super().__init__(shell)
-        self.session = session
-        self.cell = Cell()
-
-    def _run(
-        self, method: Callable[..., Any], line: str, call: Callable[[argparse.Namespace], Any]
-    ) -> Any:
-        words, silent = tokens(line)
-        words, renamed = options.by_todays_names(method, words)
-        chosen = parse(method, words)
-        if renamed:
-            print(renamed)
-        return self._show(lambda: call(chosen), silent)
-
-    def _show(self, call: Callable[[], Any], silent: bool) -> Any:
-        show = reporter(self.shell)
-        self.session.report = show
-        try:
-            value = call()
-        finally:
-            show.close()
-            self.session.report = None
-        return _returned(value, silent, self.cell)
+from tlnb.core.runtime.errors import UsageError
+from tlnb.magic_call import SessionMagics
+from tlnb.magic_options import place_and_code, takes, training
 
 
 @magics_class
