@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 
@@ -104,9 +105,8 @@ def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str
     sweep(target.parent.glob("*.part"), LEFTOVER)
     try:
         with (_tar if archive_ending(file) in TAR else _zip)(file) as entries:
-            good, refused = _sorted_out(
-                entries if target.is_dir() else _bounded(file, entries, target.parent)
-            )
+            unread = entries if target.is_dir() else _bounded(file, entries, target.parent)
+            good, refused = _sorted_out(unread)
             if not _is_whole(target, good):
                 shutil.rmtree(target, ignore_errors=True)
                 _unpack(list(_bounded(file, good, target.parent)), target, telling)
@@ -133,11 +133,8 @@ def unpacked(file: Path, telling: Telling | None = None) -> tuple[Path, list[str
 @contextmanager
 def _zip(file: Path) -> Iterator[Iterator[Entry]]:
     with zipfile.ZipFile(file) as archive:
-        yield (
-            _zip_entry(archive, info)
-            for info in archive.infolist()
-            if not info.is_dir() and info.filename[-1:] != "\\"
-        )
+        files = (info for info in archive.infolist() if not info.is_dir())
+        yield (_zip_entry(archive, info) for info in files if info.filename[-1:] != "\\")
 
 
 def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
@@ -146,13 +143,8 @@ def _zip_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Entry:
         why = "a link"
     elif info.flag_bits & 1:
         why = "encrypted"
-    return Entry(
-        name=info.filename,
-        size=info.file_size,
-        refused=why,
-        open=lambda: archive.open(info),
-        checksum=info.CRC,
-    )
+    name, size, opened = info.filename, info.file_size, partial(archive.open, info)
+    return Entry(name=name, size=size, refused=why, open=opened, checksum=info.CRC)
 
 
 class _ShortHeaders(tarfile.TarInfo):
@@ -213,14 +205,9 @@ def _bounded(file: Path, entries: Iterable[Entry], folder: Path) -> Iterator[Ent
 
 
 def _sorted_out(entries: Iterable[Entry]) -> tuple[list[Entry], list[str]]:
-    good, refused = [], []
-    for entry in entries:
-        why = _why_not(entry)
-        if why:
-            refused.append(f"{entry.shown}: {why}")
-        else:
-            good.append(entry)
-    return good, refused
+    judged = [(entry, _why_not(entry)) for entry in entries]
+    good = [entry for entry, why in judged if not why]
+    return good, [f"{entry.shown}: {why}" for entry, why in judged if why]
 
 
 def _why_not(entry: Entry) -> str:

@@ -63,39 +63,42 @@ def _refuse_dataset(source: object) -> None:
     inner = getattr(source, "dataset", None)  # of a DataLoader, a Subset, a fastai DataLoader
     if root is None and inner is not None:
         kind, root = f"{kind} of a {type(inner).__name__}", getattr(inner, "root", None)
-    if isinstance(root, str | Path) and not isinstance(source, str | Path):
-        files = hasattr(source, "samples") or hasattr(inner, "samples")
-        line = (
-            f"tl.data({str(root)!r})"
-            if files
-            else f"tl.data({type(inner or source).__name__!r}, root={str(root)!r})"
-        )
-        raise UsageError(f"a {kind} is not read: give the folder that it reads itself, {line}")
-    tensors = getattr(source if inner is None else inner, "tensors", ())
-    if isinstance(source, Dataset | DataLoader) and len(tensors) == 2 and not _is_subset(source):
-        of = "loader.dataset" if isinstance(source, DataLoader) else "dataset"
-        raise UsageError(
-            f"a {kind} is not read: give its images and labels, tl.data(*{of}.tensors)"
-        )
-    if hasattr(source, "features") and hasattr(source, "column_names"):
-        raise UsageError(
-            f"a {kind} is not read: give its images and labels, "
-            "tl.data(list(d['image']), d['label'])"
-        )
-    if hasattr(source, "to_csv"):
-        raise UsageError(
-            f"a {kind} is not read: write it to a file, table.to_csv('labels.csv', index=False), "
-            "and use tl.data('labels.csv')"
-        )
     if isinstance(source, list | tuple) and source and isinstance(source[0], str | Path):
         raise UsageError(
             "a list of files is not read: give a CSV file with the columns path and label instead"
         )
-    if isinstance(source, Dataset | DataLoader) or hasattr(source, "features"):
+    remedy = ""
+    if isinstance(root, str | Path) and not isinstance(source, str | Path):
+        remedy = f"the folder that it reads itself, {_line_for(root, source, inner)}"
+    elif line := _line_of_tensors(source, inner):
+        remedy = f"its images and labels, {line}"
+    elif hasattr(source, "features") and hasattr(source, "column_names"):
+        remedy = "its images and labels, tl.data(list(d['image']), d['label'])"
+    elif hasattr(source, "to_csv"):
         raise UsageError(
-            f"a {kind} is not read: give a folder of class folders, or arrays, "
-            "tl.data(images, labels)"
+            f"a {kind} is not read: write it to a file, table.to_csv('labels.csv', index=False), "
+            "and use tl.data('labels.csv')"
         )
+    elif isinstance(source, Dataset | DataLoader) or hasattr(source, "features"):
+        remedy = "a folder of class folders, or arrays, tl.data(images, labels)"
+    if remedy:
+        raise UsageError(f"a {kind} is not read: give {remedy}")
+
+
+def _line_for(root: str | Path, source: object, inner: object) -> str:
+    """The call that reads the folder of a torchvision data set."""
+    if hasattr(source, "samples") or hasattr(inner, "samples"):
+        return f"tl.data({str(root)!r})"
+    return f"tl.data({type(inner or source).__name__!r}, root={str(root)!r})"
+
+
+def _line_of_tensors(source: object, inner: object) -> str:
+    """The call that reads a `TensorDataset` or a loader of one; empty for anything else."""
+    tensors = getattr(source if inner is None else inner, "tensors", ())
+    if not isinstance(source, Dataset | DataLoader) or len(tensors) != 2 or _is_subset(source):
+        return ""
+    of = "loader.dataset" if isinstance(source, DataLoader) else "dataset"
+    return f"tl.data(*{of}.tensors)"
 
 
 def _is_subset(source: object) -> bool:
@@ -114,9 +117,8 @@ def _square(images: Tensor) -> tuple[Tensor, tuple[str, ...]]:
     edge = min(height, width)
     top, left = (height - edge) // 2, (width - edge) // 2
     cut = images[..., top : top + edge, left : left + edge]
-    return cut, (
-        f"images of {height} × {width} pixels are cropped to their centre {edge} × {edge}",
-    )
+    note = f"images of {height} × {width} pixels are cropped to their centre {edge} × {edge}"
+    return cut, (note,)
 
 
 def _group_numbers(groups: object, count: int) -> np.ndarray:
@@ -151,9 +153,8 @@ def as_images(source: object) -> Tensor:
     if not pixels.size:
         raise DataError(f"images have shape {pixels.shape}, which holds no pixels: give some")
     ready = _bytes(pixels)
-    return torch.from_numpy(_on_white(ready) if ready.shape[1] == 4 else ready).expand(
-        -1, 3, -1, -1
-    )  # splitting copies
+    colours = torch.from_numpy(_on_white(ready) if ready.shape[1] == 4 else ready)
+    return colours.expand(-1, 3, -1, -1)  # splitting copies
 
 
 def _unrolled(shape: tuple[int, ...]) -> str:
@@ -177,11 +178,9 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
     whole, least, most = pixels.dtype.kind in "ui", pixels.min(), pixels.max()
     top = 255 if whole else 1
     if not (least >= 0 and most <= top):  # NaN fails both comparisons
-        scale = (
-            "divide them by their largest value for floats in 0..1"
-            if whole
-            else _float_remedy(float(least), float(most))
-        )
+        scale = "divide them by their largest value for floats in 0..1"
+        if not whole:
+            scale = _float_remedy(float(least), float(most))
         raise DataError(
             f"{'whole' if whole else 'float'} images must lie in 0..{top}, these lie in "
             f"{least:g}..{most:g}: {scale}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -42,6 +42,11 @@ LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <
 PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
 SMALLEST_PHOTO = 96  # edge below which images are treated as drawings
 HASHED = 256  # images hashed at a time
+REASONS = {
+    "group": "has no files to group",
+    "root": "does not come from torchvision",
+    "classes": "has its own classes",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +59,8 @@ class DataFacts(OneLine):
     edge: int  # of the decoded images, in pixels
     request: DataRequest
     folders: tuple[tuple[str, str], ...] = ()
-    values: tuple[float, float] | None = (
-        None  # black and white points of grey images of more than 8 bits
-    )
+    # black and white points of grey images of more than 8 bits
+    values: tuple[float, float] | None = None
     transparent: bool = False  # whether images have transparent parts, now white
     own_range: bool = False  # whether integer and float images are scaled image by image
 
@@ -92,21 +96,18 @@ class DataSet(OneLine):
     labels: Mapping[str, Tensor] = field(repr=False)  # split → (N,) int64
     request: DataRequest
     skipped: tuple[str, ...] = ()
-    folders: tuple[
-        tuple[str, str], ...
-    ] = ()  # split → its folder, if the data folder defines splits
+    # split → its folder, if the data folder defines splits
+    folders: tuple[tuple[str, str], ...] = ()
     brought: tuple[str, ...] = ()  # splits that came with the data; the others were drawn here
     notes: tuple[str, ...] = ()  # what readers of the results should know, one sentence each
-    files: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict, repr=False
-    )  # split → the images' file names, in order
+    # split → the images' file names, in order
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     groups: int | None = None  # number of groups, if groups are kept within one split
     leaks: tuple[Leak, ...] = ()  # val and test images that an earlier split repeats
     two_labels: tuple[tuple[str, str], ...] = ()  # files of the same image in two classes
     source_hint: str = ""  # why ImageNet models may have seen these images
-    values: tuple[float, float] | None = (
-        None  # black and white points of grey images of more than 8 bits
-    )
+    # black and white points of grey images of more than 8 bits
+    values: tuple[float, float] | None = None
     transparent: bool = False  # whether images have transparent parts, now white
     own_range: bool = False  # whether integer and float images are scaled image by image
 
@@ -168,17 +169,7 @@ class DataSet(OneLine):
     @property
     def facts(self) -> DataFacts:
         """Everything but the images."""
-        return DataFacts(
-            name=self.name,
-            classes=self.classes,
-            splits=self.splits,
-            edge=self.edge,
-            request=self.request,
-            folders=self.folders,
-            values=self.values,
-            transparent=self.transparent,
-            own_range=self.own_range,
-        )
+        return DataFacts(**{each.name: getattr(self, each.name) for each in fields(DataFacts)})
 
     def save(self, path: str | Path) -> Path:
         """Write images and labels of every split to a `.npz` file; returns its path.
@@ -209,9 +200,8 @@ class DataSet(OneLine):
         """Hash of all images and labels."""
         digest = hashlib.blake2b(digest_size=8)
         for split in self.splits:
-            for part in self.images[split].split(
-                HASHED
-            ):  # the images may be mapped from a file larger than memory
+            # the images may be mapped from a file larger than memory
+            for part in self.images[split].split(HASHED):
                 digest.update(part.numpy().tobytes())
             digest.update(self.labels[split].numpy().tobytes())
         return digest.hexdigest()
@@ -269,34 +259,35 @@ def open_data(
         raise UsageError(
             "labels and groups go with arrays only: leave them out for a name or a folder"
         )
-    if str(source) in BUNDLED:
-        _refuse(request, str(source), "group", "root")
-        return _data_set(BUNDLED[str(source)](request), request)
-    path, name = user_path(source), library_name(str(source))
-    if name is not None and not path.exists():
-        _refuse(request, name, "group", "classes")
-        parts = read_library(name, request, edge or PHOTO_EDGE, progress, telling)
-        return _looked_through(parts, replace(request, source=name), photos=name not in ARRAYS)
-    if not path.exists():
-        raise DataError(
-            f"{str(source)!r} is neither a data set nor a folder: {_instead(str(source))}"
-        )
+    text = str(source)
+    if text in BUNDLED:
+        _refuse(request, text, "group", "root")
+        return _data_set(BUNDLED[text](request), request)
+    edge = edge or PHOTO_EDGE
+    path, name = user_path(source), library_name(text)
+    if path.exists():
+        return _from_files(path, request, edge, progress, telling)
+    if name is None:
+        raise DataError(f"{text!r} is neither a data set nor a folder: {_instead(text)}")
+    _refuse(request, name, "group", "classes")
+    parts = read_library(name, request, edge, progress, telling)
+    return _looked_through(parts, replace(request, source=name), photos=name not in ARRAYS)
+
+
+def _from_files(
+    path: Path, request: DataRequest, edge: int, progress: Progress | None, telling: Telling | None
+) -> DataSet:
     _refuse(request, path.name, "root", "classes")
-    found = list_files(path, telling)
-    where = found.top if path.is_dir() else path
+    listing = list_files(path, telling)
+    where = listing.top if path.is_dir() else path
     if library_name(str(where)):  # it would be taken for torchvision's
         where = where.absolute()
-    parts = read_files(found, request, edge or PHOTO_EDGE, progress)
+    parts = read_files(listing, request, edge, progress)
     return _looked_through(parts, replace(request, source=str(where)))
 
 
 def _refuse(request: DataRequest, name: str, *options: str) -> None:
-    reasons = {
-        "group": "has no files to group",
-        "root": "does not come from torchvision",
-        "classes": "has its own classes",
-    }
-    refuse(request, name, **{option: reasons[option] for option in options})
+    refuse(request, name, **{option: REASONS[option] for option in options})
 
 
 def _instead(text: str) -> str:
@@ -337,20 +328,9 @@ def _grouping(request: DataRequest) -> str:
 
 
 def _data_set(parts: Parts, request: DataRequest) -> DataSet:
-    images, labels = MappingProxyType(parts.images), MappingProxyType(parts.labels)
-    return DataSet(
-        name=parts.name,
-        classes=parts.classes,
-        images=images,
-        labels=labels,
-        request=request,
-        skipped=parts.skipped,
-        folders=parts.folders,
-        brought=parts.brought,
-        notes=parts.notes,
-        files=parts.files,
-        groups=parts.groups,
-        values=parts.values,
-        transparent=parts.transparent,
-        own_range=parts.own_range,
-    )
+    values = {
+        **vars(parts),
+        "images": MappingProxyType(parts.images),
+        "labels": MappingProxyType(parts.labels),
+    }
+    return DataSet(**values, request=request)

@@ -22,14 +22,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-SCAN = (
-    b"\xff\xda"  # a JPEG's marker before each scan; in a scan itself 0xFF is never followed by this
-)
+# a JPEG's marker before each scan; in a scan itself 0xFF is never followed by this
+SCAN = b"\xff\xda"
 MOST_SCANS = 100  # cameras and programs write about ten; each goes over the whole image
 MOST_SCANNED = 1_500_000_000  # pixels × scans
-LARGE = (
-    20_000_000  # pixels: larger images are decoded one at a time, whatever the number of threads
-)
+# pixels: larger images are decoded one at a time, whatever the number of threads
+LARGE = 20_000_000
 PIXEL = 12  # bytes per pixel while decoding: as decoded, turned upright, in RGB
 AT_ONCE = 8  # items in progress at a time
 POLL = 0.2  # seconds between checks for an interrupt, on systems where waits cannot be interrupted

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,9 +31,8 @@ MAX_PIXELS = 100_000_000  # larger images are refused by their header, before de
 FINER = 2
 # Multiple of the shorter side: anything beyond is cropped before resizing, which would enlarge it.
 LONGEST = 3
-BATCH_DECODED = (
-    8  # images that a thread decodes before handing them over, since each handover costs time
-)
+# images that a thread decodes before handing them over, since each handover costs time
+BATCH_DECODED = 8
 BATCH_CHECKED = 64  # the same for files that are only checked
 # Fractions up to this overshoot count as white = 1; images in 0..255 would be black anyway.
 OVERSHOT = 2.0
@@ -40,10 +40,8 @@ OTHER_EXTENSIONS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".pnm")
 BAND = 2**20  # pixels converted to RGB at a time
 SMALL = 32  # edge, in pixels, at which a suspicious file is test-decoded
 HEAD, TAIL = 16, 64  # bytes
-STRIPS, TILES = (
-    (273, 279),
-    (324, 325),
-)  # TIFF tags for the offsets and lengths of strips and tiles
+# TIFF tags for the offsets and lengths of strips and tiles
+STRIPS, TILES = ((273, 279), (324, 325))
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # in torch's words
 
 Progress = Callable[[int, int], None]  # done, total
@@ -67,13 +65,8 @@ Values = tuple[float, float]  # black and white points of grey images of more th
 # Ghostscript) or are not photos.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM", "GIF", "AVIF", "HEIF")
 BRANDS = {
-    b"avif": "AVIF",
-    b"avis": "AVIF",
-    b"heic": "HEIC",
-    b"heix": "HEIC",
-    b"hevc": "HEIC",
-    b"mif1": "HEIC",
-    b"msf1": "HEIC",
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"mif1", b"msf1"), "HEIC"),
 }
 REMEDIES = {
     "AVIF": "an AVIF image, which this Pillow does not read: %pip install -U pillow",
@@ -133,17 +126,11 @@ def decode_each(
     groups = [paths[i : i + BATCH_DECODED] for i in range(0, len(paths), BATCH_DECODED)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # decoders' warnings are listed with the file, or harmless
-        for number, some in enumerate(
-            in_threads(lambda some: _decode_some(some, edge, values), groups)
-        ):
-            for done, found in enumerate(some, number * BATCH_DECODED + 1):
-                yield found
-                if progress:
-                    progress(done, len(paths))
-
-
-def _decode_some(paths: Sequence[Path], edge: int, values: Values | None) -> list[Tensor | str]:
-    return [decode(path, edge, values) for path in paths]
+        batches = in_threads(lambda some: [decode(path, edge, values) for path in some], groups)
+        for done, found in enumerate(chain.from_iterable(batches), 1):
+            yield found
+            if progress:
+                progress(done, len(paths))
 
 
 def decode(path: Path, edge: int, values: Values | None = None) -> Tensor | str:
@@ -188,11 +175,11 @@ def look_over(paths: Sequence[Path], progress: Progress | None = None) -> dict[i
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found: dict[int, str] = {}
-        for number, reasons in enumerate(in_threads(lambda some: [*map(_look_over, some)], groups)):
-            for place, why in enumerate(reasons, number * BATCH_CHECKED):
-                found |= {place: why} if why else {}
-                if progress:
-                    progress(place + 1, len(paths))
+        batches = in_threads(lambda some: [*map(_look_over, some)], groups)
+        for place, why in enumerate(chain.from_iterable(batches)):
+            found |= {place: why} if why else {}
+            if progress:
+                progress(place + 1, len(paths))
         return found
 
 
@@ -221,9 +208,7 @@ def _ends_well(path: Path, image: Image) -> bool:
         file.seek(-min(TAIL, size), os.SEEK_END)
         tail = file.read()
     match image.format:
-        case (
-            "JPEG" | "MPO"
-        ):  # the latter: JPEGs of phones and cameras with a second image behind the first
+        case "JPEG" | "MPO":  # MPO: a JPEG of a phone with a second image behind the first
             return tail.rstrip(b"\0").endswith(b"\xff\xd9")
         case "PNG":
             return b"IEND" in tail
@@ -241,9 +226,8 @@ def _ends_well(path: Path, image: Image) -> bool:
 def _holds_its_pieces(image: Image, size: int) -> bool:
     """Whether a TIFF's strips or tiles lie within `size` bytes."""
     tags: Mapping[int, Sequence[int]] = getattr(image, "tag_v2", {})
-    starts, lengths = next(
-        ((tags[a], tags[b]) for a, b in (STRIPS, TILES) if a in tags and b in tags), ((), ())
-    )
+    pieces = ((tags[a], tags[b]) for a, b in (STRIPS, TILES) if a in tags and b in tags)
+    starts, lengths = next(pieces, ((), ()))
     ends = [start + length for start, length in zip(starts, lengths, strict=False)]
     return len(starts) == len(lengths) > 0 and max(ends) <= size
 
@@ -258,9 +242,8 @@ def too_large(image: Image) -> str:
 def raise_if_memory_ran_out(error: Exception) -> None:
     """Re-raise out-of-memory errors: the call must fail, not skip a file that may be fine."""
     said = str(error).lower()
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(w in said for w in NO_MEMORY)
-    ):
+    of_torch = isinstance(error, RuntimeError) and any(words in said for words in NO_MEMORY)
+    if isinstance(error, MemoryError) or of_torch:
         raise error
 
 
@@ -275,16 +258,12 @@ def _why(error: Exception, path: Path) -> str:
     raise_if_memory_ran_out(error)
     if isinstance(error, Image.DecompressionBombError):
         count = re.search(r"\d{5,}", str(error))
-        return (
-            f"{int(count[0]):,} pixels are more than {MAX_PIXELS:,}"
-            if count
-            else f"more than {MAX_PIXELS:,} pixels"
-        )
+        most = f"more than {MAX_PIXELS:,}"
+        return f"{int(count[0]):,} pixels are {most}" if count else f"{most} pixels"
     if isinstance(error, PermissionError):
         return Passing("cannot be read (no permission)")
-    if (
-        isinstance(error, OSError) and error.errno
-    ):  # system errors: too many open files, an unresponsive disk
+    # system errors: too many open files, an unresponsive disk
+    if isinstance(error, OSError) and error.errno:
         return Passing(f"cannot be read ({error.strerror})")
     with suppress(OSError):
         if not path.stat().st_size:
@@ -292,9 +271,8 @@ def _why(error: Exception, path: Path) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"cannot be read ({_instead(path)})"
     words = f"cannot be read ({one_line(str(error))[:80] or type(error).__name__})"
-    return (
-        Passing(words) if NO_MEMORY[0] in words else words
-    )  # Pillow reports some damaged files so, too
+    # Pillow reports some damaged files so, too
+    return Passing(words) if NO_MEMORY[0] in words else words
 
 
 def _instead(path: Path) -> str:
@@ -335,11 +313,8 @@ def upright_rgb(image: Image, values: Values | None) -> Bytes:
     """
     from PIL import ExifTags, ImageOps
 
-    upright = (
-        image
-        if image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        else ImageOps.exif_transpose(image)
-    )
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image
     to_rgb = _grey_to_rgb(upright, values) if upright.mode[0] in "IF" else _plain_to_rgb
     if upright.width * upright.height <= BAND:
         return to_rgb(upright)
@@ -375,9 +350,8 @@ def opaque(image: Image) -> Image:
     if not is_transparent(image):
         return image.convert("RGB")
     coloured = image.convert("RGBA")
-    return images.alpha_composite(images.new("RGBA", coloured.size, "white"), coloured).convert(
-        "RGB"
-    )
+    paper = images.new("RGBA", coloured.size, "white")
+    return images.alpha_composite(paper, coloured).convert("RGB")
 
 
 def _grey_to_rgb(image: Image, given: Values | None) -> Callable[[Image], Bytes]:
@@ -392,10 +366,8 @@ def _grey_to_rgb(image: Image, given: Values | None) -> Callable[[Image], Bytes]
     if not ends:
         raise ValueError("none of its pixels is a number")
     least, most = min(low for low, _ in ends), max(high for _, high in ends)
-    low, high = given or (
-        least,
-        white(most, image.mode[0]) if least >= 0 else max(most, least + 1e-6),
-    )
+    top = white(most, image.mode[0]) if least >= 0 else max(most, least + 1e-6)
+    low, high = given or (least, top)
 
     def to_rgb(band: Image) -> Bytes:
         values = np.nan_to_num(_numbers(band), copy=False, nan=low, posinf=high, neginf=low)

@@ -71,23 +71,13 @@ def find_leaks(
     near = next(iter(images.values())).shape[-1] >= NEAR_FROM
     found: dict[tuple[str, int], Leak] = {}
     for before, after in combinations(splits, 2):
-        matches = {
-            i: (j, True)
-            for i, j in _same(images[before], images[after], looks[before], looks[after])
-        }
-        if near:
-            matches = {i: (j, False) for i, j in _alike(looks[before], looks[after])} | matches
-        for i, (j, same) in matches.items():
-            found.setdefault(
-                (after, i),
-                Leak(
-                    split=after,
-                    image=files[after][i],
-                    other_split=before,
-                    other=files[before][j],
-                    same=same,
-                ),
-            )
+        one, two = looks[before], looks[after]
+        alike = dict(_alike(one, two)) if near else {}
+        same = dict(_same(images[before], images[after], one, two))
+        for i, j in (alike | same).items():
+            image, other = files[after][i], files[before][j]
+            leak = Leak(split=after, image=image, other_split=before, other=other, same=i in same)
+            found.setdefault((after, i), leak)
     return tuple(found[key] for key in sorted(found))
 
 
@@ -104,27 +94,28 @@ def find_two_labels(
     """
     seen: dict[bytes, list[tuple[str, int]]] = {}
     found = []
-    for split in (s for s in SPLITS if s in images):
-        step = max(1, images[split].shape[-1] // FREQUENCIES)
-        for start in range(0, len(images[split]), CHUNK):
-            keys = images[split][start : start + CHUNK, 1, ::step, ::step].contiguous().numpy()
-            for row, key in enumerate(keys, start):
-                same = seen.setdefault(key.tobytes(), [])
-                other = next(
-                    (
-                        o
-                        for o in same[:CHUNK]
-                        if torch.equal(images[o[0]][o[1]], images[split][row])
-                    ),
-                    None,
-                )
-                if _plain(images[split][row], key):
-                    continue
-                if other is None:
-                    same.append((split, row))
-                elif labels[other[0]][other[1]] != labels[split][row]:
-                    found.append((files[other[0]][other[1]], files[split][row]))
+    for split, row, key in _samples({s: images[s] for s in SPLITS if s in images}):
+        image = images[split][row]
+        if _plain(image, key):
+            continue
+        alike = seen.setdefault(key.tobytes(), [])
+        other = next(((s, i) for s, i in alike[:CHUNK] if torch.equal(images[s][i], image)), None)
+        if other is None:
+            alike.append((split, row))
+            continue
+        first, place = other
+        if labels[first][place] != labels[split][row]:
+            found.append((files[first][place], files[split][row]))
     return tuple(found)
+
+
+def _samples(images: Mapping[str, Tensor]) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Yield the split and the row of each image, and a grid of its green pixels."""
+    for split, held in images.items():
+        step = max(1, held.shape[-1] // FREQUENCIES)
+        for start in range(0, len(held), CHUNK):
+            grids = held[start : start + CHUNK, 1, ::step, ::step].contiguous().numpy()
+            yield from ((split, row, grid) for row, grid in enumerate(grids, start))
 
 
 def _plain(image: Tensor, sample: np.ndarray) -> bool:
@@ -136,9 +127,7 @@ def two_labels_note(pairs: Sequence[tuple[str, str]]) -> str:
     """What to do about images with two labels; empty without pairs."""
     if not pairs:
         return ""
-    shown = "; ".join(f"{one} and {other}" for one, other in pairs[:3]) + (
-        " …" if len(pairs) > 3 else ""
-    )
+    shown = "; ".join(f"{one} and {other}" for one, other in pairs[:3]) + " …" * (len(pairs) > 3)
     many = "One image lies" if len(pairs) == 1 else f"{len(pairs)} images lie"
     return (
         f"{many} in two classes ({shown}): at least one of the labels is wrong. "
@@ -179,12 +168,8 @@ def _looks(images: Tensor) -> _Looks:
         signs.append(torch.where(spectrum > spectrum.median(1, keepdim=True).values, 1.0, -1.0))
         thumbnails.append(torch.nn.functional.avg_pool2d(fine[:, None], FINE // COARSE).flatten(1))
     coarse = torch.cat(thumbnails)
-    deviation = coarse.std(1, keepdim=True)
-    standard = (
-        (coarse - coarse.mean(1, keepdim=True))
-        / deviation.clamp(min=1e-6)
-        / (coarse.shape[1] - 1) ** 0.5
-    )
+    deviation, norm = coarse.std(1, keepdim=True), (coarse.shape[1] - 1) ** 0.5
+    standard = (coarse - coarse.mean(1, keepdim=True)) / deviation.clamp(min=1e-6) / norm
     keys = [row.tobytes() for row in coarse.mul(16).round().short().numpy()]
     return _Looks(
         bits=torch.cat(signs), thumbnails=standard, varied=deviation[:, 0] > FLAT, keys=keys
@@ -201,11 +186,9 @@ def _fine(images: Tensor) -> Tensor:
     green = images[:, 1:2, ::step, ::step].float()
     size = green.shape[-1]
     pooled = torch.nn.functional.avg_pool2d(green, size // FINE) if size >= FINE else green
-    return (
-        pooled[:, 0]
-        if pooled.shape[-1] == FINE
-        else torch.nn.functional.interpolate(pooled, FINE, mode="bilinear")[:, 0]
-    )
+    if pooled.shape[-1] != FINE:
+        pooled = torch.nn.functional.interpolate(pooled, FINE, mode="bilinear")
+    return pooled[:, 0]
 
 
 def _cosines() -> Tensor:
@@ -228,9 +211,8 @@ def _same(before: Tensor, after: Tensor, one: _Looks, two: _Looks) -> Iterator[t
 
 def _alike(one: _Looks, two: _Looks) -> Iterator[tuple[int, int]]:
     """Yield (row in `two`, its closest row in `one`) of nearly identical images."""
-    least = (
-        two.bits.shape[1] - 2 * BITS
-    )  # dot product of two rows of signs: 63 − 2 × differing bits
+    # dot product of two rows of signs: 63 − 2 × differing bits
+    least = two.bits.shape[1] - 2 * BITS
     for start in range(0, len(two.bits), CHUNK):
         rows = slice(start, start + CHUNK)
         close = two.bits[rows] @ one.bits.T >= least

@@ -55,9 +55,8 @@ def group_files(listing: Listing, option: str) -> Listing:
 
 def _name(path: Path, top: Path) -> str:
     """A file's path below the folder, with accents in Unicode's composed form."""
-    return class_name(
-        path.relative_to(top).as_posix() if path.is_relative_to(top) else path.as_posix()
-    )
+    below = path.relative_to(top) if path.is_relative_to(top) else path
+    return class_name(below.as_posix())
 
 
 def group_numbers(groups: Sequence[str]) -> np.ndarray:
@@ -72,11 +71,9 @@ def _by_pattern(pattern: str, names: Sequence[str]) -> list[str | None]:
         raise UsageError(
             f"--group {pattern} is not a valid regular expression ({error}): {_example(names)}"
         ) from None
-    return (
-        first_groups(pattern, names)
-        if may_take_long(pattern)
-        else [group_in(expression, name) for name in names]
-    )
+    if may_take_long(pattern):
+        return first_groups(pattern, names)
+    return [group_in(expression, name) for name in names]
 
 
 def _from_table(file: Path, names: Sequence[str]) -> list[str | None]:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -81,19 +82,14 @@ class ImageCache:
         if size > budget:
             raise DataError(
                 f"the decoded images take {_gb(size)} of disk, and {_gb(budget)} are allowed: "
-                f"{_larger(size)}"
+                f"set TLNB_DISK={size // 10**9 + 1}GB, or give a smaller --size"
             )
         try:
             checked_arrays.make_room(self.folder, size)
-            images = (row[None].numpy() for row in rows)
-            checked_arrays.write(
-                file, shape, np.dtype(np.uint8), images, lambda: _about(order, unreadable)
-            )
-            return Decoded(
-                images=map_file(self._set_apart(file, order, unreadable)),
-                order=order,
-                unreadable=unreadable,
-            )
+            parts, about = (row[None].numpy() for row in rows), partial(_about, order, unreadable)
+            checked_arrays.write(file, shape, np.dtype(np.uint8), parts, about)
+            images = map_file(self._set_apart(file, order, unreadable))
+            return Decoded(images=images, order=order, unreadable=unreadable)
         except OSError as error:
             raise DataError(_why(error, self.folder, size)) from None
 
@@ -113,10 +109,8 @@ class ImageCache:
 
 
 def _about(order: np.ndarray, unreadable: Unreadable) -> dict[str, object]:
-    lasting = sorted(
-        (number, why) for number, why in unreadable.items() if not isinstance(why, Passing)
-    )
-    return {"order": _lasting(order, unreadable).tolist(), "unreadable": lasting}
+    lasting = [item for item in unreadable.items() if not isinstance(item[1], Passing)]
+    return {"order": _lasting(order, unreadable).tolist(), "unreadable": sorted(lasting)}
 
 
 def _lasting(order: np.ndarray, unreadable: Unreadable) -> np.ndarray:
@@ -131,9 +125,8 @@ def image_cache(paths: Sequence[Path], edge: int, values: Values | None = None) 
     It depends on their paths, sizes and times, the edge in pixels and the scale of values.
     """
     states = [(str(path.absolute()), *_state(path)) for path in paths]
-    return ImageCache(
-        cache_folder() / "images", _hash(json.dumps([VERSION, edge, values, states]).encode())
-    )
+    key = _hash(json.dumps([VERSION, edge, values, states]).encode())
+    return ImageCache(cache_folder() / "images", key)
 
 
 def _state(path: Path) -> tuple[int, int, int]:
@@ -153,22 +146,13 @@ def _hash(data: bytes) -> str:
 
 def _read(file: Path) -> Decoded | None:
     about = checked_arrays.read(file)
+    if about is None:
+        return None
     try:
-        return (
-            None
-            if about is None
-            else Decoded(
-                images=map_file(file),
-                order=np.array(about["order"]),
-                unreadable=dict(about["unreadable"]),
-            )
-        )
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-    ):  # removed meanwhile, no memory to map it, or another version's
+        order, unreadable = np.array(about["order"]), dict(about["unreadable"])
+        return Decoded(images=map_file(file), order=order, unreadable=unreadable)
+    # removed meanwhile, no memory to map it, or another version's
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -182,10 +166,6 @@ def _why(error: OSError, folder: Path, size: int) -> str:
         f"{folder} cannot be written ({error.strerror}): set TLNB_CACHE to a folder that you can "
         "write to"
     )
-
-
-def _larger(size: int) -> str:
-    return f"set TLNB_DISK={size // 10**9 + 1}GB, or give a smaller --size"
 
 
 def _gb(count: int) -> str:

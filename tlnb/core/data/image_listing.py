@@ -21,20 +21,7 @@ from tlnb.core.data.splits import check_classes
 from tlnb.core.runtime.errors import DataError, listed, one_line
 from tlnb.core.runtime.paths import is_file, is_folder, is_there
 
-RAW = (
-    ".cr2",
-    ".cr3",
-    ".nef",
-    ".nrw",
-    ".arw",
-    ".dng",
-    ".orf",
-    ".rw2",
-    ".pef",
-    ".srw",
-    ".raf",
-    ".thm",
-)
+RAW = "cr2 cr3 nef nrw arw dng orf rw2 pef srw raf thm"  # extensions of cameras' raw files
 CLASSES_COMPARED = 100  # class folders
 MAX_WRAPPERS = 4  # nested folders that hold nothing but one folder
 LONGEST_NAME = 80  # characters of a name that are shown
@@ -54,13 +41,11 @@ class Listing:
     split_of: list[str] = field(default_factory=list)
     class_of: list[int] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
-    parts: dict[str, Path] = field(
-        default_factory=dict
-    )  # split → its folder, if the folder defines splits
+    # split → its folder, if the folder defines splits
+    parts: dict[str, Path] = field(default_factory=dict)
     group_of: list[str] | None = None
-    columns: dict[str, list[str]] = field(
-        default_factory=dict
-    )  # the other columns of a table, by name
+    # the other columns of a table, by name
+    columns: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def shown(self, number: int) -> str:
@@ -71,15 +56,12 @@ class Listing:
 def shown(path: Path, top: Path) -> str:
     """Shorten a path below `top`; if it lies elsewhere, keep only its end."""
     words, start = os.fspath(path), f"{top}{os.sep}"  # as text for speed, since there may be many
-    words = (
-        words[len(start) :] if words.startswith(start) else f"{path.parent.name}{os.sep}{path.name}"
-    )
-    clean = one_line(words)  # names need not be valid text
-    return (
-        clean
-        if len(clean) <= LONGEST_NAME
-        else f"{clean[: LONGEST_NAME // 2]}…{clean[-LONGEST_NAME // 2 :]}"
-    )
+    if not words.startswith(start):
+        start, words = "", f"{path.parent.name}{os.sep}{path.name}"
+    clean = one_line(words[len(start) :])  # names need not be valid text
+    if len(clean) <= LONGEST_NAME:
+        return clean
+    return f"{clean[: LONGEST_NAME // 2]}…{clean[-LONGEST_NAME // 2 :]}"
 
 
 # ── folders ───────────────────────────────────────────────────────────────────────────────────────
@@ -106,16 +88,13 @@ def list_folder(folder: Path, called: str = "", skipped: Sequence[str] = ()) -> 
     files = {split: _by_class(part, top, skipped) for split, part in parts.items()}
     trained = files.get("train", files.get("", {}))
     classes = tuple(sorted(name for name, paths in trained.items() if paths))
-    check_classes(called or f"folder {str(folder)!r}", classes, skipped, folders=True)
-    listing = Listing(
-        one_line(top.resolve().name),
-        top,
-        classes,
-        skipped=skipped,
-        parts={} if "" in parts else parts,
-    )
+    called = called or f"folder {str(folder)!r}"
+    check_classes(called, classes, skipped, folders=True)
+    listing = Listing(one_line(top.resolve().name), top, classes, skipped=skipped)
     if "" in parts:
-        listing.notes += _check_flat(top, classes, called or f"folder {str(folder)!r}")
+        listing.notes += _check_flat(top, classes, called)
+    else:
+        listing.parts = parts
     for split, by_class in files.items():
         for name, paths in by_class.items():
             _add(listing, split, name, paths)
@@ -142,9 +121,8 @@ def inner_folder(folder: Path) -> tuple[Path, list[str]]:
         DataError: the folder cannot be opened.
     """
     chain = _wrapped(folder)
-    return chain[-1], [
-        words for outer, inner in pairwise(chain) for words in _stray(outer, folder, {inner})
-    ]
+    beside = [_stray(outer, folder, {inner}) for outer, inner in pairwise(chain)]
+    return chain[-1], [words for reasons in beside for words in reasons]
 
 
 def _wrapped(folder: Path) -> list[Path]:
@@ -210,14 +188,10 @@ def class_name(text: str) -> str:
 
 def _add(listing: Listing, split: str, name: str, paths: Sequence[Path]) -> None:
     if name not in listing.classes:
-        what = (
-            f"{len(paths)} images of a class that is not in train"
-            if paths
-            else "a class folder without images"
-        )
-        listing.skipped.append(
-            f"{shown(listing.parts.get(split, listing.top) / name, listing.top)}: {what}"
-        )
+        what = f"{len(paths)} images of a class that is not in train"
+        folder = listing.parts.get(split, listing.top) / name
+        why = what if paths else "a class folder without images"
+        listing.skipped.append(f"{shown(folder, listing.top)}: {why}")
         return
     listing.paths += paths
     listing.split_of += [split] * len(paths)
@@ -234,24 +208,18 @@ def _split_folders(folder: Path) -> tuple[dict[str, Path], list[str]]:
             in its place), or it is ambiguous which folders are splits.
     """
     folders = [p for p in _entries(folder) if is_folder(p) and not _hidden(p)]
-    known = (
-        {p.name: _names_below(p) for p in folders}
-        if any(split_name(p.name) for p in folders)
-        else {}
-    )
+    named = any(split_name(p.name) for p in folders)
+    known = {p.name: _names_below(p) for p in folders if named}
     folder_of = split_folders(f"folder {str(folder)!r}", known)
     if not folder_of:
         return {"": folder}, []
     parts = {split: folder / name for split, name in folder_of.items()}
     others = [p for p in folders if p not in parts.values()]
-    stray = [
-        f"{shown(p, folder)}: a folder beside {', '.join(q.name for q in parts.values())}"
-        for p in others
-    ]
+    beside = ", ".join(part.name for part in parts.values())
+    stray = [f"{shown(p, folder)}: a folder beside {beside}" for p in others]
     inner = {split: inner_folder(path) for split, path in parts.items()}
-    stray += _stray(folder, folder, set(folders)) + [
-        words for _, beside in inner.values() for words in beside
-    ]
+    stray += _stray(folder, folder, set(folders))
+    stray += [words for _, found in inner.values() for words in found]
     return {split: path for split, (path, _) in inner.items()}, stray
 
 
@@ -312,9 +280,8 @@ def _hidden_files(folder: Path, top: Path) -> list[str]:
     """A line about a hidden folder, if it holds anything."""
     closed: list[OSError] = []
     count = sum(len(files) for _, _, files in os.walk(folder, onerror=closed.append))
-    what = [f"{count} files"] * bool(count) + [f"{len(closed)} folders {CANNOT_OPEN}"] * bool(
-        closed
-    )
+    what = [f"{count} files"] * bool(count)
+    what += [f"{len(closed)} folders {CANNOT_OPEN}"] * bool(closed)
     if not what:
         return []
     return [f"{shown(folder, top)}: hidden folder ({', '.join(what)})"]
@@ -386,21 +353,15 @@ def _why_not(path: Path, endings: Sequence[str], top: Path) -> str:
 
 
 def _why_no_file(path: Path) -> str:
-    return (
-        "not a regular file"
-        if is_there(path)
-        else "a link to nothing, or a folder that may not be entered"
-    )
+    if is_there(path):
+        return "not a regular file"
+    return "a link to nothing, or a folder that may not be entered"
 
 
 def _is_raw(path: Path) -> bool:
-    return path.suffix.lower() in RAW
+    return path.suffix.lower().removeprefix(".") in RAW.split()
 
 
 def _no_image(path: Path) -> str:
-    remedy = (
-        ": a camera's raw file, with a small preview at most; export it as .jpg"
-        if _is_raw(path)
-        else ""
-    )
-    return f"not an image type ({path.suffix or 'no extension'}){remedy}"
+    remedy = ": a camera's raw file, with a small preview at most; export it as .jpg"
+    return f"not an image type ({path.suffix or 'no extension'}){remedy * _is_raw(path)}"

@@ -130,23 +130,16 @@ def _groups(listing: Listing, unreadable: Unreadable) -> int | None:
 
 def _notes(listing: Listing, rows: Rows) -> tuple[str, ...]:
     shared = 0 if listing.group_of is None else shared_groups(rows, group_numbers(listing.group_of))
-    between = (
-        [f"{shared} groups lie in more than one of the splits that came with the data"]
-        if shared
-        else []
-    )
-    return (*listing.notes, *between, *_untested(listing, rows))
+    between = f"{shared} groups lie in more than one of the splits that came with the data"
+    return (*listing.notes, *[between] * bool(shared), *_untested(listing, rows))
 
 
 def _untested(listing: Listing, rows: Rows) -> list[str]:
     """A note about classes without test images, whose accuracy stays unknown."""
     tested = {listing.class_of[i] for i in rows["test"].tolist()}
     missing = [name for number, name in enumerate(listing.classes) if number not in tested]
-    return (
-        [f"no test images for {listed(missing, 6)}: the accuracy does not cover them"]
-        if missing
-        else []
-    )
+    note = f"no test images for {listed(missing, 6)}: the accuracy does not cover them"
+    return [note] * bool(missing)
 
 
 # ── which images go where ─────────────────────────────────────────────────────────────────────────
@@ -161,15 +154,8 @@ def _rows(listing: Listing, request: DataRequest, unreadable: Unreadable) -> Row
     pool = fixed.pop("train")
     groups = None if listing.group_of is None else group_numbers(listing.group_of)
     try:
-        return split_rows(
-            listing.name,
-            listing.classes,
-            np.array(listing.class_of),
-            request,
-            pool=pool,
-            fixed=fixed,
-            groups=groups,
-        )
+        name, classes, y = listing.name, listing.classes, np.array(listing.class_of)
+        return split_rows(name, classes, y, request, pool=pool, fixed=fixed, groups=groups)
     except DataError as error:
         if not unreadable:
             raise
@@ -184,14 +170,10 @@ def _brought(listing: Listing, unreadable: Unreadable) -> Rows:
     where = np.array(listing.split_of)
     readable = ~np.isin(np.arange(len(where)), list(unreadable))
     rows = {"train": np.flatnonzero(((where == "train") | (where == "")) & readable)}
-    rows |= {
-        s: np.flatnonzero((where == s) & readable)
-        for s in ("val", "test")
-        if (readable & (where == s)).any()
-    }
-    if (
-        "val" in rows and "test" not in rows
-    ):  # with train and val alone, val is the test, as in the well-known tutorial
+    held_out = {split: np.flatnonzero((where == split) & readable) for split in ("val", "test")}
+    rows |= {split: part for split, part in held_out.items() if len(part)}
+    # with train and val alone, val is the test, as in the well-known tutorial
+    if "val" in rows and "test" not in rows:
         rows["test"] = rows.pop("val")
     return rows
 
@@ -202,10 +184,8 @@ def _folders(listing: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
     if "train" not in listing.parts:
         return ()
     own = {"train": "train"} | {s: w for s, w in where.items() if w != "train"}
-    return tuple(
-        (split, listing.parts[folder].relative_to(listing.top).as_posix())
-        for split, folder in own.items()
-    )
+    paths = {split: listing.parts[name].relative_to(listing.top) for split, name in own.items()}
+    return tuple((split, path.as_posix()) for split, path in paths.items())
 
 
 # ── decoding ──────────────────────────────────────────────────────────────────────────────────────
@@ -281,20 +261,12 @@ def _written(
         unreadable |= known.unreadable
         if np.array_equal(known.order, order):
             return known
-    place = (
-        {} if known is None else {number: row for row, number in enumerate(known.order.tolist())}
-    )
-    missing = np.array([number for number in order.tolist() if number not in place], dtype=np.int64)
-    excluded: Unreadable = (
-        {}
-        if known is None
-        else {n: why for n, why in known.unreadable.items() if n in set(order.tolist())}
-    )
-    fresh = _images(reading, missing, excluded)
-    images = (
-        known.images[place[n]] if known is not None and n in place else next(fresh)
-        for n in order.tolist()
-    )
+    numbers, row_of, excluded = order.tolist(), dict[int, int](), Unreadable()
+    if known is not None:
+        row_of = {number: row for row, number in enumerate(known.order.tolist())}
+        excluded = {n: why for n, why in known.unreadable.items() if n in set(numbers)}
+    fresh = _images(reading, order[~np.isin(order, list(row_of))], excluded)
+    images = (known.images[row_of[n]] if known and n in row_of else next(fresh) for n in numbers)
     decoded = cache.write(order, reading.edge, images, excluded)
     unreadable |= excluded
     return decoded

@@ -38,9 +38,8 @@ TIFF_DEPTH = 258  # TIFF's BitsPerSample tag
 class Survey:
     """What the survey of a data set found."""
 
-    values: Values | None = (
-        None  # black and white points of grey images of more than 8 bits; None: per image
-    )
+    # black and white points of grey images of more than 8 bits; None: per image
+    values: Values | None = None
     transparent: bool = False  # whether some images have, or may have, transparent parts
     notes: tuple[str, ...] = ()
     own_range: bool = False  # whether whole numbers and fractions are scaled image by image
@@ -105,11 +104,11 @@ def _is_deep(path: Path, image: Any) -> bool:
 
 
 def _deep(count: int) -> list[str]:
-    words = (
-        "images have colours of more than 8 bits, of which the upper 8 are read: scale dark ones "
-        "before saving them"
+    note = (
+        f"{count} images have colours of more than 8 bits, of which the upper 8 are read: scale "
+        "dark ones before saving them"
     )
-    return [f"{count} {words}"] if count else []
+    return [note] * bool(count)
 
 
 def _range(image: object) -> _Seen:
@@ -117,13 +116,9 @@ def _range(image: object) -> _Seen:
     known = np.isfinite(values)
     if not known.any():
         return _Seen()
-    least = values.min(
-        where=known, initial=np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).max
-    )
-    most = values.max(
-        where=known, initial=-np.inf if values.dtype.kind == "f" else np.iinfo(values.dtype).min
-    )
-    return _Seen(kind=image.mode[0], least=float(least), most=float(most))  # type: ignore[attr-defined]
+    finite = values if known.all() else values[known]
+    least, most = float(finite.min()), float(finite.max())
+    return _Seen(kind=image.mode[0], least=least, most=most)  # type: ignore[attr-defined]
 
 
 def _values(seen: Sequence[_Seen]) -> tuple[Values | None, list[str]]:

@@ -80,22 +80,16 @@ def split_folders(top: str, inside: Mapping[str, Set[str]]) -> dict[str, str]:
     for folder, name in sorted(named.items(), key=lambda item: not item[1].plain):
         if not (name.plain and final[name.split] in by_split):
             by_split.setdefault(final[name.split], []).append(folder)
-    parts = {
-        split: folders[0]
-        for split, folders in by_split.items()
-        if len(folders) == 1 or named[folders[0]].plain
-    }
+    first = [(split, folders[0], len(folders)) for split, folders in by_split.items()]
+    parts = {split: folder for split, folder, n in first if n == 1 or named[folder].plain}
     deeper = {folder for folder, names in inside.items() if len(names) > 1}
     deep, train_alone = parts.get("train") in deeper, deeper == {parts.get("train")}
     alone, plain = len(named) == len(inside), all(named[folder].plain for folder in parts.values())
-    clear = len(parts) == len(by_split) and "train" in parts
-    if clear and (
-        _repeat(named, inside)
-        or (alone and (plain or train_alone))
-        or (plain and deep and len(parts) > 1)
-    ):
+    clear, repeat = len(parts) == len(by_split) and "train" in parts, _repeat(named, inside)
+    named_so = (alone and (plain or train_alone)) or (plain and deep and len(parts) > 1)
+    if clear and (repeat or named_so):
         return parts
-    if _repeat(named, inside) or (deep and deeper <= set(named)):
+    if repeat or (deep and deeper <= set(named)):
         raise DataError(
             f"{top}: it cannot be told whether {listed(sorted(named), 4)} are splits or classes: "
             "rename the splits to train/ and test/ (val/ too), and move what is neither elsewhere"

@@ -30,15 +30,13 @@ class Parts:
     labels: Mapping[str, Tensor]
     skipped: tuple[str, ...] = ()
     folders: tuple[tuple[str, str], ...] = ()
-    files: Mapping[str, tuple[str, ...]] = field(
-        default_factory=dict
-    )  # split → the names of its images
+    # split → the names of its images
+    files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     groups: int | None = None  # number of groups, if images are grouped
     notes: tuple[str, ...] = ()  # what readers of the results should know, one sentence each
     brought: tuple[str, ...] = ()  # splits that came with the data; the others were drawn here
-    values: tuple[float, float] | None = (
-        None  # black and white points of grey images of more than 8 bits
-    )
+    # black and white points of grey images of more than 8 bits
+    values: tuple[float, float] | None = None
     transparent: bool = False  # whether images have, or may have, transparent parts
     own_range: bool = False  # whether whole numbers and fractions are scaled image by image
 
@@ -154,9 +152,8 @@ def check_classes(
     """
     check_most_classes(what, classes)
     if len(classes) < 2:
-        count = (
-            f"one class ({classes[0]})" if classes else f"no class{' folder' * folders} with images"
-        )
+        none = f"no class{' folder' * folders} with images"
+        count = f"one class ({classes[0]})" if classes else none
         why = f" (skipped: {listed(skipped, 1)})" if skipped else ""
         raise DataError(
             f"{what} has {count}{why}: at least two classes are needed"
@@ -220,21 +217,15 @@ def _held_out_groups(
         DataError: no fold leaves every class to train on.
     """
     count = len(np.unique(groups[rows]))
-    best: tuple[int, float, np.ndarray] | None = (
-        None  # number of classes not held out, distance from the share, the fold
-    )
-    for folds in range(
-        max(2, min(round(1 / share), count)), 1, -1
-    ):  # larger parts if small ones miss a class
+    # number of classes not held out, distance from the share, the fold
+    best: tuple[int, float, np.ndarray] | None = None
+    # larger parts if small ones miss a class
+    for folds in range(max(2, min(round(1 / share), count)), 1, -1):
         for kept, held in _folds(rows, y, groups, folds, seed):
-            classes = [set(y[rows[part]].tolist()) for part in (kept, held)]
-            missed, distance = len(classes[0] - classes[1]), abs(len(held) / len(rows) - share)
-            if (
-                classes[0] >= classes[1]
-                and len(held)
-                and (best is None or (missed, distance) < best[:2])
-            ):
-                best = missed, distance, held
+            trained, tested = (set(y[rows[part]].tolist()) for part in (kept, held))
+            rank = len(trained - tested), abs(len(held) / len(rows) - share)
+            if trained >= tested and len(held) and (best is None or rank < best[:2]):
+                best = *rank, held
         if best is not None and not best[0]:
             break
     if best is None:
@@ -255,13 +246,10 @@ def _folds(
 
     if len(np.unique(groups[rows])) < count or np.bincount(y[rows]).max() < count:
         return []
+    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # classes with fewer images than folds
-        return list(
-            StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(
-                rows, y[rows], groups[rows]
-            )
-        )
+        return list(folds.split(rows, y[rows], groups[rows]))
 
 
 def folds_of(labels: np.ndarray, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -25,60 +25,19 @@ from tlnb.core.runtime.paths import is_file, read_text
 
 # Column names without case, spaces and underscores; the first one in a table counts.
 COLUMNS = {
-    "path": (
-        "path",
-        "filepath",
-        "filepaths",
-        "file",
-        "files",
-        "filename",
-        "filenames",
-        "imagepath",
-        "imgpath",
-        "imagefile",
-        "imagename",
-        "imgname",
-        "image",
-        "images",
-        "img",
-        "imageid",
-        "imgid",
-        "photo",
-        "picture",
-        "id",
-        "uid",
-        "uuid",
-        "name",
-    ),
-    "label": (
-        "label",
-        "labels",
-        "class",
-        "classes",
-        "classname",
-        "target",
-        "category",
-        "species",
-        "y",
-        "breed",
-        "diagnosis",
-        "classid",
-        "classlabel",
-        "labelname",
-        "dx",
-        "tag",
-    ),
-    "split": ("split", "splits", "set", "subset", "partition", "usage", "phase", "dataset"),
+    what: names.split()
+    for what, names in {
+        "path": "path filepath filepaths file files filename filenames imagepath imgpath imagefile "
+        "imagename imgname image images img imageid imgid photo picture id uid uuid name",
+        "label": "label labels class classes classname target category species y breed diagnosis "
+        "classid classlabel labelname dx tag",
+        "split": "split splits set subset partition usage phase dataset",
+    }.items()
 }
 SPLITS_BY_FLAG = {  # flag columns → the split of true rows, and of false ones
-    "isvalid": ("val", "train"),
-    "isval": ("val", "train"),
-    "isvalidation": ("val", "train"),
-    "isdev": ("val", "train"),
+    **dict.fromkeys(("isvalid", "isval", "isvalidation", "isdev"), ("val", "train")),
     "istest": ("test", "train"),
-    "istrain": ("train", "test"),
-    "istraining": ("train", "test"),
-    "istrainingimage": ("train", "test"),
+    **dict.fromkeys(("istrain", "istraining", "istrainingimage"), ("train", "test")),
 }
 ONE, ZERO = frozenset(("1", "1.0")), frozenset(("0", "0.0"))
 # Columns that hold splits only if a value says so.
@@ -128,22 +87,17 @@ def list_table(file: Path) -> Listing:
     head = rows[0][1] if rows else []
     columns = _columns(file, head, [row for _, row in rows[1:]])
     listing = Listing(one_line(file.stem), file.parent, ())
-    files = TableFiles(
-        file.parent,
-        [row[columns.path].strip() for _, row in rows[1 : ROWS_TRIED + 1] if len(row) == len(head)],
-    )
+    tried = [row for _, row in rows[1 : ROWS_TRIED + 1] if len(row) == len(head)]
+    files = TableFiles(file.parent, [row[columns.path].strip() for row in tried])
     if files.dropped:
         listing.notes.append(
             f"the first {files.dropped} folders of each path do not exist here and are dropped"
         )
     if files.top != file.parent:
         listing.notes.append(f"the files lie in {one_line(files.top.name)}/")
-    usable = [
-        row
-        for number, fields in rows[1:]
-        if (row := _row(files, columns, head, number, fields, listing))
-    ]
-    rows_by_split = _with_splits(file, columns, head, _whole_numbers(usable), listing)
+    each = (_row(files, columns, head, number, fields, listing) for number, fields in rows[1:])
+    usable = _whole_numbers([row for row in each if row])
+    rows_by_split = _with_splits(file, columns, head, usable, listing)
     check_most_classes(file.name, _classes(rows_by_split))
     kept = _once(_of_known_classes(rows_by_split, listing), listing)
     listing.classes = _classes(kept)
@@ -214,26 +168,16 @@ def _without_blank_ends(row: list[str], width: int) -> list[str]:
 def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> _Columns:
     places = {_plain(name): i for i, name in reversed(list(enumerate(head)))}
     path, split = (_first(COLUMNS[what], places) for what in ("path", "split"))
-    mark = (
-        None
-        if split is not None
-        else next((name for name in SPLITS_BY_FLAG if name in places), None)
-    )
-    split = places[mark] if mark else split
-    label = _first(
-        [name for name in COLUMNS["label"] if places.get(name) not in (path, split)], places
-    )
+    marked = None
+    if split is None and (flag := next((n for n in SPLITS_BY_FLAG if n in places), None)):
+        split, marked = places[flag], SPLITS_BY_FLAG[flag]
+    taken = (path, split)
+    label = _first([name for name in COLUMNS["label"] if places.get(name) not in taken], places)
     others = [i for i in range(len(head)) if i not in (path, split)]
     if label is None and path is not None and len(others) == 1:  # `id,breed`
         label = others[0]
     if label is None and path is not None and _one_a_row(rows, others, len(head)):
-        return _Columns(
-            path=path,
-            label=-1,
-            split=split,
-            marked=SPLITS_BY_FLAG[mark] if mark else None,
-            by_class=tuple(others),
-        )
+        return _Columns(path=path, label=-1, split=split, marked=marked, by_class=tuple(others))
     if path is None or label is None:
         missing = [what for what, at in (("path", path), ("label", label)) if at is None]
         looked_for = "; ".join(f"{what}: {listed(COLUMNS[what], 30)}" for what in missing)
@@ -242,21 +186,15 @@ def _columns(file: Path, head: Sequence[str], rows: Sequence[Sequence[str]]) -> 
             f"(it has {listed(map(one_line, head)) or 'nothing'}; looked for {looked_for}): "
             "name them in its first line, e.g. path,label or path,label,split"
         )
-    return _Columns(
-        path=path, label=label, split=split, marked=SPLITS_BY_FLAG[mark] if mark else None
-    )
+    return _Columns(path=path, label=label, split=split, marked=marked)
 
 
 def _one_a_row(rows: Sequence[Sequence[str]], columns: Sequence[int], width: int) -> bool:
     """Whether these columns are one-hot: zeros and ones, with a single one in each row."""
     marks = [[row[i].strip() for i in columns] for row in rows if len(row) == width]
     signs = {mark for row in marks for mark in row}
-    return (
-        len(columns) > 1
-        and bool(marks)
-        and signs <= ONE | ZERO
-        and all(sum(mark in ONE for mark in row) == 1 for row in marks)
-    )
+    single = all(sum(mark in ONE for mark in row) == 1 for row in marks)
+    return len(columns) > 1 and bool(marks) and signs <= ONE | ZERO and single
 
 
 def _label(columns: _Columns, head: Sequence[str], fields: Sequence[str]) -> str:
@@ -322,13 +260,11 @@ def _once(rows: Sequence[_Row], listing: Listing) -> list[_Row]:
         labels = sorted({row.label for row in (first, *more)})
         if len(labels) == 1:
             kept.append(first)
-            listing.skipped += [
-                f"line {row.number}: listed already, in line {first.number}" for row in more
-            ]
+            why = f"listed already, in line {first.number}"
+            listing.skipped += [f"line {row.number}: {why}" for row in more]
         else:
-            listing.skipped.append(
-                f"line {first.number}: listed with more than one label ({listed(labels, 4)})"
-            )
+            why = f"listed with more than one label ({listed(labels, 4)})"
+            listing.skipped.append(f"line {first.number}: {why}")
     return kept
 
 
@@ -336,10 +272,8 @@ def _of_known_classes(rows: Sequence[_Row], listing: Listing) -> list[_Row]:
     """Drop rows of classes that do not occur in train."""
     known = set(_classes(rows))
     dropped = Counter(row.label for row in rows if row.label not in known)
-    listing.skipped += [
-        f"{label}: {n} images of a class that is not in train"
-        for label, n in sorted(dropped.items())
-    ]
+    why = "images of a class that is not in train"
+    listing.skipped += [f"{label}: {n} {why}" for label, n in sorted(dropped.items())]
     return [row for row in rows if row.label in known]
 
 
@@ -376,9 +310,8 @@ def _with_splits(
     if blank := texts.count(""):
         listing.notes.append(f"{blank} rows without a split are trained on")
     final = settled(split for split in meant.values() if split)
-    return [
-        replace(row, split=final[meant[text] or ""]) for row, text in zip(rows, texts, strict=True)
-    ]
+    splits = [final[meant[text] or ""] for text in texts]
+    return [replace(row, split=split) for row, split in zip(rows, splits, strict=True)]
 
 
 def _split(text: str, marked: tuple[str, str] | None) -> str | None:

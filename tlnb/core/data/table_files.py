@@ -65,10 +65,8 @@ class TableFiles:
         except PermissionError as error:
             return top / name, f"{CANNOT_OPEN} ({error.strerror})"
         except (OSError, ValueError) as error:  # a name that is too long, or contains a null byte
-            return (
-                top / name,
-                f"not a valid file name ({getattr(error, 'strerror', None) or error})",
-            )
+            reason = getattr(error, "strerror", None) or error
+            return top / name, f"not a valid file name ({reason})"
 
     def _without_ending(self, path: Path) -> tuple[Path, str]:
         """The only image in the folder with this name plus an extension."""
@@ -81,12 +79,9 @@ class TableFiles:
             matches = [name for name in others if name.lower() == path.name.lower()]
         if len(matches) == 1:
             return Path(os.path.normpath(path.with_name(matches[0]))), ""
-        return (
-            path,
-            f"more than one file has this name ({listed(matches, 3)})"
-            if matches
-            else "no such file",
-        )
+        if matches:
+            return path, f"more than one file has this name ({listed(matches, 3)})"
+        return path, "no such file"
 
     def _hits(self, names: Sequence[str], folder: Path, dropped: int) -> int:
         return sum(not self.find(name, folder, dropped)[1] for name in names)

@@ -43,65 +43,34 @@ from tlnb.core.storage.download import sweep
 TIMEOUT = 30.0  # seconds without data after which a download is aborted
 CHUNK_BYTES = 2**18
 FAKE_IMAGES = 1000
-UNFINISHED = re.compile(
-    r".+\.[0-9a-f]{8}\.part|\.[a-z0-9_]{8}\.part"
-)  # of downloads and unpacked folders
-ARCHIVE_PLACES = (
-    "*.part",
-    "*/*.part",
-    "*/raw/*.part",
-)  # where data sets put their archives; image folders are not searched deeper
+# of downloads and unpacked folders
+UNFINISHED = re.compile(r".+\.[0-9a-f]{8}\.part|\.[a-z0-9_]{8}\.part")
+# where data sets put their archives; image folders are not searched deeper
+ARCHIVE_PLACES = ("*.part", "*/*.part", "*/raw/*.part")
 
 _BY_FLAG: dict[str, dict[str, Any]] = {"train": {"train": True}, "test": {"train": False}}
-_TRAIN_TEST: dict[str, dict[str, Any]] = {s: {"split": s} for s in ("train", "test")}
-_THREE: dict[str, dict[str, Any]] = {s: {"split": s} for s in ("train", "val", "test")}
-_EMNIST: dict[str, dict[str, Any]] = {
-    s: {"split": "balanced", "train": s == "train"} for s in ("train", "test")
-}
-LIBRARY: dict[str, dict[str, dict[str, Any]]] = {
-    "CIFAR10": _BY_FLAG,
-    "CIFAR100": _BY_FLAG,
-    "MNIST": _BY_FLAG,
-    "FashionMNIST": _BY_FLAG,
-    "KMNIST": _BY_FLAG,
-    "USPS": _BY_FLAG,
-    "EMNIST": _EMNIST,
-    "SVHN": _TRAIN_TEST,
-    "STL10": _TRAIN_TEST,
-    "Food101": _TRAIN_TEST,
-    "GTSRB": _TRAIN_TEST,
-    "StanfordCars": _TRAIN_TEST,
-    "Flowers102": _THREE,
-    "DTD": _THREE,
-    "FGVCAircraft": _THREE,
-    "PCAM": _THREE,
-    "RenderedSST2": _THREE,
+
+
+def _named(*splits: str) -> dict[str, dict[str, Any]]:
+    return {split: {"split": split} for split in splits}
+
+
+_THREE = _named("train", "val", "test")
+_FLAGGED = ("CIFAR10", "CIFAR100", "MNIST", "FashionMNIST", "KMNIST", "USPS")
+_OF_TWO = ("SVHN", "STL10", "Food101", "GTSRB", "StanfordCars")
+_OF_THREE = ("Flowers102", "DTD", "FGVCAircraft", "PCAM", "RenderedSST2")
+LIBRARY: dict[str, dict[str, dict[str, Any]]] = {  # data set → split → torchvision's arguments
+    **dict.fromkeys(_FLAGGED, _BY_FLAG),
+    "EMNIST": {split: {"split": "balanced", **flag} for split, flag in _BY_FLAG.items()},
+    **dict.fromkeys(_OF_TWO, _named("train", "test")),
+    **dict.fromkeys(_OF_THREE, _THREE),
     "OxfordIIITPet": {"train": {"split": "trainval"}, "test": {"split": "test"}},
-    "Country211": {
-        "train": {"split": "train"},
-        "val": {"split": "valid"},
-        "test": {"split": "test"},
-    },
-    "Imagenette": {s: {"split": s} for s in ("train", "val")},
-    "ImageNet": {s: {"split": s} for s in ("train", "val")},
-    "EuroSAT": {"": {}},
-    "SUN397": {"": {}},
-    "Caltech101": {"": {}},
-    "SEMEION": {"": {}},
+    "Country211": {**_THREE, "val": {"split": "valid"}},
+    **dict.fromkeys(("Imagenette", "ImageNet"), _named("train", "val")),
+    **{name: {"": {}} for name in ("EuroSAT", "SUN397", "Caltech101", "SEMEION")},
     "FakeData": {"": {"size": FAKE_IMAGES}},
 }
-ARRAYS = (
-    "CIFAR10",
-    "CIFAR100",
-    "MNIST",
-    "FashionMNIST",
-    "KMNIST",
-    "USPS",
-    "EMNIST",
-    "SVHN",
-    "STL10",
-    "SEMEION",
-)
+ARRAYS = (*_FLAGGED, "EMNIST", "SVHN", "STL10", "SEMEION")
 LABELS = ("targets", "labels", "_labels", "y")
 FILES = ("_image_files", "_images", "images")
 PAIRS = ("samples", "_samples", "imgs")
@@ -133,30 +102,16 @@ def read_library(
     """
     root = user_path(request.root) if request.root else cache_folder() / "datasets"
     _sweep(root)
-    datasets = {
-        split: _opened(name, root, options, telling) for split, options in LIBRARY[name].items()
-    }
-    first = next(iter(datasets.values()))
-    files = {split: _files(data) for split, data in datasets.items()}
-    if all(paths is not None for paths in files.values()):
-        parts = read_files(
-            _listing(name, root, datasets, {s: f or [] for s, f in files.items()}),
-            request,
-            edge,
-            progress,
-        )
+    datasets = {s: _opened(name, root, options, telling) for s, options in LIBRARY[name].items()}
+    listing = _listing(name, root, datasets)
+    if listing is not None:
+        parts = read_files(listing, request, edge, progress)
     else:
-        parts = _divided(
-            name,
-            _classes(first),
-            {s: _held(name, d, edge, progress) for s, d in datasets.items()},
-            request,
-        )
-    official = (
-        "the splits are the data set's own"
-        if len(datasets) > 1
-        else "the data set has no splits of its own: they are made here"
-    )
+        held = {split: _held(name, data, edge, progress) for split, data in datasets.items()}
+        parts = _divided(name, _classes(next(iter(datasets.values()))), held, request)
+    official = "the data set has no splits of its own: they are made here"
+    if len(datasets) > 1:
+        official = "the splits are the data set's own"
     return replace(parts, notes=(*parts.notes, f"{name}: {official}"), folders=())
 
 
@@ -222,12 +177,23 @@ def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None
     from torchvision.datasets import utils
 
     module: Any = utils
-    theirs: Callable[..., None] = module._urlretrieve
-    unpack: Callable[..., Any] = module.extract_archive
+    theirs, unpack = module._urlretrieve, module.extract_archive
     before = socket.getdefaulttimeout()
+    module._urlretrieve = _retrieve(written, telling)
+    module.extract_archive = partial(_unpack_beside, unpack)
+    socket.setdefaulttimeout(TIMEOUT if before is None else before)
+    try:
+        yield
+    finally:
+        module._urlretrieve, module.extract_archive = theirs, unpack
+        socket.setdefaulttimeout(before)
+
+
+def _retrieve(written: list[Path], telling: Telling | None) -> Callable[..., None]:
+    """A download that adds its file to `written`; what failed once fails at once without TLS."""
     failed: dict[str, Exception] = {}
 
-    def ours(url: str, filename: str | Path, *_: Any, **__: Any) -> None:
+    def retrieve(url: str, filename: str | Path, *_: Any, **__: Any) -> None:
         if url.replace("http:", "https:", 1) in failed:
             raise failed[url.replace("http:", "https:", 1)]
         try:
@@ -237,21 +203,18 @@ def _our_download(written: list[Path], telling: Telling | None) -> Iterator[None
             raise
         written.append(Path(filename))
 
-    def unpacked(from_path: Any, to_path: Any = None, remove_finished: bool = False) -> Any:
-        target = Path(to_path or Path(from_path).parent)
-        target.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as part:
-            unpacked_to = unpack(from_path, part, remove_finished)
-            _move_into(Path(part), target)
-        return str(target / Path(unpacked_to).relative_to(part))
+    return retrieve
 
-    module._urlretrieve, module.extract_archive = ours, unpacked
-    socket.setdefaulttimeout(TIMEOUT if before is None else before)
-    try:
-        yield
-    finally:
-        module._urlretrieve, module.extract_archive = theirs, unpack
-        socket.setdefaulttimeout(before)
+
+def _unpack_beside(
+    unpack: Callable[..., Any], from_path: Any, to_path: Any = None, remove_finished: bool = False
+) -> str:
+    target = Path(to_path or Path(from_path).parent)
+    target.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".", suffix=".part", dir=target) as part:
+        unpacked_to = unpack(from_path, part, remove_finished)
+        _move_into(Path(part), target)
+    return str(target / Path(unpacked_to).relative_to(part))
 
 
 def _move_into(source: Path, target: Path) -> None:
@@ -287,10 +250,8 @@ def _sweep(root: Path) -> None:
 
     The root may be a folder of the user's own.
     """
-    sweep(
-        (p for places in ARCHIVE_PLACES for p in root.glob(places) if UNFINISHED.fullmatch(p.name)),
-        LEFTOVER,
-    )
+    parts = (path for places in ARCHIVE_PLACES for path in root.glob(places))
+    sweep((part for part in parts if UNFINISHED.fullmatch(part.name)), LEFTOVER)
 
 
 def _why(error: Exception, written: Sequence[Path]) -> str:
@@ -330,21 +291,22 @@ def _pairs(data: Any) -> list[tuple[Any, Any]] | None:
 def _files(data: Any) -> list[Path] | None:
     """The image files, if the data set consists of files."""
     pairs = _pairs(data)
-    paths = (
-        [p for p, _ in pairs]
-        if pairs
-        else next((getattr(data, n) for n in FILES if hasattr(data, n)), None)
-    )
+    lists = [[path for path, _ in pairs]] if pairs else []
+    lists += [getattr(data, name) for name in FILES if hasattr(data, name)]
+    paths = next(iter(lists), None)
     if not isinstance(paths, list) or not paths or not isinstance(paths[0], str | Path):
         return None
     return [Path(p) for p in paths]
 
 
-def _listing(
-    name: str, root: Path, datasets: Mapping[str, Any], files: Mapping[str, list[Path]]
-) -> Listing:
+def _listing(name: str, root: Path, datasets: Mapping[str, Any]) -> Listing | None:
+    """The image files of all splits; None if a split does not consist of files."""
+    files = {split: _files(data) for split, data in datasets.items()}
+    if None in files.values():
+        return None
     listing = Listing(name, root, _classes(next(iter(datasets.values()))))
     for split, paths in files.items():
+        assert paths is not None
         listing.paths += paths
         listing.split_of += [split] * len(paths)
         listing.class_of += _labels(datasets[split])
@@ -382,10 +344,7 @@ def _divided(
     ends = np.cumsum([len(labels) for _, labels in held.values()])
     rows = dict(zip(held, np.split(np.arange(ends[-1]), ends[:-1]), strict=True))
     pool = rows.pop("train") if "train" in rows else rows.pop("")
-    images, labels = (
-        torch.cat([i for i, _ in held.values()]),
-        torch.cat([y for _, y in held.values()]),
-    )
+    images, labels = map(torch.cat, zip(*held.values(), strict=True))
     return divide(name, classes, images, labels, request, pool=pool, fixed=rows)
 
 

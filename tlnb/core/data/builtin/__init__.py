@@ -24,21 +24,15 @@ def digits(request: DataRequest) -> Parts:
     """
     from sklearn.datasets import load_digits
 
-    refuse(
-        request,
-        "digits",
-        classes="has ten classes",
-        test="has its own test split (the last 700 by file order)",
-    )
+    own_test = "has its own test split (the last 700 by file order)"
+    refuse(request, "digits", classes="has ten classes", test=own_test)
     bunch = load_digits()
     grey = torch.from_numpy(bunch.images).float()[:, None] / 16
     large = torch.nn.functional.interpolate(grey, 24, mode="bilinear", align_corners=False)
-    images = (
-        torch.nn.functional.pad(large, (4, 4, 4, 4)).mul(255).round().byte().expand(-1, 3, -1, -1)
-    )
+    padded = torch.nn.functional.pad(large, (4, 4, 4, 4))
+    images = padded.mul(255).round().byte().expand(-1, 3, -1, -1)
     labels = torch.from_numpy(bunch.target).long()
-    pool = np.arange(len(labels) - DIGITS_TEST)
-    test = np.arange(len(labels) - DIGITS_TEST, len(labels))
+    pool, test = np.split(np.arange(len(labels)), [-DIGITS_TEST])
     names = tuple(str(d) for d in range(10))
     return divide(
         "digits",
@@ -67,26 +61,13 @@ def symbols(request: DataRequest) -> Parts:
     """
     from tlnb.core.data.builtin.symbols import draw_symbols, symbol_names
 
-    refuse(
-        request,
-        "symbols",
-        limit="draws as many as --per-class says",
-        test="draws its own test split",
-    )
+    own_test = "draws its own test split"
+    refuse(request, "symbols", limit="draws as many as --per-class says", test=own_test)
     classes, per_class = request.classes or 20, request.per_class or 20
-    drawn = {
-        split: draw_symbols(classes, n, seed)
-        for split, n, seed in (
-            ("used", per_class, 1000 + request.seed),
-            ("test", 50, 1),
-            ("monitor", 15, 2),
-        )
-    }
-    images, labels = (
-        torch.cat([d[0] for d in drawn.values()]),
-        torch.cat([d[1] for d in drawn.values()]),
-    )
-    ends = np.cumsum([len(d[1]) for d in drawn.values()])
+    amounts = ((per_class, 1000 + request.seed), (50, 1), (15, 2))  # used, test, monitor: seeds
+    drawn = [draw_symbols(classes, amount, seed) for amount, seed in amounts]
+    images, labels = map(torch.cat, zip(*drawn, strict=True))
+    ends = np.cumsum([len(numbers) for _, numbers in drawn])
     used, test, monitor = np.split(np.arange(ends[-1]), ends[:-1])
     fixed, names = {"test": test, "monitor": monitor}, symbol_names(classes)
     return divide("symbols", names, images, labels, request, pool=used, fixed=fixed)
@@ -99,12 +80,8 @@ def textures(request: DataRequest) -> Parts:
     """
     from tlnb.core.data.builtin.skimage_data import MATERIALS, texture_patches
 
-    refuse(
-        request,
-        "textures",
-        classes="has twelve classes",
-        test="has its own test split (strips of their own)",
-    )
+    own_test = "has its own test split (strips of their own)"
+    refuse(request, "textures", classes="has twelve classes", test=own_test)
     images, labels, rows = texture_patches()
     fixed, names = {split: rows[split] for split in ("monitor", "test")}, tuple(MATERIALS)
     return divide("textures", names, images, labels, request, pool=rows["pool"], fixed=fixed)
@@ -114,12 +91,8 @@ def faces(request: DataRequest) -> Parts:
     """Faces and backgrounds. The test split is the last thirty of each by file order."""
     from tlnb.core.data.builtin.skimage_data import NO_NAMES, face_pictures
 
-    refuse(
-        request,
-        "faces",
-        classes="has two classes",
-        test="has its own test split (the last 30 of each class)",
-    )
+    own_test = "has its own test split (the last 30 of each class)"
+    refuse(request, "faces", classes="has two classes", test=own_test)
     images, labels, rows = face_pictures()
     parts = divide(
         "faces",

@@ -22,9 +22,8 @@ FINER = 2  # outlines are drawn this many times larger, then reduced, for smooth
 SERIES = 3  # photos of one leaf
 LEAVES = {"beech": 36, "birch": 9, "oak": 18}  # leaves per class: imbalanced, as in practice
 GROUND = ("grass", "gravel", "brick")
-GREENS = np.array(
-    [[74, 112, 44], [120, 138, 52], [164, 140, 60], [140, 88, 44], [96, 60, 38]]
-)  # summer to winter
+# summer to winter
+GREENS = np.array([[74, 112, 44], [120, 138, 52], [164, 140, 60], [140, 88, 44], [96, 60, 38]])
 POINTS = 240  # points on each side of an outline
 ORIENTATION, SIDEWAYS = 274, 6  # EXIF tag, and its value for a camera held upright
 
@@ -155,19 +154,13 @@ def _grown(kind: str, grounds: list[Array], rng: Generator) -> _Leaf:
         spine + np.stack([side * sign, 0 * t], 1) for side, sign in zip(sides, (1, -1), strict=True)
     )
     season = rng.uniform(0, len(GREENS) - 1)
-    colour = np.array(
-        [np.interp(season, range(len(GREENS)), GREENS[:, c]) for c in range(3)]
-    ) + rng.normal(0, 6, 3)
+    greens = [np.interp(season, range(len(GREENS)), GREENS[:, c]) for c in range(3)]
+    colour = np.array(greens) + rng.normal(0, 6, 3)
     ground = grounds[rng.integers(len(grounds))]
-    top, side = (
-        rng.integers(0, extent - size + 1)
-        for extent, size in zip(ground.shape, (HEIGHT, WIDTH), strict=False)
-    )
-    patch = (
-        ground[top : top + HEIGHT, side : side + WIDTH]
-        * rng.uniform(0.55, 0.9)
-        * rng.uniform(0.92, 1.08, 3)
-    )
+    height, width = ground.shape[:2]
+    top, side = rng.integers(0, height - HEIGHT + 1), rng.integers(0, width - WIDTH + 1)
+    patch = ground[top : top + HEIGHT, side : side + WIDTH]
+    patch = patch * rng.uniform(0.55, 0.9) * rng.uniform(0.92, 1.08, 3)
     return _Leaf(
         outline=length * np.concatenate([right, left[::-1]]),
         spine=length * spine,
@@ -193,9 +186,8 @@ def _photo(leaf: _Leaf, rng: Generator) -> Array:
     texture = leaf.colour * (1 + 0.05 * rng.standard_normal((HEIGHT, WIDTH, 1))) + 40 * veins
     scene = leaf.ground * (1 - 0.5 * shadow) * (1 - blade) + texture * blade
     rows, columns = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
-    scene *= (
-        leaf.light * rng.normal(1, 0.03) * (1 + leaf.shade[0] * rows + leaf.shade[1] * columns)
-    )[..., None]
+    slope = 1 + leaf.shade[0] * rows + leaf.shade[1] * columns
+    scene *= (leaf.light * rng.normal(1, 0.03) * slope)[..., None]
     return np.asarray((scene + rng.normal(0, 4, scene.shape)).clip(0, 255).astype(np.uint8))
 
 
@@ -203,25 +195,19 @@ def _masks(leaf: _Leaf, placed: Callable[[Array], Array]) -> tuple[Array, Array]
     """Masks of the leaf and of its veins: `(HEIGHT, WIDTH, 1)` in 0..1."""
     from PIL import Image, ImageDraw
 
-    masks = []
-    for part in ("blade", "veins"):
-        mask = Image.new("L", (WIDTH * FINER, HEIGHT * FINER))
-        pen = ImageDraw.Draw(mask)
-        if part == "blade":
-            pen.polygon([*placed(leaf.outline).flatten().tolist()], fill=255)
-            pen.line(
-                [*placed(np.array([[0, 0], [0, 0.12]])).flatten().tolist()],
-                fill=255,
-                width=2 * FINER,
-            )  # the stalk
-        else:
-            pen.line([*placed(leaf.spine).flatten().tolist()], fill=255, width=FINER)
-            for i in range(POINTS // 8, POINTS - POINTS // 8, POINTS // 9):
-                for side in (leaf.outline[:POINTS], leaf.outline[POINTS:][::-1]):
-                    vein = np.stack([leaf.spine[i], side[min(POINTS - 1, i + POINTS // 12)]])
-                    pen.line([*placed(vein).flatten().tolist()], fill=140, width=FINER)
-        masks.append(np.asarray(mask.reduce(FINER), float)[..., None] / 255)
-    return masks[0], masks[1]
+    blade, veins = (Image.new("L", (WIDTH * FINER, HEIGHT * FINER)) for _ in range(2))
+
+    def draw(mask: Image.Image, points: Array, fill: int, width: int = FINER) -> None:
+        ImageDraw.Draw(mask).line([*placed(points).flatten().tolist()], fill=fill, width=width)
+
+    ImageDraw.Draw(blade).polygon([*placed(leaf.outline).flatten().tolist()], fill=255)
+    draw(blade, np.array([[0, 0], [0, 0.12]]), 255, 2 * FINER)  # the stalk
+    draw(veins, leaf.spine, 255)
+    for i in range(POINTS // 8, POINTS - POINTS // 8, POINTS // 9):
+        for side in (leaf.outline[:POINTS], leaf.outline[POINTS:][::-1]):
+            draw(veins, np.stack([leaf.spine[i], side[min(POINTS - 1, i + POINTS // 12)]]), 140)
+    one, other = (np.asarray(m.reduce(FINER), float)[..., None] / 255 for m in (blade, veins))
+    return one, other
 
 
 def _blurred(mask: Array) -> Array:

@@ -26,16 +26,11 @@ from tlnb.core.runtime.errors import DataError
 EDGE = 32
 MONITOR_EACH, TEST_EACH = 16, 32  # patches per class
 MONITOR_SHARE, TEST_SHARE = 8, 5  # a strip is one in this many patches along the longer side
-TONE, CONTRAST, LEAST = (
-    128.0,
-    44.0,
-    6.0,
-)  # grey levels: mean, standard deviation, smallest deviation to stretch
+# grey levels: mean, standard deviation, smallest deviation to stretch
+TONE, CONTRAST, LEAST = (128.0, 44.0, 6.0)
 
-WINDOWS, OVERLAP = (
-    8,
-    4,
-)  # rows and columns of windows, each a quarter patch from the last
+# rows and columns of windows, each a quarter patch from the last
+WINDOWS, OVERLAP = (8, 4)
 
 FACES_TEST = 30  # of each class, the last by file order
 ALIKE = 0.9  # correlation with a test picture that excludes one from training
@@ -106,10 +101,8 @@ def sliding_windows(material: str) -> tuple[Tensor, Tensor]:
     grey, step = _grey(spec), spec.patch // OVERLAP
     wide = spec.patch + (WINDOWS - 1) * step
     ends = (grey[..., :wide, :wide], grey[..., :wide, -wide:])
-    cut = (
-        end.unfold(2, spec.patch, step).unfold(3, spec.patch, step).flatten(0, 3) for end in ends
-    )
-    one, other = (_even(_scaled(windows)).expand(-1, 3, -1, -1) for windows in cut)
+    cut = (end.unfold(2, spec.patch, step).unfold(3, spec.patch, step) for end in ends)
+    one, other = (_even(_scaled(rows.flatten(0, 3))).expand(-1, 3, -1, -1) for rows in cut)
     return one, other
 
 
@@ -127,11 +120,8 @@ def face_pictures() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
     test = np.concatenate([np.arange(end - FACES_TEST, end) for end in (100, 200)])
     pool = np.setdiff1d(np.arange(200), test)
     alike = _alike(pictures.reshape(200, -1))[np.ix_(pool, test)].any(1)
-    return (
-        images.mul(255).round().byte().expand(-1, 3, -1, -1),
-        labels,
-        {"pool": pool[~alike], "test": test},
-    )
+    colours = images.mul(255).round().byte().expand(-1, 3, -1, -1)
+    return colours, labels, {"pool": pool[~alike], "test": test}
 
 
 def _alike(flat: np.ndarray) -> np.ndarray:
@@ -164,56 +154,39 @@ def _grey(material: Material) -> Tensor:
     grey = pixels if pixels.ndim == 2 else pixels[..., :3] @ torch.tensor([0.299, 0.587, 0.114])
     height, width = grey.shape
     left, top, right, bottom = material.box
-    part = grey[
-        round(top * height) : round(bottom * height), round(left * width) : round(right * width)
-    ]
+    rows = slice(round(top * height), round(bottom * height))
+    part = grey[rows, round(left * width) : round(right * width)]
     grey = torch.nn.functional.avg_pool2d(part[None, None], material.shrink)
     return grey if grey.shape[-1] >= grey.shape[-2] else grey.mT
 
 
 def _strips(picture: Tensor, patch: int) -> dict[str, Tensor]:
     """Patches `(N, 1, 32, 32)` by strip, without overlaps."""
-    grid = picture.unfold(2, patch, patch).unfold(3, patch, patch)[
-        0, 0
-    ]  # (rows, columns, patch, patch)
+    # (rows, columns, patch, patch)
+    grid = picture.unfold(2, patch, patch).unfold(3, patch, patch)[0, 0]
     columns = grid.shape[1]
-    test, monitor = (
-        columns - columns // TEST_SHARE,
-        columns - columns // TEST_SHARE - 1 - columns // MONITOR_SHARE,
-    )
-    strips = {
-        "pool": grid[:, : monitor - 1],
-        "monitor": grid[:, monitor : test - 1],
-        "test": grid[:, test:],
-    }
-    amounts = {"monitor": MONITOR_EACH, "test": TEST_EACH}
+    test = columns - columns // TEST_SHARE
+    monitor = test - 1 - columns // MONITOR_SHARE
+    pool, monitored, tested = grid[:, : monitor - 1], grid[:, monitor : test - 1], grid[:, test:]
     return {
-        strip: _scaled(_spread(part.flatten(0, 1), amounts.get(strip)))
-        for strip, part in strips.items()
+        "pool": _scaled(pool.flatten(0, 1)),
+        "monitor": _scaled(_spread(monitored.flatten(0, 1), MONITOR_EACH)),
+        "test": _scaled(_spread(tested.flatten(0, 1), TEST_EACH)),
     }
 
 
-def _spread(patches: Tensor, amount: int | None) -> Tensor:
+def _spread(patches: Tensor, amount: int) -> Tensor:
     """Select `amount` patches, evenly spaced."""
-    return (
-        patches
-        if amount is None
-        else patches[np.linspace(0, len(patches) - 1, amount).round().astype(int)]
-    )
+    return patches[np.linspace(0, len(patches) - 1, amount).round().astype(int)]
 
 
 def _scaled(patches: Tensor) -> Tensor:
-    return torch.nn.functional.interpolate(
-        patches[:, None], EDGE, mode="bilinear", align_corners=False
-    )
+    interpolate = torch.nn.functional.interpolate
+    return interpolate(patches[:, None], EDGE, mode="bilinear", align_corners=False)
 
 
 def _even(patches: Tensor) -> Tensor:
     """Equalise brightness and contrast; returns uint8."""
     mean, deviation = patches.mean((1, 2, 3), keepdim=True), patches.std((1, 2, 3), keepdim=True)
-    return (
-        ((patches - mean) / deviation.clamp(min=LEAST) * CONTRAST + TONE)
-        .round()
-        .clamp(0, 255)
-        .byte()
-    )
+    standard = (patches - mean) / deviation.clamp(min=LEAST)
+    return (standard * CONTRAST + TONE).round().clamp(0, 255).byte()

@@ -9,6 +9,8 @@ paper take any two tones, and noise is added.
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -36,11 +38,8 @@ def draw_symbols(classes: int, per_class: int, seed: int) -> tuple[Tensor, Tenso
 
 def symbol_names(classes: int) -> tuple[str, ...]:
     """`A0, A1, …, B0, …`: the alphabet and the letter's number within it."""
-    names = []
-    for c in range(classes):
-        alphabet, letter = divmod(c, LETTERS_PER_ALPHABET)
-        names.append(f"{_alphabet_name(alphabet)}{letter}")
-    return tuple(names)
+    places = (divmod(number, LETTERS_PER_ALPHABET) for number in range(classes))
+    return tuple(f"{_alphabet_name(alphabet)}{letter}" for alphabet, letter in places)
 
 
 def _alphabet_name(number: int) -> str:
@@ -57,14 +56,9 @@ def _letter(number: int) -> Tensor:
     ends[short, 1] = -ends[short, 0]
     bend = rng.normal(0, 0.55, (STROKES_PER_ALPHABET, 1, 2))
     strokes = np.concatenate([ends[:, :1], ends.mean(1, keepdims=True) + bend, ends[:, 1:]], axis=1)
-    combinations = _combinations()[rng.permutation(len(_combinations()))]
-    return torch.from_numpy(strokes[combinations[place]]).float()
-
-
-def _combinations() -> np.ndarray:
-    from itertools import combinations
-
-    return np.array(list(combinations(range(STROKES_PER_ALPHABET), STROKES_PER_LETTER)))
+    choices = np.array(list(combinations(range(STROKES_PER_ALPHABET), STROKES_PER_LETTER)))
+    chosen = choices[rng.permutation(len(choices))[place]]
+    return torch.from_numpy(strokes[chosen]).float()
 
 
 def _write(letters: Tensor, generator: torch.Generator) -> Tensor:
@@ -79,17 +73,14 @@ def _write(letters: Tensor, generator: torch.Generator) -> Tensor:
 
     control = letters + 0.09 * normal(*letters.shape[1:])
     t = torch.linspace(0, 1, POINTS)
-    weights = torch.stack(
-        [(1 - t) ** 2, 2 * t * (1 - t), t**2], dim=1
-    )  # (POINTS, 3), Bernstein polynomials
+    # (POINTS, 3), Bernstein polynomials
+    weights = torch.stack([(1 - t) ** 2, 2 * t * (1 - t), t**2], dim=1)
     points = torch.einsum("pc,nscx->nspx", weights, control)
     angle, size = 0.22 * normal(), uniform(0.62, 0.95, 2)
-    turn = torch.stack(
-        [angle.cos(), -angle.sin() + 0.2 * normal(), angle.sin(), angle.cos()], 1
-    ).view(n, 2, 2)
-    points = torch.einsum("nxy,nspy->nspx", turn, points) * size[:, None, None] + 0.09 * normal(
-        1, 1, 2
-    )
+    shear = -angle.sin() + 0.2 * normal()
+    turn = torch.stack([angle.cos(), shear, angle.sin(), angle.cos()], 1).view(n, 2, 2)
+    turned = torch.einsum("nxy,nspy->nspx", turn, points)
+    points = turned * size[:, None, None] + 0.09 * normal(1, 1, 2)
     distance = _distance(points[:, :, :-1].flatten(1, 2), points[:, :, 1:].flatten(1, 2))
     pen = uniform(0.04, 0.13, 1, 1)
     ink = torch.sigmoid((pen - distance) * uniform(14, 45, 1, 1))[:, None]  # (N, 1, 32, 32)
