@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import takewhile
+from operator import attrgetter
 
 from torch import nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
@@ -13,12 +15,8 @@ from tlnb.core.models.stages import ROOT, UNUSED, name_stages
 from tlnb.core.models.tracing import IMAGE, Watched, watch
 from tlnb.core.runtime.errors import ModelError, OneLine
 
-NORMS = (
-    "batch_norm",
-    "batch_norm_legit_no_training",
-    "layer_norm",
-    "group_norm",
-)  # torch's names of operations
+# torch's names of operations
+NORMS = ("batch_norm", "batch_norm_legit_no_training", "layer_norm", "group_norm")
 
 __all__ = ["ROOT", "UNUSED", "Anatomy", "Layer", "Stage", "evaluating", "owned", "read_anatomy"]
 
@@ -31,9 +29,8 @@ class Layer(OneLine):
     stage: str
     kind: str
     params: int  # a shared parameter counts for the first layer that uses it
-    shape: (
-        tuple[int, ...] | None
-    )  # output for one image, without the batch; None if it was not called
+    # output for one image, without the batch; None if it was not called
+    shape: tuple[int, ...] | None
     flops: int  # forward, one image; a multiply-add counts as two
     frozen: bool = False
     running_stats: bool = False
@@ -74,9 +71,8 @@ class Anatomy(OneLine):
     head: str  # name of the output layer
     heads: tuple[str, ...]  # all output layers, if the scores combine several; else just `head`
     detailed: bool = False  # show every layer, not only stages
-    softmax_after_head: bool = (
-        False  # the network gives probabilities, but cross-entropy needs logits
-    )
+    # the network gives probabilities, but cross-entropy needs logits
+    softmax_after_head: bool = False
     softmax: str | None = None  # the nn.Softmax that computes them, if it is a module
 
     @property
@@ -113,10 +109,7 @@ class Anatomy(OneLine):
 
         They are needed only once per image.
         """
-        first = next(
-            (i for i, layer in enumerate(self.layers) if not layer.frozen), len(self.layers)
-        )
-        return sum(layer.flops for layer in self.layers[:first])
+        return sum(layer.flops for layer in takewhile(attrgetter("frozen"), self.layers))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -136,9 +129,9 @@ class Anatomy(OneLine):
         """Problems noticed before any training, one sentence each."""
         if not self.softmax_after_head:
             return ()
-        remedy = (
-            f"%tl_remove {self.softmax}" if self.softmax else "remove it from the network's forward"
-        )
+        remedy = "remove it from the network's forward"
+        if self.softmax:
+            remedy = f"%tl_remove {self.softmax}"
         return (
             f"a softmax comes after the output layer {self.head}; the loss (cross-entropy) applies "
             f"one itself, and two in a row learn slowly and badly: {remedy}",
@@ -199,40 +192,32 @@ def read_anatomy(module: nn.Module, size: int, model: str = "model") -> Anatomy:
     seen = watch(module, size)
     layers = dict(owned(module))
     met = _met(seen)
-    used = [n for n in met if n in layers]
-    rest = [n for n in layers if n not in met]
     heads, softmax = _heads(seen, layers, met)
-    last = (
-        softmax
-        if isinstance(dict(module.named_modules()).get(softmax or ROOT), nn.Softmax)
-        else None
-    )
     work = _work(seen, layers)
+    used = [n for n in met if n in layers]
     stages = name_stages(module, used, heads, work, seen.shapes)
     order = list(dict.fromkeys(stages.values()))
     used.sort(key=lambda n: order.index(stages[n]))
+    rest = [n for n in layers if n not in met]
     params = _own_parameters({name: layers[name] for name in [*used, *rest]})
-    entries = tuple(
+    entries = [
         Layer(
             name=name,
             stage=stages.get(name, UNUSED),
             kind=_kind(layers[name]),
-            params=params[name],
+            params=count,
             shape=_shape(seen, name),
             flops=work.get(name, 0),
             running_stats="running_mean" in layers[name]._buffers,
             used=name in stages,
         )
-        for name in params
-    )
-    return Anatomy(
-        model=model,
-        layers=entries,
-        head=heads[0],
-        heads=heads,
-        softmax_after_head=softmax is not None,
-        softmax=last,
-    )
+        for name, count in params.items()
+    ]
+    read = Anatomy(model=model, layers=tuple(entries), head=heads[0], heads=heads)
+    if softmax is None:
+        return read
+    is_module = softmax and isinstance(module.get_submodule(softmax), nn.Softmax)
+    return replace(read, softmax_after_head=True, softmax=softmax if is_module else None)
 
 
 def _own_parameters(layers: Mapping[str, nn.Module]) -> dict[str, int]:
@@ -254,9 +239,8 @@ def _kind(part: nn.Module) -> str:
 def _met(seen: Watched) -> dict[str, int]:
     """The layers that the scores depend on, in data-flow order, with the step of first use."""
     needed = seen.needed()
-    whole = (
-        IMAGE not in needed
-    )  # without a traceable path (lost in NumPy, say), everything that ran counts
+    # without a traceable path (lost in NumPy, say), everything that ran counts
+    whole = IMAGE not in needed
     met: dict[str, int] = {}
     for i, step in enumerate(seen.steps):
         if whole or i in needed:
@@ -313,11 +297,9 @@ def _heads(
     heads = tuple(n for n in met if n in ends and _fits(layers[n], seen.scores))
     if heads:
         return heads, softmax
-    last = (
-        f"the last layer, {ends[0]}, is a {type(layers[ends[0]]).__name__}: it"
-        if ends
-        else "the last layer"
-    )
+    last = "the last layer"
+    if ends:
+        last = f"the last layer, {ends[0]}, is a {type(layers[ends[0]]).__name__}: it"
     raise ModelError(
         f"no output layer was found: {last} must be nn.Linear or nn.Conv2d with one score per class"
     )
@@ -338,9 +320,8 @@ def _way_back(seen: Watched) -> tuple[list[str], str | None]:
             continue
         if step.name.endswith(NORMS):
             continue  # features are normalised, scores are not: not an output layer
-        if (
-            step.name == "_softmax" and not logged
-        ):  # its logarithm is log_softmax, which is harmless
+        # its logarithm is log_softmax, which is harmless
+        if step.name == "_softmax" and not logged:
             softmax = step.module
         open_ends += [(j, logged or step.name == "log") for j in step.inputs]
     return ends, softmax

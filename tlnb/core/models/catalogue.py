@@ -16,9 +16,8 @@ from tlnb.core.storage.download import cached_file
 
 EMBEDDED, PACKAGED, TORCHVISION, TIMM = "embedded", "package", "torchvision", "timm"
 SORTS = ("small", "accurate", "fast")
-TRAINING_IMAGES = {
-    "ImageNet-1K": 1_281_167
-}  # ILSVRC 2012, training set: Russakovsky et al., IJCV 115 (2015), table 2
+# ILSVRC 2012, training set: Russakovsky et al., IJCV 115 (2015), table 2
+TRAINING_IMAGES = {"ImageNet-1K": 1_281_167}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,9 +142,8 @@ def embedded_card(name: str) -> Card:
     """Read the card stored beside the weights."""
     facts = glyphnet.card(name)
     known = {k: v for k, v in facts.items() if k in Card.__dataclass_fields__}
-    return Card(
-        **{**known, "family": EMBEDDED, "on_disk": True, "notes": tuple(facts.get("notes", ()))}
-    )
+    known["notes"] = tuple(facts.get("notes", ()))
+    return Card(**known | {"family": EMBEDDED, "on_disk": True})
 
 
 def packaged_card() -> Card:

@@ -89,9 +89,8 @@ def _counted(
 
     The copies have no data, unless real data are cheap.
     """
-    example = (
-        example.float()
-    )  # cached inputs may be bf16, but without autocast the weights are fp32
+    # cached inputs may be bf16, but without autocast the weights are fp32
+    example = example.float()
     tries = [("meta", example.to("meta")), ("", example)]
     if sum(p.numel() for p in module.parameters()) * example.numel() < CHEAP_WITH_NUMBERS:
         tries.reverse()

@@ -24,10 +24,8 @@ from tlnb.core.models.transform import Transform
 from tlnb.core.runtime.errors import ModelError
 from tlnb.core.runtime.torch_lock import alone
 
-AUXILIARY = {
-    "googlenet": ("aux1.", "aux2."),
-    "inception_v3": ("AuxLogits.",),
-}  # heads that only help training
+# heads that only help training
+AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
 NO_AUXILIARY = "auxiliary heads, which only help to train from scratch, are left out"
 
 
@@ -81,9 +79,8 @@ def original_of(name: str, weights: Any) -> Original:
 
 
 def _embedded_original(name: str) -> Original:
-    transform = Transform(
-        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
-    )
+    size, mean, std = glyphnet.SIZE, glyphnet.MEAN, glyphnet.STD
+    transform = Transform(size=size, resize=size, mean=mean, std=std)
     classes = tuple(glyphnet.card(name)["classes"])
     return Original(
         card=embedded_card(name),

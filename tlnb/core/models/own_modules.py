@@ -74,16 +74,11 @@ def adopt(module: nn.Module, size: int | None = None) -> Adopted:
     layout, passed = _layout(own, edge)
     only_edge = _only_size(own) if passed.failed and size is None else None
     if only_edge:
-        edge, notes = (
-            only_edge,
-            [
-                *notes,
-                f"it takes images of {only_edge}×{only_edge} pixels, and rejects {edge}×{edge}",
-            ],
-        )
-        layout, passed = _layout(own, edge)
+        takes = f"it takes images of {only_edge}×{only_edge} pixels"
+        notes = [*notes, f"{takes}, and rejects {edge}×{edge}"]
+        layout, passed = _layout(own, only_edge)
     if not passed.failed:
-        notes += _select_scores(own, edge, layout, passed)
+        notes += _select_scores(own, only_edge or edge, layout, passed)
     if layout == "contiguous":
         notes.append(
             "its code needs contiguous memory (x.view(...)): images are laid out so, which is "
@@ -148,11 +143,8 @@ def _shaped(module: nn.Module, edge: int) -> list[str]:
     Raises:
         ModelError: the pass fails, so their shapes stay unknown.
     """
-    lazy = [
-        name
-        for name, part in module.named_modules()
-        if any(map(is_lazy, part._parameters.values()))
-    ]
+    parts = module.named_modules()
+    lazy = [name for name, part in parts if any(map(is_lazy, part._parameters.values()))]
     if not lazy:
         return []
     try:
@@ -168,16 +160,13 @@ def _shaped(module: nn.Module, edge: int) -> list[str]:
 
 
 def _single(module: nn.Module) -> list[str]:
-    kinds = {
-        t.dtype for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()
-    } - {torch.float32}
+    tensors = (*module.parameters(), *module.buffers())
+    kinds = {t.dtype for t in tensors if t.is_floating_point()} - {torch.float32}
     if not kinds:
         return []
     module.float()
-    return [
-        f"converted from {listed(sorted(str(kind).removeprefix('torch.') for kind in kinds))} "
-        "to float32"
-    ]
+    names = sorted(str(kind).removeprefix("torch.") for kind in kinds)
+    return [f"converted from {listed(names)} to float32"]
 
 
 # ── what it takes, and what it gives ──────────────────────────────────────────────────────────────
@@ -213,9 +202,8 @@ def _only_size(module: nn.Module) -> int | None:
 
     It differs from the usual one.
     """
-    return next(
-        (edge for edge in COMMON_EDGES if not _passed(module, edge, "contiguous").failed), None
-    )
+    fit = (edge for edge in COMMON_EDGES if not _passed(module, edge, "contiguous").failed)
+    return next(fit, None)
 
 
 def _passed(module: nn.Module, edge: int, layout: str, training: bool = False) -> _Passed:

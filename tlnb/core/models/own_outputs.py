@@ -19,14 +19,7 @@ from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 
 SCORE_NAMES = (
-    "logits",
-    "scores",
-    "out",
-    "output",
-    "outputs",
-    "pred",
-    "preds",
-    "prediction",
+    *("logits", "scores", "out", "output", "outputs", "pred", "preds", "prediction"),
     "predictions",
 )
 HEAD_NAMES = {"fc", "head", "heads", "classifier", "last_linear", "output", "linear"}
@@ -50,10 +43,9 @@ class OutputStep:
         """The step as Python code."""
         if self.kind == "name":
             return f".{self.at}"
-        plain = (
-            isinstance(self.at, str) and self.at.isprintable() and not set(self.at) & {'"', "\\"}
-        )
-        return f'["{self.at}"]' if plain else f"[{self.at!r}]"
+        key = self.at
+        plain = isinstance(key, str) and key.isprintable() and not set(key) & {'"', "\\"}
+        return f'["{key}"]' if plain else f"[{key!r}]"
 
 
 @dataclass(frozen=True)
@@ -78,9 +70,8 @@ class Route:
 class OutputChange:
     """A change of a network's output."""
 
-    routes: tuple[
-        Route, ...
-    ] = ()  # paths to the scores: in eval mode, then in training mode if it differs
+    # paths to the scores: in eval mode, then in training mode if it differs
+    routes: tuple[Route, ...] = ()
     always: bool = True  # whether the scores are one of several outputs in both modes
     layer: str = ""  # the output layer that was appended, or replaced an `nn.Identity`
     width: int = 0  # number of its input features
@@ -123,12 +114,8 @@ def select_scores(
         return []
     by_kind = {_kind(each): _route(each, by_layers) for each in reversed(several)}
     routes = tuple(reversed(by_kind.values()))
-    kind = type(module)
-    _give(
-        module,
-        OutputChange(routes=routes, always=len(several) == 2),
-        lambda self, x: pick(kind.forward(self, x), routes),
-    )
+    kind, change = type(module), OutputChange(routes=routes, always=len(several) == 2)
+    _give(module, change, lambda self, x: pick(kind.forward(self, x), routes))
     when = " while it trains" if isinstance(in_eval, Tensor) else ""
     used = _which(routes[0])
     return [f"it gives {_words(several[0])}{when}: the {used} is used, the rest is not trained"]
@@ -281,9 +268,9 @@ def _append(module: nn.Module, layer: nn.Linear) -> str:
     module.add_module(APPENDED_NAME, layer)
     calls_all = issubclass(own_class(module), nn.Sequential)  # appended modules are called, too
     change = OutputChange(layer=APPENDED_NAME, width=layer.in_features, called=not calls_all)
-    _give(
-        module,
-        change,
-        None if calls_all else lambda self, x: getattr(self, APPENDED_NAME)(kind.forward(self, x)),
-    )
+
+    def forward(self: Any, x: Any) -> Any:
+        return getattr(self, APPENDED_NAME)(kind.forward(self, x))
+
+    _give(module, change, None if calls_all else forward)
     return f"{APPENDED_NAME} is appended"

@@ -115,10 +115,9 @@ def load(
     elif not isinstance(source, str):
         raise ModelError(_wrong_source(source))
     else:
-        otherwise = f"%tl_models lists all; of a variable inside a function write tl.load({source})"
-        hint = did_you_mean(
-            source, names(), otherwise if source.isidentifier() else "%tl_models lists all"
-        )
+        inside = f"; of a variable inside a function write tl.load({source})"
+        otherwise = f"%tl_models lists all{inside * source.isidentifier()}"
+        hint = did_you_mean(source, names(), otherwise)
         raise ModelError(f"{source!r} is not the name of a model: {hint}")
     model.module.eval()
     return replace(model, transform=changed_transform(model, mean, std, size))
@@ -152,14 +151,11 @@ def bare(name: str, scores: int, size: int | None = None) -> PretrainedModel:
         ModelError: the name is unknown.
     """
     if not is_name(name):
-        raise ModelError(
-            f"{name!r} is not the name of a model: "
-            f"{did_you_mean(name, names(), '%tl_models lists all')}"
-        )
+        hint = did_you_mean(name, names(), "%tl_models lists all")
+        raise ModelError(f"{name!r} is not the name of a model: {hint}")
     original = _original(name, next(iter(torchvision_weights(name).values()), None), size)
-    return original.with_weights(
-        at_random(partial(original.make, scores)), "none", _untrained(original.card), scores
-    )
+    module = at_random(partial(original.make, scores))
+    return original.with_weights(module, "none", _untrained(original.card), scores)
 
 
 def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
@@ -186,9 +182,8 @@ def _chosen(name: str, weights: str, known: Iterable[str] = ()) -> str:
 
 # ── by name ───────────────────────────────────────────────────────────────────────────────────────
 
-OLD_DENSENET = re.compile(
-    r"(denselayer\d+\.(?:norm|conv))\.([12])\."
-)  # `norm.1` in files, `norm1` in the network
+# `norm.1` in files, `norm1` in the network
+OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 def _original(
@@ -241,11 +236,8 @@ def _from_file(
     """
     module = outline(partial(make, classes))
     state = _today(named_as(state, module) if lenient else state, name)
-    counts = {
-        shape[0]
-        for shape, own in different(module, state).values()
-        if shape and (classes, *shape[1:]) == own
-    }
+    shapes = [pair for pair in different(module, state).values() if pair[0]]
+    counts = {shape[0] for shape, own in shapes if (classes, *shape[1:]) == own}
     if len(counts) == 1:
         other = outline(partial(make, *counts))
         if not different(other, state):
@@ -262,10 +254,8 @@ def _from_elsewhere(card: Card, file: str, notes: tuple[str, ...], classes: int,
     elif classes == card.source_classes:
         also = f"{classes:,} classes, assumed to be those of {card.source} in their order"
     else:
-        also = (
-            f"the output layer has {classes:,} classes of unknown names, the original has "
-            f"{card.source_classes:,}"
-        )
+        own = f"{card.source_classes:,}"
+        also = f"the output layer has {classes:,} classes of unknown names, the original has {own}"
     return replace(
         _untrained(card),
         source=f"unknown data (weights from {file})",

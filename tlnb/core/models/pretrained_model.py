@@ -41,13 +41,11 @@ class PretrainedModel(OneLine):
     card: Card
     weights: str = "default"
     architecture: Callable[[], nn.Module] | None = field(default=None, repr=False)
-    classes: tuple[str, ...] | None = field(
-        default=None, repr=False
-    )  # of the source data, in the order of the scores
+    # of the source data, in the order of the scores
+    classes: tuple[str, ...] | None = field(default=None, repr=False)
     origin: Origin = field(default=Origin(name="", family="own"), repr=False)
-    target_classes: int | None = (
-        None  # number of classes of the loaded data, for which the head is replaced
-    )
+    # number of classes of the loaded data, for which the head is replaced
+    target_classes: int | None = None
 
     def fresh(self) -> nn.Module:
         """The architecture, randomly initialised from torch's current random state."""
@@ -135,9 +133,8 @@ def changed_transform(model: PretrainedModel, mean: Any, std: Any, size: int | N
                 f"--size {size} is too large for any network here: use {MOST_PIXELS} pixels or "
                 "fewer"
             )
-        transform = replace(
-            transform, size=size, resize=round(size * transform.resize / transform.size)
-        )
+        resize = round(size * transform.resize / transform.size)
+        transform = replace(transform, size=size, resize=resize)
     if mean is not None:
         transform = replace(transform, mean=_three("mean", mean))
     if std is not None:
@@ -164,9 +161,7 @@ def _three(name: str, values: Any) -> tuple[float, float, float]:
         parts = values.split(",") if isinstance(values, str) else list(values)
         r, g, b = (float(v) for v in parts)
     except (TypeError, ValueError):
-        raise UsageError(
-            f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5"
-        ) from None
+        r = g = b = math.nan
     if not all(map(math.isfinite, (r, g, b))):
         raise UsageError(f"--{name} {values} is not three numbers: write --{name} 0.5,0.5,0.5")
     if name == "std" and min(r, g, b) <= 0:

@@ -22,7 +22,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 from torch import nn
 
@@ -65,13 +65,9 @@ def name_stages(
     """
 
     def part(path: str, inside: Sequence[str]) -> Part:
-        shape = shapes.get(path, shapes.get(inside[-1]))
-        return Part(
-            path=path,
-            layers=tuple(inside),
-            matrices=sum(work.get(n, 0) > 0 for n in inside),
-            positions=_positions(shape),
-        )
+        matrices = sum(work.get(n, 0) > 0 for n in inside)
+        positions = _positions(shapes.get(path, shapes.get(inside[-1])))
+        return Part(path=path, layers=tuple(inside), matrices=matrices, positions=positions)
 
     def inside(whole: Part) -> list[Part]:
         by_path: dict[str, list[str]] = {}
@@ -84,12 +80,8 @@ def name_stages(
         parts[at : at + 1] = inside(parts[at])
     groups, blocks = _groups(parts, set(heads))
     names = _names(module, groups, blocks)
-    return {
-        layer: name
-        for name, group in zip(names, groups, strict=True)
-        for p in group
-        for layer in p.layers
-    }
+    named = zip(names, groups, strict=True)
+    return {layer: name for name, group in named for p in group for layer in p.layers}
 
 
 def _below(layer: str, path: str) -> str:
@@ -186,11 +178,9 @@ def _by_resolution(groups: list[Group]) -> list[Group]:
 
 def _coarser(before: Group, after: Group) -> bool:
     one, other = before[-1].positions, after[-1].positions
-    return (
-        one is not None
-        and other is not None
-        and max(one, other) >= RESOLUTION_RATIO * min(one, other)
-    )
+    if one is None or other is None:
+        return False
+    return max(one, other) >= RESOLUTION_RATIO * min(one, other)
 
 
 def _divided(groups: list[Group]) -> list[Group]:
@@ -254,17 +244,13 @@ def _rest(first: str, last: str) -> str:
 
     Numbers and words are kept whole.
     """
-    shared = 0
-    while shared < min(len(first), len(last)) and first[shared] == last[shared]:
-        shared += 1
+    alike = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    shared = len(list(alike))
     while shared and _one_piece(last[shared - 1], last[shared : shared + 1]):
         shared -= 1
     return last[shared:] or last
 
 
 def _one_piece(before: str, after: str) -> bool:
-    return (
-        (before.isdigit() and after.isdigit())
-        or (before.isalpha() and after.isalpha())
-        or not after
-    )
+    of_a_kind = (before.isdigit() and after.isdigit()) or (before.isalpha() and after.isalpha())
+    return of_a_kind or not after

@@ -42,9 +42,8 @@ class Watched:
     """The trace of one image."""
 
     steps: tuple[TracedOperation, ...]
-    shapes: Mapping[
-        str, tuple[int, ...]
-    ]  # output shape of each module's first call, without the batch
+    # output shape of each module's first call, without the batch
+    shapes: Mapping[str, tuple[int, ...]]
     output: int  # the step that computed the scores
     scores: int  # number of scores
 
@@ -64,9 +63,8 @@ def blank(module: nn.Module) -> nn.Module:
     twins: dict[int, Any] = {}
     for tensor in chain(module.parameters(), module.buffers()):
         empty = torch.empty_like(tensor, device="meta")
-        twins[id(tensor)] = (
-            nn.Parameter(empty, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else empty
-        )
+        is_parameter = isinstance(tensor, nn.Parameter)
+        twins[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
     return copied(module, twins)
 
 
@@ -185,9 +183,8 @@ class _Recorder(TorchDispatchMode):
         self.made = {storage_of(image): IMAGE}
         self._names = {part: name for name, part in twin.named_modules()}
         self._calls = [""]
-        self._owners: dict[
-            int, tuple[str, ...]
-        ] = {}  # by storage, for parameters and tensors computed from them alone
+        # by storage, for parameters and tensors computed from them alone
+        self._owners: dict[int, tuple[str, ...]] = {}
         self._shared: dict[int, tuple[str, ...]] = {}  # owners to choose from
         for part, name in self._names.items():
             for tensor in chain(part._parameters.values(), part._buffers.values()):
@@ -220,38 +217,29 @@ class _Recorder(TorchDispatchMode):
             return func(*args, **kwargs)
         args, kwargs = without_numbers(func, args, kwargs)
         out = func(*args, **kwargs)
-        self._note(
-            func,
-            [*tensors_in(args), *tensors_in(kwargs.values())],
-            out,
-            operation_flops(func, args, kwargs, out),
-        )
+        read = [*tensors_in(args), *tensors_in(kwargs.values())]
+        self._note(func, read, out, operation_flops(func, args, kwargs, out))
         return out
 
     def _note(self, func: Any, read: list[Tensor], out: Any, flops: int) -> None:
         places = [storage_of(t) for t in read]
         layers = dict.fromkeys(name for place in places for name in self._layers(place))
         inputs = frozenset(self.made[place] for place in places if place in self.made)
-        results = [storage_of(t) for t in tensors_in([out])]
-        made_of_parameters = (
-            bool(layers) and not inputs
-        )  # a view of one, or something computed from them alone
+        results = list(tensors_in([out]))
+        # a view of one, or something computed from them alone
+        made_of_parameters = bool(layers) and not inputs
         if flops or not made_of_parameters:
-            first = next(iter(tensors_in([out])), None)
-            shape = () if first is None else tuple(first.shape)
-            name = func._overloadpacket.__name__
-            self.steps.append(
-                TracedOperation(
-                    name=name,
-                    inputs=inputs,
-                    layers=tuple(layers),
-                    module=self._calls[-1],
-                    shape=shape,
-                    flops=flops,
-                )
+            step = TracedOperation(
+                name=func._overloadpacket.__name__,
+                inputs=inputs,
+                layers=tuple(layers),
+                module=self._calls[-1],
+                shape=tuple(results[0].shape) if results else (),
+                flops=flops,
             )
+            self.steps.append(step)
         changed = places[:1] if func._schema.is_mutable else []
-        for place in (*results, *changed):
+        for place in (*map(storage_of, results), *changed):
             if place in places and place not in changed:
                 continue  # a view keeps the identity of its base
             self.made.pop(place, None)  # storage is reused once its tensor is gone

@@ -20,68 +20,24 @@ from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
 from tlnb.core.storage.download import file_hash, promised_hash
 
+# keys under which training scripts store the state_dict; the first one present counts
 STATE_KEYS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "model_state",
-    "weights",
-    "params",
-    "ema",
-    "model_ema",
-    "state_dict_ema",
-    "teacher",
-    "student",
-    "backbone",
-)  # keys under which training scripts store the state_dict; the first one present counts
+    *("state_dict", "model_state_dict", "model", "net", "network", "model_state", "weights"),
+    *("params", "ema", "model_ema", "state_dict_ema", "teacher", "student", "backbone"),
+)
 PREFIXES = (
-    "module",
-    "model",
-    "net",
-    "network",
-    "_orig_mod",
-    "backbone",
-    "encoder",
-    "ema",
-    "classifier_model",
-    "base_model",
+    *("module", "model", "net", "network", "_orig_mod", "backbone", "encoder", "ema"),
+    *("classifier_model", "base_model"),
 )
 UNSAFE = re.compile(r"(?:GLOBAL|global) ([\w.]+)")  # torch's name of a refused global
-CODE_MODULES = frozenset(
-    (  # modules whose globals run code on loading; builtins come without a module
-        "builtins",
-        "__builtin__",
-        "os",
-        "posix",
-        "nt",
-        "sys",
-        "subprocess",
-        "shutil",
-        "importlib",
-        "runpy",
-        "pickle",
-        "io",
-        "socket",
-        "ctypes",
-        "code",
-        "pty",
-        "webbrowser",
-        "operator",
-        "functools",
-        "pathlib",
-        "tempfile",
-        "threading",
-        "multiprocessing",
-    )
-)
-COUNTER_ENDINGS = (
-    ".total_ops",
-    ".total_params",
-    "total_ops",
-    "total_params",
-)  # left behind by FLOP counters
+# modules whose globals run code on loading; builtins come without a module
+CODE_MODULES = {
+    *("builtins", "__builtin__", "os", "posix", "nt", "sys", "subprocess", "shutil", "importlib"),
+    *("runpy", "pickle", "io", "socket", "ctypes", "code", "pty", "webbrowser", "operator"),
+    *("functools", "pathlib", "tempfile", "threading", "multiprocessing"),
+}
+# left behind by FLOP counters
+COUNTER_ENDINGS = (".total_ops", ".total_params", "total_ops", "total_params")
 # BatchNorm's counter, which computes nothing; files written before 2018 lack it.
 BATCH_COUNTER = "num_batches_tracked"
 
@@ -95,17 +51,13 @@ class State(dict[str, Tensor]):
         super().__init__(tensors)
         self.file = file
         self.notes = notes
-        self._metadata: dict[
-            str, Any
-        ] = {}  # torch's name: versions of the modules that wrote the file
+        # torch's name: versions of the modules that wrote the file
+        self._metadata: dict[str, Any] = {}
 
     def renamed(self, new: Callable[[str], str | None]) -> State:
         """Rename the tensors; those mapped to None are dropped."""
-        state = State(
-            {name: v for k, v in self.items() if (name := new(k)) is not None},
-            self.file,
-            self.notes,
-        )
+        tensors = {name: v for k, v in self.items() if (name := new(k)) is not None}
+        state = State(tensors, self.file, self.notes)
         state._metadata = self._metadata
         return state
 
@@ -147,17 +99,15 @@ def read_state(path: Path, checked: bool = False) -> State:
             f"{path.name} is not a usual state_dict (see {str(odd)[:80]!r}): save "
             "model.state_dict() and give that file"
         )
-    small = next(
-        (v.dtype for v in tensors.values() if v.is_floating_point() and v.dtype.itemsize < 2), None
-    )
+    kinds = [v.dtype for v in tensors.values() if v.is_floating_point()]
+    small = next((kind for kind in kinds if kind.itemsize < 2), None)
     if small is not None:
         raise ModelError(
             f"{path.name} holds {str(small).removeprefix('torch.')}, which no layer here computes "
             "with: save {k: v.float() for k, v in model.state_dict().items()}"
         )
-    return _checked(
-        tensors, path.name, (f"{path.name}: taken from its {wrapper!r}",) if wrapper else ()
-    )
+    taken = f"{path.name}: taken from its {wrapper!r}"
+    return _checked(tensors, path.name, (taken,) if wrapper else ())
 
 
 def _unreadable(path: Path, error: Exception) -> str:
@@ -165,13 +115,11 @@ def _unreadable(path: Path, error: Exception) -> str:
 
     A file with a script's settings beside its weights is not damaged.
     """
-    unsafe = (
-        UNSAFE.search(str(error))
-        if "weights_only" in str(error) or "nsupported global" in str(error)
-        else None
-    )
+    said = str(error)
+    refused = "weights_only" in said or "nsupported global" in said
+    unsafe = UNSAFE.search(said) if refused else None
     if unsafe is None or unsafe[1].partition(".")[0] in CODE_MODULES or "." not in unsafe[1]:
-        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        reason = " ".join(said.split())[:80] or type(error).__name__
         if unsafe:
             reason = f"it calls {unsafe[1]}"
         return f"{path.name} is damaged, or not a state_dict ({reason}): give another file"
@@ -193,10 +141,8 @@ def _tensors_of(content: Any) -> tuple[str, dict[str, Tensor]]:
             deeper, tensors = _tensors_of(inner)
             if tensors:
                 return f"{key}.{deeper}".rstrip("."), tensors
-    return "", _State(
-        {k: v for k, v in content.items() if isinstance(v, Tensor)},
-        getattr(content, "_metadata", {}),
-    )
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor)}
+    return "", _State(tensors, getattr(content, "_metadata", {}))
 
 
 class _State(dict[str, Tensor]):
@@ -228,9 +174,8 @@ def _content(path: Path) -> Any:
         from safetensors.torch import load_file
 
         return load_file(path)
-    if zipfile.is_zipfile(
-        path
-    ):  # torch does not compress: a file that unpacks to more than its size is a bomb
+    # torch does not compress: a file that unpacks to more than its size is a bomb
+    if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as parts:
             if sum(part.file_size for part in parts.infolist()) > path.stat().st_size:
                 raise ValueError("it unpacks to more than its size")
@@ -239,13 +184,10 @@ def _content(path: Path) -> Any:
 
 def _checked(tensors: Mapping[str, Tensor], file: str, notes: tuple[str, ...]) -> State:
     """The tensors, with a note about those that hold NaN or infinity."""
-    broken = [
-        k for k, v in tensors.items() if v.is_floating_point() and not torch.isfinite(v.sum())
-    ]
-    if broken:
-        notes += (
-            f"{file}: NaN or infinite values in {listed(broken, 3)}; such layers must be replaced",
-        )
+    floats = {k: v for k, v in tensors.items() if v.is_floating_point()}
+    if broken := [k for k, v in floats.items() if not torch.isfinite(v.sum())]:
+        shown = listed(broken, 3)
+        notes += (f"{file}: NaN or infinite values in {shown}; such layers must be replaced",)
     state = State({k: v.detach() for k, v in tensors.items()}, file, notes)
     state._metadata = dict(getattr(tensors, "_metadata", {}))
     return state
@@ -266,10 +208,8 @@ def named_as(state: State, module: nn.Module) -> State:
         dropped.append(prefix)
     if not dropped or not own & set(best):
         return state
-    best.notes = (
-        *state.notes,
-        f"{state.file}: {''.join(dropped)!r} dropped from the front of every name",
-    )
+    note = f"{state.file}: {''.join(dropped)!r} dropped from the front of every name"
+    best.notes = (*state.notes, note)
     return best
 
 
@@ -278,11 +218,8 @@ def _shorter(state: State, own: set[str]) -> tuple[State, str] | None:
     prefixes = Counter(k.partition(".")[0] for k in state if "." in k)
     for prefix in (f"{word}." for word, _ in prefixes.most_common(3) if word in PREFIXES):
         other = state.renamed(partial(_without, prefix))
-        other._metadata = {
-            f"{k}.".removeprefix(prefix).rstrip("."): v
-            for k, v in state._metadata.items()
-            if f"{k}.".startswith(prefix)
-        }
+        inside = {f"{k}.": v for k, v in state._metadata.items() if f"{k}.".startswith(prefix)}
+        other._metadata = {k.removeprefix(prefix).rstrip("."): v for k, v in inside.items()}
         if len(own & set(other)) >= len(own & set(state)):
             return other, prefix
     return None
@@ -312,9 +249,8 @@ def outline(make: Callable[[], nn.Module]) -> nn.Module:
     builder = get_ident()
 
     def without_numbers(_: nn.Module, __: str, parameter: Tensor | None) -> nn.Parameter | None:
-        if (
-            parameter is None or get_ident() != builder
-        ):  # the hook is global: other threads build as usual
+        # the hook is global: other threads build as usual
+        if parameter is None or get_ident() != builder:
             return None
         return nn.Parameter(parameter.to("meta"), parameter.requires_grad)
 
@@ -327,12 +263,9 @@ def outline(make: Callable[[], nn.Module]) -> nn.Module:
 
 def different(module: nn.Module, state: State) -> dict[str, tuple[torch.Size, torch.Size]]:
     """Shapes in the file and in the network, for names in both whose shapes differ."""
-    own = module.state_dict()
-    return {
-        k: (state[k].shape, own[k].shape)
-        for k in own
-        if k in state and state[k].shape != own[k].shape
-    }
+    own = module.state_dict().items()
+    shapes = {k: (state[k].shape, tensor.shape) for k, tensor in own if k in state}
+    return {k: (given, wanted) for k, (given, wanted) in shapes.items() if given != wanted}
 
 
 def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> tuple[str, ...]:
@@ -357,16 +290,10 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
             "that layer starts anew"
         )
         state, apart = state.renamed(lambda key: None if key in apart else key), {}
-    wrong = [
-        f"{k} is {tuple(in_file)}, {name} has {tuple(own)}" for k, (in_file, own) in apart.items()
-    ]
+    wrong = [f"{k} is {tuple(a)}, {name} has {tuple(b)}" for k, (a, b) in apart.items()]
     missing, foreign, broken = ([], [], []) if wrong else _loaded(module, state)
-    if (
-        head
-        and missing
-        and all(_inside(k, head) for k in missing)
-        and len(missing) < len(module.state_dict())
-    ):
+    only_head = bool(head and missing) and all(_inside(k, head) for k in missing)
+    if only_head and len(missing) < len(module.state_dict()):
         notes = notes or [f"{state.file}: holds no output layer ({head}): that layer starts anew"]
         _start_anew(module.get_submodule(head))
         missing = []
@@ -376,9 +303,8 @@ def fill(module: nn.Module, state: State, name: str, lenient: bool = False) -> t
     wrong += [*broken, *(f"{k} is missing" for k in missing)]
     wrong += [f"{k} is not part of {name}" for k in foreign if k not in beside]
     if wrong:
-        raise ModelError(
-            f"{state.file} does not fit {name}: {'; '.join(wrong[:3])}{_more(len(wrong) - 3)}"
-        )
+        more = f" (and {len(wrong) - 3} more)" if len(wrong) > 3 else ""
+        raise ModelError(f"{state.file} does not fit {name}: {'; '.join(wrong[:3])}{more}")
     return tuple(notes)
 
 
@@ -390,10 +316,8 @@ def _beside(module: nn.Module, foreign: Sequence[str]) -> list[str]:
 
 def last_layer(module: nn.Module) -> str:
     """The name of the output layer in most networks: the last linear layer or convolution."""
-    layers = [
-        n for n, part in module.named_modules() if n and isinstance(part, nn.Linear | nn.Conv2d)
-    ]
-    return layers[-1] if layers else ""
+    parts = (item for item in module.named_modules() if isinstance(item[1], nn.Linear | nn.Conv2d))
+    return next(reversed([name for name, _ in parts if name]), "")
 
 
 def _inside(key: str, layer: str) -> bool:
@@ -406,10 +330,6 @@ def _start_anew(layer: nn.Module) -> None:
         torch.manual_seed(0)
         layer.to_empty(device="cpu")
         layer.reset_parameters()  # type: ignore[operator]
-
-
-def _more(count: int) -> str:
-    return f" (and {count} more)" if count > 0 else ""
 
 
 def _loaded(module: nn.Module, state: State) -> tuple[list[str], list[str], list[str]]:
@@ -426,11 +346,8 @@ def _loaded(module: nn.Module, state: State) -> tuple[list[str], list[str], list
         keys = module.load_state_dict(ready, strict=False, assign=assign)
     except (RuntimeError, ValueError) as error:  # from the modules' own translation
         return [], [], [" ".join(str(error).split())[:120]]
-    return (
-        [k for k in keys.missing_keys if not k.endswith(BATCH_COUNTER)],
-        list(keys.unexpected_keys),
-        [],
-    )
+    missing = [k for k in keys.missing_keys if not k.endswith(BATCH_COUNTER)]
+    return missing, list(keys.unexpected_keys), []
 
 
 def _like(module: nn.Module, state: State) -> dict[str, Tensor]:
