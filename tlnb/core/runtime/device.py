@@ -71,9 +71,8 @@ class Machine(OneLine):
             yield
             return
         cudnn = torch.backends.cudnn
-        with cudnn.flags(
-            cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=self.precision != "fp32"
-        ):
+        reduced = self.precision != "fp32"
+        with cudnn.flags(cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=reduced):
             yield
 
     def free_bytes(self) -> int | None:
@@ -97,10 +96,8 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on the host."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(
-        w in text for w in ("out of memory", "can't allocate memory", "not enough memory")
-    )
+    text, said = str(error).lower(), ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(words in text for words in said)
 
 
 def device_lost(error: BaseException) -> bool:
@@ -109,12 +106,11 @@ def device_lost(error: BaseException) -> bool:
     From then on every call to that GPU fails in this process.
     """
     accelerator = getattr(torch, "AcceleratorError", None)  # newer versions of torch have it
-    has_known_message = str(error).startswith(
-        ("CUDA error", "HIP error", "MPS backend", "cuDNN error", "CUDA driver error")
-    )
-    return not out_of_memory(error) and (
-        has_known_message or (accelerator is not None and isinstance(error, accelerator))
-    )
+    starts = ("CUDA error", "HIP error", "MPS backend", "cuDNN error", "CUDA driver error")
+    if out_of_memory(error):
+        return False
+    is_of_kind = accelerator is not None and isinstance(error, accelerator)
+    return is_of_kind or str(error).startswith(starts)
 
 
 def free_memory() -> None:
@@ -132,11 +128,9 @@ def in_chunks(work: Callable[[Tensor], Tensor], rows: Tensor, size: int) -> Tens
     """
     while True:
         try:
-            return (
-                torch.cat([work(part) for part in rows.split(size)])
-                if size < len(rows)
-                else work(rows)
-            )
+            if size >= len(rows):
+                return work(rows)
+            return torch.cat([work(part) for part in rows.split(size)])
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -165,12 +159,8 @@ def machine(device: str | None = None, precision: str = "auto") -> Machine:
         precision = _native_precision(device)
     if precision == "fp16" and device == "cpu":
         raise UsageError("precision fp16 needs a GPU: use --precision fp32 here")
-    return Machine(
-        device=device,
-        precision=precision,
-        name=_hardware_name(device),
-        threads=torch.get_num_threads(),
-    )
+    name, threads = _hardware_name(device), torch.get_num_threads()
+    return Machine(device=device, precision=precision, name=name, threads=threads)
 
 
 def _best_device() -> str:
@@ -191,13 +181,8 @@ def _native_precision(device: str) -> str:
     """bf16 where the hardware supports it, fp16 on older NVIDIA GPUs, fp32 elsewhere."""
     if device.startswith("cuda"):
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    if (
-        device == "cpu"
-        and {"avx512_bf16", "amx_bf16"} & _cpu_flags()
-        and not _is_limited_to_older_instructions()
-    ):
-        return "bf16"
-    return "fp32"
+    has_bf16 = device == "cpu" and {"avx512_bf16", "amx_bf16"} & _cpu_flags()
+    return "bf16" if has_bf16 and not _is_limited_to_older_instructions() else "fp32"
 
 
 def _is_limited_to_older_instructions() -> bool:
@@ -207,9 +192,8 @@ def _is_limited_to_older_instructions() -> bool:
     Sources: oneDNN's and torch's notes on ONEDNN_MAX_CPU_ISA and ATEN_CPU_CAPABILITY.
     """
     onednn = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    has_bf16 = onednn in ("", "DEFAULT", "ALL") or any(
-        kind in onednn for kind in ("BF16", "FP16", "AMX")
-    )
+    named = any(kind in onednn for kind in ("BF16", "FP16", "AMX"))
+    has_bf16 = named or onednn in ("", "DEFAULT", "ALL")
     return not has_bf16 or os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2")
 
 

@@ -30,16 +30,12 @@ from tlnb.core.runtime.errors import TLError, UsageError
 
 POLL = 0.02  # seconds between two looks at who is there
 PATIENCE = timedelta(seconds=10)  # with the process that tells of an error
-HELD = (
-    2**26
-)  # bytes that all processes together make before they meet, unless one takes more at a time
+# bytes that all processes together make before they meet, unless one takes more at a time
+HELD = 2**26
 APART = 7_368_787  # a prime between the seeds of ranks
 # of DistributedDataParallel; torch renamed it in 2.14
-SYNCHRONISED = next(
-    n
-    for n in ("forward_sync_buffers", "broadcast_buffers")
-    if n in inspect.signature(nn.parallel.DistributedDataParallel).parameters
-)
+KNOWN = inspect.signature(nn.parallel.DistributedDataParallel).parameters
+SYNCHRONISED = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in KNOWN)
 
 T = TypeVar("T")
 
@@ -116,11 +112,10 @@ class Ranks:
         received = [torch.empty_like(sent) for _ in range(self.count)]
         dist.all_gather(received, sent)
         shards = [self.shard(total, rank) for rank in range(self.count)]
-        rows = [
-            each.view(plain.dtype).view_as(filled)[: shard.stop - shard.start]
-            for each, shard in zip(received, shards, strict=True)
-        ]
-        whole = torch.cat(rows)
+        pairs = zip(
+            (each.view(plain.dtype).view_as(filled) for each in received), shards, strict=True
+        )
+        whole = torch.cat([rows[: shard.stop - shard.start] for rows, shard in pairs])
         return whole.permute(0, 3, 1, 2) if channels_last else whole
 
     # ── sums and agreement ──
@@ -243,9 +238,8 @@ class Ranks:
             on_cpu: only a processor's are drawn. `torch.manual_seed` would begin every other device's too, and keep a stack
                 trace for each that is not in use.
         """
-        (torch.default_generator.manual_seed if on_cpu else torch.manual_seed)(
-            seed + self.rank * APART
-        )
+        begin = torch.default_generator.manual_seed if on_cpu else torch.manual_seed
+        begin(seed + self.rank * APART)
         self.draws.generator.manual_seed(seed)
 
 
@@ -254,10 +248,8 @@ ALONE = Ranks()
 
 def uses_batch_statistics(module: nn.Module) -> bool:
     """Whether a layer normalises by the batch at hand, so that a result depends on what else is in it."""
-    return any(
-        isinstance(part, nn.modules.batchnorm._BatchNorm) and part.training
-        for part in module.modules()
-    )
+    norms = [p for p in module.modules() if isinstance(p, nn.modules.batchnorm._BatchNorm)]
+    return any(part.training for part in norms)
 
 
 class _Drop(nn.Module):
@@ -278,16 +270,9 @@ class _Drop(nn.Module):
             shape: tuple[int, ...] = (count, *x.shape[1:])
         else:
             shape = (count if self.of.mode == "row" else 1, *[1] * (x.ndim - 1))
-        last = (
-            x.ndim == 4
-            and len(shape) == x.ndim
-            and x.is_contiguous(memory_format=torch.channels_last)
-        )
-        whole = torch.empty(
-            shape,
-            dtype=x.dtype,
-            memory_format=torch.channels_last if last else torch.contiguous_format,
-        )
+        last = len(shape) == x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        whole = torch.empty(shape, dtype=x.dtype, memory_format=layout)
         drawn = whole.bernoulli_(keep, generator=self.ranks.draws.generator).div_(keep)
         return x * (drawn if len(drawn) == 1 else drawn[rows])
 
@@ -300,9 +285,8 @@ def _sharing(module: nn.Module) -> nn.Module:
 # ── joining ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 _now: Ranks = ALONE
-_store: Any = (
-    None  # of torch.distributed: what all processes can read and write, one of them at a time
-)
+# of torch.distributed: what all processes can read and write, one of them at a time
+_store: Any = None
 
 
 def ranks() -> Ranks:
@@ -322,16 +306,13 @@ def join() -> Ranks:
         return _now
     from torch.distributed.rendezvous import rendezvous
 
-    local, local_count = (
-        int(os.environ.get("LOCAL_RANK", "0")),
-        int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
-    )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    local_count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     on_gpu = torch.cuda.is_available()
     store, rank, count = next(rendezvous("env://"))
     _store = dist.PrefixStore(_start(store, rank, count), store)  # type: ignore[attr-defined]
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", store=_store, rank=rank, world_size=count
-    )
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=_store, rank=rank, world_size=count)
     _now = Ranks(rank=rank, count=count, local=local, local_count=local_count)
     if on_gpu:
         gpus = torch.cuda.device_count()
@@ -354,9 +335,8 @@ def _start(store: Any, rank: int, count: int) -> str:
         return name
     while store.add(f"heard/{mine}", 0) < count - 1:
         for other in range(1, count):
-            if store.check(
-                [f"here/{other}"]
-            ):  # perhaps by one that is gone: then its successor writes there yet
+            # perhaps by one that is gone: then its successor writes there yet
+            if store.check([f"here/{other}"]):
                 store.set(f"start/{store.get(f'here/{other}').decode()}", mine)
         time.sleep(POLL)
     return mine
@@ -383,10 +363,8 @@ def tell(line: str) -> None:
             _store.wait(["said"], PATIENCE)  # leaving now might end the one that is about to speak
             return
         again = _store.underlying_store.add(f"told/{zlib.crc32(line.encode())}", 1) > 1
-    except (
-        RuntimeError,
-        ValueError,
-    ):  # whoever keeps the store is gone, or the one that was to speak
+    # whoever keeps the store is gone, or the one that was to speak
+    except (RuntimeError, ValueError):
         again = False
     if not again:
         print(line, file=sys.stderr, flush=True)
@@ -396,8 +374,6 @@ def tell(line: str) -> None:
 
 def lost(error: BaseException) -> bool:
     """Whether an error says that another process is gone."""
-    return (
-        _now.count > 1
-        and isinstance(error, RuntimeError)
-        and (isinstance(error, dist.DistError) or "gloo" in str(error))
-    )
+    if _now.count == 1 or not isinstance(error, RuntimeError):
+        return False
+    return isinstance(error, dist.DistError) or "gloo" in str(error)

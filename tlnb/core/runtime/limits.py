@@ -20,17 +20,8 @@ import torch
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.paths import user_path
 
-UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": 2**30,
-    "ti": 2**40,
-}
+UNITS = {"": 1, **{unit: 1000**k for k, unit in enumerate("kmgt", 1)}}
+UNITS |= {f"{unit}i": 1024**k for k, unit in enumerate("kmgt", 1)}
 AMOUNT = re.compile(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([kmgt]i?|)b?\s*", re.IGNORECASE | re.ASCII)
 # a third of the available memory: networks, activations and other programs need the rest
 MEMORY_SHARE = 3
@@ -69,12 +60,7 @@ def memory_budget() -> int:
         UsageError: `TLNB_MEMORY` is not an amount of bytes.
     """
     limit = _limit_from_environment("TLNB_MEMORY")
-    return _available() // MEMORY_SHARE if limit is None else limit
-
-
-def available_memory() -> int:
-    """Bytes of main memory available without swapping, as far as the system tells."""
-    return _available()
+    return available_memory() // MEMORY_SHARE if limit is None else limit
 
 
 def free_on_gpu(gpu: torch.device | str) -> int:
@@ -107,11 +93,9 @@ def cache_folder() -> Path:
 def _user_cache_folder() -> Path:
     if platform.system() == "Darwin":
         return Path.home() / "Library" / "Caches"
-    name, default = (
-        ("LOCALAPPDATA", "AppData/Local")
-        if platform.system() == "Windows"
-        else ("XDG_CACHE_HOME", ".cache")
-    )
+    name, default = "XDG_CACHE_HOME", ".cache"
+    if platform.system() == "Windows":
+        name, default = "LOCALAPPDATA", "AppData/Local"
     return Path(os.environ.get(name) or Path.home() / default)
 
 
@@ -125,8 +109,8 @@ def _limit_from_environment(variable: str) -> int | None:
         raise UsageError(f"{variable}: {error}") from None
 
 
-def _available() -> int:
-    """Bytes available without swapping, as far as the system tells."""
+def available_memory() -> int:
+    """Bytes of main memory available without swapping, as far as the system tells."""
     if platform.system() == "Linux":
         return min(_free_in_system(), *_free_in_groups())
     try:

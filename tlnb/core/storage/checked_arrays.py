@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,9 +55,8 @@ def write(
         file.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w+b") as out:
             descr: Any = np.lib.format.dtype_to_descr(dtype)
-            np.lib.format.write_array_header_1_0(
-                out, {"descr": descr, "fortran_order": False, "shape": shape}
-            )
+            header = {"descr": descr, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(out, header)
             end = out.tell() + math.prod(shape) * dtype.itemsize
             for part in parts:
                 _append(out, part.data)
@@ -109,22 +109,19 @@ def read(file: Path) -> dict[str, Any] | None:
 def _digest(file: BinaryIO, end: int, about: object) -> str:
     """Hash of a file's facts, its length, and its content up to `end`."""
     file.flush()
+    digest = hashlib.blake2b(json.dumps([end, about]).encode(), digest_size=16)
+    starts = range(0, end, HASH_CHUNK)
     with ThreadPoolExecutor(max_workers=max(1, torch.get_num_threads())) as pool:
-        parts = pool.map(
-            lambda start: _hash_of_chunk(file.name, start, min(HASH_CHUNK, end - start)),
-            range(0, end, HASH_CHUNK),
-        )
-        digest = hashlib.blake2b(json.dumps([end, about]).encode(), digest_size=16)
-        for part in parts:
+        for part in pool.map(partial(_hash_of_chunk, file.name, end), starts):
             digest.update(part)
     file.seek(end)
     return digest.hexdigest()
 
 
-def _hash_of_chunk(file: str, start: int, size: int) -> bytes:
+def _hash_of_chunk(file: str, end: int, start: int) -> bytes:
     with Path(file).open("rb", buffering=0) as part:
         part.seek(start)
-        return hashlib.blake2b(part.read(size)).digest()
+        return hashlib.blake2b(part.read(min(HASH_CHUNK, end - start))).digest()
 
 
 # ── the folder ────────────────────────────────────────────────────────────────────────────────────
