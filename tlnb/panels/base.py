@@ -64,12 +64,14 @@ def button(
 
 def row(*parts: Any) -> Any:
     """Controls side by side; on a narrow page they wrap."""
-    return w.HBox(
-        list(parts),
-        layout=w.Layout(
-            flex_flow="row wrap", align_items="center", width="100%", overflow="visible"
-        ),
-    )
+    wrap = {"flex_flow": "row wrap", "align_items": "center"}
+    return w.HBox(list(parts), layout=w.Layout(**wrap, width="100%", overflow="visible"))
+
+
+def progress_bar(width: str) -> Any:
+    """A bar from 0 to 1, hidden until something runs."""
+    layout = w.Layout(width="100%", max_width=width, display="none")
+    return w.FloatProgress(min=0.0, max=1.0, layout=layout)
 
 
 def heading(text: str) -> Any:
@@ -86,12 +88,10 @@ def shown(html: str) -> str:
     It fills the available width without requiring any, so that wide tables scroll and wide pictures
     shrink.
     """
+    if not html:
+        return ""
     style = "padding:0;width:0;min-width:100%"
-    return (
-        f'{STYLE}<div class="jp-RenderedHTMLCommon tlnb-view" style="{style}">{html}</div>'
-        if html
-        else ""
-    )
+    return f'{STYLE}<div class="jp-RenderedHTMLCommon tlnb-view" style="{style}">{html}</div>'
 
 
 def whole(text: str, name: str) -> int | None:
@@ -148,26 +148,16 @@ class Panel:
         self._drawn: dict[str, Any] = {}
         self.failure: BaseException | None = None
         self.error = w.HTML()
-        self.bar = w.FloatProgress(
-            min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="30em", display="none")
-        )
-        self.did = field(
-            w.Text,
-            "last action",
-            "The last action as a magic: copy it into a cell",
-            "100%",
-        )
+        self.bar = progress_bar("30em")
+        tip = "The last action as a magic: copy it into a cell"
+        self.did = field(w.Text, "last action", tip, "100%")
         self.did.layout.max_width = "54em"
         self.did.observe(self._restore, "value")
         self.script = w.Textarea(
             rows=8, layout=w.Layout(width="100%", max_width="54em", display="none")
         )
-        self.hand_over = button(
-            "Session as a cell",
-            "The whole session as magics, to copy into a cell (%tl_script)",
-            self.toggle_script,
-            "code",
-        )
+        tip = "The whole session as magics, to copy into a cell (%tl_script)"
+        self.hand_over = button("Session as a cell", tip, self.toggle_script, "code")
         self.box = w.VBox(
             [row(self.did, self.hand_over), self.script, self.bar, self.error, *self.parts()],
             layout=w.Layout(width="100%", padding="4px 0", overflow="visible"),
@@ -233,12 +223,10 @@ class Panel:
         if not words:
             self.error.value = ""
             return
-        sign, colour = (
-            ("⚠ ", f"border-left:4px solid {VERMILION};padding-left:.5em")
-            if bad
-            else ("", "opacity:.8")
-        )
-        role = "alert" if bad else "status"
+        role, sign, colour = "status", "", "opacity:.8"
+        if bad:
+            border = f"border-left:4px solid {VERMILION};padding-left:.5em"
+            role, sign, colour = "alert", "⚠ ", border
         self.error.value = (
             f'<div role="{role}" style="margin:.3em 0;{colour}">{sign}{safe(words)}</div>'
         )
@@ -342,6 +330,7 @@ __all__ = [
     "decimal",
     "field",
     "heading",
+    "progress_bar",
     "row",
     "shown",
     "user_names",

@@ -44,9 +44,8 @@ class Shown(OneLine):
 
 def static_card(session: Session, name: str) -> str:
     """A card with the content of the panel of that name."""
-    return card(
-        f"Panel: {name}", *_parts(session, name), note(f"Without the mouse: {HINTS[name]}.")
-    )
+    mouseless = note(f"Without the mouse: {HINTS[name]}.")
+    return card(f"Panel: {name}", *_parts(session, name), mouseless)
 
 
 def _parts(session: Session, name: str) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import ipywidgets as w
 
+from tlnb.core.costs.bill import summed
 from tlnb.core.evaluation.comparison import Comparison
 from tlnb.core.training.run import Run
 from tlnb.display import cards
@@ -13,6 +14,7 @@ from tlnb.display.html import line, note
 from tlnb.display.networks import work
 from tlnb.display.words import percent, seconds, small
 from tlnb.panels.base import Panel, button, field, row
+from tlnb.session.background import BackgroundCall
 
 TUNING = "tuning"
 COMPARISON = "the comparison"
@@ -24,46 +26,22 @@ class ComparePanel(Panel):
     title: ClassVar[str] = "Compare"
 
     def parts(self) -> list[Any]:
-        self.runs = field(
-            w.SelectMultiple,
-            "runs",
-            "The runs to compare; hold Ctrl or Shift for several",
-            "54em",
-            rows=5,
-            options=[],
-        )
+        tip = "The runs to compare; hold Ctrl or Shift for several"
+        self.runs = field(w.SelectMultiple, "runs", tip, "54em", rows=5, options=[])
         self.on(self.runs, self.again)
         self._make_target()
         self._make_costs()
-        self.go = button(
-            "Compare",
-            "Show the chosen runs side by side (%tl_compare)",
-            self.compare,
-            "bar-chart",
-            "primary",
-        )
+        tip = "Show the chosen runs side by side (%tl_compare)"
+        self.go = button("Compare", tip, self.compare, "bar-chart", "primary")
         self.bill, self.stale, self.view = w.HTML(), w.HTML(), w.HTML()
         self.found: tuple[Any, Comparison] | None = None
         self._pending = False
-        return [
-            self.runs,
-            row(self.target, self.own),
-            row(self.price, self.tuning),
-            row(self.go),
-            self.bill,
-            self.stale,
-            self.view,
-        ]
+        choices = row(self.target, self.own), row(self.price, self.tuning), row(self.go)
+        return [self.runs, *choices, self.bill, self.stale, self.view]
 
     def _make_target(self) -> None:
-        self.own = field(
-            w.Checkbox,
-            "choose a target",
-            "Measure the time to an accuracy that you choose",
-            "auto",
-            value=False,
-            indent=False,
-        )
+        tip = "Measure the time to an accuracy that you choose"
+        self.own = field(w.Checkbox, "choose a target", tip, "auto", value=False, indent=False)
         self.target = field(
             w.FloatSlider,
             "target",
@@ -89,14 +67,8 @@ class ComparePanel(Panel):
             placeholder="the list price",
             continuous_update=False,
         )
-        self.tuning = field(
-            w.Checkbox,
-            "include tuning",
-            "Whether the total includes the search for hyperparameters",
-            "auto",
-            value=True,
-            indent=False,
-        )
+        tip = "Whether the total includes the search for hyperparameters"
+        self.tuning = field(w.Checkbox, "include tuning", tip, "auto", value=True, indent=False)
         self.on(self.price, self.again)
         self.on(self.tuning, self._counted)
 
@@ -112,9 +84,8 @@ class ComparePanel(Panel):
 
     def compare(self) -> None:
         """Compare on a thread: a baseline of equal steps may have to be trained first."""
-        self.act(
-            lambda: self.session.background.start(COMPARISON, self._run_comparison), "comparing …"
-        )
+        start = self.session.background.start
+        self.act(lambda: start(COMPARISON, self._run_comparison), "comparing …")
         self.refresh()
 
     def again(self) -> None:
@@ -130,9 +101,8 @@ class ComparePanel(Panel):
         names = [] if len(names) == len(self._current_runs()) else names
         target = self.target.value if self.own.value else None
         tuning = "in" if self.tuning.value and not self.tuning.disabled else "apart"
-        found = self.session.compare(
-            *names, target=target, price=self.price.value.strip() or None, tuning=tuning
-        )
+        price = self.price.value.strip() or None
+        found = self.session.compare(*names, target=target, price=price, tuning=tuning)
         self.found = self._key(), found
         return found
 
@@ -163,9 +133,8 @@ class ComparePanel(Panel):
         if tuple(self.runs.options) != tuple(options):
             before, known = set(self.runs.value), {name for _, name in self.runs.options}
             self.runs.options = options
-            self.runs.value = tuple(
-                name for _, name in options if name in before or name not in known
-            )
+            names = [name for _, name in options]
+            self.runs.value = tuple(n for n in names if n in before or n not in known)
         self.runs.rows = max(3, min(8, len(options) + 1))
 
     def _fill_view(self, runs: list[Run]) -> None:
@@ -175,24 +144,12 @@ class ComparePanel(Panel):
             self.stale.value = line(f"comparing{step} …")
             return
         self.stale.value = ""
-        if (
-            training is not None
-            and training.name == COMPARISON
-            and self._drawn.get("ended") is not training
-        ):
-            self._drawn["ended"] = training
-            self.say("")
-            if training.error is not None:
-                self.fail(training.error)
-            if self._pending:
-                self._pending = False
-                self.compare()
+        if training is not None and training.name == COMPARISON:
+            self._fill_end(training)
         if self.found is None:
-            words = (
-                "no run on this data set yet: train one"
-                if not runs
-                else "press Compare to show the chosen runs side by side"
-            )
+            words = "press Compare to show the chosen runs side by side"
+            if not runs:
+                words = "no run on this data set yet: train one"
             self.once("view", words, lambda: line(words), self.view)
             return
         key, found = self.found
@@ -200,16 +157,25 @@ class ComparePanel(Panel):
             self.stale.value = line("There are new runs: press Compare to include them.")
         self.once("view", found, lambda: cards.comparison_card(found), self.view)
 
+    def _fill_end(self, ended: BackgroundCall) -> None:
+        """Say how a comparison ended, once, and begin one that was asked for meanwhile."""
+        if self._drawn.get("ended") is ended:
+            return
+        self._drawn["ended"] = ended
+        self.say("")
+        if ended.error is not None:
+            self.fail(ended.error)
+        if self._pending:
+            self._pending = False
+            self.compare()
+
     def _bill(self) -> str:
         charges = [c for c in self.session.bill.charges if self.tuning.value or c.kind != TUNING]
-        total = [
-            sum(getattr(c, figure) for c in charges)
-            for figure in ("seconds", "flops", "wh", "money")
-        ]
+        total = summed(charges, "total")
         tuned = " with tuning" if self.tuning.value and not self.tuning.disabled else ""
         words = (
-            f"Everything so far{tuned}: {seconds(total[0])}, {work(total[1])}, {small(total[2], 'Wh')}, "
-            f"{small(total[3], self.session.bill.currency)}"
+            f"Everything so far{tuned}: {seconds(total.seconds)}, {work(total.flops)}, "
+            f"{small(total.wh, 'Wh')}, {small(total.money, self.session.bill.currency)}"
         )
         return line(words) + note(
             "Seconds and FLOPs are measured, energy and money assumed; %tl_compare shows how."

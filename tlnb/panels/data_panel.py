@@ -18,11 +18,7 @@ from tlnb.display.html import Raw, bar, line, table
 from tlnb.panels.base import WIDE, Panel, button, field, row, shown
 from tlnb.panels.uploads import BY_CLASS, FOLDER, keep, plain_name, upload_button, uploaded
 
-AMOUNTS = (
-    ("images per class", "per_class"),
-    ("images in all", "limit"),
-    ("all images", "all"),
-)
+AMOUNTS = (("images per class", "per_class"), ("images in all", "limit"), ("all images", "all"))
 OTHER_FOLDER, FROM_PYTHON = "another folder", "arrays"
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz")
 LOADABLE = (*ARCHIVES, ".csv", ".tsv")  # files that are a data set
@@ -37,19 +33,12 @@ class DataPanel(Panel):
     title: ClassVar[str] = "Data"
 
     def parts(self) -> list[Any]:
-        self.source = field(
-            w.Dropdown,
-            "source",
-            "Where the images come from",
-            WIDE,
-            options=sources(),
-            value="digits",
-        )
+        tip = "Where the images come from"
+        self.source = field(w.Dropdown, "source", tip, WIDE, options=sources(), value="digits")
         self._make_own()
         self._make_amount()
-        self.take = button(
-            "Load these images", "Load the data set (%tl_data)", self.load, "check", "primary"
-        )
+        tip = "Load the data set (%tl_data)"
+        self.take = button("Load these images", tip, self.load, "check", "primary")
         self.view = w.HTML()
         self.on(self.source, self._switch)
         self.on(self.amount, self._switch)
@@ -68,41 +57,23 @@ class DataPanel(Panel):
 
     def _make_own(self) -> None:
         """Make the controls for one's own photos: browsed on the server, or uploaded."""
-        self.folder = field(
-            w.Text,
-            "folder",
-            "A folder with one subfolder of images per class, a zip of one, or a table",
-            WIDE,
-            placeholder="path/to/photos",
-        )
-        self.browser = field(
-            w.Select, "browse", "Folders and archives here: click one to open it", "54em", rows=6
-        )
-        self.files = upload_button(
-            "Upload photos or a zip",
-            "A zip of class folders, or photos of the class named beside it",
-            ".zip,image/*",
-        )
-        self.class_name = field(
-            w.Text, "class", "The class of the photos that you upload", placeholder="cats"
-        )
+        tip = "A folder with one subfolder of images per class, a zip of one, or a table"
+        self.folder = field(w.Text, "folder", tip, WIDE, placeholder="path/to/photos")
+        tip = "Folders and archives here: click one to open it"
+        self.browser = field(w.Select, "browse", tip, "54em", rows=6)
+        tip = "A zip of class folders, or photos of the class named beside it"
+        self.files = upload_button("Upload photos or a zip", tip, ".zip,image/*")
+        tip = "The class of the photos that you upload"
+        self.class_name = field(w.Text, "class", tip, placeholder="cats")
         self.upload = row(self.files, self.class_name)
 
     def _make_amount(self) -> None:
-        self.amount = field(
-            w.Dropdown, "use", "How much of it to use", WIDE, options=AMOUNTS, value="per_class"
-        )
-        self.number = field(
-            w.BoundedIntText,
-            "how many",
-            "Images per class, or images in all",
-            value=2,
-            min=1,
-            max=10_000_000,
-        )
-        self.seed = field(
-            w.BoundedIntText, "seed", "Which images are chosen", value=0, min=0, max=2**31 - 1
-        )
+        tip, kind = "How much of it to use", w.BoundedIntText
+        self.amount = field(w.Dropdown, "use", tip, WIDE, options=AMOUNTS, value="per_class")
+        tip = "Images per class, or images in all"
+        self.number = field(kind, "how many", tip, value=2, min=1, max=10_000_000)
+        tip = "Which images are chosen"
+        self.seed = field(kind, "seed", tip, value=0, min=0, max=2**31 - 1)
 
     def _switch(self) -> None:
         """Hide or disable controls that do not apply to the choice."""
@@ -156,29 +127,24 @@ class DataPanel(Panel):
 
     def load(self) -> None:
         """Load the data set that the controls describe."""
-        chosen = (
-            self.folder.value.strip() if self.source.value == OTHER_FOLDER else self.source.value
-        )
+        chosen = self.source.value
+        if chosen == OTHER_FOLDER:
+            chosen = self.folder.value.strip()
         if not chosen:
             self.say("no folder given: click one, upload a zip, or type one", bad=True)
             return
         amount = {} if self.amount.value == "all" else {self.amount.value: self.number.value}
-        self.act(
-            lambda: self.session.data(chosen, seed=self.seed.value, **amount), f"reading {chosen} …"
-        )
+        call = partial(self.session.data, chosen, seed=self.seed.value, **amount)
+        self.act(call, f"reading {chosen} …")
 
     def fill(self) -> None:
         data = self.session.dataset
-        arrays = (
-            [("arrays, from Python", FROM_PYTHON)]
-            if data is not None and data.request.source == FROM_PYTHON
-            else []
-        )
+        from_python = data is not None and data.request.source == FROM_PYTHON
+        arrays = [("arrays, from Python", FROM_PYTHON)] * from_python
         self.source.options = [*arrays, *sources()]
         if data is None:
-            self.once(
-                "view", None, lambda: line("no data yet: choose a source and load it"), self.view
-            )
+            words = line("no data yet: choose a source and load it")
+            self.once("view", None, lambda: words, self.view)
             return
         request = data.request
         known = [value for _, value in self.source.options]
@@ -222,10 +188,8 @@ def entries(where: Path) -> list[tuple[str, str]]:
     except OSError:
         known = []
     parent = (Path(os.pardir) if folder == Path() else folder.parent).as_posix()
-    above = (
-        f"..  (up from {folder.as_posix()})",
-        parent if folder.name != ".." else f"{folder}/..",
-    )
+    up = parent if folder.name != ".." else f"{folder}/.."
+    above = (f"..  (up from {folder.as_posix()})", up)
     return [above, *((p.name + os.sep * p.is_dir(), p.as_posix()) for p in known[:MAX_ENTRIES])]
 
 
@@ -253,6 +217,5 @@ def counts(data: DataSet) -> Raw:
     rows = [[name, f"{n:,}", bar(n / most)] for name, n in by_class[:MAX_COUNTED_CLASSES]]
     left_out = len(by_class) - len(rows)
     rest = line(f"and {left_out} more classes") if left_out else ""
-    return Raw(
-        table(["class", "labels in use", ""], rows, height="16em" if len(rows) > 10 else "") + rest
-    )
+    height = "16em" if len(rows) > 10 else ""
+    return Raw(table(["class", "labels in use", ""], rows, height=height) + rest)

@@ -35,9 +35,8 @@ class LayersPanel(Panel):
         self._make_freezing()
         self._make_edits()
         self.drawing, self.shares, self.notes, self.detail = w.HTML(), w.HTML(), w.HTML(), w.HTML()
-        self.every = button(
-            "All layers", "Show or hide all layers (%tl_layers --all)", self.toggle_detail, "list"
-        )
+        tip = "Show or hide all layers (%tl_layers --all)"
+        self.every = button("All layers", tip, self.toggle_detail, "list")
         self._detailed = False
         return [
             row(*self.strategies.values(), self.last, self.predict),
@@ -58,65 +57,32 @@ class LayersPanel(Panel):
             name: button(name, STRATEGY_MEANINGS[name], partial(self.choose, name))
             for name in STRATEGIES
         }
-        self.last = field(
-            w.BoundedIntText,
-            "last stages",
-            "partial: how many stages train, counted from the output; 0: automatic",
-            "13em",
-            value=0,
-            min=0,
-            max=1000,
-        )
-        self.predict = button(
-            "Predict seconds",
-            "Forecast the cost of this plan (%tl_forecast)",
-            self.forecast,
-            "clock-o",
-        )
+        tip = "partial: how many stages train, counted from the output; 0: automatic"
+        self.last = field(w.BoundedIntText, "last stages", tip, "13em", value=0, min=0, max=1000)
+        tip = "Forecast the cost of this plan (%tl_forecast)"
+        self.predict = button("Predict seconds", tip, self.forecast, "clock-o")
         self.predicted: dict[tuple[str, Plan], float] = {}
 
     def _make_freezing(self) -> None:
         self.stages = w.VBox(layout=w.Layout(width="100%", max_height="26em", overflow="auto"))
         self.buttons: list[Any] = []
         self.bars: list[Any] = []
-        self.pattern = field(
-            w.Text,
-            "layers",
-            "A layer, a stage, a glob such as *.bn1, or a range a..b",
-            WIDE,
-            placeholder="stem..layer2",
-        )
-        self.freeze = button(
-            "Freeze", "Freeze what matches (%tl_freeze)", partial(self.by_pattern, True), "lock"
-        )
-        self.unfreeze = button(
-            "Unfreeze",
-            "Train what matches (%tl_unfreeze)",
-            partial(self.by_pattern, False),
-            "unlock",
-        )
+        tip = "A layer, a stage, a glob such as *.bn1, or a range a..b"
+        self.pattern = field(w.Text, "layers", tip, WIDE, placeholder="stem..layer2")
+        freeze, unfreeze = partial(self.by_pattern, True), partial(self.by_pattern, False)
+        self.freeze = button("Freeze", "Freeze what matches (%tl_freeze)", freeze, "lock")
+        tip = "Train what matches (%tl_unfreeze)"
+        self.unfreeze = button("Unfreeze", tip, unfreeze, "unlock")
 
     def _make_edits(self) -> None:
-        self.kind = field(
-            w.Dropdown,
-            "change",
-            "What to change in the network",
-            options=EDITS,
-            value="after",
-        )
-        self.part = field(
-            w.Combobox, "part", "The part's name in PyTorch", WIDE, options=[], placeholder="layer4"
-        )
-        self.code = field(
-            w.Text,
-            "new part",
-            "What to put there: an expression that creates a layer",
-            WIDE,
-            placeholder="nn.Dropout(0.2)",
-        )
-        self.apply = button(
-            "Apply", "Change the network (%tl_add, %tl_remove, %tl_replace)", self.edit, "wrench"
-        )
+        tip = "What to change in the network"
+        self.kind = field(w.Dropdown, "change", tip, options=EDITS, value="after")
+        tip = "The part's name in PyTorch"
+        self.part = field(w.Combobox, "part", tip, WIDE, options=[], placeholder="layer4")
+        tip = "What to put there: an expression that creates a layer"
+        self.code = field(w.Text, "new part", tip, WIDE, placeholder="nn.Dropout(0.2)")
+        tip = "Change the network (%tl_add, %tl_remove, %tl_replace)"
+        self.apply = button("Apply", tip, self.edit, "wrench")
         self.undo = button("Undo", "Undo the last change (%tl_undo)", self.take_back, "undo")
         self.on(self.kind, self._switch)
 
@@ -181,24 +147,9 @@ class LayersPanel(Panel):
 
     def fill(self) -> None:
         session = self.session
-        loaded = session.model is not None
-        read = session.layers() if loaded else None
-        for control in (
-            *self.strategies.values(),
-            self.last,
-            self.pattern,
-            self.freeze,
-            self.unfreeze,
-            self.kind,
-            self.part,
-            self.apply,
-            self.every,
-        ):
-            control.disabled = not loaded
-        self.code.disabled = not loaded or self.kind.value == "remove"
-        self.undo.disabled = not session.state.history
-        self.predict.disabled = not loaded or session.dataset is None
         plan = session.plan
+        read = session.layers() if session.model is not None else None
+        self._switch_on(read is not None)
         if read is None or plan is None:
             self.drawing.value = line(
                 "no network yet: load one in the Model panel, or with %tl_load"
@@ -211,9 +162,8 @@ class LayersPanel(Panel):
         self._fill_strategies(plan)
         self._fill_stages(read)
         self.shares.value = self._shares(read, plan)
-        self.notes.value = "".join(line(f"Note: {words}") for words in plan.notes) + edits_words(
-            plan
-        )
+        notes = "".join(line(f"Note: {words}") for words in plan.notes)
+        self.notes.value = notes + edits_words(plan)
         self._fill_names(read)
 
         def detail() -> str:
@@ -223,71 +173,65 @@ class LayersPanel(Panel):
 
         self.once("detail", (key, self._detailed), detail, self.detail)
 
+    def _switch_on(self, loaded: bool) -> None:
+        """Enable the controls that can be used now."""
+        patterns = (self.last, self.pattern, self.freeze, self.unfreeze)
+        edits = (self.kind, self.part, self.apply, self.every)
+        for control in (*self.strategies.values(), *patterns, *edits):
+            control.disabled = not loaded
+        self.code.disabled = not loaded or self.kind.value == "remove"
+        self.undo.disabled = not self.session.state.history
+        self.predict.disabled = not loaded or self.session.dataset is None
+
     def _fill_strategies(self, plan: Plan) -> None:
         for name, each in self.strategies.items():
-            each.icon, each.button_style = (
-                ("check", "primary") if plan.strategy == name else ("", "")
-            )
+            chosen = plan.strategy == name
+            each.icon, each.button_style = ("check", "primary") if chosen else ("", "")
 
     def _fill_stages(self, read: Anatomy) -> None:
         stages = read.stages[:MAX_STAGE_BUTTONS]
         if [s.name for s in stages] != self._drawn.get("stages") or not self.buttons:
             self._drawn["stages"] = [s.name for s in stages]
-            self.buttons = [
-                button("", "", partial(self.toggle, s.name), width="16em") for s in stages
-            ]
+            clicks = [partial(self.toggle, stage.name) for stage in stages]
+            self.buttons = [button("", "", click, width="16em") for click in clicks]
             self.bars = [w.HTML(layout=w.Layout(flex="1 1 20em")) for _ in stages]
             rows = [row(b, html) for b, html in zip(self.buttons, self.bars, strict=True)]
-            more = len(read.stages) - len(stages)
-            rest = (
-                [w.HTML(line(f"and {more} more stages: type their names in the field below"))]
-                if more
-                else []
-            )
-            self.stages.children = [*rows, *rest]
+            if more := len(read.stages) - len(stages):
+                rest = f"and {more} more stages: type their names in the field below"
+                rows.append(w.HTML(line(rest)))
+            self.stages.children = rows
         most = max(1, *(s.params for s in stages)), max(1, *(s.flops for s in stages))
         for each, html, stage in zip(self.buttons, self.bars, stages, strict=True):
             _fill_stage(each, stage)
             html.value = stage_bars(stage, *most)
 
     def _shares(self, read: Anatomy, plan: Plan) -> str:
-        step, whole = read.step_flops, read.with_frozen(()).step_flops
-        rows = [
-            drawings.meter(
-                "strategy", None, f"{plan.strategy}: {STRATEGY_MEANINGS[plan.strategy]}"
-            ),
-            drawings.meter(
-                "parameters",
-                plan.trainable_params / max(1, plan.total_params),
-                f"{count(plan.trainable_params)} of {count(plan.total_params)} train",
-            ),
-            drawings.meter(
-                "a step's FLOPs",
-                step / max(1, whole),
-                f"{percent(step / max(1, whole))} of training everything"
-                + (
-                    f"; {percent(read.once_flops / read.flops)} of the way forward is computed once, then cached"
-                    if read.once_flops and read.flops
-                    else ""
-                ),
-            ),
-        ]
+        trained, total = plan.trainable_params, plan.total_params
+        step = read.step_flops / max(1, read.with_frozen(()).step_flops)
+        work = f"{percent(step)} of training everything"
+        if read.once_flops and read.flops:
+            once = percent(read.once_flops / read.flops)
+            work += f"; {once} of the way forward is computed once, then cached"
         data = self.session.dataset
         known = self.predicted.get((data.fingerprint, plan)) if data else None
-        words = (
-            f"about {seconds(known)} in all (forecast)"
-            if known is not None
-            else "not predicted for this plan yet"
-        )
-        rows.append(drawings.meter("seconds", None, words))
+        took = "not predicted for this plan yet"
+        if known is not None:
+            took = f"about {seconds(known)} in all (forecast)"
+        strategy = f"{plan.strategy}: {STRATEGY_MEANINGS[plan.strategy]}"
+        share = f"{count(trained)} of {count(total)} train"
+        rows = [
+            drawings.meter("strategy", None, strategy),
+            drawings.meter("parameters", trained / max(1, total), share),
+            drawings.meter("a step's FLOPs", step, work),
+            drawings.meter("seconds", None, took),
+        ]
         return f'<div role="status">{"".join(rows)}</div>'
 
     def _fill_names(self, read: Anatomy) -> None:
         if self._drawn.get("names") != read.names:
             self._drawn["names"] = read.names
-            parents = [
-                ".".join(n.split(".")[:k]) for n in read.names for k in range(1, n.count(".") + 2)
-            ]
+            steps = [name.split(".") for name in read.names]
+            parents = [".".join(each[:k]) for each in steps for k in range(1, len(each) + 1)]
             self.part.options = list(dict.fromkeys(parents))[:MAX_OFFERED_NAMES]
 
 
@@ -318,8 +262,5 @@ def stage_bars(stage: Stage, most_params: int, most_flops: int) -> Raw:
 
 def edits_words(plan: Plan) -> str:
     """The plan's edits, one line each."""
-    rows = (
-        f"<code>{safe(repr(e))}</code>{' (to fit your data)' if e.automatic else ''}"
-        for e in plan.edits
-    )
-    return "".join(line(Raw(words)) for words in rows)
+    rows = [(safe(repr(e)), " (to fit your data)" * e.automatic) for e in plan.edits]
+    return "".join(line(Raw(f"<code>{edit}</code>{why}")) for edit, why in rows)

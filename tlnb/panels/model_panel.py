@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, ClassVar
 
 import ipywidgets as w
@@ -33,39 +34,21 @@ class ModelPanel(Panel):
     def parts(self) -> list[Any]:
         self.cards: dict[str, Card] = {}
         self.searched: tuple[str, str] | None = None
-        self.find = field(
-            w.Text, "find", "Part of a name, or a glob such as resnet*", placeholder="resnet*"
-        )
-        self.sort = field(
-            w.Dropdown, "order", "Order of the list", WIDE, options=ORDERS, value=SORTS[0]
-        )
-        self.list = field(
-            w.Select,
-            "networks",
-            "The networks that can be loaded: choose one to read its card",
-            "64em",
-            rows=LIST_ROWS,
-            options=[],
-        )
-        self.weights = field(
-            w.Dropdown,
-            "weights",
-            "Which parameters to start from",
-            WIDE,
-            options=["default", "none"],
-        )
+        tip = "Part of a name, or a glob such as resnet*"
+        self.find = field(w.Text, "find", tip, placeholder="resnet*")
+        tip = "Order of the list"
+        self.sort = field(w.Dropdown, "order", tip, WIDE, options=ORDERS, value=SORTS[0])
+        tip = "The networks that can be loaded: choose one to read its card"
+        self.list = field(w.Select, "networks", tip, "64em", rows=LIST_ROWS, options=[])
+        tip, known = "Which parameters to start from", ["default", "none"]
+        self.weights = field(w.Dropdown, "weights", tip, WIDE, options=known)
         self.go = button("Load", "Load this network (%tl_load)", self.load, "check", "primary")
         self.now, self.view = w.HTML(), w.HTML()
         self.on(self.find, self.search)
         self.on(self.sort, self.search)
         self.on(self.list, self.choose)
-        return [
-            row(self.find, self.sort),
-            self.list,
-            row(self.weights, self.go),
-            self.now,
-            self.view,
-        ]
+        search, load = row(self.find, self.sort), row(self.weights, self.go)
+        return [search, self.list, load, self.now, self.view]
 
     # ── finding ──
 
@@ -88,14 +71,11 @@ class ModelPanel(Panel):
 
     def _fill_list(self, own: dict[str, nn.Module], sort: str) -> None:
         """Fill the list, and keep the selection if it is still listed."""
-        options = [
-            (f"{name}: your own {type(module).__name__}", f"{OWN}:{name}")
-            for name, module in own.items()
-        ]
-        options += [
-            (f"{run.name}: the result of this run, {percent(run.accuracy)}", f"{RUN}:{run.name}")
-            for run in self.session.runs
-        ]
+        kinds = {name: type(module).__name__ for name, module in own.items()}
+        options = [(f"{name}: your own {kind}", f"{OWN}:{name}") for name, kind in kinds.items()]
+        results = {run.name: percent(run.accuracy) for run in self.session.runs}
+        said = "the result of this run"
+        options += [(f"{n}: {said}, {accuracy}", f"{RUN}:{n}") for n, accuracy in results.items()]
         options += [(_card_words(card), f"{NAME}:{name}") for name, card in self.cards.items()]
         with self.filling():
             before = self.list.value
@@ -144,10 +124,8 @@ class ModelPanel(Panel):
         weights = "default" if kind == RUN else self.weights.value
         source: Any = own_modules().get(name, name) if kind == OWN else name
         called = name if kind == OWN else None
-        self.act(
-            lambda: self.session.load(source, weights, called=called, names=user_names()),
-            f"loading {name} …",
-        )
+        call = partial(self.session.load, source, weights, called=called, names=user_names())
+        self.act(call, f"loading {name} …")
 
     def fill(self) -> None:
         model = self.session.model
@@ -155,25 +133,19 @@ class ModelPanel(Panel):
             self._list_matches(self.find.value.strip() or None, self.sort.value)
         self._fill_list(own_modules(), self.sort.value)
         named = f"{NAME}:{model.name}" if model else None
-        if self._drawn.get("model") is not model and named in [
-            value for _, value in self.list.options
-        ]:
+        offered = [value for _, value in self.list.options]
+        if self._drawn.get("model") is not model and named in offered:
             self.list.value = named
         self._drawn["model"] = model
         self._choose()
-        words = (
-            f"Loaded: {model.name}"
-            if model
-            else "Nothing loaded yet: choose a network and load it."
-        )
-        self.now.value = line(words)
+        nothing = "Nothing loaded yet: choose a network and load it."
+        self.now.value = line(f"Loaded: {model.name}" if model else nothing)
 
 
 def own_modules() -> dict[str, nn.Module]:
     """The user's own networks by variable name."""
-    return {
-        n: v for n, v in user_names().items() if isinstance(v, nn.Module) and not n.startswith("_")
-    }
+    modules = {n: v for n, v in user_names().items() if isinstance(v, nn.Module)}
+    return {n: module for n, module in modules.items() if not n.startswith("_")}
 
 
 def _card_words(card: Card) -> str:

@@ -16,7 +16,7 @@ from tlnb.display import cards, drawings, run_cards
 from tlnb.display.html import line
 from tlnb.display.live import counted
 from tlnb.display.words import percent, seconds
-from tlnb.panels.base import Panel, button, row, shown
+from tlnb.panels.base import Panel, button, progress_bar, row, shown
 from tlnb.panels.option_controls import control, typed_in
 from tlnb.session.background import BackgroundCall, on_colab
 
@@ -35,36 +35,13 @@ class TrainPanel(Panel):
         rare = [self.controls[each.name] for each in OPTIONS_WITH_LABELS if each.rare]
         self.more = w.VBox([row(*rare)], layout=w.Layout(width="100%", display="none"))
         labels = ", ".join(each.label for each in OPTIONS_WITH_LABELS if each.rare)
-        self.options = button(
-            "More options", labels[0].upper() + labels[1:], self.toggle_more, "sliders"
-        )
-        self.go = button("Train", "Train the plan (%tl_train)", self.train, "play", "primary")
-        self.scratch = button(
-            "Train the baseline",
-            "Train the same network from scratch (%tl_train --scratch)",
-            self.baseline,
-            "random",
-        )
-        self.resume = button(
-            "Resume", "Resume the run that was stopped (%tl_resume)", self.go_on, "forward"
-        )
-        self.stop = button(
-            "Stop", "Stop; the result so far is kept (%tl_stop)", self.halt, "stop", "danger"
-        )
-        self.ask = button(
-            "Forecast",
-            "The cost, before the first step (%tl_forecast)",
-            self.forecast,
-            "clock-o",
-        )
+        tip = labels[0].upper() + labels[1:]
+        self.options = button("More options", tip, self.toggle_more, "sliders")
+        self._make_buttons()
         self.plan, self.live, self.curve, self.view = w.HTML(), w.HTML(), w.HTML(), w.HTML()
-        self.done = w.FloatProgress(
-            min=0.0, max=1.0, layout=w.Layout(width="100%", max_width="54em", display="none")
-        )
+        self.done = progress_bar("54em")
         self._curves_at = 0.0
-        self._unsubscribe_training: list[Callable[[], None]] = [
-            self.session.background.progressed.add(self.follow)
-        ]
+        self._unsubscribe_training = self.session.background.progressed.add(self.follow)
         return [
             self.plan,
             row(*(self.controls[each.name] for each in OPTIONS_WITH_LABELS if not each.rare)),
@@ -75,6 +52,17 @@ class TrainPanel(Panel):
             self.curve,
             self.view,
         ]
+
+    def _make_buttons(self) -> None:
+        self.go = button("Train", "Train the plan (%tl_train)", self.train, "play", "primary")
+        tip = "Train the same network from scratch (%tl_train --scratch)"
+        self.scratch = button("Train the baseline", tip, self.baseline, "random")
+        tip = "Resume the run that was stopped (%tl_resume)"
+        self.resume = button("Resume", tip, self.go_on, "forward")
+        tip = "Stop; the result so far is kept (%tl_stop)"
+        self.stop = button("Stop", tip, self.halt, "stop", "danger")
+        tip = "The cost, before the first step (%tl_forecast)"
+        self.ask = button("Forecast", tip, self.forecast, "clock-o")
 
     # ── what a click does ──
 
@@ -87,11 +75,8 @@ class TrainPanel(Panel):
         Raises:
             UsageError: a field that needs a number has something else.
         """
-        chosen = {
-            each.name: typed_in(each, self.controls[each.name])
-            for each in OPTIONS_WITH_LABELS
-            if of_train or not each.of_train
-        }
+        taken = [each for each in OPTIONS_WITH_LABELS if of_train or not each.of_train]
+        chosen = {each.name: typed_in(each, self.controls[each.name]) for each in taken}
         return {name: value for name, value in chosen.items() if value is not None}
 
     def train(self) -> None:
@@ -105,13 +90,11 @@ class TrainPanel(Panel):
         """
 
         def chosen() -> dict[str, Any]:
-            return {"scratch": True} | {
-                k: v for k, v in self.typed().items() if k in ("epochs", "seed")
-            }
+            own = {k: v for k, v in self.typed().items() if k in ("epochs", "seed")}
+            return {"scratch": True, **own}
 
-        self._begin(
-            "the baseline's training", lambda options: self.session.train(**options), chosen
-        )
+        name = "the baseline's training"
+        self._begin(name, lambda options: self.session.train(**options), chosen)
 
     def go_on(self) -> None:
         """Resume the run that was stopped."""
@@ -220,11 +203,8 @@ class TrainPanel(Panel):
     def _fill_buttons(self, running: BackgroundCall | None) -> None:
         session = self.session
         ready = running is None and session.plan is not None and session.dataset is not None
-        current_runs = [
-            r
-            for r in session.runs
-            if session.dataset and r.fingerprint == session.dataset.fingerprint
-        ]
+        data = session.dataset
+        current_runs = [r for r in session.runs if data and r.fingerprint == data.fingerprint]
         self.go.disabled = not ready
         self.scratch.disabled = not (ready and any(r.baseline_of is None for r in current_runs))
         self.resume.disabled = running is not None or not session.state.unfinished
@@ -234,8 +214,7 @@ class TrainPanel(Panel):
 
     def close(self) -> None:
         """Detach from the training too."""
-        for end in self._unsubscribe_training:
-            end()
+        self._unsubscribe_training()
         super().close()
 
 
@@ -247,9 +226,8 @@ def live_words(training: BackgroundCall) -> str:
     progress = training.progress
     if progress is None:
         return f"{training.name} is starting …"
-    words = [
-        f"{progress.run}: {progress.phase}" + (f" {counted(progress)}" if progress.epochs else "")
-    ]
+    done = f" {counted(progress)}" if progress.epochs else ""
+    words = [f"{progress.run}: {progress.phase}{done}"]
     words += [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
     words += [f"accuracy {percent(training.accuracy)}"] if training.accuracy is not None else []
     words += [f"about {seconds(training.left)} left"] if training.left is not None else []

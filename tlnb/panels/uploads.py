@@ -21,13 +21,8 @@ MAX_NAME = 80  # characters
 
 def upload_button(words: str, tip: str, accept: str, style: str = "") -> Any:
     """A button that opens the browser's file chooser; photos may also be dropped on it."""
-    widget = w.FileUpload(
-        accept=accept,
-        multiple=True,
-        description=words,
-        button_style=style,
-        layout=w.Layout(width="auto"),
-    )
+    traits = {"description": words, "button_style": style, "layout": w.Layout(width="auto")}
+    widget = w.FileUpload(accept=accept, multiple=True, **traits)
     for name in ("tooltip", "description_tooltip"):  # 8.x and 7.x
         if widget.has_trait(name):
             setattr(widget, name, f"{tip}; at most {MAX_MEGABYTES} MB at once")

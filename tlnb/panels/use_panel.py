@@ -23,18 +23,12 @@ class UsePanel(Panel):
 
     def parts(self) -> list[Any]:
         self.run = field(w.Dropdown, "run", "Whose network to use", WIDE, options=[])
-        self.photos = upload_button(
-            "Predict photos", "Photos of yours to be named (%tl_predict)", "image/*", "primary"
-        )
-        self.errors = button(
-            "Errors", "What it gets wrong on its test images (%tl_errors)", self.show_errors, "th"
-        )
-        self.save = button(
-            "Save the network",
-            "Write it to a file beside the notebook (%tl_save)",
-            self.keep,
-            "save",
-        )
+        tip = "Photos of yours to be named (%tl_predict)"
+        self.photos = upload_button("Predict photos", tip, "image/*", "primary")
+        tip = "What it gets wrong on its test images (%tl_errors)"
+        self.errors = button("Errors", tip, self.show_errors, "th")
+        tip = "Write it to a file beside the notebook (%tl_save)"
+        self.save = button("Save the network", tip, self.keep, "save")
         self.now, self.view = w.HTML(), w.HTML()
         self.on(self.photos, self.predict)
         self.on(self.run, self._forget)
@@ -88,11 +82,10 @@ class UsePanel(Panel):
             self.view.value = ""
         for control in (self.run, self.photos, self.errors, self.save):
             control.disabled = not runs
-        self.now.value = line(
-            "Choose photos to predict, or drop them on the button."
-            if runs
-            else f"No run to use yet: train one first. Next is {self.session.next_line}"
-        )
+        words = "Choose photos to predict, or drop them on the button."
+        if not runs:
+            words = f"No run to use yet: train one first. Next is {self.session.next_line}"
+        self.now.value = line(words)
 
 
 def _words(run: Run) -> str:
