@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tlnb.core.data.dataset import DataFacts, DataSet
@@ -36,13 +36,7 @@ class Step:
     hints: tuple[str, ...] = ()  # another one is shown at each check that still fails here
 
     def __init__(self, what: str, met: object, missing: str = "", *hints: str) -> None:
-        for name, value in (
-            ("what", what),
-            ("met", bool(met)),
-            ("missing", missing),
-            ("hints", hints),
-        ):
-            object.__setattr__(self, name, value)
+        self.__dict__.update(what=what, met=bool(met), missing=missing, hints=hints)
 
 
 Steps = Generator[Step, None, str | None]
@@ -94,41 +88,40 @@ def judge(
     Raises:
         UsageError: the check itself fails: its author's mistake, not the learner's.
     """
-    attempts = 1 + (before.attempts if before else 0)
-    met: list[str] = []
     wants = len(inspect.signature(asked.steps).parameters)
     steps = asked.steps(*(session, names)[:wants])
     try:
-        while True:
-            step = next(steps)
-            if not step.met:
-                shown = _hints_shown(step, before)
-                return Check(
-                    name=asked.name,
-                    title=asked.title,
-                    passed=False,
-                    met=tuple(met),
-                    asked=step.what,
-                    missing=step.missing,
-                    hints=step.hints[:shown],
-                    hints_left=len(step.hints) - shown,
-                    attempts=attempts,
-                )
-            met.append(step.what)
-    except StopIteration as end:
-        return Check(
-            name=asked.name,
-            title=asked.title,
-            passed=True,
-            met=tuple(met),
-            learned=end.value or "",
-            attempts=attempts,
-        )
+        met, failed, learned = _walk(steps)
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise UsageError(
             f"the check of exercise {asked.name!r} itself failed ({reason}): its author has to fix it"
         ) from error
+    attempts = 1 + (before.attempts if before else 0)
+    check = replace(untried(asked), met=met, attempts=attempts)
+    if failed is None:
+        return replace(check, passed=True, learned=learned)
+    shown = _hints_shown(failed, before)
+    return replace(
+        check,
+        asked=failed.what,
+        missing=failed.missing,
+        hints=failed.hints[:shown],
+        hints_left=len(failed.hints) - shown,
+    )
+
+
+def _walk(steps: Steps) -> tuple[tuple[str, ...], Step | None, str]:
+    """The steps that are met, the first that is not, and what the learner is shown at the end."""
+    met: list[str] = []
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return tuple(met), None, end.value or ""
+        if not step.met:
+            return tuple(met), step, ""
+        met.append(step.what)
 
 
 def _hints_shown(step: Step, before: Check | None) -> int:
@@ -217,9 +210,5 @@ def _data_words(facts: DataFacts) -> str:
         "--classes": request.classes,
         "--seed": request.seed or None,
     }
-    return " ".join(
-        [
-            facts.name,
-            *(f"{option} {value}" for option, value in amount.items() if value is not None),
-        ]
-    )
+    given = [f"{option} {value}" for option, value in amount.items() if value is not None]
+    return " ".join([facts.name, *given])

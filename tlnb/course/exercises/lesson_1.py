@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from torch import nn
 
-from tlnb.core.data.dataset import DataFacts
+from tlnb import glyphnet
 from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.course.exercises.causes import fitting
+from tlnb.course.exercises.shared import (
+    a_network,
+    finished,
+    intervals_overlap,
+    is_statistic,
+    on_same_images,
+    trained_on,
+    unless_missing,
+)
 from tlnb.session import Session
 
-
-def _one_each(run: Run, data: DataFacts) -> bool:
-    return data.request.source == "digits" and data.request.per_class == 1
+ONE_EACH, TWENTY = trained_on("digits", 1), trained_on("digits", 2)
 
 
 @exercise("1.1", "One image of each digit, with three different draws")
@@ -23,16 +30,12 @@ def one_of_each(tl: Session) -> Steps:
     yield from a_run(
         tl,
         "head",
-        _one_each,
+        ONE_EACH,
         like="it was trained on one image of each digit",
         line="%tl_data digits --per-class 1, %tl_load glyphnet, then %tl_train",
     )
-    runs = [run for run in tl.runs if _one_each(run, tl.data_of(run))]
-    draws = {
-        tl.data_of(run).request.seed: run
-        for run in runs
-        if run.strategy == "head" and run.status == "finished"
-    }
+    runs = [run for run in tl.runs if ONE_EACH(run, tl.data_of(run))]
+    draws = {tl.data_of(run).request.seed: run for run in finished(tl, ONE_EACH, "head")}
     same = (
         ", all with the same ten images: the seed of %tl_train changes the training, not the images"
     )
@@ -65,13 +68,10 @@ def _baselines(tl: Session, run: Run) -> list[Run]:
 
 @exercise("1.2", "Train the whole network on the twenty images, and compare")
 def the_whole(tl: Session) -> Steps:
-    def twenty(run: Run, data: DataFacts) -> bool:
-        return data.request.source == "digits" and data.request.per_class == 2
-
     whole = yield from a_run(
         tl,
         "full",
-        twenty,
+        TWENTY,
         like="it was trained on two images of each digit",
         line="%tl_data digits --per-class 2, %tl_load glyphnet, %tl_strategy full, %tl_train",
     )
@@ -82,11 +82,7 @@ def the_whole(tl: Session) -> Steps:
         share,
         "%tl_strategy full takes back every freeze",
     )
-    heads = [
-        r
-        for r in tl.runs
-        if r.strategy == "head" and r.fingerprint == whole.fingerprint and r.status == "finished"
-    ]
+    heads = on_same_images(tl, whole, "head")
     yield Step(
         "there is a run of the new output layer on the same images",
         heads,
@@ -103,26 +99,35 @@ def the_whole(tl: Session) -> Steps:
     )
     head = heads[-1]
     gap = 100 * (whole.accuracy - head.accuracy)
-    clear = whole.interval[0] > head.interval[1] or head.interval[0] > whole.interval[1]
+    overlap = intervals_overlap(whole, head)
     return (
         f"full {whole.accuracy:.1%}, head {head.accuracy:.1%}: {gap:+.1f} points, and the two 95% intervals "
-        f"{'do not overlap' if clear else 'overlap: from these twenty images you cannot tell which is better'}. "
+        f"{'overlap: from these twenty images you cannot tell which is better' if overlap else 'do not overlap'}. "
         f"It took {whole.work_alone / head.work_alone:.0f} times the FLOPs."
     )
 
 
 @exercise("1.3", "In PyTorch: a frozen layer that changes anyway")
 def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
-    network = names.get("drifted")
+    network = yield from a_network(names, "drifted", "drifted = glyphnet.load('glyphnet')")
+    after, drift = network.state_dict(), (yield from _drift(network))
+    layer_names, answer = {n.rpartition(".")[0] for n in drift}, names.get("answer")
     yield Step(
-        "your network is in the variable drifted",
-        isinstance(network, nn.Module),
-        "there is none of that name" if network is None else f"it is a {type(network).__name__}",
-        "drifted = glyphnet.load('glyphnet')",
+        "the variable answer names one of the layers that changed",
+        answer in layer_names,
+        unless_missing("answer", answer, _about_answer(answer, after, layer_names)),
+        "%tl_layers --all shows which layers hold running statistics",
+        "compare drifted.state_dict() with glyphnet.load('glyphnet').state_dict(), name by name",
     )
-    assert isinstance(network, nn.Module)
-    from tlnb import glyphnet
+    return (
+        f"{len(layer_names)} BatchNorm layers changed without a single weight changing: in train mode they average "
+        "what they see. tlnb keeps frozen layers in eval mode, and compares them bit for bit. Lesson 7 shows what this does to "
+        "the source."
+    )
 
+
+def _drift(network: nn.Module) -> Generator[Step, None, list[str]]:
+    """Require glyphnet's weights unchanged and statistics that are not; those that changed."""
     before = glyphnet.load("glyphnet").state_dict()
     after = network.state_dict()
     trunk = [name for name in before if not name.startswith("head.")]
@@ -141,7 +146,7 @@ def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
         ),
     )
     statistics = [n for n in trunk if "running_" in n]
-    weights = [n for n in trunk if n not in statistics and "num_batches" not in n]
+    weights = [n for n in trunk if not is_statistic(n)]
     changed = [n for n in weights if not after[n].equal(before[n])]
     yield Step(
         "no weight of the frozen layers changed",
@@ -158,25 +163,11 @@ def what_drifts(tl: Session, names: Mapping[str, Any]) -> Steps:
         "in eval mode BatchNorm updates no averages: remove drifted.eval()",
         "call drifted.train() before each step of the loop",
     )
-    layer_names, answer = {n.rpartition(".")[0] for n in drift}, names.get("answer")
-    yield Step(
-        "the variable answer names one of the layers that changed",
-        answer in layer_names,
-        _about_answer(answer, after, layer_names),
-        "%tl_layers --all shows which layers hold running statistics",
-        "compare drifted.state_dict() with glyphnet.load('glyphnet').state_dict(), name by name",
-    )
-    return (
-        f"{len(layer_names)} BatchNorm layers changed without a single weight changing: in train mode they average "
-        "what they see. tlnb keeps frozen layers in eval mode, and compares them bit for bit. Lesson 7 shows what this does to "
-        "the source."
-    )
+    return drift
 
 
 def _about_answer(answer: Any, tensors: Mapping[str, Any], drifted: set[str]) -> str:
     """What is wrong with the name of a layer that changed."""
-    if answer is None:
-        return "there is no variable answer"
     inside = [name for name in sorted(drifted) if name.startswith(f"{answer}.")]
     if inside:
         return f"{answer!r} is a stage, in which {len(inside)} layers changed: name one of those"

@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tlnb import glyphnet
-from tlnb.core.data.dataset import DataFacts
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.planning.plan import Edit
 from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
 from tlnb.course.exercises.causes import fitting
+from tlnb.course.exercises.shared import (
+    finished,
+    intervals_overlap,
+    on_same_images,
+    prepared,
+    trained_on,
+    unless_missing,
+)
 from tlnb.session import Session
 
 MIN_DRAWS = 3
+FIVE_EACH, ONE_EACH = trained_on("digits", 5), trained_on("digits", 1)
 
 
 @exercise("2.1", "Two layers with dropout instead of the output layer")
 def two_layers(tl: Session) -> Steps:
     yield from a_run(
         tl,
-        where=_on_five,
+        where=FIVE_EACH,
         like="it was trained on five images of each digit",
         line="%tl_data digits --per-class 5, %tl_load glyphnet, %tl_train",
     )
-    ended = [
-        r
-        for r in tl.runs
-        if r.status == "finished" and r.baseline_of is None and _on_five(r, tl.data_of(r))
-    ]
-    own = [
-        run for run in ended if any(e.kind == "replace" and not e.automatic for e in run.plan.edits)
-    ]
+    ended = [run for run in finished(tl, FIVE_EACH) if run.baseline_of is None]
+    own = [run for run in ended if any(_is_own_layer(edit) for edit in run.plan.edits)]
     yield Step(
         "in one run the output layer is one of your own",
         own,
@@ -42,6 +46,37 @@ def two_layers(tl: Session) -> Steps:
         "in the expression, in_features is the input width and classes the number of classes",
     )
     run = own[-1]
+    linear = yield from _two_linear(run)
+    others = [name for name in run.moved if name.partition(".")[0] != "head"]
+    yield Step(
+        "nothing else moved",
+        not others,
+        f"{len(others)} other layers did, {others[0] if others else ''} first",
+        "%tl_freeze, without a name, freezes all but the output layer",
+    )
+    yield Step(
+        "both of its layers moved",
+        len(run.moved) == linear,
+        f"only {', '.join(run.moved)} did" if run.moved else "none did",
+        "%tl_unfreeze head",
+    )
+    usual = ("head", ("head",), run.fingerprint, run.plan.model)
+    plain = [r for r in ended if (r.strategy, r.moved, r.fingerprint, r.plan.model) == usual]
+    yield Step(
+        "there is a run of the usual output layer on the same images",
+        plain,
+        "none on these images",
+        "%tl_undo takes the replacement back; then %tl_train",
+    )
+    one = plain[-1]
+    return (
+        f"One layer of {one.plan.trainable_params:,} parameters: {one.accuracy:.1%}. Two of {run.plan.trainable_params:,}: "
+        f"{run.accuracy:.1%}. {_verdict(run, one)}"
+    )
+
+
+def _two_linear(run: Run) -> Generator[Step, None, int]:
+    """Require two linear layers, with a ReLU and dropout between; how many there are."""
     parts = list(run.network().get_submodule("head").modules())
     linear = [part for part in parts if isinstance(part, nn.Linear)]
     yield Step(
@@ -60,42 +95,11 @@ def two_layers(tl: Session) -> Steps:
         else "without a ReLU two linear layers can do no more than one",
         "nn.ReLU(), nn.Dropout(0.2)",
     )
-    others = [name for name in run.moved if name.partition(".")[0] != "head"]
-    yield Step(
-        "nothing else moved",
-        not others,
-        f"{len(others)} other layers did, {others[0] if others else ''} first",
-        "%tl_freeze, without a name, freezes all but the output layer",
-    )
-    yield Step(
-        "both of its layers moved",
-        len(run.moved) == len(linear),
-        f"only {', '.join(run.moved)} did" if run.moved else "none did",
-        "%tl_unfreeze head",
-    )
-    plain = [
-        r
-        for r in ended
-        if r.strategy == "head"
-        and r.moved == ("head",)
-        and r.fingerprint == run.fingerprint
-        and r.plan.model == run.plan.model
-    ]
-    yield Step(
-        "there is a run of the usual output layer on the same images",
-        plain,
-        "none on these images",
-        "%tl_undo takes the replacement back; then %tl_train",
-    )
-    one = plain[-1]
-    return (
-        f"One layer of {one.plan.trainable_params:,} parameters: {one.accuracy:.1%}. Two of {run.plan.trainable_params:,}: "
-        f"{run.accuracy:.1%}. {_verdict(run, one)}"
-    )
+    return len(linear)
 
 
-def _on_five(run: Run, data: DataFacts) -> bool:
-    return data.request.source == "digits" and data.request.per_class == 5
+def _is_own_layer(edit: Edit) -> bool:
+    return edit.kind == "replace" and not edit.automatic
 
 
 def _between(parts: list[nn.Module], kind: type[nn.Module]) -> bool:
@@ -111,62 +115,48 @@ def _kinds_between(parts: list[nn.Module]) -> str:
 
 def _verdict(run: Run, one: Run) -> str:
     """Say whether the 95% intervals of two runs on the same images overlap."""
-    if run.interval[0] > one.interval[1] or one.interval[0] > run.interval[1]:
+    if not intervals_overlap(run, one):
         return "The two 95% intervals do not overlap."
     return "The two 95% intervals overlap: 700 test images show no benefit of the additional parameters."
 
 
 @exercise("2.2", "Which source, for one image each?")
 def which_source(tl: Session, names: Mapping[str, Any]) -> Steps:
-    def one_each(run: Run, data: DataFacts) -> bool:
-        return data.request.source == "digits" and data.request.per_class == 1
-
     yield from a_run(
         tl,
         "head",
-        one_each,
+        ONE_EACH,
         like="it was trained on one image of each digit",
         line="%tl_data digits --per-class 1, %tl_load glyphnet, %tl_train --optimizer lbfgs",
     )
-    runs = [
-        r
-        for r in tl.runs
-        if r.strategy == "head" and r.status == "finished" and one_each(r, tl.data_of(r))
-    ]
-    by_source: dict[str, dict[str, Run]] = {"glyphnet": {}, "glyphnet-few": {}}
-    for run in runs:
-        by_source.get(run.plan.model, {})[run.fingerprint] = run
-    lacking = [source for source, runs_of_it in by_source.items() if not runs_of_it]
+    runs = finished(tl, ONE_EACH, "head")
+    near = {run.fingerprint: run for run in runs if run.plan.model == "glyphnet"}
+    few = {run.fingerprint: run for run in runs if run.plan.model == "glyphnet-few"}
+    lacking = [name for name, by_draw in (("glyphnet", near), ("glyphnet-few", few)) if not by_draw]
     yield Step(
         "both sources were tried",
         not lacking,
         f"no run of {' and none of '.join(lacking)} on one image of each digit",
         "%tl_load glyphnet-few, then %tl_train on the same data",
     )
-    both = [draw for draw in by_source["glyphnet"] if draw in by_source["glyphnet-few"]]
-    alone = by_source["glyphnet"].keys() ^ by_source["glyphnet-few"].keys()
+    both = [draw for draw in near if draw in few]
     yield Step(
         "on the same images, three draws of them",
         len(both) >= MIN_DRAWS,
-        f"{len(both)} draws have both; runs of glyphnet saw {len(by_source['glyphnet'])}, of glyphnet-few "
-        f"{len(by_source['glyphnet-few'])}. The seed of %tl_data makes a draw, that of %tl_train does not",
+        f"{len(both)} draws have both; runs of glyphnet saw {len(near)}, of glyphnet-few {len(few)}. "
+        "The seed of %tl_data makes a draw, that of %tl_train does not",
         "some draws were used with one source only: train the other one too before you change the data"
-        if alone
+        if near.keys() != few.keys()
         else "%tl_data digits --per-class 1 --seed 1 makes another draw; then both sources again",
         "for seed in (0, 1, 2): tl.data('digits', per_class=1, seed=seed), and both sources on it",
     )
-    gaps = [
-        by_source["glyphnet"][draw].accuracy - by_source["glyphnet-few"][draw].accuracy
-        for draw in both
-    ]
+    gaps = [near[draw].accuracy - few[draw].accuracy for draw in both]
     ahead = sum(gap > 0 for gap in gaps)
     answer = names.get("ahead_in")
     yield Step(
         "ahead_in says in how many draws glyphnet is ahead",
         answer == ahead,
-        "there is no variable ahead_in"
-        if answer is None
-        else f"it is {answer!r}; your runs show another number",
+        unless_missing("ahead_in", answer, f"it is {answer!r}; your runs show another number"),
         "it is a count: in how many draws is run.accuracy of glyphnet the larger of the two?",
         "in the loop over the draws, ahead_in += of_glyphnet.accuracy > of_few.accuracy; before it, ahead_in = 0",
     )
@@ -185,42 +175,18 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
         f"the data have {data.mean_count:g} of each",
         "%tl_data digits --per-class 5",
     )
-    features: dict[str, Tensor] = {}
-    for split in ("train", "test"):
-        name, count = f"{split}_features", len(data.labels[split])
-        value = names.get(name)
-        yield Step(
-            f"{name} is a tensor of {count} rows of 160 features",
-            isinstance(value, Tensor) and tuple(value.shape) == (count, 160),
-            _not_features(name, value),
-            *_hook_hints(value, count),
-        )
-        assert isinstance(value, Tensor)
-        features[split] = value.detach().float()
-    for split, given in features.items():
-        truth, cause = _seen(_prepared(data.images[split])), _cause(given, data.images[split])
-        yield Step(
-            f"{split}_features are what reaches glyphnet's output layer",
-            torch.allclose(given, truth, atol=1e-3),
-            f"they differ from it, by {float((given - truth).abs().max()):.2g} at most{cause}",
-            *fitting(
-                "train mode" in cause,
-                "glyphnet.load('glyphnet') is in eval mode: leave it there",
-                "tl.load('glyphnet').transform prepares uint8 images as the network expects them",
-            ),
-        )
+    features = yield from _features(names, data)
     answer = names.get("nearest")
     said = _nearest(features["train"], features["test"], data.labels["train"])
     share = float((said == data.labels["test"]).float().mean())
     euclidean = torch.cdist(features["test"], features["train"]).argmin(1)
     other = float((data.labels["train"][euclidean] == data.labels["test"]).float().mean())
     value = _share(answer)
+    shown = repr(answer) if value is None else value
     yield Step(
         "nearest is the share of test images whose nearest training image has the same class",
         value is not None and min(abs(value - share), abs(value - other)) < 0.01,
-        "there is no variable nearest"
-        if answer is None
-        else f"it is {value if value is not None else answer!r}: {_not_nearest(value, share)}",
+        unless_missing("nearest", answer, f"it is {shown}: {_not_nearest(value, share)}"),
         "divide it by 100"
         if value is not None and abs(value - 100 * share) < 1
         else "likeness = normalize(test_features) @ normalize(train_features).T: each test image with each training image",
@@ -234,6 +200,35 @@ def by_a_hook(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
 
 
+def _features(names: Mapping[str, Any], data: DataSet) -> Generator[Step, None, dict[str, Tensor]]:
+    """Require glyphnet's features of both splits `(N, 160)`, and return them."""
+    features: dict[str, Tensor] = {}
+    for split in ("train", "test"):
+        name, count = f"{split}_features", len(data.labels[split])
+        value = names.get(name)
+        yield Step(
+            f"{name} is a tensor of {count} rows of 160 features",
+            isinstance(value, Tensor) and tuple(value.shape) == (count, 160),
+            _not_features(name, value),
+            *_hook_hints(value, count),
+        )
+        assert isinstance(value, Tensor)
+        features[split] = value.detach().float()
+    for split, given in features.items():
+        truth, cause = _seen(prepared(data.images[split])), _cause(given, data.images[split])
+        yield Step(
+            f"{split}_features are what reaches glyphnet's output layer",
+            torch.allclose(given, truth, atol=1e-3),
+            f"they differ from it, by {float((given - truth).abs().max()):.2g} at most{cause}",
+            *fitting(
+                "train mode" in cause,
+                "glyphnet.load('glyphnet') is in eval mode: leave it there",
+                "tl.load('glyphnet').transform prepares uint8 images as the network expects them",
+            ),
+        )
+    return features
+
+
 def _seen(inputs: Tensor, training: bool = False) -> Tensor:
     """The features `(N, 160)` before glyphnet's output layer, for inputs `(N, 3, 32, 32)`."""
     network = glyphnet.load("glyphnet").train(training)
@@ -243,18 +238,11 @@ def _seen(inputs: Tensor, training: bool = False) -> Tensor:
     return features
 
 
-def _prepared(images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (glyphnet.MEAN, glyphnet.STD))
-    return (images.float() / 255 - mean) / std
-
-
 def _not_features(name: str, value: object) -> str:
     """What a variable is instead of a tensor of the right shape."""
-    if value is None:
-        return f"there is no variable {name}"
     if isinstance(value, Tensor):
         return f"its shape is {tuple(value.shape)}"
-    return f"it is a {type(value).__name__}"
+    return unless_missing(name, value, f"it is a {type(value).__name__}")
 
 
 def _hook_hints(value: object, count: int) -> tuple[str, ...]:
@@ -272,17 +260,11 @@ def _cause(given: Tensor, images: Tensor) -> str:
         ": the images were given in 0..255, not prepared": _seen(images.float()),
         ": the images were scaled to 0..1, but not normalised": _seen(images.float() / 255),
         ": the network was in train mode, so BatchNorm used the batch's own statistics": _seen(
-            _prepared(images), True
+            prepared(images), True
         ),
     }
-    return next(
-        (
-            words
-            for words, seen in likely.items()
-            if torch.allclose(given, seen, rtol=1e-2, atol=1e-2)
-        ),
-        "",
-    )
+    causes = (why for why, x in likely.items() if torch.allclose(given, x, rtol=1e-2, atol=1e-2))
+    return next(causes, "")
 
 
 def _nearest(train: Tensor, test: Tensor, labels: Tensor) -> Tensor:
@@ -312,38 +294,33 @@ def adapters(tl: Session, names: Mapping[str, Any]) -> Steps:
     run = yield from a_run(
         tl,
         "adapter",
-        _on_five,
+        FIVE_EACH,
         like="it was trained on five images of each digit",
         line="%tl_data digits --per-class 5, %tl_load glyphnet, %tl_strategy adapter, %tl_train",
     )
-    plain = [
-        r
-        for r in tl.runs
-        if (r.strategy, r.status, r.fingerprint) == ("head", "finished", run.fingerprint)
-    ]
+    plain = on_same_images(tl, run, "head")
     yield Step(
         "there is a run of the output layer alone on the same images",
         plain,
         "none on these images",
         "%tl_strategy head takes the adapters away; then %tl_train",
     )
-    truth, share = run.plan.trainable_params / run.plan.total_params, _share(names.get("share"))
+    answer, extra = names.get("share"), names.get("extra")
+    truth, share = run.plan.trainable_params / run.plan.total_params, _share(answer)
     yield Step(
         "share is the share of the parameters that trained",
         share is not None and abs(share - truth) <= 0.02 * truth,
-        "there is no variable share"
-        if names.get("share") is None
-        else f"it is {names['share']!r}: {_not_the_share(share, truth, plain[-1])}",
+        unless_missing(
+            "share", answer, f"it is {answer!r}: {_not_the_share(share, truth, plain[-1])}"
+        ),
         "run.plan.trainable_params / run.plan.total_params",
     )
     more = len(run.network().state_dict()) - len(tl.model.module.state_dict()) if tl.model else 0
-    extra = names.get("extra")
+    merged = ": those are the adapters before they are merged" * (extra == more)
     yield Step(
         "extra says how many tensors the network that you take away has more than the pretrained one",
         isinstance(extra, int) and extra == 0,
-        "there is no variable extra"
-        if extra is None
-        else f"it is {extra!r}{': those are the adapters before they are merged' * (extra == more)}",
+        unless_missing("extra", extra, f"it is {extra!r}{merged}"),
         "run.module() is the network that you take away: its adapters are merged into the weights",
         "len(run.module().state_dict()) - len(tl.model.module.state_dict())",
     )

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
-from tlnb.core.data.dataset import DataFacts
+from tlnb import glyphnet
 from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
 from tlnb.course.exercises.causes import fitting
+from tlnb.course.exercises.shared import eval_mode, prepared, trained_on
 from tlnb.session import Session
 
+ACTIVATIONS = (nn.ReLU, nn.GELU, nn.Tanh, nn.Sigmoid, nn.LeakyReLU, nn.SiLU)
 TWO_LINES = "%tl_train --augment none, then the same line with --no-cache"
 MIN_ACCURACY = 0.85  # of the test images, exercise 3.3
 # exercise 3.1: largest difference between the losses with and without cache, in 32 and 16 bits
 MAX_LOSS_DIFFERENCE, MAX_LOSS_DIFFERENCE_16_BIT = 1e-5, 1e-3
 
 
-def _has_twenty_images(run: Run, data: DataFacts) -> bool:
-    return data.request.source == "digits" and data.request.per_class == 2
+TWENTY = trained_on("digits", 2)
 
 
 @exercise("3.1", "Show that caching changes nothing")
 def nothing_is_lost(tl: Session) -> Steps:
     line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_train"
-    yield from a_run(
-        tl, "head", _has_twenty_images, like="it was trained on two images of each digit", line=line
-    )
-    runs = [
-        r
-        for r in tl.runs
-        if r.baseline_of is None and r.strategy == "head" and _has_twenty_images(r, tl.data_of(r))
-    ]
+    like = "it was trained on two images of each digit"
+    yield from a_run(tl, "head", TWENTY, like=like, line=line)
+    on_twenty = [r for r in tl.runs if r.baseline_of is None and TWENTY(r, tl.data_of(r))]
+    runs = [r for r in on_twenty if r.strategy == "head"]
     cached, uncached = ([r for r in runs if r.options.cache is kind] for kind in (True, False))
     yield Step(
         "one run caches the frozen part",
@@ -81,10 +78,8 @@ def _apart(one: Run, other: Run) -> tuple[str, str]:
     rest = replace(one.options, cache=False)
     options = [k for k, v in vars(rest).items() if v != getattr(other.options, k)]
     if options:
-        return (
-            f"{', '.join(options)} differ too",
-            f"give both the same --{options[0].replace('_', '-')}",
-        )
+        same = f"give both the same --{options[0].replace('_', '-')}"
+        return f"{', '.join(options)} differ too", same
     if one.fingerprint != other.fingerprint:
         return "they were trained on different draws", "no %tl_data between the two lines"
     if (one.plan.model, one.plan.edits) != (other.plan.model, other.plan.edits):
@@ -105,11 +100,8 @@ def by_name(tl: Session) -> Steps:
     )
     parts = dict(run.network().named_modules())
     norms = [name for name in run.moved if isinstance(parts[name], nn.BatchNorm2d)]
-    last = {
-        name
-        for name, part in parts.items()
-        if name.startswith("layer4") and isinstance(part, nn.Conv2d)
-    }
+    stage = {name: part for name, part in parts.items() if name.startswith("layer4")}
+    last = {name for name, part in stage.items() if isinstance(part, nn.Conv2d)}
     still = sorted(last - set(run.moved))
     yield Step(
         "the convolutions of layer4 moved",
@@ -138,11 +130,10 @@ def by_name(tl: Session) -> Steps:
     yield Step(
         "the output layer moved", "head" in run.moved, "it stayed frozen", "%tl_unfreeze head"
     )
-    source = (
-        f" On its own source: {run.source_accuracy[0]:.0%} before, {run.source_accuracy[1]:.0%} after."
-        if run.source_accuracy
-        else ""
-    )
+    source = ""
+    if run.source_accuracy is not None:
+        before, after = run.source_accuracy
+        source = f" On its own source: {before:.0%} before, {after:.0%} after."
     return f"{run.plan.trainable_params:,} of {run.plan.total_params:,} parameters trained, {run.accuracy:.1%} right.{source}"
 
 
@@ -164,6 +155,21 @@ def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
         f"{max(data.counts.values())} of each are in use",
         "%tl_data digits --per-class 5",
     )
+    network = yield from _two_layers(names)
+    right = _right(network, data.images["test"], data.labels["test"])
+    yield Step(
+        f"it reads at least {MIN_ACCURACY:.0%} of the test images",
+        right >= MIN_ACCURACY,
+        f"it reads {right:.1%}"
+        + (": little better than guessing, so it was hardly trained" if right < 0.3 else ""),
+        "AdamW with lr=0.01 and 60 passes over the features are enough",
+        "features come from the trunk in eval mode, of prepared images: trunk(prepare(images))",
+    )
+    return f"{right:.1%} of the test images, {sum(p.numel() for p in network.parameters()):,} parameters trained."
+
+
+def _two_layers(names: Mapping[str, Any]) -> Generator[Step, None, nn.Module]:
+    """Require two layers from 160 features to ten scores in the variable network."""
     network = names.get("network")
     yield Step(
         "your layers are in the variable network",
@@ -180,15 +186,9 @@ def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
         "one from the 160 features to a width of your choice, and one from there to the ten scores",
         "network = nn.Sequential(nn.Linear(160, 64), nn.ReLU(), nn.Linear(64, 10))",
     )
-    between = [
-        m for m in network.modules() if not list(m.children()) and not isinstance(m, nn.Linear)
-    ]
     yield Step(
         "with something between them that is not linear",
-        any(
-            isinstance(m, nn.ReLU | nn.GELU | nn.Tanh | nn.Sigmoid | nn.LeakyReLU | nn.SiLU)
-            for m in between
-        ),
+        any(isinstance(m, ACTIVATIONS) for m in network.modules()),
         "two linear layers in a row are one linear layer",
         "nn.ReLU() between the two",
     )
@@ -201,29 +201,13 @@ def two_layers(tl: Session, names: Mapping[str, Any]) -> Steps:
         if shape[0] == 160
         else "it gets features, not pixels: 160 is trunk.head.in_features",
     )
-    right = _right(network, data.images["test"], data.labels["test"])
-    yield Step(
-        f"it reads at least {MIN_ACCURACY:.0%} of the test images",
-        right >= MIN_ACCURACY,
-        f"it reads {right:.1%}"
-        + (": little better than guessing, so it was hardly trained" if right < 0.3 else ""),
-        "AdamW with lr=0.01 and 60 passes over the features are enough",
-        "features come from the trunk in eval mode, of prepared images: trunk(prepare(images))",
-    )
-    return f"{right:.1%} of the test images, {sum(p.numel() for p in network.parameters()):,} parameters trained."
+    return network
 
 
-@torch.no_grad()
 def _right(layers: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> float:
     """Accuracy of `layers` on glyphnet's features of uint8 images (N, 3, 32, 32)."""
-    from tlnb import glyphnet
-    from tlnb.core.models import pretrained
-
-    model = pretrained.load("glyphnet", "default")
     trunk = glyphnet.load("glyphnet").eval()
     trunk.head = nn.Identity()  # type: ignore[assignment]
-    training = layers.training
-    layers.eval()
-    guesses = layers(trunk(model.transform(images))).argmax(1)
-    layers.train(training)
+    with eval_mode(layers):
+        guesses = layers(trunk(prepared(images))).argmax(1)
     return float((guesses == labels).float().mean())

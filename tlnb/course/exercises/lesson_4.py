@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tlnb import glyphnet
-from tlnb.core.data.dataset import DataFacts, DataSet
+from tlnb.core.data.dataset import DataSet
 from tlnb.core.evaluation.probes import FOLDS, Probe, labels_in_use, probe, stage_features
+from tlnb.core.planning.plan import Plan
 from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
 from tlnb.course.exercises.causes import fitting
+from tlnb.course.exercises.shared import (
+    a_network,
+    eval_mode,
+    finished,
+    is_statistic,
+    prepared,
+    trained_on,
+    unless_missing,
+)
 from tlnb.session import Session
 
 MIN_DRAWS = 3
@@ -35,11 +44,11 @@ def _twenty_per_class(data: DataSet) -> Step:
 def best_depth(tl: Session, names: Mapping[str, Any]) -> Steps:
     data = yield from some_data(tl, "textures", line="%tl_data textures --per-class 20")
     yield _twenty_per_class(data)
-    loaded = tl.model.name if tl.model else "nothing"
+    loaded, edited = tl.model.name if tl.model else "nothing", _own_edits(tl.plan)
     yield Step(
         "glyphnet-early is loaded, with no edits",
-        tl.model is not None and loaded == "glyphnet-early" and not _own_edits(tl),
-        f"{loaded} is loaded{', with edits' if tl.plan and _own_edits(tl) else ''}",
+        tl.model is not None and loaded == "glyphnet-early" and not edited,
+        f"{loaded} is loaded{', with edits' if edited else ''}",
         f"%tl_load glyphnet-early{', which undoes edits' if loaded == 'glyphnet-early' else ''}",
     )
     answer = names.get("best")
@@ -47,9 +56,7 @@ def best_depth(tl: Session, names: Mapping[str, Any]) -> Steps:
     yield Step(
         "best names a stage before the output layer",
         answer in stages,
-        "there is no variable best"
-        if answer is None
-        else f"it is {answer!r}; the stages are {', '.join(stages)}",
+        unless_missing("best", answer, f"it is {answer!r}; the stages are {', '.join(stages)}"),
         "%tl_look stages measures every stage: best is the name of one of them",
         "best = 'stem', or another",
     )
@@ -81,67 +88,25 @@ def _probes(tl: Session, data: DataSet) -> dict[str, Probe]:
     }
 
 
-def _own_edits(tl: Session) -> bool:
-    return tl.plan is not None and any(not edit.automatic for edit in tl.plan.edits)
+def _own_edits(plan: Plan | None) -> set[str]:
+    """The kinds of edits that the learner made."""
+    return {edit.kind for edit in plan.edits if not edit.automatic} if plan else set()
 
 
 @exercise("4.2", "Cut, and compare on three draws")
 def cut_and_compare(tl: Session) -> Steps:
-    def five(run: Run, data: DataFacts) -> bool:
-        return data.request.source == "textures" and data.request.per_class == 5
-
+    five = trained_on("textures", 5)
     yield from a_run(
         tl,
         where=five,
         like="it was trained on five patches of each material",
         line="%tl_data textures --per-class 5, %tl_load glyphnet-glyphs, %tl_train --optimizer lbfgs",
     )
-    ended = [
-        r
-        for r in tl.runs
-        if r.status == "finished" and r.baseline_of is None and five(r, tl.data_of(r))
-    ]
-    far = [r for r in ended if r.plan.model == "glyphnet-glyphs"]
-    yield Step(
-        "its source is glyphnet-glyphs",
-        far,
-        f"so far there are runs of {', '.join(dict.fromkeys(r.plan.model for r in ended))}",
-        "%tl_load glyphnet-glyphs",
-    )
-    heads = [
-        r
-        for r in far
-        if not any(e.kind != "remove" and not e.automatic for e in r.plan.edits) and _head_alone(r)
-    ]
-    yield Step(
-        "only a new output layer trained",
-        heads,
-        f"in run {far[-1].name!r} {len(far[-1].moved)} layers moved",
-        "%tl_freeze, without a name, freezes all but the output layer",
+    heads = yield from _heads_of_far_source(
+        [r for r in finished(tl, five) if r.baseline_of is None]
     )
     whole = {r.fingerprint: r for r in heads if not _removed(r)}
-    cut = [r for r in heads if _removed(r)]
-    yield Step(
-        "there are runs of the whole network",
-        whole,
-        "all runs have stages removed",
-        "%tl_load glyphnet-glyphs undoes edits; then %tl_train",
-    )
-    yield Step(
-        "and of one that was cut",
-        cut,
-        "no run has a stage removed",
-        "%tl_remove layer4, then %tl_train",
-    )
-    largest = next(iter(whole.values())).plan.total_params
-    small = [r for r in cut if r.plan.total_params < largest / 2]
-    yield Step(
-        "the cut network has less than half the parameters",
-        small,
-        f"run {cut[-1].name!r} has {cut[-1].plan.total_params:,}, the whole {largest:,}",
-        "the last stage has most of the parameters, as %tl_layers shows",
-        "%tl_remove layer4, then %tl_train",
-    )
+    largest, small = yield from _cut_by_half(heads, list(whole.values()))
     pairs = {r.fingerprint: (r, whole[r.fingerprint]) for r in small if r.fingerprint in whole}
     yield Step(
         "both were trained on the same patches, for three draws",
@@ -169,41 +134,74 @@ def cut_and_compare(tl: Session) -> Steps:
     )
 
 
+def _heads_of_far_source(ended: list[Run]) -> Generator[Step, None, list[Run]]:
+    """Require glyphnet-glyphs with a new output layer alone; those runs."""
+    far = [r for r in ended if r.plan.model == "glyphnet-glyphs"]
+    yield Step(
+        "its source is glyphnet-glyphs",
+        far,
+        f"so far there are runs of {', '.join(dict.fromkeys(r.plan.model for r in ended))}",
+        "%tl_load glyphnet-glyphs",
+    )
+    heads = [r for r in far if r.moved == ("head",) and _own_edits(r.plan) <= {"remove"}]
+    yield Step(
+        "only a new output layer trained",
+        heads,
+        f"in run {far[-1].name!r} {len(far[-1].moved)} layers moved",
+        "%tl_freeze, without a name, freezes all but the output layer",
+    )
+    return heads
+
+
+def _cut_by_half(
+    heads: list[Run], whole: list[Run]
+) -> Generator[Step, None, tuple[int, list[Run]]]:
+    """Require cut networks of half the size; the parameters of the whole, and their runs."""
+    cut = [r for r in heads if _removed(r)]
+    yield Step(
+        "there are runs of the whole network",
+        whole,
+        "all runs have stages removed",
+        "%tl_load glyphnet-glyphs undoes edits; then %tl_train",
+    )
+    yield Step(
+        "and of one that was cut",
+        cut,
+        "no run has a stage removed",
+        "%tl_remove layer4, then %tl_train",
+    )
+    largest = whole[0].plan.total_params
+    small = [r for r in cut if r.plan.total_params < largest / 2]
+    yield Step(
+        "the cut network has less than half the parameters",
+        small,
+        f"run {cut[-1].name!r} has {cut[-1].plan.total_params:,}, the whole {largest:,}",
+        "the last stage has most of the parameters, as %tl_layers shows",
+        "%tl_remove layer4, then %tl_train",
+    )
+    return largest, small
+
+
 def _removed(run: Run) -> tuple[str, ...]:
     return tuple(e.name for e in run.plan.edits if e.kind == "remove" and not e.automatic)
-
-
-def _head_alone(run: Run) -> bool:
-    return run.moved == ("head",)
 
 
 @exercise("4.3", "In PyTorch: a truncated network")
 def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
     data = yield from some_data(tl, "textures", line="%tl_data textures --per-class 20")
     yield _twenty_per_class(data)
-    network = names.get("truncated")
-    yield Step(
-        "your network is in the variable truncated",
-        isinstance(network, nn.Module),
-        "there is none of that name" if network is None else f"it is a {type(network).__name__}",
-        "truncated = nn.Sequential(…)",
-    )
-    assert isinstance(network, nn.Module)
+    network = yield from a_network(names, "truncated", "truncated = nn.Sequential(…)")
     state, whole = network.state_dict(), glyphnet.load("glyphnet").state_dict()
+    last = whole["layer4.conv2.weight"].shape
     yield Step(
         "layer4 is not in it",
-        not _has_shape(state, whole["layer4.conv2.weight"].shape),
+        all(tensor.shape != last for tensor in state.values()),
         "a convolution of 160 channels is",
         "end before it: nn.Sequential(whole.stem, whole.layer1, whole.layer2, whole.layer3)",
     )
     early = {name: value for name, value in whole.items() if name.startswith(("stem.", "layer1."))}
-    changed = [
-        name
-        for name, value in early.items()
-        if not any(_equal(value, tensor) for tensor in state.values())
-    ]
-    stem = glyphnet.load("glyphnet-glyphs").state_dict()["stem.conv.weight"]
-    far = any(_equal(stem, tensor) for tensor in state.values())
+    changed = [name for name, value in early.items() if not _holds(state, value)]
+    far = _holds(state, glyphnet.load("glyphnet-glyphs").state_dict()["stem.conv.weight"])
     yield Step(
         "stem and layer1 of glyphnet are in it, as they were loaded",
         not changed,
@@ -235,25 +233,21 @@ def truncated_network(tl: Session, names: Mapping[str, Any]) -> Steps:
         ),
     )
     count = sum(p.numel() for p in network.parameters())
-    whole_count = _parameter_count(whole)
     return (
         f"{share:.1%} with {count:,} parameters; glyphnet with an output layer for twelve classes "
-        f"has {whole_count:,}."
+        f"has {_parameter_count(whole):,}."
     )
 
 
-def _has_shape(state: Mapping[str, Tensor], shape: torch.Size) -> bool:
-    return any(value.shape == shape for value in state.values())
-
-
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.equal(other.to(one.device))
+def _holds(state: Mapping[str, Tensor], value: Tensor) -> bool:
+    """Whether one of the tensors is the same as another."""
+    return any(t.shape == value.shape and value.equal(t.to(value.device)) for t in state.values())
 
 
 def _statistics_only(changed: list[str]) -> str:
     """Explain a change of running statistics alone; empty if weights changed too."""
-    still = all("running_" in name or "num_batches" in name for name in changed)
-    return ": running statistics, which move in train mode" if changed and still else ""
+    alone = changed and all(map(is_statistic, changed))
+    return ": running statistics, which move in train mode" if alone else ""
 
 
 def _keep_hint(far: bool, changed: list[str]) -> str:
@@ -267,24 +261,15 @@ def _keep_hint(far: bool, changed: list[str]) -> str:
 
 def _scores(network: nn.Module, images: Tensor) -> Tensor | str:
     """The network's output in eval mode, or why it fails; its modes are restored."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (glyphnet.MEAN, glyphnet.STD))
-    modes = {part: part.training for part in network.modules()}
     try:
-        with torch.no_grad():
-            scores = network.eval()((images.float() / 255 - mean) / std)
+        with eval_mode(network):
+            scores = network(prepared(images))
     except Exception as error:  # whatever the learner's module raises
         return f"it fails: {' '.join(str(error).split())[:100]}"
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
     return scores if isinstance(scores, Tensor) else f"it gives a {type(scores).__name__}"
 
 
 def _parameter_count(whole: Mapping[str, Tensor]) -> int:
     """The number of parameters of the whole network with twelve scores."""
-    trunk = sum(
-        v.numel()
-        for n, v in whole.items()
-        if "running_" not in n and "num_batches" not in n and "head" not in n
-    )
-    return trunk + 12 * (whole["head.weight"].shape[1] + 1)
+    own = [v for n, v in whole.items() if not is_statistic(n) and "head" not in n]
+    return sum(v.numel() for v in own) + 12 * (whole["head.weight"].shape[1] + 1)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
+from tlnb import glyphnet
 from tlnb.core.data.dataset import DataFacts
 from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
 from tlnb.course.exercises.causes import fitting, learned_little
+from tlnb.course.exercises.shared import eval_mode, finished, is_statistic
 from tlnb.session import Session
 
 FROZEN, TRAINED = ("stem", "layer1", "layer2"), ("layer3", "layer4", "head")
@@ -44,17 +46,9 @@ def _case(tl: Session, run: Run) -> str:
 def by_more_than_chance(tl: Session) -> Steps:
     line = "%tl_data symbols --classes 10 --per-class N, %tl_load glyphnet, %tl_strategy full, %tl_train"
     yield from a_run(tl, "full", _has_ten_letters, like="it was trained on ten letters", line=line)
-    wholes = [
-        r
-        for r in tl.runs
-        if r.strategy == "full" and r.status == "finished" and _has_ten_letters(r, tl.data_of(r))
-    ]
-    pairs = [
-        (head, whole)
-        for whole in wholes
-        for head in _other_runs(tl, whole)
-        if head.strategy == "head"
-    ]
+    wholes = finished(tl, _has_ten_letters, "full")
+    others = [(other, whole) for whole in wholes for other in _other_runs(tl, whole)]
+    pairs = [(head, whole) for head, whole in others if head.strategy == "head"]
     yield Step(
         "there is a run of head on the same images",
         pairs,
@@ -90,24 +84,17 @@ def for_a_fifth(tl: Session) -> Steps:
         return _has_ten_letters(run, data) and data.request.per_class == 20
 
     line = "%tl_data symbols --classes 10 --per-class 20, %tl_load glyphnet, %tl_strategy full, %tl_train"
-    yield from a_run(
-        tl, "full", twenty, like="it was trained on 20 images of each of ten letters", line=line
-    )
-    wholes = [
-        r
-        for r in tl.runs
-        if r.strategy == "full" and r.status == "finished" and twenty(r, tl.data_of(r))
-    ]
-    whole = max(wholes, key=lambda r: len(r.epochs))
+    like = "it was trained on 20 images of each of ten letters"
+    yield from a_run(tl, "full", twenty, like=like, line=line)
+    whole = max(finished(tl, twenty, "full"), key=lambda r: len(r.epochs))
     yield Step(
         "full had the epochs of its recipe",
         len(whole.epochs) >= 20,
         f"it had {len(whole.epochs)}, its recipe is 20",
         "%tl_train without --epochs",
     )
-    cheaper = [
-        r for r in _other_runs(tl, whole) if r.plan.start == "pretrained" and r.strategy != "full"
-    ]
+    started = [r for r in _other_runs(tl, whole) if r.plan.start == "pretrained"]
+    cheaper = [r for r in started if r.strategy != "full"]
     yield Step(
         "there is a run on the same images that trains less than the whole network",
         cheaper,
@@ -155,23 +142,44 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
         ),
     )
     assert isinstance(network, nn.Module) and isinstance(optimizer, torch.optim.Optimizer)
-    from tlnb import glyphnet
+    moved = yield from _moved_in_glyphnet(network, len(data.classes))
+    yield from _trained_from_layer3(network, moved)
+    inner, heads = yield from _rates(network, optimizer)
+    share = _share_right(tl, network)
+    yield Step(
+        f"it gets {MIN_ACCURACY:.0%} of the test images right",
+        share >= MIN_ACCURACY,
+        f"it gets {share:.1%}",
+        "more passes over the training images",
+        "tl.model.transform prepares images as glyphnet expects them; compare the learning rates with the lesson's",
+    )
+    tested = len(data.labels["test"])
+    return f"{share:.1%} of {tested} test images, the output layer at {min(heads):g}, the stages at {max(inner):g}."
 
+
+def _moved_in_glyphnet(network: nn.Module, classes: int) -> Generator[Step, None, dict[str, bool]]:
+    """Require glyphnet's layers; by name, which of its tensors changed."""
     before, after = glyphnet.load("glyphnet").state_dict(), network.state_dict()
     own = [n for n in before if not n.startswith("head.")]
     whole = all(n in after and after[n].shape == before[n].shape for n in own)
     scores = len(after["head.bias"]) if whole and "head.bias" in after else 0
     yield Step(
         "it is glyphnet, with a new output layer for your classes",
-        scores == len(data.classes),
-        f"its output layer gives {scores} scores for {len(data.classes)} classes"
+        scores == classes,
+        f"its output layer gives {scores} scores for {classes} classes"
         if scores
         else "its layers are different",
         _output_hint(scores),
     )
-    moved = [n for n in own if not after[n].equal(before[n])]
+    return {n: not after[n].equal(before[n]) for n in own}
+
+
+def _trained_from_layer3(
+    network: nn.Module, changed: Mapping[str, bool]
+) -> Generator[Step, None, None]:
+    moved = [name for name, is_so in changed.items() if is_so]
     first = [n for n in moved if n.startswith(FROZEN)]
-    statistics = bool(first) and all("running_" in n or "num_batches" in n for n in first)
+    statistics = bool(first) and all(map(is_statistic, first))
     yield Step(
         "nothing in stem, layer1 and layer2 changed",
         not first,
@@ -182,11 +190,8 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
             "call network.requires_grad_(False) first, then unfreeze what trains",
         ),
     )
-    still = [
-        stage
-        for stage in TRAINED[:2]
-        if not any(n.startswith(stage) and "weight" in n for n in moved)
-    ]
+    weights = [n for n in moved if "weight" in n]
+    still = [stage for stage in TRAINED[:2] if not any(n.startswith(stage) for n in weights)]
     free = all(p.requires_grad for stage in still for p in getattr(network, stage).parameters())
     yield Step(
         "layer3 and layer4 were trained",
@@ -198,6 +203,12 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
             "requires_grad_(True) on both stages",
         ),
     )
+
+
+def _rates(
+    network: nn.Module, optimizer: torch.optim.Optimizer
+) -> Generator[Step, None, tuple[list[float], list[float]]]:
+    """Require a larger learning rate of the output layer; those of the stages, and its own."""
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     by_stage = {s: {rates.get(id(p)) for p in getattr(network, s).parameters()} for s in TRAINED}
     inner = [rate for stage in TRAINED[:2] for rate in by_stage[stage] if rate is not None]
@@ -215,16 +226,7 @@ def two_rates(tl: Session, names: Mapping[str, Any]) -> Steps:
         f"it has {min(heads):g}, the stages {max(inner):g}",
         "{'params': network.head.parameters(), 'lr': 0.01} in a group of its own",
     )
-    share = _share_right(tl, network)
-    yield Step(
-        f"it gets {MIN_ACCURACY:.0%} of the test images right",
-        share >= MIN_ACCURACY,
-        f"it gets {share:.1%}",
-        "more passes over the training images",
-        "tl.model.transform prepares images as glyphnet expects them; compare the learning rates with the lesson's",
-    )
-    tested = len(data.labels["test"])
-    return f"{share:.1%} of {tested} test images, the output layer at {min(heads):g}, the stages at {max(inner):g}."
+    return inner, heads
 
 
 def _output_hint(scores: int) -> str:
@@ -239,13 +241,7 @@ def _output_hint(scores: int) -> str:
 def _share_right(tl: Session, network: nn.Module) -> float:
     """Test accuracy in eval mode; the network's modes are restored."""
     assert tl.dataset is not None and tl.model is not None
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    with torch.no_grad():
-        guesses = [
-            network(tl.model.transform(part)).argmax(1)
-            for part in tl.dataset.images["test"].split(100)
-        ]
-    for module, mode in modes.items():
-        module.training = mode
+    transform, parts = tl.model.transform, tl.dataset.images["test"].split(100)
+    with eval_mode(network):
+        guesses = [network(transform(part)).argmax(1) for part in parts]
     return float((torch.cat(guesses) == tl.dataset.labels["test"]).float().mean())

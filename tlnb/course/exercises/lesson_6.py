@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from torch import nn
 
 from tlnb.core.costs.pretraining import pretraining_of
-from tlnb.core.data.dataset import DataFacts
+from tlnb.core.costs.prices import Price
 from tlnb.core.evaluation.compare import compare
 from tlnb.core.evaluation.comparison import BreakEven
 from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
+from tlnb.course.exercises.shared import finished, trained_on, unless_missing
 from tlnb.session import Session
 
+FIVE_EACH, TWO_EACH = trained_on("digits", 5), trained_on("digits", 2)
 TOLERANCE = 0.02  # relative difference within which two figures count as equal
 
 
 @exercise("6.1", "The whole network, within a budget")
 def within_a_budget(tl: Session) -> Steps:
-    def five_per_class(run: Run, data: DataFacts) -> bool:
-        return data.request.source == "digits" and data.request.per_class == 5
-
-    line = (
-        "%tl_data digits --per-class 5, %tl_load glyphnet, %tl_strategy full, %tl_train --budget 2s"
-    )
     yield from a_run(
-        tl, "full", five_per_class, like="it was trained on five images per digit", line=line
+        tl,
+        "full",
+        FIVE_EACH,
+        like="it was trained on five images per digit",
+        line="%tl_data digits --per-class 5, %tl_load glyphnet, %tl_strategy full, "
+        "%tl_train --budget 2s",
     )
-    runs = [
-        r
-        for r in tl.runs
-        if r.strategy == "full" and r.status == "finished" and five_per_class(r, tl.data_of(r))
-    ]
+    runs = finished(tl, FIVE_EACH, "full")
     given = [r for r in runs if r.event("budget")]
     by_hand = len(runs[-1].epochs) != 40
     yield Step(
@@ -56,9 +53,9 @@ def within_a_budget(tl: Session) -> Steps:
     forecast = run.forecast
     assert forecast is not None and kept is not None
     longer = [r for r in runs if len(r.epochs) > len(run.epochs)]
-    beside = (
-        f" All {len(longer[-1].epochs)} epochs reached {longer[-1].accuracy:.1%}." if longer else ""
-    )
+    beside = ""
+    if longer:
+        beside = f" All {len(longer[-1].epochs)} epochs reached {longer[-1].accuracy:.1%}."
     fitted = f"{kept.facts['epochs']} of {kept.facts['wanted']} epochs"
     return (
         f"{fitted}: forecast {forecast.seconds:.1f} s, took {forecast.measured:.1f} s "
@@ -74,13 +71,42 @@ def _cut_short(run: Run) -> bool:
 
 @exercise("6.2", "Both sides tuned, at your own price")
 def own_bill(tl: Session, names: Mapping[str, Any]) -> Steps:
-    def two_per_class(run: Run, data: DataFacts) -> bool:
-        return data.request.source == "digits" and data.request.per_class == 2
-
     line = "%tl_data digits --per-class 2, %tl_load glyphnet, %tl_tune --trials 2 --epochs 3, %tl_train"
-    last = yield from a_run(
-        tl, where=two_per_class, like="it was trained on two images per digit", line=line
+    like = "it was trained on two images per digit"
+    last = yield from a_run(tl, where=TWO_EACH, like=like, line=line)
+    price = yield from _both_tuned(tl, last)
+    counted, apart = _uses(tl, tuning_in=True), _uses(tl, tuning_in=False)
+    yield Step(
+        "using the pretrained network saves something",
+        counted is not None and counted.uses,
+        "with tuning counted in, it was no less work than starting from scratch",
+        "use the same number of trials, and of epochs per trial, on both sides",
     )
+    assert counted is not None and counted.uses
+    answer = names.get("answer")
+    instead = unless_missing("answer", answer, f"it is {answer!r}")
+    if _is(answer, apart.uses if apart else None):
+        instead = "that is the number without tuning"
+    yield Step(
+        "the variable answer says after how many uses the pretraining has paid for itself, "
+        "tuning counted in",
+        _is(answer, counted.uses),
+        instead,
+        "%tl_compare --tuning in shows it below the table",
+        "tl.compare(tuning='in').pays_off_after is that number",
+    )
+    total, tuning = tl.bill.total, tl.bill.kinds["tuning"]
+    without = f"{apart.uses:,.0f} without it" if apart and apart.uses else "without it never"
+    return (
+        f"After {counted.uses:,.0f} uses, counted in FLOPs with tuning; {without}. "
+        f"Tuning is {tuning.flops / total.flops:.0%} of your session's work, and "
+        f"{tuning.seconds / total.seconds:.0%} of its {total.seconds:.0f} s, "
+        f"which cost {total.money:.4f} {price.currency} at {price.per_hour:g} an hour."
+    )
+
+
+def _both_tuned(tl: Session, last: Run) -> Generator[Step, None, Price]:
+    """Require a tuned run with a tuned baseline, and a price of one's own."""
     price = tl.bill.price
     yield Step(
         "the bill uses your own price",
@@ -103,37 +129,7 @@ def own_bill(tl: Session, names: Mapping[str, Any]) -> Steps:
         f"{beside[-1].name!r} uses the recipe's settings, which is not a fair comparison",
         "run %tl_tune --scratch before %tl_train --scratch",
     )
-    counted, apart = _uses(tl, tuning_in=True), _uses(tl, tuning_in=False)
-    yield Step(
-        "using the pretrained network saves something",
-        counted is not None and counted.uses,
-        "with tuning counted in, it was no less work than starting from scratch",
-        "use the same number of trials, and of epochs per trial, on both sides",
-    )
-    assert counted is not None and counted.uses
-    answer = names.get("answer")
-    if _is(answer, apart.uses if apart else None):
-        instead = "that is the number without tuning"
-    elif answer is None:
-        instead = "there is no variable answer"
-    else:
-        instead = f"it is {answer!r}"
-    yield Step(
-        "the variable answer says after how many uses the pretraining has paid for itself, "
-        "tuning counted in",
-        _is(answer, counted.uses),
-        instead,
-        "%tl_compare --tuning in shows it below the table",
-        "tl.compare(tuning='in').pays_off_after is that number",
-    )
-    total, tuning = tl.bill.total, tl.bill.kinds["tuning"]
-    without = f"{apart.uses:,.0f} without it" if apart and apart.uses else "without it never"
-    return (
-        f"After {counted.uses:,.0f} uses, counted in FLOPs with tuning; {without}. "
-        f"Tuning is {tuning.flops / total.flops:.0%} of your session's work, and "
-        f"{tuning.seconds / total.seconds:.0%} of its {total.seconds:.0f} s, "
-        f"which cost {total.money:.4f} {price.currency} at {price.per_hour:g} an hour."
-    )
+    return price
 
 
 def _uses(tl: Session, tuning_in: bool) -> BreakEven | None:
@@ -151,11 +147,9 @@ def _uses(tl: Session, tuning_in: bool) -> BreakEven | None:
 
 
 def _is(answer: object, figure: float | None) -> bool:
-    return (
-        isinstance(answer, int | float)
-        and figure is not None
-        and abs(answer - figure) <= max(0.5, TOLERANCE * figure)
-    )
+    if figure is None or not isinstance(answer, int | float):
+        return False
+    return abs(answer - figure) <= max(0.5, TOLERANCE * figure)
 
 
 @exercise("6.3", "In PyTorch: count the FLOPs of a training step")
@@ -170,9 +164,8 @@ def count_them(tl: Session, names: Mapping[str, Any]) -> Steps:
     )
     assert isinstance(counted, int | float)
     share, network = counted / truth, names.get("network")
-    frozen = isinstance(network, nn.Module) and any(
-        not p.requires_grad for p in network.parameters()
-    )
+    parts = network.parameters() if isinstance(network, nn.Module) else ()
+    frozen = any(not parameter.requires_grad for parameter in parts)
     likely, hint = _likely(share, run.work.plan_step / truth, frozen)
     yield Step(
         "it is the cost of training everything, forward and backward, for one image",
@@ -200,17 +193,13 @@ def _likely(share: float, planned: float, frozen: bool) -> tuple[str, str]:
     if abs(share - planned) <= TOLERANCE:
         return "as much as a step of your run, which has frozen layers; unfreeze them all", free
     if abs(share - 0.5) <= TOLERANCE:
-        hint = (
-            "get_total_flops() counts a multiplication and its addition as two, as tlnb does: "
-            "do not halve it"
-        )
-        return "half of it counts a multiplication and its addition as one", hint
-    if share > 1.5 and abs(share - round(share)) <= TOLERANCE * share:
+        hint = "get_total_flops() counts a multiplication and its addition as two, as tlnb does"
         return (
-            f"divide by the {round(share)} images in the batch",
-            "counted = counter.get_total_flops() / len(inputs)",
+            "half of it counts a multiplication and its addition as one",
+            f"{hint}: do not halve it",
         )
-    return (
-        "is it the same network, trained in full?",
-        "use glyphnet.load('glyphnet') with an output layer for ten classes",
-    )
+    if share > 1.5 and abs(share - round(share)) <= TOLERANCE * share:
+        hint = "counted = counter.get_total_flops() / len(inputs)"
+        return f"divide by the {round(share)} images in the batch", hint
+    hint = "use glyphnet.load('glyphnet') with an output layer for ten classes"
+    return "is it the same network, trained in full?", hint

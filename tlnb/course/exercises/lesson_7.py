@@ -6,26 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tlnb.core.data.dataset import DataFacts
+from tlnb import glyphnet
 from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.course.exercises.causes import fitting, learned_little
+from tlnb.course.exercises.shared import a_network, eval_mode, finished, trained_on
 from tlnb.session import Session
 
+HUNDRED = trained_on("digits", 10)
+LIKE_HUNDRED = "it was trained on ten images of each digit"
 MIN_FIXED_ACCURACY = 0.93  # exercise 7.1: test accuracy that only the right preprocessing reaches
 # exercise 7.2: accuracy on the target, and on the source
 MIN_TARGET_ACCURACY, MIN_SOURCE_ACCURACY = 0.93, 0.75
 
 
-def _has_hundred_images(run: Run, data: DataFacts) -> bool:
-    return data.request.source == "digits" and data.request.per_class == 10
-
-
 def _is_prepared_as_in_pretraining(run: Run) -> bool:
-    from tlnb import glyphnet
-
     used = run.transform()
     return (tuple(used.mean), tuple(used.std)) == (glyphnet.MEAN, glyphnet.STD)
 
@@ -33,10 +30,8 @@ def _is_prepared_as_in_pretraining(run: Run) -> bool:
 @exercise("7.1", "Find the bug in a colleague's four lines")
 def find_the_bug(tl: Session) -> Steps:
     line = "run the colleague's four lines unchanged, including %tl_data digits --per-class 10"
-    yield from a_run(
-        tl, where=_has_hundred_images, like="it was trained on ten images of each digit", line=line
-    )
-    runs = [r for r in tl.runs if _has_hundred_images(r, tl.data_of(r)) and r.status == "finished"]
+    yield from a_run(tl, where=HUNDRED, like=LIKE_HUNDRED, line=line)
+    runs = finished(tl, HUNDRED)
     wrong = [i for i, r in enumerate(runs) if not _is_prepared_as_in_pretraining(r)]
     yield Step(
         "the colleague's lines were run",
@@ -80,8 +75,6 @@ def find_the_bug(tl: Session) -> Steps:
 
 def _wrong_settings(run: Run) -> str:
     """The parts of the preprocessing that differ from pretraining."""
-    from tlnb import glyphnet
-
     used = run.transform()
     wrong = {"mean": tuple(used.mean) != glyphnet.MEAN, "std": tuple(used.std) != glyphnet.STD}
     return " and ".join(name for name, is_so in wrong.items() if is_so)
@@ -90,9 +83,7 @@ def _wrong_settings(run: Run) -> str:
 @exercise("7.2", "Learn without forgetting the source")
 def without_forgetting(tl: Session) -> Steps:
     line = "%tl_data digits --per-class 10, %tl_load glyphnet, %tl_train"
-    run = yield from a_run(
-        tl, where=_has_hundred_images, like="it was trained on ten images of each digit", line=line
-    )
+    run = yield from a_run(tl, where=HUNDRED, like=LIKE_HUNDRED, line=line)
     still = [c.name for c in run.changes if _is_convolution(run, c.name) and not c.moved]
     yield Step(
         "every convolution moved",
@@ -117,15 +108,12 @@ def without_forgetting(tl: Session) -> Steps:
         "%tl_train --epochs 10 --lr 0.0001",
     )
     norms = [c.name for c in run.changes if c.moved and c.statistics]
-    why = (
-        f": the running statistics of {len(norms)} BatchNorm layers moved"
-        if norms
-        else ": its weights moved far"
-    )
+    statistics = f"the running statistics of {len(norms)} BatchNorm layers moved"
+    why = statistics if norms else "its weights moved far"
     yield Step(
         f"at least {MIN_SOURCE_ACCURACY:.0%} on its own source",
         known[1] >= MIN_SOURCE_ACCURACY,
-        f"run {run.name!r}: {known[0]:.1%} before, {known[1]:.1%} after{why}",
+        f"run {run.name!r}: {known[0]:.1%} before, {known[1]:.1%} after: {why}",
         *fitting(
             norms,
             "statistics do not depend on the learning rate: freeze the BatchNorm layers, %tl_freeze *bn* *downsample.1",
@@ -139,14 +127,7 @@ def without_forgetting(tl: Session) -> Steps:
 
 @exercise("7.3", "In PyTorch: a trunk that stays frozen, whatever the loop calls")
 def frozen_for_good(tl: Session, names: Mapping[str, Any]) -> Steps:
-    network = names.get("network")
-    yield Step(
-        "your network is in the variable network",
-        isinstance(network, nn.Module),
-        "there is none of that name" if network is None else f"it is a {type(network).__name__}",
-        "network = nn.Sequential(…)",
-    )
-    assert isinstance(network, nn.Module)
+    network = yield from a_network(names, "network", "network = nn.Sequential(…)")
     shape = _output_shape(network)
     yield Step(
         "it takes images (N, 3, 32, 32) and gives ten scores",
@@ -195,14 +176,11 @@ def _is_convolution(run: Run, name: str) -> bool:
 
 def _output_shape(network: nn.Module) -> tuple[int, ...] | str:
     """The shape of the output for four images, or the error as text."""
-    mode = network.training
     try:
-        with torch.no_grad():
-            return tuple(network.eval()(torch.zeros(4, 3, 32, 32)).shape)
+        with eval_mode(network):
+            return tuple(network(torch.zeros(4, 3, 32, 32)).shape)
     except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
         return " ".join(str(error).split())[:80]
-    finally:
-        network.train(mode)
 
 
 def _after_training_mode(network: nn.Module) -> tuple[int, int]:
@@ -211,21 +189,10 @@ def _after_training_mode(network: nn.Module) -> tuple[int, int]:
     Returns:
         How many of glyphnet's tensors the network lacks, and how many tensors the pass changed.
     """
-    from tlnb import glyphnet
-
-    trunk = {
-        n: t
-        for n, t in glyphnet.load("glyphnet").state_dict().items()
-        if not n.startswith("head") and t.ndim
-    }
+    whole = glyphnet.load("glyphnet").state_dict()
+    trunk = {n: t for n, t in whole.items() if not n.startswith("head") and t.ndim}
     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    own_names = {
-        n: next((k for k in kept if k.endswith(n) and kept[k].shape == t.shape), None)
-        for n, t in trunk.items()
-    }
-    missing = sum(
-        own_names[n] is None or not kept[own_names[n] or ""].equal(t) for n, t in trunk.items()
-    )
+    missing = sum(not _holds(kept, name, tensor) for name, tensor in trunk.items())
     mode = network.training
     with torch.no_grad():
         network.train()(torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
@@ -234,3 +201,9 @@ def _after_training_mode(network: nn.Module) -> tuple[int, int]:
     network.load_state_dict(kept)
     network.train(mode)
     return missing, moved
+
+
+def _holds(state: Mapping[str, Tensor], name: str, tensor: Tensor) -> bool:
+    """Whether the first tensor of this shape whose name ends so is the same."""
+    same = (t for n, t in state.items() if n.endswith(name) and t.shape == tensor.shape)
+    return next((t.equal(tensor) for t in same), False)

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.evaluation.predictions import errors
 from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
+from tlnb.course.exercises.shared import a_network
 from tlnb.session import Session
 
 MAX_TWIN_SHARE = 0.15  # share of test images: leaves of different series sometimes look alike
@@ -162,14 +162,8 @@ def without_tlnb(tl: Session, names: Mapping[str, Any]) -> Steps:
         "%tl_train on the current data",
     )
     assert data is not None
-    network = names.get("network")
-    yield Step(
-        "your network is in the variable network",
-        isinstance(network, nn.Module),
-        "there is none of that name" if network is None else f"it is a {type(network).__name__}",
-        "network = glyphnet.load('glyphnet'), with network.head = nn.Linear(network.head.in_features, 3)",
-    )
-    assert isinstance(network, nn.Module)
+    line = "network = glyphnet.load('glyphnet'), with network.head = nn.Linear(network.head.in_features, 3)"
+    network = yield from a_network(names, "network", line)
     state, saved = network.state_dict(), run.network().state_dict()
     yield Step(
         "it has the layers of the saved network",

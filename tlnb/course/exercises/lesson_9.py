@@ -19,9 +19,8 @@ MAX_PARAMETERS, MAX_FLOPS = 6e6, 1e9
 def _allowed_networks() -> list[Card]:
     """torchvision's networks within the limits, the most accurate first."""
     cards = [c for c in catalogue(sort="accurate").cards if c.family == TORCHVISION and c.accuracy]
-    return [
-        c for c in cards if (c.parameters or 0) <= MAX_PARAMETERS and (c.flops or 0) <= MAX_FLOPS
-    ]
+    small = [c for c in cards if (c.parameters or 0) <= MAX_PARAMETERS]
+    return [c for c in small if (c.flops or 0) <= MAX_FLOPS]
 
 
 @exercise("9.1", "The best network within a limit")
@@ -75,11 +74,8 @@ def forecast_first(tl: Session) -> Steps:
     run = yield from a_run(
         tl, line="%tl_train, with the options of the forecast" if tl.state.forecasts else first
     )
-    made = [
-        r
-        for r in tl.runs
-        if r.forecast is not None and r.status == "finished" and r.fingerprint == run.fingerprint
-    ]
+    made = [r for r in tl.runs if r.status == "finished" and r.fingerprint == run.fingerprint]
+    made = [r for r in made if r.forecast is not None]
     why, hint = _no_forecast(tl, run)
     yield Step(
         "a forecast was made for exactly this training, before it",
@@ -88,9 +84,8 @@ def forecast_first(tl: Session) -> Steps:
         hint,
         "tl.forecast(epochs=5), then tl.train(epochs=5), with nothing between them",
     )
-    by_strategy = {
-        r.strategy: r.forecast for r in made if r.forecast is not None and r.forecast.measured
-    }
+    forecasts = [(r.strategy, r.forecast) for r in made]
+    by_strategy = {name: said for name, said in forecasts if said is not None and said.measured}
     yield Step(
         "this was done for two strategies on the same data",
         len(by_strategy) > 1,
@@ -115,10 +110,8 @@ def _no_forecast(tl: Session, run: Run) -> tuple[str, str]:
     if not forecasts:
         return "no forecast was made", "%tl_forecast first, then %tl_train with the same options"
     if any(not _difference(said, run)[0] for said in forecasts):
-        return (
-            "its forecast was made after it",
-            "too late for this run, but in time for the next: repeat the same %tl_train",
-        )
+        hint = "too late for this run, but in time for the next: repeat the same %tl_train"
+        return "its forecast was made after it", hint
     return _difference(forecasts[-1], run)
 
 
@@ -128,15 +121,11 @@ def _difference(said: Forecast, run: Run) -> tuple[str, str]:
     if said.fingerprint != run.fingerprint:
         return "the forecast was made for different data", f"%tl_data {order}"
     if said.plan.strategy != run.strategy:
-        return (
-            f"the forecast was made for the strategy {said.plan.strategy}",
-            f"%tl_strategy {order}",
-        )
+        why = f"the forecast was made for the strategy {said.plan.strategy}"
+        return why, f"%tl_strategy {order}"
     if said.plan != run.plan:
-        return (
-            "the forecast was made for another network or other trained layers",
-            f"loading, editing and freezing {order}",
-        )
+        why = "the forecast was made for another network or other trained layers"
+        return why, f"loading, editing and freezing {order}"
     for name, given in vars(said.options).items():
         if given != (used := getattr(run.options, name)):
             words = (
@@ -148,11 +137,8 @@ def _difference(said: Forecast, run: Run) -> tuple[str, str]:
 
 def _second_strategy_hint(tl: Session, made: list[Run]) -> str:
     """The next step towards a forecast of a second strategy on the data of these runs."""
-    tried = [
-        r
-        for r in tl.runs
-        if r.fingerprint == made[-1].fingerprint and r.baseline_of is None and r.forecast is None
-    ]
+    on_data = [r for r in tl.runs if r.fingerprint == made[-1].fingerprint]
+    tried = [r for r in on_data if r.baseline_of is None and r.forecast is None]
     others = [r for r in tried if r.strategy not in {m.strategy for m in made}]
     if others:
         return f"run {others[-1].name!r} does not count: {_no_forecast(tl, others[-1])[0]}"
@@ -181,11 +167,9 @@ def of_your_own(tl: Session, names: Mapping[str, Any]) -> Steps:
         "class Mine(nn.Module): …, mine = Mine(), %tl_load mine --size 32",
     )
     module = names.get(model.name)
-    kinds = [type(m) for m in (module if isinstance(module, nn.Module) else model.module).modules()]
-    counts = (
-        sum(issubclass(k, nn.Conv2d) for k in kinds),
-        sum(issubclass(k, nn.BatchNorm2d) for k in kinds),
-    )
+    parts = list((module if isinstance(module, nn.Module) else model.module).modules())
+    kinds = (nn.Conv2d, nn.BatchNorm2d)
+    counts = [sum(isinstance(part, kind) for part in parts) for kind in kinds]
     yield Step(
         "it has at least two convolutions, and BatchNorm",
         counts[0] >= 2 and counts[1] >= 1,
