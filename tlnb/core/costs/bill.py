@@ -36,9 +36,8 @@ class Charge(OneLine):
     @property
     def basis(self) -> str:
         """`assumed` if any of its figures is assumed, else `measured`."""
-        return (
-            "assumed" if any(kind == "assumed" for kind, _ in self.bases.values()) else "measured"
-        )
+        kinds = {kind for kind, _ in self.bases.values()}
+        return "assumed" if "assumed" in kinds else "measured"
 
     def __repr__(self) -> str:
         return f"Charge {self.phase}: {self.seconds:.2f} s, {self.flops / 1e9:.2f} GFLOP, {self.wh:.3f} Wh ({self.basis})"
@@ -90,9 +89,8 @@ class Bill(OneLine):
 
     def at(self, price: Price) -> Bill:
         """The bill at another price, which also applies to later charges."""
-        return replace(
-            self, charges=tuple(_priced(charge, price) for charge in self.charges), price=price
-        )
+        charges = tuple(_priced(charge, price) for charge in self.charges)
+        return replace(self, charges=charges, price=price)
 
     def __repr__(self) -> str:
         total = self.total
@@ -164,20 +162,14 @@ def charges_of(run: Run, kind: str | None = None) -> list[Charge]:
 
 def charge_of(kind: str, what: str, spent: CostTracker, price: Price) -> Charge:
     """Charge work other than a run: the tracker's current totals as one charge."""
-    seconds, meter = sum(spent.clock.seconds().values()), spent.clock.meter
-    bases = {
-        "seconds": _basis(SECONDS_BASIS),
-        "flops": _basis(FLOPS_BASIS),
-        "wh": _basis(meter.basis),
-        "money": _basis(price_basis(price)),
-    }
+    seconds, clock = sum(spent.clock.seconds().values()), spent.clock
     return Charge(
         phase=kind,
         seconds=seconds,
         flops=sum(spent.flops.values()),
-        wh=sum(spent.clock.wh().values()),
+        wh=sum(clock.wh().values()),
         money=price.of(seconds),
-        bases=bases,
+        bases=_bases(clock.meter.basis, price),
         run=what,
         kind=kind,
     )
@@ -192,22 +184,21 @@ def charge_of_runs(
         seconds: of everything, including the time between the runs.
     """
     wh_basis = runs[0].bases["energy_wh"] if runs else "measured: nothing ran"
-    bases = {
-        "seconds": _basis(SECONDS_BASIS),
-        "flops": _basis(FLOPS_BASIS),
-        "wh": _basis(wh_basis),
-        "money": _basis(price_basis(price)),
-    }
     return Charge(
         phase=kind,
         seconds=seconds,
         flops=math.fsum(r.flops for r in runs),
         wh=math.fsum(r.energy_wh for r in runs),
         money=price.of(seconds),
-        bases=bases,
+        bases=_bases(wh_basis, price),
         run=what,
         kind=kind,
     )
+
+
+def _bases(of_energy: str, price: Price) -> dict[str, tuple[str, str]]:
+    how = {"seconds": SECONDS_BASIS, "flops": FLOPS_BASIS, "wh": of_energy}
+    return {key: _basis(text) for key, text in {**how, "money": price_basis(price)}.items()}
 
 
 def _basis(text: str) -> tuple[str, str]:

@@ -102,21 +102,18 @@ def pretraining_of(card: Card) -> Pretraining | None:
         return None
     epochs, crop = recipe
     size = card.size or 224
-    flops = (
-        epochs * card.source_images * FORWARDS_PER_STEP * card.flops * ((crop or size) / size) ** 2
-    )
+    area = ((crop or size) / size) ** 2
+    flops = epochs * card.source_images * FORWARDS_PER_STEP * card.flops * area
     seconds = flops / (GPU_PEAK * GPU_UTILISATION)
     cropped = f" at {crop} pixels" if crop and crop != size else ""
     how = (
         f"{epochs} epochs of {card.source_images:,} images{cropped}, "
         f"{FORWARDS_PER_STEP} forward passes' work each ({card.recipe})"
     )
+    speed = f"one {GPU} at {GPU_UTILISATION:.0%} of {GPU_PEAK / 1e12:g} TFLOP/s"
     bases = {
         "flops": ("assumed", how),
-        "seconds": (
-            "assumed",
-            f"one {GPU} at {GPU_UTILISATION:.0%} of {GPU_PEAK / 1e12:g} TFLOP/s",
-        ),
+        "seconds": ("assumed", speed),
         "wh": ("assumed", f"{GPU_WATTS:g} W, the card alone"),
     }
     return Pretraining(
@@ -160,7 +157,5 @@ def _recipe(card: Card) -> tuple[int, int | None] | None:
         return OTHER_RECIPES[card.recipe], None
     fragment = re.search(r"#[\w-]+$", card.recipe)
     known = {end: (epochs, crop) for end, epochs, crop in RECIPES}
-    is_torchvision = (
-        "/pytorch/vision/tree/" in card.recipe or "/pytorch/vision/issues/3995#" in card.recipe
-    )
+    is_torchvision = re.search(r"/pytorch/vision/(tree/|issues/3995#)", card.recipe)
     return known.get(fragment[0]) if fragment and is_torchvision else None
