@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,10 +13,11 @@ from typing import Any
 
 from tlnb.core.runtime.errors import OneLine, UsageError
 from tlnb.core.runtime.paths import user_path
-from tlnb.core.runtime.typed_json import typed
+from tlnb.core.runtime.typed_json import SENSELESS, typed
 
 PRICE_TABLE = Path(__file__).with_name("prices.toml")
 TABLE_VARIABLE = "TLNB_PRICES"
+AMOUNT = r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*"  # number and unit or currency
 UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}  # in seconds
 
 
@@ -43,16 +43,13 @@ def parse_price(text: str | float) -> Price:
     Raises:
         UsageError: anything else.
     """
-    match = re.fullmatch(
-        r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*(?:/\s*h(?:our)?)?\s*", str(text)
-    )
+    match = re.fullmatch(rf"{AMOUNT}(?:/\s*h(?:our)?)?\s*", str(text))
     if not match:
         raise UsageError(f"--price {text} is not a price: write --price 0.5usd/h")
     if not math.isfinite(float(match[1])):
         raise UsageError(f"--price {str(text)[:40]} … is not a price: write --price 0.5usd/h")
-    return Price(
-        per_hour=float(match[1]), currency=match[2].lower() or "usd", basis="assumed: your figure"
-    )
+    currency = match[2].lower() or "usd"
+    return Price(per_hour=float(match[1]), currency=currency, basis="assumed: your figure")
 
 
 def parse_budget(text: str | float, price: Price) -> float:
@@ -64,13 +61,10 @@ def parse_budget(text: str | float, price: Price) -> float:
     Raises:
         UsageError: anything else, or a currency other than the price's.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z€£¥$]*)\s*", str(text))
+    match = re.fullmatch(AMOUNT, str(text))
     unit = match[2].lower() if match else ""
-    if (
-        not match
-        or (unit not in UNITS and unit != price.currency)
-        or not 0 < float(match[1]) < math.inf
-    ):
+    known = unit in UNITS or unit == price.currency
+    if not match or not known or not 0 < float(match[1]) < math.inf:
         raise UsageError(
             f"--budget {text} is not a budget: write --budget 2min, or money as --budget 0.5{price.currency}"
         )
@@ -93,11 +87,8 @@ def list_price(device: str, hardware: str = "", threads: int = 1) -> Price:
     for entry in _entries():
         if _applies(entry, kind, hardware):
             return _price_of(entry, threads)
-    return Price(
-        per_hour=0.0,
-        currency="usd",
-        basis=f"assumed: the price table has no entry for {hardware or device}",
-    )
+    basis = f"assumed: the price table has no entry for {hardware or device}"
+    return Price(per_hour=0.0, currency="usd", basis=basis)
 
 
 def _applies(entry: Mapping[str, Any], kind: str, hardware: str) -> bool:
@@ -123,28 +114,25 @@ def _entries() -> list[dict[str, Any]]:
 
 @cache
 def _read(path: Path) -> list[dict[str, Any]]:
+    import tomllib
+
     try:
-        entries = tomllib.loads(path.read_text("utf8"))["price"]
+        entries = list(tomllib.loads(path.read_text("utf8"))["price"])
         for entry in entries:
-            re.compile(entry["device"])
-            if not (
-                0 <= float(entry["per_hour"]) < math.inf and entry["per"] in ("thread", "device")
-            ):
-                raise ValueError(f"{entry['device']}: per_hour or per")
-            typed(str, entry.get("currency", "usd"), "currency")
-            entry["as_of"], entry["source"]
-        return list(entries)
-    except (
-        OSError,
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        re.error,
-        OverflowError,
-        RecursionError,
-    ) as error:
+            _check(entry)
+        return entries
+    except (*SENSELESS, re.error) as error:
         reason = str(error)[:100]
         raise UsageError(
             f"{TABLE_VARIABLE}: {path} is not a valid price table ({reason}): see {PRICE_TABLE}"
         ) from None
+
+
+def _check(entry: Mapping[str, Any]) -> None:
+    """Raise one of `SENSELESS` or `re.error` unless an entry has all that a price needs."""
+    re.compile(entry["device"])
+    is_amount = 0 <= float(entry["per_hour"]) < math.inf
+    if not is_amount or entry["per"] not in ("thread", "device"):
+        raise ValueError(f"{entry['device']}: per_hour or per")
+    typed(str, entry.get("currency", "usd"), "currency")
+    entry["as_of"], entry["source"]

@@ -25,7 +25,6 @@ from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 from tlnb.core.data.arrays import as_images
@@ -144,6 +143,8 @@ def _opened(name: str, root: Path, options: Mapping[str, Any], telling: Telling 
 
 
 def _downloaded(name: str, root: Path, load: Callable[[], Any], telling: Telling | None) -> Any:
+    from filelock import FileLock
+
     written: list[Path] = []
     try:
         root.mkdir(parents=True, exist_ok=True)
