@@ -96,9 +96,8 @@ def pack(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if tensor.numel() > MIN_QUANTIZED_SIZE:
             scale = (tensor.flatten(1).abs().amax(1) / 127).half()
             packed[name + SCALE_SUFFIX] = scale
-            packed[name] = (
-                (tensor / _by_channel(scale, tensor)).round().clamp(-127, 127).to(torch.int8)
-            )
+            steps = (tensor / _by_channel(scale, tensor)).round()
+            packed[name] = steps.clamp(-127, 127).to(torch.int8)
         else:
             packed[name] = tensor.half() if tensor.is_floating_point() else tensor
     return {name: tensor.contiguous() for name, tensor in packed.items()}

@@ -53,9 +53,8 @@ def _grid(filled: Tensor, generator: torch.Generator) -> Tensor:
     zoom = torch.where(filled[:, None], zoom * 0.6, zoom)
     shear = torch.randn(n, generator=generator) * 0.15
     cos, sin = angle.cos(), angle.sin()
-    rows = torch.stack(
-        [cos * zoom[:, 0], -sin * zoom[:, 1] + shear, sin * zoom[:, 0], cos * zoom[:, 1]], 1
-    )
+    wide, high = zoom.unbind(1)
+    rows = torch.stack([cos * wide, -sin * high + shear, sin * wide, cos * high], 1)
     matrix = rows.view(n, 2, 2)
     shift = torch.randn((n, 1, 2), generator=generator) * 0.08
     tilt = torch.randn((n, 2, 1), generator=generator) * 0.08
@@ -63,9 +62,8 @@ def _grid(filled: Tensor, generator: torch.Generator) -> Tensor:
     mesh = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
     base = mesh.view(1, -1, 2)  # (1, 1024, 2) as x, y
     points = (base @ matrix.transpose(1, 2) + shift) / (1 + base @ tilt)
-    knots = torch.randn((n, 2, 4, 4), generator=generator) * _uniform(
-        (n, 1, 1, 1), 0, 0.12, generator
-    )
+    knots = torch.randn((n, 2, 4, 4), generator=generator)
+    knots *= _uniform((n, 1, 1, 1), 0, 0.12, generator)
     elastic = F.interpolate(knots, SIZE, mode="bilinear", align_corners=True)
     return points.view(n, SIZE, SIZE, 2) + elastic.permute(0, 2, 3, 1)
 

@@ -36,21 +36,10 @@ MAX_FACES = 12
 DIGITS = "0123456789"
 
 FACES = (
-    "DejaVuSans",
-    "DejaVuSerif",
-    "DejaVuSansMono",
-    "STIXGeneral",
-    "DejaVuSans-Bold",
-    "DejaVuSerif-Bold",
-    "DejaVuSansMono-Bold",
-    "STIXGeneralBol",
-    "DejaVuSans-Oblique",
-    "DejaVuSerif-Italic",
-    "DejaVuSansMono-Oblique",
-    "STIXGeneralItalic",
-    "DejaVuSans-BoldOblique",
-    "DejaVuSerif-BoldItalic",
-    "DejaVuSansMono-BoldOblique",
+    *("DejaVuSans", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral"),
+    *("DejaVuSans-Bold", "DejaVuSerif-Bold", "DejaVuSansMono-Bold", "STIXGeneralBol"),
+    *("DejaVuSans-Oblique", "DejaVuSerif-Italic", "DejaVuSansMono-Oblique", "STIXGeneralItalic"),
+    *("DejaVuSans-BoldOblique", "DejaVuSerif-BoldItalic", "DejaVuSansMono-BoldOblique"),
     "STIXGeneralBolIta",
 )
 
@@ -110,9 +99,8 @@ def render(character: str, face: str) -> NDArray[np.float32] | None:
     scale = 40 / max(ink.size)
     size = (max(2, round(ink.width * scale)), max(2, round(ink.height * scale)))
     picture = Image.new("L", (EDGE, EDGE))
-    picture.paste(
-        ink.resize(size, Image.Resampling.BILINEAR), ((EDGE - size[0]) // 2, (EDGE - size[1]) // 2)
-    )
+    corner = ((EDGE - size[0]) // 2, (EDGE - size[1]) // 2)
+    picture.paste(ink.resize(size, Image.Resampling.BILINEAR), corner)
     ink_of: NDArray[np.float32] = np.asarray(picture, dtype=np.float32) / np.float32(255)
     return ink_of
 
@@ -155,11 +143,8 @@ def _rendered() -> dict[str, list[NDArray[np.float32]]]:
 
     Takes about ten seconds, once.
     """
-    candidates = {
-        c: faces
-        for c in _characters()
-        if not is_number(c) and len(faces := _faces_of(c)) >= MIN_FACES
-    }
+    drawn = {c: _faces_of(c) for c in _characters() if not is_number(c)}
+    candidates = {c: faces for c, faces in drawn.items() if len(faces) >= MIN_FACES}
     return _without_twins(_unlike_digits(candidates))
 
 
@@ -198,15 +183,11 @@ def _faces_of(character: str) -> list[NDArray[np.float32]]:
 
 def _unit(images: NDArray[np.float32]) -> NDArray[np.float32]:
     """Rows with zero mean and unit length, smoothed so that strokes may differ by a pixel."""
-    pooled = (
-        images.reshape(len(images), EDGE // 3, 3, EDGE // 3, 3)
-        .mean((2, 4))
-        .reshape(len(images), -1)
-    )
+    blocks = images.reshape(len(images), EDGE // 3, 3, EDGE // 3, 3)
+    pooled = blocks.mean((2, 4)).reshape(len(images), -1)
     pooled = pooled - pooled.mean(1, keepdims=True)
-    return np.asarray(
-        pooled / (np.linalg.norm(pooled, axis=1, keepdims=True) + 1e-6), dtype=np.float32
-    )
+    length = np.linalg.norm(pooled, axis=1, keepdims=True) + 1e-6
+    return np.asarray(pooled / length, dtype=np.float32)
 
 
 def _views(image: NDArray[np.float32]) -> list[NDArray[np.float32]]:

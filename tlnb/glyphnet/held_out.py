@@ -87,12 +87,10 @@ def pictures(classes: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         KeyError: the file has no picture of a class.
     """
     file = _read()
-    names: list[str] = file["names"].tolist()
-    index_of = {name: i for i, name in enumerate(names)}
+    index_of = {name: i for i, name in enumerate(file["names"].tolist())}
     wanted = [index_of[name] for name in classes]
     rows = _rows(file, wanted)
-    views = max(1, PICTURES // len(rows))
-    index = np.tile(rows, views)
+    index = np.tile(rows, max(1, PICTURES // len(rows)))
     label_of = {class_: label for label, class_ in enumerate(wanted)}
     classes_of = file["labels"][index]
     grey = torch.from_numpy(file["images"][index] * np.uint8(TONE_STEP))
@@ -108,10 +106,8 @@ def _rows(file: Mapping[str, NDArray[Any]], wanted: Sequence[int]) -> NDArray[np
     """
     is_wanted = np.isin(file["labels"], wanted)
     filled = file["filled"][file["labels"]].astype(bool)
-    totals = {
-        kind: int(file["totals"][[c for c in wanted if bool(file["filled"][c]) is kind]].sum())
-        for kind in (False, True)
-    }
+    of_kind = {kind: [c for c in wanted if file["filled"][c] == kind] for kind in (False, True)}
+    totals = {kind: int(file["totals"][classes].sum()) for kind, classes in of_kind.items()}
     chosen = []
     for kind, total in totals.items():
         rows = np.flatnonzero(is_wanted & (filled == kind))

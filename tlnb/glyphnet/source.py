@@ -82,11 +82,9 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng([self.seed, step])
         from_textures = round(self.size * TEXTURE_SHARE) if self.textures else 0
-        picked = [
-            _draw(rng, self.glyphs, self.size - from_textures),
-            _draw(rng, self.textures, from_textures),
-        ]
-        index = torch.from_numpy(np.concatenate(picked))
+        glyphs = _draw(rng, self.glyphs, self.size - from_textures)
+        textures = _draw(rng, self.textures, from_textures)
+        index = torch.from_numpy(np.concatenate([glyphs, textures]))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         return self.source.view(index, generator), self.source.labels[index]
 
