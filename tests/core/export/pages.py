@@ -71,8 +71,9 @@ def from_npm(context: Any, folder: Path, spoiled: bool = False) -> None:
 class SavedPage:
     """A page that is open in a browser."""
 
-    def __init__(self, context: Any, address: str) -> None:
+    def __init__(self, context: Any, address: str, before: str = "") -> None:
         self.page = context.new_page()
+        self.page.add_init_script(before)
         self.console: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda said: self.console.append(said.text))

@@ -203,7 +203,7 @@ def exported(
     proto = onnx_model(module, model.transform, model.name)
     if images is None:
         return proto, None
-    batch = model.transform(images)
+    batch = model.transform(images.cpu())
     with torch.no_grad():
         expected = module(batch)
     by_torch = agreement(expected, half_scores(module, batch), "PyTorch", "fp16") if half else None

@@ -88,9 +88,8 @@ function prepared(bitmap, isJpeg) { // what the network sees
   return resized(image, fit, fit);
 }
 
-function normalised({ data }) { // RGBA bytes → a plane of floats for each colour
+function normalised({ data }, { mean, std } = facts) { // RGBA bytes → a plane of floats for each colour
   const bytes = [0, 1, 2].map((colour) => data.filter((_, i) => i % 4 === colour));
-  const { mean, std } = facts;
   return Float32Array.from(bytes.flatMap((plane, c) => Array.from(plane, (x) => (x / 255 - mean[c]) / std[c])));
 }
 
@@ -99,7 +98,8 @@ function normalised({ data }) { // RGBA bytes → a plane of floats for each col
 async function bytes(id) { // fetched, and the browser checks the hash; or in the page: base64 of gzip
   const { url, integrity } = facts.fetched[id] ?? {};
   if (url) return new Uint8Array(await (await fetch(url, { integrity })).arrayBuffer());
-  const packed = Uint8Array.from(atob($(id).textContent), (letter) => letter.charCodeAt(0));
+  const text = $(id).textContent, code = (letter) => letter.charCodeAt(0);
+  const packed = Uint8Array.fromBase64?.(text) ?? Uint8Array.from(atob(text), code);
   const plain = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(plain).arrayBuffer());
 }

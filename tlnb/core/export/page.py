@@ -214,7 +214,7 @@ def _about(
     if compared is not None:
         yield (
             "Checked",
-            f"the same answer as in training for {compared.same} of {compared.images} images, "
+            f"the class of the original for {compared.same} of {compared.images} images, "
             f"probabilities within {compared.difference:.1g} ({compared.weights} weights)",
         )
     yield (
