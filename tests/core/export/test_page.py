@@ -363,8 +363,11 @@ def test_the_magic_takes_the_folder_too(shell: Any, tmp_path: Path):
         shell.run_line_magic("tl_save", f"--job job.json --runtime {tmp_path}")
 
 
-def test_a_page_that_would_be_too_large(trained: Session, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(page, "MOST_BYTES", 10**5)
+@pytest.mark.parametrize("most", [10**5, 10**6])  # less than the parameters, than the page
+def test_a_page_that_would_be_too_large(
+    most: int, trained: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(page, "MOST_BYTES", most)
     refused(trained, tmp_path / "leaves.html", UsageError, "a smaller network")
 
 

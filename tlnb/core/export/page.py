@@ -22,6 +22,7 @@ from torch import Tensor
 from tlnb.core.data.decoding import FINER, LONGEST
 from tlnb.core.export.onnx_file import Agreement, exported
 from tlnb.core.models.pretrained import PretrainedModel
+from tlnb.core.models.pretrained_model import parameter_count
 from tlnb.core.runtime.errors import ModelError, UsageError, listed
 from tlnb.core.runtime.paths import is_file, user_path
 from tlnb.core.training.run import Run
@@ -80,6 +81,7 @@ def page(
         ModelError: ONNX cannot express the network, or answers otherwise.
     """
     files = {} if runtime is None else _runtime_files(user_path(runtime))
+    _check_size(parameter_count(run.network()))  # more than a byte each: too large, without trying
     network, compared = exported(run, model, images, half=True)
     if compared is not None and not compared.holds:
         raise ModelError(
@@ -88,12 +90,18 @@ def page(
         )
     payloads = {**files, "network": network.SerializeToString()}
     text = _filled(_parts(run, model, title, payloads, compared))
-    if len(text.encode()) > MOST_BYTES:
-        raise UsageError(
-            f"the page would have {len(text) / 1e6:.0f} MB, more than {MOST_BYTES / 1e6:.0f}: "
-            "train a smaller network, e.g. %tl_load efficientnet_lite0 (%tl_models lists more)"
-        )
+    _check_size(len(text.encode()))
     return text, compared
+
+
+def _check_size(least: int) -> None:
+    """Raise `UsageError` if a page of at least so many bytes is too large."""
+    if least > MOST_BYTES:
+        raise UsageError(
+            f"the page would have {least / 1e6:.0f} MB or more, over the {MOST_BYTES / 1e6:.0f} "
+            "that browsers open well: train a smaller network, e.g. %tl_load efficientnet_lite0 "
+            "(%tl_models lists more)"
+        )
 
 
 def _runtime_files(folder: Path) -> dict[str, bytes]:
