@@ -176,13 +176,14 @@ class Page:
 
 
 @contextmanager
-def browser(width: int = 1100, height: int = 1500) -> Iterator[Any]:
+def browser(width: int = 1100, height: int = 1500, *flags: str) -> Iterator[Any]:
     """Start Chromium; `new_page` of the result opens pages."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         chromium = play.chromium.launch(
-            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-gpu", *flags],
         )
         context = chromium.new_context(viewport={"width": width, "height": height})
         yield context

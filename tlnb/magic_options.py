@@ -190,9 +190,15 @@ SAVE: Arguments = (
     argument(
         "file",
         nargs="?",
-        help="ending in .safetensors, .pt2 (torch.export) or .onnx; default: by the run's name",
+        help="ending in .safetensors, .pt2 (torch.export), .onnx or .html (a page that runs it); "
+        "default: by the run's name",
     ),
     argument("--run", metavar="RUN", help="default: the latest run that is not a baseline"),
+    argument(
+        "--runtime",
+        metavar="DIR",
+        help="for a page: a folder with onnxruntime-web, put into it; default: from a CDN",
+    ),
     argument(
         "--job",
         metavar="FILE",

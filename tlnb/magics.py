@@ -255,14 +255,16 @@ class TLMagics(PlanMagics):
 
         Example: %tl_save digits.safetensors
 
+        Example: %tl_save leaves.html
+
         Example: %tl_save --job job.json --epochs 50
 
-        The second is for: python -m tlnb train job.json --out DIR
+        The second is a page that runs the network in a browser, the third is for: python -m tlnb train job.json --out DIR
         """
         return self._run(
             TLMagics.tl_save,
             line,
-            lambda a: self.session.save(a.file, a.run, job=a.job, **training(a)),
+            lambda a: self.session.save(a.file, a.run, job=a.job, runtime=a.runtime, **training(a)),
         )
 
     @line_magic

@@ -83,7 +83,20 @@ def test_from_a_zip_to_a_new_photos_name(session: Session, tmp_path: Path):
     assert lines(session)[-1] == "%tl_errors --run head" and "<table" in use.view.value
     use.save.click()
     assert (tmp_path / "head.safetensors").exists() and "Saved: head.safetensors" in use.now.value
-    assert use.error.value == ""
+    assert use.runtime.layout.display == "none" and use.error.value == ""
+
+
+def test_a_page_for_a_browser(small: Session, tmp_path: Path):
+    pytest.importorskip("onnxscript")
+    small.train(epochs=1)
+    use = panel_of(small, "use")
+    use.ending.value, use.runtime.value = ".html", "nowhere"
+    use.save.click()
+    assert "--runtime nowhere lacks" in use.error.value and use.runtime.layout.display == ""
+    use.runtime.value = ""
+    use.save.click()
+    assert (tmp_path / "head.html").exists() and use.error.value == ""
+    assert lines(small)[-1] == use.did.value == "%tl_save head.html --run head"
 
 
 def test_photos_by_class(session: Session):

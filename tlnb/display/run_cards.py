@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from tlnb.core.export.onnx_file import Agreement
 from tlnb.core.export.save import Saved
 from tlnb.core.planning.plan import Plan
 from tlnb.core.training.freezing import Change
@@ -234,5 +235,14 @@ def saved_card(saved: Saved) -> str:
         ("size", size(saved.bytes)),
         ("takes", saved.takes),
         ("use it", Raw(f"<code>{safe(saved.use)}</code>")),
+        *([("checked", _compared(saved.compared))] if saved.compared else []),
     ]
     return card(f"Run {saved.run}, saved", facts(rows))
+
+
+def _compared(found: Agreement) -> str:
+    """How far a saved network agrees with the run's."""
+    return (
+        f"{found.by} gives the same class for {found.same} of {found.images} images, "
+        f"probabilities within {found.difference:.1g} ({found.weights} weights)"
+    )

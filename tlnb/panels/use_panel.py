@@ -14,6 +14,14 @@ from tlnb.display.html import line
 from tlnb.display.words import percent
 from tlnb.panels.base import WIDE, Panel, button, field, row, shown
 from tlnb.panels.uploads import NEW_PHOTOS, keep, upload_button, uploaded
+from tlnb.session.exports import file_name
+
+SAVED_AS = [
+    ("a network for %tl_load (.safetensors)", ".safetensors"),
+    ("a page for a browser (.html)", ".html"),
+    ("ONNX (.onnx)", ".onnx"),
+    ("a PyTorch program (.pt2)", ".pt2"),
+]
 
 
 class UsePanel(Panel):
@@ -28,11 +36,22 @@ class UsePanel(Panel):
         tip = "What it gets wrong on its test images (%tl_errors)"
         self.errors = button("Errors", tip, self.show_errors, "th")
         tip = "Write it to a file beside the notebook (%tl_save)"
-        self.save = button("Save the network", tip, self.keep, "save")
+        self.save = button("Save", tip, self.keep, "save")
+        self.ending = field(w.Dropdown, "save as", "What the file is for", WIDE, options=SAVED_AS)
+        tip = "A folder with onnxruntime-web, for a page that needs no network (--runtime)"
+        self.runtime = field(w.Text, "runtime", tip, WIDE, placeholder="from a CDN")
         self.now, self.view = w.HTML(), w.HTML()
         self.on(self.photos, self.predict)
         self.on(self.run, self._forget)
-        return [row(self.run), row(self.photos, self.errors, self.save), self.now, self.view]
+        self.on(self.ending, self._offer_runtime)
+        self._offer_runtime()
+        return [
+            row(self.run),
+            row(self.photos, self.errors),
+            row(self.ending, self.runtime, self.save),
+            self.now,
+            self.view,
+        ]
 
     # ── what a click does ──
 
@@ -52,11 +71,17 @@ class UsePanel(Panel):
 
     def keep(self) -> None:
         """Save the run's network under its name."""
-        run = self._chosen()
-        saved = self.act(lambda: self.session.save(None, run), "saving …")
+        run, ending = self._chosen(), self.ending.value
+        file = file_name(run or "", ending)
+        runtime = self.runtime.value.strip() or None if ending == ".html" else None
+        saved = self.act(lambda: self.session.save(file, run, runtime=runtime), "saving …")
         if saved is not None:
-            self.show_line(magic("tl_save", run=run))
-            self.now.value = line(f"Saved: {saved.path}. %tl_load {saved.path} reads it")
+            self.show_line(magic("tl_save", file, run=run, runtime=runtime))
+            self.now.value = line(f"Saved: {saved.path}. To use it: {saved.use}")
+
+    def _offer_runtime(self) -> None:
+        """Only a page has a runtime in it."""
+        self.runtime.layout.display = "" if self.ending.value == ".html" else "none"
 
     def _show(self, call: Callable[[], Any]) -> None:
         value = self.act(call, "looking …")
@@ -80,7 +105,7 @@ class UsePanel(Panel):
             self.run.options = options
             self.run.value = options[0][1] if options else None
             self.view.value = ""
-        for control in (self.run, self.photos, self.errors, self.save):
+        for control in (self.run, self.photos, self.errors, self.save, self.ending, self.runtime):
             control.disabled = not runs
         words = "Choose photos to predict, or drop them on the button."
         if not runs:

@@ -24,6 +24,8 @@ from tlnb.session.session_base import SessionBase
 from tlnb.session.state import Network, SessionState
 
 if TYPE_CHECKING:  # imported where they are used, so that the extension loads fast
+    from torch import Tensor
+
     from tlnb.core.export.pytorch_script import Script
     from tlnb.core.export.save import Saved
 
@@ -35,25 +37,31 @@ def save(
     run: str | Run | None = None,
     *,
     job: str | Path | None = None,
+    runtime: str | Path | None = None,
     **asked: Unpack[Asked],
 ) -> Saved:
     """Save a run to a file: its network, plan, classes, preprocessing and record.
 
     Args:
-        file: ending in `.safetensors` (`%tl_load` reads it), `.pt2` (torch.export) or `.onnx`;
-            default: the run's name, in the current folder.
+        file: ending in `.safetensors` (`%tl_load` reads it), `.pt2` (torch.export), `.onnx`, or
+            `.html`: a page that runs the network in a browser. Default: the run's name, in the
+            current folder.
         run: default: the latest that is not a baseline.
         job: write what `train` with the options `asked` would do to this file instead, for
             `python -m tlnb train FILE --out DIR`; it needs no run.
+        runtime: for a page, a folder with ONNX Runtime Web (`npm pack onnxruntime-web`), which is
+            put into it; default: the page fetches it from a CDN.
 
     Raises:
         UsageError: no run, an unknown ending, a folder that cannot be written to, a missing
-            package; for a job, data or a module from Python.
+            package, a page that is too large; for a job, data or a module from Python.
+        ModelError: ONNX cannot express the network.
     """
     if job is not None:
-        if file is not None or run is not None:
+        if file is not None or run is not None or runtime is not None:
             raise UsageError(
-                f"--job {user_path(job)} already names the file: leave out FILE and --run"
+                f"--job {user_path(job)} already names the file: leave out FILE, --run and "
+                "--runtime"
             )
         written = _save_job(self.current(), user_path(job), asked)
         self.record(train_line(asked, "tl_save", job=user_path(job)))
@@ -62,19 +70,36 @@ def save(
         raise UsageError(
             "training options need --job FILE: a run is saved with the options it was trained with"
         )
-    written = _save_run(self.state, file, last_run(self.state, run))
-    self.record(line("tl_save", file, run=name_of(run)) if file else "%tl_save")
+    written = _save_run(self.state, file, last_run(self.state, run), runtime)
+    folder = None if runtime is None else user_path(runtime)
+    self.record(line("tl_save", file, run=name_of(run), runtime=folder) if file else "%tl_save")
     return written
 
 
-def _save_run(state: SessionState, file: str | Path | None, run: Run) -> Saved:
+def _save_run(
+    state: SessionState, file: str | Path | None, run: Run, runtime: str | Path | None
+) -> Saved:
     from tlnb.core.export.save import save
 
     if run.name not in state.networks:
         raise UsageError(f"run {run.name!r} belongs to another session: save it from there")
-    safe = re.sub(r"[^\w.-]+", "-", run.name).strip("-.") or "run"
     model = replace(state.networks[run.name][0], transform=run.transform())
-    return save(run, model, user_path(file or f"{safe}.safetensors"))
+    path = user_path(file or file_name(run.name))
+    return save(run, model, path, _images(state), runtime)
+
+
+def file_name(run: str, ending: str = ".safetensors") -> str:
+    """What a run's file is called if nothing else is said."""
+    return (re.sub(r"[^\w.-]+", "-", run).strip("-.") or "run") + ending
+
+
+def _images(state: SessionState) -> Tensor | None:
+    """A few images of the data in use: those of the first split, spread over its classes."""
+    from tlnb.core.export.onnx_file import MOST_IMAGES
+
+    splits = state.dataset.images if state.dataset else {}
+    rows = next((splits[name] for name in ("test", "val", "train") if name in splits), None)
+    return None if rows is None or not len(rows) else rows[:: -(-len(rows) // MOST_IMAGES)]
 
 
 def _save_job(state: SessionState, path: Path, asked: Asked) -> Saved:

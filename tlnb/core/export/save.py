@@ -4,22 +4,25 @@ safetensors   weights; plan, classes, preprocessing and the run's record in the 
               `%tl_load FILE` reads it
 pt2           a `torch.export` program, which runs without the network's Python code
 onnx          for other engines; needs the packages onnx and onnxscript
+html          a page that runs the network in the browser; needs the same packages
 """
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tlnb.core.data.request import MOST_CLASSES
+from tlnb.core.export.onnx_file import Agreement, exported
+from tlnb.core.export.page import page
 from tlnb.core.models.pretrained import Origin, PretrainedModel, Transform, retrained
 from tlnb.core.models.weights import fill, read_state
 from tlnb.core.planning.edit import apply_edits
@@ -36,7 +39,7 @@ from tlnb.core.training.run import Run
 
 SCHEMA = 2
 KEY, CRC = "tlnb", "crc32"  # keys of our entries in a safetensors header
-FORMATS = (".safetensors", ".pt2", ".onnx")
+FORMATS = (".safetensors", ".pt2", ".onnx", ".html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,7 @@ class Saved(OneLine):
     bytes: int
     takes: str  # the input that the saved network expects
     use: str  # the line that loads it
+    compared: Agreement | None = None  # of an ONNX network with the run's
 
     def __repr__(self) -> str:
         return f"Saved run {self.run} as {self.path} ({self.bytes / 1e6:.1f} MB): {self.use}"
@@ -108,55 +112,92 @@ class Header:
             ) from None
 
 
-def save(run: Run, model: PretrainedModel, path: Path) -> Saved:
+def save(
+    run: Run,
+    model: PretrainedModel,
+    path: Path,
+    images: Tensor | None = None,
+    runtime: str | Path | None = None,
+) -> Saved:
     """Write a run atomically: to a temporary file first, which then replaces an existing one.
 
     Args:
         model: the model the run started from.
-        path: ending in `.safetensors`, `.pt2` or `.onnx`.
+        path: ending in one of `FORMATS`.
+        images: uint8 `(N, 3, E, E)`, on which an ONNX network is compared with the run's.
+        runtime: for a page, a folder with ONNX Runtime Web, which becomes part of it.
 
     Raises:
         UsageError: an unknown ending, a missing folder, a full disk, a missing package.
+        ModelError: ONNX cannot express the network.
     """
     from safetensors import SafetensorError
 
-    writers: dict[str, Callable[[Run, PretrainedModel, Path], None]] = {
-        ".safetensors": _safetensors,
-        ".pt2": _program,
-        ".onnx": _onnx,
-    }
-    write = writers.get(path.suffix)
-    if write is None:
-        raise UsageError(
-            f"{path.name!r} has no known ending: "
-            f"use {', '.join(FORMATS)}, e.g. {run.name}.safetensors"
-        )
+    write = _writer(run, model, path, images, runtime)
     if not path.parent.is_dir():
         raise UsageError(f"no folder {str(path.parent)!r}: choose a folder that exists")
     try:
         with written_beside(path, path.suffix) as half:
-            write(run, model, half)
+            compared = write(half)
     except (OSError, RuntimeError, SafetensorError) as error:  # a full disk, by writer
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:100]
         raise UsageError(f"{str(path)!r} cannot be written ({reason}): give another file") from None
-    t = model.transform
-    takes = (
-        f"float (N, 3, {t.size}, {t.size}), "
-        f"normalised with mean {t.mean} and standard deviation {t.std}"
-    )
-    use = {
-        ".safetensors": line("tl_load", path),
-        ".pt2": f"torch.export.load({str(path)!r}).module()",
-        ".onnx": f"onnxruntime.InferenceSession({str(path)!r})",
-    }[path.suffix]
     return Saved(
         path=str(path),
         run=run.name,
         format=path.suffix[1:],
         bytes=path.stat().st_size,
-        takes=takes,
-        use=use,
+        takes=_takes(model.transform, path.suffix),
+        use=_use(path),
+        compared=compared,
     )
+
+
+Writer = Callable[[Path], Agreement | None]
+
+
+def _writer(
+    run: Run,
+    model: PretrainedModel,
+    path: Path,
+    images: Tensor | None,
+    runtime: str | Path | None,
+) -> Writer:
+    """What writes a file of this ending."""
+    if runtime is not None and path.suffix != ".html":
+        raise UsageError(
+            f"--runtime is part of a page: leave it out, or save {path.stem}.html instead"
+        )
+    writers: dict[str, Writer] = {
+        ".safetensors": partial(_safetensors, run, model),
+        ".pt2": partial(_program, run, model),
+        ".onnx": partial(_onnx, run, model, images),
+        ".html": partial(_page, run, model, images, (path.stem, runtime)),
+    }
+    if path.suffix not in writers:
+        raise UsageError(
+            f"{path.name!r} has no known ending: "
+            f"use {', '.join(FORMATS)}, e.g. {run.name}.safetensors"
+        )
+    return writers[path.suffix]
+
+
+def _takes(t: Transform, suffix: str) -> str:
+    if suffix == ".html":
+        return "photos: files, the clipboard or the camera, in a browser"
+    return (
+        f"float (N, 3, {t.size}, {t.size}), "
+        f"normalised with mean {t.mean} and standard deviation {t.std}"
+    )
+
+
+def _use(path: Path) -> str:
+    return {
+        ".safetensors": line("tl_load", path),
+        ".pt2": f"torch.export.load({str(path)!r}).module()",
+        ".onnx": f"onnxruntime.InferenceSession({str(path)!r})",
+        ".html": f"open {path} in a browser",
+    }[path.suffix]
 
 
 def _header(run: Run, model: PretrainedModel) -> Header:
@@ -185,22 +226,23 @@ def _program(run: Run, model: PretrainedModel, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _onnx(run: Run, model: PretrainedModel, path: Path) -> None:
-    if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript")):
-        raise UsageError("writing ONNX needs two more packages: pip install onnx onnxscript")
-    batch = torch.export.Dim("batch")
-    program: Any = torch.onnx.export(
-        run.module(),
-        (model.transform.example(2),),
-        dynamo=True,
-        dynamic_shapes=({0: batch},),
-        verbose=False,
-        input_names=["images"],
-        output_names=["scores"],
-        external_data=False,
-    )
-    program.model.metadata_props[KEY] = _header(run, model).to_json()
-    program.save(path, external_data=False)
+def _onnx(run: Run, model: PretrainedModel, images: Tensor | None, path: Path) -> Agreement | None:
+    proto, compared = exported(run, model, images, half=False)
+    proto.metadata_props.add(key=KEY, value=_header(run, model).to_json())
+    path.write_bytes(proto.SerializeToString())
+    return compared
+
+
+def _page(
+    run: Run,
+    model: PretrainedModel,
+    images: Tensor | None,
+    asked: tuple[str, str | Path | None],
+    path: Path,
+) -> Agreement | None:
+    text, compared = page(run, model, title=asked[0], images=images, runtime=asked[1])
+    path.write_text(text, "utf8", newline="\n")
+    return compared
 
 
 # ── and back ──────────────────────────────────────────────────────────────────────────────────────
