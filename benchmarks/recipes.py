@@ -42,7 +42,7 @@ def main() -> None:
         pool = _pool(session, source)
         runs: dict[str, list[Run]] = {}
         for seed in range(chosen.seeds):
-            drawn = _draw(pool, int(count), chosen.judged, seed)
+            drawn = draw(pool, int(count), chosen.judged, seed)
             session.commit(replace(session.state, dataset=drawn))
             for candidate in (RECIPE, *chosen.candidates):
                 runs.setdefault(candidate, []).append(_run(session, chosen, candidate, seed))
@@ -78,7 +78,7 @@ def _pool(session: Session, source: str) -> DataSet:
     return replace(data, images=images, labels=labels, files={})
 
 
-def _draw(pool: DataSet, count: int, judged: int, seed: int) -> DataSet:
+def draw(pool: DataSet, count: int, judged: int, seed: int) -> DataSet:
     """Some labels to train with, a fifth of them held out as tlnb does, and others to judge by."""
     shuffled = torch.randperm(
         len(pool.labels["train"]), generator=torch.Generator().manual_seed(seed)
