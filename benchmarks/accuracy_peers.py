@@ -5,6 +5,7 @@
 Each peer has its best reasonable setting (`SETTINGS`), the same training and test images, and all
 labels in use; tlnb holds a fifth of them out where its recipe does. A seed draws the labels and
 decides all else that is random. A peer whose package is absent is a line of the table that says so.
+`--spare` tests on training photos that were not drawn: so peers' settings were chosen.
 Photos and weights come from $TLNB_REAL_DATA, as in `python -m benchmarks`. Means over the draws,
 with the standard deviation of the accuracy.
 """
@@ -36,6 +37,7 @@ class Setting:
     epochs: int = 1  # not used by tlnb, whose recipe has its own
     batch_size: int = 16
     augment: str = "recipe"
+    rate: float | None = None  # None: the peer's own
 
 
 SETTINGS = {
@@ -48,6 +50,7 @@ SETTINGS = {
     "fastai, fine_tune": Setting("fine_tune", "head", epochs=5),
     "Lightning, full": Setting("lightning", "full", epochs=25),
 }
+SPARE = 35  # photos per class to choose settings by
 NOTE = (
     "The tutorial keeps the epoch that is best on the test images, so its accuracy is chosen on "
     "them; the others look once, at the end."
@@ -77,6 +80,11 @@ def _arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--size", type=int, help="edge of the network's input; default: its own")
     parser.add_argument("--shrink", type=int, metavar="PX", help="shrink photos to this beforehand")
+    parser.add_argument("--epochs", type=int, help="instead of the peers' own")
+    parser.add_argument("--rate", type=float, help="learning rate instead of the peers' own")
+    parser.add_argument(
+        "--spare", action="store_true", help="choose settings: test on spare labels"
+    )
     parser.add_argument("--one-process", action="store_true", help="import the libraries once")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
@@ -101,7 +109,8 @@ def _draw(chosen: argparse.Namespace, per_class: int | None, seed: int) -> list[
             threads=chosen.threads,
             seed=seed,
         )
-        jobs = [replace(base, label=n, **vars(SETTINGS[n])) for n in chosen.peers]
+        by_hand = {n: v for n in ("epochs", "rate") if (v := getattr(chosen, n)) is not None}
+        jobs = [replace(base, label=n, **(vars(SETTINGS[n]) | by_hand)) for n in chosen.peers]
         return [_told((measure if chosen.one_process else measured)(job)) for job in jobs]
 
 
@@ -120,12 +129,18 @@ def _drawn(chosen: argparse.Namespace, folder: Path, per_class: int | None, seed
         source = found / "ants_bees" if found else draw_photos(folder / "all", 122)
     for place in sorted(p for p in source.glob("*/*") if p.is_dir()):
         photos = sorted(p for p in place.iterdir() if p.suffix.lower() in SUFFIXES)
-        if place.parent.name == "train" and per_class is not None:
-            photos = random.Random(f"{seed} {place.name}").sample(photos, per_class)
-        target = folder / "drawn" / place.parent.name / place.name
-        target.mkdir(parents=True)
-        for photo in photos:
-            _copy(photo, target / photo.name, chosen.shrink)
+        split, spare = place.parent.name, []
+        if split == "train" and per_class is not None:
+            shuffled = random.Random(f"{seed} {place.name}").sample(photos, len(photos))
+            photos, spare = shuffled[:per_class], shuffled[per_class:][:SPARE]
+        parts = {"train": photos, "val": spare} if chosen.spare else {split: photos}
+        if split == "val" and chosen.spare:
+            continue
+        for part, some in parts.items():
+            target = folder / "drawn" / part / place.name
+            target.mkdir(parents=True)
+            for photo in some:
+                _copy(photo, target / photo.name, chosen.shrink)
     return folder / "drawn"
 
 

@@ -54,6 +54,7 @@ class Job:
     threads: int
     seed: int
     again: bool = False  # tlnb: repeat the training in the same session
+    rate: float | None = None  # learning rate of SGD, or fastai's base rate; None: the peer's own
 
 
 @dataclass(frozen=True)
