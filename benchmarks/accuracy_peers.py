@@ -47,7 +47,7 @@ SETTINGS = {
     "scikit-learn on features": Setting("sklearn", "head", augment="none"),
     "tutorial, head": Setting("tutorial", "head", epochs=25, batch_size=4),
     "tutorial, full": Setting("tutorial", "full", epochs=25, batch_size=4),
-    "fastai, fine_tune": Setting("fine_tune", "head", epochs=5),
+    "fastai, fine_tune": Setting("fine_tune", "head", epochs=10),
     "Lightning, full": Setting("lightning", "full", epochs=25),
 }
 SPARE = 35  # photos per class to choose settings by
