@@ -19,6 +19,7 @@ class Outcome:
     images: int  # trained on while `parts` were measured
     accuracy: float | None  # test, 0..1
     again: float | None = None  # seconds of the same training repeated in the same session
+    processor: float = 0.0  # seconds of all the process's threads
 
     def seconds(self, epochs: int) -> float:
         """Seconds of a run of `epochs`: measured, or the fixed part plus median epochs."""
@@ -52,6 +53,7 @@ class Laps:
         if self._on_gpu:
             torch.cuda.reset_peak_memory_stats()
         self._begin = self._mark = self._epoch_begin = self._now()
+        self._processor = time.process_time()
 
     def lap(self, part: str, images: int = 0) -> None:
         """Add the seconds since the last lap to a part, which processed `images` images."""
@@ -73,10 +75,15 @@ class Laps:
 
     def outcome(self, accuracy: float | None) -> Outcome:
         """Stop, and return the readings with the accuracy reached."""
-        total = self._now() - self._begin
+        total, processor = self._now() - self._begin, time.process_time() - self._processor
         epochs = self._epochs[:-1] if self._on_gpu and len(self._epochs) > 1 else self._epochs
         return Outcome(
-            total - sum(self._epochs), tuple(epochs), self._parts, self._images, accuracy
+            fixed=total - sum(self._epochs),
+            epochs=tuple(epochs),
+            parts=self._parts,
+            images=self._images,
+            accuracy=accuracy,
+            processor=processor,
         )
 
     @property

@@ -26,6 +26,8 @@ from tlnb.session import Session
 WEIGHTS_FILES = {
     "squeezenet1_0": "squeezenet1_0_imagenet.safetensors"
 }  # in the folder $TLNB_REAL_DATA
+BY_PACKAGE = ("glyphnet", "efficientnet_lite0")  # networks whose weights a package brings
+PHOTO_NETWORKS = (*WEIGHTS_FILES, "efficientnet_lite0")
 PHOTO_SIZE = (500, 375)  # pixels, the size of most photos of ants and bees
 PHOTO_KINDS = {
     "coarse": (5, (120, 96, 60)),
@@ -52,6 +54,7 @@ class Job:
     threads: int
     seed: int
     again: bool = False  # tlnb: repeat the training in the same session
+    rate: float | None = None  # learning rate of SGD, or fastai's base rate; None: the peer's own
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def weights_of(model: str) -> str:
     Time does not depend on them.
     """
     folder = real()
-    if model == "glyphnet":
+    if model in BY_PACKAGE:
         return "default"
     if folder and model in WEIGHTS_FILES and (folder / WEIGHTS_FILES[model]).exists():
         return str(folder / WEIGHTS_FILES[model])

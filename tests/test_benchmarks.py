@@ -6,15 +6,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import accuracy
+from benchmarks.accuracy_peers import accuracies
 from benchmarks.laps import Laps, Outcome
 from benchmarks.measure import Result
+from benchmarks.recipes import draw
 from benchmarks.scaling import Network, comm_seconds, efficiency, on_paper
 from benchmarks.table import overhead_table, runs_table, spread, steps_table
 from benchmarks.work import PHOTO_SIZE, Job, draw_photos
+from tlnb.session import Session
 
 JOB = Job(
     "tutorial", "tutorial", "head", "resnet18", "", "none", 2, 16, "recipe", None, "cpu", 1, 0
@@ -96,6 +100,27 @@ def test_on_a_gpu_the_last_epoch_is_taken_apart_and_does_not_count(monkeypatch: 
         laps.epoch_ends()
     outcome = laps.outcome(1.0)
     assert len(outcome.epochs) == 2 and outcome.images == 4
+
+
+def test_peers_are_compared_by_accuracy_and_by_both_clocks():
+    found = [result("fastai", replace(PEER, accuracy=a, processor=9.0)) for a in (0.8, 0.9)]
+    table = accuracies([*found, result("keras", None)])
+    assert cells(table, "fastai") == ["85.0 ± 7.1", "23 (23–23)", "9 (9–9)"]
+    assert cells(table, "keras")[0] == "not installed (keras)"
+
+
+@pytest.mark.parametrize(("labels", "held"), [(5, 0), (20, 4)])
+def test_recipes_are_judged_on_labels_that_no_run_was_given(labels: int, held: int):
+    images = np.arange(120, dtype=np.uint8)[:, None, None].repeat(32, 1).repeat(32, 2)
+    data = Session().data(images, [row % 2 for row in range(120)], val=0)
+    first, again, other = (draw(data, labels, 8, seed) for seed in (0, 0, 1))
+    sizes = {"train": 2 * (labels - held), "val": 2 * held, "test": 16}
+    assert first.splits == {split: size for split, size in sizes.items() if size}
+    rows = [int(image[0, 0, 0]) for part in first.images.values() for image in part]
+    assert len(rows) == len(set(rows)) and not set(rows) & set(
+        data.images["test"][:, 0, 0, 0].tolist()
+    )
+    assert first.fingerprint == again.fingerprint != other.fingerprint
 
 
 def test_generated_photos_are_photos_and_the_same_each_time(tmp_path: Path):

@@ -77,4 +77,4 @@ def workers(threads: int) -> int:
 def sgd(task: Task) -> torch.optim.SGD:
     """The tutorial's optimiser."""
     parameters = [p for p in task.network.parameters() if p.requires_grad]
-    return torch.optim.SGD(parameters, lr=RATE, momentum=MOMENTUM)
+    return torch.optim.SGD(parameters, lr=task.job.rate or RATE, momentum=MOMENTUM)

@@ -39,13 +39,20 @@ def fitted(features: np.ndarray, labels: np.ndarray, standardise: bool = False) 
 
 
 def reaching(network: nn.Module, head: nn.Module, images: Tensor) -> Tensor:
-    """What reaches a layer `(n, D)` where the network sees these images."""
+    """What reaches a layer where the network sees these images: `(n, D)`, averaged over places.
+
+    SqueezeNet's output layer is a 1×1 convolution, whose scores are averaged afterwards.
+    """
     seen: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].flatten(1)))
+    handle = head.register_forward_pre_hook(lambda _, inputs: seen.append(_pooled(inputs[0])))
     with torch.no_grad():
         network.eval()(images)
     handle.remove()
     return seen[0].float().cpu()
+
+
+def _pooled(features: Tensor) -> Tensor:
+    return features.flatten(2).mean(2) if features.ndim > 2 else features
 
 
 def _features(task: Task, loader: Loader, head: nn.Module) -> tuple[np.ndarray, np.ndarray]:

@@ -18,9 +18,9 @@ def run(task: Task) -> Outcome:
         os.environ["TLNB_CACHE"], os.environ["TLNB_HOME"] = f"{folder}/cache", f"{folder}/home"
         session = Session()
         session.load(job.model, job.weights, size=job.size)
-        start = time.perf_counter()
+        start, work = time.perf_counter(), time.process_time()
         session.data(job.data, seed=job.seed)
         session.strategy(job.strategy)
         done = session.train(seed=job.seed, device=job.device)
-        seconds = time.perf_counter() - start
-    return Outcome(seconds, (), dict(done.seconds), 0, done.accuracy)
+        seconds, work = time.perf_counter() - start, time.process_time() - work
+    return Outcome(seconds, (), dict(done.seconds), 0, done.accuracy, processor=work)

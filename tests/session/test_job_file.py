@@ -104,3 +104,13 @@ def test_other_images_than_the_job_was_written_for_are_refused(small: Session, t
     (tmp_path / "job.json").write_text(json.dumps({**values, "fingerprint": "0" * 16}))
     with pytest.raises(UsageError, match="have changed since the job"):
         carry_out(Session(), tmp_path / "job.json", tmp_path / "out")
+
+
+def test_a_refit_of_nothing_that_was_held_out_is_refused(small: Session, tmp_path: Path):
+    small.save(job=tmp_path / "job.json", epochs=1)
+    values = json.loads((tmp_path / "job.json").read_text())
+    changed = {**values, "options": {**values["options"], "refit": True}}
+    (tmp_path / "job.json").write_text(json.dumps(changed))
+    with pytest.raises(UsageError, match="--refit has nothing to add: no labels are held out"):
+        carry_out(Session(), tmp_path / "job.json", tmp_path / "out")
+    assert not (tmp_path / "out" / "run.json").exists()

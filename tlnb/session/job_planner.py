@@ -122,16 +122,21 @@ def _check_refit(options: TrainOptions, data: DataSet, previous: Run | None = No
             f"--refit trains again from the plan's start, not from run {previous.name!r}: "
             "leave out --from or --refit"
         )
-    if "val" not in data.splits:
-        labels = data.splits["train"]
-        raise UsageError(
-            f"--refit has nothing to add: no labels are held out, all {labels:,} teach already; "
-            "leave it out"
-        )
+    check_held_out(options, data)
     if not can_refit(data):
         raise UsageError(
             f"--refit needs the {data.splits['train']:,} training images in memory, and they are "
             "read from a file: leave it out, or %tl_data with a smaller --size"
+        )
+
+
+def check_held_out(options: TrainOptions, data: DataSet) -> None:
+    """Raise `UsageError` if a refit was asked for and all labels in use teach already."""
+    if options.refit and "val" not in data.splits:
+        labels = data.splits["train"]
+        raise UsageError(
+            f"--refit has nothing to add: no labels are held out, all {labels:,} teach already; "
+            "leave it out"
         )
 
 
@@ -147,8 +152,8 @@ def _baseline(
     now = state.plan
     same = now is not None and (now.model, now.lasting_edits) == (plain.model, plain.edits)
     options = options if own_seed else replace(options, seed=run.seed)
+    _check_refit(options, data)  # before the steps of both passes are counted
     plan, filled = matched(run, anatomy, data, options, now if same else None)
-    _check_refit(filled, data)
     return Job(
         name=name,
         plan=plan,

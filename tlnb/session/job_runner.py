@@ -33,6 +33,7 @@ from tlnb.core.training.session_folder import OF_JOB
 from tlnb.session import trainings
 from tlnb.session.job import Job
 from tlnb.session.job_file import read_job, write_job, write_whole
+from tlnb.session.job_planner import check_held_out
 from tlnb.session.session import Session
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def prepared(session: Session, path: Path, trust: bool = False) -> Job:
     """Read a job file and load its data and model into the session; nothing is written.
 
     Raises:
-        UsageError: not a job file; data that has changed; untrusted code.
+        UsageError: not a job file; data that has changed; untrusted code; nothing to refit with.
     """
     values = read_job(path)
     try:
@@ -149,6 +150,7 @@ def _job(session: Session, values: Mapping[str, Any], trust: bool) -> Job:
         raise UsageError(
             f"the images in {request.source!r} have changed since the job was written: write it again"
         )
+    check_held_out(options, data)
     scopes = run_files.scopes_of(plan, trust, {})
     state = session.state
     session.commit(replace(state, scopes={**state.scopes, **scopes}))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +152,15 @@ def test_what_a_refit_cannot_do_is_said_in_one_line_and_nothing_happens():
             session.train(**wrong)
         assert "\n" not in str(caught.value) and not session.runs
     assert session.train(**QUICK).options.refit is False
+    nothing = "no labels are held out, all 20 teach already"
+    for strategy in ("head", "partial", "full", "output-frozen"):
+        session.strategy(strategy)
+        for call in (session.train, session.forecast, partial(session.train, scratch=True)):
+            with pytest.raises(UsageError, match=nothing):
+                call(refit=True)
+    with pytest.raises(UsageError, match=nothing):
+        session.save(job="job.json", refit=True)
+    assert len(session.runs) == 1 and not Path("job.json").exists()
     held = begun(20, "head")
     held.train(**QUICK)
     with pytest.raises(UsageError, match="leave out --from or --refit"):
