@@ -7,12 +7,14 @@ Prints a row per strategy: mean ± standard deviation over seeds, in percent. A 
 images and all randomness of the run. `scratch` is the recipe for scratch with its full number of
 steps. `--monitor` uses the monitor split instead of the test split: that is how recipes are chosen.
 `--record FILE` also writes the results as JSON, for lessons in which they would take too long.
+Other data are a folder; `ants_bees` is the one in $TLNB_REAL_DATA. `--per-class all` uses all labels.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import shlex
@@ -47,22 +49,33 @@ def one(
     data: str,
     model: str,
     strategy: str,
-    per_class: int,
+    per_class: int | None,
     classes: int | None,
+    rank: int | None,
     seed: int,
     extra: dict,
     monitor: bool,
 ) -> Reached:
     """Train one run in a new session."""
     session = Session()
-    dataset = session.data(data, per_class=per_class, classes=classes, seed=seed)
+    dataset = session.data(source_of(data), per_class=per_class, classes=classes, seed=seed)
     if strategy == "pixels":
         return Reached(pixels_row(dataset).accuracy or 0)
     session.load(model)
-    session.strategy(strategy)
+    session.strategy(strategy, rank=rank if strategy == "adapter" else None)
     run = session.train(seed=seed, **extra)
     accuracy = (run.epochs[-1].monitor_accuracy or 0) if monitor else run.accuracy
     return Reached(accuracy, run.work.steps, run.training_flops)
+
+
+def source_of(data: str) -> str:
+    """What `%tl_data` is given."""
+    return str(Path(os.environ["TLNB_REAL_DATA"], data)) if data == "ants_bees" else data
+
+
+def amount(text: str) -> int | None:
+    """Labels per class; None: all."""
+    return None if text == "all" else int(text)
 
 
 def summary(runs: Sequence[Reached]) -> tuple[float, float]:
@@ -93,11 +106,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", choices=["digits", "symbols", "textures", "faces"])
+    parser.add_argument("data", help="digits, symbols, textures, faces, ants_bees, or a folder")
     parser.add_argument("--model", default="glyphnet")
-    parser.add_argument("--per-class", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50, 100])
+    parser.add_argument("--per-class", type=amount, nargs="+", default=[1, 2, 5, 10, 20, 50, 100])
     parser.add_argument("--classes", type=int)
     parser.add_argument("--strategies", nargs="+", default=["head", "partial", "full", "scratch"])
+    parser.add_argument("--rank", type=int, help="of adapters; default: as %%tl_strategy chooses")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--monitor", action="store_true")
@@ -116,7 +130,7 @@ def main() -> None:
     extra = {n: v for n in names if (v := getattr(chosen, n)) is not None}
     print(
         f"| {chosen.model}, per class |"
-        + "".join(f" {n} |" for n in chosen.per_class)
+        + "".join(f" {n or 'all'} |" for n in chosen.per_class)
         + " seconds |"
     )
     print("|---|" + "---|" * (len(chosen.per_class) + 1))
@@ -131,6 +145,7 @@ def main() -> None:
                     strategy=strategy,
                     per_class=n,
                     classes=chosen.classes,
+                    rank=chosen.rank,
                     seed=s,
                     extra=extra,
                     monitor=chosen.monitor,

@@ -378,6 +378,7 @@ def with_number(value: float, of: str = "b.weight") -> nn.Module:
         (OnlyLarge, "in training mode OnlyLarge does not take images of 32×32"),
         (on_meta, r"has no weights .*without torch.device\('meta'\)"),
         (lambda: torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))), "torch.jit"),
+        (lambda: nn.Sequential(torch.jit.script(nn.ReLU()), nn.Linear(9, 5)), r"^Sequential\.0 is"),
         (lambda: torch.jit.trace(Net().eval(), torch.zeros(1, 3, 32, 32)), "torch.jit"),
         (lambda: with_number(float("nan")), "holds NaN or infinite numbers in 0.b.weight"),
         (lambda: with_number(float("inf")), "holds NaN or infinite numbers in 0.b.weight"),

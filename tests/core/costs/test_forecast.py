@@ -67,6 +67,20 @@ def test_what_is_cached_already_is_not_forecast_again(session: Session):
     assert run.forecast is not None and run.forecast.flops_error == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.parametrize("augment", ["none", "light"])
+def test_a_refit_of_a_network_without_a_key_computes_its_features_again(
+    session: Session, augment: str
+):
+    """The hook of the old `weight_norm` has no key, so what it cached is not found again."""
+    session.data("digits", per_class=20)
+    body = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 8, 3, 2)), nn.AdaptiveAvgPool2d(4))
+    session.load(nn.Sequential(body, nn.Flatten(), nn.Linear(128, 10)), size=32)
+    found = session.forecast(epochs=2, augment=augment)
+    run = session.train(epochs=2, augment=augment)
+    assert run.cache is not None and run.options.refit
+    assert found.flops_by_phase == pytest.approx(run.flops_by_phase)
+
+
 def test_a_sample_is_neither_taken_from_cached_files_nor_kept_in_them(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision import models
 
 from tlnb.core.export.pytorch_script import Script
 from tlnb.core.runtime.errors import DataError, UsageError
@@ -108,3 +109,11 @@ def test_the_magic_shows_it_readable(shell):
     script = shell.run_cell("%tl_script").result
     assert script == "%load_ext tlnb\n%tl_data digits --per-class 1\n%tl_load glyphnet"
     assert "%tl_load glyphnet" in shell.display_formatter.format(script)[0]["text/html"]
+
+
+def test_a_frozen_blocks_dropout_is_not_set_to_training(session: Session):
+    session.data("digits", per_class=1)
+    session.load(models.VisionTransformer(32, 8, 4, 2, 16, 32, dropout=0.1), size=32)
+    session.strategy("partial", last=2)
+    text = session.code()
+    assert '"encoder.layers.encoder_layer_3": 0.001' in text and "encoder_layer_2" not in text

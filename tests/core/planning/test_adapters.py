@@ -135,6 +135,35 @@ def test_no_cache_is_missed_where_the_first_layer_has_an_adapter(small: Session,
     assert run.cache is None and not run.uncached
 
 
+EDITS = {
+    "remove": lambda tl: tl.remove("layer3"),
+    "add": lambda tl: tl.add("after:layer3", "nn.Conv2d(in_features, 7, 1)"),
+    "replace": lambda tl: tl.replace("layer3", "nn.Conv2d(in_features, 7, 1)"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_that_does_not_fit_names_the_same_layer_with_and_without_adapters(
+    small: Session, edit: str
+):
+    messages = []
+    for strategy in ("head", "adapter"):
+        before = small.strategy(strategy)
+        with pytest.raises(PlanError, match=r"layer4\.conv1 \(Conv2d\) cannot take") as error:
+            EDITS[edit](small)
+        messages.append(str(error.value))
+        assert small.plan == before
+    assert messages[0] == messages[1]
+
+
+def test_an_edit_before_a_layer_with_a_computed_weight_names_that_layer(small: Session):
+    norm = nn.utils.parametrizations.weight_norm
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), norm(nn.Conv2d(8, 4, 3)), nn.AdaptiveAvgPool2d(1))
+    small.load(nn.Sequential(body, nn.Flatten(), nn.Linear(4, 10)), size=32)
+    with pytest.raises(PlanError, match=r"0\.1 \(Conv2d\) cannot take \(1, 3, 32, 32\)"):
+        small.remove("0.0")
+
+
 @pytest.mark.parametrize("rank", [0, -1, 257])
 def test_a_rank_out_of_range_is_one_line(small: Session, rank: int):
     before = small.plan

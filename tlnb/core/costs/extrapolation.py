@@ -49,7 +49,9 @@ class Extrapolation:
         fixed_images = max(1, sum(sample.get(split, 0) for split in FIXED))
         again = sum(self.passes) / real["train"]  # what a refit does once more
         return {
-            ("caching", "prefix"): self._missing("caching", "prefix") / sample["train"],
+            ("caching", "prefix"): (1.0 if done.is_keyed else again)
+            * self._missing("caching", "prefix")
+            / sample["train"],
             ("caching", "features"): again * self._missing("caching", "features") / sample["train"],
             ("caching", "statistics"): again * grow,
             ("warmup", "steps"): again * grow,

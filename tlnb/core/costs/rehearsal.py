@@ -65,6 +65,12 @@ class RehearsalSource(FeatureSource):
     ) -> tuple[Choice | None, str]:
         return self._choice
 
+    @property
+    def is_keyed(self) -> bool:
+        """Whether what is cached can be found again. What has no key, a refit computes once more."""
+        choice, _ = self._choice
+        return choice is None or self.known_identity(choice.place) is not None
+
     def data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
         return self._real.data_key(split, kind, seed, view)
 
@@ -94,6 +100,7 @@ class Rehearsal:
     seconds: dict[WorkKind, float]
     flops: dict[WorkKind, float]
     missing: dict[WorkKind, float]  # images that the real run sends through frozen layers
+    is_keyed: bool  # as of the source
     other_seconds: float  # for work that does not grow with images or epochs
     checkpoint_seconds: float  # per checkpoint
     saved_bytes: float  # kept per image for the backward pass
@@ -202,6 +209,7 @@ class Rehearser:
             seconds=seconds,
             flops={kind: cost.flops for kind, cost in costs.parts.items()},
             missing=source.missing,
+            is_keyed=source.is_keyed,
             other_seconds=max(0.0, other),
             checkpoint_seconds=self.writes.seconds,
             saved_bytes=_saved_bytes(context, inputs) if inputs else 0.0,

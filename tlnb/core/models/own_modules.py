@@ -93,11 +93,13 @@ def adopt(module: nn.Module, size: int | None = None) -> Adopted:
 def _check_trainable(module: nn.Module) -> None:
     """Raise `ModelError` if a network's code or weights cannot be trained in their form."""
     name, weights = type(module).__name__, next(module.parameters(), None)
-    if isinstance(module, torch.jit.ScriptModule):
-        raise ModelError(
-            f"{name} is compiled by torch.jit, and its layers cannot be changed: load the Python "
-            "network that it was made of, and its weights from module.state_dict()"
-        )
+    for part, inner in module.named_modules():
+        if isinstance(inner, torch.jit.ScriptModule):
+            what = f"{name}.{part}" if part else name
+            raise ModelError(
+                f"{what} is compiled by torch.jit, and its layers cannot be changed: load the Python "
+                "network that it was made of, and its weights from module.state_dict()"
+            )
     quantized = [n for n, part in module.named_modules() if ".quantized." in type(part).__module__]
     if quantized:
         raise ModelError(

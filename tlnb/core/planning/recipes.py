@@ -41,7 +41,7 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
         ),
     ),
     "adapter": (
-        (9, TrainOptions(epochs=40, lr=0.002, batch_size=16, weight_decay=0.01, augment="light")),
+        (9, TrainOptions(epochs=40, lr=0.005, batch_size=16, weight_decay=0.01, augment="light")),
         (99, TrainOptions(epochs=20, lr=0.004, batch_size=32, weight_decay=0.01, augment="light")),
         (999, TrainOptions(epochs=12, lr=0.004, batch_size=64, weight_decay=0.01, augment="light")),
         (

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import type_before_parametrizations
 
 from tlnb.core.models.anatomy import ROOT
 from tlnb.core.models.module_copy import copied
@@ -274,7 +275,12 @@ def _output(module: nn.Module, last: object, image: _Image) -> Any:
 
 def _output_or_where_it_fails(module: nn.Module, last: object, image: _Image) -> Any:
     entered: list[tuple[str, Any]] = []
-    names = {part: name or ROOT for name, part in module.named_modules()}
+    names = {
+        part: name or ROOT
+        for name, part in module.named_modules()
+        if "parametrizations"
+        not in name.split(".")  # of a layer's weights: the layer itself counts
+    }
 
     def enter(part: nn.Module, inputs: tuple[Any, ...]) -> None:
         shape = tuple(inputs[0].shape) if inputs and isinstance(inputs[0], Tensor) else "no tensor"
@@ -287,7 +293,8 @@ def _output_or_where_it_fails(module: nn.Module, last: object, image: _Image) ->
         raise
     except Exception as error:  # whatever modules raise on inputs that do not fit
         where, shape = entered[-1] if entered else (ROOT, "nothing")
-        kind = type(module if where == ROOT else module.get_submodule(where)).__name__
+        part = module if where == ROOT else module.get_submodule(where)
+        kind = type_before_parametrizations(part).__name__
         reason = shorten(str(error), LONGEST_REASON, placeholder=" …")
         raise PlanError(
             f"{last!r} does not fit: {where} ({kind}) cannot take {shape} ({reason}): remove or replace "

@@ -323,10 +323,14 @@ class FeatureSource:
 
     def identity(self, place: Place) -> str:
         """A key of everything that values at a place depend on; a new one each time where that has no key."""
+        known = self.known_identity(place)
+        return key_of(known, place.at) if known else f"unique {next(_unique)}"
+
+    def known_identity(self, place: Place) -> str | None:
+        """A key of the parts that values at a place depend on; None where one of them has no key."""
         parts = self.cuts.recording(self.module).parts_before(place.moment)
         others = [part for name, part in self.module.named_modules() if name not in parts]
-        known = identity(self.module, others)
-        return key_of(known, place.at) if known else f"unique {next(_unique)}"
+        return identity(self.module, others)
 
     def data_key(self, split: str, kind: str, seed: int, view: int) -> tuple[object, ...]:
         drawn = (kind, seed, view) if view else ()

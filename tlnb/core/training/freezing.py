@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,12 +23,13 @@ def layer_of(module: nn.Module, name: str) -> nn.Module:
 def set_modes(module: nn.Module, trained: set[str]) -> None:
     """Freeze all but the trained layers: no gradient *and* eval mode.
 
-    A module without parameters goes with the next layer after it.
+    A module without parameters goes with the module around it if that is frozen, or trained, as a
+    whole; else with the next layer after it.
     """
     owners = {part: name for name, part in owned(module)}
+    inside = _trains_inside(owners.values(), trained)
     waiting: list[nn.Module] = []
     for name, part in module.named_modules():
-        inside = f"{name}." if name else ""
         if part in owners:
             trains = owners[part] in trained
             for parameter in part._parameters.values():
@@ -38,11 +39,35 @@ def set_modes(module: nn.Module, trained: set[str]) -> None:
                 affected.training = trains
             waiting.clear()
         elif has_own_parts(part):
-            part.training = any(n.startswith(inside) for n in trained)
+            part.training = True in inside.get(name, ())
+        elif len(around := _nearest(inside, name)) == 1:
+            part.training = True in around
         else:
             waiting.append(part)
     for last in waiting:
         last.training = True
+
+
+def _trains_inside(layers: Iterable[str], trained: Collection[str]) -> dict[str, set[bool]]:
+    """For every module that is or holds layers: whether they train, both if they differ."""
+    inside: dict[str, set[bool]] = {}
+    for layer in layers:
+        for name in _and_above("" if layer == ROOT else layer):
+            inside.setdefault(name, set()).add(layer in trained)
+    return inside
+
+
+def _nearest(inside: Mapping[str, set[bool]], name: str) -> set[bool]:
+    """The same for a module without layers: of the first module around it that holds some."""
+    return next((inside[above] for above in _and_above(name) if above in inside), set())
+
+
+def _and_above(name: str) -> Iterator[str]:
+    """A module's name, and those of the modules around it, up to the whole network's."""
+    yield name
+    while name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 class Learning:
