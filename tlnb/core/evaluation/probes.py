@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -106,17 +107,23 @@ def stage_features(
 
     Maps are averaged to a small grid: `(N, features)`.
     """
+    with stage_outputs(module, anatomy) as held, evaluating(module), torch.no_grad():
+        for part in images.split(chunk_of(transform.size, on_cpu=True)):
+            module(transform(part))
+    return {stage: torch.cat(chunks).numpy() for stage, chunks in held.items() if chunks}
+
+
+@contextmanager
+def stage_outputs(module: nn.Module, anatomy: Anatomy) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect, while it is open, what each stage before the output layer gives: a chunk a pass."""
     watched = _watched(module, anatomy)
     held: dict[str, list[Tensor]] = {stage: [] for stage in watched}
     handles = [part.register_forward_hook(_keeper(held[stage])) for stage, part in watched.items()]
     try:
-        with evaluating(module), torch.no_grad():
-            for part in images.split(chunk_of(transform.size, on_cpu=True)):
-                module(transform(part))
+        yield held
     finally:
         for handle in handles:
             handle.remove()
-    return {stage: torch.cat(chunks).numpy() for stage, chunks in held.items() if chunks}
 
 
 def _watched(module: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
