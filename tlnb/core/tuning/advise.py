@@ -36,6 +36,7 @@ from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.errors import OneLine
 from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import Forecast
+from tlnb.core.tuning.sources import Source
 from tlnb.core.tuning.trials import STRATEGIES, AdviceTask, Trials, run_trials
 
 WORTHWHILE_GAIN = 0.01  # accuracy that more changes must gain to be recommended
@@ -85,15 +86,20 @@ class Advice(OneLine):
     data: str
     per_class: float
     classes: int
-    evidence: tuple[Tried, ...]
-    probes: tuple[Probe, ...]
-    fractions: tuple[tuple[float, float], ...]  # (share of the labels, accuracy of the last probe)
     sure: str  # how sure, in words
     seconds: float
+    evidence: tuple[Tried, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    fractions: tuple[
+        tuple[float, float], ...
+    ] = ()  # (share of the labels, accuracy of the last probe)
     flags: tuple[str, ...] = ()
     trials: str = ""  # what the trials were, in words
+    sources: tuple[Source, ...] = ()  # best first, where it is about the source
 
     def __repr__(self) -> str:
+        if self.sources:
+            return f"Advice: {self.model} as the source for {self.data}. {self.reason}"
         return f"Advice: {self.strategy} for {self.model} on {self.data}. {self.reason}"
 
 
