@@ -27,6 +27,7 @@ FOLDS = 3
 MAX_IMAGES = 600  # images used for probes
 GRID = 2  # a stage's output is averaged to at most this many cells per side
 REPEATS = 3  # cross-validations of a probe, each with new folds
+TEMPERATURES = np.geomspace(0.2, 20, 25)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +189,25 @@ def cross_validated(
                 )
             right[held] += model.predict((features[held] - mean) / scale) == labels[held]
     return right / repeats
+
+
+def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropy `(n,)` of each image from logits `(n, C)`, after temperature scaling.
+
+    One temperature, the best for these logits, is used for all: networks that train longer become
+    more confident in everything, which says nothing about what they know.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+
+    def loss(temperature: float) -> np.ndarray:
+        scaled = logits.astype(np.float64) / temperature
+        scaled -= scaled.max(1, keepdims=True)
+        true_logits = scaled[np.arange(len(labels)), labels]
+        losses: np.ndarray = np.log(np.exp(scaled).sum(1)) - true_logits
+        return losses
+
+    return min((loss(t) for t in TEMPERATURES), key=lambda losses: float(losses.mean()))
 
 
 def standard_error(values: np.ndarray) -> float:
