@@ -58,7 +58,7 @@ def _measures(source: Source) -> list[str]:
 def behind(source: Source) -> str:
     if source.behind is None or source.error is None:
         return "–"
-    return f"{100 * source.behind:.1f} ± {100 * source.error:.1f}" if source.error else "the best"
+    return f"{100 * source.behind:.1f} ± {100 * source.error:.1f}" if source.error else "the first"
 
 
 def _stated(source: Source) -> list[str]:
@@ -103,7 +103,7 @@ def _depths(best: Source) -> Raw:
 
 
 def _chart(advice: Advice) -> bytes:
-    """A dot with its interval for each candidate, the best at the top; hollow: not tied with it."""
+    """A dot with its interval for each candidate, the best at the top; hollow: clearly behind."""
     figure = figure_of(6.4, 0.7 + 0.28 * len(advice.sources))
     axes = figure.subplots()
     for row, source in enumerate(advice.sources):
@@ -123,5 +123,5 @@ def _chart(advice: Advice) -> bytes:
 def _alternative(advice: Advice) -> str:
     each = (f"{s.name} {percent(s.accuracy)} ({interval(s.interval)})" for s in advice.sources)
     return (
-        f"labels held out that are right: {', '.join(each)}; filled: not told apart from the best"
+        f"labels held out that are right: {', '.join(each)}; filled: not told apart from the first"
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from types import MappingProxyType
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tlnb.core.models.catalogue import Card
 from tlnb.core.runtime.errors import ModelError, TLError, UsageError
 from tlnb.core.tuning.advise import Advice
+from tlnb.core.tuning.sources import HeldOut, first_of, held_out
 from tlnb.display.cards import HTML
 from tlnb.display.text import terminal_text
 from tlnb.session import Session
@@ -42,8 +45,9 @@ def test_a_source_that_tells_the_classes_apart_comes_before_one_that_does_not(di
     advice = digits.advise(models="blind sees")
     best, other = advice.sources
     assert [best.name, other.name] == ["sees", "blind"] and advice.model == "sees"
-    assert not other.tied and other.behind == pytest.approx(best.accuracy - other.accuracy)
-    assert "points more than blind" in advice.reason and "no other of these" in advice.sure
+    assert best.accuracy > other.accuracy and not other.tied
+    assert other.behind == pytest.approx(best.probability - other.probability)
+    assert "than with blind" in advice.reason and "no other of these" in advice.sure
 
 
 def test_every_source_says_what_it_reaches_and_costs_beside_what_its_card_states(digits: Session):
@@ -52,6 +56,31 @@ def test_every_source_says_what_it_reaches_and_costs_beside_what_its_card_states
         assert 0 <= low <= source.accuracy <= high <= 1
         assert source.seconds > 0 and source.bytes > 4 * 100_000
         assert source.card.source_images == 20_113 and source.card.accuracy is not None
+
+
+def test_the_scale_of_features_does_not_matter():
+    features, labels = np.random.default_rng(0).normal(size=(40, 60)), np.arange(40) % 4
+    features[:, :4] += 3 * np.eye(4)[labels]
+    plain, tiny = (held_out(scale * features + 1, labels) for scale in (1.0, 1e-9))
+    assert plain.right.mean() > 0.8 and np.allclose(plain.likely, tiny.likely, atol=1e-3)
+
+
+def test_features_that_say_nothing_are_right_by_chance():
+    labels = np.arange(40) % 4
+    held = held_out(np.ones((40, 6)), labels)
+    assert held.right.mean() <= 0.5 and held.likely.mean() == pytest.approx(0.25, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("better", "advised"), [(0.01, "large"), (0.4, "relevant")], ids=["a tie", "clear"]
+)
+def test_the_larger_source_comes_first_only_where_the_probe_cannot_tell(better, advised):
+    noise = np.random.default_rng(0).normal(size=50) * 0.2
+    likely = {"relevant": np.full(50, 0.5 + better), "large": 0.5 + noise, "random": noise}
+    held = {name: HeldOut(each > 0.5, each) for name, each in likely.items()}
+    images = {"relevant": 100, "large": 1_000_000, "random": None}
+    cards = {n: Card(name=n, family="", source="", source_images=k) for n, k in images.items()}
+    assert first_of(held, cards) == advised
 
 
 def test_two_that_are_the_same_cannot_be_told_apart(digits: Session):

@@ -72,13 +72,18 @@ def _reason(sources: Sequence[Source]) -> str:
     got = f"A linear probe on its features gets {best.accuracy:.1%} of {best.labels} labels right"
     if not others:
         return f"{got}, each held out. It is the only candidate: nothing to compare it with."
-    tied = [source.name for source in others if source.tied]
+    tied = [source for source in others if source.tied]
     if tied:
-        names = listed(tied, FEW_NAMES)
-        return f"{got}; it cannot be told apart from {names} with {best.labels} labels."
+        names = listed((source.name for source in tied), FEW_NAMES)
+        most = (best.card.source_images or 0) > max(s.card.source_images or 0 for s in tied)
+        large = "; of these it learned from the most images" if most else ""
+        return f"{got}; it cannot be told apart from {names} with {best.labels} labels{large}."
     second = others[0]
     gap, error = second.behind or 0.0, second.error or 0.0
-    return f"{got}, {100 * gap:.1f} ± {100 * error:.1f} points more than {second.name}."
+    return (
+        f"{got}, and they get {100 * gap:.1f} ± {100 * error:.1f} points more probability than "
+        f"with {second.name}."
+    )
 
 
 def _certainty(sources: Sequence[Source]) -> str:

@@ -1,8 +1,11 @@
 """Which pretrained network suits the data: linear probes of the candidates, compared in pairs.
 
 A probe learns from the features that strategy `head` would train on, and is scored by
-cross-validation on the labels in use. All candidates have the same folds, so two are compared image
-by image. Test images, and those that only draw curves, are not read.
+cross-validation on the labels in use. Accuracy on a few labels says little, so the order is that of
+the probability which each held-out label gets. All candidates have the same folds, so two are
+compared image by image. What this cannot tell apart goes by the cards: the larger source first.
+`python -m benchmarks.sources` measures the order and the advice. Test images, and those that only
+draw curves, are not read.
 """
 
 from __future__ import annotations
@@ -17,11 +20,13 @@ import torch
 from torch import Tensor
 
 from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.splits import folds_of
 from tlnb.core.evaluation.embeddings import FeatureExtractor, features_of
 from tlnb.core.evaluation.probes import (
     FOLDS,
+    REPEATS,
     Probe,
-    cross_validated,
+    calibrated_loss,
     probe,
     stage_outputs,
     standard_error,
@@ -34,6 +39,7 @@ from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.runtime.errors import OneLine, TLError
 from tlnb.core.storage.activation_cache import Store, key_of
 from tlnb.core.training.cache_key import identity, pixels
+from tlnb.core.training.folded_input_norm import EPSILON
 from tlnb.core.training.run import wilson_interval
 
 MOST_FOLDS = 5
@@ -65,28 +71,47 @@ class Source(OneLine):
     labels: int  # that were in use
     accuracy: float | None = None  # of the probe, cross-validated; None: not measured
     interval: tuple[float, float] | None = None  # 95%
-    behind: float | None = None  # accuracy below the best's
+    probability: float | None = None  # that held-out labels got, calibrated; in the mean
+    behind: float | None = None  # how far that is below the first's
     error: float | None = None  # standard error of that, image by image
-    depths: tuple[Probe, ...] = ()  # probes of its stages; of the best source only
+    depths: tuple[Probe, ...] = ()  # probes of its stages; of the first source only
 
     @property
     def tied(self) -> bool:
-        """Whether it cannot be told apart from the best, with 95% confidence."""
-        return self.behind is not None and self.behind <= SURE * (self.error or 0.0)
+        """Whether the probe, with 95% confidence, does not put it behind the first."""
+        return self.behind is not None and _is_tie(self.behind, self.error or 0.0)
 
     def __repr__(self) -> str:
         right = "not measured" if self.accuracy is None else f"{self.accuracy:.1%}"
         return f"Source {self.name}: {right}"
 
 
+@dataclass(frozen=True)
+class HeldOut:
+    """Of each image, `(N,)`: how often it was right, and the probability its class got."""
+
+    right: np.ndarray
+    likely: np.ndarray
+
+    @property
+    def probability(self) -> float:
+        """The mean of what held-out labels got."""
+        return float(self.likely.mean())
+
+    def behind(self, other: HeldOut) -> tuple[float, float]:
+        """How much less probability labels got than from another, and its standard error."""
+        difference = other.likely - self.likely
+        return float(difference.mean()), standard_error(difference)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """A source, its features `(N, features)` by depth, and how often each image was right."""
+    """A source, its features `(N, features)` by depth, and what became of each label held out."""
 
     source: Source
     features: Mapping[str, np.ndarray]
     labels: np.ndarray
-    right: np.ndarray | None  # None: no label can be held out
+    held: HeldOut | None  # None: no label can be held out
 
 
 def probe_sources(
@@ -96,15 +121,15 @@ def probe_sources(
     spent: CostTracker,
     report_step: Callable[[int], None] = lambda step: None,
 ) -> tuple[tuple[Source, ...], tuple[str, ...]]:
-    """Probe each candidate and compare it with the best.
+    """Probe each candidate and compare it with the one that is advised.
 
     Args:
         used_by: the labels in use, decoded for a network; the same images for each.
         store: where features are found again.
 
     Returns:
-        The sources, best first and the smaller of equals first, in their order where nothing can be
-        held out; and which candidates were left out, and why.
+        The sources, best first (`first_of`), in their order where nothing can be held out; and
+        which candidates were left out, and why.
 
     Raises:
         ModelError, UsageError: a candidate that is not optional, or all of them, cannot be used.
@@ -118,11 +143,34 @@ def probe_sources(
             if not candidate.optional or len(left_out) == len(candidates) - 1:
                 raise
             left_out.append(f"{candidate.name} is left out: {error}")
-    best, *others = sorted(measured, key=_rank)
-    if best.right is None:
-        return tuple(each.source for each in measured), tuple(left_out)
-    first = replace(best.source, behind=0.0, error=0.0, depths=_depths(best))
-    return (first, *(_compared(best.right, each) for each in others)), tuple(left_out)
+    return _ordered(measured), tuple(left_out)
+
+
+def _ordered(measured: Sequence[_Measured]) -> tuple[Source, ...]:
+    """The advised source first, then by probability; as they are if nothing was held out."""
+    held = {each.source.name: each.held for each in measured if each.held is not None}
+    if not held:
+        return tuple(each.source for each in measured)
+    advised = first_of(held, {each.source.name: each.source.card for each in measured})
+    ranked = sorted(measured, key=lambda each: (each.source.name != advised, *_rank(each)))
+    first, best = ranked[0], held[advised]
+    source = replace(first.source, behind=0.0, error=0.0, depths=_depths(first))
+    return source, *(_compared(best, each) for each in ranked[1:])
+
+
+def first_of(held: Mapping[str, HeldOut], cards: Mapping[str, Card]) -> str:
+    """The name of the best source: relevant, then large, then accurate.
+
+    The probe decides as far as it can tell two apart; of those that it cannot tell from its best, a
+    network comes first that was trained on more images, then one of higher stated accuracy.
+    """
+    ranked = sorted(held, key=lambda name: held[name].probability, reverse=True)
+    tied = [name for name in ranked if _is_tie(*held[name].behind(held[ranked[0]]))]
+    return max(tied, key=lambda n: (cards[n].source_images or 0, cards[n].accuracy or 0.0))
+
+
+def _is_tie(behind: float, error: float) -> bool:
+    return behind <= SURE * error
 
 
 def _measure(
@@ -136,7 +184,6 @@ def _measure(
     labels, images = used.labels["train"].numpy(), used.images["train"]
     found = _found(model, images, store, spent)
     features = {name: part.numpy() for name, part in found.items() if name != COST}
-    right = held_out(features[HEAD], labels)
     source = Source(
         name=candidate.name,
         line=candidate.line,
@@ -144,16 +191,52 @@ def _measure(
         labels=len(labels),
         seconds=float(found[COST][0, 0]),
         bytes=sum(t.nbytes for t in (*model.module.parameters(), *model.module.buffers())),
-        accuracy=None if right is None else float(right.mean()),
-        interval=None if right is None else wilson_interval(round(right.sum()), len(right)),
     )
-    return _Measured(source=source, features=features, labels=labels, right=right)
+    held = held_out(features[HEAD], labels)
+    return _Measured(source=_scored(source, held), features=features, labels=labels, held=held)
 
 
-def held_out(features: np.ndarray, labels: np.ndarray) -> np.ndarray | None:
-    """How often each image is right, `(N,)`, held out; None where a class has a single label."""
-    folds = _folds(labels, MOST_FOLDS)
-    return cross_validated(features, labels, folds) if folds > 1 else None
+def _scored(source: Source, held: HeldOut | None) -> Source:
+    if held is None:
+        return source
+    return replace(
+        source,
+        accuracy=float(held.right.mean()),
+        interval=wilson_interval(round(held.right.sum()), len(held.right)),
+        probability=held.probability,
+    )
+
+
+def held_out(features: np.ndarray, labels: np.ndarray) -> HeldOut | None:
+    """Cross-validate a probe of features `(N, features)`; None where a class has a single label.
+
+    A logistic regression, regularised as far as the output layer that strategy `head` trains.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    folds, rows = _folds(labels, MOST_FOLDS), _standardised(features)
+    if folds < 2:
+        return None
+    right, likely = np.zeros(len(labels)), np.zeros(len(labels))
+    for seed in range(REPEATS):
+        logits = np.full((len(labels), int(labels.max()) + 1), -np.inf)
+        for learned, held in folds_of(labels, folds, seed):
+            model = LogisticRegression(max_iter=300).fit(rows[learned], labels[learned])
+            logits[np.ix_(held, model.classes_)] = model.predict_log_proba(rows[held])
+        right += logits.argmax(1) == labels
+        likely += np.exp(-calibrated_loss(logits, labels))
+    return HeldOut(right=right / REPEATS, likely=likely / REPEATS)
+
+
+def _standardised(features: np.ndarray) -> np.ndarray:
+    """Features as they reach the output layer in training, in their own N dimensions at most.
+
+    A rotation changes no logistic regression, and fewer dimensions take less time.
+    """
+    centred = features - features.mean(0, dtype=np.float64)
+    scaled = centred / (centred.std(0) + EPSILON * centred.std() + np.finfo(float).tiny)
+    left, size, _ = np.linalg.svd(scaled, full_matrices=False)
+    return np.asarray(left * size)
 
 
 def _folds(labels: np.ndarray, most: int) -> int:
@@ -162,20 +245,19 @@ def _folds(labels: np.ndarray, most: int) -> int:
 
 
 def _rank(measured: _Measured) -> tuple[float, int]:
-    return -(measured.source.accuracy or 0.0), measured.source.bytes
+    return -(measured.source.probability or 0.0), measured.source.bytes
 
 
-def _compared(best: np.ndarray, each: _Measured) -> Source:
-    """The source with its distance from the best, from the same images in the same folds."""
-    difference = best - (each.right if each.right is not None else best)
-    error = standard_error(difference)
-    return replace(each.source, behind=float(difference.mean()), error=error)
+def _compared(first: HeldOut, each: _Measured) -> Source:
+    """The source with its distance from the first, from the same images in the same folds."""
+    behind, error = (each.held or first).behind(first)
+    return replace(each.source, behind=behind, error=error)
 
 
-def _depths(best: _Measured) -> tuple[Probe, ...]:
+def _depths(first: _Measured) -> tuple[Probe, ...]:
     """A probe of each stage: once, since it is only to show where the features lie."""
-    stages = {name: part for name, part in best.features.items() if part.shape[1] > 1}
-    return probe(stages, best.labels, _folds(best.labels, FOLDS), repeats=1)
+    stages = {name: part for name, part in first.features.items() if part.shape[1] > 1}
+    return probe(stages, first.labels, _folds(first.labels, FOLDS), repeats=1)
 
 
 # ── features ──────────────────────────────────────────────────────────────────────────────────────
