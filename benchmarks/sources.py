@@ -356,7 +356,7 @@ def main() -> None:
     print(f"\n{markdown(_head(), lines)}\n\n{_reached_table(targets)}\n")
     for way in WAYS:
         taus = [agreement(draws, way) for draws in targets.values()]
-        close = sum(lost(draws, way) <= CLOSE for draws in targets.values())
+        close = sum(lost(draws, way) <= CLOSE + 1e-9 for draws in targets.values())
         print(f"{way}: mean τ {statistics.mean(taus):.2f}, close in {close} of {len(taus)}")
 
 

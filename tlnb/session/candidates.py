@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -44,11 +45,14 @@ def candidates_of(
         ModelError: an unknown name, or a pattern that nothing on disk matches.
         UsageError: neither a name nor a network.
     """
-    requests = {}
+    requests = dict[str | None, tuple[LoadRequest, bool]]()
     for word in words:
         for request, optional in _requests(word, names):
+            same = requests.get(request.called, (request, optional))[0].source
+            if request.own and same is not request.source:  # two of a class, without names
+                request = replace(request, called=f"{request.called}-{len(requests) + 1}")
             requests.setdefault(request.called, (request, optional))
-    return [_candidate(state, *request, tell) for request in requests.values()]
+    return [_candidate(state, *asked, tell=tell) for asked in requests.values()]
 
 
 def _requests(word: Any, names: Mapping[str, Any]) -> Iterator[tuple[LoadRequest, bool]]:
@@ -79,7 +83,9 @@ def _on_disk(pattern: str) -> list[str]:
     return found
 
 
-def _candidate(state: SessionState, request: LoadRequest, optional: bool, tell: Tell) -> Candidate:
+def _candidate(
+    state: SessionState, request: LoadRequest, optional: bool, *, tell: Tell
+) -> Candidate:
     name = str(request.called)
     load = partial(_sized, state, request, tell)
     if not pretrained.is_name(name) and not request.own:

@@ -91,6 +91,12 @@ def test_two_that_are_the_same_cannot_be_told_apart(digits: Session):
     assert "cannot be told apart from two with 40 labels" in advice.reason
 
 
+def test_networks_of_one_class_are_told_apart_by_number(digits: Session):
+    advice = digits.advise(models=[Coarse(8), Coarse(1)])
+    assert [source.name for source in advice.sources] == ["Coarse", "Coarse-2"]
+    assert digits.transcript[-1].startswith("# tl.advise")
+
+
 def test_labels_of_test_and_monitor_do_not_matter(digits: Session):
     before = digits.advise(models="glyphnet").sources[0].accuracy
     data = digits.dataset
