@@ -54,6 +54,17 @@ def test_values_are_the_sessions(shell):
     assert run(shell, "%tl_reset").result is tl and tl.dataset is None
 
 
+def test_which_source_is_advised_by_name_pattern_or_variable(shell):
+    run(shell, "%tl_data digits --per-class 2;").raise_error()
+    run(shell, "from torch import nn\nmine = nn.Sequential(nn.Flatten(), nn.Linear(3072, 5))")
+    named = run(shell, "%tl_advise --models mine glyphnet --budget 5min")
+    assert "for advice on a strategy" in str(named.error_in_exec)
+    advice = run(shell, "%tl_advise --models mine glyphnet").result
+    assert {source.name for source in advice.sources} == {"mine", "glyphnet"}
+    every = run(shell, "%tl_advise --models").result
+    assert {"glyphnet-few", "efficientnet_lite0"} <= {source.name for source in every.sources}
+
+
 def test_python_names_are_expanded(shell):
     run(shell, "n = 3").raise_error()
     run(shell, "%tl_data digits --per-class {n}").raise_error()
@@ -131,6 +142,7 @@ def test_completion(shell):
     assert "glyphnet-few" in complete("%tl_load glyphnet-f")
     assert "layer4" in complete("%tl_unfreeze layer")
     assert "output-frozen" in complete("%tl_strategy out")
+    assert "glyphnet-few" in complete("%tl_advise --models glyphnet glyphnet-f")
 
 
 def test_help_shows_an_example(shell):

@@ -36,6 +36,8 @@ def completions(session: Session, variables: dict[str, Any], line: str) -> list[
 
 
 def _names(session: Session, variables: dict[str, Any], magic: str, rest: str) -> Iterable[str]:
+    if magic == "tl_advise" and "--models" in rest.split():
+        magic = "tl_load"  # the same networks
     typed = re.search(r"--([\w-]+) \S*$", rest)
     known = option_named(typed[1]) if typed else None
     if known is not None and known.choices:

@@ -156,6 +156,13 @@ REPLACE: Arguments = (
 )
 ADVISE: Arguments = (
     argument("--budget", metavar="B", help="what the training may cost: 5min, or 2usd"),
+    argument(
+        "--models",
+        nargs="*",
+        metavar="NAME",
+        help="which of these networks is the best source; a pattern means those on disk; "
+        "default: all on disk",
+    ),
 )
 TUNE: Arguments = (
     argument(

@@ -184,11 +184,17 @@ class PlanMagics(SessionMagics):
     @line_magic
     @takes(*options.ADVISE)
     def tl_advise(self, line: str) -> Any:
-        """Recommend a strategy, by the amount of data and by evidence measured now.
+        """Recommend a strategy, or with --models a source, by evidence measured now.
 
         Example: %tl_advise --budget 5min
+
+        Example: %tl_advise --models glyphnet efficientnet_lite0
         """
-        return self._run(PlanMagics.tl_advise, line, lambda a: self.session.advise(budget=a.budget))
+
+        def call(a: argparse.Namespace) -> Any:
+            return self.session.advise(budget=a.budget, models=a.models)
+
+        return self._run(PlanMagics.tl_advise, line, call)
 
 
 @magics_class

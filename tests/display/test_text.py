@@ -16,6 +16,7 @@ LINES = (
     "%tl_models",
     "%tl_errors",
     "%tl_compare",
+    "%tl_advise --models glyphnet*",
 )
 
 

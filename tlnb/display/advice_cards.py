@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tlnb.core.tuning.advise import NOT_MEASURED, Advice, Tried, is_tie
 from tlnb.display.html import Raw, bar, card, facts, folded, headline, line, measured, safe, table
+from tlnb.display.source_cards import sources_card
 from tlnb.display.words import money, percent, seconds
 
 RULE = "little < 100 ≤ decent < 1,000 ≤ a lot, images of each class: a convention"
@@ -11,6 +12,8 @@ RULE = "little < 100 ≤ decent < 1,000 ≤ a lot, images of each class: a conve
 
 def advice_card(advice: Advice) -> str:
     """The verdict, each strategy in plain words; the rule of thumb and the probes are folded."""
+    if advice.sources:
+        return sources_card(advice)
     head = ["strategy", "held-out labels right", "what the trial showed", "expected over head"]
     before = [None, *advice.evidence]
     rows = [

@@ -11,9 +11,11 @@ from tlnb.core.evaluation.predictions import Errors
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.catalogue import Catalogue
 from tlnb.core.planning.plan import Strategies
+from tlnb.core.tuning.advise import Advice
 from tlnb.display.networks import STRATEGY_DATA, STRATEGY_MEANINGS, state_of
+from tlnb.display.source_cards import behind
 from tlnb.display.tables import findings, footnotes, short_table, verdict
-from tlnb.display.words import count, flops, interval, percent
+from tlnb.display.words import count, flops, interval, percent, seconds, size
 
 WIDTH = 80  # columns that every terminal has
 GAP = "  "
@@ -115,12 +117,36 @@ def errors_text(errors: Errors, width: int = WIDTH) -> str:
     return "\n\n".join([repr(errors), *tables])
 
 
+def advice_text(advice: Advice, width: int = WIDTH) -> str:
+    """The candidates for a source; advice on a strategy is its line."""
+    if not advice.sources:
+        return repr(advice)
+    head = ["network", "right", "95%", "behind", "images", "states", "time", "size"]
+    rows = [
+        [
+            source.name,
+            percent(source.accuracy),
+            "–".join(f"{100 * end:.0f}" for end in source.interval or ()),
+            behind(source).removeprefix("the ").replace(" ± ", "±"),
+            count(source.card.source_images),
+            percent(source.card.accuracy),
+            seconds(source.seconds),
+            size(source.bytes),
+        ]
+        for source in advice.sources
+    ]
+    after = [*(f"Note: {flag}." for flag in advice.flags), f"next: {advice.sources[0].line}"]
+    table = grid(head, rows, width=width)
+    return "\n".join([repr(advice), "", table, "", f"How sure: {advice.sure}.", *after])
+
+
 TEXT: dict[type, Callable[..., str]] = {
     Comparison: comparison_text,
     Anatomy: anatomy_text,
     Strategies: strategies_text,
     Catalogue: catalogue_text,
     Errors: errors_text,
+    Advice: advice_text,
 }
 
 

@@ -252,6 +252,22 @@ def with_model(state: SessionState, request: LoadRequest, tell: Tell) -> tuple[S
     Raises:
         ModelError, UsageError: as `Session.load`.
     """
+    model, request, typed = read_model(state, request, tell)
+    data = decoded_for(state.dataset, model, tell)
+    loaded = state.parts if model is state.model else None
+    prepared = prepare(model, data, None, state.scopes, loaded=loaded)
+    after = replace(state, dataset=data, history=(), asked=request.about(model.name))
+    return after.with_prepared(prepared), typed
+
+
+def read_model(
+    state: SessionState, request: LoadRequest, tell: Tell
+) -> tuple[PretrainedModel, LoadRequest, str]:
+    """The requested model, the request with its whole name, and the transcript's line.
+
+    Raises:
+        ModelError, UsageError: as `Session.load`.
+    """
     run = _run_to_load(state, request.source)
     if run is not None and str(request.weights) != "default":
         raise UsageError(
@@ -273,12 +289,7 @@ def with_model(state: SessionState, request: LoadRequest, tell: Tell) -> tuple[S
     )
     if is_timm(request.source):  # with its tag, since timm may choose another one later
         request = replace(request, source=model.name)
-    data = _decoded_for(state, model, tell)
-    loaded = state.parts if model is state.model else None
-    prepared = prepare(model, data, None, state.scopes, loaded=loaded)
-    after = replace(state, dataset=data, history=(), asked=request.about(model.name))
-    typed = request.typed(file if header is not None else model.name, weights)
-    return after.with_prepared(prepared), typed
+    return model, request, request.typed(file if header is not None else model.name, weights)
 
 
 def _saved(request: LoadRequest) -> tuple[Path, Header | None]:
@@ -344,9 +355,8 @@ def _retrained(state: SessionState, run: Run) -> PretrainedModel | nn.Module:
     )
 
 
-def _decoded_for(state: SessionState, model: PretrainedModel, tell: Tell) -> DataSet | None:
+def decoded_for(data: DataSet | None, model: PretrainedModel, tell: Tell) -> DataSet | None:
     """The data, decoded again if it was decoded smaller than this model needs."""
-    data = state.dataset
     if data is None or not data.from_files:
         return data
     needed = pretrained.resized(model, data.request.size).transform.resize

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 from tlnb.core.costs import bill
 from tlnb.core.costs.prices import Price, list_price, parse_budget
@@ -31,6 +31,8 @@ from tlnb.session.state import SessionState
 if TYPE_CHECKING:  # imported where they are used, so that the extension loads fast
     from tlnb.core.tuning.advise import Advice
     from tlnb.core.tuning.tune import Tuning
+
+FROM_PYTHON = "# tl.advise(models=...): networks from Python"
 
 
 @takes_old_names
@@ -190,17 +192,22 @@ def tune(
 
 
 @mutates_session
-def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
-    """Recommend a strategy by the amount of data and evidence from the labels in use.
+def advise(self: SessionBase, *, budget: str | float | None = None, models: Any = None) -> Advice:
+    """Recommend a strategy, or with `models` a source, by evidence from the labels in use.
 
     Nothing is set; test images are not read. Its cost is added to the bill.
 
     Args:
         budget: time or money that the training may take, `5min`, `2usd`.
+        models: names of networks, patterns for those on disk (`*`: all), your own modules or their
+            variables' names, or runs: which one is the best source. Needs no loaded model.
 
     Raises:
-        UsageError: no data or model, or an invalid budget.
+        UsageError: no data or model, an invalid budget, or one beside `models`.
+        ModelError: a network of `models` that is unknown or cannot be used.
     """
+    if models is not None:
+        return _advise_source(self, budget, models)
     from tlnb.core.tuning.advise import advise
     from tlnb.core.tuning.trials import AdviceTask
 
@@ -229,6 +236,32 @@ def advise(self: SessionBase, *, budget: str | float | None = None) -> Advice:
     after = _charged(state, "advising", advice.strategy, spent, price)
     self.commit(after, line("tl_advise", budget=budget))
     self.save_to_disk()
+    return advice
+
+
+def _advise_source(session: SessionBase, budget: object, models: object) -> Advice:
+    from tlnb.core.tuning.source_advice import advise_source
+    from tlnb.session.candidates import LabelsInUse, candidates_of, words_of
+
+    if budget is not None:
+        raise UsageError(
+            f"--budget {budget} is for advice on a strategy, not on a source: "
+            "%tl_advise --models NAME …, then %tl_advise --budget 5min"
+        )
+    state, words = session.noticed(), words_of(models)
+    data = state.data()
+    advice, spent = advise_source(
+        candidates_of(state, words, session.names, session.tell),
+        data,
+        LabelsInUse(data, session.tell),
+        store=session.cache,
+        report=session.report,
+    )
+    after = _charged(state, "advising", advice.model, spent, _price(state, TrainOptions()))
+    named = all(isinstance(word, str) for word in words)
+    typed = line("tl_advise", models=" ".join(words)) if named else FROM_PYTHON
+    session.commit(after, typed)
+    session.save_to_disk()
     return advice
 
 

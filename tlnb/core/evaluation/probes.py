@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
@@ -26,6 +27,7 @@ FOLDS = 3
 MAX_IMAGES = 600  # images used for probes
 GRID = 2  # a stage's output is averaged to at most this many cells per side
 REPEATS = 3  # cross-validations of a probe, each with new folds
+TEMPERATURES = np.geomspace(0.2, 20, 25)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,17 +108,23 @@ def stage_features(
 
     Maps are averaged to a small grid: `(N, features)`.
     """
+    with stage_outputs(module, anatomy) as held, evaluating(module), torch.no_grad():
+        for part in images.split(chunk_of(transform.size, on_cpu=True)):
+            module(transform(part))
+    return {stage: torch.cat(chunks).numpy() for stage, chunks in held.items() if chunks}
+
+
+@contextmanager
+def stage_outputs(module: nn.Module, anatomy: Anatomy) -> Iterator[dict[str, list[Tensor]]]:
+    """Collect, while it is open, what each stage before the output layer gives: a chunk a pass."""
     watched = _watched(module, anatomy)
     held: dict[str, list[Tensor]] = {stage: [] for stage in watched}
     handles = [part.register_forward_hook(_keeper(held[stage])) for stage, part in watched.items()]
     try:
-        with evaluating(module), torch.no_grad():
-            for part in images.split(chunk_of(transform.size, on_cpu=True)):
-                module(transform(part))
+        yield held
     finally:
         for handle in handles:
             handle.remove()
-    return {stage: torch.cat(chunks).numpy() for stage, chunks in held.items() if chunks}
 
 
 def _watched(module: nn.Module, anatomy: Anatomy) -> dict[str, nn.Module]:
@@ -181,6 +189,25 @@ def cross_validated(
                 )
             right[held] += model.predict((features[held] - mean) / scale) == labels[held]
     return right / repeats
+
+
+def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Cross-entropy `(n,)` of each image from logits `(n, C)`, after temperature scaling.
+
+    One temperature, the best for these logits, is used for all: networks that train longer become
+    more confident in everything, which says nothing about what they know.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+
+    def loss(temperature: float) -> np.ndarray:
+        scaled = logits.astype(np.float64) / temperature
+        scaled -= scaled.max(1, keepdims=True)
+        true_logits = scaled[np.arange(len(labels)), labels]
+        losses: np.ndarray = np.log(np.exp(scaled).sum(1)) - true_logits
+        return losses
+
+    return min((loss(t) for t in TEMPERATURES), key=lambda losses: float(losses.mean()))
 
 
 def standard_error(values: np.ndarray) -> float:

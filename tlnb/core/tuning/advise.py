@@ -23,6 +23,7 @@ from tlnb.core.data.dataset import DataSet
 from tlnb.core.evaluation.probes import (
     FOLDS,
     Probe,
+    calibrated_loss,
     cross_validated,
     labels_in_use,
     probe,
@@ -36,6 +37,7 @@ from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.errors import OneLine
 from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import Forecast
+from tlnb.core.tuning.sources import Source
 from tlnb.core.tuning.trials import STRATEGIES, AdviceTask, Trials, run_trials
 
 WORTHWHILE_GAIN = 0.01  # accuracy that more changes must gain to be recommended
@@ -56,7 +58,6 @@ SHORT_DOUBT = 2.0  # times as much for trials of fewer epochs
 LEAST_SD = 0.004
 NOT_MEASURED = "not measured: only the rule of thumb"
 LEAST_LOSS = 0.01  # floor for the loss of a frozen network that is almost always right
-TEMPERATURES = np.geomspace(0.2, 20, 25)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,15 +86,20 @@ class Advice(OneLine):
     data: str
     per_class: float
     classes: int
-    evidence: tuple[Tried, ...]
-    probes: tuple[Probe, ...]
-    fractions: tuple[tuple[float, float], ...]  # (share of the labels, accuracy of the last probe)
     sure: str  # how sure, in words
     seconds: float
+    evidence: tuple[Tried, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    fractions: tuple[
+        tuple[float, float], ...
+    ] = ()  # (share of the labels, accuracy of the last probe)
     flags: tuple[str, ...] = ()
     trials: str = ""  # what the trials were, in words
+    sources: tuple[Source, ...] = ()  # best first, where it is about the source
 
     def __repr__(self) -> str:
+        if self.sources:
+            return f"Advice: {self.model} as the source for {self.data}. {self.reason}"
         return f"Advice: {self.strategy} for {self.model} on {self.data}. {self.reason}"
 
 
@@ -272,25 +278,6 @@ def _gain(
     scale = max(LEAST_LOSS, losses["head"].mean())
     gains = wrong * (losses[before] - losses[strategy]) / scale
     return float(gains.mean()), float(gains.std(ddof=1)) / math.sqrt(len(gains))
-
-
-def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Cross-entropy `(n,)` of each image from logits `(n, C)`, after temperature scaling.
-
-    One temperature, the best for these logits, is used for all: networks that train longer become
-    more confident in everything, which says nothing about what they know.
-
-    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
-    """
-
-    def loss(temperature: float) -> np.ndarray:
-        scaled = logits.astype(np.float64) / temperature
-        scaled -= scaled.max(1, keepdims=True)
-        true_logits = scaled[np.arange(len(labels)), labels]
-        losses: np.ndarray = np.log(np.exp(scaled).sum(1)) - true_logits
-        return losses
-
-    return min((loss(t) for t in TEMPERATURES), key=lambda losses: float(losses.mean()))
 
 
 def verdict(tried: Sequence[Tried]) -> Tried:
