@@ -11,7 +11,7 @@ from tlnb.core.planning.size_rule import MEASURED, Measured
 from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, folded, line, note, safe, table
 from tlnb.display.words import flops, percent
 
-BAR_WIDTH = 40  # pixels: wider tables are cut on narrow pages
+BAR_WIDTH = 30  # pixels: the table of stages fits a page of 800
 UNSCROLLED_ROWS = 40  # tables with more rows scroll
 STRATEGY_MEANINGS = {
     "head": "a new output layer on a frozen network",
