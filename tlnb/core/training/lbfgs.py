@@ -69,5 +69,6 @@ class LbfgsEpochs:
                 ranks.sum(parameter.grad)
         loss = ranks.sum(loss.detach())
         self._losses.append(float(loss))
-        self._right = float(ranks.sum((logits.detach().argmax(1) == self._labels).sum()))
+        hits = (logits.detach().argmax(1) == self._labels).sum() * (self._share > 0)
+        self._right = float(ranks.sum(hits))
         return loss
