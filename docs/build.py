@@ -20,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tlnb.core.data.dataset import A_LOT_FROM, DECENT_FROM
 from tlnb.magics import TLMagics
 from tlnb.session import Session
 
@@ -184,8 +185,12 @@ SEVEN = [
 ]
 RULE = [
     ("little data", "new output layer, all else frozen", "%tl_strategy head"),
-    ("a decent amount", "train the last stages too", "%tl_strategy partial"),
-    ("a lot", "train everything, from the pretrained weights", "%tl_strategy full"),
+    (
+        f"a decent amount, from {DECENT_FROM}",
+        "then train the last stages too",
+        "%tl_strategy partial",
+    ),
+    (f"a lot, from {A_LOT_FROM:,}", "then all, if it measures better", "%tl_strategy full"),
 ]
 
 
@@ -196,7 +201,8 @@ def sheet() -> str:
         f"<tr><td><b>{a}</b></td><td>{b}<br><code>{c}</code></td></tr>" for a, b, c in RULE
     )
     parts.append(
-        f"<section><h2>How much to change</h2><table class='rule'>{rule}</table></section>"
+        f"<section><h2>How much to change</h2><table class='rule'>{rule}</table>"
+        "<p>By labels in the smallest class; start with head. It is a convention: %tl_advise measures.</p></section>"
     )
     for group, names in GROUPS.items():
         lines = "".join(_line(_brief(n), help_of(n)[0].rstrip(".")) for n in names)

@@ -38,19 +38,37 @@ def takes(*arguments: argument) -> Callable[[Method], Method]:
     return decorate
 
 
+class _YesOrNo(argparse.Action):
+    """Stores a constant; the other one of the same destination in the same line is refused."""
+
+    def __call__(self, parser: Any, chosen: Any, values: Any, flag: str | None = None) -> None:
+        if getattr(chosen, self.dest) not in (None, self.const):
+            plain = self.dest.replace("_", "-")
+            raise UsageError(f"--{plain} and --no-{plain} exclude each other: give one of them")
+        setattr(chosen, self.dest, self.const)
+
+
 def _training_arguments(option: Option) -> Arguments:
     """One argument, or for what the recipe decides unasked, two: yes and no."""
     if not option.either:
         return (_training_argument(option),)
     actions = zip(
         option.flags,
-        ("store_true", "store_false"),
+        (True, False),
         (option.help, f"not --{option.flag}"),
         strict=True,
     )
     return tuple(
-        argument(f"--{flag}", dest=option.name, action=action, default=None, help=text)
-        for flag, action, text in actions
+        argument(
+            f"--{flag}",
+            dest=option.name,
+            action=_YesOrNo,
+            nargs=0,
+            const=const,
+            default=None,
+            help=text,
+        )
+        for flag, const, text in actions
     )
 
 

@@ -99,7 +99,8 @@ class PlanMagics(SessionMagics):
     def tl_strategy(self, line: str) -> Any:
         """Set a strategy; without a name, show the three side by side.
 
-        head: linear probing, or feature extraction. partial, full: fine-tuning.
+        head: linear probing, or feature extraction. partial, full: fine-tuning. Which one, ten
+        cases: https://github.com/tlnb/tlnb/blob/main/docs/which-strategy.md
 
         Example: %tl_strategy partial --last 2
         """

@@ -123,7 +123,7 @@ def pretrain(recipe: Recipe, folder: Path) -> tuple[dict[str, Tensor], dict[str,
             start = _clock(hardware)
             until = min(done + CHECKPOINT_STEPS, last)
             network.train()
-            loss = train_epoch(
+            loss, _ = train_epoch(
                 network,
                 islice(coming, until - done),
                 optimizer,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import picture
-from tlnb.core.training.run import Run
+from tlnb.core.training.run import EpochRecord, Run
 from tlnb.display import charts
 from tlnb.display.cards import HTML
 from tlnb.session import Session
@@ -181,9 +181,56 @@ def test_a_charts_ground_is_the_pages_and_its_text_reads_on_light_and_dark(
     assert not (solid & (grey.max(-1) < 60)).any()  # nothing black, which a dark page hides
 
 
-def test_a_run_without_val_and_monitor_has_no_empty_half(compared: Session):
+def learned(run: Run, *epochs: tuple[float, float | None]) -> Run:
+    """The run with these losses and training accuracies, and nothing held out."""
+    none = {"val_accuracy": None, "monitor_accuracy": None, "seconds": 0.1}
+    made = [EpochRecord(train_loss=loss, train_accuracy=a, **none) for loss, a in epochs]
+    return replace(run, epochs=tuple(made))
+
+
+def test_a_run_that_held_nothing_out_draws_its_training_accuracy_and_says_so(session: Session):
+    images = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8)
+    session.data(images, np.arange(40) % 2)
+    session.load("glyphnet")
+    run = session.train(epochs=3)
+    assert run.curve == () and all(0 <= e.train_accuracy <= 1 for e in run.epochs)
+    assert "training accuracy, counted before each step" in shown(card(run))
+    drawn = Image.open(io.BytesIO(charts.learning(run)))
+    old = learned(run, *((e.train_loss, None) for e in run.epochs))  # an older version's record
+    assert drawn.width > Image.open(io.BytesIO(charts.learning(old))).width
+    assert "training accuracy" not in shown(card(old))
+
+
+@pytest.mark.parametrize(
+    ("epochs", "words"),
+    [
+        ([(2.3, 0.1), (float("nan"), 0.1)], "the training diverged: its loss is not a number"),
+        ([(1.9, 0.4), (4.5, 0.3)], "the training diverged: its loss rose from 1.90 to 4.50"),
+        ([(2.3, 0.1), (2.3, 0.1)], "nothing was learned: 10.0% of the training images right"),
+        ([(2.3, 0.1), (1.2, 0.8)], "little was learned: the training loss is still 1.20"),
+    ],
+)
+def test_what_is_wrong_with_a_run_is_said_first(compared: Session, epochs, words: str):
     run = compared.runs[0]
-    unseen = tuple(replace(e, monitor_accuracy=None, val_accuracy=None) for e in run.epochs)
+    first = shown(card(learned(run, *epochs)))
+    assert first.index(f"✗ {words}") < first.index("font-size:1.9em") and "✓" not in first
+    assert "✗" not in shown(card(learned(run, (1.0, 0.8), (0.2, 1.0), (0.25, 0.99))))
+
+
+def test_an_accuracy_that_guessing_may_reach_is_said_first(compared: Session):
+    lucky = replace(compared.runs[0], accuracy=0.15, interval=(0.09, 0.22))
+    assert "✗ not told apart from guessing, which gets 10.0% right" in shown(card(lucky))
+
+
+def test_accuracies_in_the_catalogue_stand_beside_their_number_of_classes(session: Session):
+    found = card(session.models("glyphnet*"))
+    assert "81.4% of 1,408<" in found and "96.9% of 40<" in found
+
+
+def test_a_run_without_any_accuracy_has_no_empty_half(compared: Session):
+    run = compared.runs[0]
+    none = dict.fromkeys(("monitor_accuracy", "val_accuracy", "train_accuracy"))
+    unseen = tuple(replace(e, **none) for e in run.epochs)
     whole, half = (pixels(charts.learning(r)) for r in (run, replace(run, epochs=unseen)))
     assert half.shape[1] < 0.6 * whole.shape[1]
     right = half[:, half.shape[1] // 2 :, 3]

@@ -270,7 +270,7 @@ def test_out_of_memory_gives_the_same_result_in_pieces(weights):
         torch.manual_seed(1)
         module, micro_batches = Hungry(most), MicroBatches()
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-        loss = train_epoch(
+        loss, right = train_epoch(
             module,
             batches,
             optimizer,
@@ -279,8 +279,10 @@ def test_out_of_memory_gives_the_same_result_in_pieces(weights):
             class_weights=weights,
             micro_batches=micro_batches,
         )
-        found.append((loss, module.layer.weight.detach().clone(), micro_batches.count))
+        weight = module.layer.weight.detach().clone()
+        found.append((loss, weight, micro_batches.count, right))
     assert found[0][2] == 1 and found[1][2] == 8
+    assert 0 < found[0][3] == found[1][3] < 1  # images counted once, whole or in pieces
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-6)
     assert torch.allclose(found[0][1], found[1][1], atol=1e-6)
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from tlnb.core.data.dataset import CONVENTION
 from tlnb.core.tuning.advise import NOT_MEASURED, Advice, Tried, is_tie
 from tlnb.display.html import Raw, bar, card, facts, folded, headline, line, measured, safe, table
 from tlnb.display.source_cards import sources_card
 from tlnb.display.words import money, percent, seconds
-
-RULE = "little < 100 ≤ decent < 1,000 ≤ a lot, images of each class: a convention"
 
 
 def advice_card(advice: Advice) -> str:
@@ -80,8 +79,8 @@ def _about(advice: Advice) -> list[tuple[str, object]]:
     return [
         (
             "the rule of thumb",
-            f"{advice.rule}, for {advice.per_class:,.0f} images in each of {advice.classes} classes ({RULE}); "
-            "few changes first, unless data and budget are very large",
+            f"{advice.rule_says} ({advice.per_class:,.0f} labels in the smallest of {advice.classes} "
+            f"classes; a convention: {CONVENTION})",
         ),
         ("tried on", measured(advice.trials or NOT_MEASURED)),
         ("half of the labels", measured(halves) if halves else None),

@@ -198,9 +198,8 @@ def tuning_card(tuning: Tuning) -> str:
     if best:
         alt = f"best accuracy so far against seconds of tuning; finally {percent(best.accuracy)}"
         parts.append(picture(charts.tuning(tuning), alt))
-    parts.append(
-        table(head, rows, left=2, height="22em" if len(rows) > 16 else "", of_figures=True)
-    )
+    height = "22em" if len(rows) > 16 else ""
+    parts.append(folded("Every trial", table(head, rows, left=2, height=height, of_figures=True)))
     return card(
         f"Tuning for {tuning.strategy} on {tuning.data}: {len(tuning.trials)} trials ({tuning.status})",
         *parts,

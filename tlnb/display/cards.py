@@ -126,7 +126,8 @@ def session_card(session: Session) -> str:
             )
         )
     parts += [note(text) for text in session.state.lost]
-    parts.append(line(Raw(f"next: <code>{safe(session.next_line)}</code>")))
+    rule = safe(f" ({session.state.rule!r})") if session.state.rule else ""
+    parts.append(line(Raw(f"next: <code>{safe(session.next_line)}</code>{rule}")))
     return card("Where we are", *parts)
 
 

@@ -113,7 +113,7 @@ def samples(data: DataSet) -> bytes:
 
 
 def learning(run: Run) -> bytes:
-    """Plot the training loss and, where there is any, the val or monitor accuracy by epoch."""
+    """Plot by epoch the training loss, and val or monitor accuracy, else that while learning."""
     curves = [
         (name, [(epoch, 100 * v) for epoch, v in enumerate(values, 1) if v is not None], *style)
         for name, values, style in (
@@ -121,7 +121,7 @@ def learning(run: Run) -> bytes:
             ("val", [e.val_accuracy for e in run.epochs], (GREEN, "--")),
         )
     ]
-    curves = [curve for curve in curves if curve[1]]
+    curves = [curve for curve in curves if curve[1]] or _while_learning(run)
     figure = figure_of(7.2 if curves else 3.8, 2.6)
     panels = figure.subplots(1, 2 if curves else 1, squeeze=False)[0]
     losses = [e.train_loss for e in run.epochs]
@@ -133,6 +133,13 @@ def learning(run: Run) -> bytes:
         axes.xaxis.get_major_locator().set_params(integer=True)
         _style_axes(axes)
     return png_of(figure)
+
+
+def _while_learning(run: Run) -> list[Any]:
+    """The curve of a run that held out no labels: accuracy on what it was learning from."""
+    values = [e.train_accuracy for e in run.epochs]
+    points = [(epoch, 100 * v) for epoch, v in enumerate(values, 1) if v is not None]
+    return [("training", points, ORANGE, "-.")] if points else []
 
 
 def _accuracies(axes: Any, run: Run, curves: list[Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tlnb.display.html import GREEN, GREY, ORANGE, Raw, card, facts, line, note, safe, table
+from tlnb.display.html import Raw, card, facts, line, note, safe, table
 from tlnb.session.check_results import Check, Checks
 
 
@@ -14,11 +14,11 @@ def check_card(check: Check) -> str:
             line(check.title),
             note(f"%tl_check {check.name}"),
         )
-    rows: list[tuple[str, object]] = [(_mark("✓", GREEN), what) for what in check.met]
+    rows: list[tuple[str, object]] = [("✓", what) for what in check.met]
     if check.passed:
         parts = [facts(rows), line(check.learned)] if check.learned else [facts(rows)]
         return card(f"Exercise {check.name}: passed. {check.title}", *parts)
-    rows.append((_mark("○", ORANGE), Raw(f"<b>{safe(check.asked)}</b>: not yet")))
+    rows.append(("○", Raw(f"<b>{safe(check.asked)}</b>: not yet")))
     parts = [facts(rows), line(f"Found: {check.missing}") if check.missing else Raw("")]
     parts += [line(f"Hint {number}: {hint}") for number, hint in enumerate(check.hints, 1)]
     if check.hints_left:
@@ -43,13 +43,7 @@ def checks_card(checks: Checks) -> str:
     )
 
 
-def _state(c: Check) -> Raw:
+def _state(c: Check) -> str:
     if c.passed:
-        return Raw(f"{_mark('✓', GREEN)} passed")
-    return Raw(
-        f"{_mark('○', ORANGE if c.attempts else GREY)} {safe('missing: ' + c.asked if c.attempts else 'not tried yet')}"
-    )
-
-
-def _mark(sign: str, colour: str) -> Raw:
-    return Raw(f'<span style="color:{colour}">{sign}</span>')
+        return "✓ passed"
+    return f"○ missing: {c.asked}" if c.attempts else "○ not tried yet"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.dataset import CONVENTION, DataSet
 from tlnb.core.data.duplicates import Leak
 from tlnb.core.data.splits import TEST_SHARE
+from tlnb.core.planning.size_rule import size_rule
 from tlnb.display import charts
 from tlnb.display.html import card, facts, line, long_table, note, picture
 
@@ -28,7 +29,7 @@ def data_card(data: DataSet) -> str:
         ("labels in use", f"{used:,} ({each} in each class)"),
         (
             "size verdict",
-            f"{data.size_verdict} (a convention: little < 100 ≤ decent < 1,000 ≤ a lot, images per class)",
+            f"{size_rule(data.per_class)!r} (a convention: {CONVENTION})",
         ),
         ("kept at", f"{data.edge}×{data.edge} pixels"),
     ]

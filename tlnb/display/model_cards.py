@@ -11,6 +11,7 @@ from tlnb.display.html import (
     Raw,
     card,
     facts,
+    folded,
     line,
     link,
     note,
@@ -31,25 +32,36 @@ def catalogue_card(catalogue: Catalogue) -> str:
         [
             c.name,
             _min_width(c.source),
-            percent(c.accuracy),
+            _of_classes(c),
             count(c.parameters),
             flops(c.flops),
             "yes" if c.on_disk else "no",
             size(c.bytes),
-            percent(c.top5),
-            count(c.source_classes),
-            _edge(c.size),
-            _edge(c.min_size),
-            _links(c),
         ]
         for c in catalogue.cards
     ]
-    head = ["model", "trained on", "top-1", "parameters", "one image", "on disk", "file"]
-    head += ["top-5", "classes", "input", "at least", "more"]
+    more = [
+        [c.name, percent(c.top5), _edge(c.size), _edge(c.min_size), _links(c)]
+        for c in catalogue.cards
+    ]
+    head = [
+        "model",
+        "trained on",
+        "top-1, of classes",
+        "parameters",
+        "one image",
+        "on disk",
+        "file",
+    ]
+    height = "28em" if len(rows) > UNSCROLLED_ROWS else ""
     many = "model" if len(catalogue.cards) == 1 else "models"
     return card(
         f"{len(catalogue.cards)} {many}, {catalogue.sort} first",
-        table(head, rows, left=2, height="28em" if len(rows) > UNSCROLLED_ROWS else ""),
+        table(head, rows, left=2, height=height),
+        folded(
+            "Top-5, sizes of images, recipes, licences",
+            table(["model", "top-5", "input", "at least", "more"], more, height=height),
+        ),
         note(
             f"Order: {ORDERS[catalogue.sort]}. Figures are those of the default weights, as measured by whoever trained "
             "them, not here. An accuracy refers to the data trained on: compare only within one source; chance is 1 divided "
@@ -62,9 +74,15 @@ def catalogue_card(catalogue: Catalogue) -> str:
     )
 
 
+def _of_classes(c: Card) -> str:
+    """Its accuracy with its number of classes, since accuracies of other tasks do not compare."""
+    of = f" of {c.source_classes:,}" if c.accuracy is not None and c.source_classes else ""
+    return percent(c.accuracy) + of
+
+
 def _min_width(text: str) -> Raw:
     """Keep a column wide enough for a few words per line."""
-    return Raw(f'<span style="display:inline-block;min-width:9em">{safe(text)}</span>')
+    return Raw(f'<span style="display:inline-block;min-width:6em">{safe(text)}</span>')
 
 
 def _edge(pixels: int | None) -> str:

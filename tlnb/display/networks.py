@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tlnb.core.data.dataset import CONVENTION
 from tlnb.core.models.anatomy import UNUSED, Anatomy, Layer, Stage
 from tlnb.core.planning.plan import Plan, Strategies
-from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, line, note, safe, table
+from tlnb.core.planning.size_rule import MEASURED, Measured
+from tlnb.display.html import BLUE, ORANGE, Raw, bar, card, folded, line, note, safe, table
 from tlnb.display.words import flops, percent
 
-BAR_WIDTH = 40  # pixels: wider tables are cut on narrow pages
+BAR_WIDTH = 30  # pixels: the table of stages fits a page of 800
 UNSCROLLED_ROWS = 40  # tables with more rows scroll
 STRATEGY_MEANINGS = {
     "head": "a new output layer on a frozen network",
@@ -141,14 +143,36 @@ def strategies_card(strategies: Strategies) -> str:
         )
     ]
     words = ["FLOPs are counted (measured): one image, forward and backward, nothing cached."]
-    if strategies.size_verdict:
-        words.append(
-            f"The suggestion follows from the amount of data ({strategies.size_verdict} here); it is a starting point, not a law."
-        )
+    if strategies.rule:
+        words.append(f"{strategies.rule!r}. A convention ({CONVENTION}); %tl_advise measures.")
     words.append(
         "%tl_strategy partial --last 2 trains the last two stages instead; %tl_layers shows them."
     )
-    return card(repr(strategies), table(head, rows, left=3), *(note(w) for w in words))
+    parts = [table(head, rows, left=3), *(note(w) for w in words)]
+    return card(repr(strategies), *parts, folded("What the rule rests on", _evidence()))
+
+
+def _evidence() -> Raw:
+    """The measured accuracies behind the rule's limits."""
+    head = ["data", "labels a class", "head", "partial", "full", "partial − head"]
+    rows = [
+        [m.data, f"{m.per_class:,}", *map(_mean_sd, (m.head, m.partial, m.full)), _lead(m)]
+        for m in MEASURED
+    ]
+    words = "Test accuracy, %, ± standard deviation over seeds; the lead ± its standard error"
+    return Raw(
+        table(head, rows, height="26em")
+        + note(f"{words}. The page docs/which-strategy.md explains.")
+    )
+
+
+def _mean_sd(figures: tuple[float, float]) -> str:
+    return f"{figures[0]:.1f} ± {figures[1]:.1f}"
+
+
+def _lead(row: Measured) -> str:
+    points, error = row.lead("partial", "head")
+    return f"{points:+.1f} ± {error:.1f}"
 
 
 def _strategy_row(

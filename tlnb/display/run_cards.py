@@ -9,6 +9,7 @@ from tlnb.core.export.save import Saved
 from tlnb.core.planning.plan import Plan
 from tlnb.core.training.freezing import Change
 from tlnb.core.training.run import Run
+from tlnb.core.training.trouble import trouble
 from tlnb.display import charts
 from tlnb.display.bills import forecast_score
 from tlnb.display.html import (
@@ -84,9 +85,12 @@ def run_card(run: Run) -> str:
         ("work", measured(f"{flops(run.training_flops)}{_alone(run)}")),
         ("over seeds", _repeats(run)),
         ("on its own source", measured(pretraining_accuracy_words(run)) if _forgot(run) else None),
+        ("the curve", _while_learning(run)),
         ("notes", "; ".join(run.notes)),
     ]
+    wrong = trouble(run)
     parts = [
+        line(measured(Raw(f"<b>✗ {safe(wrong)}</b>"))) if wrong else Raw(),
         headline(f"{run.accuracy:.1%}", right),
         line(measured(interval_bar(low, run.accuracy, high))),
         facts(rows),
@@ -96,6 +100,16 @@ def run_card(run: Run) -> str:
         parts.append(picture(charts.learning(run), alt))
     parts += [folded("Cost and settings", facts(_details(run))), _folded_proof(run)]
     return card(_title(run), *parts)
+
+
+def _while_learning(run: Run) -> str | None:
+    """What the curve shows of a run that held out no labels."""
+    if run.curve or not run.epochs or run.epochs[-1].train_accuracy is None:
+        return None
+    return (
+        "training accuracy, counted before each step: no labels were held out to draw another; "
+        "high says little about new images"
+    )
 
 
 def _title(run: Run) -> str:
@@ -138,11 +152,12 @@ def _changed(run: Run) -> str:
     heads = {layer for layer in run.moved if any(e.covers(layer) for e in run.plan.edits)}
     if not run.moved:
         return f"nothing; {share}"
+    mark = "" if trouble(run) else " ✓"
     if run.moved == tuple(heads) or set(run.moved) == heads:
-        return f"only the output layer ✓ ({share})"
+        return f"only the output layer{mark} ({share})"
     moved, every = len(run.moved), len(run.changes)
     which = "every layer" if moved == every else f"{moved} of {every} layers, no frozen one"
-    return f"{which} ✓ ({share})"
+    return f"{which}{mark} ({share})"
 
 
 def _alone(run: Run) -> str:

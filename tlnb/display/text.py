@@ -83,7 +83,8 @@ def strategies_text(strategies: Strategies, width: int = WIDTH) -> str:
         ]
         for plan, cost in zip(strategies.plans, strategies.step_flops, strict=True)
     ]
-    return f"{strategies!r}\n\n{grid(head, rows, 2, width)}"
+    rule = f"\n\n{strategies.rule!r}" if strategies.rule else ""
+    return f"{strategies!r}\n\n{grid(head, rows, 2, width)}{rule}"
 
 
 def catalogue_text(catalogue: Catalogue, width: int = WIDTH) -> str:

@@ -292,13 +292,10 @@ def _side_by_side(state: SessionState) -> Strategies:
     for candidate in plans:
         set_modes(network, set(candidate.trained))
         flops.append(step_flops(network, example))
-    verdict = state.dataset.size_verdict if state.dataset else None
     stages = tuple(anatomy.stages_of(p.trained) for p in plans)
-    suggested = plan.FOR_VERDICT.get(verdict or "")
     return Strategies(
         plans=tuple(plans),
         step_flops=tuple(flops),
         stages=stages,
-        size_verdict=verdict,
-        suggested=suggested,
+        rule=state.rule,
     )

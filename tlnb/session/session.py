@@ -196,7 +196,8 @@ class Session(SessionBase):
         return "%tl_compare" if any(run.baseline_of for run in runs) else "%tl_train --scratch"
 
     def __repr__(self) -> str:
-        return f"tlnb session: {self.state!r}; next: {self.next_line}"
+        rule = f" ({self.state.rule!r})" if self.state.rule else ""
+        return f"tlnb session: {self.state!r}; next: {self.next_line}{rule}"
 
     def __getattr__(self, name: str) -> Any:
         """Answer other tools' method names with ours; called only for missing attributes."""

@@ -8,11 +8,13 @@ from typing import Any
 
 from tlnb.core.costs.bill import Bill
 from tlnb.core.data.dataset import DataFacts, DataSet
+from tlnb.core.data.pretraining_overlap import seen_by
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.pretrained import PretrainedModel, resized
 from tlnb.core.planning.edit import Scopes
 from tlnb.core.planning.plan import Plan
 from tlnb.core.planning.prepare import Parts, Prepared
+from tlnb.core.planning.size_rule import SizeRule, size_rule
 from tlnb.core.runtime.errors import OneLine, UsageError
 from tlnb.core.training.run import Forecast, Run
 from tlnb.session.job import Job
@@ -61,6 +63,15 @@ class SessionState(OneLine):
         if self.dataset is None:
             raise UsageError("no data yet: %tl_data digits --per-class 2")
         return self.dataset
+
+    @property
+    def rule(self) -> SizeRule | None:
+        """What the rule says for these data and this model; None without data."""
+        if self.dataset is None:
+            return None
+        source = self.model.card.source if self.model else ""
+        seen = bool(seen_by(source, self.dataset.source_hint))
+        return size_rule(self.dataset.per_class, seen=seen)
 
     def sized(self) -> PretrainedModel:
         """The model with the input edge that the data asks for."""

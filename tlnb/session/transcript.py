@@ -117,6 +117,8 @@ def _parse_magic(text: str, session: type) -> Call | None:
             options[word[2:]] = True if _is_flag(word[2:], name, session) else next(left, None)
         else:
             return None
+    if any(f"no-{option}" in options for option in options):
+        return None
     return Call(name=name, words=tuple(words), options=options)
 
 

@@ -128,7 +128,7 @@ def test_flops_are_counted_once_for_what_trains(monkeypatch: pytest.MonkeyPatch)
 def test_a_rehearsal_that_ends_in_no_number_after_an_epoch_is_forecast_all_the_same(
     small: Session, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(adamw_epoch, "train_epoch", lambda *_, **__: float("nan"))
+    monkeypatch.setattr(adamw_epoch, "train_epoch", lambda *_, **__: (float("nan"), 0.0))
     small.strategy("full")
     assert small.forecast(epochs=3).seconds > 0
 

@@ -212,13 +212,20 @@ def test_thousands_of_files(tmp_path: Path):
 
 
 def test_size_verdict_is_the_convention():
-    assert [size_verdict(n) for n in (1, 99, 100, 999, 1000)] == [
+    assert [size_verdict(n) for n in (1, 19, 20, 999, 1000)] == [
         "little",
         "little",
         "decent",
         "decent",
         "a lot",
     ]
+
+
+def test_the_smallest_class_decides_how_much_data_there_is():
+    labels = np.repeat([0, 1, 2], [500, 38, 10])
+    images = np.random.default_rng(0).integers(0, 255, (len(labels), 4, 4), dtype=np.uint8)
+    data = open_data(images, labels)
+    assert data.per_class == 8 and data.mean_count > 100 and data.size_verdict == "little"
 
 
 def test_real_photos(real_data: Path):

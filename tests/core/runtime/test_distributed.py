@@ -156,6 +156,8 @@ def same_losses(one: Run, other: Run) -> None:
     losses, others = ([e.train_loss for e in run.epochs] for run in (one, other))
     assert others[0] == pytest.approx(losses[0], abs=1e-4)
     assert others == pytest.approx(losses, abs=1e-3)
+    shares, both = ([e.train_accuracy for e in run.epochs] for run in (one, other))
+    assert both == pytest.approx(shares, abs=0.03)  # each image is counted by one process
 
 
 def test_what_both_processes_spend_is_counted_once(together: dict[str, Any]):

@@ -17,6 +17,7 @@ from tlnb.core.training.refit import epochs_for_all, with_all_labels
 from tlnb.core.training.run import EpochRecord, Run
 from tlnb.core.training.train import train
 from tlnb.session import Session
+from tlnb.session.transcript import read_back
 
 QUICK = {"epochs": 3, "augment": "none"}
 
@@ -221,6 +222,8 @@ def test_every_door_knows_both_ways():
     session.train(epochs=1, refit=True, name="again")
     lines = [line for line in session.script().splitlines() if "tl_train" in line]
     assert lines == ["%tl_train --epochs 1 --no-refit", "%tl_train --epochs 1 --name again --refit"]
+    [both] = read_back(["%tl_train --refit --no-refit"], Session)
+    assert both.startswith("# ")  # a journal's line that no magic would take
 
 
 def test_rare_classes_count_among_all_labels():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tlnb.core.evaluation import probes
 from tlnb.core.evaluation.probes import labels_in_use, stage_features
+from tlnb.core.planning.size_rule import size_rule
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.tuning import advise as advising
 from tlnb.core.tuning import trials
@@ -105,14 +106,10 @@ def test_without_time_for_trials_the_rule_of_thumb_decides_and_says_so(
     small: Session, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(advising, "ADVICE_SECONDS", 0.0)
-    for verdict in ("little", "decent", "a lot"):
-        monkeypatch.setattr(type(small.dataset), "size_verdict", verdict)
+    for per_class, strategy in ((19, "head"), (20, "partial"), (1000, "full")):
+        monkeypatch.setattr(type(small.dataset), "per_class", per_class)
         found = small.advise()
-        assert (
-            found.strategy
-            == found.rule
-            == {"little": "head", "decent": "partial"}.get(verdict, "full")
-        )
+        assert found.strategy == found.rule == strategy
         assert "No trial fits into the time" in found.reason and "not measured" in found.sure
         assert "not tried: trying it would take about" in HTML[Advice](found)
 
@@ -236,7 +233,8 @@ def test_ties_go_to_fewer_changes_whatever_the_rule_expects():
     full = tried("full", 0.0, 0.01, 0.03)
     tie = [head, tried("partial", 0.008, 0.036, 0.03), full]
     assert advising.verdict(tie).strategy == "head"
-    assert "no clear difference" in advising._reason(head, tie, "head", "")
+    assert "no clear difference" in advising._reason(head, tie, size_rule(2), "")
+    assert "leads to partial; what was measured" in advising._reason(head, tie, size_rule(20), "")
     clear = [head, tried("partial", 0.05, 0.01, 0.04), replace(full, expected=0.06)]
     assert advising.verdict(clear).strategy == "partial"  # full is a tie with partial
     untried = [head, tried("partial", None, None, 0.03), tried("full", None, None, 0.03)]

@@ -38,7 +38,11 @@ from tlnb.core.data.torchvision_datasets import ARRAYS, LIBRARY, library_name, r
 from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mean
 from tlnb.core.runtime.paths import user_path, written_beside
 
-LITTLE, DECENT = 100, 1000  # images per class: little < 100 <= decent < 1,000 <= a lot
+# Labels in the smallest class; what the limits rest on: core/planning/size_rule.py.
+DECENT_FROM, A_LOT_FROM = 20, 1000
+CONVENTION = (
+    f"little < {DECENT_FROM} ≤ decent < {A_LOT_FROM:,} ≤ a lot, labels in the smallest class"
+)
 PHOTO_EDGE = 256  # photos are kept at this edge until a model asks for more
 SMALLEST_PHOTO = 96  # edge below which images are treated as drawings
 HASHED = 256  # images hashed at a time
@@ -158,8 +162,8 @@ class DataSet(OneLine):
 
     @property
     def size_verdict(self) -> str:
-        """`little`, `decent` or `a lot`."""
-        return size_verdict(self.mean_count)
+        """`little`, `decent` or `a lot`, by the smallest class."""
+        return size_verdict(self.per_class)
 
     @property
     def edge(self) -> int:
@@ -216,11 +220,11 @@ class DataSet(OneLine):
         )
 
 
-def size_verdict(images_per_class: float) -> str:
-    """Name the amount of data by convention: little < 100 ≤ decent < 1,000 ≤ a lot."""
-    if images_per_class < LITTLE:
+def size_verdict(per_class: int) -> str:
+    """Name an amount of labels by convention: little < 20 ≤ decent < 1,000 ≤ a lot."""
+    if per_class < DECENT_FROM:
         return "little"
-    return "decent" if images_per_class < DECENT else "a lot"
+    return "decent" if per_class < A_LOT_FROM else "a lot"
 
 
 def open_data(

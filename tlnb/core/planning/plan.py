@@ -19,11 +19,11 @@ from typing import Any
 
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.planning.options import TrainOptions
+from tlnb.core.planning.size_rule import SizeRule
 from tlnb.core.runtime.errors import OneLine, PlanError, UsageError, did_you_mean
 from tlnb.core.runtime.typed_json import typed
 
 STRATEGIES = ("head", "partial", "full", "scratch", "output-frozen", "adapter")
-FOR_VERDICT = {"little": "head", "decent": "partial", "a lot": "full"}  # the rule by amount of data
 ALIASES = {
     **{"small": "head", "medium": "partial", "large": "full"},
     **{"linear-probe": "head", "feature-extraction": "head", "fine-tune": "full"},
@@ -164,8 +164,12 @@ class Strategies(OneLine):
     plans: tuple[Plan, ...]
     step_flops: tuple[float, ...]  # forward and backward for one image, without a cache
     stages: tuple[tuple[str, ...], ...]  # the stages in which any layer trains
-    size_verdict: str | None = None
-    suggested: str | None = None  # by the rule of thumb for this amount of data
+    rule: SizeRule | None = None  # for this amount of data
+
+    @property
+    def suggested(self) -> str | None:
+        """The strategy that the rule leads to."""
+        return self.rule.strategy if self.rule else None
 
     def __repr__(self) -> str:
         parts = [

@@ -34,6 +34,7 @@ class EpochResult(NamedTuple):
     loss: float  # mean over all items
     steps: int
     images: int  # shown
+    accuracy: float  # of the network as it learned: each batch before its step
 
 
 Epochs = Callable[[int], EpochResult]  # trains one epoch, given its number from 0
@@ -78,7 +79,7 @@ class AdamWEpochs:
     def __call__(self, epoch: int) -> EpochResult:
         """Train one epoch."""
         context, adamw = self._context, self.adamw
-        loss = train_epoch(
+        loss, accuracy = train_epoch(
             self._shared,
             epoch_batches(context, self._inputs, self._options, epoch),
             adamw.optimizer,
@@ -90,7 +91,7 @@ class AdamWEpochs:
             ranks=context.ranks,
         )
         images = context.train_images
-        return EpochResult(loss, batches_of(self._options, images), images)
+        return EpochResult(loss, batches_of(self._options, images), images, accuracy)
 
 
 def _shared(
@@ -129,8 +130,8 @@ def train_epoch(
     label_smoothing: float = 0.0,
     micro_batches: MicroBatches | None = None,
     ranks: Ranks = ALONE,
-) -> float:
-    """One optimiser step for each batch of inputs and labels; the mean loss over all items.
+) -> tuple[float, float]:
+    """One optimiser step for each batch of inputs and labels; mean loss and accuracy over all items.
 
     The modes, and what needs gradients, are the caller's business; so is a gradient scaler for fp16, which must
     outlive the epoch, and `micro_batches`, which grow when memory runs out. Several processes take one step together:
@@ -139,34 +140,36 @@ def train_epoch(
     Raises:
         MemoryLimit: not even one item fits in memory.
     """
-    total, seen = torch.zeros((), device=machine.device), 0
+    total, right, seen = *torch.zeros(2, device=machine.device), 0
     scaler = scaler or torch.amp.GradScaler(enabled=False)
     micro_batches = micro_batches or MicroBatches()
 
-    def loss_of(inputs: Tensor, labels: Tensor) -> Tensor:
+    def loss_of(inputs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         with machine.autocast():
-            return F.cross_entropy(
-                module(inputs), labels, class_weights, label_smoothing=label_smoothing
-            )
+            logits = module(inputs)
+            loss = F.cross_entropy(logits, labels, class_weights, label_smoothing=label_smoothing)
+        return loss, (logits.detach().argmax(1) == labels).sum()
 
     gradients = _Gradients(loss_of, optimizer, scaler, class_weights, micro_batches)
     for inputs, labels, share, of in (Batch(*batch) for batch in batches):
         # since a mean of the processes' gradients is to be their sum
         scale = None if ranks.count == 1 else share * ranks.count
         items = ranks.draws.of = of or len(labels)
-        loss = gradients(inputs, labels, scale)
+        loss, hits = gradients(inputs, labels, scale)
         scaler.step(optimizer)
         scaler.update()
         schedule.step()
         total += loss * (share * items)
+        right += hits * (share > 0)  # an idle process shows an image of another's
         seen += items
-    return float(ranks.sum(total)) / seen
+    return float(ranks.sum(total)) / seen, float(ranks.sum(right)) / seen
 
 
 class _Gradients(NamedTuple):
     """Computes a batch's gradients: whole, or in micro-batches where memory demands it."""
 
-    loss_of: Callable[[Tensor, Tensor], Tensor]  # inputs, labels → their mean loss
+    # inputs, labels → their mean loss, and how many were right
+    loss_of: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     class_weights: Tensor | None
@@ -174,8 +177,8 @@ class _Gradients(NamedTuple):
 
     def __call__(
         self, inputs: Tensor, labels: Tensor, scale: Tensor | float | None = None
-    ) -> Tensor:
-        """The batch's mean loss, its gradients in place.
+    ) -> tuple[Tensor, Tensor]:
+        """The batch's mean loss, its gradients in place, and how many were right.
 
         Args:
             scale: of a process among several, whose backward pass meets the others': it cannot be begun again in
@@ -200,18 +203,21 @@ class _Gradients(NamedTuple):
             free_memory()
             self._divide(len(labels))
 
-    def _backward(self, inputs: Tensor, labels: Tensor, scale: Tensor | float | None) -> Tensor:
+    def _backward(
+        self, inputs: Tensor, labels: Tensor, scale: Tensor | float | None
+    ) -> tuple[Tensor, Tensor]:
         if self.micro_batches.count == 1:
-            loss = self.loss_of(inputs, labels)
+            loss, right = self.loss_of(inputs, labels)
             self.scaler.scale(loss if scale is None else loss * scale).backward()
-            return loss.detach()
-        total = torch.zeros((), device=labels.device)
+            return loss.detach(), right
+        total, hits = torch.zeros(2, device=labels.device)
         for part, part_labels in self._parts(inputs, labels):
             share = weight_share(part_labels, labels, self.class_weights)
-            loss = self.loss_of(part, part_labels) * share
-            self.scaler.scale(loss).backward()
-            total += loss.detach()
-        return total
+            loss, right = self.loss_of(part, part_labels)
+            self.scaler.scale(loss * share).backward()
+            total += loss.detach() * share
+            hits += right
+        return total, hits
 
     def _parts(self, inputs: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         count = self.micro_batches.count

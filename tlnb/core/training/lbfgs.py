@@ -43,14 +43,16 @@ class LbfgsEpochs:
         self._features, self._labels, self._images = features[own], labels[own], len(labels)
         self._share = weight_share(labels[shard], labels, context.class_weights)
         self._losses: list[float] = []  # of this epoch's evaluations
+        self._right = 0.0  # images, at the last of them
         context.module.eval()
 
     def __call__(self, epoch: int) -> EpochResult:
-        """Go on for some iterations; the loss is that of the last evaluation."""
+        """Go on for some iterations; loss and accuracy are those of the last evaluation."""
         self._losses.clear()
         self._optimizer.step(self._evaluate)
         evaluations = len(self._losses)
-        return EpochResult(self._losses[-1], evaluations, evaluations * self._images)
+        images = evaluations * self._images
+        return EpochResult(self._losses[-1], evaluations, images, self._right / self._images)
 
     def _evaluate(self) -> Tensor:
         """The loss, its gradients in place: of all processes together."""
@@ -67,4 +69,6 @@ class LbfgsEpochs:
                 ranks.sum(parameter.grad)
         loss = ranks.sum(loss.detach())
         self._losses.append(float(loss))
+        hits = (logits.detach().argmax(1) == self._labels).sum() * (self._share > 0)
+        self._right = float(ranks.sum(hits))
         return loss

@@ -44,6 +44,7 @@ class EpochRecord:
     val_accuracy: float | None
     monitor_accuracy: float | None
     seconds: float  # of training, without evaluation
+    train_accuracy: float | None = None  # running, while it learns; None in older records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +108,7 @@ class Forecast(OneLine):
     measured_flops: float | None = None
     per_look: float = 0.0  # seconds of one look at monitor
     look_share: float = 0.0  # its FLOPs, relative to those of an epoch's training
-    steps: int | None = (
-        None  # optimiser steps, head first and then the plan; L-BFGS decides as it goes
-    )
+    steps: int | None = None  # of the optimiser, head first too; L-BFGS decides as it goes
 
     @property
     def seconds(self) -> float:
@@ -421,7 +420,9 @@ def _plausible(run: Run) -> Run:
             raise ValueError(f"{name} is missing")
     if run.kind not in KINDS or (run.kind == "plain") != (run.baseline_of is None):
         raise ValueError(f"a run of kind {run.kind!r}")
-    watched = (a for e in run.epochs for a in (e.val_accuracy, e.monitor_accuracy))
+    watched = (
+        a for e in run.epochs for a in (e.val_accuracy, e.monitor_accuracy, e.train_accuracy)
+    )
     shares = [run.accuracy, *run.interval, run.balanced_accuracy, *(run.source_accuracy or ())]
     shares += [*(a for _, a in run.repeats), *(a for a in watched if a is not None)]
     possible = all(0 <= share <= 1 for share in shares)

@@ -275,7 +275,7 @@ class Trainer:
         context.seed(epoch)
         before = clock.of("training")
         with context.costs.phase("training", "steps"):
-            loss, steps, images = train(epoch)
+            loss, steps, images, accuracy = train(epoch)
         self.state.add_work(inputs.cost, steps, images)
         flops = images * inputs.cost.done / context.ranks.count
         context.costs.charge("training", flops, "steps")
@@ -287,6 +287,7 @@ class Trainer:
             val_accuracy=accuracies.get("val"),
             monitor_accuracy=accuracies.get("monitor"),
             seconds=clock.of("training") - before,
+            train_accuracy=accuracy,
         )
         self.state.epochs.append(record)
         return record

@@ -20,6 +20,7 @@ import numpy as np
 from tlnb.core.costs.forecast import forecast
 from tlnb.core.costs.prices import Price
 from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.pretraining_overlap import seen_by
 from tlnb.core.evaluation.probes import (
     FOLDS,
     Probe,
@@ -32,7 +33,7 @@ from tlnb.core.evaluation.probes import (
 from tlnb.core.models.clocks import Clock, CostTracker
 from tlnb.core.models.flops import forward_flops
 from tlnb.core.planning.edit import build
-from tlnb.core.planning.plan import FOR_VERDICT
+from tlnb.core.planning.size_rule import SizeRule, size_rule
 from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.errors import OneLine
 from tlnb.core.training.progress import Progress, Report
@@ -84,7 +85,7 @@ class Advice(OneLine):
     rule: str  # the strategy by the rule for this amount of data
     model: str
     data: str
-    per_class: float
+    per_class: float  # labels in the smallest class
     classes: int
     sure: str  # how sure, in words
     seconds: float
@@ -96,6 +97,8 @@ class Advice(OneLine):
     flags: tuple[str, ...] = ()
     trials: str = ""  # what the trials were, in words
     sources: tuple[Source, ...] = ()  # best first, where it is about the source
+    rule_says: str = ""  # the rule in words
+    far: bool = False  # whether an earlier stage was measured to know more than the last
 
     def __repr__(self) -> str:
         if self.sources:
@@ -143,26 +146,28 @@ def advise(
     report_step(1)
     forecasts = _forecasts(case, price, spent, lambda k: report_step(2 + k))
     limit = _limit(budget)
+    rule = _rule(case, budget, _differs(probes) != ())
     trials = run_trials(
         case,
         used,
         folds,
-        forecasts,
+        {} if rule.case == "short" else forecasts,
         seconds=max(LEAST_TRIAL_SHARE * limit, limit - (time.perf_counter() - began)),
         spent=spent,
         report_step=lambda k: report_step(2 + len(STRATEGIES) + k),
     )
     report_step(2 + 2 * len(STRATEGIES))
     tried = _weighed(trials, probes, forecasts, budget)
-    rule = FOR_VERDICT[case.data.size_verdict]
-    chosen = _chosen(tried, rule)
+    chosen = _chosen(tried, rule.strategy)
     advice = Advice(
         strategy=chosen.strategy,
         reason=_reason(chosen, tried, rule, budget_text),
-        rule=rule,
+        rule=rule.strategy,
+        rule_says=repr(rule),
+        far=rule.case == "far",
         model=case.model.name,
         data=case.data.name,
-        per_class=case.data.mean_count,
+        per_class=case.data.per_class,
         classes=len(case.data.classes),
         evidence=tried,
         probes=probes,
@@ -173,6 +178,12 @@ def advise(
         flags=(*flags, *_differs(probes)),
     )
     return advice, spent
+
+
+def _rule(case: AdviceTask, budget: float | None, far: bool) -> SizeRule:
+    """The rule for these data, this source and this budget."""
+    seen = seen_by(case.model.card.source, case.data.source_hint) != ""
+    return size_rule(case.data.per_class, budget=budget, seen=seen, far=far)
 
 
 def _limit(budget: float | None) -> float:
@@ -320,7 +331,7 @@ def _chosen(tried: Sequence[Tried], rule: str) -> Tried:
     return [t for t in affordable if STRATEGIES.index(t.strategy) <= most][-1]
 
 
-def _reason(chosen: Tried, tried: Sequence[Tried], rule: str, budget: str) -> str:
+def _reason(chosen: Tried, tried: Sequence[Tried], rule: SizeRule, budget: str) -> str:
     """The reason in one or two sentences."""
     rest = [t for t in tried if t.affordable]
     best = max(rest, key=lambda t: t.expected)
@@ -329,7 +340,8 @@ def _reason(chosen: Tried, tried: Sequence[Tried], rule: str, budget: str) -> st
     if not any(t.accuracy is not None for t in tried):
         impossible = "No labels can be held out for a comparison"
         why = impossible if "held out" in chosen.why_not else "No trial fits into the time"
-        words = f"{why}: {NOT_MEASURED}, which says {rule} for this amount of data."
+        why = "Nothing was tried" if rule.case == "short" else why
+        words = f"{why}: {NOT_MEASURED} ({rule!r})."
     elif tie and best is not chosen:
         words = (
             f"{more.strategy} got {more.accuracy:.1%} of the labels held out right, "
@@ -344,6 +356,10 @@ def _reason(chosen: Tried, tried: Sequence[Tried], rule: str, budget: str) -> st
         extra, sd = best.expected - chosen.expected, math.sqrt(max(0.0, best.sd**2 - chosen.sd**2))
         gain = f"{100 * extra:.1f} points more, ± {100 * sd:.1f}"
         words = f"{best.strategy} is expected to gain {gain}: too little to justify more changes."
+    if any(t.accuracy is not None for t in tried) and chosen.strategy != rule.strategy:
+        words += (
+            f" The rule of thumb leads to {rule.strategy}; what was measured on your labels wins."
+        )
     dear = [t.strategy for t in tried if not t.affordable]
     over = f" {' and '.join(dear)} would exceed {budget}." if dear else ""
     return words + over

@@ -9,7 +9,7 @@ from tlnb.core.data.dataset import DataSet
 from tlnb.core.data.pretraining_overlap import seen_by
 from tlnb.core.models.clocks import Clock, CostTracker
 from tlnb.core.models.pretrained import PretrainedModel
-from tlnb.core.planning.plan import FOR_VERDICT
+from tlnb.core.planning.size_rule import size_rule
 from tlnb.core.runtime.device import machine
 from tlnb.core.runtime.errors import listed
 from tlnb.core.storage.activation_cache import Store
@@ -44,15 +44,16 @@ def advise_source(
     sources, left_out = probe_sources(candidates, used_by, store, spent, report_step)
     seen = (seen_by(source.card.source, data.source_hint) for source in sources)
     overlaps = (f"{s.name}: {note}" for s, note in zip(sources, seen, strict=True) if note)
-    rule = FOR_VERDICT[data.size_verdict]
+    rule = size_rule(data.per_class)
     advice = Advice(
-        strategy=rule,
-        rule=rule,
+        strategy=rule.strategy,
+        rule=rule.strategy,
+        rule_says=repr(rule),
         reason=_reason(sources),
         sure=_certainty(sources),
         model=sources[0].name,
         data=data.name,
-        per_class=data.mean_count,
+        per_class=data.per_class,
         classes=len(data.classes),
         sources=sources,
         seconds=sum(spent.clock.seconds().values()),

@@ -28,6 +28,7 @@ from tlnb.core.training.run import Forecast
 from tlnb.core.training.train import train
 
 STRATEGIES = ("head", "partial", "full")  # from the fewest changes to the most
+TOO_SHORT = "a budget of a minute is for the training itself"
 SHORT = 0.25  # share of the epochs of a short trial
 # Phases of a trial, which draws no curves and saves nothing; the last one depends on the epochs.
 FIXED_PHASES, EPOCH_PHASE = ("preparing", "caching", "warmup"), "training"
@@ -81,8 +82,8 @@ def run_trials(
 ) -> Trials:
     """Train strategies on folds of the labels, as many and as long as the seconds allow."""
     labels = used.labels["train"].numpy()
-    if folds < 2:
-        reason = "a class has one label: none can be held out"
+    if folds < 2 or not forecasts:
+        reason = "a class has one label: none can be held out" if folds < 2 else TOO_SHORT
         return Trials(labels=labels[:0], why_not=dict.fromkeys(STRATEGIES, reason))
     whole = sum(case.data.splits.get(s, 0) for s in ("train", "val"))
     share = (folds - 1) / folds * len(labels) / whole
