@@ -12,6 +12,7 @@ from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.catalogue import Catalogue
 from tlnb.core.planning.plan import Strategies
 from tlnb.display.networks import STRATEGY_DATA, STRATEGY_MEANINGS, state_of
+from tlnb.display.reliability import reliability_words
 from tlnb.display.tables import findings, footnotes, short_table, verdict
 from tlnb.display.words import count, flops, interval, percent
 
@@ -112,7 +113,11 @@ def errors_text(errors: Errors, width: int = WIDTH) -> str:
     tables = [grid(["class", "right", "accuracy", "95% interval"], classes, width=width)]
     if pairs:
         tables.append(grid(["true class", "said", "times"], pairs, 2, width))
-    return "\n\n".join([repr(errors), *tables])
+    bins = [
+        [percent(b.confidence), percent(b.accuracy), str(b.count)] for b in errors.reliability.bins
+    ]
+    tables.append(grid(["mean probability", "accuracy", "images"], bins, 0, width))
+    return "\n\n".join([repr(errors), *tables, reliability_words(errors.reliability)])
 
 
 TEXT: dict[type, Callable[..., str]] = {

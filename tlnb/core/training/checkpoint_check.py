@@ -190,8 +190,12 @@ def check_answers(held: Mapping[str, Any], images: int, classes: int) -> Answers
         "sure": torch.float32,
         "sure_of_truth": torch.float32,
     }
-    if held.keys() != kinds.keys():
+    rest = dict(held)
+    likeness = rest.pop("likeness", None)  # of a run that has a threshold
+    if rest.keys() != kinds.keys():
         raise ValueError("the answers are incomplete")
+    if likeness is not None:
+        _alike("likeness", likeness, held["sure"])
     for name, kind in kinds.items():
         if held[name].shape != (images,) or held[name].dtype != kind:
             raise ValueError(f"{name} is {_kind(held[name])}, not of {images:,} images")

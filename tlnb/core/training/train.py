@@ -109,7 +109,7 @@ def train(
             trainer.check_resume()
             if previous is not None and _has_taught(previous, data):
                 trainer.state.events.append(event("val-seen", run=previous.name))
-        status = trainer.run(warm=starts_pretrained(plan, previous))
+        status = trainer.run(starts_pretrained(plan, previous), calibrate=not trial)
         with checkpoints.written_if_interrupted(trainer.state.events):
             answers = trainer.test(trial)
     return _record(trainer, status, answers, baseline_of, previous, trial)
@@ -211,11 +211,14 @@ def _record(
         processes=context.ranks.count,
         found_flops=context.costs.found or {},
         refit=trainer.refit,
+        calibration=trainer.calibrated.calibration,
+        uncalibrated=trainer.calibrated.why_not,
         _trained=trained,
         _hashes=end,
         _start_code=trainer.start.code,
         _answers=answers,
         _transform=context.model.transform,
+        _known=trainer.calibrated.known,
     )
 
 
