@@ -17,8 +17,9 @@ from tlnb import glyphnet
 from tlnb.core.evaluation.predictions import Judge, errors, predict
 from tlnb.core.runtime.errors import DataError, UsageError
 from tlnb.core.training import context as training_context
+from tlnb.core.training.answers import Answers
 from tlnb.core.training.forgetting import SourceAccuracy, right_of, source_accuracy
-from tlnb.core.training.run import Answers, Run
+from tlnb.core.training.run import Run
 from tlnb.display import error_cards
 from tlnb.display.cards import HTML
 from tlnb.display.tables import comparison_table, pretraining_accuracy_words
@@ -133,7 +134,7 @@ def test_a_matrix_for_any_number_of_classes(compared: Session, count: int):
     answers = Answers(truths=truths, guesses=guesses, sure=sure, sure_of_truth=1 - sure)
     run = replace(compared.runs[0], classes=names, _answers=answers)
     html = HTML[type(errors(run))](errors(run))
-    assert ("data:image/png" in html) == (count <= 100)  # above, only the pairs
+    assert ("confusion matrix" in html) == (count <= 100)  # above, only the pairs
     assert html.count("a rather long class name") > 3
     if count <= 100:
         width, height = Image.open(io.BytesIO(error_cards.matrix(errors(run)))).size

@@ -8,7 +8,8 @@ import numpy as np
 
 from tlnb.core.models.calibration import Calibration
 from tlnb.core.runtime.errors import OneLine
-from tlnb.core.training.run import Answers, Run
+from tlnb.core.training.answers import Answers
+from tlnb.core.training.run import Run
 
 BINS = 15  # of equal mass
 SIMULATIONS = 200

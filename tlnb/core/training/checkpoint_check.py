@@ -18,10 +18,10 @@ from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import UsageError, one_line
+from tlnb.core.training.answers import Answers
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.folded_input_norm import can_fold
 from tlnb.core.training.freezing import layer_of, state_of
-from tlnb.core.training.run import Answers
 from tlnb.core.training.split_choice import CACHED_VIEWS
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # AdamW's state per parameter

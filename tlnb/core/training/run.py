@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from tlnb.core.models.calibration import Calibration, KnownImages
 from tlnb.core.models.module_copy import copied_or_shared
@@ -20,6 +20,7 @@ from tlnb.core.planning.options import BY_RECIPE, TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine, UsageError
 from tlnb.core.runtime.typed_json import parse, typed
+from tlnb.core.training.answers import Answers
 from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.freezing import Change, hashes
 from tlnb.core.training.monitor_schedule import looks
@@ -148,24 +149,6 @@ class Forecast(OneLine):
         return (
             f"Forecast {self.name}: {self.seconds:.2f} s, {self.flops / 1e9:.1f} GFLOP, "
             f"{self.wh:.3f} Wh, {self.money:.4f} {self.currency}{off}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers(OneLine):
-    """A trained network's predictions on the test split, which is read once; one per image."""
-
-    truths: Tensor  # (N,) int64 class numbers
-    guesses: Tensor  # (N,) int64
-    sure: Tensor  # (N,) float32 probability of the guess, calibrated where the run is
-    sure_of_truth: Tensor  # (N,) float32 probability of the true class
-    logits: Tensor | None = None  # (N, C) float32, for trials only: runs do not keep them
-    # (N,) float32, what `Calibration.threshold` is compared with; None: the run has no threshold
-    likeness: Tensor | None = None
-
-    def __repr__(self) -> str:
-        return (
-            f"Answers: {len(self.truths)} images, {int((self.truths == self.guesses).sum())} right"
         )
 
 

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.planning.options import TrainOptions
+from tlnb.core.training.answers import Answers
 from tlnb.core.training.calibrating import Calibrated, scores_of
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.events import Event
 from tlnb.core.training.freezing import Learning
 from tlnb.core.training.monitor_schedule import looks
 from tlnb.core.training.own_answers import own_answers
-from tlnb.core.training.run import Answers
 from tlnb.core.training.training_inputs import Cost, Inputs
 
 

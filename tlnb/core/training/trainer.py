@@ -17,6 +17,7 @@ from torch import nn
 from tlnb.core.planning.recipes import can_refit, recipe
 from tlnb.core.runtime.distributed import uses_batch_statistics
 from tlnb.core.runtime.errors import UsageError
+from tlnb.core.training.answers import Answers
 from tlnb.core.training.batches import note_once, without_single_images
 from tlnb.core.training.calibrating import Calibrated, completed, method_of, on_val
 from tlnb.core.training.checkpoint import Checkpoint, Due
@@ -33,7 +34,7 @@ from tlnb.core.training.optimizers import advice_for_nan, parameter_groups, para
 from tlnb.core.training.proof import StartState
 from tlnb.core.training.refit import context_for_all, epochs_for_all
 from tlnb.core.training.refit_record import Refit, difference
-from tlnb.core.training.run import Answers, EpochRecord
+from tlnb.core.training.run import EpochRecord
 from tlnb.core.training.split_evaluation import (
     answers_on_test,
     evaluate_splits,
