@@ -101,6 +101,9 @@ class DataSet(OneLine):
         default_factory=dict, repr=False
     )  # split → the images' file names, in order
     groups: int | None = None  # number of groups, if groups are kept within one split
+    group_of: Mapping[str, Tensor] = field(
+        default_factory=dict, repr=False
+    )  # split → (N,) int64, if groups are kept within one split
     leaks: tuple[Leak, ...] = ()  # val and test images that an earlier split repeats
     two_labels: tuple[tuple[str, str], ...] = ()  # files of the same image in two classes
     source_hint: str = ""  # why ImageNet models may have seen these images
@@ -121,7 +124,7 @@ class DataSet(OneLine):
             MappingProxyType({split: held[of][rows] for split, (of, rows) in taken.items()})
             for held in (self.images, self.labels)
         )
-        return replace(self, images=images, labels=labels)
+        return replace(self, images=images, labels=labels, group_of={})
 
     @property
     def counts(self) -> dict[str, int]:
@@ -350,6 +353,7 @@ def _data_set(parts: Parts, request: DataRequest) -> DataSet:
         notes=parts.notes,
         files=parts.files,
         groups=parts.groups,
+        group_of=parts.group_of,
         values=parts.values,
         transparent=parts.transparent,
         own_range=parts.own_range,

@@ -74,10 +74,15 @@ class KnownImages(OneLine):
         """The score that `Calibration.threshold` is compared with, `(N,)`."""
         return self.nearest(features)[0].mean(1)
 
-    def own_likeness(self) -> Tensor:
-        """The score of each known image by the others, `(K,)`."""
+    def own_likeness(self, groups: Tensor | None = None) -> Tensor:
+        """The score of each known image by the others, `(K,)`.
+
+        Args:
+            groups: `(K,)`, if images come in groups: those of the same one do not count.
+        """
         cosines = self.features.float() @ self.features.float().T
-        cosines.fill_diagonal_(-1.0)
+        groups = torch.arange(len(cosines)) if groups is None else groups
+        cosines.masked_fill_(groups[:, None] == groups, -1.0)
         return cosines.topk(min(NEAREST, len(cosines) - 1)).values.mean(1)
 
     def to_text(self) -> dict[str, object]:

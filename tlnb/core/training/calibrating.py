@@ -80,6 +80,12 @@ def labels_in_use(data: DataSet) -> Tensor:
     )
 
 
+def groups_in_use(data: DataSet) -> Tensor | None:
+    """The group of each of those labels; None if images are not grouped."""
+    of_splits = [data.group_of[split] for split in ("train", "val") if split in data.group_of]
+    return torch.cat(of_splits) if of_splits else None
+
+
 def images_looked_at(method: str, splits: Mapping[str, int], frozen: bool, refit: bool) -> int:
     """Images that calibrating sends through what trains, apart from the folds."""
     if not method:
@@ -158,7 +164,11 @@ def on_val(context: TrainingContext, inputs: Inputs) -> Calibrated:
 
 
 def completed(
-    fitted: Calibrated, context: TrainingContext, inputs: Inputs, refitted: bool
+    fitted: Calibrated,
+    context: TrainingContext,
+    inputs: Inputs,
+    refitted: bool,
+    groups: Tensor | None,
 ) -> Calibrated:
     """With the images that the run's network knows.
 
@@ -172,5 +182,6 @@ def completed(
         known = known_images(context, inputs)
     calibration = fitted.calibration
     if only_heads(context.plan, context.anatomy.heads):
-        calibration = replace(calibration, threshold=threshold_of(known.own_likeness()))
+        likeness = known.own_likeness(None if groups is None else groups[known.rows])
+        calibration = replace(calibration, threshold=threshold_of(likeness))
     return Calibrated(calibration=calibration, known=known)

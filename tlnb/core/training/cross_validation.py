@@ -18,7 +18,7 @@ from tlnb.core.models.calibration import Calibration, fitted_temperature
 from tlnb.core.models.clocks import Clock, CostTracker
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.training.cached_inputs import CachedInputs
-from tlnb.core.training.calibrating import FOLDS, Calibrated, scores_of
+from tlnb.core.training.calibrating import FOLDS, Calibrated, groups_in_use, scores_of
 from tlnb.core.training.context import TrainingContext, class_weights_of, labels_on
 from tlnb.core.training.features import FeatureSource, T
 from tlnb.core.training.run import Cache
@@ -77,9 +77,12 @@ def by_folds(
     if not isinstance(inputs, CachedInputs):
         return Calibrated(why_not="cross-validation needs cached features")
     pool = _pool(context, inputs)
+    folds = list(_folds(context, inputs, pool))
+    if not folds:
+        return Calibrated(why_not="too few groups to hold some out")
     with context.costs.phase("evaluating", "folds"):
         logits = torch.zeros(len(pool.labels), len(context.data.classes))
-        for fold, held in _folds(context, inputs, pool):
+        for fold, held in folds:
             fit(fold)
             flops = fold.costs.flops
             logits[held] = scores_of(fold, inputs, pool.views[0][held])[0].cpu()
@@ -110,7 +113,9 @@ def _folds(
     context: TrainingContext, inputs: CachedInputs, pool: _Pool
 ) -> Iterator[tuple[TrainingContext, Tensor]]:
     """A context for each fold, and the rows that it does not learn from."""
-    for rows, held in folds_of(pool.labels.numpy(), FOLDS, context.options.seed):
+    groups, seed = groups_in_use(context.data), context.options.seed
+    of_images = None if groups is None else groups.numpy()
+    for rows, held in folds_of(pool.labels.numpy(), FOLDS, seed, of_images):
         learned = torch.from_numpy(rows)
         images = {"train": pool.images[learned], "test": pool.images[:1]}
         labels = {"train": pool.labels[learned], "test": pool.labels[:1]}
