@@ -17,7 +17,6 @@ from tlnb import glyphnet
 from tlnb.core.evaluation.predictions import Judge, errors, predict
 from tlnb.core.runtime.errors import DataError, UsageError
 from tlnb.core.training import context as training_context
-from tlnb.core.training.answers import Answers
 from tlnb.core.training.forgetting import SourceAccuracy, right_of, source_accuracy
 from tlnb.core.training.run import Run
 from tlnb.display import error_cards
@@ -131,7 +130,8 @@ def test_a_matrix_for_any_number_of_classes(compared: Session, count: int):
     )
     sure = torch.from_numpy(rng.random(3 * count)).float()
     names = tuple(f"a rather long class name {c}" for c in range(count))
-    answers = Answers(truths=truths, guesses=guesses, sure=sure, sure_of_truth=1 - sure)
+    given = {"truths": truths, "guesses": guesses, "sure": sure, "sure_of_truth": 1 - sure}
+    answers = replace(compared.runs[0].answers(), **given)
     run = replace(compared.runs[0], classes=names, _answers=answers)
     html = HTML[type(errors(run))](errors(run))
     assert ("confusion matrix" in html) == (count <= 100)  # above, only the pairs
