@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from tlnb import glyphnet
-from tlnb.core.evaluation.predictions import Judge, errors, predict
+from tlnb.core.evaluation.predictions import Errors, Judge, errors, predict
 from tlnb.core.runtime.errors import DataError, UsageError
 from tlnb.core.training import context as training_context
 from tlnb.core.training.forgetting import SourceAccuracy, right_of, source_accuracy
@@ -132,8 +132,7 @@ def test_a_matrix_for_any_number_of_classes(compared: Session, count: int):
     names = tuple(f"a rather long class name {c}" for c in range(count))
     given = {"truths": truths, "guesses": guesses, "sure": sure, "sure_of_truth": 1 - sure}
     answers = replace(compared.runs[0].answers(), **given)
-    run = replace(compared.runs[0], classes=names, _answers=answers)
-    html = HTML[type(errors(run))](errors(run))
+    html = HTML[Errors](errors(replace(compared.runs[0], classes=names, _answers=answers)))
     assert ("confusion matrix" in html) == (count <= 100)  # above, only the pairs
     assert html.count("a rather long class name") > 3
     if count <= 100:

@@ -24,7 +24,7 @@ from tlnb.core.runtime.errors import OneLine
 LEAST_LABELS = 40  # held out; fewer tell neither a temperature nor a threshold
 NEAREST = 3
 MOST_KNOWN = 500  # images that new ones are compared with
-OWN_REFUSED = 0.02  # the share of one's own images that the threshold refuses
+OWN_REFUSED = 0.03  # the share of one's own images that the threshold refuses
 TEMPERATURES = (0.05, 20.0)
 SCORE = (
     f"mean cosine similarity to the {NEAREST} nearest known images, of the output layer's input "
