@@ -270,6 +270,11 @@ PREDICT: Arguments = (
         metavar="K",
         help="how many classes to show per image; default 3",
     ),
+    argument(
+        "--always",
+        action="store_true",
+        help="answer also where an image is unlike all that the network knows",
+    ),
 )
 LOOK: Arguments = (
     argument(

@@ -303,7 +303,7 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.ERRORS)
     def tl_errors(self, line: str) -> Any:
-        """Show a run's errors: confusion matrix, accuracy by class, most confident mistakes.
+        """Show a run's errors: confusion matrix, reliability, most confident mistakes.
 
         Example: %tl_errors --run head
         """
@@ -312,14 +312,14 @@ class TLMagics(PlanMagics):
     @line_magic
     @takes(*options.PREDICT)
     def tl_predict(self, line: str) -> Any:
-        """Predict labels with probabilities for new images.
+        """Predict labels with calibrated probabilities for new images, or none of the known classes.
 
         Example: %tl_predict photos/*.jpg --top 5
         """
         return self._run(
             TLMagics.tl_predict,
             line,
-            lambda a: self.session.predict(*a.files, run=a.run, top=a.top),
+            lambda a: self.session.predict(*a.files, run=a.run, top=a.top, always=a.always),
         )
 
     @line_magic

@@ -17,7 +17,7 @@ from tests.tolerance.inputs import class_folders, noise, opened
 from tlnb.core.data import decoding, image_cache
 from tlnb.core.data.dataset import open_data
 from tlnb.core.data.decoding import decode
-from tlnb.core.evaluation.predictions import read_image
+from tlnb.core.evaluation.new_images import read_image
 from tlnb.core.export.pytorch_script.data_section import READ_FOLDER, READ_PHOTO
 from tlnb.core.export.pytorch_script.template import fill
 from tlnb.core.export.run_files import facts_from, facts_to

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tlnb.core.evaluation.predictions import ClassScore, Errors, Predictions
+from tlnb.core.evaluation.predictions import NONE_OF_THESE, ClassScore, Errors, Predictions
 from tlnb.display.charts import INK, ON_PICTURE, figure_of, png_of
 from tlnb.display.html import (
     BLUE,
@@ -25,6 +25,7 @@ from tlnb.display.html import (
     table,
 )
 from tlnb.display.pictures import MAX_NAMED_CLASSES, pictures, shortened
+from tlnb.display.reliability import reliability_parts
 from tlnb.display.words import interval, percent
 
 MAX_ROWS = 30  # rows of a table
@@ -71,7 +72,7 @@ def errors_card(errors: Errors) -> str:
         )
         alt = "; ".join(f"{m.truth} called {m.said}" for m in shown)
         parts.append(picture(pictures(errors._pictures, titles), alt, of_figures=True))
-    parts += [_confused(errors), _by_class(errors)]
+    parts += [_confused(errors), _by_class(errors), *reliability_parts(errors)]
     if errors.note:
         parts.append(note(errors.note))
     parts.append(
@@ -188,36 +189,58 @@ def _rgb(colour: str) -> Any:
 
 
 def predictions_card(predictions: Predictions) -> str:
-    thumbnails = predictions._pictures if predictions._pictures is not None else ()
-    rows = []
-    for i, each in enumerate(predictions.images[:MAX_ROWS]):
-        view = picture(_thumbnail(thumbnails[i]), each.name) if i < len(thumbnails) else ""
-        first, *others = each.labels
-        label, probability = first
-        said = (
-            Raw(f"<b>{safe(label)}</b>"),
-            f"{probability:.1%}",
-            bar(probability),
-            ", ".join(f"{name} {p:.1%}" for name, p in others),
-        )
-        rows.append([view, each.name, *map(measured, said)])
+    rows = [_prediction_row(predictions, i) for i in range(len(predictions.images[:MAX_ROWS]))]
     by = (
         f"run {predictions.run} ({predictions.model})"
         if predictions.run
         else f"{predictions.model} with its own output layer"
     )
-    parts: list[str] = [table(["", "image", "label", "probability", "", "then"], rows, left=3)]
+    head = ["", "image", "label", "probability", "", "then"]
+    parts: list[str] = [table(head, rows, left=3)]
     if len(predictions.images) > MAX_ROWS:
         parts.append(note(f"and {len(predictions.images) - MAX_ROWS} more: .images has them all"))
-    parts.append(
-        note(
-            f"Measured: by {by}, among {predictions.classes:,} classes. "
-            "It can only answer with one of these, whatever the image shows."
-        )
+    words = f"Measured: by {by}, among {predictions.classes:,} classes. {_trust(predictions)}"
+    parts.append(note(words))
+    count = len(predictions.images)
+    return card(f"{count} image{'s' if count != 1 else ''}, labelled by {by}", *parts)
+
+
+def _prediction_row(predictions: Predictions, number: int) -> list[object]:
+    each = predictions.images[number]
+    seen = predictions._pictures if predictions._pictures is not None else ()
+    view = picture(_thumbnail(seen[number]), each.name) if number < len(seen) else ""
+    if each.refused:
+        return [view, each.name, *map(measured, _refusal(predictions, number))]
+    first, *others = each.labels
+    said = (
+        Raw(f"<b>{safe(first[0])}</b>"),
+        f"{first[1]:.1%}",
+        bar(first[1]),
+        ", ".join(f"{name} {p:.1%}" for name, p in others),
     )
-    return card(
-        f"{len(predictions.images)} image{'s' if len(predictions.images) != 1 else ''}, labelled by {by}",
-        *parts,
+    return [view, each.name, *map(measured, said)]
+
+
+def _refusal(predictions: Predictions, number: int) -> tuple[object, ...]:
+    """What is said of an image that is refused: the nearest that the network knows."""
+    near = predictions.images[number].nearest
+    names = ", ".join(f"{image.label} {image.likeness:.2f}" for image in near)
+    nearest = predictions._nearest.get(number)
+    view = picture(_thumbnail(nearest), near[0].label) if nearest is not None else ""
+    return Raw(f"<b>{safe(NONE_OF_THESE)}</b>"), "", view, f"nearest, by likeness: {names}"
+
+
+def _trust(predictions: Predictions) -> str:
+    """What the probabilities mean, and what is refused."""
+    fitted = predictions.calibration
+    if fitted is None:
+        return (
+            f"Probabilities are not calibrated ({predictions.why_not}), and it can only answer "
+            "with one of these, whatever the image shows."
+        )
+    return (
+        f"Probabilities calibrated on {fitted.labels} labels ({fitted.method}). Refused: what is "
+        f"less like the nearest known images than {fitted.threshold:.2f}; --always answers anyway."
     )
 
 

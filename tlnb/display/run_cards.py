@@ -128,6 +128,7 @@ def _details(run: Run) -> list[tuple[str, object]]:
         ("seconds", measured(f"{phases} (measured)")),
         ("FLOPs", measured(done)),
         ("computed once", _cache_words(run)),
+        ("probabilities", measured(_calibration_words(run))),
         ("energy", measured(f"{small(run.energy_wh, 'Wh')} ({_kind(run, 'energy_wh')})")),
         ("money", measured(f"{small(run.money, run.currency)} ({_kind(run, 'money')})")),
         ("forecast", measured(forecast_score(run.forecast)) if run.forecast else None),
@@ -135,6 +136,13 @@ def _details(run: Run) -> list[tuple[str, object]]:
         ("options", measured(_options(run)) if run.plan.tuned else _options(run)),
         ("on", measured(f"{run.hardware}, {run.device}, {run.precision}" + _process_count(run))),
     ]
+
+
+def _calibration_words(run: Run) -> str:
+    """What the probabilities were calibrated on, or why they were not; empty for older records."""
+    if run.calibration is None:
+        return f"not calibrated: {run.uncalibrated}" if run.uncalibrated else ""
+    return f"calibrated on {run.calibration.labels} labels ({run.calibration.method})"
 
 
 def _kind(run: Run, figure: str) -> str:

@@ -13,6 +13,7 @@ from tlnb.core.models.catalogue import Catalogue
 from tlnb.core.planning.plan import Strategies
 from tlnb.core.tuning.advise import Advice
 from tlnb.display.networks import STRATEGY_DATA, STRATEGY_MEANINGS, state_of
+from tlnb.display.reliability import reliability_words
 from tlnb.display.source_cards import behind
 from tlnb.display.tables import findings, footnotes, short_table, verdict
 from tlnb.display.words import count, flops, interval, percent, seconds, size
@@ -115,7 +116,11 @@ def errors_text(errors: Errors, width: int = WIDTH) -> str:
     tables = [grid(["class", "right", "accuracy", "95% interval"], classes, width=width)]
     if pairs:
         tables.append(grid(["true class", "said", "times"], pairs, 2, width))
-    return "\n\n".join([repr(errors), *tables])
+    bins = [
+        [percent(b.confidence), percent(b.accuracy), str(b.count)] for b in errors.reliability.bins
+    ]
+    tables.append(grid(["mean probability", "accuracy", "images"], bins, 0, width))
+    return "\n\n".join([repr(errors), *tables, reliability_words(errors.reliability)])
 
 
 def advice_text(advice: Advice, width: int = WIDTH) -> str:

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.planning.edit import build
 from tlnb.core.planning.magic_lines import line
@@ -20,6 +22,9 @@ if TYPE_CHECKING:  # imported where they are used, so that the extension loads f
     from tlnb.core.evaluation.embeddings import FeatureExtractor
     from tlnb.core.evaluation.look import Look
     from tlnb.core.evaluation.predictions import Errors, Judge, Predictions
+
+
+NOT_MEASURED = "nothing was held out to measure them with"
 
 
 def errors(self: SessionBase, run: str | Run | None = None) -> Errors:
@@ -40,14 +45,19 @@ def errors(self: SessionBase, run: str | Run | None = None) -> Errors:
 
 
 def predict(
-    self: SessionBase, *images: Any, run: str | Run | None = None, top: int = 3
+    self: SessionBase,
+    *images: Any,
+    run: str | Run | None = None,
+    top: int = 3,
+    always: bool = False,
 ) -> Predictions:
-    """Predict labels with probabilities for new images.
+    """Predict labels with calibrated probabilities for new images, or "none of the classes I know".
 
     Args:
         images: files, folders, globs; PIL images; uint8 arrays `(H, W)`, `(H, W, 3)`, `(3, H, W)`.
         run: default: the latest that is not a baseline, else the loaded model.
         top: how many classes to give per image.
+        always: answer also where an image is unlike all that the network knows.
 
     Raises:
         DataError: an image is missing or cannot be read; then nothing is predicted.
@@ -55,8 +65,14 @@ def predict(
     """
     from tlnb.core.evaluation import predictions
 
-    result = predictions.predict(_judge(self.state, run), images, top)
-    text = line("tl_predict", *images, run=name_of(run), top=None if top == 3 else top)
+    result = predictions.predict(_judge(self.state, run), images, top, always)
+    text = line(
+        "tl_predict",
+        *images,
+        run=name_of(run),
+        top=None if top == 3 else top,
+        always=always or None,
+    )
     self.record(text if _are_names(images) else "tl.predict(...)  # images from Python")
     return result
 
@@ -149,7 +165,19 @@ def _judge(state: SessionState, which: str | Run | None, nameless: bool = False)
         transform=run.transform(),
         edge=run.edge,
         values=facts.values if facts else None,
+        calibration=run.calibration,
+        why_not=run.uncalibrated or NOT_MEASURED,
+        known=run.known_images(),
+        learned_from=_learned_from(state, run),
     )
+
+
+def _learned_from(state: SessionState, run: Run) -> tuple[Tensor, ...]:
+    """The images that a run learned from, if they are the data in use."""
+    data = state.dataset
+    if data is None or data.fingerprint != run.fingerprint:
+        return ()
+    return tuple(data.images[split] for split in (("train", "val") if run.refit else ("train",)))
 
 
 def _judge_of_model(state: SessionState, nameless: bool) -> Judge:
@@ -170,4 +198,7 @@ def _judge_of_model(state: SessionState, nameless: bool) -> Judge:
         transform=model.transform,
         edge=model.transform.resize,
         values=state.dataset.values if state.dataset else None,
+        calibration=model.calibration,
+        why_not=NOT_MEASURED,
+        known=model.known,
     )

@@ -352,6 +352,8 @@ def _retrained(state: SessionState, run: Run) -> PretrainedModel | nn.Module:
         accuracy=run.accuracy,
         architecture=architecture,
         origin=origin,
+        calibration=run.calibration,
+        known=run.known_images(),
     )
 
 

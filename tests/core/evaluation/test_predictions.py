@@ -18,7 +18,7 @@ from tlnb.core.evaluation.predictions import Judge, errors, predict
 from tlnb.core.runtime.errors import DataError, UsageError
 from tlnb.core.training import context as training_context
 from tlnb.core.training.forgetting import SourceAccuracy, right_of, source_accuracy
-from tlnb.core.training.run import Answers, Run
+from tlnb.core.training.run import Run
 from tlnb.display import error_cards
 from tlnb.display.cards import HTML
 from tlnb.display.tables import comparison_table, pretraining_accuracy_words
@@ -125,18 +125,18 @@ def test_a_record_has_no_answers(compared: Session):
 def test_a_matrix_for_any_number_of_classes(compared: Session, count: int):
     rng = np.random.default_rng(0)
     truths = torch.arange(count).repeat(3)
-    guesses = torch.where(
-        torch.from_numpy(rng.random(3 * count) < 0.7), truths, (truths + 1) % count
-    )
+    right = torch.from_numpy(rng.random(3 * count) < 0.7)
+    guesses = torch.where(right, truths, (truths + 1) % count)
     sure = torch.from_numpy(rng.random(3 * count)).float()
     names = tuple(f"a rather long class name {c}" for c in range(count))
-    answers = Answers(truths=truths, guesses=guesses, sure=sure, sure_of_truth=1 - sure)
-    run = replace(compared.runs[0], classes=names, _answers=answers)
-    html = HTML[type(errors(run))](errors(run))
-    assert ("data:image/png" in html) == (count <= 100)  # above, only the pairs
+    given = {"truths": truths, "guesses": guesses, "sure": sure, "sure_of_truth": 1 - sure}
+    run = compared.runs[0]
+    found = errors(replace(run, classes=names, _answers=replace(run.answers(), **given)))
+    html = HTML[type(found)](found)
+    assert ("confusion matrix" in html) == (count <= 100)  # above, only the pairs
     assert html.count("a rather long class name") > 3
     if count <= 100:
-        width, height = Image.open(io.BytesIO(error_cards.matrix(errors(run)))).size
+        width, height = Image.open(io.BytesIO(error_cards.matrix(found))).size
         assert 150 < height <= width < 1700
 
 

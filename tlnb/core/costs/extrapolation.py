@@ -9,6 +9,13 @@ from tlnb.core.costs.rehearsal import PASSES, Rehearsal, WorkKind
 from tlnb.core.models.clocks import PHASES
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.recipes import WARMUP
+from tlnb.core.training.calibrating import (
+    FOLDS,
+    images_looked_at,
+    labels_in_use,
+    method_of,
+    only_heads,
+)
 from tlnb.core.training.checkpoint_timing import count as checkpoints_due
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.features import FIXED
@@ -57,8 +64,35 @@ class Extrapolation:
             ("warmup", "steps"): again * grow,
             ("training", "steps"): again * grow * epochs / done.epochs,
             ("evaluating", "prefix"): self._missing("evaluating", "prefix") / fixed_images,
-            ("evaluating", "look"): (watched + real["test"]) / self._looked(),
+            ("evaluating", "look"): (watched + real["test"] + self._calibrating()) / self._looked(),
             ("other", "keep"): len(self.passes) * epochs / done.epochs,
+        }
+
+    @property
+    def _calibrated(self) -> str:
+        """How the run will be calibrated; empty: not at all."""
+        context = self.context
+        options = replace(self.options, cache=bool(self.options.cache and self.cached_bytes))
+        return method_of(context.data, context.plan, options, context.anatomy.heads).name
+
+    def _calibrating(self) -> int:
+        """Images that calibrating looks at."""
+        frozen = only_heads(self.context.plan, self.context.anatomy.heads)
+        refit = bool(self.options.refit)
+        return images_looked_at(self._calibrated, self.context.data.splits, frozen, refit)
+
+    def _folds(self) -> dict[WorkKind, float]:
+        """The rehearsal's work that cross-validation does, by kind and how many times."""
+        if self._calibrated != "cross-validation":
+            return {}
+        done, sample = self.rehearsal, self.rehearsal.splits["train"]
+        labels = len(labels_in_use(self.context.data))
+        again = (FOLDS - 1) * labels / sample
+        return {
+            ("caching", "features"): again,
+            ("caching", "statistics"): again,
+            ("training", "steps"): again * (self.options.epochs or 0) / done.epochs,
+            ("evaluating", "look"): labels / self._looked(),
         }
 
     @property
@@ -82,6 +116,8 @@ class Extrapolation:
         phases, done, fixed = dict.fromkeys(PHASES, 0.0), self.rehearsal, self.fixed
         for kind, factor in self.factors().items():
             phases[kind[0]] += factor * done.seconds.get(kind, 0.0)
+        for kind, factor in self._folds().items():
+            phases["evaluating"] += factor * done.seconds.get(kind, 0.0)
         phases["preparing"] += fixed.preparing_seconds
         phases["evaluating"] += fixed.source_seconds
         checkpoints = done.checkpoint_seconds * self._checkpoints(phases)
@@ -99,7 +135,8 @@ class Extrapolation:
         for kind, factor in self.factors().items():
             flops = factor * self.rehearsal.flops.get(kind, 0.0)
             phases[kind[0]] = phases.get(kind[0], 0.0) + flops
-        phases["evaluating"] += self.fixed.source_flops
+        folds = (n * self.rehearsal.flops.get(kind, 0.0) for kind, n in self._folds().items())
+        phases["evaluating"] += self.fixed.source_flops + sum(folds)
         return {phase: flops for phase, flops in phases.items() if flops}
 
     def steps(self) -> int | None:

@@ -107,6 +107,8 @@ class DataSet(OneLine):
     # split → the images' file names, in order
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
     groups: int | None = None  # number of groups, if groups are kept within one split
+    # split → (N,) int64, if groups are kept within one split
+    group_of: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     leaks: tuple[Leak, ...] = ()  # val and test images that an earlier split repeats
     two_labels: tuple[tuple[str, str], ...] = ()  # files of the same image in two classes
     source_hint: str = ""  # why ImageNet models may have seen these images
@@ -126,7 +128,7 @@ class DataSet(OneLine):
             MappingProxyType({split: held[of][rows] for split, (of, rows) in taken.items()})
             for held in (self.images, self.labels)
         )
-        return replace(self, images=images, labels=labels)
+        return replace(self, images=images, labels=labels, group_of={})
 
     @property
     def counts(self) -> dict[str, int]:

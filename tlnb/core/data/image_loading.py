@@ -25,7 +25,7 @@ from tlnb.core.data.image_cache import Decoded, ImageCache, Unreadable, image_ca
 from tlnb.core.data.image_listing import Listing, list_folder
 from tlnb.core.data.pixel_survey import survey
 from tlnb.core.data.request import DataRequest
-from tlnb.core.data.splits import Parts, Rows, split_rows
+from tlnb.core.data.splits import Parts, Rows, by_split, split_rows
 from tlnb.core.data.table import TABLES, list_table
 from tlnb.core.runtime.errors import DataError, listed, one_line
 from tlnb.core.runtime.limits import memory_budget
@@ -105,6 +105,7 @@ def read_files(
         folders=_folders(listing, rows),
         files={s: tuple(listing.shown(i) for i in part.tolist()) for s, part in rows.items()},
         groups=_groups(listing, unreadable),
+        group_of=by_split(rows, _group_numbers(listing)),
         notes=(*_notes(listing, rows), *seen.notes),
         brought=tuple(s for s in _brought(listing, unreadable) if s != "train"),
         values=seen.values,
@@ -126,6 +127,10 @@ def _groups(listing: Listing, unreadable: Unreadable) -> int | None:
     if listing.group_of is None:
         return None
     return len({group for number, group in enumerate(listing.group_of) if number not in unreadable})
+
+
+def _group_numbers(listing: Listing) -> np.ndarray | None:
+    return None if listing.group_of is None else group_numbers(listing.group_of)
 
 
 def _notes(listing: Listing, rows: Rows) -> tuple[str, ...]:
@@ -152,7 +157,7 @@ def _rows(listing: Listing, request: DataRequest, unreadable: Unreadable) -> Row
         raise DataError(f"none of the {len(reasons)} images could be read: {listed(reasons, 1)}")
     fixed = _brought(listing, unreadable)
     pool = fixed.pop("train")
-    groups = None if listing.group_of is None else group_numbers(listing.group_of)
+    groups = _group_numbers(listing)
     try:
         name, classes, y = listing.name, listing.classes, np.array(listing.class_of)
         return split_rows(name, classes, y, request, pool=pool, fixed=fixed, groups=groups)

@@ -33,6 +33,7 @@ class Parts:
     # split → the names of its images
     files: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     groups: int | None = None  # number of groups, if images are grouped
+    group_of: Mapping[str, Tensor] = field(default_factory=dict)  # split → (N,) int64, then
     notes: tuple[str, ...] = ()  # what readers of the results should know, one sentence each
     brought: tuple[str, ...] = ()  # splits that came with the data; the others were drawn here
     # black and white points of grey images of more than 8 bits
@@ -71,7 +72,13 @@ def divide(
         images={s: images[r].contiguous() for s, r in rows.items()},
         labels={s: labels[r] for s, r in rows.items()},
         brought=tuple(fixed),
+        group_of=by_split(rows_by_split, groups),
     )
+
+
+def by_split(rows: Rows, groups: np.ndarray | None) -> dict[str, Tensor]:
+    """The group of each split's rows; empty if images are not grouped."""
+    return {} if groups is None else {s: torch.from_numpy(groups[r]) for s, r in rows.items()}
 
 
 def split_rows(
@@ -252,10 +259,18 @@ def _folds(
         return list(folds.split(rows, y[rows], groups[rows]))
 
 
-def folds_of(labels: np.ndarray, count: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield stratified, shuffled folds of labels `(n,)`: (training rows, held-out rows)."""
+def folds_of(
+    labels: np.ndarray, count: int, seed: int, groups: np.ndarray | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield stratified, shuffled folds of labels `(n,)`: (training rows, held-out rows).
+
+    Groups `(n,)`, if given, stay within one fold.
+    """
     from sklearn.model_selection import StratifiedKFold
 
+    if groups is not None:
+        yield from _folds(np.arange(len(labels)), labels, groups, count, seed)
+        return
     yield from StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels)
 
 

@@ -15,6 +15,7 @@ from tlnb.core.data.dataset import DataSet
 from tlnb.core.evaluation.look import Look, StageProbes, View
 from tlnb.core.evaluation.probes import FOLDS, labels_in_use, probe, stage_features
 from tlnb.core.models.anatomy import evaluating, read_anatomy
+from tlnb.core.models.calibration import pooled
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.errors import OneLine, UsageError
 
@@ -131,14 +132,10 @@ def features_of(extractor: FeatureExtractor, images: Tensor) -> Tensor:
     Maps and tokens are averaged over positions.
     """
     head = extractor.module.get_submodule(extractor.head)
-    axis = 1 if isinstance(head, nn.Conv2d) else -1
     seen: list[Tensor] = []
 
-    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        places = (
-            inputs[0].movedim(axis, -1).flatten(1, -2) if inputs[0].ndim > 2 else inputs[0][:, None]
-        )
-        seen.append(places.float().mean(1))
+    def note(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        seen.append(pooled(inputs[0], layer))
 
     handle = head.register_forward_pre_hook(note)
     try:

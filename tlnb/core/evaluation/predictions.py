@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.data.decoding import Values, decode, extensions, squared
+from tlnb.core.data.decoding import Values
+from tlnb.core.evaluation.calibration import Reliability, reliability
+from tlnb.core.evaluation.new_images import found_images, read_image
+from tlnb.core.models.calibration import Calibration, KnownImages, noting_inputs
 from tlnb.core.models.pretrained import Transform
-from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mean, one_line
-from tlnb.core.runtime.paths import is_file, is_folder, user_path
-from tlnb.core.training.run import Answers, Run, wilson_interval
+from tlnb.core.runtime.errors import OneLine, UsageError
+from tlnb.core.training.answers import Answers
+from tlnb.core.training.run import Run, wilson_interval
 
 CHUNK = 64  # images decoded and classified at a time
+NONE_OF_THESE = "none of the classes I know"
 MAX_PICTURES = 20  # mistakes, or new images, whose pictures the record keeps
 
 
@@ -89,6 +91,7 @@ class Errors(OneLine):
     balanced_accuracy: float  # the mean accuracy over classes
     mistakes: tuple[Mistake, ...]  # most confident first
     confused: tuple[Confusion, ...]  # most frequent first
+    reliability: Reliability
     note: str = ""  # why pictures are missing
     _pictures: Tensor | None = field(
         default=None, repr=False, compare=False
@@ -151,6 +154,7 @@ def errors(run: Run, data: DataSet | None = None) -> Errors:
         balanced_accuracy=run.balanced_accuracy,
         mistakes=tuple(_mistake(answers, names, i) for i in order.tolist()),
         confused=_confused(matrix, names),
+        reliability=reliability(run),
         note=note,
         _pictures=pictures,
     )
@@ -177,24 +181,43 @@ def _confused(matrix: Tensor, names: Sequence[str]) -> tuple[Confusion, ...]:
 
 
 @dataclass(frozen=True)
+class KnownImage(OneLine):
+    """An image that a network learned from, and how like it a new one is."""
+
+    label: str
+    likeness: float  # cosine of what reaches the output layer
+    row: int  # among the images that the network learned from
+
+    def __repr__(self) -> str:
+        return f"KnownImage: {self.label}, likeness {self.likeness:.2f}"
+
+
+@dataclass(frozen=True)
 class Prediction(OneLine):
     """Predicted classes of one image with probabilities (0..1), most probable first."""
 
     name: str
     labels: tuple[tuple[str, float], ...]
+    refused: bool = False  # it is unlike all images that the network knows
+    nearest: tuple[KnownImage, ...] = ()  # the most like it, nearest first
 
     @property
-    def label(self) -> str:
-        """The most probable class."""
-        return self.labels[0][0]
+    def label(self) -> str | None:
+        """The most probable class; None where the image is of none that the network knows."""
+        return None if self.refused else self.labels[0][0]
 
     @property
     def probability(self) -> float:
         """Probability of the most probable class."""
         return self.labels[0][1]
 
+    @property
+    def said(self) -> str:
+        """The answer in words."""
+        return NONE_OF_THESE if self.refused else f"{self.label} ({self.probability:.1%})"
+
     def __repr__(self) -> str:
-        return f"Prediction {self.name}: {self.label} ({self.probability:.1%})"
+        return f"Prediction {self.name}: {self.said}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,16 +228,30 @@ class Predictions(OneLine):
     run: str | None  # None: the loaded model, with its own classes
     classes: int  # number of classes to choose from
     images: tuple[Prediction, ...]
+    calibration: Calibration | None = None
+    why_not: str = ""  # why it is not calibrated
     _pictures: Tensor | None = field(
         default=None, repr=False, compare=False
     )  # (n, 3, S, S) as the network sees them
+    # of refused images the nearest known one, by their number, (3, E, E) each
+    _nearest: Mapping[int, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def labels(self) -> tuple[str | None, ...]:
+        """The most probable class of each image; None where it is refused."""
+        return tuple(image.label for image in self.images)
+
+    @property
+    def confidence(self) -> tuple[float, ...]:
+        """The probability of the most probable class of each image."""
+        return tuple(image.probability for image in self.images)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __repr__(self) -> str:
         by = f"run {self.run}" if self.run else f"{self.model} with its own classes"
-        first = ", ".join(f"{p.name} is {p.label} ({p.probability:.1%})" for p in self.images[:3])
+        first = ", ".join(f"{p.name} is {p.said}" for p in self.images[:3])
         more = f" and {len(self) - 3} more" if len(self) > 3 else ""
         return f"Predictions by {by}: {first}{more}"
 
@@ -232,18 +269,23 @@ class Judge(OneLine):
     values: Values | None = (
         None  # black and white points of grey images of more than 8 bits, as in training
     )
+    calibration: Calibration | None = None
+    why_not: str = ""
+    known: KnownImages | None = None
+    learned_from: tuple[Tensor, ...] = field(default=(), repr=False)  # images, where at hand
 
     def __repr__(self) -> str:
         owner = f"run {self.run}" if self.run else "its own classes"
         return f"Judge: {self.model}, {owner}, {len(self.classes)} classes"
 
 
-def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
+def predict(judge: Judge, images: Sequence[Any], top: int = 3, always: bool = False) -> Predictions:
     """Classify new images, decoded as the training images were.
 
     Args:
         images: files, folders, globs; PIL images; uint8 arrays `(H, W)`, `(H, W, 3)`, `(3, H, W)`.
         top: number of classes to give per image.
+        always: answer also where an image is unlike all that the network knows.
 
     Raises:
         DataError: a file is missing or unreadable; nothing is predicted then.
@@ -254,127 +296,76 @@ def predict(judge: Judge, images: Sequence[Any], top: int = 3) -> Predictions:
     sources = list(found_images(images))
     predictions: list[Prediction] = []
     kept: list[Tensor] = []
-    module = judge.module.eval()
     for start in range(0, len(sources), CHUNK):
         part = sources[start : start + CHUNK]
         seen = judge.transform.fit(
             torch.stack([read_image(source, judge.edge, judge.values) for _, source in part])
         )
         kept.append(seen[: max(0, MAX_PICTURES - start)])
-        with torch.no_grad():
-            probabilities = module(judge.transform.normalise(seen)).float().softmax(1)
-        best = probabilities.topk(min(top, len(judge.classes)))
-        for (name, _), shares, rows in zip(
-            part, best.values.tolist(), best.indices.tolist(), strict=True
-        ):
-            predictions.append(
-                Prediction(
-                    name, tuple((judge.classes[c], p) for c, p in zip(rows, shares, strict=True))
-                )
-            )
+        predictions += _answers(judge, [name for name, _ in part], seen, top, always)
     return Predictions(
         model=judge.model,
         run=judge.run,
         classes=len(judge.classes),
         images=tuple(predictions),
+        calibration=judge.calibration,
+        why_not=judge.why_not,
         _pictures=torch.cat(kept),
+        _nearest=_pictures_of_nearest(judge, predictions[:MAX_PICTURES]),
     )
 
 
-def found_images(given: Iterable[Any]) -> Iterator[tuple[str, Any]]:
-    """Yield names with images or their files, expanding folders and globs.
-
-    Raises:
-        DataError: a file, folder or glob does not lead to an image.
-        UsageError: nothing is given.
-    """
-    given = list(given)
-    if not given:
-        raise UsageError("no image was given: %tl_predict dog.jpg, or a folder")
-    for number, item in enumerate(given, 1):
-        if isinstance(item, str | Path):
-            yield from ((_short(path), path) for path in _files(str(item)))
-        else:
-            yield f"image {number}", item
-
-
-def _files(pattern: str) -> list[Path]:
-    path = user_path(pattern)
-    if is_file(path):
-        return [path]
-    if is_folder(path):
-        files = _images(
-            p
-            for p in path.rglob("*")
-            if not any(q.startswith(".") for q in p.relative_to(path).parts)
-        )
-    elif glob.has_magic(pattern):
-        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 - the glob may be absolute
-        files = _images(map(Path, matches))
-    else:
-        near = [p.name for p in path.parent.iterdir()] if is_folder(path.parent) else []
-        hint = did_you_mean(
-            path.name,
-            near,
-            "give an image file, a folder of images, or a glob such as photos/*.jpg",
-        )
-        raise DataError(f"{pattern!r} does not exist: {hint}")
-    if not files:
-        raise DataError(
-            f"{pattern!r} holds no images: give files that end in {', '.join(extensions())}"
-        )
-    return files
+def _answers(
+    judge: Judge, names: Sequence[str], seen: Tensor, top: int, always: bool
+) -> list[Prediction]:
+    """Predictions for images at the network's edge `(n, 3, S, S)` uint8."""
+    module, fitted = judge.module.eval(), judge.calibration
+    features: list[Tensor] = []
+    with torch.no_grad(), _noted(judge, features):
+        logits = module(judge.transform.normalise(seen)).float()
+    probabilities = (logits / (fitted.temperature if fitted else 1.0)).softmax(1)
+    best = probabilities.topk(min(top, len(judge.classes)))
+    predictions = []
+    for image, name in enumerate(names):
+        shares = zip(best.indices[image].tolist(), best.values[image].tolist(), strict=True)
+        labels = tuple((judge.classes[c], p) for c, p in shares)
+        nearest = _nearest(judge, features[0][image : image + 1]) if features else ()
+        refused = bool(nearest) and not always and _is_foreign(judge, nearest)
+        predictions.append(Prediction(name, labels, refused, nearest))
+    return predictions
 
 
-def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if is_file(p) and p.suffix.lower() in extensions())
+@contextmanager
+def _noted(judge: Judge, features: list[Tensor]) -> Iterator[None]:
+    """Inside, what reaches the output layer is noted where there are known images."""
+    if judge.known is None or judge.calibration is None:
+        yield
+        return
+    with noting_inputs(judge.module.get_submodule(judge.calibration.layer), features):
+        yield
 
 
-def _short(path: Path) -> str:
-    return one_line(str(Path(*path.parts[-2:])))
+def _nearest(judge: Judge, features: Tensor) -> tuple[KnownImage, ...]:
+    known = judge.known
+    assert known is not None
+    cosines, which = known.nearest(features)
+    labels, rows = known.labels[which[0]].tolist(), known.rows[which[0]].tolist()
+    each = zip(labels, cosines[0].tolist(), rows, strict=True)
+    return tuple(KnownImage(judge.classes[label], near, row) for label, near, row in each)
 
 
-def read_image(source: Any, edge: int, values: Values | None = None) -> Tensor:
-    """Read one image as `(3, edge, edge)` uint8: a file, a PIL image, or a uint8 array.
-
-    All of them are squared alike.
-
-    Args:
-        values: black and white points of grey images of more than 8 bits; None: each image's own
-            range.
-
-    Raises:
-        DataError: the file cannot be read, or the array has another type or shape.
-    """
-    if isinstance(source, Path):
-        pixels = decode(source, edge, values)
-        if isinstance(pixels, str):
-            raise DataError(f"{source} {pixels}: leave it out, or give another file")
-        return pixels
-    return squared(_as_picture(source), edge, values)
+def _is_foreign(judge: Judge, nearest: Sequence[KnownImage]) -> bool:
+    likeness = sum(image.likeness for image in nearest) / len(nearest)
+    return judge.calibration is not None and likeness < judge.calibration.threshold
 
 
-def _as_picture(source: Any) -> Any:
-    """Convert a PIL image or a uint8 array to a PIL image."""
-    from PIL import Image
-
-    if isinstance(source, Image.Image):
-        return source
-    pixels = source.numpy() if isinstance(source, Tensor) else np.asarray(source)
-    if not pixels.size:
-        raise DataError(
-            f"an image of shape {pixels.shape} holds no pixels: give uint8 (H, W), (H, W, 3) or "
-            "(3, H, W)"
-        )
-    if pixels.ndim == 3 and pixels.shape[-1] not in (1, 3, 4) and pixels.shape[0] in (1, 3):
-        pixels = np.moveaxis(pixels, 0, -1)
-    if pixels.ndim == 3 and pixels.shape[-1] == 1:
-        pixels = pixels[..., 0]
-    if pixels.dtype != np.uint8 or not (
-        pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] in (3, 4))
-    ):
-        raise DataError(
-            f"an image of type {pixels.dtype} and shape {pixels.shape} cannot be read: give uint8 "
-            "(H, W), (H, W, 3) or (3, H, W)"
-        )
-    return Image.fromarray(np.ascontiguousarray(pixels))
+def _pictures_of_nearest(judge: Judge, predictions: Sequence[Prediction]) -> dict[int, Tensor]:
+    """The nearest known image of those that are refused, where the images are at hand."""
+    found = {}
+    for number, each in enumerate(predictions):
+        row = each.nearest[0].row if each.refused else 0
+        for images in judge.learned_from if each.refused else ():
+            if 0 <= row < len(images):
+                found[number] = images[row]
+            row -= len(images)
+    return found

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.data.splits import folds_of
 from tlnb.core.models.anatomy import Anatomy, evaluating
+from tlnb.core.models.calibration import spread_rows
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.training.raw_inputs import chunk_of
 
@@ -52,7 +53,7 @@ def labels_in_use(data: DataSet, least: int = 0) -> DataSet:
     splits = [s for s in ("train", "val") if s in data.splits]
     labels = torch.cat([data.labels[s] for s in splits])
     rows = _some_classes(labels, MAX_IMAGES, least)
-    rows = rows[_evenly(labels[rows], MAX_IMAGES)]
+    rows = rows[spread_rows(labels[rows], MAX_IMAGES)]
     ends = np.cumsum([0, *(len(data.labels[s]) for s in splits)])
     parts = []
     for split, start, end in zip(splits, ends, ends[1:], strict=False):
@@ -72,17 +73,6 @@ def _some_classes(labels: Tensor, most: int, least: int) -> Tensor:
         return torch.arange(len(labels))
     chosen = classes[torch.linspace(0, len(classes) - 1, kept).long()]
     return torch.isin(labels, chosen).nonzero()[:, 0]
-
-
-def _evenly(labels: Tensor, most: int) -> Tensor:
-    """Choose up to `most` rows, in order, with classes taking turns."""
-    if len(labels) <= most:
-        return torch.arange(len(labels))
-    turn = torch.empty_like(labels)
-    for c in labels.unique():
-        mine = (labels == c).nonzero()[:, 0]
-        turn[mine] = torch.arange(len(mine))
-    return torch.argsort(turn, stable=True)[:most].sort().values
 
 
 def probe(
@@ -175,7 +165,7 @@ def cross_validated(
         for rows, held in folds_of(labels, folds, seed):
             if share < 1:
                 rows = rows[
-                    _evenly(
+                    spread_rows(
                         torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))
                     ).numpy()
                 ]

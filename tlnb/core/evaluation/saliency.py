@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.evaluation.embeddings import spread_examples
 from tlnb.core.evaluation.look import Evidence, Look
-from tlnb.core.evaluation.predictions import Judge, found_images, read_image
+from tlnb.core.evaluation.new_images import found_images, read_image
+from tlnb.core.evaluation.predictions import Judge
 from tlnb.core.models.anatomy import evaluating, read_anatomy
 from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.runtime.errors import UsageError

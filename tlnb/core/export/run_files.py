@@ -12,6 +12,7 @@ from tlnb.core.costs.bill import Bill
 from tlnb.core.data.dataset import DataFacts
 from tlnb.core.data.request import MOST_CLASSES, check_request
 from tlnb.core.data.splits import SPLITS
+from tlnb.core.models.calibration import KnownImages, checked
 from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.models.transform import MOST_PIXELS
@@ -27,6 +28,7 @@ from tlnb.core.training.freezing import hashes, set_modes, state_of
 from tlnb.core.training.run import Run
 
 ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
+KNOWN = ("features", "labels", "rows")
 
 
 def finished(run: Run) -> Checkpoint:
@@ -34,6 +36,10 @@ def finished(run: Run) -> Checkpoint:
     tensors = {f"last/{k}": t for k, t in state_of(run.network(), tuple(run.moved)).items()}
     answers = run.answers()
     tensors |= {f"answers/{name}": getattr(answers, name) for name in ANSWERS}
+    known = run.known_images()
+    if known is not None and answers.likeness is not None:
+        tensors["answers/likeness"] = answers.likeness
+        tensors |= {f"known/{name}": getattr(known, name) for name in KNOWN}
     return Checkpoint(
         epochs=run.epochs,
         best=-1.0,
@@ -106,8 +112,18 @@ def restored(
         _trained=module.eval(),
         _answers=answers,
         _transform=model.transform,
+        _known=_known(saved.part("known")),
         _start_code=saved.code,
     )
+
+
+def _known(held: Mapping[str, Tensor]) -> KnownImages | None:
+    """The images that a run compares new ones with; older files have none."""
+    if not held:
+        return None
+    if held.keys() != set(KNOWN):
+        raise ValueError("the known images are incomplete")
+    return checked(held["features"], held["labels"], held["rows"])
 
 
 def _check_code(module: nn.Module, code: str, run: Run, model: str) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tlnb.core.data.request import MOST_CLASSES
 from tlnb.core.export.onnx_file import Agreement, exported
 from tlnb.core.export.page import page
+from tlnb.core.models.calibration import KnownImages
 from tlnb.core.models.pretrained import Origin, PretrainedModel, Transform, retrained
 from tlnb.core.models.weights import fill, read_state
 from tlnb.core.planning.edit import apply_edits
@@ -66,17 +67,20 @@ class Header:
     transform: Transform
     classes: tuple[str, ...]
     run: Run
+    known: KnownImages | None = None  # which new ones are compared with, where it is calibrated
     checked: str = field(default="", repr=False)  # the file's checksum and the checked text
 
     def to_json(self) -> str:
         """The header as JSON, names and numbers only."""
         origin = {**asdict(self.origin), "edits": [asdict(e) for e in self.origin.edits]}
-        values = {
+        values: dict[str, Any] = {
             "schema": SCHEMA,
             "origin": origin,
             "transform": asdict(self.transform),
             "classes": self.classes,
         }
+        if self.known is not None:
+            values["known"] = self.known.to_text()
         return json.dumps({**values, "run": json.loads(self.run.to_json())})
 
     @classmethod
@@ -104,6 +108,7 @@ class Header:
                 transform=typed(Transform, values["transform"], "transform"),
                 classes=classes,
                 run=run,
+                known=KnownImages.from_text(values["known"]) if "known" in values else None,
             )
         except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
             reason = " ".join(str(error).split())[:80]
@@ -202,7 +207,13 @@ def _use(path: Path) -> str:
 
 def _header(run: Run, model: PretrainedModel) -> Header:
     origin = replace(model.origin, edits=(*model.origin.edits, *run.plan.lasting_edits))
-    return Header(origin=origin, transform=model.transform, classes=run.classes, run=run)
+    return Header(
+        origin=origin,
+        transform=model.transform,
+        classes=run.classes,
+        run=run,
+        known=run.known_images(),
+    )
 
 
 def _safetensors(run: Run, model: PretrainedModel, path: Path) -> None:
@@ -322,4 +333,6 @@ def restore(
         accuracy=run.accuracy,
         architecture=architecture,
         origin=header.origin,
+        calibration=run.calibration,
+        known=header.known,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from tlnb.core.models.calibration import Calibration, KnownImages
 from tlnb.core.models.catalogue import TIMM, Card
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.transform import MOST_PIXELS, Transform
@@ -46,6 +47,8 @@ class PretrainedModel(OneLine):
     origin: Origin = field(default=Origin(name="", family="own"), repr=False)
     # number of classes of the loaded data, for which the head is replaced
     target_classes: int | None = None
+    calibration: Calibration | None = field(default=None, repr=False)  # of a run's network
+    known: KnownImages | None = field(default=None, repr=False)
 
     def fresh(self) -> nn.Module:
         """The architecture, randomly initialised from torch's current random state."""
@@ -77,13 +80,15 @@ def retrained(
     accuracy: float,
     architecture: Callable[[], nn.Module],
     origin: Origin,
+    calibration: Calibration | None = None,
+    known: KnownImages | None = None,
 ) -> PretrainedModel:
     """Turn a run's network into a model, with its classes and the original preprocessing.
 
     Args:
         name, data, accuracy: the run's; the accuracy is that on the test split.
         architecture: builds the network with the run's edits, randomly initialised.
-        origin: the same as data.
+        origin, calibration, known: the run's, too.
     """
     card = Card(
         name=name,
@@ -107,6 +112,8 @@ def retrained(
         architecture=architecture,
         classes=classes,
         origin=origin,
+        calibration=calibration,
+        known=known,
     )
 
 

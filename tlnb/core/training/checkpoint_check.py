@@ -18,10 +18,10 @@ from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import UsageError, one_line
+from tlnb.core.training.answers import Answers
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.folded_input_norm import can_fold
 from tlnb.core.training.freezing import layer_of, state_of
-from tlnb.core.training.run import Answers
 from tlnb.core.training.split_choice import CACHED_VIEWS
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # AdamW's state per parameter
@@ -190,8 +190,12 @@ def check_answers(held: Mapping[str, Any], images: int, classes: int) -> Answers
         "sure": torch.float32,
         "sure_of_truth": torch.float32,
     }
-    if held.keys() != kinds.keys():
+    rest = dict(held)
+    likeness = rest.pop("likeness", None)  # of a run that has a threshold
+    if rest.keys() != kinds.keys():
         raise ValueError("the answers are incomplete")
+    if likeness is not None:
+        _alike("likeness", likeness, held["sure"])
     for name, kind in kinds.items():
         if held[name].shape != (images,) or held[name].dtype != kind:
             raise ValueError(f"{name} is {_kind(held[name])}, not of {images:,} images")

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
+from tlnb.core.models.calibration import Calibration, KnownImages
 from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.planning.adapters import merge_adapters
@@ -19,6 +20,7 @@ from tlnb.core.planning.options import BY_RECIPE, TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine, UsageError
 from tlnb.core.runtime.typed_json import parse, typed
+from tlnb.core.training.answers import Answers
 from tlnb.core.training.events import Event, events_of_notes
 from tlnb.core.training.freezing import Change, hashes
 from tlnb.core.training.monitor_schedule import looks
@@ -150,22 +152,6 @@ class Forecast(OneLine):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers(OneLine):
-    """A trained network's predictions on the test split, which is read once; one per image."""
-
-    truths: Tensor  # (N,) int64 class numbers
-    guesses: Tensor  # (N,) int64
-    sure: Tensor  # (N,) float32 probability of the guess
-    sure_of_truth: Tensor  # (N,) float32 probability of the true class
-    logits: Tensor | None = None  # (N, C) float32, for trials only: runs do not keep them
-
-    def __repr__(self) -> str:
-        return (
-            f"Answers: {len(self.truths)} images, {int((self.truths == self.guesses).sum())} right"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Run(OneLine):
     """The record of one training, and the proof of which layers moved."""
 
@@ -214,11 +200,14 @@ class Run(OneLine):
     processes: int = 1  # that trained together, one device each; FLOPs and energy are their total
     found_flops: dict[str, float] = field(default_factory=dict)  # an earlier run paid; by phase
     refit: Refit | None = None  # its network is the run's; epochs, best epoch and curve are not
+    calibration: Calibration | None = None  # None: its probabilities are as the network gives them
+    uncalibrated: str = ""  # why
     _trained: nn.Module | None = field(default=None, repr=False, compare=False)
     _hashes: dict[str, str] | None = field(default=None, repr=False, compare=False)  # of layers
     _start_code: str = field(default="", repr=False, compare=False)  # `proof.StartState.code`
     _answers: Answers | None = field(default=None, repr=False, compare=False)
     _transform: Transform | None = field(default=None, repr=False, compare=False)
+    _known: KnownImages | None = field(default=None, repr=False, compare=False)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -320,6 +309,10 @@ class Run(OneLine):
         """
         return self._kept(self._answers, "its answers")
 
+    def known_images(self) -> KnownImages | None:
+        """The images that new ones are compared with; None where nothing is refused."""
+        return self._known
+
     def transform(self) -> Transform:
         """The preprocessing that the network was trained with.
 
@@ -364,7 +357,7 @@ class Run(OneLine):
 
     def to_json(self) -> str:
         """The record as JSON text."""
-        private = ("_trained", "_hashes", "_answers", "_transform", "_start_code")
+        private = ("_trained", "_hashes", "_answers", "_transform", "_start_code", "_known")
         nothing: dict[str, Any] = dict.fromkeys(private)
         values = asdict(replace(self, **nothing))
         for name in private:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.planning.options import TrainOptions
+from tlnb.core.training.answers import Answers
+from tlnb.core.training.calibrating import Calibrated, scores_of
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.events import Event
 from tlnb.core.training.freezing import Learning
 from tlnb.core.training.monitor_schedule import looks
 from tlnb.core.training.own_answers import own_answers
-from tlnb.core.training.run import Answers
 from tlnb.core.training.training_inputs import Cost, Inputs
 
 
@@ -44,31 +45,50 @@ def evaluate_splits(
 
 
 def answers_on_test(
-    context: TrainingContext, inputs: Inputs, events: list[Event], with_logits: bool = False
+    context: TrainingContext,
+    inputs: Inputs,
+    events: list[Event],
+    with_logits: bool = False,
+    calibrated: Calibrated | None = None,
 ) -> Answers:
     """What the network says about the test split. Leaves it in eval mode.
 
     Args:
         events: where it is noted that cached activations gave other answers.
+        calibrated: by which probabilities are those of the temperature.
     """
     rows, targets = inputs.seen("test"), context.labels["test"]
     context.module.eval()
     with context.costs.phase("evaluating", "look"):
-        logits = _logits(context, inputs, rows)
+        logits, likeness = _logits_and_likeness(context, inputs, rows, calibrated)
     own = own_answers(context.source, inputs, logits, partial(_logits, context))
+    if own.event:
+        likeness = calibrated = None
     logits, events[:] = own.logits, [*events, *filter(None, [own.event])]
+    fitted = calibrated.calibration if calibrated else None
     with context.costs.phase("evaluating", "look"):
-        predicted, probabilities = logits.argmax(1), logits.float().softmax(1)
+        predicted = logits.argmax(1)
+        probabilities = (logits.float() / (fitted.temperature if fitted else 1.0)).softmax(1)
         answers = Answers(
             truths=targets.cpu(),
             guesses=predicted.cpu(),
             sure=probabilities.gather(1, predicted[:, None])[:, 0].cpu(),
             sure_of_truth=probabilities.gather(1, targets[:, None])[:, 0].cpu(),
             logits=logits.float().cpu() if with_logits else None,
+            likeness=likeness,
         )
     flops = len(rows) * inputs.cost.look / context.ranks.count
     context.costs.charge("evaluating", flops, "look")
     return answers
+
+
+def _logits_and_likeness(
+    context: TrainingContext, inputs: Inputs, rows: Tensor, calibrated: Calibrated | None
+) -> tuple[Tensor, Tensor | None]:
+    if calibrated is None or calibrated.known is None:
+        return _logits(context, inputs, rows), None
+    logits, features = scores_of(context, inputs, rows)
+    return logits, calibrated.known.likeness(features)
 
 
 def _logits(context: TrainingContext, inputs: Inputs, rows: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from tlnb.core.runtime.device import Machine, machine
 from tlnb.core.runtime.distributed import Ranks, ranks
 from tlnb.core.runtime.malloc import large_blocks_kept
 from tlnb.core.storage.activation_cache import Store
+from tlnb.core.training.answers import Answers
 from tlnb.core.training.checkpoint import Checkpoint, at_risk
 from tlnb.core.training.checkpoint_state import CheckpointWriter, KeepCheckpoint
 from tlnb.core.training.context import TrainingContext, seeded
@@ -29,7 +30,7 @@ from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import Change, hashes
 from tlnb.core.training.progress import Report
 from tlnb.core.training.proof import StartState
-from tlnb.core.training.run import Answers, Run, wilson_interval
+from tlnb.core.training.run import Run, wilson_interval
 from tlnb.core.training.split_evaluation import scores
 from tlnb.core.training.trainer import Trainer
 
@@ -109,7 +110,7 @@ def train(
             trainer.check_resume()
             if previous is not None and _has_taught(previous, data):
                 trainer.state.events.append(event("val-seen", run=previous.name))
-        status = trainer.run(warm=starts_pretrained(plan, previous))
+        status = trainer.run(starts_pretrained(plan, previous), calibrate=not trial)
         with checkpoints.written_if_interrupted(trainer.state.events):
             answers = trainer.test(trial)
     return _record(trainer, status, answers, baseline_of, previous, trial)
@@ -211,11 +212,14 @@ def _record(
         processes=context.ranks.count,
         found_flops=context.costs.found or {},
         refit=trainer.refit,
+        calibration=trainer.calibrated.calibration,
+        uncalibrated=trainer.calibrated.why_not,
         _trained=trained,
         _hashes=end,
         _start_code=trainer.start.code,
         _answers=answers,
         _transform=context.model.transform,
+        _known=trainer.calibrated.known,
     )
 
 

@@ -17,11 +17,14 @@ from torch import nn
 from tlnb.core.planning.recipes import can_refit, recipe
 from tlnb.core.runtime.distributed import uses_batch_statistics
 from tlnb.core.runtime.errors import UsageError
+from tlnb.core.training.answers import Answers
 from tlnb.core.training.batches import note_once, without_single_images
+from tlnb.core.training.calibrating import Calibrated, completed, groups_in_use, method_of, on_val
 from tlnb.core.training.checkpoint import Checkpoint, Due
 from tlnb.core.training.checkpoint_check import check_fits
 from tlnb.core.training.checkpoint_state import CheckpointWriter, TrainingState
 from tlnb.core.training.context import TrainingContext
+from tlnb.core.training.cross_validation import by_folds
 from tlnb.core.training.epoch import AdamWEpochs, Epochs
 from tlnb.core.training.events import event
 from tlnb.core.training.freezing import Learning, state_of
@@ -31,7 +34,7 @@ from tlnb.core.training.optimizers import advice_for_nan, parameter_groups, para
 from tlnb.core.training.proof import StartState
 from tlnb.core.training.refit import context_for_all, epochs_for_all
 from tlnb.core.training.refit_record import Refit, difference
-from tlnb.core.training.run import Answers, EpochRecord
+from tlnb.core.training.run import EpochRecord
 from tlnb.core.training.split_evaluation import (
     answers_on_test,
     evaluate_splits,
@@ -76,6 +79,7 @@ class Trainer:
         self._ended: Checkpoint | None = None
         self._second: Trainer | None = None  # whose network is the run's, once it has finished
         self.refit: Refit | None = None
+        self.calibrated = Calibrated(why_not="the run did not finish")
         self.state = state or TrainingState()
         self.inputs: Inputs | None = None  # until the run has found out what to cache
         self._noted_count = resume.pieces if resume else 1  # micro-batches that a note told of
@@ -113,13 +117,18 @@ class Trainer:
 
     # ── training ──
 
-    def run(self, warm: bool) -> str:
+    def run(self, warm: bool, calibrate: bool = False) -> str:
         """The plan, then where that is wanted once more on all labels in use.
+
+        Args:
+            calibrate: also fit the temperature on held-out labels, before a refit learns them.
 
         Returns:
             `finished`, `stopped` on an interrupt, `failed` without a loss.
         """
         status = self._pass(warm)
+        if status == "finished" and calibrate:
+            status = self._calibrate(warm)
         if status == "finished" and self._refits:
             status = self._on_all_labels(warm)
         return status
@@ -338,15 +347,61 @@ class Trainer:
 
     # ── the end ──
 
+    def _calibrate(self, warm: bool) -> str:
+        """Fit the temperature, or say why not; an interrupt ends the run here."""
+        context, inputs, seen = self.context, self.inputs, self.state.events
+        assert inputs is not None
+        heads = context.anatomy.heads
+        method = method_of(context.data, context.plan, context.options, heads)
+        try:
+            if any(each.kind == "val-seen" for each in seen) and method.name == "val":
+                why = "the run that it goes on from has learned the held-out labels"
+                self.calibrated = Calibrated(why_not=why)
+            elif method.name == "val":
+                self.calibrated = on_val(context, inputs)
+            elif method.name:
+                self.calibrated = self._by_folds(inputs, warm)
+            else:
+                self.calibrated = Calibrated(why_not=method.why_not)
+        except KeyboardInterrupt:
+            if context.ranks.count > 1:
+                raise
+            done = len(self.state.epochs)
+            seen.append(event("stopped", epoch=done, epochs=self._epochs_wanted))
+            return "stopped"
+        return "finished"
+
+    def _by_folds(self, inputs: Inputs, warm: bool) -> Calibrated:
+        """Calibrate by cross-validation; the weights are put back."""
+        module, trained = self.context.module, self.context.plan.trained
+        chosen = state_of(module, trained)
+
+        def fit(context: TrainingContext) -> None:
+            module.load_state_dict(self._first_weights, strict=False)
+            writer = CheckpointWriter(None, math.inf, context.ranks)
+            state = TrainingState(micro_batches=self.state.micro_batches, cache=self.state.cache)
+            if Trainer(context, self.start, writer, state=state).run(warm) == "stopped":
+                raise KeyboardInterrupt
+
+        try:
+            return by_folds(self.context, inputs, fit)
+        finally:
+            module.load_state_dict(chosen, strict=False)
+
     def test(self, with_logits: bool = False) -> Answers:
         """What the network says about the test split, which is read once."""
-        if self._second is not None:
-            return self._second.test(with_logits)
-        self.context.stop_check.silence()  # a stopped run is owed this, too
-        context = self.context
-        context.tell("evaluating", len(self.state.epochs))
-        self.inputs = self.inputs or context.source.raw("none")
-        return answers_on_test(context, self.inputs, self.state.events, with_logits)
+        last = self._second or self
+        context, events = last.context, last.state.events
+        context.stop_check.silence()  # a stopped run is owed this, too
+        context.tell("evaluating", len(last.state.epochs))
+        last.inputs = last.inputs or context.source.raw("none")
+        refitted, groups = self._second is not None, groups_in_use(self.context.data)
+        calibrated = completed(self.calibrated, context, last.inputs, refitted, groups)
+        answers = answers_on_test(context, last.inputs, events, with_logits, calibrated)
+        if calibrated.calibration is not None and answers.likeness is None:
+            calibrated = Calibrated(why_not="cached activations gave other answers")
+        self.calibrated = calibrated
+        return answers
 
     def release(self) -> nn.Module:
         """The trained network, on the CPU, everything trainable again; what its training needed is let go of."""

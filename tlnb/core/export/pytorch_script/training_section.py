@@ -12,6 +12,7 @@ from tlnb.core.export.pytorch_script.script_facts import ScriptFacts
 from tlnb.core.export.pytorch_script.template import assigned, fill, literal, quoted, signature
 from tlnb.core.export.pytorch_script.training_templates import (
     ACCURACY,
+    ANSWER,
     FEATURES,
     FIT,
     FIT_AT_ONCE,
@@ -22,6 +23,7 @@ from tlnb.core.export.pytorch_script.training_templates import (
     ONE_CYCLE,
     SHARE_RIGHT,
 )
+from tlnb.core.models.calibration import NEAREST
 from tlnb.core.planning.recipes import WARMUP
 from tlnb.core.training.context import SEED_STRIDE
 from tlnb.core.training.features import VIEW_SEED
@@ -47,6 +49,7 @@ def training_sections(case: ScriptFacts) -> Iterator[str]:
         ("standardised", FEATURES),
         *LOOPS[case.options.optimizer],
         ("", ACCURACY),
+        ("calibrated", ANSWER),
         ("", MAIN),
     )
     for when, template in sections:
@@ -109,6 +112,7 @@ def _flags(case: ScriptFacts) -> dict[str, bool]:
         "sized": case.data.edge != case.model.transform.size,
         "askers": bool(case.askers),
         "adapted": case.plan.adapters is not None,
+        "calibrated": bool(case.run and case.run.calibration),
     }
 
 
@@ -118,6 +122,24 @@ def _values(case: ScriptFacts) -> dict[str, object]:
         **_layer_words(case),
         **_asked_words(case),
         **_adapter_words(case),
+        **_calibration_words(case),
+    }
+
+
+def _calibration_words(case: ScriptFacts) -> dict[str, object]:
+    """What turns scores into answers, where the run has measured it."""
+    fitted = case.run.calibration if case.run else None
+    if fitted is None:
+        return {}
+    conv = isinstance(case.network.get_submodule(fitted.layer), nn.Conv2d)
+    return {
+        "temperature": f"{fitted.temperature:.4g}",
+        "threshold": f"{fitted.threshold:.4g}",
+        "fitted_labels": fitted.labels,
+        "fitted_method": fitted.method,
+        "fitted_layer": path(place(fitted.layer, case.plan.edits)),
+        "fitted_axis": 1 if conv else -1,
+        "nearest": NEAREST,
     }
 
 

@@ -198,6 +198,35 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return (scores.argmax(1) == labels).float().mean().item()
 '''
 
+ANSWER = '''
+# what tlnb measured on $fitted_labels labels held out ($fitted_method): softmax(scores / TEMPERATURE) are probabilities,
+# and an image whose cosine to the nearest known ones is below THRESHOLD is of none of the classes
+TEMPERATURE, THRESHOLD = $temperature, $threshold
+
+
+@torch.no_grad()
+def scores_and_features(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Scores, and what reaches the output layer, averaged over positions, at length 1."""
+    seen: list[Tensor] = []
+    hook = $fitted_layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float()))
+    model.eval()
+    scores = torch.cat([model(normalise(part)) for part in images.split($chunk)])  #? !half
+    with $autocast:  #? half
+        scores = torch.cat([model(normalise(part)) for part in images.split($chunk)])  #? half
+    hook.remove()
+    features = torch.cat(seen)
+    features = features.movedim($fitted_axis, -1).flatten(1, -2).mean(1) if features.ndim > 2 else features
+    return scores.float(), F.normalize(features, dim=1)
+
+
+@torch.no_grad()
+def answer(model: nn.Module, known: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities (N, classes) for images (N, 3, edge, edge), and which are like none of the known features."""
+    scores, features = scores_and_features(model, images)
+    likeness = (features @ known.T).topk($nearest).values.mean(1)
+    return (scores / TEMPERATURE).softmax(1), likeness < THRESHOLD
+'''
+
 MAIN = '''
 def main() -> None:
     """Read, build, train, test once, save."""
@@ -254,6 +283,12 @@ def main() -> None:
             head.weight /= spread  #? several
             head.bias -= $dot  #? several
     print(f"test accuracy {accuracy(model, *data['test']):.1%}")
+    images = data["train"][0]  #? calibrated !apart
+    images = data["train"][0]  #? calibrated apart !refit
+    images = torch.cat([data["train"][0], data["val"][0]])  #? calibrated apart refit
+    known = scores_and_features(model, images)[1]  #? calibrated
+    refused = answer(model, known, data["test"][0])[1]  #? calibrated
+    print(f"of none of the classes: {refused.float().mean().item():.1%} of the test images")  #? calibrated
     for layer in list(model.modules()):  # adapters become part of the weights  #? adapted
         for key in list(getattr(layer, "parametrizations", ())):  #? adapted
             parametrize.remove_parametrizations(layer, key)  #? adapted

@@ -1,0 +1,172 @@
+"""Runs are calibrated on labels that their network has not seen, at a cost that is counted."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.foreign import foreign_images
+from tlnb.core.models.calibration import KnownImages, fitted_temperature, unit_rows
+from tlnb.core.training.run import Run
+from tlnb.session import Session
+
+
+@pytest.fixture(scope="module")
+def held_out() -> Session:
+    """Twenty digits a class: forty labels are held out to choose with."""
+    session = Session()
+    session.data("digits", per_class=20)
+    session.load("glyphnet")
+    session.forecast(epochs=3)
+    session.train(epochs=3)
+    return session
+
+
+@pytest.fixture(scope="module")
+def folded() -> Session:
+    """Five digits a class: nothing is held out."""
+    session = Session()
+    session.data("digits", per_class=5)
+    session.load("glyphnet")
+    session.forecast(epochs=3)
+    session.train(epochs=3)
+    return session
+
+
+def test_the_labels_held_out_calibrate(held_out: Session):
+    run = held_out.runs[0]
+    fitted = run.calibration
+    assert (fitted.method, fitted.labels, fitted.layer) == ("val", 40, "head")
+    known = run.known_images()
+    assert len(known.labels) == 200  # all labels taught the refit
+    data = held_out.dataset
+    labels = torch.cat([data.labels["train"], data.labels["val"]])
+    assert torch.equal(labels[known.rows], known.labels)
+
+
+def test_few_labels_are_cross_validated(folded: Session):
+    fitted = folded.runs[0].calibration
+    assert (fitted.method, fitted.labels) == ("cross-validation", 50)
+    assert fitted.threshold > 0 and not folded.runs[0].uncalibrated
+
+
+@pytest.mark.parametrize("name", ["held_out", "folded"])
+def test_the_forecast_counts_what_calibrating_costs(name: str, request: pytest.FixtureRequest):
+    run = request.getfixturevalue(name).runs[0]
+    assert run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+    assert "calibration" in run.to_json()
+
+
+def test_calibrating_leaves_the_weights_alone(folded: Session, monkeypatch: pytest.MonkeyPatch):
+    from tlnb.core.training import trainer
+
+    monkeypatch.setattr(trainer.Trainer, "_calibrate", lambda self, warm: "finished")
+    plain = Session()
+    plain.data("digits", per_class=5)
+    plain.load("glyphnet")
+    run, own = plain.train(epochs=3), folded.runs[0]
+    assert run.calibration is None and run.hashes() == own.hashes()
+    assert run.accuracy == own.accuracy and run.training_flops == own.training_flops
+
+
+@pytest.mark.parametrize(
+    ("per_class", "strategy", "options", "why"),
+    [
+        (2, "head", {}, "20 labels, 2 in the smallest class"),
+        (5, "partial", {}, "no labels are held out"),
+        (5, "head", {"cache": False}, "cached features"),
+    ],
+)
+def test_what_cannot_be_calibrated_says_why(
+    session: Session, per_class: int, strategy: str, options: dict[str, bool], why: str
+):
+    session.data("digits", per_class=per_class)
+    session.load("glyphnet")
+    session.strategy(strategy)
+    run = session.train(epochs=1, **options)
+    assert run.calibration is None and why in run.uncalibrated
+    found = session.predict(*foreign_images()[:1])
+    assert found.why_not == run.uncalibrated and None not in found.labels
+
+
+def test_neither_test_nor_monitor_labels_matter(held_out: Session, session: Session):
+    data = held_out.dataset
+    wrong = {s: y.flip(0) if s in ("test", "monitor") else y for s, y in data.labels.items()}
+    session.data("digits", per_class=20)
+    session.commit(replace(session.state, dataset=replace(data, labels=wrong)))
+    session.load("glyphnet")
+    assert session.train(epochs=3).calibration == held_out.runs[0].calibration
+
+
+def test_records_of_older_versions_have_none(held_out: Session):
+    import json
+
+    values = json.loads(held_out.runs[0].to_json())
+    del values["calibration"], values["uncalibrated"]
+    back = Run.from_json(json.dumps(values))
+    assert back.calibration is None and not back.uncalibrated
+    again = Run.from_json(held_out.runs[0].to_json())
+    assert again.calibration == held_out.runs[0].calibration
+
+
+def test_a_session_that_comes_back_refuses_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TLNB_HOME", str(tmp_path))
+    before = Session()
+    before.data("digits", per_class=20)
+    before.load("glyphnet")
+    run = before.train(epochs=2)
+    images = [before.dataset.images["test"][0].numpy(), *foreign_images()]
+    said = before.predict(*images)
+    before.reset()
+    after = Session()
+    after.resume(tmp_path)
+    assert after.runs[0].calibration == run.calibration
+    assert torch.equal(after.runs[0].answers().likeness, run.answers().likeness)
+    assert after.predict(*images).labels == said.labels
+
+
+def test_groups_are_never_on_both_sides():
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (60, 16, 16, 3), dtype=np.uint8)
+    copies = np.repeat(images, 3, 0)  # each photographed three times
+    session = Session()
+    series, labels = np.repeat(np.arange(60), 3), np.repeat(np.arange(60) % 2, 3)
+    session.data(copies, labels, group=series, val=0)
+    session.load("glyphnet")
+    run = session.train(epochs=3)
+    likeness = run.known_images().own_likeness()
+    assert run.calibration.threshold < likeness.min()  # a copy is no measure of likeness
+
+
+# ── the formulas ──
+
+
+def test_the_temperature_finds_what_logits_were_multiplied_by():
+    draw = torch.Generator().manual_seed(0)
+    logits = torch.randn((4000, 5), generator=draw) * 2
+    labels = torch.multinomial(logits.softmax(1), 1, generator=draw)[:, 0]
+    for factor in (0.5, 1.0, 3.0):
+        assert fitted_temperature(factor * logits, labels) == pytest.approx(factor, rel=0.1)
+
+
+def test_a_few_right_answers_do_not_make_it_certain():
+    labels = torch.arange(40) % 2
+    logits = torch.nn.functional.one_hot(labels, 2) * 50.0
+    sure = (logits / fitted_temperature(logits, labels)).softmax(1).max(1).values
+    assert 0.9 < float(sure.min()) < 0.995
+
+
+def test_known_images_survive_their_text():
+    features = unit_rows(torch.randn((6, 4, 3, 3)), torch.nn.Conv2d(4, 2, 1))
+    assert features.shape == (6, 4)
+    known = KnownImages(features=features, labels=torch.arange(6), rows=torch.arange(6))
+    back = KnownImages.from_text(known.to_text())
+    assert torch.equal(back.features, features) and torch.equal(back.labels, known.labels)
+    with pytest.raises(ValueError, match="fit together"):
+        KnownImages.from_text({**known.to_text(), "rows": [1]})
