@@ -3,18 +3,19 @@
     python -m benchmarks.accuracy digits --per-class 1 2 5 20
         --strategies head scratch pixels --seeds 5
 
+    python -m benchmarks.accuracy textures --size 128 --model efficientnet_lite0 --per-class 5 20 all
+
 Prints a row per strategy: mean ± standard deviation over seeds, in percent. A seed determines the
-images and all randomness of the run. `scratch` is the recipe for scratch with its full number of
-steps. `--monitor` uses the monitor split instead of the test split: that is how recipes are chosen.
+images and all randomness of the run. `ants_bees` are photos from the folder $TLNB_REAL_DATA.
+`scratch` is the recipe for scratch with its full number of steps. `--monitor` uses the monitor
+split instead of the test split: that is how recipes are chosen.
 `--record FILE` also writes the results as JSON, for lessons in which they would take too long.
-Other data are a folder; `ants_bees` is the one in $TLNB_REAL_DATA. `--per-class all` uses all labels.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import re
 import shlex
@@ -29,11 +30,26 @@ from pathlib import Path
 import torch
 import torchvision
 
+from benchmarks.work import real
 from tlnb.core.evaluation.compare import pixels_row
 from tlnb.core.runtime.device import machine
 from tlnb.session import Session
 
 SCHEMA = 1
+PHOTOS = "ants_bees"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What is trained, on which images."""
+
+    data: str
+    model: str
+    strategy: str
+    per_class: int | None  # None: all
+    classes: int | None
+    size: int | None  # pixels; None: as they come
+    rank: int | None  # of adapters; None: as %tl_strategy chooses
 
 
 @dataclass(frozen=True)
@@ -45,37 +61,33 @@ class Reached:
     flops: float = 0.0  # without evaluation
 
 
-def one(
-    data: str,
-    model: str,
-    strategy: str,
-    per_class: int | None,
-    classes: int | None,
-    rank: int | None,
-    seed: int,
-    extra: dict,
-    monitor: bool,
-) -> Reached:
+def one(setting: Setting, seed: int, extra: dict, monitor: bool) -> Reached:
     """Train one run in a new session."""
     session = Session()
-    dataset = session.data(source_of(data), per_class=per_class, classes=classes, seed=seed)
-    if strategy == "pixels":
+    dataset = session.data(
+        _source(setting.data),
+        per_class=setting.per_class,
+        classes=setting.classes,
+        size=setting.size,
+        seed=seed,
+    )
+    if setting.strategy == "pixels":
         return Reached(pixels_row(dataset).accuracy or 0)
-    session.load(model)
-    session.strategy(strategy, rank=rank if strategy == "adapter" else None)
+    session.load(setting.model)
+    rank = setting.rank if setting.strategy == "adapter" else None
+    session.strategy(setting.strategy, rank=rank)
     run = session.train(seed=seed, **extra)
     accuracy = (run.epochs[-1].monitor_accuracy or 0) if monitor else run.accuracy
     return Reached(accuracy, run.work.steps, run.training_flops)
 
 
-def source_of(data: str) -> str:
-    """What `%tl_data` is given."""
-    return str(Path(os.environ["TLNB_REAL_DATA"], data)) if data == "ants_bees" else data
-
-
-def amount(text: str) -> int | None:
-    """Labels per class; None: all."""
-    return None if text == "all" else int(text)
+def _source(data: str) -> str:
+    """What `tl.data` is asked for: a name, or the folder of the photos."""
+    if data != PHOTOS:
+        return data
+    if (folder := real()) is None:
+        raise SystemExit(f"{PHOTOS} are in the folder $TLNB_REAL_DATA, which is not set")
+    return str(folder / data)
 
 
 def summary(runs: Sequence[Reached]) -> tuple[float, float]:
@@ -102,14 +114,20 @@ def record(command: str, data: dict[str, object], cells: Sequence[dict[str, obje
     return json.dumps({**about, "cells": list(cells)}, indent=1) + "\n"
 
 
+def amount(text: str) -> int | None:
+    """Images per class, or None for `all`."""
+    return None if text == "all" else int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", help="digits, symbols, textures, faces, ants_bees, or a folder")
+    parser.add_argument("data", choices=["digits", "symbols", "textures", "faces", PHOTOS])
     parser.add_argument("--model", default="glyphnet")
     parser.add_argument("--per-class", type=amount, nargs="+", default=[1, 2, 5, 10, 20, 50, 100])
     parser.add_argument("--classes", type=int)
+    parser.add_argument("--size", type=int, help="pixels; default: as the images come")
     parser.add_argument("--strategies", nargs="+", default=["head", "partial", "full", "scratch"])
     parser.add_argument("--rank", type=int, help="of adapters; default: as %%tl_strategy chooses")
     parser.add_argument("--seeds", type=int, default=5)
@@ -138,20 +156,16 @@ def main() -> None:
     for strategy in chosen.strategies:
         start, cells = time.perf_counter(), []
         for n in chosen.per_class:
-            runs = [
-                one(
-                    data=chosen.data,
-                    model=chosen.model,
-                    strategy=strategy,
-                    per_class=n,
-                    classes=chosen.classes,
-                    rank=chosen.rank,
-                    seed=s,
-                    extra=extra,
-                    monitor=chosen.monitor,
-                )
-                for s in range(chosen.seeds)
-            ]
+            setting = Setting(
+                data=chosen.data,
+                model=chosen.model,
+                strategy=strategy,
+                per_class=n,
+                classes=chosen.classes,
+                size=chosen.size,
+                rank=chosen.rank,
+            )
+            runs = [one(setting, s, extra, chosen.monitor) for s in range(chosen.seeds)]
             mean, spread = summary(runs)
             cells.append(f" {100 * mean:.1f} ± {100 * spread:.1f} |")
             recorded.append(

@@ -166,3 +166,10 @@ def test_accuracies_are_recorded_with_what_they_took(
     )  # ten images through the network at least once, ten times at most
     mean, sd = 100 * cell["accuracy"], 100 * cell["sd"]
     assert f"| head | {mean:.1f} ± {sd:.1f} |" in capsys.readouterr().out
+
+
+def test_photos_that_are_not_there_are_a_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("TLNB_REAL_DATA", raising=False)
+    monkeypatch.setattr("sys.argv", ["accuracy", "ants_bees", "--per-class", "all"])
+    with pytest.raises(SystemExit, match="TLNB_REAL_DATA"):
+        accuracy.main()

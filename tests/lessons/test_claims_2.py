@@ -10,11 +10,11 @@ from tlnb.session import Session
 SEEDS = (0, 1, 2)
 
 
-def transferred(model: str, data: str, per_class: int) -> list[float]:
+def transferred(model: str, data: str, per_class: int, size: int | None = None) -> list[float]:
     """Test accuracy of a new output layer, by draw."""
     session, found = Session(), []
     for seed in SEEDS:
-        session.data(data, per_class=per_class, seed=seed)
+        session.data(data, per_class=per_class, size=size, seed=seed)
         session.load(
             "glyphnet" if model == "random" else model, "none" if model == "random" else "default"
         )
@@ -46,6 +46,21 @@ def test_accuracy_on_its_own_source_does_not_say_it():
 def test_textures_in_the_source_decide_on_textures():
     near, far = (transferred(model, "textures", 5) for model in ("glyphnet", "glyphnet-glyphs"))
     assert all(a - b >= 0.05 for a, b in zip(near, far, strict=True)), (near, far)
+
+
+@pytest.mark.parametrize(
+    ("data", "per_class", "better"),
+    [("textures", 5, "efficientnet_lite0"), ("digits", 2, "glyphnet")],
+)
+def test_photographs_are_the_source_for_photographs_and_letters_for_digits(
+    data: str, per_class: int, better: str
+):
+    found = {
+        "glyphnet": transferred("glyphnet", data, per_class),
+        "efficientnet_lite0": transferred("efficientnet_lite0", data, per_class, size=64),
+    }
+    ahead, behind = found.pop(better), *found.values()
+    assert all(a > b for a, b in zip(ahead, behind, strict=True)), (ahead, behind)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -52,6 +52,24 @@ def test_random_numbers_lose_towards_the_end(seed: int):
     assert last < by_stage(session.model.module, session)["stem"]
 
 
+def of_photographs(data: str, per_class: int, seed: int, size: int) -> Session:
+    """ImageNet's network on enlarged pictures."""
+    session = Session()
+    session.data(data, per_class=per_class, size=size, seed=seed)
+    session.load("efficientnet_lite0")
+    return session
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_imagenets_network_reads_digits_better_without_its_last_stages(seed: int):
+    session = of_photographs("digits", 2, seed, size=64)
+    whole = session.train(optimizer="lbfgs", augment="none", seed=seed)
+    session.remove("layer7-top")
+    session.remove("layer6")
+    cut = session.train(optimizer="lbfgs", augment="none", seed=seed)
+    assert cut.accuracy > whole.accuracy + 0.03
+
+
 @pytest.fixture(scope="module")
 def ways() -> dict[str, np.ndarray]:
     """Test accuracy of the lesson's runs, each draw trained from its own seed."""
@@ -59,8 +77,8 @@ def ways() -> dict[str, np.ndarray]:
     for seed in SEEDS:
         far, near = on_textures("glyphnet-glyphs", seed), on_textures("glyphnet", seed)
         runs = {
-            "frozen": far.train(optimizer="lbfgs", seed=seed),
-            "near": near.train(optimizer="lbfgs", seed=seed),
+            "frozen": far.train(optimizer="lbfgs", augment="none", seed=seed),
+            "near": near.train(optimizer="lbfgs", augment="none", seed=seed),
         }
         far.strategy("scratch")
         runs["scratch"] = far.train(epochs=20, seed=seed)  # half of what the recipe takes
@@ -68,7 +86,9 @@ def ways() -> dict[str, np.ndarray]:
         runs["all-trained"] = far.train(epochs=8, seed=seed)
         far.strategy("head")
         far.remove("layer4")
-        runs["cut"] = far.train(optimizer="lbfgs", seed=seed)
+        runs["cut"] = far.train(optimizer="lbfgs", augment="none", seed=seed)
+        photos = of_photographs("textures", 20, seed, size=64)
+        runs["photos"] = photos.train(optimizer="lbfgs", augment="none", seed=seed)
         for name, run in runs.items():
             found.setdefault(name, []).append(run.accuracy)
     return {name: np.array(accuracy) for name, accuracy in found.items()}
@@ -87,6 +107,10 @@ def test_a_far_source_frozen_whole_is_no_better_than_none_or_than_itself_trained
 @pytest.mark.parametrize("other", ["frozen", "scratch", "all-trained", "cut"])
 def test_a_nearer_source_frozen_does_best_on_average(ways: dict[str, np.ndarray], other: str):
     assert ways["near"].mean() > ways[other].mean() + 0.05, ways
+
+
+def test_of_all_sources_photographs_are_the_nearest_to_photographs(ways: dict[str, np.ndarray]):
+    assert ways["photos"].mean() > ways["near"].mean() + 0.03, ways
 
 
 @pytest.mark.parametrize("seed", SEEDS)
