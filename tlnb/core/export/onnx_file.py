@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tlnb.core.models.calibration import WithLikeness
 from tlnb.core.models.pretrained import PretrainedModel, Transform
 from tlnb.core.runtime.errors import ModelError, OneLine, UsageError
 from tlnb.core.training.run import Run
@@ -67,6 +68,8 @@ def agreement(expected: Tensor, found: Tensor, by: str, weights: str = "fp32") -
 def onnx_model(module: nn.Module, transform: Transform, name: str) -> Any:
     """Export a network as an `onnx.ModelProto`: `images` (N, 3, size, size) → `scores` (N, C).
 
+    With `WithLikeness` it has a second output, `likeness` (N,).
+
     Raises:
         UsageError: a missing package.
         ModelError: ONNX cannot express the network.
@@ -84,7 +87,7 @@ def onnx_model(module: nn.Module, transform: Transform, name: str) -> Any:
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 verbose=False,
                 input_names=["images"],
-                output_names=["scores"],
+                output_names=["scores", "likeness"][: 1 + isinstance(module, WithLikeness)],
                 external_data=False,
             )
     except torch.onnx.OnnxExporterError as error:
@@ -182,6 +185,14 @@ def runtime_scores(content: bytes, batch: Tensor) -> Tensor | None:
     return torch.from_numpy(np.concatenate(scores))
 
 
+def _judged(run: Run, module: nn.Module) -> nn.Module:
+    """The network, with the likeness that a calibrated run's threshold is compared with."""
+    known = run.known_images()
+    if run.calibration is None or known is None:
+        return module
+    return WithLikeness(module, run.calibration.layer, known).eval()
+
+
 def exported(
     run: Run, model: PretrainedModel, images: Tensor | None, half: bool
 ) -> tuple[Any, Agreement | None]:
@@ -200,7 +211,7 @@ def exported(
             "ONNX needs two more packages: pip install 'tlnb[page]' (onnx, onnxscript)"
         )
     module = run.module()
-    proto = onnx_model(module, model.transform, model.name)
+    proto = onnx_model(_judged(run, module), model.transform, model.name)
     if images is None:
         return proto, None
     batch = model.transform(images.cpu())

@@ -104,18 +104,19 @@ async function bytes(id) { // fetched, and the browser checks the hash; or in th
   return new Uint8Array(await new Response(plain).arrayBuffer());
 }
 
-async function started() { // a function from an image to classes, most probable first
+async function started() { // a function from an image to classes, most probable first, and whether it is like known ones
   const [code, wasm, network] = await Promise.all(["code", "wasm", "network"].map(bytes));
   const ort = await import(URL.createObjectURL(new Blob([code], { type: "text/javascript" })));
   Object.assign(ort.env.wasm, { wasmBinary: wasm, numThreads: 1 });
   const session = await ort.InferenceSession.create(network, { executionProviders: ["wasm"] });
   return async (image) => {
     const images = new ort.Tensor("float32", normalised(image), [1, 3, image.height, image.width]);
-    const scores = Array.from((await session.run({ images })).scores.data), most = Math.max(...scores);
+    const given = await session.run({ images }), scores = Array.from(given.scores.data), most = Math.max(...scores);
     const powers = scores.map((score) => Math.exp((score - most) / facts.temperature));
     const sum = powers.reduce((a, b) => a + b);
     const classes = powers.map((power, i) => ({ name: facts.classes[i], share: power / sum }));
-    return classes.sort((a, b) => b.share - a.share);
+    const known = !given.likeness || given.likeness.data[0] >= facts.threshold;
+    return { known, classes: classes.sort((a, b) => b.share - a.share) };
   };
 }
 const ready = started().catch(({ message }) => { throw new Error(`${facts.trouble} (${message})`); });
@@ -123,7 +124,7 @@ const ready = started().catch(({ message }) => { throw new Error(`${facts.troubl
 async function answered(bitmap, isJpeg = false) {
   const network = await ready, image = prepared(bitmap, isJpeg);
   bitmap.close();
-  return { image, classes: await network(image) };
+  return { image, ...(await network(image)) };
 }
 
 // ── the page ──
@@ -134,8 +135,7 @@ const percent = (share) => (share > 0.9995 ? "over 99.9%" : `${(100 * share).toF
 ready.then(() => say("Ready."), (error) => say(error.message));
 
 const sure = ({ name, share }) => `${name}, ${percent(share)}`;
-const headline = ([best]) =>
-  best.share < (facts.threshold ?? 0) ? `none of these (nearest: ${sure(best)})` : sure(best);
+const headline = ({ known, classes: [best] }) => (known ? sure(best) : `none of these (nearest: ${sure(best)})`);
 
 function filled(template, texts) { // the texts are shown as they are, never read as HTML
   const copy = $(template).content.firstElementChild.cloneNode(true);
@@ -149,8 +149,8 @@ function bar({ name, share }) {
   return row;
 }
 
-function show(name, { image, classes }) {
-  const card = filled("card", [headline(classes), name]), canvas = card.querySelector("canvas");
+function show(name, answer) {
+  const { image, classes } = answer, card = filled("card", [headline(answer), name]), canvas = card.querySelector("canvas");
   Object.assign(canvas, { width: image.width, height: image.height });
   canvas.getContext("2d").putImageData(new ImageData(image.data, image.width), 0, 0);
   const [first, others] = card.querySelectorAll("ul");
@@ -158,7 +158,7 @@ function show(name, { image, classes }) {
   others.append(...classes.slice(SHOWN).map(bar));
   card.querySelector("details").hidden = classes.length <= SHOWN;
   $("answers").prepend(card);
-  say(`${name}: ${headline(classes)}`);
+  say(`${name}: ${headline(answer)}`);
 }
 
 const AS_IT_IS = { colorSpaceConversion: "none", premultiplyAlpha: "none" };
@@ -183,7 +183,7 @@ async function camera() { // on, or off again
   $("camera").textContent = stream ? "Use the camera" : "Stop the camera";
   if (!stream) await video.play();
   while (video.srcObject && !stream) {
-    $("now").textContent = headline((await answered(await createImageBitmap(video))).classes);
+    $("now").textContent = headline(await answered(await createImageBitmap(video)));
     await new Promise((later) => setTimeout(later, 100));
   }
 }

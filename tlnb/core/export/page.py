@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -43,23 +42,6 @@ FILES: Mapping[str, tuple[str, str]] = {  # of the npm package: name and hash
     ),
 }
 NAMED = 12  # classes that the first paragraph names
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sureness:
-    """How a page turns scores into probabilities, and which of them it refuses."""
-
-    temperature: float = 1.0  # scores are divided by it
-    threshold: float | None = None  # below this probability the answer is "none of these"
-    calibrated: bool = False
-
-
-def sureness(run: Run) -> Sureness:
-    """The run's calibration, if it has one."""
-    found = getattr(run, "calibration", None)
-    if found is None:
-        return Sureness()
-    return Sureness(temperature=found.temperature, threshold=found.threshold, calibrated=True)
 
 
 def page(
@@ -183,12 +165,12 @@ def _payload(name: str, content: bytes) -> str:
 
 def _facts(run: Run, model: PretrainedModel, offline: bool) -> dict[str, Any]:
     """What the page's script knows."""
-    fit, sure = model.transform, sureness(run)
+    fit, sure = model.transform, run.calibration
     sources = {part: {"url": CDN + name, "integrity": sha} for part, (name, sha) in FILES.items()}
     return {
         "classes": run.classes,
-        "temperature": sure.temperature,
-        "threshold": sure.threshold,
+        "temperature": sure.temperature if sure else 1.0,
+        "threshold": sure.threshold if sure else None,
         "edge": run.edge,
         "finer": FINER,
         "longest": LONGEST,
@@ -218,7 +200,7 @@ def _about(
     yield "Network", f"{model.name}, {'trained' if 'random' in started else 'pretrained'} {started}"
     if model.card.licence:
         yield "Licence", model.card.licence
-    yield "Probabilities", _words(sureness(run))
+    yield "Probabilities", _words(run)
     if compared is not None:
         yield (
             "Checked",
@@ -231,11 +213,13 @@ def _about(
     )
 
 
-def _words(sure: Sureness) -> str:
-    refused = "" if sure.threshold is None else f"; below {sure.threshold:.0%}: none of these"
-    if not sure.calibrated:
-        return f"as the network gives them, not calibrated{refused}"
-    return f"calibrated on held-out labels{refused}"
+def _words(run: Run) -> str:
+    if run.calibration is None:
+        return f"as the network gives them, not calibrated ({run.uncalibrated})"
+    return (
+        f"calibrated on {run.calibration.labels} held-out labels; a photo that is unlike all that "
+        "the network learned from is none of these"
+    )
 
 
 def _filled(parts: Mapping[str, str]) -> str:

@@ -138,6 +138,33 @@ def noting_inputs(layer: nn.Module, seen: list[Tensor]) -> Iterator[None]:
         handle.remove()
 
 
+class WithLikeness(nn.Module):
+    """A network that gives its scores `(N, C)` and each image's likeness to known ones `(N,)`.
+
+    For export: all of it is one graph.
+    """
+
+    known: Tensor
+
+    def __init__(self, network: nn.Module, layer: str, known: KnownImages) -> None:
+        super().__init__()
+        self.network, self.layer, self.near = network, layer, min(NEAREST, len(known.labels))
+        self.register_buffer("known", known.features.float().T.contiguous())  # (D, K)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        seen: list[Tensor] = []
+
+        def note(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            seen.append(F.normalize(pooled(inputs[0], module), dim=1))
+
+        handle = self.network.get_submodule(self.layer).register_forward_pre_hook(note)
+        try:
+            scores = self.network(images)
+        finally:
+            handle.remove()
+        return scores, (seen[0] @ self.known).topk(self.near).values.mean(1)
+
+
 def unit_rows(inputs: Tensor, layer: nn.Module) -> Tensor:
     """What reaches an output layer, averaged over positions and scaled to length 1: `(N, D)` float16."""
     return F.normalize(torch.nan_to_num(pooled(inputs, layer)), dim=1).half().cpu()
