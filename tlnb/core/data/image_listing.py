@@ -21,7 +21,13 @@ from tlnb.core.data.splits import check_classes
 from tlnb.core.runtime.errors import DataError, listed, one_line
 from tlnb.core.runtime.paths import is_file, is_folder, is_there
 
-RAW = "cr2 cr3 nef nrw arw dng orf rw2 pef srw raf thm"  # extensions of cameras' raw files
+# extensions of cameras' raw files
+RAW = tuple(
+    map(
+        ".{}".format,
+        ("cr2", "cr3", "nef", "nrw", "arw", "dng", "orf", "rw2", "pef", "srw", "raf", "thm"),
+    )
+)
 CLASSES_COMPARED = 100  # class folders
 MAX_WRAPPERS = 4  # nested folders that hold nothing but one folder
 LONGEST_NAME = 80  # characters of a name that are shown
@@ -359,7 +365,7 @@ def _why_no_file(path: Path) -> str:
 
 
 def _is_raw(path: Path) -> bool:
-    return path.suffix.lower().removeprefix(".") in RAW.split()
+    return path.suffix.lower() in RAW
 
 
 def _no_image(path: Path) -> str:
