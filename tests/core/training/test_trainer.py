@@ -198,7 +198,11 @@ def test_what_a_run_needed_is_let_go_of_at_once(small: Session, monkeypatch, str
     seen: list[weakref.ref[Trainer]] = []
     carry_out = Trainer.run
     monkeypatch.setattr(
-        Trainer, "run", lambda self, warm: seen.append(weakref.ref(self)) or carry_out(self, warm)
+        Trainer,
+        "run",
+        lambda self, *given, **also: (
+            seen.append(weakref.ref(self)) or carry_out(self, *given, **also)
+        ),
     )
     small.strategy(strategy)
     gc.collect()
