@@ -94,6 +94,23 @@ def test_what_cannot_be_calibrated_says_why(
     assert found.why_not == run.uncalibrated and None not in found.labels
 
 
+@pytest.mark.parametrize(
+    ("per_class", "why"),
+    [(20, "has learned the held-out labels"), (5, "cross-validation would hold out")],
+)
+def test_labels_that_the_start_has_learned_do_not_calibrate(
+    session: Session, per_class: int, why: str
+):
+    session.data("digits", per_class=per_class)
+    session.load("glyphnet")
+    session.train(epochs=1)
+    session.forecast(epochs=2, from_="head")
+    once = session.train(epochs=2, from_="head", name="once")
+    twice = session.train(epochs=1, from_="once")
+    assert once.calibration is None and why in once.uncalibrated and why in twice.uncalibrated
+    assert once.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
 def test_neither_test_nor_monitor_labels_matter(held_out: Session, session: Session):
     data = held_out.dataset
     wrong = {s: y.flip(0) if s in ("test", "monitor") else y for s, y in data.labels.items()}

@@ -372,14 +372,11 @@ class Trainer:
         assert inputs is not None
         if before is not None and (before.calibration or before.uncalibrated):
             return Calibrated(calibration=before.calibration, why_not=before.uncalibrated)
-        method = method_of(context.data, context.plan, context.options, context.anatomy.heads)
-        if method.name != "val":
-            found = Calibrated(why_not=method.why_not)
-            return self._by_folds(inputs, warm) if method.name else found
-        if any(each.kind == "val-seen" for each in self.state.events):
-            why = "the run that it goes on from has learned the held-out labels"
-            return Calibrated(why_not=why)
-        return on_val(context, inputs)
+        method = method_of(context, context.options)
+        if method.name == "val":
+            return on_val(context, inputs)
+        found = Calibrated(why_not=method.why_not)
+        return self._by_folds(inputs, warm) if method.name else found
 
     def _by_folds(self, inputs: Inputs, warm: bool) -> Calibrated:
         """Calibrate by cross-validation; the weights are put back."""
