@@ -24,9 +24,9 @@ def begun(per_class: int = 2, strategy: str = "full") -> Session:
     return session
 
 
-def stop_after(session: Session, epoch: int, run: str | None = None) -> None:
+def stop_after(session: Session, epoch: int, phase: str = "training") -> None:
     def report(progress):
-        if progress.phase == "training" and progress.epoch == epoch:
+        if progress.phase == phase and progress.epoch == epoch:
             raise KeyboardInterrupt
 
     session.report = report

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import picture
+from tlnb.core.training.events import event
 from tlnb.core.training.run import EpochRecord, Run
 from tlnb.display import charts
 from tlnb.display.cards import HTML
@@ -211,10 +212,26 @@ def test_a_run_that_held_nothing_out_draws_its_training_accuracy_and_says_so(ses
     ],
 )
 def test_what_is_wrong_with_a_run_is_said_first(compared: Session, epochs, words: str):
-    run = compared.runs[0]
+    run = replace(compared.runs[0], accuracy=0.85)
     first = shown(card(learned(run, *epochs)))
     assert first.index(f"✗ {words}") < first.index("font-size:1.9em") and "✓" not in first
     assert "✗" not in shown(card(learned(run, (1.0, 0.8), (0.2, 1.0), (0.25, 0.99))))
+
+
+def test_a_run_that_is_short_or_was_stopped_or_accurate_is_not_called_wrong(compared: Session):
+    run = replace(compared.runs[0], accuracy=0.85)
+    first, later = (2.3, 0.1), (1.9, 0.6)  # counted before each step
+    assert "✗" not in shown(card(learned(run, first)))
+    assert "✗ little was learned" in shown(card(learned(run, first, later)))
+    for other in (replace(run, status="stopped"), replace(run, accuracy=0.95)):
+        assert "✗" not in shown(card(learned(other, first, later)))
+
+
+def test_only_a_loss_that_is_not_a_number_is_called_so(compared: Session):
+    run = replace(compared.runs[0], status="failed")
+    assert "diverged" not in shown(card(run))
+    lost = replace(run, events=(event("not-a-number", epoch=1, kept="", advice=""),))
+    assert "✗ the training diverged: its loss is not a number" in shown(card(lost))
 
 
 def test_an_accuracy_that_guessing_may_reach_is_said_first(compared: Session):

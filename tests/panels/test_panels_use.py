@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.foreign import foreign_images
 from tests.panels.held import ended, lines
 from tlnb.panels import panel_of
 from tlnb.panels.uploads import keep, plain_name, uploaded
@@ -84,6 +85,24 @@ def test_from_a_zip_to_a_new_photos_name(session: Session, tmp_path: Path):
     use.save.click()
     assert (tmp_path / "head.safetensors").exists() and "Saved: head.safetensors" in use.now.value
     assert use.runtime.layout.display == "none" and use.error.value == ""
+
+
+def test_what_it_does_not_know_it_may_be_made_to_answer(session: Session):
+    session.data("digits", per_class=5)
+    session.load("glyphnet")
+    session.train(epochs=3)
+    use, (noise,) = panel_of(session, "use"), foreign_images(1)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, "PNG")
+    upload(use.photos, ("noise.png", file.getvalue()))
+    assert "none of the classes I know" in use.view.value
+    use.always.value = True
+    assert "none of the classes I know" not in use.view.value and use.error.value == ""
+    assert use.did.value == "%tl_predict uploads/new/noise.png --run head --always"
+    assert "Nothing was to be refused" in use.view.value
+    use.errors.click()
+    use.always.value = False  # nothing is predicted now
+    assert use.did.value == "%tl_errors --run head" == lines(session)[-1]
 
 
 def test_a_page_for_a_browser(small: Session, tmp_path: Path):

@@ -238,9 +238,12 @@ def _trust(predictions: Predictions) -> str:
             f"Probabilities are not calibrated ({predictions.why_not}), and it can only answer "
             "with one of these, whatever the image shows."
         )
+    how = f"Probabilities calibrated on {fitted.labels} labels ({fitted.method})."
+    if predictions.always:
+        return f"{how} Nothing was to be refused (--always)."
     return (
-        f"Probabilities calibrated on {fitted.labels} labels ({fitted.method}). Refused: what is "
-        f"less like the nearest known images than {fitted.threshold:.2f}; --always answers anyway."
+        f"{how} Refused: what is less like the nearest known images than {fitted.threshold:.2f}; "
+        "--always answers anyway."
     )
 
 

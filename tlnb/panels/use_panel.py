@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import ipywidgets as w
 
+from tlnb.core.evaluation.predictions import Predictions
 from tlnb.core.planning.magic_lines import line as magic
 from tlnb.core.training.run import Run
 from tlnb.display import cards
@@ -33,6 +35,10 @@ class UsePanel(Panel):
         self.run = field(w.Dropdown, "run", "Whose network to use", WIDE, options=[])
         tip = "Photos of yours to be named (%tl_predict)"
         self.photos = upload_button("Predict photos", tip, "image/*", "primary")
+        label = "answer even if unlike all it knows"
+        tip = 'Instead of "none of the classes I know" (--always)'
+        self.always = field(w.Checkbox, label, tip, "auto", value=False, indent=False)
+        self._files: list[str] = []  # the photos whose labels are shown
         tip = "What it gets wrong on its test images (%tl_errors)"
         self.errors = button("Errors", tip, self.show_errors, "th")
         tip = "Write it to a file beside the notebook (%tl_save)"
@@ -42,12 +48,13 @@ class UsePanel(Panel):
         self.runtime = field(w.Text, "runtime", tip, WIDE, placeholder="from a CDN")
         self.now, self.view = w.HTML(), w.HTML()
         self.on(self.photos, self.predict)
+        self.on(self.always, self.predict_again)
         self.on(self.run, self._forget)
         self.on(self.ending, self._offer_runtime)
         self._offer_runtime()
         return [
             row(self.run),
-            row(self.photos, self.errors),
+            row(self.photos, self.always, self.errors),
             row(self.ending, self.runtime, self.save),
             self.now,
             self.view,
@@ -60,13 +67,23 @@ class UsePanel(Panel):
         with self.filling():
             files = uploaded(self.photos)
         if files:
-            self._show(lambda: self.session.predict(*self._kept(files), run=self._chosen()))
+            self._show(lambda: self._predictions(keep(files, NEW_PHOTOS)))
 
-    def _kept(self, files: list[tuple[str, bytes]]) -> list[str]:
-        return [path.as_posix() for path in keep(files, NEW_PHOTOS)]
+    def predict_again(self) -> None:
+        """Predict the photos whose labels are shown, answering or refusing as is now asked."""
+        if files := self._files:
+            self._show(lambda: self._predictions(files))
+
+    def _predictions(self, files: Sequence[Path | str]) -> Predictions:
+        names = [Path(file).as_posix() for file in files]
+        run, always = self._chosen(), self.always.value
+        found = self.session.predict(*names, run=run, always=always)
+        self._files = names
+        return found
 
     def show_errors(self) -> None:
         """Show the run's errors."""
+        self._files = []
         self._show(lambda: self.session.errors(self._chosen()))
 
     def keep(self) -> None:
@@ -94,7 +111,7 @@ class UsePanel(Panel):
 
     def _forget(self) -> None:
         """Take away what was shown of another run."""
-        self.view.value = ""
+        self.view.value, self._files = "", []
 
     # ── what is shown ──
 
@@ -104,8 +121,9 @@ class UsePanel(Panel):
         if tuple(self.run.options) != tuple(options):
             self.run.options = options
             self.run.value = options[0][1] if options else None
-            self.view.value = ""
-        for control in (self.run, self.photos, self.errors, self.save, self.ending, self.runtime):
+            self._forget()
+        controls = (self.run, self.photos, self.always, self.errors, self.save, self.ending)
+        for control in (*controls, self.runtime):
             control.disabled = not runs
         words = "Choose photos to predict, or drop them on the button."
         if not runs:

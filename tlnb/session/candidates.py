@@ -30,7 +30,8 @@ def words_of(models: object) -> list[Any]:
     """What was asked for, one by one; a text may hold several names."""
     asked = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
     words = [w for each in asked for w in (each.split() if isinstance(each, str) else [each])]
-    return list(dict.fromkeys(words)) or [ON_DISK]
+    once = {word if isinstance(word, str) else id(word): word for word in words}
+    return list(once.values()) or [ON_DISK]
 
 
 def candidates_of(

@@ -61,6 +61,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "plain scratch": ("plain", "scratch", 3, {}),
     "some idle": ("plain", "full", 1, {"batch_size": 1}),
     "held out": ("glyphnet", "head", 20, {"batch_size": 64}),
+    "folds": ("glyphnet", "head", 5, {}),
     "batch statistics": ("glyphnet", "full", 3, {}),
 }
 
@@ -150,6 +151,20 @@ def test_two_processes_give_the_losses_of_one(together: dict[str, Any], case: st
         assert there.work.steps == pytest.approx(here.work.steps, rel=0.25)
     else:
         assert there.work == here.work
+
+
+@pytest.mark.parametrize(("case", "method"), [("held out", "val"), ("folds", "cross-validation")])
+def test_two_processes_calibrate_as_one(together: dict[str, Any], case: str, method: str):
+    here, there = trained(case), Run.from_json(json.dumps(together[case]["record"]))
+    assert here.calibration is not None and there.calibration is not None
+    assert there.calibration.method == here.calibration.method == method
+    assert there.calibration.labels == here.calibration.labels
+    for figure in ("temperature", "threshold"):
+        assert getattr(there.calibration, figure) == pytest.approx(
+            getattr(here.calibration, figure), rel=0.02
+        )
+    spent = there.flops_by_phase["evaluating"]
+    assert spent == pytest.approx(here.flops_by_phase["evaluating"], rel=0.001)
 
 
 def same_losses(one: Run, other: Run) -> None:

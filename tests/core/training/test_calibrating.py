@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.foreign import foreign_images
+from tests.resuming import begun, same, stop_after
 from tlnb.core.models.calibration import KnownImages, fitted_temperature, unit_rows
 from tlnb.core.training.run import Run
 from tlnb.session import Session
@@ -93,6 +94,23 @@ def test_what_cannot_be_calibrated_says_why(
     assert found.why_not == run.uncalibrated and None not in found.labels
 
 
+@pytest.mark.parametrize(
+    ("per_class", "why"),
+    [(20, "has learned the held-out labels"), (5, "cross-validation would hold out")],
+)
+def test_labels_that_the_start_has_learned_do_not_calibrate(
+    session: Session, per_class: int, why: str
+):
+    session.data("digits", per_class=per_class)
+    session.load("glyphnet")
+    session.train(epochs=1)
+    session.forecast(epochs=2, from_="head")
+    once = session.train(epochs=2, from_="head", name="once")
+    twice = session.train(epochs=1, from_="once")
+    assert once.calibration is None and why in once.uncalibrated and why in twice.uncalibrated
+    assert once.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
 def test_neither_test_nor_monitor_labels_matter(held_out: Session, session: Session):
     data = held_out.dataset
     wrong = {s: y.flip(0) if s in ("test", "monitor") else y for s, y in data.labels.items()}
@@ -129,6 +147,46 @@ def test_a_session_that_comes_back_refuses_the_same(
     assert after.runs[0].calibration == run.calibration
     assert torch.equal(after.runs[0].answers().likeness, run.answers().likeness)
     assert after.predict(*images).labels == said.labels
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_a_refit_that_is_resumed_is_calibrated_once(
+    strategy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("TLNB_HOME", str(tmp_path))
+    whole = begun(20, strategy).train(epochs=2, refit=True)
+    first = begun(20, strategy)
+    stop_after(first, 1, phase="refit")
+    first.train(epochs=2, refit=True)
+    first.store.close()
+    resumed = Session().resume()
+    same(resumed, whole)
+    assert resumed.calibration == whole.calibration
+    assert torch.equal(resumed.known_images().features, whole.known_images().features)
+    # what was cached is lost with the kernel: that is caching again
+    assert resumed.flops_by_phase["evaluating"] == whole.flops_by_phase["evaluating"]
+
+
+def test_an_interrupt_while_calibrating_loses_no_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from tlnb.core.training import trainer
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("TLNB_HOME", str(tmp_path))
+    whole, session = begun(20, "full").train(epochs=2), begun(20, "full")
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "on_val", interrupted)
+        stopped = session.train(epochs=2)
+    assert stopped.status == "stopped" and stopped.calibration is None
+    told = []
+    session.report = lambda progress: told.append(progress.phase)
+    resumed = session.resume()
+    assert "training" not in told
+    same(resumed, whole)
+    assert resumed.calibration == whole.calibration
 
 
 def test_groups_are_never_on_both_sides():

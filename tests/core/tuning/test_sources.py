@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -138,6 +139,14 @@ def test_model_and_plan_stay_and_a_run_can_be_a_candidate(small: Session, traine
     advice = small.advise(models=["glyphnet", run.name])
     assert {source.name for source in advice.sources} == {"glyphnet", run.name}
     assert small.model is model and small.plan is plan and small.runs == [run]
+
+
+def test_a_run_that_may_have_learned_the_labels_is_marked(small: Session, tmp_path: Path):
+    run = small.train(epochs=1)
+    small.save(tmp_path / "run.safetensors")
+    for again in (run, str(tmp_path / "run.safetensors")):
+        [flag] = small.advise(models=["glyphnet", again]).flags
+        assert "it was trained on digits, perhaps on labels that the probe holds out" in flag
 
 
 def test_with_one_label_a_class_nothing_is_measured_and_it_says_so(session: Session):

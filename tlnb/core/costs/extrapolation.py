@@ -71,9 +71,8 @@ class Extrapolation:
     @property
     def _calibrated(self) -> str:
         """How the run will be calibrated; empty: not at all."""
-        context = self.context
         options = replace(self.options, cache=bool(self.options.cache and self.cached_bytes))
-        return method_of(context.data, context.plan, options, context.anatomy.heads).name
+        return method_of(self.context, options).name
 
     def _calibrating(self) -> int:
         """Images that calibrating looks at."""

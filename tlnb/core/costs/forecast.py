@@ -31,7 +31,7 @@ from tlnb.core.training.forgetting import SourceAccuracy, source_accuracy
 from tlnb.core.training.freezing import hashes
 from tlnb.core.training.proof import StartState
 from tlnb.core.training.run import Forecast, Run
-from tlnb.core.training.train import network_at_start, starts_pretrained
+from tlnb.core.training.train import network_at_start, starts_pretrained, taught_by
 
 LEAST_SECONDS = 1.0  # a forecast may always take this long
 RUN_SHARE = 0.05  # or this share of the run's seconds, if longer
@@ -84,6 +84,7 @@ def forecast(
                 report=lambda _: None,
             )
             start, risk = StartState.of(context.module, plan), at_risk()
+        context = replace(context, taught=taught_by(previous, data))
         rehearser, extrapolate = _begin(context, start, risk, previous)
         extrapolation = extrapolate(_rehearsed(rehearser, extrapolate, began, share))
     return _record(extrapolation, options, price, began), costs

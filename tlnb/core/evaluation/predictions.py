@@ -230,6 +230,7 @@ class Predictions(OneLine):
     images: tuple[Prediction, ...]
     calibration: Calibration | None = None
     why_not: str = ""  # why it is not calibrated
+    always: bool = False  # whether it had to answer
     _pictures: Tensor | None = field(
         default=None, repr=False, compare=False
     )  # (n, 3, S, S) as the network sees them
@@ -310,6 +311,7 @@ def predict(judge: Judge, images: Sequence[Any], top: int = 3, always: bool = Fa
         images=tuple(predictions),
         calibration=judge.calibration,
         why_not=judge.why_not,
+        always=always,
         _pictures=torch.cat(kept),
         _nearest=_pictures_of_nearest(judge, predictions[:MAX_PICTURES]),
     )

@@ -50,11 +50,13 @@ class Method:
     why_not: str = ""
 
 
-def method_of(data: DataSet, plan: Plan, options: TrainOptions, heads: tuple[str, ...]) -> Method:
-    """How a training would be calibrated, as far as data and plan tell."""
-    held = data.splits.get("val", 0)
+def method_of(context: TrainingContext, options: TrainOptions) -> Method:
+    """How a training would be calibrated, as far as data, plan and start tell."""
+    data, plan, heads = context.data, context.plan, context.anatomy.heads
+    held, start = data.splits.get("val", 0), "the run that it goes on from"
     if held >= LEAST_LABELS:
-        return Method("val")
+        seen = "val" in context.taught
+        return Method("", f"{start} has learned the held-out labels") if seen else Method("val")
     labels = labels_in_use(data)
     least = int(labels.bincount(minlength=len(data.classes)).min())
     if len(labels) < LEAST_LABELS or least < FOLDS:
@@ -65,6 +67,8 @@ def method_of(data: DataSet, plan: Plan, options: TrainOptions, heads: tuple[str
         return Method("", f"{held_out}; it takes {LEAST_LABELS} where more than the head trains")
     if not options.cache or options.optimizer == "lbfgs":
         return Method("", "cross-validation needs cached features, and --optimizer adamw")
+    if context.taught:
+        return Method("", f"{start} has learned the labels that cross-validation would hold out")
     return Method("cross-validation")
 
 

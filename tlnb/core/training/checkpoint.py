@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tlnb.core.models.calibration import Calibration
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.runtime.paths import is_file, written_beside
 from tlnb.core.runtime.typed_json import parse, typed
@@ -95,6 +96,9 @@ class Checkpoint:
     start: dict[str, str] = field(default_factory=dict)  # hash of each layer before the first step
     # where the second pass stands, on all labels; its costs are among those above
     refit: Checkpoint | None = None
+    # how the first pass was calibrated, and else why not; both empty until a refit begins
+    calibration: Calibration | None = None
+    uncalibrated: str = ""
     code: str = ""  # key of what the network computes, its numbers apart (`proof.StartState`)
     # "last/…" and, if from another epoch, "best/…" by full name, "optimizer/3/exp_avg" by
     # parameter, "scale/0/mean" by output layer
@@ -167,6 +171,7 @@ def _values(checkpoint: Checkpoint) -> dict[str, Any]:
         "cache": asdict(checkpoint.cache) if checkpoint.cache else None,
         "events": [asdict(each) for each in checkpoint.events],
         "refit": _values(checkpoint.refit) if checkpoint.refit else None,
+        "calibration": asdict(checkpoint.calibration) if checkpoint.calibration else None,
     }
 
 

@@ -63,6 +63,7 @@ class TrainingContext:
     labels: Mapping[str, Tensor]  # by split: (N,) int64 class numbers on the device
     source: FeatureSource
     class_weights: Tensor | None  # (C,) float32
+    taught: frozenset[str] = frozenset()  # splits whose labels its start has learned
 
     @classmethod
     def prepare(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -52,6 +53,7 @@ class _FoldSource(FeatureSource):
         )
         self._first, self.counts, self.cuts = first, first.counts, first.cuts
         self.cached: CachedInputs | None = None
+        self.found: dict[tuple[str, ...], tuple[Any, str]] = {}  # of all folds
 
     def inputs(
         self, trained: tuple[str, ...], options: TrainOptions, before: Cache | None = None
@@ -62,7 +64,11 @@ class _FoldSource(FeatureSource):
     def proven(
         self, trained: Sequence[str], pick: Callable[[Sequence[Place]], T | None], demand: Demand
     ) -> tuple[T | None, str]:
-        return self._first.proven(trained, pick, demand)
+        """As for the first fold: all train the same layers of the same network."""
+        key = tuple(trained)
+        if key not in self.found:
+            self.found[key] = self._first.proven(trained, pick, demand)
+        return self.found[key]
 
 
 def by_folds(
@@ -115,6 +121,7 @@ def _folds(
     """A context for each fold, and the rows that it does not learn from."""
     groups, seed = groups_in_use(context.data), context.options.seed
     of_images = None if groups is None else groups.numpy()
+    found: dict[tuple[str, ...], tuple[Any, str]] = {}
     for rows, held in folds_of(pool.labels.numpy(), FOLDS, seed, of_images):
         learned = torch.from_numpy(rows)
         images = {"train": pool.images[learned], "test": pool.images[:1]}
@@ -123,13 +130,13 @@ def _folds(
             context.data, images=MappingProxyType(images), labels=MappingProxyType(labels)
         )
         views = tuple(view[learned] for view in pool.views)
-        yield _context(context, data, replace(inputs, kept=views, _seen={})), torch.from_numpy(held)
+        costs = CostTracker(Clock(context.machine, meter=context.costs.clock.meter))
+        source = _FoldSource(context.source, data, costs)
+        source.cached, source.found = replace(inputs, kept=views, _seen={}), found
+        yield _context(context, data, source), torch.from_numpy(held)
 
 
-def _context(context: TrainingContext, data: DataSet, cached: CachedInputs) -> TrainingContext:
-    costs = CostTracker(Clock(context.machine, meter=context.costs.clock.meter))
-    source = _FoldSource(context.source, data, costs)
-    source.cached = cached
+def _context(context: TrainingContext, data: DataSet, source: _FoldSource) -> TrainingContext:
     labels = labels_on(context.machine, data)
     weighted = context.class_weights is not None
     return replace(
@@ -138,7 +145,7 @@ def _context(context: TrainingContext, data: DataSet, cached: CachedInputs) -> T
         data=data,
         labels=labels,
         source=source,
-        costs=costs,
+        costs=source.tally,
         class_weights=class_weights_of(labels, data) if weighted else None,
         report=lambda _: None,
     )

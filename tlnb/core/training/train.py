@@ -101,6 +101,7 @@ def train(
                 ranks=group,
                 stop=stop,
             )
+            context = replace(context, taught=taught_by(previous, data))
             context.set_modes()
             start = StartState.of(context.module, plan)
             if previous is None:  # else that run's own start was compared
@@ -108,7 +109,7 @@ def train(
             checkpoints = CheckpointWriter(keep, at_risk(), group)
             trainer = Trainer(context, start, checkpoints, resume)
             trainer.check_resume()
-            if previous is not None and _has_taught(previous, data):
+            if previous is not None and "val" in context.taught:
                 trainer.state.events.append(event("val-seen", run=previous.name))
         status = trainer.run(starts_pretrained(plan, previous), calibrate=not trial)
         with checkpoints.written_if_interrupted(trainer.state.events):
@@ -136,9 +137,12 @@ def network_at_start(
     return build(model, plan.edits, plan.start, options.seed, scopes)
 
 
-def _has_taught(previous: Run, data: DataSet) -> bool:
-    """Whether a run has learned from what the data hold out to choose with."""
-    return previous.refit is not None and previous.fingerprint == data.fingerprint
+def taught_by(previous: Run | None, data: DataSet) -> frozenset[str]:
+    """The splits of these data whose labels a run, or one that it went on from, has learned."""
+    if previous is None or previous.fingerprint != data.fingerprint:
+        return frozenset()
+    all_in_use = previous.refit is not None or previous.event("val-seen") is not None
+    return frozenset(("train", "val") if all_in_use else ("train",))
 
 
 def starts_pretrained(plan: Plan, previous: Run | None) -> bool:

@@ -143,7 +143,7 @@ class Trainer:
         chosen = state_of(context.module, context.plan.trained)
         spent = self._costs(resume.refit if resume else None)
         ended = self._ended or resume
-        checkpoints.first = replace(ended, refit=None, **spent) if ended else None
+        checkpoints.first = self._calibrated_end(ended, spent) if ended else None
         second = self._for_all(resume.refit if resume else None)
         context.module.load_state_dict(self._first_weights, strict=False)
         status = second.run(warm)
@@ -157,6 +157,11 @@ class Trainer:
         done = event("refit", images=self.refit.images, epochs=epochs, wanted=wanted)
         note_once(self.state.events, done)
         return status
+
+    def _calibrated_end(self, ended: Checkpoint, spent: Costs) -> Checkpoint:
+        """The end of the first pass, as a refit that is resumed finds it."""
+        found, why = self.calibrated.calibration, self.calibrated.why_not
+        return replace(ended, refit=None, calibration=found, uncalibrated=why, **spent)
 
     def _for_all(self, resume: Checkpoint | None) -> Trainer:
         """The trainer of the second pass."""
@@ -349,27 +354,29 @@ class Trainer:
 
     def _calibrate(self, warm: bool) -> str:
         """Fit the temperature, or say why not; an interrupt ends the run here."""
-        context, inputs, seen = self.context, self.inputs, self.state.events
-        assert inputs is not None
-        heads = context.anatomy.heads
-        method = method_of(context.data, context.plan, context.options, heads)
+        events = self.state.events
         try:
-            if any(each.kind == "val-seen" for each in seen) and method.name == "val":
-                why = "the run that it goes on from has learned the held-out labels"
-                self.calibrated = Calibrated(why_not=why)
-            elif method.name == "val":
-                self.calibrated = on_val(context, inputs)
-            elif method.name:
-                self.calibrated = self._by_folds(inputs, warm)
-            else:
-                self.calibrated = Calibrated(why_not=method.why_not)
+            self.calibrated = self._fitted(warm)
         except KeyboardInterrupt:
-            if context.ranks.count > 1:
+            self.checkpoints.write_held(events)
+            if self.context.ranks.count > 1:
                 raise
             done = len(self.state.epochs)
-            seen.append(event("stopped", epoch=done, epochs=self._epochs_wanted))
+            events.append(event("stopped", epoch=done, epochs=self._epochs_wanted))
             return "stopped"
         return "finished"
+
+    def _fitted(self, warm: bool) -> Calibrated:
+        """The temperature; one that a refit's checkpoint brings is not fitted again."""
+        context, inputs, before = self.context, self.inputs, self._resume
+        assert inputs is not None
+        if before is not None and (before.calibration or before.uncalibrated):
+            return Calibrated(calibration=before.calibration, why_not=before.uncalibrated)
+        method = method_of(context, context.options)
+        if method.name == "val":
+            return on_val(context, inputs)
+        found = Calibrated(why_not=method.why_not)
+        return self._by_folds(inputs, warm) if method.name else found
 
     def _by_folds(self, inputs: Inputs, warm: bool) -> Calibrated:
         """Calibrate by cross-validation; the weights are put back."""

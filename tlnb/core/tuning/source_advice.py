@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.data.pretraining_overlap import seen_by
+from tlnb.core.models.catalogue import Card
 from tlnb.core.models.clocks import Clock, CostTracker
 from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.planning.size_rule import size_rule
@@ -42,7 +43,7 @@ def advise_source(
             report(Progress(run="advice", phase="advising", epoch=step, epochs=len(candidates)))
 
     sources, left_out = probe_sources(candidates, used_by, store, spent, report_step)
-    seen = (seen_by(source.card.source, data.source_hint) for source in sources)
+    seen = (_seen(source.card, data) for source in sources)
     overlaps = (f"{s.name}: {note}" for s, note in zip(sources, seen, strict=True) if note)
     rule = size_rule(data.per_class)
     advice = Advice(
@@ -60,6 +61,16 @@ def advise_source(
         flags=(*left_out, *overlaps),
     )
     return advice, spent
+
+
+def _seen(card: Card, data: DataSet) -> str:
+    """Why a candidate may know these very images; else empty."""
+    if card.family == "run" and card.source.startswith(f"{data.name}, "):
+        return (
+            f"it was trained on {data.name}, perhaps on labels that the probe holds out: what it "
+            "gets right here says little about new images"
+        )
+    return seen_by(card.source, data.source_hint)
 
 
 def _reason(sources: Sequence[Source]) -> str:
