@@ -61,6 +61,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "plain scratch": ("plain", "scratch", 3, {}),
     "some idle": ("plain", "full", 1, {"batch_size": 1}),
     "held out": ("glyphnet", "head", 20, {"batch_size": 64}),
+    "kept statistics": ("glyphnet", "full", 3, {"batch_statistics": False}),
     "batch statistics": ("glyphnet", "full", 3, {}),
 }
 
