@@ -75,7 +75,7 @@ def train(
             default: for strategy `head`, where some are held out.
         batch_statistics: BatchNorm that trains takes statistics from each batch and updates its
             own, or keeps its pretrained ones; default: keeps them where fewer than 32 images
-            teach, except in glyphnet.
+            teach (`full`: 64), except in glyphnet.
 
     Raises:
         UsageError: no data or model yet, an invalid option, no run to compare with, a budget that

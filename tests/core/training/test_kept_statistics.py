@@ -65,7 +65,10 @@ def test_who_keeps_them_by_default():
     assert recipe(mine.plan, mine.dataset).batch_statistics is False
     assert recipe(embedded.plan, embedded.dataset).batch_statistics is True
     assert recipe(mine.strategy("scratch"), mine.dataset).batch_statistics is True
-    many = on_digits(network(), per_class=4)
+    some = on_digits(network(), per_class=4)
+    assert recipe(some.plan, some.dataset).batch_statistics is False
+    assert recipe(some.strategy("partial"), some.dataset).batch_statistics is True
+    many = on_digits(network(), per_class=7)
     assert recipe(many.plan, many.dataset).batch_statistics is True
 
 

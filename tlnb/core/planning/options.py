@@ -239,7 +239,7 @@ class TrainOptions:
     batch_statistics: bool | None = option(
         None,
         "BatchNorm takes statistics from each batch and updates its own; default: not where a "
-        "pretrained network other than glyphnet learns from fewer than 32 images",
+        "pretrained network other than glyphnet learns from fewer than 32 images (full: 64)",
         label="batch statistics",
         panel_help="BatchNorm takes statistics from each batch; no: it keeps its pretrained ones",
         either=True,
