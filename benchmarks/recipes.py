@@ -104,8 +104,11 @@ def _options(session: Session, candidate: str, base: TrainOptions) -> dict[str, 
     pairs = [pair.split("=") for pair in candidate.split(",")] if candidate != RECIPE else []
     found: dict[str, Any] = {}
     for name, text in pairs:
-        if name in ("stages", "refit", "augment", "optimizer"):
-            found[name] = text == "1" if name == "refit" else text
+        if name in ("refit", "batch_statistics"):
+            found[name] = text == "1"
+            continue
+        if name in ("stages", "augment", "optimizer"):
+            found[name] = text
             continue
         value = float(text[1:]) * getattr(base, name) if text[0] == "x" else float(text)
         found[name] = round(value) if name in ("epochs", "batch_size") else value

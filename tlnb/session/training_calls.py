@@ -57,6 +57,7 @@ def train(
     device: str | None = None,
     optimizer: str = "adamw",
     refit: bool | None = None,
+    batch_statistics: bool | None = None,
 ) -> Run:
     """Train the plan on a copy of the model, or with `scratch` the baseline of the latest run.
 
@@ -72,6 +73,9 @@ def train(
             images at once.
         refit: train once more on all labels in use, those held out to choose with included;
             default: for strategy `head`, where some are held out.
+        batch_statistics: BatchNorm that trains takes statistics from each batch and updates its
+            own, or keeps its pretrained ones; default: keeps them where fewer than 32 images
+            teach (`full`: 64), except in glyphnet.
 
     Raises:
         UsageError: no data or model yet, an invalid option, no run to compare with, a budget that
@@ -94,6 +98,7 @@ def train(
         device=device,
         optimizer=optimizer,
         refit=refit,
+        batch_statistics=batch_statistics,
     )
     if seeds < 1:
         raise UsageError(f"--seeds {seeds} is too small: use 1 or more")

@@ -44,6 +44,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Scripts:
             every_strategy,
             on_features,
             refitted,
+            kept_statistics,
             augmented,
             folders,
             amounts,
@@ -152,6 +153,28 @@ def test_all_labels_teach_where_a_run_was_refitted_for_as_many_epochs(scripts: S
     for script in (whole, *shorter):
         assert script.run.refit is not None and 'data["val"]' in script.text
         script.check_logits()
+
+
+def kept_statistics(scripts: Scripts, _: Path) -> None:
+    session = on_digits()
+    for strategy in ("partial", "full"):
+        session.strategy(strategy)
+        session.train(**EXACT, batch_statistics=False)
+        scripts.add("kept statistics", session)
+    session.train(**EXACT, batch_statistics=False, from_="full", name="again")
+    scripts.add("kept statistics", session)
+    session.add("after:layer3", "nn.BatchNorm2d(96)")
+    session.train(**EXACT, batch_statistics=False, name="more")
+    scripts.add("kept statistics", session)
+
+
+def test_statistics_that_a_run_kept_its_script_keeps(scripts: Scripts):
+    *alone, more = scripts.groups["kept statistics"]
+    assert all("_BatchNorm):" in script.text for script in alone)
+    assert '_BatchNorm) and name not in ("layer3.1",):' in more.text
+    for script in alone:
+        script.check_weights()
+    more.check_logits()
 
 
 def augmented(scripts: Scripts, _: Path) -> None:

@@ -62,6 +62,7 @@ CASES: dict[str, tuple[str, str, int, dict[str, Any]]] = {
     "some idle": ("plain", "full", 1, {"batch_size": 1}),
     "held out": ("glyphnet", "head", 20, {"batch_size": 64}),
     "folds": ("glyphnet", "head", 5, {}),
+    "kept statistics": ("glyphnet", "full", 3, {"batch_statistics": False}),
     "batch statistics": ("glyphnet", "full", 3, {}),
 }
 

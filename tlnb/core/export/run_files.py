@@ -24,7 +24,7 @@ from tlnb.core.runtime.typed_json import typed
 from tlnb.core.training.cache_key import structure
 from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.checkpoint_check import check_answers, check_state
-from tlnb.core.training.freezing import hashes, set_modes, state_of
+from tlnb.core.training.freezing import hashes, keeping_statistics, set_modes, state_of
 from tlnb.core.training.run import Run
 
 ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
@@ -127,7 +127,8 @@ def _known(held: Mapping[str, Tensor]) -> KnownImages | None:
 
 
 def _check_code(module: nn.Module, code: str, run: Run, model: str) -> None:
-    set_modes(module, set(run.plan.trained))  # those in which its training began
+    keeping = keeping_statistics(module, run.plan, run.options)
+    set_modes(module, set(run.plan.trained), keeping)  # those in which its training began
     same = structure(module) == code
     module.requires_grad_(True)
     if not same:

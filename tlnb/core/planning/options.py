@@ -236,6 +236,14 @@ class TrainOptions:
         either=True,
         also=("retrain", "refitall"),
     )
+    batch_statistics: bool | None = option(
+        None,
+        "BatchNorm takes statistics from each batch and updates its own; default: not where a "
+        "pretrained network other than glyphnet learns from fewer than 32 images (full: 64)",
+        label="batch statistics",
+        panel_help="BatchNorm takes statistics from each batch; no: it keeps its pretrained ones",
+        either=True,
+    )
 
     def __post_init__(self) -> None:
         for each in _declared(TrainOptions):
@@ -321,6 +329,7 @@ class Asked(TypedDict, total=False):
     class_weights: bool
     optimizer: str
     refit: bool | None
+    batch_statistics: bool | None
     device: str | None
 
 

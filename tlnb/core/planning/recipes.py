@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from tlnb import glyphnet
 from tlnb.core.data.dataset import DataSet
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan
@@ -72,6 +73,9 @@ TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
 LBFGS = TrainOptions(epochs=20, lr=1.0, batch_size=1, weight_decay=0.01)
 # Factor on the learning rate for networks without normalisation layers (SqueezeNet, VGG).
 UNNORMALISED_RATE = 0.1
+# Of fewer training images, means and variances are further off than those of pretraining; errors
+# add up where every layer takes its own.
+ENOUGH_FOR_STATISTICS, ENOUGH_FOR_ALL = 32, 64
 ROW_OF = {"custom": "partial", "output-frozen": "full"}  # strategies that use another's row
 
 
@@ -95,4 +99,13 @@ def recipe(plan: Plan, data: DataSet, optimizer: str = "adamw") -> TrainOptions:
         # Measured on photos: for a frozen network, features of augmented views doubled the time
         # and did not help the output layer.
         options = replace(options, augment="none" if row == "head" else "photo")
-    return replace(options, refit=row == "head" and can_refit(data))
+    return replace(
+        options,
+        refit=row == "head" and can_refit(data),
+        batch_statistics=_takes_batch_statistics(plan, len(data.labels["train"]), row),
+    )
+
+
+def _takes_batch_statistics(plan: Plan, images: int, row: str) -> bool:
+    enough = images >= (ENOUGH_FOR_ALL if row == "full" else ENOUGH_FOR_STATISTICS)
+    return enough or plan.start == "random" or plan.model in glyphnet.names()

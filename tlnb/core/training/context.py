@@ -20,7 +20,7 @@ from tlnb.core.runtime.distributed import ALONE, Ranks
 from tlnb.core.runtime.torch_lock import alone, give_way
 from tlnb.core.storage.activation_cache import Store
 from tlnb.core.training.features import FeatureSource
-from tlnb.core.training.freezing import layer_of, set_modes
+from tlnb.core.training.freezing import keeping_statistics, layer_of, set_modes
 from tlnb.core.training.progress import Progress, Report
 
 # a prime between the seeds of runs, so that epochs of neighbouring seeds never share one
@@ -60,6 +60,7 @@ class TrainingContext:
     report: Report
     stop_check: StopCheck
     module: nn.Module  # on the device
+    keeping: frozenset[str]  # trained layers whose statistics stay
     labels: Mapping[str, Tensor]  # by split: (N,) int64 class numbers on the device
     source: FeatureSource
     class_weights: Tensor | None  # (C,) float32
@@ -103,6 +104,7 @@ class TrainingContext:
             report=report,
             stop_check=stop_check,
             module=module,
+            keeping=keeping_statistics(module, plan, options),
             labels=labels,
             source=FeatureSource(
                 module=module,
@@ -133,7 +135,8 @@ class TrainingContext:
 
     def set_modes(self, trained: tuple[str, ...] | None = None) -> None:
         """These layers (by default the plan's) in training mode, what is frozen in eval mode."""
-        set_modes(self.module, set(self.plan.trained if trained is None else trained))
+        chosen = self.plan.trained if trained is None else trained
+        set_modes(self.module, set(chosen), self.keeping)
 
     def tell(
         self,

@@ -103,6 +103,16 @@ def _shared_batches(*, processes: int, whose: str) -> str:
     return f"{processes} processes shared every batch: batch statistics are {whose}"
 
 
+def _kept_statistics(*, layers: int) -> str:
+    who, their = (
+        (f"{layers} BatchNorm layers", "their") if layers > 1 else ("a BatchNorm layer", "its")
+    )
+    return (
+        f"{who} kept {their} pretrained statistics and trained {their} weights alone: few images "
+        "make poor statistics (--batch-statistics updates both)"
+    )
+
+
 def _not_kept(*, reason: str) -> str:
     return f"not kept on disk ({reason}): a later kernel will not find it"
 
@@ -126,6 +136,7 @@ KINDS: dict[str, Callable[..., str]] = {
     "no-checkpoint": _no_checkpoint,
     "joined-batches": _joined_batches,
     "shared-batches": _shared_batches,
+    "kept-statistics": _kept_statistics,
     "not-kept": _not_kept,
 }
 

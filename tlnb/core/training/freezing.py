@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from tlnb.core.models.anatomy import ROOT, owned
 from tlnb.core.planning.edit import has_own_parts
+from tlnb.core.planning.options import TrainOptions
+from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine
 
 
@@ -20,11 +22,14 @@ def layer_of(module: nn.Module, name: str) -> nn.Module:
     return module if name == ROOT else module.get_submodule(name)
 
 
-def set_modes(module: nn.Module, trained: set[str]) -> None:
+def set_modes(module: nn.Module, trained: set[str], keeping: Collection[str] = ()) -> None:
     """Freeze all but the trained layers: no gradient *and* eval mode.
 
     A module without parameters goes with the module around it if that is frozen, or trained, as a
     whole; else with the next layer after it.
+
+    Args:
+        keeping: trained layers that keep their statistics: in eval mode, with gradients.
     """
     owners = {part: name for name, part in owned(module)}
     inside = _trains_inside(owners.values(), trained)
@@ -35,8 +40,9 @@ def set_modes(module: nn.Module, trained: set[str]) -> None:
             for parameter in part._parameters.values():
                 if parameter is not None:
                     parameter.requires_grad_(trains)
-            for affected in [part, *waiting]:
+            for affected in waiting:
                 affected.training = trains
+            part.training = trains and owners[part] not in keeping
             waiting.clear()
         elif has_own_parts(part):
             part.training = True in inside.get(name, ())
@@ -46,6 +52,27 @@ def set_modes(module: nn.Module, trained: set[str]) -> None:
             waiting.append(part)
     for last in waiting:
         last.training = True
+
+
+def keeping_statistics(module: nn.Module, plan: Plan, options: TrainOptions) -> frozenset[str]:
+    """The trained BatchNorm layers whose statistics stay: those that have any, if so chosen.
+
+    A layer that is new or was never trained has mean 0 and variance 1 throughout.
+
+    Args:
+        module: at the start of its training.
+    """
+    if options.batch_statistics is not False or plan.start == "random":
+        return frozenset()
+    layers = ((name, layer_of(module, name)) for name in plan.trained)
+    return frozenset(name for name, layer in layers if _has_statistics(layer))
+
+
+def _has_statistics(layer: nn.Module) -> bool:
+    if not isinstance(layer, nn.modules.batchnorm._BatchNorm) or layer.running_mean is None:
+        return False
+    assert layer.running_var is not None
+    return bool(layer.running_mean.count_nonzero()) or not bool(torch.all(layer.running_var == 1))
 
 
 def _trains_inside(layers: Iterable[str], trained: Collection[str]) -> dict[str, set[bool]]:

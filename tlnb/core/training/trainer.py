@@ -233,6 +233,8 @@ class Trainer:
         else:
             if inputs.event:
                 note_once(state.events, inputs.event)
+            if context.keeping:
+                note_once(state.events, event("kept-statistics", layers=len(context.keeping)))
             begin_with_heads(context, inputs, state, warm)
         return inputs
 

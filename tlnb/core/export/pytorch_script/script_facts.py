@@ -22,7 +22,7 @@ from tlnb.core.runtime.errors import OneLine
 from tlnb.core.training.batch_sizes import none_alone
 from tlnb.core.training.events import Event
 from tlnb.core.training.folded_input_norm import can_fold
-from tlnb.core.training.freezing import set_modes
+from tlnb.core.training.freezing import keeping_statistics, set_modes
 from tlnb.core.training.model_split import ignores_mode
 from tlnb.core.training.run import Run
 from tlnb.core.training.split_choice import CACHED_VIEWS, VIEW_FLOPS
@@ -85,7 +85,7 @@ class ScriptFacts:
         """
         if self.run is not None and self.run.processes > 1:
             return self.options.batch_size or 1
-        set_modes(self.network, set(self.plan.trained))
+        set_modes(self.network, set(self.plan.trained), self.keeping)
         statistics = uses_batch_statistics(self.network)
         splits = self.data.splits
         images = splits["train"] + (splits["val"] if self.refits else 0)
@@ -111,7 +111,19 @@ class ScriptFacts:
     @property
     def parted(self) -> bool:
         """Whether some parts are frozen at times, or their learning rates differ."""
-        return self.warm or len(set(self.rates_of(self.plan.trained).values())) > 1
+        rates = set(self.rates_of(self.plan.trained).values())
+        return self.warm or bool(self.keeping) or len(rates) > 1
+
+    @cached_property
+    def keeping(self) -> frozenset[str]:
+        """The trained layers whose statistics stay."""
+        return keeping_statistics(self.network, self.plan, self.options)
+
+    @property
+    def norms(self) -> list[str]:
+        """The BatchNorm layers."""
+        kind = nn.modules.batchnorm._BatchNorm
+        return [name for name, part in owned(self.network) if isinstance(part, kind)]
 
     @property
     def holds_out(self) -> bool:

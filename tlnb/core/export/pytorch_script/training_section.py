@@ -92,6 +92,7 @@ def _flags(case: ScriptFacts) -> dict[str, bool]:
         "parted": case.parted,
         "modes": case.parted and not case.apart,
         "single": case.one_by_one,
+        "keeping": bool(case.keeping),
         "standardised": bool(case.scaled),
         "several": len(case.scaled) > 1,
         "one": len(case.scaled) == 1,
@@ -229,8 +230,16 @@ def _asked_words(case: ScriptFacts) -> dict[str, object]:
         "autocast": f"torch.autocast(DEVICE.type, dtype=torch.{kind})",
         "float": "" if case.precision == "fp32" else ".float()",
         "recurse": "recurse=False" if case.one_by_one else "",
+        "unless": _unless(case),
         "asker": "\n    ".join(_asking(case, name) for name in case.askers),
     }
+
+
+def _unless(case: ScriptFacts) -> str:
+    """A condition that leaves out the layers whose statistics move."""
+    moving = [n for n in case.plan.trained if n in case.norms and n not in case.keeping]
+    names = "".join(f"{quoted(place(name, case.plan.edits))}, " for name in moving)
+    return f" and name not in ({names.rstrip()})" if moving else ""
 
 
 def _asking(case: ScriptFacts, name: str) -> str:
