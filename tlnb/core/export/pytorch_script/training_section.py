@@ -224,22 +224,27 @@ def _layer_words(case: ScriptFacts) -> dict[str, object]:
 def _asked_words(case: ScriptFacts) -> dict[str, object]:
     """Words that only some options and plans need."""
     kind = "bfloat16" if case.precision == "bf16" else "float16"
+    each, unless = _batch_norms(case)
     return {
         "count": count(case),
         "weights": ", class_weights" if case.options.class_weights else "",
         "autocast": f"torch.autocast(DEVICE.type, dtype=torch.{kind})",
         "float": "" if case.precision == "fp32" else ".float()",
         "recurse": "recurse=False" if case.one_by_one else "",
-        "unless": _unless(case),
+        "each": each,
+        "unless": unless,
         "asker": "\n    ".join(_asking(case, name) for name in case.askers),
     }
 
 
-def _unless(case: ScriptFacts) -> str:
-    """A condition that leaves out the layers whose statistics move."""
+def _batch_norms(case: ScriptFacts) -> tuple[str, str]:
+    """What to go through, and a condition that leaves out the layers whose statistics move."""
     moving = [n for n in case.plan.trained if n in case.norms and n not in case.keeping]
-    names = "".join(f"{quoted(place(name, case.plan.edits))}, " for name in moving)
-    return f" and name not in ({names.rstrip()})" if moving else ""
+    if not moving:
+        return "layer in model.modules()", ""
+    names = [quoted(place(name, case.plan.edits)) for name in moving]
+    listed = ", ".join(names) + ("," if len(names) == 1 else "")
+    return "name, layer in model.named_modules()", f" and name not in ({listed})"
 
 
 def _asking(case: ScriptFacts, name: str) -> str:

@@ -12,7 +12,7 @@ def set_modes(model: nn.Module, learning: dict[str, float]) -> None:
         layer.training = True  #? single
         for parameter in layer.parameters(recurse=False):  #? single
             parameter.requires_grad_(True)  #? single
-    for name, layer in model.named_modules():  #? keeping
+    for $each:  #? keeping
         if isinstance(layer, nn.modules.batchnorm._BatchNorm)$unless:  #? keeping
             layer.eval()  # few images make poor statistics: the pretrained ones stay  #? keeping
     $asker  #? askers
