@@ -58,14 +58,14 @@ def _measures(source: Source) -> list[str]:
 def behind(source: Source) -> str:
     if source.behind is None or source.error is None:
         return "–"
-    return f"{100 * source.behind:.1f} ± {100 * source.error:.1f}" if source.error else "the first"
+    points = round(100 * source.behind, 1) + 0.0  # no -0.0
+    return f"{points:.1f} ± {100 * source.error:.1f}" if source.error else "the first"
 
 
 def _stated(source: Source) -> list[str]:
     """What its card states: large, and accurate."""
     known = source.card.source_images
-    images = f"{source.card.source}, {count(known)} images" if known else source.card.source
-    return [images, percent(source.card.accuracy)]
+    return [f"{count(known)} images" if known else "–", percent(source.card.accuracy)]
 
 
 def _costs(source: Source) -> list[str]:
@@ -86,6 +86,7 @@ def _about(advice: Advice) -> list[tuple[str, object]]:
             "points behind the best, ± one standard error, image by image in the same folds",
         ),
         ("trained on, its accuracy", "large and accurate: what its card states; not measured here"),
+        *((source.name, f"learned from {source.card.source}") for source in advice.sources),
         ("time", "of one pass of the labels in use through the network, on this machine"),
         ("this advice took", measured(f"{seconds(advice.seconds)}, which is on the bill")),
     ]
