@@ -409,7 +409,7 @@ def test_a_frozen_trunk_keeps_its_source_and_a_wild_one_forgets_it(small: Sessio
 
 
 def test_statistics_left_running_show_on_the_source_alone(small: Session, monkeypatch):
-    def careless(module, trained):
+    def careless(module, trained, keeping=()):
         module.train()
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name.startswith("head"))

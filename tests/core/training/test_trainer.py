@@ -216,7 +216,7 @@ def test_what_a_run_needed_is_let_go_of_at_once(small: Session, monkeypatch, str
 
 
 def test_a_frozen_layer_that_moves_fails_the_run(small: Session, monkeypatch):
-    def careless(module, trained):
+    def careless(module, trained, keeping=()):
         module.train()
 
     monkeypatch.setattr(training_context, "set_modes", careless)
