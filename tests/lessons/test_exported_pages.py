@@ -83,7 +83,6 @@ def test_a_lessons_page_is_whole_described_and_silent(chromium: Any, lesson: str
     assert {kind: found[kind] for kind in found if kind not in ("cut", "faint")} == {}
 
 
-@pytest.mark.xfail(reason="outputs are older than their cards: execute the lessons", strict=False)
 def test_a_lessons_cards_can_be_read(chromium: Any, lesson: str, tmp_path: Path):
     assert faults(chromium, tmp_path / "page.html", lesson) == {}
 

@@ -224,10 +224,11 @@ def _prediction_row(predictions: Predictions, number: int) -> list[object]:
 def _refusal(predictions: Predictions, number: int) -> tuple[object, ...]:
     """What is said of an image that is refused: the nearest that the network knows."""
     near = predictions.images[number].nearest
-    names = ", ".join(f"{image.label} {image.likeness:.2f}" for image in near)
+    names = (safe(f"{image.label} {image.likeness:.2f}") for image in near)
     nearest = predictions._nearest.get(number)
     view = picture(_thumbnail(nearest), near[0].label) if nearest is not None else ""
-    return Raw(f"<b>{safe(NONE_OF_THESE)}</b>"), "", view, f"nearest, by likeness: {names}"
+    nearby = Raw("<br>".join(("nearest, by likeness:", *names)))
+    return Raw(f"<b>{safe(NONE_OF_THESE)}</b>"), "", view, nearby
 
 
 def _trust(predictions: Predictions) -> str:
