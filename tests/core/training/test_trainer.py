@@ -104,9 +104,8 @@ def test_phases_are_the_whole_and_the_bill_is_their_sum(compared: Session):
     for run in compared.runs:
         assert set(run.seconds) == set(PHASES) and all(s >= 0 for s in run.seconds.values())
     total = compared.bill.total
-    equal = [c for c in compared.bill.charges if "equal steps" in c.run]
-    assert equal  # the equal-budget baseline is charged
-    mine = [c for c in compared.bill.charges if c not in equal]
+    mine = [c for c in compared.bill.charges if "equal steps" not in c.run]
+    assert len(mine) < len(compared.bill.charges)  # the equal-budget baseline is charged
     assert sum(c.seconds for c in mine) == pytest.approx(
         sum(sum(r.seconds.values()) for r in compared.runs)
     )
@@ -197,13 +196,11 @@ def test_what_a_run_needed_is_let_go_of_at_once(small: Session, monkeypatch, str
     """Not only when Python looks for cycles: on a GPU it would be missing until then."""
     seen: list[weakref.ref[Trainer]] = []
     carry_out = Trainer.run
-    monkeypatch.setattr(
-        Trainer,
-        "run",
-        lambda self, *given, **also: (
-            seen.append(weakref.ref(self)) or carry_out(self, *given, **also)
-        ),
-    )
+
+    def noted(self: Trainer, *given, **also):
+        return seen.append(weakref.ref(self)) or carry_out(self, *given, **also)
+
+    monkeypatch.setattr(Trainer, "run", noted)
     small.strategy(strategy)
     gc.collect()
     gc.disable()
