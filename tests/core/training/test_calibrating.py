@@ -19,19 +19,18 @@ from tlnb.session import Session
 @pytest.fixture(scope="module")
 def held_out() -> Session:
     """Twenty digits a class: forty labels are held out to choose with."""
-    session = Session()
-    session.data("digits", per_class=20)
-    session.load("glyphnet")
-    session.forecast(epochs=3)
-    session.train(epochs=3)
-    return session
+    return _forecast_and_trained(20)
 
 
 @pytest.fixture(scope="module")
 def folded() -> Session:
     """Five digits a class: nothing is held out."""
+    return _forecast_and_trained(5)
+
+
+def _forecast_and_trained(per_class: int) -> Session:
     session = Session()
-    session.data("digits", per_class=5)
+    session.data("digits", per_class=per_class)
     session.load("glyphnet")
     session.forecast(epochs=3)
     session.train(epochs=3)

@@ -12,7 +12,6 @@ from tlnb.core.planning.recipes import WARMUP
 from tlnb.core.training.calibrating import (
     FOLDS,
     images_looked_at,
-    labels_in_use,
     method_of,
     only_heads,
 )
@@ -85,7 +84,7 @@ class Extrapolation:
         if self._calibrated != "cross-validation":
             return {}
         done, sample = self.rehearsal, self.rehearsal.splits["train"]
-        labels = len(labels_in_use(self.context.data))
+        labels = len(self.context.data.labels_in_use)
         again = (FOLDS - 1) * labels / sample
         return {
             ("caching", "features"): again,

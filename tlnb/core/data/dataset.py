@@ -39,6 +39,7 @@ from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mea
 from tlnb.core.runtime.paths import user_path, written_beside
 
 # Labels in the smallest class; what the limits rest on: core/planning/size_rule.py.
+IN_USE = ("train", "val")  # the splits whose labels may be learned from
 DECENT_FROM, A_LOT_FROM = 20, 1000
 CONVENTION = (
     f"little < {DECENT_FROM} ≤ decent < {A_LOT_FROM:,} ≤ a lot, labels in the smallest class"
@@ -131,10 +132,14 @@ class DataSet(OneLine):
         return replace(self, images=images, labels=labels, group_of={})
 
     @property
+    def labels_in_use(self) -> Tensor:
+        """The labels that may be learned from, `(N,)`: those of `train`, then those of `val`."""
+        return torch.cat([self.labels[s].cpu() for s in IN_USE if s in self.labels])
+
+    @property
     def counts(self) -> dict[str, int]:
         """Number of labels in use (`train` and `val`) per class."""
-        used = torch.cat([self.labels[s] for s in ("train", "val") if s in self.labels])
-        found = torch.bincount(used, minlength=len(self.classes)).tolist()
+        found = torch.bincount(self.labels_in_use, minlength=len(self.classes)).tolist()
         return dict(zip(self.classes, found, strict=True))
 
     @property

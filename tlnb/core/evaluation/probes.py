@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.dataset import IN_USE, DataSet
 from tlnb.core.data.splits import folds_of
 from tlnb.core.models.anatomy import Anatomy, evaluating
 from tlnb.core.models.calibration import spread_rows
@@ -50,7 +50,7 @@ def labels_in_use(data: DataSet, least: int = 0) -> DataSet:
         least: leave classes out rather than keep fewer images than this of each: what a network
             learns depends on the images per class more than on the number of classes.
     """
-    splits = [s for s in ("train", "val") if s in data.splits]
+    splits = [s for s in IN_USE if s in data.splits]
     labels = torch.cat([data.labels[s] for s in splits])
     rows = _some_classes(labels, MAX_IMAGES, least)
     rows = rows[spread_rows(labels[rows], MAX_IMAGES)]

@@ -71,13 +71,8 @@ def onnx_model(module: nn.Module, transform: Transform, name: str) -> Any:
     With `WithLikeness` it has a second output, `likeness` (N,).
 
     Raises:
-        UsageError: a missing package.
         ModelError: ONNX cannot express the network.
     """
-    if not all(importlib.util.find_spec(package) for package in PACKAGES):
-        raise UsageError(
-            "ONNX needs two more packages: pip install 'tlnb[page]' (onnx, onnxscript)"
-        )
     try:
         with _quiet():
             program: Any = torch.onnx.export(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tlnb import glyphnet
-from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.dataset import IN_USE, DataSet
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.storage.memory_map import is_mapped
@@ -83,7 +83,7 @@ def can_refit(data: DataSet) -> bool:
     """Whether labels are held out to choose with, and their images lie in memory, to be joined."""
     if "val" not in data.splits:
         return False
-    return not any(is_mapped(data.images[split]) for split in ("train", "val"))
+    return not any(is_mapped(data.images[split]) for split in IN_USE)
 
 
 def recipe(plan: Plan, data: DataSet, optimizer: str = "adamw") -> TrainOptions:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.dataset import IN_USE, DataSet
 from tlnb.core.models.calibration import (
     LEAST_LABELS,
     MOST_KNOWN,
@@ -57,7 +57,7 @@ def method_of(context: TrainingContext, options: TrainOptions) -> Method:
     if held >= LEAST_LABELS:
         seen = "val" in context.taught
         return Method("", f"{start} has learned the held-out labels") if seen else Method("val")
-    labels = labels_in_use(data)
+    labels = data.labels_in_use
     least = int(labels.bincount(minlength=len(data.classes)).min())
     if len(labels) < LEAST_LABELS or least < FOLDS:
         few = f"{len(labels)} labels, {least} in the smallest class"
@@ -77,16 +77,9 @@ def only_heads(plan: Plan, heads: tuple[str, ...]) -> bool:
     return set(plan.trained) <= set(heads)
 
 
-def labels_in_use(data: DataSet) -> Tensor:
-    """The labels that may be learned from: `train` and `val`."""
-    return torch.cat(
-        [data.labels[split].cpu() for split in ("train", "val") if split in data.labels]
-    )
-
-
 def groups_in_use(data: DataSet) -> Tensor | None:
     """The group of each of those labels; None if images are not grouped."""
-    of_splits = [data.group_of[split] for split in ("train", "val") if split in data.group_of]
+    of_splits = [data.group_of[split] for split in IN_USE if split in data.group_of]
     return torch.cat(of_splits) if of_splits else None
 
 

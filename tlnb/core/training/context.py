@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -128,6 +128,20 @@ class TrainingContext:
     def trained_heads(self) -> tuple[str, ...]:
         """The output layers among what trains."""
         return tuple(head for head in self.anatomy.heads if head in self.plan.trained)
+
+    def on_data(self, data: DataSet, source: FeatureSource, report: Report) -> TrainingContext:
+        """The same training on other splits of the images, without a refit of its own."""
+        labels = labels_on(self.machine, data)
+        weighted = self.class_weights is not None
+        return replace(
+            self,
+            options=replace(self.options, refit=False),
+            data=data,
+            labels=labels,
+            source=source,
+            class_weights=class_weights_of(labels, data) if weighted else None,
+            report=report,
+        )
 
     def layers(self, names: tuple[str, ...]) -> list[nn.Module]:
         """The parts of the network that these layers' names mean."""

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.dataset import IN_USE, DataSet
 from tlnb.core.data.splits import folds_of
 from tlnb.core.models.calibration import Calibration, fitted_temperature
 from tlnb.core.models.clocks import Clock, CostTracker
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.training.cached_inputs import CachedInputs
 from tlnb.core.training.calibrating import FOLDS, Calibrated, groups_in_use, scores_of
-from tlnb.core.training.context import TrainingContext, class_weights_of, labels_on
+from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.features import FeatureSource, T
 from tlnb.core.training.run import Cache
 from tlnb.core.training.split_choice import Demand
@@ -106,11 +106,11 @@ def by_folds(
 
 
 def _pool(context: TrainingContext, inputs: CachedInputs) -> _Pool:
-    data, splits = context.data, [s for s in ("train", "val") if s in context.data.splits]
+    data, splits = context.data, [s for s in IN_USE if s in context.data.splits]
     held = [inputs.seen("val")] if "val" in splits else []
     return _Pool(
         torch.cat([data.images[split] for split in splits]),
-        torch.cat([data.labels[split].cpu() for split in splits]),
+        data.labels_in_use,
         tuple(torch.cat([view, *held]) for view in inputs.kept),
     )
 
@@ -133,19 +133,5 @@ def _folds(
         costs = CostTracker(Clock(context.machine, meter=context.costs.clock.meter))
         source = _FoldSource(context.source, data, costs)
         source.cached, source.found = replace(inputs, kept=views, _seen={}), found
-        yield _context(context, data, source), torch.from_numpy(held)
-
-
-def _context(context: TrainingContext, data: DataSet, source: _FoldSource) -> TrainingContext:
-    labels = labels_on(context.machine, data)
-    weighted = context.class_weights is not None
-    return replace(
-        context,
-        options=replace(context.options, refit=False),
-        data=data,
-        labels=labels,
-        source=source,
-        costs=source.tally,
-        class_weights=class_weights_of(labels, data) if weighted else None,
-        report=lambda _: None,
-    )
+        fold = context.on_data(data, source, lambda _: None)
+        yield replace(fold, costs=costs), torch.from_numpy(held)

@@ -16,9 +16,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.dataset import IN_USE, DataSet
 from tlnb.core.storage.activation_cache import key_of
-from tlnb.core.training.context import TrainingContext, class_weights_of, labels_on
+from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.features import FeatureSource, KeptRows, T
 from tlnb.core.training.progress import Progress, Report
 from tlnb.core.training.run import EpochRecord
@@ -26,13 +26,11 @@ from tlnb.core.training.split_choice import Demand
 from tlnb.core.training.split_point import Place
 from tlnb.core.training.split_replay import Replay
 
-PARTS = ("train", "val")  # what a refit learns from
-
 
 def with_all_labels(data: DataSet) -> DataSet:
     """The data with all labels in use to train on, and the test split."""
     images, labels = (
-        MappingProxyType({"train": torch.cat([held[s] for s in PARTS]), "test": held["test"]})
+        MappingProxyType({"train": torch.cat([held[s] for s in IN_USE]), "test": held["test"]})
         for held in (data.images, data.labels)
     )
     return replace(data, images=images, labels=labels)
@@ -41,17 +39,7 @@ def with_all_labels(data: DataSet) -> DataSet:
 def context_for_all(context: TrainingContext) -> TrainingContext:
     """The same training on all labels in use, with nothing held out. Caches are shared."""
     data = with_all_labels(context.data)
-    labels = labels_on(context.machine, data)
-    weighted = context.class_weights is not None
-    return replace(
-        context,
-        options=replace(context.options, refit=False),
-        data=data,
-        labels=labels,
-        source=AllLabels(context.source, data),
-        class_weights=class_weights_of(labels, data) if weighted else None,
-        report=_as_refit(context.report),
-    )
+    return context.on_data(data, AllLabels(context.source, data), _as_refit(context.report))
 
 
 def epochs_for_all(epochs: Sequence[EpochRecord], held_out: int) -> int:
@@ -137,7 +125,7 @@ class AllLabels(FeatureSource):
         through = work.rows
         if work.split != "train" or not isinstance(through, _RowsThrough):
             return super().kept(work, where)
-        of_splits = [self._of_split(work, through, split, where) for split in PARTS]
+        of_splits = [self._of_split(work, through, split, where) for split in IN_USE]
         joined = replace(work, rows=_joined([value for value, _ in of_splits]), flops=0.0)
         value, _ = super().kept(joined, where)
         return value, all(found for _, found in of_splits)

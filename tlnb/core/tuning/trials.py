@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.dataset import IN_USE, DataSet
 from tlnb.core.data.splits import folds_of
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.clocks import CostTracker
@@ -85,7 +85,7 @@ def run_trials(
     if folds < 2 or not forecasts:
         reason = "a class has one label: none can be held out" if folds < 2 else TOO_SHORT
         return Trials(labels=labels[:0], why_not=dict.fromkeys(STRATEGIES, reason))
-    whole = sum(case.data.splits.get(s, 0) for s in ("train", "val"))
+    whole = sum(case.data.splits.get(s, 0) for s in IN_USE)
     share = (folds - 1) / folds * len(labels) / whole
     scheme = choose_scheme(forecasts, share, folds, seconds)
     chosen = list(folds_of(labels, folds, seed=0))[: scheme.folds if scheme else 0]
