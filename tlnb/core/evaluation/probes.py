@@ -22,6 +22,7 @@ from tlnb.core.data.splits import folds_of
 from tlnb.core.models.anatomy import Anatomy, evaluating
 from tlnb.core.models.calibration import spread_rows
 from tlnb.core.models.pretrained import Transform
+from tlnb.core.runtime.blas import on_one_blas_thread
 from tlnb.core.training.raw_inputs import chunk_of
 
 FOLDS = 3
@@ -151,6 +152,7 @@ def _pooled(output: Tensor) -> Tensor:
     return output.mean(1) if output.ndim == 3 else output.flatten(1)
 
 
+@on_one_blas_thread
 def cross_validated(
     features: np.ndarray, labels: np.ndarray, folds: int, share: float = 1.0, repeats: int = REPEATS
 ) -> np.ndarray:

@@ -36,6 +36,7 @@ from tlnb.core.models.catalogue import Card
 from tlnb.core.models.clocks import CostTracker
 from tlnb.core.models.flops import forward_flops
 from tlnb.core.models.pretrained import PretrainedModel
+from tlnb.core.runtime.blas import on_one_blas_thread
 from tlnb.core.runtime.errors import OneLine, TLError
 from tlnb.core.storage.activation_cache import Store, key_of
 from tlnb.core.training.cache_key import identity, pixels
@@ -207,6 +208,7 @@ def _scored(source: Source, held: HeldOut | None) -> Source:
     )
 
 
+@on_one_blas_thread
 def held_out(features: np.ndarray, labels: np.ndarray) -> HeldOut | None:
     """Cross-validate a probe of features `(N, features)`; None where a class has a single label.
 
