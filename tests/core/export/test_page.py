@@ -425,3 +425,12 @@ def test_answers_that_differ_are_no_page(trained: Session, tmp_path: Path, monke
     monkeypatch.setattr(onnx_file, "runtime_scores", lambda *given: real(*given).roll(1, 1))
     refused(trained, tmp_path / "leaves.html", ModelError, "answers otherwise")
     assert not trained.save(tmp_path / "leaves.onnx").compared.holds  # which says so
+
+
+def test_answers_of_large_images_are_compared_a_few_at_a_time():
+    seen, network = [], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    batch = torch.randn(20, 3, 224, 224)
+    scores = onnx_file.half_scores(network, batch)
+    assert max(seen) < len(batch) == sum(seen)
+    torch.testing.assert_close(scores, network(batch), rtol=1e-2, atol=1e-3)

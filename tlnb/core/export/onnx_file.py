@@ -8,7 +8,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from tlnb.core.models.calibration import WithLikeness
 from tlnb.core.models.pretrained import PretrainedModel, Transform
 from tlnb.core.runtime.errors import ModelError, OneLine, UsageError
+from tlnb.core.training.raw_inputs import chunk_of
 from tlnb.core.training.run import Run
 
 PACKAGES = ("onnx", "onnxscript")
@@ -150,9 +151,14 @@ def half_scores(module: nn.Module, batch: Tensor) -> Tensor:
         name: weight.half().float() if _fits_half(weight.detach().numpy()) else weight
         for name, weight in module.named_parameters()
     }
+    return _scores(lambda part: torch.func.functional_call(module, weights, (part,)), batch)
+
+
+def _scores(network: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """Logits `(N, C)` for a batch `(N, 3, E, E)`, computed in parts: maps of all take much memory."""
     with torch.no_grad():
-        scores: Tensor = torch.func.functional_call(module, weights, (batch,))
-    return scores
+        parts = batch.split(chunk_of(batch.shape[-1], on_cpu=True))
+        return torch.cat([network(part) for part in parts])
 
 
 def runtime_scores(content: bytes, batch: Tensor) -> Tensor | None:
@@ -210,8 +216,7 @@ def exported(
     if images is None:
         return proto, None
     batch = model.transform(images.cpu())
-    with torch.no_grad():
-        expected = module(batch)
+    expected = _scores(module, batch)
     by_torch = agreement(expected, half_scores(module, batch), "PyTorch", "fp16") if half else None
     weights = "fp32"
     if by_torch is not None and by_torch.holds:
