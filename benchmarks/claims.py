@@ -192,12 +192,14 @@ def _imitate(machine: Machine) -> None:
         normalise = Transform.normalise
         Transform.normalise = lambda self, images: normalise(self, images) * machine.scale  # type: ignore[method-assign]
     if machine.draw:
-        for owner, name in ((Session, "data"), (Session, "train"), (leaves, "leaf_photos")):
-            setattr(
-                owner,
-                name,
-                _drawn_otherwise(getattr(owner, name), machine.draw, own=name == "train"),
-            )
+        for owner, name in (
+            (Session, "data"),
+            (Session, "train"),
+            (Session, "forecast"),
+            (leaves, "leaf_photos"),
+        ):
+            own = name in ("train", "forecast")
+            setattr(owner, name, _drawn_otherwise(getattr(owner, name), machine.draw, own))
         seed = torch.manual_seed
         torch.manual_seed = lambda number: seed(
             number + SEED_DISTANCE * machine.draw
