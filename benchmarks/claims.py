@@ -4,7 +4,8 @@
 
 A claim is an `assert` in a lesson. Its margin is how far its comparison is from becoming false:
 0.03 for `accuracy > 0.7` at 0.73; the smallest margin if it compares several times. Positive
-numbers a factor of two or more apart are compared by their logarithms. The margin is measured in
+numbers that are a factor of two or more apart in all executions are compared by their logarithms,
+others by their difference. The margin is measured in
 the unchanged lesson on every machine of `MACHINES`, which imitate other processors, and on this
 machine over several draws of data and seeds. The chance of failing is the probability that a margin
 is negative if margins over machines are normally distributed.
@@ -33,7 +34,10 @@ from benchmarks.table import markdown
 LESSONS = Path(__file__).parents[1] / "lessons"
 SEED_DISTANCE = 1000  # between two draws, so that the seeds of a lesson never overlap
 MAX_CHANCE = 1e-4  # largest acceptable chance of failing on an untested machine
-FACTOR = 2.0  # positive numbers this far apart are compared by their logarithms
+FACTOR = 2.0  # positive numbers always this far apart are compared by their logarithms
+
+# how far a comparison is from changing: by the difference, and by the logarithms of positive numbers
+Margin = tuple[float, float | None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def machines(draws: int) -> list[Machine]:
 class Claims:
     """Margins of the claims of one execution, by their text."""
 
-    margins: dict[str, list[float]] = field(default_factory=dict)
+    margins: dict[str, list[Margin]] = field(default_factory=dict)
     held: dict[str, bool] = field(default_factory=dict)
     _now: str = ""
 
@@ -114,7 +118,7 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
-def _margin(kind: str, left: Any, right: Any) -> float | None:
+def _margin(kind: str, left: Any, right: Any) -> Margin | None:
     """How far a comparison of two numbers is from changing; None for exact values."""
     if kind not in ("Lt", "LtE", "Gt", "GtE"):
         return None
@@ -122,9 +126,9 @@ def _margin(kind: str, left: Any, right: Any) -> float | None:
         low, high = float(left), float(right)
     except (TypeError, ValueError):
         return None
-    far_apart = low > 0 and high > 0 and max(low, high) >= FACTOR * min(low, high)
-    gap = math.log(high / low) if far_apart else high - low
-    return gap if kind.startswith("Lt") else -gap
+    if kind.startswith("Gt"):
+        low, high = high, low
+    return high - low, math.log(high / low) if low > 0 and high > 0 else None
 
 
 class Watched(ast.NodeTransformer):
@@ -304,9 +308,9 @@ def claims_of(lesson: str, results: Mapping[str, dict[str, Any]]) -> Iterator[Cl
     """Collect the margins of each claim from the executions of a lesson."""
     texts = dict.fromkeys(text for result in results.values() for text in result.get("held", ()))
     for text in texts:
-        margins = {
-            name: min(got) for name, r in results.items() if (got := r.get("margins", {}).get(text))
-        }
+        margins = smallest(
+            {name: got for name, r in results.items() if (got := r.get("margins", {}).get(text))}
+        )
         failed = tuple(name for name, r in results.items() if not r.get("held", {}).get(text, True))
         on = [m.name for m in MACHINES]
         draws = [name for name in results if name == THIS_MACHINE.name or name.startswith("draw ")]
@@ -317,6 +321,16 @@ def claims_of(lesson: str, results: Mapping[str, dict[str, Any]]) -> Iterator[Cl
             tuple(margins[n] for n in draws if n in margins),
             failed,
         )
+
+
+def smallest(margins: Mapping[str, list[Margin]]) -> dict[str, float]:
+    """The smallest margin of each execution, all on one scale."""
+    logarithms = [log for found in margins.values() for _, log in found]
+    far_apart = all(log is not None and abs(log) >= math.log(FACTOR) for log in logarithms)
+    return {
+        name: min(log if far_apart and log is not None else gap for gap, log in found)
+        for name, found in margins.items()
+    }
 
 
 def measure(

@@ -26,6 +26,7 @@ from tlnb.core.training.checkpoint import Checkpoint
 from tlnb.core.training.checkpoint_check import check_answers, check_state
 from tlnb.core.training.freezing import hashes, keeping_statistics, set_modes, state_of
 from tlnb.core.training.run import Run
+from tlnb.core.training.shared_layers import share_layers
 
 ANSWERS = ("truths", "guesses", "sure", "sure_of_truth")
 KNOWN = ("features", "labels", "rows")
@@ -106,6 +107,7 @@ def restored(
             f"run {run.name!r} was trained from different weights than {model.name} has now: "
             "load those, or train it again"
         )
+    share_layers(module, about["hashes"])
     answers = check_answers(saved.part("answers"), run.test_images, len(run.classes))
     return replace(
         run,

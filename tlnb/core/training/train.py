@@ -31,6 +31,7 @@ from tlnb.core.training.freezing import Change, hashes
 from tlnb.core.training.progress import Report
 from tlnb.core.training.proof import StartState
 from tlnb.core.training.run import Run, wilson_interval
+from tlnb.core.training.shared_layers import share_layers
 from tlnb.core.training.split_evaluation import scores
 from tlnb.core.training.trainer import Trainer
 
@@ -173,6 +174,7 @@ def _record(
         events.append(event("frozen-moved", layers=", ".join(broken)))
     inference_flops = trainer.inputs.cost.whole if trainer.inputs else 0.0
     trained = trainer.release()
+    share_layers(trained, end)
     clock, host, data = context.costs.clock, context.machine, context.data
     seconds, (flops, wh) = clock.seconds(), context.spent()
     right, by_class = scores(answers)
