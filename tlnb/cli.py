@@ -252,7 +252,6 @@ def _add_tune(command: argparse.ArgumentParser) -> None:
 
 
 def _carry_out(chosen: argparse.Namespace) -> int:
-    """Do what the command says; return its status."""
     if chosen.command == "demo":
         demo(chosen.out)
     elif chosen.command == "train":

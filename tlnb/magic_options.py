@@ -362,7 +362,6 @@ def _parsed(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
 
 
 def _check_help(method: Callable[..., Any], words: list[str]) -> None:
-    """Raise `UsageError` for a request for help."""
     if {"--help", "-h"} & set(words):
         options = " ".join(options_of(method)) or "it has none"
         raise UsageError(f"%{method.__name__}? shows its options: {options}")

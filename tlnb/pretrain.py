@@ -174,10 +174,7 @@ def _batches(
 
 
 def _clock(hardware: Machine) -> float:
-    """A clock in seconds.
-
-    On a CPU it is process time divided by threads: other work on the machine does not count.
-    """
+    """A clock in seconds; on a CPU process time by thread, so that other work does not count."""
     return time.process_time() / hardware.threads if hardware.on_cpu else time.perf_counter()
 
 

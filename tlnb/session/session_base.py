@@ -32,7 +32,6 @@ class SessionBase(OneLine):
         self._begin()
 
     def _begin(self) -> None:
-        """Start a new session in a new folder."""
         self.store.close()
         self.store = SessionStore()
         self.state = SessionState()

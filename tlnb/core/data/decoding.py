@@ -198,10 +198,7 @@ def _look_over(path: Path) -> str:
 
 
 def _ends_well(path: Path, image: Image) -> bool:
-    """Whether a file ends as a whole image does, or at the end its header declares.
-
-    False for formats that do not tell.
-    """
+    """Whether a file ends as a whole image does; False for formats that do not tell."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -248,11 +245,7 @@ def raise_if_memory_ran_out(error: Exception) -> None:
 
 
 def _why(error: Exception, path: Path) -> str:
-    """Describe what is wrong with a file; `Passing` if it may be readable later.
-
-    Raises:
-        MemoryError, RuntimeError: the error itself, if memory ran out.
-    """
+    """Describe what is wrong with a file; `Passing` if it may be readable later."""
     from PIL import Image, UnidentifiedImageError
 
     raise_if_memory_ran_out(error)
@@ -355,13 +348,7 @@ def opaque(image: Image) -> Image:
 
 
 def _grey_to_rgb(image: Image, given: Values | None) -> Callable[[Image], Bytes]:
-    """Return the conversion of 16- or 32-bit grey, or fractions, to 8 bits.
-
-    PIL's own conversion would make nearly all pixels white.
-
-    Raises:
-        ValueError: none of the pixels is a number.
-    """
+    """How grey of more than 8 bits becomes 8 bits: PIL would make nearly all pixels white."""
     ends = [found for band in _bands(image) if (found := _ends(_numbers(band))) is not None]
     if not ends:
         raise ValueError("none of its pixels is a number")

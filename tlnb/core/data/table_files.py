@@ -98,10 +98,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _spellings(name: str) -> Iterable[str]:
-    """Spellings of a name: as written, with slashes, decoded, in NFC and NFD.
-
-    Decoded means without `%20` and `file://`.
-    """
+    """A name as written, with slashes, without `%20` and `file://`, and each in NFC and NFD."""
     forms = (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
     plain = unquote(name.removeprefix("file://"))
     return dict.fromkeys((name, name.replace("\\", "/"), *forms, plain))

@@ -176,7 +176,6 @@ def _strips(picture: Tensor, patch: int) -> dict[str, Tensor]:
 
 
 def _spread(patches: Tensor, amount: int) -> Tensor:
-    """Select `amount` patches, evenly spaced."""
     return patches[np.linspace(0, len(patches) - 1, amount).round().astype(int)]
 
 
