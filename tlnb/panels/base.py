@@ -29,10 +29,7 @@ _drawing = threading.RLock()  # only one thread at a time fills panels
 
 
 def field(kind: type[Any], label: str, tip: str, width: str = FIELD, **traits: Any) -> Any:
-    """A control with a label before it.
-
-    Screen readers read the tip too, if the front end passes it on.
-    """
+    """A control with a label before it; screen readers read the tip too, if they are given it."""
     traits = {
         "description": label,
         "layout": w.Layout(width=width, max_width="100%"),

@@ -284,10 +284,7 @@ def read_model(
 
 
 def _saved(request: LoadRequest) -> tuple[Path, Header | None]:
-    """The saved run that a request names, as the model or as weights of the user's module.
-
-    None if it names none.
-    """
+    """The saved run that a request names, as the model or as weights; without one no header."""
     source = request.source
     if request.own or (isinstance(source, str | Path) and not pretrained.is_name(str(source))):
         file = user_path(request.weights if request.own else str(source))

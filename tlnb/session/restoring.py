@@ -142,10 +142,7 @@ def _locked(folder: Path) -> SessionFolder:
 
 @dataclass
 class _Restoring:
-    """Rebuilds an earlier session in order: data, runs, model, plan, bill.
-
-    Each step needs the ones before it.
-    """
+    """Rebuilds an earlier session, each step on those before: data, runs, model, plan, bill."""
 
     store: SessionStore
     trust: bool

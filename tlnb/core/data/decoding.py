@@ -49,10 +49,7 @@ Telling = Callable[[str, int, int], None]  # activity (`downloading`, `unpacking
 
 
 class Passing(str):
-    """Why a file could not be read this time, for an external reason.
-
-    It may be readable later.
-    """
+    """Why a file could not be read this time, for an external reason; it may be readable later."""
 
     __slots__ = ()
 
@@ -76,10 +73,7 @@ REMEDIES = {
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Formats that can be read here.
-
-    AVIF since Pillow 11.3, HEIF with the package pillow-heif.
-    """
+    """Formats that can be read here: AVIF since Pillow 11.3, HEIF with the package pillow-heif."""
     from PIL import Image
 
     if find_spec("pillow_heif"):
@@ -91,10 +85,7 @@ def formats() -> tuple[str, ...]:
 
 
 def extensions() -> tuple[str, ...]:
-    """Extensions of image files.
-
-    Formats are detected by content; only the first frame of animated images is used.
-    """
+    """Extensions of image files; formats are detected by content, animations give one frame."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     return (*IMG_EXTENSIONS, *OTHER_EXTENSIONS)
@@ -334,10 +325,7 @@ def is_transparent(image: Image) -> bool:
 
 
 def opaque(image: Image) -> Image:
-    """Convert to RGB, on white where the image is transparent.
-
-    The colours below transparent parts are whatever a program left there, mostly black.
-    """
+    """Convert to RGB, on white where transparent: programs leave any colour below, mostly black."""
     from PIL import Image as images
 
     if not is_transparent(image):

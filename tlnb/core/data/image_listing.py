@@ -178,10 +178,7 @@ def _check_flat(top: Path, classes: Sequence[str], called: str) -> list[str]:
 
 
 def class_name(text: str) -> str:
-    """A class name in Unicode's composed form (NFC).
-
-    é is one character, however it was typed or stored.
-    """
+    """A class name in Unicode's composed form (NFC): é is one character, however it was stored."""
     return unicodedata.normalize("NFC", text)
 
 

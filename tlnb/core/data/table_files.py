@@ -21,10 +21,7 @@ MAX_FOLDERS = 100  # folders beside the table that are tried
 
 
 class TableFiles:
-    """Finds the files listed in a table.
-
-    Folders are listed once, and only if a name lacks an extension.
-    """
+    """Finds the files of a table; folders are listed once, and only for names without extension."""
 
     def __init__(self, top: Path, names: Sequence[str]) -> None:
         """Resolve `names` relative to `top`, or else to a folder beside the table.

@@ -124,10 +124,7 @@ def option(default: Any, help: str, *, unasked: Any = ..., **about: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How a network is trained.
-
-    `None` leaves the choice to the recipe for this strategy and amount of data.
-    """
+    """How a network is trained; `None` leaves a choice to the recipe for this strategy and data."""
 
     epochs: int | None = option(
         None,
