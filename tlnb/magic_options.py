@@ -52,12 +52,7 @@ def _training_arguments(option: Option) -> Arguments:
     """One argument, or for what the recipe decides unasked, two: yes and no."""
     if not option.either:
         return (_training_argument(option),)
-    actions = zip(
-        option.flags,
-        (True, False),
-        (option.help, f"not --{option.flag}"),
-        strict=True,
-    )
+    actions = zip(option.flags, (True, False), (option.help, f"not --{option.flag}"), strict=True)
     return tuple(
         argument(
             f"--{flag}",

@@ -115,12 +115,7 @@ def read_again(request: DataRequest, edge: int | None, tell: Tell) -> DataSet:
 
 
 def _open(
-    source: Any,
-    labels: Any,
-    request: DataRequest,
-    edge: int | None,
-    tell: Tell,
-    groups: Any = None,
+    source: Any, labels: Any, request: DataRequest, edge: int | None, tell: Tell, groups: Any = None
 ) -> DataSet:
     decoding, telling = partial(tell, "data", "decoding"), partial(tell, "data")
     return open_data(
@@ -370,9 +365,4 @@ def _adopted(source: Any, size: int | None) -> dict[str, Any]:
 
     adopted = adopt(source, size)
     only_size = {} if adopted.size is None else {"size": adopted.size}
-    return {
-        "source": adopted.module,
-        "layout": adopted.layout,
-        "notes": adopted.notes,
-        **only_size,
-    }
+    return {"source": adopted.module, "layout": adopted.layout, "notes": adopted.notes, **only_size}

@@ -335,9 +335,8 @@ def _saved(case: ScriptFacts) -> Iterator[str]:
 
 def _from_file(case: ScriptFacts) -> Iterator[str]:
     file = case.model.weights
-    if any(
-        note.startswith(f"{Path(file).name}: ") for note in case.model.card.notes
-    ):  # read with changes
+    changes = f"{Path(file).name}: "  # how a note begins on a file that was read with changes
+    if any(note.startswith(changes) for note in case.model.card.notes):
         yield from _saved(case)
     elif file.endswith(".safetensors"):
         yield f"model.load_state_dict(load_file({quoted(file)}))"
