@@ -289,14 +289,10 @@ def overlays(look: Look) -> bytes:
     for axes in grid.flat:
         axes.set_axis_off()
     for i, each in enumerate(look.images):
-        left, right = (
-            grid[i // columns, 2 * (i % columns)],
-            grid[i // columns, 2 * (i % columns) + 1],
-        )
-        draw_image(left, images[i], shortened(each.truth or each.name, 20), 8.5)
-        draw_image(
-            right, _grey(images[i]), f"said {shortened(each.label)}, {each.probability:.0%}", 8.5
-        )
+        row, column = divmod(i, columns)
+        left, right = grid[row, 2 * column : 2 * column + 2]
+        draw_image(left, images[i], shortened(each.truth or each.name, 20))
+        draw_image(right, _grey(images[i]), f"said {shortened(each.label)}, {each.probability:.0%}")
         right.imshow(
             heat[i].numpy(), cmap="viridis", alpha=0.6, vmin=0, vmax=1, interpolation="bilinear"
         )
