@@ -80,10 +80,7 @@ def _comparison(book: Any) -> str:
 
 
 def lessons(folder: Path, edition: Edition, browse: bool) -> None:
-    """Copy the lessons to a writable folder and open the first in JupyterLab.
-
-    A learner's copy is never overwritten.
-    """
+    """Copy the lessons to a writable folder, never over a learner's copy, and open the first."""
     copied = copy_lessons(folder, edition)
     print(f"{copied} files copied to {folder.resolve()}; existing files were left unchanged.")
     if browse:
@@ -123,10 +120,7 @@ def reset(folder: Path, edition: Edition, sure: bool) -> None:
 
 
 def train(job: Path, out: Path, trust: bool) -> None:
-    """Run a job file, alone or as one of torchrun's processes.
-
-    Writes record, network and card to the folder `out`.
-    """
+    """Run a job file, alone or as one of torchrun's processes; write record, network and card."""
     from tlnb.display.html import page
     from tlnb.display.live import Silent, Terminal
     from tlnb.display.run_cards import run_card
@@ -252,7 +246,6 @@ def _add_tune(command: argparse.ArgumentParser) -> None:
 
 
 def _carry_out(chosen: argparse.Namespace) -> int:
-    """Do what the command says; return its status."""
     if chosen.command == "demo":
         demo(chosen.out)
     elif chosen.command == "train":

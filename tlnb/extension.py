@@ -78,9 +78,8 @@ def _register_cards(shell: Any) -> None:
     for kind, make in cards.HTML.items():
         formatters["text/html"].for_type(kind, make)
     plain: dict[type, Callable[[Any], str]] = {Script: str.__str__}
-    if (
-        getattr(shell, "kernel", None) is not None
-    ):  # a notebook shows the HTML; this is what a text file gets
+    # a notebook shows the HTML; this is what a text file gets
+    if getattr(shell, "kernel", None) is not None:
         plain[Comparison] = text.comparison_text
     else:
         plain |= dict.fromkeys(text.TEXT, _for_terminal)

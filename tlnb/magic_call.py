@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
+import functools
+import inspect
 import re
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from IPython.core.magic import Magics
+from IPython.core.magic import Magics, line_magic
+from IPython.core.magic_arguments import argument
 
 from tlnb import magic_options as options
 from tlnb.core.planning.magic_lines import tokens
@@ -56,16 +59,6 @@ class SessionMagics(Magics):
         self.session = session
         self.cell = Cell()
 
-    def _run(
-        self, method: Callable[..., Any], line: str, call: Callable[[argparse.Namespace], Any]
-    ) -> Any:
-        words, silent = tokens(line)
-        words, renamed = options.by_todays_names(method, words)
-        chosen = parse(method, words)
-        if renamed:
-            print(renamed)
-        return self._show(lambda: call(chosen), silent)
-
     def _show(self, call: Callable[[], Any], silent: bool) -> Any:
         show = reporter(self.shell)
         self.session.report = show
@@ -75,3 +68,22 @@ class SessionMagics(Magics):
             show.close()
             self.session.report = None
         return _returned(value, silent, self.cell)
+
+
+def magic(*arguments: argument) -> Callable[[Callable[[Any, Namespace], Any]], Any]:
+    """Declare a line magic: a method from the parsed line to the session's value."""
+
+    def decorate(call: Callable[[Any, Namespace], Any]) -> Any:
+        def run(self: SessionMagics, line: str) -> Any:
+            words, silent = tokens(line)
+            words, renamed = options.by_todays_names(run, words)
+            chosen = parse(run, words)
+            if renamed:
+                print(renamed)
+            return self._show(lambda: call(self, chosen), silent)
+
+        signature = inspect.signature(run)  # IPython shows that of the magic, not the method's
+        functools.update_wrapper(run, call).__signature__ = signature  # type: ignore[attr-defined]
+        return line_magic(options.takes(*arguments)(run))
+
+    return decorate

@@ -52,12 +52,7 @@ def _training_arguments(option: Option) -> Arguments:
     """One argument, or for what the recipe decides unasked, two: yes and no."""
     if not option.either:
         return (_training_argument(option),)
-    actions = zip(
-        option.flags,
-        (True, False),
-        (option.help, f"not --{option.flag}"),
-        strict=True,
-    )
+    actions = zip(option.flags, (True, False), (option.help, f"not --{option.flag}"), strict=True)
     return tuple(
         argument(
             f"--{flag}",
@@ -362,7 +357,6 @@ def _parsed(method: Callable[..., Any], words: list[str]) -> argparse.Namespace:
 
 
 def _check_help(method: Callable[..., Any], words: list[str]) -> None:
-    """Raise `UsageError` for a request for help."""
     if {"--help", "-h"} & set(words):
         options = " ".join(options_of(method)) or "it has none"
         raise UsageError(f"%{method.__name__}? shows its options: {options}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+from argparse import Namespace
 from typing import Any
 
 from IPython.core.magic import line_cell_magic, line_magic, magics_class, no_var_expand
@@ -10,7 +10,7 @@ from torch import nn
 
 from tlnb import magic_options as options
 from tlnb.core.runtime.errors import UsageError
-from tlnb.magic_call import SessionMagics
+from tlnb.magic_call import SessionMagics, magic
 from tlnb.magic_options import place_and_code, takes, training
 
 
@@ -18,31 +18,26 @@ from tlnb.magic_options import place_and_code, takes, training
 class PlanMagics(SessionMagics):
     """Magics for data, the network, and the plan."""
 
-    @line_magic
-    @takes(*options.DATA)
-    def tl_data(self, line: str) -> Any:
+    @magic(*options.DATA)
+    def tl_data(self, a: Namespace) -> Any:
         """Load a data set.
 
         Example: %tl_data digits --per-class 2
         """
-        return self._run(PlanMagics.tl_data, line, lambda a: self.session.data(**vars(a)))
+        return self.session.data(**vars(a))
 
-    @line_magic
-    @takes(*options.MODELS)
-    def tl_models(self, line: str) -> Any:
+    @magic(*options.MODELS)
+    def tl_models(self, a: Namespace) -> Any:
         """List the models that can be loaded, and which are available offline.
 
         Example: %tl_models resnet* --sort accurate
 
         Example: %tl_models timm/vit*dinov2*
         """
-        return self._run(
-            PlanMagics.tl_models, line, lambda a: self.session.models(a.pattern, a.sort)
-        )
+        return self.session.models(a.pattern, a.sort)
 
-    @line_magic
-    @takes(*options.LOAD)
-    def tl_load(self, line: str) -> Any:
+    @magic(*options.LOAD)
+    def tl_load(self, a: Namespace) -> Any:
         """Load a pretrained model.
 
         Example: %tl_load glyphnet
@@ -59,32 +54,27 @@ class PlanMagics(SessionMagics):
         """
         from tlnb.core.training.run import Run
 
-        def call(a: argparse.Namespace) -> Any:
-            own = self.shell.user_ns.get(a.name)
-            if own is None and "." in a.name and a.name.partition(".")[0] in self.shell.user_ns:
-                raise UsageError(
-                    f"%tl_load takes the name of a variable, not {a.name!r}: tl.load({a.name})"
-                )
-            source = own if isinstance(own, nn.Module | Run) else a.name
-            given = {"mean": a.mean, "std": a.std, "size": a.size, "called": a.name}
-            return self.session.load(
-                source, a.weights, **given, trust=a.trust, names=self.shell.user_ns
+        own = self.shell.user_ns.get(a.name)
+        if own is None and "." in a.name and a.name.partition(".")[0] in self.shell.user_ns:
+            raise UsageError(
+                f"%tl_load takes the name of a variable, not {a.name!r}: tl.load({a.name})"
             )
+        source = own if isinstance(own, nn.Module | Run) else a.name
+        given = {"mean": a.mean, "std": a.std, "size": a.size, "called": a.name}
+        return self.session.load(
+            source, a.weights, **given, trust=a.trust, names=self.shell.user_ns
+        )
 
-        return self._run(PlanMagics.tl_load, line, call)
-
-    @line_magic
-    @takes(*options.LAYERS)
-    def tl_layers(self, line: str) -> Any:
+    @magic(*options.LAYERS)
+    def tl_layers(self, a: Namespace) -> Any:
         """Show the network from input to output: parameters, FLOPs, frozen or trained.
 
         Example: %tl_layers --all
         """
-        return self._run(PlanMagics.tl_layers, line, lambda a: self.session.layers(a.all))
+        return self.session.layers(a.all)
 
-    @line_magic
-    @takes(*options.LOOK)
-    def tl_look(self, line: str) -> Any:
+    @magic(*options.LOOK)
+    def tl_look(self, a: Namespace) -> Any:
         """Show what the network sees, beside one with random weights.
 
         The data by the network's features or by stage (linear probes), or where in an image the
@@ -92,11 +82,10 @@ class PlanMagics(SessionMagics):
 
         Example: %tl_look features
         """
-        return self._run(PlanMagics.tl_look, line, lambda a: self.session.look(*a.what, run=a.run))
+        return self.session.look(*a.what, run=a.run)
 
-    @line_magic
-    @takes(*options.STRATEGY)
-    def tl_strategy(self, line: str) -> Any:
+    @magic(*options.STRATEGY)
+    def tl_strategy(self, a: Namespace) -> Any:
         """Set a strategy; without a name, show the three side by side.
 
         head: linear probing, or feature extraction. partial, full: fine-tuning. Which one, ten
@@ -104,31 +93,25 @@ class PlanMagics(SessionMagics):
 
         Example: %tl_strategy partial --last 2
         """
-        return self._run(
-            PlanMagics.tl_strategy,
-            line,
-            lambda a: self.session.strategy(a.name, last=a.last, rank=a.rank),
-        )
+        return self.session.strategy(a.name, last=a.last, rank=a.rank)
 
-    @line_magic
-    @takes(*options.PATTERNS)
-    def tl_freeze(self, line: str) -> Any:
+    @magic(*options.PATTERNS)
+    def tl_freeze(self, a: Namespace) -> Any:
         """Freeze more layers; without a pattern, all but the output layer.
 
         Example: %tl_freeze stem..layer2
         """
-        return self._run(PlanMagics.tl_freeze, line, lambda a: self.session.freeze(*a.patterns))
+        return self.session.freeze(*a.patterns)
 
-    @line_magic
-    @takes(*options.PATTERNS)
-    def tl_unfreeze(self, line: str) -> Any:
+    @magic(*options.PATTERNS)
+    def tl_unfreeze(self, a: Namespace) -> Any:
         """Unfreeze layers, so that they train again.
 
         They may be any, not only the last ones (surgical fine-tuning).
 
         Example: %tl_unfreeze layer4
         """
-        return self._run(PlanMagics.tl_unfreeze, line, lambda a: self.session.unfreeze(*a.patterns))
+        return self.session.unfreeze(*a.patterns)
 
     @no_var_expand
     @line_magic
@@ -144,16 +127,15 @@ class PlanMagics(SessionMagics):
         place, code, silent = place_and_code("tl_add", "before:head nn.Dropout(0.2)", line)
         return self._show(lambda: self.session.add(place, code, self.shell.user_ns), silent)
 
-    @line_magic
-    @takes(*options.REMOVE)
-    def tl_remove(self, line: str) -> Any:
+    @magic(*options.REMOVE)
+    def tl_remove(self, a: Namespace) -> Any:
         """Remove modules: each becomes nn.Identity.
 
         The output layer is replaced by one of the right width if that is needed.
 
         Example: %tl_remove layer4
         """
-        return self._run(PlanMagics.tl_remove, line, lambda a: self.session.remove(a.pattern))
+        return self.session.remove(a.pattern)
 
     @no_var_expand
     @line_cell_magic
@@ -173,89 +155,77 @@ class PlanMagics(SessionMagics):
         )
         return self._show(lambda: self.session.replace(place, code, self.shell.user_ns), silent)
 
-    @line_magic
-    @takes()
-    def tl_undo(self, line: str) -> Any:
+    @magic()
+    def tl_undo(self, _: Namespace) -> Any:
         """Undo the last change of the plan: an edit, a strategy, a freeze.
 
         Example: %tl_undo
         """
-        return self._run(PlanMagics.tl_undo, line, lambda _: self.session.undo())
+        return self.session.undo()
 
-    @line_magic
-    @takes(*options.ADVISE)
-    def tl_advise(self, line: str) -> Any:
+    @magic(*options.ADVISE)
+    def tl_advise(self, a: Namespace) -> Any:
         """Recommend a strategy, or with --models a source, by evidence measured now.
 
         Example: %tl_advise --budget 5min
 
         Example: %tl_advise --models glyphnet efficientnet_lite0
         """
-
-        def call(a: argparse.Namespace) -> Any:
-            return self.session.advise(budget=a.budget, models=a.models)
-
-        return self._run(PlanMagics.tl_advise, line, call)
+        return self.session.advise(budget=a.budget, models=a.models)
 
 
 @magics_class
 class TLMagics(PlanMagics):
     """All magics, adding those that train, evaluate and export; each is one session call."""
 
-    @line_magic
-    @takes()
-    def tl(self, line: str) -> Any:
+    @magic()
+    def tl(self, _: Namespace) -> Any:
         """Show the session: data, model, plan, runs, and the likely next line.
 
         Example: %tl
         """
-        return self._run(TLMagics.tl, line, lambda _: self.session)
+        return self.session
 
-    @line_magic
-    @takes(*options.TRAIN)
-    def tl_train(self, line: str) -> Any:
+    @magic(*options.TRAIN)
+    def tl_train(self, a: Namespace) -> Any:
         """Train the plan, or its baseline.
 
         Where deeper layers train too, new output layers are trained first (LP-FT).
 
         Example: %tl_train --epochs 20
         """
-        return self._run(TLMagics.tl_train, line, lambda a: self.session.train(**training(a)))
+        return self.session.train(**training(a))
 
-    @line_magic
-    @takes(*options.TRAINING)
-    def tl_forecast(self, line: str) -> Any:
+    @magic(*options.TRAINING)
+    def tl_forecast(self, a: Namespace) -> Any:
         """Forecast the cost of %tl_train with the same options, without training.
 
         Time, FLOPs, energy, money and memory.
 
         Example: %tl_forecast --epochs 50
         """
-        return self._run(TLMagics.tl_forecast, line, lambda a: self.session.forecast(**training(a)))
+        return self.session.forecast(**training(a))
 
-    @line_magic
-    @takes(*options.TUNE)
-    def tl_tune(self, line: str) -> Any:
+    @magic(*options.TUNE)
+    def tl_tune(self, a: Namespace) -> Any:
         """Search for the best learning rate, weight decay, augmentation and trained stages.
 
         The best values go into the plan.
 
         Example: %tl_tune --trials 30 --budget 5min
         """
-        return self._run(TLMagics.tl_tune, line, lambda a: self.session.tune(**vars(a)))
+        return self.session.tune(**vars(a))
 
-    @line_magic
-    @takes(*options.COST)
-    def tl_cost(self, line: str) -> Any:
+    @magic(*options.COST)
+    def tl_cost(self, a: Namespace) -> Any:
         """Show the whole bill by phase, and what someone else paid for the model.
 
         Example: %tl_cost --price 0.5eur/h
         """
-        return self._run(TLMagics.tl_cost, line, lambda a: self.session.cost(a.price))
+        return self.session.cost(a.price)
 
-    @line_magic
-    @takes(*options.SAVE)
-    def tl_save(self, line: str) -> Any:
+    @magic(*options.SAVE)
+    def tl_save(self, a: Namespace) -> Any:
         """Save a run's network with its plan, classes, preprocessing and record.
 
         %tl_load FILE loads it again.
@@ -268,130 +238,99 @@ class TLMagics(PlanMagics):
 
         The second is a page that runs the network in a browser, the third is for: python -m tlnb train job.json --out DIR
         """
-        return self._run(
-            TLMagics.tl_save,
-            line,
-            lambda a: self.session.save(a.file, a.run, job=a.job, runtime=a.runtime, **training(a)),
-        )
+        return self.session.save(a.file, a.run, job=a.job, runtime=a.runtime, **training(a))
 
-    @line_magic
-    @takes(*options.RESUME)
-    def tl_resume(self, line: str) -> Any:
+    @magic(*options.RESUME)
+    def tl_resume(self, a: Namespace) -> Any:
         """Resume a stopped run; after a kernel restart, restore the session first.
 
         Example: %tl_resume
         """
+        return self.session.resume(a.where, trust=a.trust, names=self.shell.user_ns)
 
-        def call(a: argparse.Namespace) -> Any:
-            return self.session.resume(a.where, trust=a.trust, names=self.shell.user_ns)
-
-        return self._run(TLMagics.tl_resume, line, call)
-
-    @line_magic
-    @takes(*options.COMPARE)
-    def tl_compare(self, line: str) -> Any:
+    @magic(*options.COMPARE)
+    def tl_compare(self, a: Namespace) -> Any:
         """Compare runs side by side: accuracy, time, FLOPs, energy, money.
 
         Example: %tl_compare --price 0.5usd/h
         """
+        return self.session.compare(*a.runs, target=a.target, price=a.price, tuning=a.tuning)
 
-        def call(a: argparse.Namespace) -> Any:
-            return self.session.compare(*a.runs, target=a.target, price=a.price, tuning=a.tuning)
-
-        return self._run(TLMagics.tl_compare, line, call)
-
-    @line_magic
-    @takes(*options.ERRORS)
-    def tl_errors(self, line: str) -> Any:
+    @magic(*options.ERRORS)
+    def tl_errors(self, a: Namespace) -> Any:
         """Show a run's errors: confusion matrix, reliability, most confident mistakes.
 
         Example: %tl_errors --run head
         """
-        return self._run(TLMagics.tl_errors, line, lambda a: self.session.errors(a.run))
+        return self.session.errors(a.run)
 
-    @line_magic
-    @takes(*options.PREDICT)
-    def tl_predict(self, line: str) -> Any:
+    @magic(*options.PREDICT)
+    def tl_predict(self, a: Namespace) -> Any:
         """Predict labels with calibrated probabilities for new images, or none of the known classes.
 
         Example: %tl_predict photos/*.jpg --top 5
         """
-        return self._run(
-            TLMagics.tl_predict,
-            line,
-            lambda a: self.session.predict(*a.files, run=a.run, top=a.top, always=a.always),
-        )
+        return self.session.predict(*a.files, run=a.run, top=a.top, always=a.always)
 
-    @line_magic
-    @takes(*options.CODE)
-    def tl_code(self, line: str) -> Any:
+    @magic(*options.CODE)
+    def tl_code(self, a: Namespace) -> Any:
         """Write a run as a plain PyTorch script without tlnb.
 
         Example: %tl_code --run head
 
         Example: %tl_code --out train.py
         """
-        return self._run(TLMagics.tl_code, line, lambda a: self.session.code(a.run, out=a.out))
+        return self.session.code(a.run, out=a.out)
 
-    @line_magic
-    @takes()
-    def tl_script(self, line: str) -> Any:
+    @magic()
+    def tl_script(self, _: Namespace) -> Any:
         """Show the session as a cell of magics.
 
         Example: %tl_script
         """
-        return self._run(TLMagics.tl_script, line, lambda _: self.session.script())
+        return self.session.script()
 
-    @line_magic
-    @takes(*options.CHECK)
-    def tl_check(self, line: str) -> Any:
+    @magic(*options.CHECK)
+    def tl_check(self, a: Namespace) -> Any:
         """Check an exercise against the session; each further try shows one more hint.
 
         Example: %tl_check 1.1
 
         Example: %tl_check --export grades.json --learner Ada
         """
-        return self._run(
-            TLMagics.tl_check,
-            line,
-            lambda a: self.session.check(a.name, export=a.export, learner=a.learner),
-        )
+        return self.session.check(a.name, export=a.export, learner=a.learner)
 
-    @line_magic
-    @takes(*options.PANEL)
-    def tl_panel(self, line: str) -> Any:
+    @magic(*options.PANEL)
+    def tl_panel(self, a: Namespace) -> Any:
         """Open a panel to work with the mouse; each click shows the magic that it ran.
 
         Example: %tl_panel layers
         """
-        return self._run(TLMagics.tl_panel, line, lambda a: self.session.panel(a.name))
+        return self.session.panel(a.name)
 
-    @line_magic
-    @takes()
-    def tl_stop(self, line: str) -> Any:
+    @magic()
+    def tl_stop(self, _: Namespace) -> Any:
         """Stop the training that a panel started; its result so far is kept.
 
         Example: %tl_stop
         """
-        return self._run(TLMagics.tl_stop, line, lambda _: self.session.stop())
+        return self.session.stop()
 
-    @line_magic
-    @takes()
-    def tl_wait(self, line: str) -> Any:
+    @magic()
+    def tl_wait(self, _: Namespace) -> Any:
         """Wait for the training that a panel started, and show its run.
 
         Example: %tl_wait
         """
-        return self._run(TLMagics.tl_wait, line, lambda _: self.session.wait())
+        return self.session.wait()
 
-    @line_magic
-    @takes()
-    def tl_reset(self, line: str) -> Any:
+    @magic()
+    def tl_reset(self, _: Namespace) -> Any:
         """Start a new session: data, model, plan, runs and bill are forgotten.
 
         Example: %tl_reset
         """
-        return self._run(TLMagics.tl_reset, line, lambda _: self.session.reset())
+        return self.session.reset()
 
 
 # `magics_class` registers only methods that the class itself defines; add the inherited ones.

@@ -44,6 +44,9 @@ from tlnb.glyphnet.source import Source, source
 MAX_DIGIT_SHARE = 0.05  # a class with this mean probability for some digit is dropped
 CHECKPOINT_STEPS = 100  # steps between checkpoints
 GLYPHNET_FOLDER = Path(glyphnet.__file__).parent
+TRANSFORM = Transform(
+    size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,20 +167,14 @@ def _batches(
     images: Source, recipe: Recipe, hardware: Machine, done: int, last: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Normalised pictures and labels for the steps from `done` to `last`, on the device."""
-    normalise = Transform(
-        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
-    ).normalise
     # a GPU trains faster than one process can draw batches
     workers = 0 if hardware.on_cpu else max(1, (os.cpu_count() or 1) - 1)
     for pictures, labels in images.batches(recipe.batch_size, last, recipe.seed, done, workers):
-        yield normalise(hardware.placed(pictures)), hardware.placed(labels)
+        yield TRANSFORM.normalise(hardware.placed(pictures)), hardware.placed(labels)
 
 
 def _clock(hardware: Machine) -> float:
-    """A clock in seconds.
-
-    On a CPU it is process time divided by threads: other work on the machine does not count.
-    """
+    """A clock in seconds; on a CPU process time by thread, so that other work does not count."""
     return time.process_time() / hardware.threads if hardware.on_cpu else time.perf_counter()
 
 
@@ -210,14 +207,11 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 def source_accuracy(network: torch.nn.Module, images: Source) -> float:
     """Accuracy on the held-out typefaces, each distorted several ways."""
-    normalise = Transform(
-        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
-    ).normalise
     network.eval()
     right = seen = 0
     with torch.no_grad():
         for pictures, labels in images.held_out_batches():
-            right += int((network(normalise(pictures)).argmax(1) == labels).sum())
+            right += int((network(TRANSFORM.normalise(pictures)).argmax(1) == labels).sum())
             seen += len(labels)
     return right / seen
 
@@ -235,12 +229,9 @@ def audit(network: torch.nn.Module, classes: tuple[str, ...]) -> dict[str, dict[
     data = open_data("digits")
     images = torch.cat([data.images[s] for s in ("train", "val")])
     labels = torch.cat([data.labels[s] for s in ("train", "val")])
-    transform = Transform(
-        size=glyphnet.SIZE, resize=glyphnet.SIZE, mean=glyphnet.MEAN, std=glyphnet.STD
-    )
     network.eval()
     with torch.no_grad():
-        shares = torch.cat([network(transform(part)).softmax(1) for part in images.split(256)])
+        shares = torch.cat([network(TRANSFORM(part)).softmax(1) for part in images.split(256)])
     shares_by_digit = {}
     for digit in range(10):
         mean = shares[labels == digit].mean(0)
@@ -292,9 +283,10 @@ def publish(
         "classes": list(images.classes),
         "audit": audit(network, images.classes),
     }
+    text = json.dumps(card, ensure_ascii=False, indent=1) + "\n"
     for name, content in (
         (f"weights/{recipe.name}.safetensors", data),
-        (f"cards/{recipe.name}.json", _json(card)),
+        (f"cards/{recipe.name}.json", text.encode()),
     ):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -334,10 +326,6 @@ def write_measured() -> None:
         images, labels = held_out.pictures(tuple(glyphnet.card(name)["classes"]))
         counts[name] = [right_of(glyphnet.load(name), images, labels), len(labels)]
     (GLYPHNET_FOLDER / held_out.MEASURED).write_text(json.dumps(counts) + "\n", "utf8")
-
-
-def _json(card: dict[str, Any]) -> bytes:
-    return (json.dumps(card, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def _report(name: str, shares_by_digit: dict[str, dict[str, float]]) -> None:

@@ -143,16 +143,11 @@ def _run(run: Run, job: Job | None) -> HandedRun:
 
 def _job(run: Run, job: Job | None) -> dict[str, Any] | None:
     """The run's job as JSON has it; None if it needs more than a file can hold."""
-    portable = (
-        job is not None
-        and run.status == "finished"
-        and job.previous is None
-        and job.data.request.source != "arrays"
-        and not job.asked["own"]
-    )
-    values: dict[str, Any] | None = (
-        json.loads(json.dumps(job.about())) if job and portable else None
-    )
+    if job is None or run.status != "finished" or job.previous is not None:
+        return None
+    if job.data.request.source == "arrays" or job.asked["own"]:
+        return None
+    values: dict[str, Any] = json.loads(json.dumps(job.about()))
     return values
 
 

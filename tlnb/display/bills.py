@@ -210,10 +210,7 @@ OPTION_NAMES = {each.name: each.label for each in OPTIONS} | {"last": "stages th
 
 
 def _public_location(storage: str) -> str:
-    """A database's URL without its password, or a file with its parent folder.
-
-    Notebooks are shared with others.
-    """
+    """A database's URL without its password, or a file with its parent folder, fit to be shared."""
     if "://" in storage:
         return re.sub(r"//[^/@]*@", "//…@", storage)
     parts = Path(storage).parts

@@ -81,7 +81,7 @@ def words(text: str) -> str:
     return (" " if text.startswith("_") else "") + text.replace("$", "\\$")
 
 
-def _style_axes(axes: Any) -> None:
+def style_axes(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, alpha=0.25)
 
@@ -131,7 +131,7 @@ def learning(run: Run) -> bytes:
         _accuracies(panels[1], run, curves)
     for axes in panels:
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _style_axes(axes)
+        style_axes(axes)
     return png_of(figure)
 
 
@@ -172,7 +172,7 @@ def comparison(record: Comparison) -> bytes:
     axes.xaxis.set_minor_formatter(_few_minor_labels)
     axes.tick_params(axis="x", which="minor", labelsize=8)
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    _style_axes(axes)
+    style_axes(axes)
     return png_of(figure)
 
 
@@ -212,7 +212,7 @@ def break_even(record: BreakEven) -> bytes:
     axes.annotate(label, meet, xytext=(6, -12), textcoords="offset points", fontsize=8)
     axes.set(xlabel="uses", ylabel=f"{unit} in all", xlim=(0, most), ylim=(0, None))
     axes.legend(fontsize=8, frameon=False, loc="upper left")
-    _style_axes(axes)
+    style_axes(axes)
     return png_of(figure)
 
 
@@ -240,7 +240,7 @@ def tuning(record: Tuning) -> bytes:
     axes.step(at, tops, where="post", color=VERMILION, lw=1.6, label="the best so far")
     axes.set(xlabel="seconds of tuning", ylabel="accuracy, %", ylim=(None, 101))
     axes.legend(fontsize=8, frameon=False, loc="lower right")
-    _style_axes(axes)
+    style_axes(axes)
     return png_of(figure)
 
 

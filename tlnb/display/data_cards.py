@@ -27,10 +27,7 @@ def data_card(data: DataSet) -> str:
         ("images", splits),
         ("splits", "; ".join(_origin(data, split) for split in data.splits)),
         ("labels in use", f"{used:,} ({each} in each class)"),
-        (
-            "size verdict",
-            f"{size_rule(data.per_class)!r} (a convention: {CONVENTION})",
-        ),
+        ("size verdict", f"{size_rule(data.per_class)!r} (a convention: {CONVENTION})"),
         ("kept at", f"{data.edge}×{data.edge} pixels"),
     ]
     if data.imbalance >= MENTIONED_IMBALANCE:

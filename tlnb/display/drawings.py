@@ -87,10 +87,7 @@ def _box(stage: Stage, x: float, width: float, height: float) -> str:
 
 
 def _hatch(x: float, y: float, width: float, height: float) -> str:
-    """Diagonal lines in a box.
-
-    An SVG pattern would not render where its id belongs to a copy of the drawing in a hidden tab.
-    """
+    """Diagonal lines in a box: an SVG pattern fails where its id belongs to a hidden copy."""
     if width <= 0 or height <= 0:
         return ""
     lines = []

@@ -123,10 +123,7 @@ def _by_class(errors: Errors) -> Raw:
 
 
 def matrix(errors: Errors) -> bytes:
-    """Draw the confusion matrix: rows are true classes, columns predictions.
-
-    Colour shows the share of the row: blue for right, orange for wrong.
-    """
+    """Draw the confusion matrix by shares of a row, the true class: blue is right, orange wrong."""
     counts = np.array(errors.matrix)
     n = len(counts)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))

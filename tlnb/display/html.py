@@ -173,7 +173,7 @@ def bar(share: float, colour: str = BLUE, width: int = 90, hollow: float = 0.0) 
     )
 
 
-def interval_bar(low: float, value: float, high: float, width: int = 240) -> Raw:
+def interval_bar(low: float, value: float, high: float) -> Raw:
     """A share and its interval on a line from 0 to 1; the words beside it say the same."""
     left, middle, right = (max(0.0, min(1.0, each)) * 100 for each in (low, value, high))
     band = f"left:{left:.1f}%;width:{max(right - left, 0.5):.1f}%;height:.7em;top:.15em;background:{SKY}"
@@ -182,7 +182,7 @@ def interval_bar(low: float, value: float, high: float, width: int = 240) -> Raw
         f'<span style="position:absolute;{each}"></span>'
         for each in ("left:0;width:100%;height:1px;top:.5em;background:#888888", band, tick)
     )
-    box = f"position:relative;display:inline-block;width:{width}px;max-width:60%;height:1em"
+    box = "position:relative;display:inline-block;width:240px;max-width:60%;height:1em"
     return Raw(f'0%&nbsp;<span style="{box}">{pieces}</span>&nbsp;100%')
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tlnb.core.evaluation.embeddings import NEIGHBOURS
 from tlnb.core.evaluation.look import Evidence, Look, StageProbes, View
 from tlnb.core.evaluation.saliency import BORDER
-from tlnb.display.charts import LINE_STYLES, figure_of, png_of
+from tlnb.display.charts import LINE_STYLES, figure_of, png_of, style_axes
 from tlnb.display.html import GREY, VERMILION, bar, card, line, measured, note, picture, table
 from tlnb.display.pictures import CLASS_STYLES, MAX_NAMED_CLASSES, draw_image, shortened
 from tlnb.display.words import percent
@@ -217,8 +217,7 @@ def depths(look: Look) -> bytes:
     axes.axhline(chance, color=GREY, lw=1, ls=":", label="always the most frequent class")
     axes.set(ylabel="accuracy, %", ylim=(0, 102))
     axes.legend(fontsize=8, frameon=False, loc="best")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, alpha=0.25)
+    style_axes(axes)
     return png_of(figure)
 
 
@@ -290,14 +289,10 @@ def overlays(look: Look) -> bytes:
     for axes in grid.flat:
         axes.set_axis_off()
     for i, each in enumerate(look.images):
-        left, right = (
-            grid[i // columns, 2 * (i % columns)],
-            grid[i // columns, 2 * (i % columns) + 1],
-        )
-        draw_image(left, images[i], shortened(each.truth or each.name, 20), 8.5)
-        draw_image(
-            right, _grey(images[i]), f"said {shortened(each.label)}, {each.probability:.0%}", 8.5
-        )
+        row, column = divmod(i, columns)
+        left, right = grid[row, 2 * column : 2 * column + 2]
+        draw_image(left, images[i], shortened(each.truth or each.name, 20))
+        draw_image(right, _grey(images[i]), f"said {shortened(each.label)}, {each.probability:.0%}")
         right.imshow(
             heat[i].numpy(), cmap="viridis", alpha=0.6, vmin=0, vmax=1, interpolation="bilinear"
         )

@@ -30,7 +30,7 @@ def shortened(text: str, limit: int = TITLE_LENGTH) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def draw_image(axes: Any, pixels: Tensor, title: str = "", size: float = 8) -> None:
+def draw_image(axes: Any, pixels: Tensor, title: str) -> None:
     axes.imshow(
         pixels.permute(1, 2, 0).numpy(),
         interpolation="nearest" if pixels.shape[-1] <= 64 else "antialiased",
@@ -38,7 +38,7 @@ def draw_image(axes: Any, pixels: Tensor, title: str = "", size: float = 8) -> N
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     if title:
-        axes.set_title(title, fontsize=size, parse_math=False, pad=3)
+        axes.set_title(title, fontsize=8.5, parse_math=False, pad=3)
 
 
 def pictures(images: Tensor, titles: Sequence[str], columns: int = 5) -> bytes:
@@ -48,7 +48,7 @@ def pictures(images: Tensor, titles: Sequence[str], columns: int = 5) -> bytes:
     figure = figure_of(1.8 * columns, 1.95 * rows)
     for i, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
         if i < len(images):
-            draw_image(axes, images[i], titles[i], 8.5)
+            draw_image(axes, images[i], titles[i])
         else:
             axes.set_axis_off()
     return png_of(figure)

@@ -206,10 +206,7 @@ def _repeats(run: Run) -> str | None:
 
 
 def proof(run: Run) -> Raw:
-    """What really moved, by stage from input to output.
-
-    Every layer was compared with its start, bit for bit.
-    """
+    """What really moved, by stage from input to output; every layer was compared bit for bit."""
     stages: dict[str, list[Change]] = {}
     for change in run.changes:
         stages.setdefault(change.stage, []).append(change)

@@ -132,10 +132,7 @@ def _missed(row: Row, comparison: Comparison) -> bool:
 
 
 def verdict(comparison: Comparison) -> str:
-    """Compare run and baseline: work and time to the target, then test accuracy.
-
-    Differences within the 95% intervals are called small.
-    """
+    """Work and time to the target, then test accuracy; differences within intervals are small."""
     saved = saved_words(comparison)
     return f"{saved}: {accuracies_words(comparison)}" if saved else accuracies_words(comparison)
 

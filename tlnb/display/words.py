@@ -32,10 +32,7 @@ def clock(value: float | None) -> str:
 def span(
     low: float | None, high: float | None, form: Callable[[float | None], str] = seconds
 ) -> str:
-    """Format a moment between two times, `0.21 s–0.35 s`.
-
-    Only the later time is shown if both look the same, or there is no earlier one.
-    """
+    """Format a moment between two times, `0.21 s–0.35 s`, or the later alone if they look alike."""
     before, after = form(low), form(high)
     return after if low is None or before == after else f"{before}–{after}"
 

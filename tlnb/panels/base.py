@@ -18,7 +18,7 @@ import ipywidgets as w
 
 from tlnb.core.runtime.errors import TLError, UsageError
 from tlnb.core.training.progress import Progress
-from tlnb.display.html import VERMILION, Raw, safe
+from tlnb.display.html import VERMILION, safe
 from tlnb.display.live import counted
 from tlnb.session import Session
 
@@ -29,10 +29,7 @@ _drawing = threading.RLock()  # only one thread at a time fills panels
 
 
 def field(kind: type[Any], label: str, tip: str, width: str = FIELD, **traits: Any) -> Any:
-    """A control with a label before it.
-
-    Screen readers read the tip too, if the front end passes it on.
-    """
+    """A control with a label before it; screen readers read the tip too, if they are given it."""
     traits = {
         "description": label,
         "layout": w.Layout(width=width, max_width="100%"),
@@ -319,20 +316,3 @@ class Panel:
 
 def _descendants(box: Any) -> list[Any]:
     return [part for child in getattr(box, "children", ()) for part in _descendants(child)] + [box]
-
-
-__all__ = [
-    "FIELD",
-    "WIDE",
-    "Panel",
-    "Raw",
-    "button",
-    "decimal",
-    "field",
-    "heading",
-    "progress_bar",
-    "row",
-    "shown",
-    "user_names",
-    "whole",
-]

@@ -73,7 +73,6 @@ class ComparePanel(Panel):
         self.on(self.tuning, self._counted)
 
     def _counted(self) -> None:
-        """Update the total and the chart."""
         self.refresh()
         self.again()
 

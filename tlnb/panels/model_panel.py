@@ -153,6 +153,3 @@ def _card_words(card: Card) -> str:
     accuracy = f"{percent(card.accuracy)} · " if card.accuracy is not None else ""
     place = "on disk" if card.on_disk else f"{size(card.bytes)} to download"
     return f"{card.name}: {accuracy}{count(card.parameters)} parameters · {flops(card.flops)} · {place} · {card.source}"
-
-
-__all__ = ["ModelPanel", "own_modules"]

@@ -84,10 +84,7 @@ class TrainPanel(Panel):
         self._begin("the training", lambda chosen: self.session.train(**chosen), self.typed)
 
     def baseline(self) -> None:
-        """Train the last run's baseline.
-
-        It has its own recipe: only epochs and seed come from the controls.
-        """
+        """Train the last run's baseline: its own recipe, with epochs and seed from the controls."""
 
         def chosen() -> dict[str, Any]:
             own = {k: v for k, v in self.typed().items() if k in ("epochs", "seed")}

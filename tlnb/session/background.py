@@ -21,10 +21,7 @@ POLL_INTERVAL = 0.1  # seconds until a wait notices an interrupt
 
 
 class BackgroundCall:
-    """A call that trains: its progress and its outcome.
-
-    `value` is what the call returned, `error` what it raised.
-    """
+    """A call that trains: its progress, and the `value` it returned or the `error` it raised."""
 
     def __init__(self, name: str) -> None:
         self.name = name

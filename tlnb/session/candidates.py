@@ -90,9 +90,7 @@ def _candidate(
     name = str(request.called)
     load = partial(_sized, state, request, tell)
     if not pretrained.is_name(name) and not request.own:
-        model = (
-            load()
-        )  # a file, a run, or a typing error, which is told before anything is measured
+        model = load()  # a file, a run, or a typing error, told before anything is measured
         load = partial(lambda found: found, model)
     return Candidate(name=name, line=line("tl_load", name), load=load, optional=optional)
 

@@ -111,10 +111,7 @@ def _chosen(state: SessionState, data: DataSet, runs: tuple[str | Run, ...]) -> 
 
 
 def equal_budget_of(session: SessionBase, baseline: Run) -> Run | None:
-    """The baseline trained for exactly its run's number of steps, trained once and charged.
-
-    None if the baseline has no more steps than its run.
-    """
+    """The baseline at its run's number of steps, trained once and charged; None if not longer."""
     of = next((run for run in session.state.runs if run.name == baseline.baseline_of), None)
     known = baseline.name in session.state.networks
     if of is None or not known or baseline.work.steps <= of.work.steps:

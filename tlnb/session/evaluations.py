@@ -126,10 +126,7 @@ def _feature_extractors(
     model, anatomy, plan = state.loaded()
     sized = state.sized()
     pretrained = model.weights != "none" and model.card.family != "own"
-    starts = {
-        "pretrained" if pretrained else "as loaded": "pretrained",
-        "random start": "random",
-    }
+    starts = {"pretrained" if pretrained else "as loaded": "pretrained", "random start": "random"}
     extractors = [
         FeatureExtractor(
             of=label,

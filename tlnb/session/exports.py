@@ -148,15 +148,7 @@ def _script_of_run(state: SessionState, which: str | Run | None) -> Script:
             f"run {run.name!r} was not trained in this session: %tl_code needs a run that was"
         )
     network, facts = state.networks[run.name], state.facts[run.name]
-    return script_of(
-        state=state,
-        network=network,
-        data=facts,
-        plan=run.plan,
-        options=run.options,
-        precision=run.precision,
-        run=run,
-    )
+    return script_of(state, network, facts, run.plan, run.options, precision=run.precision, run=run)
 
 
 def _script_of_plan(state: SessionState) -> Script:
@@ -164,14 +156,8 @@ def _script_of_plan(state: SessionState) -> Script:
     _, anatomy, plan = state.loaded()
     options = plan.options.filled(recipe(plan, data, plan.options.optimizer))
     precision = machine(options.device, options.precision).precision
-    return script_of(
-        state=state,
-        network=(state.sized(), anatomy),
-        data=data.facts,
-        plan=plan,
-        options=options,
-        precision=precision,
-    )
+    network = (state.sized(), anatomy)
+    return script_of(state, network, data.facts, plan, options, precision)
 
 
 def script_of(

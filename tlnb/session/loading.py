@@ -91,7 +91,7 @@ def data(
     groups = None if of_files else group
     opened = _open(source, labels, request, _edge(self.state, size), self.tell, groups)
     state, changed = with_data(self.state, opened)
-    typed = _data_line(source, request) if named else f"tl.data(...)  # {opened.name}: from Python"
+    typed = _data_line(request) if named else f"tl.data(...)  # {opened.name}: from Python"
     self.commit(state, changed, typed)
     return opened
 
@@ -103,19 +103,10 @@ def _edge(state: SessionState, size: int | None) -> int | None:
     return max(NEAR_FROM, pretrained.resized(state.model, size).transform.resize)
 
 
-def _data_line(source: Any, request: DataRequest) -> str:
-    given = {
-        "per-class": request.per_class,
-        "limit": request.limit,
-        "val": request.val,
-        "test": request.test,
-        "size": request.size,
-        "classes": request.classes,
-        "group": request.group,
-        "root": request.root,
-        "seed": request.seed or None,
-    }
-    return line("tl_data", str(source), **given)
+def _data_line(request: DataRequest) -> str:
+    given = {name.replace("_", "-"): value for name, value in vars(request).items()}
+    source, seed = given.pop("source"), given.pop("seed")
+    return line("tl_data", source, **given, seed=seed or None)
 
 
 def read_again(request: DataRequest, edge: int | None, tell: Tell) -> DataSet:
@@ -124,12 +115,7 @@ def read_again(request: DataRequest, edge: int | None, tell: Tell) -> DataSet:
 
 
 def _open(
-    source: Any,
-    labels: Any,
-    request: DataRequest,
-    edge: int | None,
-    tell: Tell,
-    groups: Any = None,
+    source: Any, labels: Any, request: DataRequest, edge: int | None, tell: Tell, groups: Any = None
 ) -> DataSet:
     decoding, telling = partial(tell, "data", "decoding"), partial(tell, "data")
     return open_data(
@@ -293,10 +279,7 @@ def read_model(
 
 
 def _saved(request: LoadRequest) -> tuple[Path, Header | None]:
-    """The saved run that a request names, as the model or as weights of the user's module.
-
-    None if it names none.
-    """
+    """The saved run that a request names, as the model or as weights; without one no header."""
     source = request.source
     if request.own or (isinstance(source, str | Path) and not pretrained.is_name(str(source))):
         file = user_path(request.weights if request.own else str(source))
@@ -382,9 +365,4 @@ def _adopted(source: Any, size: int | None) -> dict[str, Any]:
 
     adopted = adopt(source, size)
     only_size = {} if adopted.size is None else {"size": adopted.size}
-    return {
-        "source": adopted.module,
-        "layout": adopted.layout,
-        "notes": adopted.notes,
-        **only_size,
-    }
+    return {"source": adopted.module, "layout": adopted.layout, "notes": adopted.notes, **only_size}

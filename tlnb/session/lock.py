@@ -53,9 +53,7 @@ class SessionLock:
     """Held by the thread that changes the session."""
 
     def __init__(self) -> None:
-        self.changed = (
-            Watchers()
-        )  # called, without values, after each call that changed the session
+        self.changed = Watchers()  # called without values after each call that changes the session
         self._lock = threading.RLock()
         self._depth = 0
         self._holder = "another call"

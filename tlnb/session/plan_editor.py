@@ -34,11 +34,7 @@ def layers(self: SessionBase, every: bool = False) -> Anatomy:
 
 
 def strategy(
-    self: SessionBase,
-    name: str | None = None,
-    *,
-    last: int | None = None,
-    rank: int | None = None,
+    self: SessionBase, name: str | None = None, *, last: int | None = None, rank: int | None = None
 ) -> Plan | Strategies:
     """Set a strategy; earlier freezes are dropped, edits stay.
 
@@ -293,9 +289,4 @@ def _side_by_side(state: SessionState) -> Strategies:
         set_modes(network, set(candidate.trained))
         flops.append(step_flops(network, example))
     stages = tuple(anatomy.stages_of(p.trained) for p in plans)
-    return Strategies(
-        plans=tuple(plans),
-        step_flops=tuple(flops),
-        stages=stages,
-        rule=state.rule,
-    )
+    return Strategies(plans=tuple(plans), step_flops=tuple(flops), stages=stages, rule=state.rule)

@@ -70,11 +70,7 @@ class Restored:
 
 
 def _adopt_and_resume(session: SessionBase, restored: Restored) -> Run | None:
-    """Adopt an earlier session and resume its run.
-
-    If that fails, the session's other runs come back, and a line says why; without any, the session
-    stays as it was.
-    """
+    """Adopt an earlier session and resume its run; on failure its other runs, or nothing, stay."""
     before = Restored(state=session.state, transcript=session.transcript, store=session.store)
     session.store.close()
     adopt(session, restored)
@@ -146,10 +142,7 @@ def _locked(folder: Path) -> SessionFolder:
 
 @dataclass
 class _Restoring:
-    """Rebuilds an earlier session in order: data, runs, model, plan, bill.
-
-    Each step needs the ones before it.
-    """
+    """Rebuilds an earlier session, each step on those before: data, runs, model, plan, bill."""
 
     store: SessionStore
     trust: bool
@@ -320,11 +313,7 @@ def losing(state: SessionState, line: str) -> SessionState:
 
 
 def _lines(values: Any) -> list[str]:
-    """The transcript: magics, calls and comments, which `%tl_script` will show.
-
-    Raises:
-        ValueError: a line of any other kind.
-    """
+    """The transcript, which `%tl_script` will show: magics, calls and comments, nothing else."""
     lines = typed(list[str], values, "lines")
     strange = [
         text

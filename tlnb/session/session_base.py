@@ -17,10 +17,7 @@ from tlnb.session.store import SessionStore
 
 
 class SessionBase(OneLine):
-    """A session without its calls.
-
-    The calls are functions in modules of their own; they compute first, then `commit`.
-    """
+    """A session without its calls: functions in other modules that compute first, then `commit`."""
 
     def __init__(self) -> None:
         self.names: Mapping[str, Any] = {}  # the notebook's variables, for checks of exercises
@@ -32,7 +29,6 @@ class SessionBase(OneLine):
         self._begin()
 
     def _begin(self) -> None:
-        """Start a new session in a new folder."""
         self.store.close()
         self.store = SessionStore()
         self.state = SessionState()

@@ -19,10 +19,7 @@ Lines = Sequence[str]  # the transcript
 
 
 class SessionStore:
-    """Writes a session to its folder.
-
-    If the disk cannot be written to, it stops writing and the run says so.
-    """
+    """Writes a session to its folder; if the disk refuses, it stops writing and the run says so."""
 
     def __init__(self, folder: SessionFolder | None = None, writes: bool = True) -> None:
         self.folder = folder

@@ -182,10 +182,7 @@ def _tar_entry(archive: tarfile.TarFile, info: tarfile.TarInfo) -> Entry:
 
 
 def _bounded(file: Path, entries: Iterable[Entry], folder: Path) -> Iterator[Entry]:
-    """Yield entries until their number or declared size exceeds the limits.
-
-    A tar file is not read beyond that point.
-    """
+    """Yield entries, of a tar file one by one, until their number or size exceeds the limits."""
     size, packed, budget = 0, max(1, file.stat().st_size), disk_budget(folder)
     for number, entry in enumerate(entries):
         size += entry.size

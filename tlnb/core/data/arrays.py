@@ -107,10 +107,7 @@ def _is_subset(source: object) -> bool:
 
 
 def _square(images: Tensor) -> tuple[Tensor, tuple[str, ...]]:
-    """Crop images `(N, 3, H, W)` to their centre squares, as photos are.
-
-    Returns a note if anything was cut off.
-    """
+    """Crop images `(N, 3, H, W)` to their centre squares, as photos are; a note if that cut any."""
     height, width = images.shape[-2:]
     if height == width:
         return images, ()
@@ -194,7 +191,6 @@ def _bytes(pixels: np.ndarray) -> np.ndarray:
 
 
 def _float_remedy(least: float, most: float) -> str:
-    """How to bring floats to 0..1."""
     if -1 <= least < 0 and most <= 1:
         return "these look like -1..1, give (images + 1) / 2"
     if least < 0:
@@ -208,11 +204,7 @@ def _float_remedy(least: float, most: float) -> str:
 
 
 def _plain(values: object, what: str) -> np.ndarray:
-    """Convert anything array-like to a NumPy array.
-
-    Raises:
-        DataError: the rows differ in length, or the values cannot form an array.
-    """
+    """Convert anything array-like to a NumPy array."""
     if isinstance(values, list | tuple) and values and all(isinstance(v, Tensor) for v in values):
         values = [_of_tensor(v) for v in values]
     if isinstance(values, np.ndarray) and values.dtype == object and values.ndim == 1:

@@ -36,10 +36,7 @@ _large = Lock()
 
 
 def why_costly(path: Path, image: Image) -> str:
-    """Why an image with few enough pixels is still too costly to decode; empty if it is not.
-
-    Nothing is decoded.
-    """
+    """Why an image of few pixels is still too costly, without decoding it; empty if it is not."""
     pixels = image.width * image.height
     if image.format in ("JPEG", "MPO"):
         scans = _scans(path)
@@ -52,10 +49,7 @@ def why_costly(path: Path, image: Image) -> str:
 
 
 def check_memory(image: Image) -> None:
-    """Raise `MemoryError` if a large image exceeds free memory.
-
-    The file itself may be fine.
-    """
+    """Raise `MemoryError` if a large image, which may be sound, exceeds free memory."""
     pixels = image.width * image.height
     needed = pixels * PIXEL
     if pixels > LARGE and needed > available_memory():

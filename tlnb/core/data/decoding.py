@@ -49,10 +49,7 @@ Telling = Callable[[str, int, int], None]  # activity (`downloading`, `unpacking
 
 
 class Passing(str):
-    """Why a file could not be read this time, for an external reason.
-
-    It may be readable later.
-    """
+    """Why a file could not be read this time, for an external reason; it may be readable later."""
 
     __slots__ = ()
 
@@ -76,10 +73,7 @@ REMEDIES = {
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Formats that can be read here.
-
-    AVIF since Pillow 11.3, HEIF with the package pillow-heif.
-    """
+    """Formats that can be read here: AVIF since Pillow 11.3, HEIF with the package pillow-heif."""
     from PIL import Image
 
     if find_spec("pillow_heif"):
@@ -91,10 +85,7 @@ def formats() -> tuple[str, ...]:
 
 
 def extensions() -> tuple[str, ...]:
-    """Extensions of image files.
-
-    Formats are detected by content; only the first frame of animated images is used.
-    """
+    """Extensions of image files; formats are detected by content, animations give one frame."""
     from torchvision.datasets.folder import IMG_EXTENSIONS
 
     return (*IMG_EXTENSIONS, *OTHER_EXTENSIONS)
@@ -198,10 +189,7 @@ def _look_over(path: Path) -> str:
 
 
 def _ends_well(path: Path, image: Image) -> bool:
-    """Whether a file ends as a whole image does, or at the end its header declares.
-
-    False for formats that do not tell.
-    """
+    """Whether a file ends as a whole image does; False for formats that do not tell."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(HEAD)
@@ -248,11 +236,7 @@ def raise_if_memory_ran_out(error: Exception) -> None:
 
 
 def _why(error: Exception, path: Path) -> str:
-    """Describe what is wrong with a file; `Passing` if it may be readable later.
-
-    Raises:
-        MemoryError, RuntimeError: the error itself, if memory ran out.
-    """
+    """Describe what is wrong with a file; `Passing` if it may be readable later."""
     from PIL import Image, UnidentifiedImageError
 
     raise_if_memory_ran_out(error)
@@ -341,10 +325,7 @@ def is_transparent(image: Image) -> bool:
 
 
 def opaque(image: Image) -> Image:
-    """Convert to RGB, on white where the image is transparent.
-
-    The colours below transparent parts are whatever a program left there, mostly black.
-    """
+    """Convert to RGB, on white where transparent: programs leave any colour below, mostly black."""
     from PIL import Image as images
 
     if not is_transparent(image):
@@ -355,13 +336,7 @@ def opaque(image: Image) -> Image:
 
 
 def _grey_to_rgb(image: Image, given: Values | None) -> Callable[[Image], Bytes]:
-    """Return the conversion of 16- or 32-bit grey, or fractions, to 8 bits.
-
-    PIL's own conversion would make nearly all pixels white.
-
-    Raises:
-        ValueError: none of the pixels is a number.
-    """
+    """How grey of more than 8 bits becomes 8 bits: PIL would make nearly all pixels white."""
     ends = [found for band in _bands(image) if (found := _ends(_numbers(band))) is not None]
     if not ends:
         raise ValueError("none of its pixels is a number")

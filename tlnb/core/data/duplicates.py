@@ -177,11 +177,7 @@ def _looks(images: Tensor) -> _Looks:
 
 
 def _fine(images: Tensor) -> Tensor:
-    """Grey images `(n, 32, 32)`.
-
-    For large images, a subset of rows and columns of the green channel suffices: they are smooth at
-    this scale.
-    """
+    """Grey images `(n, 32, 32)`; large ones, smooth at this scale, lend some green pixels."""
     step = max(1, images.shape[-1] // (2 * FINE))
     green = images[:, 1:2, ::step, ::step].float()
     size = green.shape[-1]

@@ -94,10 +94,7 @@ class ImageCache:
             raise DataError(_why(error, self.folder, size)) from None
 
     def _set_apart(self, file: Path, order: np.ndarray, unreadable: Unreadable) -> Path:
-        """Rename a file that lacks some images after what it holds.
-
-        The complete file can then be written beside it.
-        """
+        """Name a file that lacks some images after what it holds; the whole one takes its place."""
         lasting = _lasting(order, unreadable)
         if not np.array_equal(lasting, order):
             with suppress(OSError):  # Windows cannot replace mapped files; NO_FILE rows tell
@@ -120,10 +117,7 @@ def _lasting(order: np.ndarray, unreadable: Unreadable) -> np.ndarray:
 
 
 def image_cache(paths: Sequence[Path], edge: int, values: Values | None = None) -> ImageCache:
-    """The cache of these files as they are now.
-
-    It depends on their paths, sizes and times, the edge in pixels and the scale of values.
-    """
+    """The cache of these files, by their paths, sizes and times, the edge and the values' scale."""
     states = [(str(path.absolute()), *_state(path)) for path in paths]
     key = _hash(json.dumps([VERSION, edge, values, states]).encode())
     return ImageCache(cache_folder() / "images", key)

@@ -132,10 +132,7 @@ def inner_folder(folder: Path) -> tuple[Path, list[str]]:
 
 
 def _wrapped(folder: Path) -> list[Path]:
-    """A folder and those it merely wraps, down to the first with several folders.
-
-    If nothing is wrapped, the folder alone.
-    """
+    """A folder and those it merely wraps, down to the first with several; else the folder alone."""
     chain = [folder]
     while len(chain) <= MAX_WRAPPERS and (inner := _only_folder(chain[-1])) is not None:
         chain.append(inner)
@@ -168,11 +165,7 @@ def _names_below(folder: Path) -> set[str]:
 
 
 def _check_flat(top: Path, classes: Sequence[str], called: str) -> list[str]:
-    """A note if all class folders hold the same folders, which may be the classes.
-
-    Raises:
-        DataError: those are splits.
-    """
+    """A note if all class folders hold the same folders, which may be the classes."""
     below = [_class_names(top / name) for name in classes[:CLASSES_COMPARED]]
     if len(below) < 2 or len(below[0]) < 2 or any(names != below[0] for names in below):
         return []
@@ -185,10 +178,7 @@ def _check_flat(top: Path, classes: Sequence[str], called: str) -> list[str]:
 
 
 def class_name(text: str) -> str:
-    """A class name in Unicode's composed form (NFC).
-
-    é is one character, however it was typed or stored.
-    """
+    """A class name in Unicode's composed form (NFC): é is one character, however it was stored."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -320,11 +310,7 @@ def _walk(folder: Path, top: Path, skipped: list[str]) -> Iterator[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """The entries of a folder, sorted.
-
-    Raises:
-        DataError: the folder cannot be opened.
-    """
+    """The entries of a folder, sorted."""
     try:
         return sorted(folder.iterdir())
     except OSError as error:
@@ -339,10 +325,7 @@ def _hidden(path: Path) -> bool:
 
 
 def _leads_out(path: Path, top: Path) -> bool:
-    """Whether a path is a link out of the folder.
-
-    Data from elsewhere may point at any file of yours.
-    """
+    """Whether a path is a link out of the folder: data from elsewhere may point at any file."""
     return path.is_symlink() and not path.resolve().is_relative_to(top.resolve())
 
 

@@ -56,8 +56,6 @@ def list_files(source: Path, telling: Telling | None = None) -> Listing:
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """Files to read, and how."""
-
     listing: Listing
     request: DataRequest
     edge: int  # of the decoded images, in pixels
@@ -168,10 +166,7 @@ def _rows(listing: Listing, request: DataRequest, unreadable: Unreadable) -> Row
 
 
 def _brought(listing: Listing, unreadable: Unreadable) -> Rows:
-    """The readable files of the splits that came with the data.
-
-    Files without a split may be trained on.
-    """
+    """The readable files of the splits that came with the data; those without one may train."""
     where = np.array(listing.split_of)
     readable = ~np.isin(np.arange(len(where)), list(unreadable))
     rows = {"train": np.flatnonzero(((where == "train") | (where == "")) & readable)}
@@ -199,10 +194,7 @@ def _folders(listing: Listing, rows: Rows) -> tuple[tuple[str, str], ...]:
 def _in_memory(
     reading: _Reading, rows: Rows, unreadable: Unreadable
 ) -> tuple[Rows, dict[str, Tensor]]:
-    """The splits and their images, views of one tensor.
-
-    Unreadable files are added to `unreadable`.
-    """
+    """The splits and their images, views of one tensor; unreadable files go to `unreadable`."""
     order = _order(rows)
     held = torch.empty((len(order), 3, reading.edge, reading.edge), dtype=torch.uint8)
     for row, image in enumerate(_images(reading, order, unreadable)):
@@ -220,10 +212,7 @@ def _in_memory(
 
 
 def _move(held: Tensor, order: np.ndarray, wanted: np.ndarray) -> None:
-    """Permute rows in place: those in `wanted` first, in that order, the others behind.
-
-    No second copy of all rows is made.
-    """
+    """Permute rows in place, without a second copy: those `wanted` first, in that order."""
     behind = order[~np.isin(order, wanted)]
     place = {number: row for row, number in enumerate(order.tolist())}
     source = [place[number] for number in [*wanted.tolist(), *behind.tolist()]]
@@ -257,10 +246,7 @@ def _written(
     unreadable: Unreadable,
     earlier: Decoded | None = None,
 ) -> Decoded:
-    """Write a file with the images in this order.
-
-    Rows are copied from an earlier file of the same images if there is one.
-    """
+    """Write the images in this order; rows of an earlier file of the same images are copied."""
     known = cache.find(order, just_this=earlier is not None) or earlier
     if known is not None:
         unreadable |= known.unreadable

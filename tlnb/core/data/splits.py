@@ -182,10 +182,7 @@ def check_most_classes(what: str, classes: Sequence[str]) -> None:
 
 
 def _by_turns(pool: np.ndarray, y: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffle so that classes alternate.
-
-    Any prefix is stratified, and larger prefixes contain smaller ones.
-    """
+    """Shuffle so that classes alternate: any prefix is stratified and holds all smaller ones."""
     shuffled = rng.permutation(pool)
     turn = np.empty(len(shuffled), dtype=np.int64)
     for c in np.unique(y[shuffled]):
@@ -216,13 +213,7 @@ def _hold_out(
 def _held_out_groups(
     rows: np.ndarray, y: np.ndarray, share: float, groups: np.ndarray, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Hold out about `share` of the rows in whole groups.
-
-    Every class is in both parts if possible.
-
-    Raises:
-        DataError: no fold leaves every class to train on.
-    """
+    """Hold out about `share` of the rows in whole groups, every class in both parts if possible."""
     count = len(np.unique(groups[rows]))
     # number of classes not held out, distance from the share, the fold
     best: tuple[int, float, np.ndarray] | None = None

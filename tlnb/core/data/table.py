@@ -64,8 +64,6 @@ class _Columns:
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """A usable row."""
-
     number: int  # line number
     fields: list[str]
     path: Path
@@ -138,13 +136,7 @@ def read_table(file: Path) -> list[tuple[int, list[str]]]:
 
 
 def _text(file: Path) -> str:
-    """The text of a file in UTF-8, or in UTF-16 like Excel's "Unicode text".
-
-    Line ends of old Macs work, too.
-
-    Raises:
-        UnicodeDecodeError: the file has another encoding.
-    """
+    """The text of a file in UTF-8, or in UTF-16 like Excel's "Unicode text", with any line ends."""
     wide = is_file(file) and _starts(file) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     text = read_text(file, encoding="utf-16" if wide else "utf-8-sig")
     return text if "\n" in text else text.replace("\r", "\n")
@@ -241,10 +233,7 @@ def _row(
 
 
 def _whole_numbers(rows: Sequence[_Row]) -> list[_Row]:
-    """Turn labels `1.0` into `1` if all are whole numbers.
-
-    pandas writes a column with gaps so.
-    """
+    """Turn labels `1.0` into `1` if all are whole: pandas writes a column with gaps so."""
     if not all(WHOLE.fullmatch(row.label) for row in rows):
         return list(rows)
     return [replace(row, label=row.label.partition(".")[0]) for row in rows]

@@ -21,10 +21,7 @@ MAX_FOLDERS = 100  # folders beside the table that are tried
 
 
 class TableFiles:
-    """Finds the files listed in a table.
-
-    Folders are listed once, and only if a name lacks an extension.
-    """
+    """Finds the files of a table; folders are listed once, and only for names without extension."""
 
     def __init__(self, top: Path, names: Sequence[str]) -> None:
         """Resolve `names` relative to `top`, or else to a folder beside the table.
@@ -98,10 +95,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _spellings(name: str) -> Iterable[str]:
-    """Spellings of a name: as written, with slashes, decoded, in NFC and NFD.
-
-    Decoded means without `%20` and `file://`.
-    """
+    """A name as written, with slashes, without `%20` and `file://`, and each in NFC and NFD."""
     forms = (unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))
     plain = unquote(name.removeprefix("file://"))
     return dict.fromkeys((name, name.replace("\\", "/"), *forms, plain))

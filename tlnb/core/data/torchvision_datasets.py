@@ -247,10 +247,7 @@ def _download(url: str, file: Path, telling: Telling | None) -> None:
 
 
 def _sweep(root: Path) -> None:
-    """Remove leftovers of killed kernels, by their names.
-
-    The root may be a folder of the user's own.
-    """
+    """Remove leftovers of killed kernels by name: the root may be a folder of the user's own."""
     parts = (path for places in ARCHIVE_PLACES for path in root.glob(places))
     sweep((part for part in parts if UNFINISHED.fullmatch(part.name)), LEFTOVER)
 
@@ -315,10 +312,7 @@ def _listing(name: str, root: Path, datasets: Mapping[str, Any]) -> Listing | No
 
 
 def _held(name: str, data: Any, edge: int, progress: Progress | None) -> tuple[Tensor, Tensor]:
-    """All images `(N, 3, E, E)` and labels `(N,)` of a data set without files.
-
-    Such data sets come as arrays or generate their images.
-    """
+    """All images `(N, 3, E, E)` and labels `(N,)` of a data set of arrays or generated images."""
     if isinstance(getattr(data, "data", None), np.ndarray | Tensor):
         return as_images(data.data).contiguous(), torch.tensor(_labels(data))
     if len(data) * 3 * edge**2 > memory_budget():

@@ -115,10 +115,7 @@ def _reason(error: BaseException) -> str:
 
 
 def halved(model: Any) -> Any:
-    """The ONNX model with its weights stored as fp16; it still computes in fp32.
-
-    A weight stays as it is where halves are too coarse for it.
-    """
+    """The ONNX model with weights stored as fp16 where that is fine enough; it computes in fp32."""
     from onnx import TensorProto, helper, numpy_helper
 
     half = copy.deepcopy(model)

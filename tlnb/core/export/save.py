@@ -162,11 +162,7 @@ Writer = Callable[[Path], Agreement | None]
 
 
 def _writer(
-    run: Run,
-    model: PretrainedModel,
-    path: Path,
-    images: Tensor | None,
-    runtime: str | Path | None,
+    run: Run, model: PretrainedModel, path: Path, images: Tensor | None, runtime: str | Path | None
 ) -> Writer:
     """What writes a file of this ending."""
     if runtime is not None and path.suffix != ".html":

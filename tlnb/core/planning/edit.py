@@ -111,10 +111,7 @@ def apply_edit(module: nn.Module, edit: Edit, scope: Mapping[str, Any]) -> None:
 
 
 class _Call:
-    """A hook that passes a module's input or output through one of its own parts.
-
-    It holds a name instead of a module, so that it survives copying.
-    """
+    """A hook that passes a module's input or output through a part, by name: copies keep it."""
 
     def __init__(self, part: str) -> None:
         self.part = part

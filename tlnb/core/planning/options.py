@@ -124,10 +124,7 @@ def option(default: Any, help: str, *, unasked: Any = ..., **about: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """How a network is trained.
-
-    `None` leaves the choice to the recipe for this strategy and amount of data.
-    """
+    """How a network is trained; `None` leaves a choice to the recipe for this strategy and data."""
 
     epochs: int | None = option(
         None,
@@ -423,11 +420,7 @@ def parse_rates(lr: Any) -> tuple[float | None, tuple[tuple[str, float], ...]]:
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
-    """Split `layer4=0.001,head=0.01` into pairs; a rate alone comes first in its pair.
-
-    Raises:
-        UsageError: a decimal comma, or several rates without a stage.
-    """
+    """Split `layer4=0.001,head=0.01` into pairs; a rate alone comes first in its pair."""
     parts = [part.strip() for part in text.split(",")]
     alone = [i for i, part in enumerate(parts) if "=" not in part]
     if len(parts) == 2 and len(alone) == 2 and all(part.isdigit() for part in parts):

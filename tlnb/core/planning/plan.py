@@ -241,10 +241,7 @@ def plan_unfreeze(plan: Plan, anatomy: Anatomy, patterns: Iterable[str]) -> Plan
 def renewed(
     plan: Plan, anatomy: Anatomy, edits: tuple[Edit, ...], fresh: Edit | None = None
 ) -> Plan:
-    """The same strategy, freezes and options for a changed anatomy: new data, or an edit.
-
-    The layers that the edit `fresh` created train.
-    """
+    """The same strategy, freezes and options for a changed anatomy; what `fresh` made trains."""
     frozen = {n for n in plan.frozen if not (fresh and fresh.covers(n))}
     return replace(_plan(anatomy, plan.strategy, plan.start, frozen, edits), options=plan.options)
 

@@ -74,11 +74,7 @@ def prepare(
 def _to_replace(
     model: PretrainedModel, own: Anatomy, data: DataSet | None, loaded: Parts | None
 ) -> list[str]:
-    """The output layers to replace for new data: all but those made for exactly these classes.
-
-    Those are a run's output layers for the same classes, and one that the user made with that many
-    outputs.
-    """
+    """The output layers to replace: all but a run's or the user's own for exactly these classes."""
     if data is None or model.classes == data.classes:
         return [] if data else list(own.heads)
 

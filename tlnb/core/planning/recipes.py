@@ -10,6 +10,8 @@ BENCHMARKS.md lists what was tried.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
+from typing import Any
 
 from tlnb import glyphnet
 from tlnb.core.data.dataset import IN_USE, DataSet
@@ -21,52 +23,38 @@ from tlnb.core.storage.memory_map import is_mapped
 DRAWING_EDGE = 64
 WARMUP = TrainOptions(epochs=40, lr=0.01, batch_size=64, weight_decay=0.05, augment="none")
 
-# strategy → (labels per class up to which the row applies, options)
-TABLE: dict[str, tuple[tuple[float, TrainOptions], ...]] = {
+COLUMNS = ("epochs", "lr", "batch_size", "weight_decay", "augment")
+# By strategy: labels per class up to which a row applies, then the columns.
+TABLE: dict[str, tuple[tuple[Any, ...], ...]] = {
     "head": (
-        (9, TrainOptions(epochs=100, lr=0.01, batch_size=64, weight_decay=0.05, augment="light")),
-        (99, TrainOptions(epochs=60, lr=0.02, batch_size=64, weight_decay=0.01, augment="light")),
-        (999, TrainOptions(epochs=20, lr=0.01, batch_size=64, weight_decay=0.01, augment="light")),
-        (
-            float("inf"),
-            TrainOptions(epochs=10, lr=0.005, batch_size=128, weight_decay=0.01, augment="none"),
-        ),
+        (9, 100, 0.01, 64, 0.05, "light"),
+        (99, 60, 0.02, 64, 0.01, "light"),
+        (999, 20, 0.01, 64, 0.01, "light"),
+        (inf, 10, 0.005, 128, 0.01, "none"),
     ),
     "partial": (
-        (9, TrainOptions(epochs=40, lr=0.001, batch_size=16, weight_decay=0.01, augment="light")),
-        (99, TrainOptions(epochs=20, lr=0.002, batch_size=32, weight_decay=0.01, augment="light")),
-        (999, TrainOptions(epochs=12, lr=0.002, batch_size=64, weight_decay=0.01, augment="light")),
-        (
-            float("inf"),
-            TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light"),
-        ),
+        (9, 40, 0.001, 16, 0.01, "light"),
+        (99, 20, 0.002, 32, 0.01, "light"),
+        (999, 12, 0.002, 64, 0.01, "light"),
+        (inf, 8, 0.002, 128, 0.01, "light"),
     ),
     "adapter": (
-        (9, TrainOptions(epochs=40, lr=0.005, batch_size=16, weight_decay=0.01, augment="light")),
-        (99, TrainOptions(epochs=20, lr=0.004, batch_size=32, weight_decay=0.01, augment="light")),
-        (999, TrainOptions(epochs=12, lr=0.004, batch_size=64, weight_decay=0.01, augment="light")),
-        (
-            float("inf"),
-            TrainOptions(epochs=8, lr=0.004, batch_size=128, weight_decay=0.01, augment="light"),
-        ),
+        (9, 40, 0.005, 16, 0.01, "light"),
+        (99, 20, 0.004, 32, 0.01, "light"),
+        (999, 12, 0.004, 64, 0.01, "light"),
+        (inf, 8, 0.004, 128, 0.01, "light"),
     ),
     "full": (
-        (9, TrainOptions(epochs=40, lr=0.001, batch_size=16, weight_decay=0.01, augment="light")),
-        (99, TrainOptions(epochs=20, lr=0.001, batch_size=32, weight_decay=0.01, augment="light")),
-        (999, TrainOptions(epochs=12, lr=0.002, batch_size=64, weight_decay=0.01, augment="light")),
-        (
-            float("inf"),
-            TrainOptions(epochs=8, lr=0.002, batch_size=128, weight_decay=0.01, augment="light"),
-        ),
+        (9, 40, 0.001, 16, 0.01, "light"),
+        (99, 20, 0.001, 32, 0.01, "light"),
+        (999, 12, 0.002, 64, 0.01, "light"),
+        (inf, 8, 0.002, 128, 0.01, "light"),
     ),
     "scratch": (
-        (9, TrainOptions(epochs=100, lr=0.002, batch_size=16, weight_decay=0.05, augment="light")),
-        (99, TrainOptions(epochs=40, lr=0.003, batch_size=32, weight_decay=0.05, augment="light")),
-        (999, TrainOptions(epochs=24, lr=0.005, batch_size=64, weight_decay=0.05, augment="light")),
-        (
-            float("inf"),
-            TrainOptions(epochs=12, lr=0.005, batch_size=128, weight_decay=0.05, augment="light"),
-        ),
+        (9, 100, 0.002, 16, 0.05, "light"),
+        (99, 40, 0.003, 32, 0.05, "light"),
+        (999, 24, 0.005, 64, 0.05, "light"),
+        (inf, 12, 0.005, 128, 0.05, "light"),
     ),
 }
 # The learning rate is 1 because the line search finds the step sizes.
@@ -89,7 +77,8 @@ def can_refit(data: DataSet) -> bool:
 def recipe(plan: Plan, data: DataSet, optimizer: str = "adamw") -> TrainOptions:
     """The default options for a plan and an amount of data."""
     row = "scratch" if plan.start == "random" else ROW_OF.get(plan.strategy, plan.strategy)
-    options = next(o for limit, o in TABLE[row] if data.mean_count <= limit)
+    values = next(values for most, *values in TABLE[row] if data.mean_count <= most)
+    options = TrainOptions(**dict(zip(COLUMNS, values, strict=True)))
     if not plan.normalised and row != "head":
         assert options.lr is not None  # every row of the table has one
         options = replace(options, lr=UNNORMALISED_RATE * options.lr)

@@ -69,10 +69,7 @@ def _plain(node: ast.expr) -> bool:
 
 
 def _number(node: ast.expr) -> bool:
-    """Whether a node is arithmetic on numbers.
-
-    Powers and repeated tuples are refused: a short line could fill the memory.
-    """
+    """Whether a node is arithmetic on numbers; powers and repeated tuples could fill the memory."""
     if isinstance(node, ast.BinOp):
         return isinstance(node.op, ARITHMETIC) and _number(node.left) and _number(node.right)
     if isinstance(node, ast.UnaryOp):

@@ -243,11 +243,7 @@ def _ignoring_failures() -> Iterator[None]:
 
 
 def _try(module: nn.Module, edits: Sequence[Edit], classes: int | None, image: _Image) -> None:
-    """Test the network by one forward pass.
-
-    Raises:
-        PlanError: the pass fails; names the last edit and the layer that no longer fits.
-    """
+    """Test the network by one forward pass; an error names the layer that no longer fits."""
     last = edits[-1] if edits else "the network"
     output = _output(module, last, image)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -114,7 +114,6 @@ def _kinds_between(parts: list[nn.Module]) -> str:
 
 
 def _verdict(run: Run, one: Run) -> str:
-    """Say whether the 95% intervals of two runs on the same images overlap."""
     if not intervals_overlap(run, one):
         return "The two 95% intervals do not overlap."
     return "The two 95% intervals overlap: 700 test images show no benefit of the additional parameters."
@@ -239,7 +238,6 @@ def _seen(inputs: Tensor, training: bool = False) -> Tensor:
 
 
 def _not_features(name: str, value: object) -> str:
-    """What a variable is instead of a tensor of the right shape."""
     if isinstance(value, Tensor):
         return f"its shape is {tuple(value.shape)}"
     return unless_missing(name, value, f"it is a {type(value).__name__}")

@@ -138,7 +138,6 @@ def by_name(tl: Session) -> Steps:
 
 
 def _freeze_hint(norms: list[str]) -> str:
-    """How to freeze the BatchNorm layers that moved."""
     if any(not name.startswith("layer4") for name in norms):
         return "%tl_freeze first, then %tl_unfreeze layer4 alone"
     if len(norms) == 1:

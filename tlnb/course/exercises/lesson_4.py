@@ -89,7 +89,6 @@ def _probes(tl: Session, data: DataSet) -> dict[str, Probe]:
 
 
 def _own_edits(plan: Plan | None) -> set[str]:
-    """The kinds of edits that the learner made."""
     return {edit.kind for edit in plan.edits if not edit.automatic} if plan else set()
 
 
@@ -270,6 +269,5 @@ def _scores(network: nn.Module, images: Tensor) -> Tensor | str:
 
 
 def _parameter_count(whole: Mapping[str, Tensor]) -> int:
-    """The number of parameters of the whole network with twelve scores."""
     own = [v for n, v in whole.items() if not is_statistic(n) and "head" not in n]
     return sum(v.numel() for v in own) + 12 * (whole["head.weight"].shape[1] + 1)

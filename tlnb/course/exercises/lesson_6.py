@@ -133,10 +133,7 @@ def _both_tuned(tl: Session, last: Run) -> Generator[Step, None, Price]:
 
 
 def _uses(tl: Session, tuning_in: bool) -> BreakEven | None:
-    """Compute the break-even that `%tl_compare` shows.
-
-    The equal-steps baselines that `%tl_compare` also trains are left out.
-    """
+    """The break-even that `%tl_compare` shows, without the equal-steps baselines."""
     assert tl.dataset is not None and tl.model is not None
     runs = [run for run in tl.runs if run.fingerprint == tl.dataset.fingerprint]
     tunings = tl.bill.of("tuning", {run.plan.tuned for run in runs})

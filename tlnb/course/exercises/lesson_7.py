@@ -184,11 +184,7 @@ def _output_shape(network: nn.Module) -> tuple[int, ...] | str:
 
 
 def _after_training_mode(network: nn.Module) -> tuple[int, int]:
-    """Run a pass in train mode, then restore the network.
-
-    Returns:
-        How many of glyphnet's tensors the network lacks, and how many tensors the pass changed.
-    """
+    """How many of glyphnet's tensors are not there, and how many a pass in train mode changes."""
     whole = glyphnet.load("glyphnet").state_dict()
     trunk = {n: t for n, t in whole.items() if not n.startswith("head") and t.ndim}
     kept = {name: tensor.clone() for name, tensor in network.state_dict().items()}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from torch import nn
 
 from tlnb.core.models.catalogue import TORCHVISION, Card, catalogue
+from tlnb.core.models.pretrained import PretrainedModel
 from tlnb.core.training.run import Forecast, Run
 from tlnb.course.checks import Step, Steps, a_run, exercise
 from tlnb.session import Session
@@ -23,16 +24,17 @@ def _allowed_networks() -> list[Card]:
     return [c for c in small if (c.flops or 0) <= MAX_FLOPS]
 
 
+def _a_model(tl: Session, hint: str) -> Generator[Step, None, PretrainedModel]:
+    """Require a loaded model."""
+    model = tl.model
+    yield Step("a model is loaded", model is not None, "no model is loaded", hint)
+    assert model is not None
+    return model
+
+
 @exercise("9.1", "The best network within a limit")
 def within_a_limit(tl: Session) -> Steps:
-    model = tl.model
-    yield Step(
-        "a model is loaded",
-        model is not None,
-        "no model is loaded",
-        "%tl_load NAME --weights none needs no download",
-    )
-    assert model is not None
+    model = yield from _a_model(tl, "%tl_load NAME --weights none needs no download")
     known = {c.name: c for c in catalogue().cards if c.family == TORCHVISION}
     yield Step(
         "it is one of torchvision's",
@@ -151,14 +153,7 @@ def _measured(one: Forecast, other: Forecast) -> float:
 
 @exercise("9.3", "In PyTorch: a network of your own, and its output layer found")
 def of_your_own(tl: Session, names: Mapping[str, Any]) -> Steps:
-    model = tl.model
-    yield Step(
-        "a model is loaded",
-        model is not None,
-        "no model is loaded",
-        "%tl_load mine, where mine is your nn.Module",
-    )
-    assert model is not None
+    model = yield from _a_model(tl, "%tl_load mine, where mine is your nn.Module")
     yield Step(
         "it is a module of your own",
         model.card.family == "own",

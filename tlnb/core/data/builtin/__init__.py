@@ -18,10 +18,7 @@ FACES_MONITOR = 40
 
 
 def digits(request: DataRequest) -> Parts:
-    """scikit-learn's handwritten digits: 8×8 scaled bilinearly to 24, padded to 32.
-
-    The test split is the last 700 by file order.
-    """
+    """scikit-learn's digits, 8×8 scaled bilinearly to 24, padded to 32; the last 700 for test."""
     from sklearn.datasets import load_digits
 
     own_test = "has its own test split (the last 700 by file order)"
@@ -47,18 +44,12 @@ def digits(request: DataRequest) -> Parts:
 
 
 def digits_pixels(images: Tensor) -> Tensor:
-    """Recover the raw 8×8 pixels `(N, 64)` in 0..1 from `digits` images.
-
-    Bilinear ×3 keeps each pixel at the centre of its block.
-    """
+    """The raw 8×8 pixels `(N, 64)` in 0..1 of `digits` images: at the centres of their blocks."""
     return images[:, 0, 5:28:3, 5:28:3].flatten(1).float() / 255
 
 
 def symbols(request: DataRequest) -> Parts:
-    """Invented letters: by default 20 classes and 20 labels per class.
-
-    Each class has 50 images for test and 15 for monitor.
-    """
+    """Invented letters: by default 20 classes with 20 labels each; 50 for test, 15 for monitor."""
     from tlnb.core.data.builtin.symbols import draw_symbols, symbol_names
 
     own_test = "draws its own test split"
@@ -74,10 +65,7 @@ def symbols(request: DataRequest) -> Parts:
 
 
 def textures(request: DataRequest) -> Parts:
-    """Grey patches of twelve materials.
-
-    Test and monitor patches come from separate strips of the same pictures.
-    """
+    """Grey patches of twelve materials; those for test and monitor come from separate strips."""
     from tlnb.core.data.builtin.skimage_data import MATERIALS, texture_patches
 
     own_test = "has its own test split (strips of their own)"

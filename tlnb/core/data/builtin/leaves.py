@@ -173,10 +173,7 @@ def _grown(kind: str, grounds: list[Array], rng: Generator) -> _Leaf:
 
 
 def _photo(leaf: _Leaf, rng: Generator) -> Array:
-    """One photo of a series: `(HEIGHT, WIDTH, 3)` uint8.
-
-    The camera shakes slightly, and the light changes.
-    """
+    """One photo of a series, `(HEIGHT, WIDTH, 3)` uint8: the camera shakes, the light changes."""
     angle = np.deg2rad(leaf.angle + rng.normal(0, 1.2))
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     scale, shift = rng.normal(1, 0.012), rng.normal(0, 0.006, 2)
@@ -235,10 +232,7 @@ def _ground(name: str) -> Array:
 
 
 def _save(pixels: Array, file: Path, turned: bool = False) -> None:
-    """Save as a JPEG file.
-
-    If `turned`, the sensor's rows are stored, and EXIF gives the orientation.
-    """
+    """Save as a JPEG file; if `turned`, with the sensor's rows, and the orientation in EXIF."""
     from PIL import Image
 
     image = Image.fromarray(np.rot90(pixels) if turned else pixels)

