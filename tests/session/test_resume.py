@@ -142,7 +142,9 @@ def test_a_model_that_a_run_made_of_ones_own_module_asks_for_that_module():
         later.resume()
     assert later.runs == [] and later.model is None
     later.resume(names={"net": net()})
-    assert later.model.name == "one" and all(r.network() for r in later.runs) and not later.state.lost
+    assert (
+        later.model.name == "one" and all(r.network() for r in later.runs) and not later.state.lost
+    )
 
 
 def test_code_of_ones_own_is_not_run_without_trust():
