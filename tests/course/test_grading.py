@@ -110,6 +110,21 @@ def test_a_passed_exercise_that_lacks_a_step_is_a_contradiction(handed: Path):
     assert "'1.1' is marked as passed although a step is missing" in graded.problems[0]
 
 
+def test_results_that_need_a_run_and_come_without_one_are_named(handed: Path):
+    def forged(values: dict[str, Any]) -> None:
+        for each in values["exercises"]:
+            if each["name"] in ("1.1", "1.2", "1.3"):
+                each.update(passed=True, attempts=1, asked="", missing="")
+
+    rewritten(handed, forged, sealed=True)
+    (graded,) = grade_all(handed)
+    assert graded.passed == {"1.1", "1.2", "1.3"} and graded.without_a_run == []
+    rewritten(handed, lambda values: values.update(runs=[]), sealed=True)
+    (graded,) = grade_all(handed)
+    assert graded.without_a_run == ["1.1", "1.2"]
+    assert "no run handed in for 1.1" in report([graded])
+
+
 @pytest.mark.parametrize(
     "content",
     [

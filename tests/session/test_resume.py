@@ -126,6 +126,27 @@ def test_data_from_python_and_own_modules_are_asked_for():
     assert resumed.status == "finished" and len(resumed.epochs) == 3
 
 
+def test_a_model_that_a_run_made_of_ones_own_module_asks_for_that_module():
+    def net() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, 2))
+
+    first = begun()
+    first.load(net(), called="net")
+    run = first.train(epochs=1, name="one")
+    first.load(run)
+    first.train(epochs=1, name="two")
+    first.store.close()
+    later = Session()
+    with pytest.raises(UsageError, match=r"run 'one' is needed: .* own module 'net': build it"):
+        later.resume()
+    assert later.runs == [] and later.model is None
+    later.resume(names={"net": net()})
+    assert (
+        later.model.name == "one" and all(r.network() for r in later.runs) and not later.state.lost
+    )
+
+
 def test_code_of_ones_own_is_not_run_without_trust():
     first = begun(strategy="head")
     first.add("before:head", "make()", {"make": lambda: nn.Dropout(0.1)})

@@ -52,6 +52,7 @@ class Exercise:
 
 
 EXERCISES: dict[str, Exercise] = {}
+A_RUN = "there is a run"
 
 
 def exercise(name: str, title: str) -> Callable[[Callable[..., Steps]], Callable[..., Steps]]:
@@ -109,6 +110,14 @@ def judge(
         hints=failed.hints[:shown],
         hints_left=len(failed.hints) - shown,
     )
+
+
+def begins_with_a_run(asked: Exercise) -> bool:
+    """Whether the first thing that an exercise asks for, of a new session, is a run."""
+    try:
+        return judge(asked, Session(), {}).asked == A_RUN
+    except UsageError:
+        return False
 
 
 def _walk(steps: Steps) -> tuple[tuple[str, ...], Step | None, str]:
@@ -172,7 +181,7 @@ def a_run(
         line: the line that would help, shown as a hint.
     """
     runs = [r for r in tl.runs if r.baseline_of is None]
-    yield Step("there is a run", runs, "nothing was trained yet", line)
+    yield Step(A_RUN, runs, "nothing was trained yet", line)
     ended = [r for r in runs if r.status == "finished"]
     yield Step(
         "it ran to its end",

@@ -12,8 +12,8 @@ from math import ceil
 from pathlib import Path
 from random import SystemRandom
 
-from tlnb.core.runtime.errors import UsageError, one_line
-from tlnb.course.checks import EXERCISES
+from tlnb.core.runtime.errors import UsageError, listed, one_line
+from tlnb.course.checks import EXERCISES, begins_with_a_run
 from tlnb.course.hand_in import HandedRun, HandIn, read_hand_in
 from tlnb.course.retraining import Retrained, retrain
 from tlnb.session.job_file import write_whole
@@ -39,6 +39,17 @@ class Graded:
         """The names of the exercises that count: none of a hand-in with a problem."""
         each = self.handed.exercises if self.handed and not self.problems else ()
         return frozenset(e.name for e in each if e.passed)
+
+    @property
+    def without_a_run(self) -> list[str]:
+        """Passed exercises that ask for a run first, where none that ended is handed in.
+
+        It is no contradiction: `%tl_reset` keeps results and drops runs.
+        """
+        if self.handed is None or any(run.status == "finished" for run in self.handed.runs):
+            return []
+        known = sorted(self.passed & set(EXERCISES))
+        return [name for name in known if begins_with_a_run(EXERCISES[name])]
 
     @property
     def learner(self) -> str:
@@ -162,7 +173,8 @@ def _words(each: Graded) -> str:
         return "not counted, see below"
     runs = f"{each.verified} runs trained again: the same result" if each.verified else ""
     others = f"{len(each.unverified)} not trained again" if each.unverified else ""
-    return ", ".join(words for words in (runs, others) if words)
+    lone = f"no run handed in for {listed(each.without_a_run)}" if each.without_a_run else ""
+    return ", ".join(words for words in (runs, others, lone) if words)
 
 
 def missing_most(graded: Sequence[Graded]) -> dict[str, tuple[str, int]]:

@@ -2,7 +2,8 @@
 
 A hand-in has each exercise's result and each run's figures, with the job that trained it. A
 checksum shows casual changes; figures changed together with it are found by training the job again
-(`tlnb.course.grading`). Nothing protects a result that no run stands behind.
+(`tlnb.course.grading`). Results are not judged again: of one that needs a run the table says where
+none is handed in.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from tlnb.core.data.dataset import DataSet
 from tlnb.core.models.pretrained import resized
 from tlnb.core.planning.options import Asked, TrainOptions, options_asked, parse_rates
 from tlnb.core.planning.prepare import prepare
-from tlnb.core.planning.recipes import can_refit, recipe
+from tlnb.core.planning.recipes import recipe
 from tlnb.core.runtime.errors import PlanError, UsageError, did_you_mean
 from tlnb.core.training.baseline import matched
 from tlnb.core.training.run import Run
@@ -123,11 +123,6 @@ def _check_refit(options: TrainOptions, data: DataSet, previous: Run | None = No
             "leave out --from or --refit"
         )
     check_held_out(options, data)
-    if not can_refit(data):
-        raise UsageError(
-            f"--refit needs the {data.splits['train']:,} training images in memory, and they are "
-            "read from a file: leave it out, or %tl_data with a smaller --size"
-        )
 
 
 def check_held_out(options: TrainOptions, data: DataSet) -> None:

@@ -151,6 +151,7 @@ class _Restoring:
     tell: Tell
     state: SessionState = field(default_factory=SessionState)
     data: DataSet | None = None  # as the runs used it; a model may need it decoded again
+    missing: dict[str, str] = field(default_factory=dict)  # run without its network → why
 
     def all(self, values: dict[str, Any], calls: type) -> Restored:
         """Restore the session from the values in its file."""
@@ -201,6 +202,8 @@ class _Restoring:
     def _load(self, asked: Mapping[str, Any]) -> PretrainedModel:
         given = dict(asked)
         source = given.pop("source")
+        if source in self.missing:
+            raise UsageError(f"the network of run {source!r} is needed: {self.missing[source]}")
         if given.pop("own"):
             if source not in self.names:
                 raise UsageError(
@@ -288,7 +291,8 @@ class _Restoring:
                 record,
                 "came back as a record without its network" if record else "is left out",
             )
-            line = f"run {name!r} {kept}: {one_line(str(error))}"
+            self.missing[name] = one_line(str(error))
+            line = f"run {name!r} {kept}: {self.missing[name]}"
             self.state = losing(self.state, line)
         if run is not None:
             self.state = replace(self.state, runs=(*self.state.runs, run))

@@ -248,12 +248,15 @@ def _advise_source(session: SessionBase, budget: object, models: object) -> Advi
     from tlnb.core.tuning.source_advice import advise_source
     from tlnb.session.candidates import LabelsInUse, candidates_of, words_of
 
+    state, words = session.noticed(), words_of(models)
+    named = all(isinstance(word, str) for word in words)
+    typed = line("tl_advise", models=" ".join(words)) if named else FROM_PYTHON
     if budget is not None:
+        alone = typed if named else "tl.advise(models=…)"
         raise UsageError(
             f"--budget {budget} is for advice on a strategy, not on a source: "
-            "%tl_advise --models NAME …, then %tl_advise --budget 5min"
+            f"{alone} first, then %tl_load the source and %tl_advise --budget {budget}"
         )
-    state, words = session.noticed(), words_of(models)
     data = state.data()
     advice, spent = advise_source(
         candidates_of(state, words, session.names, session.tell),
@@ -263,8 +266,6 @@ def _advise_source(session: SessionBase, budget: object, models: object) -> Advi
         report=session.report,
     )
     after = _charged(state, "advising", advice.model, spent, _price(state, TrainOptions()))
-    named = all(isinstance(word, str) for word in words)
-    typed = line("tl_advise", models=" ".join(words)) if named else FROM_PYTHON
     session.commit(after, typed)
     session.save_to_disk()
     return advice

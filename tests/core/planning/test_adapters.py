@@ -156,6 +156,20 @@ def test_an_edit_that_does_not_fit_names_the_same_layer_with_and_without_adapter
     assert messages[0] == messages[1]
 
 
+def test_a_range_means_the_same_stages_with_and_without_adapters(small: Session):
+    for strategy in ("head", "adapter"):
+        small.strategy(strategy)
+        before = small.plan
+        removed = [e.name for e in small.remove("layer3..layer4").edits if not e.automatic]
+        assert removed[-2:] == ["layer3", "layer4"]
+        assert small.undo() == before
+        with pytest.raises(PlanError, match="remove layer2 does not fit: layer3.conv1"):
+            small.remove("layer1..layer2")
+    trained = set(small.freeze("layer1..layer2").trained)
+    inside = {n for n in small.layers().names if n.startswith(("layer1", "layer2"))}
+    assert trained and not trained & inside and "head" in trained
+
+
 def test_an_edit_before_a_layer_with_a_computed_weight_names_that_layer(small: Session):
     norm = nn.utils.parametrizations.weight_norm
     body = nn.Sequential(nn.Conv2d(3, 8, 3), norm(nn.Conv2d(8, 4, 3)), nn.AdaptiveAvgPool2d(1))

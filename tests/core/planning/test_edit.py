@@ -11,7 +11,7 @@ from torch import nn
 
 from tlnb.core.planning.edit import build, is_literal
 from tlnb.core.planning.plan import Plan
-from tlnb.core.runtime.errors import PlanError
+from tlnb.core.runtime.errors import ModelError, PlanError
 from tlnb.session import Session
 
 QUICK = {"epochs": 1, "batch_size": 8, "augment": "none"}
@@ -265,3 +265,17 @@ def test_a_dropout_with_something_added_still_drops():
     )  # it goes with the next layer, as without the addition
     set_modes(network, {"0"})
     assert not network[1].training
+
+
+@pytest.mark.parametrize("how", ["replace", "add", "by hand"])
+def test_a_new_part_that_is_compiled_is_refused_for_that_reason(small: Session, how: str):
+    plan, part = small.plan, torch.jit.script(nn.Conv2d(24, 24, 3, padding=1))
+    with pytest.raises(ModelError, match=r"GlyphNet\.layer.* is compiled by torch\.jit"):
+        if how == "replace":
+            small.replace("layer1", part)
+        elif how == "add":
+            small.add("before:layer2", part)
+        else:
+            small.model.module.layer1 = part
+            small.train(epochs=1)
+    assert small.state.plan == plan and not small.runs

@@ -119,6 +119,28 @@ tl.train(epochs=6)
 """
 
 
+@pytest.mark.parametrize(("strategy", "amount"), [("full", 2), ("head", 20)])
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_resumed_run_counts_what_another_had_cached(strategy: str, amount: int, elsewhere: bool):
+    session = begun(amount, strategy)
+    quick = {"epochs": 3, "augment": "none"}
+    first, again = session.train(**quick), session.train(**quick)
+    stop_after(session, 2, "refit" if amount == 20 else "training")
+    stopped = session.train(**quick)
+    assert stopped.status == "stopped"
+    session.report = None
+    if elsewhere:  # a later kernel, whose checkpoint says what had been found
+        session.store.close()
+        session = Session()
+    resumed = session.resume()
+    assert first.found_flops == {} and again.found_flops["caching"] > 0
+    assert resumed.status == "finished" and resumed.name == stopped.name
+    alone = sum(resumed.flops_alone.values())
+    assert alone == pytest.approx(sum(first.flops_alone.values()))
+    if not elsewhere:
+        assert resumed.found_flops == pytest.approx(again.found_flops)
+
+
 def killed(seconds: float) -> int:
     """A process that trains, killed so long after it began to; the last epoch that it said had ended."""
     every = {**os.environ, "TLNB_AT_RISK": "0"}  # each epoch is written

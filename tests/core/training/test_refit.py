@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from functools import partial
@@ -10,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import picture
 from tests.resuming import begun, own_home, same  # noqa: F401 - a fixture of every test here
 from tlnb.core.evaluation.compare import to_target
 from tlnb.core.runtime.errors import UsageError
+from tlnb.core.storage.memory_map import is_mapped
 from tlnb.core.training.refit import epochs_for_all, with_all_labels
 from tlnb.core.training.run import EpochRecord, Run
 from tlnb.core.training.train import train
@@ -57,6 +60,30 @@ def test_deeper_strategies_refit_where_it_is_asked_for(strategy: str):
     assert session.train(epochs=1).refit is None
     run = session.train(epochs=1, refit=True)
     assert run.refit is not None and set(run.moved) == set(session.strategy(strategy).trained)
+
+
+@pytest.mark.parametrize("strategy", ["head", "full"])
+def test_images_in_a_file_are_refitted_as_those_in_memory(strategy: str, tmp_path, monkeypatch):
+    monkeypatch.setenv("TLNB_CACHE", str(tmp_path / "cache"))
+    for split, count in (("train", 8), ("val", 4), ("test", 5)):
+        for i in range(count):
+            picture(tmp_path / "photos" / split / "bright" / f"{i}.png", 190 + i)
+            picture(tmp_path / "photos" / split / "dark" / f"{i}.png", 40 + i)
+    runs = []
+    for memory, top in itertools.product(("1GB", "1kB"), ("photos", "photos/train")):
+        monkeypatch.setenv("TLNB_MEMORY", memory)  # the folder brings its val, or it is held out
+        session = Session()
+        session.data(str(tmp_path / top), size=32, val=None if top == "photos" else 0.25)
+        session.load("glyphnet")
+        session.strategy(strategy)
+        asked = None if strategy == "head" else True
+        runs.append(session.train(epochs=2, batch_size=4, refit=asked))
+        together = with_all_labels(session.dataset).images["train"]
+        assert is_mapped(together) == (memory == "1kB")
+    for held, mapped in zip(runs[:2], runs[2:], strict=True):
+        assert held.refit.images == mapped.refit.images > held.options.batch_size
+        assert held.refit.flops == mapped.refit.flops
+        same(held, mapped)
 
 
 def test_curves_and_the_best_epoch_are_those_of_the_first_pass_and_costs_those_of_both():

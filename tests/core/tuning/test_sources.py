@@ -200,8 +200,11 @@ def test_a_missing_extra_is_named(digits: Session, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_budget_is_for_the_other_advice(digits: Session):
-    with pytest.raises(UsageError, match="--budget 5min is for advice on a strategy"):
-        digits.advise(budget="5min", models="glyphnet")
+    refused = "--budget 5min is for advice on a strategy, .*: %tl_advise --models glyphnet\\* first"
+    with pytest.raises(UsageError, match=refused + ".* %tl_advise --budget 5min$"):
+        digits.advise(budget="5min", models=["glyphnet*"])
+    with pytest.raises(UsageError, match=r"tl.advise\(models=…\) first"):
+        digits.advise(budget="5min", models=torch.nn.Identity())
 
 
 def test_without_data_it_says_so(session: Session):

@@ -9,6 +9,7 @@ from tlnb.core.costs.rehearsal import PASSES, Rehearsal, WorkKind
 from tlnb.core.models.clocks import PHASES
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.recipes import WARMUP
+from tlnb.core.storage.memory_map import is_mapped
 from tlnb.core.training.calibrating import (
     FOLDS,
     images_looked_at,
@@ -177,7 +178,7 @@ class Extrapolation:
         trains = 4 * context.plan.trainable_params
         size = min(self.options.batch_size or 1, context.train_images)
         batch = self.rehearsal.saved_bytes * size
-        images = sum(t.nbytes for t in context.data.images.values())
+        images = sum(t.nbytes for t in context.data.images.values() if not is_mapped(t))
         both = len(self.passes)  # a refit holds images and caches of its own
         whole = int(held + 7 * trains + batch + both * (images + self.cached_bytes))
         return max(whole, self.rehearsal.held_bytes)

@@ -9,7 +9,7 @@ without it and the images are rearranged.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from tlnb.core.data.image_cache import Decoded, ImageCache, Unreadable, image_ca
 from tlnb.core.data.image_listing import Listing, list_folder
 from tlnb.core.data.pixel_survey import survey
 from tlnb.core.data.request import DataRequest
-from tlnb.core.data.splits import Parts, Rows, by_split, split_rows
+from tlnb.core.data.splits import SPLITS, Parts, Rows, by_split, split_rows
 from tlnb.core.data.table import TABLES, list_table
 from tlnb.core.runtime.errors import DataError, listed, one_line
 from tlnb.core.runtime.limits import memory_budget
@@ -277,12 +277,16 @@ def _images(reading: _Reading, order: np.ndarray, unreadable: Unreadable) -> Ite
 
 def _order(rows: Rows) -> np.ndarray:
     """The numbers of the files in use, those of each split next to each other."""
-    return np.concatenate(list(rows.values())).astype(np.int64)
+    return np.concatenate([rows[split] for split in _in_turn(rows)]).astype(np.int64)
 
 
-def _views(images: Tensor, rows: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    ends = np.cumsum([len(part) for part in rows.values()]).tolist()
-    return {
-        split: images[end - len(part) : end]
-        for (split, part), end in zip(rows.items(), ends, strict=True)
-    }
+def _in_turn(rows: Rows) -> list[str]:
+    """The splits as they lie; train and val next to each other, so that one view can hold both."""
+    return [split for split in SPLITS if split in rows]
+
+
+def _views(images: Tensor, rows: Rows) -> dict[str, Tensor]:
+    turn = _in_turn(rows)
+    parts = images[: _count(rows)].split([len(rows[split]) for split in turn])
+    views = dict(zip(turn, parts, strict=True))
+    return {split: views[split] for split in rows}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -74,20 +74,38 @@ class PartCost:
     flops: float = 0.0
 
 
+Found = tuple[str, float]  # a value's phase and FLOPs
+
+
 class CostTracker:
     """A run's seconds and FLOPs by phase and by kind of work within.
 
     Forecasts are based on them.
     """
 
-    def __init__(self, clock: Clock, earlier: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        earlier: Mapping[str, float] | None = None,
+        found: Mapping[str, Found] | None = None,
+        known: Iterable[str] = (),
+    ) -> None:
+        """Costs so far: those of a run that is resumed, else none.
+
+        Args:
+            earlier: FLOPs by phase.
+            found: as `self.found`; None where a checkpoint of an older version does not say.
+            known: as `self.known`.
+        """
         self.clock = clock
         self.flops: dict[str, float] = dict(earlier or {})
         self.parts: defaultdict[tuple[str, str], PartCost] = defaultdict(PartCost)
-        # FLOPs by phase of values found that an earlier run had paid for; None when resumed,
-        # since what is found then may be its own
-        self.found: dict[str, float] | None = None if earlier else {}
-        self._known: set[str] = set()  # keys of values computed or found before
+        # values that an earlier run had paid for, by key; None where it is not known which are
+        # the run's own
+        self.found: dict[str, Found] | None = None
+        if found is not None or not earlier:
+            self.found = dict(found or {})
+        self.known = set(known)  # keys of values computed or found before
 
     @contextmanager
     def phase(self, name: str, part: str = "") -> Iterator[None]:
@@ -106,11 +124,20 @@ class CostTracker:
 
     def charge_value(self, key: str, phase: str, flops: float, part: str = "") -> None:
         """Charge a value that was computed here; finding it again costs nothing."""
-        self._known.add(key)
+        self.known.add(key)
+        if self.found is not None:
+            self.found.pop(key, None)  # before an interrupt; a later kernel had to compute it
         self.charge(phase, flops, part)
 
     def find(self, key: str, phase: str, flops: float) -> None:
         """Note the FLOPs of a value that an earlier run had computed: they are not charged."""
-        if self.found is not None and key not in self._known:
-            self._known.add(key)
-            self.found[phase] = self.found.get(phase, 0.0) + flops
+        if self.found is not None and key not in self.known:
+            self.known.add(key)
+            self.found[key] = phase, flops
+
+    def found_flops(self) -> dict[str, float]:
+        """FLOPs by phase of the values that an earlier run had paid for."""
+        sums: dict[str, float] = {}
+        for phase, flops in (self.found or {}).values():
+            sums[phase] = sums.get(phase, 0.0) + flops
+        return sums

@@ -19,6 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from tlnb.core.models.module_copy import copied
 from tlnb.core.models.own_outputs import append_output_layer, select_scores
+from tlnb.core.models.tracing import refuse_compiled
 from tlnb.core.models.transform import cfg_transform, stated_cfg
 from tlnb.core.runtime.errors import ModelError, listed
 from tlnb.core.runtime.torch_lock import alone
@@ -93,13 +94,7 @@ def adopt(module: nn.Module, size: int | None = None) -> Adopted:
 def _check_trainable(module: nn.Module) -> None:
     """Raise `ModelError` if a network's code or weights cannot be trained in their form."""
     name, weights = type(module).__name__, next(module.parameters(), None)
-    for part, inner in module.named_modules():
-        if isinstance(inner, torch.jit.ScriptModule):
-            what = f"{name}.{part}" if part else name
-            raise ModelError(
-                f"{what} is compiled by torch.jit, and its layers cannot be changed: load the Python "
-                "network that it was made of, and its weights from module.state_dict()"
-            )
+    refuse_compiled(module, name)
     quantized = [n for n, part in module.named_modules() if ".quantized." in type(part).__module__]
     if quantized:
         raise ModelError(

@@ -87,8 +87,10 @@ def watch(module: nn.Module, size: int) -> Watched:
     """Trace a blank image `(1, 3, size, size)` through a copy of the module in eval mode.
 
     Raises:
-        ModelError: the module rejects such an image, or does not return scores `(1, classes)`.
+        ModelError: the module rejects such an image, does not return scores `(1, classes)`, or
+            holds compiled code.
     """
+    refuse_compiled(module, type(module).__name__)
     try:
         twin = blank(module).eval()
         return _watched(twin, torch.zeros(1, 3, size, size, device="meta"))
@@ -107,6 +109,17 @@ def watch(module: nn.Module, size: int) -> Watched:
             f"the network does not take an image (1, 3, {size}, {size}): {reason}"
             f"{_remedy(module, reason)}"
         ) from None
+
+
+def refuse_compiled(module: nn.Module, whose: str) -> None:
+    """Raise `ModelError` for code of torch.jit, whose layers can be neither traced nor changed."""
+    for part, inner in module.named_modules():
+        if isinstance(inner, torch.jit.ScriptModule):
+            raise ModelError(
+                f"{whose}{part and '.'}{part} is compiled by torch.jit, and its layers cannot be "
+                "changed: load the Python network that it was made of, and its weights from "
+                "module.state_dict()"
+            )
 
 
 def _remedy(module: nn.Module, reason: str) -> str:

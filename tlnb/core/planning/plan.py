@@ -291,12 +291,22 @@ def _matches(anatomy: Anatomy, pattern: str) -> set[str]:
 
 def _range(anatomy: Anatomy, pattern: str) -> set[str]:
     first, _, last = pattern.partition("..")
-    names = anatomy.names
+    names = _in_order(anatomy)
     start = min(map(names.index, _matches(anatomy, first))) if first else 0
     end = max(map(names.index, _matches(anatomy, last))) if last else len(names) - 1
     if start > end:
         raise PlanError(f"{first!r} comes after {last!r}: write {last}..{first}")
     return set(names[start : end + 1])
+
+
+def _in_order(anatomy: Anatomy) -> list[str]:
+    """Layer names in anatomy order; an unused layer lies with what is inside it (its adapters)."""
+    places = {layer.name: place for place, layer in enumerate(anatomy.layers)}
+    for layer in anatomy.layers:
+        inside = [places[n] for n in anatomy.names if n.startswith(f"{layer.name}.")]
+        if inside and not layer.used:
+            places[layer.name] = min(inside)
+    return sorted(places, key=places.__getitem__)
 
 
 def _last_stages(anatomy: Anatomy, last: int | None) -> set[str]:

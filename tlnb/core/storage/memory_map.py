@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -32,6 +32,17 @@ def map_file(path: Path) -> Tensor:
 def is_mapped(tensor: Tensor) -> bool:
     """Whether a tensor, or the tensor it is a view of, came from `map_file`."""
     return tensor.device.type == "cpu" and tensor.untyped_storage().data_ptr() in _mapped
+
+
+def as_one(parts: Sequence[Tensor]) -> Tensor | None:
+    """The rows of tensors that follow each other in one storage, as one view; else None."""
+    first, end = parts[0], parts[0].storage_offset()
+    for part in parts:
+        same = part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not (same and part.is_contiguous() and part.storage_offset() == end):
+            return None
+        end += part.numel()
+    return first.as_strided((sum(map(len, parts)), *first.shape[1:]), first.stride())
 
 
 def batches(

@@ -93,6 +93,9 @@ class Checkpoint:
     pieces: int  # micro-batches per batch since memory ran out; 1: not split
     scaler: dict[str, float] = field(default_factory=dict)  # of the fp16 gradient scaler
     wh: dict[str, float] = field(default_factory=dict)  # by phase
+    # as in `CostTracker`; None and empty in checkpoints of older versions
+    found: dict[str, tuple[str, float]] | None = None
+    known: tuple[str, ...] = ()
     start: dict[str, str] = field(default_factory=dict)  # hash of each layer before the first step
     # where the second pass stands, on all labels; its costs are among those above
     refit: Checkpoint | None = None
@@ -222,6 +225,7 @@ def _plausible(checkpoint: Checkpoint) -> Checkpoint:
         *checkpoint.seconds.values(),
         *checkpoint.flops.values(),
         *checkpoint.wh.values(),
+        *(flops for _, flops in (checkpoint.found or {}).values()),
         *vars(checkpoint.work).values(),
         *cache,
         *(e.seconds for e in checkpoint.epochs),

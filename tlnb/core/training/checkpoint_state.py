@@ -145,6 +145,8 @@ def _in_refit(first: Checkpoint, second: Checkpoint) -> Checkpoint:
         seconds=second.seconds,
         flops=second.flops,
         wh=second.wh,
+        found=second.found,
+        known=second.known,
         refit=replace(
             second,
             seconds=difference(second.seconds, first.seconds),

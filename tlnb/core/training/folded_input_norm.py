@@ -20,6 +20,8 @@ class FoldedInputNorm:
         """By the mean and spread of these features `(N, …)`, as they reach the output layer."""
         axes = feature_axes(head, features.ndim)
         overall = features.std()
+        # An untrained network's features may be 1e-10 apart: divided by that alone, weights would
+        # be 1e10 after folding, and what is left of small differences would be rounding.
         spread = features.std(axes, keepdim=True, unbiased=False) + EPSILON * overall + 1e-6
         if not overall > 0:  # nothing to go by: a network may begin with zeros
             spread = torch.ones_like(spread)

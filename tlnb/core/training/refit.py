@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tlnb.core.data.dataset import IN_USE, DataSet
 from tlnb.core.storage.activation_cache import key_of
+from tlnb.core.storage.memory_map import as_one
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.features import FeatureSource, KeptRows, T
 from tlnb.core.training.progress import Progress, Report
@@ -28,12 +29,20 @@ from tlnb.core.training.split_replay import Replay
 
 
 def with_all_labels(data: DataSet) -> DataSet:
-    """The data with all labels in use to train on, and the test split."""
+    """The data with all labels in use to train on, and the test split.
+
+    Images in a file stay there: `image_loading` puts the splits in use next to each other.
+    """
     images, labels = (
-        MappingProxyType({"train": torch.cat([held[s] for s in IN_USE]), "test": held["test"]})
+        MappingProxyType({"train": _all([held[s] for s in IN_USE]), "test": held["test"]})
         for held in (data.images, data.labels)
     )
     return replace(data, images=images, labels=labels)
+
+
+def _all(parts: Sequence[Tensor]) -> Tensor:
+    together = as_one(parts)
+    return torch.cat(list(parts)) if together is None else together
 
 
 def context_for_all(context: TrainingContext) -> TrainingContext:

@@ -122,7 +122,9 @@ def _costs(host: Machine, group: Ranks, resume: Checkpoint | None) -> CostTracke
     """Costs so far: none, or what a checkpoint says; what was spent before is counted by one process."""
     paid = resume if group.is_main else None
     clock = Clock(host, resume.seconds if resume else None, paid.wh if paid else None)
-    return CostTracker(clock, paid.flops if paid else None)
+    if paid is None:
+        return CostTracker(clock, known=resume.known if resume else ())
+    return CostTracker(clock, paid.flops, paid.found, paid.known)
 
 
 def network_at_start(
@@ -216,7 +218,7 @@ def _record(
         cache=state.cache,
         inference_flops=inference_flops,
         processes=context.ranks.count,
-        found_flops=context.costs.found or {},
+        found_flops=context.costs.found_flops(),
         refit=trainer.refit,
         calibration=trainer.calibrated.calibration,
         uncalibrated=trainer.calibrated.why_not,

@@ -319,13 +319,15 @@ class Trainer:
         """Write where the run stands, or hold it for an interrupt, which comes in the middle of an epoch."""
         if not self.checkpoints.wanted():
             return
-        flops, wh = self.context.spent()  # all processes are asked
+        costs, (flops, wh) = self.context.costs, self.context.spent()  # all processes are asked
         if self.checkpoints.keeps:
-            seconds = self.context.costs.clock.seconds()
+            seconds = costs.clock.seconds()
             checkpoint = replace(
                 self.state.checkpoint(train.adamw, seconds, flops, wh),
                 start=dict(self.start.hashes),
                 code=self.start.code,
+                found=None if costs.found is None else dict(costs.found),
+                known=tuple(sorted(costs.known)),
             )
             self._ended = checkpoint
             self.checkpoints.after_epoch(checkpoint, due, self.state.events)
