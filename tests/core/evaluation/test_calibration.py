@@ -59,7 +59,7 @@ def test_a_refusal_shows_the_nearest_image_and_class(trained: Session):
     assert torch.equal(found._nearest[0], images[near.row])
     assert near.label == data.classes[int(labels[near.row])]
     html = HTML[type(found)](found)
-    assert "none of the classes I know" in html and "--always" in html and "40 labels" in html
+    assert "none of the classes I know" in html and "--always" in html and "200 labels" in html
 
 
 def test_errors_show_reliability_as_chart_table_and_text(trained: Session):
@@ -70,7 +70,7 @@ def test_errors_show_reliability_as_chart_table_and_text(trained: Session):
     assert 0 <= told.refused < 0.2 and told.noise > 0
     html, text = HTML[type(found)](found), terminal_text(found, 80)
     assert "share answered" in html and "mean probability" in html and "mean probability" in text
-    assert "calibrated on 40 labels" in html and "calibrated on 40 labels" in text
+    assert "calibrated on 200 labels" in html and "calibrated on 200 labels" in text
 
 
 def test_by_magic_and_script(shell, trained: Session, tmp_path: Path, monkeypatch):

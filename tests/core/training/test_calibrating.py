@@ -18,7 +18,7 @@ from tlnb.session import Session
 
 @pytest.fixture(scope="module")
 def held_out() -> Session:
-    """Twenty digits a class: forty labels are held out to choose with."""
+    """Twenty digits a class: forty labels are held out to choose with, too few to calibrate by."""
     return _forecast_and_trained(20)
 
 
@@ -37,15 +37,67 @@ def _forecast_and_trained(per_class: int) -> Session:
     return session
 
 
-def test_the_labels_held_out_calibrate(held_out: Session):
+def test_few_held_out_labels_are_not_all_that_calibrate(held_out: Session):
     run = held_out.runs[0]
     fitted = run.calibration
-    assert (fitted.method, fitted.labels, fitted.layer) == ("val", 40, "head")
+    assert (fitted.method, fitted.labels, fitted.layer) == ("cross-validation", 200, "head")
     known = run.known_images()
     assert len(known.labels) == 200  # all labels taught the refit
     data = held_out.dataset
     labels = torch.cat([data.labels["train"], data.labels["val"]])
     assert torch.equal(labels[known.rows], known.labels)
+
+
+@pytest.mark.parametrize(("strategy", "options"), [("partial", {}), ("head", {"cache": False})])
+def test_the_labels_held_out_calibrate_where_folds_cannot(
+    session: Session, strategy: str, options: dict[str, bool]
+):
+    session.data("digits", per_class=20)
+    session.load("glyphnet")
+    session.strategy(strategy)
+    session.forecast(epochs=1, **options)
+    run = session.train(epochs=1, **options)
+    assert (run.calibration.method, run.calibration.labels) == ("val", 40)
+    assert run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
+def test_many_held_out_labels_calibrate_without_folds(session: Session):
+    session.data("digits", per_class=40, val=0.5)
+    session.load("glyphnet")
+    fitted = session.train(epochs=1).calibration
+    assert (fitted.method, fitted.labels) == ("val", 200)
+
+
+@pytest.mark.parametrize("per_class", [4, 5])
+def test_no_class_is_missing_from_a_fold(session: Session, per_class: int):
+    session.data("digits", per_class=per_class)
+    session.load("glyphnet")
+    session.forecast(epochs=2)
+    run = session.train(epochs=2)
+    assert run.calibration.labels == 10 * per_class
+    assert run.forecast.flops_error == pytest.approx(0, abs=1e-9)
+
+
+def test_folds_learn_for_as_long_as_the_refit(session: Session, monkeypatch: pytest.MonkeyPatch):
+    """Logits grow with epochs: folds that learned for longer would give another temperature."""
+    from tlnb.core.training import trainer
+
+    monkeypatch.setattr(trainer, "epochs_for_all", lambda *_: 4)
+    session.data("digits", per_class=20)
+    session.load("glyphnet")
+    run = session.train(epochs=60)
+    assert run.refit.epochs == 4
+    assert float(run.answers().sure.mean()) == pytest.approx(run.accuracy, abs=0.06)
+
+
+@pytest.mark.parametrize("series", [3, 4, 24])
+def test_few_groups_still_calibrate(session: Session, series: int):
+    images = np.random.default_rng(0).integers(0, 256, (240, 16, 16, 3), dtype=np.uint8)
+    labels, groups = np.arange(240) % 2, np.arange(240) * series // 240
+    session.data(images, labels, group=groups, val=0.34, test=0.25)
+    session.load("glyphnet")
+    run = session.train(epochs=1)
+    assert run.calibration is not None, run.uncalibrated
 
 
 def test_few_labels_are_cross_validated(folded: Session):

@@ -1,7 +1,9 @@
-"""Calibrate a run on held-out labels: `val` after the choosing pass, else cross-validation.
+"""Calibrate a run on held-out labels: by cross-validation where that is cheap, else on `val`.
 
-The network of a refit has learned from `val` as well, so its temperature is that of the choosing
-pass. Neither `test` nor `monitor` is read.
+A few dozen labels of `val` tell a temperature poorly. Where only the head trains, on cached
+features, folds hold out every label in use, and with five of them a fold's head has learned from
+almost as many labels as the run's. Elsewhere `val` tells it: the network of a refit has learned
+from `val` as well, so its temperature is that of the choosing pass. Neither `test` nor `monitor` is read.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.freezing import layer_of
 from tlnb.core.training.training_inputs import Inputs
 
-FOLDS = 3
+FOLDS, LEAST_FOLDS = 5, 3
+ENOUGH_HELD = 200  # labels of `val` that tell a temperature without folds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,24 +55,40 @@ class Method:
 
 def method_of(context: TrainingContext, options: TrainOptions) -> Method:
     """How a training would be calibrated, as far as data, plan and start tell."""
-    data, plan, heads = context.data, context.plan, context.anatomy.heads
-    held, start = data.splits.get("val", 0), "the run that it goes on from"
-    if held >= LEAST_LABELS:
-        seen = "val" in context.taught
-        return Method("", f"{start} has learned the held-out labels") if seen else Method("val")
-    labels = data.labels_in_use
+    held, start = context.data.splits.get("val", 0), "the run that it goes on from"
+    if held >= LEAST_LABELS and "val" in context.taught:
+        return Method("", f"{start} has learned the held-out labels")
+    why_not = "" if held >= ENOUGH_HELD else _why_no_folds(context, options, held)
+    if held >= ENOUGH_HELD or (why_not and held >= LEAST_LABELS):
+        return Method("val")
+    return Method("" if why_not else "cross-validation", why_not)
+
+
+def _why_no_folds(context: TrainingContext, options: TrainOptions, held: int) -> str:
+    """Why cross-validation cannot calibrate a training; empty if it can."""
+    data, labels = context.data, context.data.labels_in_use
     least = int(labels.bincount(minlength=len(data.classes)).min())
-    if len(labels) < LEAST_LABELS or least < FOLDS:
+    if len(labels) < LEAST_LABELS or least < LEAST_FOLDS:
         few = f"{len(labels)} labels, {least} in the smallest class"
-        return Method("", f"too few to calibrate: {few}; it takes {LEAST_LABELS} and {FOLDS}")
-    if not only_heads(plan, heads):
+        return f"too few to calibrate: {few}; it takes {LEAST_LABELS} and {LEAST_FOLDS}"
+    if not only_heads(context.plan, context.anatomy.heads):
         held_out = f"{held} labels are held out" if held else "no labels are held out"
-        return Method("", f"{held_out}; it takes {LEAST_LABELS} where more than the head trains")
+        return f"{held_out}; it takes {LEAST_LABELS} where more than the head trains"
     if not options.cache or options.optimizer == "lbfgs":
-        return Method("", "cross-validation needs cached features, and --optimizer adamw")
+        return "cross-validation needs cached features, and --optimizer adamw"
     if context.taught:
-        return Method("", f"{start} has learned the labels that cross-validation would hold out")
-    return Method("cross-validation")
+        start = "the run that it goes on from"
+        return f"{start} has learned the labels that cross-validation would hold out"
+    return ""
+
+
+def fold_count(data: DataSet) -> int:
+    """How many folds labels in use are held out in: a class, or groups, may be too few for all."""
+    counts, groups = data.labels_in_use.bincount(), groups_in_use(data)
+    most = int(counts[counts > 0].min())
+    if groups is not None:
+        most = min(most, len(groups.unique()))
+    return max(LEAST_FOLDS, min(FOLDS, most))
 
 
 def only_heads(plan: Plan, heads: tuple[str, ...]) -> bool:

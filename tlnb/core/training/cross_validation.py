@@ -19,7 +19,7 @@ from tlnb.core.models.calibration import Calibration, fitted_temperature
 from tlnb.core.models.clocks import Clock, CostTracker
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.training.cached_inputs import CachedInputs
-from tlnb.core.training.calibrating import FOLDS, Calibrated, groups_in_use, scores_of
+from tlnb.core.training.calibrating import Calibrated, fold_count, groups_in_use, scores_of
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.features import FeatureSource, T
 from tlnb.core.training.run import Cache
@@ -122,7 +122,7 @@ def _folds(
     groups, seed = groups_in_use(context.data), context.options.seed
     of_images = None if groups is None else groups.numpy()
     found: dict[tuple[str, ...], tuple[Any, str]] = {}
-    for rows, held in folds_of(pool.labels.numpy(), FOLDS, seed, of_images):
+    for rows, held in folds_of(pool.labels.numpy(), fold_count(context.data), seed, of_images):
         learned = torch.from_numpy(rows)
         images = {"train": pool.images[learned], "test": pool.images[:1]}
         labels = {"train": pool.labels[learned], "test": pool.labels[:1]}

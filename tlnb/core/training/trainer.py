@@ -14,6 +14,7 @@ from typing import TypedDict
 
 from torch import nn
 
+from tlnb.core.models.calibration import LEAST_LABELS
 from tlnb.core.planning.recipes import can_refit, recipe
 from tlnb.core.runtime.distributed import uses_batch_statistics
 from tlnb.core.runtime.errors import UsageError
@@ -166,16 +167,23 @@ class Trainer:
     def _for_all(self, resume: Checkpoint | None) -> Trainer:
         """The trainer of the second pass."""
         context, state = self.context, self.state
-        held_out = len(context.labels["val"])
         begun = TrainingState(
             work=state.work,
             events=state.events,
             micro_batches=state.micro_batches,
             cache=state.cache,
         )
-        until = epochs_for_all(state.epochs, held_out) if state.epochs else context.options.epochs
-        everything = context_for_all(context)
+        everything, until = context_for_all(context), self._epochs_again
         return Trainer(everything, self.start, self.checkpoints, resume, begun, until=until)
+
+    @property
+    def _epochs_again(self) -> int | None:
+        """How many epochs the network that the run ends with learns for: logits grow with them."""
+        epochs, held_out = self.state.epochs, self.context.data.splits.get("val", 0)
+        if epochs and self._refits:
+            return epochs_for_all(epochs, held_out)
+        best = self.state.best_epoch
+        return self.context.options.epochs if best is None else best + 1
 
     def _costs(self, of_refit: Checkpoint | None = None) -> Costs:
         """What was spent so far, without what a refit that is resumed had spent. A collective call."""
@@ -379,8 +387,11 @@ class Trainer:
         method = method_of(context, context.options)
         if method.name == "val":
             return on_val(context, inputs)
-        found = Calibrated(why_not=method.why_not)
-        return self._by_folds(inputs, warm) if method.name else found
+        if not method.name:
+            return Calibrated(why_not=method.why_not)
+        found = self._by_folds(inputs, warm)
+        held = context.data.splits.get("val", 0) >= LEAST_LABELS
+        return on_val(context, inputs) if held and not found.calibration else found
 
     def _by_folds(self, inputs: Inputs, warm: bool) -> Calibrated:
         """Calibrate by cross-validation; the weights are put back."""
@@ -391,7 +402,8 @@ class Trainer:
             module.load_state_dict(self._first_weights, strict=False)
             writer = CheckpointWriter(None, math.inf, context.ranks)
             state = TrainingState(micro_batches=self.state.micro_batches, cache=self.state.cache)
-            if Trainer(context, self.start, writer, state=state).run(warm) == "stopped":
+            again = Trainer(context, self.start, writer, state=state, until=self._epochs_again)
+            if again.run(warm) == "stopped":
                 raise KeyboardInterrupt
 
         try:
