@@ -434,3 +434,12 @@ def test_answers_of_large_images_are_compared_a_few_at_a_time():
     scores = onnx_file.half_scores(network, batch)
     assert max(seen) < len(batch) == sum(seen)
     torch.testing.assert_close(scores, network(batch), rtol=1e-2, atol=1e-3)
+
+
+def test_weights_stay_whole_where_halves_answer_otherwise(trained: Session, tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    real, half = onnx_file.runtime_scores, b"_fp16"  # as halved weights are called
+    shifted = lambda content, batch: real(content, batch).roll(int(half in content), 1)  # noqa: E731
+    monkeypatch.setattr(onnx_file, "runtime_scores", shifted)
+    compared = trained.save(tmp_path / "leaves.html").compared
+    assert compared.holds and compared.weights == "fp32"

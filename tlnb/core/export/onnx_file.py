@@ -214,11 +214,20 @@ def exported(
         return proto, None
     batch = model.transform(images.cpu())
     expected = _scores(module, batch)
-    by_torch = agreement(expected, half_scores(module, batch), "PyTorch", "fp16") if half else None
-    weights = "fp32"
-    if by_torch is not None and by_torch.holds:
-        proto, weights = halved(proto), "fp16"
+    if half:
+        by_torch = agreement(expected, half_scores(module, batch), "PyTorch", "fp16")
+        found = _compared(halved(proto), expected, batch, by_torch) if by_torch.holds else None
+        if found is not None and found[1] is not None and found[1].holds:
+            return found
+    return _compared(proto, expected, batch, None)
+
+
+def _compared(
+    proto: Any, expected: Tensor, batch: Tensor, otherwise: Agreement | None
+) -> tuple[Any, Agreement | None]:
+    """The model, and how ONNX Runtime's answers compare; `otherwise` where it is not installed."""
     scores = runtime_scores(proto.SerializeToString(), batch)
     if scores is None:
-        return proto, by_torch if weights == "fp16" else None
+        return proto, otherwise
+    weights = otherwise.weights if otherwise else "fp32"
     return proto, agreement(expected, scores, "ONNX Runtime", weights)

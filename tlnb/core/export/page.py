@@ -68,7 +68,8 @@ def page(
     if compared is not None and not compared.holds:
         raise ModelError(
             f"as ONNX, {model.name} answers otherwise (the same class for {compared.same} of "
-            f"{compared.images} images): save it as .pt2 or .safetensors instead"
+            f"{compared.images} images, probabilities up to {compared.difference:.2g} apart): save "
+            "it as .pt2 or .safetensors instead"
         )
     payloads = {**files, "network": network.SerializeToString()}
     text = _filled(_parts(run, model, title, payloads, compared))
