@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tlnb.core.data.dataset import IN_USE, DataSet
 from tlnb.core.models.calibration import (
     LEAST_LABELS,
     MOST_KNOWN,
@@ -75,12 +74,6 @@ def method_of(context: TrainingContext, options: TrainOptions) -> Method:
 def only_heads(plan: Plan, heads: tuple[str, ...]) -> bool:
     """Whether nothing before the output layers trains."""
     return set(plan.trained) <= set(heads)
-
-
-def groups_in_use(data: DataSet) -> Tensor | None:
-    """The group of each of those labels; None if images are not grouped."""
-    of_splits = [data.group_of[split] for split in IN_USE if split in data.group_of]
-    return torch.cat(of_splits) if of_splits else None
 
 
 def images_looked_at(method: str, splits: Mapping[str, int], frozen: bool, refit: bool) -> int:
