@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from benchmarks.table import markdown
 from benchmarks.work import WEIGHTS_FILES, real, weights_of
 from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.splits import Labelled
 from tlnb.core.evaluation.embeddings import FeatureExtractor, features_of
 from tlnb.core.models import pretrained
 from tlnb.core.models.anatomy import read_anatomy
@@ -285,7 +286,8 @@ def measured(target: str, seed: int, folder: Path) -> Draw:
     data, _, per_class = target.partition("-")
     seen = {network: seen_by(network, data, folder) for network in NETWORKS}
     rows = drawn(next(iter(seen.values())).labels["train"], int(per_class), seed)
-    held = {network: held_out(*_of(each, rows)) for network, each in seen.items()}
+    parts = {network: _of(each, rows) for network, each in seen.items()}
+    held = {network: held_out(part, Labelled(y)) for network, (part, y) in parts.items()}
     scores = {network: predictions(each, rows, held[network]) for network, each in seen.items()}
     scores[first_of(held, {network: _card(network) for network in NETWORKS})]["advice"] += 1
     file = folder / f"{target} {seed}.json"

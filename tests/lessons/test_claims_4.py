@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tlnb.core.data.builtin.skimage_data import MATERIALS, sliding_windows
-from tlnb.core.evaluation.probes import FOLDS, labels_in_use, probe, stage_features
+from tlnb.core.evaluation.probes import labels_in_use, probe, stage_features
 from tlnb.glyphnet import GlyphNet
 from tlnb.session import Session
 
@@ -28,7 +28,7 @@ def by_stage(module: torch.nn.Module, session: Session) -> dict[str, float]:
         module.eval(), session.layers(), session.model.transform, used.images["train"]
     )
     kept = {stage: seen[stage] for stage in ("stem", "layer2", "layer4")}
-    return {p.stage: p.accuracy for p in probe(kept, used.labels["train"].numpy(), FOLDS)}
+    return {p.stage: p.accuracy for p in probe(kept, used.labelled)}
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -8,6 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from tlnb.core.data.splits import Labelled
 from tlnb.core.evaluation.probes import cross_validated
 from tlnb.core.runtime.blas import on_one_blas_thread
 from tlnb.core.tuning.sources import held_out
@@ -24,7 +25,7 @@ def two_threads():
         assert blas_threads() == {2}  # and they are as they were
 
 
-@pytest.mark.parametrize("fit", [lambda x, y: cross_validated(x, y, 2), held_out])
+@pytest.mark.parametrize("fit", [cross_validated, held_out])
 def test_probes_are_fitted_on_one_blas_thread(monkeypatch, two_threads, fit):
     seen, plain = [], LogisticRegression.fit
 
@@ -34,7 +35,7 @@ def test_probes_are_fitted_on_one_blas_thread(monkeypatch, two_threads, fit):
 
     monkeypatch.setattr(LogisticRegression, "fit", watched)
     threads = torch.get_num_threads()
-    fit(np.random.default_rng(0).normal(size=(12, 3)), np.arange(12) % 2)
+    fit(np.random.default_rng(0).normal(size=(12, 3)), Labelled(np.arange(12) % 2))
     assert seen and all(each == ({1}, threads) for each in seen)
 
 

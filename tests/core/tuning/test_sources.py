@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tlnb.core.data.splits import Labelled
 from tlnb.core.models.catalogue import Card
 from tlnb.core.runtime.errors import ModelError, TLError, UsageError
 from tlnb.core.tuning.advise import Advice
@@ -62,13 +63,13 @@ def test_every_source_says_what_it_reaches_and_costs_beside_what_its_card_states
 def test_the_scale_of_features_does_not_matter():
     features, labels = np.random.default_rng(0).normal(size=(40, 60)), np.arange(40) % 4
     features[:, :4] += 3 * np.eye(4)[labels]
-    plain, tiny = (held_out(scale * features + 1, labels) for scale in (1.0, 1e-9))
+    plain, tiny = (held_out(scale * features + 1, Labelled(labels)) for scale in (1.0, 1e-9))
     assert plain.right.mean() > 0.8 and np.allclose(plain.likely, tiny.likely, atol=1e-3)
 
 
 def test_features_that_say_nothing_are_right_by_chance():
     labels = np.arange(40) % 4
-    held = held_out(np.ones((40, 6)), labels)
+    held = held_out(np.ones((40, 6)), Labelled(labels))
     assert held.right.mean() <= 0.5 and held.likely.mean() == pytest.approx(0.25, abs=0.05)
 
 

@@ -202,7 +202,7 @@ def test_a_budget_begins_no_trial_that_would_exceed_it(small: Session):
 def test_one_label_a_class_leaves_nothing_to_choose_by(session: Session):
     session.data("digits", per_class=1)
     session.load("glyphnet")
-    with pytest.raises(UsageError, match="leaves none to hold out"):
+    with pytest.raises(UsageError, match="none can be held out"):
         session.tune(trials=1)
     assert session.bill.charges == () and session.plan.tuned == ""
 

@@ -11,7 +11,7 @@ from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.recipes import WARMUP
 from tlnb.core.storage.memory_map import is_mapped
 from tlnb.core.training.calibrating import (
-    fold_count,
+    held_out_folds,
     images_looked_at,
     method_of,
     only_heads,
@@ -86,7 +86,8 @@ class Extrapolation:
             return {}
         done, sample = self.rehearsal, self.rehearsal.splits["train"]
         labels = len(self.context.data.labels_in_use)
-        again = (fold_count(self.context.data) - 1) * labels / sample
+        folds = held_out_folds(self.context.data, self.context.options.seed)
+        again = max(0, len(folds) - 1) * labels / sample
         return {
             ("caching", "features"): again,
             ("caching", "statistics"): again,

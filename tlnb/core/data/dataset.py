@@ -32,7 +32,7 @@ from tlnb.core.data.duplicates import (
 from tlnb.core.data.image_loading import list_files, read_files
 from tlnb.core.data.pretraining_overlap import imagenet_hint, seen_note
 from tlnb.core.data.request import DataRequest, check_request, refuse
-from tlnb.core.data.splits import SPLITS, Parts
+from tlnb.core.data.splits import SPLITS, Labelled, Parts
 from tlnb.core.data.table import TABLES
 from tlnb.core.data.torchvision_datasets import ARRAYS, LIBRARY, library_name, read_library
 from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mean
@@ -125,16 +125,28 @@ class DataSet(OneLine):
 
     def with_splits(self, taken: Mapping[str, tuple[str, Tensor | slice]]) -> DataSet:
         """Redefine the splits: new split → the split to take images from, and which of them."""
-        images, labels = (
-            MappingProxyType({split: held[of][rows] for split, (of, rows) in taken.items()})
-            for held in (self.images, self.labels)
+        images, labels, group_of = (
+            MappingProxyType({s: held[of][rows] for s, (of, rows) in taken.items() if of in held})
+            for held in (self.images, self.labels, self.group_of)
         )
-        return replace(self, images=images, labels=labels, group_of={})
+        return replace(self, images=images, labels=labels, group_of=group_of)
 
     @property
     def labels_in_use(self) -> Tensor:
         """The labels that may be learned from, `(N,)`: those of `train`, then those of `val`."""
         return torch.cat([self.labels[s].cpu() for s in IN_USE if s in self.labels])
+
+    @property
+    def groups_in_use(self) -> Tensor | None:
+        """The group of each of those labels, `(N,)`; None if images are not grouped."""
+        of_splits = [self.group_of[split] for split in IN_USE if split in self.group_of]
+        return torch.cat(of_splits) if of_splits else None
+
+    @property
+    def labelled(self) -> Labelled:
+        """The labels in use with their groups, to hold some of them out."""
+        groups = self.groups_in_use
+        return Labelled(self.labels_in_use.numpy(), None if groups is None else groups.numpy())
 
     @property
     def counts(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,6 +18,7 @@ VAL_SHARE = TEST_SHARE = 0.2
 SPLITS = ("train", "val", "monitor", "test")
 
 Rows = dict[str, np.ndarray]  # split → (n,) int64
+Fold = tuple[np.ndarray, np.ndarray]  # rows to learn from, rows held out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,7 +239,7 @@ def _held_out_groups(
 
 def _folds(
     rows: np.ndarray, y: np.ndarray, groups: np.ndarray, count: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> list[Fold]:
     """scikit-learn's stratified folds of whole groups: (kept, held out) positions in `rows`."""
     from sklearn.model_selection import StratifiedGroupKFold
 
@@ -250,19 +251,64 @@ def _folds(
         return list(folds.split(rows, y[rows], groups[rows]))
 
 
-def folds_of(
-    labels: np.ndarray, count: int, seed: int, groups: np.ndarray | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield stratified, shuffled folds of labels `(n,)`: (training rows, held-out rows).
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """Labels `(N,)` int64 and, if images come in groups, the group of each, `(N,)` int64.
 
-    Groups `(n,)`, if given, stay within one fold.
+    Whoever holds some of them out does it here, so that no group is on both sides.
     """
-    from sklearn.model_selection import StratifiedKFold
 
-    if groups is not None:
-        yield from _folds(np.arange(len(labels)), labels, groups, count, seed)
-        return
-    yield from StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels)
+    labels: np.ndarray
+    groups: np.ndarray | None = None
+
+    @property
+    def fewest(self) -> int:
+        """How many labels the smallest class has; if images come in groups, how many groups."""
+        labels = self.labels
+        if self.groups is not None:
+            labels = np.unique(np.stack([labels, self.groups]), axis=1)[0]
+        return int(np.unique(labels, return_counts=True)[1].min())
+
+    @property
+    def none_held(self) -> str:
+        """Why no labels can be held out where `folds` is empty, and what to give."""
+        if self.groups is None or Labelled(self.labels).fewest < 2:
+            return (
+                "a class has a single label, so none can be held out: give two or more, "
+                "%tl_data … --per-class 2"
+            )
+        return (
+            "the groups cannot be divided so that every class is left to learn from, so none can "
+            "be held out: give a finer --group, or images of more groups"
+        )
+
+    def folds(self, most: int, seed: int = 0) -> list[Fold]:
+        """Stratified, shuffled folds: (rows to learn from, rows held out); empty if impossible.
+
+        There are `most` of them, or as many as the smallest class has labels. Groups are held out
+        whole, in the most folds that each leave every class to learn from.
+        """
+        if self.groups is not None:
+            counts = range(most, 1, -1)
+            return next(filter(None, (self._of_groups(count, seed) for count in counts)), [])
+        count = min(most, self.fewest)
+        if count < 2:
+            return []
+        from sklearn.model_selection import StratifiedKFold
+
+        folds = StratifiedKFold(count, shuffle=True, random_state=seed)
+        return list(folds.split(self.labels, self.labels))
+
+    def repeated(self, most: int, repeats: int) -> list[list[Fold]]:
+        """The folds of so many seeds, of those that have any."""
+        return [found for seed in range(repeats) if (found := self.folds(most, seed))]
+
+    def _of_groups(self, count: int, seed: int) -> list[Fold]:
+        assert self.groups is not None
+        folds = _folds(np.arange(len(self.labels)), self.labels, self.groups, count, seed)
+        classes = len(np.unique(self.labels))
+        left = (len(np.unique(self.labels[kept])) * bool(len(held)) for kept, held in folds)
+        return folds if all(count == classes for count in left) else []
 
 
 def _amount(

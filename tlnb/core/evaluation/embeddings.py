@@ -206,16 +206,13 @@ def stages(
     Cross-validated on the labels in use (`train` and `val`), at most `probes.MAX_IMAGES` of them.
 
     Raises:
-        UsageError: a class has a single label, so none can be held out.
+        UsageError: no labels can be held out, since a class has one or the groups are too few.
     """
     used = labels_in_use(data)
-    if used.per_class < 2:
-        raise UsageError(
-            "a class has a single label, so none can be held out for the probe: give two or more, "
-            "--per-class 2"
-        )
-    folds = min(FOLDS, used.per_class)
-    images, labels = used.images["train"], used.labels["train"].numpy()
+    images, labels = used.images["train"], used.labelled
+    folds = len(labels.folds(FOLDS))
+    if not folds or not used.per_class:
+        raise UsageError(labels.none_held)
     depths = []
     for extractor in extractors:
         seen = stage_features(
@@ -224,8 +221,9 @@ def stages(
             extractor.transform,
             images,
         )
-        depths.append(StageProbes(extractor.of, probe(seen, labels, folds, repeats=1)))
-    method = f"logistic regression, {folds}-fold cross-validation"
+        depths.append(StageProbes(extractor.of, probe(seen, labels, repeats=1)))
+    groups = " of whole groups" * (labels.groups is not None)
+    method = f"logistic regression, {folds}-fold cross-validation{groups}"
     return Look(
         kind="stages",
         model=model,
@@ -233,6 +231,6 @@ def stages(
         data=data.name,
         classes=data.classes,
         method=method,
-        labels=tuple(labels.tolist()),
+        labels=tuple(labels.labels.tolist()),
         depths=tuple(depths),
     )

@@ -5,6 +5,7 @@ They use the labels in use only: test and monitor images are not read.
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tlnb.core.data.dataset import IN_USE, DataSet
-from tlnb.core.data.splits import folds_of
+from tlnb.core.data.splits import Labelled
 from tlnb.core.models.anatomy import Anatomy, evaluating
 from tlnb.core.models.calibration import spread_rows
 from tlnb.core.models.pretrained import Transform
@@ -51,7 +52,7 @@ def labels_in_use(data: DataSet, least: int = 0) -> DataSet:
         least: leave classes out rather than keep fewer images than this of each: what a network
             learns depends on the images per class more than on the number of classes.
     """
-    splits = [s for s in IN_USE if s in data.splits]
+    splits, groups = [s for s in IN_USE if s in data.splits], data.groups_in_use
     labels = torch.cat([data.labels[s] for s in splits])
     rows = _some_classes(labels, MAX_IMAGES, least)
     rows = rows[spread_rows(labels[rows], MAX_IMAGES)]
@@ -62,7 +63,10 @@ def labels_in_use(data: DataSet, least: int = 0) -> DataSet:
         parts.append(data.images[split][mine])
     images = {"train": torch.cat(parts), "test": torch.cat(parts)[:0]}
     held = {"train": labels[rows], "test": labels[rows][:0]}
-    return replace(data, images=MappingProxyType(images), labels=MappingProxyType(held))
+    group_of = {} if groups is None else {"train": groups[rows], "test": groups[:0]}
+    return replace(
+        data, images=MappingProxyType(images), labels=MappingProxyType(held), group_of=group_of
+    )
 
 
 def _some_classes(labels: Tensor, most: int, least: int) -> Tensor:
@@ -77,9 +81,9 @@ def _some_classes(labels: Tensor, most: int, least: int) -> Tensor:
 
 
 def probe(
-    stages: Mapping[str, np.ndarray], labels: np.ndarray, folds: int, repeats: int = REPEATS
+    stages: Mapping[str, np.ndarray], labels: Labelled, repeats: int = REPEATS
 ) -> tuple[Probe, ...]:
-    """Fit a probe for each stage's features `(N, features)`, with labels `(N,)`."""
+    """Fit a probe for each stage's features `(N, features)`, with labels that have folds."""
     return tuple(
         Probe(
             stage=stage,
@@ -88,7 +92,7 @@ def probe(
             features=features.shape[1],
         )
         for stage, features in stages.items()
-        for right in [cross_validated(features, labels, folds, repeats=repeats)]
+        for right in [cross_validated(features, labels, repeats=repeats)]
     )
 
 
@@ -154,33 +158,46 @@ def _pooled(output: Tensor) -> Tensor:
 
 @on_one_blas_thread
 def cross_validated(
-    features: np.ndarray, labels: np.ndarray, folds: int, share: float = 1.0, repeats: int = REPEATS
+    features: np.ndarray, labels: Labelled, share: float = 1.0, repeats: int = REPEATS
 ) -> np.ndarray:
     """How often a logistic regression is right on held-out images, `(N,)`.
 
-    It learns from `share` of the other images.
+    It learns from `share` of the others, with labels that have folds.
     """
+    divided = labels.repeated(FOLDS, repeats)
+    right = np.zeros(len(features))
+    for rows, held in itertools.chain(*divided):
+        learned = rows if share >= 1 else _part(labels, rows, share)
+        guesses = _guesses(features[learned], labels.labels[learned], features[held])
+        right[held] += guesses == labels.labels[held]
+    return np.asarray(right / len(divided))
+
+
+def _part(labels: Labelled, rows: np.ndarray, share: float) -> np.ndarray:
+    """A share of the rows, classes taking turns; of images in groups, a share of the groups."""
+    firsts = rows
+    if labels.groups is not None:
+        firsts = rows[np.sort(np.unique(labels.groups[rows], return_index=True)[1])]
+    most = max(1, round(share * len(firsts)))
+    chosen = firsts[spread_rows(torch.from_numpy(labels.labels[firsts]), most).numpy()]
+    if labels.groups is None:
+        return np.asarray(chosen)
+    return np.asarray(rows[np.isin(labels.groups[rows], labels.groups[chosen])])
+
+
+def _guesses(learned: np.ndarray, labels: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """The classes `(m,)` of features `(m, D)`, by a logistic regression on `(n, D)` with labels."""
     from sklearn.linear_model import LogisticRegression
 
-    right = np.zeros(len(labels))
-    for seed in range(repeats):
-        for rows, held in folds_of(labels, folds, seed):
-            if share < 1:
-                rows = rows[
-                    spread_rows(
-                        torch.from_numpy(labels[rows]), max(1, round(share * len(rows)))
-                    ).numpy()
-                ]
-            mean, spread = features[rows].mean(0), features[rows].std(0)
-            scale = spread + 0.1 * spread.mean() + 1e-6
-            with warnings.catch_warnings():
-                # A solver that stops early warns; the fit is good enough here.
-                warnings.simplefilter("ignore")
-                model = LogisticRegression(C=0.01, max_iter=200).fit(
-                    (features[rows] - mean) / scale, labels[rows]
-                )
-            right[held] += model.predict((features[held] - mean) / scale) == labels[held]
-    return right / repeats
+    if len(np.unique(labels)) < 2:  # few groups may have no other class
+        return np.full(len(held), labels[0])
+    mean, spread = learned.mean(0), learned.std(0)
+    scale = spread + 0.1 * spread.mean() + 1e-6
+    with warnings.catch_warnings():
+        # A solver that stops early warns; the fit is good enough here.
+        warnings.simplefilter("ignore")
+        model = LogisticRegression(C=0.01, max_iter=200).fit((learned - mean) / scale, labels)
+    return np.asarray(model.predict((held - mean) / scale))
 
 
 def calibrated_loss(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

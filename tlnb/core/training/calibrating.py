@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tlnb.core.data.dataset import IN_USE, DataSet
+from tlnb.core.data.dataset import DataSet
+from tlnb.core.data.splits import Fold
 from tlnb.core.models.calibration import (
     LEAST_LABELS,
     MOST_KNOWN,
@@ -82,24 +83,15 @@ def _why_no_folds(context: TrainingContext, options: TrainOptions, held: int) ->
     return ""
 
 
-def fold_count(data: DataSet) -> int:
-    """How many folds labels in use are held out in: a class, or groups, may be too few for all."""
-    counts, groups = data.labels_in_use.bincount(), groups_in_use(data)
-    most = int(counts[counts > 0].min())
-    if groups is not None:
-        most = min(most, len(groups.unique()))
-    return max(LEAST_FOLDS, min(FOLDS, most))
+def held_out_folds(data: DataSet, seed: int) -> list[Fold]:
+    """The folds that labels in use are held out in: at most `FOLDS`; empty if under `LEAST_FOLDS`."""
+    found = data.labelled.folds(FOLDS, seed)
+    return found if len(found) >= LEAST_FOLDS else []
 
 
 def only_heads(plan: Plan, heads: tuple[str, ...]) -> bool:
     """Whether nothing before the output layers trains."""
     return set(plan.trained) <= set(heads)
-
-
-def groups_in_use(data: DataSet) -> Tensor | None:
-    """The group of each of those labels; None if images are not grouped."""
-    of_splits = [data.group_of[split] for split in IN_USE if split in data.group_of]
-    return torch.cat(of_splits) if of_splits else None
 
 
 def images_looked_at(method: str, splits: Mapping[str, int], frozen: bool, refit: bool) -> int:

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor
 
 from tlnb.core.data.dataset import IN_USE, DataSet
-from tlnb.core.data.splits import folds_of
 from tlnb.core.models.calibration import Calibration, fitted_temperature
 from tlnb.core.models.clocks import Clock, CostTracker
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.training.cached_inputs import CachedInputs
-from tlnb.core.training.calibrating import Calibrated, fold_count, groups_in_use, scores_of
+from tlnb.core.training.calibrating import Calibrated, held_out_folds, scores_of
 from tlnb.core.training.context import TrainingContext
 from tlnb.core.training.features import FeatureSource, T
 from tlnb.core.training.run import Cache
@@ -119,10 +118,8 @@ def _folds(
     context: TrainingContext, inputs: CachedInputs, pool: _Pool
 ) -> Iterator[tuple[TrainingContext, Tensor]]:
     """A context for each fold, and the rows that it does not learn from."""
-    groups, seed = groups_in_use(context.data), context.options.seed
-    of_images = None if groups is None else groups.numpy()
     found: dict[tuple[str, ...], tuple[Any, str]] = {}
-    for rows, held in folds_of(pool.labels.numpy(), fold_count(context.data), seed, of_images):
+    for rows, held in held_out_folds(context.data, context.options.seed):
         learned = torch.from_numpy(rows)
         images = {"train": pool.images[learned], "test": pool.images[:1]}
         labels = {"train": pool.labels[learned], "test": pool.labels[:1]}

@@ -20,7 +20,7 @@ from tlnb.core.runtime.distributed import uses_batch_statistics
 from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.answers import Answers
 from tlnb.core.training.batches import note_once, without_single_images
-from tlnb.core.training.calibrating import Calibrated, completed, groups_in_use, method_of, on_val
+from tlnb.core.training.calibrating import Calibrated, completed, method_of, on_val
 from tlnb.core.training.checkpoint import Checkpoint, Due
 from tlnb.core.training.checkpoint_check import check_fits
 from tlnb.core.training.checkpoint_state import CheckpointWriter, TrainingState
@@ -418,7 +418,7 @@ class Trainer:
         context.stop_check.silence()  # a stopped run is owed this, too
         context.tell("evaluating", len(last.state.epochs))
         last.inputs = last.inputs or context.source.raw("none")
-        refitted, groups = self._second is not None, groups_in_use(self.context.data)
+        refitted, groups = self._second is not None, self.context.data.groups_in_use
         calibrated = completed(self.calibrated, context, last.inputs, refitted, groups)
         answers = answers_on_test(context, last.inputs, events, with_logits, calibrated)
         if calibrated.calibration is not None and answers.likeness is None:

@@ -126,9 +126,6 @@ def advise(
     """
     spent, began = CostTracker(Clock(machine())), time.perf_counter()
     used = labels_in_use(case.data, LEAST_PER_CLASS)
-    counts = used.labels["train"].bincount()
-    least = int(counts[counts > 0].min())  # of the classes that are looked at
-    folds = min(FOLDS, least)
 
     def report_step(step: int) -> None:
         if report is not None:
@@ -142,7 +139,7 @@ def advise(
             )
 
     report_step(0)
-    probes, fractions = _probed(case, used, folds, least, spent) if folds > 1 else ((), ())
+    probes, fractions = _probed(case, used, spent)
     report_step(1)
     forecasts = _forecasts(case, price, spent, lambda k: report_step(2 + k))
     limit = _limit(budget)
@@ -150,7 +147,6 @@ def advise(
     trials = run_trials(
         case,
         used,
-        folds,
         {} if rule.case == "short" else forecasts,
         seconds=max(LEAST_TRIAL_SHARE * limit, limit - (time.perf_counter() - began)),
         spent=spent,
@@ -221,18 +217,21 @@ def _forecasts(
 
 
 def _probed(
-    case: AdviceTask, used: DataSet, folds: int, least: int, spent: CostTracker
+    case: AdviceTask, used: DataSet, spent: CostTracker
 ) -> tuple[tuple[Probe, ...], tuple[tuple[float, float], ...]]:
     """Probe each stage's output as features, and the last stage's with half of the labels."""
-    images, labels = used.images["train"], used.labels["train"].numpy()
+    images, labels = used.images["train"], used.labelled
+    folds = len(labels.folds(FOLDS))
+    if not folds:
+        return (), ()
     module = build(case.model, case.edits, "pretrained", 0, case.scopes)
     stages = stage_features(module, case.anatomy, case.model.transform, images)
     spent.charge("advising", len(images) * forward_flops(module, case.model.transform(images[:2])))
-    probes = probe(stages, labels, folds)
+    probes = probe(stages, labels)
     last = list(stages.values())[-1]
-    # Half of a fold's labels must hold one per class.
-    enough = least * (folds - 1) / folds / 2 >= 1
-    half = cross_validated(last, labels, folds, share=0.5) if enough else None
+    # Half of a fold's labels, or of its groups, must hold one per class.
+    enough = labels.fewest * (folds - 1) / folds / 2 >= 1
+    half = cross_validated(last, labels, share=0.5) if enough else None
     fractions = ((0.5, float(half.mean())), (1.0, probes[-1].accuracy)) if half is not None else ()
     return probes, fractions
 

@@ -53,9 +53,16 @@ class Task:
             plan.frozen,
             self.model.weights,
             self.data.fingerprint,
+            *self._judged_by_groups,
         )
         options = replace(self.options, lr=None, weight_decay=None, augment=None, batch_size=None)
         return key_of(about, options, self.space)[:8]
+
+    @property
+    def _judged_by_groups(self) -> list[int]:
+        """The group of each label where folds of whole groups score trials; else empty."""
+        groups = self.data.groups_in_use
+        return [] if groups is None or "val" in self.data.splits else groups.tolist()
 
     @property
     def depths(self) -> int | None:

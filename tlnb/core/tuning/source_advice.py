@@ -50,7 +50,7 @@ def advise_source(
         strategy=rule.strategy,
         rule=rule.strategy,
         rule_says=repr(rule),
-        reason=_reason(sources),
+        reason=_reason(sources, data),
         sure=_certainty(sources),
         model=sources[0].name,
         data=data.name,
@@ -73,14 +73,11 @@ def _seen(card: Card, data: DataSet) -> str:
     return seen_by(card.source, data.source_hint)
 
 
-def _reason(sources: Sequence[Source]) -> str:
+def _reason(sources: Sequence[Source], data: DataSet) -> str:
     """The verdict in a sentence or two."""
     best, *others = sources
     if best.accuracy is None:
-        return (
-            "Not measured: a class has a single label, so none can be held out. Give two or more, "
-            "%tl_data … --per-class 2."
-        )
+        return f"Not measured: {data.labelled.none_held}."
     got = f"A linear probe on its features gets {best.accuracy:.1%} of {best.labels} labels right"
     if not others:
         return f"{got}, each held out. It is the only candidate: nothing to compare it with."

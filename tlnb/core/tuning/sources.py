@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.data.splits import folds_of
+from tlnb.core.data.splits import Labelled
 from tlnb.core.evaluation.embeddings import FeatureExtractor, features_of
 from tlnb.core.evaluation.probes import (
     FOLDS,
@@ -111,7 +111,7 @@ class _Measured:
 
     source: Source
     features: Mapping[str, np.ndarray]
-    labels: np.ndarray
+    labels: Labelled
     held: HeldOut | None  # None: no label can be held out
 
 
@@ -182,14 +182,14 @@ def _measure(
 ) -> _Measured:
     model = candidate.load()
     used = used_by(model)
-    labels, images = used.labels["train"].numpy(), used.images["train"]
+    labels, images = used.labelled, used.images["train"]
     found = _found(model, images, store, spent)
     features = {name: part.numpy() for name, part in found.items() if name != COST}
     source = Source(
         name=candidate.name,
         line=candidate.line,
         card=model.card,
-        labels=len(labels),
+        labels=len(images),
         seconds=float(found[COST][0, 0]),
         bytes=sum(t.nbytes for t in (*model.module.parameters(), *model.module.buffers())),
     )
@@ -209,25 +209,26 @@ def _scored(source: Source, held: HeldOut | None) -> Source:
 
 
 @on_one_blas_thread
-def held_out(features: np.ndarray, labels: np.ndarray) -> HeldOut | None:
-    """Cross-validate a probe of features `(N, features)`; None where a class has a single label.
+def held_out(features: np.ndarray, labelled: Labelled) -> HeldOut | None:
+    """Cross-validate a probe of features `(N, features)`; None where no labels can be held out.
 
     A logistic regression, regularised as far as the output layer that strategy `head` trains.
     """
     from sklearn.linear_model import LogisticRegression
 
-    folds, rows = _folds(labels, MOST_FOLDS), _standardised(features)
-    if folds < 2:
+    divided = labelled.repeated(MOST_FOLDS, REPEATS)
+    if not divided:
         return None
+    labels, rows = labelled.labels, _standardised(features)
     right, likely = np.zeros(len(labels)), np.zeros(len(labels))
-    for seed in range(REPEATS):
+    for folds in divided:
         logits = np.full((len(labels), int(labels.max()) + 1), -np.inf)
-        for learned, held in folds_of(labels, folds, seed):
+        for learned, held in folds:
             model = LogisticRegression(max_iter=300).fit(rows[learned], labels[learned])
             logits[np.ix_(held, model.classes_)] = model.predict_log_proba(rows[held])
         right += logits.argmax(1) == labels
         likely += np.exp(-calibrated_loss(logits, labels))
-    return HeldOut(right=right / REPEATS, likely=likely / REPEATS)
+    return HeldOut(right=right / len(divided), likely=likely / len(divided))
 
 
 def _standardised(features: np.ndarray) -> np.ndarray:
@@ -239,11 +240,6 @@ def _standardised(features: np.ndarray) -> np.ndarray:
     scaled = centred / (centred.std(0) + EPSILON * centred.std() + np.finfo(float).tiny)
     left, size, _ = np.linalg.svd(scaled, full_matrices=False)
     return np.asarray(left * size)
-
-
-def _folds(labels: np.ndarray, most: int) -> int:
-    counts = np.bincount(labels)
-    return min(most, int(counts[counts > 0].min()))
 
 
 def _rank(measured: _Measured) -> tuple[float, int]:
@@ -259,7 +255,7 @@ def _compared(first: HeldOut, each: _Measured) -> Source:
 def _depths(first: _Measured) -> tuple[Probe, ...]:
     """A probe of each stage: once, since it is only to show where the features lie."""
     stages = {name: part for name, part in first.features.items() if part.shape[1] > 1}
-    return probe(stages, first.labels, _folds(first.labels, FOLDS), repeats=1)
+    return probe(stages, first.labels, repeats=1) if first.labels.folds(FOLDS) else ()
 
 
 # ── features ──────────────────────────────────────────────────────────────────────────────────────

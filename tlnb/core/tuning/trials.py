@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tlnb.core.data.dataset import IN_USE, DataSet
-from tlnb.core.data.splits import folds_of
+from tlnb.core.evaluation.probes import FOLDS
 from tlnb.core.models.anatomy import Anatomy
 from tlnb.core.models.clocks import CostTracker
 from tlnb.core.models.pretrained import PretrainedModel
@@ -73,7 +73,6 @@ class Trials:
 def run_trials(
     case: AdviceTask,
     used: DataSet,
-    folds: int,
     forecasts: Mapping[str, Forecast],
     *,
     seconds: float,
@@ -81,14 +80,14 @@ def run_trials(
     report_step: Callable[[int], None],
 ) -> Trials:
     """Train strategies on folds of the labels, as many and as long as the seconds allow."""
-    labels = used.labels["train"].numpy()
-    if folds < 2 or not forecasts:
-        reason = "a class has one label: none can be held out" if folds < 2 else TOO_SHORT
+    labels, folds = used.labels["train"].numpy(), used.labelled.folds(FOLDS)
+    if not folds or not forecasts:
+        reason = TOO_SHORT if folds else used.labelled.none_held
         return Trials(labels=labels[:0], why_not=dict.fromkeys(STRATEGIES, reason))
     whole = sum(case.data.splits.get(s, 0) for s in IN_USE)
-    share = (folds - 1) / folds * len(labels) / whole
-    scheme = choose_scheme(forecasts, share, folds, seconds)
-    chosen = list(folds_of(labels, folds, seed=0))[: scheme.folds if scheme else 0]
+    share = (len(folds) - 1) / len(folds) * len(labels) / whole
+    scheme = choose_scheme(forecasts, share, len(folds), seconds)
+    chosen = folds[: scheme.folds if scheme else 0]
     until = time.perf_counter() + seconds
     logits: dict[str, list[np.ndarray]] = {s: [] for s in scheme.strategies} if scheme else {}
     held: list[np.ndarray] = []

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.data.splits import folds_of
 from tlnb.core.planning.options import TrainOptions
 from tlnb.core.planning.plan import Plan
 from tlnb.core.runtime.errors import OneLine, TLError, UsageError
@@ -319,7 +318,7 @@ def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
         those are.
 
     Raises:
-        UsageError: a class with one label, so that none can be held out.
+        UsageError: no labels can be held out, since a class has one or the groups are too few.
     """
     if "val" in data.splits:
         every = slice(None)
@@ -327,16 +326,15 @@ def to_choose_by(data: DataSet, seed: int = 0) -> tuple[list[DataSet], str]:
             {"train": ("train", every), "val": ("val", every), "test": ("val", every)}
         )
         return [part], f"{data.splits['val']} held-out labels"
-    folds = min(FOLDS, data.per_class)
-    if folds < 2:
-        raise UsageError(
-            "a class with one label leaves none to hold out: %tl_data with --per-class 2 or more"
-        )
+    folds = data.labelled.folds(FOLDS, seed)
+    if not folds:
+        raise UsageError(data.labelled.none_held)
     parts = []
-    for rows, held in folds_of(data.labels["train"].numpy(), folds, seed):
+    for rows, held in folds:
         learns, judges = ("train", torch.from_numpy(rows)), ("train", torch.from_numpy(held))
         parts.append(data.with_splits({"train": learns, "monitor": judges, "test": judges}))
-    return parts, f"cross-validation on the training labels, {folds} folds"
+    groups = " of whole groups" * (data.labelled.groups is not None)
+    return parts, f"cross-validation on the training labels, {len(folds)} folds{groups}"
 
 
 # ── the contents of a study ───────────────────────────────────────────────────────────────────────

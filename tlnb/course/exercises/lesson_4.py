@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tlnb import glyphnet
 from tlnb.core.data.dataset import DataSet
-from tlnb.core.evaluation.probes import FOLDS, Probe, labels_in_use, probe, stage_features
+from tlnb.core.evaluation.probes import Probe, labels_in_use, probe, stage_features
 from tlnb.core.planning.plan import Plan
 from tlnb.core.training.run import Run
 from tlnb.course.checks import Step, Steps, a_run, exercise, some_data
@@ -83,9 +83,7 @@ def _probes(tl: Session, data: DataSet) -> dict[str, Probe]:
     used = labels_in_use(data)
     assert tl.model is not None
     seen = stage_features(tl.model.module, tl.layers(), tl.model.transform, used.images["train"])
-    return {
-        p.stage: p for p in probe(seen, used.labels["train"].numpy(), min(FOLDS, used.per_class))
-    }
+    return {p.stage: p for p in probe(seen, used.labelled)}
 
 
 def _own_edits(plan: Plan | None) -> set[str]:
