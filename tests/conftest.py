@@ -54,8 +54,7 @@ def trained_once(_trainings: TrainedOnce, monkeypatch: pytest.MonkeyPatch) -> Tr
 
 
 @pytest.fixture(scope="session")
-def compared() -> Session:
-    """The seven lines, once."""
+def seven_lines() -> Session:
     session = Session()
     session.data("digits", per_class=2)
     session.load("glyphnet")
@@ -64,6 +63,14 @@ def compared() -> Session:
     session.train(scratch=True)
     session.compare()
     return session
+
+
+@pytest.fixture
+def compared(seven_lines: Session) -> Iterator[Session]:
+    """The seven lines, carried out once; what a test does with them is undone after it."""
+    state = seven_lines.state
+    yield seven_lines
+    seven_lines.state = state
 
 
 @pytest.fixture
