@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from tlnb.core.models.module_copy import copied_or_shared
 from tlnb.core.training import shared_layers
 from tlnb.core.training.freezing import hashes
 from tlnb.core.training.shared_layers import share_layers
@@ -74,3 +75,33 @@ def test_what_no_run_holds_is_let_go_of():
     del network, again
     gc.collect()
     assert not any(name == "only-here" for name, _ in shared_layers._LAYERS)
+
+
+def test_a_layer_that_somebody_wrote_to_is_not_shared_any_more():
+    first = nn.ModuleDict({"written": nn.BatchNorm2d(2)})
+    others = [copy.deepcopy(first) for _ in range(2)]
+    digests = hashes(first)
+    share_layers(first, digests)
+    with torch.no_grad():
+        first["written"].running_mean.add_(1)
+    for network in others:
+        share_layers(network, digests)
+        assert hashes(network) == digests
+    assert places(others[0]) == places(others[1]) != places(first)
+
+
+class Uncopyable(nn.Linear):
+    def __deepcopy__(self, memo):
+        raise TypeError("not today")
+
+
+def test_a_network_that_cannot_be_copied_takes_no_other_along():
+    layers = [nn.ModuleDict({"own": Uncopyable(2, 2)}) for _ in range(2)]
+    layers[1].load_state_dict(layers[0].state_dict())
+    for network in layers:
+        share_layers(network, hashes(network))
+    assert places(layers[0]) == places(layers[1])
+    trained = copied_or_shared(layers[0])
+    assert trained is layers[0] and not set(places(trained).values()) & set(
+        places(layers[1]).values()
+    )

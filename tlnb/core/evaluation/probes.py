@@ -24,6 +24,7 @@ from tlnb.core.models.anatomy import Anatomy, evaluating
 from tlnb.core.models.calibration import spread_rows
 from tlnb.core.models.pretrained import Transform
 from tlnb.core.runtime.blas import on_one_blas_thread
+from tlnb.core.runtime.errors import UsageError
 from tlnb.core.training.raw_inputs import chunk_of
 
 FOLDS = 3
@@ -162,9 +163,14 @@ def cross_validated(
 ) -> np.ndarray:
     """How often a logistic regression is right on held-out images, `(N,)`.
 
-    It learns from `share` of the others, with labels that have folds.
+    It learns from `share` of the others.
+
+    Raises:
+        UsageError: no labels can be held out.
     """
     divided = labels.repeated(FOLDS, repeats)
+    if not divided:
+        raise UsageError(labels.none_held)
     right = np.zeros(len(features))
     for rows, held in itertools.chain(*divided):
         learned = rows if share >= 1 else _part(labels, rows, share)

@@ -60,6 +60,8 @@ def copied_or_shared(module: Module) -> Module:
     try:
         return copied(module, shared)
     except Exception:
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.data = tensor.data.clone()  # other runs may share its memory
         return module
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_LOCK = threading.RLock()  # the limit is the process's
 
 
 def on_one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
@@ -23,7 +25,7 @@ def on_one_blas_thread(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def called(*arguments: P.args, **options: P.kwargs) -> R:
-        with _libraries().limit(limits=1, user_api="blas"):
+        with _LOCK, _libraries().limit(limits=1, user_api="blas"):
             return function(*arguments, **options)
 
     return called

@@ -80,7 +80,7 @@ def _why_no_folds(context: TrainingContext, options: TrainOptions, held: int) ->
     if context.taught:
         start = "the run that it goes on from"
         return f"{start} has learned the labels that cross-validation would hold out"
-    return ""
+    return "" if held_out_folds(data, options.seed) else "too few groups to hold some out"
 
 
 def held_out_folds(data: DataSet, seed: int) -> list[Fold]:

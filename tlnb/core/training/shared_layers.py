@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from weakref import WeakValueDictionary
 
+import torch
 from torch import Tensor, nn
 
 from tlnb.core.models.anatomy import owned
@@ -25,9 +26,21 @@ def share_layers(network: nn.Module, digests: Mapping[str, str]) -> None:
     """
     for name, layer in owned(network):
         known = _LAYERS.setdefault((name, digests[name]), layer)
-        for mine, theirs in zip(_tensors(layer), _tensors(known), strict=False):
-            if (mine.shape, mine.dtype, mine.device) == (theirs.shape, theirs.dtype, theirs.device):
-                mine.data = theirs.data
+        if known is layer:
+            continue
+        pairs = list(zip(_tensors(layer), _tensors(known), strict=False))
+        if not all(_same(mine, theirs) for mine, theirs in pairs):
+            _LAYERS[name, digests[name]] = layer  # somebody has written to the known one
+            continue
+        for mine, theirs in pairs:
+            mine.data = theirs.data
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    if (first.shape, first.dtype, first.device) != (second.shape, second.dtype, second.device):
+        return False
+    bits = [t.detach().contiguous().view(-1).view(torch.uint8) for t in (first, second)]
+    return torch.equal(*bits)
 
 
 def _tensors(layer: nn.Module) -> Iterator[Tensor]:
