@@ -38,8 +38,8 @@ from tlnb.core.data.torchvision_datasets import ARRAYS, LIBRARY, library_name, r
 from tlnb.core.runtime.errors import DataError, OneLine, UsageError, did_you_mean
 from tlnb.core.runtime.paths import user_path, written_beside
 
-# Labels in the smallest class; what the limits rest on: core/planning/size_rule.py.
 IN_USE = ("train", "val")  # the splits whose labels may be learned from
+# Labels in the smallest class; what the limits rest on: core/planning/size_rule.py.
 DECENT_FROM, A_LOT_FROM = 20, 1000
 CONVENTION = (
     f"little < {DECENT_FROM} ≤ decent < {A_LOT_FROM:,} ≤ a lot, labels in the smallest class"

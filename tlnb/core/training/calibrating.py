@@ -35,6 +35,7 @@ from tlnb.core.training.training_inputs import Inputs
 
 FOLDS, LEAST_FOLDS = 5, 3
 ENOUGH_HELD = 200  # labels of `val` that tell a temperature without folds
+TAUGHT = "the run that it goes on from has learned"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +57,9 @@ class Method:
 
 def method_of(context: TrainingContext, options: TrainOptions) -> Method:
     """How a training would be calibrated, as far as data, plan and start tell."""
-    held, start = context.data.splits.get("val", 0), "the run that it goes on from"
+    held = context.data.splits.get("val", 0)
     if held >= LEAST_LABELS and "val" in context.taught:
-        return Method("", f"{start} has learned the held-out labels")
+        return Method("", f"{TAUGHT} the held-out labels")
     why_not = "" if held >= ENOUGH_HELD else _why_no_folds(context, options, held)
     if held >= ENOUGH_HELD or (why_not and held >= LEAST_LABELS):
         return Method("val")
@@ -78,8 +79,7 @@ def _why_no_folds(context: TrainingContext, options: TrainOptions, held: int) ->
     if not options.cache or options.optimizer == "lbfgs":
         return "cross-validation needs cached features, and --optimizer adamw"
     if context.taught:
-        start = "the run that it goes on from"
-        return f"{start} has learned the labels that cross-validation would hold out"
+        return f"{TAUGHT} the labels that cross-validation would hold out"
     return "" if held_out_folds(data, options.seed) else "too few groups to hold some out"
 
 

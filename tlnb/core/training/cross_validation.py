@@ -82,12 +82,9 @@ def by_folds(
     if not isinstance(inputs, CachedInputs):
         return Calibrated(why_not="cross-validation needs cached features")
     pool = _pool(context, inputs)
-    folds = list(_folds(context, inputs, pool))
-    if not folds:
-        return Calibrated(why_not="too few groups to hold some out")
     with context.costs.phase("evaluating", "folds"):
         logits = torch.zeros(len(pool.labels), len(context.data.classes))
-        for fold, held in folds:
+        for fold, held in _folds(context, inputs, pool):
             fit(fold)
             flops = fold.costs.flops
             logits[held] = scores_of(fold, inputs, pool.views[0][held])[0].cpu()

@@ -123,10 +123,19 @@ def state_of(module: nn.Module, layers: tuple[str, ...]) -> dict[str, Tensor]:
 
 
 def _tensors(module: nn.Module, name: str) -> Iterator[tuple[str, Tensor]]:
-    part = layer_of(module, name)
     prefix = "" if name == ROOT else name + "."
-    for held in (part._parameters, part._buffers):
-        yield from ((prefix + key, tensor) for key, tensor in held.items() if tensor is not None)
+    return ((prefix + key, tensor) for key, tensor in own_tensors(layer_of(module, name)))
+
+
+def own_tensors(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """A layer's own parameters and buffers, by name."""
+    for held in (layer._parameters, layer._buffers):
+        yield from ((key, tensor) for key, tensor in held.items() if tensor is not None)
+
+
+def bits_of(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, in order, on the CPU: `(bytes,)` uint8."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
 
 
 # ── the proof ─────────────────────────────────────────────────────────────────────────────────────
@@ -160,11 +169,8 @@ def hashes(module: nn.Module) -> dict[str, str]:
     digests = {}
     for name, part in owned(module):
         digest = hashlib.sha256()  # CPUs have instructions for it
-        for tensor in [*part._parameters.values(), *part._buffers.values()]:
-            if tensor is not None:
-                digest.update(
-                    tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-                )
+        for _, tensor in own_tensors(part):
+            digest.update(bits_of(tensor).numpy().tobytes())
         digests[name] = digest.hexdigest()[:32]
     return digests
 

@@ -290,7 +290,7 @@ class Run(OneLine):
     model = property(module)  # `run.model` is `run.module()`
 
     def network(self) -> nn.Module:
-        """The trained network itself, read-only: other runs share its memory; `module()` gives a copy.
+        """The trained network itself, read-only: runs share memory; `module()` gives a copy.
 
         Raises:
             UsageError: the record was read from JSON, which holds no weights.

@@ -6,13 +6,14 @@ ResNet-50 would hold 2 GB otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 
 from tlnb.core.models.anatomy import owned
+from tlnb.core.training.freezing import bits_of, own_tensors
 
 # by name and hash, as long as a run has them
 _LAYERS: WeakValueDictionary[tuple[str, str], nn.Module] = WeakValueDictionary()
@@ -28,7 +29,7 @@ def share_layers(network: nn.Module, digests: Mapping[str, str]) -> None:
         known = _LAYERS.setdefault((name, digests[name]), layer)
         if known is layer:
             continue
-        pairs = list(zip(_tensors(layer), _tensors(known), strict=False))
+        pairs = list(zip(_values(layer), _values(known), strict=False))
         if not all(_same(mine, theirs) for mine, theirs in pairs):
             _LAYERS[name, digests[name]] = layer  # somebody has written to the known one
             continue
@@ -36,13 +37,11 @@ def share_layers(network: nn.Module, digests: Mapping[str, str]) -> None:
             mine.data = theirs.data
 
 
+def _values(layer: nn.Module) -> list[Tensor]:
+    return [tensor for _, tensor in own_tensors(layer)]
+
+
 def _same(first: Tensor, second: Tensor) -> bool:
     if (first.shape, first.dtype, first.device) != (second.shape, second.dtype, second.device):
         return False
-    bits = [t.detach().contiguous().view(-1).view(torch.uint8) for t in (first, second)]
-    return torch.equal(*bits)
-
-
-def _tensors(layer: nn.Module) -> Iterator[Tensor]:
-    held = (*layer._parameters.values(), *layer._buffers.values())
-    return (tensor for tensor in held if tensor is not None)
+    return torch.equal(bits_of(first), bits_of(second))
